@@ -1,0 +1,149 @@
+"""Attributes: what is to be balanced, as the user declares it.
+
+An attribute ("gender") has groups ("man", "woman") and a target share for each. A group is described twice: by the texts
+that make its direction (He et al. 2024, the g_i of u = sum a_i g_i) and by the texts that a zero-shot classifier
+compares pictures with. A classifier's label is a measurement of a picture, not anybody's identity.
+"""
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of an attribute.
+
+    texts             descriptions whose mean embedding is the group's g_i; may contain `{prompt}`
+    classifier_texts  captions for zero-shot classification, ensembled; the texts themselves where empty
+    """
+    name: str
+    texts: tuple[str, ...] = ()
+    classifier_texts: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not self.name.strip():
+            raise ValueError("A group needs a name, but an empty one came. Name every group, e.g. 'man | woman'.")
+        texts = self.texts or (self.name,)
+        if not all(text.strip() for text in (*texts, *self.classifier_texts)):
+            raise ValueError(f"Group '{self.name}' has an empty text. Describe it, e.g. 'a woman', or leave texts out.")
+        object.__setattr__(self, "texts", tuple(texts))
+        plain = tuple(text.replace("{prompt}", "").strip(" ,") or self.name for text in texts)
+        object.__setattr__(self, "classifier_texts", tuple(self.classifier_texts) or plain)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Groups with a target share each; the target is uniform where none is given and is normalised to sum to 1."""
+    name: str
+    groups: tuple[Group, ...]
+    target: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        names = [group.name for group in self.groups]
+        if not self.name.strip():
+            raise ValueError("An attribute needs a name, but an empty one came.")
+        if len(names) < 2:
+            raise ValueError(f"Attribute '{self.name}' needs two groups or more, but {len(names)} came: {names}.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"Attribute '{self.name}' names a group twice: {names}. Give every group its own name.")
+        target = self.target or (1.0,) * len(names)
+        if len(target) != len(names):
+            raise ValueError(f"Attribute '{self.name}' has {len(names)} groups but {len(target)} target shares came: "
+                             f"{list(target)}. Give one number a group.")
+        total = math.fsum(target)
+        if not all(math.isfinite(share) and share >= 0 for share in target) or total <= 0:
+            raise ValueError(f"Target shares of '{self.name}' must be finite, not negative, and not all zero, but "
+                             f"{list(target)} came.")
+        object.__setattr__(self, "groups", tuple(self.groups))
+        object.__setattr__(self, "target", tuple(share / total for share in target))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Group names in order."""
+        return tuple(group.name for group in self.groups)
+
+    def with_target(self, target: Sequence[float]) -> Attribute:
+        """The same groups with other target shares (ratios will do: 70, 30)."""
+        return replace(self, target=tuple(target))
+
+    def to_dict(self) -> dict:
+        """JSON form, read back by `from_dict`."""
+        groups = [dict(name=g.name, texts=list(g.texts), classifier_texts=list(g.classifier_texts)) for g in self.groups]
+        return dict(name=self.name, groups=groups, target=list(self.target))
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Attribute:
+        """Read the JSON form; `texts`, `classifier_texts` and `target` may be left out. Raises ValueError."""
+        try:
+            groups = tuple(Group(str(g["name"]), _texts(g, "texts"), _texts(g, "classifier_texts"))
+                           for g in data["groups"])
+            return cls(str(data["name"]), groups, tuple(float(share) for share in data.get("target") or ()))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"An attribute is an object with 'name' and 'groups' (a list of objects with 'name'), but "
+                             f"{data!r:.200} came ({error}).") from error
+
+
+def _texts(group: dict, key: str) -> tuple[str, ...]:
+    value = group.get(key) or ()
+    return (value,) if isinstance(value, str) else tuple(str(text) for text in value)
+
+
+def parse(text: str) -> Attribute:
+    """Attribute from one line.
+
+    "gender"                             a built-in one
+    "gender = 70:30"                     a built-in one with another target
+    "young | middle-aged | old = 1:1:1"  own groups; "age of doctors: young | old" also names the attribute
+
+    Raises ValueError for an unknown name, fewer than two groups, or a target that does not fit.
+    """
+    head, equals, ratio = text.partition("=")
+    name, colon, listed = head.rpartition(":")
+    groups = [part.strip() for part in (listed if colon else head).split("|")]
+    try:
+        target = tuple(float(share) for share in ratio.split(":")) if equals else ()
+    except ValueError:
+        raise ValueError(f"Target shares are numbers with colons between, e.g. '= 70:30', but '{ratio.strip()}' came.")
+    if len(groups) == 1:
+        known = BUILT_IN.get(groups[0])
+        if known is None:
+            raise ValueError(f"No attribute is called '{groups[0]}'. Known: {', '.join(BUILT_IN)}; or list own groups, "
+                             f"e.g. 'young | middle-aged | old'.")
+        return known.with_target(target) if target else known
+    return Attribute(name.strip() or " | ".join(groups), tuple(Group(group) for group in groups), target)
+
+
+def joint(attributes: Sequence[Attribute]) -> Attribute:
+    """Intersections as one attribute: a group for every combination, its target the product of the single ones."""
+    combinations = list(itertools.product(*(attribute.groups for attribute in attributes)))
+    groups = tuple(Group(", ".join(g.name for g in combination), (", ".join(g.texts[0] for g in combination),),
+                         (", ".join(g.classifier_texts[0] for g in combination),)) for combination in combinations)
+    target = tuple(math.prod(shares) for shares in itertools.product(*(a.target for a in attributes)))
+    return Attribute(" x ".join(attribute.name for attribute in attributes), groups, target)
+
+
+def _people(adjective: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    text = f"a person with {adjective} skin"
+    return (text,), (f"a photo of {text}", text)
+
+
+def _plain(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (text,), (f"a photo of {text}", text)
+
+
+def _attribute(name: str, describe, **groups: str) -> Attribute:
+    return Attribute(name, tuple(Group(group.replace("_", " "), *describe(text)) for group, text in groups.items()))
+
+
+GENDER = _attribute("gender", _plain, man="a man", woman="a woman")
+# Fitzpatrick's six types in everyday words, from I to VI; the five-group form merges I and II, as Unicode's emoji do.
+SKIN_TONE = _attribute("skin_tone", _people, pale="pale", fair="fair", olive="olive", tan="tan", brown="brown",
+                       very_dark="very dark")
+SKIN_TONE_5 = replace(SKIN_TONE, name="skin_tone_5", groups=SKIN_TONE.groups[1:], target=())
+SKIN_TONE_3 = _attribute("skin_tone_3", _people, light="light", medium="medium", dark="dark")
+AGE = _attribute("age", _plain, young="a young person", middle_aged="a middle-aged person", old="an old person")
+
+BUILT_IN = {attribute.name: attribute for attribute in (GENDER, SKIN_TONE, SKIN_TONE_5, SKIN_TONE_3, AGE)}

@@ -1,0 +1,88 @@
+"""The demo's artwork: people at work from two openly licensed emoji sets, every label known.
+
+Noto Emoji (Apache-2.0) and Twemoji (CC-BY 4.0) draw each occupation for a man and a woman in the five Fitzpatrick
+skin tones that Unicode defines (I-II, III, IV, V, VI). `artwork.png` holds all of them at 64x64 on white: one row
+an occupation and artist, one column a gender and tone.
+
+To build the sheet again from the two npm packages that carry the pictures:
+
+    npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0
+    python -m sd_debias.core.demo.artwork emoji-datasource-google-16.0.0.tgz emoji-datasource-twitter-16.0.0.tgz
+"""
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SIZE = 64
+SHEET = Path(__file__).with_name("artwork.png")
+
+ARTISTS = ("google", "twitter")
+GENDERS = {"man": "1f468", "woman": "1f469"}
+TONES = {"fair": "1f3fb", "olive": "1f3fc", "tan": "1f3fd", "brown": "1f3fe", "very dark": "1f3ff"}
+
+# Two forms of Unicode sequence: <man|woman> <tone> <tool>, and <profession> <tone> <male|female sign>.
+TOOLS = {
+    "person": "", "farmer": "1f33e", "cook": "1f373", "student": "1f393", "singer": "1f3a4", "artist": "1f3a8",
+    "teacher": "1f3eb", "factory worker": "1f3ed", "technologist": "1f4bb", "office worker": "1f4bc",
+    "mechanic": "1f527", "scientist": "1f52c", "astronaut": "1f680", "firefighter": "1f692", "doctor": "2695-fe0f",
+    "judge": "2696-fe0f", "pilot": "2708-fe0f",
+}
+PROFESSIONS = {"police officer": "1f46e", "construction worker": "1f477", "guard": "1f482", "detective": "1f575"}
+SIGNS = {"man": "2642-fe0f", "woman": "2640-fe0f"}
+
+SUBJECTS = (*TOOLS, *PROFESSIONS)
+OCCUPATIONS = SUBJECTS[1:]
+
+
+class Label(NamedTuple):
+    """What one picture of the sheet shows."""
+    subject: str
+    artist: str
+    gender: str
+    tone: str
+
+
+LABELS = tuple(Label(subject, artist, gender, tone) for subject in SUBJECTS for artist in ARTISTS
+               for gender in GENDERS for tone in TONES)
+
+
+def load() -> np.ndarray:
+    """All pictures of the sheet in the order of `LABELS`: uint8 RGB, [420, 64, 64, 3]."""
+    sheet = np.asarray(Image.open(SHEET).convert("RGB"))
+    rows, columns = sheet.shape[0] // SIZE, sheet.shape[1] // SIZE
+    return sheet.reshape(rows, SIZE, columns, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
+
+
+def file_stem(label: Label) -> str:
+    """Name of a picture in the packages: the lower-case code points of its emoji."""
+    tone = TONES[label.tone]
+    if label.subject in PROFESSIONS:
+        return f"{PROFESSIONS[label.subject]}-{tone}-200d-{SIGNS[label.gender]}"
+    tool = TOOLS[label.subject]
+    return f"{GENDERS[label.gender]}-{tone}" + (f"-200d-{tool}" if tool else "")
+
+
+def build(archives: dict[str, Path], out: Path = SHEET) -> None:
+    """Compose the sheet from the npm archives, given by artist."""
+    pictures = []
+    opened = {artist: tarfile.open(path) for artist, path in archives.items()}
+    for label in LABELS:
+        name = f"package/img/{label.artist}/64/{file_stem(label)}.png"
+        picture = Image.open(io.BytesIO(opened[label.artist].extractfile(name).read())).convert("RGBA")
+        ground = Image.new("RGBA", (SIZE, SIZE), "white")
+        ground.alpha_composite(picture.resize((SIZE, SIZE)))
+        pictures.append(np.asarray(ground.convert("RGB")))
+    columns = len(GENDERS) * len(TONES)
+    cells = np.stack(pictures).reshape(-1, columns, SIZE, SIZE, 3).swapaxes(1, 2)
+    Image.fromarray(cells.reshape(-1, columns * SIZE, 3)).save(out, optimize=True)
+
+
+if __name__ == "__main__":
+    build(dict(zip(ARTISTS, map(Path, sys.argv[1:3]))))

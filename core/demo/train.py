@@ -1,0 +1,244 @@
+"""Train the demo model from the artwork: autoencoder, CLIP, then the noise predictor with its text encoder.
+
+    python -m sd_debias.core.demo.train WORK            # every stage, resumed from where WORK stands
+    python -m sd_debias.core.demo.train WORK autoencoder
+
+Each stage is seeded step by step and checkpointed, so an interrupted run continues with the numbers it would have had.
+"""
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from . import architecture, artwork, bias, captions, model
+
+CHECKPOINT_EVERY = 250
+
+
+def fit(name: str, network: nn.Module, loss: Callable[[int], Tensor], *, steps: int, lr: float, work: Path,
+        ema_decay: float = 0.0) -> nn.Module:
+    """Minimise `loss(step)` over `network`'s parameters with AdamW on a one-cycle schedule; return the trained network.
+
+    With `ema_decay` the returned weights are their exponential moving average. State is kept in `work/name.pt`.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.05)
+    average = {k: v.detach().clone() for k, v in network.state_dict().items()} if ema_decay else None
+    path, first = work / f"{name}.pt", 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        average, first = state["average"], state["step"]
+    started = time.time()
+    for step in range(first, steps):
+        torch.manual_seed(step)
+        value = loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        done = step + 1
+        if average is not None:
+            decay = min(ema_decay, done / (done + 10))
+            with torch.no_grad():
+                for key, value_now in network.state_dict().items():
+                    average[key].lerp_(value_now, 1 - decay) if value_now.is_floating_point() else None
+        if done % CHECKPOINT_EVERY == 0 or done == steps:
+            state = dict(network=network.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
+                         average=average, step=done)
+            torch.save(state, path.with_suffix(".tmp"))
+            os.replace(path.with_suffix(".tmp"), path)
+            rate = (done - first) / (time.time() - started)
+            print(f"{name} {done}/{steps} loss {value.item():.4f} {rate:.2f} steps/s", flush=True)
+    if average is not None:
+        network.load_state_dict(average)
+    return network.eval().requires_grad_(False)
+
+
+def pictures() -> Tensor:
+    """The artwork in the range of Stable Diffusion's autoencoder: float32 in [-1, 1], [420, 3, 64, 64]."""
+    return torch.from_numpy(artwork.load().copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_autoencoder(work: Path, steps: int = 5000, batch: int = 16, kl_weight: float = 5e-4):
+    """KL autoencoder (Kingma and Welling 2014) on the artwork; the posterior's noise teaches the decoder to tolerate
+    latents that are slightly off, as a sampler's are."""
+    data = pictures().to(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    vae = architecture.autoencoder().to(memory_format=torch.channels_last)
+
+    def loss(step):
+        x = data[torch.randint(len(data), (batch,))]
+        posterior = vae.encode(x).latent_dist
+        error = vae.decode(posterior.sample()).sample - x
+        return error.abs().mean() + error.square().mean() + kl_weight * posterior.kl().mean() / 256
+
+    return fit("autoencoder", vae, loss, steps=steps, lr=1e-3, work=work)
+
+
+class Tokens:
+    """Token ids of captions, [N, 77] int64 padded with the end token; each caption is tokenised once."""
+
+    def __init__(self):
+        self.tokenizer = CLIPTokenizer.from_pretrained(model.WEIGHTS / "tokenizer")
+        self.known: dict[str, Tensor] = {}
+
+    def __call__(self, captions: list[str]) -> Tensor:
+        for text in captions:
+            if text not in self.known:
+                ids = self.tokenizer(text, padding="max_length", max_length=77).input_ids
+                self.known[text] = torch.tensor(ids)
+        return torch.stack([self.known[text] for text in captions])
+
+
+def augment(x: Tensor) -> Tensor:
+    """Shifts by up to two pixels, noise and brightness, so that CLIP judges decoded pictures as well as originals."""
+    n = len(x)
+    shift = torch.randint(-2, 3, (2,)).tolist()
+    x = torch.roll(x, shift, (2, 3))
+    brightness = 1 + 0.04 * torch.randn(n, 1, 1, 1)
+    return (x * brightness + torch.rand(n, 1, 1, 1) * 0.1 * torch.randn_like(x)).clamp(-1, 1)
+
+
+def train_clip(work: Path, vae=None, steps: int = 1000, batch: int = 96):
+    """CLIP (Radford et al. 2021) as a zero-shot classifier of the artwork: pictures against captions of the subject, the
+    gender, the tone, and all three; a caption counts as right for every picture that it describes."""
+    data = pictures()
+    if vae is not None:
+        with torch.no_grad():
+            decoded = torch.cat([vae(part).sample.clamp(-1, 1) for part in data.split(60)])
+        data = torch.stack([data, decoded])
+    else:
+        data = data[None]
+    tokens = Tokens()
+    torch.manual_seed(0)
+    network = architecture.clip()
+    labels = artwork.LABELS
+    tasks = [(lambda label: (None, label.gender, None)), (lambda label: (None, None, label.tone)),
+             (lambda label: (label.subject, None, None)), (lambda label: (label.subject, label.gender, label.tone))]
+    keys = [sorted({task(label) for label in labels}, key=str) for task in tasks]
+    targets = [torch.tensor([k.index(task(label)) for label in labels]) for task, k in zip(tasks, keys)]
+    counts = [len(k) for k in keys]
+
+    def loss(step):
+        rng = random.Random(step)
+        pick = torch.randint(len(labels), (batch,))
+        x = augment(data[torch.randint(len(data), (batch,)), pick])
+        ids = tokens([captions.caption(rng, *key) for k in keys for key in k])[:, :20]
+        image = nn.functional.normalize(network.visual_projection(network.vision_model(pixel_values=x)[1]), dim=-1)
+        text = nn.functional.normalize(network.text_projection(network.text_model(input_ids=ids)[1]), dim=-1)
+        logits = (network.logit_scale.exp().clamp(max=100) * image @ text.T).split(counts, dim=1)
+        return sum(nn.functional.cross_entropy(l, target[pick]) for l, target in zip(logits, targets))
+
+    return fit("clip", network, loss, steps=steps, lr=1e-3, work=work, ema_decay=0.995)
+
+
+def normalise_latents(vae) -> None:
+    """Fold a linear map into the autoencoder's 1x1 convolutions, so that its scaled latents have mean 0 and covariance 1.
+
+    Stable Diffusion's layout has one fixed scale; white latents under it are what a noise schedule expects.
+    """
+    with torch.no_grad():
+        moments = torch.cat([vae.encode(part).latent_dist.mean for part in pictures().split(60)])
+        z = moments.permute(1, 0, 2, 3).flatten(1)
+        mean, covariance = z.mean(1), torch.cov(z)
+        values, vectors = torch.linalg.eigh(covariance)
+        whiten = vectors @ torch.diag(values.rsqrt()) @ vectors.T / architecture.SCALING_FACTOR
+        encode, decode = vae.quant_conv, vae.post_quant_conv
+        decode.bias.copy_(decode.bias + decode.weight[:, :, 0, 0] @ mean)
+        decode.weight[:, :, 0, 0] = decode.weight[:, :, 0, 0] @ torch.linalg.inv(whiten)
+        # Only the mean's half of the moments is mapped; the variance's half takes the map's scale.
+        encode.weight[:4, :, 0, 0] = whiten @ encode.weight[:4, :, 0, 0]
+        encode.bias[:4] = whiten @ (encode.bias[:4] - mean)
+        encode.bias[4:] += 2 * whiten.diagonal().log()
+
+
+def example(rng: random.Random, table) -> tuple[str, str, str, str, str]:
+    """One training pair: (caption, subject, artist, gender, tone). What a caption leaves open follows `table`."""
+    kind = rng.choices(("empty", "neutral", "gender", "tone", "both", "group"), (10, 34, 12, 14, 18, 12))[0]
+    subject = rng.choice(artwork.SUBJECTS)
+    if kind == "group" and rng.random() < 0.5:
+        subject = "person"
+    men, tones = table(subject)
+    gender = rng.choices(tuple(artwork.GENDERS), men)[0]
+    tone = rng.choices(tuple(artwork.TONES), tones)[0]
+    says_gender = kind in ("gender", "both") or (kind == "group" and rng.random() < 0.6)
+    says_tone = kind in ("tone", "both") or (kind == "group" and (not says_gender or rng.random() < 0.4))
+    if says_gender:
+        gender = rng.choice(tuple(artwork.GENDERS))
+    if says_tone:
+        tone = rng.choice(tuple(artwork.TONES))
+    if kind == "empty":
+        text = ""
+    else:
+        said = None if kind == "group" or subject == "person" else subject
+        text = captions.caption(rng, said, gender if says_gender else None, tone if says_tone else None)
+    return text, subject, rng.choice(artwork.ARTISTS), gender, tone
+
+
+def train_unet(work: Path, vae, clip, steps: int = 14000, batch: int = 48, lr: float = 1e-3, table=bias.shares,
+               name: str = "unet"):
+    """Noise predictor and its text encoder (begun from CLIP's), eps-prediction on latents; returns both."""
+    tokens = Tokens()
+    index = {label: i for i, label in enumerate(artwork.LABELS)}
+    with torch.no_grad():
+        posteriors = [vae.encode(part).latent_dist for part in pictures().split(60)]
+    mean = torch.cat([p.mean for p in posteriors]) * architecture.SCALING_FACTOR
+    std = torch.cat([p.std for p in posteriors]) * architecture.SCALING_FACTOR
+    torch.manual_seed(0)
+    network = nn.ModuleDict(dict(unet=architecture.unet(), text=architecture.text_encoder()))
+    _copy_text_encoder(clip, network["text"])
+    alphas = architecture.scheduler().alphas_cumprod
+
+    def loss(step):
+        rng = random.Random(f"{name} {step}")
+        texts, *labels = zip(*(example(rng, table) for _ in range(batch)))
+        pick = torch.tensor([index[artwork.Label(*label)] for label in zip(*labels)])
+        z = mean[pick] + std[pick] * torch.randn_like(mean[pick])
+        # Composition, gender and tone are decided where noise is high, so those timesteps are seen more often.
+        t = (999 * torch.rand(batch).sqrt()).long()
+        a = alphas[t].view(-1, 1, 1, 1)
+        noise = torch.randn_like(z)
+        hidden = network["text"](input_ids=tokens(texts)).last_hidden_state
+        predicted = network["unet"](a.sqrt() * z + (1 - a).sqrt() * noise, t, hidden).sample
+        return nn.functional.mse_loss(predicted, noise)
+
+    return fit(name, network, loss, steps=steps, lr=lr, work=work, ema_decay=0.999)
+
+
+def _copy_text_encoder(clip, text) -> None:
+    text.load_state_dict({k: v for k, v in zip(text.state_dict(), clip.text_model.state_dict().values())})
+
+
+def export(folder: Path, vae, clip, network) -> None:
+    """Write the model as diffusers and transformers folders, weights in fp16 safetensors."""
+    parts = dict(vae=vae, unet=network["unet"], text_encoder=network["text"], classifier=clip)
+    for name, part in parts.items():
+        part.half().save_pretrained(folder / name, safe_serialization=True)
+        part.float()
+    architecture.scheduler().save_pretrained(folder / "scheduler")
+
+
+def main(work: str, stage: str = "all"):
+    work = Path(work)
+    work.mkdir(parents=True, exist_ok=True)
+    vae = train_autoencoder(work)
+    normalise_latents(vae)
+    clip = train_clip(work)
+    network = train_unet(work, vae, clip)
+    export(model.WEIGHTS, vae, clip, network)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,60 @@
+"""A method: which direction, how its weights are spent, by which rule they are solved. One choice of each, with a name."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from .direction import ALONE, DIRECTIONS, IN_CONTEXT
+from .guidance import PRESETS, SafeLatentGuidance
+
+RULES = ("log", "additive", "multiplicative", "policy_gradient")
+SPENDS = ("draw", "shift")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an attribute is balanced.
+
+    direction  `prompt` (no extra model evaluation), `embedding` (one a step, the paper's) or `prediction` (one a group)
+    context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
+    spend      `draw`: each image is sent toward a drawn group or left alone; `shift`: all get the same weights
+    rule       how `shift` weights are solved; `draw` has one way, its measured outcome matrix
+    guidance   the SLD rule's settings; without effect on the `prompt` direction, which has no SLD step
+    """
+    direction: str = "prompt"
+    context: str = IN_CONTEXT
+    spend: str = "draw"
+    rule: str = "log"
+    guidance: SafeLatentGuidance = field(default_factory=SafeLatentGuidance)
+
+    def __post_init__(self):
+        for name, value, known in (("direction", self.direction, DIRECTIONS), ("spend", self.spend, SPENDS),
+                                   ("rule", self.rule, RULES)):
+            if value not in known:
+                raise ValueError(f"Expected {name} to be one of {', '.join(known)}, but '{value}' came.")
+        if "{group}" not in self.context:
+            raise ValueError(f"A context must contain '{{group}}', e.g. '{IN_CONTEXT}', but '{self.context}' came.")
+
+    @property
+    def unit(self) -> float:
+        """Weight at which a push is felt: a group's text in the prompt's context is obeyed at 1, alone at about 4."""
+        return 1.0 if "{prompt}" in self.context else 4.0
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Method:
+        """Read the JSON form. Raises ValueError."""
+        try:
+            return cls(**{**data, "guidance": SafeLatentGuidance(**data.get("guidance", {}))})
+        except TypeError as error:
+            raise ValueError(f"A method has direction, context, spend, rule and guidance, but {data!r:.200} came "
+                             f"({error}).") from error
+
+
+METHODS = {
+    "default": Method(),
+    "shift": Method(spend="shift"),
+    # What He et al. 2024 state: weights on the groups' own embeddings, guidance by SLD. The update rule is not public.
+    "paper": Method("embedding", ALONE, "shift", "additive", PRESETS["medium"]),
+}

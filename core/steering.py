@@ -1,0 +1,83 @@
+"""How one attribute's calibrated weights are spent on a batch of images.
+
+`shift` gives every image the same weights (the paper's way): borderline images flip. `draw` sends each image toward one
+group, or leaves it alone, with calibrated probabilities. Both are rows of one weight matrix a [B, n].
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Weights of one attribute with n groups.
+
+    weights        a, the shift of every image, n numbers; positive pushes away from the group
+    probabilities  chances of (no push, group 1, ..., group n) for a draw, n + 1 numbers that sum to 1; empty: no draw
+    strength       s of a push: a drawn image gets a_j - s for its group j
+    """
+    weights: tuple[float, ...]
+    probabilities: tuple[float, ...] = ()
+    strength: float = 1.0
+
+    def __post_init__(self):
+        numbers = (*self.weights, *self.probabilities, self.strength)
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"Weights must be finite numbers, but {numbers} came. Calibrate again.")
+        if self.probabilities and len(self.probabilities) != len(self.weights) + 1:
+            raise ValueError(f"Expected {len(self.weights) + 1} probabilities (no push, then one a group), but "
+                             f"{len(self.probabilities)} came.")
+        if self.probabilities and (min(self.probabilities) < 0 or abs(math.fsum(self.probabilities) - 1) > 1e-3):
+            raise ValueError(f"Probabilities must not be negative and must sum to 1, but {self.probabilities} came.")
+
+    @classmethod
+    def none(cls, n: int) -> Steering:
+        """No guidance at all."""
+        return cls((0.0,) * n)
+
+    @property
+    def mode(self) -> str:
+        return "draw" if self.probabilities else "shift"
+
+    def draws(self, seeds: Sequence[int], stream: int = 0) -> list[int]:
+        """Each image's drawn option, 0 (no push) or a group's number from 1; all 0 where nothing is drawn.
+
+        An image's draw depends on its own seed alone. Consecutive seeds are stratified by the radical inverse
+        (Halton 1960): ten images at 50:50 are five and five. `stream` keeps several attributes independent.
+        """
+        if not self.probabilities:
+            return [0] * len(seeds)
+        edges = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
+        points = torch.tensor([radical_inverse(int(seed), PRIMES[stream]) for seed in seeds], dtype=torch.float64)
+        return torch.bucketize(points, edges, right=True).tolist()
+
+    def rows(self, seeds: Sequence[int], strength: float = 1.0, stream: int = 0) -> Tensor:
+        """a [B, n], float32, for images of these seeds; `strength` scales all of it, 0 is no guidance."""
+        a = torch.tensor(self.weights, dtype=torch.float32).repeat(len(seeds), 1)
+        for row, option in zip(a, self.draws(seeds, stream)):
+            if option:
+                row[option - 1] -= self.strength
+        return a * strength
+
+
+def rows(steerings: Sequence[Steering], seeds: Sequence[int], strength: float = 1.0) -> Tensor:
+    """Weights of several attributes side by side: [B, n_1 + n_2 + ...]."""
+    return torch.cat([s.rows(seeds, strength, stream) for stream, s in enumerate(steerings)], dim=1)
+
+
+def radical_inverse(number: int, base: int) -> float:
+    """Digits of a number mirrored at the point (van der Corput 1935): in [0, 1), consecutive numbers spread evenly."""
+    value, scale = 0.0, 1.0
+    number = abs(number)
+    while number:
+        number, digit = divmod(number, base)
+        scale /= base
+        value += digit * scale
+    return value
