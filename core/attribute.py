@@ -53,12 +53,14 @@ class Attribute:
         if len(target) != len(names):
             raise ValueError(f"Attribute '{self.name}' has {len(names)} groups but {len(target)} target shares came: "
                              f"{list(target)}. Give one number a group.")
-        total = math.fsum(target)
-        if not all(math.isfinite(share) and share >= 0 for share in target) or total <= 0:
+        total = sum(target)
+        if not all(share >= 0 for share in target) or not 0 < total < math.inf:
             raise ValueError(f"Target shares of '{self.name}' must be finite, not negative, and not all zero, but "
                              f"{list(target)} came.")
         object.__setattr__(self, "groups", tuple(self.groups))
-        object.__setattr__(self, "target", tuple(share / total for share in target))
+        # Shares that sum to 1 stay as they are: dividing again would move their last bit at every save and load.
+        scale = 1 if math.isclose(total, 1, rel_tol=1e-12) else total
+        object.__setattr__(self, "target", tuple(share / scale for share in target))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,10 +82,15 @@ class Attribute:
         try:
             groups = tuple(Group(str(g["name"]), _texts(g, "texts"), _texts(g, "classifier_texts"))
                            for g in data["groups"])
-            return cls(str(data["name"]), groups, tuple(float(share) for share in data.get("target") or ()))
+            name, target = str(data["name"]), data.get("target") or ()
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"An attribute is an object with 'name' and 'groups' (a list of objects with 'name'), but "
                              f"{data!r:.200} came ({error}).") from error
+        try:
+            target = tuple(float(share) for share in target)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"Target shares of '{name}' are a list of numbers, but {target!r:.200} came.") from error
+        return cls(name, groups, target)
 
 
 def _texts(group: dict, key: str) -> tuple[str, ...]:
@@ -95,7 +102,7 @@ def parse(text: str) -> Attribute:
     """Attribute from one line.
 
     "gender"                             a built-in one
-    "gender = 70:30"                     a built-in one with another target
+    "gender = 70:30"                     a built-in one with another target; "doctors: gender" also renames it
     "young | middle-aged | old = 1:1:1"  own groups; "age of doctors: young | old" also names the attribute
 
     Raises ValueError for an unknown name, fewer than two groups, or a target that does not fit.
@@ -112,17 +119,25 @@ def parse(text: str) -> Attribute:
         if known is None:
             raise ValueError(f"No attribute is called '{groups[0]}'. Known: {', '.join(BUILT_IN)}; or list own groups, "
                              f"e.g. 'young | middle-aged | old'.")
-        return known.with_target(target) if target else known
+        return replace(known, name=name.strip() or known.name, target=target or known.target)
     return Attribute(name.strip() or " | ".join(groups), tuple(Group(group) for group in groups), target)
 
 
 def joint(attributes: Sequence[Attribute]) -> Attribute:
     """Intersections as one attribute: a group for every combination, its target the product of the single ones."""
+    if not attributes:
+        raise ValueError("Expected one attribute or more to combine, but none came.")
     combinations = list(itertools.product(*(attribute.groups for attribute in attributes)))
-    groups = tuple(Group(", ".join(g.name for g in combination), (", ".join(g.texts[0] for g in combination),),
+    groups = tuple(Group(", ".join(g.name for g in combination), (_joined([g.texts[0] for g in combination]),),
                          (", ".join(g.classifier_texts[0] for g in combination),)) for combination in combinations)
     target = tuple(math.prod(shares) for shares in itertools.product(*(a.target for a in attributes)))
     return Attribute(" x ".join(attribute.name for attribute in attributes), groups, target)
+
+
+def _joined(texts: Sequence[str]) -> str:
+    # The prompt is said once, however many of the texts hold it.
+    before, prompt, after = ", ".join(texts).partition("{prompt}")
+    return before + prompt + after.replace("{prompt}, ", "").replace("{prompt}", "")
 
 
 def _people(adjective: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

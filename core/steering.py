@@ -54,6 +54,8 @@ class Steering:
         """
         if not self.probabilities:
             return [0] * len(seeds)
+        if not 0 <= stream < len(PRIMES):
+            raise ValueError(f"Expected at most {len(PRIMES)} attributes together, but number {stream + 1} came.")
         edges = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
         points = torch.tensor([radical_inverse(int(seed), PRIMES[stream]) for seed in seeds], dtype=torch.float64)
         return torch.bucketize(points, edges, right=True).tolist()
@@ -73,10 +75,13 @@ def rows(steerings: Sequence[Steering], seeds: Sequence[int], strength: float = 
 
 
 def radical_inverse(number: int, base: int) -> float:
-    """Digits of a number mirrored at the point (van der Corput 1935): in [0, 1), consecutive numbers spread evenly."""
+    """Digits of a number mirrored at the point (van der Corput 1935): in [0, 1), consecutive numbers spread evenly.
+
+    Digits that a float cannot hold are left out: rounding them up would move a 64-bit seed across an edge.
+    """
     value, scale = 0.0, 1.0
     number = abs(number)
-    while number:
+    while number and scale > 2**-50:
         number, digit = divmod(number, base)
         scale /= base
         value += digit * scale

@@ -1,0 +1,257 @@
+"""Calibration: generate, classify, solve, repeat; then verify on seeds that no round has used.
+
+The loop knows neither model nor host. It is driven by two callables of the host,
+
+    generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image
+    classify(images) -> [probabilities]     one array [B, n] an attribute; a row of zeros is an unsure image
+
+and may be stopped after any batch: its rounds are its whole state.
+"""
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from . import solver
+from .attribute import Attribute
+from .distribution import Distribution, noise_floor, summarise
+from .files import write_atomic
+from .method import Method
+from .steering import Steering, rows
+
+AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
+# Held-out seeds start this far from the calibration's: no number of rounds reaches them.
+HELD_OUT_OFFSET = 1_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    images      images of the audit and of each round
+    rounds      rounds after the audit, at most
+    held_out    images of the final verification
+    tolerance   KL in nats at which a round counts as reached; None: where it cannot be told from 0 (see `_reached`)
+    batch_size  images that the host generates at once
+    seed        of the first image
+    """
+    images: int = 100
+    rounds: int = 4
+    held_out: int = 100
+    tolerance: float | None = None
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
+            raise ValueError(f"Expected at least 1 image a round and a batch, and no negative number, but {self} came.")
+        if self.images * (self.rounds + 1) > HELD_OUT_OFFSET:
+            raise ValueError(f"A calibration may use {HELD_OUT_OFFSET:,} images, but the plan asks for more: {self}.")
+        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise ValueError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {self.tolerance} came.")
+
+    @property
+    def most_images(self) -> int:
+        """Images if every round is needed."""
+        return self.images * (self.rounds + 1) + self.held_out
+
+
+@dataclass
+class Round:
+    """One round's images: how they were steered and what they were classified as.
+
+    labels    one list an attribute: the group's index, -1 for unsure
+    fidelity  one number an image: how well it shows its prompt, in the measure of the host
+    """
+    kind: str
+    steerings: tuple[Steering, ...]
+    seeds: tuple[int, ...]
+    labels: list[list[int]] = field(default_factory=list)
+    fidelity: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """Images measured so far."""
+        return len(self.labels[0]) if self.labels else 0
+
+    @property
+    def complete(self) -> bool:
+        return self.done == len(self.seeds)
+
+    @property
+    def mean_fidelity(self) -> float | None:
+        return float(np.mean(self.fidelity)) if self.fidelity else None
+
+    def outcomes(self, attribute: int, groups: int) -> np.ndarray:
+        """Counts [n + 1, n] of one attribute: by drawn option, the group measured. Unsure images are left out."""
+        table = np.zeros((groups + 1, groups), int)
+        drawn = self.steerings[attribute].draws(self.seeds[:self.done], attribute)
+        labels = np.asarray(self.labels[attribute], int)
+        np.add.at(table, (np.asarray(drawn, int)[labels >= 0], labels[labels >= 0]), 1)
+        return table
+
+    def distribution(self, attribute: int, target: Sequence[float]) -> Distribution:
+        """Shares of one attribute with their statistics. Raises ValueError where no image could be classified."""
+        labels = np.asarray(self.labels[attribute], int)
+        return summarise(np.bincount(labels[labels >= 0], minlength=len(target)), target, int((labels < 0).sum()))
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Round:
+        steerings = tuple(Steering(tuple(s["weights"]), tuple(s["probabilities"]), s["strength"])
+                          for s in data["steerings"])
+        return cls(**{**data, "steerings": steerings, "seeds": tuple(data["seeds"])})
+
+
+class Calibration:
+    """One prompt's calibration; `run` advances it, `rounds` is what was measured, `stop` says why it ended.
+
+    `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach.
+    """
+
+    def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
+                 rounds: Sequence[Round] = ()):
+        if not attributes:
+            raise ValueError("A calibration needs an attribute, but none came. Choose one, e.g. gender.")
+        self.prompt, self.attributes, self.method, self.plan = prompt, tuple(attributes), method, plan
+        self.rounds = list(rounds)
+        self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]
+
+    def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
+            fidelity: Callable[[Sequence], np.ndarray] | None = None, save_to: str | Path | None = None
+            ) -> Iterator[Round]:
+        """Yield the current round after each batch of images; the state is saved before each yield.
+
+        Raises ValueError where no image of a round can be classified.
+        """
+        while (current := self._next_round()) is not None:
+            started = time.perf_counter() - current.seconds
+            while not current.complete:
+                seeds = list(current.seeds[current.done:current.done + self.plan.batch_size])
+                weights = rows(current.steerings, seeds)
+                images = generate(weights, seeds)
+                found = [_labels(p, a, len(seeds)) for p, a in zip(classify(images), self.attributes)]
+                current.labels = [old + new for old, new in zip(current.labels or [[] for _ in found], found)]
+                if fidelity is not None:
+                    current.fidelity += np.asarray(fidelity(images), float).tolist()
+                current.seconds = time.perf_counter() - started
+                if current.complete:
+                    for i, a in enumerate(self.attributes):
+                        current.distribution(i, a.target)
+                if save_to is not None:
+                    self.save(save_to)
+                yield current
+
+    def history(self, attribute: int) -> list[solver.Measurement]:
+        """What a solver sees: the complete rounds before the verification."""
+        n = len(self.attributes[attribute].groups)
+        return [solver.Measurement(r.steerings[attribute], r.outcomes(attribute, n))
+                for r in self.rounds if r.complete and r.kind != HELD_OUT]
+
+    @property
+    def steerings(self) -> tuple[Steering, ...]:
+        """The answer so far: the verified weights, else the solvers' best."""
+        if self.rounds and self.rounds[-1].kind == HELD_OUT:
+            return self.rounds[-1].steerings
+        if not self.history(0):
+            return tuple(Steering.none(len(a.groups)) for a in self.attributes)
+        return tuple(s.answer(self.history(i)) for i, s in enumerate(self.solvers))
+
+    @property
+    def stop(self) -> str | None:
+        """Why no further round is tried, in words; None while one is due."""
+        tried = [r for r in self.rounds if r.kind != HELD_OUT]
+        if not tried or not tried[-1].complete:
+            return None
+        reached = all(self._reached(tried[-1].distribution(i, a.target)) for i, a in enumerate(self.attributes))
+        if reached and len(tried) == 1:
+            return "the audit already meets the target; nothing to correct"
+        if reached and self.method.rule != "policy_gradient":
+            return "target reached: what is left cannot be told from chance" if self.plan.tolerance is None else \
+                f"target reached: KL is at most {self.plan.tolerance:g}"
+        if len(tried) - 1 >= self.plan.rounds:
+            return f"all {self.plan.rounds} rounds used; the best one is kept"
+        return None
+
+    def _reached(self, d: Distribution) -> bool:
+        """2 N KL below the chi-square 95 % point: a further correction would chase noise. Or the user's tolerance."""
+        return d.kl <= (d.kl_floor95 if self.plan.tolerance is None else self.plan.tolerance)
+
+    def _next_round(self) -> Round | None:
+        if self.rounds and not self.rounds[-1].complete:
+            return self.rounds[-1]
+        plan, number = self.plan, len(self.rounds)
+        if number and self.rounds[-1].kind == HELD_OUT:
+            return None
+        if self.stop is None:
+            if number == 0:
+                steerings = tuple(Steering.none(len(a.groups)) for a in self.attributes)
+            else:
+                steerings = tuple(s.propose(self.history(i)) for i, s in enumerate(self.solvers))
+            # Shifted images keep the audit's seeds once, so that only what the weights change is seen to change.
+            # Draws need none of that: images left alone would only be made a second time.
+            block = 0 if number == 1 and self.method.spend == "shift" else number
+            first, kind, count = plan.seed + block * plan.images, ROUND if number else AUDIT, plan.images
+        elif plan.held_out:
+            steerings, first, kind, count = self.steerings, plan.seed + HELD_OUT_OFFSET, HELD_OUT, plan.held_out
+        else:
+            return None
+        self.rounds.append(Round(kind, steerings, tuple(range(first, first + count))))
+        return self.rounds[-1]
+
+    @property
+    def audit(self) -> Round:
+        return self.rounds[0]
+
+    @property
+    def held_out(self) -> Round | None:
+        """The verification, once complete."""
+        return self.rounds[-1] if self.rounds and self.rounds[-1].kind == HELD_OUT and self.rounds[-1].complete else None
+
+    @property
+    def warnings(self) -> list[str]:
+        found, last = [], self.held_out
+        if last is None:
+            return ["not verified: no images on held-out seeds"]
+        before, after = self.audit.mean_fidelity, last.mean_fidelity
+        if before is not None and after < before - max(0.02 * abs(before), 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5):
+            found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
+        for i, attribute in enumerate(self.attributes):
+            d = last.distribution(i, attribute.target)
+            if d.unsure > 0.1 * (d.n + d.unsure):
+                found.append(f"{d.unsure} of {d.n + d.unsure} images could not be classified by {attribute.name}")
+            if not self._reached(d):
+                found.append(f"{attribute.name} does not meet its target: KL {d.kl:.4f}, noise floor {d.kl_floor95:.4f}")
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write the state atomically; `load` continues from it."""
+        state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
+                     method=self.method.to_dict(), plan=asdict(self.plan), rounds=[asdict(r) for r in self.rounds])
+        write_atomic(path, json.dumps(state))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a saved state. Raises ValueError where the file is not one."""
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+            return cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
+                       Method.from_dict(data["method"]), Plan(**data["plan"]), [Round.from_dict(r) for r in data["rounds"]])
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"'{path}' is not the state of a calibration ({error}). Delete it to start anew.") from error
+
+
+def _labels(probabilities: np.ndarray, attribute: Attribute, count: int) -> list[int]:
+    """Most probable group of each image, -1 for rows of zeros."""
+    p = np.asarray(probabilities)
+    if p.shape != (count, len(attribute.groups)):
+        raise ValueError(f"The classifier of {attribute.name} must return [{count}, {len(attribute.groups)}] "
+                         f"probabilities, but {list(p.shape)} came.")
+    return np.where(p.sum(1) > 0, p.argmax(1), -1).tolist()

@@ -1,0 +1,53 @@
+"""Classifiers: which group of an attribute a picture shows.
+
+A classifier of an attribute with n groups is a callable, `classify(images) -> probabilities`: images as `pictures` takes
+them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the picture is left out (no skin found, none
+of the mapped labels). A label is a measurement of a picture, not anybody's identity.
+"""
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+UNSURE = -1
+
+Classifier = Callable[[Sequence], np.ndarray]
+
+
+def pictures(images: np.ndarray | Sequence[np.ndarray | Image.Image]) -> list[np.ndarray]:
+    """Images as a list of uint8 RGB arrays [H, W, 3].
+
+    Takes one array [N, H, W, 3], or a list of arrays and PIL images whose sizes may differ. Raises ValueError for
+    anything else: floats are not scaled and channels not moved, because a guess would be a silent one.
+    """
+    if isinstance(images, Image.Image) or isinstance(images, np.ndarray) and images.ndim != 4:
+        came = "one PIL image" if isinstance(images, Image.Image) else f"an array {list(images.shape)}"
+        raise ValueError(f"Expected a batch of images [N, H, W, 3] or a list, but {came} came. Wrap one image: [image].")
+    arrays = [np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image) for image in images]
+    for array in arrays:
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+            raise ValueError(f"Expected uint8 RGB images [H, W, 3] in 0..255, but {array.dtype} {list(array.shape)} came.")
+    return arrays
+
+
+def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
+    """Most probable group of each picture, int64 [N].
+
+    -1 (`UNSURE`) where its probability is below `threshold` in [0, 1], where the row is all zeros, or where two groups
+    tie: the first one listed must not win by its place. Raises ValueError for anything but finite numbers [N, n].
+    """
+    p = np.asarray(probabilities)
+    if p.ndim != 2 or p.shape[1] == 0 or not np.isfinite(p).all():
+        raise ValueError(f"Expected finite probabilities [N, n], but {p.dtype} {list(p.shape)} came, or some not finite.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"The threshold is a probability in [0, 1], but {threshold} came.")
+    top = p.max(axis=1, keepdims=True)
+    sure = (top[:, 0] > 0) & (top[:, 0] >= threshold) & ((p == top).sum(axis=1) == 1)
+    return np.where(sure, p.argmax(axis=1), UNSURE)
+
+
+def left_out(labels: np.ndarray) -> int:
+    """How many pictures have no label. Report it beside every share: the shares are of the others only."""
+    return int((np.asarray(labels) == UNSURE).sum())

@@ -1,0 +1,117 @@
+"""Zero-shot classification with CLIP (Radford et al. 2021) and its relatives, such as SigLIP (Zhai et al. 2023)."""
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..attribute import Attribute
+from . import pictures
+from .pretrained import load, load_model, preprocess
+
+
+class ClipModel:
+    """A model that embeds pictures and texts in one space; loaded once, it serves any number of attributes.
+
+    source          folder of a transformers CLIP, SigLIP or similar model, or its id in the local cache
+    device, dtype   where and in which precision it runs
+    allow_download  fetch an id that is not in the cache; off, no network is used
+    batch_size      pictures embedded at once; lower it where memory is short
+
+    Raises ValueError for folders without safetensors weights or without a text tower, and where loading fails.
+    """
+
+    def __init__(self, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+                 allow_download: bool = False, batch_size: int = 64):
+        self.name = Path(source).name
+        self.model = load_model("AutoModel", source, device, dtype, allow_download)
+        for part, needed in (("text tower", "get_text_features"), ("image tower", "get_image_features"),
+                             ("logit scale", "logit_scale")):
+            if not hasattr(self.model, needed):
+                raise ValueError(f"Zero-shot classification needs a CLIP or SigLIP model with text and image towers, but "
+                                 f"'{source}' holds a {type(self.model).__name__}, which has no {part}.")
+        self.tokenizer = load("AutoTokenizer", source, allow_download)
+        self.processor = load("AutoImageProcessor", source, allow_download)
+        self.batch_size = batch_size
+        self._last = (b"", torch.empty(0))
+
+    def classifier(self, attribute: Attribute, temperature: float | None = None,
+                   templates: Sequence[str] = ("{}",)) -> ZeroShotClip:
+        """A classifier of `attribute` that shares this model."""
+        return ZeroShotClip(self, attribute, temperature, templates)
+
+    def similarity(self, images, prompt: str) -> np.ndarray:
+        """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how faithful pictures are to their prompt.
+
+        Compare it only within one model. Words beyond the model's text length (77 tokens in CLIP) are not seen.
+        """
+        return (self.embed_images(images) @ self.embed_texts([prompt])[0]).numpy()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings of texts, float32 [T, D] on the CPU."""
+        config = self.model.config
+        tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
+                                max_length=config.text_config.max_position_embeddings)
+        if config.model_type.startswith("siglip"):
+            tokens.pop("attention_mask", None)  # it was trained on padded texts without a mask
+        return self._unit(self.model.get_text_features(**tokens.to(self.model.device)))
+
+    @torch.inference_mode()
+    def embed_images(self, images) -> Tensor:
+        """Unit embeddings of pictures, float32 [N, D] on the CPU.
+
+        The last batch is remembered by content: several attributes and the fidelity of the same pictures cost one pass.
+        """
+        arrays = pictures(images)
+        if not arrays:
+            return torch.empty(0, self.embed_texts(["a"]).shape[1])
+        digest = hashlib.blake2b()
+        for array in arrays:
+            digest.update(repr(array.shape).encode())
+            digest.update(np.ascontiguousarray(array))
+        key = digest.digest()
+        if key != self._last[0]:
+            batches = [arrays[i:i + self.batch_size] for i in range(0, len(arrays), self.batch_size)]
+            self._last = (key, torch.cat([self._unit(self.model.get_image_features(
+                **preprocess(self.processor, batch, self.model))) for batch in batches]))
+        return self._last[1]
+
+    def _unit(self, output) -> Tensor:
+        # transformers 5 wraps the features that earlier versions return as a tensor.
+        features = (output if isinstance(output, Tensor) else output.pooler_output).float().cpu()
+        if not torch.isfinite(features).all():
+            raise ValueError(f"'{self.name}' gave embeddings that are not finite in {self.model.dtype}. Load it in float32.")
+        return torch.nn.functional.normalize(features, dim=-1)
+
+
+class ZeroShotClip:
+    """Compares pictures with the `classifier_texts` of each group.
+
+    Each text is put into each of `templates` ("{}" alone, or such as "a photo of {}" for texts that are bare names). The
+    unit embeddings of a group's captions are averaged and made unit again (Radford et al. 2021, section 3.1.4), and
+    softmax(cosine / temperature) runs over the groups. `temperature` None is the model's own; higher is less sure.
+    """
+
+    def __init__(self, model: ClipModel, attribute: Attribute, temperature: float | None = None,
+                 templates: Sequence[str] = ("{}",)):
+        if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"The temperature must be above 0, but {temperature} came. Leave it out for the model's own.")
+        if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
+            raise ValueError(f"Templates are a list of texts with '{{}}' in each, e.g. 'a photo of {{}}', but {templates!r} "
+                             f"came.")
+        self.model, self.attribute = model, attribute
+        self.name = f"CLIP {model.name}"
+        self.scale = 1 / temperature if temperature else model.model.logit_scale.float().exp().item()
+        self.groups = torch.stack([torch.nn.functional.normalize(model.embed_texts(
+            [template.replace("{}", text) for template in templates for text in group.classifier_texts]).mean(0), dim=0)
+            for group in attribute.groups])
+
+    def __call__(self, images) -> np.ndarray:
+        """Probabilities float32 [N, n]; no picture is left out."""
+        return (self.scale * self.model.embed_images(images) @ self.groups.T).softmax(-1).numpy()

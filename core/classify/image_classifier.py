@@ -1,0 +1,67 @@
+"""Any transformers image classifier (ViT, ConvNeXt, Swin ...) whose labels are mapped to the groups of an attribute."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping
+
+import numpy as np
+import torch
+
+from ..attribute import Attribute
+from . import pictures
+from .pretrained import load, load_model, preprocess
+
+
+class ImageClassifier:
+    """A trained classifier, read as one attribute.
+
+    source          folder of a model for AutoModelForImageClassification, or its id in the local cache
+    groups          {model label: group name}; several labels may map to one group ("0-2" and "3-9" to "young")
+    min_mass        the labels mapped must hold this share of the probability, else the picture is left out, in [0, 1]
+    allow_download  fetch an id that is not in the cache; off, no network is used
+    batch_size      pictures classified at once; lower it where memory is short
+
+    Labels left unmapped are dropped and the others scaled to sum to 1. Raises ValueError for a label or group that is
+    not there, a group without a label, a folder without safetensors weights, and where loading fails.
+    """
+
+    def __init__(self, source: str | Path, attribute: Attribute, groups: Mapping[str, str], *, min_mass: float = 0.5,
+                 device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, allow_download: bool = False,
+                 batch_size: int = 64):
+        if not 0 <= min_mass <= 1:
+            raise ValueError(f"min_mass is a share of the probability in [0, 1], but {min_mass} came.")
+        unknown = sorted(set(groups.values()) - set(attribute.names))
+        if unknown:
+            raise ValueError(f"Attribute '{attribute.name}' has no group '{unknown[0]}'. Its groups: "
+                             f"{', '.join(attribute.names)}.")
+        unmapped = [name for name in attribute.names if name not in groups.values()]
+        if unmapped:
+            raise ValueError(f"No label is mapped to group '{unmapped[0]}' of '{attribute.name}', so it would never be "
+                             f"seen. Map a label to every group.")
+        self.model = load_model("AutoModelForImageClassification", source, device, dtype, allow_download)
+        config = self.model.config
+        if config.problem_type == "multi_label_classification":
+            raise ValueError(f"'{source}' answers each label with yes or no, and such answers are no shares of one "
+                             f"attribute. Use a classifier that chooses one label.")
+        known = [config.id2label[i] for i in range(config.num_labels)]
+        strange = sorted(set(groups) - set(known))
+        if strange:
+            raise ValueError(f"'{source}' has no label '{strange[0]}'. Its labels: {', '.join(known)}.")
+        self.processor = load("AutoImageProcessor", source, allow_download)
+        self.attribute, self.min_mass, self.batch_size = attribute, min_mass, batch_size
+        self.name = f"classifier {Path(source).name}"
+        self.to_group = torch.tensor([[float(groups.get(label) == name) for name in attribute.names] for label in known])
+
+    @torch.inference_mode()
+    def __call__(self, images) -> np.ndarray:
+        """Probabilities float32 [N, n]; zeros where the mapped labels hold less than `min_mass`."""
+        arrays = pictures(images)
+        rows = [torch.empty(0, len(self.attribute.groups))]
+        for start in range(0, len(arrays), self.batch_size):
+            inputs = preprocess(self.processor, arrays[start:start + self.batch_size], self.model)
+            rows.append(self.model(**inputs).logits.float().cpu().softmax(-1) @ self.to_group)
+        p = torch.cat(rows)
+        if not torch.isfinite(p).all():
+            raise ValueError(f"'{self.name}' gave numbers that are not finite in {self.model.dtype}. Load it in float32.")
+        mass = p.sum(-1, keepdim=True)
+        return torch.where((mass > 0) & (mass >= self.min_mass), p / mass.clamp_min(1e-12), 0.0).numpy()

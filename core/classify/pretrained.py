@@ -1,0 +1,53 @@
+"""Loads transformers folders: safetensors only, none of their code, and nothing is downloaded unless asked."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def load_model(auto: str, source: str | Path, device: str | torch.device, dtype: torch.dtype,
+               allow_download: bool = False) -> torch.nn.Module:
+    """The model in `source`, a folder or an id in the local cache, for inference.
+
+    `auto` names transformers' class (AutoModel ...). Raises ValueError where there are no safetensors weights (a pickle
+    can run code when it is loaded), where weights are missing (they would be random numbers), or where loading fails.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        found = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")))
+        raise ValueError(f"'{source}' has no .safetensors weights ({found or 'no weights at all'}), and pickled ones are "
+                         f"never loaded. Use or convert to a safetensors version of the model.")
+    model, report = load(auto, source, allow_download, use_safetensors=True, output_loading_info=True)
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
+    if missing:
+        raise ValueError(f"'{source}' lacks {len(missing)} weights of {type(model).__name__}, the first '{missing[0]}', and "
+                         f"would answer at random. Use the full model.")
+    return model.eval().requires_grad_(False).to(device=device, dtype=dtype)
+
+
+def load(auto: str, source: str | Path, allow_download: bool = False, **options):
+    """`auto.from_pretrained(source)` with this module's rules. Raises ValueError."""
+    import transformers
+
+    folder = Path(source).expanduser()
+    try:
+        return getattr(transformers, auto).from_pretrained(str(folder) if folder.is_dir() else str(source),
+                                                           local_files_only=not allow_download, trust_remote_code=False,
+                                                           **options)
+    except Exception as error:  # the file formats and versions behind this raise every kind of error
+        if not folder.is_dir() and not allow_download:
+            raise ValueError(f"'{source}' is no folder and no model in the local cache. Give a model's folder, or allow "
+                             f"the download.") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"'{source}' could not be loaded as {auto}: {reason}") from error
+
+
+def preprocess(processor, arrays, model: torch.nn.Module) -> dict:
+    """Inputs of `model` for uint8 RGB arrays [H, W, 3] of any sizes, made by the folder's own image processor."""
+    from PIL import Image
+
+    # As PIL images the channel axis cannot be mistaken, whatever the size and the version of transformers.
+    inputs = processor(images=[Image.fromarray(array) for array in arrays], return_tensors="pt")
+    return {key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+            for key, value in inputs.items()}

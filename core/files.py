@@ -1,0 +1,67 @@
+"""Files that are never half written, never written by two at once, and never outside their folder."""
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> Path:
+    """Write a file so that, whatever happens, either the old content or the new one is there. Raises OSError."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def safe_name(name: str) -> str:
+    """A user's text as a file name: returned as it is where it names a file of its own folder, else refused.
+
+    Raises ValueError for path separators, leading dots, reserved characters and names that are empty or too long.
+    """
+    if not re.fullmatch(r"[^\\/:*?\"<>|\x00-\x1f.][^\\/:*?\"<>|\x00-\x1f]{0,119}", name) or name != name.strip(" ."):
+        raise ValueError(f"A name must be 1 to 120 characters without slashes, a leading dot or any of :*?\"<>|, but "
+                         f"'{name}' came. Choose another, e.g. 'doctor-gender'.")
+    return name
+
+
+@contextmanager
+def exclusive(path: str | Path) -> Iterator[None]:
+    """Hold a file's lock, `path.lock`, which the system releases when the process ends, however it ends.
+
+    Raises ValueError where another process holds it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(path.name + ".lock")
+    with open(lock, "w") as file:
+        try:
+            _lock(file)
+        except OSError:
+            raise ValueError(f"Another calibration is writing '{path}'. Wait until it ends, or choose another name.")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True) if os.name != "nt" else None
+
+
+def _lock(file) -> None:
+    if os.name == "nt":
+        import msvcrt
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,160 @@
+"""Installs sd-debias, and tries it out. Standard library only.
+
+    python install.py         what a host runs (A1111 and Forge at every start, ComfyUI-Manager once): adds small
+                              packages that the host's Python lacks; silent and quick where nothing is missing
+    python install.py demo    makes .venv in this folder, runs the demo in it and says where the report is;
+                              further arguments go to `sd-debias demo`
+    python install.py test    the same with the whole test suite; further arguments go to pytest
+"""
+import collections
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "made-by-install.py.txt"  # what .venv was made from; also tells our .venv from anybody else's
+TESTED = ROOT / "tested-versions.txt"
+EXTRAS = ("demo", "test")  # of pyproject.toml, each with all that the one before has
+
+# By import name, what core needs and every host ships. A host's own versions of the first stay as they are.
+HOST_OWNS = ("torch", "numpy", "transformers")
+SMALL = {"safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm"}
+
+
+def main(arguments):
+    """Exit status of one of the three commands."""
+    command = arguments[0] if arguments else None
+    if sys.version_info < (3, 10):
+        complain(f"sd-debias needs Python 3.10 or newer, but this is {sys.version.split()[0]}. Use a newer one.")
+        return 1 if command else 0  # a host starts whatever is missing here
+    if command is None:
+        return serve_host()
+    if command in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if command not in EXTRAS:
+        complain(f"Expected 'demo', 'test' or nothing, but '{command}' came; 'python install.py --help' explains them.")
+        return 2
+    try:
+        prepare(command)
+        return demo(arguments[1:]) if command == "demo" else test(arguments[1:])
+    except (OSError, subprocess.SubprocessError) as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def complain(sentence):
+    print(sentence, file=sys.stderr)
+
+
+# What a host runs
+
+
+def serve_host():
+    """Add small packages that the host's Python lacks, with nothing they depend on. Never fails: 0 whatever happens."""
+    try:
+        absent = [name for name in HOST_OWNS if importlib.util.find_spec(name) is None]
+        wanted = [package for name, package in SMALL.items() if importlib.util.find_spec(name) is None]
+        if absent:
+            complain(f"sd-debias: this Python lacks {', '.join(absent)}, which only its host should install.")
+        if wanted:
+            # Wheels alone, few retries: a start without network or compiler must not wait.
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:",
+                       "--no-input", "--disable-pip-version-check", "--retries=1", "--timeout=15", *wanted]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  timeout=300, text=True, errors="replace")
+            if done.returncode:
+                raise OSError(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "pip failed")
+            print(f"sd-debias: installed {', '.join(wanted)}.")
+    except Exception as error:
+        complain(f"sd-debias: could not check or add packages, going on without ({' '.join(str(error).split())}).")
+    return 0
+
+
+# The demo and the tests, in an environment of their own
+
+
+def demo(arguments):
+    """Run the demo; its report goes to demo_output unless `--out` says otherwise."""
+    out = ROOT / "demo_output"
+    status = subprocess.call([str(program("sd-debias")), "demo", "--out", str(out), *arguments], env=environment())
+    return status
+
+
+def test(arguments):
+    """Run the whole test suite, or what the arguments choose of it."""
+    return subprocess.call([str(program("python")), "-m", "pytest", *arguments], cwd=str(ROOT), env=environment())
+
+
+def prepare(extra):
+    """Make .venv hold what `extra` needs at tested versions; at once where it already does."""
+    made = STAMP.read_text(encoding="utf-8").splitlines() if STAMP.is_file() else []
+    usable = made[:1] == [origin()] and program("python").is_file()
+    if usable and made[1:] and made[1] in [fingerprint(name) for name in EXTRAS[EXTRAS.index(extra):]]:
+        return
+    if VENV.exists() and not STAMP.is_file():
+        raise OSError(f"{VENV} was not made by install.py, so it stays as it is. Move it away, then run this again.")
+    if not usable:
+        print(f"Making {VENV}", flush=True)
+        if VENV.exists():
+            shutil.rmtree(VENV)
+        VENV.mkdir()
+        STAMP.write_text(origin() + "\n", encoding="utf-8")
+        done = subprocess.run([sys.executable, "-m", "venv", str(VENV)], env=environment())
+        if done.returncode:
+            raise OSError("Python could not make a virtual environment. On Debian and Ubuntu, first install "
+                          "python3-venv.")
+    print("Installing torch, diffusers, transformers and a few more: some minutes, the first time only", flush=True)
+    pip_install("--constraint", str(TESTED), "--editable", f".[{extra}]")
+    STAMP.write_text(f"{origin()}\n{fingerprint(extra)}\n", encoding="utf-8")
+
+
+def origin():
+    """What .venv cannot outlive: the Python that it was made with and its place on disk."""
+    return "Python {}.{} in {}".format(*sys.version_info[:2], ROOT)
+
+
+def fingerprint(extra):
+    """Changes with anything that says what is installed."""
+    facts = b"\0".join([extra.encode(), TESTED.read_bytes(), (ROOT / "pyproject.toml").read_bytes()])
+    return hashlib.sha256(facts).hexdigest()
+
+
+def program(name):
+    """Path of a program in .venv."""
+    return VENV / "Scripts" / f"{name}.exe" if os.name == "nt" else VENV / "bin" / name
+
+
+def environment():
+    """The caller's variables, less what leads Python or pip out of .venv; no model is looked for on the network."""
+    outside = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+    kept = {name: value for name, value in os.environ.items() if name not in outside}
+    return dict(kept, PYTHONNOUSERSITE="1", PIP_USER="0", HF_HUB_OFFLINE="1")
+
+
+def pip_install(*arguments):
+    """pip in .venv, a line for each download; all that it said last where it fails."""
+    command = [str(program("python")), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
+    last = collections.deque(maxlen=20)
+    with subprocess.Popen(command, cwd=str(ROOT), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+        for line in process.stdout:
+            last.append(line)
+            step = line.strip()
+            if step.startswith("Installing collected"):
+                print("  Unpacking", flush=True)
+            elif step.startswith("Downloading") and ".metadata" not in step:
+                print(f"  {step}", flush=True)
+    if process.returncode:
+        raise OSError(f"{''.join(last)}pip could not install what sd-debias needs; its last words are above.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,303 @@
+"""install.py, pyproject.toml and the root's __init__.py: what hosts, pip and the README rely on."""
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from packaging.requirements import Requirement
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings it
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+FORBIDDEN = {"torch", "numpy", "transformers", "protobuf", "diffusers"}
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def install():
+    return load(ROOT / "install.py", "install_under_test")
+
+
+@pytest.fixture
+def pip(install, monkeypatch):
+    """Records what would be run; nothing is."""
+    calls = []
+
+    def run(command, **kwargs):
+        calls.append([str(part) for part in command])
+        return SimpleNamespace(returncode=0, stdout="")
+
+    monkeypatch.setattr(install.subprocess, "run", run)
+    return calls
+
+
+def lacking(monkeypatch, install, *names):
+    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: None if name in names else object())
+
+
+# What a host runs
+
+
+def test_a_host_that_has_everything_hears_nothing_and_nothing_heavy_is_imported():
+    done = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "install.py")], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    assert done.returncode == 0 and done.stdout == ""
+    assert all(line.startswith("import time:") for line in lines)
+    assert "pathlib" in imported
+    assert not imported & {"torch", "numpy", "transformers", "safetensors", "PIL", "tqdm", "pip", "sd_debias", "core"}
+
+
+def test_a_small_package_that_is_missing_is_installed_alone(install, pip, monkeypatch, capsys):
+    lacking(monkeypatch, install, "PIL", "tqdm")
+    assert install.main([]) == 0
+    (command,) = pip
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert command[-2:] == ["Pillow", "tqdm"] and "--no-deps" in command
+    assert capsys.readouterr().err == ""
+
+
+def test_what_the_host_owns_is_never_installed_even_where_everything_is_absent(install, pip, monkeypatch, capsys):
+    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: None)
+    assert install.main([]) == 0
+    (command,) = pip
+    assert not {re.split(r"[<>=!~\[]", part)[0].lower() for part in command} & FORBIDDEN
+    assert "--no-deps" in command and "--upgrade" not in command
+    assert one_line(capsys.readouterr().err).startswith("sd-debias: this Python lacks torch, numpy, transformers")
+
+
+def test_an_absent_torch_alone_starts_no_pip(install, pip, monkeypatch):
+    lacking(monkeypatch, install, "torch")
+    assert install.main([]) == 0 and pip == []
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("two\nlines"), ValueError("torch.__spec__ is None"), OSError("no pip")])
+def test_an_error_while_looking_does_not_fail_the_host(install, monkeypatch, capsys, failure):
+    def find_spec(name):
+        raise failure
+
+    monkeypatch.setattr(install.importlib.util, "find_spec", find_spec)
+    assert install.main([]) == 0
+    assert one_line(capsys.readouterr().err)
+
+
+def test_a_failing_pip_does_not_fail_the_host(install, monkeypatch, capsys):
+    lacking(monkeypatch, install, "tqdm")
+    failed = SimpleNamespace(returncode=1, stdout="Looking\nERROR: No matching distribution found for tqdm\n")
+    monkeypatch.setattr(install.subprocess, "run", lambda *args, **kwargs: failed)
+    assert install.main([]) == 0
+    assert "No matching distribution found for tqdm" in one_line(capsys.readouterr().err)
+
+
+def test_a_pip_that_hangs_does_not_hold_up_the_host_for_ever(install, monkeypatch, capsys):
+    def run(command, timeout, **kwargs):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    lacking(monkeypatch, install, "tqdm")
+    monkeypatch.setattr(install.subprocess, "run", run)
+    assert install.main([]) == 0
+    assert "timed out" in one_line(capsys.readouterr().err)
+
+
+def test_an_old_python_gets_one_sentence(install, monkeypatch, capsys):
+    monkeypatch.setattr(install.sys, "version_info", (3, 9, 1, "final", 0))
+    assert install.main([]) == 0
+    assert "3.10 or newer" in one_line(capsys.readouterr().err)
+    assert install.main(["demo"]) == 1
+    assert "3.10 or newer" in one_line(capsys.readouterr().err)
+
+
+def one_line(text):
+    assert len(text.splitlines()) == 1, text
+    return text
+
+
+# Commands of a person
+
+
+def test_an_unknown_argument_is_refused_in_one_sentence():
+    done = subprocess.run([sys.executable, str(ROOT / "install.py"), "dmeo"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "'dmeo' came" in one_line(done.stderr)
+
+
+@pytest.fixture
+def checkout(install, monkeypatch, tmp_path):
+    """install.py at work in a folder of its own; making the environment and pip are recorded, not done."""
+    log = []
+
+    def run(command, **kwargs):
+        log.append("venv")
+        python = install.program("python")
+        python.parent.mkdir(parents=True)
+        python.touch()
+        return SimpleNamespace(returncode=0)
+
+    for name in ("pyproject.toml", "tested-versions.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(install, "STAMP", tmp_path / ".venv" / "stamp.txt")
+    monkeypatch.setattr(install, "TESTED", tmp_path / "tested-versions.txt")
+    monkeypatch.setattr(install.subprocess, "run", run)
+    monkeypatch.setattr(install, "pip_install", lambda *arguments: log.append(arguments[-1]))
+    return SimpleNamespace(install=install, path=tmp_path, log=log)
+
+
+def test_a_second_run_uses_the_environment_as_it_is(checkout):
+    checkout.install.prepare("test")
+    assert checkout.log == ["venv", ".[test]"]
+    checkout.install.prepare("test")
+    checkout.install.prepare("demo")
+    assert checkout.log == ["venv", ".[test]"]
+
+
+def test_the_tests_add_to_the_demos_environment(checkout):
+    checkout.install.prepare("demo")
+    checkout.install.prepare("test")
+    assert checkout.log == ["venv", ".[demo]", ".[test]"]
+
+
+def test_changed_versions_are_installed_into_the_same_environment(checkout):
+    checkout.install.prepare("demo")
+    with checkout.install.TESTED.open("a") as file:
+        file.write("numpy==2.0.0\n")
+    checkout.install.prepare("demo")
+    assert checkout.log == ["venv", ".[demo]", ".[demo]"]
+
+
+def test_an_interrupted_installation_goes_on_where_it_was(checkout, monkeypatch):
+    def interrupted(*arguments):
+        raise OSError("no network")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkout.install, "pip_install", interrupted)
+        with pytest.raises(OSError):
+            checkout.install.prepare("demo")
+    checkout.install.prepare("demo")
+    assert checkout.log == ["venv", ".[demo]"]
+
+
+@pytest.mark.parametrize("change", ["python", "place", "deleted"])
+def test_an_environment_that_can_no_longer_run_is_made_again(checkout, monkeypatch, change):
+    checkout.install.prepare("demo")
+    if change == "python":
+        monkeypatch.setattr(checkout.install.sys, "version_info", (3, 99))
+    elif change == "place":
+        stamp = checkout.install.STAMP.read_text()
+        checkout.install.STAMP.write_text(stamp.replace(str(checkout.path), "elsewhere"))
+    else:
+        checkout.install.program("python").unlink()
+    checkout.install.prepare("demo")
+    assert checkout.log == ["venv", ".[demo]"] * 2
+
+
+def test_somebody_elses_environment_is_left_alone(checkout, capsys):
+    theirs = checkout.path / ".venv" / "theirs.txt"
+    theirs.parent.mkdir()
+    theirs.touch()
+    assert checkout.install.main(["demo"]) == 1
+    assert "was not made by install.py" in one_line(capsys.readouterr().err)
+    assert theirs.exists() and checkout.log == []
+
+
+@pytest.mark.parametrize("command", ["demo", "test"])
+def test_the_exit_status_and_further_arguments_pass_through(checkout, monkeypatch, command):
+    started = []
+
+    def call(arguments, **kwargs):
+        started.extend(arguments)
+        return 7
+
+    monkeypatch.setattr(checkout.install.subprocess, "call", call)
+    assert checkout.install.main([command, "-k", "a name"]) == 7
+    assert started[-2:] == ["-k", "a name"] and started[0].startswith(str(checkout.path))
+
+
+def test_what_runs_in_the_environment_is_not_led_out_of_it(install, monkeypatch):
+    for name in ("PYTHONPATH", "PIP_TARGET", "PIP_USER", "PIP_CERT"):
+        monkeypatch.setenv(name, "outside")
+    environment = install.environment()
+    assert "PYTHONPATH" not in environment and "PIP_TARGET" not in environment
+    assert environment["PIP_USER"] == "0" and environment["PYTHONNOUSERSITE"] == "1"
+    assert environment["PIP_CERT"] == "outside"
+
+
+# What pip and the hosts read
+
+
+@pytest.fixture(scope="module")
+def pyproject():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def tested(python):
+    lines = (ROOT / "tested-versions.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate({"python_version": python})]
+    assert len({pin.name.lower() for pin in here}) == len(here)
+    return {pin.name.lower(): str(pin.specifier).removeprefix("==") for pin in here}
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_requirement_has_one_tested_version_in_its_range(pyproject, python):
+    project = pyproject["project"]
+    lists = (project["dependencies"], *project["optional-dependencies"].values())
+    required = [Requirement(text) for listed in lists for text in listed]
+    versions = tested(python)
+    for requirement in required:
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(versions[requirement.name.lower()]), requirement
+    assert set(versions) == {requirement.name.lower() for requirement in required} - {project["name"]}
+
+
+def test_every_package_of_the_checkout_is_installed(pyproject):
+    folders = ("core", "nodes", "webui_extension")
+    found = {path.parent.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("__init__.py")}
+    names = {".".join(("sd_debias", *path.parts)) for path in found}
+    assert set(pyproject["tool"]["setuptools"]["packages"]) == {"sd_debias"} | names
+
+
+def test_the_hosts_small_packages_are_requirements(install, pyproject):
+    names = {Requirement(text).name for text in pyproject["project"]["dependencies"]}
+    assert names == {*install.HOST_OWNS, *install.SMALL.values()}
+
+
+def test_the_extras_that_install_py_asks_for_exist(install, pyproject):
+    assert set(install.EXTRAS) <= set(pyproject["project"]["optional-dependencies"])
+
+
+def test_no_file_makes_comfyui_manager_change_the_hosts_packages():
+    assert not (ROOT / "requirements.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["sd_debias", "__init__"])
+def test_the_roots_init_needs_no_host_when_pip_or_pytest_imports_it(name, monkeypatch):
+    for host in ("comfy", "comfy_api", "nodes", "modules"):
+        monkeypatch.setitem(sys.modules, host, None)
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py",
+                                                  submodule_search_locations=None if name == "__init__" else [str(ROOT)])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not hasattr(module, "NODE_CLASS_MAPPINGS") and not hasattr(module, "comfy_entrypoint")
+
+
+def test_comfyui_finds_what_it_looks_for_in_the_roots_init(monkeypatch):
+    name = str(ROOT).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    assert hasattr(module, "NODE_CLASS_MAPPINGS") or hasattr(module, "comfy_entrypoint")
