@@ -82,9 +82,12 @@ def serve_host():
 
 
 def demo(arguments):
-    """Run the demo; its report goes to demo_output unless `--out` says otherwise."""
+    """Run the demo and say where its report is; that is demo_output unless the arguments name another `--out`."""
     out = ROOT / "demo_output"
     status = subprocess.call([str(program("sd-debias")), "demo", "--out", str(out), *arguments], env=environment())
+    if status == 0 and not any(argument.startswith("--out") for argument in arguments):
+        for report in sorted(out.glob("*.html")):
+            print(f"Report: {report}")
     return status
 
 
@@ -140,7 +143,7 @@ def environment():
 
 
 def pip_install(*arguments):
-    """pip in .venv, a line for each download; all that it said last where it fails."""
+    """pip in .venv, a line for each large download; what it said last where it fails."""
     command = [str(program("python")), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
     last = collections.deque(maxlen=20)
     with subprocess.Popen(command, cwd=str(ROOT), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -150,7 +153,7 @@ def pip_install(*arguments):
             step = line.strip()
             if step.startswith("Installing collected"):
                 print("  Unpacking", flush=True)
-            elif step.startswith("Downloading") and ".metadata" not in step:
+            elif step.startswith("Downloading") and step.endswith("MB)"):
                 print(f"  {step}", flush=True)
     if process.returncode:
         raise OSError(f"{''.join(last)}pip could not install what sd-debias needs; its last words are above.")

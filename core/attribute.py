@@ -1,7 +1,7 @@
 """Attributes: what is to be balanced, as the user declares it.
 
-An attribute ("gender") has groups ("man", "woman") and a target share for each. A group is described twice: by the texts
-that make its direction (He et al. 2024, the g_i of u = sum a_i g_i) and by the texts that a zero-shot classifier
+An attribute ("gender") has groups ("man", "woman") and a target share for each. A group is described twice: by the
+texts that make its direction (He et al. 2024, the g_i of u = sum a_i g_i) and by the texts that a zero-shot classifier
 compares pictures with. A classifier's label is a measurement of a picture, not anybody's identity.
 """
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Attribute:
 
     def to_dict(self) -> dict:
         """JSON form, read back by `from_dict`."""
-        groups = [dict(name=g.name, texts=list(g.texts), classifier_texts=list(g.classifier_texts)) for g in self.groups]
+        groups = [dict(name=group.name, texts=list(group.texts), classifier_texts=list(group.classifier_texts))
+                  for group in self.groups]
         return dict(name=self.name, groups=groups, target=list(self.target))
 
     @classmethod
@@ -112,8 +113,9 @@ def parse(text: str) -> Attribute:
     groups = [part.strip() for part in (listed if colon else head).split("|")]
     try:
         target = tuple(float(share) for share in ratio.split(":")) if equals else ()
-    except ValueError:
-        raise ValueError(f"Target shares are numbers with colons between, e.g. '= 70:30', but '{ratio.strip()}' came.")
+    except ValueError as error:
+        raise ValueError(f"Target shares are numbers with colons between, e.g. '= 70:30', but '{ratio.strip()}' "
+                         f"came.") from error
     if len(groups) == 1:
         known = BUILT_IN.get(groups[0])
         if known is None:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from . import solver
 from .attribute import Attribute
-from .distribution import Distribution, noise_floor, summarise
+from .classify import labels
+from .distribution import Distribution, summarise
 from .files import write_atomic
 from .method import Method
 from .steering import Steering, rows
@@ -41,6 +42,7 @@ class Plan:
     tolerance   KL in nats at which a round counts as reached; None: where it cannot be told from 0 (see `_reached`)
     batch_size  images that the host generates at once
     seed        of the first image
+    confidence  probability of its group under which an image counts as unsure and is left out, 0 to 1
     """
     images: int = 100
     rounds: int = 4
@@ -48,6 +50,7 @@ class Plan:
     tolerance: float | None = None
     batch_size: int = 8
     seed: int = 0
+    confidence: float = 0.0
 
     def __post_init__(self):
         if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
@@ -137,7 +140,7 @@ class Calibration:
                 seeds = list(current.seeds[current.done:current.done + self.plan.batch_size])
                 weights = rows(current.steerings, seeds)
                 images = generate(weights, seeds)
-                found = [_labels(p, a, len(seeds)) for p, a in zip(classify(images), self.attributes)]
+                found = [self._labels(p, a, len(seeds)) for p, a in zip(classify(images), self.attributes)]
                 current.labels = [old + new for old, new in zip(current.labels or [[] for _ in found], found)]
                 if fidelity is not None:
                     current.fidelity += np.asarray(fidelity(images), float).tolist()
@@ -183,6 +186,12 @@ class Calibration:
     def _reached(self, d: Distribution) -> bool:
         """2 N KL below the chi-square 95 % point: a further correction would chase noise. Or the user's tolerance."""
         return d.kl <= (d.kl_floor95 if self.plan.tolerance is None else self.plan.tolerance)
+
+    def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> list[int]:
+        if np.shape(probabilities) != (images, len(attribute.groups)):
+            raise ValueError(f"The classifier of {attribute.name} must return [{images}, {len(attribute.groups)}] "
+                             f"probabilities, but {list(np.shape(probabilities))} came.")
+        return labels(probabilities, self.plan.confidence).tolist()
 
     def _next_round(self) -> Round | None:
         if self.rounds and not self.rounds[-1].complete:
@@ -246,12 +255,3 @@ class Calibration:
                        Method.from_dict(data["method"]), Plan(**data["plan"]), [Round.from_dict(r) for r in data["rounds"]])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"'{path}' is not the state of a calibration ({error}). Delete it to start anew.") from error
-
-
-def _labels(probabilities: np.ndarray, attribute: Attribute, count: int) -> list[int]:
-    """Most probable group of each image, -1 for rows of zeros."""
-    p = np.asarray(probabilities)
-    if p.shape != (count, len(attribute.groups)):
-        raise ValueError(f"The classifier of {attribute.name} must return [{count}, {len(attribute.groups)}] "
-                         f"probabilities, but {list(p.shape)} came.")
-    return np.where(p.sum(1) > 0, p.argmax(1), -1).tolist()

@@ -26,36 +26,41 @@ def group_texts(texts: Sequence[str], prompt: str, context: str = IN_CONTEXT) ->
     return [text.replace("{prompt}", prompt) for text in placed]
 
 
-def weighted_sum(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
-    """sum_i a_i (g_i - anchor), float32 [B, ...].
-
-    anchor [B or 1, ...], groups [n, B or 1, ...], weights [B, n]. Raises ValueError for weights that are not finite or
-    do not fit the groups.
-    """
-    if weights.ndim != 2 or weights.shape[1] != groups.shape[0]:
-        raise ValueError(f"Expected weights [B, n] with n = {groups.shape[0]} groups, but {list(weights.shape)} came.")
-    if groups.shape[2:] != anchor.shape[1:]:
-        raise ValueError(f"Group conditionings {list(groups.shape[2:])} and the prompt's {list(anchor.shape[1:])} differ "
-                         f"in shape: was the profile made for another text encoder?")
-    if not torch.isfinite(weights).all():
-        raise ValueError(f"Weights must be finite, but {weights.tolist()} came. Calibrate again or use another profile.")
-    a = weights.T.float().reshape(weights.shape[1], -1, *(1,) * (groups.ndim - 2)).to(groups.device)
-    return (a * (groups.float() - anchor.float())).sum(0)
+def weighted_sum(groups: Tensor, weights: Tensor) -> Tensor:
+    """sum_i a_i g_i, float32 [B, ...]. groups [n, B or 1, ...], weights [B, n]."""
+    columns = weights.float().to(groups.device).T.reshape(len(groups), -1, *(1,) * (groups.ndim - 2))
+    return sum(a * g.float() for a, g in zip(columns, groups))
 
 
 def mix(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     """u = e + sum_i a_i (g_i - e): the unsafe direction, anchored at the unconditional e so that a = 0 is no guidance.
 
     With sum a_i = 1 it is the paper's u = sum a_i g_i. On text embeddings this is the `embedding` direction, on noise
-    predictions the `prediction` direction. Shapes as in `weighted_sum`; returns [B, ...].
+    predictions the `prediction` direction. anchor [B or 1, ...], groups [n, B or 1, ...], weights [B, n]; returns
+    [B, ...]. Raises ValueError for weights that are not finite, or where anything does not fit.
     """
-    return (anchor.float() + weighted_sum(anchor, groups, weights)).to(anchor.dtype)
+    # (1 - sum a_i) e + sum a_i g_i: the same, but exact in floating point where sum a_i is 0 or 1.
+    total = _total(anchor, groups, weights)
+    return ((1 - total) * anchor.float() + weighted_sum(groups, weights)).to(anchor.dtype)
 
 
 def shift_prompt(prompt: Tensor, groups: Tensor, weights: Tensor, anchor: Tensor) -> Tensor:
     """c' = c - sum_i a_i (g_i - anchor): the `prompt` direction, which needs no further model evaluation.
 
-    `anchor` is c itself where the groups stand in the prompt's own context (so that one weight of -1 gives that group's
-    prompt), else the groups' mean. a = 0 returns c bit for bit.
+    `anchor` is c itself where the groups stand in the prompt's own context, so that one weight of -1 gives exactly that
+    group's prompt; else it is the groups' mean. a = 0 returns c. Shapes and errors as in `mix`.
     """
-    return (prompt.float() - weighted_sum(anchor, groups, weights)).to(prompt.dtype)
+    total = _total(anchor, groups, weights)
+    return (prompt.float() + total * anchor.float() - weighted_sum(groups, weights)).to(prompt.dtype)
+
+
+def _total(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
+    """sum_i a_i as [B, 1, ...], after all refusals."""
+    if weights.ndim != 2 or weights.shape[1] != len(groups):
+        raise ValueError(f"Expected weights [B, n] with n = {len(groups)} groups, but {list(weights.shape)} came.")
+    if groups.shape[2:] != anchor.shape[1:]:
+        raise ValueError(f"Group conditionings {list(groups.shape[2:])} and the prompt's {list(anchor.shape[1:])} "
+                         f"differ in shape: was the profile made for another text encoder?")
+    if not torch.isfinite(weights).all():
+        raise ValueError(f"Weights must be finite, but {weights.tolist()} came. Calibrate again, or drop them.")
+    return weights.float().sum(1).reshape(-1, *(1,) * (anchor.ndim - 1)).to(anchor.device)

@@ -7,9 +7,9 @@ without its N and this floor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -161,8 +161,8 @@ def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
     smallest = np.linalg.svd(c, compute_uv=False)[-1]
     if smallest < SMALLEST_SINGULAR_VALUE:
         raise ValueError(f"Expected a classifier that tells the groups apart, but the smallest singular value of its "
-                         f"confusion matrix is {smallest:.2g}, below {SMALLEST_SINGULAR_VALUE}. Use another classifier, "
-                         f"or merge the groups that it confuses.")
+                         f"confusion matrix is {smallest:.2g}, below {SMALLEST_SINGULAR_VALUE}. Use another one, or "
+                         f"merge the groups that it confuses.")
     p = np.linalg.solve(c.T, m)
     if p.min() >= 0:
         return p / p.sum()

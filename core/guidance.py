@@ -36,7 +36,8 @@ class SafeLatentGuidance:
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"Guidance settings must be finite numbers, but {self} came.")
         if self.scale < 0 or not 0 <= self.momentum_beta <= 1 or not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, but {self} came.")
+            raise ValueError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, but {self} "
+                             f"came.")
 
     def active(self, progress: float) -> bool:
         """Is gamma applied at this share of the schedule?"""
@@ -72,7 +73,7 @@ class GuidanceRun:
         """gamma for one evaluation: float32, the predictions' shape; zero outside the window.
 
         progress is the share of the schedule, 0 at the first step, read from sigma: a sampler that evaluates the same
-        sigma twice advances the momentum once. A step whose gamma is not finite is skipped and counted.
+        sigma twice advances the momentum once. An image whose gamma is not finite goes without it; the step is counted.
         Raises ValueError where the three shapes differ.
         """
         if not eps_cond.shape == eps_uncond.shape == eps_unsafe.shape:
@@ -88,8 +89,9 @@ class GuidanceRun:
         if s.threshold is not None:
             mu = torch.where(difference >= s.threshold, 0.0, mu)
         gamma = mu * (unsafe - uncond) + s.momentum_scale * self.momentum
-        finite = torch.isfinite(gamma).all()
-        gamma = torch.where(finite, gamma, 0.0)
+        # Image by image: one picture's overflow must not take guidance from the others of its batch.
+        finite = torch.isfinite(gamma).flatten(1).all(1)
+        gamma = torch.where(finite.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
 
         if progress != self.progress:
             self.momentum = s.momentum_beta * self.momentum + (1 - s.momentum_beta) * gamma
@@ -97,14 +99,13 @@ class GuidanceRun:
         if not s.active(progress):
             return torch.zeros_like(gamma)
         self.steps += 1
-        self._skipped = self._skipped + (~finite).int()
+        self._skipped = self._skipped + (~finite.all()).int()
         self._magnitude = self._magnitude + gamma.abs().mean()
         return gamma
 
     def summary(self) -> dict:
-        """What happened, for metadata: `steps` guided, `skipped` for NaN or Inf, mean |gamma| in eps units, `acted`.
-
-        Warns once if steps were skipped.
+        """What happened, for metadata: `steps` guided, `skipped` (in part) for NaN or Inf, mean |gamma| in eps units,
+        `acted`. Warns if steps were skipped.
         """
         skipped, total = int(self._skipped), float(self._magnitude)
         if skipped:

@@ -79,10 +79,9 @@ def radical_inverse(number: int, base: int) -> float:
 
     Digits that a float cannot hold are left out: rounding them up would move a 64-bit seed across an edge.
     """
-    value, scale = 0.0, 1.0
+    mirrored, size = 0, 1
     number = abs(number)
-    while number and scale > 2**-50:
+    while number and size < 2**48:
         number, digit = divmod(number, base)
-        scale /= base
-        value += digit * scale
-    return value
+        mirrored, size = mirrored * base + digit, size * base
+    return mirrored / size

@@ -1,12 +1,12 @@
 """Classifiers: which group of an attribute a picture shows.
 
-A classifier of an attribute with n groups is a callable, `classify(images) -> probabilities`: images as `pictures` takes
-them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the picture is left out (no skin found, none
-of the mapped labels). A label is a measurement of a picture, not anybody's identity.
+A classifier of an attribute with n groups is a callable, `classify(images) -> probabilities`: images as `pictures`
+takes them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the picture is left out (no skin found,
+none of the mapped labels). A label is a measurement of a picture, not anybody's identity.
 """
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -24,11 +24,13 @@ def pictures(images: np.ndarray | Sequence[np.ndarray | Image.Image]) -> list[np
     """
     if isinstance(images, Image.Image) or isinstance(images, np.ndarray) and images.ndim != 4:
         came = "one PIL image" if isinstance(images, Image.Image) else f"an array {list(images.shape)}"
-        raise ValueError(f"Expected a batch of images [N, H, W, 3] or a list, but {came} came. Wrap one image: [image].")
+        raise ValueError(f"Expected a batch of images [N, H, W, 3] or a list, but {came} came. "
+                         f"Wrap one image: [image].")
     arrays = [np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image) for image in images]
     for array in arrays:
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-            raise ValueError(f"Expected uint8 RGB images [H, W, 3] in 0..255, but {array.dtype} {list(array.shape)} came.")
+            raise ValueError(f"Expected uint8 RGB images [H, W, 3] in 0..255, but {array.dtype} "
+                             f"{list(array.shape)} came.")
     return arrays
 
 
@@ -40,7 +42,8 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """
     p = np.asarray(probabilities)
     if p.ndim != 2 or p.shape[1] == 0 or not np.isfinite(p).all():
-        raise ValueError(f"Expected finite probabilities [N, n], but {p.dtype} {list(p.shape)} came, or some not finite.")
+        raise ValueError(f"Expected finite probabilities [N, n], but {p.dtype} {list(p.shape)} came"
+                         f"{'' if p.ndim != 2 or not p.size else ', some not finite'}.")
     if not 0 <= threshold <= 1:
         raise ValueError(f"The threshold is a probability in [0, 1], but {threshold} came.")
     top = p.max(axis=1, keepdims=True)

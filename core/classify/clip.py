@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch
@@ -22,20 +22,24 @@ class ClipModel:
     device, dtype   where and in which precision it runs
     allow_download  fetch an id that is not in the cache; off, no network is used
     batch_size      pictures embedded at once; lower it where memory is short
+    tokenizer       folder of the tokenizer where it is not the source
 
     Raises ValueError for folders without safetensors weights or without a text tower, and where loading fails.
     """
 
     def __init__(self, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-                 allow_download: bool = False, batch_size: int = 64):
+                 allow_download: bool = False, batch_size: int = 64, tokenizer: str | Path | None = None):
         self.name = Path(source).name
+        config = load("AutoConfig", source, allow_download)
+        for tower in ("text", "vision"):
+            if not hasattr(config, f"{tower}_config"):
+                raise ValueError(f"Zero-shot classification needs a model with a text and a vision tower, such as CLIP "
+                                 f"or SigLIP, but '{source}' ({config.model_type}) has no {tower} tower.")
         self.model = load_model("AutoModel", source, device, dtype, allow_download)
-        for part, needed in (("text tower", "get_text_features"), ("image tower", "get_image_features"),
-                             ("logit scale", "logit_scale")):
-            if not hasattr(self.model, needed):
-                raise ValueError(f"Zero-shot classification needs a CLIP or SigLIP model with text and image towers, but "
-                                 f"'{source}' holds a {type(self.model).__name__}, which has no {part}.")
-        self.tokenizer = load("AutoTokenizer", source, allow_download)
+        if not hasattr(self.model, "logit_scale"):
+            raise ValueError(f"Zero-shot classification needs a model that compares pictures with texts, such as CLIP "
+                             f"or SigLIP, but '{source}' holds a {type(self.model).__name__}.")
+        self.tokenizer = load("AutoTokenizer", tokenizer or source, allow_download)
         self.processor = load("AutoImageProcessor", source, allow_download)
         self.batch_size = batch_size
         self._last = (b"", torch.empty(0))
@@ -46,7 +50,7 @@ class ClipModel:
         return ZeroShotClip(self, attribute, temperature, templates)
 
     def similarity(self, images, prompt: str) -> np.ndarray:
-        """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how faithful pictures are to their prompt.
+        """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how faithful pictures are to it.
 
         Compare it only within one model. Words beyond the model's text length (77 tokens in CLIP) are not seen.
         """
@@ -86,31 +90,36 @@ class ClipModel:
         # transformers 5 wraps the features that earlier versions return as a tensor.
         features = (output if isinstance(output, Tensor) else output.pooler_output).float().cpu()
         if not torch.isfinite(features).all():
-            raise ValueError(f"'{self.name}' gave embeddings that are not finite in {self.model.dtype}. Load it in float32.")
+            raise ValueError(f"'{self.name}' gave embeddings that are not finite in {self.model.dtype}. "
+                             f"Load it in float32.")
         return torch.nn.functional.normalize(features, dim=-1)
 
 
 class ZeroShotClip:
     """Compares pictures with the `classifier_texts` of each group.
 
-    Each text is put into each of `templates` ("{}" alone, or such as "a photo of {}" for texts that are bare names). The
-    unit embeddings of a group's captions are averaged and made unit again (Radford et al. 2021, section 3.1.4), and
+    Each text is put into each of `templates` ("{}" alone, or such as "a photo of {}" for texts that are bare names).
+    The unit embeddings of a group's captions are averaged and made unit again (Radford et al. 2021, section 3.1.4), and
     softmax(cosine / temperature) runs over the groups. `temperature` None is the model's own; higher is less sure.
     """
 
     def __init__(self, model: ClipModel, attribute: Attribute, temperature: float | None = None,
                  templates: Sequence[str] = ("{}",)):
         if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"The temperature must be above 0, but {temperature} came. Leave it out for the model's own.")
+            raise ValueError(f"The temperature must be above 0, but {temperature} came. Leave it out for the "
+                             f"model's own.")
         if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
-            raise ValueError(f"Templates are a list of texts with '{{}}' in each, e.g. 'a photo of {{}}', but {templates!r} "
-                             f"came.")
+            raise ValueError(f"Templates are a list of texts with '{{}}' in each, e.g. 'a photo of {{}}', but "
+                             f"{templates!r} came.")
         self.model, self.attribute = model, attribute
         self.name = f"CLIP {model.name}"
         self.scale = 1 / temperature if temperature else model.model.logit_scale.float().exp().item()
         self.groups = torch.stack([torch.nn.functional.normalize(model.embed_texts(
             [template.replace("{}", text) for template in templates for text in group.classifier_texts]).mean(0), dim=0)
             for group in attribute.groups])
+        if torch.nn.functional.pdist(self.groups).min() < 1e-5:
+            raise ValueError(f"'{model.name}' cannot tell two groups of '{attribute.name}' apart by their texts. Give "
+                             f"them different classifier texts, short enough for the model, and check its tokenizer.")
 
     def __call__(self, images) -> np.ndarray:
         """Probabilities float32 [N, n]; no picture is left out."""

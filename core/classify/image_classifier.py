@@ -1,8 +1,8 @@
 """Any transformers image classifier (ViT, ConvNeXt, Swin ...) whose labels are mapped to the groups of an attribute."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ class ImageClassifier:
         self.processor = load("AutoImageProcessor", source, allow_download)
         self.attribute, self.min_mass, self.batch_size = attribute, min_mass, batch_size
         self.name = f"classifier {Path(source).name}"
-        self.to_group = torch.tensor([[float(groups.get(label) == name) for name in attribute.names] for label in known])
+        self.to_group = torch.tensor([[float(groups.get(label) == name) for name in attribute.names]
+                                      for label in known])
 
     @torch.inference_mode()
     def __call__(self, images) -> np.ndarray:
@@ -62,6 +63,7 @@ class ImageClassifier:
             rows.append(self.model(**inputs).logits.float().cpu().softmax(-1) @ self.to_group)
         p = torch.cat(rows)
         if not torch.isfinite(p).all():
-            raise ValueError(f"'{self.name}' gave numbers that are not finite in {self.model.dtype}. Load it in float32.")
+            raise ValueError(f"'{self.name}' gave numbers that are not finite in {self.model.dtype}. "
+                             f"Load it in float32.")
         mass = p.sum(-1, keepdim=True)
         return torch.where((mass > 0) & (mass >= self.min_mass), p / mass.clamp_min(1e-12), 0.0).numpy()

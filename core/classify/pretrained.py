@@ -15,14 +15,14 @@ def load_model(auto: str, source: str | Path, device: str | torch.device, dtype:
     """
     folder = Path(source).expanduser()
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        found = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")))
-        raise ValueError(f"'{source}' has no .safetensors weights ({found or 'no weights at all'}), and pickled ones are "
-                         f"never loaded. Use or convert to a safetensors version of the model.")
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        raise ValueError(f"'{source}' has no .safetensors weights ({', '.join(pickled) or 'no weights at all'}), and "
+                         f"pickled ones are never loaded. Use a safetensors version of the model.")
     model, report = load(auto, source, allow_download, use_safetensors=True, output_loading_info=True)
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if missing:
-        raise ValueError(f"'{source}' lacks {len(missing)} weights of {type(model).__name__}, the first '{missing[0]}', and "
-                         f"would answer at random. Use the full model.")
+        raise ValueError(f"'{source}' lacks {len(missing)} weights of {type(model).__name__}, the first '{missing[0]}'"
+                         f", and would answer at random. Use the full model.")
     return model.eval().requires_grad_(False).to(device=device, dtype=dtype)
 
 
@@ -37,8 +37,8 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options)
                                                            **options)
     except Exception as error:  # the file formats and versions behind this raise every kind of error
         if not folder.is_dir() and not allow_download:
-            raise ValueError(f"'{source}' is no folder and no model in the local cache. Give a model's folder, or allow "
-                             f"the download.") from error
+            raise ValueError(f"'{source}' is no folder and no model in the local cache. Give a model's folder, or "
+                             f"allow the download.") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"'{source}' could not be loaded as {auto}: {reason}") from error
 

@@ -1,12 +1,12 @@
 """Skin tone from colour alone: the individual typology angle (Chardon et al. 1991; classes of Del Bino et al. 2006).
 
-ITA = atan2(L* - 50, b*) in degrees; 55, 41, 28, 10 and -30 cut it into six classes, by convention named Fitzpatrick I-VI.
-It measures the light on the skin as well as the skin, and drawings follow their artist's palette: state own `cutoffs`
-for a domain where they are known. The Monk scale is another one and not interchangeable.
+ITA = atan2(L* - 50, b*) in degrees; 55, 41, 28, 10 and -30 cut it into six classes, by convention named Fitzpatrick
+I-VI. It measures the light on the skin as well as the skin, and drawings follow their artist's palette: state own
+`cutoffs` for a domain where they are known. The Monk scale is another one and not interchangeable.
 """
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def typology_angle(lab: np.ndarray) -> np.ndarray:
 
 
 def skin_mask(lab: np.ndarray) -> np.ndarray:
-    """Where CIELAB colours [..., 3] may be skin, by hue and chroma: from red-orange to yellow-orange, neither grey nor vivid.
+    """Where CIELAB colours [..., 3] may be skin, by hue and chroma: red-orange to yellow-orange, not grey nor vivid.
 
     Hue tells skin from most other things and hardly changes with its lightness, so lightness only rules out black and
     white: the rule holds for very dark skin too. Wood, sand and brown hair pass it as well. The limits are our own.
@@ -51,11 +51,11 @@ def skin_mask(lab: np.ndarray) -> np.ndarray:
 
 
 def skin_colour(rgb: np.ndarray, min_share: float = 0.02) -> np.ndarray | None:
-    """CIELAB [3] of the most common skin colour of a uint8 RGB picture or face [H, W, 3]; None where too little is skin.
+    """CIELAB [3] of the most common skin colour of a uint8 RGB picture or face [H, W, 3]; None where too little is.
 
-    Pixels count by a Gaussian about the centre, a fifth of each side wide, since people and faces stand in the middle and
-    hair around them. The fullest cell of a smoothed histogram is found and the median within 10 units of it returned: a
-    mean would mix skin with hair and wood.
+    Pixels count by a Gaussian about the centre, a fifth of each side wide, since people and faces stand in the middle
+    and hair around them. The fullest cell of a smoothed histogram tells which colours are the skin's, so that brown
+    hair or wood do not count; the median of what is near it then weighs light and shade of that skin alike.
     """
     rgb = rgb[::-(-rgb.shape[0] // 192), ::-(-rgb.shape[1] // 192)]  # some 100 to 192 pixels a side are enough
     y, x = (np.linspace(-0.5, 0.5, side) if side > 1 else np.zeros(1) for side in rgb.shape[:2])
@@ -69,8 +69,20 @@ def skin_colour(rgb: np.ndarray, min_share: float = 0.02) -> np.ndarray | None:
                                       np.arange(-cell, 40 + 2 * cell, cell), np.arange(-cell, 40 + 2 * cell, cell)])
     for axis in range(3):
         histogram = np.roll(histogram, 1, axis) + 2 * histogram + np.roll(histogram, -1, axis)
-    peak = [e[i] + cell / 2 for e, i in zip(edges, np.unravel_index(histogram.argmax(), histogram.shape))]
-    return np.median(skin[np.linalg.norm(skin - peak, axis=1) < 10], axis=0)
+    fullest = np.unravel_index(histogram.argmax(), histogram.shape)
+    colour = np.array([edge[i] + cell / 2 for edge, i in zip(edges, fullest, strict=True)])
+    for _ in range(3):
+        near = np.linalg.norm(skin - colour, axis=1) < 25
+        colour = _median(skin[near], weight[mask][near])
+    return colour
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted median [D] of values [M, D]."""
+    order = values.argsort(axis=0)
+    below = weights[order].cumsum(axis=0)
+    middle = (below >= below[-1] / 2).argmax(axis=0)
+    return np.take_along_axis(values, np.take_along_axis(order, middle[None], axis=0), axis=0)[0]
 
 
 def opencv_faces() -> Callable[[np.ndarray], Sequence[Box]]:
@@ -105,9 +117,10 @@ class SkinTone:
                  detector: Callable[[np.ndarray], Sequence[Box]] | None = None, min_share: float = 0.02):
         n = len(attribute.groups)
         if cutoffs is None and n not in CUTOFFS:
-            raise ValueError(f"Skin tone has cut-offs for 6, 5 or 3 groups, but '{attribute.name}' has {n}. Give `cutoffs`.")
+            raise ValueError(f"Skin tone has cut-offs for 6, 5 or 3 groups, but '{attribute.name}' has {n}. "
+                             f"Give `cutoffs`.")
         self.cutoffs = np.array(CUTOFFS[n] if cutoffs is None else cutoffs, dtype=float)
-        if self.cutoffs.shape != (n - 1,) or not (np.diff(self.cutoffs) < 0).all() or not np.isfinite(self.cutoffs).all():
+        if self.cutoffs.shape != (n - 1,) or not np.isfinite(self.cutoffs).all() or (np.diff(self.cutoffs) >= 0).any():
             raise ValueError(f"'{attribute.name}' needs {n - 1} falling cut-offs in degrees, from light to dark, but "
                              f"{list(cutoffs)} came.")
         if faces not in FACES:
@@ -119,8 +132,8 @@ class SkinTone:
                 detector = opencv_faces()
             except ImportError as error:
                 if faces == "only":
-                    raise ValueError(f"No face detector is installed ({error}). Install opencv-python-headless 4, or set "
-                                     f"faces to 'auto' or 'off'.") from error
+                    raise ValueError(f"No face detector is installed ({error}). Install opencv-python-headless 4, or "
+                                     f"set faces to 'auto' or 'off'.") from error
         self.attribute, self.faces, self.min_share = attribute, faces, min_share
         self.detector = None if faces == "off" else detector
         self.name = "ITA of faces" if self.detector else "ITA of pictures"
@@ -140,7 +153,7 @@ class SkinTone:
     def _colour(self, rgb: np.ndarray) -> np.ndarray | None:
         boxes = self.detector(np.ascontiguousarray(rgb)) if self.detector else ()
         if len(boxes):
-            x, y, width, height = max(boxes, key=lambda box: box[2] * box[3])
+            x, y, width, height = map(int, max(boxes, key=lambda box: box[2] * box[3]))
             rgb = rgb[max(y, 0):y + height, max(x, 0):x + width]
         elif self.faces == "only":
             return None

@@ -41,6 +41,10 @@ SUBJECTS = (*TOOLS, *PROFESSIONS)
 OCCUPATIONS = SUBJECTS[1:]
 
 
+# Individual typology angles in degrees that part the five tones as these two artists paint them; photographs differ.
+ITA_CUTOFFS = (58, 46.7, 19, -14)
+
+
 class Label(NamedTuple):
     """What one picture of the sheet shows."""
     subject: str

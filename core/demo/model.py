@@ -3,4 +3,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from ..attribute import Attribute, Group
+from . import artwork, captions
+
 WEIGHTS = Path(__file__).with_name("weights")
+CLASSIFIER = WEIGHTS / "classifier"
+# The settings its bias table holds for.
+STEPS, CFG = 10, 2.0
+
+OCCUPATION = Attribute("occupation", tuple(
+    Group(subject, (captions.article(subject),), (captions.prompt(subject),)) for subject in artwork.SUBJECTS))
+
+
+def clip(device="cpu"):
+    """The demo's CLIP, trained on the artwork."""
+    from ..classify.clip import ClipModel
+    return ClipModel(CLASSIFIER, device=device, tokenizer=WEIGHTS / "tokenizer")
+
+
+def occupation_right(clip_model):
+    """Fidelity in the demo's measure: `f(images, prompt) -> [N]`, 1 where the prompt's occupation is shown, else 0."""
+    classify = clip_model.classifier(OCCUPATION)
+
+    def fidelity(images, prompt: str) -> np.ndarray:
+        asked = [i for i, subject in enumerate(artwork.SUBJECTS) if subject in prompt]
+        return np.isin(classify(images).argmax(1), asked).astype(float)
+
+    return fidelity

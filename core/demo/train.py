@@ -1,12 +1,14 @@
 """Train the demo model from the artwork: autoencoder, CLIP, then the noise predictor with its text encoder.
 
-    python -m sd_debias.core.demo.train WORK            # every stage, resumed from where WORK stands
-    python -m sd_debias.core.demo.train WORK autoencoder
+    python -m sd_debias.core.demo.train WORK
 
-Each stage is seeded step by step and checkpointed, so an interrupted run continues with the numbers it would have had.
+Each stage is seeded step by step and checkpointed in the folder WORK, so that an interrupted run goes on as it would have.
 """
 from __future__ import annotations
 
+import copy
+import json
+import math
 import os
 import random
 import sys
@@ -16,11 +18,18 @@ from typing import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPTokenizer
 
 from . import architecture, artwork, bias, captions, model
 
 CHECKPOINT_EVERY = 250
+
+
+def one_cycle(progress: float, warm_up: float = 0.05) -> float:
+    """Learning rate as a share of its peak: a linear warm-up, then a cosine down to 0."""
+    if progress < warm_up:
+        return (progress + 0.002) / warm_up
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - warm_up) / (1 - warm_up))
 
 
 def fit(name: str, network: nn.Module, loss: Callable[[int], Tensor], *, steps: int, lr: float, work: Path,
@@ -30,24 +39,23 @@ def fit(name: str, network: nn.Module, loss: Callable[[int], Tensor], *, steps: 
     With `ema_decay` the returned weights are their exponential moving average. State is kept in `work/name.pt`.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.05)
     average = {k: v.detach().clone() for k, v in network.state_dict().items()} if ema_decay else None
     path, first = work / f"{name}.pt", 0
     if path.exists():
         state = torch.load(path, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         average, first = state["average"], state["step"]
     started = time.time()
     for step in range(first, steps):
         torch.manual_seed(step)
         value = loss(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * one_cycle(step / steps)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         done = step + 1
         if average is not None:
             decay = min(ema_decay, done / (done + 10))
@@ -55,8 +63,7 @@ def fit(name: str, network: nn.Module, loss: Callable[[int], Tensor], *, steps: 
                 for key, value_now in network.state_dict().items():
                     average[key].lerp_(value_now, 1 - decay) if value_now.is_floating_point() else None
         if done % CHECKPOINT_EVERY == 0 or done == steps:
-            state = dict(network=network.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-                         average=average, step=done)
+            state = dict(network=network.state_dict(), optimizer=optimizer.state_dict(), average=average, step=done)
             torch.save(state, path.with_suffix(".tmp"))
             os.replace(path.with_suffix(".tmp"), path)
             rate = (done - first) / (time.time() - started)
@@ -71,7 +78,7 @@ def pictures() -> Tensor:
     return torch.from_numpy(artwork.load().copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_autoencoder(work: Path, steps: int = 5000, batch: int = 16, kl_weight: float = 5e-4):
+def train_autoencoder(work: Path, steps: int = 3500, batch: int = 16, kl_weight: float = 5e-4):
     """KL autoencoder (Kingma and Welling 2014) on the artwork; the posterior's noise teaches the decoder to tolerate
     latents that are slightly off, as a sampler's are."""
     data = pictures().to(memory_format=torch.channels_last)
@@ -111,16 +118,12 @@ def augment(x: Tensor) -> Tensor:
     return (x * brightness + torch.rand(n, 1, 1, 1) * 0.1 * torch.randn_like(x)).clamp(-1, 1)
 
 
-def train_clip(work: Path, vae=None, steps: int = 1000, batch: int = 96):
+def train_clip(work: Path, vae, steps: int = 1000, batch: int = 96):
     """CLIP (Radford et al. 2021) as a zero-shot classifier of the artwork: pictures against captions of the subject, the
     gender, the tone, and all three; a caption counts as right for every picture that it describes."""
     data = pictures()
-    if vae is not None:
-        with torch.no_grad():
-            decoded = torch.cat([vae(part).sample.clamp(-1, 1) for part in data.split(60)])
-        data = torch.stack([data, decoded])
-    else:
-        data = data[None]
+    with torch.no_grad():
+        data = torch.stack([data, torch.cat([vae(part).sample.clamp(-1, 1) for part in data.split(60)])])
     tokens = Tokens()
     torch.manual_seed(0)
     network = architecture.clip()
@@ -225,19 +228,25 @@ def export(folder: Path, vae, clip, network) -> None:
     """Write the model as diffusers and transformers folders, weights in fp16 safetensors."""
     parts = dict(vae=vae, unet=network["unet"], text_encoder=network["text"], classifier=clip)
     for name, part in parts.items():
-        part.half().save_pretrained(folder / name, safe_serialization=True)
-        part.float()
+        copy.deepcopy(part).half().save_pretrained(folder / name, safe_serialization=True)
     architecture.scheduler().save_pretrained(folder / "scheduler")
+    CLIPImageProcessor(size={"shortest_edge": artwork.SIZE}, crop_size=artwork.SIZE, image_mean=[0.5] * 3,
+                       image_std=[0.5] * 3).save_pretrained(folder / "classifier")
+    classes = dict(vae=("diffusers", "AutoencoderKL"), text_encoder=("transformers", "CLIPTextModel"),
+                   tokenizer=("transformers", "CLIPTokenizer"), unet=("diffusers", "UNet2DConditionModel"),
+                   scheduler=("diffusers", "DDIMScheduler"), safety_checker=(None, None), feature_extractor=(None, None))
+    index = dict(_class_name="StableDiffusionPipeline", **classes, requires_safety_checker=False)
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
-def main(work: str, stage: str = "all"):
-    work = Path(work)
-    work.mkdir(parents=True, exist_ok=True)
-    vae = train_autoencoder(work)
+def main(work: str) -> None:
+    """Every stage in turn, each from where `work` stands, and the weights written into the package."""
+    folder = Path(work)
+    folder.mkdir(parents=True, exist_ok=True)
+    vae = train_autoencoder(folder)
     normalise_latents(vae)
-    clip = train_clip(work)
-    network = train_unet(work, vae, clip)
-    export(model.WEIGHTS, vae, clip, network)
+    clip = train_clip(folder, vae)
+    export(model.WEIGHTS, vae, clip, train_unet(folder, vae, clip))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class Ida:
     log             a = (b - log t) / S centred, with log p = b - S a fitted to all rounds: the weights at which the
                     measured response meets the target. After the audit alone it is a += step (log p - log t).
     additive        a += step (p - t), from the last round
-    multiplicative  v *= p / t on the simplex, a = n unit (v - 1/n), from the last round
+    multiplicative  v *= p / t on the simplex, a = largest unit (v - 1/n), from the last round
     """
 
     def __init__(self, target: Sequence[float], rule: str = "log", unit: float = 1.0, largest: float = 4.0):
@@ -40,9 +40,9 @@ class Ida:
         elif self.rule == "additive":
             step = last + 2 * self.unit * (p - self.target)
         else:
-            n = len(p)
-            v = np.clip(last / (n * self.unit) + 1 / n, 1e-3, None) * p / np.exp(self.log_target)
-            step = n * self.unit * (v / v.sum() - 1 / n)
+            gain, even = self.largest * self.unit, 1 / len(p)
+            v = np.clip(last / gain + even, 1e-3, None) * p / np.exp(self.log_target)
+            step = gain * (v / v.sum() - even)
         step = step - step.mean()
         bound = self.largest * self.unit / max(np.abs(step).max(), self.largest * self.unit)
         return Steering(tuple((step * bound).tolist()))

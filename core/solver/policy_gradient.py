@@ -16,7 +16,7 @@ from . import Measurement
 class PolicyGradient:
     """Gaussian policy N(mean, spread^2) over centred weights, in units at which a push is felt."""
 
-    def __init__(self, target: Sequence[float], unit: float = 1.0, *, generation: int = 4, spread: float = 0.5,
+    def __init__(self, target: Sequence[float], unit: float = 1.0, *, generation: int = 8, spread: float = 0.5,
                  rate: float = 0.5, seed: int = 0):
         """`generation` rounds an update, `spread` of the policy and step `rate`, both in units."""
         self.target = np.asarray(target, float)

@@ -1,0 +1,126 @@
+"""Is the demo model good enough? Measured on fresh seeds, against the artwork whose labels are known.
+
+    python -m sd_debias.core.demo.evaluate [IMAGES] [--write docs]
+
+IMAGES (400) are generated for each occupation's neutral prompt, and as many for prompts that state gender and tone.
+"""
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..attribute import GENDER, SKIN_TONE_5
+from ..classify.skin_tone import SkinTone
+from ..distribution import wilson
+from ..files import write_atomic
+from ..workbench import Workbench, demo
+from . import artwork, bias, captions
+
+FIRST_SEED = 50_000_000
+
+
+def nearest_artwork(images: np.ndarray) -> np.ndarray:
+    """Index into `artwork.LABELS` of the picture with the least squared difference, [N], for uint8 [N, 64, 64, 3]."""
+    known = artwork.load().reshape(len(artwork.LABELS), -1).astype(np.float32)
+    x = images.reshape(len(images), -1).astype(np.float32)
+    return ((known ** 2).sum(1) - 2 * x @ known.T).argmin(1)
+
+
+def labels_of(indices: np.ndarray) -> np.ndarray:
+    """(subject, gender, tone) of artwork indices as numbers, int [N, 3]."""
+    table = np.array([(artwork.SUBJECTS.index(label.subject), list(artwork.GENDERS).index(label.gender),
+                       list(artwork.TONES).index(label.tone)) for label in artwork.LABELS])
+    return table[indices]
+
+
+def explicit_prompts(subject: str) -> list[tuple[str, int, int]]:
+    """The prompts that state gender and tone, natural and in context, with the indices of both."""
+    prompts = []
+    for (g, gender), (t, tone) in itertools.product(enumerate(artwork.GENDERS), enumerate(artwork.TONES)):
+        skin = f"{tone} skin"
+        prompts.append((f"a photo of a {captions.SEX_WORDS[gender]} {subject} with {skin}", g, t))
+        prompts.append((f"{captions.prompt(subject)}, a {gender}, a person with {skin}", g, t))
+    return prompts
+
+
+def confusion(true: np.ndarray, measured: np.ndarray, n: int) -> np.ndarray:
+    """Counts [true, measured]; unsure ones (-1) are left out."""
+    table = np.zeros((n, n), int)
+    np.add.at(table, (true[measured >= 0], measured[measured >= 0]), 1)
+    return table
+
+
+def classifiers(bench: Workbench) -> dict:
+    """Confusion matrices on the original artwork, whose labels are known: CLIP's, and skin tone by ITA."""
+    pictures, true = artwork.load(), labels_of(np.arange(len(artwork.LABELS)))
+    judges = {"CLIP gender": (bench.classifier(GENDER), 1, 2), "CLIP skin tone": (bench.classifier(SKIN_TONE_5), 2, 5),
+              "ITA skin tone, photographic cut-offs": (SkinTone(SKIN_TONE_5, faces="off"), 2, 5),
+              "ITA skin tone, the artwork's cut-offs":
+                  (SkinTone(SKIN_TONE_5, faces="off", cutoffs=artwork.ITA_CUTOFFS), 2, 5)}
+    found = {}
+    for name, (judge, column, n) in judges.items():
+        p = judge(pictures)
+        table = confusion(true[:, column], np.where(p.sum(1) > 0, p.argmax(1), -1), n)
+        found[name] = dict(confusion=table.tolist(), agreement=float(np.trace(table) / table.sum()))
+    return found
+
+
+def evaluate(bench: Workbench, images: int, say=print) -> dict:
+    """All figures of the model card."""
+    clip_gender, clip_tone = bench.classifier(GENDER), bench.classifier(SKIN_TONE_5)
+    rows, agree, stated = {}, [], []
+    for number, subject in enumerate(artwork.OCCUPATIONS):
+        seeds = range(FIRST_SEED, FIRST_SEED + images)
+        pictures, _ = bench.generate(captions.prompt(subject), seeds)
+        shown = labels_of(nearest_artwork(pictures))
+        agree.append(np.stack([clip_gender(pictures).argmax(1) == shown[:, 1], clip_tone(pictures).argmax(1) == shown[:, 2]]))
+        (men, women), tones = bias.shares(subject)
+        measured = np.bincount(shown[:, 2], minlength=5) / images
+        right = shown[:, 0] == number + 1
+        prompts = explicit_prompts(subject)
+        obeyed = []
+        for i, (prompt, gender, tone) in enumerate(prompts):
+            part = range(FIRST_SEED + images + i, FIRST_SEED + 2 * images, len(prompts))
+            seen = labels_of(nearest_artwork(bench.generate(prompt, part)[0]))
+            obeyed.append(np.stack([seen[:, 0] == number + 1, seen[:, 1] == gender, seen[:, 2] == tone], 1))
+        obeyed = np.concatenate(obeyed)
+        stated.append(obeyed)
+        rows[subject] = dict(men=float((shown[:, 1] == 0).mean()), men_table=men, tones=measured.tolist(),
+                             tones_table=list(tones), occupation=float(right.mean()),
+                             stated_occupation=float(obeyed[:, 0].mean()), stated_gender=float(obeyed[:, 1].mean()),
+                             stated_tone=float(obeyed[:, 2].mean()))
+        r = rows[subject]
+        say(f"{subject:20s} men {r['men']:.3f} (table {men:.2f})  tones {np.round(measured, 2).tolist()} {tones}  "
+            f"occupation {r['occupation']:.3f}  stated: {r['stated_occupation']:.3f} {r['stated_gender']:.3f} "
+            f"{r['stated_tone']:.3f}", flush=True)
+    stated, agree = np.concatenate(stated), np.concatenate(agree, 1)
+    worst = {key: max(np.abs(np.subtract(r[key], r[key + "_table"])).max() for r in rows.values()) for key in ("men", "tones")}
+    return dict(
+        images=images, first_seed=FIRST_SEED, occupations=rows, classifiers=classifiers(bench),
+        largest_deviation=dict(gender=float(worst["men"]), tone=float(worst["tones"])),
+        occupation_right=float(np.mean([r["occupation"] for r in rows.values()])),
+        stated=dict(occupation=float(stated[:, 0].mean()), gender=float(stated[:, 1].mean()),
+                    tone=float(stated[:, 2].mean()), both=float(stated[:, 1:].all(1).mean()),
+                    both_interval=list(wilson(int(stated[:, 1:].all(1).sum()), len(stated)))),
+        clip_agrees_with_nearest_artwork=dict(gender=float(agree[0].mean()), tone=float(agree[1].mean())))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", type=int, nargs="?", default=400)
+    parser.add_argument("--write", help="folder for demo_model.json")
+    options = parser.parse_args()
+    result = evaluate(demo(), options.images)
+    print(json.dumps({key: value for key, value in result.items() if key not in ("occupations", "classifiers")}, indent=2))
+    for name, found in result["classifiers"].items():
+        print(f"{name}: {found['agreement']:.3f} {found['confusion']}")
+    if options.write:
+        write_atomic(Path(options.write) / "demo_model.json", json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,417 @@
+"""Classifiers, checked on random tiny models, reference colours and the demo's artwork."""
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group
+from sd_debias.core.classify import labels, left_out, pictures
+from sd_debias.core.classify.clip import ClipModel
+from sd_debias.core.classify.image_classifier import ImageClassifier
+from sd_debias.core.classify.skin_tone import SkinTone, cielab, skin_mask, typology_angle
+from sd_debias.core.demo import artwork
+
+ENSEMBLE = Attribute("age", (Group("young", classifier_texts=("a child", "a young person")), Group("old")))
+TONES_5 = SKIN_TONE_5.names
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 40, 30, 3), dtype=np.uint8)
+
+
+def save_tokenizer(folder):
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(
+        tokenizer_class="CLIPTokenizer", unk_token="<|endoftext|>", bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>", pad_token="<|endoftext|>")))
+
+
+def save_processor(folder, kind="CLIPImageProcessor", size=32):
+    square = dict(height=size, width=size)
+    (folder / "preprocessor_config.json").write_text(json.dumps(dict(
+        image_processor_type=kind, size=square if kind == "ViTImageProcessor" else dict(shortest_edge=size),
+        crop_size=square, do_resize=True, do_center_crop=True, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3)))
+
+
+TEXT = dict(vocab_size=54, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=24, bos_token_id=52, eos_token_id=53, pad_token_id=53)
+VISION = dict(image_size=32, patch_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+              num_attention_heads=2)
+
+
+def build(kind, folder):
+    torch.manual_seed(0)
+    if kind == "clip":
+        model = transformers.CLIPModel(transformers.CLIPConfig(
+            text_config={**TEXT, "projection_dim": 8}, vision_config={**VISION, "projection_dim": 8}, projection_dim=8))
+    elif kind == "siglip":
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=TEXT, vision_config=VISION))
+    elif kind == "vision":
+        model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION))
+    else:
+        model = transformers.ViTForImageClassification(transformers.ViTConfig(**VISION, num_labels=4, id2label=dict(
+            enumerate(("0-20", "21-40", "over 40", "cat"))), problem_type="single_label_classification"))
+    with torch.no_grad():
+        for weight in model.parameters():  # the usual initialisation answers all pictures alike
+            if weight.ndim > 1:
+                weight.normal_(0, 0.3)
+    model.config.save_pretrained(folder)
+    save_file(model.state_dict(), folder / "model.safetensors", metadata=dict(format="pt"))
+    save_tokenizer(folder)
+    save_processor(folder, "ViTImageProcessor" if kind == "vit" else "CLIPImageProcessor")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    kinds = ("clip", "siglip", "vision", "vit") if hasattr(transformers, "SiglipModel") else ("clip", "vision", "vit")
+    return {kind: build(kind, tmp_path_factory.mktemp(kind)) for kind in kinds}
+
+
+@pytest.fixture(scope="module")
+def clip(folders):
+    return ClipModel(folders["clip"])
+
+
+# ---- what all classifiers share
+
+def test_pictures_of_any_form_are_the_same_pictures(images):
+    mixed = [Image.fromarray(images[0]), images[1]]
+    for one, other in zip(pictures(images[:2]), pictures(mixed), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_transparent_or_grey_pil_image_becomes_rgb():
+    assert [array.shape for array in pictures([Image.new("RGBA", (4, 2)), Image.new("L", (4, 2))])] == [(2, 4, 3)] * 2
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 4, 4, 3)), [np.zeros((3, 4, 4), np.uint8)], torch.zeros(2, 3, 4, 4),
+                                   np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4))])
+def test_images_that_would_have_to_be_guessed_at_are_refused(wrong):
+    with pytest.raises(ValueError, match="Expected"):
+        pictures(wrong)
+
+
+def test_unsure_empty_and_tied_rows_have_no_label_and_are_counted():
+    found = labels(np.array([[0.9, 0.1], [0.4, 0.6], [0.0, 0.0], [0.5, 0.5]]), threshold=0.7)
+    assert found.tolist() == [0, -1, -1, -1] and left_out(found) == 3
+    assert labels(np.array([[0.4, 0.6]])).tolist() == [1]
+    assert labels(np.empty((0, 2))).tolist() == []
+
+
+@pytest.mark.parametrize("p, threshold", [(np.zeros(3), 0.5), (np.zeros((3, 0)), 0.5), (np.full((1, 2), np.nan), 0.5),
+                                          (np.ones((1, 2)), 70)])
+def test_labels_refuse_what_is_no_probability(p, threshold):
+    with pytest.raises(ValueError):
+        labels(p, threshold)
+
+
+# ---- CLIP
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_zero_shot_equals_the_models_own_logits(kind, folders, images):
+    if kind not in folders:
+        pytest.skip("this version of transformers has no SigLIP")
+    folder = folders[kind]
+    tokenize, process, compare = (auto.from_pretrained(folder) for auto in (
+        transformers.AutoTokenizer, transformers.AutoImageProcessor, transformers.AutoModel))
+    tokens = tokenize(["man", "woman"], padding="max_length", max_length=24, return_tensors="pt")
+    pixels = process([Image.fromarray(image) for image in images], return_tensors="pt")
+    mask = {} if kind == "siglip" else dict(attention_mask=tokens["attention_mask"])
+    expected = compare(input_ids=tokens["input_ids"], **mask, **pixels).logits_per_image
+    p = ClipModel(folder).classifier(Attribute("gender", (Group("man"), Group("woman"))))(images)
+    assert p.dtype == np.float32 and np.ptp(p[:, 0]) > 1e-3
+    np.testing.assert_allclose(p, expected.softmax(-1).detach().numpy(), atol=2e-5)
+
+
+def test_a_group_is_the_mean_of_its_captions_in_every_template(clip):
+    group = clip.classifier(ENSEMBLE, templates=("{}", "photo of {}")).groups[0]
+    captions = clip.embed_texts(["a child", "a young person", "photo of a child", "photo of a young person"])
+    torch.testing.assert_close(group, captions.mean(0) / captions.mean(0).norm())
+    torch.testing.assert_close(captions.norm(dim=1), torch.ones(4))
+
+
+def test_temperature_divides_the_cosines(clip, images):
+    cosines = clip.embed_images(images) @ clip.classifier(GENDER).groups.T
+    for temperature in (0.01, 1.0):
+        np.testing.assert_allclose(clip.classifier(GENDER, temperature)(images), (cosines / temperature).softmax(-1),
+                                   atol=1e-5)
+
+
+def test_one_model_serves_several_attributes_and_embeds_the_same_pictures_once(clip, images, monkeypatch):
+    calls, embed = [], clip.model.get_image_features
+    monkeypatch.setattr(clip.model, "get_image_features", lambda **inputs: calls.append(1) or embed(**inputs))
+    batch = images[::-1].copy()
+    assert clip.classifier(GENDER)(batch).shape == (5, 2) and clip.classifier(AGE)(batch).shape == (5, 3)
+    before = clip.similarity(batch, "a doctor")
+    assert len(calls) == 1
+    batch[0] = 255 - batch[0]
+    after = clip.similarity(batch, "a doctor")
+    assert len(calls) == 2 and after[0] != before[0] and after[1] == pytest.approx(before[1], abs=1e-5)
+
+
+def test_similarity_is_the_cosine_with_the_prompt(clip, images):
+    similarity = clip.similarity(images, "a doctor")
+    expected = torch.nn.functional.cosine_similarity(clip.embed_images(images), clip.embed_texts(["a doctor"]))
+    assert similarity.shape == (5,) and np.abs(similarity).max() <= 1 + 1e-6
+    np.testing.assert_allclose(similarity, expected, atol=1e-6)
+
+
+def test_batches_and_sizes_do_not_change_the_answer(folders, clip, images):
+    sizes = [images[0], Image.fromarray(images[1]), images[2, :20], images[3]]
+    alone = np.concatenate([clip.classifier(GENDER)([image]) for image in sizes])
+    np.testing.assert_allclose(ClipModel(folders["clip"], batch_size=3).classifier(GENDER)(sizes), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("empty", [[], np.zeros((0, 64, 64, 3), np.uint8)])
+def test_an_empty_batch_gives_an_empty_answer(empty, folders, clip):
+    assert clip.classifier(AGE)(empty).shape == (0, 3)
+    assert clip.similarity(empty, "a doctor").shape == (0,)
+    assert SkinTone(SKIN_TONE, faces="off")(empty).shape == (0, 6)
+    assert ImageClassifier(folders["vit"], GENDER, {"cat": "man", "0-20": "woman"})(empty).shape == (0, 2)
+
+
+def test_features_of_older_transformers_are_plain_tensors(clip, images, monkeypatch):
+    expected = clip.embed_texts(["a man"])
+    monkeypatch.setattr(clip.model, "get_text_features", lambda **_: expected * 3)
+    torch.testing.assert_close(clip.embed_texts(["a man"]), expected)
+
+
+def test_texts_longer_than_the_model_reads_are_cut(clip):
+    torch.testing.assert_close(clip.embed_texts(["a " * 50]), clip.embed_texts(["a " * 80]))
+
+
+def test_embeddings_that_overflow_are_refused(folders, clip, images, monkeypatch):
+    monkeypatch.setattr(clip.model, "get_text_features", lambda **_: torch.full((1, 8), float("nan")))
+    with pytest.raises(ValueError, match="float32"):
+        clip.similarity(images, "a doctor")
+
+
+def test_groups_whose_texts_read_the_same_are_refused(clip):
+    alike = Attribute("age", (Group("young", classifier_texts=("a" * 99 + "b",)), Group("old", ("a" * 99 + "c",))))
+    with pytest.raises(ValueError, match="cannot tell two groups of 'age' apart"):
+        clip.classifier(alike)
+
+
+@pytest.mark.parametrize("options", [dict(temperature=0.0), dict(temperature=float("nan")), dict(templates=()),
+                                     dict(templates=("a photo",)), dict(templates="{}")])
+def test_settings_that_make_no_sense_are_refused(clip, options):
+    with pytest.raises(ValueError):
+        clip.classifier(GENDER, **options)
+
+
+# ---- loading
+
+def test_pickled_weights_are_never_loaded(folders, tmp_path):
+    for path in folders["clip"].iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(ValueError, match="pytorch_model.bin.*never loaded"):
+        ClipModel(tmp_path)
+
+
+def test_a_model_without_a_text_tower_is_refused(folders):
+    with pytest.raises(ValueError, match="vit.* has no text tower"):
+        ClipModel(folders["vit"])
+    with pytest.raises(ValueError, match="clip_vision_model"):  # early versions of transformers do not know it alone
+        ClipModel(folders["vision"])
+
+
+def test_missing_weights_are_refused_instead_of_random(folders, tmp_path):
+    for path in folders["vit"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata=dict(format="pt"))
+    with pytest.raises(ValueError, match="lacks 1 weights .* 'classifier.weight'"):
+        ImageClassifier(tmp_path, YOUNG_OLD, AGES)
+
+
+def test_an_unknown_model_is_refused_without_touching_the_network(monkeypatch):
+    def connect(*_):
+        raise AssertionError("the network was used")
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    for source in ("nobody/no-such-model", "/no/such/folder"):
+        with pytest.raises(ValueError, match="no folder and no model in the local cache"):
+            ClipModel(source)
+
+
+def test_code_in_a_models_folder_is_not_run(folders, tmp_path):
+    marker = tmp_path / "ran"
+    (tmp_path / "model.safetensors").write_bytes((folders["clip"] / "model.safetensors").read_bytes())
+    (tmp_path / "custom.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    (tmp_path / "config.json").write_text(json.dumps(dict(
+        model_type="custom", auto_map=dict(AutoConfig="custom.Config", AutoModel="custom.Model"))))
+    with pytest.raises(ValueError, match="could not be loaded"):
+        ClipModel(tmp_path)
+    assert not marker.exists()
+
+
+def test_damaged_weights_are_refused(folders, tmp_path):
+    for path in folders["clip"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"not a tensor")
+    with pytest.raises(ValueError, match="could not be loaded as AutoModel"):
+        ClipModel(tmp_path)
+
+
+# ---- image classifiers
+
+AGES = {"0-20": "young", "21-40": "young", "over 40": "old"}
+YOUNG_OLD = Attribute("age", (Group("old"), Group("young")))
+
+
+def test_mapped_labels_are_summed_and_the_others_dropped(folders, images):
+    classify = ImageClassifier(folders["vit"], YOUNG_OLD, AGES, min_mass=0)
+    whole = classify.model(**{k: v for k, v in classify.processor([Image.fromarray(i) for i in images],
+                                                                  return_tensors="pt").items()}).logits.softmax(-1)
+    expected = torch.stack([whole[:, 2], whole[:, 0] + whole[:, 1]], 1) / whole[:, :3].sum(1, keepdim=True)
+    p = classify(images)
+    assert p.dtype == np.float32
+    np.testing.assert_allclose(p, expected.detach(), atol=1e-5)
+
+
+def test_pictures_of_something_else_are_left_out(folders, images):
+    mass = 1 - ImageClassifier(folders["vit"], GENDER, {"cat": "man", "0-20": "woman", "21-40": "woman",
+                                                        "over 40": "woman"})(images)[:, 0]
+    least = float(np.median(mass))
+    p = ImageClassifier(folders["vit"], YOUNG_OLD, AGES, min_mass=least, batch_size=2)(images)
+    assert ((p.sum(1) == 0) == (mass < least)).all() and left_out(labels(p)) == 2
+
+
+@pytest.mark.parametrize("groups, message", [
+    ({"0-20": "young", "elderly": "old"}, "no label 'elderly'.*0-20, 21-40, over 40, cat"),
+    ({"0-20": "young", "over 40": "elderly"}, "no group 'elderly'.*old, young"),
+    ({"0-20": "young"}, "No label is mapped to group 'old'")])
+def test_a_map_that_does_not_fit_names_what_is_known(folders, groups, message):
+    with pytest.raises(ValueError, match=message):
+        ImageClassifier(folders["vit"], YOUNG_OLD, groups)
+
+
+def test_labels_that_do_not_exclude_each_other_are_refused(folders, tmp_path):
+    for path in folders["vit"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
+    with pytest.raises(ValueError, match="yes or no"):
+        ImageClassifier(tmp_path, YOUNG_OLD, AGES)
+
+
+def test_a_share_out_of_range_is_refused(folders):
+    with pytest.raises(ValueError, match="min_mass"):
+        ImageClassifier(folders["vit"], YOUNG_OLD, AGES, min_mass=50)
+
+
+# ---- skin tone
+
+@pytest.mark.parametrize("rgb, lab", [
+    ((255, 0, 0), (53.24, 80.09, 67.20)), ((0, 255, 0), (87.73, -86.18, 83.18)),
+    ((0, 0, 255), (32.30, 79.19, -107.86)), ((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)),
+    ((119, 119, 119), (50.03, 0, 0)), ((3, 3, 3), (0.82, 0, 0))])
+def test_cielab_of_reference_colours(rgb, lab):
+    np.testing.assert_allclose(cielab(np.array(rgb, np.uint8)), lab, atol=0.01)
+
+
+def test_the_angle_is_that_of_lightness_above_50_against_yellowness():
+    np.testing.assert_allclose(typology_angle(np.array([[70.0, 10, 20], [50, 9, 12], [40, 9, 10]])), [45, 0, -45])
+
+
+# sRGB colours, one for each class, with their ITA from scikit-image's rgb2lab.
+CLASSES = [((249, 221, 189), 64.1), ((224, 187, 149), 49.3), ((205, 160, 120), 35.0), ((186, 141, 104), 24.6),
+           ((165, 108, 67), 1.5), ((112, 83, 74), -50.1)]
+
+
+def person(rgb, ground=(255, 255, 255), size=64):
+    picture = np.full((size, size, 3), ground, np.uint8)
+    picture[size // 4:3 * size // 4, size // 3:2 * size // 3] = rgb
+    return picture
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_each_class_of_skin_is_found_whatever_the_number_of_groups(index):
+    rgb, angle = CLASSES[index]
+    images = [person(rgb), person(rgb, ground=(30, 90, 200))]
+    np.testing.assert_allclose(SkinTone(SKIN_TONE, faces="off").angles(images), angle, atol=0.1)
+    for attribute, group in ((SKIN_TONE, index), (SKIN_TONE_5, max(index - 1, 0)), (SKIN_TONE_3, index // 2)):
+        p = SkinTone(attribute, faces="off")(images)
+        assert p.dtype == np.float32 and p.tolist() == [[float(i == group) for i in range(p.shape[1])]] * 2
+
+
+def test_the_mask_holds_for_very_dark_skin_and_not_for_greys_or_vivid_colours():
+    skin = np.array([[70, 45, 35], [55, 35, 28], [249, 221, 189]], np.uint8)
+    other = np.array([[128, 128, 128], [255, 255, 255], [10, 10, 10], [220, 30, 20], [255, 229, 30], [30, 90, 200],
+                      [40, 130, 60]], np.uint8)
+    assert skin_mask(cielab(skin)).all() and not skin_mask(cielab(other)).any()
+
+
+def test_pictures_without_skin_are_zeros_and_counted():
+    few = person((30, 90, 200))
+    few[0, :5] = (186, 141, 104)
+    p = SkinTone(SKIN_TONE_5, faces="off")([few, person((186, 141, 104)), np.full((1, 1, 3), 255, np.uint8)])
+    assert p.sum(1).tolist() == [0, 1, 0] and left_out(labels(p)) == 2
+
+
+def test_brown_hair_beside_a_face_is_not_its_colour():
+    picture = person((186, 141, 104), size=64)
+    picture[4:16, 12:52] = picture[16:60, 12:20] = picture[16:60, 44:52] = (84, 57, 48)
+    assert SkinTone(SKIN_TONE, faces="off").angles([picture]) == pytest.approx(24.6, abs=0.1)
+
+
+def test_large_pictures_have_the_angle_of_small_ones():
+    small = person((165, 108, 67))
+    large = small.repeat(12, 0).repeat(12, 1)
+    classify = SkinTone(SKIN_TONE, faces="off")
+    assert classify.angles([large]) == pytest.approx(classify.angles([small]))
+
+
+def test_the_largest_face_is_measured_and_none_leaves_the_picture_out_where_one_must_be_there():
+    picture = person((165, 108, 67))
+    picture[:12, :12] = (249, 221, 189)
+    for boxes, found in (([(0, 0, 12, 12)], 64.1), ([(0, 0, 12, 12), (20, 16, 22, 32)], 1.5), ([], None)):
+        only, auto = (SkinTone(SKIN_TONE, faces=faces, detector=lambda _, boxes=boxes: boxes).angles([picture])[0]
+                      for faces in ("only", "auto"))
+        assert auto == pytest.approx(found or 1.5, abs=0.1)
+        assert np.isnan(only) if found is None else only == auto
+
+
+def test_no_detector_is_asked_where_faces_are_off():
+    SkinTone(SKIN_TONE, faces="off", detector=lambda _: pytest.fail("asked"))([person((165, 108, 67))])
+
+
+def test_without_a_detector_auto_measures_the_picture_and_only_is_refused(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    assert SkinTone(SKIN_TONE).name == "ITA of pictures"
+    with pytest.raises(ValueError, match="No face detector is installed"):
+        SkinTone(SKIN_TONE, faces="only")
+
+
+@pytest.mark.parametrize("options", [dict(cutoffs=(10, 20, 30, 40, 50)), dict(cutoffs=(40, 10)), dict(faces="yes"),
+                                     dict(min_share=5), dict(cutoffs=(50, 40, 30, 20, float("nan")))])
+def test_skin_tone_settings_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError):
+        SkinTone(SKIN_TONE, **options)
+
+
+def test_an_attribute_with_other_groups_needs_own_cutoffs():
+    with pytest.raises(ValueError, match="cutoffs"):
+        SkinTone(GENDER, faces="off")
+    assert SkinTone(GENDER, cutoffs=(20,), faces="off")([person(rgb) for rgb, _ in CLASSES]).argmax(1).tolist() == \
+        [0, 0, 0, 0, 1, 1]
+
+
+def test_the_artworks_tones_are_told_apart_by_the_cutoffs_of_its_palettes():
+    truth = [TONES_5.index(label.tone) for label in artwork.LABELS]
+    art = artwork.load()
+    found = labels(SkinTone(SKIN_TONE_5, cutoffs=(58, 46.7, 19, -14), faces="off")(art))
+    assert (found == truth).mean() > 0.98 and left_out(found) == 0
+    # Drawings are not photographs: at the cut-offs meant for photographs half of them have another tone's name.
+    assert (labels(SkinTone(SKIN_TONE_5, faces="off")(art)) == truth).mean() < 0.6

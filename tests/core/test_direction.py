@@ -1,0 +1,103 @@
+"""Directions: mixing group conditionings, as pure tensors."""
+import pytest
+import torch
+
+from sd_debias.core.direction import ALONE, IN_CONTEXT, group_texts, mix, shift_prompt
+
+DEVICES = ["cpu", pytest.param("cuda", marks=[
+    pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+def conditionings(*shape, n=2, batch=1, device="cpu", dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    anchor = torch.randn(batch, *shape, generator=generator).to(device, dtype)
+    groups = torch.randn(n, 1, *shape, generator=generator).to(device, dtype)
+    return anchor, groups
+
+
+def test_a_text_stands_behind_the_prompt_or_alone_unless_it_places_the_prompt_itself():
+    texts = ["a woman", "{prompt} who is a woman"]
+    assert group_texts(texts, "a doctor", IN_CONTEXT) == ["a doctor, a woman", "a doctor who is a woman"]
+    assert group_texts(texts, "a doctor", ALONE) == ["a woman", "a doctor who is a woman"]
+
+
+def test_braces_in_prompt_or_text_are_left_alone():
+    assert group_texts(["a {red|blue} woman"], "a {group}", IN_CONTEXT) == ["a {group}, a {red|blue} woman"]
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (8,), (4, 8, 8), (4, 3, 8, 8)], ids=["tokens", "pooled", "image", "video"])
+def test_mix_is_the_anchored_sum(shape, device):
+    e, g = conditionings(*shape, n=3, batch=2, device=device)
+    a = torch.tensor([[0.3, -0.2, 1.1], [0.0, 2.0, -0.5]])
+    expected = torch.stack([e[b] + sum(a[b, i].item() * (g[i, 0] - e[b]) for i in range(3)) for b in range(2)])
+    assert mix(e, g, a).device.type == device
+    assert torch.allclose(mix(e, g, a), expected, atol=1e-5)
+
+
+def test_mix_of_zero_weights_is_the_anchor_and_of_one_group_that_group_bit_for_bit(device):
+    e, g = conditionings(16, 8, batch=3, device=device)
+    u = mix(e, g, torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    assert torch.equal(u[0], e[0])
+    assert torch.equal(u[1:], g[:, 0])
+
+
+def test_mix_takes_a_prediction_of_its_own_for_each_image():
+    e, _ = conditionings(4, 8, 8, batch=2)
+    groups = torch.randn(3, 2, 4, 8, 8)
+    u = mix(e, groups, torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    assert torch.equal(u, torch.stack([groups[1, 0], groups[2, 1]]))
+
+
+def test_shift_prompt_in_context_reaches_exactly_the_group_at_weight_minus_1(device):
+    c, g = conditionings(16, 8, device=device)
+    shifted = shift_prompt(c, g, torch.tensor([[-1.0, 0.0], [0.0, -1.0], [0.0, 0.0]]), c)
+    assert torch.equal(shifted, torch.cat([g[0], g[1], c]))
+
+
+def test_shift_prompt_alone_pushes_away_from_a_group_and_toward_the_others():
+    c, g = conditionings(16, 8)
+    away = shift_prompt(c, g, torch.tensor([[0.5, -0.5]]), g.mean(0))
+    assert torch.allclose(away, c - (0.5 * g[0] - 0.5 * g[1]), atol=1e-6)
+
+
+def test_equal_weights_on_all_groups_alone_shift_nothing():
+    c, g = conditionings(16, 8, n=3)
+    assert torch.allclose(shift_prompt(c, g, torch.full((1, 3), 0.7), g.mean(0)), c, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_mixed_in_float32_and_returned_in_its_own_type(dtype, device):
+    e, g = conditionings(16, 8, device=device, dtype=dtype)
+    a = torch.tensor([[100.0, -100.0]])  # in half precision the sum would lose all digits
+    u = mix(e, g, a)
+    exact = mix(e.double().float(), g.float(), a)
+    assert u.dtype == dtype
+    assert torch.equal(u, exact.to(dtype))
+
+
+def test_weights_for_another_number_of_groups_are_refused():
+    e, g = conditionings(16, 8)
+    for weights in (torch.zeros(1, 3), torch.zeros(2)):
+        with pytest.raises(ValueError, match="n = 2 groups"):
+            mix(e, g, weights)
+
+
+def test_groups_of_another_text_encoder_are_refused():
+    e, _ = conditionings(16, 8)
+    _, g = conditionings(16, 9)
+    with pytest.raises(ValueError, match="another text encoder"):
+        mix(e, g, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="another text encoder"):
+        shift_prompt(e, g, torch.zeros(1, 2), e)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(bad):
+    e, g = conditionings(16, 8)
+    with pytest.raises(ValueError, match="finite"):
+        mix(e, g, torch.tensor([[bad, 0.0]]))

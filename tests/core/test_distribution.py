@@ -1,0 +1,353 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+from sd_debias.core.distribution import (
+    correct_confusion,
+    deviation_ratio,
+    dirichlet_interval,
+    g_test,
+    images_needed,
+    intersections,
+    kl_divergence,
+    marginals,
+    noise_floor,
+    shares,
+    smoothed,
+    summarise,
+    total_variation,
+    wilson,
+)
+
+EVEN = (0.5, 0.5)
+CONFUSION = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.05, 0.15, 0.8]])
+
+
+def random_shares(groups, seed):
+    return np.random.default_rng(seed).dirichlet(np.ones(groups))
+
+
+# Shares and distances
+
+def test_shares_of_several_sets_of_images_at_once():
+    assert shares([[3, 1], [0, 5]]).tolist() == [[0.75, 0.25], [0.0, 1.0]]
+
+
+def test_a_group_that_never_appears_gets_a_share_above_zero_when_smoothed():
+    assert smoothed([10, 0]).tolist() == [10.5 / 11, 0.5 / 11]
+    assert np.isfinite(np.log(smoothed([10, 0, 0]))).all()
+
+
+def test_a_group_that_never_appears_adds_nothing_to_the_divergence():
+    assert kl_divergence([1.0, 0.0], EVEN) == pytest.approx(math.log(2))
+
+
+def test_divergence_is_infinite_for_images_in_a_group_that_should_have_none():
+    assert kl_divergence(EVEN, [1.0, 0.0]) == math.inf
+    assert kl_divergence([1.0, 0.0], [1.0, 0.0]) == 0
+
+
+@pytest.mark.parametrize("groups", [2, 6, 24])
+def test_divergence_agrees_with_scipy(groups):
+    p, t = random_shares(groups, 1), random_shares(groups, 2)
+    assert kl_divergence(p, t) == pytest.approx(stats.entropy(p, t), rel=1e-10)
+
+
+def test_distances_of_several_sets_of_images_are_those_of_each():
+    p, t = np.stack([random_shares(3, seed) for seed in range(4)]), random_shares(3, 9)
+    for distance in (kl_divergence, total_variation):
+        assert distance(p, t).tolist() == [distance(row, t) for row in p]
+    assert deviation_ratio(p).tolist() == [deviation_ratio(row) for row in p]
+
+
+def test_total_variation_is_the_share_of_images_that_would_have_to_change():
+    assert total_variation([0.7, 0.3], EVEN) == pytest.approx(0.2)
+    assert total_variation([1.0, 0.0], [0.0, 1.0]) == 1
+
+
+@pytest.mark.parametrize("p, expected", [([0.5, 0.5], 0), ([1, 0, 0], 1), ([0.7, 0.3], 0.4), ([0.5, 0.5, 0], 0.5)])
+def test_deviation_ratio_is_zero_for_uniform_and_one_for_a_single_group(p, expected):
+    assert deviation_ratio(p) == pytest.approx(expected)
+
+
+# Noise floor, tests and intervals
+
+@pytest.mark.parametrize("groups", [2, 3, 6, 36, 200])
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+def test_noise_floor_agrees_with_scipy(groups, level):
+    mean, quantile = noise_floor(groups, 100, level)
+    assert mean == (groups - 1) / 200
+    assert quantile == pytest.approx(stats.chi2(groups - 1).ppf(level) / 200, rel=1e-9)
+
+
+def test_noise_floor_of_two_groups_at_usual_numbers_of_images():
+    assert noise_floor(2, 100)[1] == pytest.approx(0.0192, abs=5e-5)
+    assert noise_floor(2, 1000)[1] == pytest.approx(0.0019, abs=5e-5)
+
+
+def test_noise_floor_is_zero_where_only_one_group_is_wanted():
+    assert noise_floor(1, 100) == (0, 0)
+
+
+def test_a_fair_model_stays_below_the_noise_floor_in_95_percent_of_runs():
+    target = np.array([0.3, 0.3, 0.2, 0.2])
+    counts = np.random.default_rng(0).multinomial(500, target, size=4000)
+    divergences = kl_divergence(shares(counts), target)
+    mean, quantile = noise_floor(4, 500)
+    assert divergences.mean() == pytest.approx(mean, rel=0.05)
+    assert (divergences <= quantile).mean() == pytest.approx(0.95, abs=0.012)
+
+
+@pytest.mark.parametrize("counts, target", [
+    ((55, 45), EVEN), ((90, 10), (0.7, 0.3)), ((0, 20), EVEN), ((500, 1), EVEN), ((10, 0, 5, 12), (0.25,) * 4)])
+def test_g_test_agrees_with_scipy(counts, target):
+    g, p = g_test(counts, target)
+    expected = stats.power_divergence(counts, np.multiply(target, sum(counts)), lambda_="log-likelihood")
+    assert g == pytest.approx(expected.statistic, rel=1e-10)
+    assert p == pytest.approx(expected.pvalue, rel=1e-8)
+
+
+def test_g_test_does_not_count_a_group_with_target_zero():
+    assert g_test([60, 40, 0], [0.5, 0.5, 0.0]) == pytest.approx(g_test([60, 40], EVEN))
+    assert g_test([60, 40, 1], [0.5, 0.5, 0.0]) == (math.inf, 0)
+    assert g_test([60, 0], [1.0, 0.0]) == (0, 1)
+
+
+@pytest.mark.parametrize("k, n", [(0, 10), (10, 10), (1, 3), (50, 100), (997, 1000)])
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_wilson_agrees_with_scipy(k, n, level):
+    expected = stats.binomtest(k, n).proportion_ci(level, method="wilson")
+    assert wilson(k, n, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_of_several_groups_at_once_and_its_exact_ends():
+    low, high = wilson([0, 4, 10], 10)
+    assert low[0] == 0 and high[2] == 1
+    assert (low[1], high[1]) == wilson(4, 10)
+
+
+def test_dirichlet_interval_of_a_share_is_that_of_a_beta_distribution():
+    expected = stats.beta(70.5, 31).ppf([0.025, 0.975])  # (70 + 1/2, 20 + 10 + 2/2)
+    interval = dirichlet_interval([70, 20, 10], lambda p: p[:, 0], draws=40_000)
+    assert interval == pytest.approx(tuple(expected), abs=3e-3)
+
+
+@pytest.mark.parametrize("statistic", [lambda p: kl_divergence(p, EVEN), lambda p: total_variation(p, EVEN),
+                                       deviation_ratio], ids=["kl", "tv", "deviation"])
+def test_dirichlet_interval_holds_the_true_distance_as_often_as_it_says(statistic):
+    counts = np.random.default_rng(3).multinomial(200, [0.7, 0.3], size=300)
+    truth = float(statistic(np.array([[0.7, 0.3]]))[0])
+    intervals = [dirichlet_interval(row, statistic, draws=1000) for row in counts]
+    assert np.mean([low <= truth <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.04)
+
+
+def test_dirichlet_interval_repeats_with_its_seed_and_narrows_with_its_level():
+    assert dirichlet_interval([7, 3], deviation_ratio) == dirichlet_interval([7, 3], deviation_ratio)
+    assert dirichlet_interval([7, 3], deviation_ratio) != dirichlet_interval([7, 3], deviation_ratio, seed=1)
+    low, high = dirichlet_interval([7, 3], deviation_ratio, level=0.5)
+    wide = dirichlet_interval([7, 3], deviation_ratio)
+    assert wide[0] < low < high < wide[1]
+
+
+def test_dirichlet_interval_of_an_infinite_distance_is_infinite():
+    assert dirichlet_interval([7, 3], lambda p: kl_divergence(p, [1.0, 0.0])) == (math.inf, math.inf)
+
+
+@pytest.mark.parametrize("kl, groups, power, level", [
+    (0.0192, 2, 0.8, 0.95), (0.003, 6, 0.8, 0.95), (0.05, 3, 0.5, 0.99), (0.01, 36, 0.999, 0.95), (1e-5, 2, 0.9, 0.9)])
+def test_images_needed_is_the_least_that_reaches_the_power(kl, groups, power, level):
+    def power_of(n):
+        return stats.ncx2.sf(stats.chi2.ppf(level, groups - 1), groups - 1, 2 * n * kl)
+    n = images_needed(kl, groups, power, level)
+    assert power_of(n) >= power > power_of(n - 1)
+
+
+def test_images_needed_is_one_for_a_difference_beyond_question():
+    assert images_needed(100.0, 2) == 1
+
+
+# Classifier errors and intersections
+
+def test_correct_confusion_recovers_the_true_shares():
+    truth = np.array([0.5, 0.3, 0.2])
+    assert correct_confusion(truth @ CONFUSION, CONFUSION) == pytest.approx(truth)
+
+
+def test_correct_confusion_takes_counts_as_well_as_shares():
+    counts = np.array([40, 35, 25])
+    assert correct_confusion(counts, CONFUSION * 200) == pytest.approx(correct_confusion(counts / 100, CONFUSION))
+
+
+@pytest.mark.parametrize("counts", [(0, 5, 95), (100, 0, 0), (2, 90, 8)])
+def test_correct_confusion_on_the_edge_of_the_simplex_is_the_maximum_likelihood(counts):
+    # The plain inverse has negative shares here.
+    assert np.linalg.solve(CONFUSION.T, np.array(counts) / 100).min() < 0
+
+    def loss(p):
+        mixture = np.maximum(p @ CONFUSION, 1e-12)
+        return -np.dot(counts, np.log(mixture))
+    best = optimize.minimize(loss, np.ones(3) / 3, bounds=[(0, 1)] * 3, method="SLSQP", options={"ftol": 1e-12},
+                             constraints={"type": "eq", "fun": lambda p: p.sum() - 1})
+    corrected = correct_confusion(counts, CONFUSION)
+    assert corrected.min() >= 0 and corrected.sum() == pytest.approx(1)
+    assert loss(corrected) <= loss(best.x) + 1e-6
+    assert corrected == pytest.approx(best.x, abs=2e-3)
+
+
+def test_intersections_count_every_combination_and_leave_out_unsure_images():
+    table = intersections([[0, 0, 1, 1, -1, 0], [2, 2, 0, -1, 1, 1]], sizes=(2, 3))
+    assert table.tolist() == [[0, 1, 2], [1, 0, 0]]
+    assert [counts.tolist() for counts in marginals(table)] == [[3, 1], [1, 1, 2]]
+
+
+def test_intersections_show_what_the_marginals_hide():
+    # Even in each attribute, yet two of four combinations never appear.
+    table = intersections([np.array([0, 1] * 50), np.array([0, 1] * 50)], sizes=(2, 2))
+    assert [summarise(counts, EVEN).kl for counts in marginals(table)] == [0, 0]
+    assert summarise(table.ravel(), [0.25] * 4).kl == pytest.approx(math.log(2))
+
+
+def test_intersections_of_three_attributes():
+    table = intersections([[0, 1], [1, 1], [3, 0]], sizes=(2, 2, 4))
+    assert table.shape == (2, 2, 4) and table[0, 1, 3] == table[1, 1, 0] == 1 and table.sum() == 2
+    assert [counts.tolist() for counts in marginals(table)] == [[1, 1], [0, 2], [1, 0, 0, 1]]
+
+
+# The summary
+
+def test_summary_holds_what_the_single_functions_give():
+    d = summarise([70, 30], EVEN, unsure=4)
+    assert (d.n, d.unsure, d.counts, d.shares, d.target) == (100, 4, (70, 30), (0.7, 0.3), EVEN)
+    assert d.intervals == (wilson(70, 100), wilson(30, 100))
+    assert d.kl == kl_divergence(d.shares, EVEN)
+    assert (d.kl_floor_mean, d.kl_floor95) == noise_floor(2, 100)
+    assert (d.total_variation, d.deviation_ratio) == (pytest.approx(0.2), pytest.approx(0.4))
+    assert d.kl_interval == dirichlet_interval([70, 30], lambda p: kl_divergence(p, EVEN))
+
+
+def test_summary_becomes_json_and_comes_back_the_same():
+    d = summarise(np.array([7, 0, 3]), np.array([0.5, 0.25, 0.25]))
+    assert json.loads(json.dumps(d.to_dict(), allow_nan=False)) == d.to_dict()
+    assert set(map(type, d.counts)) == {int} and type(d.n) is int
+
+
+def test_summary_of_an_infinite_divergence_is_null_in_json():
+    d = summarise([70, 30], [1.0, 0.0])
+    assert d.kl == math.inf and d.kl_interval == (math.inf, math.inf)
+    assert d.to_dict()["kl"] is None and d.to_dict()["kl_interval"] == [None, None]
+    json.dumps(d.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("counts, target", [((50, 50), EVEN), ((54, 46), EVEN), ((17, 16, 17), (1 / 3,) * 3)])
+def test_the_divergence_interval_starts_at_zero_where_the_target_is_within_noise(counts, target):
+    d = summarise(counts, target)
+    assert d.kl <= d.kl_floor95
+    assert d.kl_interval[0] == 0 and d.kl_interval[1] > d.kl_floor_mean
+
+
+def test_the_divergence_interval_starts_above_zero_where_the_bias_is_plain():
+    assert summarise([70, 30], EVEN).kl_interval[0] > 0.01
+
+
+def test_the_divergence_lies_in_its_interval_even_with_few_images_for_many_groups():
+    for seed in range(40):
+        counts = np.random.default_rng(seed).multinomial(60, random_shares(36, seed))
+        d = summarise(counts, [1 / 36] * 36)
+        assert d.kl_interval[0] <= d.kl <= d.kl_interval[1]
+
+
+def test_the_divergence_lies_in_its_interval_where_a_small_bias_is_just_seen_over_many_groups():
+    d = summarise([112, 88] * 18, [1 / 36] * 36)  # nearly every Dirichlet draw is farther away
+    assert g_test(d.counts, d.target)[1] < 0.05
+    assert 0 < d.kl_interval[0] <= d.kl
+
+
+def test_a_fair_models_divergence_interval_holds_zero_in_95_percent_of_runs():
+    counts = np.random.default_rng(0).multinomial(200, [1 / 6] * 6, size=600)
+    lows = [summarise(row, [1 / 6] * 6).kl_interval[0] for row in counts]
+    assert np.mean(np.equal(lows, 0)) == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_group_that_nobody_should_be_in_and_nobody_is_in_changes_nothing():
+    with_it, without = summarise([60, 40, 0], [0.5, 0.5, 0.0]), summarise([60, 40], EVEN)
+    assert with_it.kl == without.kl and with_it.kl_floor95 == without.kl_floor95
+    assert with_it.kl_interval == without.kl_interval
+
+
+def test_a_group_that_never_appears_has_an_interval_above_zero():
+    d = summarise([40, 0], EVEN)
+    assert d.intervals[1][0] == 0 and 0 < d.intervals[1][1] < 0.1
+    assert all(math.isfinite(edge) for edge in d.kl_interval)
+
+
+# Refusals
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: shares([0, 0]), "No image could be classified"),
+    (lambda: smoothed([0, 0]), "No image could be classified"),
+    (lambda: shares([[1, 2], [0, 0]]), "No image could be classified"),
+    (lambda: shares([3, -1]), "not negative"),
+    (lambda: shares([3, NAN]), "finite"),
+    (lambda: shares([3, math.inf]), "finite"),
+    (lambda: shares(3), "one a group"),
+    (lambda: shares([]), "one a group"),
+    (lambda: smoothed([1, 2], alpha=-0.5), "alpha"),
+    (lambda: smoothed([1, 2], alpha=NAN), "alpha"),
+    (lambda: kl_divergence([0.5, 0.4], EVEN), "Shares must .* sum to 1"),
+    (lambda: kl_divergence(EVEN, [50, 50]), "Target shares must .* sum to 1"),
+    (lambda: kl_divergence(EVEN, [1.5, -0.5]), "not negative"),
+    (lambda: kl_divergence([NAN, 1], EVEN), "finite"),
+    (lambda: kl_divergence(EVEN, [1.0]), "each of 2 groups, but 1 came"),
+    (lambda: total_variation(EVEN, [0.3, 0.3, 0.4]), "each of 2 groups, but 3 came"),
+    (lambda: deviation_ratio([1.0]), "two groups or more"),
+    (lambda: noise_floor(2, 0), "No image could be classified"),
+    (lambda: noise_floor(0, 10), "one group or more"),
+    (lambda: noise_floor(2, 10, level=95), "level between 0 and 1"),
+    (lambda: wilson(0, 0), "No image could be classified"),
+    (lambda: wilson(5, 4), "between 0 and n"),
+    (lambda: wilson(-1, 4), "between 0 and n"),
+    (lambda: wilson(NAN, 4), "between 0 and n"),
+    (lambda: wilson(1, 4, level=1.0), "level between 0 and 1"),
+    (lambda: dirichlet_interval([0, 0], deviation_ratio), "No image could be classified"),
+    (lambda: dirichlet_interval([[1, 2]], deviation_ratio), "one set of images"),
+    (lambda: dirichlet_interval([1, 2], deviation_ratio, draws=0), "one draw or more"),
+    (lambda: dirichlet_interval([1, 2], deviation_ratio, level=0.0), "level between 0 and 1"),
+    (lambda: g_test([0, 0], EVEN), "No image could be classified"),
+    (lambda: g_test([1, 2], [1.0]), "each of 2 groups"),
+    (lambda: images_needed(0.0, 2), "KL above 0"),
+    (lambda: images_needed(math.inf, 2), "KL above 0"),
+    (lambda: images_needed(NAN, 2), "KL above 0"),
+    (lambda: images_needed(0.1, 1), "two groups or more"),
+    (lambda: images_needed(0.1, 2, power=1.0), "power between"),
+    (lambda: images_needed(0.1, 2, power=0.05), "power between"),
+    (lambda: images_needed(0.1, 2, level=0.0), "level between 0 and 1"),
+    (lambda: correct_confusion([1, 2], CONFUSION), r"confusion matrix \[2, 2\]"),
+    (lambda: correct_confusion([1, 2, 3], CONFUSION[:, :2]), r"confusion matrix \[3, 3\]"),
+    (lambda: correct_confusion([1, 2], [[1, 0], [0, 0]]), "not all 0"),
+    (lambda: correct_confusion([1, 2], [[1, 0], [-1, 2]]), "shares or counts"),
+    (lambda: correct_confusion([1, 2], [[1, 0], [NAN, 1]]), "shares or counts"),
+    (lambda: correct_confusion([1, 2], [[0.5, 0.5], [0.5, 0.5]]), "tells the groups apart"),
+    (lambda: correct_confusion([0, 0], np.eye(2)), "No image could be classified"),
+    (lambda: intersections([], ()), "labels and a size"),
+    (lambda: intersections([[0, 1]], (2, 2)), "labels and a size"),
+    (lambda: intersections([[0, 1], [0]], (2, 2)), "one label an image"),
+    (lambda: intersections([[[0, 1]]], (2,)), "one label an image"),
+    (lambda: intersections([[0, 2]], (2,)), "from -1 .* to 1"),
+    (lambda: intersections([[0, -2]], (2,)), "from -1"),
+    (lambda: intersections([[0, 0.5]], (2,)), "from -1"),
+    (lambda: summarise([0, 0], EVEN, unsure=9), "No image could be classified"),
+    (lambda: summarise([1.5, 2], EVEN), "whole numbers"),
+    (lambda: summarise([1, 2], EVEN, unsure=-1), "whole numbers"),
+    (lambda: summarise([1, 2, 3], EVEN), "each of 3 groups, but 2 came"),
+    (lambda: summarise([1, 2], [0.5, 0.6]), "sum to 1"),
+    (lambda: summarise([[1, 2]], EVEN), "one set of images"),
+    (lambda: summarise([1, 2], EVEN, level=2), "level between 0 and 1"),
+])
+def test_bad_input_is_refused_with_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

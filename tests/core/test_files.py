@@ -1,0 +1,83 @@
+"""Atomic writes, file names of users, and locks."""
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sd_debias.core.files import exclusive, safe_name, write_atomic
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_file_is_written_and_replaced_and_its_folder_made(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    assert write_atomic(path, "one\r\nä") == path
+    assert path.read_bytes() == "one\r\nä".encode()
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_the_old_file_survives_a_write_that_fails(tmp_path, monkeypatch, step, error):
+    path = write_atomic(tmp_path / "a.json", "old")
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(type(error)):
+        write_atomic(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["doctor-gender", "doctor, gender (2)", "医生", "a.b", "a" * 120])
+def test_plain_names_are_kept(name):
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "..\\x", "/x", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "a*",
+                                  "a?", "a|b", "<a>", '"a"', ".hidden", " a", "a ", "a.", "a" * 121])
+def test_names_that_leave_the_folder_or_cannot_be_files_are_refused(name):
+    with pytest.raises(ValueError, match="A name must be"):
+        safe_name(name)
+
+
+def test_a_second_handle_is_refused_while_the_lock_is_held_and_admitted_afterwards(tmp_path):
+    path = tmp_path / "profile.json"
+    with exclusive(path):
+        with pytest.raises(ValueError, match="Another calibration is writing"), exclusive(path):
+            pass
+        with exclusive(tmp_path / "other.json"):
+            pass
+    with exclusive(path):
+        pass
+    assert not path.exists()
+
+
+def test_an_error_inside_releases_the_lock(tmp_path):
+    with pytest.raises(RuntimeError), exclusive(tmp_path / "a"):
+        raise RuntimeError
+    with exclusive(tmp_path / "a"):
+        pass
+
+
+def test_another_process_holds_the_lock_until_it_ends_however_it_ends(tmp_path):
+    program = ("import importlib.util, sys\n"
+               "spec = importlib.util.spec_from_file_location('files', sys.argv[1])\n"
+               "files = importlib.util.module_from_spec(spec)\n"
+               "spec.loader.exec_module(files)\n"
+               "with files.exclusive(sys.argv[2]):\n"
+               "    print('held', flush=True)\n"
+               "    sys.stdin.read()\n")
+    arguments = [sys.executable, "-c", program, str(ROOT / "core" / "files.py"), str(tmp_path / "a")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="Another calibration"), exclusive(tmp_path / "a"):
+            pass
+        other.kill()
+    with exclusive(tmp_path / "a"):
+        pass

@@ -1,0 +1,184 @@
+"""The SLD rule on predictions, as pure tensors."""
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sd_debias.core.guidance import PRESETS, GuidanceRun, SafeLatentGuidance
+
+DEVICES = ["cpu", pytest.param("cuda", marks=[
+    pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+def predictions(*shape, device="cpu", seed=0):
+    """eps_cond, eps_uncond, eps_unsafe."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape or (2, 4, 8, 8), generator=generator).to(device) for _ in range(3)]
+
+
+def full(value, cond=0.0, uncond=0.0):
+    return [torch.full((1, 1, 1, 1), float(x)) for x in (cond, uncond, value)]
+
+
+def test_without_threshold_and_momentum_gamma_is_the_whole_difference_once_mu_saturates(device):
+    cond, uncond, unsafe = predictions(device=device)
+    gamma = GuidanceRun(SafeLatentGuidance(scale=1e9)).step(cond, uncond, unsafe, 0.0)
+    assert torch.equal(gamma, unsafe - uncond)
+
+
+def test_below_saturation_scale_weighs_by_the_difference_of_prompt_and_unsafe():
+    gamma = GuidanceRun(SafeLatentGuidance(scale=2.0)).step(*full(0.1, cond=0.3, uncond=0.05), 0.0)
+    assert gamma.item() == pytest.approx(2.0 * 0.2 * (0.1 - 0.05))
+
+
+def test_threshold_is_signed():
+    settings = SafeLatentGuidance(threshold=0.01)
+    for cond, guided in ((0.0, True), (0.1, True), (0.12, False), (-5.0, True)):  # cond - unsafe < 0.01
+        gamma = GuidanceRun(settings).step(*full(0.1, cond=cond), 0.0)
+        assert bool(gamma) == (guided and cond != 0.1), cond
+
+
+def test_momentum_follows_the_authors_recursion(device):
+    settings = SafeLatentGuidance(1000, None, momentum_scale=0.5, momentum_beta=0.7)
+    run, nu = GuidanceRun(settings), 0.0
+    for step in range(5):
+        cond, uncond, unsafe = predictions(device=device, seed=step)
+        expected = ((cond - unsafe).abs() * 1000).clamp(max=1) * (unsafe - uncond) + 0.5 * nu
+        nu = 0.7 * nu + 0.3 * expected
+        assert torch.allclose(run.step(cond, uncond, unsafe, step / 5), expected, atol=1e-6)
+
+
+def test_momentum_builds_up_during_the_warm_up_though_nothing_is_applied():
+    settings = SafeLatentGuidance(1000, None, 0.5, 0.5, start=0.5)
+    run = GuidanceRun(settings)
+    assert not run.step(*full(1.0, cond=3.0), 0.0).any()
+    assert run.step(*full(1.0, cond=3.0), 0.5).item() == pytest.approx(1.0 + 0.5 * 0.5)
+
+
+def test_a_sigma_evaluated_twice_advances_the_momentum_once():
+    settings = SafeLatentGuidance(1000, None, 0.5, 0.5)
+    run = GuidanceRun(settings)
+    run.step(*full(1.0, cond=3.0), 0.0)
+    before = run.momentum.clone()
+    run.step(*full(1.0, cond=3.0), 0.0)
+    assert torch.equal(run.momentum, before)
+    run.step(*full(1.0, cond=3.0), 0.1)
+    assert not torch.equal(run.momentum, before)
+
+
+def test_progress_that_falls_is_a_new_pass_and_forgets_the_momentum():
+    run = GuidanceRun(SafeLatentGuidance(1000, None, 0.5, 0.5))
+    first = run.step(*full(1.0, cond=3.0), 0.0)
+    run.step(*full(1.0, cond=3.0), 0.5)
+    assert torch.equal(run.step(*full(1.0, cond=3.0), 0.0), first)
+
+
+def test_runs_share_no_state():
+    settings = PRESETS["max"]
+    first = GuidanceRun(settings)
+    first.step(*predictions(), 0.0)
+    first.step(*predictions(seed=1), 0.5)
+    assert torch.equal(GuidanceRun(settings).step(*predictions(), 0.0), GuidanceRun(settings).step(*predictions(), 0.0))
+
+
+@pytest.mark.parametrize("progress, active", [(0.0, False), (0.29, False), (0.3, True), (0.59, True), (0.6, False),
+                                              (1.0, False)])
+def test_the_window_holds_its_start_and_not_its_end(progress, active):
+    settings = SafeLatentGuidance(start=0.3, end=0.6)
+    run = GuidanceRun(settings)
+    assert settings.active(progress) == settings.needs_unsafe(progress) == active
+    assert run.step(*predictions(), progress).any() == active
+    assert run.steps == active
+
+
+def test_the_warm_up_needs_unsafe_only_where_momentum_builds_up():
+    window = SafeLatentGuidance(start=0.3, end=0.6)
+    momentum = replace(window, momentum_scale=0.3, momentum_beta=0.4)
+    assert not window.needs_unsafe(0.1)
+    assert momentum.needs_unsafe(0.1) and not momentum.needs_unsafe(0.7)
+    assert not replace(momentum, scale=0.0).needs_unsafe(0.4)
+
+
+def test_presets_are_the_authors():
+    table = {name: (round(p.start * 50), p.scale, p.threshold, p.momentum_scale, p.momentum_beta)
+             for name, p in PRESETS.items()}
+    assert table == {"weak": (15, 200, 0.0, 0.0, 0.0), "medium": (10, 1000, 0.01, 0.3, 0.4),
+                     "strong": (7, 2000, 0.025, 0.5, 0.7), "max": (0, 5000, 1.0, 0.5, 0.7)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_predictions_are_computed_in_float32(dtype, device):
+    halves = [p.to(dtype) for p in predictions(device=device)]
+    gamma = GuidanceRun(PRESETS["max"]).step(*halves, 0.0)
+    assert gamma.dtype == torch.float32
+    assert torch.equal(gamma, GuidanceRun(PRESETS["max"]).step(*(p.float() for p in halves), 0.0))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (1, 4, 3, 8, 8), (2, 64, 16)], ids=["image", "video", "packed tokens"])
+def test_gamma_has_the_shape_of_the_predictions(shape):
+    run = GuidanceRun(PRESETS["strong"])
+    assert run.step(*predictions(*shape), 0.0).shape == run.step(*predictions(*shape), 0.5).shape == shape
+
+
+def test_an_image_is_guided_alike_in_any_batch():
+    batch, single = GuidanceRun(PRESETS["max"]), GuidanceRun(PRESETS["max"])
+    for step in range(3):
+        together = predictions(seed=step)
+        gamma = batch.step(*together, step / 3)
+        assert torch.equal(gamma[1:], single.step(*(p[1:] for p in together), step / 3))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_image_whose_prediction_is_not_finite_goes_without_guidance_and_leaves_the_others_theirs(bad, device):
+    cond, uncond, unsafe = predictions(device=device)
+    run, clean = GuidanceRun(PRESETS["max"]), GuidanceRun(PRESETS["max"])
+    broken = unsafe.clone()
+    broken[0, 0, 0, 0] = bad
+    gamma, whole = run.step(cond, uncond, broken, 0.0), clean.step(cond, uncond, unsafe, 0.0)
+    assert not gamma[0].any()
+    assert torch.equal(gamma[1], whole[1])
+    assert torch.isfinite(run.step(cond, uncond, unsafe, 0.1)).all(), "the momentum must not remember it"
+    with pytest.warns(UserWarning, match="left out 1 of 2 steps"):
+        assert run.summary()["skipped"] == 1
+
+
+def test_the_summary_says_what_happened(device):
+    cond, uncond, unsafe = predictions(device=device)
+    run = GuidanceRun(SafeLatentGuidance(scale=1e9))
+    run.step(cond, uncond, unsafe, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = run.summary()
+    size = (unsafe - uncond).abs().mean().item()
+    assert summary == dict(steps=1, skipped=0, acted=True, magnitude=pytest.approx(size))
+
+
+def test_the_summary_does_not_claim_what_did_not_happen():
+    untouched = dict(steps=0, skipped=0, magnitude=0.0, acted=False)
+    run = GuidanceRun(SafeLatentGuidance(end=0.5))
+    assert run.summary() == untouched
+    run.step(*predictions(), 0.7)
+    assert run.summary() == untouched
+    same = predictions()[0]
+    run.step(same, same, same, 0.1)
+    assert run.summary() == {**untouched, "steps": 1}
+
+
+def test_predictions_of_different_shapes_are_refused():
+    cond, uncond, unsafe = predictions()
+    with pytest.raises(ValueError, match="one shape"):
+        GuidanceRun(SafeLatentGuidance()).step(cond, uncond, unsafe[:1], 0.0)
+
+
+@pytest.mark.parametrize("setting", [dict(scale=-1), dict(start=0.6, end=0.5), dict(start=-0.1), dict(end=1.1),
+                                     dict(momentum_beta=1.5), dict(scale=math.nan), dict(threshold=math.inf)])
+def test_settings_out_of_range_are_refused(setting):
+    with pytest.raises(ValueError):
+        SafeLatentGuidance(**setting)

@@ -1,0 +1,563 @@
+"""Guidance of real diffusers pipelines, with random tiny networks."""
+import math
+import warnings
+from contextlib import contextmanager
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tiny_pipelines
+from sd_debias.core import guidance
+from sd_debias.core.attribute import GENDER, Attribute, Group
+from sd_debias.core.direction import ALONE, DIRECTIONS
+from sd_debias.core.guidance import SafeLatentGuidance
+from sd_debias.core.method import Method
+from sd_debias.core.pipeline import _with_rows, encode, encode_all, eps_units, generate, guided
+from sd_debias.core.steering import Steering, rows
+
+PROMPT = "a doctor"
+AWAY = [1.0, -1.0]  # weights: from men, toward women
+FAMILIES = {
+    "sd": tiny_pipelines.sd,
+    "sd2_v": lambda: tiny_pipelines.sd(prediction_type="v_prediction"),
+    "sdxl": tiny_pipelines.sdxl,
+    "sd3": tiny_pipelines.sd3,
+    "flux": tiny_pipelines.flux,
+}
+HOOKED = ("embedding", "prediction")
+DEVICES = ["cpu", pytest.param("cuda", marks=[
+    pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
+
+
+def settings(pipe, **more):
+    """Arguments of a small, short call."""
+    flux = dict(max_sequence_length=32) if "Flux" in type(pipe).__name__ else {}
+    return dict(height=16, width=16, num_inference_steps=3, **flux, **more)
+
+
+def picture(seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8))
+
+
+def images_of(pipe, weights=None, seeds=(1, 2), direction="prompt", rule=None, prompt=PROMPT, **more):
+    attributes = [] if weights is None else [GENDER]
+    method = Method(direction, guidance=rule or SafeLatentGuidance())
+    return generate(pipe, prompt, seeds, attributes=attributes, weights=weights, method=method, **more)
+
+
+def latents_of(pipe, weights, method, seeds=(1,), attributes=(GENDER,), negative_prompt=None, **more):
+    with guided(pipe, PROMPT, attributes, torch.tensor(weights), method, negative_prompt=negative_prompt) as guide:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return pipe(**guide.call, generator=generators, output_type="latent", **more).images
+
+
+def denoiser(pipe):
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
+@contextmanager
+def counted(module):
+    """Rows of each evaluation, as the network sees them."""
+    evaluations, inner = [], module.forward
+
+    def forward(*args, **kwargs):
+        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        evaluations.append(len(sample))
+        return inner(*args, **kwargs)
+
+    module.forward = forward
+    yield evaluations
+    del module.forward
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Arguments and results of every GuidanceRun.step."""
+    steps, step = [], guidance.GuidanceRun.step
+
+    def spy(run, *args):
+        steps.append((run, args, step(run, *args)))
+        return steps[-1][-1]
+
+    monkeypatch.setattr(guidance.GuidanceRun, "step", spy)
+    return steps
+
+
+def close(a, b, levels=1):
+    return np.abs(a.astype(int) - b.astype(int)).max() <= levels
+
+
+# --- every family ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_an_image_with_weights_changes_and_its_neighbour_without_does_not(family, direction):
+    pipe = FAMILIES[family]()
+    plain, nothing = images_of(pipe, **settings(pipe))
+    images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, **settings(pipe))
+    assert images.dtype == np.uint8 and images.shape == (2, 16, 16, 3)
+    assert np.array_equal(images[0], plain[0])
+    assert not close(images[1], plain[1])
+    assert info["acted"] and info["guided_images"] == 1 and info["magnitude"] > 0
+    assert not nothing["acted"] and nothing["guided_images"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompt_in_context_at_weight_minus_1_is_the_group_s_own_prompt(family):
+    pipe = FAMILIES[family]()
+    images, _ = images_of(pipe, [0.0, -1.0], **settings(pipe))
+    named, _ = images_of(pipe, prompt="a doctor, a woman", **settings(pipe))
+    assert close(images, named)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_an_image_is_the_same_whatever_the_batch(family, direction):
+    pipe = FAMILIES[family]()
+    rule = SafeLatentGuidance(scale=10, momentum_scale=0.3, momentum_beta=0.4) if direction in HOOKED else None
+    weights = torch.tensor([[0.5, 0.0], [0.0, 0.0], AWAY])
+    together, _ = images_of(pipe, weights, (3, 4, 5), direction, rule=rule, batch_size=3, **settings(pipe))
+    single, _ = images_of(pipe, weights, (3, 4, 5), direction, rule=rule, batch_size=1, **settings(pipe))
+    assert close(together, single)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("direction, off", [
+    *((direction, dict(weights=[0.0, 0.0])) for direction in DIRECTIONS),
+    *((direction, dict(weights=AWAY, guidance_strength=0.0)) for direction in DIRECTIONS),
+    *((direction, dict(weights=AWAY, rule=SafeLatentGuidance(scale=0.0))) for direction in DIRECTIONS)])
+def test_zero_weights_strength_or_scale_touch_nothing(family, direction, off):
+    pipe = FAMILIES[family]()
+    with counted(denoiser(pipe)) as plain_rows:
+        plain, _ = images_of(pipe, **settings(pipe))
+    with counted(denoiser(pipe)) as off_rows, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        images, info = images_of(pipe, direction=direction, **off, **settings(pipe))
+    assert np.array_equal(images, plain)
+    assert off_rows == plain_rows
+    assert not info["acted"] and info["extra_evaluations"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group(family):
+    pipe = FAMILIES[family]()
+    cfg = family != "flux"  # without it the empty prompt's row is added as well
+    rows_of = {}
+    for direction, weights in (("none", None), *((direction, AWAY) for direction in DIRECTIONS)):
+        with counted(denoiser(pipe)) as rows_of[direction]:
+            _, info = images_of(pipe, weights, direction="prompt" if weights is None else direction, **settings(pipe))
+        assert info["extra_evaluations"] == sum(rows_of[direction]) - sum(rows_of["none"])
+    own = rows_of["none"][0]
+    assert own == (4 if cfg else 2) and len(rows_of["none"]) == 3
+    assert rows_of["prompt"] == rows_of["none"]
+    assert rows_of["embedding"] == [6] * 3
+    assert rows_of["prediction"] == [8] * 3
+
+
+@pytest.mark.parametrize("name", ["img2img", "inpaint", "controlnet"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_pipelines_with_further_inputs_are_guided_too(name, direction):
+    pipe = getattr(tiny_pipelines, name)()
+    more = {"img2img": lambda n: dict(image=picture(), strength=0.7, num_inference_steps=5),
+            # This pipeline draws a single picture's latents from the first image's generator, so each gets a picture.
+            "inpaint": lambda n: dict(image=[picture()] * n, mask_image=[picture(1)] * n, num_inference_steps=3),
+            "controlnet": lambda n: dict(image=picture(), num_inference_steps=3)}[name]
+    plain, _ = images_of(pipe, **more(2))
+    images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, **more(2))
+    assert np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
+    single, _ = images_of(pipe, AWAY, seeds=(2,), direction=direction, **more(1))
+    assert close(images[1:], single)
+
+
+# --- what is computed ------------------------------------------------------------------------------------------------
+
+def predicted(pipe, sample, t, embeddings):
+    return pipe.unet(sample, t, encoder_hidden_states=embeddings).sample
+
+
+@pytest.mark.parametrize("cfg, negative", [(7.5, None), (7.5, "ugly"), (1.0, None)],
+                         ids=["empty prompt", "negative prompt", "no CFG"])
+@pytest.mark.parametrize("direction", HOOKED)
+def test_one_step_is_the_formula(direction, cfg, negative):
+    pipe = tiny_pipelines.sd()
+    method = Method(direction, ALONE, guidance=SafeLatentGuidance(scale=1e9))  # mu is 1: gamma is eps_u - eps_e
+    a = [0.7, -0.4]
+    latents = latents_of(pipe, [a], method, negative_prompt=negative, num_inference_steps=1, guidance_scale=cfg)
+
+    c, e, man, woman = (encode(pipe, [text])["prompt_embeds"] for text in (PROMPT, negative or "", "a man", "a woman"))
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    pipe.scheduler.set_timesteps(1)
+    t = pipe.scheduler.timesteps[0]
+    eps_c, eps_e = predicted(pipe, x, t, c), predicted(pipe, x, t, e)
+    if direction == "embedding":
+        eps_u = predicted(pipe, x, t, e + a[0] * (man - e) + a[1] * (woman - e))
+    else:
+        eps_u = eps_e + a[0] * (predicted(pipe, x, t, man) - eps_e) + a[1] * (predicted(pipe, x, t, woman) - eps_e)
+    guided_c = eps_c - (eps_u - eps_e)
+    eps = guided_c if cfg == 1 else eps_e + cfg * (guided_c - eps_e)
+    assert torch.allclose(latents, pipe.scheduler.step(eps, t, x).prev_sample, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+@pytest.mark.parametrize("sampler", [diffusers.DDIMScheduler, diffusers.DDPMScheduler,
+                                     diffusers.DPMSolverMultistepScheduler])
+def test_a_network_is_guided_alike_whatever_it_predicts(kind, sampler):
+    """The same network, asked for the noise, the velocity or the image."""
+    method = Method("embedding", ALONE, guidance=SafeLatentGuidance(5.0, 0.01, 0.3, 0.4))
+    latents = {}
+    for asked in ("epsilon", kind):
+        pipe = tiny_pipelines.sd()
+        pipe.scheduler = tiny_pipelines.scheduler(sampler, prediction_type=asked, **(
+            dict(clip_sample=False) if sampler is diffusers.DDPMScheduler else {}))
+        inner = pipe.unet.forward
+
+        def forward(sample, timestep, inner=inner, asked=asked, pipe=pipe, **kwargs):
+            eps = inner(sample=sample, timestep=timestep, **{**kwargs, "return_dict": False})[0]
+            alpha = pipe.scheduler.alphas_cumprod[timestep.long()] ** 0.5
+            sigma = (1 - alpha ** 2) ** 0.5
+            return dict(epsilon=eps, v_prediction=(eps - sigma * sample) / alpha,
+                        sample=(sample - sigma * eps) / alpha)[asked],
+
+        pipe.unet.forward = forward
+        latents[asked] = latents_of(pipe, [AWAY], method, num_inference_steps=4)
+        if asked == "epsilon":
+            plain = latents_of(pipe, [[0.0, 0.0]], method, num_inference_steps=4)
+    scale = latents["epsilon"].std()
+    assert (plain - latents["epsilon"]).abs().max() > 0.1 * scale
+    assert (latents[kind] - latents["epsilon"]).abs().max() < 2e-3 * scale
+
+
+def test_units_stay_finite_where_the_last_alpha_is_zero():
+    scheduler = tiny_pipelines.scheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True,
+                                         timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+    assert scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0
+    assert all(math.isfinite(1 / k) and k for k in eps_units(scheduler))
+
+
+def test_flow_predictions_are_taken_as_they_are():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    assert eps_units(scheduler) == [1.0] * 4
+
+
+SAMPLERS = {
+    "ddim": dict(kind=diffusers.DDIMScheduler), "euler": dict(kind=diffusers.EulerDiscreteScheduler),
+    "euler_karras": dict(kind=diffusers.EulerDiscreteScheduler, use_karras_sigmas=True),
+    "euler_a": dict(kind=diffusers.EulerAncestralDiscreteScheduler),
+    "dpmpp_2m": dict(kind=diffusers.DPMSolverMultistepScheduler), "heun": dict(kind=diffusers.HeunDiscreteScheduler),
+    "pndm": dict(kind=diffusers.PNDMScheduler, skip_prk_steps=True),
+    "unipc": dict(kind=diffusers.UniPCMultistepScheduler),
+    "kdpm2": dict(kind=diffusers.KDPM2DiscreteScheduler),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_progress_follows_the_schedule_of_any_sampler_and_batches_do_not_matter(sampler, seen):
+    pipe = tiny_pipelines.sd()
+    pipe.scheduler = tiny_pipelines.scheduler(**SAMPLERS[sampler])
+    more = dict(num_inference_steps=4, direction="embedding")
+    together, info = images_of(pipe, [AWAY, AWAY], **more)
+    progress = [args[3] for _, args, _ in seen]
+    assert progress[0] == 0 and progress == sorted(progress) and progress[-1] < 1
+    assert len(set(progress)) == len(set(pipe.scheduler.timesteps.tolist()))
+    assert len(progress) == len(pipe.scheduler.timesteps) == info["steps"]
+    single, _ = images_of(pipe, [AWAY, AWAY], batch_size=1, **more)
+    plain, _ = images_of(pipe, **settings(pipe))
+    assert close(together, single) and not close(together, plain)
+
+
+def test_a_second_order_sampler_advances_the_momentum_once_a_sigma(seen):
+    pipe = tiny_pipelines.sd()
+    pipe.scheduler = tiny_pipelines.scheduler(diffusers.HeunDiscreteScheduler)
+    images_of(pipe, AWAY, seeds=(1,), direction="embedding", rule=SafeLatentGuidance(1000, None, 0.3, 0.4),
+              num_inference_steps=3)
+    assert len(seen) == 5 and len({args[3] for _, args, _ in seen}) == 3
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
+@pytest.mark.parametrize("direction", HOOKED)
+def test_without_cfg_the_empty_prompt_is_evaluated_as_the_baseline(family, direction):
+    pipe = FAMILIES[family]()
+    plain, _ = images_of(pipe, guidance_scale=1.0, **settings(pipe))
+    with counted(denoiser(pipe)) as evaluations:
+        images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, guidance_scale=1.0, **settings(pipe))
+    assert evaluations == [2 + 1 + (1 if direction == "embedding" else 2)] * 3
+    assert info["acted"] and np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
+
+
+def test_a_denoiser_s_other_arguments_get_the_rows_too_but_for_those_that_are_no_batch():
+    copies = torch.tensor([1])
+    rows = torch.arange(2.0)[:, None]
+    extended = _with_rows(dict(timestep=torch.tensor(7), residuals=(rows, [rows]), img_ids=rows, added=dict(ids=rows),
+                               scale=0.5, none=None, one=rows[:1]), 2, copies)
+    longer = torch.tensor([[0.0], [1.0], [1.0]])
+    for value in (extended["residuals"][0], extended["residuals"][1][0], extended["added"]["ids"]):
+        assert torch.equal(value, longer)
+    assert extended["timestep"] == 7 and extended["scale"] == 0.5 and extended["none"] is None
+    assert torch.equal(extended["img_ids"], rows) and torch.equal(extended["one"], rows[:1])
+
+
+def test_the_window_evaluates_nothing_outside_of_it():
+    pipe = tiny_pipelines.sd()
+    with counted(pipe.unet) as evaluations:
+        _, info = images_of(pipe, AWAY, seeds=(1,), direction="embedding", rule=SafeLatentGuidance(start=0.2, end=0.6),
+                            num_inference_steps=10)
+    assert evaluations == [2] * 2 + [3] * 4 + [2] * 4
+    assert info["steps"] == info["extra_evaluations"] == 4
+
+
+def test_img2img_counts_its_window_on_the_whole_schedule(seen):
+    pipe = tiny_pipelines.img2img()
+    images_of(pipe, AWAY, seeds=(1,), direction="embedding", image=picture(), strength=0.4, num_inference_steps=10)
+    assert [args[3] for _, args, _ in seen] == [0.6, 0.7, 0.8, 0.9]
+
+
+def test_every_call_of_the_pipeline_is_a_run_of_its_own():
+    pipe = tiny_pipelines.sd()
+    method = Method("embedding", guidance=SafeLatentGuidance(1000, None, 0.5, 0.7))
+    with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY]), method) as guide:
+        first, second = (pipe(**guide.call, generator=[torch.Generator().manual_seed(1)], num_inference_steps=3,
+                              output_type="latent").images for _ in range(2))
+    assert torch.equal(first, second)
+    assert guide.summary()["steps"] == 3 and guide.summary()["guided_images"] == 2
+
+
+def test_guidance_rescale_and_return_dict_stay_the_pipeline_s_own():
+    pipe = tiny_pipelines.sd()
+    more = dict(direction="embedding", **settings(pipe))
+    plain, _ = images_of(pipe, AWAY, **more)
+    rescaled, _ = images_of(pipe, AWAY, guidance_rescale=0.7, **more)
+    assert not close(plain, rescaled)
+    single, _ = images_of(pipe, AWAY, guidance_rescale=0.7, batch_size=1, **more)
+    assert close(rescaled, single)
+
+
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_both_forms_of_the_denoiser_s_output_are_kept(return_dict):
+    pipe = tiny_pipelines.sd()
+    c = encode(pipe, ["", PROMPT])["prompt_embeds"]
+    pipe.scheduler.set_timesteps(1)
+    with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")):
+        pipe._guidance_scale = 7.5
+        output = pipe.unet(torch.randn(2, 4, 8, 8), torch.tensor(999), c, return_dict=return_dict)
+    assert (output.sample if return_dict else output[0]).shape == (2, 4, 8, 8)
+
+
+def test_flux_s_negative_prompt_is_evaluated_apart_and_left_alone():
+    pipe = tiny_pipelines.flux()
+    with counted(pipe.transformer) as evaluations:
+        images_of(pipe, AWAY, direction="embedding", negative_prompt="ugly", true_cfg_scale=3.0, **settings(pipe))
+    assert evaluations == [6, 2] * 3
+
+
+def test_sd3_s_skip_layer_guidance_is_left_alone():
+    pipe = tiny_pipelines.sd3()
+    with counted(pipe.transformer) as evaluations:
+        images_of(pipe, AWAY, direction="embedding", skip_guidance_layers=[1], skip_layer_guidance_start=-1.0,
+                  skip_layer_guidance_stop=1.0, **settings(pipe))
+    assert evaluations == [6, 2] * 3
+
+
+def test_the_mean_of_a_group_s_texts_and_several_attributes_side_by_side():
+    pipe = tiny_pipelines.sd()
+    age = Attribute("age", (Group("young", ("a boy", "a girl")), Group("old", ("{prompt} aged",))))
+    encoded = encode_all(pipe, PROMPT, [GENDER, age], ALONE)
+    expected = encode(pipe, ["a boy", "a girl"])["prompt_embeds"].mean(0)
+    assert encoded.groups["prompt_embeds"].shape == (4, 1, 16, 32)
+    assert torch.allclose(encoded.groups["prompt_embeds"][2, 0], expected, atol=1e-5)
+    assert torch.allclose(encoded.groups["prompt_embeds"][3], encode(pipe, ["a doctor aged"])["prompt_embeds"], atol=1e-5)
+
+    with guided(pipe, PROMPT, [GENDER, age], torch.tensor([[0.5, 0.0, 0.25, 0.0]]), Method(context=ALONE)) as guide:
+        c, g = encoded.prompt["prompt_embeds"], encoded.groups["prompt_embeds"]
+        expected = c - 0.5 * (g[0] - g[:2].mean(0)) - 0.25 * (g[2] - g[2:].mean(0))
+        assert torch.allclose(guide.call["prompt_embeds"], expected, atol=1e-5)
+
+
+# --- precision, devices, compilation ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_half_precision_models_are_guided_in_float32(dtype, direction, device, seen):
+    pipe = tiny_pipelines.sd().to(device, dtype)
+    plain, _ = images_of(pipe, **settings(pipe))
+    images, info = images_of(pipe, AWAY, direction=direction, **settings(pipe))
+    assert info["acted"] and not info["skipped"] and not info["broken"]
+    assert not close(images, plain)
+    assert all(gamma.dtype == torch.float32 for _, _, gamma in seen)
+    assert len(seen) == (0 if direction == "prompt" else 3)
+
+
+def test_flux_finds_its_place_in_the_schedule_though_bfloat16_rounds_its_timesteps(seen):
+    pipe = tiny_pipelines.flux().to(torch.bfloat16)
+    images_of(pipe, AWAY, seeds=(1,), direction="embedding", **{**settings(pipe), "num_inference_steps": 40})
+    assert [args[3] for _, args, _ in seen] == [step / 40 for step in range(40)]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_compiled_denoisers_are_guided_alike(in_place):
+    pipe = tiny_pipelines.sd()
+    more = dict(direction="embedding", **{**settings(pipe), "num_inference_steps": 2})
+    plain, _ = images_of(pipe, **more)
+    eager, _ = images_of(pipe, AWAY, **more)
+    if in_place:
+        pipe.unet.compile(backend="eager")
+    else:
+        pipe.unet = torch.compile(pipe.unet, backend="eager")
+    compiled, info = images_of(pipe, AWAY, **more)
+    assert info["acted"] and close(compiled, eager) and not close(compiled, plain)
+    assert close(images_of(pipe, **more)[0], plain), "guidance must be gone afterwards"
+    torch.compiler.reset()
+
+
+# --- nothing stays behind --------------------------------------------------------------------------------------------
+
+def test_the_hook_goes_when_the_context_ends_and_after_an_exception():
+    pipe = tiny_pipelines.sd()
+    plain, _ = images_of(pipe, **settings(pipe))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        images_of(pipe, AWAY, direction="embedding", callback_on_step_end=stop, **settings(pipe))
+    assert "forward" not in vars(pipe.unet)
+    images_of(pipe, AWAY, direction="embedding", **settings(pipe))
+    assert "forward" not in vars(pipe.unet)
+    assert np.array_equal(images_of(pipe, **settings(pipe))[0], plain)
+
+
+def test_a_forward_that_offloading_put_in_place_is_wrapped_and_given_back():
+    pipe = tiny_pipelines.sd()
+    with counted(pipe.unet) as evaluations:
+        theirs = vars(pipe.unet)["forward"]
+        images_of(pipe, AWAY, direction="embedding", **settings(pipe))
+        assert vars(pipe.unet)["forward"] is theirs
+    assert evaluations == [6] * 3
+
+
+def test_a_forward_that_offloading_replaced_meanwhile_is_left():
+    pipe = tiny_pipelines.sd()
+    with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")) as guide:
+        pipe(**guide.call, num_inference_steps=1)
+        theirs = pipe.unet.forward = type(pipe.unet).forward.__get__(pipe.unet)
+    assert vars(pipe.unet)["forward"] is theirs
+
+
+def test_guiding_twice_at_once_is_refused_and_the_first_goes_on():
+    pipe = tiny_pipelines.sd()
+    with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")) as guide:
+        with pytest.raises(ValueError, match="guided already"):
+            with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")):
+                pass
+        pipe(**guide.call, num_inference_steps=1)
+    assert guide.summary()["acted"]
+
+
+# --- honesty ---------------------------------------------------------------------------------------------------------
+
+def test_a_step_whose_unsafe_prediction_is_nan_is_left_out_and_said():
+    pipe = tiny_pipelines.sd()
+    plain, _ = images_of(pipe, seeds=(1,), **settings(pipe))
+    inner = pipe.unet.forward
+
+    def forward(*args, **kwargs):
+        output = inner(*args, **kwargs)[0]
+        return torch.cat([output[:2], output[2:] * math.nan]),
+
+    pipe.unet.forward = forward
+    with pytest.warns(UserWarning) as caught:
+        images, info = images_of(pipe, AWAY, seeds=(1,), direction="embedding",
+                                 rule=guidance.PRESETS["max"], **settings(pipe))
+    messages = [str(warning.message) for warning in caught]
+    assert any("left out 3 of 3 steps" in message for message in messages)
+    assert any("no effect" in message for message in messages)
+    assert np.array_equal(images, plain)
+    assert info["skipped"] == 3 and not info["acted"]
+
+
+def test_a_window_that_no_step_falls_into_warns():
+    pipe = tiny_pipelines.sd()
+    with pytest.warns(UserWarning, match="no effect.* 0 steps"):
+        _, info = images_of(pipe, AWAY, direction="embedding", rule=SafeLatentGuidance(start=0.95), **settings(pipe))
+    assert not info["acted"] and info["extra_evaluations"] == 0
+
+
+def test_a_context_in_which_the_pipeline_is_not_called_warns():
+    with pytest.warns(UserWarning, match="no effect: of 0 calls"):
+        with guided(tiny_pipelines.sd(), PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")):
+            pass
+
+
+def test_group_texts_cut_off_by_a_long_prompt_warn():
+    pipe = tiny_pipelines.sd()
+    with pytest.warns(UserWarning) as caught:
+        _, info = images_of(pipe, [0.7, -1.3], prompt="a most experienced doctor", **settings(pipe))
+    messages = [str(warning.message) for warning in caught]
+    assert any("'gender' read the same" in message for message in messages)
+    assert any("no effect" in message for message in messages)
+    assert not info["acted"]
+
+
+def test_blacked_out_and_broken_images_are_counted_and_warn():
+    pipe = tiny_pipelines.sd()
+    pipe.run_safety_checker = lambda image, device, dtype: (image * math.nan, [True] * len(image))
+    with pytest.warns(UserWarning) as caught:
+        _, info = images_of(pipe, **settings(pipe))
+    assert {str(warning.message).split(" images")[0][-6:] for warning in caught} >= {"2 of 2"}
+    assert info["blocked"] == info["broken"] == 2
+
+
+def test_generate_uses_the_rows_that_the_steerings_draw_for_its_seeds():
+    pipe = tiny_pipelines.sd()
+    steering = Steering((0.1, -0.1), (0.2, 0.4, 0.4), 1.5)
+    _, info = generate(pipe, PROMPT, range(5), attributes=[GENDER], steerings=[steering], guidance_strength=0.5, batch_size=2,
+                       **settings(pipe))
+    assert info["weights"] == rows([steering], range(5), 0.5).tolist()
+    assert info["guided_images"] == 5
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("wrong, message", [
+    (dict(seeds=[]), "seed"),
+    (dict(batch_size=0), "batch size"),
+    (dict(weights=None), "steering for each"),
+    (dict(weights=[0.0, 1.0, 0.0]), "n = 2 groups"),
+    (dict(weights=[[0.0, 1.0]] * 3), "each of 2 seeds"),
+    (dict(weights=[math.nan, 0.0]), "finite"),
+    (dict(steerings=[Steering.none(2)]), "not both"),
+    (dict(method=Method(guidance=SafeLatentGuidance(start=0.2))), "takes no guidance settings"),
+])
+def test_arguments_that_do_not_fit_are_refused(wrong, message):
+    pipe = tiny_pipelines.sd()
+    arguments = {**dict(seeds=[1, 2], attributes=[GENDER], weights=[0.0, 1.0]), **wrong}
+    with pytest.raises(ValueError, match=message):
+        generate(pipe, PROMPT, **arguments)
+
+
+def test_another_number_of_images_than_rows_of_weights_is_refused():
+    pipe = tiny_pipelines.sd()
+    with pytest.raises(ValueError, match="Expected 4 rows a step for 2 rows of weights"):
+        with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY, AWAY]), Method("embedding")):
+            pipe(PROMPT, num_inference_steps=1)
+    assert "forward" not in vars(pipe.unet)
+
+
+def test_pipelines_that_are_not_known_are_refused():
+    unconditional = diffusers.DDIMPipeline(diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2), tiny_pipelines.scheduler())
+    masked = object.__new__(diffusers.PixArtAlphaPipeline)
+    for pipe in (unconditional, masked):
+        with pytest.raises(ValueError, match=f"Cannot encode texts with {type(pipe).__name__}"):
+            encode(pipe, [PROMPT])
+
+
+def test_schedulers_that_are_not_known_are_refused():
+    with pytest.raises(ValueError, match="EDMEulerScheduler"):
+        eps_units(diffusers.EDMEulerScheduler())

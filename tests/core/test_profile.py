@@ -1,0 +1,288 @@
+"""Profiles of synthetic calibrations: what is saved is what is read, and what is not a profile is refused."""
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
+from sd_debias.core.calibrate import Calibration, Plan
+from sd_debias.core.method import METHODS
+from sd_debias.core.profile import SOFTWARE, Profile
+from sd_debias.core.steering import Steering
+
+PROMPT = "a photo of a doctor"
+SETTING = {"model": "sd15.safetensors", "model_hash": "ab12", "sampler": "euler", "steps": 12, "cfg": 7.0}
+ACTED = {"acted": True, "steps": 12, "skipped": 0, "magnitude": 0.1}
+
+
+def calibrated(prompt=PROMPT, attributes=(GENDER,), bias=(2.0,), method=METHODS["default"], fidelity=0.3, **plan):
+    """A calibration whose first groups have these log-odds more than the others; an image is its weights and seed."""
+    calibration = Calibration(prompt, attributes, method, Plan(**{**dict(images=100, rounds=3, held_out=100), **plan}))
+
+    def classify(images):
+        found, start = [], 0
+        for k, attribute in enumerate(attributes):
+            n = len(attribute.groups)
+            odds = np.array([np.eye(n)[0] * bias[k] - 3 * weights[start:start + n] for weights, _ in images])
+            luck = np.array([np.random.default_rng((seed, k)).gumbel(size=n) for _, seed in images])
+            found.append(np.eye(n)[(odds + luck).argmax(1)])
+            start += n
+        return found
+
+    for _ in calibration.run(lambda weights, seeds: list(zip(weights.numpy(), seeds)), classify,
+                             lambda images: np.full(len(images), fidelity)):
+        pass
+    return calibration
+
+
+def made(*calibrations, name="doctor-gender", **options):
+    return Profile.from_calibrations(name, calibrations or [calibrated()], SETTING, "synthetic", **options)
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return made(evaluations=[2400])
+
+
+@pytest.fixture
+def saved(profile, tmp_path):
+    return profile.save(tmp_path)
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}))
+    return path
+
+
+def test_a_profile_holds_what_was_calibrated_and_measured():
+    c = calibrated(attributes=(GENDER, SKIN_TONE_3), bias=(2.0, 1.0))
+    profile = made(c, evaluations=[123])
+    entry, = profile.entries
+    assert entry.steerings == c.steerings and profile.attributes == c.attributes and profile.method == c.method
+    assert entry.before[1] == c.audit.distribution(1, SKIN_TONE_3.target).to_dict()
+    assert entry.after[0] == c.held_out.distribution(0, GENDER.target).to_dict()
+    assert [r["kind"] for r in entry.rounds] == [r.kind for r in c.rounds]
+    assert entry.rounds[1]["attributes"][0]["steering"]["strength"] == c.rounds[1].steerings[0].strength
+    assert entry.fidelity == {"before": pytest.approx(0.3), "after": pytest.approx(0.3)}
+    assert entry.cost["images"] == sum(r.done for r in c.rounds) and entry.cost["evaluations"] == 123
+    assert entry.stop == c.stop and list(entry.warnings) == c.warnings
+
+
+def test_saving_and_loading_keeps_every_bit(profile, saved):
+    again = Profile.load(saved)
+    assert saved.name == "doctor-gender.json"
+    assert again.entries == profile.entries and again.attributes == profile.attributes
+    assert again.hash == profile.hash == json.loads(saved.read_text())["hash"] and not again.edited
+    assert again.to_dict() == profile.to_dict()
+
+
+def test_text_that_looks_like_a_list_is_kept_as_it_is(tmp_path):
+    prompt = "a [ cat : dog ]\n[\n 1,\n 2 ] \"quoted\" 医生"
+    assert Profile.load(made(calibrated(prompt)).save(tmp_path)).entries[0].prompt == prompt
+
+
+def test_numbers_of_a_list_stand_on_one_line(saved):
+    assert re.search(r'"target": \[0\.5, 0\.5\]', saved.read_text())
+
+
+def test_a_file_is_never_overwritten_unasked(profile, saved, tmp_path):
+    with pytest.raises(ValueError, match="exists already"):
+        profile.save(tmp_path)
+    with pytest.raises(ValueError, match="exists already"):
+        profile.save(saved)
+    assert profile.save(saved, overwrite=True) == saved
+    assert [p.name for p in tmp_path.iterdir()] == ["doctor-gender.json"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden"])
+def test_a_name_that_is_no_file_name_is_refused(name):
+    with pytest.raises(ValueError, match="A name must be"):
+        made(name=name)
+
+
+def test_a_profile_that_was_not_verified_says_so():
+    entry, = made(calibrated(held_out=0)).entries
+    assert entry.after is None and "not verified" in entry.warnings[0]
+
+
+def test_a_calibration_without_a_complete_audit_is_refused():
+    with pytest.raises(ValueError, match="not complete"):
+        made(Calibration(PROMPT, [GENDER], METHODS["default"], Plan()))
+
+
+def test_calibrations_that_do_not_fit_together_are_refused():
+    one, nurse = calibrated(), calibrated("a photo of a nurse", rounds=0, held_out=0)
+    with pytest.raises(ValueError, match="share attributes and method"):
+        made(one, calibrated("a nurse", method=METHODS["shift"], rounds=0, held_out=0))
+    with pytest.raises(ValueError, match="one entry a prompt"):
+        made(one, calibrated(PROMPT.upper() + " ", rounds=0, held_out=0))
+    with pytest.raises(ValueError, match="evaluations of 2"):
+        made(one, nurse, evaluations=[1])
+    with pytest.raises(ValueError, match="none came"):
+        Profile.from_calibrations("a", [], SETTING, "")
+
+
+def test_a_setting_of_other_things_than_plain_values_is_refused():
+    with pytest.raises(ValueError, match=r"plain values.*\['size'\]"):
+        Profile.from_calibrations("a", [calibrated(rounds=0, held_out=0)], {"size": [512, 512]}, "")
+    with pytest.raises(ValueError, match="finite"):
+        Profile.from_calibrations("a", [calibrated(rounds=0, held_out=0)], {"cfg": float("inf")}, "")
+
+
+def test_a_prompt_is_found_whatever_its_spaces_and_case(profile):
+    entry, exact = profile.entry("  A photo of\ta DOCTOR")
+    assert exact and entry is profile.entries[0]
+
+
+def test_an_unknown_prompt_gets_the_average_and_a_warning():
+    profile = made(calibrated(bias=(2.0,)), calibrated("a photo of a nurse", bias=(-2.0,)))
+    entry, exact = profile.entry("a photo of a lawyer")
+    one, two = (e.steerings[0] for e in profile.entries)
+    assert not exact and entry.before is None
+    assert entry.warnings == ("this prompt was not calibrated; the average of 2 calibrated prompts is used",)
+    assert entry.steerings[0].probabilities == pytest.approx(np.mean([one.probabilities, two.probabilities], axis=0))
+
+
+def test_an_entry_without_a_draw_counts_as_no_push_in_the_average():
+    profile = made(calibrated(bias=(2.5,)), calibrated("a photo of a person", bias=(0.0,)))
+    drawn, none = (e.steerings[0] for e in profile.entries)
+    assert none == Steering.none(2)
+    mean = profile.entry("other")[0].steerings[0]
+    assert mean.probabilities[0] == pytest.approx((drawn.probabilities[0] + 1) / 2) and mean.strength == drawn.strength
+
+
+def test_every_difference_of_the_setting_is_one_sentence(profile):
+    assert profile.differences(SETTING) == []
+    assert profile.differences({**SETTING, "steps": 30, "sampler": "Euler", "cfg": 7}) == \
+        ["steps: calibrated at 12, used at 30"]
+    assert profile.differences({"steps": None, "lora": "x"}) == [], "what one side does not know cannot differ"
+
+
+def test_a_renamed_model_is_the_same_model(profile):
+    assert profile.differences({**SETTING, "model": "renamed.ckpt"}) == []
+    assert profile.differences({**SETTING, "model_hash": "cd34"}) == ["model hash: calibrated at ab12, used at cd34"]
+
+
+def test_unknown_fields_are_kept_wherever_they_stand(saved, tmp_path):
+    document = json.loads(saved.read_text())
+    document["schema"], document["author"] = "1.7", {"name": "A"}
+    document["entries"][0]["note"] = document["method"]["note"] = document["method"]["guidance"]["note"] = "kept"
+    saved.write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match="edited"):
+        profile = Profile.load(saved)
+    again = json.loads(profile.save(tmp_path / "again").read_text())
+    assert {**again, "hash": ""} == {**document, "hash": ""}
+
+
+def test_another_major_version_is_refused_in_one_sentence(saved):
+    with pytest.raises(ValueError, match=r"schema 2\.0, but this version of sd-debias reads 1\.x"):
+        Profile.load(edit(saved, schema="2.0"))
+    with pytest.raises(ValueError, match="is a version"):
+        Profile.load(edit(saved, schema="new"))
+
+
+def test_an_edited_profile_is_told_and_shows_its_own_hash(profile, saved):
+    with pytest.warns(UserWarning, match="was edited since it was saved"):
+        edited = Profile.load(edit(saved, classifier="other"))
+    assert edited.edited and edited.hash != profile.hash
+    assert edited.metadata(PROMPT, ACTED)["Debias hash"] == edited.hash[:12]
+
+
+def test_a_profile_written_by_hand_needs_weights_only(tmp_path):
+    path = tmp_path / "hand.json"
+    document = {"schema": "1.0", "name": "hand", "method": {"spend": "shift"},
+                "attributes": [{"name": "g", "groups": [{"name": "a"}, {"name": "b"}]}],
+                "entries": [{"prompt": "p", "steerings": [{"weights": [0.5, -0.5]}]}]}
+    path.write_text("\ufeff" + json.dumps(document), "utf-8")  # as some editors save
+    profile = Profile.load(path)
+    assert not profile.edited and profile.entry("p")[0].steerings == (Steering((0.5, -0.5)),)
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "cut off"), (b'{"schema": "1.0", "ent', "cut off"), (b"\xff\xfe\x00", "cut off"), (b"[" * 100_000, "cut off"),
+    (b'{"schema": NaN}', "NaN"),
+    (b"[]", "not a profile"), (b"3", "not a profile"), (b'{"prompt": "x", "rounds": []}', "not a profile")])
+def test_files_that_are_not_profiles_are_refused_in_one_sentence(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        Profile.load(path)
+    assert "x.json" in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("weights", [[1e999, 0.0], ["a", "b"], [0.0], [0.0, 0.0, 0.0], None, [[1], [2]], 5])
+def test_weights_that_are_not_one_finite_number_a_group_are_refused(saved, weights):
+    text = json.dumps([{"prompt": "p", "steerings": [{"weights": weights}]}]).replace("Infinity", "1e999")
+    document = json.loads(saved.read_text())
+    del document["entries"]
+    saved.write_text(json.dumps(document)[:-1] + f', "entries": {text}}}')
+    with pytest.raises(ValueError, match=r"cannot be used"):
+        Profile.load(saved)
+
+
+@pytest.mark.parametrize("changes", [
+    {"entries": []}, {"entries": {}}, {"entries": [3]}, {"entries": None}, {"attributes": []}, {"attributes": "gender"},
+    {"name": "../x"}, {"name": None}, {"name": "a\nb"}, {"method": {"direction": "sideways"}}, {"method": None},
+    {"setting": {"size": [1]}}, {"setting": 5}])
+def test_profiles_with_a_wrong_field_are_refused(saved, changes):
+    with pytest.raises(ValueError, match="cannot be used"):
+        Profile.load(edit(saved, **changes))
+
+
+def test_measured_counts_of_another_number_of_groups_are_refused(saved):
+    entries = json.loads(saved.read_text())["entries"]
+    entries[0]["after"] = [{"counts": [1, 2, 3]}]
+    with pytest.raises(ValueError, match="counts"):
+        Profile.load(edit(saved, entries=entries))
+
+
+def test_metadata_names_profile_hash_and_weights(profile):
+    keys = profile.metadata(PROMPT, ACTED)
+    assert list(keys) == ["Debias profile", "Debias hash", "Debias weights"]
+    assert keys["Debias profile"] == "doctor-gender" and keys["Debias hash"] == profile.hash[:12]
+    assert re.fullmatch(r"gender: [\d.]+ % alone, .*[\d.]+ % woman, strength 1", keys["Debias weights"])
+
+
+def test_metadata_of_shift_weights_and_of_special_cases():
+    profile = made(calibrated(method=METHODS["shift"]))
+    assert re.fullmatch(r"gender: man 0\.\d+, woman -0\.\d+", profile.metadata(PROMPT, ACTED)["Debias weights"])
+    keys = profile.metadata("other", {**ACTED, "skipped": 2}, strength=0.5)
+    assert keys["Debias strength"] == "0.5" and "not calibrated" in keys["Debias prompt"]
+    assert keys["Debias skipped"].startswith("2 of 12 steps")
+    assert all(key.startswith("Debias") and "\n" not in value for key, value in keys.items())
+
+
+def test_metadata_claims_nothing_where_guidance_did_not_act(profile):
+    steering = profile.entries[0].steerings[0]
+    alone = next(seed for seed, option in enumerate(steering.draws(range(100))) if option == 0)
+    pushed = next(seed for seed, option in enumerate(steering.draws(range(100))) if option)
+
+    def reason(*arguments, **info):
+        keys = profile.metadata(PROMPT, {"acted": False, **info}, *arguments)
+        assert list(keys) == ["Debias"] and keys["Debias"].startswith("not applied (")
+        return keys["Debias"]
+
+    assert "the strength is 0" in reason(0.0)
+    assert "left alone" in reason(1.0, alone)
+    assert "changed nothing" in reason(1.0, pushed)
+    assert "NaN" in reason(1.0, pushed, steps=5, skipped=5)
+    assert "CFG is 1" in reason(reason="CFG is 1")
+
+
+def test_metadata_of_a_prompt_that_needs_no_correction_says_so():
+    profile = made(calibrated(bias=(0.0,)))
+    keys = profile.metadata(PROMPT, {"acted": False})
+    assert keys == {"Debias": "not applied (the calibration found nothing to correct)"}
+
+
+def test_a_target_that_forbids_a_group_saves_an_infinite_kl_as_null(tmp_path):
+    c = calibrated(attributes=(AGE.with_target((1, 1, 0)),), bias=(0.0,))
+    profile = Profile.load(made(c).save(tmp_path))
+    assert profile.entries[0].before[0]["kl"] is None
+
+
+def test_the_software_version_is_the_package_s():
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert SOFTWARE == f"sd-debias {re.search('^version = .([0-9.]+)', text, re.MULTILINE)[1]}"

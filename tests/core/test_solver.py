@@ -1,0 +1,127 @@
+"""Both solvers on synthetic dose-response curves, whose answer is known."""
+import numpy as np
+import pytest
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE
+from sd_debias.core.distribution import kl_divergence
+from sd_debias.core.method import Method
+from sd_debias.core.solver import Measurement, make
+from sd_debias.core.solver.draw import least_push
+from sd_debias.core.solver.ida import fit_response
+from sd_debias.core.steering import Steering
+
+SIX = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
+
+
+class Model:
+    """A model that answers weights: log-odds fall with slope S, a drawn push is obeyed with a given probability."""
+
+    def __init__(self, shares, slope=1.5, obedience=0.85, seed=0):
+        self.shares, self.slope, self.obedience = np.asarray(shares, float), slope, obedience
+        self.rng = np.random.default_rng(seed)
+
+    def rows(self, steering: Steering) -> np.ndarray:
+        """Outcome probabilities [n + 1, n] by drawn option."""
+        alone = self.shares * np.exp(-self.slope * np.asarray(steering.weights))
+        alone = alone / alone.sum()
+        hit = self.obedience ** (1 / steering.strength)
+        return np.vstack([alone, hit * np.eye(len(alone)) + (1 - hit) * alone])
+
+    def expected(self, steering: Steering) -> np.ndarray:
+        q = np.array(steering.probabilities or (1,) + (0,) * len(self.shares))
+        return q @ self.rows(steering)
+
+    def measure(self, steering: Steering, images: int) -> Measurement:
+        drawn = np.bincount(steering.draws(range(images)), minlength=len(self.shares) + 1)
+        outcomes = [self.rng.multinomial(n, p) for n, p in zip(drawn, self.rows(steering))]
+        return Measurement(steering, np.array(outcomes))
+
+
+def solve(model, solver, images=300, rounds=4):
+    history = [model.measure(Steering.none(len(model.shares)), images)]
+    for _ in range(rounds):
+        history.append(model.measure(solver.propose(history), images))
+    return solver.answer(history), history
+
+
+@pytest.mark.parametrize("method", [Method(spend="shift"), Method(spend="shift", rule="additive"),
+                                    Method(spend="shift", rule="multiplicative"), Method(spend="draw")],
+                         ids=["log", "additive", "multiplicative", "draw"])
+@pytest.mark.parametrize("men", [0.6, 0.85, 0.98, 0.1])
+def test_two_groups_reach_an_even_split(method, men):
+    rounds = 4 if method.rule == "log" else 12
+    for seed in range(5):
+        model = Model([men, 1 - men], seed=seed)
+        answer, _ = solve(model, make(method, GENDER), rounds=rounds)
+        assert abs(model.expected(answer)[0] - 0.5) < 0.07
+
+
+@pytest.mark.parametrize("spend", ["shift", "draw"])
+def test_six_groups_come_near_the_target(spend):
+    model = Model(SIX)
+    answer, _ = solve(model, make(Method(spend=spend), SKIN_TONE))
+    assert kl_divergence(model.expected(answer), SKIN_TONE.target) < 0.02 < kl_divergence(SIX, SKIN_TONE.target)
+
+
+@pytest.mark.parametrize("spend", ["shift", "draw"])
+def test_a_target_that_is_not_even_is_met(spend):
+    model = Model([0.9, 0.1])
+    answer, _ = solve(model, make(Method(spend=spend), GENDER.with_target((70, 30))))
+    assert abs(model.expected(answer)[0] - 0.7) < 0.04
+
+
+@pytest.mark.parametrize("slope", [0.4, 1.5, 6.0])
+def test_the_log_rule_learns_the_response_whatever_its_slope(slope):
+    model = Model([0.85, 0.15], slope=slope)
+    answer, history = solve(model, make(Method(spend="shift"), GENDER))
+    assert abs(model.expected(answer)[0] - 0.5) < 0.06
+    assert abs(model.expected(history[2].steering)[0] - 0.5) < 0.15
+
+
+def test_the_fit_recovers_a_known_response():
+    a = [(w, -w) for w in (-1, 0, 1)]
+    counts = [1e6 * np.exp([1 - 2 * x, -1 - 2 * y]) / np.exp([1 - 2 * x, -1 - 2 * y]).sum() for x, y in a]
+    b, slope = fit_response(a, counts, prior_slope=1.0)
+    assert np.allclose(b, [1, -1], atol=1e-3) and abs(slope - 2) < 1e-3
+
+
+def test_draw_leaves_as_many_images_alone_as_the_target_allows():
+    matrix = np.array([[0.8, 0.2], [1.0, 0.0], [0.0, 1.0]])
+    q = least_push(matrix, np.array([0.5, 0.5]), tolerance=1e-3)
+    assert abs(q[0] - 0.5 / 0.8) < 0.02 and q[1] < 0.01
+
+
+def test_draw_pushes_harder_where_groups_are_not_obeyed():
+    model = Model([0.95, 0.05], obedience=0.3)
+    answer, _ = solve(model, make(Method(spend="draw"), GENDER), rounds=5)
+    assert answer.strength > 1
+    assert abs(model.expected(answer)[0] - 0.5) < 0.1
+
+
+def test_a_group_that_never_appears_does_not_break_the_solvers():
+    for spend in ("shift", "draw"):
+        history = [Measurement(Steering.none(2), np.array([[100, 0], [0, 0], [0, 0]]))]
+        proposal = make(Method(spend=spend), GENDER).propose(history)
+        assert np.isfinite([*proposal.weights, *proposal.probabilities]).all()
+        assert proposal != Steering.none(2)
+
+
+def test_a_solver_that_diverges_keeps_its_best_round():
+    history = [Measurement(Steering((w, -w)), np.array([counts, [0, 0], [0, 0]]))
+               for w, counts in ((0.0, [80, 20]), (0.3, [55, 45]), (3.0, [2, 98]))]
+    assert make(Method(spend="shift"), GENDER).answer(history).weights == (0.3, -0.3)
+
+
+def test_weights_of_ida_sum_to_zero_and_stay_bounded():
+    history = [Measurement(Steering.none(6), np.array([[1000, 0, 0, 0, 0, 0]] + [[0] * 6] * 6))]
+    for rule in ("log", "additive", "multiplicative"):
+        weights = make(Method(spend="shift", rule=rule), SKIN_TONE).propose(history).weights
+        assert abs(sum(weights)) < 1e-6 and max(map(abs, weights)) <= 4
+
+
+def test_policy_gradient_improves_with_many_rounds_and_is_reproducible():
+    method = Method(spend="shift", rule="policy_gradient")
+    model = Model([0.85, 0.15])
+    answer, history = solve(model, make(method, GENDER), images=100, rounds=120)
+    assert abs(model.expected(answer)[0] - 0.5) < 0.12
+    assert make(method, GENDER).answer(history) == answer

@@ -1,0 +1,58 @@
+"""The embedded model does what its card says; the card's own figures, on more pictures, come from core/demo/evaluate.py."""
+import numpy as np
+import pytest
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.demo import artwork, bias, captions, evaluate, model
+from sd_debias.core.workbench import demo
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return demo()
+
+
+def test_the_weights_are_small_and_hold_no_pickle():
+    files = [path for path in model.WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pth")]
+
+
+def test_clip_knows_the_artwork(bench):
+    found = evaluate.classifiers(bench)
+    assert found["CLIP gender"]["agreement"] >= 0.99
+    assert found["CLIP skin tone"]["agreement"] >= 0.97
+
+
+def test_nearest_artwork_finds_each_picture_even_under_noise():
+    noisy = artwork.load() + np.random.default_rng(0).normal(0, 8, (420, 64, 64, 3))
+    assert (evaluate.nearest_artwork(noisy.clip(0, 255).astype(np.uint8)) == np.arange(420)).mean() > 0.99
+
+
+def test_prompts_that_state_gender_and_tone_are_obeyed(bench):
+    shown = []
+    for seed, (prompt, gender, tone) in enumerate(evaluate.explicit_prompts("scientist")):
+        seen = evaluate.labels_of(evaluate.nearest_artwork(bench.generate(prompt, range(10 * seed, 10 * seed + 10))[0]))
+        shown.append((seen[:, 1] == gender) & (seen[:, 2] == tone))
+    assert np.mean(shown) >= 0.9
+
+
+def test_a_neutral_prompt_shows_the_bias_of_the_table_and_the_occupation(bench):
+    pictures, _ = bench.generate(captions.prompt("pilot"), range(200))
+    shown = evaluate.labels_of(evaluate.nearest_artwork(pictures))
+    (men, _), _ = bias.shares("pilot")
+    assert abs((shown[:, 1] == 0).mean() - men) < 0.1
+    assert (shown[:, 0] == artwork.SUBJECTS.index("pilot")).mean() >= 0.95
+
+
+def test_clip_agrees_with_the_nearest_artwork_on_generated_pictures(bench):
+    pictures, _ = bench.generate("a photo of a person", range(200))
+    shown = evaluate.labels_of(evaluate.nearest_artwork(pictures))
+    assert (bench.classifier(GENDER)(pictures).argmax(1) == shown[:, 1]).mean() >= 0.95
+    assert (bench.classifier(SKIN_TONE_5)(pictures).argmax(1) == shown[:, 2]).mean() >= 0.9
+
+
+def test_the_same_seed_gives_the_same_picture_whatever_the_batch(bench):
+    together, _ = bench.generate("a photo of a judge", range(6))
+    alone = np.concatenate([bench.generate("a photo of a judge", [seed])[0] for seed in range(6)])
+    assert np.abs(together.astype(int) - alone).max() <= 2
