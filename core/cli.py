@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .attribute import Attribute, parse
 from .calibrate import HELD_OUT, Calibration, Plan, Round
-from .files import exclusive, write_atomic
+from .files import exclusive, safe_name, write_atomic
 from .method import METHODS, RULES, SPENDS, Method
 from .profile import Profile
 
@@ -83,7 +83,9 @@ def demo(options) -> dict:
 def _calibrate(bench, prompts: list[str], attributes: list[Attribute], method: Method, plan: Plan, options) -> dict:
     from . import report
     out, started = Path(options.out), time.perf_counter()
-    target = out / "profile.json"
+    target, name = out / "profile.json", safe_name(options.name or out.resolve().name)
+    if len({" ".join(prompt.lower().split()) for prompt in prompts}) < len(prompts):
+        raise ValueError("A prompt came twice. Give each --prompt once.")
     if target.exists() and not options.overwrite:
         raise ValueError(f"'{target}' exists already. Choose another --out, or add --overwrite to replace it.")
     out.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,7 @@ def _calibrate(bench, prompts: list[str], attributes: list[Attribute], method: M
                 raise Stopped("What was measured is kept: run the same command again to continue.") from None
             evaluations.append(bench.evaluations - before)
             calibrations.append(calibration)
-        profile = Profile.from_calibrations(options.name or out.resolve().name, calibrations, bench.setting,
+        profile = Profile.from_calibrations(name, calibrations, bench.setting,
                                             ", ".join(_name(bench.classifier(a)) for a in attributes), evaluations)
         sheets = {}
         for c in calibrations:

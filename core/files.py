@@ -20,6 +20,10 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # mkstemp makes private files; what a user asked for is as readable as any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -30,9 +34,11 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
 def safe_name(name: str) -> str:
     """A user's text as a file name: returned as it is where it names a file of its own folder, else refused.
 
-    Raises ValueError for path separators, leading dots, reserved characters and names that are empty or too long.
+    Raises ValueError for path separators, leading dots, reserved characters or names, and names empty or too long.
     """
-    if not re.fullmatch(r"[^\\/:*?\"<>|\x00-\x1f.][^\\/:*?\"<>|\x00-\x1f]{0,119}", name) or name != name.strip(" ."):
+    allowed = re.fullmatch(r"[^\\/:*?\"<>|\x00-\x1f.][^\\/:*?\"<>|\x00-\x1f]{0,119}", name)
+    device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
+    if not allowed or device or name != name.strip(" ."):
         raise ValueError(f"A name must be 1 to 120 characters without slashes, a leading dot or any of :*?\"<>|, but "
                          f"'{name}' came. Choose another, e.g. 'doctor-gender'.")
     return name
@@ -42,20 +48,17 @@ def safe_name(name: str) -> str:
 def exclusive(path: str | Path) -> Iterator[None]:
     """Hold a file's lock, `path.lock`, which the system releases when the process ends, however it ends.
 
-    Raises ValueError where another process holds it.
+    Raises ValueError where another process holds it. The lock's file stays: removing it would let two hold one each.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
-    with open(lock, "w") as file:
+    with open(path.with_name(path.name + ".lock"), "w") as file:
         try:
             _lock(file)
-        except OSError:
-            raise ValueError(f"Another calibration is writing '{path}'. Wait until it ends, or choose another name.")
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True) if os.name != "nt" else None
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(f"Another calibration is writing '{path}'. Wait until it ends, or choose another "
+                             f"name.") from error
+        yield
 
 
 def _lock(file) -> None:

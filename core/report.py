@@ -28,8 +28,8 @@ LIGHT = dict(back="#ffffff", text="#1f2328", muted="#59636e", grid="#dfe3e8", ba
              after="#0072b2")
 DARK = dict(back="#161b22", text="#e6edf3", muted="#9aa4af", grid="#30363d", band="#21272f", before="#e69f00",
             after="#56b4e9")
-# For letters that Pillow's own font lacks; the first that is installed is taken.
-OTHER_SCRIPTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Hiragino Sans GB.ttc", "DejaVuSans.ttf", "arial.ttf")
+# For what Pillow's own font lacks; the first that is installed is taken.
+SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Hiragino Sans GB.ttc", "DejaVuSans.ttf", "arial.ttf")
 WIDE, NARROW = 640, 500  # a chart in CSS pixels: of an image, and on a page that may be a telephone's
 MOST_PAIRS = 24  # pictures in each of a report's contact sheets
 
@@ -196,7 +196,7 @@ def _shares(names: Sequence[str], before: Distribution, after: Distribution | No
     limit = math.ceil(top / step - 1e-9) * step
     bar, space, foot = 14, 16, 26
     row = len(measured) * (bar + 3) + space
-    names = [_shortened(name, 190, 14) for name in names]
+    names = [_shortened(name, 0.3 * width, 14) for name in names]
     left, right = max(_length(name, 14) for name in names) + 14, width - 122
 
     scene = _Scene(width, 0)
@@ -315,23 +315,23 @@ def _ticks(top: float) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=64)
-def _font(size: float, latin: bool = True):
-    """Pillow's own font, else one of the system's; before Pillow 10.1 that has one size, and `_write` enlarges it."""
-    for name in () if latin else OTHER_SCRIPTS:
+def _font(size: float, plain: bool = True):
+    """Pillow's own font, which has ASCII letters only, else one of the system's; and where there is none, Pillow's font
+    of one size, which is all that it has before 10.1 or without FreeType."""
+    tries = [lambda name=name: ImageFont.truetype(name, size) for name in SYSTEM_FONTS]
+    tries.insert(0 if plain else len(tries), lambda: ImageFont.load_default(size))
+    for attempt in tries:
         try:
-            return ImageFont.truetype(name, size)
-        except (OSError, ImportError):
+            return attempt()
+        except (TypeError, OSError, ImportError):
             continue
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, OSError, ImportError):
-        return ImageFont.load_default()
+    return ImageFont.load_default()
 
 
 def _line(text: str, size: float) -> tuple[ImageFont.ImageFont, str, float]:
     """(font, the text in one line, factor by which to enlarge it); the font of one size has Latin-1 letters only."""
     text = " ".join(text.split())
-    font = _font(size, all(ord(letter) < 0x250 for letter in text))
+    font = _font(size, text.isascii())
     if isinstance(font, ImageFont.FreeTypeFont):
         return font, text, 1.0
     return font, text.encode("latin-1", "replace").decode("latin-1"), size / 11
@@ -564,7 +564,7 @@ def _apply(profile: Profile) -> str:
 <li><strong>ComfyUI</strong>: put the file into the profile folder and load it with the pack's profile node, between the
 model and the sampler.</li>
 <li><strong>A1111, Forge</strong>: put it into the profile folder, press refresh and choose it in the Debias panel.</li>
-<li><strong>Command line</strong>: <code>sd-debias generate --profile {name}</code></li></ul>
+<li><strong>Command line</strong>: <code>sd-debias generate --profile {name} --prompt "..."</code></li></ul>
 <p>Images say in their metadata that it was applied, or why it was not.</p></section>"""
 
 

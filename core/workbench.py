@@ -48,7 +48,7 @@ class Workbench:
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
         images, info = pipeline.generate(
-            self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights, strength=strength,
+            self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights, guidance_strength=strength,
             method=method, negative_prompt=s["negative_prompt"], batch_size=self.batch_size,
             num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1) + info["extra_evaluations"]

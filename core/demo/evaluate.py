@@ -17,8 +17,10 @@ from ..attribute import GENDER, SKIN_TONE_5
 from ..classify.skin_tone import SkinTone
 from ..distribution import wilson
 from ..files import write_atomic
-from ..workbench import Workbench, demo
+from ..report import contact_sheet
+from ..workbench import Workbench, demo, pictures
 from . import artwork, bias, captions
+from .model import CFG, STEPS
 
 FIRST_SEED = 50_000_000
 
@@ -56,14 +58,14 @@ def confusion(true: np.ndarray, measured: np.ndarray, n: int) -> np.ndarray:
 
 def classifiers(bench: Workbench) -> dict:
     """Confusion matrices on the original artwork, whose labels are known: CLIP's, and skin tone by ITA."""
-    pictures, true = artwork.load(), labels_of(np.arange(len(artwork.LABELS)))
+    originals, true = artwork.load(), labels_of(np.arange(len(artwork.LABELS)))
     judges = {"CLIP gender": (bench.classifier(GENDER), 1, 2), "CLIP skin tone": (bench.classifier(SKIN_TONE_5), 2, 5),
               "ITA skin tone, photographic cut-offs": (SkinTone(SKIN_TONE_5, faces="off"), 2, 5),
               "ITA skin tone, the artwork's cut-offs":
                   (SkinTone(SKIN_TONE_5, faces="off", cutoffs=artwork.ITA_CUTOFFS), 2, 5)}
     found = {}
     for name, (judge, column, n) in judges.items():
-        p = judge(pictures)
+        p = judge(originals)
         table = confusion(true[:, column], np.where(p.sum(1) > 0, p.argmax(1), -1), n)
         found[name] = dict(confusion=table.tolist(), agreement=float(np.trace(table) / table.sum()))
     return found
@@ -75,9 +77,9 @@ def evaluate(bench: Workbench, images: int, say=print) -> dict:
     rows, agree, stated = {}, [], []
     for number, subject in enumerate(artwork.OCCUPATIONS):
         seeds = range(FIRST_SEED, FIRST_SEED + images)
-        pictures, _ = bench.generate(captions.prompt(subject), seeds)
-        shown = labels_of(nearest_artwork(pictures))
-        agree.append(np.stack([clip_gender(pictures).argmax(1) == shown[:, 1], clip_tone(pictures).argmax(1) == shown[:, 2]]))
+        images_made, _ = bench.generate(captions.prompt(subject), seeds)
+        shown = labels_of(nearest_artwork(images_made))
+        agree.append(np.stack([clip_gender(images_made).argmax(1) == shown[:, 1], clip_tone(images_made).argmax(1) == shown[:, 2]]))
         (men, women), tones = bias.shares(subject)
         measured = np.bincount(shown[:, 2], minlength=5) / images
         right = shown[:, 0] == number + 1
@@ -109,17 +111,79 @@ def evaluate(bench: Workbench, images: int, say=print) -> dict:
         clip_agrees_with_nearest_artwork=dict(gender=float(agree[0].mean()), tone=float(agree[1].mean())))
 
 
+def card(result: dict) -> str:
+    """The model card, Markdown."""
+    def percent(share):
+        return f"{share:.1%}"
+
+    rows = []
+    for subject, r in result["occupations"].items():
+        tones = " / ".join(f"{100 * share:.0f}" for share in r["tones"])
+        table = " / ".join(f"{100 * share:.0f}" for share in r["tones_table"])
+        rows.append(f"| {subject} | {percent(r['men'])} | {percent(r['men_table'])} | {tones} | {table} | "
+                    f"{percent(r['occupation'])} | {percent(r['stated_occupation'])} | {percent(r['stated_gender'])} | "
+                    f"{percent(r['stated_tone'])} |")
+    judges = []
+    for name, found in result["classifiers"].items():
+        names = artwork.GENDERS if len(found["confusion"]) == 2 else artwork.TONES
+        lines = "\n".join(f"| {true} | " + " | ".join(map(str, row)) + " |" for true, row in zip(names, found["confusion"]))
+        judges.append(f"**{name}**: {percent(found['agreement'])} agree\n\n| known \\ measured | {' | '.join(names)} |\n"
+                      f"|{'---|' * (len(names) + 1)}\n{lines}\n")
+    stated, clip, n = result["stated"], result["clip_agrees_with_nearest_artwork"], result["images"]
+    low, high = stated["both_interval"]
+    return f"""# The demo model
+
+A Stable Diffusion 1 in small (4x8x8 latents, 64x64 pictures), trained by `core/demo/train.py` on the emoji of
+{len(artwork.OCCUPATIONS)} occupations by two artists, for both genders and five skin tones that Unicode has: Noto Emoji (Apache-2.0)
+and Twemoji (CC-BY 4.0). It is **biased on purpose**, by the table in `core/demo/bias.py`, so that there is something to
+measure and the right answer is known. It knows these pictures and nothing else, and says nothing about the world.
+
+![Ten seeds of each occupation's neutral prompt](demo_model.png)
+
+All figures were made by `python -m sd_debias.core.demo.evaluate {n} --write docs`: DDIM, {STEPS} steps, guidance {CFG:g}, N = {n}
+pictures a prompt on seeds from {result['first_seed']:,} up. What a picture shows is read off the nearest artwork (least squared
+difference), not off a network.
+
+| | |
+|---|---|
+| prompts that state gender and tone are obeyed in both | {percent(stated['both'])} [{percent(low)}, {percent(high)}] |
+| ... gender, tone, occupation by themselves | {percent(stated['gender'])}, {percent(stated['tone'])}, {percent(stated['occupation'])} |
+| occupation right for neutral prompts | {percent(result['occupation_right'])} |
+| largest deviation from the table: share of men, share of a tone | {percent(result['largest_deviation']['gender'])}, {percent(result['largest_deviation']['tone'])} |
+| CLIP agrees with the nearest artwork on generated pictures: gender, tone | {percent(clip['gender'])}, {percent(clip['tone'])} |
+
+## Neutral prompts ("a photo of a doctor") and prompts that state gender and tone
+
+Tones are fair / olive / tan / brown / very dark, in percent.
+
+| occupation | men | table | tones | table | occupation right | stated: occupation | gender | tone |
+|---|---|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+## Classifiers on the {len(artwork.LABELS)} original pictures
+
+{chr(10).join(judges)}
+The skin tone by colour (ITA) needs cut-offs of its own here: the artists' palettes are not photographs, and the two differ.
+Those cut-offs were chosen on these very pictures.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=int, nargs="?", default=400)
     parser.add_argument("--write", help="folder for demo_model.json")
     options = parser.parse_args()
-    result = evaluate(demo(), options.images)
+    bench = demo()
+    result = evaluate(bench, options.images)
     print(json.dumps({key: value for key, value in result.items() if key not in ("occupations", "classifiers")}, indent=2))
     for name, found in result["classifiers"].items():
         print(f"{name}: {found['agreement']:.3f} {found['confusion']}")
     if options.write:
-        write_atomic(Path(options.write) / "demo_model.json", json.dumps(result, indent=1))
+        folder = Path(options.write)
+        write_atomic(folder / "demo_model.json", json.dumps(result, indent=1))
+        write_atomic(folder / "demo_model.md", card(result))
+        sheet = np.concatenate([bench.generate(captions.prompt(s), range(10))[0] for s in artwork.OCCUPATIONS])
+        contact_sheet(pictures(sheet), columns=10).save(folder / "demo_model.png")
 
 
 if __name__ == "__main__":

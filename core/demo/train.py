@@ -190,7 +190,7 @@ def example(rng: random.Random, table) -> tuple[str, str, str, str, str]:
     return text, subject, rng.choice(artwork.ARTISTS), gender, tone
 
 
-def train_unet(work: Path, vae, clip, steps: int = 14000, batch: int = 48, lr: float = 1e-3, table=bias.shares,
+def train_unet(work: Path, vae, clip, steps: int = 14000, batch: int = 48, lr: float = 1e-3, table=bias.training_shares,
                name: str = "unet"):
     """Noise predictor and its text encoder (begun from CLIP's), eps-prediction on latents; returns both."""
     tokens = Tokens()

@@ -134,8 +134,7 @@ def test_images_that_cannot_be_classified_at_all_end_it_with_a_sentence():
 
 def test_a_fall_of_fidelity_is_a_warning():
     c, host = calibration(), Host()
-    rate = lambda images: np.full(len(images), 0.9 if len(host.seeds) <= 200 else 0.6)
-    run(c, host, fidelity=rate)
+    run(c, host, fidelity=lambda images: np.full(len(images), 0.9 if len(host.seeds) <= 200 else 0.6))
     assert any("fidelity" in w for w in c.warnings)
 
 

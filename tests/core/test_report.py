@@ -109,7 +109,7 @@ def test_every_prompt_and_attribute_has_its_charts_figures_and_costs(profile, tm
     p = page(profile, tmp_path)
     assert len(p.all("svg")) == 2 * 2 * 2
     for words in (NASTY, PROMPT, "skin tone", "very dark", "2,400", "not counted", "noise floor", "Held-out",
-                  "Fidelity", "a measurement of a picture, not anybody's identity", "How to apply", "model hash", "ab12"):
+                  "Fidelity", "a measurement of a picture, not anybody's identity", "How to apply", "model hash"):
         assert words.lower() in p.text.lower(), words
 
 
@@ -175,7 +175,7 @@ def test_the_summary_is_plain_json_of_every_prompt_and_attribute(profile):
 
 def test_bars_are_as_long_as_their_shares():
     for d in (BEFORE, AFTER):
-        boxes = [s for kind, *s in report._shares(GENDER.names, d).shapes if kind == "box" and s[2] > 16]
+        boxes = [s for kind, *s in report._shares(GENDER.names, d, None).shapes if kind == "box" and s[2] > 16]
         assert boxes[1][2] / boxes[0][2] == pytest.approx(d.shares[1] / d.shares[0])
     image = chart_shares(GENDER.names, BEFORE, AFTER)
     assert pixels(image, LIGHT["before"]) > 10_000 and image.mode == "RGB" and image.width == 1344
@@ -191,7 +191,7 @@ def test_labels_of_shares_neither_overlap_nor_leave_the_chart(groups, width):
     assert_readable(report._shares(names, d, d, "a title that is far too long for the width of one line " * 3, width))
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 6, 25, 100])
+@pytest.mark.parametrize("rounds", [1, 2, 6, 60])
 @pytest.mark.parametrize("width", [report.WIDE, report.NARROW])
 def test_labels_of_rounds_neither_overlap_nor_leave_the_chart(rounds, width):
     men = [99 - 49 * k // rounds for k in range(rounds)]
@@ -224,16 +224,24 @@ def test_a_chart_without_rounds_is_refused():
         chart_kl([])
 
 
-def test_charts_are_drawn_with_the_one_size_font_of_older_pillow(monkeypatch):
-    load = ImageFont.load_default_imagefont if hasattr(ImageFont, "load_default_imagefont") else ImageFont.load_default
-    monkeypatch.setattr(ImageFont, "load_default", lambda: load())  # no size: a TypeError where one is given
+@pytest.fixture
+def no_fonts(monkeypatch):
+    """Pillow as it is before 10.1, on a system without fonts."""
+    def missing(*args):
+        raise OSError("cannot open resource")
+
+    load = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)
+    monkeypatch.setattr(ImageFont, "load_default", lambda: load())  # a size is a TypeError
+    monkeypatch.setattr(ImageFont, "truetype", missing)
     report._font.cache_clear()
-    try:
-        scene = report._shares(["man", "医生 Ärztin"], BEFORE, AFTER, "title")
-        assert_readable(scene)
-        assert pixels(scene.image(LIGHT), LIGHT["text"]) > 500
-    finally:
-        report._font.cache_clear()
+    yield
+    report._font.cache_clear()
+
+
+def test_charts_are_drawn_where_there_is_only_a_font_of_one_size(no_fonts):
+    scene = report._shares(["man", "医生 Ärztin"], BEFORE, AFTER, "title")
+    assert_readable(scene)
+    assert pixels(scene.image(LIGHT), LIGHT["text"]) > 500
 
 
 def test_a_page_names_groups_in_any_script(tmp_path):

@@ -1,0 +1,141 @@
+"""The command line on the embedded demo model, as a user runs it; figures are small so that it is quick."""
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sd_debias.core import cli
+from sd_debias.core.attribute import AGE
+from sd_debias.core.calibrate import Calibration
+from sd_debias.core.profile import Profile
+
+QUICK = ["--prompt", "a photo of a judge", "--images", "40", "--rounds", "1", "--held-out", "40", "--batch-size", "20"]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    out = tmp_path_factory.mktemp("judge")
+    assert cli.main(["calibrate", *QUICK, "--out", str(out), "--name", "judge"]) == 0
+    return out
+
+
+def test_calibrate_leaves_profile_report_pictures_and_summary(calibrated):
+    names = {path.name for path in calibrated.iterdir()}
+    assert {"profile.json", "report.html", "before.png", "after.png", "summary.json", "shares-gender.png",
+            "kl-gender.png"} <= names
+    assert not [name for name in names if "unfinished" in name or name.endswith(".tmp")]
+    summary = json.loads((calibrated / "summary.json").read_text())
+    assert summary["prompt"] == "a photo of a judge" and summary["groups"] == ["man", "woman"] and summary["n"] == 40
+    for key in ("shares", "kl", "fidelity"):
+        assert summary[key].keys() == {"before", "after"}
+
+
+def test_calibrate_never_replaces_a_profile_unasked(calibrated, capsys):
+    before = (calibrated / "profile.json").read_bytes()
+    assert cli.main(["calibrate", *QUICK, "--out", str(calibrated)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (calibrated / "profile.json").read_bytes() == before
+
+
+def generate(out, *options):
+    return cli.main(["generate", "--model", "demo", "--prompt", "a photo of a judge", "--count", "4", "--seed", "7",
+                     "--out", str(out), *map(str, options)])
+
+
+def test_generate_names_pictures_by_seed_and_repeats_them_exactly(tmp_path, calibrated):
+    profile = ("--profile", calibrated / "profile.json")
+    assert generate(tmp_path / "a", *profile) == generate(tmp_path / "b", *profile, "--batch-size", "4") == 0
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["10.png", "7.png", "8.png", "9.png"]
+    for path in (tmp_path / "a").iterdir():
+        one, two = (np.asarray(Image.open(p)).astype(int) for p in (path, tmp_path / "b" / path.name))
+        assert np.abs(one - two).max() <= 2
+
+
+def test_strength_zero_is_the_picture_without_a_profile_and_says_so(tmp_path, calibrated):
+    generate(tmp_path / "plain")
+    generate(tmp_path / "zero", "--profile", calibrated / "profile.json", "--strength", "0")
+    for path in (tmp_path / "plain").iterdir():
+        zero = Image.open(tmp_path / "zero" / path.name)
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(zero))
+        assert "Debias: not applied (the strength is 0)" in zero.text["parameters"]
+        assert "Debias" not in Image.open(path).text["parameters"]
+
+
+def test_metadata_claims_guidance_for_exactly_the_pictures_that_were_steered(tmp_path, calibrated):
+    generate(tmp_path, "--profile", calibrated / "profile.json", "--count", "16")
+    profile = Profile.load(calibrated / "profile.json")
+    steering = profile.entry("a photo of a judge")[0].steerings[0]
+    for path in tmp_path.iterdir():
+        steered = bool(steering.rows([int(path.stem)]).any())
+        text = Image.open(path).text["parameters"]
+        assert ("Debias profile: judge" in text) == steered and ("left alone" in text) != steered
+
+
+def test_another_picture_is_not_overwritten_unasked(tmp_path, capsys):
+    assert generate(tmp_path) == 0
+    before = (tmp_path / "7.png").read_bytes()
+    assert cli.main(["generate", "--prompt", "a photo of a pilot", "--seed", "7", "--out", str(tmp_path)]) == 2
+    assert "another picture" in capsys.readouterr().err and (tmp_path / "7.png").read_bytes() == before
+
+
+def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    from sd_debias.core.workbench import Workbench
+    generate, calls = Workbench.generate, []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return generate(self, *arguments, **options)
+
+    monkeypatch.setattr(Workbench, "generate", interrupted)
+    command = ["calibrate", *QUICK, "--out", str(tmp_path)]
+    assert cli.main(command) == 130
+    assert "same command again" in capsys.readouterr().err
+    assert Calibration.load(tmp_path / "unfinished-1.json").rounds[-1].done == 20
+    assert cli.main(command) == 0
+    assert "Continuing after 60 images" in capsys.readouterr().out and (tmp_path / "profile.json").exists()
+
+
+def test_an_unfinished_calibration_with_other_options_is_not_continued(tmp_path, capsys):
+    Calibration("a photo of a judge", [AGE], cli.METHODS["default"], cli.Plan()).save(tmp_path / "unfinished-1.json")
+    assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "other options" in capsys.readouterr().err
+
+
+def test_json_prints_one_document_and_nothing_else(capsys):
+    assert cli.main(["audit", "--prompt", "a photo of a pilot", "--count", "20", "--json"]) == 0
+    shares = json.loads(capsys.readouterr().out)["audits"][0]["attributes"]["gender"]
+    assert shares["n"] == 20 and sum(shares["counts"]) == 20
+
+
+def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
+    assert cli.main(["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path)]) == 0
+    assert "a photo of a judge" in (tmp_path / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--attribute", "man | man"], "names a group twice"),
+    (["--attribute", "man"], "No attribute is called"),
+    (["--attribute", "a | b = 1:x"], "Target shares are numbers"),
+    (["--model", "no/such/folder", "--classifier", "x"], "No folder or file"),
+    (["--model", "model.ckpt", "--classifier", "x"], "is a pickle"),
+    (["--model", "."], "--classifier"),
+    (["--model", ".", "--classifier", "x"], "no model_index.json"),
+])
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
+    assert cli.main(["audit", "--prompt", "a photo of a judge", "--count", "4", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error and "Traceback" not in error and len(error.splitlines()) == 1
+
+
+def test_a_model_folder_without_a_text_encoder_is_refused(tmp_path, capsys):
+    import shutil
+    from sd_debias.core.demo.model import WEIGHTS
+    shutil.copytree(WEIGHTS, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
+    shutil.rmtree(tmp_path / "model" / "text_encoder")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
+    assert cli.main(["audit", "--prompt", "x", "--model", str(tmp_path / "model"), "--classifier", "x"]) == 2
+    assert "no text encoder" in capsys.readouterr().err
