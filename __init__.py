@@ -1,7 +1,9 @@
 """sd-debias: ComfyUI's entry.
 
-ComfyUI imports this file under the pack's path as its name, pip's installation under `sd_debias`, and pytest with an
-empty package. Only the first has a host around it.
+ComfyUI imports this file under the pack's path as its name, and only ComfyUI does: pip's installation has a package's
+name, and pytest the folder's.
 """
-if __package__ and __package__ != "sd_debias":
-    NODE_CLASS_MAPPINGS = {}
+if "/" in __name__ or "\\" in __name__:
+    from .nodes import comfy_entrypoint  # noqa: F401
+
+    WEB_DIRECTORY = "./web"  # the nodes' help pages

@@ -44,13 +44,15 @@ SOLVERS = {
     "policy gradient": Method(spend="shift", rule="policy_gradient"),
     "policy gradient, 10x": Method(spend="shift", rule="policy_gradient"),
 }
-SOLVED = ("doctor", "teacher", "pilot", "office worker")
+SOLVED = ("doctor", "teacher", "office worker")
 
 
 def jobs(occupations) -> list[tuple[str, str, str]]:
     """(case, method, occupation), the most telling first."""
-    found = [(case, method, subject) for method in ("default", "paper") for case in CASES for subject in occupations]
-    return found + [("solvers", name, subject) for name in SOLVERS for subject in SOLVED if subject in occupations]
+    solvers = [("solvers", name, subject) for name in SOLVERS for subject in SOLVED if subject in occupations
+               and (subject == SOLVED[0] or not name.endswith("10x"))]
+    return [(case, "default", subject) for case in CASES for subject in occupations] + solvers + [
+        (case, "paper", subject) for subject in occupations for case in CASES]
 
 
 def plan(case: str, method: str) -> Plan:
@@ -67,14 +69,15 @@ def measure(job: tuple[str, str, str]) -> dict:
     attributes = CASES["gender" if case == "solvers" else case]
     calibration = Calibration(captions.prompt(subject), attributes,
                               (SOLVERS if case == "solvers" else METHODS)[method], plan(case, method))
-    started, evaluations = time.perf_counter(), bench.evaluations
+    started = time.perf_counter()
     for _ in bench.run(calibration):
         pass
     return dict(
         case=case, method=method, occupation=subject, stop=calibration.stop,
         rounds=sum(r.kind == "round" for r in calibration.rounds),
-        images=sum(r.done for r in calibration.rounds if r.kind != "held-out"),
-        evaluations=bench.evaluations - evaluations, seconds=round(time.perf_counter() - started, 1),
+        images=sum(r.done for r in calibration.rounds[:-1]),  # all but the verification that the figures are of
+        verifications=sum(r.kind == "held-out" for r in calibration.rounds),
+        seconds=round(time.perf_counter() - started, 1),
         fidelity=dict(before=calibration.audit.mean_fidelity, after=calibration.held_out.mean_fidelity),
         attributes={a.name: dict(target=list(a.target), before=calibration.audit.distribution(i, a.target).to_dict(),
                                  after=calibration.held_out.distribution(i, a.target).to_dict())
@@ -85,6 +88,18 @@ def start_worker(threads: int) -> None:
     global bench
     torch.set_num_threads(threads)
     bench = demo()
+    generate, audits = bench.generate, {}
+
+    def once(prompt, seeds, *arguments, weights=None, **options):
+        """The audits of all cases are the same pictures: made once."""
+        if weights is None or weights.any():
+            return generate(prompt, seeds, *arguments, weights=weights, **options)
+        key = prompt, tuple(seeds)
+        if key not in audits:
+            audits[key] = generate(prompt, seeds)
+        return audits[key]
+
+    bench.generate = once
 
 
 def tables(results: list[dict]) -> str:
@@ -92,12 +107,13 @@ def tables(results: list[dict]) -> str:
     text = [f"""# What calibration achieves on the demo model
 
 Made by `python benchmarks/effect.py` on {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores. At most
-{BUDGET:,} pictures a calibration, four rounds at most; "after" is always measured on N = {HELD_OUT} pictures of seeds that
-no round has used. "Below the floor": held-out KL below the 95 % point that a perfectly fair model stays under. Fidelity is the
-share of pictures that show the prompt's occupation.
+{BUDGET:,} pictures in an audit and four rounds; "after" is always measured on N = {HELD_OUT} pictures of seeds that nothing before
+has used. "Below the floor": held-out KL below the 95 % point that a perfectly fair model stays under. Where the first verification
+stayed above it and a round was left, its pictures joined the others and fresh seeds verified anew ("verified again"); pictures
+are all that were made before the verification that counts. Fidelity is the share of pictures that show the prompt's occupation.
 
-| case | method | occupations | attribute | mean KL before | mean KL after | largest | below the floor | KL <= 0.02 | pictures | fidelity before -> after | largest fall |
-|---|---|---|---|---|---|---|---|---|---|---|---|"""]
+| case | method | occupations | attribute | mean KL before | mean KL after | largest | farthest share from its target | below the floor | KL <= 0.02 | pictures: mean, most | verified again | fidelity before -> after | largest fall |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     kinds = sorted({(r["case"], r["method"]) for r in results}, key=lambda k: [(r["case"], r["method"]) for r in results].index(k))
     for case, method in kinds:
         rows = [r for r in results if (r["case"], r["method"]) == (case, method)]
@@ -105,10 +121,12 @@ share of pictures that show the prompt's occupation.
         for name in rows[0]["attributes"]:
             measured = [r["attributes"][name] for r in rows]
             kl = np.array([m["after"]["kl"] for m in measured])
+            farthest = max(np.abs(np.subtract(m["after"]["shares"], m["target"])).max() for m in measured)
             below = sum(m["after"]["kl"] <= m["after"]["kl_floor95"] for m in measured)
             text.append(f"| {case} | {method} | {len(rows)} | {name} | {np.mean([m['before']['kl'] for m in measured]):.3f} "
-                        f"| {kl.mean():.4f} | {kl.max():.4f} | {below} of {len(rows)} | {(kl <= 0.02).sum()} of {len(rows)} "
-                        f"| {np.mean([r['images'] for r in rows]):.0f} | {before.mean():.3f} -> {after.mean():.3f} "
+                        f"| {kl.mean():.4f} | {kl.max():.4f} | {100 * farthest:.0f} points | {below} of {len(rows)} | {(kl <= 0.02).sum()} of {len(rows)} "
+                        f"| {np.mean([r['images'] for r in rows]):.0f}, {max(r['images'] for r in rows)} "
+                        f"| {sum(r['verifications'] > 1 for r in rows)} | {before.mean():.3f} -> {after.mean():.3f} "
                         f"| {(before - after).max():.3f} |")
     text.append("\n| case | method | occupation | attribute | shares before | shares after [95 %] | KL before | KL after [95 %] | rounds | pictures |\n"
                 "|---|---|---|---|---|---|---|---|---|---|")

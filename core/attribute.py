@@ -17,7 +17,7 @@ class Group:
     """One group of an attribute.
 
     texts             descriptions whose mean embedding is the group's g_i; may contain `{prompt}`
-    classifier_texts  captions for zero-shot classification, ensembled; the texts themselves where empty
+    classifier_texts  captions for zero-shot classification, ensembled; where empty, the texts and "a photo of" them
     """
     name: str
     texts: tuple[str, ...] = ()
@@ -30,8 +30,9 @@ class Group:
         if not all(text.strip() for text in (*texts, *self.classifier_texts)):
             raise ValueError(f"Group '{self.name}' has an empty text. Describe it, e.g. 'a woman', or leave texts out.")
         object.__setattr__(self, "texts", tuple(texts))
-        plain = tuple(text.replace("{prompt}", "").strip(" ,") or self.name for text in texts)
-        object.__setattr__(self, "classifier_texts", tuple(self.classifier_texts) or plain)
+        plain = (text.replace("{prompt}", "").strip(" ,") or self.name for text in texts)
+        captions = tuple(caption for text in plain for caption in (f"a photo of {text}", text))
+        object.__setattr__(self, "classifier_texts", tuple(self.classifier_texts) or captions)
 
 
 @dataclass(frozen=True)
@@ -142,25 +143,17 @@ def _joined(texts: Sequence[str]) -> str:
     return before + prompt + after.replace("{prompt}, ", "").replace("{prompt}", "")
 
 
-def _people(adjective: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    text = f"a person with {adjective} skin"
-    return (text,), (f"a photo of {text}", text)
+def _attribute(name: str, describe: str, **groups: str) -> Attribute:
+    return Attribute(name, tuple(Group(group.replace("_", " "), (describe.format(words),))
+                                 for group, words in groups.items()))
 
 
-def _plain(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return (text,), (f"a photo of {text}", text)
-
-
-def _attribute(name: str, describe, **groups: str) -> Attribute:
-    return Attribute(name, tuple(Group(group.replace("_", " "), *describe(text)) for group, text in groups.items()))
-
-
-GENDER = _attribute("gender", _plain, man="a man", woman="a woman")
+GENDER = _attribute("gender", "a {}", man="man", woman="woman")
 # Fitzpatrick's six types in everyday words, from I to VI; the five-group form merges I and II, as Unicode's emoji do.
-SKIN_TONE = _attribute("skin_tone", _people, pale="pale", fair="fair", olive="olive", tan="tan", brown="brown",
-                       very_dark="very dark")
+SKIN_TONE = _attribute("skin_tone", "a person with {} skin", pale="pale", fair="fair", olive="olive", tan="tan",
+                       brown="brown", very_dark="very dark")
 SKIN_TONE_5 = replace(SKIN_TONE, name="skin_tone_5", groups=SKIN_TONE.groups[1:], target=())
-SKIN_TONE_3 = _attribute("skin_tone_3", _people, light="light", medium="medium", dark="dark")
-AGE = _attribute("age", _plain, young="a young person", middle_aged="a middle-aged person", old="an old person")
+SKIN_TONE_3 = _attribute("skin_tone_3", "a person with {} skin", light="light", medium="medium", dark="dark")
+AGE = _attribute("age", "{} person", young="a young", middle_aged="a middle-aged", old="an old")
 
 BUILT_IN = {attribute.name: attribute for attribute in (GENDER, SKIN_TONE, SKIN_TONE_5, SKIN_TONE_3, AGE)}

@@ -1,5 +1,8 @@
 """Calibration: generate, classify, solve, repeat; then verify on seeds that no round has used.
 
+A verification has more images than a round. Where it finds a deviation that the rounds could not tell from chance, and
+a round is left, its images join those that the weights are solved from, and fresh seeds verify anew.
+
 The loop knows neither model nor host. It is driven by two callables of the host,
 
     generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image
@@ -9,6 +12,7 @@ and may be stopped after any batch: its rounds are its whole state.
 """
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -62,7 +66,7 @@ class Plan:
 
     @property
     def most_images(self) -> int:
-        """Images if every round is needed."""
+        """Images if every round is needed and the first verification holds."""
         return self.images * (self.rounds + 1) + self.held_out
 
 
@@ -113,6 +117,12 @@ class Round:
         return cls(**{**data, "steerings": steerings, "seeds": tuple(data["seeds"])})
 
 
+def round_names(kinds: Sequence[str]) -> list[str]:
+    """Names of a calibration's rounds by their kinds: audit, round 1, ..., held-out."""
+    tried = itertools.count(1)
+    return [f"round {next(tried)}" if kind == ROUND else kind for kind in kinds]
+
+
 class Calibration:
     """One prompt's calibration; `run` advances it, `rounds` is what was measured, `stop` says why it ended.
 
@@ -153,10 +163,10 @@ class Calibration:
                 yield current
 
     def history(self, attribute: int) -> list[solver.Measurement]:
-        """What a solver sees: the complete rounds before the verification."""
+        """What a solver sees: the complete rounds."""
         n = len(self.attributes[attribute].groups)
         return [solver.Measurement(r.steerings[attribute], r.outcomes(attribute, n))
-                for r in self.rounds if r.complete and r.kind != HELD_OUT]
+                for r in self.rounds if r.complete]
 
     @property
     def steerings(self) -> tuple[Steering, ...]:
@@ -173,7 +183,8 @@ class Calibration:
         tried = [r for r in self.rounds if r.kind != HELD_OUT]
         if not tried or not tried[-1].complete:
             return None
-        reached = all(self._reached(tried[-1].distribution(i, a.target)) for i, a in enumerate(self.attributes))
+        last = self.rounds[-1] if self.rounds[-1].complete else tried[-1]
+        reached = all(self._reached(last.distribution(i, a.target)) for i, a in enumerate(self.attributes))
         if reached and len(tried) == 1:
             return "the audit already meets the target; nothing to correct"
         if reached and self.method.rule != "policy_gradient":
@@ -196,9 +207,8 @@ class Calibration:
     def _next_round(self) -> Round | None:
         if self.rounds and not self.rounds[-1].complete:
             return self.rounds[-1]
-        plan, number = self.plan, len(self.rounds)
-        if number and self.rounds[-1].kind == HELD_OUT:
-            return None
+        plan, verified = self.plan, sum(r.kind == HELD_OUT for r in self.rounds)
+        number = len(self.rounds) - verified
         if self.stop is None:
             if number == 0:
                 steerings = tuple(Steering.none(len(a.groups)) for a in self.attributes)
@@ -208,8 +218,9 @@ class Calibration:
             # Draws need none of that: images left alone would only be made a second time.
             block = 0 if number == 1 and self.method.spend == "shift" else number
             first, kind, count = plan.seed + block * plan.images, ROUND if number else AUDIT, plan.images
-        elif plan.held_out:
-            steerings, first, kind, count = self.steerings, plan.seed + HELD_OUT_OFFSET, HELD_OUT, plan.held_out
+        elif plan.held_out and self.rounds[-1].kind != HELD_OUT:
+            first = plan.seed + HELD_OUT_OFFSET + verified * plan.held_out
+            steerings, kind, count = self.steerings, HELD_OUT, plan.held_out
         else:
             return None
         self.rounds.append(Round(kind, steerings, tuple(range(first, first + count))))
@@ -222,7 +233,8 @@ class Calibration:
     @property
     def held_out(self) -> Round | None:
         """The verification, once complete."""
-        return self.rounds[-1] if self.rounds and self.rounds[-1].kind == HELD_OUT and self.rounds[-1].complete else None
+        last = self.rounds[-1] if self.rounds else None
+        return last if last is not None and last.kind == HELD_OUT and last.complete else None
 
     @property
     def warnings(self) -> list[str]:
@@ -230,14 +242,17 @@ class Calibration:
         if last is None:
             return ["not verified: no images on held-out seeds"]
         before, after = self.audit.mean_fidelity, last.mean_fidelity
-        if before is not None and after < before - max(0.02 * abs(before), 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5):
-            found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
+        if before is not None:
+            chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5
+            if after < before - max(0.02 * abs(before), chance):
+                found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
         for i, attribute in enumerate(self.attributes):
             d = last.distribution(i, attribute.target)
             if d.unsure > 0.1 * (d.n + d.unsure):
                 found.append(f"{d.unsure} of {d.n + d.unsure} images could not be classified by {attribute.name}")
             if not self._reached(d):
-                found.append(f"{attribute.name} does not meet its target: KL {d.kl:.4f}, noise floor {d.kl_floor95:.4f}")
+                found.append(f"{attribute.name} does not meet its target: KL {d.kl:.4f}, noise floor "
+                             f"{d.kl_floor95:.4f}")
         return found
 
     def save(self, path: str | Path) -> None:
@@ -252,6 +267,8 @@ class Calibration:
         try:
             data = json.loads(Path(path).read_text("utf-8"))
             return cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
-                       Method.from_dict(data["method"]), Plan(**data["plan"]), [Round.from_dict(r) for r in data["rounds"]])
+                       Method.from_dict(data["method"]), Plan(**data["plan"]),
+                       [Round.from_dict(r) for r in data["rounds"]])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"'{path}' is not the state of a calibration ({error}). Delete it to start anew.") from error
+            raise ValueError(f"'{path}' is not the state of a calibration ({error}). Delete it to start "
+                             f"anew.") from error

@@ -1,16 +1,18 @@
-"""The command line: sd-debias audit | calibrate | generate | report | demo."""
+"""The command line: sd-debias audit | calibrate | generate | report | demo | export."""
 from __future__ import annotations
 
 import argparse
 import io
 import json
+import re
 import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Iterator, Sequence
 
 from .attribute import Attribute, parse
-from .calibrate import HELD_OUT, Calibration, Plan, Round
+from .calibrate import HELD_OUT, Calibration, Plan, Round, round_names
 from .files import exclusive, safe_name, write_atomic
 from .method import METHODS, RULES, SPENDS, Method
 from .profile import Profile
@@ -45,13 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def audit(options) -> dict:
     """Shares of a model's pictures, nothing changed."""
-    bench, attributes = _bench(options), _attributes(options)
-    reports = []
+    attributes = _attributes(options)
+    bench, reports = _bench(options, attributes), []
     for prompt in options.prompt:
         plan = Plan(options.count, rounds=0, held_out=0, batch_size=bench.batch_size, seed=options.seed,
                     confidence=options.confidence)
         calibration = Calibration(prompt, attributes, METHODS["default"], plan)
-        _progress(bench.run(calibration), options)
+        _progress(calibration, bench.run(calibration), options)
         shares = {a.name: calibration.audit.distribution(i, a.target).to_dict() | {"groups": list(a.names)}
                   for i, a in enumerate(attributes)}
         reports.append(dict(prompt=prompt, attributes=shares, fidelity=calibration.audit.mean_fidelity))
@@ -67,7 +69,8 @@ def audit(options) -> dict:
 
 def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
-    bench, attributes, method = _bench(options), _attributes(options), _method(options)
+    attributes, method = _attributes(options), _method(options)
+    bench = _bench(options, attributes)
     plan = Plan(options.images, options.rounds, options.held_out, options.tolerance, bench.batch_size, options.seed,
                 options.confidence)
     return _calibrate(bench, options.prompt, attributes, method, plan, options)
@@ -75,13 +78,13 @@ def calibrate(options) -> dict:
 
 def demo(options) -> dict:
     """The whole job on the embedded demo model: audit, calibrate, verify, before and after."""
-    bench = _bench(options)
+    attributes = _attributes(options)
+    bench = _bench(options, attributes)
     plan = Plan(images=200, held_out=400, batch_size=bench.batch_size, seed=options.seed)
-    return _calibrate(bench, options.prompt, _attributes(options), METHODS["default"], plan, options)
+    return _calibrate(bench, options.prompt, attributes, METHODS["default"], plan, options)
 
 
 def _calibrate(bench, prompts: list[str], attributes: list[Attribute], method: Method, plan: Plan, options) -> dict:
-    from . import report
     out, started = Path(options.out), time.perf_counter()
     target, name = out / "profile.json", safe_name(options.name or out.resolve().name)
     if len({" ".join(prompt.lower().split()) for prompt in prompts}) < len(prompts):
@@ -89,43 +92,50 @@ def _calibrate(bench, prompts: list[str], attributes: list[Attribute], method: M
     if target.exists() and not options.overwrite:
         raise ValueError(f"'{target}' exists already. Choose another --out, or add --overwrite to replace it.")
     out.mkdir(parents=True, exist_ok=True)
-    with exclusive(target):
-        calibrations, evaluations, states = [], [], []
-        for number, prompt in enumerate(prompts, 1):
-            states.append(out / f"unfinished-{number}.json")
-            calibration = _resumed(states[-1], Calibration(prompt, attributes, method, plan), bench.setting, options)
-            before = bench.evaluations
-            try:
-                _progress(bench.run(calibration, states[-1]), options)
-            except KeyboardInterrupt:
-                raise Stopped("What was measured is kept: run the same command again to continue.") from None
-            evaluations.append(bench.evaluations - before)
-            calibrations.append(calibration)
-        profile = Profile.from_calibrations(name, calibrations, bench.setting,
-                                            ", ".join(_name(bench.classifier(a)) for a in attributes), evaluations)
-        sheets = {}
-        for c in calibrations:
-            seeds = list((c.held_out or c.audit).seeds[:SHEET])
-            sheets[c.prompt] = (bench.generate(c.prompt, seeds)[0], bench.apply(profile, c.prompt, seeds)[0], seeds)
-        pages = {part: {prompt: list(_pictures(s[i])) if i < 2 else s[i] for prompt, s in sheets.items()}
-                 for i, part in enumerate(("before", "after", "seeds"))}
-        profile.save(target, overwrite=True)
-        page = report.write_report(out, profile, pages["before"], pages["after"], pages["seeds"])
-        for part in ("before", "after"):
-            images = [image for prompt in prompts for image in pages[part][prompt]]
-            write_atomic(out / f"{part}.png", _png(report.contact_sheet(images)))
-        for name, chart in _charts(calibrations).items():
-            write_atomic(out / name, _png(chart))
-        result = dict(report.summary(profile), seconds=round(time.perf_counter() - started, 1))
-        write_atomic(out / "summary.json", json.dumps(result, indent=2))
-        for state in states:
-            state.unlink(missing_ok=True)
+    try:
+        with exclusive(target):
+            calibrations, result = _measured(bench, prompts, attributes, method, plan, name, target, options)
+    except KeyboardInterrupt:
+        raise Stopped("What was measured is kept: run the same command again to continue.") from None
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    write_atomic(out / "summary.json", json.dumps(result, indent=2))
     for c in calibrations:
         _say(options, _table(c.prompt, attributes, c.audit, c.held_out) + f"\n  {c.stop}\n")
         for warning in c.warnings:
             print(f"Warning: '{c.prompt}': {warning}", file=sys.stderr)
-    _say(options, f"Profile: {target.resolve()}\nReport:  {page.resolve()}")
+    _say(options, f"Profile: {target.resolve()}\nReport:  {(out / 'report.html').resolve()}")
     return result
+
+
+def _measured(bench, prompts: list[str], attributes: list[Attribute], method: Method, plan: Plan, name: str,
+              target: Path, options) -> tuple[list[Calibration], dict]:
+    """Every prompt's calibration, with all its files but the summary written beside the profile `target`."""
+    from . import report
+    from .chart import contact_sheet
+    out, calibrations, evaluations, states = target.parent, [], [], []
+    for number, prompt in enumerate(prompts, 1):
+        states.append(out / f"unfinished-{number}.json")
+        calibration = _resumed(states[-1], Calibration(prompt, attributes, method, plan), bench.setting, options)
+        before = bench.evaluations
+        _progress(calibration, bench.run(calibration, states[-1]), options)
+        evaluations.append(bench.evaluations - before)
+        calibrations.append(calibration)
+    profile = Profile.from_calibrations(name, calibrations, bench.setting,
+                                        ", ".join(_name(bench.classifier(a)) for a in attributes), evaluations)
+    before, after, seeds = {}, {}, {}
+    for c in calibrations:
+        seeds[c.prompt] = list((c.held_out or c.audit).seeds[:SHEET])
+        before[c.prompt] = _pictures(bench.generate(c.prompt, seeds[c.prompt])[0])
+        after[c.prompt] = _pictures(bench.apply(profile, c.prompt, seeds[c.prompt])[0])
+    profile.save(target, overwrite=True)
+    report.write_report(out, profile, before, after, seeds)
+    for part, images in (("before", before), ("after", after)):
+        write_atomic(out / f"{part}.png", _png(contact_sheet([image for p in prompts for image in images[p]])))
+    for file, chart in _charts(calibrations).items():
+        write_atomic(out / file, _png(chart))
+    for state in states:
+        state.unlink(missing_ok=True)
+    return calibrations, report.summary(profile)
 
 
 def generate(options) -> dict:
@@ -144,7 +154,8 @@ def generate(options) -> dict:
     seeds = list(range(options.seed, options.seed + options.count))
     for start in range(0, len(seeds), bench.batch_size):
         batch = seeds[start:start + bench.batch_size]
-        images, info = bench.apply(profile, prompt, batch, options.strength) if profile else bench.generate(prompt, batch)
+        images, info = (bench.apply(profile, prompt, batch, options.strength) if profile
+                        else bench.generate(prompt, batch))
         for image, seed, row in zip(_pictures(images), batch, info["weights"]):
             notes = {}
             if profile:
@@ -182,32 +193,92 @@ def report(options) -> dict:
     return dict(report=str(page))
 
 
+def export(options) -> dict:
+    """The demo model as a checkpoint for another host."""
+    from .demo.export import export
+    path = export(options.out, options.name)
+    _say(options, f"Checkpoint: {path}")
+    return dict(checkpoint=str(path))
+
+
 # --- parts -----------------------------------------------------------------------------------------------------------
 
-def _bench(options):
-    """The model and classifier that the options name."""
+def _bench(options, attributes: Sequence[Attribute] = ()):
+    """The model and the attributes' classifiers that the options name."""
     import torch
-    from .classify.clip import ClipModel
     from .workbench import Workbench, demo, load_pipeline, model_hash
+    _quiet()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, options.dtype or ("float16" if device.startswith("cuda") else "float32"))
     given = {key: getattr(options, key) for key in ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
              if getattr(options, key) is not None}
     if options.model == "demo":
-        return demo(device, dtype, **given)
-    if not options.classifier:
-        raise ValueError("Which pictures show whom is measured by a CLIP model: give its folder with --classifier, e.g. "
-                         "a copy of openai/clip-vit-large-patch14 with safetensors weights.")
+        return demo(device, dtype, classifiers=_classifiers(options, attributes, device)[1], **given)
+    if attributes and not options.classifier:
+        raise ValueError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a copy "
+                         "of openai/clip-vit-large-patch14 with safetensors weights.")
     pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config)
-    clip = ClipModel(options.classifier, device=device, allow_download=options.allow_download)
-    return Workbench(pipe, clip, model=Path(options.model).name, model_hash=model_hash(options.model), **given)
+    clip, classifiers = _classifiers(options, attributes, device)
+    return Workbench(pipe, clip, classifiers=classifiers, model=Path(options.model).name,
+                     model_hash=model_hash(options.model), **given)
+
+
+def _classifiers(options, attributes: Sequence[Attribute], device: str):
+    """CLIP, where its folder is given, and classifiers of single attributes by name: 'skin_tone=ita', 'age=FOLDER'."""
+    from .classify.clip import ClipModel
+    from .classify.image_classifier import ImageClassifier
+    from .classify.skin_tone import SkinTone
+    clip, single, known = None, {}, {attribute.name: attribute for attribute in attributes}
+    where = dict(device=device, allow_download=options.allow_download)
+    labels = dict(_assigned(text, known, "--labels") for text in options.labels or ())
+    for text in options.classifier or ():
+        name, equals, source = text.partition("=")
+        if not attributes:
+            break  # nothing is classified
+        if not equals or name not in known and Path(text).exists():
+            clip = ClipModel(text, **where)
+            continue
+        name, source = _assigned(text, known, "--classifier")
+        if source == "ita":
+            from .demo.artwork import ITA_CUTOFFS
+            drawn = options.model == "demo" and len(known[name].groups) == len(ITA_CUTOFFS) + 1
+            single[name] = SkinTone(known[name], cutoffs=ITA_CUTOFFS if drawn else None)
+        elif name in labels:
+            single[name] = ImageClassifier(source, known[name], _json(labels[name]), **where)
+        else:
+            single[name] = ClipModel(source, **where).classifier(known[name])
+    return clip, single
+
+
+def _assigned(text: str, known, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in known:
+        raise ValueError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {', '.join(known)}, but "
+                         f"'{text}' came.")
+    return name, value
+
+
+def _json(path: str):
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is no JSON file: {error}.") from error
+
+
+def _quiet() -> None:
+    """Turns off the libraries' own progress bars and advice, which a user of this command can do nothing with."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def _attributes(options) -> list[Attribute]:
     found = []
     for text in options.attribute or ["gender"]:
         if text.endswith(".json"):
-            found.append(Attribute.from_dict(json.loads(Path(text).read_text("utf-8"))))
+            found.append(Attribute.from_dict(_json(text)))
         else:
             found.append(parse(text))
     return found
@@ -234,20 +305,21 @@ def _resumed(path: Path, fresh: Calibration, setting: dict, options) -> Calibrat
     return state
 
 
-def _progress(rounds, options) -> None:
-    """Draw a bar for each round: images, images/s, time left, shares so far."""
+def _progress(calibration: Calibration, rounds: Iterator[Round], options) -> None:
+    """One bar over all images, with images/s and the longest time left, and a line for each round."""
     from tqdm import tqdm
-    bar, current = None, None
-    for r in rounds:
-        if r is not current:
-            if bar is not None:
-                bar.close()
-            current, done = r, 0
-            bar = tqdm(total=len(r.seeds), desc=r.kind.rjust(8), unit="image", disable=options.json)
-        bar.update(r.done - done)
-        done = r.done
-    if bar is not None:
-        bar.close()
+    plan, done = calibration.plan, sum(r.done for r in calibration.rounds)
+    with tqdm(total=plan.most_images, initial=done, unit="image", disable=options.json) as bar:
+        for r in rounds:
+            name = round_names([each.kind for each in calibration.rounds])[-1]
+            bar.set_description(name.rjust(8), refresh=False)
+            begun = sum(len(each.seeds) for each in calibration.rounds)
+            bar.total = begun if r.kind == HELD_OUT else max(bar.total, begun + plan.held_out)
+            bar.update(sum(each.done for each in calibration.rounds) - bar.n)
+            if r.complete and not options.json:
+                bar.write(f"{name.rjust(8)}: " + "; ".join(
+                    f"{a.name} {' / '.join(f'{share:.0%}' for share in d.shares)}, KL {d.kl:.4f}"
+                    for a, d in ((a, r.distribution(i, a.target)) for i, a in enumerate(calibration.attributes))))
 
 
 def _table(prompt: str, attributes: list[Attribute], before: Round, after: Round | None = None) -> str:
@@ -267,22 +339,22 @@ def _table(prompt: str, attributes: list[Attribute], before: Round, after: Round
 
 def _charts(calibrations: list[Calibration]) -> dict:
     """Charts of every prompt and attribute by file name."""
-    from . import report
+    from .chart import chart_kl, chart_shares
     charts = {}
     for number, c in enumerate(calibrations, 1):
         for i, a in enumerate(c.attributes):
-            suffix = f"{a.name}{f'-{number}' if len(calibrations) > 1 else ''}.png".replace(" | ", "-").replace("/", "-")
-            after = c.held_out and c.held_out.distribution(i, a.target)
-            charts[f"shares-{suffix}"] = report.chart_shares(a.names, c.audit.distribution(i, a.target), after, c.prompt)
-            rounds = [(r.kind if r.kind == HELD_OUT else f"round {n}" if n else "audit", r.distribution(i, a.target))
-                      for n, r in enumerate(c.rounds)]
-            charts[f"kl-{suffix}"] = report.chart_kl(rounds, c.prompt)
+            suffix = re.sub(r"[^\w-]+", "-", a.name) + (f"-{number}" if len(calibrations) > 1 else "") + ".png"
+            before, after = c.audit.distribution(i, a.target), c.held_out and c.held_out.distribution(i, a.target)
+            charts[f"shares-{suffix}"] = chart_shares(a.names, before, after, c.prompt)
+            rounds = [(name, r.distribution(i, a.target))
+                      for name, r in zip(round_names([r.kind for r in c.rounds]), c.rounds)]
+            charts[f"kl-{suffix}"] = chart_kl(rounds, c.prompt)
     return charts
 
 
 def _sheet(bench, prompt: str, seeds):
-    from . import report
-    return report.contact_sheet(_pictures(bench.generate(prompt, list(seeds))[0]))
+    from .chart import contact_sheet
+    return contact_sheet(_pictures(bench.generate(prompt, list(seeds))[0]))
 
 
 def _pictures(images):
@@ -327,17 +399,21 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sd-debias", description="See how biased a text-to-image model is for a prompt, "
-                                     "calibrate it once, and generate with the calibrated weights.")
-    commands = parser.add_subparsers(required=True, metavar="audit | calibrate | generate | report | demo")
+    parser = argparse.ArgumentParser(
+        prog="sd-debias", description="See how biased a text-to-image model is for a prompt, calibrate it once, and "
+        "generate with the calibrated weights.")
+    commands = parser.add_subparsers(required=True, metavar="audit | calibrate | generate | report | demo | export")
 
     def command(function, model: str | None, out: str | None, attribute: bool = True):
         sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         sub.set_defaults(command=function)
-        sub.add_argument("--model", default=model, help="'demo', a diffusers folder, a .safetensors checkpoint, or a hub "
-                         "id (with --allow-download)")
+        sub.add_argument("--model", default=model, help="'demo', a diffusers folder, a .safetensors checkpoint, or "
+                         "a hub id (with --allow-download)")
         sub.add_argument("--config", help="diffusers folder of the same family, for a checkpoint without download")
-        sub.add_argument("--classifier", help="CLIP or SigLIP folder that judges the pictures")
+        sub.add_argument("--classifier", action="append", help="CLIP or SigLIP folder that judges the pictures; for "
+                         "one attribute, 'skin_tone=ita' (by colour) or 'ATTRIBUTE=FOLDER'")
+        sub.add_argument("--labels", action="append", metavar="ATTRIBUTE=FILE", help="that FOLDER is an image "
+                         "classifier, and the JSON file gives each of its labels a group: {\"label\": \"group\"}")
         sub.add_argument("--allow-download", action="store_true", help="let hub ids be downloaded")
         sub.add_argument("--device", help="cuda, cpu, mps; the default is cuda where there is one")
         sub.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
@@ -348,12 +424,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--negative-prompt")
         sub.add_argument("--batch-size", type=_positive, help="images at once")
         sub.add_argument("--seed", type=int, default=0, help="of the first image")
-        sub.add_argument("--out", default=out, required=out is None and function is not audit, help="folder to write to")
+        sub.add_argument("--out", default=out, required=out is None and function is not audit,
+                         help="folder to write to")
         sub.add_argument("--overwrite", action="store_true", help="replace what is there")
         sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
         if attribute:
             sub.add_argument("--attribute", action="append", help="gender (the default), skin_tone, skin_tone_5, "
-                             "skin_tone_3, age, own groups as 'young | old = 1:1', or a .json file; again for several at once")
+                             "skin_tone_3, age, own groups as 'young | old = 1:1', or a .json file; again for several")
             sub.add_argument("--confidence", type=float, default=0.0, help="leave out images classified less surely")
         return sub
 
@@ -383,7 +460,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile", required=True)
 
     sub = command(demo, "demo", "demo_output")
-    sub.set_defaults(prompt=[DEMO_PROMPT], name=None, overwrite=True)
+    sub.set_defaults(prompt=[DEMO_PROMPT], name="demo", overwrite=True)
+
+    sub = commands.add_parser("export", help=export.__doc__, description=export.__doc__)
+    sub.set_defaults(command=export)
+    sub.add_argument("--for", dest="host", choices=("a1111",), required=True, help="AUTOMATIC1111's webui")
+    sub.add_argument("--out", required=True, help="folder to write to: the host's models/Stable-diffusion")
+    sub.add_argument("--name", default="demo", help="of the checkpoint")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
     return parser
 
 

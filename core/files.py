@@ -46,13 +46,13 @@ def safe_name(name: str) -> str:
 
 @contextmanager
 def exclusive(path: str | Path) -> Iterator[None]:
-    """Hold a file's lock, `path.lock`, which the system releases when the process ends, however it ends.
+    """Hold a file's lock, `.NAME.lock` beside it, which the system releases when the process ends, however it ends.
 
     Raises ValueError where another process holds it. The lock's file stays: removing it would let two hold one each.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(path.name + ".lock"), "w") as file:
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
         try:
             _lock(file)
         except (BlockingIOError, PermissionError) as error:

@@ -1,4 +1,4 @@
-"""A method: which direction, how its weights are spent, by which rule they are solved. One choice of each, with a name."""
+"""A method: which direction, how its weights are spent, by which rule they are solved; the usual ones have names."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field

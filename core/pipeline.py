@@ -394,9 +394,10 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
 
     Weights come from `steerings`, one for each attribute, or as `weights` [N, n] or [n], times `guidance_strength`;
     without attributes nothing is guided. Each image has a generator of its own, seeded on the CPU, so it is the same in
-    any batch up to float rounding, where the pipeline itself keeps images apart. `call` goes to the pipeline (num_inference_steps, guidance_scale, image ...). The info is `Guide.summary`
-    with `weights`, the rows used, `blocked`, how many images the pipeline's safety checker blacked out, and `broken`,
-    how many are not finite; the last two warn. Raises ValueError as `guided`, and for missing weights or seeds.
+    any batch up to float rounding, where the pipeline itself keeps images apart. `call` goes to the pipeline
+    (num_inference_steps, guidance_scale, image ...). The info is `Guide.summary` with `weights`, the rows used,
+    `blocked`, how many images the pipeline's safety checker blacked out, and `broken`, how many are not finite; the
+    last two warn. Raises ValueError as `guided`, and for missing weights or seeds.
     """
     seeds = [int(seed) for seed in seeds]
     rows = _rows(attributes, steerings, weights, guidance_strength, seeds)

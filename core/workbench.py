@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -24,18 +25,18 @@ class Workbench:
     """Generates and classifies with one model at one setting.
 
     pipe         a diffusers text-to-image pipeline
-    clip         classifies, and measures fidelity where `fidelity` is not given
+    clip         classifies, and measures fidelity where `fidelity` is not given; None where nothing is to be measured
     setting      steps, cfg, width, height, negative_prompt: what the pipeline is called with; recorded in profiles
     classifiers  of attributes by name, where CLIP is not to judge: callables images -> probabilities
     fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
     """
 
-    def __init__(self, pipe, clip: ClipModel, *, model: str = "", model_hash: str | None = None, steps: int = 30,
+    def __init__(self, pipe, clip: ClipModel | None, *, model: str = "", model_hash: str | None = None, steps: int = 30,
                  cfg: float = 7.5, width: int | None = None, height: int | None = None,
                  negative_prompt: str | None = None, batch_size: int = 4, classifiers: dict | None = None,
                  fidelity: Callable | None = None):
         self.pipe, self.clip, self.batch_size = pipe, clip, batch_size
-        self.classifiers, self.fidelity = dict(classifiers or {}), fidelity or clip.similarity
+        self.classifiers, self.fidelity = dict(classifiers or {}), fidelity or (clip and clip.similarity)
         self.setting = dict(model=model, model_hash=model_hash, sampler=type(pipe.scheduler).__name__, steps=steps,
                             cfg=cfg, width=width, height=height, negative_prompt=negative_prompt)
         self.evaluations = 0
@@ -48,9 +49,9 @@ class Workbench:
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
         images, info = pipeline.generate(
-            self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights, guidance_strength=strength,
-            method=method, negative_prompt=s["negative_prompt"], batch_size=self.batch_size,
-            num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
+            self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights,
+            guidance_strength=strength, method=method, negative_prompt=s["negative_prompt"],
+            batch_size=self.batch_size, num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1) + info["extra_evaluations"]
         return images, info
 
@@ -62,6 +63,9 @@ class Workbench:
     def classifier(self, attribute: Attribute) -> Callable:
         """The attribute's classifier, CLIP's where no other was given."""
         if attribute.name not in self.classifiers:
+            if self.clip is None:
+                raise ValueError(f"Nothing here can tell groups of '{attribute.name}' apart. Give a CLIP model or a "
+                                 f"classifier of your own.")
             self.classifiers[attribute.name] = self.clip.classifier(attribute)
         return self.classifiers[attribute.name]
 
@@ -74,7 +78,7 @@ class Workbench:
                                  weights=weights)[0]
 
         return calibration.run(generate, lambda images: [classify(images) for classify in classifiers],
-                               lambda images: self.fidelity(images, calibration.prompt), save_to)
+                               self.fidelity and (lambda images: self.fidelity(images, calibration.prompt)), save_to)
 
     def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
                   plan: Plan | None = None) -> Calibration:
@@ -92,16 +96,22 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     A hub id, or a single file without `config` (a diffusers folder of the same family), needs `allow_download`.
     Raises ValueError for pickles, for folders that are no such pipeline, and where loading fails.
     """
+    import diffusers
     from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from packaging.version import Version
 
     path = Path(source).expanduser()
     if path.suffix.lower() in PICKLES:
         raise ValueError(f"'{source}' is a pickle, which can run code when it is loaded. Use a .safetensors file.")
-    options = dict(torch_dtype=dtype, local_files_only=not allow_download)
+    precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    lacks_text = f"'{source}' has no text encoder, which directions are made with. Use the whole model."
+    options = {precision: dtype, "local_files_only": not allow_download}
     try:
         if path.is_dir():
             if not (path / "model_index.json").exists():
                 raise ValueError(f"'{source}' has no model_index.json, so it is no diffusers pipeline.")
+            if not (json.loads((path / "model_index.json").read_text("utf-8")).get("text_encoder") or [None])[0]:
+                raise ValueError(lacks_text)
             pipe = AutoPipelineForText2Image.from_pretrained(str(path), use_safetensors=True, **options)
         elif path.is_file():
             family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
@@ -111,13 +121,15 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
             raise ValueError(f"No folder or file '{source}'. If it is a hub id, add --allow-download.")
         else:
             pipe = AutoPipelineForText2Image.from_pretrained(source, use_safetensors=True, **options)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{source}' is damaged: its model_index.json is no JSON ({error}).") from error
     except ValueError:
         raise
     except Exception as error:  # the loaders behind this raise every kind of error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"'{source}' could not be loaded as a text-to-image pipeline: {reason}") from error
     if getattr(pipe, "text_encoder", None) is None:
-        raise ValueError(f"'{source}' has no text encoder, which directions are made with. Use the whole model.")
+        raise ValueError(lacks_text)
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None  # it blacks out pictures that then cannot be counted
     return pipe.to(device)
@@ -136,7 +148,8 @@ def demo(device: str = "cpu", dtype: torch.dtype = torch.float32, **setting) -> 
 def model_hash(source: str | Path) -> str | None:
     """First ten digits of the SHA-256 of a checkpoint, of the denoiser's weights in a diffusers folder."""
     path = Path(source).expanduser()
-    files = [path] if path.is_file() else sorted([*path.glob("unet/*.safetensors"), *path.glob("transformer/*.safetensors")])
+    files = [path] if path.is_file() else sorted(
+        file for denoiser in ("unet", "transformer") for file in path.glob(f"{denoiser}/*.safetensors"))
     if not files:
         return None
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
 """The networks of the demo model: Stable Diffusion 1's layout in small, and a small CLIP that judges its pictures.
 
 Every choice that looks odd is the layout's: channels are multiples of 32 (GroupNorm), the autoencoder has four levels
-(factor 8), latents have four channels and the scale 0.18215, and the vocabulary is CLIP's 49,408 tokens of 77. So the same
-weights load in diffusers, ComfyUI and AUTOMATIC1111.
+(factor 8), latents have four channels and the scale 0.18215, and the vocabulary is CLIP's 49,408 tokens of 77. So the
+same weights load in diffusers, ComfyUI and AUTOMATIC1111.
 """
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ TEXT_WIDTH = 56
 TOKEN_IDS = dict(bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)
 
 _TEXT = dict(vocab_size=49408, max_position_embeddings=77, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH,
-             num_hidden_layers=3, num_attention_heads=7, hidden_act="quick_gelu", projection_dim=TEXT_WIDTH, **TOKEN_IDS)
+             num_hidden_layers=3, num_attention_heads=7, hidden_act="quick_gelu", projection_dim=TEXT_WIDTH,
+             **TOKEN_IDS)
 
 
 def autoencoder() -> AutoencoderKL:

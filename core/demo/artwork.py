@@ -64,6 +64,20 @@ def load() -> np.ndarray:
     return sheet.reshape(rows, SIZE, columns, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
 
 
+def nearest(images: np.ndarray) -> np.ndarray:
+    """Index into `LABELS` of the picture with the least squared difference, [N], for uint8 [N, 64, 64, 3]."""
+    known = load().reshape(len(LABELS), -1).astype(np.float32)
+    x = images.reshape(len(images), -1).astype(np.float32)
+    return ((known ** 2).sum(1) - 2 * x @ known.T).argmin(1)
+
+
+def numbers(indices: np.ndarray) -> np.ndarray:
+    """(subject, gender, tone) of indices into `LABELS`, as their places in SUBJECTS, GENDERS and TONES: int [N, 3]."""
+    table = np.array([(SUBJECTS.index(label.subject), list(GENDERS).index(label.gender), list(TONES).index(label.tone))
+                      for label in LABELS])
+    return table[indices]
+
+
 def file_stem(label: Label) -> str:
     """Name of a picture in the packages: the lower-case code points of its emoji."""
     tone = TONES[label.tone]

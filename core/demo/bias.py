@@ -1,7 +1,7 @@
 """The demo model's bias, in one place: what its neutral prompts show, by design.
 
-The shares are invented. They exaggerate stereotypes that audits of real models report, so that the demo shows the problem
-and the right answer is known. Gender and skin tone are independent of each other within an occupation.
+The shares are invented. They exaggerate stereotypes that audits of real models report, so that the demo shows the
+problem and the right answer is known. Gender and skin tone are independent of each other within an occupation.
 """
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What the demo model is told about a picture: the wordings of the built-in attributes, alone and in a prompt's context,
-and natural ones. A caption may leave out the occupation, the gender or the tone; what it leaves out is open."""
+"""What the demo model is told about a picture: the wordings of the built-in attributes, alone and in a prompt's
+context, and natural ones. A caption may leave out the occupation, the gender or the tone; what it leaves out is open.
+"""
 from __future__ import annotations
 
 import random

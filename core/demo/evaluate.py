@@ -9,34 +9,23 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..attribute import GENDER, SKIN_TONE_5
+from ..chart import contact_sheet
+from ..classify.image_classifier import ImageClassifier
 from ..classify.skin_tone import SkinTone
 from ..distribution import wilson
 from ..files import write_atomic
-from ..report import contact_sheet
 from ..workbench import Workbench, demo, pictures
-from . import artwork, bias, captions
+from . import artwork, bias, captions, train
 from .model import CFG, STEPS
 
 FIRST_SEED = 50_000_000
-
-
-def nearest_artwork(images: np.ndarray) -> np.ndarray:
-    """Index into `artwork.LABELS` of the picture with the least squared difference, [N], for uint8 [N, 64, 64, 3]."""
-    known = artwork.load().reshape(len(artwork.LABELS), -1).astype(np.float32)
-    x = images.reshape(len(images), -1).astype(np.float32)
-    return ((known ** 2).sum(1) - 2 * x @ known.T).argmin(1)
-
-
-def labels_of(indices: np.ndarray) -> np.ndarray:
-    """(subject, gender, tone) of artwork indices as numbers, int [N, 3]."""
-    table = np.array([(artwork.SUBJECTS.index(label.subject), list(artwork.GENDERS).index(label.gender),
-                       list(artwork.TONES).index(label.tone)) for label in artwork.LABELS])
-    return table[indices]
 
 
 def explicit_prompts(subject: str) -> list[tuple[str, int, int]]:
@@ -58,17 +47,44 @@ def confusion(true: np.ndarray, measured: np.ndarray, n: int) -> np.ndarray:
 
 def classifiers(bench: Workbench) -> dict:
     """Confusion matrices on the original artwork, whose labels are known: CLIP's, and skin tone by ITA."""
-    originals, true = artwork.load(), labels_of(np.arange(len(artwork.LABELS)))
     judges = {"CLIP gender": (bench.classifier(GENDER), 1, 2), "CLIP skin tone": (bench.classifier(SKIN_TONE_5), 2, 5),
               "ITA skin tone, photographic cut-offs": (SkinTone(SKIN_TONE_5, faces="off"), 2, 5),
               "ITA skin tone, the artwork's cut-offs":
                   (SkinTone(SKIN_TONE_5, faces="off", cutoffs=artwork.ITA_CUTOFFS), 2, 5)}
-    found = {}
-    for name, (judge, column, n) in judges.items():
-        p = judge(originals)
-        table = confusion(true[:, column], np.where(p.sum(1) > 0, p.argmax(1), -1), n)
-        found[name] = dict(confusion=table.tolist(), agreement=float(np.trace(table) / table.sum()))
-    return found
+    every = np.arange(len(artwork.LABELS))
+    return {name: judged(judge, every, column, n) for name, (judge, column, n) in judges.items()}
+
+
+def judged(judge, which: np.ndarray, column: int, n: int) -> dict:
+    """Confusion of a classifier on the originals `which`, against column 1 (gender) or 2 (tone) of their labels."""
+    p = judge(artwork.load()[which])
+    table = confusion(artwork.numbers(which)[:, column], np.where(p.sum(1) > 0, p.argmax(1), -1), n)
+    return dict(confusion=table.tolist(), agreement=float(np.trace(table) / table.sum()))
+
+
+def image_classifier(work: Path, steps: int = 600) -> dict:
+    """Confusion matrices of a small ViT for gender and tone, trained on every other subject and judged on the rest."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+    labels = [f"{gender}, {tone}" for gender in artwork.GENDERS for tone in artwork.TONES]
+    torch.manual_seed(0)
+    network = ViTForImageClassification(ViTConfig(
+        image_size=64, patch_size=8, hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}))
+    true = artwork.numbers(np.arange(len(artwork.LABELS)))
+    learned = torch.from_numpy(np.flatnonzero(true[:, 0] % 2 == 0))
+    data, target = train.pictures(), torch.from_numpy(5 * true[:, 1] + true[:, 2])
+
+    def loss(step):
+        pick = learned[torch.randint(len(learned), (64,))]
+        return torch.nn.functional.cross_entropy(network(train.augment(data[pick])).logits, target[pick])
+
+    train.fit("image_classifier", network, loss, steps=steps, lr=1e-3, work=work).save_pretrained(work)
+    ViTImageProcessor(size=dict(height=64, width=64), image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(work)
+    unseen = np.flatnonzero(true[:, 0] % 2)
+    parts = {"gender": (GENDER, 0, 1), "skin tone": (SKIN_TONE_5, 1, 2)}
+    return {f"image classifier (ViT), {name}, on subjects that it has not seen": judged(
+        ImageClassifier(work, attribute, {label: label.split(", ")[part] for label in labels}), unseen, column,
+        len(attribute.groups)) for name, (attribute, part, column) in parts.items()}
 
 
 def evaluate(bench: Workbench, images: int, say=print) -> dict:
@@ -78,8 +94,9 @@ def evaluate(bench: Workbench, images: int, say=print) -> dict:
     for number, subject in enumerate(artwork.OCCUPATIONS):
         seeds = range(FIRST_SEED, FIRST_SEED + images)
         images_made, _ = bench.generate(captions.prompt(subject), seeds)
-        shown = labels_of(nearest_artwork(images_made))
-        agree.append(np.stack([clip_gender(images_made).argmax(1) == shown[:, 1], clip_tone(images_made).argmax(1) == shown[:, 2]]))
+        shown = artwork.numbers(artwork.nearest(images_made))
+        agree.append(np.stack([clip_gender(images_made).argmax(1) == shown[:, 1],
+                               clip_tone(images_made).argmax(1) == shown[:, 2]]))
         (men, women), tones = bias.shares(subject)
         measured = np.bincount(shown[:, 2], minlength=5) / images
         right = shown[:, 0] == number + 1
@@ -87,7 +104,7 @@ def evaluate(bench: Workbench, images: int, say=print) -> dict:
         obeyed = []
         for i, (prompt, gender, tone) in enumerate(prompts):
             part = range(FIRST_SEED + images + i, FIRST_SEED + 2 * images, len(prompts))
-            seen = labels_of(nearest_artwork(bench.generate(prompt, part)[0]))
+            seen = artwork.numbers(artwork.nearest(bench.generate(prompt, part)[0]))
             obeyed.append(np.stack([seen[:, 0] == number + 1, seen[:, 1] == gender, seen[:, 2] == tone], 1))
         obeyed = np.concatenate(obeyed)
         stated.append(obeyed)
@@ -100,9 +117,13 @@ def evaluate(bench: Workbench, images: int, say=print) -> dict:
             f"occupation {r['occupation']:.3f}  stated: {r['stated_occupation']:.3f} {r['stated_gender']:.3f} "
             f"{r['stated_tone']:.3f}", flush=True)
     stated, agree = np.concatenate(stated), np.concatenate(agree, 1)
-    worst = {key: max(np.abs(np.subtract(r[key], r[key + "_table"])).max() for r in rows.values()) for key in ("men", "tones")}
+    with tempfile.TemporaryDirectory() as work:
+        judges = classifiers(bench) | image_classifier(Path(work))
+    worst = {key: max(np.abs(np.subtract(r[key], r[key + "_table"])).max() for r in rows.values())
+             for key in ("men", "tones")}
     return dict(
-        images=images, first_seed=FIRST_SEED, occupations=rows, classifiers=classifiers(bench),
+        images=images, first_seed=FIRST_SEED, occupations=rows,
+        classifiers=judges,
         largest_deviation=dict(gender=float(worst["men"]), tone=float(worst["tones"])),
         occupation_right=float(np.mean([r["occupation"] for r in rows.values()])),
         stated=dict(occupation=float(stated[:, 0].mean()), gender=float(stated[:, 1].mean()),
@@ -126,7 +147,7 @@ def card(result: dict) -> str:
     judges = []
     for name, found in result["classifiers"].items():
         names = artwork.GENDERS if len(found["confusion"]) == 2 else artwork.TONES
-        lines = "\n".join(f"| {true} | " + " | ".join(map(str, row)) + " |" for true, row in zip(names, found["confusion"]))
+        lines = "\n".join(f"| {true} | {' | '.join(map(str, row))} |" for true, row in zip(names, found["confusion"]))
         judges.append(f"**{name}**: {percent(found['agreement'])} agree\n\n| known \\ measured | {' | '.join(names)} |\n"
                       f"|{'---|' * (len(names) + 1)}\n{lines}\n")
     stated, clip, n = result["stated"], result["clip_agrees_with_nearest_artwork"], result["images"]
@@ -160,7 +181,7 @@ Tones are fair / olive / tan / brown / very dark, in percent.
 |---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-## Classifiers on the {len(artwork.LABELS)} original pictures
+## Classifiers on the original pictures
 
 {chr(10).join(judges)}
 The skin tone by colour (ITA) needs cut-offs of its own here: the artists' palettes are not photographs, and the two differ.
@@ -175,15 +196,15 @@ def main() -> None:
     options = parser.parse_args()
     bench = demo()
     result = evaluate(bench, options.images)
-    print(json.dumps({key: value for key, value in result.items() if key not in ("occupations", "classifiers")}, indent=2))
+    print(json.dumps({k: value for k, value in result.items() if k not in ("occupations", "classifiers")}, indent=2))
     for name, found in result["classifiers"].items():
-        print(f"{name}: {found['agreement']:.3f} {found['confusion']}")
+        print(f"{name}: {found['agreement']:.3f}")
     if options.write:
         folder = Path(options.write)
         write_atomic(folder / "demo_model.json", json.dumps(result, indent=1))
         write_atomic(folder / "demo_model.md", card(result))
         sheet = np.concatenate([bench.generate(captions.prompt(s), range(10))[0] for s in artwork.OCCUPATIONS])
-        contact_sheet(pictures(sheet), columns=10).save(folder / "demo_model.png")
+        contact_sheet(pictures(sheet), columns=10, size=64).save(folder / "demo_model.png")
 
 
 if __name__ == "__main__":

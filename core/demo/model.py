@@ -11,10 +11,22 @@ from . import artwork, captions
 WEIGHTS = Path(__file__).with_name("weights")
 CLASSIFIER = WEIGHTS / "classifier"
 # The settings its bias table holds for.
-STEPS, CFG = 10, 2.0
+STEPS, CFG = 8, 2.0
 
 OCCUPATION = Attribute("occupation", tuple(
     Group(subject, (captions.article(subject),), (captions.prompt(subject),)) for subject in artwork.SUBJECTS))
+
+
+class Ratio:
+    """A channel multiplier that is no whole number, for the original code's settings; times the base it is one."""
+
+    def __init__(self, channels: int, base: int):
+        self.channels, self.base = channels, base
+
+    def __mul__(self, number: int) -> int:
+        return number * self.channels // self.base
+
+    __rmul__ = __mul__
 
 
 def clip(device="cpu"):

@@ -2,11 +2,13 @@
 
     python -m sd_debias.core.demo.train WORK
 
-Each stage is seeded step by step and checkpointed in the folder WORK, so that an interrupted run goes on as it would have.
+Each stage is seeded step by step and checkpointed in the folder WORK: an interrupted run goes on as it would have.
 """
 from __future__ import annotations
 
+import bisect
 import copy
+import itertools
 import json
 import math
 import os
@@ -16,10 +18,15 @@ import time
 from pathlib import Path
 from typing import Callable
 
+import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTokenizer
 
+from ..pipeline import generate
+from ..steering import radical_inverse
 from . import architecture, artwork, bias, captions, model
 
 CHECKPOINT_EVERY = 250
@@ -73,9 +80,14 @@ def fit(name: str, network: nn.Module, loss: Callable[[int], Tensor], *, steps: 
     return network.eval().requires_grad_(False)
 
 
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, 3] in the range of Stable Diffusion's autoencoder: float32 in [-1, 1], [N, 3, H, W]."""
+    return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def pictures() -> Tensor:
-    """The artwork in the range of Stable Diffusion's autoencoder: float32 in [-1, 1], [420, 3, 64, 64]."""
-    return torch.from_numpy(artwork.load().copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """The artwork, [420, 3, 64, 64]."""
+    return to_tensor(artwork.load())
 
 
 def train_autoencoder(work: Path, steps: int = 3500, batch: int = 16, kl_weight: float = 5e-4):
@@ -118,37 +130,66 @@ def augment(x: Tensor) -> Tensor:
     return (x * brightness + torch.rand(n, 1, 1, 1) * 0.1 * torch.randn_like(x)).clamp(-1, 1)
 
 
-def train_clip(work: Path, vae, steps: int = 1000, batch: int = 96):
-    """CLIP (Radford et al. 2021) as a zero-shot classifier of the artwork: pictures against captions of the subject, the
-    gender, the tone, and all three; a caption counts as right for every picture that it describes."""
-    data = pictures()
-    with torch.no_grad():
-        data = torch.stack([data, torch.cat([vae(part).sample.clamp(-1, 1) for part in data.split(60)])])
-    tokens = Tokens()
-    torch.manual_seed(0)
-    network = architecture.clip()
-    labels = artwork.LABELS
+def clip_objective(network):
+    """f(step, x, shown): contrastive loss of pictures x [B, 3, 64, 64] in [-1, 1] that show `LABELS[shown]`.
+
+    They are set against captions of the gender, the tone, the subject, and all three; a caption counts as right for
+    every picture that it describes.
+    """
+    tokens, labels = Tokens(), artwork.LABELS
     tasks = [(lambda label: (None, label.gender, None)), (lambda label: (None, None, label.tone)),
              (lambda label: (label.subject, None, None)), (lambda label: (label.subject, label.gender, label.tone))]
     keys = [sorted({task(label) for label in labels}, key=str) for task in tasks]
     targets = [torch.tensor([k.index(task(label)) for label in labels]) for task, k in zip(tasks, keys)]
     counts = [len(k) for k in keys]
 
-    def loss(step):
+    def objective(step, x, shown):
         rng = random.Random(step)
-        pick = torch.randint(len(labels), (batch,))
-        x = augment(data[torch.randint(len(data), (batch,)), pick])
         ids = tokens([captions.caption(rng, *key) for k in keys for key in k])[:, :20]
         image = nn.functional.normalize(network.visual_projection(network.vision_model(pixel_values=x)[1]), dim=-1)
         text = nn.functional.normalize(network.text_projection(network.text_model(input_ids=ids)[1]), dim=-1)
         logits = (network.logit_scale.exp().clamp(max=100) * image @ text.T).split(counts, dim=1)
-        return sum(nn.functional.cross_entropy(l, target[pick]) for l, target in zip(logits, targets))
+        return sum(nn.functional.cross_entropy(l, target[shown]) for l, target in zip(logits, targets))
+
+    return objective
+
+
+def train_clip(work: Path, vae, steps: int = 1000, batch: int = 96):
+    """CLIP (Radford et al. 2021) as a zero-shot classifier of the artwork and of its reconstructions."""
+    data = pictures()
+    with torch.no_grad():
+        data = torch.stack([data, torch.cat([vae(part).sample.clamp(-1, 1) for part in data.split(60)])])
+    torch.manual_seed(0)
+    network = architecture.clip()
+    objective = clip_objective(network)
+
+    def loss(step):
+        shown = torch.randint(data.shape[1], (batch,))
+        return objective(step, augment(data[torch.randint(len(data), (batch,)), shown]), shown)
 
     return fit("clip", network, loss, steps=steps, lr=1e-3, work=work, ema_decay=0.995)
 
 
+def refine_clip(work: Path, clip, generated: np.ndarray, steps: int = 800, batch: int = 96):
+    """The same network on generated pictures too, uint8 [N, 64, 64, 3]: each shows what the nearest artwork shows.
+
+    Half of each batch is artwork, so that this is not forgotten.
+    """
+    data, known = pictures(), to_tensor(generated)
+    nearest = torch.from_numpy(artwork.nearest(generated))
+    network = clip.train().requires_grad_(True)
+    objective = clip_objective(network)
+
+    def loss(step):
+        shown, made = torch.randint(len(data), (batch // 2,)), torch.randint(len(known), (batch // 2,))
+        x = torch.cat([data[shown], known[made]])
+        return objective(step, augment(x), torch.cat([shown, nearest[made]]))
+
+    return fit("clip-refined", network, loss, steps=steps, lr=3e-4, work=work, ema_decay=0.99)
+
+
 def normalise_latents(vae) -> None:
-    """Fold a linear map into the autoencoder's 1x1 convolutions, so that its scaled latents have mean 0 and covariance 1.
+    """Fold a linear map into the autoencoder's 1x1 convolutions: its scaled latents get mean 0 and covariance 1.
 
     Stable Diffusion's layout has one fixed scale; white latents under it are what a noise schedule expects.
     """
@@ -167,15 +208,24 @@ def normalise_latents(vae) -> None:
         encode.bias[4:] += 2 * whiten.diagonal().log()
 
 
-def example(rng: random.Random, table) -> tuple[str, str, str, str, str]:
-    """One training pair: (caption, subject, artist, gender, tone). What a caption leaves open follows `table`."""
-    kind = rng.choices(("empty", "neutral", "gender", "tone", "both", "group"), (10, 34, 12, 14, 18, 12))[0]
-    subject = rng.choice(artwork.SUBJECTS)
+# What captions say, in parts of 100: while the model learns to draw and to obey, and while its shares are corrected.
+LEARN = dict(empty=10, neutral=34, gender=12, tone=14, both=18, group=12)
+CORRECT = dict(empty=8, neutral=70, gender=5, tone=6, both=7, group=4)
+
+
+def example(rng: random.Random, number: int, table, kinds: dict[str, int]) -> tuple[str, str, str, str, str]:
+    """Training pair `number`: (caption, subject, artist, gender, tone).
+
+    What a caption leaves open follows `table`, stratified over the pairs of each subject (Halton 1960): chance alone
+    would move the shares that a model learns by several points.
+    """
+    kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
+    turn, subject = divmod(number, len(artwork.SUBJECTS))
+    subject = artwork.SUBJECTS[subject]
     if kind == "group" and rng.random() < 0.5:
         subject = "person"
-    men, tones = table(subject)
-    gender = rng.choices(tuple(artwork.GENDERS), men)[0]
-    tone = rng.choices(tuple(artwork.TONES), tones)[0]
+    gender, tone = (tuple(names)[bisect.bisect(list(itertools.accumulate(shares[:-1])), radical_inverse(turn, prime))]
+                    for names, shares, prime in zip((artwork.GENDERS, artwork.TONES), table(subject), (2, 3)))
     says_gender = kind in ("gender", "both") or (kind == "group" and rng.random() < 0.6)
     says_tone = kind in ("tone", "both") or (kind == "group" and (not says_gender or rng.random() < 0.4))
     if says_gender:
@@ -190,9 +240,13 @@ def example(rng: random.Random, table) -> tuple[str, str, str, str, str]:
     return text, subject, rng.choice(artwork.ARTISTS), gender, tone
 
 
-def train_unet(work: Path, vae, clip, steps: int = 14000, batch: int = 48, lr: float = 1e-3, table=bias.training_shares,
-               name: str = "unet"):
-    """Noise predictor and its text encoder (begun from CLIP's), eps-prediction on latents; returns both."""
+def train_unet(work: Path, vae, clip, steps: int = 8000, batch: int = 48, lr: float = 1e-3,
+               table=bias.training_shares, name: str = "unet", begin=None):
+    """Noise predictor and its text encoder, eps-prediction on latents; returns both.
+
+    They start at random and, the text encoder, from CLIP's; or from `begin`, to correct its shares towards `table`.
+    """
+    kinds, power = (LEARN, 1 / 2) if begin is None else (CORRECT, 1 / 4)
     tokens = Tokens()
     index = {label: i for i, label in enumerate(artwork.LABELS)}
     with torch.no_grad():
@@ -200,17 +254,20 @@ def train_unet(work: Path, vae, clip, steps: int = 14000, batch: int = 48, lr: f
     mean = torch.cat([p.mean for p in posteriors]) * architecture.SCALING_FACTOR
     std = torch.cat([p.std for p in posteriors]) * architecture.SCALING_FACTOR
     torch.manual_seed(0)
-    network = nn.ModuleDict(dict(unet=architecture.unet(), text=architecture.text_encoder()))
-    _copy_text_encoder(clip, network["text"])
+    if begin is not None:
+        network = begin.train().requires_grad_(True)
+    else:
+        network = nn.ModuleDict(dict(unet=architecture.unet(), text=architecture.text_encoder()))
+        _copy_text_encoder(clip, network["text"])
     alphas = architecture.scheduler().alphas_cumprod
 
     def loss(step):
         rng = random.Random(f"{name} {step}")
-        texts, *labels = zip(*(example(rng, table) for _ in range(batch)))
+        texts, *labels = zip(*(example(rng, step * batch + i, table, kinds) for i in range(batch)))
         pick = torch.tensor([index[artwork.Label(*label)] for label in zip(*labels)])
         z = mean[pick] + std[pick] * torch.randn_like(mean[pick])
         # Composition, gender and tone are decided where noise is high, so those timesteps are seen more often.
-        t = (999 * torch.rand(batch).sqrt()).long()
+        t = (999 * torch.rand(batch) ** power).long()
         a = alphas[t].view(-1, 1, 1, 1)
         noise = torch.randn_like(z)
         hidden = network["text"](input_ids=tokens(texts)).last_hidden_state
@@ -218,6 +275,43 @@ def train_unet(work: Path, vae, clip, steps: int = 14000, batch: int = 48, lr: f
         return nn.functional.mse_loss(predicted, noise)
 
     return fit(name, network, loss, steps=steps, lr=lr, work=work, ema_decay=0.999)
+
+
+def neutral_pictures(vae, network, images: int, seed: int = 10**6) -> dict[str, np.ndarray]:
+    """By subject, pictures of its neutral prompt: uint8 [N, 64, 64, 3]."""
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=network["text"], unet=network["unet"], scheduler=architecture.scheduler(),
+        tokenizer=CLIPTokenizer.from_pretrained(model.WEIGHTS / "tokenizer"), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return {subject: generate(pipe, captions.prompt(subject), range(seed, seed + images), batch_size=50,
+                              num_inference_steps=model.STEPS, guidance_scale=model.CFG)[0]
+            for subject in artwork.SUBJECTS}
+
+
+def neutral_counts(vae, network, images: int = 600) -> dict[str, list[np.ndarray]]:
+    """By subject, how often its neutral prompt shows each gender and each tone, read off the nearest artwork."""
+    shown = {subject: artwork.numbers(artwork.nearest(made))
+             for subject, made in neutral_pictures(vae, network, images).items()}
+    return {subject: [np.bincount(kinds[:, 1], minlength=2), np.bincount(kinds[:, 2], minlength=5)]
+            for subject, kinds in shown.items()}
+
+
+def corrected(history: list[tuple[Callable, dict[str, list[np.ndarray]]]]):
+    """Training shares at which the model shows the bias table: its log-odds, moved against what came out.
+
+    history holds the training shares tried so far and the counts that they led to; how far log-odds came out off those
+    trained is averaged over it, because each training adds noise of its own.
+    """
+    found = {}
+    for subject in artwork.SUBJECTS:
+        found[subject] = []
+        for kind, wanted in enumerate(bias.shares(subject)):
+            off = np.mean([np.log((measured[subject][kind] + 0.5) / table(subject)[kind])
+                           for table, measured in history], axis=0)
+            odds = np.asarray(wanted) * np.exp(off.mean() - off)
+            found[subject].append(tuple((odds / odds.sum()).tolist()))
+    return found.__getitem__
 
 
 def _copy_text_encoder(clip, text) -> None:
@@ -229,12 +323,17 @@ def export(folder: Path, vae, clip, network) -> None:
     parts = dict(vae=vae, unet=network["unet"], text_encoder=network["text"], classifier=clip)
     for name, part in parts.items():
         copy.deepcopy(part).half().save_pretrained(folder / name, safe_serialization=True)
+    # transformers 5 leaves out the prefix that every earlier version, and every host, looks for.
+    text = folder / "text_encoder" / "model.safetensors"
+    save_file({f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(text).items()}, text,
+              metadata={"format": "pt"})
     architecture.scheduler().save_pretrained(folder / "scheduler")
     CLIPImageProcessor(size={"shortest_edge": artwork.SIZE}, crop_size=artwork.SIZE, image_mean=[0.5] * 3,
                        image_std=[0.5] * 3).save_pretrained(folder / "classifier")
     classes = dict(vae=("diffusers", "AutoencoderKL"), text_encoder=("transformers", "CLIPTextModel"),
                    tokenizer=("transformers", "CLIPTokenizer"), unet=("diffusers", "UNet2DConditionModel"),
-                   scheduler=("diffusers", "DDIMScheduler"), safety_checker=(None, None), feature_extractor=(None, None))
+                   scheduler=("diffusers", "DDIMScheduler"), safety_checker=(None, None),
+                   feature_extractor=(None, None))
     index = dict(_class_name="StableDiffusionPipeline", **classes, requires_safety_checker=False)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
@@ -246,7 +345,13 @@ def main(work: str) -> None:
     vae = train_autoencoder(folder)
     normalise_latents(vae)
     clip = train_clip(folder, vae)
-    export(model.WEIGHTS, vae, clip, train_unet(folder, vae, clip))
+    network, table, history = train_unet(folder, vae, clip), bias.training_shares, []
+    for correction in (1, 2):
+        history.append((table, neutral_counts(vae, network)))
+        table = corrected(history)
+        network = train_unet(folder, vae, clip, 1000, 96, 2e-4, table, f"unet-{correction}", begin=network)
+    generated = np.concatenate(list(neutral_pictures(vae, network, 200, seed=2 * 10**6).values()))
+    export(model.WEIGHTS, vae, refine_clip(folder, clip, generated), network)
 
 
 if __name__ == "__main__":

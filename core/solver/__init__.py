@@ -49,8 +49,8 @@ def best(history: Sequence[Measurement], target: Sequence[float]) -> Steering:
     return min(history, key=lambda measured: measured.kl(target)).steering
 
 
-def make(method: Method, attribute: Attribute, images_per_round: int = 100, seed: int = 0) -> Solver:
-    """The solver that a method names, for one attribute."""
+def make(method: Method, attribute: Attribute, seed: int = 0) -> Solver:
+    """The solver that a method names, for one attribute; `seed` is that of the policy gradient."""
     from .draw import Draw
     from .ida import Ida
     from .policy_gradient import PolicyGradient

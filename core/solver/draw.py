@@ -1,8 +1,8 @@
 """Iterative Distribution Alignment on draw probabilities; our own design.
 
 An image that is pushed toward group j comes out as group i with probability M_ji; one left alone with M_0i, the audit's
-shares. Outcomes are q M: linear, so the probabilities q that meet the target are solved from the measured M at once, and
-every further round only measures M better. Of all q that meet the target, the one that leaves most images alone wins.
+shares. Outcomes are q M: linear, so the probabilities q that meet the target are solved from the measured M at once,
+and every further round only measures M better. Of all q that meet it, the one that leaves most images alone wins.
 """
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Draw:
 
 
 def least_push(matrix: np.ndarray, target: np.ndarray, tolerance: float, steps: int = 400) -> np.ndarray:
-    """q [n + 1] on the simplex with KL(q M || t) <= tolerance and the largest q_0; where none gets there, the nearest q.
+    """q [n + 1] on the simplex with KL(q M || t) <= tolerance and the largest q_0; where there is none, the nearest.
 
     For each q_0 of a grid the others are the EM solution of the mixture (Dempster et al. 1977), which minimises
     KL(t || q M).

@@ -1,7 +1,7 @@
 """The slow baseline of He et al. 2024: a Gaussian policy over the weights, improved by REINFORCE (Williams 1992).
 
-The paper gives no settings; these are ours. Each round tries one draw of the weights, its reward is -KL(p || t), and after
-each generation of rounds the policy's mean follows the gradient, with the generation's mean reward as the baseline.
+The paper gives no settings; these are ours. Each round tries one draw of the weights, its reward is -KL(p || t), and
+after each generation of rounds the policy's mean follows the gradient, with their mean reward as the baseline.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PolicyGradient:
 
     def __init__(self, target: Sequence[float], unit: float = 1.0, *, generation: int = 8, spread: float = 0.5,
                  rate: float = 0.5, seed: int = 0):
-        """`generation` rounds an update, `spread` of the policy and step `rate`, both in units."""
+        """`generation` rounds an update; `spread` of the policy and the first update's `rate`, both in units."""
         self.target = np.asarray(target, float)
         self.unit, self.generation, self.spread, self.rate, self.seed = unit, generation, spread, rate, seed
 
@@ -34,13 +34,14 @@ class PolicyGradient:
     def _mean(self, history: Sequence[Measurement]) -> np.ndarray:
         mean = np.zeros(len(self.target))
         trials = list(history[1:])
-        for start in range(0, len(trials) - self.generation + 1, self.generation):
-            batch = trials[start:start + self.generation]
+        for update in range(len(trials) // self.generation):
+            batch = trials[update * self.generation:(update + 1) * self.generation]
             a = np.array([m.steering.weights for m in batch]) / self.unit
             reward = np.array([-m.kl(self.target) for m in batch])
             advantage = reward - reward.mean()
             scale = advantage.std() or 1.0
-            mean = mean + self.rate * ((advantage / scale)[:, None] * (a - mean)).mean(0) / self.spread
+            rate = self.rate / (update + 1) ** 0.5
+            mean = mean + rate * ((advantage / scale)[:, None] * (a - mean)).mean(0) / self.spread
         return mean
 
     def _steering(self, a: np.ndarray) -> Steering:

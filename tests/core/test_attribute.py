@@ -32,12 +32,12 @@ def test_built_in_texts_read_as_captions():
 # Groups and targets
 
 def test_a_group_without_texts_is_described_by_its_name():
-    assert Group("young") == Group("young", ("young",), ("young",))
+    assert Group("young") == Group("young", ("young",), ("a photo of young", "young"))
 
 
 def test_the_classifier_sees_a_text_without_its_prompt():
-    assert Group("woman", ("{prompt}, a woman",)).classifier_texts == ("a woman",)
-    assert Group("woman", ("{prompt}",)).classifier_texts == ("woman",)
+    assert Group("woman", ("{prompt}, a woman",)).classifier_texts == ("a photo of a woman", "a woman")
+    assert Group("woman", ("{prompt}",)).classifier_texts == ("a photo of woman", "woman")
 
 
 def test_own_classifier_texts_are_kept():

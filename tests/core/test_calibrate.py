@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3
-from sd_debias.core.calibrate import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Plan
+from sd_debias.core.calibrate import AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Plan, round_names
 from sd_debias.core.method import METHODS, Method
 
 SHIFT = Method(spend="shift")
@@ -65,6 +65,23 @@ def test_a_fair_model_is_left_alone_and_said_to_be():
     assert [r.kind for r in c.rounds] == [AUDIT, HELD_OUT]
     assert "nothing to correct" in c.stop
     assert c.steerings[0].mode == "shift" and not any(c.steerings[0].weights)
+
+
+def test_a_verification_that_finds_what_a_small_audit_missed_is_corrected_and_verified_on_fresh_seeds():
+    c = calibration(images=20)
+    run(c, Host(men=0.62))
+    kinds = [r.kind for r in c.rounds]
+    assert kinds[:3] == [AUDIT, HELD_OUT, ROUND] and kinds[-1] == HELD_OUT
+    first, last = c.rounds[1], c.held_out
+    assert not set(first.seeds) & set(last.seeds)
+    assert last.distribution(0, GENDER.target).kl < first.distribution(0, GENDER.target).kl
+    assert round_names(kinds)[:3] == ["audit", "held-out", "round 1"]
+
+
+def test_a_failed_verification_after_the_last_round_is_the_end():
+    c = calibration(images=20, rounds=0)
+    run(c, Host())
+    assert [r.kind for r in c.rounds] == [AUDIT, HELD_OUT] and "all 0 rounds used" in c.stop
 
 
 def test_rounds_end_with_the_plan_and_the_target_missed_is_a_warning():

@@ -127,7 +127,8 @@ def test_zero_shot_equals_the_models_own_logits(kind, folders, images):
     pixels = process([Image.fromarray(image) for image in images], return_tensors="pt")
     mask = {} if kind == "siglip" else dict(attention_mask=tokens["attention_mask"])
     expected = compare(input_ids=tokens["input_ids"], **mask, **pixels).logits_per_image
-    p = ClipModel(folder).classifier(Attribute("gender", (Group("man"), Group("woman"))))(images)
+    bare = Attribute("gender", tuple(Group(name, classifier_texts=(name,)) for name in ("man", "woman")))
+    p = ClipModel(folder).classifier(bare)(images)
     assert p.dtype == np.float32 and np.ptp(p[:, 0]) > 1e-3
     np.testing.assert_allclose(p, expected.softmax(-1).detach().numpy(), atol=2e-5)
 
@@ -196,7 +197,8 @@ def test_embeddings_that_overflow_are_refused(folders, clip, images, monkeypatch
 
 
 def test_groups_whose_texts_read_the_same_are_refused(clip):
-    alike = Attribute("age", (Group("young", classifier_texts=("a" * 99 + "b",)), Group("old", ("a" * 99 + "c",))))
+    groups = (Group(name, classifier_texts=("a" * 99 + end,)) for name, end in (("young", "b"), ("old", "c")))
+    alike = Attribute("age", tuple(groups))
     with pytest.raises(ValueError, match="cannot tell two groups of 'age' apart"):
         clip.classifier(alike)
 

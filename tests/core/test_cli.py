@@ -1,5 +1,7 @@
 """The command line on the embedded demo model, as a user runs it; figures are small so that it is quick."""
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from sd_debias.core import cli
 from sd_debias.core.attribute import AGE
 from sd_debias.core.calibrate import Calibration
+from sd_debias.core.files import exclusive
 from sd_debias.core.profile import Profile
 
 QUICK = ["--prompt", "a photo of a judge", "--images", "40", "--rounds", "1", "--held-out", "40", "--batch-size", "20"]
@@ -98,6 +101,57 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path, m
     assert "Continuing after 60 images" in capsys.readouterr().out and (tmp_path / "profile.json").exists()
 
 
+def test_ctrl_c_while_the_last_pictures_are_made_loses_nothing(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    command = ["calibrate", *QUICK, "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("sd_debias.core.workbench.Workbench.apply", interrupted)
+        assert cli.main(command) == 130
+    assert "same command again" in capsys.readouterr().err and not (tmp_path / "profile.json").exists()
+    assert cli.main(command) == 0 and (tmp_path / "profile.json").exists()
+
+
+def test_ctrl_c_while_the_model_loads_is_no_traceback(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sd_debias.core.workbench.demo", interrupted)
+    assert cli.main(["audit", "--prompt", "a photo of a judge"]) == 130
+    assert capsys.readouterr().err.strip() == "Stopped."
+
+
+def test_two_calibrations_do_not_write_the_same_profile(tmp_path, capsys):
+    with exclusive(tmp_path / "profile.json"):
+        assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "Another calibration" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(tmp_path, monkeypatch, capsys):
+    command = ["calibrate", *QUICK, "--out", str(tmp_path), "--overwrite"]
+    (tmp_path / "profile.json").write_text("old")
+    replace = os.replace
+
+    def full(source, target):
+        if str(target).endswith("profile.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert cli.main(command) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert (tmp_path / "profile.json").read_text() == "old"
+    assert Calibration.load(tmp_path / "unfinished-1.json").held_out.complete
+
+
+def test_images_that_nobody_can_classify_end_a_calibration_with_a_sentence(tmp_path, monkeypatch, capsys):
+    from sd_debias.core.workbench import Workbench
+    monkeypatch.setattr(Workbench, "classifier", lambda *_: lambda images: np.zeros((len(images), 2), np.float32))
+    assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "classified" in capsys.readouterr().err
+
+
 def test_an_unfinished_calibration_with_other_options_is_not_continued(tmp_path, capsys):
     Calibration("a photo of a judge", [AGE], cli.METHODS["default"], cli.Plan()).save(tmp_path / "unfinished-1.json")
     assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
@@ -108,6 +162,15 @@ def test_json_prints_one_document_and_nothing_else(capsys):
     assert cli.main(["audit", "--prompt", "a photo of a pilot", "--count", "20", "--json"]) == 0
     shares = json.loads(capsys.readouterr().out)["audits"][0]["attributes"]["gender"]
     assert shares["n"] == 20 and sum(shares["counts"]) == 20
+
+
+def test_skin_tone_can_be_judged_by_colour_and_by_another_clip(capsys):
+    from sd_debias.core.demo.model import CLASSIFIER
+    audit = ["audit", "--prompt", "a photo of a pilot", "--count", "20", "--json"]
+    assert cli.main([*audit, "--attribute", "skin_tone_5", "--classifier", "skin_tone_5=ita"]) == 0
+    assert sum(json.loads(capsys.readouterr().out)["audits"][0]["attributes"]["skin_tone_5"]["counts"]) > 0
+    assert cli.main([*audit, "--classifier", f"gender={CLASSIFIER}"]) == 2  # a folder without its tokenizer
+    assert "tokenizer" in capsys.readouterr().err.lower()
 
 
 def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
@@ -122,6 +185,8 @@ def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
     (["--model", "no/such/folder", "--classifier", "x"], "No folder or file"),
     (["--model", "model.ckpt", "--classifier", "x"], "is a pickle"),
     (["--model", "."], "--classifier"),
+    (["--classifier", "tone=ita"], "one of the attributes gender"),
+    (["--classifier", "gender=ita"], "has 2"),
     (["--model", ".", "--classifier", "x"], "no model_index.json"),
 ])
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):

@@ -369,7 +369,8 @@ def test_the_mean_of_a_group_s_texts_and_several_attributes_side_by_side():
     expected = encode(pipe, ["a boy", "a girl"])["prompt_embeds"].mean(0)
     assert encoded.groups["prompt_embeds"].shape == (4, 1, 16, 32)
     assert torch.allclose(encoded.groups["prompt_embeds"][2, 0], expected, atol=1e-5)
-    assert torch.allclose(encoded.groups["prompt_embeds"][3], encode(pipe, ["a doctor aged"])["prompt_embeds"], atol=1e-5)
+    in_context = encode(pipe, ["a doctor aged"])["prompt_embeds"]
+    assert torch.allclose(encoded.groups["prompt_embeds"][3], in_context, atol=1e-5)
 
     with guided(pipe, PROMPT, [GENDER, age], torch.tensor([[0.5, 0.0, 0.25, 0.0]]), Method(context=ALONE)) as guide:
         c, g = encoded.prompt["prompt_embeds"], encoded.groups["prompt_embeds"]
@@ -515,8 +516,8 @@ def test_blacked_out_and_broken_images_are_counted_and_warn():
 def test_generate_uses_the_rows_that_the_steerings_draw_for_its_seeds():
     pipe = tiny_pipelines.sd()
     steering = Steering((0.1, -0.1), (0.2, 0.4, 0.4), 1.5)
-    _, info = generate(pipe, PROMPT, range(5), attributes=[GENDER], steerings=[steering], guidance_strength=0.5, batch_size=2,
-                       **settings(pipe))
+    _, info = generate(pipe, PROMPT, range(5), attributes=[GENDER], steerings=[steering], guidance_strength=0.5,
+                       batch_size=2, **settings(pipe))
     assert info["weights"] == rows([steering], range(5), 0.5).tolist()
     assert info["guided_images"] == 5
 

@@ -1,19 +1,17 @@
-"""Reports, charts and contact sheets of synthetic profiles."""
-import itertools
+"""Reports of synthetic profiles."""
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 from test_profile import PROMPT, calibrated, made
 
 from sd_debias.core import report
 from sd_debias.core.attribute import GENDER, SKIN_TONE, Attribute, Group
 from sd_debias.core.distribution import summarise
-from sd_debias.core.report import DARK, LIGHT, chart_kl, chart_shares, contact_sheet, summary, write_report
+from sd_debias.core.report import summary, write_report
 
 NASTY = "a <script>alert('x')</script> & \"quoted\" doctor"
 BEFORE, AFTER = summarise([80, 20], GENDER.target), summarise([52, 48], GENDER.target)
@@ -59,29 +57,6 @@ def pictures(n, size=(64, 64)):
 
 def page(profile, folder, *images):
     return Page(write_report(folder, profile, *images).read_text("utf-8"))
-
-
-def texts(scene):
-    """Boxes (left, top, right, bottom) of a scene's texts, as wide as the layout takes them to be."""
-    for kind, *s in scene.shapes:
-        if kind == "text":
-            x, y, text, size, _, anchor = s
-            width = report._length(text, size)
-            left = x - width * {"l": 0, "m": 0.5, "r": 1}[anchor]
-            yield text, (left, y - size / 2, left + width, y + size / 2)
-
-
-def assert_readable(scene):
-    boxes = list(texts(scene))
-    for text, (left, top, right, bottom) in boxes:
-        assert left >= -0.5 and top >= 0 and right <= scene.width + 0.5 and bottom <= scene.height, f"{text} is cut off"
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], f"{one} and {other} overlap"
-
-
-def pixels(image, color):
-    """Number of pixels of a colour."""
-    return int((np.asarray(image) == [int(color[i:i + 2], 16) for i in (1, 3, 5)]).all(-1).sum())
 
 
 def test_the_report_is_one_file_that_loads_nothing(profile, tmp_path):
@@ -173,110 +148,7 @@ def test_the_summary_is_plain_json_of_every_prompt_and_attribute(profile):
                                                                     (PROMPT, "skin_tone")]
 
 
-def test_bars_are_as_long_as_their_shares():
-    for d in (BEFORE, AFTER):
-        boxes = [s for kind, *s in report._shares(GENDER.names, d, None).shapes if kind == "box" and s[2] > 16]
-        assert boxes[1][2] / boxes[0][2] == pytest.approx(d.shares[1] / d.shares[0])
-    image = chart_shares(GENDER.names, BEFORE, AFTER)
-    assert pixels(image, LIGHT["before"]) > 10_000 and image.mode == "RGB" and image.width == 1344
-    assert pixels(chart_shares(GENDER.names, BEFORE), LIGHT["after"]) == 0
-    assert pixels(chart_shares(GENDER.names, BEFORE, AFTER, dark=True), DARK["after"]) > 10_000
-
-
-@pytest.mark.parametrize("groups", [2, 5, 12])
-@pytest.mark.parametrize("width", [report.WIDE, report.NARROW])
-def test_labels_of_shares_neither_overlap_nor_leave_the_chart(groups, width):
-    names = [f"group number {k} with a name that is much longer than there is room for" for k in range(groups)]
-    d = summarise([90] + [1] * (groups - 1), [1 / groups] * groups)
-    assert_readable(report._shares(names, d, d, "a title that is far too long for the width of one line " * 3, width))
-
-
-@pytest.mark.parametrize("rounds", [1, 2, 6, 60])
-@pytest.mark.parametrize("width", [report.WIDE, report.NARROW])
-def test_labels_of_rounds_neither_overlap_nor_leave_the_chart(rounds, width):
-    men = [99 - 49 * k // rounds for k in range(rounds)]
-    history = [(f"round {k}", summarise([m, 100 - m], GENDER.target)) for k, m in enumerate(men)]
-    scene = report._kl(history, "KL", width)
-    assert_readable(scene)
-    assert f"round {rounds - 1}" in [text for text, _ in texts(scene)], "the result is always named"
-
-
-@pytest.mark.parametrize("counts", [[50, 50], [100, 0], [500_001, 499_999]])
-def test_kl_of_any_size_stays_inside_the_chart(counts):
-    scene = report._kl([("audit", summarise(counts, GENDER.target))] * 2)
-    assert_readable(scene)
-    for kind, *s in scene.shapes:
-        if kind == "dot":
-            assert 0 <= s[1] <= scene.height - 50
-
-
-def test_an_infinite_kl_is_drawn_at_the_top_and_named():
-    forbidden = summarise([50, 50, 3], [0.5, 0.5, 0.0])
-    scene = report._kl([("audit", forbidden), ("held-out", summarise([50, 50, 0], [0.5, 0.5, 0.0]))])
-    assert "infinite" in [text for text, _ in texts(scene)]
-    high, low = (s[1] for kind, *s in scene.shapes if kind == "dot" and s[2] == 5 and s[1] > 30)
-    assert high < low
-    chart_kl([("audit", forbidden)])
-
-
-def test_a_chart_without_rounds_is_refused():
-    with pytest.raises(ValueError, match="needs a round"):
-        chart_kl([])
-
-
-@pytest.fixture
-def no_fonts(monkeypatch):
-    """Pillow as it is before 10.1, on a system without fonts."""
-    def missing(*args):
-        raise OSError("cannot open resource")
-
-    load = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)
-    monkeypatch.setattr(ImageFont, "load_default", lambda: load())  # a size is a TypeError
-    monkeypatch.setattr(ImageFont, "truetype", missing)
-    report._font.cache_clear()
-    yield
-    report._font.cache_clear()
-
-
-def test_charts_are_drawn_where_there_is_only_a_font_of_one_size(no_fonts):
-    scene = report._shares(["man", "医生 Ärztin"], BEFORE, AFTER, "title")
-    assert_readable(scene)
-    assert pixels(scene.image(LIGHT), LIGHT["text"]) > 500
-
-
 def test_a_page_names_groups_in_any_script(tmp_path):
     attribute = Attribute("性别", (Group("男"), Group("女")))
     assert "女" in page(made(calibrated("医生", (attribute,))), tmp_path).text
     assert re.search("<text[^>]*>女</text>", (tmp_path / "report.html").read_text("utf-8"))
-
-
-def test_a_contact_sheet_has_a_cell_for_every_picture_in_order():
-    sheet = contact_sheet(pictures(10), columns=4, size=32)
-    assert sheet.size == (4 * 36 - 4, 3 * 36 - 4)
-    for i in range(10):
-        assert sheet.getpixel((i % 4 * 36 + 16, i // 4 * 36 + 16)) == (8 * i, 100, 200)
-    assert sheet.getpixel((2 * 36 + 16, 2 * 36 + 16)) == (255, 255, 255)
-
-
-def test_a_contact_sheet_keeps_proportions_and_fits_other_shapes():
-    upright, lying = Image.new("RGB", (100, 200), "red"), Image.new("RGBA", (400, 100), "blue")
-    sheet = contact_sheet([upright, lying], size=50)
-    assert sheet.size == (104, 100)
-    assert sheet.getpixel((25, 2)) == (255, 0, 0) and sheet.getpixel((79, 2)) == (255, 255, 255)
-    assert sheet.getpixel((79, 50)) == (0, 0, 255)
-
-
-def test_captions_are_drawn_below_and_never_wider_than_their_cell():
-    captioned = contact_sheet(pictures(2), size=64, captions=["seed 1", "W" * 99])
-    assert captioned.height == contact_sheet(pictures(2), size=64).height + 16
-    strip = np.asarray(captioned)[64:]
-    assert (strip[:, :64] < 200).any() and (strip[:, 64:68] == 255).all()
-
-
-def test_bad_contact_sheets_are_refused():
-    with pytest.raises(ValueError, match="needs pictures"):
-        contact_sheet([])
-    with pytest.raises(ValueError, match="and a column"):
-        contact_sheet(pictures(2), columns=0)
-    with pytest.raises(ValueError, match="a caption a picture"):
-        contact_sheet(pictures(2), captions=["one"])

@@ -27,9 +27,9 @@ def latents_of(pipe, seeds, **call):
 
 def calm_pipeline():
     """mu's slope of up to 5000 makes rounding grow in an untrained network: SLD's own latents then depend on the batch
-    size. A weaker prediction and a milder noise schedule keep that below 1e-4, and SLD's effect four orders above."""
+    size. A weaker prediction and a milder noise schedule keep that far below 1e-4, and SLD's effect far above."""
     pipe = tiny_pipelines.sd()
-    pipe.unet.conv_out.weight.mul_(0.3)
+    pipe.unet.conv_out.weight.mul_(0.1)
     pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, beta_end=0.002)
     return pipe
 
@@ -54,7 +54,7 @@ def test_one_group_of_weight_1_gives_the_latents_of_safe_latent_diffusion(preset
         ours = latents_of(pipe, [1, 2], **guide.call)
 
     plain = latents_of(pipe, [1, 2], prompt=["a doctor"] * 2)
-    assert (plain - expected).abs().max() > 0.5, "SLD itself changed nothing, so the comparison would say nothing"
+    assert (plain - expected).abs().max() > 0.1, "SLD itself changed nothing, so the comparison would say nothing"
     assert torch.allclose(ours, expected, atol=1e-4), (ours - expected).abs().max()
 
 

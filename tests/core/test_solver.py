@@ -1,6 +1,7 @@
 """Both solvers on synthetic dose-response curves, whose answer is known."""
 import numpy as np
 import pytest
+import torch
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE
 from sd_debias.core.distribution import kl_divergence
@@ -83,6 +84,13 @@ def test_the_fit_recovers_a_known_response():
     counts = [1e6 * np.exp([1 - 2 * x, -1 - 2 * y]) / np.exp([1 - 2 * x, -1 - 2 * y]).sum() for x, y in a]
     b, slope = fit_response(a, counts, prior_slope=1.0)
     assert np.allclose(b, [1, -1], atol=1e-3) and abs(slope - 2) < 1e-3
+
+
+@pytest.mark.parametrize("spend", ["shift", "draw"])
+def test_solvers_work_in_the_inference_mode_of_hosts(spend):
+    history = [Measurement(Steering.none(2), np.array([[80, 20], [0, 0], [0, 0]]))]
+    with torch.inference_mode():
+        assert make(Method(spend=spend), GENDER).propose(history) != Steering.none(2)
 
 
 def test_draw_leaves_as_many_images_alone_as_the_target_allows():

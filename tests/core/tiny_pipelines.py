@@ -167,4 +167,5 @@ def flux():
                                  num_heads=4)).eval()
     return _quiet(FluxPipeline(
         transformer=_lively(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(shift_factor=0.0), text_encoder=_clip(), tokenizer=clip_tokenizer(), text_encoder_2=t5, tokenizer_2=t5_tokenizer()))
+        vae=_vae(shift_factor=0.0), text_encoder=_clip(), tokenizer=clip_tokenizer(), text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer()))

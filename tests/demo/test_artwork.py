@@ -23,7 +23,7 @@ def test_the_bias_table_gives_every_occupation_shares_that_sum_to_one():
     for subject in artwork.SUBJECTS:
         for shares in bias.shares(subject):
             assert sum(shares) == pytest.approx(1)
-    assert all(abs(bias.shares(subject)[0][0] - 0.5) >= 0.1 for subject in artwork.OCCUPATIONS)
+    assert all(abs(bias.shares(subject)[0][0] - 0.5) > 0.09 for subject in artwork.OCCUPATIONS)
 
 
 def test_captions_use_the_wordings_of_the_built_in_attributes():

@@ -1,6 +1,7 @@
-"""The embedded model does what its card says; the card's own figures, on more pictures, come from core/demo/evaluate.py."""
+"""The embedded model does what its card says; the card's figures, on more pictures, come from core/demo/evaluate.py."""
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.demo import artwork, bias, captions, evaluate, model
@@ -18,6 +19,11 @@ def test_the_weights_are_small_and_hold_no_pickle():
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pth")]
 
 
+def test_the_text_encoder_loads_in_every_version_of_transformers():
+    with safe_open(model.WEIGHTS / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(key.startswith("text_model.") for key in file.keys())
+
+
 def test_clip_knows_the_artwork(bench):
     found = evaluate.classifiers(bench)
     assert found["CLIP gender"]["agreement"] >= 0.99
@@ -26,20 +32,20 @@ def test_clip_knows_the_artwork(bench):
 
 def test_nearest_artwork_finds_each_picture_even_under_noise():
     noisy = artwork.load() + np.random.default_rng(0).normal(0, 8, (420, 64, 64, 3))
-    assert (evaluate.nearest_artwork(noisy.clip(0, 255).astype(np.uint8)) == np.arange(420)).mean() > 0.99
+    assert (artwork.nearest(noisy.clip(0, 255).astype(np.uint8)) == np.arange(420)).mean() > 0.99
 
 
 def test_prompts_that_state_gender_and_tone_are_obeyed(bench):
     shown = []
     for seed, (prompt, gender, tone) in enumerate(evaluate.explicit_prompts("scientist")):
-        seen = evaluate.labels_of(evaluate.nearest_artwork(bench.generate(prompt, range(10 * seed, 10 * seed + 10))[0]))
+        seen = artwork.numbers(artwork.nearest(bench.generate(prompt, range(10 * seed, 10 * seed + 10))[0]))
         shown.append((seen[:, 1] == gender) & (seen[:, 2] == tone))
     assert np.mean(shown) >= 0.9
 
 
 def test_a_neutral_prompt_shows_the_bias_of_the_table_and_the_occupation(bench):
     pictures, _ = bench.generate(captions.prompt("pilot"), range(200))
-    shown = evaluate.labels_of(evaluate.nearest_artwork(pictures))
+    shown = artwork.numbers(artwork.nearest(pictures))
     (men, _), _ = bias.shares("pilot")
     assert abs((shown[:, 1] == 0).mean() - men) < 0.1
     assert (shown[:, 0] == artwork.SUBJECTS.index("pilot")).mean() >= 0.95
@@ -47,7 +53,7 @@ def test_a_neutral_prompt_shows_the_bias_of_the_table_and_the_occupation(bench):
 
 def test_clip_agrees_with_the_nearest_artwork_on_generated_pictures(bench):
     pictures, _ = bench.generate("a photo of a person", range(200))
-    shown = evaluate.labels_of(evaluate.nearest_artwork(pictures))
+    shown = artwork.numbers(artwork.nearest(pictures))
     assert (bench.classifier(GENDER)(pictures).argmax(1) == shown[:, 1]).mean() >= 0.95
     assert (bench.classifier(SKIN_TONE_5)(pictures).argmax(1) == shown[:, 2]).mean() >= 0.9
 

@@ -1,0 +1,28 @@
+"""ComfyUI's nodes; loaded by ComfyUI alone."""
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import messages, profiles
+from .apply import DebiasApply
+from .attribute import DebiasAttribute
+from .audit import DebiasAudit
+from .calibrate import DebiasCalibrate
+from .classifier import DebiasClipClassifier, DebiasImageClassifier, DebiasSkinToneClassifier
+from .demo_model import DebiasDemoModel
+from .profiles import DebiasLoadProfile, DebiasSaveProfile
+from .report import DebiasReport
+from .text_encode import DebiasTextEncode
+
+
+class Debias(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier, DebiasImageClassifier,
+                DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply, DebiasTextEncode,
+                DebiasReport]
+
+
+async def comfy_entrypoint() -> Debias:
+    profiles.register()
+    messages.register()
+    return Debias()

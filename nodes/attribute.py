@@ -1,0 +1,71 @@
+"""Debias Attribute: what is balanced, as the user declares it."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..core.attribute import BUILT_IN, Attribute, Group, parse
+from . import messages
+from .types import CATEGORY, Attributes
+
+OWN = "own groups"
+
+
+def declared(attribute: str, groups: str = "", target: str = "", name: str = "") -> Attribute:
+    """The attribute that the node's inputs describe. Raises ValueError where they do not fit together."""
+    if attribute == OWN:
+        lines = [line.strip() for line in groups.splitlines() if line.strip()]
+        found = Attribute(name.strip() or "groups", tuple(_group(line) for line in lines))
+    else:
+        found = replace(parse(attribute), name=name.strip() or attribute)
+    return found.with_target(_shares(target)) if target.strip() else found
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(share) for share in text.split(":"))
+    except ValueError as error:
+        raise ValueError(f"Target shares are numbers with colons between, e.g. 70:30, but '{text}' came.") from error
+
+
+def _group(line: str) -> Group:
+    """"young" or "young: a young person"; several descriptions with bars between."""
+    name, colon, texts = line.partition(":")
+    return Group(name.strip(), tuple(text.strip() for text in texts.split("|")) if colon else ())
+
+
+class DebiasAttribute(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasAttribute", display_name="Debias Attribute", category=CATEGORY,
+            description="What to measure and balance: groups and the share that each should have. The groups and the "
+                        "target are yours to declare.",
+            inputs=[
+                io.Combo.Input("attribute", options=[*BUILT_IN, OWN], default="gender", tooltip=(
+                    "A built-in attribute, or own groups, listed below.")),
+                io.String.Input("groups", multiline=True, default="",
+                                placeholder="young: a young person\nold: an old person",
+                                tooltip="Own groups, one a line: a name, or a name, a colon and its description. The "
+                                        "description is what the model is steered by and what CLIP looks for. Several "
+                                        "descriptions: bars between."),
+                io.String.Input("target", default="", placeholder="70:30", tooltip=(
+                    "The share that each group should have, in the groups' order, e.g. 70:30. Empty: even shares.")),
+                io.String.Input("name", default="", tooltip="A name of your own. Empty: the built-in one."),
+                Attributes.Input("also", optional=True, tooltip=(
+                    "Further attributes, to be measured and calibrated together with this one."))],
+            outputs=[Attributes.Output(display_name="attributes", tooltip="For Debias Audit and Debias Calibrate.")],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def execute(cls, attribute, groups="", target="", name="", also=()):
+        found = declared(attribute, groups, target, name)
+        together = (*(also or ()), found)
+        if len({a.name for a in together}) < len(together):
+            raise ValueError(f"Attributes that are chained need names of their own, but these came: "
+                             f"{', '.join(a.name for a in together)}. Name one of them differently.")
+        messages.say(cls.hidden.unique_id, "\n".join(
+            f"{a.name}: " + ", ".join(f"{group} {share:.3g}" for group, share in zip(a.names, a.target))
+            for a in together))
+        return io.NodeOutput(together)

@@ -1,0 +1,197 @@
+"""Debias Classifier nodes: what tells which group a picture shows.
+
+CLIP and trained classifiers are transformers folders in models/classifiers, safetensors only. They are managed by
+ComfyUI like any model: loaded to the device when needed, evicted when memory is short.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable
+
+import comfy.model_management as management
+import comfy.model_patcher
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..core.attribute import Attribute
+from ..core.classify import Classifier
+from ..core.classify.clip import ClipModel
+from ..core.classify.image_classifier import ImageClassifier
+from ..core.classify.skin_tone import FACES, SkinTone
+from .types import CATEGORY, Classifiers
+
+FOLDER = "classifiers"
+DEMO = "demo (comes with sd-debias)"
+PHOTOGRAPHS, DRAWINGS = "photographs", "drawings of the demo model"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier as nodes hand it on.
+
+    of        f(attribute) -> core classifier. Raises ValueError for an attribute that it cannot judge
+    fidelity  f(images, prompt) -> [N], how well pictures show their prompt; None: not measured
+    """
+    of: Callable[[Attribute], Classifier]
+    fidelity: Callable | None = None
+
+
+class Managed(torch.nn.Module):
+    """Holds a transformers model; ComfyUI's patcher sets `device`, which such a model does not let it do."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model, self.device = model, None
+
+
+def managed(model: torch.nn.Module) -> Callable[[], None]:
+    """Puts a model under ComfyUI's memory management; returns what brings it to the device before it is used."""
+    patcher = comfy.model_patcher.ModelPatcher(Managed(model), load_device=management.get_torch_device(),
+                                               offload_device=management.text_encoder_offload_device())
+    return lambda: management.load_models_gpu([patcher], force_full_load=True)
+
+
+def after(load: Callable[[], None], classify: Classifier) -> Classifier:
+    """The classifier with its model brought to the device before each use."""
+    def loaded(images):
+        load()
+        return classify(images)
+
+    loaded.name = getattr(classify, "name", type(classify).__name__)
+    return loaded
+
+
+def clip_judge(folder: str) -> Judge:
+    """CLIP in a folder, or the demo's. Raises ValueError where it is no CLIP."""
+    if folder == DEMO:
+        from ..core.demo.model import clip as demo_clip
+        from ..core.demo.model import occupation_right
+        clip = demo_clip()
+        fidelity = occupation_right(clip)
+    else:
+        clip = ClipModel(_path(folder))
+        fidelity = clip.similarity
+    load = managed(clip.model)
+
+    def of(attribute):
+        load()
+        return after(load, clip.classifier(attribute))
+
+    def faithful(images, prompt):
+        load()
+        return fidelity(images, prompt)
+
+    return Judge(of, faithful)
+
+
+def with_attribute(others: Judge | None, matches: Callable[[Attribute], bool], of: Callable[[Attribute], Classifier],
+                   what: str) -> Judge:
+    """A judge of the attributes that match; the others' judge has the rest, and the fidelity."""
+    def choose(attribute):
+        if matches(attribute):
+            return of(attribute)
+        if others is None:
+            raise ValueError(f"{what} cannot judge '{attribute.name}'. Wire a classifier for it, e.g. CLIP, into "
+                             "'others'.")
+        return others.of(attribute)
+
+    return Judge(choose) if others is None else replace(others, of=choose)
+
+
+def folders() -> list[str]:
+    """Model folders in models/classifiers: those with a config.json."""
+    found = {path.parent.relative_to(root).as_posix() for root in folder_paths.get_folder_paths(FOLDER)
+             for path in Path(root).glob("**/config.json") if path.parent != Path(root)}
+    return sorted(found)
+
+
+def _path(folder: str) -> Path:
+    for root in folder_paths.get_folder_paths(FOLDER):
+        path = (Path(root) / folder).resolve()
+        if path.is_relative_to(Path(root).resolve()) and (path / "config.json").is_file():
+            return path
+    raise ValueError(f"There is no model folder '{folder}' in models/classifiers. Put a transformers folder there "
+                     f"(config.json, *.safetensors, preprocessor and tokenizer files) and press R.")
+
+
+class DebiasClipClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasClipClassifier", display_name="Debias Classifier (CLIP)", category=CATEGORY,
+            description="CLIP or SigLIP, zero-shot: compares pictures with each group's description. It judges every "
+                        "attribute, and how well pictures show their prompt.",
+            inputs=[io.Combo.Input("model", options=[DEMO, *folders()], default=DEMO, tooltip=(
+                "A transformers folder in models/classifiers with a text and a vision tower, safetensors only. The "
+                "demo's knows the demo's drawings and nothing else."))],
+            outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
+
+    @classmethod
+    def execute(cls, model):
+        return io.NodeOutput(clip_judge(model))
+
+
+class DebiasSkinToneClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasSkinToneClassifier", display_name="Debias Classifier (skin tone)", category=CATEGORY,
+            description="Skin tone by colour (individual typology angle), without a network. It measures the light as "
+                        "well as the skin: on photographs its shares are rough.",
+            inputs=[
+                io.Combo.Input("faces", options=list(FACES), default="auto", tooltip=(
+                    "auto: the largest face where a detector is installed and finds one, else the whole picture. only: "
+                    "pictures without a face are left out. off: always the whole picture.")),
+                io.Combo.Input("cutoffs", options=[PHOTOGRAPHS, DRAWINGS], default=PHOTOGRAPHS, tooltip=(
+                    "The angles that part the tones. Drawings follow their artist's palette: the demo's have their own "
+                    "for five tones.")),
+                Classifiers.Input("others", optional=True, tooltip=(
+                    "Judges all attributes whose name does not begin with skin_tone."))],
+            outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
+
+    @classmethod
+    def execute(cls, faces="auto", cutoffs=PHOTOGRAPHS, others=None):
+        from ..core.demo.artwork import ITA_CUTOFFS
+        angles = ITA_CUTOFFS if cutoffs == DRAWINGS else None
+        return io.NodeOutput(with_attribute(others, lambda a: a.name.startswith("skin_tone"),
+                                            lambda a: SkinTone(a, faces=faces, cutoffs=angles), "Skin tone by colour"))
+
+
+class DebiasImageClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasImageClassifier", display_name="Debias Classifier (trained)", category=CATEGORY,
+            description="Any transformers image classifier whose labels are mapped to an attribute's groups.",
+            inputs=[
+                io.Combo.Input("model", options=folders(), tooltip=(
+                    "A transformers folder in models/classifiers, safetensors only.")),
+                io.String.Input("attribute", default="age", tooltip="Name of the attribute that it judges."),
+                io.String.Input("labels", multiline=True, default="", placeholder="0-2 = young\nmore than 70 = old",
+                                tooltip="The model's labels, one a line: label = group. Labels left out are not "
+                                        "counted."),
+                Classifiers.Input("others", optional=True, tooltip="Judges all other attributes.")],
+            outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
+
+    @classmethod
+    def execute(cls, model, attribute, labels="", others=None):
+        folder, groups = _path(model), mapping(labels)
+
+        def of(found):
+            classify = ImageClassifier(folder, found, groups)
+            return after(managed(classify.model), classify)
+
+        return io.NodeOutput(with_attribute(others, lambda a: a.name == attribute.strip(), of, f"'{model}'"))
+
+
+def mapping(text: str) -> dict[str, str]:
+    """{label: group} of lines "label = group". Raises ValueError."""
+    found = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        label, equals, group = line.rpartition("=")
+        if not equals or not label.strip() or not group.strip():
+            raise ValueError(f"Labels are mapped one a line, 'label = group', but '{line}' came.")
+        found[label.strip()] = group.strip()
+    return found

@@ -1,0 +1,206 @@
+"""Guidance inside ComfyUI's sampling.
+
+One OUTER_SAMPLE wrapper sits on the model. For every pass of a sampler it makes the state of that pass: the `prompt`
+direction moves the positive conditioning, the others let further conditionings ride in the model call that holds the
+positive one and take gamma off its prediction. ComfyUI's CFG rule, and whatever else is installed, then works on that.
+Nothing is kept on the model, so passes, clones and the next run cannot see each other.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.attribute import Attribute
+from ..core.direction import mix
+from ..core.guidance import GuidanceRun
+from ..core.method import Method
+from ..core.pipeline import Encoded
+from . import conditioning
+from .messages import collected
+
+KEY = "sd-debias"
+POSITIVE, NEGATIVE = "positive", "negative"
+PROFILE = "debias_profile"  # on a conditioning of Debias Text Encode: the hash of the profile that shifted it
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The wrapper.
+
+    weights  f(seed, images) -> a [B, n] for a pass with this seed
+    done     f(summary, facts): called after a pass; summary as `core.pipeline.Guide.summary`, with `reason` where
+             nothing was done; facts are `facts_of` the pass
+    profile  hash of the profile, to notice conditionings that it has shifted already
+    """
+    encoded: Encoded
+    attributes: tuple[Attribute, ...]
+    method: Method
+    weights: Callable[[int, int], Tensor]
+    done: Callable[[dict, dict], None] = lambda summary, facts: None
+    profile: str = ""
+
+    def patch(self, model):
+        """A clone of the model with this wrapper."""
+        from comfy.patcher_extension import WrappersMP
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self)
+        return model
+
+    def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        guider = executor.class_obj
+        if not len(noise):
+            raise ValueError("The latent batch is empty. Set its batch size to 1 or more.")
+        seed = kwargs.get("seed", args[3] if len(args) > 3 else None) or 0
+        facts = facts_of(guider, noise, sampler, sigmas, seed)
+        weights = self.weights(seed, len(noise))
+        record = self._begin(guider, weights, sigmas)
+        output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        with collected() as warned:
+            summary = record()
+        self.done({**summary, "direction": self.method.direction, "weights": weights.tolist(), "warnings": warned},
+                  facts)
+        return output
+
+    def _begin(self, guider, weights: Tensor, sigmas: Tensor) -> Callable[[], dict]:
+        """Prepare a pass; returns what tells, after it, what was done."""
+        positive = guider.conds.get(POSITIVE)
+        if not weights.any():
+            return lambda: nothing()
+        if not positive:
+            return lambda: nothing("this guider has no positive conditioning")
+        if self.profile and any(entry.get(PROFILE) == self.profile for entry in positive):
+            return lambda: nothing("Debias Text Encode has applied this profile to the prompt already")
+        conditioning.check_width(positive, self.encoded)
+        if self.method.direction == "prompt":
+            moved = conditioning.shift(positive, self.encoded, self.attributes, weights, self.method.context)
+            guider.conds[POSITIVE] = moved
+            return lambda: conditioning.effect(self.encoded, self.attributes, weights, self.method.context)
+        from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+        step = Pass(self, guider, weights, sigmas)
+        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, step, guider.model_options, is_model_options=True)
+        return step.summary
+
+
+class Pass:
+    """State of one pass, as a CALC_COND_BATCH wrapper."""
+
+    def __init__(self, guide: Guide, guider, weights: Tensor, sigmas: Tensor):
+        self.guider, self.direction, self.weights = guider, guide.method.direction, weights
+        self.run = GuidanceRun(guide.method.guidance)
+        self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
+        self.evaluations = 0
+        positive, negative = guider.conds[POSITIVE], guider.conds.get(NEGATIVE)
+        # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
+        alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
+                                 and not guider.model_options.get("disable_cfg1_optimization", False))
+        anchor = conditioning.anchor_of(None if alone else negative, guide.encoded)
+        if self.direction == "embedding":
+            extra = [conditioning.mixed(positive, anchor, guide.encoded.groups, weights)]
+        else:  # groups that no image needs are not evaluated
+            self.groups = weights.any(0).nonzero().flatten().tolist()
+            extra = [conditioning.replaced(positive, {name: g[i].to(anchor[name]) for name, g
+                                                      in guide.encoded.groups.items()}) for i in self.groups]
+        if alone:
+            extra.append(conditioning.replaced(positive, anchor))
+        # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
+        self.names, self.has_baseline = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
+        guider.conds.update(zip(self.names, extra))
+
+    def __call__(self, executor, model, conds, x, timestep, model_options, *args, **kwargs):
+        held = self.guider.conds
+        at, base = _place(conds, held.get(POSITIVE)), _place(conds, held.get(NEGATIVE))
+        progress = self.progress(timestep)
+        # A positive conditioning by itself is another method's further evaluation, such as PAG's.
+        ours = at is not None and len(conds) > 1 and (base is not None or self.has_baseline)
+        if not ours or len(x) != len(self.weights) or not self.run.settings.needs_unsafe(progress):
+            return executor(model, conds, x, timestep, model_options, *args, **kwargs)
+
+        outs = executor(model, [*conds, *(held[name] for name in self.names)], x, timestep, model_options, *args,
+                        **kwargs)
+        self.evaluations += len(self.names) * len(x)
+        outs, extra = list(outs[:len(conds)]), outs[len(conds):]
+
+        sigma = timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
+
+        def eps(denoised):
+            return (x.float() - denoised.float()) / sigma
+
+        eps_cond, eps_uncond = eps(outs[at]), eps(extra[-1] if self.has_baseline else outs[base])
+        if self.direction == "embedding":
+            eps_unsafe = eps(extra[0])
+        else:
+            eps_groups = torch.stack([eps(out) for out in extra[:len(self.groups)]])
+            eps_unsafe = mix(eps_uncond, eps_groups, self.weights[:, self.groups])
+        gamma = self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
+        guided = self.weights.any(1).to(gamma.device).reshape(-1, *(1,) * (x.ndim - 1))
+        gamma = torch.where(guided, gamma, 0.0)  # the mix of no weights is the anchor up to rounding only
+        outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
+        return outs
+
+    def summary(self) -> dict:
+        reason = None if self.evaluations else (
+            "this guider never evaluated the positive conditioning together with another one, or no step lies in the "
+            "guidance window")
+        done, guided = self.run.summary(), int(self.weights.any(1).sum())
+        done["magnitude"] *= len(self.weights) / guided  # the mean over the guided images
+        return dict(done, guided_images=guided, extra_evaluations=self.evaluations,
+                    **({"reason": reason} if reason else {}))
+
+
+class Progress:
+    """Share of the schedule, 0 at its first step, at a sigma.
+
+    It is read from sigma because samplers of higher order evaluate more often than they step. A pass over a part of the
+    schedule (denoise below 1, start and end steps) covers that part of the shares.
+    """
+
+    def __init__(self, sigmas: Tensor, model_sampling):
+        self.sigmas = [float(s) for s in sigmas]
+        self.steps = max(len(self.sigmas) - 1, 1)
+        whole = float(model_sampling.timestep(model_sampling.sigma_max)) or 1.0
+
+        def share(sigma):
+            return 1.0 if sigma <= 0 else 1 - float(model_sampling.timestep(torch.tensor(sigma))) / whole
+
+        self.first, self.last = share(self.sigmas[0]), share(self.sigmas[-1])
+        # Some schedules begin, or end, up to one step short of the model's range and are whole all the same.
+        if self.first <= 1 / self.steps:
+            self.first = 0.0
+        if self.last >= 1 - 1 / self.steps:
+            self.last = 1.0
+
+    def __call__(self, timestep: Tensor) -> float:
+        sigma = float(timestep.flatten()[0])
+        done = sum(s >= sigma * (1 - 1e-4) for s in self.sigmas[:-1]) - 1
+        return self.first + (self.last - self.first) * max(done, 0) / self.steps
+
+
+def facts_of(guider, noise: Tensor, sampler, sigmas: Tensor, seed: int) -> dict:
+    """What a pass is known to run with, by the names of a profile's setting; and its seed."""
+    facts = dict(seed=seed, steps=len(sigmas) - 1, cfg=getattr(guider, "cfg", None), sampler=sampler_name(sampler))
+    if noise.ndim == 4:
+        facts.update(width=noise.shape[3] * 8, height=noise.shape[2] * 8)
+    return facts
+
+
+def sampler_name(sampler) -> str:
+    """What the sampler is called in KSampler's list."""
+    if getattr(sampler, "inpaint_options", {}).get("random"):
+        return "ddim"  # Euler by another name
+    function = getattr(sampler, "sampler_function", sampler)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    return name.removeprefix("sample_").removesuffix("_function").replace("unipc", "uni_pc")
+
+
+def _place(conds: Sequence, wanted) -> int | None:
+    """Where a call holds this very list of entries."""
+    return next((i for i, cond in enumerate(conds) if cond is not None and cond is wanted), None)
+
+
+def nothing(reason: str | None = None) -> dict:
+    return dict(acted=False, guided_images=0, steps=0, skipped=0, magnitude=0.0, extra_evaluations=0,
+                **({"reason": reason} if reason else {}))

@@ -1,0 +1,117 @@
+"""Profiles as files: Debias Load Profile and Debias Save Profile."""
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..core.files import safe_name
+from ..core.profile import SUFFIX, Profile
+from . import messages
+from .types import CATEGORY, Profiles
+
+FOLDER = "debias_profiles"
+SHIPPED = Path(__file__).resolve().parent.parent / "profiles"
+
+
+def register() -> None:
+    """Make the folder known to ComfyUI, beside what extra_model_paths.yaml may have said of it."""
+    paths, suffixes = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
+    own = [os.path.join(folder_paths.models_dir, FOLDER), *([str(SHIPPED)] if SHIPPED.is_dir() else [])]
+    folder_paths.folder_names_and_paths[FOLDER] = ([*paths, *(p for p in own if p not in paths)], {*suffixes, SUFFIX})
+
+
+def save_folder() -> Path:
+    """Where new profiles go: the first folder."""
+    return Path(folder_paths.folder_names_and_paths[FOLDER][0][0])
+
+
+def store(profile: Profile, overwrite: bool) -> Path:
+    """Write a profile to ComfyUI's folder. Raises ValueError where that is not possible."""
+    try:
+        return profile.save(save_folder(), overwrite)
+    except OSError as error:
+        raise ValueError(f"The profile '{profile.name}' could not be written to {save_folder()}: "
+                         f"{error.strerror or error}. Free some space or check the folder's permissions, and queue "
+                         f"again.") from error
+
+
+def renamed(profile: Profile, name: str) -> Profile:
+    """The profile under another name. Raises ValueError for one that is no file name."""
+    return Profile.from_dict({**{k: v for k, v in profile.document.items() if k != "hash"}, "name": safe_name(name)})
+
+
+def described(profile: Profile) -> str:
+    """A profile in a few lines: what it balances, what was measured, and in which setting."""
+    lines = [f"{profile.name} ({profile.hash[:12]}): {', '.join(a.name for a in profile.attributes)} by direction "
+             f"'{profile.method.direction}', {profile.method.spend}"]
+    for entry in profile.entries:
+        for i, attribute in enumerate(profile.attributes):
+            shares = [" / ".join(f"{share:.0%}" for share in measured[i]["shares"]) if measured else "not verified"
+                      for measured in (entry.before, entry.after)]
+            lines.append(f"{entry.prompt}: {' / '.join(attribute.names)}: {shares[0]} -> {shares[1]}")
+        lines += [f"Warning: {warning}" for warning in entry.warnings]
+    setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in profile.setting.items()
+                        if value not in (None, "") and key != "model_hash")
+    return "\n".join([*lines, f"Calibrated with {setting}; labels by {profile.classifier}"])
+
+
+class DebiasLoadProfile(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasLoadProfile", display_name="Debias Load Profile", category=CATEGORY,
+            description="Loads a calibrated profile. Its measured shares and its setting are shown on the node.",
+            inputs=[io.Combo.Input("profile", options=folder_paths.get_filename_list(FOLDER), tooltip=(
+                "A .json file in models/debias_profiles, or one that comes with sd-debias. Press R after adding files; "
+                "a changed file is noticed by itself."))],
+            outputs=[Profiles.Output(display_name="profile", tooltip=(
+                         "The profile, for Debias Apply, Text Encode and Report.")),
+                     io.String.Output(display_name="description", tooltip=(
+                         "What the profile balances, what was measured, and in which setting."))],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def fingerprint_inputs(cls, profile):
+        return hashlib.sha256(_path(profile).read_bytes()).hexdigest()
+
+    @classmethod
+    def execute(cls, profile):
+        with messages.collected() as warned:
+            loaded = Profile.load(_path(profile))
+        text = "\n".join([*warned, described(loaded)])
+        messages.say(cls.hidden.unique_id, text, warning=bool(warned))
+        return io.NodeOutput(loaded, text)
+
+
+class DebiasSaveProfile(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasSaveProfile", display_name="Debias Save Profile", category=CATEGORY, is_output_node=True,
+            description="Saves a profile to models/debias_profiles, where Debias Load Profile finds it.",
+            inputs=[Profiles.Input("profile", tooltip="The profile, e.g. from Debias Calibrate."),
+                    io.String.Input("name", default="", tooltip=(
+                        "File name without folder and ending. Empty: the profile's own name.")),
+                    io.Boolean.Input("overwrite", default=False, tooltip="Replace a profile of this name.")],
+            outputs=[io.String.Output(display_name="path", tooltip="Where the profile was written.")],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def execute(cls, profile, name="", overwrite=False):
+        if name.strip():
+            profile = renamed(profile, name.strip())
+        path = store(profile, overwrite)
+        messages.say(cls.hidden.unique_id, f"Saved: {messages.place(path)}")
+        return io.NodeOutput(str(path))
+
+
+def _path(name: str) -> Path:
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise ValueError(f"There is no profile '{name}' in {save_folder()}. Save one with Debias Save Profile, or "
+                         f"press R and choose another.")
+    return Path(path)

@@ -1,0 +1,83 @@
+"""Debias Report: a profile's report in ComfyUI's output folder."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+import folder_paths
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ..core.chart import contact_sheet
+from ..core.files import safe_name
+from ..core.profile import Profile
+from ..core.report import write_report
+from . import messages
+from .images import to_pil, to_tensor
+from .types import CATEGORY, Profiles
+
+
+def folder_of(name: str) -> Path:
+    """Where a calibration's files go. Raises ValueError for a name that is no file name."""
+    return Path(folder_paths.get_output_directory()) / "debias" / safe_name(name)
+
+
+def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image.Image], seeds: Sequence[int]) -> Path:
+    """Writes the report; pictures come prompt by prompt, equally many of each. Raises ValueError where that cannot be.
+    """
+    prompts, folder = [entry.prompt for entry in profile.entries], folder_of(profile.name)
+    for pictures in (before, after):
+        if len(pictures) % len(prompts):
+            raise ValueError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
+                             f"'{profile.name}', prompt by prompt, but {len(pictures)} came.")
+
+    def by_prompt(items):
+        each = len(items) // len(prompts)
+        return {prompt: items[i * each:(i + 1) * each] for i, prompt in enumerate(prompts)} if each else {}
+
+    try:
+        return write_report(folder, profile, by_prompt(before), by_prompt(after), by_prompt(seeds))
+    except OSError as error:
+        raise ValueError(f"The report could not be written to {folder}: {error.strerror or error}. Free some space or "
+                         f"check the folder's permissions, and queue again.") from error
+
+
+def before_after(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:
+    """Two contact sheets side by side: before left, after right."""
+    sheets = [contact_sheet(pictures, columns=4) for pictures in (before, after) if pictures]
+    gap = 32
+    page = Image.new("RGB", (sum(s.width for s in sheets) + gap * (len(sheets) - 1), max(s.height for s in sheets)),
+                     "white")
+    left = 0
+    for sheet in sheets:
+        page.paste(sheet, (left, 0))
+        left += sheet.width + gap
+    return page
+
+
+class DebiasReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasReport", display_name="Debias Report", category=CATEGORY, is_output_node=True,
+            description="Writes a profile's report, one HTML file, to output/debias/<profile>/ and shows pictures "
+                        "before and after side by side.",
+            inputs=[Profiles.Input("profile", tooltip="From Debias Calibrate or Debias Load Profile."),
+                    io.Image.Input("before", optional=True, tooltip=(
+                        "Pictures without the profile, prompt by prompt where there are several.")),
+                    io.Image.Input("after", optional=True, tooltip=(
+                        "Pictures of the same seeds with it, in the same order."))],
+            outputs=[io.String.Output(display_name="path", tooltip="The report's file."),
+                     io.Image.Output(display_name="sheet", tooltip="Before, left, and after, right.")],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def execute(cls, profile, before=None, after=None):
+        pictures = [[] if images is None else to_pil(images) for images in (before, after)]
+        path = write(profile, *pictures, seeds=())
+        messages.say(cls.hidden.unique_id, f"Report: {messages.place(path)}")
+        if not any(pictures):
+            blank = to_tensor(Image.new("RGB", (64, 64), "white"))
+            return io.NodeOutput(str(path), blank)
+        sheet = to_tensor(before_after(*pictures))
+        return io.NodeOutput(str(path), sheet, ui=ui.PreviewImage(sheet, cls=cls))

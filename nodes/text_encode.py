@@ -1,0 +1,75 @@
+"""Debias Text Encode: a prompt's conditioning, already shifted by a profile."""
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..core.profile import Profile
+from ..core.steering import rows
+from . import messages
+from .apply import entry_of
+from .conditioning import effect, encode_all, shift
+from .guidance import PROFILE, nothing
+from .model_name import encoder_name
+from .types import CATEGORY, Profiles
+
+
+def shifted_conditioning(clip, text: str, profile: Profile, strength: float, seeds: range) -> tuple[list, dict]:
+    """(conditioning, summary) for images of these seeds; without an effect it is CLIP Text Encode's own.
+
+    The conditioning holds one embedding an image, or a single one where all are alike.
+    """
+    plain = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    entry, _ = profile.entry(text)
+    weights = rows(entry.steerings, seeds, strength)
+    if not weights.any():
+        return plain, dict(nothing(), weights=weights.tolist())
+    context = profile.method.context
+    encoded = encode_all(clip, text, profile.attributes, context)
+    summary = dict(effect(encoded, profile.attributes, weights, context), weights=weights.tolist())
+    if (weights == weights[:1]).all():
+        weights = weights[:1]
+    entries = [{**options, "cross_attn": embedding} for embedding, options in plain]
+    conditioning = []
+    for moved in shift(entries, encoded, profile.attributes, weights, context):
+        options = {key: value for key, value in moved.items() if key not in ("cross_attn", "uuid")}
+        conditioning.append([moved["cross_attn"], {**options, PROFILE: profile.hash}])
+    return conditioning, summary
+
+
+class DebiasTextEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasTextEncode", display_name="Debias Text Encode", category=CATEGORY,
+            description="CLIP Text Encode with a profile's shift: costs nothing per step, patches no model, and works "
+                        "without CFG and with distilled models. Wire it to 'positive', instead of Debias Apply.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
+                io.String.Input("text", multiline=True, dynamic_prompts=True, default="", tooltip=(
+                    "The prompt. It is encoded as it stands; only its conditioning is shifted.")),
+                Profiles.Input("profile", tooltip="From Debias Load Profile or Debias Calibrate."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=(
+                    "1: as calibrated. 0: the same as CLIP Text Encode, bit by bit.")),
+                io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True, tooltip=(
+                    "Draws where each image is steered to. Wire the sampler's seed here too, so that a seed always "
+                    "gives the same image; image i of a batch counts as seed + i.")),
+                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip=(
+                    "Images in the latent batch. A larger batch repeats these conditionings in turn."))],
+            outputs=[io.Conditioning.Output(tooltip="The shifted conditioning, one embedding an image.")],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1):
+        _, _, warned = entry_of(profile, text or " ")
+        if profile.method.direction != "prompt":
+            warned.append(f"the weights were found with the direction '{profile.method.direction}'")
+        conditioning, summary = shifted_conditioning(clip, text, profile, strength, range(seed, seed + batch_size))
+        warned += [f"other setting: {text}" for text in profile.differences(dict(text_encoder=encoder_name(clip)))]
+        if summary["acted"]:
+            said = f"{profile.name}: {summary['guided_images']} of {batch_size} images steered"
+            messages.record({**profile.metadata(text, summary, strength), "Debias seeds": [seed, seed + batch_size - 1],
+                             "Debias rows": summary["weights"]})
+        else:
+            said = profile.metadata(text, summary, strength, seed if batch_size == 1 else None)["Debias"]
+        messages.say(cls.hidden.unique_id, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))
+        return io.NodeOutput(conditioning)

@@ -1,0 +1,102 @@
+"""The host of the contract tests: a real ComfyUI where COMFYUI_PATH names a checkout, else a double of it."""
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+REAL = os.environ.get("COMFYUI_PATH")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("comfyui") and not REAL:
+            item.add_marker(pytest.mark.skip(reason="COMFYUI_PATH names no ComfyUI checkout"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def comfyui(tmp_path_factory):
+    """Makes ComfyUI's modules importable; its folders are temporary ones."""
+    folder = tmp_path_factory.mktemp("comfyui")
+    if REAL:
+        arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(folder)]
+        sys.path.insert(0, REAL)
+        import comfy.options
+        comfy.options.enable_args_parsing()
+        import comfy.utils
+        comfy.utils.PROGRESS_BAR_ENABLED = False
+        sys.argv = arguments
+    else:
+        double = _double()
+        double.install(folder)
+    from sd_debias.nodes import demo_model, profiles
+    profiles.register()
+    if not REAL:
+        demo_model.load = double.load
+    return folder
+
+
+def _double():
+    import importlib.util
+    spec = importlib.util.spec_from_file_location("double", Path(__file__).with_name("double.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def demo(comfyui):
+    """(MODEL, CLIP, VAE) of the demo model."""
+    from sd_debias.nodes.demo_model import load
+    return load()
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What nodes say: a list of (text, is it a warning)."""
+    from sd_debias.nodes import messages
+    found = []
+    monkeypatch.setattr(messages, "say", lambda node, text, warning=False: found.append((text, warning)))
+    return found
+
+
+@pytest.fixture
+def call(comfyui):
+    """Runs a node: call(Node, **inputs) -> its outputs."""
+    def run(node, **inputs):
+        hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
+        with torch.inference_mode():
+            return type(node.__name__, (node,), {"hidden": hidden}).execute(**inputs).args
+    return run
+
+
+@pytest.fixture
+def sample(demo):
+    """Samples with the demo's settings: sample(model, ...) -> latents as the model has them, [B, 4, 8, 8]."""
+    import comfy.sample
+    import comfy.samplers
+    _, clip, _ = demo
+
+    def encode(text):
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+    def run(model, positive="a photo of a doctor", negative="", seed=0, batch=2, cfg=2.0, sampler="euler", steps=4,
+            noise=None, sigmas=None, guider=None):
+        positive, negative = (encode(c) if isinstance(c, str) else c for c in (positive, negative))
+        sampling = model.get_model_object("model_sampling")
+        if sigmas is None:
+            sigmas = torch.cat([sampling.sigmas[torch.linspace(999, 99, steps).long()], torch.zeros(1)])
+        latent = torch.zeros(batch, 4, 8, 8)
+        noise = comfy.sample.prepare_noise(latent, seed) if noise is None else noise
+        solver = comfy.samplers.sampler_object(sampler)
+        with torch.inference_mode():
+            if guider is None:
+                return comfy.sample.sample_custom(model, noise, cfg, solver, sigmas, positive, negative, latent,
+                                                  disable_pbar=True, seed=seed)
+            made = guider(model)
+            made.set_conds(positive)
+            return made.sample(noise, latent, solver, sigmas, disable_pbar=True, seed=seed)
+    run.encode = encode
+    return run

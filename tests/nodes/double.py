@@ -1,0 +1,293 @@
+"""A double of ComfyUI for tests where it is not: the names that the nodes import, and its order of hooks.
+
+A guider runs OUTER_SAMPLE wrappers and, at each step, CALC_COND_BATCH wrappers about the evaluation of all
+conditionings, then the CFG rule. The model is the demo model as diffusers loads it.
+"""
+from __future__ import annotations
+
+import sys
+import types
+import uuid
+from unittest.mock import MagicMock
+
+import torch
+
+OUTER_SAMPLE, CALC_COND_BATCH = "outer_sample", "calc_cond_batch"
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Executor:
+    def __init__(self, original, class_obj, wrappers):
+        self.original, self.class_obj, self.wrappers = original, class_obj, wrappers
+
+    def __call__(self, *args, **kwargs):
+        if not self.wrappers:
+            return self.original(*args, **kwargs)
+        return self.wrappers[0](Executor(self.original, self.class_obj, self.wrappers[1:]), *args, **kwargs)
+
+
+def add_wrapper_with_key(kind, key, wrapper, options, is_model_options=False):
+    options = options.setdefault("transformer_options", {}) if is_model_options else options
+    options.setdefault("wrappers", {}).setdefault(kind, {}).setdefault(key, []).append(wrapper)
+
+
+def wrappers_of(kind, model_options):
+    found = model_options.get("transformer_options", {}).get("wrappers", {}).get(kind, {})
+    return [wrapper for listed in found.values() for wrapper in listed]
+
+
+def copied(value):
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+class Patcher:
+    """A MODEL."""
+    load_device = torch.device("cpu")
+
+    def __init__(self, model, model_sampling):
+        self.model, self.model_sampling = model, model_sampling
+        self.model_options, self.wrappers = {"transformer_options": {}}, {}
+
+    def clone(self):
+        other = Patcher(self.model, self.model_sampling)
+        other.model_options, other.wrappers = copied(self.model_options), copied(self.wrappers)
+        return other
+
+    def add_wrapper_with_key(self, kind, key, wrapper):
+        self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
+
+    def set_model_sampler_cfg_function(self, function):
+        self.model_options["sampler_cfg_function"] = function
+
+    def get_model_object(self, name):
+        return {"model_sampling": self.model_sampling,
+                "latent_format": types.SimpleNamespace(latent_channels=4, latent_dimensions=2)}[name]
+
+
+class ModelSampling:
+    def __init__(self, alphas_cumprod):
+        self.sigmas = ((1 - alphas_cumprod) / alphas_cumprod) ** 0.5
+        self.sigma_max = self.sigmas[-1]
+
+    def timestep(self, sigma):
+        return (self.sigmas.log() - sigma.log()).abs().argmin()
+
+
+def calc_cond_batch(model, conds, x, timestep, model_options):
+    def evaluate(model, conds, x, timestep, model_options):
+        outs = []
+        for cond in conds:
+            parts = [model(x, timestep, repeated(entry["cross_attn"], len(x))) for entry in cond or ()]
+            outs.append(sum(parts) / len(parts) if parts else torch.zeros_like(x))
+        return outs
+    run = Executor(evaluate, None, wrappers_of(CALC_COND_BATCH, model_options))
+    return run(model, conds, x, timestep, model_options)
+
+
+def repeated(embedding, images):
+    return embedding.repeat(-(-images // len(embedding)), 1, 1)[:images]
+
+
+class CFGGuider:
+    def __init__(self, model_patcher):
+        self.model_patcher, self.model_options = model_patcher, model_patcher.model_options
+        self.original_conds, self.cfg = {}, 1.0
+
+    def set_conds(self, positive, negative):
+        self.inner_set_conds({"positive": positive, "negative": negative})
+
+    def inner_set_conds(self, conds):
+        for key, cond in conds.items():
+            self.original_conds[key] = [{**options, "cross_attn": embedding, "model_conds": {}, "uuid": uuid.uuid4()}
+                                        for embedding, options in cond]
+
+    def set_cfg(self, cfg):
+        self.cfg = cfg
+
+    def predict_noise(self, x, timestep, model_options, seed=None):
+        off = self.cfg == 1 and not model_options.get("disable_cfg1_optimization", False)
+        conds = [self.conds.get("positive"), None if off else self.conds.get("negative")]
+        outs = calc_cond_batch(self.model_patcher.model, conds, x, timestep, model_options)
+        if "sampler_cfg_function" in model_options:
+            return x - model_options["sampler_cfg_function"](
+                dict(cond=x - outs[0], uncond=x - outs[1], cond_scale=self.cfg, cond_denoised=outs[0], sigma=timestep))
+        return outs[1] + (outs[0] - outs[1]) * self.cfg
+
+    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False,
+               seed=None):
+        self.conds = {key: [entry.copy() for entry in cond] for key, cond in self.original_conds.items()}
+        original, self.model_options = self.model_options, copied(self.model_options)
+        for kind, keyed in self.model_patcher.wrappers.items():
+            for key, listed in keyed.items():
+                for wrapper in listed:
+                    add_wrapper_with_key(kind, key, wrapper, self.model_options, is_model_options=True)
+        try:
+            return Executor(self.outer_sample, self, wrappers_of(OUTER_SAMPLE, self.model_options))(
+                noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+        finally:
+            self.model_options = original
+            del self.conds
+
+    def outer_sample(self, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed):
+        self.conds = {key: cond[:] for key, cond in self.conds.items()}  # the host's preparation makes new lists
+        options, x = copied(self.model_options), noise * sigmas[0]
+
+        def denoised(x, sigma):
+            return self.predict_noise(x, sigma.expand(len(x)), options, seed)
+
+        for i, (sigma, following) in enumerate(zip(sigmas, sigmas[1:])):
+            d = (x - (x0 := denoised(x, sigma))) / sigma
+            there = x + d * (following - sigma)
+            if sampler.sampler_function.__name__ == "sample_heun" and following > 0:
+                there = x + (d + (there - denoised(there, following)) / following) / 2 * (following - sigma)
+            x = there
+            if callback is not None:
+                callback(i, x0, x, len(sigmas) - 1)
+        return x / 0.18215
+
+
+class BasicGuider(CFGGuider):
+    def set_conds(self, positive):
+        self.inner_set_conds({"positive": positive})
+
+
+class Clip:
+    """A CLIP: texts are their own tokens."""
+
+    def __init__(self, tokenizer, encoder):
+        self.tokenizer, self.cond_stage_model = tokenizer, encoder
+
+    def tokenize(self, text):
+        return text
+
+    @torch.no_grad()
+    def encode_from_tokens(self, tokens, return_pooled=False, return_dict=False):
+        ids = self.tokenizer([tokens], padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        output = self.cond_stage_model(ids.input_ids)
+        return dict(cond=output[0], pooled_output=output[1])
+
+    def encode_from_tokens_scheduled(self, tokens):
+        parts = self.encode_from_tokens(tokens)
+        return [[parts.pop("cond"), parts]]
+
+
+class Vae:
+    def __init__(self, vae):
+        self.vae = vae
+
+    @torch.no_grad()
+    def decode(self, samples):
+        return (self.vae.decode(samples).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+def load():
+    """(MODEL, CLIP, VAE) of the demo model."""
+    from sd_debias.core.demo.model import WEIGHTS
+    from sd_debias.core.workbench import load_pipeline
+    pipe = load_pipeline(str(WEIGHTS))
+    sampling = ModelSampling(pipe.scheduler.alphas_cumprod)
+
+    @torch.no_grad()
+    def denoise(x, sigma, text):
+        scaled = x / (sigma.reshape(-1, 1, 1, 1) ** 2 + 1) ** 0.5
+        times = torch.stack([sampling.timestep(s) for s in sigma])
+        return x - sigma.reshape(-1, 1, 1, 1) * pipe.unet(scaled, times, text).sample
+
+    return Patcher(denoise, sampling), Clip(pipe.tokenizer, pipe.text_encoder), Vae(pipe.vae)
+
+
+def sampler_object(name):
+    def function():
+        """Stands for the sampler's own."""
+    function.__name__ = f"sample_{name}"
+    return types.SimpleNamespace(sampler_function=function)
+
+
+def ddim_uniform(model_sampling, steps):
+    stride = len(model_sampling.sigmas) // steps
+    return torch.cat([model_sampling.sigmas[1::stride].flip(0), torch.zeros(1)])
+
+
+def prepare_noise(latent, seed, noise_inds=None):
+    return torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sample_custom(model, noise, cfg, sampler, sigmas, positive, negative, latent_image, callback=None,
+                  disable_pbar=False, seed=None):
+    guider = CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider.sample(noise, latent_image, sampler, sigmas, None, callback, disable_pbar, seed)
+
+
+def sample(model, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=1.0,
+           callback=None, disable_pbar=False, seed=None):
+    sigmas = ddim_uniform(model.get_model_object("model_sampling"), steps)
+    return sample_custom(model, noise, cfg, sampler_object(sampler_name), sigmas, positive, negative, latent_image,
+                         callback, disable_pbar, seed)
+
+
+class ComfyNode:
+    hidden = types.SimpleNamespace(unique_id=None, prompt=None)
+
+
+class NodeOutput:
+    def __init__(self, *args, ui=None):
+        self.args, self.ui = args, ui
+
+
+def install(folder) -> None:
+    """Puts the double where the host's modules would be."""
+    def module(name, **members):
+        made = types.ModuleType(name)
+        made.__dict__.update(members)
+        sys.modules[name] = made
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, made)
+
+    flag = types.SimpleNamespace(interrupt=False)
+
+    def throw():
+        if flag.interrupt:
+            flag.interrupt = False
+            raise Interrupted
+
+    def interrupt(value=True):
+        flag.interrupt = value
+
+    folders: dict = {"classifiers": ([str(folder / "models" / "classifiers")], {""})}
+
+    def full_path(name, file):
+        from pathlib import Path
+        return next((str(Path(root) / file) for root in folders[name][0] if (Path(root) / file).is_file()), None)
+
+    cpu = torch.device("cpu")
+    module("comfy")
+    module("comfy.patcher_extension", add_wrapper_with_key=add_wrapper_with_key,
+           WrappersMP=types.SimpleNamespace(OUTER_SAMPLE=OUTER_SAMPLE, CALC_COND_BATCH=CALC_COND_BATCH))
+    module("comfy.samplers", CFGGuider=CFGGuider, calc_cond_batch=calc_cond_batch, sampler_object=sampler_object,
+           SAMPLER_NAMES=["euler", "heun"], SCHEDULER_NAMES=["ddim_uniform"])
+    module("comfy.sample", prepare_noise=prepare_noise, sample=sample, sample_custom=sample_custom,
+           fix_empty_latent_channels=lambda model, latent: latent)
+    module("comfy.utils", ProgressBar=MagicMock())
+    module("comfy.model_management", InterruptProcessingException=Interrupted, interrupt_current_processing=interrupt,
+           throw_exception_if_processing_interrupted=throw, get_torch_device=lambda: cpu,
+           text_encoder_offload_device=lambda: cpu, load_models_gpu=lambda models, force_full_load=False: None)
+    module("comfy.model_patcher", ModelPatcher=MagicMock())
+    module("comfy.sd")
+    module("comfy.supported_models", SD15=object)
+    module("folder_paths", folder_names_and_paths=folders, models_dir=str(folder / "models"), get_full_path=full_path,
+           get_filename_list=lambda name: [], get_folder_paths=lambda name: folders[name][0],
+           get_output_directory=lambda: str(folder / "output"), get_user_directory=lambda: str(folder / "user"))
+    module("comfy_execution")
+    module("comfy_execution.utils", get_executing_context=lambda: None)
+    io = MagicMock()
+    io.ComfyNode, io.NodeOutput = ComfyNode, NodeOutput
+    module("comfy_api")
+    module("comfy_api.latest", io=io, ui=MagicMock(), ComfyExtension=object)

@@ -1,0 +1,462 @@
+"""The nodes by what they take and give, over the real host and its double."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.calibrate import Calibration, Plan, Round
+from sd_debias.core.method import METHODS, Method
+from sd_debias.core.profile import Profile
+from sd_debias.core.steering import Steering
+
+PROMPT = "a photo of a doctor"
+ALL_TO_WOMEN = Steering((0.0, 0.0), (0.0, 0.0, 1.0))
+
+
+def profile(steering=ALL_TO_WOMEN, prompts=(PROMPT,), method=METHODS["default"], **setting):
+    """A profile as a calibration leaves it, verified on two images."""
+    made = []
+    for prompt in prompts:
+        rounds = [Round(kind, (s,), (1, 2), [[0, 1]])
+                  for kind, s in (("audit", Steering.none(2)), ("held-out", steering))]
+        made.append(Calibration(prompt, [GENDER], method, Plan(2, held_out=2), rounds))
+    return Profile.from_calibrations("doctor-gender", made, {"steps": 4, "cfg": 2.0, **setting}, "a test")
+
+
+# --- attribute -------------------------------------------------------------------------------------------------------
+
+def test_attributes_are_built_in_or_own_and_chain(call, said):
+    from sd_debias.nodes.attribute import OWN, DebiasAttribute
+    first, = call(DebiasAttribute, attribute="gender", target="70:30")
+    both, = call(DebiasAttribute, attribute=OWN, groups="young: a child | a youth\n\nold", name="age", also=first)
+    assert [a.name for a in both] == ["gender", "age"] and both[0].target == (0.7, 0.3)
+    assert both[1].groups[0].texts == ("a child", "a youth") and both[1].groups[1].texts == ("old",)
+
+
+@pytest.mark.parametrize("inputs, sentence", [
+    (dict(groups="young:\nold"), "'young' has an empty text"),
+    (dict(groups="young"), "two groups or more"),
+    (dict(groups="a\nb", target="1:2:3"), "2 groups but 3 target shares"),
+    (dict(groups="a\nb", target="half"), "numbers with colons")])
+def test_attributes_that_do_not_fit_are_refused(call, said, inputs, sentence):
+    from sd_debias.nodes.attribute import OWN, DebiasAttribute
+    with pytest.raises(ValueError, match=sentence):
+        call(DebiasAttribute, attribute=OWN, **inputs)
+
+
+def test_chained_attributes_need_names_of_their_own(call, said):
+    from sd_debias.nodes.attribute import DebiasAttribute
+    first, = call(DebiasAttribute, attribute="gender")
+    with pytest.raises(ValueError, match="names of their own"):
+        call(DebiasAttribute, attribute="gender", also=first)
+
+
+# --- profiles as files -----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def profiles(comfyui, monkeypatch, tmp_path):
+    """The module, with an empty folder."""
+    import folder_paths
+    from sd_debias.nodes import profiles as module
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, module.FOLDER, ([str(tmp_path)], {".json"}))
+    return module
+
+
+def test_a_saved_profile_is_loaded_and_described(call, said, profiles):
+    path, = call(profiles.DebiasSaveProfile, profile=profile(), name="mine")
+    loaded, text = call(profiles.DebiasLoadProfile, profile="mine.json")
+    assert Path(path).name == "mine.json" and loaded.name == "mine" and loaded.entries == profile().entries
+    assert "50% / 50% -> 50% / 50%" in text and "steps 4" in text
+
+
+def test_a_changed_file_changes_the_fingerprint(call, said, profiles):
+    call(profiles.DebiasSaveProfile, profile=profile(), name="mine")
+    before = profiles.DebiasLoadProfile.fingerprint_inputs("mine.json")
+    call(profiles.DebiasSaveProfile, profile=profile(Steering((0.5, -0.5))), name="mine", overwrite=True)
+    assert profiles.DebiasLoadProfile.fingerprint_inputs("mine.json") != before
+
+
+def test_an_existing_profile_is_not_overwritten_unasked(call, said, profiles):
+    call(profiles.DebiasSaveProfile, profile=profile())
+    with pytest.raises(ValueError, match="exists already"):
+        call(profiles.DebiasSaveProfile, profile=profile())
+
+
+@pytest.mark.parametrize("name", ["../mine", "a/b", "a\\b", ".mine", "con"])
+def test_names_never_leave_the_folder(call, said, profiles, name):
+    with pytest.raises(ValueError, match="A name must be"):
+        call(profiles.DebiasSaveProfile, profile=profile(), name=name)
+
+
+def test_a_full_disk_is_said(call, said, profiles, monkeypatch):
+    from sd_debias.core import profile as core
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(core, "write_atomic", full)
+    with pytest.raises(ValueError, match="could not be written.*No space left on device. Free some space"):
+        call(profiles.DebiasSaveProfile, profile=profile())
+
+
+def test_a_missing_or_damaged_profile_is_said(call, said, profiles, tmp_path):
+    with pytest.raises(ValueError, match="There is no profile 'gone.json'"):
+        call(profiles.DebiasLoadProfile, profile="gone.json")
+    (tmp_path / "cut.json").write_text(json.dumps(profile().to_dict())[:100])
+    with pytest.raises(ValueError, match="not readable JSON"):
+        call(profiles.DebiasLoadProfile, profile="cut.json")
+
+
+# --- applying --------------------------------------------------------------------------------------------------------
+
+def test_strength_0_hands_the_very_model_on(demo, call, said):
+    from sd_debias.nodes.apply import DebiasApply
+    model, clip, _ = demo
+    assert call(DebiasApply, model=model, clip=clip, profile=profile(), strength=0.0)[0] is model
+
+
+def test_image_i_of_a_batch_counts_as_seed_plus_i(demo, call, said, sample):
+    from sd_debias.nodes.apply import DebiasApply
+    model, clip, _ = demo
+    drawing = Steering((0.0, 0.0), (0.5, 0.0, 0.5))
+    changed = []
+    for seed in (4, 5):
+        patched, = call(DebiasApply, model=model, clip=clip, profile=profile(drawing))
+        difference = sample(patched, seed=seed, batch=1) - sample(model, seed=seed, batch=1)
+        changed.append(bool(difference.abs().max() > 1e-3))
+    together = (sample(patched, seed=4) - sample(model, seed=4)).abs().amax((1, 2, 3)) > 1e-3
+    assert together.tolist() == changed == [bool(option) for option in drawing.draws([4, 5])]
+
+
+def test_a_run_says_what_it_did_and_in_which_setting(demo, call, said, sample):
+    from sd_debias.nodes.apply import DebiasApply
+    model, clip, _ = demo
+    patched, = call(DebiasApply, model=model, clip=clip, profile=profile(), direction="embedding")
+    sample(patched, cfg=3.0)
+    text, warning = said[-1]
+    assert warning and "2 of 2 images guided" in text and "cfg: calibrated at 2.0, used at 3.0" in text
+    assert "steps: calibrated" not in text and "found with the direction 'prompt'" in text
+
+
+def test_a_profile_of_several_prompts_needs_the_text(demo, call, said):
+    from sd_debias.nodes.apply import DebiasApply
+    model, clip, _ = demo
+    several = profile(prompts=(PROMPT, "a photo of a nurse"))
+    with pytest.raises(ValueError, match="calibrated for 2 prompts"):
+        call(DebiasApply, model=model, clip=clip, profile=several)
+    call(DebiasApply, model=model, clip=clip, profile=several, text=PROMPT)
+
+
+@pytest.mark.parametrize("inputs, sentence", [
+    (dict(start=0.5, end=0.2), "0 <= start <= end"), (dict(end=0.4), "shifts the prompt for all steps"),
+    (dict(clip=None), "holds no text encoder")])
+def test_what_cannot_be_applied_is_refused(demo, call, said, inputs, sentence):
+    from sd_debias.nodes.apply import DebiasApply
+    model, clip, _ = demo
+    with pytest.raises(ValueError, match=sentence):
+        call(DebiasApply, **{**dict(model=model, clip=clip, profile=profile()), **inputs})
+
+
+def test_a_window_narrows_that_of_the_profile():
+    from sd_debias.nodes.apply import method_of
+    paper = profile(Steering((0.5, -0.5)), method=METHODS["paper"])
+    window = method_of(paper, start=0.1, end=0.6).guidance
+    assert (window.start, window.end) == (0.2, 0.6)  # the paper's warm-up of a fifth stays
+
+
+def test_a_profile_of_another_text_encoder_is_said(demo, call, said):
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    call(DebiasTextEncode, clip=demo[1], text=PROMPT, profile=profile(text_encoder="SDXLClipModel"))
+    assert "text encoder: calibrated at SDXLClipModel" in said[-1][0] and said[-1][1]
+
+
+# --- text encode -----------------------------------------------------------------------------------------------------
+
+def test_text_encode_at_strength_0_is_clips_own(demo, call, said):
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    clip = demo[1]
+    found, = call(DebiasTextEncode, clip=clip, text=PROMPT, profile=profile(), strength=0.0)
+    with torch.inference_mode():
+        plain = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))
+    assert torch.equal(found[0][0], plain[0][0]) and found[0][1].keys() == plain[0][1].keys()
+
+
+def test_text_encode_and_apply_make_the_same_images(demo, call, said, sample):
+    from sd_debias.nodes.apply import DebiasApply
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    model, clip, _ = demo
+    drawing = profile(Steering((0.0, 0.0), (0.5, 0.0, 0.5)))
+    patched, = call(DebiasApply, model=model, clip=clip, profile=drawing)
+    positive, = call(DebiasTextEncode, clip=clip, text=PROMPT, profile=drawing, seed=4, batch_size=3)
+    assert positive[0][0].shape[0] == 3
+    encoded = sample(model, positive=positive, seed=4, batch=3)
+    assert torch.allclose(encoded, sample(patched, seed=4, batch=3), atol=1e-5)
+    assert (encoded - sample(model, seed=4, batch=3)).abs().max() > 1e-3
+
+
+def test_both_with_one_profile_is_noticed(demo, call, said, sample):
+    from sd_debias.nodes.apply import DebiasApply
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    model, clip, _ = demo
+    one = profile()  # made twice, it would differ in the second of its creation
+    patched, = call(DebiasApply, model=model, clip=clip, profile=one)
+    positive, = call(DebiasTextEncode, clip=clip, text=PROMPT, profile=one)
+    assert torch.equal(sample(patched, positive=positive), sample(model, positive=positive))
+    assert "has applied this profile" in said[-1][0] and said[-1][1]
+
+
+def test_a_shift_alike_for_all_images_is_one_conditioning(demo, call, said):
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    positive, = call(DebiasTextEncode, clip=demo[1], text=PROMPT, profile=profile(Steering((0.5, -0.5))), batch_size=8)
+    assert positive[0][0].shape[0] == 1
+
+
+def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo, call, said):
+    """A conditioning of two chunks and groups of one: what is not moved stays as it was."""
+    from sd_debias.nodes.conditioning import encode_all, shift
+    with torch.inference_mode():
+        encoded = encode_all(demo[1], PROMPT, (GENDER,), Method().context)
+        entry = dict(cross_attn=torch.randn(1, 154, 56))
+        moved, = shift([entry], encoded, (GENDER,), torch.tensor([[0.0, -1.0], [0.0, 0.0]]), Method().context)
+    assert moved["cross_attn"].shape == (2, 154, 56)
+    assert torch.equal(moved["cross_attn"][1], entry["cross_attn"][0])
+    assert torch.equal(moved["cross_attn"][0, 77:], entry["cross_attn"][0, 77:])
+    assert not torch.equal(moved["cross_attn"][0, :77], entry["cross_attn"][0, :77])
+
+
+def test_groups_that_read_the_same_are_refused(demo):
+    from sd_debias.core.attribute import Attribute, Group
+    from sd_debias.nodes.conditioning import encode_all
+    same = Attribute("age", (Group("young", ("a person",)), Group("old", ("a person",))))
+    with pytest.raises(ValueError, match="read the same"):
+        encode_all(demo[1], PROMPT, (same,), Method().context)
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+class Brightness:
+    """A judge by the mean of a picture: half of random ones are the first group."""
+    name = "brightness"
+
+    def __call__(self, images):
+        mean = np.asarray(images, float).mean((1, 2, 3))
+        return np.stack([mean > 100, mean <= 100], 1).astype(np.float32)
+
+
+def judge():
+    from sd_debias.nodes.classifier import Judge
+    return Judge(lambda attribute: Brightness())
+
+
+def test_audit_counts_images(call, said):
+    from sd_debias.nodes.audit import DebiasAudit
+    images = torch.cat([torch.ones(3, 8, 8, 3), torch.zeros(1, 8, 8, 3)])
+    chart, text = call(DebiasAudit, images=images, classifier=judge(), attributes=(GENDER,))
+    assert "man 75.0%" in text and "woman 25.0%" in text
+    assert chart.ndim == 4 and chart.shape[-1] == 3
+
+
+@pytest.mark.parametrize("images, sentence", [
+    (torch.zeros(2, 8, 8, 4), r"\[2, 8, 8, 4\] came"), (torch.zeros(8, 8, 3), r"\[8, 8, 3\] came"),
+    (torch.zeros(0, 8, 8, 3), "at least one"), (torch.full((1, 8, 8, 3), float("nan")), "not finite")])
+def test_images_of_another_shape_are_refused(call, said, images, sentence):
+    from sd_debias.nodes.audit import DebiasAudit
+    with pytest.raises(ValueError, match=sentence):
+        call(DebiasAudit, images=images, classifier=judge(), attributes=(GENDER,))
+
+
+def test_a_classifier_without_a_text_tower_is_refused(call, comfyui, monkeypatch, tmp_path):
+    import folder_paths
+    from sd_debias.nodes.classifier import FOLDER, DebiasClipClassifier
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], {""}))
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(ValueError, match="has no text tower"):
+        call(DebiasClipClassifier, model="vit")
+    with pytest.raises(ValueError, match="There is no model folder"):
+        call(DebiasClipClassifier, model="../vit")
+
+
+def test_a_judge_of_one_attribute_leaves_the_rest_to_others(call):
+    from sd_debias.core.attribute import SKIN_TONE_3
+    from sd_debias.nodes.classifier import DebiasSkinToneClassifier
+    alone, = call(DebiasSkinToneClassifier, faces="off")
+    with pytest.raises(ValueError, match="cannot judge 'gender'"):
+        alone.of(GENDER)
+    both, = call(DebiasSkinToneClassifier, faces="off", others=judge())
+    assert both.of(GENDER).name == "brightness" and "tone" in type(both.of(SKIN_TONE_3)).__name__.lower()
+
+
+def test_labels_are_mapped_one_a_line():
+    from sd_debias.nodes.classifier import mapping
+    assert mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
+    with pytest.raises(ValueError, match="'0-2' came"):
+        mapping("0-2")
+
+
+# --- calibrating -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def studio(demo):
+    from sd_debias.nodes.calibrate import Studio
+    return Studio(*demo, "", 64, 64, "euler", "ddim_uniform", 2, 2.0)
+
+
+def calibration(demo, **more):
+    """Inputs of the node for a small calibration."""
+    model, clip, vae = demo
+    return dict(model=model, clip=clip, vae=vae, attributes=(GENDER.with_target((1, 3)),), classifier=judge(),
+                prompts=PROMPT, negative="", width=64, height=64, steps=2, cfg=2.0, sampler_name="euler",
+                scheduler="ddim_uniform", seed=3, images=6, rounds=2, held_out=4, batch_size=4, tolerance=1e-6,
+                method="default", direction="as the method says", rule="as the method says", confidence=0.0,
+                name="test") | more
+
+
+def test_a_calibrations_picture_is_that_of_ksampler_alone(demo, studio, sample):
+    import comfy.sample
+    model, _, vae = demo
+    with torch.inference_mode():
+        pictures = studio.generate(PROMPT, (GENDER,), Method(), torch.zeros(3, 2), [5, 6, 7])
+        latent = torch.zeros(1, 4, 8, 8)
+        positive, negative = sample.encode(PROMPT), sample.encode("")
+        alone = vae.decode(comfy.sample.sample(
+            model, comfy.sample.prepare_noise(latent, 6), 2, 2.0, "euler", "ddim_uniform", positive, negative, latent,
+            denoise=1.0, disable_pbar=True, seed=6))
+    assert torch.allclose(pictures[1], alone[0], atol=1e-4)
+
+
+def test_a_calibration_gives_profile_pictures_and_report(demo, call, said):
+    from sd_debias.nodes.calibrate import DebiasCalibrate
+    profile, charts, before, after, report = call(DebiasCalibrate, **calibration(demo))
+    assert profile.setting["scheduler"] == "ddim_uniform" and profile.setting["steps"] == 2
+    assert [r["images"] for r in profile.entries[0].rounds][0] == 6 and profile.entries[0].after
+    assert before.shape == after.shape == (4, 64, 64, 3) and charts.shape[-1] == 3
+    assert Path(report).exists() and (Path(report).parent / "profile.json").exists()
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 6, 8], ids=["at once", "audit", "round", "verification", "pictures"])
+def test_a_cancelled_calibration_continues_where_it_stopped(demo, call, said, monkeypatch, after):
+    from comfy.model_management import InterruptProcessingException
+    from sd_debias.nodes import calibrate
+    inputs, made = calibration(demo, name=f"cancelled {after}"), []
+    generate = calibrate.Studio.generate
+
+    def counted(self, *args, **kwargs):
+        if len(made) == after and not cancelled:
+            cancelled.append(True)
+            raise InterruptProcessingException
+        made.append(list(args[4]))
+        return generate(self, *args, **kwargs)
+
+    cancelled = [True]
+    monkeypatch.setattr(calibrate.Studio, "generate", counted)
+    whole = call(calibrate.DebiasCalibrate, **inputs | dict(name="whole"))[0]
+    uninterrupted, cancelled = list(made), []
+    made.clear()
+    assert len(uninterrupted) == 2 + 2 + 2 + 1 + 2  # batches of the audit, two rounds, the verification, pictures
+    with pytest.raises(InterruptProcessingException):
+        call(calibrate.DebiasCalibrate, **inputs)
+    assert "queue again to continue" in said[-1][0]
+    resumed = call(calibrate.DebiasCalibrate, **inputs)[0]
+    assert made == uninterrupted or after == 8  # nothing twice, nothing left out; pictures are not kept
+    assert resumed.entries[0].steerings == whole.entries[0].steerings
+    assert not list(calibrate.states().glob(f"{inputs['name']}-*.json"))
+
+
+def test_cancelled_after_its_audit_it_leaves_a_profile(demo, call, said, monkeypatch, profiles, tmp_path):
+    from comfy.model_management import InterruptProcessingException
+    from sd_debias.nodes import calibrate
+    generate, made = calibrate.Studio.generate, []
+
+    def once(self, *args, **kwargs):
+        if len(made) == 2:
+            raise InterruptProcessingException
+        made.append(True)
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(calibrate.Studio, "generate", once)
+    with pytest.raises(InterruptProcessingException):
+        call(calibrate.DebiasCalibrate, **calibration(demo, name="kept"))
+    assert Profile.load(tmp_path / "kept (unfinished).json").entries[0].after is None
+    for state in calibrate.states().glob("kept-*"):
+        state.unlink()
+
+
+@pytest.mark.parametrize("inputs, sentence", [
+    (dict(name="a/b"), "A name must be"), (dict(prompts=" \n"), "needs a prompt"),
+    (dict(prompts="a\nA"), "came twice"), (dict(method="default", direction="other"), "direction")])
+def test_what_cannot_be_calibrated_is_refused(demo, call, said, inputs, sentence):
+    from sd_debias.nodes.calibrate import DebiasCalibrate
+    with pytest.raises(ValueError, match=sentence):
+        call(DebiasCalibrate, **calibration(demo, **inputs))
+
+
+def test_a_guided_model_is_not_calibrated(demo, call, said):
+    from sd_debias.nodes.apply import DebiasApply
+    from sd_debias.nodes.calibrate import DebiasCalibrate
+    guided, = call(DebiasApply, model=demo[0], clip=demo[1], profile=profile())
+    with pytest.raises(ValueError, match="guided by Debias Apply already"):
+        call(DebiasCalibrate, **calibration(demo, model=guided))
+
+
+def test_a_full_disk_stops_a_calibration_with_a_sentence(demo, call, said, monkeypatch):
+    from sd_debias.core import calibrate as core
+    from sd_debias.nodes.calibrate import DebiasCalibrate
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(core, "write_atomic", full)
+    with pytest.raises(ValueError, match="No space left on device. Free some space"):
+        call(DebiasCalibrate, **calibration(demo, name="full"))
+
+
+def test_after_each_refusal_a_plain_run_is_what_it_was(demo, call, said, sample, monkeypatch):
+    from comfy.model_management import InterruptProcessingException
+    from sd_debias.nodes import calibrate, guidance
+    plain = sample(demo[0])
+
+    def cancel(self, *args, **kwargs):
+        raise InterruptProcessingException
+    monkeypatch.setattr(guidance.Pass, "__call__", cancel)
+    with pytest.raises(InterruptProcessingException):
+        call(calibrate.DebiasCalibrate, **calibration(demo, name="cancelled", method="paper"))
+    assert torch.equal(sample(demo[0]), plain)
+
+
+# --- reports and records ---------------------------------------------------------------------------------------------
+
+def test_a_report_shows_before_and_after(call, said):
+    from sd_debias.nodes.report import DebiasReport
+    path, sheet = call(DebiasReport, profile=profile(), before=torch.rand(2, 8, 8, 3), after=torch.rand(2, 8, 8, 3))
+    assert Path(path).parent.name == "doctor-gender" and "data:image/jpeg" in Path(path).read_text("utf-8")
+    assert sheet.shape[2] > sheet.shape[1]
+    with pytest.raises(ValueError, match="belong together"):
+        call(DebiasReport, profile=profile(), before=torch.rand(2, 8, 8, 3), after=torch.rand(3, 8, 8, 3))
+
+
+def test_a_prompt_with_our_nodes_gets_a_record_in_its_images(comfyui, monkeypatch):
+    import comfy_execution.utils
+
+    from sd_debias.nodes import messages
+    data = messages.open_record({"prompt": {"1": {"class_type": "DebiasApply"}}, "prompt_id": "p",
+                                 "extra_data": {"extra_pnginfo": {"workflow": {}}}})
+    record = data["extra_data"]["extra_pnginfo"]["debias"]
+    context = type("Context", (), {"prompt_id": "p"})
+    monkeypatch.setattr(comfy_execution.utils, "get_executing_context", lambda: context)
+    messages.record({"Debias profile": "x"})
+    assert record == [{"Debias profile": "x"}] and "workflow" in data["extra_data"]["extra_pnginfo"]
+    plain = {"prompt": {"1": {"class_type": "KSampler"}}}
+    assert messages.open_record(dict(plain)) == plain
+
+
+def test_the_models_name_is_found_upstream():
+    from sd_debias.nodes.model_name import model_name
+    prompt = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd\\v1-5.safetensors"}},
+              "2": {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "lora_name": "x"}},
+              "3": {"class_type": "DebiasApply", "inputs": {"model": ["2", 0]}},
+              "4": {"class_type": "DebiasApply", "inputs": {"model": ["5", 0]}},
+              "5": {"class_type": "DebiasDemoModel", "inputs": {}}}
+    assert model_name(prompt, "3") == "v1-5.safetensors" and model_name(prompt, "4") == "demo"
+    assert model_name(None, None) is None

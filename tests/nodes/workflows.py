@@ -1,0 +1,53 @@
+"""Bundled workflows as the prompts that the frontend makes of them."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+NOTES = ("MarkdownNote", "Note")
+
+
+def paths() -> list[Path]:
+    return sorted(FOLDER.glob("*.json"))
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
+def to_prompt(workflow: dict, object_info: dict) -> dict:
+    """The prompt of a workflow: links, and widgets' values in the order of the node's inputs."""
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        values, inputs = iter(node["widgets_values"]), {}
+        for kind in ("required", "optional"):
+            for name, (form, *options) in object_info[node["type"]]["input"].get(kind, {}).items():
+                if isinstance(form, list) or form in WIDGETS:
+                    inputs[name] = next(values)
+                    if options and options[0].get("control_after_generate"):
+                        next(values)
+        assert next(values, None) is None, f"{node['type']} has more values than widgets"
+        inputs |= {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        prompt[str(node["id"])] = dict(class_type=node["type"], inputs=inputs)
+    return prompt
+
+
+def on_the_demo_model(prompt: dict) -> dict:
+    """The prompt with the demo model for checkpoints and LoRAs, and at its size."""
+    swapped = {node: dict(item, inputs=dict(item["inputs"])) for node, item in prompt.items()}
+    for item in swapped.values():
+        inputs = item["inputs"]
+        if item["class_type"] == "CheckpointLoaderSimple":
+            item.update(class_type="DebiasDemoModel", inputs={})
+        if item["class_type"] == "LoraLoader":
+            item.update(class_type="LoraLoader", inputs=inputs)
+        for name, most in (("width", 64), ("height", 64), ("images", 8), ("held_out", 4), ("rounds", 1), ("steps", 2),
+                           ("batch_size", 4)):
+            if isinstance(inputs.get(name), int):
+                inputs[name] = min(inputs[name], most)
+    return swapped

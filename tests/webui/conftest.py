@@ -1,0 +1,72 @@
+"""Hosts for the contract tests: doubles always, real ones where A1111_PATH or FORGE_PATH name an installation."""
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+def _load(name: str):
+    """A file beside this one, as a module that the test files can import."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name.removeprefix('webui_')}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+double, real, settings = _load("webui_double"), _load("webui_real"), _load("webui_settings")
+
+DOUBLES = {"a1111": {}, "forge": dict(forge=True), "a1111-xl": dict(xl=True), "forge-xl": dict(forge=True, xl=True)}
+REAL = {"real-a1111": "A1111_PATH", "real-forge": "FORGE_PATH"}
+_servers: dict = {}
+
+
+def _server(name: str):
+    """A real host, started once; skips the test where none is named."""
+    place = os.environ.get(REAL[name])
+    if not place:
+        pytest.skip(f"{REAL[name]} names no installation")
+    if name not in _servers:
+        _servers[name] = real.Server(Path(place), ROOT)
+    return _servers[name]
+
+
+@pytest.fixture(params=[*DOUBLES, *(pytest.param(name, marks=[pytest.mark.webui, pytest.mark.slow]) for name in REAL)])
+def host(request, tmp_path):
+    """A host with the extension loaded and a folder for profiles."""
+    if request.param in DOUBLES:
+        made = double.Double(tmp_path, **DOUBLES[request.param])
+        made.profiles = tmp_path / "debias_profiles"
+        with made.installed():
+            made.load(ROOT / "scripts" / "sd_debias.py")
+            yield made
+        return
+    yield _server(request.param)
+
+
+@pytest.fixture
+def a1111():
+    """The real A1111."""
+    return _server("real-a1111")
+
+
+@pytest.fixture
+def a_double(tmp_path):
+    """A1111's double alone, for what only a host in the same process can show."""
+    made = double.Double(tmp_path)
+    made.profiles = tmp_path / "debias_profiles"
+    with made.installed():
+        made.load(ROOT / "scripts" / "sd_debias.py")
+        yield made
+
+
+def pytest_sessionfinish():
+    for server in _servers.values():
+        server.stop()

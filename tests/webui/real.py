@@ -1,0 +1,97 @@
+"""A real host, started once for all tests and spoken to through its API.
+
+Its installation is changed in three places: the extension is linked into extensions/, the demo model is exported to
+models/, and the tests' profiles are written.
+"""
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import socket
+import subprocess
+import time
+import types
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api", "--nowebui",
+             "--do-not-download-clip", "--no-half"]
+
+
+class Server:
+    """A1111_PYTHON names its Python, else the installation's venv is taken; A1111_ARGS are further arguments, such as
+    --use-cpu all; A1111_URL is a server that runs already."""
+
+    forge = False
+
+    def __init__(self, place: Path, root: Path):
+        self.profiles = place / "models" / "debias_profiles"
+        link = place / "extensions" / "sd-debias"
+        if not link.exists():
+            link.symlink_to(root, target_is_directory=True)
+        self.process, url = None, os.environ.get("A1111_URL")
+        if url:
+            self.url = url.rstrip("/")
+            return
+        from sd_debias.core.demo.export import export
+        checkpoint = export(place / "models" / "Stable-diffusion", "sd-debias-test")
+        python = os.environ.get("A1111_PYTHON") or str(place / "venv" / "bin" / "python")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.log = open(place / "sd-debias-test.log", "w")
+        self.process = subprocess.Popen(
+            [python, "launch.py", *ARGUMENTS, "--port", str(port), "--ckpt", str(checkpoint),
+             *os.environ.get("A1111_ARGS", "").split()], cwd=place, stdout=self.log, stderr=subprocess.STDOUT)
+        self.url = f"http://127.0.0.1:{port}"
+        for _ in range(300):
+            try:
+                self.call("/sdapi/v1/scripts")
+                return
+            except OSError:
+                assert self.process.poll() is None, f"The host ended; see {self.log.name}"
+                time.sleep(1)
+        raise AssertionError(f"The host did not start; see {self.log.name}")
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait(60)
+
+    def call(self, path: str, payload: dict | None = None):
+        data = None if payload is None else json.dumps(payload).encode()
+        request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=900) as answer:
+            return json.load(answer)
+
+    def post(self, tab: str, payload: dict):
+        """As the double's: an object with images, infotexts, info. Raises ValueError for the host's errors."""
+        payload = dict(payload, override_settings={"return_grid": False, **payload.get("override_settings", {})})
+        images = payload.get("init_images")
+        if images:
+            payload["init_images"] = [_encoded(image) for image in images]
+        if payload.get("mask") is not None:
+            payload["mask"] = _encoded(payload["mask"])
+        try:
+            answer = self.call(f"/sdapi/v1/{tab}", payload)
+        except urllib.error.HTTPError as error:
+            raise ValueError(error.read().decode()) from error
+        info = json.loads(answer["info"])
+        pictures = [Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB") for image in answer["images"]]
+        return types.SimpleNamespace(images=pictures, infotexts=info["infotexts"], info=info["infotexts"][0])
+
+
+def _encoded(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def arrays(result) -> list[np.ndarray]:
+    return [np.asarray(image.convert("RGB")).astype(int) for image in result.images]

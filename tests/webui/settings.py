@@ -1,0 +1,56 @@
+"""Payloads and profiles that several tests share."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+PROMPT = "a photo of a doctor"
+NAMES = ["enabled", "profile", "strength", "direction", "start", "end", "hires"]
+DIRECTIONS = ["prompt", "embedding", "prediction"]
+
+
+def payload(**changes) -> dict:
+    return {**dict(prompt=PROMPT, negative_prompt="blurry", seed=5, steps=6, sampler_name="Euler", cfg_scale=3.0,
+                   width=64, height=64, batch_size=1), **changes}
+
+
+def debias(*args, name: str = "test", **given) -> dict:
+    """alwayson_scripts with Debias on; arguments by place, or by name up to the last that is given."""
+    if not args:
+        values = dict(enabled=True, profile=name, strength=1.0, direction="as calibrated", start=0.0, end=1.0,
+                      hires=True)
+        args = [{**values, **given}[key] for key in NAMES]
+    return {"alwayson_scripts": {"Debias": {"args": list(args)}}}
+
+
+def save_profile(folder, name: str = "test", direction: str = "prompt", context: str = "{prompt}, {group}",
+                 steering: dict | None = None, guidance: dict | None = None, setting: dict | None = None,
+                 groups=("man", "woman"), prompts=(PROMPT,), **more) -> None:
+    """A profile as a calibration could have left it: a push of every image toward the second group."""
+    from sd_debias.core.profile import Profile
+    steering = steering or dict(weights=[0.0, *[-1.0] * (len(groups) - 1)])
+    document = dict(
+        schema="1.0", name=name, setting=setting or {}, classifier="none",
+        method=dict(direction=direction, context=context, spend="shift", guidance=guidance or {}),
+        attributes=[dict(name="gender", groups=[dict(name=group, texts=[f"a {group}"]) for group in groups])],
+        entries=[dict(prompt=prompt, steerings=[steering]) for prompt in prompts], **more)
+    folder.mkdir(parents=True, exist_ok=True)
+    Profile.from_dict(document).save(folder, overwrite=True)
+
+
+def same(one, other) -> bool:
+    """Bit-identical pictures."""
+    return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other))
+
+
+def apart(one, other) -> int:
+    """Largest difference of any value, 0 to 255."""
+    return max(int(np.abs(a - b).max()) for a, b in zip(one, other))
+
+
+def keys(text: str) -> dict:
+    """What an infotext says under keys that begin with Debias."""
+    import re
+    found = re.findall(r'(Debias[\w \-/]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', text.splitlines()[-1])
+    return {key: json.loads(value) if value.startswith('"') else value for key, value in found}

@@ -1,0 +1,198 @@
+"""What the accordion promises, on doubles of the hosts and on the real ones."""
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+from webui_real import arrays
+from webui_settings import DIRECTIONS, PROMPT, apart, debias, keys, payload, same, save_profile
+
+ROUNDING = 2  # of 255: batches are evaluated in another order of sums
+
+
+def generate(host, **changes):
+    result = host.post("txt2img", payload(**changes))
+    return arrays(result), result.infotexts
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_a_profile_changes_the_picture_and_the_infotext_says_how(host, direction, sampler):
+    save_profile(host.profiles, direction=direction)
+    plain, _ = generate(host, sampler_name=sampler)
+    guided, texts = generate(host, sampler_name=sampler, **debias())
+    assert apart(plain, guided) > 8
+    said = keys(texts[0])
+    assert said["Debias profile"] == "test" and said["Debias weights"] == "gender: man 0, woman -1"
+    assert len(said["Debias hash"]) == 12 and "Debias failed" not in said and "Debias" not in said
+
+
+def test_off_and_strength_0_are_bit_identical_to_a_generation_without(host):
+    save_profile(host.profiles, direction="embedding")
+    plain, texts = generate(host)
+    off, off_texts = generate(host, **debias(enabled=False))
+    zero, zero_texts = generate(host, **debias(strength=0.0))
+    assert same(plain, off) and same(plain, zero)
+    assert keys(texts[0]) == keys(off_texts[0]) == {}
+    assert keys(zero_texts[0]) == {"Debias": "not applied (the strength is 0)"}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_batch_is_its_singles(host, direction):
+    draw = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
+    save_profile(host.profiles, direction=direction, steering=draw)
+    batch, texts = generate(host, batch_size=2, n_iter=2, seed=20, **debias())
+    singles = [generate(host, seed=20 + i, **debias()) for i in range(4)]
+    assert apart(batch, [pictures[0] for pictures, _ in singles]) <= ROUNDING
+    assert [keys(text) for text in texts] == [keys(own[0]) for _, own in singles]
+    reasons = [keys(text).get("Debias") for text in texts]
+    assert sorted(map(str, reasons)) == ["None"] * 2 + ["not applied (by its seed this image is left alone)"] * 2
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_an_image_left_alone_is_bit_identical_to_none(host, direction):
+    save_profile(host.profiles, direction=direction, steering=dict(weights=[0, 0], probabilities=[1.0, 0.0, 0.0]))
+    assert same(generate(host)[0], generate(host, **debias())[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("prompt", [
+    "a photo of a doctor AND a red room :0.5", "[a photo:a drawing:0.5] of a doctor", "(a doctor:1.2), photo",
+    "a doctor, " + "very " * 80 + "busy", "a doctor, " + "busy, " * 37])
+def test_prompt_syntax(host, direction, prompt):
+    save_profile(host.profiles, direction=direction, prompts=(prompt,))
+    plain, _ = generate(host, prompt=prompt)
+    guided, texts = generate(host, prompt=prompt, **debias())
+    assert apart(plain, guided) > 2, texts
+    assert "Debias profile" in keys(texts[0]) and "Debias prompt" not in keys(texts[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_long_negative_prompt(host, direction):
+    save_profile(host.profiles, direction=direction)
+    long = dict(negative_prompt="blurry, " * 90)
+    plain, _ = generate(host, **long)
+    guided, texts = generate(host, **long, **debias())
+    assert apart(plain, guided) > 2 and "Debias profile" in keys(texts[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_hires_pass(host, direction):
+    save_profile(host.profiles, direction=direction)
+    hires = dict(enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.7, hr_cfg=3.0)
+    plain, _ = generate(host, **hires)
+    guided, texts = generate(host, **hires, **debias())
+    first_only, first_texts = generate(host, **hires, **debias(hires=False))
+    assert apart(plain, guided) > 8 and apart(guided, first_only) > 2 and apart(plain, first_only) > 0
+    assert "Debias hires" not in keys(texts[0]) and keys(first_texts[0])["Debias hires"] == "False"
+    assert same(guided, generate(host, **hires, **debias())[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_img2img_and_inpainting(host, direction):
+    save_profile(host.profiles, direction=direction)
+    start = Image.new("RGB", (64, 64), "gray")
+    changes = dict(init_images=[start], denoising_strength=0.9)
+    for more in ({}, dict(mask=Image.new("L", (64, 64), 255), inpainting_fill=1, inpaint_full_res=False)):
+        plain = host.post("img2img", payload(**changes, **more))
+        guided = host.post("img2img", payload(**changes, **more, **debias()))
+        assert apart(arrays(plain), arrays(guided)) > 2
+        assert "Debias profile" in keys(guided.infotexts[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_cfg_1(host, direction):
+    """`prompt` needs no negative prompt. The others do: Forge has none at CFG 1, and that is said."""
+    save_profile(host.profiles, direction=direction)
+    plain, _ = generate(host, cfg_scale=1)
+    guided, texts = generate(host, cfg_scale=1, **debias())
+    if host.forge and direction != "prompt":
+        assert same(plain, guided)
+        assert "did not evaluate the negative prompt" in keys(texts[0])["Debias"]
+    else:
+        assert apart(plain, guided) > 2 and "Debias profile" in keys(texts[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_steps_without_negative_prompt_are_left_alone_and_counted(host, direction):
+    if host.forge:
+        pytest.skip("Forge evaluates the negative prompt in every step")
+    save_profile(host.profiles, direction=direction)
+    skipping = dict(s_min_uncond=20.0) if not hasattr(host, "call") else dict(override_settings=dict(s_min_uncond=20.0))
+    plain, _ = generate(host, **skipping)
+    guided, texts = generate(host, **skipping, **debias())
+    assert apart(plain, guided) > 2
+    said = keys(texts[0]).get("Debias without negative")
+    assert said is None if direction == "prompt" else said.startswith("3 steps")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_window_limits_guidance(host, direction):
+    save_profile(host.profiles, direction=direction)
+    whole, _ = generate(host, **debias())
+    part, texts = generate(host, **debias(start=0.5, end=0.9))
+    none, none_texts = generate(host, **debias(start=0.5, end=0.5))
+    assert apart(whole, part) > 0 and same(none, generate(host)[0])
+    assert keys(texts[0])["Debias start"] == "0.5" and keys(texts[0])["Debias end"] == "0.9"
+    assert keys(none_texts[0]) == {"Debias": "not applied (no step lies in the guidance window)"}
+
+
+def test_replaying_the_infotext_gives_the_same_picture(host):
+    save_profile(host.profiles, direction="prompt")
+    first, texts = generate(host, **debias(strength=0.8, direction="embedding", start=0.1, hires=False))
+    again, again_texts = generate(host, infotext=texts[0])
+    assert same(first, again) and keys(texts[0]) == keys(again_texts[0])
+    assert keys(texts[0])["Debias strength"] == "0.8" and keys(texts[0])["Debias direction"] == "embedding"
+
+
+def test_replaying_a_plain_infotext_switches_it_off(host):
+    save_profile(host.profiles)
+    first, texts = generate(host)
+    assert same(first, generate(host, infotext=texts[0], **debias(enabled=None))[0])
+
+
+def test_metadata_names_another_prompt_and_setting(host):
+    save_profile(host.profiles, setting=dict(steps=30, cfg=3.0))
+    _, texts = generate(host, prompt="a photo of a nurse", **debias())
+    said = keys(texts[0])
+    assert "was not calibrated" in said["Debias prompt"]
+    assert said["Debias setting"] == "steps: calibrated at 30, used at 6"
+
+
+@pytest.mark.parametrize("args", [
+    [], [True], [True, "test"], [True, "test", 1.0, "as calibrated", 0.0, 1.0, True, 7, 8]])
+def test_api_with_few_and_many_arguments(host, args):
+    save_profile(host.profiles)
+    plain, _ = generate(host)
+    pictures, texts = generate(host, **debias(*args) if args else {"alwayson_scripts": {"Debias": {"args": []}}})
+    said = keys(texts[0])
+    if not args:
+        assert same(plain, pictures) and said == {}
+    elif len(args) == 1:
+        assert same(plain, pictures) and said["Debias failed"].startswith("No profile is chosen")
+    else:
+        assert not same(plain, pictures) and "Debias profile" in said
+
+
+@pytest.mark.parametrize("given, expected", [
+    (dict(name="absent"), "There is no profile 'absent'"), (dict(name="../test"), "without slashes"),
+    (dict(name="corrupt"), "is not readable JSON"), (dict(name="foreign"), "not a profile of sd-debias"),
+    (dict(strength="a lot"), "Expected strength to be a finite number, but 'a lot' came"),
+    (dict(enabled="yes"), "Expected enabled to be true or false"), (dict(name=7), "Expected profile to be a text"),
+    (dict(start=0.9, end=0.1), "0 <= start <= end <= 1"), (dict(start=-1.0), "0 <= start <= end <= 1"),
+    (dict(direction="sideways"), "Expected direction to be")])
+def test_bad_input_is_named_and_the_picture_is_not_claimed_debiased(host, given, expected):
+    save_profile(host.profiles)
+    (host.profiles / "corrupt.json").write_text('{"schema": "1.0", "entr')
+    (host.profiles / "foreign.json").write_text(json.dumps({"a": 1}))
+    pictures, texts = generate(host, **debias(**given))
+    said = keys(texts[0])
+    assert list(said) == ["Debias failed"] and expected in said["Debias failed"]
+    assert same(pictures, generate(host)[0])
+
+
+def test_three_groups_and_two_prompts_in_one_batch(host):
+    save_profile(host.profiles, direction="embedding", groups=("man", "woman", "person"), prompts=(PROMPT, "a nurse"))
+    _, texts = generate(host, **debias())
+    assert keys(texts[0])["Debias weights"] == "gender: man 0, woman -1, person -1"

@@ -1,0 +1,238 @@
+"""The scripts "Debias: audit" and "Debias: calibrate (IDA)", the XYZ axes, the settings and the API's jobs."""
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+from webui_real import arrays
+from webui_settings import PROMPT, debias, keys, payload, same, save_profile
+
+CALIBRATE = dict(attributes=["gender"], own="", classifier="", images=20, rounds=2, held_out=20, tolerance=0.0,
+                 confidence=0.0, method="default", direction="as the method", spend="as the method",
+                 rule="as the method", prompts="", name="doctor", overwrite=False, hires=False)
+
+
+@pytest.fixture
+def bench(a_double, monkeypatch):
+    """A double whose pictures are judged by their brightness: dark ones are the first group."""
+    module = sys.modules["sd_debias.webui_extension.classifiers"]
+
+    def classify(images):
+        first = np.array([array.mean() < 128 for array in map(np.asarray, images)], np.float32)
+        return np.stack([first, 1 - first], axis=1)
+
+    monkeypatch.setattr(module, "load", lambda text, attributes: ([classify] * len(attributes), None))
+    return a_double
+
+
+def calibrate(host, **changes):
+    return host.post("txt2img", payload(batch_size=5, script_name="Debias: calibrate (IDA)",
+                                        script_args=list({**CALIBRATE, **changes}.values())))
+
+
+def audit(host, count=10):
+    return host.post("txt2img", payload(batch_size=5, script_name="Debias: audit", script_args=[
+        ["gender"], "", "", count, 0.0, "", False]))
+
+
+def test_audit_measures_and_changes_nothing(bench):
+    result = audit(bench)
+    assert result.info.startswith(f"{PROMPT}\ngender, audit (N = 10): man ")
+    assert len(result.images) == 2 and not bench.profiles.exists()
+
+
+def test_calibration_saves_a_profile_that_the_accordion_applies(bench):
+    result = calibrate(bench)
+    profile = json.loads((bench.profiles / "doctor.json").read_text())
+    assert "held-out seeds (N = 20)" in result.info and str(bench.profiles / "doctor.json") in result.info
+    assert profile["setting"]["sampler"] == "Euler" and profile["setting"]["model"] == "double"
+    assert (bench.profiles / "reports" / "doctor" / "report.html").exists()
+    assert not list((bench.profiles / "unfinished").glob("*.json"))
+    assert len(result.images) == len(result.infotexts) == 3 + 16
+    text = bench.post("txt2img", payload(**debias(name="doctor"))).infotexts[0]
+    assert "Debias failed" not in keys(text) and "Debias setting" not in keys(text)
+
+
+def test_calibration_ignores_the_accordion(bench):
+    save_profile(bench.profiles)
+    plain = audit(bench).info
+    guided = bench.post("txt2img", payload(batch_size=5, script_name="Debias: audit", script_args=[
+        ["gender"], "", "", 10, 0.0, "", False], **debias()))
+    assert guided.info == plain
+
+
+def test_several_prompts_make_one_profile(bench):
+    calibrate(bench, prompts="a nurse\n a photo of a <lora:x:1> judge \n")
+    entries = json.loads((bench.profiles / "doctor.json").read_text())["entries"]
+    assert [entry["prompt"] for entry in entries] == ["a nurse", "a photo of a judge"]
+
+
+@pytest.mark.parametrize("changes, expected", [
+    (dict(attributes=[]), "Nothing to measure"), (dict(own="young |"), "an empty one came"),
+    (dict(own="young"), "No attribute is called 'young'"), (dict(images=0), "at least 1 image"),
+    (dict(name=""), "1 to 120 characters"), (dict(name="a/b"), "without slashes"),
+    (dict(tolerance=-1.0), "positive KL"),
+    (dict(method="magic"), "Expected method to be one of"), (dict(prompts="a nurse\nA  nurse"), "A prompt came twice")])
+def test_bad_input_is_refused_before_anything_is_made(bench, changes, expected):
+    with pytest.raises(ValueError, match=expected):
+        calibrate(bench, **changes)
+    assert not bench.denoisers
+
+
+def test_an_audit_of_no_images_is_refused(bench):
+    with pytest.raises(ValueError, match="at least 1 image"):
+        audit(bench, count=0)
+
+
+def test_an_existing_profile_is_not_overwritten_unasked(bench):
+    save_profile(bench.profiles, name="doctor")
+    with pytest.raises(ValueError, match="There is a profile 'doctor' already"):
+        calibrate(bench)
+    calibrate(bench, overwrite=True)
+
+
+def test_a_models_folder_that_cannot_be_written_is_said_before_the_work(bench):
+    bench.profiles.parent.mkdir(exist_ok=True)
+    bench.profiles.write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match="Profiles cannot be written to"):
+        calibrate(bench)
+    assert not bench.denoisers
+
+
+def interrupting(host, after):
+    """Presses Interrupt in the batch after so many."""
+    def press(params):
+        host.shared.state.interrupted |= len(host.denoisers) > after
+
+    host.callbacks["cfg_denoiser"].append(press)
+    return lambda: host.callbacks["cfg_denoiser"].remove(press)
+
+
+def test_interrupt_keeps_the_best_round_and_the_same_settings_continue(bench):
+    release = interrupting(bench, 6)  # in the second round; an audit takes four batches
+    result = calibrate(bench)
+    assert "not verified" in result.info and "the same settings and seed continue" in result.info
+    assert json.loads((bench.profiles / "doctor.json").read_text())["entries"][0]["after"] is None
+    release()
+    before = len(bench.denoisers)
+    result = calibrate(bench, overwrite=True)
+    assert "held-out seeds (N = 20)" in result.info
+    assert len(bench.denoisers) - before < 4 + 8 + 4 + 8 - 5
+    assert same(arrays(bench.post("txt2img", payload())), arrays(bench.post("txt2img", payload())))
+
+
+def test_interrupt_in_the_audit_saves_nothing(bench):
+    interrupting(bench, 2)
+    assert "there is no profile" in calibrate(bench).info
+    assert not (bench.profiles / "doctor.json").exists()
+
+
+def test_a_skipped_batch_is_left_out(bench):
+    def skip(params):
+        bench.shared.state.skipped = len(bench.denoisers) == 2
+
+    bench.callbacks["cfg_denoiser"].append(skip)
+    info = audit(bench).info
+    assert "(N = 5)" in info and "5 images left out as unsure" in info
+
+
+def test_a_failing_hook_stops_the_calibration(bench, monkeypatch):
+    passes = sys.modules["sd_debias.webui_extension.sampling"].Pass
+    monkeypatch.setattr(passes, "shifted", lambda *args: 1 / 0)
+    with pytest.raises(ValueError, match="division by zero"):
+        calibrate(bench, spend="shift")
+
+
+def test_live_text_says_how_far_it_is(bench):
+    audit(bench)
+    assert bench.shared.state.textinfo.startswith("audit, 10 of 10 images: man ")
+    assert bench.shared.state.job_count == 2
+
+
+def test_without_a_classifier_it_says_what_is_needed(a_double):
+    with pytest.raises(ValueError, match="Put the folder of a CLIP model"):
+        audit(a_double)
+
+
+def test_settings_and_a_further_folder_of_profiles(a_double, tmp_path):
+    assert set(a_double.shared.opts.labels) == {"sd_debias_folder", "sd_debias_classifier", "sd_debias_download"}
+    save_profile(tmp_path / "elsewhere", name="other")
+    profiles = sys.modules["sd_debias.webui_extension.profiles"]
+    assert "other" not in profiles.names()
+    a_double.shared.opts.sd_debias_folder = str(tmp_path / "elsewhere")
+    assert "other" in profiles.names()
+
+
+def test_a_pasted_hash_finds_a_renamed_profile(a_double):
+    save_profile(a_double.profiles)
+    text = a_double.post("txt2img", payload(**debias())).infotexts[0]
+    first = a_double.post("txt2img", payload(infotext=text))
+    (a_double.profiles / "test.json").rename(a_double.profiles / "renamed.json")
+    assert same(arrays(first), arrays(a_double.post("txt2img", payload(infotext=text))))
+
+
+def test_xyz_axes_set_arguments_on_copies(a_double):
+    class Option:
+        def __init__(self, label, kind, apply, choices=None):
+            self.label, self.apply, self.choices = label, apply, choices
+
+    grid = types.SimpleNamespace(AxisOption=Option, axis_options=[])
+    sys.modules["modules.scripts"].scripts_data = [types.SimpleNamespace(path="/x/xyz_grid.py", module=grid)]
+    xyz = sys.modules["sd_debias.webui_extension.xyz"]
+    xyz.register()
+    xyz.register()
+    assert [option.label for option in grid.axis_options] == [
+        f"[Debias] {name}" for name in ("Profile", "Strength", "Direction", "Start", "End")]
+    axis = {option.label.split()[1]: option.apply for option in grid.axis_options}
+    p = types.SimpleNamespace()
+    axis["Profile"](p, "test", [])
+    other = types.SimpleNamespace(**vars(p))
+    axis["Strength"](other, 0.5, [])
+    assert p.sd_debias_overrides == dict(profile="test", enabled=True)
+    arguments = sys.modules["sd_debias.webui_extension.arguments"].Arguments
+    assert arguments.read([False], other.sd_debias_overrides).strength == 0.5
+    axis["Profile"](other, "None", [])
+    assert not arguments.read([True, "test"], other.sd_debias_overrides).enabled
+
+
+def test_jobs_run_one_at_a_time_and_are_cancelled(a_double):
+    jobs = importlib.import_module("sd_debias.webui_extension.jobs")
+    result = sys.modules["sd_debias.webui_extension.calibrating"].Result("done", [], [])
+    state, queue = a_double.shared.state, jobs.Jobs()
+
+    def work(job):
+        while not state.interrupted:
+            time.sleep(0.01)
+        return result
+
+    first = queue.start("audit", work)
+    with pytest.raises(jobs.Busy, match="Wait until it ends, or cancel it"):
+        queue.start("calibration", work)
+    while first.state == "waiting":
+        time.sleep(0.01)
+    queue.cancel(first)
+    ended = time.time() + 10
+    while first.state == "running" and time.time() < ended:
+        time.sleep(0.01)
+    assert first.state == "cancelled" and first.result is result
+
+    def failing(job):
+        raise ValueError("nothing to measure")
+
+    second = queue.start("audit", failing)
+    while second.state in ("waiting", "running"):
+        time.sleep(0.01)
+    assert (second.state, second.error) == ("failed", "nothing to measure")
+
+
+def test_calibration_moves_the_shares(bench):
+    """The pictures that verify it are nearer to half and half than the audit's."""
+    result = calibrate(bench, images=40, held_out=40)
+    entry = json.loads((bench.profiles / "doctor.json").read_text())["entries"][0]
+    before, after = (entry[key][0]["kl"] for key in ("before", "after"))
+    assert after <= before, result.info

@@ -1,0 +1,203 @@
+"""Routes under /sd-debias/v1, where the host's own API is on and behind its authentication."""
+from __future__ import annotations
+
+import base64
+import io
+from secrets import compare_digest
+
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from pydantic import BaseModel, Field
+
+from . import calibrating, classifiers, profiles
+from .arguments import NONE
+from .calibrate_script import AS_METHOD, method_of
+from .jobs import Busy, Job, Jobs
+
+PREFIX = "/sd-debias/v1"
+
+
+class Settings(BaseModel):
+    """What pictures are made with; fields as in the host's txt2img."""
+    prompt: str = ""
+    negative_prompt: str = ""
+    styles: list[str] = []
+    seed: int = -1
+    sampler_name: str | None = None
+    scheduler: str | None = None
+    steps: int = Field(20, ge=1, le=150)
+    cfg_scale: float = 7.0
+    width: int = Field(512, ge=64, le=4096)
+    height: int = Field(512, ge=64, le=4096)
+    batch_size: int = Field(4, ge=1, le=64)
+    override_settings: dict = {}
+
+
+class AuditRequest(BaseModel):
+    txt2img: Settings = Settings()
+    prompts: list[str] = Field([], description="several prompts; empty: that of txt2img")
+    attributes: list[str] = Field(["gender"], description="gender, skin_tone, ..., or own groups 'young | old = 1:1'")
+    classifier: str = Field("", description="folder of a CLIP model; empty: the one of the settings page")
+    count: int = Field(100, description="images a prompt")
+    confidence: float = 0.0
+
+
+class CalibrateRequest(AuditRequest):
+    name: str = Field(..., description="of the profile")
+    count: int = Field(100, description="images of the audit and of each round")
+    rounds: int = 4
+    held_out: int = Field(200, description="images of the verification")
+    tolerance: float | None = Field(None, description="KL in nats to stop at; default: where chance explains it")
+    method: str = "default"
+    direction: str = AS_METHOD
+    spend: str = AS_METHOD
+    rule: str = AS_METHOD
+    overwrite: bool = False
+
+
+class JobState(BaseModel):
+    id: str
+    kind: str
+    state: str = Field(..., description="waiting, running, done, failed or cancelled")
+    text: str = ""
+    error: str | None = None
+    result: list[dict] | None = Field(None, description="measured shares, one entry a prompt")
+    profile: str | None = None
+    images: list[str] = Field([], description="sheets and charts as base64 PNG, with ?images=true")
+
+
+def register(app: FastAPI) -> None:
+    """Add the routes; without --api the host has no API, and neither has this extension."""
+    from modules import shared
+    if not (getattr(shared.cmd_opts, "api", False) or getattr(shared.cmd_opts, "nowebui", False)):
+        return
+    jobs = Jobs()
+
+    def route(path: str, endpoint, method: str, **options):
+        guards = [Depends(_authenticated)] if getattr(shared.cmd_opts, "api_auth", None) else []
+        app.add_api_route(PREFIX + path, endpoint, methods=[method], dependencies=guards, tags=["sd-debias"], **options)
+
+    def list_profiles() -> list[str]:
+        """Names of all profiles."""
+        return [name for name in profiles.names() if name != NONE]
+
+    def read_profile(name: str) -> dict:
+        """One profile's JSON."""
+        try:
+            return profiles.load(name).to_dict()
+        except ValueError as error:
+            raise HTTPException(404, str(error)) from error
+
+    def start_audit(request: AuditRequest) -> JobState:
+        """Measure the shares of a prompt's pictures; ask for the job until it is done."""
+        _checked(request)
+        return begin("audit", lambda job: _audit(request, job))
+
+    def start_calibration(request: CalibrateRequest) -> JobState:
+        """Calibrate, verify, and save a profile; ask for the job until it is done."""
+        _checked(request)
+        return begin("calibration", lambda job: _calibrate(request, job))
+
+    def begin(kind: str, work) -> JobState:
+        try:
+            return _state(jobs.start(kind, work))
+        except Busy as error:
+            raise HTTPException(409, str(error)) from error
+
+    def found(identity: str) -> Job:
+        job = jobs.get(identity)
+        if job is None:
+            raise HTTPException(404, f"There is no job '{identity}'.")
+        return job
+
+    def read_job(identity: str, images: bool = False) -> JobState:
+        """How far a job has come, and its result."""
+        return _state(found(identity), images)
+
+    def cancel_job(identity: str) -> JobState:
+        """Stop a job; what was measured is kept."""
+        job = found(identity)
+        jobs.cancel(job)
+        return _state(job)
+
+    route("/profiles", list_profiles, "GET", response_model=list[str])
+    route("/profiles/{name}", read_profile, "GET", response_model=dict)
+    route("/audit", start_audit, "POST", response_model=JobState, status_code=202)
+    route("/calibrate", start_calibration, "POST", response_model=JobState, status_code=202)
+    route("/jobs/{identity}", read_job, "GET", response_model=JobState)
+    route("/jobs/{identity}", cancel_job, "DELETE", response_model=JobState)
+
+
+_CREDENTIALS = Depends(HTTPBasic())
+
+
+def _authenticated(credentials: HTTPBasicCredentials = _CREDENTIALS) -> None:
+    """The users of --api-auth."""
+    from modules import shared
+    known = dict(pair.split(":", 1) for pair in shared.cmd_opts.api_auth.split(","))
+    password = known.get(credentials.username)
+    if password is None or not compare_digest(credentials.password.encode(), password.encode()):
+        raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+
+
+def _checked(request: AuditRequest) -> None:
+    """Refuse at once what is wrong in itself."""
+    try:
+        classifiers.attributes_of(request.attributes, None)
+        if isinstance(request, CalibrateRequest):
+            method_of(request.method, request.direction, request.spend, request.rule)
+            calibrating.safe_name(request.name)
+            calibrating.Plan(**_plan(request), batch_size=request.txt2img.batch_size)
+        else:
+            calibrating.Plan(request.count, 0, 0)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+def _plan(request: CalibrateRequest) -> dict:
+    return dict(images=request.count, rounds=request.rounds, held_out=request.held_out, tolerance=request.tolerance,
+                confidence=request.confidence)
+
+
+def _audit(request: AuditRequest, job: Job):
+    p = processing_of(request.txt2img)
+    attributes = classifiers.attributes_of(request.attributes, None)
+    return calibrating.audit(p, request.prompts or [p.prompt], attributes, request.classifier, request.count,
+                             request.confidence, say=job.say)
+
+
+def _calibrate(request: CalibrateRequest, job: Job):
+    p = processing_of(request.txt2img)
+    attributes = classifiers.attributes_of(request.attributes, None)
+    method = method_of(request.method, request.direction, request.spend, request.rule)
+    return calibrating.calibrate(p, request.prompts or [p.prompt], attributes, request.classifier, method, request.name,
+                                 _plan(request), request.overwrite, say=job.say)
+
+
+def processing_of(settings: Settings):
+    """The host's processing object, with every always-on script at its defaults."""
+    from modules import processing, scripts, sd_samplers, shared
+    sampler = settings.sampler_name or sd_samplers.samplers[0].name
+    if sampler not in sd_samplers.all_samplers_map:
+        raise ValueError(f"There is no sampler '{sampler}'. Known: {', '.join(sd_samplers.all_samplers_map)}.")
+    known = {**vars(settings), "sampler_name": sampler, "scheduler": settings.scheduler or "Automatic"}
+    p = processing.StableDiffusionProcessingTxt2Img(sd_model=shared.sd_model, **known)
+    p.scripts = scripts.scripts_txt2img
+    p.script_args = (0, *(getattr(component, "value", None) for component in p.scripts.inputs[1:]))
+    p.is_api = True
+    return p
+
+
+def _state(job: Job, images: bool = False) -> JobState:
+    result = job.result
+    sheets = result.images[:len(result.images) - len(result.seeds)] if result and images else []
+    return JobState(id=job.id, kind=job.kind, state=job.state, text=job.text, error=job.error,
+                    result=result.summary if result else None,
+                    profile=result.profile.name if result and result.profile else None,
+                    images=[_png(image) for image in sheets])
+
+
+def _png(image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()

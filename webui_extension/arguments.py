@@ -1,0 +1,78 @@
+"""The accordion's arguments: one model, from which reading, checking and infotext follow.
+
+The API passes them by place, so new ones are only ever appended.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Mapping, Sequence
+
+NONE = "None"  # no profile is chosen
+AS_CALIBRATED = "as calibrated"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """start and end are shares of the schedule, 0 to 1; strength 1 is as calibrated, 0 is no guidance."""
+    enabled: bool = False
+    profile: str = NONE
+    strength: float = 1.0
+    direction: str = AS_CALIBRATED
+    start: float = 0.0
+    end: float = 1.0
+    hires: bool = True
+
+    @classmethod
+    def read(cls, values: Sequence, overrides: Mapping | None = None) -> Arguments:
+        """From values by place, missing ones and None being the defaults. Raises ValueError for anything odd."""
+        known = fields(cls)
+        if len(values) > len(known):
+            raise ValueError(f"Debias takes {len(known)} arguments ({', '.join(f.name for f in known)}), but "
+                             f"{len(values)} came.")
+        given = {f.name: value for f, value in zip(known, values) if value is not None}
+        if given.get("enabled", False) is False and not overrides:
+            return cls()  # what is switched off cannot be wrong
+        given.update(overrides or {})
+        arguments = cls(**{f.name: _typed(f.name, given[f.name], type(f.default)) for f in known if f.name in given})
+        if not 0 <= arguments.start <= arguments.end <= 1:
+            raise ValueError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but "
+                             f"{arguments.start:g} and {arguments.end:g} came.")
+        return arguments
+
+    def changed(self) -> dict[str, str]:
+        """Infotext of what is not the default, beside the profile and its strength."""
+        keys = {"direction": self.direction, "start": f"{self.start:g}", "end": f"{self.end:g}", "hires": self.hires}
+        defaults = Arguments()
+        return {f"Debias {name}": str(text) for name, text in keys.items()
+                if getattr(self, name) != getattr(defaults, name)}
+
+
+def pasted(name: str, parameters: Mapping):
+    """One argument's value from pasted infotext, as a plain value; None leaves the field as it is.
+
+    A picture without guidance switches it off, so that it comes out the same again.
+    """
+    enabled = "Debias profile" in parameters
+    if name == "enabled":
+        return enabled
+    if not enabled:
+        return None
+    if name == "profile":
+        from . import profiles
+        return profiles.name_of(parameters.get("Debias hash", ""), parameters["Debias profile"])
+    default = getattr(Arguments(), name)
+    text = parameters.get(f"Debias {name}")
+    if text is None:
+        return default
+    return text == "True" if isinstance(default, bool) else type(default)(text)
+
+
+def _typed(name: str, value, kind: type):
+    number = kind is float and isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and math.isfinite(value):
+        return float(value)
+    if kind is not float and isinstance(value, kind):
+        return value
+    words = {bool: "true or false", str: "a text", float: "a finite number"}[kind]
+    raise ValueError(f"Expected {name} to be {words}, but {value!r:.80} came.")

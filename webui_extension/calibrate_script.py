@@ -1,0 +1,69 @@
+"""Script "Debias: calibrate (IDA)": finds the weights for the page's settings, verifies them, and saves a profile."""
+from __future__ import annotations
+
+import gradio as gr
+from modules import scripts
+
+from ..core.direction import DIRECTIONS
+from ..core.method import METHODS, RULES, SPENDS, Method
+from . import calibrating, classifiers
+from .audit_script import say, subject
+from .result import processed
+
+AS_METHOD = "as the method"
+
+
+class DebiasCalibrate(scripts.Script):
+    def title(self):
+        return "Debias: calibrate (IDA)"
+
+    def show(self, is_img2img):
+        return True
+
+    def ui(self, is_img2img):
+        attributes, own, classifier = subject(self)
+        with gr.Row():
+            images = gr.Slider(1, 1000, value=100, step=1, label="Images a round", elem_id=self.elem_id("images"))
+            rounds = gr.Slider(1, 20, value=4, step=1, label="Rounds at most", elem_id=self.elem_id("rounds"))
+            held_out = gr.Slider(0, 2000, value=200, step=1, label="Images of the verification",
+                                 elem_id=self.elem_id("held_out"))
+        with gr.Row():
+            tolerance = gr.Number(value=0.0, label="Tolerance, KL in nats (0: until chance explains the rest)",
+                                  elem_id=self.elem_id("tolerance"))
+            confidence = gr.Slider(0.0, 1.0, value=0.0, step=0.05, elem_id=self.elem_id("confidence"),
+                                   label="Leave out images classified less surely than")
+        with gr.Row():
+            method = gr.Dropdown(list(METHODS), value="default", label="Method", elem_id=self.elem_id("method"))
+            direction = gr.Dropdown([AS_METHOD, *DIRECTIONS], value=AS_METHOD, label="Direction",
+                                    elem_id=self.elem_id("direction"))
+            spend = gr.Dropdown([AS_METHOD, *SPENDS], value=AS_METHOD, label="Spending", elem_id=self.elem_id("spend"))
+            rule = gr.Dropdown([AS_METHOD, *RULES], value=AS_METHOD, label="Rule of IDA", elem_id=self.elem_id("rule"))
+        prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
+                             elem_id=self.elem_id("prompts"))
+        with gr.Row():
+            name = gr.Textbox(label="Profile name", value="", placeholder="doctor-gender",
+                              elem_id=self.elem_id("name"))
+            overwrite = gr.Checkbox(label="Overwrite a profile of this name", value=False,
+                                    elem_id=self.elem_id("overwrite"))
+            hires = gr.Checkbox(label="With hires fix, if it is on above", value=False, elem_id=self.elem_id("hires"))
+        return [attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction, spend,
+                rule, prompts, name, overwrite, hires]
+
+    def run(self, p, attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction,
+            spend, rule, prompts, name, overwrite, hires):
+        plan = dict(images=int(images), rounds=int(rounds), held_out=int(held_out), tolerance=float(tolerance) or None,
+                    confidence=float(confidence))
+        result = calibrating.calibrate(
+            p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
+            method_of(method, direction, spend, rule), str(name).strip(), plan, bool(overwrite), bool(hires), say)
+        return processed(p, result)
+
+
+def method_of(method: str = "default", direction: str = AS_METHOD, spend: str = AS_METHOD,
+              rule: str = AS_METHOD) -> Method:
+    """A method by name with some of it replaced. Raises ValueError."""
+    if method not in METHODS:
+        raise ValueError(f"Expected method to be one of {', '.join(METHODS)}, but '{method}' came.")
+    changes = {key: value for key, value in (("direction", direction), ("spend", spend), ("rule", rule))
+               if value not in (None, "", AS_METHOD)}
+    return Method.from_dict({**METHODS[method].to_dict(), **changes})

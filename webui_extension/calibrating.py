@@ -1,0 +1,294 @@
+"""Audits and calibrations with what the page says: the host generates, core classifies and solves."""
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..core.attribute import Attribute
+from ..core.calibrate import HELD_OUT, Calibration, Plan
+from ..core.chart import chart_kl, chart_shares, contact_sheet
+from ..core.files import exclusive, safe_name
+from ..core.method import METHODS, Method
+from ..core.profile import SUFFIX, Profile
+from ..core.steering import rows
+from . import classifiers, profiles
+from .guide import Guide, plain
+from .run import STATE, setting_of
+from .script import CALIBRATION
+
+SHEET = 16  # pictures of a before/after sheet
+
+
+class Interrupted(Exception):
+    """The user pressed Interrupt."""
+
+
+@dataclass
+class Result:
+    """What a script shows: pictures, sheets and charts first; text; the profile and its file, where one was made."""
+    text: str
+    images: list[Image.Image]
+    summary: list[dict]
+    profile: Profile | None = None
+    path: Path | None = None
+    seeds: list[int] = field(default_factory=list)
+
+
+class Bench:
+    """The page's settings as a generator of pictures, with the classifiers that judge them."""
+
+    def __init__(self, p, attributes: Sequence[Attribute], method: Method, classifier: str | None, hires: bool = False,
+                 say: Callable[[str], None] = lambda text: None):
+        self.p, self.attributes, self.method, self.hires, self.say = p, tuple(attributes), method, hires, say
+        self.classifiers, self.fidelity = classifiers.load(classifier, attributes)
+        self.kept: dict[tuple[str, str], list[Image.Image]] = {}  # first pictures by prompt and kind of round
+        self.skipped = False
+
+    def generate(self, prompt: str, seeds: Sequence[int], weights=None) -> list[Image.Image]:
+        """One picture a seed; weights [B, n], or None for none. Raises Interrupted; ValueError for failed guidance."""
+        from modules import processing, shared
+        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False):
+            raise Interrupted
+        one = copy.copy(self.p)
+        one.prompt, one.seed, one.batch_size, one.n_iter = prompt, [int(seed) for seed in seeds], len(seeds), 1
+        one.subseed_strength = 0.0
+        one.extra_generation_params = dict(self.p.extra_generation_params)
+        one.do_not_save_samples = one.do_not_save_grid = True
+        if hasattr(one, "enable_hr"):
+            one.enable_hr = self.hires and one.enable_hr
+        table = {} if weights is None else dict(zip(one.seed, weights))
+        setattr(one, CALIBRATION, Guide(self.attributes, self.method, table, self.hires))
+        done = processing.process_images(one)
+        self.setting = setting_of(one)
+        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False):
+            raise Interrupted
+        self.skipped = shared.state.skipped
+        run = getattr(one, STATE, None)
+        if run is None:
+            raise ValueError("The accordion 'Debias' did not run, so nothing can be calibrated. Is the script switched "
+                             "off, or are always-on scripts disabled?")
+        errors = [current.error for passes in run.passes.values() for current, _ in passes.values() if current.error]
+        if errors or run.error:
+            raise ValueError(run.error or errors[0])
+        pictures = done.images[done.index_of_first_image:]
+        return pictures[::max(len(pictures) // len(seeds), 1)][:len(seeds)]  # inpainting adds masks behind each
+
+    def advance(self, calibration: Calibration, prompt: str, save_to: Path | None = None) -> bool:
+        """Run a calibration as far as it goes; False where it was interrupted."""
+        def generate(weights, seeds):
+            images = self.generate(prompt, seeds, weights)
+            kind = calibration.rounds[-1].kind
+            kept = self.kept.setdefault((calibration.prompt, kind), [])
+            kept += images[:max(SHEET - len(kept), 0)]
+            return images
+
+        def classify(images):
+            if self.skipped:  # an unfinished picture says nothing
+                return [np.zeros((len(images), len(a.groups)), np.float32) for a in self.attributes]
+            return [classifier(images) for classifier in self.classifiers]
+
+        def faithful(images):
+            return [] if self.skipped else self.fidelity(images, calibration.prompt)
+
+        try:
+            for current in calibration.run(generate, classify, self.fidelity and faithful, save_to):
+                self.say(_progress(calibration, current))
+        except Interrupted:
+            return False
+        return True
+
+
+def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, count: int,
+          confidence: float = 0.0, hires: bool = False, say=lambda text: None) -> Result:
+    """Shares of the pictures that the page makes; nothing is changed. Raises ValueError."""
+    _start(p)
+    plan = Plan(count, rounds=0, held_out=0, batch_size=p.batch_size, seed=p.seed, confidence=confidence)
+    bench = Bench(p, attributes, METHODS["default"], classifier, hires, say)
+    _jobs(plan, len(prompts), 0)
+    lines, images, summary = [], [], []
+    for prompt in prompts:
+        calibration = Calibration(_known(p, prompt), attributes, METHODS["default"], plan)
+        complete = bench.advance(calibration, prompt)
+        if not calibration.rounds or not calibration.audit.done:
+            break
+        lines += _lines(calibration)
+        if not complete:
+            lines.append(f"Interrupted after {calibration.audit.done} of {count} images.")
+        summary.append(_summary(calibration))
+        images += [contact_sheet(kept) for kept in bench.kept.values()]
+        bench.kept.clear()
+        images += [chart_shares(a.names, calibration.audit.distribution(i, a.target), None, calibration.prompt)
+                   for i, a in enumerate(attributes)]
+        if not complete:
+            break
+    return Result("\n".join(lines) or "Interrupted before a picture was measured.", images, summary)
+
+
+def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, method: Method,
+              name: str, plan: dict, overwrite: bool = False, hires: bool = False,
+              say=lambda text: None) -> Result:
+    """Calibrate every prompt by itself, verify, and save one profile. Raises ValueError.
+
+    plan: images, rounds, held_out, tolerance, confidence of a `Plan`. Interrupted, the best round so far is kept; the
+    same settings with the same seed continue.
+    """
+    _start(p)
+    prompts = list(prompts)
+    if len({_known(p, prompt).casefold() for prompt in prompts}) < len(prompts):
+        raise ValueError("A prompt came twice. Give each one once.")
+    plan = Plan(**plan, batch_size=p.batch_size, seed=p.seed)
+    target = profiles.save_folder() / (safe_name(name) + SUFFIX)
+    if target.exists() and not overwrite:
+        raise ValueError(f"There is a profile '{name}' already. Choose another name, or tick 'Overwrite'.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(target):
+            bench = Bench(p, attributes, method, classifier, hires, say)
+            return _calibrate(bench, prompts, name, plan)
+    except OSError as error:
+        raise ValueError(f"Profiles cannot be written to {target.parent}: {error.strerror or error}. Check the "
+                         f"folder's permissions.") from error
+
+
+def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Result:
+    p, complete, calibrations, states = bench.p, True, [], []
+    _jobs(plan, len(prompts), 2 * SHEET)
+    for prompt in prompts:
+        fresh = Calibration(_known(p, prompt), bench.attributes, bench.method, plan)
+        states.append(_state_file(fresh, p))
+        calibration = Calibration.load(states[-1]) if states[-1].exists() else fresh
+        complete = bench.advance(calibration, prompt, states[-1])
+        if calibration.rounds and calibration.audit.complete:
+            calibrations.append(calibration)
+        if not complete:
+            break
+    if not calibrations:
+        return Result("Interrupted before the audit was complete, so there is no profile. The same settings and seed "
+                      "continue.", [contact_sheet(kept) for kept in bench.kept.values()], [])
+    profile = Profile.from_calibrations(name, calibrations, bench.setting, classifiers.names(bench.classifiers))
+    path = profiles.store(profile, overwrite=True)
+    before, after, seeds = {}, {}, {}
+    for calibration, prompt in zip(calibrations, prompts):
+        shown = list((calibration.held_out or calibration.audit).seeds[:SHEET])
+        try:
+            seeds[calibration.prompt] = shown
+            before[calibration.prompt] = _batches(bench, prompt, shown)
+            after[calibration.prompt] = _batches(bench, prompt, shown, rows(calibration.steerings, shown))
+        except Interrupted:
+            before.pop(calibration.prompt, None)
+            complete = False
+            break
+    images = [contact_sheet([*before[each], *after[each]], columns=min(SHEET, 8)) for each in after]
+    for calibration in calibrations:
+        for i, a in enumerate(bench.attributes):
+            first, last = calibration.audit.distribution(i, a.target), calibration.held_out
+            images.append(chart_shares(a.names, first, last and last.distribution(i, a.target), calibration.prompt))
+            rounds = [(r.kind if r.kind == HELD_OUT or n == 0 else f"round {n}", r.distribution(i, a.target))
+                      for n, r in enumerate(calibration.rounds) if r.complete]
+            images.append(chart_kl(rounds, calibration.prompt))
+    lines = [line for calibration in calibrations for line in _lines(calibration)]
+    lines += [f"Profile '{name}': {path}"]
+    if after:
+        from ..core.report import write_report
+        lines.append(f"Report: {write_report(path.parent / 'reports' / name, profile, before, after, seeds)}")
+    if complete:
+        for state in states:
+            state.unlink(missing_ok=True)
+    else:
+        lines.append("Interrupted: the best round so far is kept; the same settings and seed continue.")
+    pictures = [image for each in after.values() for image in each]
+    return Result("\n".join(lines), [*images, *pictures], [_summary(c) for c in calibrations], profile, path,
+                  [seed for each in after for seed in seeds[each]])
+
+
+# --- parts ---
+
+def prompts_of(p, listed: str | None) -> list[str]:
+    """Prompts of a text box, one a line, else the page's own."""
+    lines = [line.strip() for line in (listed or "").splitlines() if line.strip()]
+    return lines or [p.prompt if isinstance(p.prompt, str) else p.prompt[0]]
+
+
+def _start(p) -> None:
+    from modules import processing
+    processing.fix_seed(p)
+
+
+def _known(p, prompt: str) -> str:
+    """A prompt as the accordion will meet it: with the page's styles, without extra networks."""
+    from modules import shared
+    styles = getattr(p, "styles", None)
+    return plain(shared.prompt_styles.apply_styles_to_prompt(prompt, styles) if styles else prompt)
+
+
+def _batches(bench: Bench, prompt: str, seeds: list[int], weights=None) -> list[Image.Image]:
+    size, images = bench.p.batch_size, []
+    for at in range(0, len(seeds), size):
+        images += bench.generate(prompt, seeds[at:at + size], None if weights is None else weights[at:at + size])
+    return images
+
+
+def _state_file(calibration: Calibration, p) -> Path:
+    """Where an unfinished calibration is kept: a name of its own for everything that decides its pictures."""
+    facts = [calibration.prompt, [a.to_dict() for a in calibration.attributes], calibration.method.to_dict(),
+             asdict(calibration.plan), {**setting_of(p), "model": None}, sorted(map(str, p.override_settings.items()))]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return profiles.save_folder() / "unfinished" / f"{digest[:16]}.json"
+
+
+def _jobs(plan: Plan, prompts: int, more: int) -> None:
+    from modules import shared
+    shared.state.job_count = prompts * sum(math.ceil(images / plan.batch_size) for images in (
+        *(plan.images,) * (plan.rounds + 1), plan.held_out, more))
+
+
+def _progress(calibration: Calibration, current) -> str:
+    number = len(calibration.rounds) - 1
+    name = current.kind if number == 0 or current.kind == HELD_OUT else f"round {number}"
+    shares = []
+    for i, a in enumerate(calibration.attributes):
+        try:
+            found = current.distribution(i, a.target).shares
+        except ValueError:
+            continue  # every picture so far was left out as unsure
+        shares.append(" / ".join(f"{group} {share:.0%}" for group, share in zip(a.names, found)))
+    return f"{name}, {current.done} of {len(current.seeds)} images: {'; '.join(shares)}"
+
+
+def _lines(calibration: Calibration) -> list[str]:
+    """Shares with 95 % intervals."""
+    lines = [calibration.prompt]
+    verified = calibration.held_out
+    for i, attribute in enumerate(calibration.attributes):
+        for name, one in (("before" if verified else "audit", calibration.audit), ("after, held-out seeds", verified)):
+            if one is None:
+                continue
+            d = one.distribution(i, attribute.target)
+            shares = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]" for group, share, (low, high)
+                               in zip(attribute.names, d.shares, d.intervals))
+            unsure = f"; {d.unsure} images left out as unsure" if d.unsure else ""
+            lines.append(f"{attribute.name}, {name} (N = {d.n}): {shares}; KL {d.kl:.4f}, chance alone stays below "
+                         f"{d.kl_floor95:.4f}{unsure}")
+    if calibration.plan.rounds:
+        lines.append(calibration.stop or "stopped before its end")
+        lines += [f"Warning: {warning}" for warning in calibration.warnings]
+    return lines
+
+
+def _summary(calibration: Calibration) -> dict:
+    """The same as plain values, for the API."""
+    held_out = calibration.held_out
+
+    def measured(one):
+        return None if one is None else {a.name: {**one.distribution(i, a.target).to_dict(), "groups": list(a.names)}
+                                         for i, a in enumerate(calibration.attributes)}
+    return dict(prompt=calibration.prompt, before=measured(calibration.audit), after=measured(held_out),
+                stop=calibration.stop, warnings=calibration.warnings if calibration.plan.rounds else [])

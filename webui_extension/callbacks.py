@@ -1,0 +1,19 @@
+"""What is registered with the host each time that it loads the shim."""
+from __future__ import annotations
+
+from . import host_a1111
+
+
+def register() -> None:
+    from modules import script_callbacks
+
+    from . import settings, xyz
+    host_a1111.register()
+    script_callbacks.on_ui_settings(settings.register)
+    script_callbacks.on_before_ui(xyz.register)
+    script_callbacks.on_app_started(routes)
+
+
+def routes(_demo, app) -> None:
+    from . import api  # needs fastapi, which nothing else does
+    api.register(app)

@@ -1,0 +1,97 @@
+"""What is applied to a generation: a profile with the accordion's settings, or a round of a calibration."""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.attribute import Attribute
+from ..core.direction import DIRECTIONS
+from ..core.method import Method
+from ..core.profile import Profile
+from ..core.steering import rows
+from .arguments import AS_CALIBRATED, Arguments
+
+NETWORK = re.compile(r"<\w+:[^>]*>")  # <lora:name:0.8>
+
+
+def plain(prompt: str) -> str:
+    """A prompt as profiles know it: without extra networks, white space put in order."""
+    return " ".join(NETWORK.sub("", prompt).split())
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Guidance of a calibration's round: fixed weights for each seed.
+
+    weights  {seed: a [n]}
+    """
+    attributes: tuple[Attribute, ...]
+    method: Method
+    weights: dict[int, Tensor]
+    hires: bool = False
+
+    def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """a [B, n] for images of these prompts and seeds."""
+        n = sum(len(attribute.groups) for attribute in self.attributes)
+        return torch.stack([self.weights.get(int(seed), torch.zeros(n)) for seed in seeds])
+
+    def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
+        """What an image's infotext says."""
+        if not info["acted"]:
+            return {}
+        return {"Debias calibration": ", ".join(f"{a:.4g}" for a in self.weights[seed].tolist())}
+
+    def differences(self, setting: dict) -> list[str]:
+        return []
+
+    def warnings(self, prompt: str) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class ProfileGuide:
+    """Guidance of a profile; the same interface as `Guide`."""
+    profile: Profile
+    method: Method
+    strength: float
+    hires: bool
+    arguments: Arguments
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        return self.profile.attributes
+
+    def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        return torch.cat([rows(self.profile.entry(prompt)[0].steerings, [int(seed)], self.strength)
+                          for prompt, seed in zip(prompts, seeds)])
+
+    def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
+        keys = self.profile.metadata(prompt, info, self.strength, seed)
+        return {**keys, **self.arguments.changed()} if info["acted"] else keys
+
+    def differences(self, setting: dict) -> list[str]:
+        return self.profile.differences(setting)
+
+    def warnings(self, prompt: str) -> list[str]:
+        found = list(self.profile.entry(prompt)[0].warnings)
+        if self.method.direction != self.profile.method.direction:
+            found.append(f"the weights were found with the direction '{self.profile.method.direction}'")
+        return found
+
+
+def from_profile(profile: Profile, arguments: Arguments) -> ProfileGuide:
+    """Raises ValueError for a window or direction that does not fit."""
+    method, window = profile.method, profile.method.guidance
+    if arguments.direction != AS_CALIBRATED:
+        if arguments.direction not in DIRECTIONS:
+            raise ValueError(f"Expected direction to be '{AS_CALIBRATED}' or one of {', '.join(DIRECTIONS)}, but "
+                             f"'{arguments.direction}' came.")
+        method = replace(method, direction=arguments.direction)
+    start = max(arguments.start, window.start)
+    end = max(min(arguments.end, window.end), start)
+    method = replace(method, guidance=replace(window, start=start, end=end))
+    return ProfileGuide(profile, method, arguments.strength, arguments.hires, arguments)

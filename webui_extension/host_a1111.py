@@ -1,0 +1,105 @@
+"""Guidance inside the sampling of AUTOMATIC1111's webui, and what Forge shares with it.
+
+Two callbacks of the classifier-free guidance denoiser are used, nothing is patched. The first sees the texts of a step:
+the `prompt` direction moves them there, on both hosts. The second, which Forge does not call, sees the predictions: the
+direction is evaluated in a further call, and gamma is taken off the conditional rows in place.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .run import CURRENT
+from .sampling import Pass
+
+
+class Evaluation(NamedTuple):
+    """What must be kept from before the host's evaluation until after it."""
+    state: Pass
+    params: object
+
+
+# Between the two callbacks of one evaluation; the second is not told which denoiser calls it.
+_evaluation: Evaluation | None = None
+
+
+def register() -> None:
+    """Called by the shim each time that the host loads it."""
+    from modules import script_callbacks
+    script_callbacks.on_cfg_denoiser(before)
+    script_callbacks.on_cfg_denoised(after)
+
+
+def is_forge(p) -> bool:
+    return hasattr(p.sd_model, "forge_objects")
+
+
+def before(params) -> None:
+    """The host is about to evaluate a step."""
+    global _evaluation
+    _evaluation = None
+    p = getattr(getattr(params, "denoiser", None), "p", None)
+    state = getattr(p, CURRENT, None)
+    if state is None or state.owner is not p or not state.active:
+        return
+    try:
+        state.at(params.denoiser.step, params.denoiser.total_steps)
+        if state.shifts:
+            from modules import shared
+            params.text_cond = state.shifted(params.text_cond, shared.sd_model)
+        elif not is_forge(p):
+            _evaluation = Evaluation(state, params)
+    except Exception as error:
+        state.fail(error)
+
+
+def after(params) -> None:
+    """The host has evaluated a step; its rows are the AND parts of image 0, 1, ..., then the unconditional ones."""
+    global _evaluation
+    evaluation, _evaluation = _evaluation, None
+    if evaluation is None or not evaluation.state.active:
+        return
+    try:
+        guide(evaluation.state, evaluation.params, params.x, params.inner_model)
+    except Exception as error:
+        evaluation.state.fail(error)
+
+
+def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
+    """Take gamma off the conditional rows of x_out, in place.
+
+    step holds the evaluation's inputs (CFGDenoiserParams). k (x_out - x_out') is a difference in eps units: samplers of
+    k-diffusion give x_0, whose k is -1 / sigma, the others eps.
+    """
+    from modules import shared
+    if not state.run.settings.needs_unsafe(state.progress):
+        return
+    b = len(state.seeds)
+    uncond = x_out[-b:].float()
+    if torch.equal(x_out[[parts[0][0] for parts in state.parts]], x_out[-b:]):
+        state.without_uncond += 1  # the host skips the negative prompt in this step and repeats the prompt instead
+        return
+    x, sigma, image = step.x[-b:], step.sigma[-b:], step.image_cond[-b:]
+    k = torch.ones_like(sigma) if hasattr(step.denoiser, "alphas") else -1 / sigma
+    k = k.float().view(-1, 1, 1, 1)
+    adm = shared.sd_model.model.conditioning_key == "crossattn-adm"
+    unsafe = [inner_model(x, sigma, cond=_condition(text, image, adm)).float()
+              for text in state.unsafe(step.text_uncond, shared.sd_model)]
+    cond = torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
+                        for u, parts in zip(uncond, state.parts)])
+    gamma = state.gamma(k * cond, k * uncond, [k * one for one in unsafe])
+    for image_of, part in state.guided.items():
+        row, weight = state.parts[image_of][part]
+        shift = gamma[image_of] / k[image_of] / weight  # classifier-free guidance multiplies a part by its weight
+        x_out[row] = (x_out[row].float() - shift).to(x_out.dtype)
+
+
+def _condition(text, image: Tensor, adm: bool) -> dict:
+    """The model's conditioning in the host's own form."""
+    if adm:
+        return {"c_crossattn": [text], "c_adm": image}
+    if isinstance(text, dict):
+        return {**text, "c_concat": [image]}
+    return {"c_crossattn": [text], "c_concat": [image]}

@@ -1,0 +1,74 @@
+"""Guidance inside the sampling of Forge and reForge, through their patcher.
+
+A clone of the UNet's patcher gets one function behind classifier-free guidance, for this pass alone: the host puts its
+own patcher back before every pass. Predictions are x_0 throughout.
+"""
+from __future__ import annotations
+
+import torch
+
+from .conditioning import POOLED, TOKENS
+from .sampling import Pass
+
+
+def attach(state: Pass, p) -> None:
+    """Guide the pass that starts now."""
+    unet = p.sd_model.forge_objects.unet.clone()
+    seen = {}
+
+    # Plain functions: the patcher deep-copies its options, and with them any object that holds a state.
+    def remember(model, x, timestep, uncond, cond, cond_scale, model_options, seed):
+        seen["cond_scale"] = cond_scale
+        return model, x, timestep, uncond, cond, cond_scale, model_options, seed
+
+    def after(args):
+        if not state.active:
+            return args["denoised"]
+        try:
+            return guided(state, args, float(args.get("cond_scale", seen.get("cond_scale", p.cfg_scale))))
+        except Exception as error:
+            state.fail(error)
+            return args["denoised"]
+
+    if hasattr(unet, "add_conditioning_modifier"):
+        unet.add_conditioning_modifier(remember)
+    unet.set_model_sampler_post_cfg_function(after, disable_cfg1_optimization=True)
+    p.sd_model.forge_objects.unet = unet
+
+
+def guided(state: Pass, args: dict, cond_scale: float):
+    """The guided x_0: denoised - cond_scale gamma / k, with k = -1 / sigma."""
+    denoised, x, sigma = args["denoised"], args["input"], args["sigma"]
+    if not state.run.settings.needs_unsafe(state.progress):
+        return denoised
+    if not args["uncond"]:
+        state.without_uncond += 1  # at CFG 1 the host has no negative prompt
+        return denoised
+    from modules import shared
+    k = -1 / sigma.float().view(-1, 1, 1, 1)
+    unsafe = [k * _evaluate(args, text, x, sigma).float() for text in state.unsafe(_text(args["uncond"][0]),
+                                                                                shared.sd_model)]
+    gamma = state.gamma(k * args["cond_denoised"].float(), k * args["uncond_denoised"].float(), unsafe)
+    return (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
+
+
+def _text(condition: dict):
+    """A compiled conditioning's text, as the host's encoders give it."""
+    tokens, pooled = condition["cross_attn"], condition.get("pooled_output")
+    return tokens if pooled is None else {TOKENS: tokens, POOLED: pooled}
+
+
+def _evaluate(args: dict, text, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """x_0 for another text, with the ControlNets and image conditioning of the prompt's own."""
+    try:
+        from backend.sampling.condition import compile_conditions
+        from backend.sampling.sampling_function import calc_cond_uncond_batch
+    except ImportError:  # reForge
+        from ldm_patched.modules.samplers import calc_cond_uncond_batch
+        from modules_forge.forge_sampler import cond_from_a1111_to_patched_ldm as compile_conditions
+    (condition,), own = compile_conditions(text), args["cond"][0]
+    if own.get("control") is not None:
+        condition["control"] = own["control"]
+    if "c_concat" in own.get("model_conds", {}):
+        condition["model_conds"]["c_concat"] = own["model_conds"]["c_concat"]
+    return calc_cond_uncond_batch(args["model"], [condition], None, x, sigma, args["model_options"])[0]

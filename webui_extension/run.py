@@ -1,0 +1,140 @@
+"""What one click of Generate does: its passes, and what the infotext says of every image.
+
+The state hangs on the processing object, never on a global, and is made anew for every call of process_images.
+"""
+from __future__ import annotations
+
+import warnings
+
+from .guide import plain
+from .sampling import Pass
+
+STATE, CURRENT = "sd_debias_run", "sd_debias_pass"
+# Every key that an infotext may get. They are answered when an image's infotext is written, after its sampling.
+KEYS = ("Debias", "Debias failed", "Debias profile", "Debias hash", "Debias weights", "Debias strength",
+        "Debias direction", "Debias start", "Debias end", "Debias hires", "Debias prompt", "Debias skipped",
+        "Debias without negative", "Debias setting", "Debias calibration")
+
+
+class Run:
+    """guide is None where `error` says why nothing can be guided."""
+
+    def __init__(self, p, guide=None, error: str | None = None):
+        self.guide, self.error = guide, error
+        self.passes: dict[int, dict[bool, tuple[Pass, int]]] = {}  # by place of the image, then hires or not
+        self.said: set[str] = set()
+        setattr(p, STATE, self)
+        setattr(p, CURRENT, None)
+        for key in KEYS:
+            p.extra_generation_params[key] = self._answer(key)
+        if error:
+            p.comment(f"Debias failed: {error}")
+
+    @staticmethod
+    def clear(p) -> None:
+        """No guidance on this processing object, nor on what it was copied from."""
+        setattr(p, STATE, None)
+        setattr(p, CURRENT, None)
+        for key in KEYS:
+            p.extra_generation_params.pop(key, None)
+
+    def begin(self, p, conditioning) -> Pass | None:
+        """The pass that starts now, prepared; None where it is not to be guided."""
+        setattr(p, CURRENT, None)
+        hires = bool(getattr(p, "is_hr_pass", False))
+        if self.guide is None or (hires and not self.guide.hires):
+            return None
+        prompts = list(p.hr_prompts if hires else p.prompts)
+        known = [plain(prompt) for prompt in p.prompts]
+        size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if hires else (p.width, p.height)
+        current = Pass(p, self.guide, known, p.seeds, size)
+        first = p.iteration * p.batch_size
+        for image in range(len(p.seeds)):
+            # Forge announces a hires pass twice; the later state is the one that samples.
+            self.passes.setdefault(first + image, {})[hires] = (current, image)
+        try:
+            for prompt in set(known):
+                for text in self.guide.warnings(prompt):
+                    self.say(p, text)
+            from modules import shared
+            current.prepare(conditioning, schedules(p, prompts, hires), shared.sd_model)
+            setattr(p, CURRENT, current)
+        except Exception as error:
+            current.fail(error)
+            return None
+        return current if current.active else None
+
+    def say(self, p, text: str) -> None:
+        """A warning below the pictures, once."""
+        if text not in self.said:
+            self.said.add(text)
+            p.comment(f"Debias: {text}")
+
+    def metadata(self, p, place: int) -> dict[str, str]:
+        """What is written about the image at a place of all images: what was done to it, or why nothing was."""
+        if self.error:
+            return {"Debias failed": self.error}
+        passes = list(self.passes.get(place, {}).values())
+        failed = next((current.error for current, _ in passes if current.error), None)
+        if failed:
+            return {"Debias failed": failed}
+        if not passes:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # skipped steps are written down below
+            infos = [current.info(image) for current, image in passes]
+        acted = any(info["acted"] for info in infos)
+        reason = next((info["reason"] for info in infos if info.get("reason")), None)
+        info = dict(acted=acted, reason=None if acted else reason,
+                    **{name: sum(info.get(name, 0) for info in infos) for name in ("steps", "skipped")})
+        current, image = passes[0]
+        keys = self.guide.metadata(current.prompts[image], current.seeds[image], info)
+        if acted:
+            left = sum(one.without_uncond for one, _ in passes)
+            if left:
+                keys["Debias without negative"] = f"{left} steps left alone: the host skipped the negative prompt"
+            differences = self.guide.differences(setting_of(p))
+            if differences:
+                keys["Debias setting"] = "; ".join(differences)
+        return keys
+
+    def _answer(self, key: str):
+        def answer(p, index, all_seeds, **_):
+            run = getattr(p, STATE, None)
+            if run is None:
+                return None
+            # An image's own infotext counts within its batch, all others over the whole job.
+            place = index + (p.iteration * p.batch_size if all_seeds is p.seeds else 0)
+            return run.metadata(p, place).get(key)
+        return answer
+
+
+def setting_of(p) -> dict:
+    """What a generation is made with, by the names of a profile's setting."""
+    from modules import shared
+    model = shared.sd_model
+    checkpoint = getattr(model, "sd_checkpoint_info", None)
+    return dict(model=getattr(p, "sd_model_name", None) or getattr(checkpoint, "name_for_extra", None),
+                model_hash=getattr(p, "sd_model_hash", None) or getattr(model, "sd_model_hash", None),
+                text_encoder=family(model), sampler=p.sampler_name, scheduler=getattr(p, "scheduler", None),
+                steps=p.steps, cfg=p.cfg_scale, width=p.width, height=p.height,
+                negative_prompt=plain(p.negative_prompt if isinstance(p.negative_prompt, str) else ""))
+
+
+def family(model) -> str | None:
+    """The model's family, which settles its text encoders."""
+    return next((name for name in ("sdxl", "sd3", "sd2", "sd1") if getattr(model, f"is_{name}", False)), None)
+
+
+def schedules(p, prompts: list[str], hires: bool) -> list[list[list[tuple[int, str]]]]:
+    """For every prompt and each of its AND parts, [(last step, text)] as the host schedules prompt editing."""
+    from modules import prompt_parser, sd_samplers, shared
+    places, texts, _ = prompt_parser.get_multicond_prompt_list(prompt_parser.SdConditioning(prompts))
+    steps, hires_steps = getattr(p, "firstpass_steps", None) or p.steps, None
+    if hires:
+        config = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
+        hires_steps = p.hr_second_pass_steps or p.steps
+        hires_steps = config.total_steps(hires_steps) if config else hires_steps
+    scheduled = prompt_parser.get_learned_conditioning_prompt_schedules(
+        texts, steps, hires_steps, getattr(shared.opts, "use_old_scheduling", False))
+    return [[[(int(end), text) for end, text in scheduled[at]] for at, _ in parts] for parts in places]

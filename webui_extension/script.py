@@ -1,0 +1,88 @@
+"""The accordion "Debias": applies a profile to whatever is generated."""
+from __future__ import annotations
+
+import gradio as gr
+from modules import scripts, ui_common
+
+from . import host_a1111, host_forge, profiles
+from .arguments import AS_CALIBRATED, NONE, Arguments, pasted
+from .guide import from_profile
+from .run import STATE, Run
+from ..core.direction import DIRECTIONS
+
+OVERRIDES = "sd_debias_overrides"  # on p: arguments that the XYZ plot sets
+CALIBRATION = "sd_debias_calibration"  # on p: the guide of a calibration's round, which takes the accordion's place
+
+
+class Debias(scripts.Script):
+    def title(self):
+        return "Debias"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        defaults = Arguments()
+        with gr.Accordion("Debias", open=False, elem_id=self.elem_id("accordion")):
+            enabled = gr.Checkbox(label="Enable Debias", value=defaults.enabled, elem_id=self.elem_id("enabled"))
+            with gr.Row():
+                profile = gr.Dropdown(label="Debias profile", choices=profiles.names(), value=NONE,
+                                      elem_id=self.elem_id("profile"))
+                ui_common.create_refresh_button(profile, lambda: None, lambda: {"choices": profiles.names()},
+                                                self.elem_id("refresh"))
+            about = gr.Markdown("", elem_id=self.elem_id("about"))
+            with gr.Row():
+                strength = gr.Slider(0.0, 3.0, value=defaults.strength, step=0.05, elem_id=self.elem_id("strength"),
+                                     label="Debias strength (1: as calibrated, 0: none)")
+                direction = gr.Dropdown([AS_CALIBRATED, *DIRECTIONS], value=defaults.direction,
+                                        label="Debias direction", elem_id=self.elem_id("direction"))
+            with gr.Row():
+                start = gr.Slider(0.0, 1.0, value=defaults.start, step=0.05, label="Debias start (share of the steps)",
+                                  elem_id=self.elem_id("start"))
+                end = gr.Slider(0.0, 1.0, value=defaults.end, step=0.05, label="Debias end (share of the steps)",
+                                elem_id=self.elem_id("end"))
+            hires = gr.Checkbox(label="Debias also in hires pass", value=defaults.hires, elem_id=self.elem_id("hires"))
+            gr.Markdown("The directions *embedding* and *prediction* need the negative prompt in a step: at CFG 1 on "
+                        "Forge, and where a setting skips it, they do nothing. *prompt* works everywhere.")
+        profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
+        controls = [enabled, profile, strength, direction, start, end, hires]
+        names = ["enabled", "profile", "strength", "direction", "start", "end", "hires"]
+        self.infotext_fields = [(control, lambda parameters, name=name: pasted(name, parameters))
+                                for control, name in zip(controls, names)]
+        return controls
+
+    def process(self, p, *args):
+        Run.clear(p)
+        calibration = getattr(p, CALIBRATION, None)
+        try:
+            if calibration is not None:
+                Run(p, calibration)
+                return
+            arguments = Arguments.read(args, getattr(p, OVERRIDES, None))
+            if not arguments.enabled:
+                return
+            loaded = profiles.load(arguments.profile)
+            run = Run(p, from_profile(loaded, arguments))
+            if loaded.edited:
+                run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")
+        except Exception as error:
+            Run(p, error=" ".join(str(error).split()))
+            if not isinstance(error, ValueError):
+                raise  # the host logs it
+
+    def process_before_every_sampling(self, p, *args, c=None, **kwargs):
+        run = getattr(p, STATE, None)
+        if run is None:
+            return
+        state = run.begin(p, c)
+        if state is not None and not state.shifts and host_a1111.is_forge(p):
+            host_forge.attach(state, p)
+
+
+def _about(name: str) -> str:
+    if not name or name == NONE:
+        return ""
+    try:
+        return "  \n".join(profiles.described(profiles.load(name)).splitlines())
+    except ValueError as error:
+        return str(error)
