@@ -142,7 +142,8 @@ class Scene:
 
 
 def shares_scene(names: Sequence[str], before: Distribution, after: Distribution | None, title: str = "",
-            width: int = WIDE) -> Scene:
+                 width: int = WIDE) -> Scene:
+    """What `chart_shares` draws, `width` CSS pixels wide."""
     measured = [(d, color) for d, color in ((before, "before"), (after, "after")) if d is not None]
     top = max([high for d, _ in measured for _, high in d.intervals] + list(before.target))
     step = next(s for s in (0.05, 0.1, 0.2, 0.25) if top <= 5 * s or s == 0.25)
@@ -182,6 +183,7 @@ def shares_scene(names: Sequence[str], before: Distribution, after: Distribution
 
 
 def kl_scene(rounds: Sequence[tuple[str, Distribution]], title: str = "", width: int = WIDE) -> Scene:
+    """What `chart_kl` draws, `width` CSS pixels wide. Raises ValueError for no rounds."""
     if not rounds:
         raise ValueError("A chart of rounds needs a round, but none came.")
     kls, n = [d.kl for _, d in rounds], len(rounds)
@@ -319,8 +321,10 @@ def _write(image: Image.Image, x: float, y: float, text: str, size: float, color
 
 
 def percent(share: float) -> str:
+    """A share in [0, 1] in words: "12 %", below one percent "0.4 %"."""
     return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
 
 
 def kl_words(kl: float) -> str:
+    """KL in nats in words, "infinite" among them."""
     return "infinite" if math.isinf(kl) else f"{kl:.4f}" if kl < 0.01 else f"{kl:.3f}"

@@ -213,7 +213,10 @@ def _bench(options, attributes: Sequence[Attribute] = ()):
     given = {key: getattr(options, key) for key in ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
              if getattr(options, key) is not None}
     if options.model == "demo":
-        return demo(device, dtype, classifiers=_classifiers(options, attributes, device)[1], **given)
+        clip, classifiers = _classifiers(options, attributes, device)
+        if clip is not None:  # instead of the demo's own
+            classifiers = {a.name: clip.classifier(a) for a in attributes} | classifiers
+        return demo(device, dtype, classifiers=classifiers, **given)
     if attributes and not options.classifier:
         raise ValueError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a copy "
                          "of openai/clip-vit-large-patch14 with safetensors weights.")

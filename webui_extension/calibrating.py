@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.attribute import Attribute
-from ..core.calibrate import HELD_OUT, Calibration, Plan
+from ..core.calibrate import Calibration, Plan, round_names
 from ..core.chart import chart_kl, chart_shares, contact_sheet
 from ..core.files import exclusive, safe_name
 from ..core.method import METHODS, Method
@@ -191,8 +191,8 @@ def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Resul
         for i, a in enumerate(bench.attributes):
             first, last = calibration.audit.distribution(i, a.target), calibration.held_out
             images.append(chart_shares(a.names, first, last and last.distribution(i, a.target), calibration.prompt))
-            rounds = [(r.kind if r.kind == HELD_OUT or n == 0 else f"round {n}", r.distribution(i, a.target))
-                      for n, r in enumerate(calibration.rounds) if r.complete]
+            rounds = [(name, r.distribution(i, a.target)) for name, r in
+                      zip(round_names([r.kind for r in calibration.rounds]), calibration.rounds) if r.complete]
             images.append(chart_kl(rounds, calibration.prompt))
     lines = [line for calibration in calibrations for line in _lines(calibration)]
     lines += [f"Profile '{name}': {path}"]
@@ -251,8 +251,7 @@ def _jobs(plan: Plan, prompts: int, more: int) -> None:
 
 
 def _progress(calibration: Calibration, current) -> str:
-    number = len(calibration.rounds) - 1
-    name = current.kind if number == 0 or current.kind == HELD_OUT else f"round {number}"
+    name = round_names([r.kind for r in calibration.rounds])[-1]
     shares = []
     for i, a in enumerate(calibration.attributes):
         try:

@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -173,6 +174,15 @@ def test_skin_tone_can_be_judged_by_colour_and_by_another_clip(capsys):
     assert "tokenizer" in capsys.readouterr().err.lower()
 
 
+def test_a_clip_that_is_named_judges_the_demo_too(tmp_path):
+    from sd_debias.core.demo.model import CLASSIFIER, WEIGHTS
+    other = tmp_path / "other-clip"
+    shutil.copytree(CLASSIFIER, other)
+    shutil.copytree(WEIGHTS / "tokenizer", other, dirs_exist_ok=True)
+    assert cli.main(["calibrate", *QUICK, "--classifier", str(other), "--out", str(tmp_path / "out")]) == 0
+    assert Profile.load(tmp_path / "out" / "profile.json").classifier == "CLIP other-clip"
+
+
 def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
     assert cli.main(["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path)]) == 0
     assert "a photo of a judge" in (tmp_path / "report.html").read_text("utf-8")
@@ -196,7 +206,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
 
 
 def test_a_model_folder_without_a_text_encoder_is_refused(tmp_path, capsys):
-    import shutil
     from sd_debias.core.demo.model import WEIGHTS
     shutil.copytree(WEIGHTS, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
     shutil.rmtree(tmp_path / "model" / "text_encoder")
