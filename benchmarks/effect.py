@@ -10,26 +10,19 @@ goes on where that file ends; docs/effect.md is its tables.
 """
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import os
-import platform
 import time
-from pathlib import Path
+from dataclasses import asdict
 
+import harness
 import numpy as np
-import torch
+from harness import FIRST_SEED, HELD_OUT
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibrate import Calibration, Plan
 from sd_debias.core.demo import artwork, captions
-from sd_debias.core.files import write_atomic
 from sd_debias.core.method import METHODS, Method
-from sd_debias.core.workbench import demo
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-BUDGET, HELD_OUT, FIRST_SEED = 1200, 400, 1_000
+BUDGET = 1200
 
 CASES = {
     "gender": [GENDER],
@@ -47,12 +40,14 @@ SOLVERS = {
 SOLVED = ("doctor", "teacher", "office worker")
 
 
-def jobs(occupations) -> list[tuple[str, str, str]]:
-    """(case, method, occupation), the most telling first."""
-    solvers = [("solvers", name, subject) for name in SOLVERS for subject in SOLVED if subject in occupations
-               and (subject == SOLVED[0] or not name.endswith("10x"))]
-    return [(case, "default", subject) for case in CASES for subject in occupations] + solvers + [
-        (case, "paper", subject) for subject in occupations for case in CASES]
+def jobs(options) -> list[dict]:
+    """Every case, method and occupation that was asked for, the most telling first."""
+    solvers = [("solvers", name, subject) for name in SOLVERS for subject in SOLVED
+               if subject == SOLVED[0] or not name.endswith("10x")]
+    every = [(case, "default", subject) for case in CASES for subject in artwork.OCCUPATIONS] + solvers + [
+        (case, "paper", subject) for case in CASES for subject in artwork.OCCUPATIONS]
+    return [dict(case=case, method=method, occupation=subject) for case, method, subject in every
+            if options.only in (None, case) and options.method in (None, method) and subject in options.occupations]
 
 
 def plan(case: str, method: str) -> Plan:
@@ -62,51 +57,36 @@ def plan(case: str, method: str) -> Plan:
     return Plan(images=BUDGET // 5, rounds=4, held_out=HELD_OUT, seed=FIRST_SEED, batch_size=60)
 
 
-def measure(job: tuple[str, str, str]) -> dict:
+def measure(job: dict) -> tuple[dict, str]:
     """One calibration and its verification."""
-    global bench
-    case, method, subject = job
+    case, method, subject = job.values()
     attributes = CASES["gender" if case == "solvers" else case]
     calibration = Calibration(captions.prompt(subject), attributes,
                               (SOLVERS if case == "solvers" else METHODS)[method], plan(case, method))
     started = time.perf_counter()
-    for _ in bench.run(calibration):
+    for _ in harness.bench.run(calibration):
         pass
-    return dict(
-        case=case, method=method, occupation=subject, stop=calibration.stop,
+    found = dict(
+        stop=calibration.stop,
         rounds=sum(r.kind == "round" for r in calibration.rounds),
         images=sum(r.done for r in calibration.rounds[:-1]),  # all but the verification that the figures are of
         verifications=sum(r.kind == "held-out" for r in calibration.rounds),
         seconds=round(time.perf_counter() - started, 1),
         fidelity=dict(before=calibration.audit.mean_fidelity, after=calibration.held_out.mean_fidelity),
+        steerings=[asdict(steering) for steering in calibration.steerings],
         attributes={a.name: dict(target=list(a.target), before=calibration.audit.distribution(i, a.target).to_dict(),
                                  after=calibration.held_out.distribution(i, a.target).to_dict())
                     for i, a in enumerate(attributes)})
-
-
-def start_worker(threads: int) -> None:
-    global bench
-    torch.set_num_threads(threads)
-    bench = demo()
-    generate, audits = bench.generate, {}
-
-    def once(prompt, seeds, *arguments, weights=None, **options):
-        """The audits of all cases are the same pictures: made once."""
-        if weights is None or weights.any():
-            return generate(prompt, seeds, *arguments, weights=weights, **options)
-        key = prompt, tuple(seeds)
-        if key not in audits:
-            audits[key] = generate(prompt, seeds)
-        return audits[key]
-
-    bench.generate = once
+    kl = ", ".join(f"{name} {m['before']['kl']:.3f} -> {m['after']['kl']:.4f}"
+                   for name, m in found["attributes"].items())
+    return found, f"KL {kl}, {found['images']} pictures, {found['seconds']:.0f} s"
 
 
 def tables(results: list[dict]) -> str:
     """Markdown: a row a case and method, then one a calibration."""
     text = [f"""# What calibration achieves on the demo model
 
-Made by `python benchmarks/effect.py` on {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores. At most
+Made by `python benchmarks/effect.py` on {harness.machine()}. At most
 {BUDGET:,} pictures in an audit and four rounds; "after" is always measured on N = {HELD_OUT} pictures of seeds that nothing before
 has used. "Below the floor": held-out KL below the 95 % point that a perfectly fair model stays under. Where the first verification
 stayed above it and a round was left, its pictures joined the others and fresh seeds verified anew ("verified again"); pictures
@@ -142,28 +122,12 @@ are all that were made before the verification that counts. Fidelity is the shar
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--occupations", nargs="+", choices=artwork.OCCUPATIONS, default=artwork.OCCUPATIONS, metavar="NAME")
     parser.add_argument("--only", choices=(*CASES, "solvers"), help="one case")
     parser.add_argument("--method", help="one method")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="calibrations at once")
-    parser.add_argument("--fresh", action="store_true", help="begin anew, without what docs/effect.json holds")
     options = parser.parse_args()
-    store = DOCS / "effect.json"
-    results = json.loads(store.read_text("utf-8")) if store.exists() and not options.fresh else []
-    known = {(r["case"], r["method"], r["occupation"]) for r in results}
-    due = [job for job in jobs(options.occupations) if job not in known and options.only in (None, job[0])
-           and options.method in (None, job[1])]
-    with multiprocessing.get_context("spawn").Pool(options.jobs, start_worker,
-                                                   (max(1, os.cpu_count() // options.jobs),)) as pool:
-        for result in pool.imap_unordered(measure, due):
-            results.append(result)
-            write_atomic(store, json.dumps(results, indent=1))
-            write_atomic(DOCS / "effect.md", tables(results))
-            kl = {name: round(m["after"]["kl"], 4) for name, m in result["attributes"].items()}
-            print(f"{len(results)}: {result['case']}, {result['method']}, {result['occupation']}: held-out KL {kl}, "
-                  f"{result['images']} pictures, fidelity {result['fidelity']['before']:.3f} -> "
-                  f"{result['fidelity']['after']:.3f}, {result['seconds']:.0f} s", flush=True)
+    harness.run("effect", jobs(options), measure, tables, options)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ def clip() -> CLIPModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """Stable Diffusion 1's noise schedule."""
+    """Stable Diffusion 1's noise schedule, sampled from the last timestep to a sigma of 0, as hosts do.
+
+    The usual "leading" spacing starts eight steps at t = 876, where the signal is strong enough to be missed: groups
+    far from the mean then appear too seldom.
+    """
     return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon")
+                         clip_sample=False, set_alpha_to_one=True, steps_offset=1, timestep_spacing="trailing",
+                         prediction_type="epsilon")

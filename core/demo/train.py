@@ -28,6 +28,7 @@ from transformers import CLIPImageProcessor, CLIPTokenizer
 from ..pipeline import generate
 from ..steering import radical_inverse
 from . import architecture, artwork, bias, captions, model
+from .settle import settle
 
 CHECKPOINT_EVERY = 250
 
@@ -240,6 +241,14 @@ def example(rng: random.Random, number: int, table, kinds: dict[str, int]) -> tu
     return text, subject, rng.choice(artwork.ARTISTS), gender, tone
 
 
+def latents(vae) -> tuple[Tensor, Tensor]:
+    """Mean and spread of the artwork's latents as the noise predictor sees them, [420, 4, 8, 8] each."""
+    with torch.no_grad():
+        posteriors = [vae.encode(part).latent_dist for part in pictures().split(60)]
+    return tuple(architecture.SCALING_FACTOR * torch.cat([getattr(p, moment) for p in posteriors])
+                 for moment in ("mean", "std"))
+
+
 def train_unet(work: Path, vae, clip, steps: int = 8000, batch: int = 48, lr: float = 1e-3,
                table=bias.training_shares, name: str = "unet", begin=None):
     """Noise predictor and its text encoder, eps-prediction on latents; returns both.
@@ -249,10 +258,7 @@ def train_unet(work: Path, vae, clip, steps: int = 8000, batch: int = 48, lr: fl
     kinds, power = (LEARN, 1 / 2) if begin is None else (CORRECT, 1 / 4)
     tokens = Tokens()
     index = {label: i for i, label in enumerate(artwork.LABELS)}
-    with torch.no_grad():
-        posteriors = [vae.encode(part).latent_dist for part in pictures().split(60)]
-    mean = torch.cat([p.mean for p in posteriors]) * architecture.SCALING_FACTOR
-    std = torch.cat([p.std for p in posteriors]) * architecture.SCALING_FACTOR
+    mean, std = latents(vae)
     torch.manual_seed(0)
     if begin is not None:
         network = begin.train().requires_grad_(True)
@@ -277,7 +283,8 @@ def train_unet(work: Path, vae, clip, steps: int = 8000, batch: int = 48, lr: fl
     return fit(name, network, loss, steps=steps, lr=lr, work=work, ema_decay=0.999)
 
 
-def neutral_pictures(vae, network, images: int, seed: int = 10**6) -> dict[str, np.ndarray]:
+def neutral_pictures(vae, network, images: int, seed: int = 10**6,
+                     subjects=artwork.SUBJECTS) -> dict[str, np.ndarray]:
     """By subject, pictures of its neutral prompt: uint8 [N, 64, 64, 3]."""
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=network["text"], unet=network["unet"], scheduler=architecture.scheduler(),
@@ -286,13 +293,14 @@ def neutral_pictures(vae, network, images: int, seed: int = 10**6) -> dict[str, 
     pipe.set_progress_bar_config(disable=True)
     return {subject: generate(pipe, captions.prompt(subject), range(seed, seed + images), batch_size=50,
                               num_inference_steps=model.STEPS, guidance_scale=model.CFG)[0]
-            for subject in artwork.SUBJECTS}
+            for subject in subjects}
 
 
-def neutral_counts(vae, network, images: int = 600) -> dict[str, list[np.ndarray]]:
+def neutral_counts(vae, network, images: int = 600, seed: int = 10**6,
+                   subjects=artwork.SUBJECTS) -> dict[str, list[np.ndarray]]:
     """By subject, how often its neutral prompt shows each gender and each tone, read off the nearest artwork."""
     shown = {subject: artwork.numbers(artwork.nearest(made))
-             for subject, made in neutral_pictures(vae, network, images).items()}
+             for subject, made in neutral_pictures(vae, network, images, seed, subjects).items()}
     return {subject: [np.bincount(kinds[:, 1], minlength=2), np.bincount(kinds[:, 2], minlength=5)]
             for subject, kinds in shown.items()}
 
@@ -350,7 +358,10 @@ def main(work: str) -> None:
         history.append((table, neutral_counts(vae, network)))
         table = corrected(history)
         network = train_unet(folder, vae, clip, 1000, 96, 2e-4, table, f"unet-{correction}", begin=network)
-    generated = np.concatenate(list(neutral_pictures(vae, network, 200, seed=2 * 10**6).values()))
+    seeds = itertools.count(2 * 10**6, 1000)
+    settle(*latents(vae), network, Tokens(),
+           lambda subjects: neutral_counts(vae, network, 800, next(seeds), subjects))
+    generated = np.concatenate(list(neutral_pictures(vae, network, 200, seed=3 * 10**6).values()))
     export(model.WEIGHTS, vae, refine_clip(folder, clip, generated), network)
 
 

@@ -1,0 +1,120 @@
+"""What the benchmarks share: jobs in parallel processes whose results are kept as they come, so that a run goes on where
+it was stopped; and the demo model that they measure.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+
+from sd_debias.core.attribute import Attribute
+from sd_debias.core.distribution import summarise
+from sd_debias.core.files import write_atomic
+from sd_debias.core.method import Method
+from sd_debias.core.steering import Steering
+from sd_debias.core.workbench import Workbench, demo
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+# Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibrate.py.
+FIRST_SEED = 1_000
+# Seeds of tests that come after a calibration and its verification.
+TEST_SEED = 70_000_000
+HELD_OUT = 400
+
+bench: Workbench  # of this process
+
+
+def machine() -> str:
+    """The machine a figure was made on, in words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+
+
+def start_worker(threads: int) -> None:
+    """Load the demo model; unguided pictures, which every case has in common, are made once."""
+    global bench
+    torch.set_num_threads(threads)
+    bench = demo()
+    generate, plain = bench.generate, {}
+
+    def once(prompt, seeds, *arguments, weights=None, **options):
+        guided = weights.any() if weights is not None else any(arguments) or bool(options)
+        if guided:
+            return generate(prompt, seeds, *arguments, weights=weights, **options)
+        key = prompt, tuple(seeds), json.dumps(bench.setting)
+        if key not in plain:
+            plain[key] = generate(prompt, seeds)
+        return plain[key]
+
+    bench.generate = once
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Options that every benchmark has."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
+    options.add_argument("--fresh", action="store_true", help="begin anew, without the results that are there")
+    return options
+
+
+def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], seeds: Sequence[int]) -> dict:
+    """What pictures of these seeds show, and how far they are from the unguided ones of the same seeds.
+
+    attributes  shares with their statistics, by name
+    fidelity    share of pictures that show the prompt's occupation
+    distance    mean 1 - cosine between CLIP's features of a picture and of the unguided one
+    regrouped   share of pictures that show another group, of any attribute, than the unguided one
+    """
+    plain = bench.generate(prompt, seeds)[0]
+    classifiers = [bench.classifier(attribute) for attribute in attributes]
+    features, before = (bench.clip.embed_images(pictures).numpy() for pictures in (images, plain))
+    shown, unguided = ([classify(pictures).argmax(1) for classify in classifiers] for pictures in (images, plain))
+    return dict(
+        attributes={a.name: summarise(np.bincount(labels, minlength=len(a.groups)), a.target).to_dict()
+                    for a, labels in zip(attributes, shown)},
+        fidelity=float(np.mean(bench.fidelity(images, prompt))),
+        distance=float(np.mean(1 - (features * before).sum(1))),
+        regrouped=float(np.mean(np.any([a != b for a, b in zip(shown, unguided)], axis=0))))
+
+
+def tested(prompt: str, attributes: Sequence[Attribute], method: Method, steerings: Sequence[Steering],
+           n: int = HELD_OUT, first: int = TEST_SEED) -> dict:
+    """`measured` for n pictures of seeds that neither a calibration nor its verification has used."""
+    seeds = range(first, first + n)
+    return measured(bench.generate(prompt, seeds, attributes, steerings, method)[0], prompt, attributes, seeds)
+
+
+def below_floor(found: dict, attribute: str) -> bool:
+    """Is the KL of `measured` within what a perfectly fair model shows by chance?"""
+    return found["attributes"][attribute]["kl"] <= found["attributes"][attribute]["kl_floor95"]
+
+
+def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, str]], tables: Callable[[list[dict]], str],
+        options: argparse.Namespace) -> list[dict]:
+    """Measure every job that docs/NAME.json lacks; the results, with the page docs/NAME.md made of them.
+
+    `measure(job)` returns what was found, which is kept beside the job's own entries, and a line to print.
+    """
+    store = DOCS / f"{name}.json"
+    results = json.loads(store.read_text("utf-8")) if store.exists() and not options.fresh else []
+    due = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
+    with multiprocessing.get_context("spawn").Pool(
+            options.jobs, start_worker, (max(1, os.cpu_count() // options.jobs),)) as pool:
+        for result, line in pool.imap_unordered(_measured, [(measure, job) for job in due]):
+            results.append(result)
+            write_atomic(store, json.dumps(results, indent=1))
+            write_atomic(DOCS / f"{name}.md", tables(results))
+            print(f"{len(results)}: {line}", flush=True)
+    return results
+
+
+def _measured(task: tuple[Callable, dict]) -> tuple[dict, str]:
+    measure, job = task
+    found, line = measure(job)
+    return {**job, **found}, f"{', '.join(map(str, job.values()))}: {line}"
