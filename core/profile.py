@@ -187,17 +187,24 @@ class Profile:
         return profile
 
     def entry(self, prompt: str) -> tuple[Entry, bool]:
-        """(entry, True) of a calibrated prompt, white space and case aside; else (the mean of all entries, False).
+        """(entry, True) of a calibrated prompt, white space and case aside; else (an entry for any prompt, False).
 
-        The mean entry's `warnings` says so.
+        How biased that prompt is, nobody knows; but where images are drawn, sending each of them to a group drawn from
+        the target needs no such knowledge (benchmarks/uncalibrated.py). Shifts are the mean of all entries'. The
+        entry's `warnings` says which.
         """
         for entry in self.entries:
             if _same(entry.prompt) == _same(prompt):
                 return entry, True
-        steerings = tuple(_mean([e.steerings[i] for e in self.entries]) for i in range(len(self.attributes)))
-        count = f"{len(self.entries)} calibrated prompts" if len(self.entries) > 1 else "the one calibrated prompt"
-        warning = f"this prompt was not calibrated; the average of {count} is used"
-        return Entry(prompt, steerings, warnings=(warning,)), False
+        found = [[e.steerings[i] for e in self.entries] for i in range(len(self.attributes))]
+        if self.method.spend == "draw":
+            steerings = tuple(_every_image(a, own, self.method.unit) for a, own in zip(self.attributes, found))
+            used = "every image is sent to a group drawn from the target"
+        else:
+            steerings = tuple(map(_mean, found))
+            count = f"{len(self.entries)} calibrated prompts" if len(self.entries) > 1 else "the one calibrated prompt"
+            used = f"the average of {count} is used"
+        return Entry(prompt, steerings, warnings=(f"this prompt was not calibrated; {used}",)), False
 
     def differences(self, setting: Mapping) -> list[str]:
         """One sentence for each field of the setting that is known on both sides and differs."""
@@ -264,13 +271,14 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
                  "seconds": round(math.fsum(r.seconds for r in calibration.rounds), 1)}}
 
 
+def _every_image(attribute: Attribute, found: Sequence[Steering], unit: float) -> Steering:
+    """Each image is pushed to a group drawn from the target, as strongly as the calibrated prompts needed."""
+    strengths = [s.strength for s in found if s.probabilities] or [unit]
+    return Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target), float(np.mean(strengths)))
+
+
 def _mean(steerings: Sequence[Steering]) -> Steering:
-    """Weights and probabilities averaged; a steering without a draw draws "no push" always."""
-    drawing = [s for s in steerings if s.probabilities]
-    alone = (1.0,) + (0.0,) * len(steerings[0].weights)
-    q = np.mean([s.probabilities or alone for s in steerings], axis=0).tolist() if drawing else ()
-    return Steering(tuple(np.mean([s.weights for s in steerings], axis=0).tolist()), tuple(q),
-                    float(np.mean([s.strength for s in drawing or steerings])))
+    return Steering(tuple(np.mean([s.weights for s in steerings], axis=0).tolist()))
 
 
 def _steering(data: dict) -> Steering:

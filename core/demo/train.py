@@ -28,7 +28,7 @@ from transformers import CLIPImageProcessor, CLIPTokenizer
 from ..pipeline import generate
 from ..steering import radical_inverse
 from . import architecture, artwork, bias, captions, model
-from .settle import settle
+from .settle import Likelihoods, settle
 
 CHECKPOINT_EVERY = 250
 
@@ -298,10 +298,12 @@ def neutral_pictures(vae, network, images: int, seed: int = 10**6,
 
 def neutral_counts(vae, network, images: int = 600, seed: int = 10**6,
                    subjects=artwork.SUBJECTS) -> dict[str, list[np.ndarray]]:
-    """By subject, how often its neutral prompt shows each gender and each tone, read off the nearest artwork."""
+    """By subject, how often its neutral prompt shows each gender, each tone, and the wrong and the right occupation;
+    read off the nearest artwork."""
     shown = {subject: artwork.numbers(artwork.nearest(made))
              for subject, made in neutral_pictures(vae, network, images, seed, subjects).items()}
-    return {subject: [np.bincount(kinds[:, 1], minlength=2), np.bincount(kinds[:, 2], minlength=5)]
+    return {subject: [np.bincount(kinds[:, 1], minlength=2), np.bincount(kinds[:, 2], minlength=5),
+                      np.bincount(kinds[:, 0] == artwork.SUBJECTS.index(subject), minlength=2)]
             for subject, kinds in shown.items()}
 
 
@@ -359,7 +361,7 @@ def main(work: str) -> None:
         table = corrected(history)
         network = train_unet(folder, vae, clip, 1000, 96, 2e-4, table, f"unet-{correction}", begin=network)
     seeds = itertools.count(2 * 10**6, 1000)
-    settle(*latents(vae), network, Tokens(),
+    settle(Likelihoods(*latents(vae), network, Tokens()),
            lambda subjects: neutral_counts(vae, network, 800, next(seeds), subjects))
     generated = np.concatenate(list(neutral_pictures(vae, network, 200, seed=3 * 10**6).values()))
     export(model.WEIGHTS, vae, refine_clip(folder, clip, generated), network)

@@ -136,21 +136,27 @@ def test_a_prompt_is_found_whatever_its_spaces_and_case(profile):
     assert exact and entry is profile.entries[0]
 
 
-def test_an_unknown_prompt_gets_the_average_and_a_warning():
-    profile = made(calibrated(bias=(2.0,)), calibrated("a photo of a nurse", bias=(-2.0,)))
+def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
+    gender = GENDER.with_target((70, 30))
+    profile = made(*(calibrated(prompt, (gender,), (bias,)) for prompt, bias in ((PROMPT, 2.0), ("a nurse", -2.0))))
     entry, exact = profile.entry("a photo of a lawyer")
-    one, two = (e.steerings[0] for e in profile.entries)
     assert not exact and entry.before is None
+    assert entry.warnings == ("this prompt was not calibrated; every image is sent to a group drawn from the target",)
+    assert entry.steerings[0].probabilities == pytest.approx((0, 0.7, 0.3))
+    assert entry.steerings[0].strength == np.mean([e.steerings[0].strength for e in profile.entries])
+
+
+def test_an_unknown_prompt_is_drawn_for_even_where_no_calibrated_one_needed_it():
+    profile = made(calibrated("a photo of a person", bias=(0.0,)))
+    assert profile.entries[0].steerings == (Steering.none(2),)
+    assert profile.entry("other")[0].steerings == (Steering((0.0, 0.0), (0.0, 0.5, 0.5), profile.method.unit),)
+
+
+def test_an_unknown_prompt_gets_the_average_shift():
+    profile = made(calibrated(method=METHODS["shift"]), calibrated("a nurse", bias=(-2.0,), method=METHODS["shift"]))
+    entry, _ = profile.entry("a photo of a lawyer")
     assert entry.warnings == ("this prompt was not calibrated; the average of 2 calibrated prompts is used",)
-    assert entry.steerings[0].probabilities == pytest.approx(np.mean([one.probabilities, two.probabilities], axis=0))
-
-
-def test_an_entry_without_a_draw_counts_as_no_push_in_the_average():
-    profile = made(calibrated(bias=(2.5,)), calibrated("a photo of a person", bias=(0.0,)))
-    drawn, none = (e.steerings[0] for e in profile.entries)
-    assert none == Steering.none(2)
-    mean = profile.entry("other")[0].steerings[0]
-    assert mean.probabilities[0] == pytest.approx((drawn.probabilities[0] + 1) / 2) and mean.strength == drawn.strength
+    assert entry.steerings[0].weights == pytest.approx(np.mean([e.steerings[0].weights for e in profile.entries], 0))
 
 
 def test_every_difference_of_the_setting_is_one_sentence(profile):

@@ -1,0 +1,152 @@
+"""What applying a profile costs, as ratios to unguided generation that are measured side by side in one run.
+
+    python benchmarks/overhead.py                                 # the demo model on the CPU
+    python benchmarks/overhead.py --models sd15 sdxl flux --device cuda --dtype float16
+
+The larger models have random weights: their pictures are noise, their cost is real. docs/overhead.json keeps one entry a
+model, device and precision.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from contextlib import contextmanager
+
+import harness
+import torch
+from harness import DOCS
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.demo import model
+from sd_debias.core.direction import IN_CONTEXT
+from sd_debias.core.files import write_atomic
+from sd_debias.core.guidance import SafeLatentGuidance
+from sd_debias.core.method import METHODS, Method
+from sd_debias.core.pipeline import generate
+from sd_debias.core.steering import Steering
+from sd_debias.core.workbench import load_pipeline
+
+PROMPT = "a photo of a doctor"
+# Every picture is pushed: the dearest case.
+DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
+WAYS = {
+    "unguided": None,
+    "prompt (default)": METHODS["default"],
+    "embedding, first 40 %": Method("embedding", IN_CONTEXT, guidance=SafeLatentGuidance(end=0.4)),
+    "embedding, all steps": Method("embedding", IN_CONTEXT),
+    "prediction, first 40 %": Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=0.4)),
+}
+
+
+def random_pipeline(name: str, device: str, dtype: torch.dtype):
+    """A pipeline of a known model's shape with random weights."""
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    tokenizer = CLIPTokenizer.from_pretrained(model.WEIGHTS / "tokenizer")
+    vae = diffusers.AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
+                                  down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    clip_l = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    if name == "sd15":
+        unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        pipe = diffusers.StableDiffusionPipeline(vae, CLIPTextModel(clip_l), tokenizer, unet, scheduler, None, None,
+                                                 requires_safety_checker=False)
+    elif name == "sdxl":
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=128, cross_attention_dim=2048, block_out_channels=(320, 640, 1280), layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(5, 10, 20),
+            transformer_layers_per_block=(1, 2, 10), use_linear_projection=True, addition_embed_type="text_time",
+            addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
+        clip_g = CLIPTextConfig(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
+                                hidden_act="gelu", projection_dim=1280)
+        pipe = diffusers.StableDiffusionXLPipeline(vae, CLIPTextModel(clip_l), CLIPTextModelWithProjection(clip_g),
+                                                   tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
+    else:
+        raise ValueError(f"Expected a model of demo, sd15 or sdxl, but '{name}' came.")
+    return pipe.to(device, dtype)
+
+
+@contextmanager
+def peak_memory(device: str):
+    """Yields a list that holds the most bytes allocated inside, where the device counts them."""
+    found = []
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    yield found
+    if device == "cuda":
+        torch.cuda.synchronize()
+        found.append(torch.cuda.max_memory_allocated())
+
+
+def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images: int, repeats: int) -> dict:
+    """Medians over `repeats` interleaved rounds, as ratios to the unguided run of the same round."""
+    seconds, memory = {way: [] for way in WAYS}, {}
+    sizes = dict(width=size, height=size) if size else {}
+    attribute = GENDER
+    for _ in range(repeats + 1):
+        for way, method in WAYS.items():
+            guided = dict(attributes=[attribute], steerings=[DRAWN[attribute.name]], method=method) if method else {}
+            with peak_memory(device) as peak:
+                started = time.perf_counter()
+                generate(pipe, PROMPT, range(images), batch_size=images, num_inference_steps=steps, guidance_scale=cfg,
+                         **guided, **sizes)
+            seconds[way].append(time.perf_counter() - started)
+            memory[way] = peak[0] if peak else None
+    ratios = {way: statistics.median(own / plain for own, plain in zip(took[1:], seconds["unguided"][1:]))
+              for way, took in seconds.items()}
+    return dict(ratios=ratios, memory=memory, seconds=statistics.median(seconds["unguided"][1:]))
+
+
+def tables(found: list[dict]) -> str:
+    """Markdown: a row a model, a column a way."""
+    ways = [way for way in WAYS if way != "unguided"]
+    text = [f"""# What applying a profile costs
+
+Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
+interleaved rounds, every picture pushed. Models other than the demo's have random weights.
+
+| model | device | pictures, steps | {' | '.join(ways)} | most memory: unguided, embedding |
+|{'---|' * (len(ways) + 4)}"""]
+    for f in found:
+        memory = [f["memory"].get(way) for way in ("unguided", "embedding, all steps")]
+        ratios = " | ".join(format(f["ratios"][way], ".2f") for way in ways)
+        grown = " -> ".join(f"{m / 2**30:.2f} GiB" for m in memory) if all(memory) else "not counted on a CPU"
+        text.append(f"| {f['model']} {f['dtype']} | {f['device']} | {f['images']}, {f['steps']} | "
+                    f"{ratios} | {grown} |")
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["demo"], choices=("demo", "sd15", "sdxl"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--size", type=int, help="of a picture's side in pixels; default: the model's own")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    store = DOCS / "overhead.json"
+    found = json.loads(store.read_text("utf-8")) if store.exists() else []
+    for name in options.models:
+        dtype = getattr(torch, options.dtype)
+        demo = name == "demo"
+        pipe = load_pipeline(str(model.WEIGHTS), options.device, dtype) if demo else \
+            random_pipeline(name, options.device, dtype)
+        pipe.set_progress_bar_config(disable=True)
+        steps, cfg = (model.STEPS, model.CFG) if demo else (10, 7.0)
+        where = torch.cuda.get_device_name() if options.device == "cuda" else harness.machine()
+        key = dict(model=name, device=where, dtype=options.dtype, images=options.images, steps=steps,
+                   size=options.size)
+        result = {**key, **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
+        found = [f for f in found if {k: f[k] for k in key} != key] + [result]
+        print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, flush=True)
+        write_atomic(store, json.dumps(found, indent=1))
+        write_atomic(DOCS / "overhead.md", tables(found))
+
+
+if __name__ == "__main__":
+    main()

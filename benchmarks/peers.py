@@ -1,0 +1,234 @@
+"""The methods that are published or usual, side by side: same model, prompts, seeds, sampler and classifier.
+
+    python benchmarks/peers.py
+
+A run goes on where docs/peers.json ends.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Callable, Sequence
+
+import harness
+import numpy as np
+import torch
+from diffusers import SemanticStableDiffusionPipeline
+from harness import FIRST_SEED, TEST_SEED
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.calibrate import Calibration, Plan
+from sd_debias.core.demo import captions
+from sd_debias.core.direction import ALONE, IN_CONTEXT
+from sd_debias.core.guidance import PRESETS, SafeLatentGuidance
+from sd_debias.core.method import METHODS, Method
+from sd_debias.core.steering import Steering
+
+ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
+OCCUPATIONS = ("doctor", "teacher", "mechanic", "farmer")
+TESTED, BATCH = 400, 50
+EARLY = SafeLatentGuidance(end=0.4)  # composition is decided by then, see windows.py
+
+
+PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
+
+
+def ida(method: Method, plan: Plan = PLAN) -> Callable:
+    """A calibration of this package; returns generate(prompt, seeds) and the pictures that it took."""
+    def calibrate(prompt, attribute):
+        calibration = Calibration(prompt, [attribute], method, plan)
+        for _ in harness.bench.run(calibration):
+            pass
+        return (lambda seeds: harness.bench.generate(prompt, seeds, [attribute], calibration.steerings, method)[0],
+                sum(r.done for r in calibration.rounds))
+    return calibrate
+
+
+def plain(prompt, attribute):
+    return lambda seeds: harness.bench.generate(prompt, seeds)[0], 0
+
+
+def suffix(prompt, attribute):
+    """"..., a woman" behind the prompt, the group at random for each picture, as dynamic prompts do."""
+    def generate(seeds):
+        chosen = np.random.default_rng(FIRST_SEED).choice(len(attribute.groups), len(seeds), p=attribute.target)
+        images = [None] * len(seeds)
+        for number, group in enumerate(attribute.groups):
+            own = np.flatnonzero(chosen == number)
+            made, _ = harness.bench.generate(f"{prompt}, {group.texts[0]}", [seeds[i] for i in own])
+            for i, image in zip(own, made):
+                images[i] = image
+        return np.stack(images)
+    return generate, 0
+
+
+def commonest(prompt, attribute) -> int:
+    """The group that a user sees most often, from an audit of 100 pictures."""
+    images = harness.bench.generate(prompt, range(FIRST_SEED, FIRST_SEED + 100))[0]
+    return int(np.bincount(harness.bench.classifier(attribute)(images).argmax(1)).argmax())
+
+
+def negative_prompt(prompt, attribute):
+    """The commonest group's name as the negative prompt, set by hand."""
+    def generate(seeds):
+        bench, setting = harness.bench, dict(harness.bench.setting)
+        bench.setting["negative_prompt"] = attribute.groups[commonest(prompt, attribute)].texts[0]
+        try:
+            return bench.generate(prompt, seeds)[0]
+        finally:
+            bench.setting = setting
+    return generate, 100
+
+
+def sld(prompt, attribute):
+    """Safe Latent Diffusion, medium, away from the commonest group alone."""
+    method = Method("embedding", ALONE, "shift", guidance=PRESETS["medium"])
+    weights = np.eye(len(attribute.groups))[commonest(prompt, attribute)]
+    return (lambda seeds: harness.bench.generate(prompt, seeds, [attribute], [Steering(tuple(weights))],
+                                                 method)[0], 100)
+
+
+def sega(scale: float, threshold: float, warmup: float) -> Callable:
+    """Fair Diffusion (Friedrich et al. 2023): SEGA toward a group drawn for each picture and away from the others."""
+    def prepare(prompt, attribute):
+        pipe = SemanticStableDiffusionPipeline(**harness.bench.pipe.components, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        texts = [group.texts[0] for group in attribute.groups]
+        n, s = len(texts), harness.bench.setting
+
+        def generate(seeds):
+            chosen = np.random.default_rng(FIRST_SEED).choice(n, len(seeds), p=attribute.target)
+            images = [None] * len(seeds)
+            for group in range(n):
+                own = np.flatnonzero(chosen == group)
+                for part in (own[i:i + BATCH] for i in range(0, len(own), BATCH)):
+                    made = pipe([prompt] * len(part), num_inference_steps=s["steps"], guidance_scale=s["cfg"],
+                                generator=[torch.Generator("cpu").manual_seed(seeds[i]) for i in part],
+                                editing_prompt=texts, reverse_editing_direction=[i != group for i in range(n)],
+                                edit_guidance_scale=[scale] * n, edit_threshold=[threshold] * n,
+                                edit_warmup_steps=[round(warmup * s["steps"])] * n, edit_momentum_scale=0.3,
+                                edit_mom_beta=0.6, edit_weights=[1.0] * n, output_type="np").images
+                    for i, image in zip(part, (made * 255).round().astype(np.uint8)):
+                        images[i] = image
+            return np.stack(images)
+        return generate, 0
+    return prepare
+
+
+def uce_loop(prompt, attribute, images: int = 10, most: int = 30, dead_zone: float = 0.05):
+    """UCE's debiasing loop (Gandikota et al. 2024) on this package's shift: weight += desired - observed, until no
+    share is off by more than the dead zone."""
+    method, bench = METHODS["shift"], harness.bench
+    classify, a = bench.classifier(attribute), np.zeros(len(attribute.groups))
+    for number in range(most):
+        seeds = range(FIRST_SEED + number * images, FIRST_SEED + (number + 1) * images)
+        made = bench.generate(prompt, seeds, [attribute], [Steering(tuple(a))], method)[0]
+        observed = np.bincount(classify(made).argmax(1), minlength=len(a)) / images
+        if np.abs(observed - attribute.target).max() <= dead_zone:
+            break
+        a = a + observed - attribute.target  # a positive weight pushes away
+    return lambda seeds: bench.generate(prompt, seeds, [attribute], [Steering(tuple(a))], method)[0], \
+        (number + 1) * images
+
+
+def every_picture(prompt, attribute):
+    """This package's draw without calibration: each picture is sent to a group drawn from the target."""
+    steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
+    return (lambda seeds: harness.bench.generate(prompt, seeds, [attribute], [steering], METHODS["default"])[0], 0)
+
+
+PEERS = {
+    "plain model": plain,
+    "random suffix": suffix,
+    "negative prompt": negative_prompt,
+    "SLD, one group": sld,
+    "SEGA, as published": sega(4.0, 0.95, 0.2),
+    "SEGA, tuned": sega(4.0, 0.5, 0.0),
+    "UCE's loop": uce_loop,
+    "policy gradient": ida(Method(spend="shift", rule="policy_gradient"), replace(PLAN, images=50, rounds=23)),
+    "IDA, the paper's combination": ida(METHODS["paper"]),
+    "IDA, shift, additive": ida(Method(spend="shift", rule="additive")),
+    "IDA, shift, multiplicative": ida(Method(spend="shift", rule="multiplicative")),
+    "IDA, shift, log": ida(Method(spend="shift")),
+    "IDA, draw, embedding": ida(Method("embedding", IN_CONTEXT, guidance=EARLY)),
+    "IDA, draw, prediction": ida(Method("prediction", IN_CONTEXT, guidance=EARLY)),
+    "IDA, draw, prompt (default)": ida(METHODS["default"]),
+    "draw for every picture": every_picture,
+}
+
+
+def measure(job: dict) -> tuple[dict, str]:
+    """One method on one prompt: its pictures to calibrate, then fresh seeds."""
+    bench, attribute, prompt = harness.bench, ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
+    generate, used = PEERS[job["peer"]](prompt, attribute)
+    seeds = list(range(TEST_SEED, TEST_SEED + TESTED))
+    rows = Rows(bench.pipe.unet)
+    started = time.process_time()
+    images = generate(seeds)
+    seconds = time.process_time() - started
+    evaluations = rows.stop() / TESTED
+    # The same pictures without guidance, in the same process: a ratio of two measurements of one run.
+    started = time.process_time()
+    bench.generate(prompt, [seed + TESTED for seed in seeds])
+    ratio = seconds / (time.process_time() - started)
+    found = harness.measured(images, prompt, [attribute], seeds)
+    return (dict(images=used, evaluations=evaluations, seconds_ratio=ratio, **found),
+            f"KL {found['attributes'][attribute.name]['kl']:.4f}, {evaluations:.1f} evaluations a picture")
+
+
+class Rows:
+    """Counts the rows that a denoiser evaluates."""
+
+    def __init__(self, denoiser):
+        self.count, self.hook = 0, denoiser.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def _add(self, module, args, kwargs):
+        self.count += len(args[0] if args else kwargs["sample"])
+
+    def stop(self) -> int:
+        self.hook.remove()
+        return self.count
+
+
+def rows_of(results: Sequence[dict], attribute: str, peer: str) -> list[dict]:
+    return [r for r in results if (r["attribute"], r["peer"]) == (attribute, peer)]
+
+
+def summary(results: list[dict], attribute: str, peer: str) -> dict:
+    """Means over the occupations measured; the interval of KL is the mean of theirs."""
+    rows, name = rows_of(results, attribute, peer), ATTRIBUTES[attribute].name
+    shares = [r["attributes"][name] for r in rows]
+    return dict(
+        kl=np.mean([d["kl"] for d in shares]), kl_interval=np.mean([d["kl_interval"] for d in shares], axis=0),
+        deviation=np.mean([d["deviation_ratio"] for d in shares]),
+        below=sum(d["kl"] <= d["kl_floor95"] for d in shares), n=len(rows),
+        **{key: np.mean([r[key] for r in rows])
+           for key in ("fidelity", "distance", "regrouped", "images", "evaluations", "seconds_ratio")})
+
+
+def tables(results: list[dict]) -> str:
+    """Markdown: a row an attribute and method."""
+    text = [f"""# Peers, side by side
+
+Made by `python benchmarks/peers.py` on {harness.machine()}, on the demo model: {len(OCCUPATIONS)} occupations ({', '.join(OCCUPATIONS)}), DDIM, 8 steps, CFG 2.
+Everything is measured on N = {TESTED} pictures of seeds that no calibration has used; means over the occupations, intervals of 95 %.
+"Distance" is 1 - cosine between CLIP's features of a picture and of the unguided one with the same seed, "other group" the share of
+pictures that change their group. A calibration's pictures include its audit and its verification. "Seconds" is CPU time against the plain
+model's, both in one process. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share; "tuned" is the best of
+the few that were tried (threshold 0.5, no warm-up). The negative prompt and SLD name the group that an audit found commonest.
+
+| attribute | method | KL [95 %] | below the floor | deviation ratio | occupation right | distance | other group | pictures to calibrate | evaluations a picture | seconds |
+|---|---|---|---|---|---|---|---|---|---|---|"""]
+    for attribute in ATTRIBUTES:
+        for peer in (peer for peer in PEERS if rows_of(results, attribute, peer)):
+            s = summary(results, attribute, peer)
+            low, high = s["kl_interval"]
+            text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | {s['below']} of {s['n']} | {s['deviation']:.2f} | {s['fidelity']:.3f} | "
+                        f"{s['distance']:.3f} | {100 * s['regrouped']:.0f} % | {s['images']:.0f} | {s['evaluations']:.1f} | {s['seconds_ratio']:.2f} |")
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    harness.run("peers", [dict(attribute=attribute, peer=peer, occupation=subject) for attribute in ATTRIBUTES
+                          for peer in PEERS for subject in OCCUPATIONS], measure, tables,
+                harness.parser(__doc__).parse_args())

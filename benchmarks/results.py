@@ -1,0 +1,93 @@
+"""The figures of all benchmarks on one page and in one file: docs/results.md and docs/results.json.
+
+    python benchmarks/results.py
+
+It measures nothing: it reads what the benchmarks have written to docs/ so far, and leaves out what is not there.
+"""
+from __future__ import annotations
+
+import json
+
+import budget
+import harness
+import numpy as np
+import peers
+import uncalibrated
+from harness import DOCS
+
+from sd_debias.core.files import write_atomic
+
+PAGES = ("effect", "peers", "budget", "spending", "windows", "overhead", "uncalibrated", "intersections", "robustness")
+
+
+def read(name: str) -> list[dict]:
+    path = DOCS / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def effect(results: list[dict]) -> dict:
+    """Shares of the default method's calibrations that end within chance of their target."""
+    found = {}
+    for case, attribute in (("gender", "gender"), ("tone", "skin_tone_5")):
+        rows = [r for r in results if (r["case"], r["method"]) == (case, "default")]
+        if rows:
+            after = [r["attributes"][attribute]["after"] for r in rows]
+            found[f"{case}_share_below_floor"] = float(np.mean([d["kl"] <= d["kl_floor95"] for d in after]))
+            found[f"{case}_mean_kl"] = float(np.mean([d["kl"] for d in after]))
+    falls = [r["fidelity"]["before"] - r["fidelity"]["after"] for r in results if r["method"] == "default"]
+    if falls:
+        found["fidelity_drop"] = float(np.mean(falls))
+    return found
+
+
+def calibration(results: list[dict], effects: list[dict]) -> dict:
+    """Pictures to a calibrated gender, of all that are made, and how many times as many other solvers use."""
+    def images(method, plan):
+        used = [r["images"] for r in results if (r["method"], r["plan"]) == (method, plan)]
+        return float(np.mean(used)) if used else None
+
+    found, smallest = {}, next(iter(budget.PLANS))
+    own = images("default (draw)", smallest)
+    if own:
+        found["images_gender_85"] = own
+        additive = images("shift, additive", "100 + 100, verified on 200")
+        if additive:
+            found["ratio_to_additive"] = additive / own
+        gradient = [r["images"] for r in effects if r["method"] == "policy gradient, 10x"]
+        if gradient:  # a lower bound where even these did not reach the target
+            found["ratio_to_policy_gradient"] = float(np.mean(gradient)) / own
+    return found
+
+
+def main() -> None:
+    effects, figures = read("effect"), {}
+    figures["effect"] = effect(effects)
+    figures["calibration"] = calibration(read("budget"), effects)
+    guesses = read("uncalibrated")
+    if guesses:
+        figures["uncalibrated"] = {
+            "kl_ratio_to_average_profile": uncalibrated.mean_kl(guesses, "gender", "every picture")
+            / uncalibrated.mean_kl(guesses, "gender", "average profile")}
+    for row in read("overhead"):
+        if row["model"] == "demo":
+            figures["overhead"] = dict(prompt=row["ratios"]["prompt (default)"],
+                                       embedding=row["ratios"]["embedding, first 40 %"])
+    side_by_side = read("peers")
+    if side_by_side:
+        figures["peers"] = {attribute: {peer: float(peers.summary(side_by_side, attribute, peer)["kl"])
+                                        for peer in peers.PEERS if peers.rows_of(side_by_side, attribute, peer)}
+                            for attribute in peers.ATTRIBUTES}
+    figures = {part: values for part, values in figures.items() if values}
+    write_atomic(DOCS / "results.json", json.dumps(dict(machine=harness.machine(), **figures), indent=1))
+    pages = [(DOCS / f"{name}.md").read_text("utf-8") for name in PAGES if (DOCS / f"{name}.md").exists()]
+    listed = "\n".join(f"| {part}.{key} | {value:.4g} |" for part, values in figures.items() if part != "peers"
+                       for key, value in values.items())
+    # Each page keeps its own file; here the tables of single calibrations are left out.
+    parts = [page.split("\n| case | method | occupation |")[0].replace("\n# ", "\n## ").replace("# ", "## ", 1)
+             for page in pages]
+    write_atomic(DOCS / "results.md", "# Results\n\nAll of it was made by `benchmarks/`; the same figures stand in "
+                 f"`results.json`.\n\n| figure | |\n|---|---|\n{listed}\n\n" + "\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Shift or draw: the ways to spend weights, on prompts from even to 99:1 and on two, five and ten groups.
+
+    python benchmarks/spending.py
+
+Every calibration is tested afterwards on further seeds. A run goes on where docs/spending.json ends.
+"""
+from __future__ import annotations
+
+import harness
+import numpy as np
+from harness import FIRST_SEED
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5, joint
+from sd_debias.core.calibrate import Calibration, Plan
+from sd_debias.core.demo import captions
+from sd_debias.core.method import METHODS
+from sd_debias.core.steering import Steering
+
+BOTH = joint([GENDER, SKIN_TONE_5])
+# Attribute, images a round, images of the test: more where more groups share them.
+ATTRIBUTES = {"gender": (GENDER, 150, 400), "tone": (SKIN_TONE_5, 240, 400), "gender x tone": (BOTH, 400, 800)}
+WAYS = ("nothing", "shift", "draw", "draw, every picture")
+PROMPTS = [captions.prompt(subject) for subject in ("person", "office worker", "cook", "artist", "teacher", "mechanic")]
+# 99:1, which no neutral prompt of the model shows.
+PROMPTS.append("a photo of a male doctor")
+
+
+def both_at_once(gender, tone):
+    """Probabilities of intersections [N, 10] from the two classifiers', which are measured one by one."""
+    return lambda images: np.einsum("ni,nj->nij", gender(images), tone(images)).reshape(len(images), -1)
+
+
+def measure(job: dict) -> tuple[dict, str]:
+    """One calibration, and its weights on fresh seeds."""
+    bench, prompt = harness.bench, job["prompt"]
+    bench.classifiers[BOTH.name] = both_at_once(bench.classifier(GENDER), bench.classifier(SKIN_TONE_5))
+    attribute, images, tested = ATTRIBUTES[job["attribute"]]
+    method = METHODS["shift" if job["way"] == "shift" else "default"]
+    steering, used = Steering.none(len(attribute.groups)), 0
+    if job["way"] == "draw, every picture":
+        steering = Steering(steering.weights, (0.0, *attribute.target))
+    elif job["way"] != "nothing":
+        calibration = Calibration(prompt, [attribute], method, Plan(images, 4, images, None, 60, FIRST_SEED))
+        for _ in bench.run(calibration):
+            pass
+        (steering,), used = calibration.steerings, sum(r.done for r in calibration.rounds)
+    test = harness.tested(prompt, [attribute], method, [steering], tested)
+    return dict(images=used, test=test), f"KL {test['attributes'][attribute.name]['kl']:.4f}, {used} pictures"
+
+
+def better(one: dict, other: dict, name: str) -> bool:
+    """Is `one` at least as good: within chance of the target where the other is not, else with fewer changed pictures;
+    where both miss, nearer to it."""
+    reached = [harness.below_floor(found, name) for found in (one, other)]
+    if reached[0] != reached[1]:
+        return reached[0]
+    if reached[0]:
+        return one["regrouped"] <= other["regrouped"] + 0.02
+    return one["attributes"][name]["kl"] <= other["attributes"][name]["kl"]
+
+
+def tables(results: list[dict]) -> str:
+    """Markdown: a row an attribute, prompt and way."""
+    cases = {}
+    for r in results:
+        cases.setdefault((r["attribute"], r["prompt"]), {})[r["way"]] = r
+    text, wins, least, count = [], 0, 0, 0
+    for (attribute, prompt), ways in cases.items():
+        name = ATTRIBUTES[attribute][0].name
+        if {"shift", "draw", "draw, every picture"} <= set(ways):
+            count += 1
+            wins += better(ways["draw"]["test"], ways["shift"]["test"], name)
+            least += better(ways["draw"]["test"], ways["draw, every picture"]["test"], name)
+        for way in (way for way in WAYS if way in ways):
+            test = ways[way]["test"]
+            d = test["attributes"][name]
+            text.append(f"| {attribute} | {prompt} | {way} | {d['kl']:.4f} | {d['kl_floor95']:.4f} | {100 * test['regrouped']:.0f} % | "
+                        f"{test['distance']:.3f} | {test['fidelity']:.3f} | {ways[way]['images']} |")
+    return f"""# Shift or draw
+
+Made by `python benchmarks/spending.py` on {harness.machine()}, default direction; tested on seeds that no calibration has used (N = 400, and
+800 for ten groups). "Other group": share of pictures that show another group than the unguided picture of the same seed;
+"distance": 1 - cosine of CLIP's features between the two.
+
+`draw` is at least as good as `shift` in {wins} of {count} cases, and as sending every picture to a drawn group in {least} of {count}: it
+reaches the target where the other does not, or changes no more pictures, or, where both miss, comes nearer.
+
+| attribute | prompt | way | KL | 95 % floor | other group | distance | fidelity | pictures to calibrate |
+|---|---|---|---|---|---|---|---|---|
+""" + "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    harness.run("spending", [dict(attribute=attribute, prompt=prompt, way=way)
+                             for attribute in ATTRIBUTES for prompt in PROMPTS for way in WAYS],
+                measure, tables, harness.parser(__doc__).parse_args())

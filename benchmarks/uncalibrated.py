@@ -1,0 +1,140 @@
+"""Prompts that nobody calibrated: the weights for an occupation guessed from profiles of the nineteen others.
+
+    python benchmarks/uncalibrated.py
+
+It needs the calibrations of `effect.py` (docs/effect.json), and goes on where docs/uncalibrated.json ends.
+"""
+from __future__ import annotations
+
+import functools
+import json
+
+import harness
+import numpy as np
+import torch
+from harness import DOCS
+
+from sd_debias.core import pipeline
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.demo import artwork, captions
+from sd_debias.core.method import METHODS
+from sd_debias.core.solver.draw import Draw, least_push
+from sd_debias.core.steering import Steering
+
+ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
+GUESSES = ("nothing", "average profile", "nearest prompt", "ridge", "kernel", "every picture")
+
+
+def calibrated(attribute: str) -> dict[str, dict]:
+    """By occupation, the default method's calibration."""
+    results = json.loads((DOCS / "effect.json").read_text("utf-8"))
+    return {r["occupation"]: r for r in results if (r["case"], r["method"]) == (attribute, "default")}
+
+
+@functools.cache
+def features() -> dict[str, np.ndarray]:
+    """A prompt's text embedding where it ends, standardised over the occupations."""
+    ends = {}
+    for subject in artwork.OCCUPATIONS:
+        prompt = captions.prompt(subject)
+        embedded = pipeline.encode(harness.bench.pipe, [prompt])["prompt_embeds"][0]
+        ends[subject] = embedded[len(harness.bench.pipe.tokenizer(prompt).input_ids) - 1].numpy()
+    table = np.stack(list(ends.values()))
+    return {subject: (end - table.mean(0)) / table.std(0) for subject, end in ends.items()}
+
+
+def predicted_odds(x: np.ndarray, known: np.ndarray, y: np.ndarray, kernel: str) -> np.ndarray:
+    """Kernel ridge regression of centred log-odds y [n, K] on features known [n, D], at x [D]; the penalty is chosen by
+    leave-one-out error in closed form."""
+    def gram(a, b):
+        if kernel == "linear":
+            return a @ b.T
+        distance = np.square(a[:, None] - b[None]).sum(-1)
+        return np.exp(-distance / np.median(np.square(known[:, None] - known[None]).sum(-1)))
+
+    mean, k = y.mean(0), gram(known, known)
+    best = None
+    for penalty in np.geomspace(1e-2, 1e4, 25):
+        inverse = np.linalg.inv(k + penalty * np.eye(len(k)))
+        dual = inverse @ (y - mean)
+        error = np.square(dual / np.diag(inverse)[:, None]).mean()
+        if best is None or error < best[0]:
+            best = error, dual
+    return mean + (gram(x[None], known) @ best[1])[0]
+
+
+def guess(how: str, subject: str, attribute: str) -> Steering:
+    """The weights for `subject` without its own calibration."""
+    target = np.asarray(ATTRIBUTES[attribute].target)
+    others = {name: r for name, r in calibrated(attribute).items() if name != subject}
+    none = Steering.none(len(target))
+    steerings = {name: Steering(*map(tuple, (s["weights"], s["probabilities"])), s["strength"])
+                 for name, r in others.items() for s in r["steerings"]}
+    alone = (1.0,) + (0.0,) * len(target)
+    if how == "nothing":
+        return none
+    if how == "every picture":
+        return Steering(none.weights, (0.0, *target), 1.0)
+    if how == "average profile":
+        return Steering(none.weights, tuple(np.mean([s.probabilities or alone for s in steerings.values()], 0)), 1.0)
+    x = features()
+    if how == "nearest prompt":
+        def cosine(name):
+            return x[name] @ x[subject] / np.linalg.norm(x[name]) / np.linalg.norm(x[subject])
+        return steerings[max(others, key=cosine)]
+    odds = np.log([[max(p, 1e-3) for p in next(iter(r["attributes"].values()))["before"]["shares"]]
+                   for r in others.values()])
+    odds -= odds.mean(1, keepdims=True)
+    guessed = predicted_odds(x[subject], np.stack([x[name] for name in others]), odds,
+                             "linear" if how == "ridge" else "rbf")
+    shares = np.exp(guessed) / np.exp(guessed).sum()
+    obedience = Draw.OBEDIENCE * np.eye(len(target)) + (1 - Draw.OBEDIENCE) * shares
+    return Steering(none.weights, tuple(least_push(np.vstack([shares, obedience]), target, Draw.REACHED)), 1.0)
+
+
+def measure(job: dict) -> tuple[dict, str]:
+    """One guess on fresh seeds."""
+    with torch.inference_mode():
+        steering = guess(job["guess"], job["occupation"], job["attribute"])
+    attribute = ATTRIBUTES[job["attribute"]]
+    test = harness.tested(captions.prompt(job["occupation"]), [attribute], METHODS["default"], [steering])
+    return dict(test=test), f"KL {test['attributes'][attribute.name]['kl']:.4f}"
+
+
+def mean_kl(results: list[dict], attribute: str, how: str) -> float:
+    """Held-out KL of a guess, averaged over the occupations measured so far."""
+    kl = [r["test"]["attributes"][ATTRIBUTES[attribute].name]["kl"] for r in results
+          if (r["attribute"], r["guess"]) == (attribute, how)]
+    return float(np.mean(kl)) if kl else float("nan")
+
+
+def tables(results: list[dict]) -> str:
+    """Markdown: a row an attribute and guess."""
+    text = [f"""# Prompts that nobody calibrated
+
+Made by `python benchmarks/uncalibrated.py` on {harness.machine()}: the weights of each of the demo model's twenty occupations are guessed
+from the calibrations of the nineteen others, and tested on N = {harness.HELD_OUT} seeds that no calibration has used.
+
+- *average profile*: the mean of their draw probabilities
+- *nearest prompt*: those of the occupation whose text embedding is nearest (cosine)
+- *ridge*, *kernel*: the unguided shares predicted from the text embedding (linear or Gaussian kernel ridge regression of log-odds,
+  penalty by leave-one-out), and the least push that corrects them
+- *every picture*: no shares are needed if each picture is sent to a group drawn from the target
+
+| attribute | guess | mean KL | largest KL | ratio to the average profile | below the 95 % floor | pictures that show another group | fidelity |
+|---|---|---|---|---|---|---|---|"""]
+    for attribute, how in dict.fromkeys((r["attribute"], r["guess"]) for r in sorted(
+            results, key=lambda r: (r["attribute"], GUESSES.index(r["guess"])))):
+        rows = [r["test"] for r in results if (r["attribute"], r["guess"]) == (attribute, how)]
+        name = ATTRIBUTES[attribute].name
+        mean = mean_kl(results, attribute, how)
+        text.append(f"| {attribute} | {how} | {mean:.4f} | {max(r['attributes'][name]['kl'] for r in rows):.4f} | "
+                    f"{mean / mean_kl(results, attribute, 'average profile'):.2f} | {sum(harness.below_floor(r, name) for r in rows)} of {len(rows)} | "
+                    f"{100 * np.mean([r['regrouped'] for r in rows]):.0f} % | {np.mean([r['fidelity'] for r in rows]):.3f} |")
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    harness.run("uncalibrated", [dict(attribute=attribute, guess=how, occupation=subject)
+                                 for attribute in ATTRIBUTES for how in GUESSES for subject in artwork.OCCUPATIONS],
+                measure, tables, harness.parser(__doc__).parse_args())

@@ -1,0 +1,67 @@
+"""Which steps decide: how often a picture comes out as the group it is pushed to, by the window in which it is pushed.
+
+    python benchmarks/windows.py
+
+A run goes on where docs/windows.json ends.
+"""
+from __future__ import annotations
+
+import harness
+import numpy as np
+from harness import TEST_SEED
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.demo import captions, model
+from sd_debias.core.direction import IN_CONTEXT
+from sd_debias.core.guidance import SafeLatentGuidance
+from sd_debias.core.method import Method
+from sd_debias.core.steering import Steering
+
+ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
+OCCUPATIONS = ("doctor", "teacher", "farmer")
+N, STEPS = 200, model.STEPS
+WINDOWS = [(0, 0)] + [(i, i + 1) for i in range(STEPS)] + [(0, i) for i in range(2, STEPS + 1)]
+
+
+def measure(job: dict) -> tuple[dict, str]:
+    """Pictures that are each pushed to a drawn group inside one window only."""
+    attribute, prompt = ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
+    start, end = (step / STEPS for step in job["window"])
+    method = Method("embedding", IN_CONTEXT, guidance=SafeLatentGuidance(start=start, end=end))
+    steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
+    seeds = range(TEST_SEED, TEST_SEED + N)
+    pushed = end > start
+    images = harness.bench.generate(prompt, seeds, *(([attribute], [steering], method) if pushed else ()))[0]
+    drawn = np.array(steering.draws(seeds)) - 1
+    shown = harness.bench.classifier(attribute)(images).argmax(1)
+    found = harness.measured(images, prompt, [attribute], seeds)
+    obeyed = float((drawn == shown).mean())
+    return dict(obeyed=obeyed, **found), f"obeyed {obeyed:.2f}"
+
+
+def tables(results: list[dict]) -> str:
+    """Markdown: a row an attribute and window."""
+    text = [f"""# Which steps decide
+
+Made by `python benchmarks/windows.py` on {harness.machine()}: direction `embedding` on the demo model, {STEPS} steps, every picture pushed to a drawn group
+at strength 1, but only in the steps named; mean over {', '.join(OCCUPATIONS)}, N = {N} pictures each. "As drawn" is the share of pictures that
+show the group they were pushed to. "Evaluations" is the cost of the whole run against the unguided one: one row more on two.
+
+| attribute | steps pushed | as drawn | KL | occupation right | distance to the unguided picture | evaluations |
+|---|---|---|---|---|---|---|"""]
+    for attribute in ATTRIBUTES:
+        for start, end in WINDOWS:
+            rows = [r for r in results if r["attribute"] == attribute and r["window"] == [start, end]]
+            if rows:
+                steps = "none" if start == end else f"{start + 1}" if end == start + 1 else f"{start + 1} to {end}"
+                kl = np.mean([r["attributes"][ATTRIBUTES[attribute].name]["kl"] for r in rows])
+                text.append(f"| {attribute} | {steps} | {np.mean([r['obeyed'] for r in rows]):.2f} | {kl:.3f} | "
+                            f"{np.mean([r['fidelity'] for r in rows]):.3f} | {np.mean([r['distance'] for r in rows]):.3f} | "
+                            f"{1 + (end - start) / STEPS / 2:.2f} |")
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    harness.run("windows", [dict(attribute=attribute, window=list(window), occupation=subject) for attribute in ATTRIBUTES
+                            for window in WINDOWS for subject in OCCUPATIONS], measure, tables,
+                harness.parser(__doc__).parse_args())
