@@ -1,9 +1,11 @@
 """sd-debias: ComfyUI's entry.
 
-ComfyUI imports this file under the pack's path as its name, and only ComfyUI does: pip's installation has a package's
-name, and pytest the folder's.
+ComfyUI has loaded its API when it imports this file. Elsewhere it is no part of what is used: pip's installation is one
+of `core`, and pytest imports it by the folder's name, without a package.
 """
-if "/" in __name__ or "\\" in __name__:
+import sys
+
+if __package__ and "comfy_api.latest" in sys.modules:
     from .nodes import comfy_entrypoint  # noqa: F401
 
     WEB_DIRECTORY = "./web"  # the nodes' help pages

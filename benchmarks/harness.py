@@ -42,6 +42,7 @@ def start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     bench = demo()
     generate, plain = bench.generate, {}
+    bench.generate_anew = generate
 
     def once(prompt, seeds, *arguments, weights=None, **options):
         guided = weights.any() if weights is not None else any(arguments) or bool(options)

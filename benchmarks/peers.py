@@ -45,7 +45,7 @@ def ida(method: Method, plan: Plan = PLAN) -> Callable:
 
 
 def plain(prompt, attribute):
-    return lambda seeds: harness.bench.generate(prompt, seeds)[0], 0
+    return lambda seeds: harness.bench.generate_anew(prompt, seeds)[0], 0
 
 
 def suffix(prompt, attribute):
@@ -70,11 +70,13 @@ def commonest(prompt, attribute) -> int:
 
 def negative_prompt(prompt, attribute):
     """The commonest group's name as the negative prompt, set by hand."""
+    away = attribute.groups[commonest(prompt, attribute)].texts[0]
+
     def generate(seeds):
         bench, setting = harness.bench, dict(harness.bench.setting)
-        bench.setting["negative_prompt"] = attribute.groups[commonest(prompt, attribute)].texts[0]
+        bench.setting["negative_prompt"] = away
         try:
-            return bench.generate(prompt, seeds)[0]
+            return bench.generate_anew(prompt, seeds)[0]
         finally:
             bench.setting = setting
     return generate, 100
@@ -91,7 +93,8 @@ def sld(prompt, attribute):
 def sega(scale: float, threshold: float, warmup: float) -> Callable:
     """Fair Diffusion (Friedrich et al. 2023): SEGA toward a group drawn for each picture and away from the others."""
     def prepare(prompt, attribute):
-        pipe = SemanticStableDiffusionPipeline(**harness.bench.pipe.components, requires_safety_checker=False)
+        parts = {name: part for name, part in harness.bench.pipe.components.items() if name != "image_encoder"}
+        pipe = SemanticStableDiffusionPipeline(**parts, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         texts = [group.texts[0] for group in attribute.groups]
         n, s = len(texts), harness.bench.setting
@@ -162,14 +165,14 @@ def measure(job: dict) -> tuple[dict, str]:
     bench, attribute, prompt = harness.bench, ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
     generate, used = PEERS[job["peer"]](prompt, attribute)
     seeds = list(range(TEST_SEED, TEST_SEED + TESTED))
-    rows = Rows(bench.pipe.unet)
+    rows = Rows(bench.pipe.unet.conv_in)
     started = time.process_time()
     images = generate(seeds)
     seconds = time.process_time() - started
     evaluations = rows.stop() / TESTED
     # The same pictures without guidance, in the same process: a ratio of two measurements of one run.
     started = time.process_time()
-    bench.generate(prompt, [seed + TESTED for seed in seeds])
+    bench.generate_anew(prompt, seeds)
     ratio = seconds / (time.process_time() - started)
     found = harness.measured(images, prompt, [attribute], seeds)
     return (dict(images=used, evaluations=evaluations, seconds_ratio=ratio, **found),
@@ -177,13 +180,13 @@ def measure(job: dict) -> tuple[dict, str]:
 
 
 class Rows:
-    """Counts the rows that a denoiser evaluates."""
+    """Counts the rows that a denoiser evaluates, at its first layer."""
 
-    def __init__(self, denoiser):
-        self.count, self.hook = 0, denoiser.register_forward_pre_hook(self._add, with_kwargs=True)
+    def __init__(self, layer):
+        self.count, self.hook = 0, layer.register_forward_pre_hook(self._add)
 
-    def _add(self, module, args, kwargs):
-        self.count += len(args[0] if args else kwargs["sample"])
+    def _add(self, layer, arguments):
+        self.count += len(arguments[0])
 
     def stop(self) -> int:
         self.hook.remove()

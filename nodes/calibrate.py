@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
-import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -38,6 +37,11 @@ from .model_name import encoder_name, model_name
 from .profiles import store
 from .report import before_after, folder_of, write
 from .types import CATEGORY, Attributes, Classifiers, Profiles
+
+try:
+    from comfy.model_management import InterruptProcessingException
+except ImportError:  # the installable fork of ComfyUI has it here
+    from comfy.interruption import InterruptProcessingException
 
 AS_METHOD = "as the method says"
 SHOWN = 16  # pictures of each prompt before and after
@@ -113,8 +117,8 @@ def run(studio: Studio, calibrations: list[Calibration], prompts: Sequence[str],
                 bar.update_absolute(at + (step + 1) * len(seeds) * studio.steps // total)
 
             images = studio.generate(prompt, attributes, method, weights, seeds, callback)
-            bar.update_absolute(at + len(seeds) * studio.steps, preview=(
-                "JPEG", contact_sheet(to_pil(images[:SHOWN]), columns=4), PREVIEW))
+            preview = ("JPEG", contact_sheet(to_pil(images[:SHOWN]), columns=4), PREVIEW)
+            bar.update_absolute(at + len(seeds) * studio.steps, None, preview)  # by place: forks name it differently
             return to_uint8(images)
 
         faithful = fidelity and (lambda images, prompt=prompt: fidelity(images, prompt))
@@ -134,7 +138,7 @@ def keeping(calibrations: list[Calibration], setting: dict, judges: str, name: s
     """
     try:
         yield
-    except comfy.model_management.InterruptProcessingException:
+    except InterruptProcessingException:
         messages.say(node, "Cancelled. " + kept(calibrations, setting, judges, name))
         raise
     except OSError as error:

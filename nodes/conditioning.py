@@ -86,33 +86,32 @@ def shift(positive: Sequence[dict], encoded: Encoded, attributes: Sequence[Attri
                               for name, value in texts_of(entry).items() if name in moved}) for entry in positive]
 
 
-def mixed(positive: Sequence[dict], anchor: dict[str, Tensor], groups: dict[str, Tensor],
-          weights: Tensor) -> list[dict]:
-    """The `embedding` direction u: copies of the entries with u = e + sum a_i (g_i - e) in place of their text."""
-    parts = {name: mix(*_together(name, anchor[name], groups[name], anchor), weights)
-             for name in anchor if name in groups}
-    return replaced(positive, parts)
+def mixed(entries: Sequence[dict], encoded: Encoded, weights: Tensor) -> list[dict]:
+    """The `embedding` direction u: copies of a baseline's entries with u = e + sum a_i (g_i - e) in place of their text
+    e, so that no weight is no guidance. A text of another width, or none, counts as the empty one.
+    """
+    copies = []
+    for entry in entries:
+        texts, parts = texts_of(entry), {}
+        for name, g in encoded.groups.items():
+            e = texts.get(name, encoded.empty[name])
+            if e.shape[2:] != encoded.empty[name].shape[2:]:
+                e = encoded.empty[name]
+            parts[name] = mix(*_together(name, _for_images(e, len(weights)), g, encoded.empty), weights)
+        copies += replaced([entry], parts)
+    return copies
 
 
-def replaced(positive: Sequence[dict], parts: dict[str, Tensor]) -> list[dict]:
+def replaced(entries: Sequence[dict], parts: dict[str, Tensor]) -> list[dict]:
     """Copies of the entries with other text; areas, masks, ControlNets, timestep ranges and hooks stay theirs."""
     return [_replaced(entry, {name: part for name, part in parts.items() if name in texts_of(entry)})
-            for entry in positive]
+            for entry in entries]
 
 
 def texts_of(entry: dict) -> dict[str, Tensor]:
     """The text of a guider's conditioning entry by part."""
     named = {EMBEDDING: entry.get("cross_attn"), **{name: entry.get(name) for name in NAMES[1:]}}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
-
-
-def anchor_of(negative: Sequence[dict] | None, encoded: Encoded) -> dict[str, Tensor]:
-    """What u is anchored at: the first negative entry's text, so that no weight is no guidance; else the empty one."""
-    for entry in negative or ():
-        texts = texts_of(entry)
-        if texts.get(EMBEDDING) is not None and texts[EMBEDDING].shape[2:] == encoded.empty[EMBEDDING].shape[2:]:
-            return {**encoded.empty, **{name: value[:1] for name, value in texts.items() if name in encoded.empty}}
-    return encoded.empty
 
 
 def check_width(positive: Sequence[dict], encoded: Encoded) -> None:
@@ -145,9 +144,15 @@ def _add(value: Tensor, delta: Tensor, name: str, encoded: Encoded) -> Tensor:
     if name == EMBEDDING:
         value = _fill(value, delta.shape[1], encoded.empty[EMBEDDING])
         delta = torch.nn.functional.pad(delta, (0, 0, 0, value.shape[1] - delta.shape[1]))
-    if len(value) not in (1, len(delta)):  # a conditioning for fewer or more images than are made repeats its own
-        value = value.repeat(-(-len(delta) // len(value)), *(1,) * (value.ndim - 1))[:len(delta)]
+    value = _for_images(value, len(delta))
     return (value.float() + delta.to(value.device)).to(value.dtype)
+
+
+def _for_images(value: Tensor, images: int) -> Tensor:
+    """A text [B, ...] for a batch: one for fewer or more images than are made repeats its own, as the host does."""
+    if len(value) in (1, images):
+        return value
+    return value.repeat(-(-images // len(value)), *(1,) * (value.ndim - 1))[:images]
 
 
 def _together(name: str, anchor: Tensor, groups: Tensor, empty: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ class DebiasDemoModel(io.ComfyNode):
         return io.Schema(
             node_id="DebiasDemoModel", display_name="Debias Demo Model", category=CATEGORY,
             description="The small model that comes with sd-debias: 64x64 drawings of people at work, biased on "
-                        "purpose, in seconds on a CPU. Use 10 steps, CFG 2, sampler euler, scheduler ddim_uniform, and "
+                        "purpose, in seconds on a CPU. Use 8 steps, CFG 2, sampler euler, scheduler simple, and "
                         "prompts such as \"a photo of a doctor\".",
             inputs=[],
             outputs=[io.Model.Output(tooltip="The denoiser."), io.Clip.Output(tooltip="The text encoder."),

@@ -81,7 +81,8 @@ class Guide:
             return lambda: conditioning.effect(self.encoded, self.attributes, weights, self.method.context)
         from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
         step = Pass(self, guider, weights, sigmas)
-        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, step, guider.model_options, is_model_options=True)
+        for kind, wrapper in ((WrappersMP.CALC_COND_BATCH, step), (WrappersMP.APPLY_MODEL, step.apply_model)):
+            add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
         return step.summary
 
 
@@ -93,19 +94,21 @@ class Pass:
         self.run = GuidanceRun(guide.method.guidance)
         self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         self.evaluations = 0
+        self.first_extra: int | None = None  # place of the first added conditioning in a model call that has them
         positive, negative = guider.conds[POSITIVE], guider.conds.get(NEGATIVE)
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
-        anchor = conditioning.anchor_of(None if alone else negative, guide.encoded)
+        # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
+        baseline = conditioning.replaced(positive, guide.encoded.empty) if alone else negative
         if self.direction == "embedding":
-            extra = [conditioning.mixed(positive, anchor, guide.encoded.groups, weights)]
+            extra = [conditioning.mixed(baseline, guide.encoded, weights)]
         else:  # groups that no image needs are not evaluated
             self.groups = weights.any(0).nonzero().flatten().tolist()
-            extra = [conditioning.replaced(positive, {name: g[i].to(anchor[name]) for name, g
+            extra = [conditioning.replaced(baseline, {name: g[i].to(guide.encoded.empty[name]) for name, g
                                                       in guide.encoded.groups.items()}) for i in self.groups]
         if alone:
-            extra.append(conditioning.replaced(positive, anchor))
+            extra.append(baseline)
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
         self.names, self.has_baseline = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
         guider.conds.update(zip(self.names, extra))
@@ -119,8 +122,12 @@ class Pass:
         if not ours or len(x) != len(self.weights) or not self.run.settings.needs_unsafe(progress):
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
 
-        outs = executor(model, [*conds, *(held[name] for name in self.names)], x, timestep, model_options, *args,
-                        **kwargs)
+        self.first_extra = len(conds)
+        try:
+            outs = executor(model, [*conds, *(held[name] for name in self.names)], x, timestep, model_options, *args,
+                            **kwargs)
+        finally:
+            self.first_extra = None
         self.evaluations += len(self.names) * len(x)
         outs, extra = list(outs[:len(conds)]), outs[len(conds):]
 
@@ -140,6 +147,17 @@ class Pass:
         gamma = torch.where(guided, gamma, 0.0)  # the mix of no weights is the anchor up to rounding only
         outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
         return outs
+
+    def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+        """An APPLY_MODEL wrapper: patches that know two kinds of rows, 0 conditional and 1 not, meet added ones as -1.
+
+        IP-Adapter and others index a pair by it: there -1 is the unconditional one, as the direction's baseline is. A
+        patch that looks for the unconditional rows by 1, such as SAG, does not take added ones for them.
+        """
+        if self.first_extra is not None:
+            kinds = [-1 if kind >= self.first_extra else kind for kind in transformer_options["cond_or_uncond"]]
+            transformer_options = {**transformer_options, "cond_or_uncond": kinds}
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
 
     def summary(self) -> dict:
         reason = None if self.evaluations else (

@@ -13,8 +13,16 @@ log = logging.getLogger("sd-debias")
 
 METADATA = "debias"
 # Records of prompts that wait or run; each is the very list that SaveImage later writes.
-_records: dict[str, list] = {}
+_records: dict[str, Record] = {}
 _KEPT = 200
+
+
+class Record(list):
+    """What guidance did in one prompt. A copy of the prompt, which some hosts run instead of it, holds the same record.
+    """
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 def say(node_id: str | None, text: str, warning: bool = False) -> None:
@@ -46,8 +54,9 @@ def record(metadata: dict) -> None:
     """Add what guidance did to the metadata of the images that the running prompt saves."""
     from comfy_execution.utils import get_executing_context
     context = get_executing_context()
-    if context is not None and context.prompt_id in _records:
-        _records[context.prompt_id].append(metadata)
+    prompt = getattr(context, "prompt_id", getattr(context, "task_id", None))  # the latter in a fork
+    if prompt in _records:
+        _records[prompt].append(metadata)
 
 
 def open_record(json_data: dict) -> dict:
@@ -58,7 +67,7 @@ def open_record(json_data: dict) -> dict:
     prompt = json_data.get("prompt")
     if isinstance(prompt, dict) and any(str(node.get("class_type", "")).startswith("Debias")
                                         for node in prompt.values() if isinstance(node, dict)):
-        entry: list = []
+        entry = Record()
         info = json_data.setdefault("extra_data", {}).get("extra_pnginfo") or {}
         json_data["extra_data"]["extra_pnginfo"] = {**info, METADATA: entry}
         _records[str(json_data.setdefault("prompt_id", str(uuid.uuid4())))] = entry

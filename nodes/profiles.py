@@ -19,14 +19,15 @@ SHIPPED = Path(__file__).resolve().parent.parent / "profiles"
 
 def register() -> None:
     """Make the folder known to ComfyUI, beside what extra_model_paths.yaml may have said of it."""
-    paths, suffixes = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
+    known = folder_paths.folder_names_and_paths
+    paths, suffixes = known[FOLDER] if FOLDER in known else ([], set())
     own = [os.path.join(folder_paths.models_dir, FOLDER), *([str(SHIPPED)] if SHIPPED.is_dir() else [])]
-    folder_paths.folder_names_and_paths[FOLDER] = ([*paths, *(p for p in own if p not in paths)], {*suffixes, SUFFIX})
+    known[FOLDER] = ([*paths, *(p for p in own if p not in paths)], {*suffixes, SUFFIX})
 
 
 def save_folder() -> Path:
     """Where new profiles go: the first folder."""
-    return Path(folder_paths.folder_names_and_paths[FOLDER][0][0])
+    return Path(folder_paths.get_folder_paths(FOLDER)[0])
 
 
 def store(profile: Profile, overwrite: bool) -> Path:

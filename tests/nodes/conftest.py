@@ -28,6 +28,7 @@ def comfyui(tmp_path_factory):
         import comfy.utils
         comfy.utils.PROGRESS_BAR_ENABLED = False
         sys.argv = arguments
+        _flat_names()
     else:
         double = _double()
         double.install(folder)
@@ -36,6 +37,17 @@ def comfyui(tmp_path_factory):
     if not REAL:
         demo_model.load = double.load
     return folder
+
+
+def _flat_names():
+    """Where the host is the installable fork of ComfyUI, its modules get the names that packs import."""
+    try:
+        from comfy_compatibility.vanilla import prepare_vanilla_environment
+    except ImportError:
+        return
+    from comfy.nodes.package import import_all_nodes_in_workspace
+    import_all_nodes_in_workspace()
+    prepare_vanilla_environment()
 
 
 def _double():

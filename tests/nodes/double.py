@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 
 import torch
 
-OUTER_SAMPLE, CALC_COND_BATCH = "outer_sample", "calc_cond_batch"
+OUTER_SAMPLE, CALC_COND_BATCH, APPLY_MODEL = "outer_sample", "calc_cond_batch", "apply_model"
 
 
 class Interrupted(Exception):
@@ -135,7 +135,8 @@ class CFGGuider:
 
     def outer_sample(self, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed):
         self.conds = {key: cond[:] for key, cond in self.conds.items()}  # the host's preparation makes new lists
-        options, x = copied(self.model_options), noise * sigmas[0]
+        options, first = copied(self.model_options), sigmas[0]
+        x = noise * (first if first < self.model_patcher.model_sampling.sigma_max else (1 + first ** 2) ** 0.5)
 
         def denoised(x, sigma):
             return self.predict_noise(x, sigma.expand(len(x)), options, seed)
@@ -208,9 +209,9 @@ def sampler_object(name):
     return types.SimpleNamespace(sampler_function=function)
 
 
-def ddim_uniform(model_sampling, steps):
-    stride = len(model_sampling.sigmas) // steps
-    return torch.cat([model_sampling.sigmas[1::stride].flip(0), torch.zeros(1)])
+def simple(model_sampling, steps):
+    stride = len(model_sampling.sigmas) / steps
+    return torch.cat([model_sampling.sigmas[[-1 - int(i * stride) for i in range(steps)]], torch.zeros(1)])
 
 
 def prepare_noise(latent, seed, noise_inds=None):
@@ -227,7 +228,7 @@ def sample_custom(model, noise, cfg, sampler, sigmas, positive, negative, latent
 
 def sample(model, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=1.0,
            callback=None, disable_pbar=False, seed=None):
-    sigmas = ddim_uniform(model.get_model_object("model_sampling"), steps)
+    sigmas = simple(model.get_model_object("model_sampling"), steps)
     return sample_custom(model, noise, cfg, sampler_object(sampler_name), sigmas, positive, negative, latent_image,
                          callback, disable_pbar, seed)
 
@@ -270,9 +271,10 @@ def install(folder) -> None:
     cpu = torch.device("cpu")
     module("comfy")
     module("comfy.patcher_extension", add_wrapper_with_key=add_wrapper_with_key,
-           WrappersMP=types.SimpleNamespace(OUTER_SAMPLE=OUTER_SAMPLE, CALC_COND_BATCH=CALC_COND_BATCH))
+           WrappersMP=types.SimpleNamespace(OUTER_SAMPLE=OUTER_SAMPLE, CALC_COND_BATCH=CALC_COND_BATCH,
+                                            APPLY_MODEL=APPLY_MODEL))
     module("comfy.samplers", CFGGuider=CFGGuider, calc_cond_batch=calc_cond_batch, sampler_object=sampler_object,
-           SAMPLER_NAMES=["euler", "heun"], SCHEDULER_NAMES=["ddim_uniform"])
+           SAMPLER_NAMES=["euler", "heun"], SCHEDULER_NAMES=["simple"])
     module("comfy.sample", prepare_noise=prepare_noise, sample=sample, sample_custom=sample_custom,
            fix_empty_latent_channels=lambda model, latent: latent)
     module("comfy.utils", ProgressBar=MagicMock())

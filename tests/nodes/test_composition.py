@@ -38,14 +38,36 @@ def node(module, name, *args):
     return patch
 
 
+def image_adapter(model):
+    """Cross attention to an image's tokens as IP-Adapter has it: a pair, indexed by whether rows are conditional."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    def attend(q, k, v, options):
+        kinds, width = options["cond_or_uncond"], q.shape[-1]
+        image = torch.randn(1, 4, width, generator=torch.Generator().manual_seed(0))
+        rows = torch.cat([(image, 0 * image)[kind].expand(len(q) // len(kinds), -1, -1) for kind in kinds])
+        heads = options["n_heads"]
+        return optimized_attention(q, k, v, heads) + optimized_attention(q, rows, rows, heads)
+
+    model = model.clone()
+    model.set_model_attn2_replace(attend, "output", 3)
+    return model
+
+
 PATCHES = {
+    "IP-Adapter": image_adapter,
     "PAG": node("nodes_pag", "PerturbedAttentionGuidance", 3.0),
     "SAG": node("nodes_sag", "SelfAttentionGuidance", 0.5, 2.0),
     "APG": node("nodes_apg", "APG", 1.0, 5.0, 0.0),
     "RescaleCFG": node("nodes_model_advanced", "RescaleCFG", 0.7),
     "FreeU": node("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2),
     "CFGZeroStar": node("nodes_cfg", "CFGZeroStar"),
+    "CFGNorm": node("nodes_cfg", "CFGNorm", 0.8),
     "TCFG": node("nodes_tcfg", "TCFG"),
+    "Mahiro": node("nodes_mahiro", "Mahiro"),
+    "FreSca": node("nodes_fresca", "FreSca", 1.0, 1.3, 8),
+    "ToMe": node("nodes_tomesd", "TomePatchModel", 0.3),
+    "LazyCache": node("nodes_easycache", "LazyCacheNode", 0.1, 0.3, 0.9, False),
     "v-prediction": node("nodes_model_advanced", "ModelSamplingDiscrete", "v_prediction", False),
     "v-prediction, zero SNR": node("nodes_model_advanced", "ModelSamplingDiscrete", "v_prediction", True),
     "flow": node("nodes_model_advanced", "ModelSamplingSD3", 3.0),
@@ -66,6 +88,37 @@ def together(model, guided, run, direction):
 @pytest.mark.parametrize("patch", PATCHES)
 def test_with_patches_of_the_model(demo, sample, guided, patch, direction):
     together(PATCHES[patch](demo[0]), guided, sample, direction)
+
+
+@pytest.mark.parametrize("direction", ["prompt", "embedding", "prediction"])
+@pytest.mark.parametrize("kind", ["v-prediction", "flow"])
+def test_other_predictions_are_guided_as_in_diffusers(demo, sample, guided, kind, direction):
+    """The demo's network read as if it predicted v, or a flow's velocity."""
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    from sd_debias.core.demo.model import WEIGHTS as DEMO
+    from sd_debias.core.pipeline import guided as guided_pipeline
+    from sd_debias.core.workbench import load_pipeline
+
+    class OfFlowMatch(FlowMatchEulerDiscreteScheduler):
+        init_noise_sigma = 1.0
+
+        def scale_model_input(self, x, t):
+            return x
+
+    pipe = load_pipeline(str(DEMO))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = OfFlowMatch(shift=3.0) if kind == "flow" else DDIMScheduler.from_config(
+        pipe.scheduler.config, prediction_type="v_prediction")
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    with guided_pipeline(pipe, PROMPT, [GENDER], WEIGHTS, Method(direction)) as guide:
+        expected = pipe(**guide.call, num_inference_steps=8, guidance_scale=2.0, latents=noise.clone(),
+                        output_type="latent").images
+    model, _ = guided(PATCHES[kind](demo[0]), direction)
+    sigmas = pipe.scheduler.sigmas if kind == "flow" else torch.cat(
+        [model.get_model_object("model_sampling").sigmas[pipe.scheduler.timesteps], torch.zeros(1)])
+    found = sample(model, noise=noise, sigmas=sigmas) * 0.18215
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max().clamp(min=1)
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "dpm_2", "lms", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde",
@@ -94,11 +147,74 @@ def test_with_guiders(demo, sample, guided, name):
 
 
 @pytest.mark.parametrize("direction", ["prompt", "embedding"])
-def test_with_regions_and_timestep_ranges(demo, sample, guided, direction):
-    left, right = (sample.encode(text)[0] for text in (PROMPT, "a photo of a judge"))
-    positive = [[left[0], {**left[1], "area": (8, 4, 0, 0), "strength": 1.0}],
-                [right[0], {**right[1], "area": (8, 8, 0, 0), "strength": 0.7, "start_percent": 0.2}]]
+def test_with_regions_masks_and_timestep_ranges(demo, sample, guided, direction):
+    import nodes
+    left, middle, right = (sample.encode(text) for text in (PROMPT, "a photo of a judge", "a photo of a farmer"))
+    left, = nodes.ConditioningSetArea().append(left, 32, 64, 0, 0, 1.0)
+    mask = torch.zeros(1, 64, 64)
+    mask[..., 32:] = 1
+    middle, = nodes.ConditioningSetMask().append(middle, mask, "default", 0.7)
+    right, = nodes.ConditioningSetTimestepRange().set_range(right, 0.2, 0.8)
+    positive, = nodes.ConditioningCombine().combine(left, nodes.ConditioningCombine().combine(middle, right)[0])
     together(demo[0], guided, partial(sample, positive=positive), direction)
+
+
+@pytest.fixture(scope="module")
+def controlnet(demo):
+    """A ControlNet of the demo model's size with random weights."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    from sd_debias.nodes.demo_model import UNET
+    config = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output")}
+    network = comfy.cldm.cldm.ControlNet(**config, num_heads=4, hint_channels=3, dtype=torch.float32,
+                                         operations=comfy.ops.disable_weight_init)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data.normal_(std=0.05, generator=generator)
+    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("direction", ["prompt", "embedding"])
+@pytest.mark.parametrize("both", [True, False], ids=["both", "positive alone"])
+def test_with_a_controlnet(demo, sample, guided, controlnet, both, direction):
+    import nodes
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(
+        sample.encode(PROMPT), sample.encode(""), controlnet, hint, 0.8, 0.0, 1.0)
+    run = partial(sample, positive=positive, negative=negative if both else "")
+    assert not torch.allclose(run(demo[0]), sample(demo[0]), atol=1e-2)
+    together(demo[0], guided, run, direction)
+
+
+@pytest.mark.parametrize("direction", ["embedding", "prediction"])
+def test_guidance_holds_nothing_but_the_text(demo, sample, guided, controlnet, direction):
+    """A weight near 0 changes next to nothing, also where only the positive conditioning has an image's control."""
+    import nodes
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    positive, = nodes.ControlNetApply().apply_controlnet(sample.encode(PROMPT), controlnet, hint, 0.8)
+    for entry in positive:
+        entry[1]["control_apply_to_uncond"] = False
+    model = image_adapter(demo[0])
+    run = partial(sample, positive=positive, negative="blurry")
+    found = run(guided(model, direction, torch.full((2, 2), 1e-5))[0])
+    assert (found - run(model)).abs().max() < 0.01
+
+
+def test_sag_finds_the_unconditional_rows(demo, sample, guided):
+    """They are looked for by their number, which added ones must not have."""
+    seen = []
+
+    def attend(q, k, v, options):
+        from comfy.ldm.modules.attention import optimized_attention
+        seen.append(list(options["cond_or_uncond"]))
+        return optimized_attention(q, k, v, options["n_heads"])
+
+    model = demo[0].clone()
+    model.set_model_attn2_replace(attend, "output", 3)
+    sample(guided(model)[0])
+    assert all(sorted(kinds) == [-1, 0, 1] for kinds in seen) and seen
 
 
 def test_with_a_lora(demo, sample, guided):
@@ -111,6 +227,44 @@ def test_with_a_lora(demo, sample, guided):
     model, _ = comfy.sd.load_lora_for_models(demo[0], None, lora, 1.0, 0.0)
     assert not torch.equal(sample(model), sample(demo[0]))
     together(model, guided, sample, "embedding")
+
+
+@pytest.mark.parametrize("direction", ["prompt", "embedding"])
+def test_with_a_second_pass_at_twice_the_size(demo, sample, guided, direction):
+    import nodes
+
+    def run(model):
+        positive, negative = sample.encode(PROMPT), sample.encode("")
+        asked = (2.0, "euler", "simple", positive, negative)
+        first, = nodes.KSampler().sample(model, 3, 4, *asked, dict(samples=torch.zeros(2, 4, 8, 8)), 1.0)
+        larger, = nodes.LatentUpscale().upscale(first, "nearest-exact", 128, 128, "disabled")
+        return nodes.KSampler().sample(model, 3, 4, *asked, larger, 0.5)[0]["samples"]
+
+    together(demo[0], guided, run, direction)
+
+
+@pytest.mark.parametrize("direction", ["prompt", "embedding"])
+def test_with_advanced_samplers(demo, sample, guided, direction):
+    """KSampler (Advanced) in two parts, then SamplerCustomAdvanced with its guider."""
+    import nodes
+    from comfy_extras import nodes_custom_sampler as custom
+
+    def first(node, *inputs):
+        made = getattr(node, "execute", None) or getattr(node(), node.FUNCTION)
+        result = made(*inputs)
+        return result[0] if isinstance(result, tuple) else result.args[0]
+
+    def run(model):
+        positive, negative = sample.encode(PROMPT), sample.encode("")
+        asked, latent = (4, 2.0, "euler", "simple", positive, negative), dict(samples=torch.zeros(2, 4, 8, 8))
+        half, = nodes.KSamplerAdvanced().sample(model, "enable", 3, *asked, latent, 0, 2, "enable")
+        whole, = nodes.KSamplerAdvanced().sample(model, "disable", 3, *asked, half, 2, 4, "disable")
+        guider = first(custom.CFGGuider, model, positive, negative, 2.0)
+        sigmas = first(custom.BasicScheduler, model, "simple", 4, 0.6)
+        return first(custom.SamplerCustomAdvanced, first(custom.RandomNoise, 3), guider,
+                     first(custom.KSamplerSelect, "euler"), sigmas, whole)["samples"]
+
+    together(demo[0], guided, run, direction)
 
 
 def test_a_second_pass_starts_afresh_and_in_the_middle_of_the_schedule(demo, sample, guided):

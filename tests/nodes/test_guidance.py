@@ -52,10 +52,10 @@ def test_latents_are_those_of_the_diffusers_pipeline(pipe, sample, guided, metho
                         output_type="latent").images
 
     model, done = guided(method)
-    all_sigmas = model.get_model_object("model_sampling").sigmas
-    sigmas = torch.cat([all_sigmas[pipe.scheduler.timesteps], all_sigmas[:1]])
-    first = (1 + sigmas[0] ** 2) ** 0.5 / sigmas[0]  # diffusers starts from noise of variance 1, alpha aside
-    found = sample(model, negative=negative, cfg=cfg, noise=noise * first, sigmas=sigmas, batch=3)
+    at_the_end = ((1 - pipe.scheduler.final_alpha_cumprod) / pipe.scheduler.final_alpha_cumprod) ** 0.5
+    sigmas = model.get_model_object("model_sampling").sigmas[pipe.scheduler.timesteps]
+    sigmas = torch.cat([sigmas, at_the_end.reshape(1)])
+    found = sample(model, negative=negative, cfg=cfg, noise=noise, sigmas=sigmas, batch=3)
     found = found * 0.18215 / (1 + sigmas[-1] ** 2) ** 0.5
     assert (found - expected).abs().max() < 1e-3
     theirs, (ours, facts) = guide.summary(), done[0]
@@ -172,6 +172,13 @@ def test_a_conditioning_of_another_encoder_is_refused(sample, guided):
     model, _ = guided(Method("prompt"), torch.tensor([[0.0, -1.0]]))
     with pytest.raises(ValueError, match="width 32, but the CLIP .* width 56"):
         sample(model, positive=[[torch.zeros(1, 77, 32), {}]], batch=1)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_conditioning_without_text_is_refused(sample, guided, direction):
+    model, _ = guided(Method(direction), torch.tensor([[0.0, -1.0]]))
+    with pytest.raises(ValueError, match="holds no text embedding"):
+        sample(model, positive=[[None, {}]], batch=1)
 
 
 def test_a_conditioning_shifted_already_is_left_alone(demo, sample, guided):

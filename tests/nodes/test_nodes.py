@@ -1,4 +1,5 @@
 """The nodes by what they take and give, over the real host and its double."""
+import copy
 import json
 from pathlib import Path
 
@@ -57,12 +58,16 @@ def test_chained_attributes_need_names_of_their_own(call, said):
 # --- profiles as files -----------------------------------------------------------------------------------------------
 
 @pytest.fixture
-def profiles(comfyui, monkeypatch, tmp_path):
+def profiles(comfyui, tmp_path):
     """The module, with an empty folder."""
     import folder_paths
     from sd_debias.nodes import profiles as module
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, module.FOLDER, ([str(tmp_path)], {".json"}))
-    return module
+    known = folder_paths.folder_names_and_paths
+    paths, suffixes = known[module.FOLDER]
+    before = list(paths), set(suffixes)
+    known[module.FOLDER] = ([str(tmp_path)], {".json"})
+    yield module
+    known[module.FOLDER] = before
 
 
 def test_a_saved_profile_is_loaded_and_described(call, said, profiles):
@@ -172,6 +177,13 @@ def test_a_profile_of_another_text_encoder_is_said(demo, call, said):
     assert "text encoder: calibrated at SDXLClipModel" in said[-1][0] and said[-1][1]
 
 
+def test_apply_says_so_too_after_the_run(demo, call, said, sample):
+    from sd_debias.nodes.apply import DebiasApply
+    patched, = call(DebiasApply, model=demo[0], clip=demo[1], profile=profile(text_encoder="SDXLClipModel"))
+    sample(patched)
+    assert "text encoder: calibrated at SDXLClipModel" in said[-1][0] and said[-1][1]
+
+
 # --- text encode -----------------------------------------------------------------------------------------------------
 
 def test_text_encode_at_strength_0_is_clips_own(demo, call, said):
@@ -234,6 +246,27 @@ def test_groups_that_read_the_same_are_refused(demo):
         encode_all(demo[1], PROMPT, (same,), Method().context)
 
 
+# --- the demo model --------------------------------------------------------------------------------------------------
+
+@pytest.mark.comfyui
+def test_the_demo_model_is_that_of_diffusers(demo, sample):
+    from sd_debias.core.demo.model import WEIGHTS
+    from sd_debias.core.workbench import load_pipeline
+    pipe = load_pipeline(str(WEIGHTS))
+    model, clip, vae = demo
+    generator = torch.Generator().manual_seed(0)
+    x, latent = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
+    with torch.inference_mode():
+        text = sample.encode(PROMPT)[0][0]
+        ids = pipe.tokenizer([PROMPT], padding="max_length", max_length=77, return_tensors="pt").input_ids
+        assert (text - pipe.text_encoder(ids)[0]).abs().max() < 1e-4
+        times, text = torch.tensor([800, 300]), text.expand(2, -1, -1)
+        predicted = model.model.diffusion_model(x, times, context=text)
+        assert (predicted - pipe.unet(x, times, text).sample).abs().max() < 1e-4
+        decoded = (pipe.vae.decode(latent).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+        assert (vae.decode(latent) - decoded).abs().max() < 1e-4
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 class Brightness:
@@ -279,6 +312,19 @@ def test_a_classifier_without_a_text_tower_is_refused(call, comfyui, monkeypatch
         call(DebiasClipClassifier, model="../vit")
 
 
+@pytest.mark.comfyui
+def test_clip_is_evicted_as_any_model_and_comes_back(call):
+    import comfy.model_management as management
+
+    from sd_debias.nodes.classifier import DEMO, DebiasClipClassifier, Managed
+    judged, = call(DebiasClipClassifier, model=DEMO)
+    classify, images = judged.of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
+    before = classify(images)
+    assert any(isinstance(patcher.model, Managed) for patcher in management.loaded_models())
+    management.unload_all_models()
+    assert not management.loaded_models() and np.array_equal(classify(images), before)
+
+
 def test_a_judge_of_one_attribute_leaves_the_rest_to_others(call):
     from sd_debias.core.attribute import SKIN_TONE_3
     from sd_debias.nodes.classifier import DebiasSkinToneClassifier
@@ -301,7 +347,7 @@ def test_labels_are_mapped_one_a_line():
 @pytest.fixture
 def studio(demo):
     from sd_debias.nodes.calibrate import Studio
-    return Studio(*demo, "", 64, 64, "euler", "ddim_uniform", 2, 2.0)
+    return Studio(*demo, "", 64, 64, "euler", "simple", 2, 2.0)
 
 
 def calibration(demo, **more):
@@ -309,7 +355,7 @@ def calibration(demo, **more):
     model, clip, vae = demo
     return dict(model=model, clip=clip, vae=vae, attributes=(GENDER.with_target((1, 3)),), classifier=judge(),
                 prompts=PROMPT, negative="", width=64, height=64, steps=2, cfg=2.0, sampler_name="euler",
-                scheduler="ddim_uniform", seed=3, images=6, rounds=2, held_out=4, batch_size=4, tolerance=1e-6,
+                scheduler="simple", seed=3, images=6, rounds=2, held_out=4, batch_size=4, tolerance=1e-6,
                 method="default", direction="as the method says", rule="as the method says", confidence=0.0,
                 name="test") | more
 
@@ -322,7 +368,7 @@ def test_a_calibrations_picture_is_that_of_ksampler_alone(demo, studio, sample):
         latent = torch.zeros(1, 4, 8, 8)
         positive, negative = sample.encode(PROMPT), sample.encode("")
         alone = vae.decode(comfy.sample.sample(
-            model, comfy.sample.prepare_noise(latent, 6), 2, 2.0, "euler", "ddim_uniform", positive, negative, latent,
+            model, comfy.sample.prepare_noise(latent, 6), 2, 2.0, "euler", "simple", positive, negative, latent,
             denoise=1.0, disable_pbar=True, seed=6))
     assert torch.allclose(pictures[1], alone[0], atol=1e-4)
 
@@ -330,15 +376,15 @@ def test_a_calibrations_picture_is_that_of_ksampler_alone(demo, studio, sample):
 def test_a_calibration_gives_profile_pictures_and_report(demo, call, said):
     from sd_debias.nodes.calibrate import DebiasCalibrate
     profile, charts, before, after, report = call(DebiasCalibrate, **calibration(demo))
-    assert profile.setting["scheduler"] == "ddim_uniform" and profile.setting["steps"] == 2
+    assert profile.setting["scheduler"] == "simple" and profile.setting["steps"] == 2
     assert [r["images"] for r in profile.entries[0].rounds][0] == 6 and profile.entries[0].after
     assert before.shape == after.shape == (4, 64, 64, 3) and charts.shape[-1] == 3
     assert Path(report).exists() and (Path(report).parent / "profile.json").exists()
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 6, 8], ids=["at once", "audit", "round", "verification", "pictures"])
-def test_a_cancelled_calibration_continues_where_it_stopped(demo, call, said, monkeypatch, after):
-    from comfy.model_management import InterruptProcessingException
+def test_a_cancelled_calibration_leaves_no_trace_and_continues_where_it_stopped(demo, call, said, sample, monkeypatch,
+                                                                                after):
     from sd_debias.nodes import calibrate
     inputs, made = calibration(demo, name=f"cancelled {after}"), []
     generate = calibrate.Studio.generate
@@ -346,19 +392,20 @@ def test_a_cancelled_calibration_continues_where_it_stopped(demo, call, said, mo
     def counted(self, *args, **kwargs):
         if len(made) == after and not cancelled:
             cancelled.append(True)
-            raise InterruptProcessingException
+            raise calibrate.InterruptProcessingException
         made.append(list(args[4]))
         return generate(self, *args, **kwargs)
 
     cancelled = [True]
     monkeypatch.setattr(calibrate.Studio, "generate", counted)
+    plain = sample(demo[0])
     whole = call(calibrate.DebiasCalibrate, **inputs | dict(name="whole"))[0]
     uninterrupted, cancelled = list(made), []
     made.clear()
     assert len(uninterrupted) == 2 + 2 + 2 + 1 + 2  # batches of the audit, two rounds, the verification, pictures
-    with pytest.raises(InterruptProcessingException):
+    with pytest.raises(calibrate.InterruptProcessingException):
         call(calibrate.DebiasCalibrate, **inputs)
-    assert "queue again to continue" in said[-1][0]
+    assert "queue again to continue" in said[-1][0] and torch.equal(sample(demo[0]), plain)
     resumed = call(calibrate.DebiasCalibrate, **inputs)[0]
     assert made == uninterrupted or after == 8  # nothing twice, nothing left out; pictures are not kept
     assert resumed.entries[0].steerings == whole.entries[0].steerings
@@ -366,18 +413,17 @@ def test_a_cancelled_calibration_continues_where_it_stopped(demo, call, said, mo
 
 
 def test_cancelled_after_its_audit_it_leaves_a_profile(demo, call, said, monkeypatch, profiles, tmp_path):
-    from comfy.model_management import InterruptProcessingException
     from sd_debias.nodes import calibrate
     generate, made = calibrate.Studio.generate, []
 
     def once(self, *args, **kwargs):
         if len(made) == 2:
-            raise InterruptProcessingException
+            raise calibrate.InterruptProcessingException
         made.append(True)
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(calibrate.Studio, "generate", once)
-    with pytest.raises(InterruptProcessingException):
+    with pytest.raises(calibrate.InterruptProcessingException):
         call(calibrate.DebiasCalibrate, **calibration(demo, name="kept"))
     assert Profile.load(tmp_path / "kept (unfinished).json").entries[0].after is None
     for state in calibrate.states().glob("kept-*"):
@@ -413,14 +459,13 @@ def test_a_full_disk_stops_a_calibration_with_a_sentence(demo, call, said, monke
 
 
 def test_after_each_refusal_a_plain_run_is_what_it_was(demo, call, said, sample, monkeypatch):
-    from comfy.model_management import InterruptProcessingException
     from sd_debias.nodes import calibrate, guidance
     plain = sample(demo[0])
 
     def cancel(self, *args, **kwargs):
-        raise InterruptProcessingException
+        raise calibrate.InterruptProcessingException
     monkeypatch.setattr(guidance.Pass, "__call__", cancel)
-    with pytest.raises(InterruptProcessingException):
+    with pytest.raises(calibrate.InterruptProcessingException):
         call(calibrate.DebiasCalibrate, **calibration(demo, name="cancelled", method="paper"))
     assert torch.equal(sample(demo[0]), plain)
 
@@ -436,6 +481,16 @@ def test_a_report_shows_before_and_after(call, said):
         call(DebiasReport, profile=profile(), before=torch.rand(2, 8, 8, 3), after=torch.rand(3, 8, 8, 3))
 
 
+def test_a_full_disk_is_said_by_the_report_too(call, said, monkeypatch):
+    from sd_debias.nodes import report
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(report, "write_report", full)
+    with pytest.raises(ValueError, match="report could not be written.*No space left on device. Free some space"):
+        call(report.DebiasReport, profile=profile())
+
+
 def test_a_prompt_with_our_nodes_gets_a_record_in_its_images(comfyui, monkeypatch):
     import comfy_execution.utils
 
@@ -445,8 +500,10 @@ def test_a_prompt_with_our_nodes_gets_a_record_in_its_images(comfyui, monkeypatc
     record = data["extra_data"]["extra_pnginfo"]["debias"]
     context = type("Context", (), {"prompt_id": "p"})
     monkeypatch.setattr(comfy_execution.utils, "get_executing_context", lambda: context)
+    queued = copy.deepcopy(data)  # a host may run a copy of what was posted
     messages.record({"Debias profile": "x"})
-    assert record == [{"Debias profile": "x"}] and "workflow" in data["extra_data"]["extra_pnginfo"]
+    assert queued["extra_data"]["extra_pnginfo"]["debias"] == record == [{"Debias profile": "x"}]
+    assert "workflow" in data["extra_data"]["extra_pnginfo"]
     plain = {"prompt": {"1": {"class_type": "KSampler"}}}
     assert messages.open_record(dict(plain)) == plain
 

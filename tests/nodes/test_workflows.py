@@ -1,4 +1,5 @@
 """Bundled workflows, help pages and locales; with COMFYUI_PATH also on a real server."""
+import asyncio
 import json
 import os
 import shutil
@@ -64,10 +65,12 @@ class Server:
             (folder / part).mkdir(parents=True)
         (folder / "custom_nodes" / "sd-debias").symlink_to(ROOT)
         self.log = open(folder / "log.txt", "w")
-        main = Path(os.environ["COMFYUI_PATH"]) / "main.py"
+        checkout = Path(os.environ["COMFYUI_PATH"])
+        installable = (checkout / "comfy" / "cmd" / "main.py").exists()  # the fork is started as a module
         self.process = subprocess.Popen(
-            [sys.executable, str(main), "--cpu", "--port", str(port), "--base-directory", str(folder),
-             "--disable-auto-launch"], stdout=self.log, stderr=subprocess.STDOUT)
+            [sys.executable, *(["-m", "comfy.cmd.main"] if installable else [str(checkout / "main.py")]), "--cpu",
+             "--port", str(port), "--base-directory", str(folder), "--disable-auto-launch"],
+            env={**os.environ, "PYTHONPATH": str(checkout)}, stdout=self.log, stderr=subprocess.STDOUT)
         for _ in range(300):
             try:
                 self.object_info = self.get("/object_info")
@@ -104,6 +107,13 @@ class Server:
             time.sleep(0.2)
         raise TimeoutError(self.logged()[-3000:])
 
+    def wait_for(self, text: str, start: int = 0, wait: float = 300) -> None:
+        """Until the log has a text after its first `start` characters."""
+        until = time.monotonic() + wait
+        while text not in self.logged()[start:]:
+            assert time.monotonic() < until, self.logged()[-3000:]
+            time.sleep(0.02)
+
     def logged(self) -> str:
         self.log.flush()
         return (self.folder / "log.txt").read_text("utf-8")
@@ -128,6 +138,38 @@ def of_type(prompt: dict, name: str) -> dict:
 
 def said_ok(server, history: dict) -> None:
     assert history["status"]["status_str"] == "success", history["status"]["messages"][-1]
+
+
+def plain(server):
+    """Pixels of a graph without nodes of ours but the demo model, whose object other prompts share."""
+    import numpy as np
+    from PIL import Image
+    prompt = {str(i): dict(class_type=name, inputs=inputs) for i, (name, inputs) in enumerate([
+        ("DebiasDemoModel", {}), ("CLIPTextEncode", dict(clip=["0", 1], text="a photo of a doctor")),
+        ("CLIPTextEncode", dict(clip=["0", 1], text="")), ("EmptyLatentImage", dict(width=64, height=64, batch_size=2)),
+        ("KSampler", dict(model=["0", 0], seed=1, steps=4, cfg=2.0, sampler_name="euler", scheduler="simple",
+                          positive=["1", 0], negative=["2", 0], latent_image=["3", 0], denoise=1.0)),
+        ("VAEDecode", dict(samples=["4", 0], vae=["0", 2])),
+        ("SaveImage", dict(images=["5", 0], filename_prefix="plain"))])}
+    history = server.run(prompt)
+    said_ok(server, history)
+    cached = [data["nodes"] for kind, data in history["status"]["messages"] if kind == "execution_cached"]
+    assert "4" not in sum(cached, []), "the sampler did not run"
+    return np.stack([np.asarray(Image.open(server.folder / "output" / image["filename"]))
+                     for image in history["outputs"]["6"]["images"]])
+
+
+@pytest.fixture(scope="module")
+def untouched(server):
+    return plain(server)
+
+
+def calibrating(server, **inputs) -> dict:
+    """A small calibration toward a target that the demo model is far from, so that it needs rounds."""
+    prompt = prompt_of(server, 1)
+    of_type(prompt, "DebiasAttribute")["target"] = "5:95"
+    of_type(prompt, "DebiasCalibrate").update(dict(images=24, held_out=24, rounds=2, batch_size=4, steps=8) | inputs)
+    return prompt
 
 
 @pytest.mark.comfyui
@@ -187,10 +229,9 @@ def test_cancel_stops_at_once_and_the_next_run_continues(server):
     prompt = prompt_of(server, 1)
     inputs = of_type(prompt, "DebiasCalibrate")
     inputs.update(images=400, steps=20, held_out=20, rounds=0, name="cancelled")
-    before = server.logged().count("audit: ")
+    start = len(server.logged())
     answer = server.post("/prompt", dict(prompt=prompt))
-    while server.logged().count("audit: ") < before + 2:
-        time.sleep(0.1)
+    server.wait_for("audit: 8 of 400", start)
     server.post("/interrupt", {})
     started = time.monotonic()
     history = server.finished(answer["prompt_id"])
@@ -198,18 +239,84 @@ def test_cancel_stops_at_once_and_the_next_run_continues(server):
     kept = int(server.logged().rpartition("Cancelled. ")[2].split()[0])
     assert kept >= 8
     server.post("/prompt", dict(prompt=prompt))
-    while f"audit: {kept + 4} of 400" not in server.logged():
-        time.sleep(0.1)
+    server.wait_for(f"audit: {kept + 4} of 400", start)
     server.post("/interrupt", {})
+
+
+@pytest.mark.comfyui
+@pytest.mark.parametrize("phase", ["audit", "round 1", "verification"])
+def test_cancel_in_a_phase_leaves_no_trace_and_the_next_run_continues(server, untouched, phase):
+    prompt = calibrating(server, name=f"cancelled in {phase}", steps=12)
+    start = len(server.logged())
+    answer = server.post("/prompt", dict(prompt=prompt))
+    server.wait_for(f"sd-debias: {phase}", start)
+    server.post("/interrupt", {})
+    assert server.finished(answer["prompt_id"])["status"]["messages"][-1][0] == "execution_interrupted"
+    assert (plain(server) == untouched).all()
+    kept = int(server.logged()[start:].rpartition("Cancelled. ")[2].split()[0])
+    assert kept >= dict(audit=4).get(phase, 24)
+    start = len(server.logged())
+    said_ok(server, server.run(prompt))
+    assert "audit: 4 of 24" not in server.logged()[start:] and (plain(server) == untouched).all()
+
+
+@pytest.mark.comfyui
+def test_a_calibration_has_one_progress_bar_with_previews_and_live_text(server):
+    aiohttp = pytest.importorskip("aiohttp")
+    prompt = calibrating(server, name="watched")
+    node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasCalibrate")
+    states, texts, previews = [], [], 0
+
+    async def watch():
+        nonlocal previews
+        url = f"{server.url}/ws?clientId=watcher"
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+            await asyncio.to_thread(server.post, "/prompt", dict(prompt=prompt, client_id="watcher"))
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    kind = int.from_bytes(message.data[:4], "big")
+                    previews += kind in (1, 4)
+                    if kind == 3:
+                        length = int.from_bytes(message.data[4:8], "big")
+                        if message.data[8:8 + length].decode() == node:
+                            texts.append(message.data[8 + length:].decode())
+                else:
+                    event = json.loads(message.data)
+                    if event["type"] == "progress" and event["data"]["node"] == node:
+                        states.append((event["data"]["value"], event["data"]["max"]))
+                    if event["type"] in ("execution_success", "execution_error"):
+                        return event["type"]
+
+    assert asyncio.run(asyncio.wait_for(watch(), 300)) == "execution_success"
+    values, most = zip(*states)
+    assert len(set(most)) == 1 and list(values) == sorted(values) and values[-1] == most[0]
+    assert previews >= 6 and any(text.startswith("audit: 4 of 24 images\ngender (N = 4): man") for text in texts)
+    assert "Report: output/debias/watched/report.html" in texts[-1]
 
 
 @pytest.mark.comfyui
 @pytest.mark.parametrize("node, inputs, sentence", [
     ("DebiasAttribute", dict(attribute="own groups", groups="young:\nold"), "has an empty text"),
+    ("DebiasAttribute", dict(target="1:2:3"), "2 groups but 3 target shares"),
+    ("DebiasApply", dict(start=0.5, end=0.2), "0 <= start <= end"),
+    ("DebiasSaveProfile", dict(name="../x"), "A name must be"),
     ("DebiasCalibrate", dict(name="../x"), "A name must be"),
     ("DebiasCalibrate", dict(prompts=""), "needs a prompt")])
-def test_bad_input_is_one_sentence_on_the_node(server, node, inputs, sentence):
+def test_bad_input_is_one_sentence_on_the_node_and_leaves_no_trace(server, untouched, node, inputs, sentence):
     prompt = prompt_of(server, 1)
     of_type(prompt, node).update(inputs)
     kind, message = server.run(prompt)["status"]["messages"][-1]
     assert kind == "execution_error" and sentence in message["exception_message"] and message["node_type"] == node
+    assert (plain(server) == untouched).all()
+
+
+@pytest.mark.comfyui
+def test_a_damaged_profile_is_said_on_its_node(server):
+    folder = server.folder / "models" / "debias_profiles"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "damaged.json").write_text("{")
+    prompt = prompt_of(server, 2)
+    of_type(prompt, "DebiasLoadProfile")["profile"] = "damaged.json"
+    kind, message = server.run(prompt)["status"]["messages"][-1]
+    assert kind == "execution_error" and "not readable JSON" in message["exception_message"]
+    assert message["node_type"] == "DebiasLoadProfile"

@@ -1,4 +1,4 @@
-"""Hosts for the contract tests: doubles always, real ones where A1111_PATH or FORGE_PATH name an installation."""
+"""Hosts for the contract tests: doubles always, real ones where A1111_PATH, FORGE_PATH or REFORGE_PATH name one."""
 from __future__ import annotations
 
 import importlib.util
@@ -24,17 +24,16 @@ def _load(name: str):
 double, real, settings = _load("webui_double"), _load("webui_real"), _load("webui_settings")
 
 DOUBLES = {"a1111": {}, "forge": dict(forge=True), "a1111-xl": dict(xl=True), "forge-xl": dict(forge=True, xl=True)}
-REAL = {"real-a1111": "A1111_PATH", "real-forge": "FORGE_PATH"}
+REAL = {"real-a1111": "A1111", "real-forge": "FORGE", "real-reforge": "REFORGE"}
 _servers: dict = {}
 
 
 def _server(name: str):
     """A real host, started once; skips the test where none is named."""
-    place = os.environ.get(REAL[name])
-    if not place:
-        pytest.skip(f"{REAL[name]} names no installation")
+    if not os.environ.get(f"{REAL[name]}_PATH"):
+        pytest.skip(f"{REAL[name]}_PATH names no installation")
     if name not in _servers:
-        _servers[name] = real.Server(Path(place), ROOT)
+        _servers[name] = real.Server(REAL[name], ROOT)
     return _servers[name]
 
 
@@ -49,6 +48,12 @@ def host(request, tmp_path):
             yield made
         return
     yield _server(request.param)
+
+
+@pytest.fixture(params=REAL)
+def server(request):
+    """Each of the real hosts."""
+    return _server(request.param)
 
 
 @pytest.fixture

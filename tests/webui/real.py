@@ -1,7 +1,7 @@
 """A real host, started once for all tests and spoken to through its API.
 
 Its installation is changed in three places: the extension is linked into extensions/, the demo model is exported to
-models/, and the tests' profiles are written.
+models/ (of A1111), and the tests' profiles are written.
 """
 from __future__ import annotations
 
@@ -25,30 +25,35 @@ ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-ver
 
 
 class Server:
-    """A1111_PYTHON names its Python, else the installation's venv is taken; A1111_ARGS are further arguments, such as
-    --use-cpu all; A1111_URL is a server that runs already."""
+    """A1111, Forge or reForge, whose installation the variable <NAME>_PATH names, e.g. FORGE_PATH.
 
-    forge = False
+    <NAME>_URL is a server that runs already. Else <NAME>_PYTHON is its Python, by default the one of the installation's
+    venv, and <NAME>_ARGS are further arguments, such as --use-cpu all. <NAME>_CHECKPOINT is what it generates with, by
+    default the demo model, which Forge and reForge cannot load: they know real dimensions alone.
+    """
 
-    def __init__(self, place: Path, root: Path):
+    def __init__(self, name: str, root: Path):
+        place = Path(os.environ[f"{name}_PATH"])
+        given = {key: os.environ.get(f"{name}_{key}") for key in ("URL", "PYTHON", "ARGS", "CHECKPOINT")}
+        self.forge = name != "A1111"
         self.profiles = place / "models" / "debias_profiles"
         link = place / "extensions" / "sd-debias"
         if not link.exists():
             link.symlink_to(root, target_is_directory=True)
-        self.process, url = None, os.environ.get("A1111_URL")
-        if url:
-            self.url = url.rstrip("/")
+        self.process = None
+        if given["URL"]:
+            self.url = given["URL"].rstrip("/")
             return
         from sd_debias.core.demo.export import export
-        checkpoint = export(place / "models" / "Stable-diffusion", "sd-debias-test")
-        python = os.environ.get("A1111_PYTHON") or str(place / "venv" / "bin" / "python")
+        checkpoint = given["CHECKPOINT"] or export(place / "models" / "Stable-diffusion", "sd-debias-test")
+        python = given["PYTHON"] or str(place / "venv" / "bin" / "python")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.log = open(place / "sd-debias-test.log", "w")
         self.process = subprocess.Popen(
             [python, "launch.py", *ARGUMENTS, "--port", str(port), "--ckpt", str(checkpoint),
-             *os.environ.get("A1111_ARGS", "").split()], cwd=place, stdout=self.log, stderr=subprocess.STDOUT)
+             *(given["ARGS"] or "").split()], cwd=place, stdout=self.log, stderr=subprocess.STDOUT)
         self.url = f"http://127.0.0.1:{port}"
         for _ in range(300):
             try:
@@ -73,6 +78,9 @@ class Server:
     def post(self, tab: str, payload: dict):
         """As the double's: an object with images, infotexts, info. Raises ValueError for the host's errors."""
         payload = dict(payload, override_settings={"return_grid": False, **payload.get("override_settings", {})})
+        if self.forge:
+            # Its API fails without them: on any hires pass, and on any infotext, for which it cannot check lists.
+            payload = {"styles": [], "hr_additional_modules": ["Use same choices"], **payload}
         images = payload.get("init_images")
         if images:
             payload["init_images"] = [_encoded(image) for image in images]

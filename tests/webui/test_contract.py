@@ -119,7 +119,7 @@ def test_steps_without_negative_prompt_are_left_alone_and_counted(host, directio
     if host.forge:
         pytest.skip("Forge evaluates the negative prompt in every step")
     save_profile(host.profiles, direction=direction)
-    skipping = dict(s_min_uncond=20.0) if not hasattr(host, "call") else dict(override_settings=dict(s_min_uncond=20.0))
+    skipping = dict(s_min_uncond=20.0)  # as a setting, the host would keep it after this generation
     plain, _ = generate(host, **skipping)
     guided, texts = generate(host, **skipping, **debias())
     assert apart(plain, guided) > 2

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -9,7 +10,7 @@ import urllib.request
 import numpy as np
 import pytest
 from webui_real import arrays
-from webui_settings import DIRECTIONS, PROMPT, debias, keys, payload, save_profile
+from webui_settings import DIRECTIONS, PROMPT, debias, keys, payload, same, save_profile
 
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
 
@@ -49,30 +50,57 @@ def test_calibrated_gender_reaches_the_noise_floor(a1111, subject):
     assert entry["prompt"] == prompt
 
 
-def test_audit_and_calibration_as_jobs(a1111):
-    txt2img = dict(prompt=PROMPT, width=64, height=64, **{**SETTING, "batch_size": 10})
-    assert ask(a1111, "/audit", dict(txt2img=txt2img, count=0))[0] == 422
-    status, job = ask(a1111, "/audit", dict(txt2img=txt2img, count=20, classifier="demo"))
+def test_audit_and_calibration_as_jobs(server):
+    txt2img = dict(prompt=PROMPT, width=64, height=64, **{**SETTING, "batch_size": 10, "steps": 4})
+    assert ask(server, "/audit", dict(txt2img=txt2img, count=0))[0] == 422
+    status, job = ask(server, "/audit", dict(txt2img=txt2img, count=20, classifier="demo"))
     assert status == 202
-    busy, answer = ask(a1111, "/audit", dict(txt2img=txt2img, count=20, classifier="demo"))
+    busy, answer = ask(server, "/audit", dict(txt2img=txt2img, count=20, classifier="demo"))
     assert busy == 409 and "Wait until it ends" in answer["detail"]
-    job = ended(a1111, job)
+    job = ended(server, job)
     assert job["state"] == "done" and job["result"][0]["before"]["gender"]["n"] == 20
-    request = dict(txt2img=txt2img, count=20, rounds=1, held_out=20, classifier="demo", name="job", overwrite=True)
-    job = ended(a1111, ask(a1111, "/calibrate", request)[1])
+    request = dict(txt2img=txt2img, count=10, rounds=1, held_out=10, classifier="demo", name="job", overwrite=True)
+    job = ended(server, ask(server, "/calibrate", request)[1])
     assert job["state"] == "done" and job["profile"] == "job", job["error"]
-    assert "job" in ask(a1111, "/profiles")[1] and ask(a1111, "/profiles/job")[1]["name"] == "job"
-    assert ask(a1111, "/profiles/absent")[0] == ask(a1111, "/jobs/absent")[0] == 404
-    job = ask(a1111, "/audit", dict(txt2img=txt2img, count=1000, classifier="demo"))[1]
-    while ask(a1111, f"/jobs/{job['id']}")[1]["state"] == "waiting":
+    assert "job" in ask(server, "/profiles")[1] and ask(server, "/profiles/job")[1]["name"] == "job"
+    assert ask(server, "/profiles/absent")[0] == ask(server, "/jobs/absent")[0] == 404
+    job = ask(server, "/audit", dict(txt2img=txt2img, count=1000, classifier="demo"))[1]
+    while ask(server, f"/jobs/{job['id']}")[1]["state"] == "waiting":
         time.sleep(0.2)
-    ask(a1111, f"/jobs/{job['id']}", method="DELETE")
-    assert ended(a1111, job, 60)["state"] == "cancelled"
-    assert "Debias profile" not in keys(a1111.post("txt2img", payload()).infotexts[0])
+    ask(server, f"/jobs/{job['id']}", method="DELETE")
+    assert ended(server, job, 60)["state"] == "cancelled"
+    assert "Debias profile" not in keys(server.post("txt2img", payload()).infotexts[0])
 
 
-def test_the_routes_are_documented(a1111):
-    paths = a1111.call("/openapi.json")["paths"]
+def test_the_scripts_measure_and_calibrate(server):
+    few = dict(prompt=PROMPT, **{**SETTING, "batch_size": 4, "steps": 4})
+    audit = server.post("txt2img", payload(**few, script_name="Debias: audit", script_args=[
+        ["gender"], "", "demo", 8, 0.0, "", False]))
+    assert audit.info.startswith(f"{PROMPT}\ngender, audit (N = 8): man ") and len(audit.images) == 2
+    arguments = [*CALIBRATE[:3], 8, 1, 8, *CALIBRATE[6:13], "few", *CALIBRATE[14:]]
+    result = server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=arguments))
+    assert "held-out seeds (N = 8)" in result.info and str(server.profiles / "few.json") in result.info
+    said = keys(server.post("txt2img", payload(**few, **debias(name="few"))).infotexts[0])
+    assert "Debias failed" not in said and "Debias setting" not in said and said
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_an_interrupted_generation_leaves_nothing_behind(server, direction):
+    save_profile(server.profiles, direction=direction)
+    plain, guided = (arrays(server.post("txt2img", payload(**more))) for more in ({}, debias()))
+    long = threading.Thread(target=server.post, args=("txt2img", payload(steps=150, n_iter=4, **debias())))
+    long.start()
+    while server.call("/sdapi/v1/progress")["state"]["sampling_step"] < 2:
+        time.sleep(0.05)
+    server.call("/sdapi/v1/interrupt", {})
+    long.join(60)
+    assert not long.is_alive()
+    assert same(plain, arrays(server.post("txt2img", payload())))
+    assert same(guided, arrays(server.post("txt2img", payload(**debias()))))
+
+
+def test_the_routes_are_documented(server):
+    paths = server.call("/openapi.json")["paths"]
     assert {path.removeprefix("/sd-debias/v1") for path in paths if path.startswith("/sd-debias/")} == {
         "/profiles", "/profiles/{name}", "/audit", "/calibrate", "/jobs/{identity}"}
 
@@ -93,7 +121,8 @@ def test_parity_with_core_pipeline(a1111, direction, sampler):
             self.timesteps = self.timesteps[:-1]
 
     pipe = workbench.demo().pipe
-    pipe.scheduler = WithoutLast.from_config(pipe.scheduler.config) if sampler == "DDIM" else \
+    pipe.scheduler = WithoutLast.from_config(pipe.scheduler.config, timestep_spacing="leading", set_alpha_to_one=False,
+                                             steps_offset=1) if sampler == "DDIM" else \
         EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="linspace", steps_offset=0)
     save_profile(a1111.profiles, direction=direction)
     attribute = Attribute("gender", (Group("man", ("a man",)), Group("woman", ("a woman",))))
