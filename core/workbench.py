@@ -146,10 +146,10 @@ def demo(device: str = "cpu", dtype: torch.dtype = torch.float32, **setting) -> 
 
 
 def model_hash(source: str | Path) -> str | None:
-    """First ten digits of the SHA-256 of a checkpoint, of the denoiser's weights in a diffusers folder."""
+    """First ten digits of the SHA-256 of a checkpoint, or of a diffusers folder's denoiser and (first) text encoder."""
     path = Path(source).expanduser()
     files = [path] if path.is_file() else sorted(
-        file for denoiser in ("unet", "transformer") for file in path.glob(f"{denoiser}/*.safetensors"))
+        file for part in ("unet", "transformer", "text_encoder") for file in path.glob(f"{part}/*.safetensors"))
     if not files:
         return None
     digest = hashlib.sha256()

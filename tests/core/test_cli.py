@@ -13,6 +13,7 @@ from sd_debias.core.attribute import AGE
 from sd_debias.core.calibrate import Calibration
 from sd_debias.core.files import exclusive
 from sd_debias.core.profile import Profile
+from sd_debias.core.workbench import model_hash
 
 QUICK = ["--prompt", "a photo of a judge", "--images", "40", "--rounds", "1", "--held-out", "40", "--batch-size", "20"]
 
@@ -213,3 +214,13 @@ def test_a_model_folder_without_a_text_encoder_is_refused(tmp_path, capsys):
     (tmp_path / "model" / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
     assert cli.main(["audit", "--prompt", "x", "--model", str(tmp_path / "model"), "--classifier", "x"]) == 2
     assert "no text encoder" in capsys.readouterr().err
+
+
+def test_another_text_encoder_is_another_model(tmp_path):
+    for part in ("unet", "text_encoder"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").write_bytes(part.encode())
+    first = model_hash(tmp_path)
+    (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"fine-tuned")
+    assert model_hash(tmp_path) != first and len(first) == 10
+    assert model_hash(tmp_path / "nothing here") is None
