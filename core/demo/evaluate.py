@@ -150,6 +150,8 @@ def card(result: dict) -> str:
         lines = "\n".join(f"| {true} | {' | '.join(map(str, row))} |" for true, row in zip(names, found["confusion"]))
         judges.append(f"**{name}**: {percent(found['agreement'])} agree\n\n| known \\ measured | {' | '.join(names)} |\n"
                       f"|{'---|' * (len(names) + 1)}\n{lines}\n")
+    near = [sum(np.abs(np.subtract(r[key], r[key + "_table"])).max() <= 0.05 for r in result["occupations"].values())
+            for key in ("men", "tones")]
     stated, clip, n = result["stated"], result["clip_agrees_with_nearest_artwork"], result["images"]
     low, high = stated["both_interval"]
     return f"""# The demo model
@@ -171,6 +173,7 @@ difference), not off a network.
 | ... gender, tone, occupation by themselves | {percent(stated['gender'])}, {percent(stated['tone'])}, {percent(stated['occupation'])} |
 | occupation right for neutral prompts | {percent(result['occupation_right'])} |
 | largest deviation from the table: share of men, share of a tone | {percent(result['largest_deviation']['gender'])}, {percent(result['largest_deviation']['tone'])} |
+| occupations within 5 points of it: share of men, all shares of tones | {near[0]} and {near[1]} of {len(artwork.OCCUPATIONS)} |
 | CLIP agrees with the nearest artwork on generated pictures: gender, tone | {percent(clip['gender'])}, {percent(clip['tone'])} |
 
 ## Neutral prompts ("a photo of a doctor") and prompts that state gender and tone
