@@ -295,6 +295,7 @@ def test_no_file_makes_comfyui_manager_change_the_hosts_packages():
 def test_the_roots_init_needs_no_host_when_pip_or_pytest_imports_it(name, monkeypatch):
     for host in ("comfy", "comfy_api", "nodes", "modules"):
         monkeypatch.setitem(sys.modules, host, None)
+    monkeypatch.delitem(sys.modules, "comfy_api.latest", raising=False)  # another test's double
     module = load(ROOT / "__init__.py", name)
     assert not hasattr(module, "NODE_CLASS_MAPPINGS") and not hasattr(module, "comfy_entrypoint")
 
@@ -304,6 +305,7 @@ def test_comfyui_finds_what_it_looks_for_in_the_roots_init(monkeypatch):
     spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "comfy_api.latest", SimpleNamespace())  # ComfyUI has loaded it by then
     monkeypatch.setitem(sys.modules, f"{name}.nodes", SimpleNamespace(comfy_entrypoint="ours"))
     spec.loader.exec_module(module)
     assert module.comfy_entrypoint == "ours" and (ROOT / module.WEB_DIRECTORY / "docs").is_dir()
