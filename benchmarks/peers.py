@@ -27,7 +27,7 @@ from sd_debias.core.steering import Steering
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "mechanic", "farmer")
 TESTED, BATCH = 400, 50
-EARLY = SafeLatentGuidance(end=0.4)  # composition is decided by then, see windows.py
+EARLY = SafeLatentGuidance(end=0.4)  # windows.py measures which steps decide
 
 
 PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
@@ -146,7 +146,7 @@ PEERS = {
     "negative prompt": negative_prompt,
     "SLD, one group": sld,
     "SEGA, as published": sega(4.0, 0.95, 0.2),
-    "SEGA, tuned": sega(4.0, 0.5, 0.0),
+    "SEGA, wider": sega(4.0, 0.5, 0.0),
     "UCE's loop": uce_loop,
     "policy gradient": ida(Method(spend="shift", rule="policy_gradient"), replace(PLAN, images=50, rounds=23)),
     "IDA, the paper's combination": ida(METHODS["paper"]),
@@ -217,8 +217,8 @@ Made by `python benchmarks/peers.py` on {harness.machine()}, on the demo model: 
 Everything is measured on N = {TESTED} pictures of seeds that no calibration has used; means over the occupations, intervals of 95 %.
 "Distance" is 1 - cosine between CLIP's features of a picture and of the unguided one with the same seed, "other group" the share of
 pictures that change their group. A calibration's pictures include its audit and its verification. "Seconds" is CPU time against the plain
-model's, both in one process. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share; "tuned" is the best of
-the few that were tried (threshold 0.5, no warm-up). The negative prompt and SLD name the group that an audit found commonest.
+model's, both in one process. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share; "wider" has a
+threshold of 0.5 and no warm-up instead. The negative prompt and SLD name the group that an audit found commonest.
 
 | attribute | method | KL [95 %] | below the floor | deviation ratio | occupation right | distance | other group | pictures to calibrate | evaluations a picture | seconds |
 |---|---|---|---|---|---|---|---|---|---|---|"""]
