@@ -29,7 +29,7 @@ class Server:
 
     <NAME>_URL is a server that runs already. Else <NAME>_PYTHON is its Python, by default the one of the installation's
     venv, and <NAME>_ARGS are further arguments, such as --use-cpu all. <NAME>_CHECKPOINT is what it generates with, by
-    default the demo model, which Forge and reForge cannot load: they know real dimensions alone.
+    default the demo model; Forge and reForge want a text encoder and a VAE of Stable Diffusion's real size.
     """
 
     def __init__(self, name: str, root: Path):
