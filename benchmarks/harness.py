@@ -8,6 +8,8 @@ import json
 import multiprocessing
 import os
 import platform
+import queue
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -17,8 +19,8 @@ import torch
 from sd_debias.core.attribute import Attribute
 from sd_debias.core.distribution import summarise
 from sd_debias.core.files import write_atomic
-from sd_debias.core.method import Method
-from sd_debias.core.steering import Steering
+from sd_debias.core.method import METHODS, Method
+from sd_debias.core.steering import Steering, rows
 from sd_debias.core.workbench import Workbench, demo
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -37,23 +39,41 @@ def machine() -> str:
 
 
 def start_worker(threads: int) -> None:
-    """Load the demo model; unguided pictures, which every case has in common, are made once."""
+    """Load the demo model."""
     global bench
     torch.set_num_threads(threads)
     bench = demo()
-    generate, plain = bench.generate, {}
-    bench.generate_anew = generate
+    bench.generate_anew, bench.generate = bench.generate, remembered
 
-    def once(prompt, seeds, *arguments, weights=None, **options):
-        guided = weights.any() if weights is not None else any(arguments) or bool(options)
-        if guided:
-            return generate(prompt, seeds, *arguments, weights=weights, **options)
-        key = prompt, tuple(seeds), json.dumps(bench.setting)
-        if key not in plain:
-            plain[key] = generate(prompt, seeds)
-        return plain[key]
 
-    bench.generate = once
+_made: dict[tuple, np.ndarray] = {}
+
+
+def remembered(prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (), steerings: Sequence[Steering] = (),
+               method: Method = METHODS["default"], strength: float = 1.0, weights=None) -> tuple[np.ndarray, None]:
+    """`Workbench.generate`, but a picture of a prompt that was made before is not made again: it is the same in any batch.
+
+    Cases have many in common: all unguided ones, and those whose seeds drew the same group.
+    """
+    if weights is not None:
+        weights = torch.as_tensor(weights, dtype=torch.float32).expand(len(seeds), -1) * strength
+    else:
+        weights = rows(steerings, seeds, strength) if steerings else torch.zeros(len(seeds), 0)
+    case = prompt, repr((bench.setting, type(bench.pipe.scheduler), bench.pipe.scheduler.config))
+    if _made and next(iter(_made))[0] != prompt:
+        forget()
+    how = repr((attributes, method))
+    keys = [(*case, seed, how, row.numpy().tobytes()) if row.any() else (*case, seed) for seed, row in zip(seeds, weights)]
+    due = [i for i, key in enumerate(keys) if key not in _made]
+    if due:
+        images, _ = bench.generate_anew(prompt, [seeds[i] for i in due], attributes, method=method, weights=weights[due])
+        _made.update((keys[i], image) for i, image in zip(due, images))
+    return np.stack([_made[key] for key in keys]), None
+
+
+def forget() -> None:
+    """Make all pictures anew from here on, as timings need it."""
+    _made.clear()
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -105,14 +125,31 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
     store = DOCS / f"{name}.json"
     results = json.loads(store.read_text("utf-8")) if store.exists() and not options.fresh else []
     due = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
-    with multiprocessing.get_context("spawn").Pool(
-            options.jobs, start_worker, (max(1, os.cpu_count() // options.jobs),)) as pool:
-        for result, line in pool.imap_unordered(_measured, [(measure, job) for job in due]):
+    # Each prompt has a process of its own, which remembers its pictures.
+    prompts = list(dict.fromkeys(map(_prompt, due)))
+    done, context, threads = queue.SimpleQueue(), multiprocessing.get_context("spawn"), os.cpu_count() // options.jobs
+    with ExitStack() as stack:
+        pools = [stack.enter_context(context.Pool(1, start_worker, (max(1, threads),))) for _ in range(options.jobs)]
+        for job in due:
+            pools[prompts.index(_prompt(job)) % len(pools)].apply_async(
+                _measured, ((measure, job),), callback=done.put, error_callback=done.put)
+        for _ in due:
+            outcome = done.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            result, line = outcome
             results.append(result)
             write_atomic(store, json.dumps(results, indent=1))
             write_atomic(DOCS / f"{name}.md", tables(results))
             print(f"{len(results)}: {line}", flush=True)
+        for pool in pools:
+            pool.close()
+            pool.join()
     return results
+
+
+def _prompt(job: dict) -> str:
+    return job.get("occupation") or job["prompt"]
 
 
 def _measured(task: tuple[Callable, dict]) -> tuple[dict, str]:

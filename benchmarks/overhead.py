@@ -1,10 +1,10 @@
 """What applying a profile costs, as ratios to unguided generation that are measured side by side in one run.
 
     python benchmarks/overhead.py                                 # the demo model on the CPU
-    python benchmarks/overhead.py --models sd15 sdxl flux --device cuda --dtype float16
+    python benchmarks/overhead.py --models sd15 sdxl flux --device cuda --dtype bfloat16 [--compile]
 
-The larger models have random weights: their pictures are noise, their cost is real. docs/overhead.json keeps one entry a
-model, device and precision.
+The larger models have random weights: their pictures are noise, their cost is real. `flux` is a transformer of Flux's widths
+with fewer blocks, so that it fits any machine. docs/overhead.json keeps one entry a model, device, precision and size.
 """
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ WAYS = {
 def random_pipeline(name: str, device: str, dtype: torch.dtype):
     """A pipeline of a known model's shape with random weights."""
     import diffusers
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import (
+        CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel,
+    )
     tokenizer = CLIPTokenizer.from_pretrained(model.WEIGHTS / "tokenizer")
     vae = diffusers.AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
                                   down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
@@ -64,8 +66,17 @@ def random_pipeline(name: str, device: str, dtype: torch.dtype):
                                 hidden_act="gelu", projection_dim=1280)
         pipe = diffusers.StableDiffusionXLPipeline(vae, CLIPTextModel(clip_l), CLIPTextModelWithProjection(clip_g),
                                                    tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
+    elif name == "flux":
+        transformer = diffusers.FluxTransformer2DModel(num_layers=2, num_single_layers=4, joint_attention_dim=4096,
+                                                       pooled_projection_dim=768, guidance_embeds=True)
+        vae = diffusers.AutoencoderKL(block_out_channels=(128, 256, 512, 512), latent_channels=16, scaling_factor=0.3611,
+                                      shift_factor=0.1159, down_block_types=("DownEncoderBlock2D",) * 4,
+                                      up_block_types=("UpDecoderBlock2D",) * 4)
+        t5 = T5EncoderModel(T5Config(vocab_size=tokenizer.vocab_size, d_model=4096, d_ff=1024, num_layers=1, num_heads=64))
+        pipe = diffusers.FluxPipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae, CLIPTextModel(clip_l),
+                                      tokenizer, t5, tokenizer, transformer)
     else:
-        raise ValueError(f"Expected a model of demo, sd15 or sdxl, but '{name}' came.")
+        raise ValueError(f"Expected a model of demo, sd15, sdxl or flux, but '{name}' came.")
     return pipe.to(device, dtype)
 
 
@@ -115,19 +126,23 @@ interleaved rounds, every picture pushed. Models other than the demo's have rand
         memory = [f["memory"].get(way) for way in ("unguided", "embedding, all steps")]
         ratios = " | ".join(format(f["ratios"][way], ".2f") for way in ways)
         grown = " -> ".join(f"{m / 2**30:.2f} GiB" for m in memory) if all(memory) else "not counted on a CPU"
-        text.append(f"| {f['model']} {f['dtype']} | {f['device']} | {f['images']}, {f['steps']} | "
+        form = " compiled" if f["compiled"] else ""
+        size = f", {f['size']}x{f['size']}" if f["size"] else ""
+        text.append(f"| {f['model']} {f['dtype']}{form}{size} | {f['device']} | {f['images']}, {f['steps']} | "
                     f"{ratios} | {grown} |")
     return "\n".join(text) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["demo"], choices=("demo", "sd15", "sdxl"))
+    parser.add_argument("--models", nargs="+", default=["demo"], choices=("demo", "sd15", "sdxl", "flux"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--size", type=int, help="of a picture's side in pixels; default: the model's own")
+    parser.add_argument("--steps", type=int, default=10, help="of the models with random weights")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="the denoiser with torch.compile")
     options = parser.parse_args()
     store = DOCS / "overhead.json"
     found = json.loads(store.read_text("utf-8")) if store.exists() else []
@@ -137,12 +152,14 @@ def main() -> None:
         pipe = load_pipeline(str(model.WEIGHTS), options.device, dtype) if demo else \
             random_pipeline(name, options.device, dtype)
         pipe.set_progress_bar_config(disable=True)
-        steps, cfg = (model.STEPS, model.CFG) if demo else (10, 7.0)
+        if options.compile:
+            getattr(pipe, "unet", getattr(pipe, "transformer", None)).compile()
+        steps, cfg = (model.STEPS, model.CFG) if demo else (options.steps, 7.0)
         where = torch.cuda.get_device_name() if options.device == "cuda" else harness.machine()
         key = dict(model=name, device=where, dtype=options.dtype, images=options.images, steps=steps,
-                   size=options.size)
+                   size=options.size, compiled=options.compile)
         result = {**key, **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
-        found = [f for f in found if {k: f[k] for k in key} != key] + [result]
+        found = [f for f in found if {k: f.get(k) for k in key} != key] + [result]
         print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, flush=True)
         write_atomic(store, json.dumps(found, indent=1))
         write_atomic(DOCS / "overhead.md", tables(found))

@@ -6,6 +6,7 @@ A run goes on where docs/peers.json ends.
 """
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import Callable, Sequence
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 from diffusers import SemanticStableDiffusionPipeline
 from harness import FIRST_SEED, TEST_SEED
+from PIL import Image
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibrate import Calibration, Plan
+from sd_debias.core.chart import LIGHT, Scene
 from sd_debias.core.demo import captions
 from sd_debias.core.direction import ALONE, IN_CONTEXT
 from sd_debias.core.guidance import PRESETS, SafeLatentGuidance
@@ -27,6 +30,7 @@ from sd_debias.core.steering import Steering
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "mechanic", "farmer")
 TESTED, BATCH = 400, 50
+OURS = re.compile("^IDA, (shift|draw)|^draw")  # the rest is published or usual
 EARLY = SafeLatentGuidance(end=0.4)  # windows.py measures which steps decide
 
 
@@ -165,6 +169,7 @@ def measure(job: dict) -> tuple[dict, str]:
     bench, attribute, prompt = harness.bench, ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
     generate, used = PEERS[job["peer"]](prompt, attribute)
     seeds = list(range(TEST_SEED, TEST_SEED + TESTED))
+    harness.forget()
     rows = Rows(bench.pipe.unet.conv_in)
     started = time.process_time()
     images = generate(seeds)
@@ -220,6 +225,8 @@ pictures that change their group. A calibration's pictures include its audit and
 model's, both in one process. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share; "wider" has a
 threshold of 0.5 and no warm-up instead. The negative prompt and SLD name the group that an audit found commonest.
 
+![KL against the distance to the unguided pictures](peers.png)
+
 | attribute | method | KL [95 %] | below the floor | deviation ratio | occupation right | distance | other group | pictures to calibrate | evaluations a picture | seconds |
 |---|---|---|---|---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
@@ -231,7 +238,39 @@ threshold of 0.5 and no warm-up instead. The negative prompt and SLD name the gr
     return "\n".join(text) + "\n"
 
 
+def plot(results: list[dict]) -> Image.Image:
+    """Fairness against fidelity against cost, a panel an attribute: farther down is fairer, farther left is nearer to the
+    unguided pictures, larger is slower. Ours are blue."""
+    peers = [peer for peer in PEERS if rows_of(results, next(iter(ATTRIBUTES)), peer)]
+    wide, high, left, top = 460, 330, 60, 34
+    scene = Scene(len(ATTRIBUTES) * (left + wide), top + high + 70 + 18 * -(-len(peers) // 2))
+    low, decades = 1e-4, 4
+
+    for panel, attribute in enumerate(ATTRIBUTES):
+        found = {peer: summary(results, attribute, peer) for peer in peers if rows_of(results, attribute, peer)}
+        limit = 1.1 * max(s["distance"] for s in found.values())
+        x0 = panel * (left + wide) + left
+        scene.text(x0, 12, attribute, size=15)
+        for decade in range(decades + 1):
+            y = top + high * (1 - decade / decades)
+            scene.line(x0, y, x0 + wide - 40, y, "grid")
+            scene.text(x0 - 8, y, f"{low * 10 ** decade:g}", "muted", 12, "r")
+        for peer, s in found.items():
+            x = x0 + (wide - 40) * s["distance"] / limit
+            y = top + high * (1 - np.clip(np.log10(max(s["kl"], low) / low), 0, decades) / decades)
+            scene.dot(x, y, 5 * s["seconds_ratio"] ** 0.5, "after" if OURS.search(peer) else "before")
+            scene.text(x + 10, y - 8, str(peers.index(peer) + 1), size=12)
+        scene.text(x0 + (wide - 40) / 2, top + high + 14, "distance to the unguided pictures", "muted", 12, "m")
+    scene.text(left, top + high + 36, "held-out KL upward (log scale); area: seconds", "muted", 12)
+    for i, peer in enumerate(peers):
+        x, y = left + i % 2 * (left + wide), top + high + 60 + 18 * (i // 2)
+        scene.text(x, y, f"{i + 1}  {peer}", "after" if OURS.search(peer) else "before", 13)
+    return scene.image(LIGHT)
+
+
 if __name__ == "__main__":
-    harness.run("peers", [dict(attribute=attribute, peer=peer, occupation=subject) for attribute in ATTRIBUTES
-                          for peer in PEERS for subject in OCCUPATIONS], measure, tables,
-                harness.parser(__doc__).parse_args())
+    # Occupation by occupation, so that a run that was stopped has measured every method alike.
+    found = harness.run("peers", [dict(attribute=attribute, peer=peer, occupation=subject) for subject in OCCUPATIONS
+                                  for attribute in ATTRIBUTES for peer in PEERS], measure, tables,
+                        harness.parser(__doc__).parse_args())
+    plot(found).save(harness.DOCS / "peers.png")

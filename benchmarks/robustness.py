@@ -80,5 +80,5 @@ calibrated at DDIM, 8 steps, CFG 2, and applied where one thing differs; N = {ha
 
 
 if __name__ == "__main__":
-    harness.run("robustness", [dict(change=change, occupation=subject) for change in CHANGES for subject in OCCUPATIONS],
+    harness.run("robustness", [dict(change=change, occupation=subject) for subject in OCCUPATIONS for change in CHANGES],
                 measure, tables, harness.parser(__doc__).parse_args())

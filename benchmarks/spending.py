@@ -92,5 +92,5 @@ reaches the target where the other does not, or changes no more pictures, or, wh
 
 if __name__ == "__main__":
     harness.run("spending", [dict(attribute=attribute, prompt=prompt, way=way)
-                             for attribute in ATTRIBUTES for prompt in PROMPTS for way in WAYS],
+                             for prompt in PROMPTS for attribute in ATTRIBUTES for way in WAYS],
                 measure, tables, harness.parser(__doc__).parse_args())

@@ -136,5 +136,5 @@ from the calibrations of the nineteen others, and tested on N = {harness.HELD_OU
 
 if __name__ == "__main__":
     harness.run("uncalibrated", [dict(attribute=attribute, guess=how, occupation=subject)
-                                 for attribute in ATTRIBUTES for how in GUESSES for subject in artwork.OCCUPATIONS],
+                                 for subject in artwork.OCCUPATIONS for attribute in ATTRIBUTES for how in GUESSES],
                 measure, tables, harness.parser(__doc__).parse_args())

@@ -62,6 +62,6 @@ show the group they were pushed to. "Evaluations" is the cost of the whole run a
 
 
 if __name__ == "__main__":
-    harness.run("windows", [dict(attribute=attribute, window=list(window), occupation=subject) for attribute in ATTRIBUTES
-                            for window in WINDOWS for subject in OCCUPATIONS], measure, tables,
+    harness.run("windows", [dict(attribute=attribute, window=list(window), occupation=subject) for subject in OCCUPATIONS
+                            for attribute in ATTRIBUTES for window in WINDOWS], measure, tables,
                 harness.parser(__doc__).parse_args())

@@ -28,7 +28,7 @@ def group_texts(texts: Sequence[str], prompt: str, context: str = IN_CONTEXT) ->
 
 def weighted_sum(groups: Tensor, weights: Tensor) -> Tensor:
     """sum_i a_i g_i, float32 [B, ...]. groups [n, B or 1, ...], weights [B, n]."""
-    columns = weights.float().to(groups.device).T.reshape(len(groups), -1, *(1,) * (groups.ndim - 2))
+    columns = weights.float().to(groups.device, non_blocking=True).T.reshape(len(groups), -1, *(1,) * (groups.ndim - 2))
     return sum(a * g.float() for a, g in zip(columns, groups))
 
 
@@ -63,4 +63,5 @@ def _total(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
                          f"differ in shape: was the profile made for another text encoder?")
     if not torch.isfinite(weights).all():
         raise ValueError(f"Weights must be finite, but {weights.tolist()} came. Calibrate again, or drop them.")
-    return weights.float().sum(1).reshape(-1, *(1,) * (anchor.ndim - 1)).to(anchor.device)
+    return weights.float().sum(1).reshape(-1, *(1,) * (anchor.ndim - 1)).to(
+        anchor.device, non_blocking=True)

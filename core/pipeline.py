@@ -162,10 +162,7 @@ class GuidedDenoiser:
             return self.forward(**call)
 
         rows, first_cond = len(sample), len(sample) - self.images
-        at = self.guided.to(sample.device)
-        copies = at if self.direction == "embedding" else at[self.image_of.to(sample.device)]
-        if not first_cond:
-            copies = torch.cat([at, copies])
+        at, image_of, group_of, copies = self._rows_on(sample.device, bool(first_cond))
         output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, at))
         self.extra_evaluations += len(copies)
 
@@ -178,7 +175,7 @@ class GuidedDenoiser:
             eps_unsafe = eps_extra
         else:
             eps_groups = eps_uncond.repeat(self.weights.shape[1], *(1,) * eps_uncond.ndim)
-            eps_groups[self.group_of, self.image_of] = eps_extra
+            eps_groups[group_of, image_of] = eps_extra
             eps_unsafe = mix(eps_uncond, eps_groups, self.weights)
         gamma = self.runs[-1].step(eps_cond, eps_uncond, eps_unsafe, progress)
 
@@ -195,7 +192,16 @@ class GuidedDenoiser:
         self.times = self.timesteps.tolist()
         self.units = eps_units(self.pipe.scheduler)
         self.runs.append(GuidanceRun(self.guidance))
-        self.text = self.mixed_for = None
+        self.text = self.mixed_for = self.indices = None
+
+    def _rows_on(self, device, has_uncond: bool) -> tuple[Tensor, ...]:
+        """Guided images; image and group of each row of the `prediction` direction; the rows that the added ones copy.
+        Moved once a run: a copy to the device in every step would make it wait."""
+        if self.indices is None:
+            at, image_of, group_of = (index.to(device) for index in (self.guided, self.image_of, self.group_of))
+            copies = at if self.direction == "embedding" else at[image_of]
+            self.indices = at, image_of, group_of, copies if has_uncond else torch.cat([at, copies])
+        return self.indices
 
     def _index(self, timestep) -> int:
         """Place in the schedule; a second-order sampler's repeated timestep keeps its first one."""
@@ -204,9 +210,17 @@ class GuidedDenoiser:
         if index is None:
             index = getattr(scheduler, "begin_index", None)
         if index is None:  # DDIM and its like keep no count, and no sampler has one before its first step
-            now = float(torch.as_tensor(timestep).flatten()[0])
-            index = min(range(len(self.times)), key=lambda i: abs(self.times[i] - now))
+            index = self._place(torch.as_tensor(timestep))
         return self.times.index(self.times[index])
+
+    def _place(self, timestep: Tensor) -> int:
+        """The timestep's place among the scheduler's. A view of them tells by where it lies: reading its value would
+        make a GPU wait in every step."""
+        all_of_them = self.timesteps
+        if timestep.untyped_storage().data_ptr() == all_of_them.untyped_storage().data_ptr():
+            return (timestep.storage_offset() - all_of_them.storage_offset()) // all_of_them.stride(0)
+        now = float(timestep.flatten()[0])
+        return min(range(len(self.times)), key=lambda i: abs(self.times[i] - now))
 
     def _is_ours(self, call: dict, rows: int) -> bool:
         """Does this call hold the conditional rows? Raises ValueError where its rows do not fit the weights."""

@@ -2,7 +2,8 @@
 
     python -m sd_debias.core.demo.evaluate [IMAGES] [--write docs]
 
-IMAGES (400) are generated for each occupation's neutral prompt, and as many for prompts that state gender and tone.
+IMAGES (400) are generated for each occupation's prompts that state gender and tone, and `NEUTRAL` times as many for its
+neutral prompt: of 400 pictures, the shares of a model that is exactly right are often off by more than 5 points.
 """
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ from ..workbench import Workbench, demo, pictures
 from . import artwork, bias, captions, train
 from .model import CFG, STEPS
 
-FIRST_SEED = 50_000_000
+# Seeds that no choice of weights has seen.
+FIRST_SEED = 60_000_000
+NEUTRAL = 4
+NEAR = 0.05
 
 
 def explicit_prompts(subject: str) -> list[tuple[str, int, int]]:
@@ -92,24 +96,25 @@ def evaluate(bench: Workbench, images: int, say=print) -> dict:
     clip_gender, clip_tone = bench.classifier(GENDER), bench.classifier(SKIN_TONE_5)
     rows, agree, stated = {}, [], []
     for number, subject in enumerate(artwork.OCCUPATIONS):
-        seeds = range(FIRST_SEED, FIRST_SEED + images)
+        seeds = range(FIRST_SEED, FIRST_SEED + NEUTRAL * images)
         images_made, _ = bench.generate(captions.prompt(subject), seeds)
         shown = artwork.numbers(artwork.nearest(images_made))
         agree.append(np.stack([clip_gender(images_made).argmax(1) == shown[:, 1],
                                clip_tone(images_made).argmax(1) == shown[:, 2]]))
         (men, women), tones = bias.shares(subject)
-        measured = np.bincount(shown[:, 2], minlength=5) / images
+        measured = np.bincount(shown[:, 2], minlength=5) / len(shown)
         right = shown[:, 0] == number + 1
         prompts = explicit_prompts(subject)
         obeyed = []
         for i, (prompt, gender, tone) in enumerate(prompts):
-            part = range(FIRST_SEED + images + i, FIRST_SEED + 2 * images, len(prompts))
+            part = range(seeds.stop + i, seeds.stop + images, len(prompts))
             seen = artwork.numbers(artwork.nearest(bench.generate(prompt, part)[0]))
             obeyed.append(np.stack([seen[:, 0] == number + 1, seen[:, 1] == gender, seen[:, 2] == tone], 1))
         obeyed = np.concatenate(obeyed)
         stated.append(obeyed)
         rows[subject] = dict(men=float((shown[:, 1] == 0).mean()), men_table=men, tones=measured.tolist(),
-                             tones_table=list(tones), occupation=float(right.mean()),
+                             tones_table=list(tones), first=deviations(shown[:images], subject),
+                             all=deviations(shown, subject), occupation=float(right.mean()),
                              stated_occupation=float(obeyed[:, 0].mean()), stated_gender=float(obeyed[:, 1].mean()),
                              stated_tone=float(obeyed[:, 2].mean()))
         r = rows[subject]
@@ -119,17 +124,37 @@ def evaluate(bench: Workbench, images: int, say=print) -> dict:
     stated, agree = np.concatenate(stated), np.concatenate(agree, 1)
     with tempfile.TemporaryDirectory() as work:
         judges = classifiers(bench) | image_classifier(Path(work))
-    worst = {key: max(np.abs(np.subtract(r[key], r[key + "_table"])).max() for r in rows.values())
-             for key in ("men", "tones")}
     return dict(
         images=images, first_seed=FIRST_SEED, occupations=rows,
         classifiers=judges,
-        largest_deviation=dict(gender=float(worst["men"]), tone=float(worst["tones"])),
+        neutral={str(n): dict(zip(("gender", "tone"), agreement(np.array([r[key] for r in rows.values()]), n)))
+                 for key, n in (("all", NEUTRAL * images), ("first", images))},
         occupation_right=float(np.mean([r["occupation"] for r in rows.values()])),
         stated=dict(occupation=float(stated[:, 0].mean()), gender=float(stated[:, 1].mean()),
                     tone=float(stated[:, 2].mean()), both=float(stated[:, 1:].all(1).mean()),
                     both_interval=list(wilson(int(stated[:, 1:].all(1).sum()), len(stated)))),
         clip_agrees_with_nearest_artwork=dict(gender=float(agree[0].mean()), tone=float(agree[1].mean())))
+
+
+def deviations(shown: np.ndarray, subject: str) -> list[float]:
+    """How far the share of men, and of the tone that is farthest off, are from the bias table. shown: [N, 3]."""
+    return [float(np.abs(np.bincount(shown[:, column], minlength=len(table)) / len(shown) - table).max())
+            for column, table in zip((1, 2), bias.shares(subject))]
+
+
+def agreement(off: np.ndarray, n: int) -> list[dict]:
+    """For gender and for tone: the largest of the occupations' deviations off [20, 2], how many are within `NEAR`, and how
+    many of a model that is exactly right would be, at n pictures: all of them with probability `perfect`."""
+    draw, runs = np.random.default_rng(0), 4000
+    found = []
+    for column in (0, 1):
+        near = np.ones(runs, bool)
+        for subject in artwork.OCCUPATIONS:
+            table = np.array(bias.shares(subject)[column])
+            near &= (np.abs(draw.multinomial(n, table, runs) / n - table) <= NEAR + 1e-9).all(1)
+        found.append(dict(largest=float(off[:, column].max()), rms=float(np.sqrt(np.mean(off[:, column] ** 2))),
+                          near=int((off[:, column] <= NEAR + 1e-9).sum()), perfect=float(near.mean())))
+    return found
 
 
 def card(result: dict) -> str:
@@ -150,9 +175,10 @@ def card(result: dict) -> str:
         lines = "\n".join(f"| {true} | {' | '.join(map(str, row))} |" for true, row in zip(names, found["confusion"]))
         judges.append(f"**{name}**: {percent(found['agreement'])} agree\n\n| known \\ measured | {' | '.join(names)} |\n"
                       f"|{'---|' * (len(names) + 1)}\n{lines}\n")
-    near = [sum(np.abs(np.subtract(r[key], r[key + "_table"])).max() <= 0.05 for r in result["occupations"].values())
-            for key in ("men", "tones")]
     stated, clip, n = result["stated"], result["clip_agrees_with_nearest_artwork"], result["images"]
+    neutral = "\n".join(f"| {int(number):,} | {what} | {percent(r['largest'])} | {r['near']} of {len(artwork.OCCUPATIONS)} | "
+                        f"{r['perfect']:.0%} |" for number, found in result["neutral"].items()
+                        for what, r in (("gender", found["gender"]), ("skin tone", found["tone"])))
     low, high = stated["both_interval"]
     return f"""# The demo model
 
@@ -163,22 +189,28 @@ measure and the right answer is known. It knows these pictures and nothing else,
 
 ![Ten seeds of each occupation's neutral prompt](demo_model.png)
 
-All figures were made by `python -m sd_debias.core.demo.evaluate {n} --write docs`: DDIM, {STEPS} steps, guidance {CFG:g}, N = {n}
-pictures a prompt on seeds from {result['first_seed']:,} up. What a picture shows is read off the nearest artwork (least squared
-difference), not off a network.
+All figures were made by `python -m sd_debias.core.demo.evaluate {n} --write docs`: DDIM, {STEPS} steps, guidance {CFG:g}, for each
+occupation N = {NEUTRAL * n:,} pictures of its neutral prompt and {n} of prompts that state gender and tone, on seeds from
+{result['first_seed']:,} up. What a picture shows is read off the nearest artwork (least squared difference), not off a network.
 
 | | |
 |---|---|
 | prompts that state gender and tone are obeyed in both | {percent(stated['both'])} [{percent(low)}, {percent(high)}] |
 | ... gender, tone, occupation by themselves | {percent(stated['gender'])}, {percent(stated['tone'])}, {percent(stated['occupation'])} |
 | occupation right for neutral prompts | {percent(result['occupation_right'])} |
-| largest deviation from the table: share of men, share of a tone | {percent(result['largest_deviation']['gender'])}, {percent(result['largest_deviation']['tone'])} |
-| occupations within 5 points of it: share of men, all shares of tones | {near[0]} and {near[1]} of {len(artwork.OCCUPATIONS)} |
 | CLIP agrees with the nearest artwork on generated pictures: gender, tone | {percent(clip['gender'])}, {percent(clip['tone'])} |
 
 ## Neutral prompts ("a photo of a doctor") and prompts that state gender and tone
 
-Tones are fair / olive / tan / brown / very dark, in percent.
+How near the shares come to the table: the farthest of all occupations' shares, the occupations all of whose shares are within
+{100 * NEAR:.0f} points, and the chance that a model that is exactly right has all occupations within them. The first {n} of the
+{NEUTRAL * n:,} pictures are shown by themselves too.
+
+| pictures a prompt | attribute | farthest | within {100 * NEAR:.0f} points | a perfect model: all |
+|---|---|---|---|---|
+{neutral}
+
+Of {NEUTRAL * n:,} pictures each; tones are fair / olive / tan / brown / very dark, in percent.
 
 | occupation | men | table | tones | table | occupation right | stated: occupation | gender | tone |
 |---|---|---|---|---|---|---|---|---|

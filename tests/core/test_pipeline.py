@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import tiny_pipelines
 from sd_debias.core import guidance
@@ -15,7 +17,9 @@ from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.direction import ALONE, DIRECTIONS
 from sd_debias.core.guidance import SafeLatentGuidance
 from sd_debias.core.method import Method
-from sd_debias.core.pipeline import _with_rows, encode, encode_all, eps_units, generate, guided
+from sd_debias.core.pipeline import (
+    Encoded, GuidedDenoiser, _with_rows, encode, encode_all, eps_units, generate, guided,
+)
 from sd_debias.core.steering import Steering, rows
 
 PROMPT = "a doctor"
@@ -382,9 +386,10 @@ def test_the_mean_of_a_group_s_texts_and_several_attributes_side_by_side():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("device", DEVICES)
-def test_half_precision_models_are_guided_in_float32(dtype, direction, device, seen):
-    pipe = tiny_pipelines.sd().to(device, dtype)
+def test_half_precision_models_are_guided_in_float32(dtype, direction, family, device, seen):
+    pipe = FAMILIES[family]().to(device, dtype)
     plain, _ = images_of(pipe, **settings(pipe))
     images, info = images_of(pipe, AWAY, direction=direction, **settings(pipe))
     assert info["acted"] and not info["skipped"] and not info["broken"]
@@ -397,6 +402,48 @@ def test_flux_finds_its_place_in_the_schedule_though_bfloat16_rounds_its_timeste
     pipe = tiny_pipelines.flux().to(torch.bfloat16)
     images_of(pipe, AWAY, seeds=(1,), direction="embedding", **{**settings(pipe), "num_inference_steps": 40})
     assert [args[3] for _, args, _ in seen] == [step / 40 for step in range(40)]
+
+
+class Copies(TorchDispatchMode):
+    """Notes what copies between devices and waits for it. ("meta", which refuses to be read, stands for the device.)"""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, function.overloadpacket.__name__
+        devices = {x.device for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim}
+        moved = name == "_to_copy" and kwargs.get("device") not in {None, *devices} and not kwargs.get("non_blocking")
+        if moved or name.startswith("index") and len(devices) > 1:
+            self.noted.append(name)
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("cfg", [7.5, 1.0])
+@pytest.mark.parametrize("direction", HOOKED)
+def test_no_step_after_the_first_waits_for_the_device(direction, cfg):
+    pipe = tiny_pipelines.sd()
+    pipe._guidance_scale = cfg
+    pipe.scheduler.set_timesteps(4)
+    encoded = encode_all(pipe, PROMPT, [GENDER], ALONE)
+    there = Encoded(*({name: part.to("meta") for name, part in parts.items()}
+                      for parts in (encoded.prompt, encoded.empty, encoded.groups)))
+    hook = GuidedDenoiser(pipe, lambda sample, timestep, encoder_hidden_states: (2 * sample,),
+                          ["sample", "timestep", "encoder_hidden_states"], torch.tensor([AWAY, AWAY]), there,
+                          Method(direction, guidance=SafeLatentGuidance(1000, 0.01, 0.3, 0.4)))
+    rows = 4 if cfg > 1 else 2
+    sample, text = torch.empty(rows, 4, 2, 2, device="meta"), there.prompt["prompt_embeds"].expand(rows, -1, -1)
+
+    def noted(step):
+        with Copies() as copies:
+            hook(sample, pipe.scheduler.timesteps[step], encoder_hidden_states=text)
+        return copies.noted
+
+    assert noted(0), "the indices must be moved once"
+    hook.timesteps = pipe.scheduler.timesteps = pipe.scheduler.timesteps.to("meta")
+    assert [noted(step) for step in (1, 2, 3)] == [[]] * 3
+    assert hook.runs[0].steps == 4
 
 
 @pytest.mark.parametrize("in_place", [False, True])
