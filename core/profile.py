@@ -28,6 +28,7 @@ from .steering import Steering
 SCHEMA = "1.0"
 SOFTWARE = "sd-debias 0.1.0"
 SUFFIX = ".json"
+SHIPPED = Path(__file__).resolve().parent.parent / "profiles"  # those that come with the package; never written to
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Pass:
         self.run = GuidanceRun(guide.method.guidance)
         self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         self.evaluations = 0
-        self.first_extra: int | None = None  # place of the first added conditioning in a model call that has them
+        self.added: tuple[int, int] | None = None  # in a model call with them: the first one's place, and their kind
         positive, negative = guider.conds[POSITIVE], guider.conds.get(NEGATIVE)
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
@@ -122,15 +122,9 @@ class Pass:
         if not ours or len(x) != len(self.weights) or not self.run.settings.needs_unsafe(progress):
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
 
-        self.first_extra = len(conds)
-        try:
-            outs = executor(model, [*conds, *(held[name] for name in self.names)], x, timestep, model_options, *args,
-                            **kwargs)
-        finally:
-            self.first_extra = None
+        outs, extra = self._evaluate(executor, model, conds, 1 if base is None else base, x, timestep, model_options,
+                                     *args, **kwargs)
         self.evaluations += len(self.names) * len(x)
-        outs, extra = list(outs[:len(conds)]), outs[len(conds):]
-
         sigma = timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
 
         def eps(denoised):
@@ -148,14 +142,25 @@ class Pass:
         outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
         return outs
 
-    def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
-        """An APPLY_MODEL wrapper: patches that know two kinds of rows, 0 conditional and 1 not, meet added ones as -1.
+    def _evaluate(self, executor, model, conds, kind: int, *args, **kwargs) -> tuple[list[Tensor], list[Tensor]]:
+        """Predictions of the conditionings, and of the added ones, all in one model call.
 
-        IP-Adapter and others index a pair by it: there -1 is the unconditional one, as the direction's baseline is. A
-        patch that looks for the unconditional rows by 1, such as SAG, does not take added ones for them.
+        Where there are more than two, patches index them all by their place, and there is none for added ones: these
+        get a call of their own.
         """
-        if self.first_extra is not None:
-            kinds = [-1 if kind >= self.first_extra else kind for kind in transformer_options["cond_or_uncond"]]
+        own, added = len(conds), [self.guider.conds[name] for name in self.names]
+        calls = [[*conds, *added]] if own <= 2 else [conds, [*[None] * own, *added]]
+        self.added = own, kind
+        try:
+            outs = [executor(model, call, *args, **kwargs) for call in calls]
+        finally:
+            self.added = None
+        return list(outs[0][:own]), outs[-1][own:]
+
+    def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+        """An APPLY_MODEL wrapper: patches that treat rows by kind treat added ones as the baseline of the direction."""
+        if self.added is not None:
+            kinds = Kinds(transformer_options["cond_or_uncond"], *self.added)
             transformer_options = {**transformer_options, "cond_or_uncond": kinds}
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
 
@@ -167,6 +172,21 @@ class Pass:
         done["magnitude"] *= len(self.weights) / guided  # the mean over the guided images
         return dict(done, guided_images=guided, extra_evaluations=self.evaluations,
                     **({"reason": reason} if reason else {}))
+
+
+class Kinds(list):
+    """`cond_or_uncond` of a model call: each row's kind, 0 conditional and 1 not. Rows from `first` on are of `kind`.
+
+    IP-Adapter and others index a pair by it, attention couples ask whether it is 1. A patch that looks rows up by their
+    kind, such as SAG, finds the guider's own.
+    """
+
+    def __init__(self, rows: Sequence[int], first: int, kind: int):
+        super().__init__(kind if row >= first else row for row in rows)
+        self.own = [row if row < first else None for row in rows]
+
+    def index(self, kind, *place):
+        return (self.own if kind in self.own else list(self)).index(kind, *place)
 
 
 class Progress:

@@ -9,20 +9,31 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..core.files import safe_name
-from ..core.profile import SUFFIX, Profile
+from ..core.profile import SHIPPED, SUFFIX, Profile
 from . import messages
 from .types import CATEGORY, Profiles
 
 FOLDER = "debias_profiles"
-SHIPPED = Path(__file__).resolve().parent.parent / "profiles"
 
 
 def register() -> None:
     """Make the folder known to ComfyUI, beside what extra_model_paths.yaml may have said of it."""
     known = folder_paths.folder_names_and_paths
     paths, suffixes = known[FOLDER] if FOLDER in known else ([], set())
-    own = [os.path.join(folder_paths.models_dir, FOLDER), *([str(SHIPPED)] if SHIPPED.is_dir() else [])]
-    known[FOLDER] = ([*paths, *(p for p in own if p not in paths)], {*suffixes, SUFFIX})
+    own = os.path.join(folder_paths.models_dir, FOLDER)
+    known[FOLDER] = ([*paths, *([] if own in paths else [own])], {*suffixes, SUFFIX})
+
+
+def shipped() -> dict[str, Path]:
+    """The profiles that come with sd-debias, by file name. ComfyUI is not told of their folder: nothing is saved there.
+    """
+    return {path.name: path for path in sorted(SHIPPED.glob(f"*{SUFFIX}"))}
+
+
+def names() -> list[str]:
+    """What the dropdown offers: the user's profiles, then the shipped ones."""
+    own = folder_paths.get_filename_list(FOLDER)
+    return [*own, *(name for name in shipped() if name not in own)]
 
 
 def save_folder() -> Path:
@@ -66,7 +77,7 @@ class DebiasLoadProfile(io.ComfyNode):
         return io.Schema(
             node_id="DebiasLoadProfile", display_name="Debias Load Profile", category=CATEGORY,
             description="Loads a calibrated profile. Its measured shares and its setting are shown on the node.",
-            inputs=[io.Combo.Input("profile", options=folder_paths.get_filename_list(FOLDER), tooltip=(
+            inputs=[io.Combo.Input("profile", options=names(), tooltip=(
                 "A .json file in models/debias_profiles, or one that comes with sd-debias. Press R after adding files; "
                 "a changed file is noticed by itself."))],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
@@ -111,7 +122,7 @@ class DebiasSaveProfile(io.ComfyNode):
 
 
 def _path(name: str) -> Path:
-    path = folder_paths.get_full_path(FOLDER, name)
+    path = folder_paths.get_full_path(FOLDER, name) or shipped().get(name)
     if path is None:
         raise ValueError(f"There is no profile '{name}' in {save_folder()}. Save one with Debias Save Profile, or "
                          f"press R and choose another.")

@@ -9,7 +9,7 @@ import pytest
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
 from sd_debias.core.calibrate import Calibration, Plan
 from sd_debias.core.method import METHODS
-from sd_debias.core.profile import SOFTWARE, Profile
+from sd_debias.core.profile import SHIPPED, SOFTWARE, Profile
 from sd_debias.core.steering import Steering
 
 PROMPT = "a photo of a doctor"
@@ -292,3 +292,10 @@ def test_a_target_that_forbids_a_group_saves_an_infinite_kl_as_null(tmp_path):
 def test_the_software_version_is_the_package_s():
     text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
     assert SOFTWARE == f"sd-debias {re.search('^version = .([0-9.]+)', text, re.MULTILINE)[1]}"
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_profiles_are_verified_and_unedited(path):
+    shipped = Profile.load(path)
+    assert shipped.name == path.stem and not shipped.edited
+    assert all(entry.after for entry in shipped.entries)

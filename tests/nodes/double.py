@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import types
 import uuid
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import torch
@@ -265,8 +266,10 @@ def install(folder) -> None:
     folders: dict = {"classifiers": ([str(folder / "models" / "classifiers")], {""})}
 
     def full_path(name, file):
-        from pathlib import Path
         return next((str(Path(root) / file) for root in folders[name][0] if (Path(root) / file).is_file()), None)
+
+    def files(name):
+        return sorted(path.name for root in folders[name][0] for path in Path(root).glob("*"))
 
     cpu = torch.device("cpu")
     module("comfy")
@@ -285,7 +288,7 @@ def install(folder) -> None:
     module("comfy.sd")
     module("comfy.supported_models", SD15=object)
     module("folder_paths", folder_names_and_paths=folders, models_dir=str(folder / "models"), get_full_path=full_path,
-           get_filename_list=lambda name: [], get_folder_paths=lambda name: folders[name][0],
+           get_filename_list=files, get_folder_paths=lambda name: folders[name][0],
            get_output_directory=lambda: str(folder / "output"), get_user_directory=lambda: str(folder / "user"))
     module("comfy_execution")
     module("comfy_execution.utils", get_executing_context=lambda: None)

@@ -1,5 +1,10 @@
 """Guidance beside ComfyUI's own patches, samplers and guiders: on the real host only."""
+import importlib.util
+import json
+import os
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +79,66 @@ PATCHES = {
 }
 
 
+def pack(folder, address):
+    """The nodes of another pack, where it is installed."""
+    place = Path(os.environ.get("COMFYUI_PATH", "")) / "custom_nodes" / folder
+    if not (place / "__init__.py").is_file():
+        pytest.skip(f"{folder} is not installed: git clone {address} {place}")
+    name = folder.replace("-", "_")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, place / "__init__.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name].NODE_CLASS_MAPPINGS
+
+
+def dynamic_thresholding(model):
+    nodes = pack("sd-dynamic-thresholding", "https://github.com/mcmonkeyprojects/sd-dynamic-thresholding")
+    return nodes["DynamicThresholdingSimple"]().patch(model, 1.0, 0.9)[0]
+
+
+def ip_adapter_plus(model, clip_vision, weight_type="linear"):
+    """With random weights of the demo model's widths."""
+    nodes = pack("ComfyUI_IPAdapter_plus", "https://github.com/cubiq/ComfyUI_IPAdapter_plus")
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator) * 0.5
+
+    widths = {1: 64, 13: 96, 15: 64, 17: 64}  # by the pack's numbers of those blocks that the demo model has
+    weights = {f"{number}.{kind}.weight": random(widths.get(number, 64), 32) for number in range(1, 32, 2)
+               for kind in ("to_k_ip", "to_v_ip")}
+    projection = {"proj.weight": random(4 * 32, 16), "proj.bias": random(4 * 32), "norm.weight": torch.ones(32),
+                  "norm.bias": torch.zeros(32)}
+    image = torch.rand(1, 224, 224, 3, generator=generator)
+    return nodes["IPAdapterAdvanced"]().apply_ipadapter(
+        model, dict(ip_adapter=weights, image_proj=projection), image=image, clip_vision=clip_vision,
+        weight_type=weight_type)[0]
+
+
+@pytest.fixture(scope="module")
+def clip_vision(comfyui, tmp_path_factory):
+    """A CLIP vision tower in small with random weights."""
+    from comfy.clip_vision import ClipVisionModel
+    path = tmp_path_factory.mktemp("clip_vision") / "config.json"
+    path.write_text(json.dumps(dict(
+        model_type="clip_vision_model", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_channels=3,
+        num_attention_heads=2, image_size=224, patch_size=112, projection_dim=16, hidden_act="quick_gelu")))
+    made, generator = ClipVisionModel(str(path)), torch.Generator().manual_seed(0)
+    for parameter in made.model.parameters():
+        parameter.data.normal_(std=0.2, generator=generator)
+    return made
+
+
+@pytest.fixture(params=["Dynamic Thresholding", "IPAdapter plus", "IPAdapter plus, style"])
+def neighbour(request, clip_vision):
+    """A node of another pack, as a function of a model."""
+    if request.param == "Dynamic Thresholding":
+        return dynamic_thresholding
+    style = "style transfer precise" if request.param.endswith("style") else "linear"
+    return partial(ip_adapter_plus, clip_vision=clip_vision, weight_type=style)
+
+
 def together(model, guided, run, direction):
     """Guided differs from plain, says that it acted, and without weights is plain bit by bit."""
     plain = run(model)
@@ -127,22 +192,27 @@ def test_with_samplers(demo, sample, guided, sampler):
     together(demo[0], guided, partial(sample, sampler=sampler), "embedding")
 
 
-@pytest.mark.parametrize("name", ["DualCFG", "PerpNeg", "Basic"])
-def test_with_guiders(demo, sample, guided, name):
-    from comfy_extras import nodes_custom_sampler, nodes_perpneg
-    empty = sample.encode("")
-
-    class DualCFG(nodes_custom_sampler.Guider_DualCFG):
-        def set_conds(self, positive):
-            super().set_conds(positive, sample.encode("a person"), empty)
-            self.set_cfg(2.0, 1.5)
+def perp_neg(sample):
+    """PerpNegGuider, which evaluates three conditionings."""
+    from comfy_extras import nodes_perpneg
 
     class PerpNeg(nodes_perpneg.Guider_PerpNeg):
         def set_conds(self, positive):
-            super().set_conds(positive, sample.encode("a judge"), empty)
+            super().set_conds(positive, sample.encode("a judge"), sample.encode(""))
             self.set_cfg(2.0, 1.0)
+    return PerpNeg
 
-    made = dict(DualCFG=DualCFG, PerpNeg=PerpNeg, Basic=nodes_custom_sampler.Guider_Basic)[name]
+
+@pytest.mark.parametrize("name", ["DualCFG", "PerpNeg", "Basic"])
+def test_with_guiders(demo, sample, guided, name):
+    from comfy_extras import nodes_custom_sampler
+
+    class DualCFG(nodes_custom_sampler.Guider_DualCFG):
+        def set_conds(self, positive):
+            super().set_conds(positive, sample.encode("a person"), sample.encode(""))
+            self.set_cfg(2.0, 1.5)
+
+    made = dict(DualCFG=DualCFG, PerpNeg=perp_neg(sample), Basic=nodes_custom_sampler.Guider_Basic)[name]
     together(demo[0], guided, partial(sample, guider=made), "embedding")
 
 
@@ -188,33 +258,57 @@ def test_with_a_controlnet(demo, sample, guided, controlnet, both, direction):
     together(demo[0], guided, run, direction)
 
 
+@pytest.mark.parametrize("direction", ["prompt", "embedding", "prediction"])
+def test_with_other_packs_in_either_order(demo, sample, guided, neighbour, direction):
+    model = neighbour(demo[0])
+    assert (sample(model) - sample(demo[0])).abs().max() > 1e-2
+    together(model, guided, sample, direction)
+    assert torch.equal(sample(neighbour(guided(demo[0], direction)[0])), sample(guided(model, direction)[0]))
+
+
+def nearly_nothing(model, guided, run, direction):
+    """A weight near 0 changes next to nothing: guidance holds the text alone."""
+    found = run(guided(model, direction, torch.full((2, 2), 1e-5))[0])
+    assert (found - run(model)).abs().max() < 0.01
+
+
 @pytest.mark.parametrize("direction", ["embedding", "prediction"])
-def test_guidance_holds_nothing_but_the_text(demo, sample, guided, controlnet, direction):
-    """A weight near 0 changes next to nothing, also where only the positive conditioning has an image's control."""
+def test_guidance_holds_nothing_of_an_image_that_is_the_positives_alone(demo, sample, guided, controlnet, direction):
     import nodes
     hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     positive, = nodes.ControlNetApply().apply_controlnet(sample.encode(PROMPT), controlnet, hint, 0.8)
     for entry in positive:
         entry[1]["control_apply_to_uncond"] = False
-    model = image_adapter(demo[0])
-    run = partial(sample, positive=positive, negative="blurry")
-    found = run(guided(model, direction, torch.full((2, 2), 1e-5))[0])
-    assert (found - run(model)).abs().max() < 0.01
+    nearly_nothing(image_adapter(demo[0]), guided, partial(sample, positive=positive, negative="blurry"), direction)
 
 
-def test_sag_finds_the_unconditional_rows(demo, sample, guided):
-    """They are looked for by their number, which added ones must not have."""
-    seen = []
+@pytest.mark.parametrize("direction", ["embedding", "prediction"])
+@pytest.mark.parametrize("guider", ["CFG", "CFG 1", "PerpNeg"])
+def test_guidance_holds_nothing_of_other_packs(demo, sample, guided, neighbour, guider, direction):
+    run = {"CFG": sample, "CFG 1": partial(sample, cfg=1.0), "PerpNeg": partial(sample, guider=perp_neg(sample))}
+    nearly_nothing(neighbour(demo[0]), guided, run[guider], direction)
 
-    def attend(q, k, v, options):
-        from comfy.ldm.modules.attention import optimized_attention
-        seen.append(list(options["cond_or_uncond"]))
-        return optimized_attention(q, k, v, options["n_heads"])
 
-    model = demo[0].clone()
-    model.set_model_attn2_replace(attend, "output", 3)
-    sample(guided(model)[0])
-    assert all(sorted(kinds) == [-1, 0, 1] for kinds in seen) and seen
+@pytest.mark.parametrize("direction", ["embedding", "prediction"])
+def test_added_rows_are_unconditional_and_sag_finds_the_guiders_own(demo, sample, guided, direction):
+    """SAG looks for the rows of kind 1; the queries found there are those of a run without guidance."""
+    def run(patch):
+        def attend(q, k, v, options):
+            from comfy.ldm.modules.attention import optimized_attention
+            kinds = options["cond_or_uncond"]
+            seen.append((list(kinds), q.chunk(len(kinds))[kinds.index(1)]))
+            return optimized_attention(q, k, v, options["n_heads"])
+
+        seen, model = [], demo[0].clone()
+        model.set_model_attn2_replace(attend, "output", 3)
+        sample(patch(model))
+        return seen
+
+    (plain, queries), *_ = run(lambda model: model)
+    added = 1 if direction == "embedding" else 2
+    (kinds, found), *_ = run(lambda model: guided(model, direction)[0])
+    assert sorted(plain) == [0, 1] and sorted(kinds) == [0, 1] + [1] * added
+    assert torch.allclose(found, queries, atol=1e-4)
 
 
 def test_with_a_lora(demo, sample, guided):

@@ -114,6 +114,40 @@ def test_a_missing_or_damaged_profile_is_said(call, said, profiles, tmp_path):
         call(profiles.DebiasLoadProfile, profile="cut.json")
 
 
+@pytest.fixture
+def shipped(profiles, tmp_path_factory, monkeypatch):
+    """A folder in place of the one that comes with the package; it holds ours.json and both.json."""
+    folder = tmp_path_factory.mktemp("package") / "profiles"
+    for name in ("ours", "both"):
+        profiles.renamed(profile(), name).save(folder)
+    monkeypatch.setattr(profiles, "SHIPPED", folder)
+    return folder
+
+
+def test_shipped_profiles_are_offered_after_the_users_own(call, said, profiles, shipped):
+    call(profiles.DebiasSaveProfile, profile=profile(), name="zebra")
+    assert profiles.names() == ["zebra.json", "both.json", "ours.json"]
+    assert call(profiles.DebiasLoadProfile, profile="ours.json")[0].name == "ours"
+    assert profiles.DebiasLoadProfile.fingerprint_inputs("ours.json")
+
+
+def test_saving_leaves_a_shipped_profile_alone_and_the_users_own_wins(call, said, profiles, shipped):
+    content = (shipped / "both.json").read_bytes()
+    own = profile(Steering((0.5, -0.5)), method=METHODS["shift"])
+    for overwrite in (False, True):
+        path, = call(profiles.DebiasSaveProfile, profile=own, name="both", overwrite=overwrite)
+        assert Path(path).parent == profiles.save_folder() != shipped
+    assert (shipped / "both.json").read_bytes() == content
+    assert profiles.names() == ["both.json", "ours.json"]
+    assert call(profiles.DebiasLoadProfile, profile="both.json")[0].entries == own.entries
+
+
+def test_no_name_leads_out_of_the_shipped_folder(call, said, profiles, shipped):
+    (shipped.parent / "outside.json").write_text(json.dumps(profile().to_dict()))
+    with pytest.raises(ValueError, match="There is no profile"):
+        call(profiles.DebiasLoadProfile, profile="../outside.json")
+
+
 # --- applying --------------------------------------------------------------------------------------------------------
 
 def test_strength_0_hands_the_very_model_on(demo, call, said):
