@@ -8,6 +8,7 @@ import re
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, Sequence
 
@@ -15,7 +16,7 @@ from .attribute import Attribute, parse
 from .calibrate import HELD_OUT, Calibration, Plan, Round, round_names
 from .files import exclusive, safe_name, write_atomic
 from .method import METHODS, RULES, SPENDS, Method
-from .profile import Profile
+from .profile import Entry, Profile
 
 SHEET = 16  # pictures of a before/after sheet
 DEMO_PROMPT = "a photo of a doctor"
@@ -175,22 +176,40 @@ def generate(options) -> dict:
 
 
 def report(options) -> dict:
-    """A profile's report; with --model, before/after pictures are made for it."""
+    """A profile's report; with --model, before/after pictures are made for it, and further prompts are measured."""
     from .report import write_report
-    profile = Profile.load(options.profile)
+    profile, others = Profile.load(options.profile), []
     pages = {"before": {}, "after": {}, "seeds": {}}
+    if options.prompt and not options.model:
+        raise ValueError("To measure a further --prompt, pictures are made: name the model with --model.")
     if options.model:
-        bench = _bench(options)
+        bench = _bench(options, profile.attributes if options.prompt else ())
         for difference in profile.differences(bench.setting):
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
+        others = [_carried_over(bench, profile, prompt, options) for prompt in options.prompt or ()]
         seeds = list(range(options.seed, options.seed + SHEET))
-        for entry in profile.entries:
+        for entry in (*profile.entries, *others):
             pages["before"][entry.prompt] = _pictures(bench.generate(entry.prompt, seeds)[0])
             pages["after"][entry.prompt] = _pictures(bench.apply(profile, entry.prompt, seeds)[0])
             pages["seeds"][entry.prompt] = seeds
-    page = write_report(options.out, profile, pages["before"], pages["after"], pages["seeds"])
+    page = write_report(options.out, profile, pages["before"], pages["after"], pages["seeds"], others)
     _say(options, f"Report: {page.resolve()}")
     return dict(report=str(page))
+
+
+def _carried_over(bench, profile: Profile, prompt: str, options) -> Entry:
+    """What the profile does to a prompt that it was not calibrated for."""
+    found, before = None, bench.evaluations
+    for found in bench.carried_over(profile, prompt, options.count, options.seed):
+        done = sum(r.done for r in found.rounds)
+        if not options.json:
+            print(f"\r'{prompt}': {done} of {2 * options.count} pictures", end="", file=sys.stderr, flush=True)
+    _say(options, "\n" + _table(prompt, profile.attributes, found.audit, found.held_out, "with the profile"))
+    entry = Entry.from_calibration(found, bench.evaluations - before)
+    said = profile.entry(prompt)[0].warnings + entry.warnings
+    if entry.warnings:
+        said += ("the profile does not carry over to this prompt: calibrate it",)
+    return replace(entry, warnings=said, stop="nothing was calibrated for this prompt")
 
 
 def export(options) -> dict:
@@ -325,12 +344,13 @@ def _progress(calibration: Calibration, rounds: Iterator[Round], options) -> Non
                     for a, d in ((a, r.distribution(i, a.target)) for i, a in enumerate(calibration.attributes))))
 
 
-def _table(prompt: str, attributes: list[Attribute], before: Round, after: Round | None = None) -> str:
+def _table(prompt: str, attributes: Sequence[Attribute], before: Round, after: Round | None = None,
+           name_after: str = "after, held-out seeds") -> str:
     """Shares with 95 % intervals as text."""
     lines = [f"\n{prompt}"]
     for i, attribute in enumerate(attributes):
         measured = [(name, r.distribution(i, attribute.target)) for name, r in
-                    (("audit" if after is None else "before", before), ("after, held-out seeds", after)) if r]
+                    (("audit" if after is None else "before", before), (name_after, after)) if r]
         for name, d in measured:
             groups = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]" for group, share, (low, high)
                                in zip(attribute.names, d.shares, d.intervals))
@@ -461,6 +481,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(report, None, None, attribute=False)
     sub.add_argument("--profile", required=True)
+    sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without and "
+                     "with the profile; again for several")
+    sub.add_argument("--count", type=_positive, default=200, help="images to measure it on, each way")
 
     sub = command(demo, "demo", "demo_output")
     sub.set_defaults(prompt=[DEMO_PROMPT], name="demo", overwrite=True)

@@ -53,6 +53,13 @@ class Entry:
     cost: dict = field(default_factory=dict)
 
     @classmethod
+    def from_calibration(cls, calibration: Calibration, evaluations: int | None = None) -> Entry:
+        """A calibration's result. Raises ValueError where its audit is not complete."""
+        if not calibration.rounds or not calibration.audit.complete:
+            raise ValueError(f"The audit of '{calibration.prompt}' is not complete. Continue its calibration first.")
+        return cls.from_dict(_entry(calibration, evaluations), calibration.attributes)
+
+    @classmethod
     def from_dict(cls, data: dict, attributes: Sequence[Attribute]) -> Entry:
         """Read the JSON form; all but `prompt` and `steerings` may be left out. Raises ValueError."""
         known = _known(cls, data)

@@ -62,15 +62,17 @@ def _distribution(measured: Mapping, target: Sequence[float]) -> Distribution:
 
 def write_report(folder: str | Path, profile: Profile, images_before: Mapping[str, Sequence[Image.Image]] | None = None,
                  images_after: Mapping[str, Sequence[Image.Image]] | None = None,
-                 seeds: Mapping[str, Sequence[int]] | None = None) -> Path:
+                 seeds: Mapping[str, Sequence[int]] | None = None, others: Sequence[Entry] = ()) -> Path:
     """Write `report.html` to a folder, atomically, and return its path: one file that loads nothing from anywhere.
 
-    images_before, images_after and seeds are by prompt; picture i of both has the same seed. Raises ValueError where
-    they differ in number, OSError where the file cannot be written.
+    images_before, images_after and seeds are by prompt; picture i of both has the same seed. others are measurements of
+    prompts that the profile was not calibrated for (`Workbench.carried_over`). Raises ValueError where pictures differ
+    in number, OSError where the file cannot be written.
     """
+    entries = (*profile.entries, *others)
     sections = [_section(profile, entry, *((given or {}).get(entry.prompt, ())
                                            for given in (images_before, images_after, seeds)))
-                for entry in profile.entries]
+                for entry in entries]
     style = _STYLE % (_variables(LIGHT), _variables(DARK))
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -79,7 +81,7 @@ def write_report(folder: str | Path, profile: Profile, images_before: Mapping[st
 <header><p class="kicker">sd-debias report</p><h1>{escape(profile.name)}</h1>
 <p class="lead">Whom does the model show when the prompt does not say, and whom with the calibrated guidance of this
 profile? Every figure below was counted on generated images.</p></header>
-{_overview(profile) if len(profile.entries) * len(profile.attributes) > 1 else ""}
+{_overview(profile, entries) if len(entries) * len(profile.attributes) > 1 else ""}
 {"".join(sections)}
 {_how_to_read()}{_setting(profile)}{_apply(profile)}
 <footer>{escape(profile.software)}, {escape(profile.created)}, profile hash {profile.hash[:12]}{
@@ -130,9 +132,9 @@ def _verdict(before: Distribution, after: Distribution | None) -> str:
     return moved + "<strong>This is not nearer to the target than without guidance.</strong>"
 
 
-def _overview(profile: Profile) -> str:
+def _overview(profile: Profile, entries: Sequence[Entry]) -> str:
     rows = []
-    for entry in profile.entries:
+    for entry in entries:
         for i, attribute in enumerate(profile.attributes):
             before, after = _distributions(profile, entry, i)
             last = after or before

@@ -12,7 +12,7 @@ from PIL import Image
 
 from . import pipeline
 from .attribute import Attribute
-from .calibrate import Calibration, Plan, Round
+from .calibrate import AUDIT, HELD_OUT, Calibration, Plan, Round
 from .classify.clip import ClipModel
 from .method import METHODS, Method
 from .profile import Profile
@@ -87,6 +87,23 @@ class Workbench:
         for _ in self.run(calibration):
             pass
         return calibration
+
+    def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0) -> Iterator[Calibration]:
+        """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.
+
+        `rounds` of what is yielded are an audit and the same seeds with the profile. Raises ValueError for a prompt
+        that was calibrated.
+        """
+        entry, known = profile.entry(prompt)
+        if known:
+            raise ValueError(f"'{prompt}' was calibrated: its figures are in the profile. Give another prompt.")
+        plan = Plan(images, rounds=0, held_out=0, batch_size=self.batch_size, seed=seed)
+        tried = Calibration(prompt, profile.attributes, profile.method, plan)
+        none = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
+        for kind, steerings in ((AUDIT, none), (HELD_OUT, entry.steerings)):
+            tried.rounds.append(Round(kind, steerings, tuple(range(seed, seed + images))))
+            for _ in self.run(tried):
+                yield tried
 
 
 def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, allow_download: bool = False,

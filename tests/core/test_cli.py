@@ -184,6 +184,30 @@ def test_a_clip_that_is_named_judges_the_demo_too(tmp_path):
     assert Profile.load(tmp_path / "out" / "profile.json").classifier == "CLIP other-clip"
 
 
+def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, capsys):
+    asked = ["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path), "--count", "40",
+             "--batch-size", "20", "--prompt"]
+    assert cli.main([*asked, "a photo of a pilot", "--model", "demo"]) == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is sent to a group" in page
+    assert "gender, with the profile (N = 40): man 5" in capsys.readouterr().out
+    assert cli.main([*asked, "a photo of a pilot"]) == cli.main([*asked, "A photo of a judge", "--model", "demo"]) == 2
+    said = capsys.readouterr().err
+    assert "name the model with --model" in said and "'A photo of a judge' was calibrated" in said
+
+
+def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
+    document = json.loads((calibrated / "profile.json").read_text())
+    man, woman = document["attributes"][0]["groups"]
+    man["texts"], woman["texts"] = woman["texts"], man["texts"]
+    document["attributes"][0]["target"] = [0.1, 0.9]
+    path = tmp_path / "turned.json"
+    Profile.from_dict({key: value for key, value in document.items() if key != "hash"}).save(path)
+    assert cli.main(["report", "--profile", str(path), "--out", str(tmp_path), "--count", "40", "--batch-size", "20",
+                     "--model", "demo", "--prompt", "the sea"]) == 0
+    assert "does not carry over to this prompt" in (tmp_path / "report.html").read_text("utf-8")
+
+
 def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
     assert cli.main(["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path)]) == 0
     assert "a photo of a judge" in (tmp_path / "report.html").read_text("utf-8")
