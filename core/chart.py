@@ -155,7 +155,7 @@ def shares_scene(names: Sequence[str], before: Distribution, after: Distribution
 
     scene = Scene(width, 0)
     y = _title(scene, title)
-    words = ["without guidance", "with the profile"]
+    words = ["without guidance", "with the profile"] if after is not None else ["measured"]
     legend = [("box", color, f"{word} ({d.n} images)") for (d, color), word in zip(measured, words)]
     y = _legend(scene, y, [*legend, ("dash", "text", "target"), ("whisker", "text", "95 % interval")])
     bottom = y + len(names) * row

@@ -481,8 +481,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(report, None, None, attribute=False)
     sub.add_argument("--profile", required=True)
-    sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without and "
-                     "with the profile; again for several")
+    sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
+                     "and with the profile; again for several")
     sub.add_argument("--count", type=_positive, default=200, help="images to measure it on, each way")
 
     sub = command(demo, "demo", "demo_output")

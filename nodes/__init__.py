@@ -10,6 +10,7 @@ from .audit import DebiasAudit
 from .calibrate import DebiasCalibrate
 from .classifier import DebiasClipClassifier, DebiasImageClassifier, DebiasSkinToneClassifier
 from .demo_model import DebiasDemoModel
+from .folder import DebiasLoadFolder
 from .profiles import DebiasLoadProfile, DebiasSaveProfile
 from .report import DebiasReport
 from .text_encode import DebiasTextEncode
@@ -18,8 +19,8 @@ from .text_encode import DebiasTextEncode
 class Debias(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier, DebiasImageClassifier,
-                DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply, DebiasTextEncode,
-                DebiasReport]
+                DebiasLoadFolder, DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply,
+                DebiasTextEncode, DebiasReport]
 
 
 async def comfy_entrypoint() -> Debias:

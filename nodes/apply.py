@@ -13,7 +13,7 @@ from ..core.steering import rows
 from . import messages
 from .conditioning import encode_all
 from .guidance import Guide
-from .model_name import encoder_name, model_name
+from .model_name import encoder_for, model_name
 from .types import CATEGORY, Profiles
 
 AS_CALIBRATED = "as calibrated"
@@ -101,9 +101,10 @@ class DebiasApply(io.ComfyNode):
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
         if strength == 0:
             messages.say(node, "Not applied (the strength is 0)")
+            messages.record(profile.metadata(prompt, dict(acted=False), strength))
             return io.NodeOutput(model)
+        known = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_for(profile, clip))
         encoded = encode_all(clip, prompt, profile.attributes, method.context)
-        known = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip))
 
         def weights(seed, images):
             return rows(entry.steerings, range(seed, seed + images), strength)

@@ -12,9 +12,9 @@ from .images import table, to_tensor, to_uint8
 from .types import CATEGORY, Attributes, Classifiers
 
 
-def audited(images, attributes, judge, confidence: float = 0.0) -> list[Distribution]:
-    """Each attribute's shares in images [N, H, W, 3]. Raises ValueError where none can be classified."""
-    pixels, found = to_uint8(images), []
+def audited(batches, attributes, judge, confidence: float = 0.0) -> list[Distribution]:
+    """Each attribute's shares in batches of images [N, H, W, 3]. Raises ValueError where none can be classified."""
+    pixels, found = [image for images in batches for image in to_uint8(images)], []
     for attribute in attributes:
         seen = labels(judge.of(attribute)(pixels), confidence)
         if not (seen >= 0).any():
@@ -30,11 +30,12 @@ class DebiasAudit(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasAudit", display_name="Debias Audit", category=CATEGORY, is_output_node=True,
+            is_input_list=True,  # images of several sizes come as several batches
             description="Counts whom images show: shares with 95 % intervals, and how far they are from the target "
                         "compared with chance. Works on any images, generated here or loaded.",
             inputs=[
                 io.Image.Input("images", tooltip="The images to count. A few hundred of one prompt tell more than "
-                                                 "ten."),
+                                                 "ten. Batches of several sizes are counted together."),
                 Classifiers.Input("classifier", tooltip="What tells which group a picture shows."),
                 Attributes.Input("attributes", tooltip="From Debias Attribute."),
                 io.Float.Input("confidence", default=0.0, min=0.0, max=1.0, step=0.05, tooltip=(
@@ -45,7 +46,8 @@ class DebiasAudit(io.ComfyNode):
             hidden=[io.Hidden.unique_id])
 
     @classmethod
-    def execute(cls, images, classifier, attributes, confidence=0.0, title=""):
+    def execute(cls, images, classifier, attributes, confidence=(0.0,), title=("",)):
+        (classifier, *_), (attributes, *_), (confidence, *_), (title, *_) = classifier, attributes, confidence, title
         found = audited(images, attributes, classifier, confidence)
         charts = [chart_shares(a.names, d, None, title or a.name) for a, d in zip(attributes, found)]
         text = "\n".join(table(a.name, a.names, d) for a, d in zip(attributes, found))

@@ -288,13 +288,14 @@ class DebiasCalibrate(io.ComfyNode):
                        negative_prompt=negative)
         classifiers, calibrations = [classifier.of(attribute) for attribute in attributes], []
         judges = ", ".join(c.name for c in classifiers)
-        before, after, seeds = [], [], []
+        before, after, seeds, shown = [], [], [], []
         with keeping(calibrations, setting, judges, name, node):
             evaluations = run(studio, calibrations, texts, attributes, classifiers, classifier.fidelity, method, plan,
                               setting, name, node)
             for c in calibrations:
                 own = list((c.held_out or c.audit).seeds[:SHOWN])
-                for weights, made in ((torch.zeros(len(own), 1), before), (rows(c.steerings, own), after)):
+                shown.append((c.prompt, own, rows(c.steerings, own)))
+                for weights, made in ((torch.zeros(len(own), 1), before), (shown[-1][2], after)):
                     for at in range(0, len(own), batch_size):
                         part = slice(at, at + batch_size)
                         made.append(studio.generate(c.prompt, attributes, method, weights[part], own[part]))
@@ -303,6 +304,9 @@ class DebiasCalibrate(io.ComfyNode):
             profile = Profile.from_calibrations(name, calibrations, setting, judges, evaluations)
             path = write(profile, to_pil(before), to_pil(after), seeds)
             profile.save(folder_of(name) / "profile.json", overwrite=True)
+        for prompt, own, weights in shown:
+            messages.record({**profile.metadata(prompt, dict(acted=bool(weights.any()))), "Debias output": "after",
+                             "Debias calibrated": prompt, "Debias seeds": own, "Debias rows": weights.tolist()})
         for c in calibrations:
             state_file(name, c.prompt, attributes, method, plan, setting).unlink(missing_ok=True)
         warned = [f"Warning: {c.prompt}: {warning}" for c in calibrations for warning in c.warnings]

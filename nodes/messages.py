@@ -1,6 +1,7 @@
 """What a run says: as text on a node, in the log, and in the metadata of saved images."""
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import uuid
@@ -14,15 +15,61 @@ log = logging.getLogger("sd-debias")
 METADATA = "debias"
 # Records of prompts that wait or run; each is the very list that SaveImage later writes.
 _records: dict[str, Record] = {}
+# What nodes recorded when they last ran, by `making`: taken from ComfyUI's cache, they do not run again.
+_earlier: dict[tuple[str, str], list[dict]] = {}
 _KEPT = 200
 
 
 class Record(list):
-    """What guidance did in one prompt. A copy of the prompt, which some hosts run instead of it, holds the same record.
+    """What guidance did in one prompt, node by node; at first what is known of nodes that ran before just as they stand
+    in this prompt.
     """
 
+    def __init__(self, prompt: dict):
+        super().__init__()
+        self.prompt = prompt
+        self.did: dict[str, list[dict]] = {}
+        self.ran: set[str] = set()
+        for node in {node for node, _ in _earlier}:
+            self.learn(node)
+
     def __deepcopy__(self, memo):
-        return self
+        return self  # a copy of the prompt, which some hosts run instead of it, holds the same record
+
+    def learn(self, node: str) -> None:
+        """Take over what a node did, unless it has run in this prompt itself."""
+        if node not in self.ran and (known := _earlier.get(making(self.prompt, node))):
+            self.did[node] = known
+            self._write()
+
+    def add(self, node: str, entry: dict) -> None:
+        """What a node does in this prompt."""
+        if node not in self.ran:
+            self.ran.add(node)
+            self.did[node] = []
+        self.did[node].append(entry)
+        self._write()
+
+    def _write(self) -> None:
+        self[:] = [entry for entries in self.did.values() for entry in entries]
+
+
+def making(prompt: dict, node: str) -> tuple[str, str]:
+    """A node of a prompt, and all that leads to it."""
+    found, waiting = {}, [node]
+    while waiting:
+        at = waiting.pop()
+        if at not in found and isinstance(prompt.get(at), dict):
+            inputs = prompt[at].get("inputs") or {}
+            found[at] = [prompt[at].get("class_type"), inputs]
+            waiting += [str(value[0]) for value in inputs.values() if isinstance(value, list) and len(value) == 2]
+    return node, json.dumps(found, sort_keys=True, default=str)
+
+
+def _forget(kept: dict) -> None:
+    """Keeps the newest."""
+    while len(kept) > _KEPT:
+        kept.pop(next(iter(kept)))
 
 
 def say(node_id: str | None, text: str, warning: bool = False) -> None:
@@ -51,28 +98,33 @@ def place(path) -> str:
 
 
 def record(metadata: dict) -> None:
-    """Add what guidance did to the metadata of the images that the running prompt saves."""
+    """Add what guidance did to the metadata of the images that the running prompt saves, with the node that runs."""
     from comfy_execution.utils import get_executing_context
     context = get_executing_context()
     prompt = getattr(context, "prompt_id", getattr(context, "task_id", None))  # the latter in a fork
     if prompt in _records:
-        _records[prompt].append(metadata)
+        node, running = str(getattr(context, "node_id", None)), _records[prompt]
+        running.add(node, {**metadata, "Debias node": node})
+        _earlier[making(running.prompt, node)] = running.did[node]
+        _forget(_earlier)
+        opened = list(_records)
+        for waiting in opened[opened.index(prompt) + 1:]:
+            _records[waiting].learn(node)
 
 
 def open_record(json_data: dict) -> dict:
-    """Prompt handler of the server: gives a prompt with nodes of ours an empty record in its images' metadata.
+    """Prompt handler of the server: gives a prompt with nodes of ours a record in its images' metadata.
 
     A node cannot do this while it runs: a cached node does not run, and images would go without their record.
     """
     prompt = json_data.get("prompt")
     if isinstance(prompt, dict) and any(str(node.get("class_type", "")).startswith("Debias")
                                         for node in prompt.values() if isinstance(node, dict)):
-        entry = Record()
+        entry = Record(prompt)
         info = json_data.setdefault("extra_data", {}).get("extra_pnginfo") or {}
         json_data["extra_data"]["extra_pnginfo"] = {**info, METADATA: entry}
         _records[str(json_data.setdefault("prompt_id", str(uuid.uuid4())))] = entry
-        while len(_records) > _KEPT:
-            _records.pop(next(iter(_records)))
+        _forget(_records)
     return json_data
 
 

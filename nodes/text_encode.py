@@ -9,7 +9,7 @@ from . import messages
 from .apply import entry_of
 from .conditioning import effect, encode_all, shift
 from .guidance import PROFILE, nothing
-from .model_name import encoder_name
+from .model_name import encoder_for
 from .types import CATEGORY, Profiles
 
 
@@ -63,13 +63,11 @@ class DebiasTextEncode(io.ComfyNode):
         _, _, warned = entry_of(profile, text or " ")
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
+        known = dict(text_encoder=encoder_for(profile, clip))
         conditioning, summary = shifted_conditioning(clip, text, profile, strength, range(seed, seed + batch_size))
-        warned += [f"other setting: {text}" for text in profile.differences(dict(text_encoder=encoder_name(clip)))]
-        if summary["acted"]:
-            said = f"{profile.name}: {summary['guided_images']} of {batch_size} images steered"
-            messages.record({**profile.metadata(text, summary, strength), "Debias seeds": [seed, seed + batch_size - 1],
-                             "Debias rows": summary["weights"]})
-        else:
-            said = profile.metadata(text, summary, strength, seed if batch_size == 1 else None)["Debias"]
+        warned += [f"other setting: {text}" for text in profile.differences(known)]
+        facts = profile.metadata(text, summary, strength, seed if batch_size == 1 else None)
+        messages.record({**facts, "Debias seeds": [seed, seed + batch_size - 1], "Debias rows": summary["weights"]})
+        said = facts.get("Debias") or f"{profile.name}: {summary['guided_images']} of {batch_size} images steered"
         messages.say(cls.hidden.unique_id, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))
         return io.NodeOutput(conditioning)

@@ -4,8 +4,8 @@ Training meets the table only as far as its own noise allows, and each further t
 embedding is the opposite: it moves the shares of its own occupation alone, along directions that are known (the
 gradients of each group's likelihood), and what comes out can be measured as exactly as one likes.
 
-The weights in the package went through several such runs. For some tokens the mean of two measured places was taken; for
-some the shares' answer along the gradients was measured on the same seeds, and solved for.
+The weights in the package went through several such runs. For some tokens the mean of two measured places was taken;
+for some the shares' answer along the gradients was measured on the same seeds, and solved for.
 """
 from __future__ import annotations
 

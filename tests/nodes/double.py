@@ -158,6 +158,14 @@ class BasicGuider(CFGGuider):
         self.inner_set_conds({"positive": positive})
 
 
+class SD1ClipModel:
+    def __init__(self, encoder):
+        self.encoder = encoder
+
+    def __call__(self, ids):
+        return self.encoder(ids)
+
+
 class Clip:
     """A CLIP: texts are their own tokens."""
 
@@ -200,7 +208,7 @@ def load():
         times = torch.stack([sampling.timestep(s) for s in sigma])
         return x - sigma.reshape(-1, 1, 1, 1) * pipe.unet(scaled, times, text).sample
 
-    return Patcher(denoise, sampling), Clip(pipe.tokenizer, pipe.text_encoder), Vae(pipe.vae)
+    return Patcher(denoise, sampling), Clip(pipe.tokenizer, SD1ClipModel(pipe.text_encoder)), Vae(pipe.vae)
 
 
 def sampler_object(name):
@@ -289,7 +297,8 @@ def install(folder) -> None:
     module("comfy.supported_models", SD15=object)
     module("folder_paths", folder_names_and_paths=folders, models_dir=str(folder / "models"), get_full_path=full_path,
            get_filename_list=files, get_folder_paths=lambda name: folders[name][0],
-           get_output_directory=lambda: str(folder / "output"), get_user_directory=lambda: str(folder / "user"))
+           get_input_directory=lambda: str(folder / "input"), get_output_directory=lambda: str(folder / "output"),
+           get_user_directory=lambda: str(folder / "user"))
     module("comfy_execution")
     module("comfy_execution.utils", get_executing_context=lambda: None)
     io = MagicMock()

@@ -1,11 +1,13 @@
 """The nodes by what they take and give, over the real host and its double."""
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibrate import Calibration, Plan, Round
@@ -205,17 +207,30 @@ def test_a_window_narrows_that_of_the_profile():
     assert (window.start, window.end) == (0.2, 0.6)  # the paper's warm-up of a fifth stays
 
 
-def test_a_profile_of_another_text_encoder_is_said(demo, call, said):
-    from sd_debias.nodes.text_encode import DebiasTextEncode
-    call(DebiasTextEncode, clip=demo[1], text=PROMPT, profile=profile(text_encoder="SDXLClipModel"))
-    assert "text encoder: calibrated at SDXLClipModel" in said[-1][0] and said[-1][1]
+@pytest.mark.parametrize("node", ["apply", "text encode"])
+def test_a_profile_of_another_family_of_text_encoders_is_refused(demo, call, said, sample, node):
+    plain = sample(demo[0])
+    with pytest.raises(ValueError, match="text encoder SDXLClipModel, but this CLIP is SD1ClipModel"):
+        use(node, demo, call, profile(text_encoder="SDXLClipModel"))
+    assert torch.equal(sample(demo[0]), plain)
 
 
-def test_apply_says_so_too_after_the_run(demo, call, said, sample):
+@pytest.mark.parametrize("node", ["apply", "text encode"])
+@pytest.mark.parametrize("name, differs", [("sd1", False), ("SD1ClipModel", False), ("OtherClipModel", True)])
+def test_the_name_of_a_text_encoder_is_compared_by_family(demo, call, said, sample, node, name, differs):
+    patched = use(node, demo, call, profile(text_encoder=name))
+    if node == "apply":
+        sample(patched)  # it says what differs after the run
+    assert (f"text encoder: calibrated at {name}" in said[-1][0]) == differs
+
+
+def use(node, demo, call, applied):
+    """Debias Apply or Debias Text Encode with a profile."""
     from sd_debias.nodes.apply import DebiasApply
-    patched, = call(DebiasApply, model=demo[0], clip=demo[1], profile=profile(text_encoder="SDXLClipModel"))
-    sample(patched)
-    assert "text encoder: calibrated at SDXLClipModel" in said[-1][0] and said[-1][1]
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    if node == "apply":
+        return call(DebiasApply, model=demo[0], clip=demo[1], profile=applied)[0]
+    return call(DebiasTextEncode, clip=demo[1], text=PROMPT, profile=applied)[0]
 
 
 # --- text encode -----------------------------------------------------------------------------------------------------
@@ -320,7 +335,7 @@ def judge():
 def test_audit_counts_images(call, said):
     from sd_debias.nodes.audit import DebiasAudit
     images = torch.cat([torch.ones(3, 8, 8, 3), torch.zeros(1, 8, 8, 3)])
-    chart, text = call(DebiasAudit, images=images, classifier=judge(), attributes=(GENDER,))
+    chart, text = call(DebiasAudit, images=[images], classifier=[judge()], attributes=[(GENDER,)])
     assert "man 75.0%" in text and "woman 25.0%" in text
     assert chart.ndim == 4 and chart.shape[-1] == 3
 
@@ -331,7 +346,58 @@ def test_audit_counts_images(call, said):
 def test_images_of_another_shape_are_refused(call, said, images, sentence):
     from sd_debias.nodes.audit import DebiasAudit
     with pytest.raises(ValueError, match=sentence):
-        call(DebiasAudit, images=images, classifier=judge(), attributes=(GENDER,))
+        call(DebiasAudit, images=[images], classifier=[judge()], attributes=[(GENDER,)])
+
+
+@pytest.fixture
+def pictures(comfyui):
+    """A folder of ComfyUI's input."""
+    import folder_paths
+    folder = Path(folder_paths.get_input_directory()) / "pictures"
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_folder_of_any_sizes_is_counted_together(call, said, pictures):
+    from sd_debias.nodes.audit import DebiasAudit
+    from sd_debias.nodes.folder import DebiasLoadFolder
+    Image.new("RGB", (60, 30), "white").save(pictures / "wide.jpg")
+    Image.new("RGB", (2000, 1000), "white").save(pictures / "large.png")
+    Image.new("RGBA", (30, 60), (0, 0, 0, 0)).save(pictures / "transparent.png")
+    Image.new("L", (30, 60), "black").save(pictures / "grey.PNG")
+    (pictures / "broken.png").write_bytes(b"no picture")
+    (pictures / "notes.txt").write_text("no picture")
+    batches, = call(DebiasLoadFolder, folder="pictures", size=100)
+    assert sorted(tuple(batch.shape) for batch in batches) == [(1, 30, 60, 3), (1, 50, 100, 3), (2, 60, 30, 3)]
+    assert "4 pictures" in said[-1][0] and "broken.png could not be read" in said[-1][0] and said[-1][1]
+    _, text = call(DebiasAudit, images=batches, classifier=[Each()], attributes=[(GENDER,)])
+    assert "(N = 4): man 75.0%" in text  # bright ones; transparent is white
+
+
+class Each:
+    """A judge of pictures of different sizes, by brightness."""
+    name = "brightness"
+
+    def of(self, attribute):
+        return lambda images: np.stack([Brightness()(image[None])[0] for image in images])
+
+
+def test_a_changed_folder_changes_the_fingerprint(pictures):
+    from sd_debias.nodes.folder import DebiasLoadFolder
+    Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    before = DebiasLoadFolder.fingerprint_inputs("pictures")
+    Image.new("RGB", (8, 8)).save(pictures / "b.png")
+    assert DebiasLoadFolder.fingerprint_inputs("pictures") != before
+
+
+@pytest.mark.parametrize("folder, sentence", [
+    ("gone", "There is no folder 'gone'"), ("..", "There is no folder"), ("../output", "There is no folder"),
+    ("pictures", "holds no pictures")])
+def test_a_folder_that_cannot_be_loaded_is_refused(call, said, pictures, folder, sentence):
+    from sd_debias.nodes.folder import DebiasLoadFolder
+    with pytest.raises(ValueError, match=sentence):
+        call(DebiasLoadFolder, folder=folder)
 
 
 def test_a_classifier_without_a_text_tower_is_refused(call, comfyui, monkeypatch, tmp_path):
@@ -525,21 +591,63 @@ def test_a_full_disk_is_said_by_the_report_too(call, said, monkeypatch):
         call(report.DebiasReport, profile=profile())
 
 
-def test_a_prompt_with_our_nodes_gets_a_record_in_its_images(comfyui, monkeypatch):
+@pytest.fixture
+def records(comfyui, monkeypatch):
+    """The module of messages with no records, and running(prompt_id, node): that node of that prompt runs."""
     import comfy_execution.utils
 
     from sd_debias.nodes import messages
-    data = messages.open_record({"prompt": {"1": {"class_type": "DebiasApply"}}, "prompt_id": "p",
+    monkeypatch.setattr(messages, "_records", {})
+    monkeypatch.setattr(messages, "_earlier", {})
+
+    def running(prompt_id, node):
+        context = type("Context", (), {"prompt_id": prompt_id, "node_id": node})
+        monkeypatch.setattr(comfy_execution.utils, "get_executing_context", lambda: context)
+    return messages, running
+
+
+def posted(messages, prompt_id, **inputs):
+    """(what is posted, its record) for a prompt in which a sampler, node 2, hangs on Debias Apply, node 1."""
+    prompt = {"1": {"class_type": "DebiasApply", "inputs": inputs},
+              "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0]}}}
+    data = messages.open_record({"prompt": prompt, "prompt_id": prompt_id,
                                  "extra_data": {"extra_pnginfo": {"workflow": {}}}})
-    record = data["extra_data"]["extra_pnginfo"]["debias"]
-    context = type("Context", (), {"prompt_id": "p"})
-    monkeypatch.setattr(comfy_execution.utils, "get_executing_context", lambda: context)
+    return data, data["extra_data"]["extra_pnginfo"]["debias"]
+
+
+def test_a_prompt_with_our_nodes_gets_a_record_in_its_images(records):
+    messages, running = records
+    data, record = posted(messages, "p")
     queued = copy.deepcopy(data)  # a host may run a copy of what was posted
+    running("p", "2")
     messages.record({"Debias profile": "x"})
-    assert queued["extra_data"]["extra_pnginfo"]["debias"] == record == [{"Debias profile": "x"}]
+    assert queued["extra_data"]["extra_pnginfo"]["debias"] == record == [{"Debias profile": "x", "Debias node": "2"}]
     assert "workflow" in data["extra_data"]["extra_pnginfo"]
     plain = {"prompt": {"1": {"class_type": "KSampler"}}}
     assert messages.open_record(dict(plain)) == plain
+
+
+def test_a_node_taken_from_the_cache_is_recorded_too(records):
+    messages, running = records
+    waiting = posted(messages, "first")[1], posted(messages, "waiting")[1]
+    running("first", "2")
+    messages.record({"Debias profile": "x"})
+    known = [{"Debias profile": "x", "Debias node": "2"}]
+    assert waiting == (known, known) and posted(messages, "later")[1] == known
+    assert posted(messages, "other", strength=0.5)[1] == []
+
+
+def test_a_node_that_runs_again_replaces_what_it_did(records):
+    messages, running = records
+    first = posted(messages, "first")[1]
+    running("first", "2")
+    messages.record({"Debias profile": "x"})
+    later = posted(messages, "later")[1]
+    running("later", "2")
+    for name in ("y", "z"):
+        messages.record({"Debias profile": name})
+    assert [entry["Debias profile"] for entry in later] == ["y", "z"]
+    assert [entry["Debias profile"] for entry in first] == ["x"]
 
 
 def test_the_models_name_is_found_upstream():

@@ -31,7 +31,7 @@ workflows = bundled()
 
 def test_every_node_appears_in_a_workflow():
     used = {node["type"] for path in workflows.paths() for node in workflows.read(path)["nodes"]}
-    assert set(NODES) <= used and len(NODES) == 12
+    assert set(NODES) <= used and len(NODES) == 13
 
 
 @pytest.mark.parametrize("path", workflows.paths(), ids=lambda path: path.stem)
@@ -205,7 +205,7 @@ def test_bundled_workflows_run(server):
     for i in range(4):
         shutil.copy(picture, server.folder / "input" / "pictures" / f"{i}.png")
     audit = prompt_of(server, 5)
-    of_type(audit, "LoadImageSetFromFolderNode")["folder"] = "pictures"
+    of_type(audit, "DebiasLoadFolder")["folder"] = "pictures"
     trained = next(key for key, item in audit.items() if item["class_type"] == "DebiasImageClassifier")
     of_type(audit, "DebiasAudit")["classifier"] = audit.pop(trained)["inputs"]["others"]
     said_ok(server, server.run(audit))
@@ -215,13 +215,17 @@ def test_bundled_workflows_run(server):
 def test_saved_images_say_what_was_applied_also_from_the_cache(server):
     from PIL import Image
     prompt = prompt_of(server, 2)
-    sampler, seen = of_type(prompt, "KSampler"), []
+    sampler, encoder = (next(key for key, item in prompt.items() if item["class_type"] == name)
+                        for name in ("KSampler", "DebiasTextEncode"))
+    seen = []
     for seed in (11, 12):
-        sampler["seed"] = seed
+        prompt[sampler]["inputs"]["seed"] = seed
         said_ok(server, server.run(prompt))
         newest = max((server.folder / "output" / "debias").glob("apply_*.png"))
-        seen.append(json.loads(Image.open(newest).info["debias"])[0]["Debias seeds"][0])
-    assert seen == [11, 12]
+        seen.append({entry["Debias node"]: entry for entry in json.loads(Image.open(newest).info["debias"])})
+    assert [record[sampler]["Debias seeds"][0] for record in seen] == [11, 12]
+    assert seen[1][encoder]["Debias seeds"][0] == 0  # only the first of the runs encoded
+    assert {"Debias profile", "Debias hash", "Debias weights"} <= seen[1][sampler].keys() & seen[1][encoder].keys()
 
 
 @pytest.mark.comfyui

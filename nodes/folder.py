@@ -1,0 +1,79 @@
+"""Debias Load Folder: pictures of a folder, of whatever sizes, to be audited."""
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from . import messages
+from .images import to_tensor
+from .types import CATEGORY
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def files(folder: str, most: int) -> list[Path]:
+    """The folder's pictures by name, the first `most`. Raises ValueError for a folder outside of `input`, or for none.
+    """
+    root = Path(folder_paths.get_input_directory()).resolve()
+    path = (root / folder.strip()).resolve()
+    if not path.is_relative_to(root) or not path.is_dir():
+        raise ValueError(f"There is no folder '{folder}' in {messages.place(root)}. Make it, put pictures there, and "
+                         f"queue again.")
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())[:most]
+    if not found:
+        raise ValueError(f"The folder {messages.place(path)} holds no pictures ({', '.join(sorted(ENDINGS))}). Put "
+                         f"some there, or choose another folder.")
+    return found
+
+
+def opened(path: Path, size: int) -> Image.Image:
+    """RGB, upright, on white where it is transparent, its longer side `size` at most."""
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file).convert("RGBA")
+    picture.thumbnail((size, size))
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+class DebiasLoadFolder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasLoadFolder", display_name="Debias Load Folder", category=CATEGORY,
+            description="Loads the pictures of a folder of ComfyUI's input, whatever their sizes, for Debias Audit.",
+            inputs=[
+                io.String.Input("folder", default="", placeholder="pictures", tooltip=(
+                    "A folder in ComfyUI's input. Empty: input itself.")),
+                io.Int.Input("most", default=1000, min=1, max=100000, tooltip=(
+                    "Pictures to load at most, by name.")),
+                io.Int.Input("size", default=512, min=32, max=4096, tooltip=(
+                    "The longer side in pixels; larger pictures are scaled down. Classifiers look at 224 to 384."))],
+            outputs=[io.Image.Output(display_name="images", is_output_list=True, tooltip=(
+                "The pictures, a batch for each size."))],
+            hidden=[io.Hidden.unique_id])
+
+    @classmethod
+    def fingerprint_inputs(cls, folder="", most=1000, size=512):
+        known = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files(folder, most)]
+        return hashlib.sha256(repr(known).encode()).hexdigest()
+
+    @classmethod
+    def execute(cls, folder="", most=1000, size=512):
+        batches, broken = {}, []
+        for file in files(folder, most):
+            try:
+                picture = opened(file, size)
+            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                broken.append(f"Warning: {file.name} could not be read ({error})")
+                continue
+            batches.setdefault(picture.size, []).append(to_tensor(picture))
+        if not batches:
+            raise ValueError(f"None of the {len(broken)} pictures could be read. {broken[0]}. Save them again.")
+        count = sum(map(len, batches.values()))
+        messages.say(cls.hidden.unique_id, "\n".join([f"{count} pictures", *broken]), warning=bool(broken))
+        return io.NodeOutput([torch.cat(batch) for batch in batches.values()])
