@@ -1,13 +1,14 @@
 """A method: which direction, how its weights are spent, by which rule they are solved; the usual ones have names."""
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from .direction import ALONE, DIRECTIONS, IN_CONTEXT
 from .guidance import PRESETS, SafeLatentGuidance
 
 RULES = ("log", "additive", "multiplicative", "policy_gradient")
 SPENDS = ("draw", "shift")
+AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile was found with
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Method:
     def unit(self) -> float:
         """Weight at which a push is felt: a group's text in the prompt's context is obeyed at 1, alone at about 4."""
         return 1.0 if "{prompt}" in self.context else 4.0
+
+    def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
+        """With another direction, and the window narrowed to start and end, shares of the schedule. Raises ValueError.
+        """
+        if not 0 <= start <= end <= 1:
+            raise ValueError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but {start:g} and "
+                             f"{end:g} came.")
+        method = self if direction == AS_CALIBRATED else replace(self, direction=direction)
+        window = method.guidance
+        start = max(start, window.start)
+        return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -28,6 +28,8 @@ from .steering import Steering
 SCHEMA = "1.0"
 SOFTWARE = "sd-debias 0.1.0"
 SUFFIX = ".json"
+# Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
+FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
 SHIPPED = Path(__file__).resolve().parent.parent / "profiles"  # those that come with the package; never written to
 
 
@@ -219,8 +221,18 @@ class Profile:
         shared = [key for key in self.setting if setting.get(key) is not None and self.setting[key] is not None]
         if "model_hash" in shared and _equal(self.setting["model_hash"], setting["model_hash"]):
             shared = [key for key in shared if key != "model"]  # a renamed file is the same model
+        if "text_encoder" in shared and _family(setting["text_encoder"]) == _family(self.setting["text_encoder"]) != "":
+            shared = [key for key in shared if key != "text_encoder"]  # hosts name one encoder differently
         return [f"{key.replace('_', ' ')}: calibrated at {self.setting[key]}, used at {setting[key]}"
                 for key in shared if not _equal(self.setting[key], setting[key])]
+
+    def check_encoder(self, here: str) -> None:
+        """Raises ValueError for a model whose text encoder is of another family: there the weights mean something else.
+        """
+        calibrated = str(self.setting.get("text_encoder") or "")
+        if _family(here) and _family(calibrated) and _family(here) != _family(calibrated):
+            raise ValueError(f"The profile '{self.name}' was calibrated with the text encoder {calibrated}, but this "
+                             f"model has {here}. Load a model of that family, or calibrate on this one.")
 
     def metadata(self, prompt: str, info: Mapping, strength: float = 1.0, seed: int | None = None) -> dict[str, str]:
         """What an image's metadata says, under keys that begin with "Debias".
@@ -312,9 +324,14 @@ def _words(attribute: Attribute, s: Steering) -> str:
     shift = ", ".join(f"{name} {a:.4g}" for name, a in zip(attribute.names, s.weights))
     if s.probabilities:
         options = zip(("alone", *attribute.names), s.probabilities)
-        draw = ", ".join(f"{100 * q:.3g} % {name}" for name, q in options if q > 0)
+        draw = ", ".join(f"{100 * q:.3g} % {name}" for name, q in options if q >= 5e-4)
         shift = f"{draw}, strength {s.strength:.4g}" + (f", shift {shift}" if any(s.weights) else "")
     return " ".join(f"{attribute.name}: {shift}".split())
+
+
+def _family(encoder: str) -> str:
+    """Family of a text encoder's name, "" where it is not known."""
+    return next((family for family in FAMILIES if str(encoder).lower().startswith(family)), "")
 
 
 def _same(text: str) -> str:

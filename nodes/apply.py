@@ -7,34 +7,23 @@ from comfy_api.latest import io
 
 from ..core.direction import DIRECTIONS
 from ..core.guidance import SafeLatentGuidance
-from ..core.method import Method
+from ..core.method import AS_CALIBRATED, Method
 from ..core.profile import Entry, Profile
 from ..core.steering import rows
 from . import messages
 from .conditioning import encode_all
 from .guidance import Guide
-from .model_name import encoder_for, model_name
+from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
-
-AS_CALIBRATED = "as calibrated"
 
 
 def method_of(profile: Profile, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
     """The profile's method with another direction or a narrower window. Raises ValueError where they do not fit."""
-    if not 0 <= start <= end <= 1:
-        raise ValueError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but {start:g} and "
-                         f"{end:g} came.")
-    method = profile.method if direction == AS_CALIBRATED else replace(profile.method, direction=direction)
-    if direction == "prompt":
-        method = replace(method, guidance=SafeLatentGuidance())  # it has no SLD step
-    if method.direction == "prompt":
-        if (start, end) != (0, 1):
-            raise ValueError(f"The direction 'prompt' shifts the prompt for all steps, so a window from {start:g} to "
-                             f"{end:g} cannot be kept. Set start to 0 and end to 1, or the direction to 'embedding'.")
-        return method
-    window = method.guidance
-    return replace(method, guidance=replace(window, start=max(start, window.start),
-                                            end=max(min(end, window.end), max(start, window.start))))
+    method = profile.method.adjusted(direction, start, end)
+    if method.direction == "prompt" and (start, end) != (0, 1):
+        raise ValueError(f"The direction 'prompt' shifts the prompt for all steps, so a window from {start:g} to "
+                         f"{end:g} cannot be kept. Set start to 0 and end to 1, or the direction to 'embedding'.")
+    return replace(method, guidance=SafeLatentGuidance()) if method.direction == "prompt" else method
 
 
 def entry_of(profile: Profile, text: str) -> tuple[Entry, str, list[str]]:
@@ -103,7 +92,8 @@ class DebiasApply(io.ComfyNode):
             messages.say(node, "Not applied (the strength is 0)")
             messages.record(profile.metadata(prompt, dict(acted=False), strength))
             return io.NodeOutput(model)
-        known = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_for(profile, clip))
+        profile.check_encoder(encoder_name(clip))
+        known = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip))
         encoded = encode_all(clip, prompt, profile.attributes, method.context)
 
         def weights(seed, images):

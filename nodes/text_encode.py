@@ -9,7 +9,7 @@ from . import messages
 from .apply import entry_of
 from .conditioning import effect, encode_all, shift
 from .guidance import PROFILE, nothing
-from .model_name import encoder_for
+from .model_name import encoder_name
 from .types import CATEGORY, Profiles
 
 
@@ -63,7 +63,8 @@ class DebiasTextEncode(io.ComfyNode):
         _, _, warned = entry_of(profile, text or " ")
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
-        known = dict(text_encoder=encoder_for(profile, clip))
+        profile.check_encoder(encoder_name(clip))
+        known = dict(text_encoder=encoder_name(clip))
         conditioning, summary = shifted_conditioning(clip, text, profile, strength, range(seed, seed + batch_size))
         warned += [f"other setting: {text}" for text in profile.differences(known)]
         facts = profile.metadata(text, summary, strength, seed if batch_size == 1 else None)

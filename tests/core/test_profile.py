@@ -171,6 +171,23 @@ def test_a_renamed_model_is_the_same_model(profile):
     assert profile.differences({**SETTING, "model_hash": "cd34"}) == ["model hash: calibrated at ab12, used at cd34"]
 
 
+def encoded_by(name):
+    return Profile.from_calibrations("doctor", [calibrated()], {"text_encoder": name}, "synthetic")
+
+
+@pytest.mark.parametrize("theirs, here", [("SD1ClipModel", "SDXLClipModel"), ("SDXLClipModel", "SDXLRefinerClipModel")])
+def test_a_text_encoder_of_another_family_is_refused(theirs, here):
+    with pytest.raises(ValueError, match=f"calibrated with the text encoder {theirs}, but this model has {here}"):
+        encoded_by(theirs).check_encoder(here)
+
+
+@pytest.mark.parametrize("theirs, here, differ", [
+    ("SD1ClipModel", "sd1", False), ("sdxl", "SDXLClipModel", False), ("SD1ClipModel", "T5", True), ("", "sd3", False)])
+def test_names_of_text_encoders_are_compared_by_family(theirs, here, differ):
+    encoded_by(theirs).check_encoder(here)
+    assert bool(encoded_by(theirs or None).differences({"text_encoder": here})) == differ
+
+
 def test_unknown_fields_are_kept_wherever_they_stand(saved, tmp_path):
     document = json.loads(saved.read_text())
     document["schema"], document["author"] = "1.7", {"name": "A"}

@@ -210,7 +210,7 @@ def test_a_window_narrows_that_of_the_profile():
 @pytest.mark.parametrize("node", ["apply", "text encode"])
 def test_a_profile_of_another_family_of_text_encoders_is_refused(demo, call, said, sample, node):
     plain = sample(demo[0])
-    with pytest.raises(ValueError, match="text encoder SDXLClipModel, but this CLIP is SD1ClipModel"):
+    with pytest.raises(ValueError, match="text encoder SDXLClipModel, but this model has SD1ClipModel"):
         use(node, demo, call, profile(text_encoder="SDXLClipModel"))
     assert torch.equal(sample(demo[0]), plain)
 

@@ -1,0 +1,25 @@
+"""Methods: what of them a host lets its user change."""
+import pytest
+
+from sd_debias.core.guidance import SafeLatentGuidance
+from sd_debias.core.method import AS_CALIBRATED, METHODS, Method
+
+
+def test_an_adjusted_method_keeps_all_but_direction_and_window():
+    adjusted = METHODS["paper"].adjusted("prediction", 0.2, 0.6)
+    assert adjusted.direction == "prediction" and (adjusted.guidance.start, adjusted.guidance.end) == (0.2, 0.6)
+    assert adjusted.rule == "additive" and METHODS["paper"].adjusted(AS_CALIBRATED) == METHODS["paper"]
+
+
+@pytest.mark.parametrize("given, kept", [((0.0, 1.0), (0.3, 0.5)), ((0.4, 1.0), (0.4, 0.5)), ((0.6, 0.9), (0.6, 0.6))])
+def test_a_window_is_only_ever_narrowed(given, kept):
+    method = Method("embedding", guidance=SafeLatentGuidance(start=0.3, end=0.5)).adjusted(AS_CALIBRATED, *given)
+    assert (method.guidance.start, method.guidance.end) == kept
+
+
+@pytest.mark.parametrize("direction, start, end, said", [
+    (AS_CALIBRATED, 0.6, 0.4, "0 <= start <= end <= 1"), (AS_CALIBRATED, float("nan"), 1, "0 <= start <= end <= 1"),
+    ("sideways", 0, 1, "Expected direction to be one of")])
+def test_what_does_not_fit_is_said(direction, start, end, said):
+    with pytest.raises(ValueError, match=said):
+        Method().adjusted(direction, start, end)
