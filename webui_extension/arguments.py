@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Mapping, Sequence
 
+from ..core.method import AS_CALIBRATED
+
 NONE = "None"  # no profile is chosen
-AS_CALIBRATED = "as calibrated"
 
 
 @dataclass(frozen=True)

@@ -19,22 +19,43 @@ TOKENS, POOLED = "crossattn", "vector"
 
 
 def parts_of(conditioning) -> dict[str, Tensor]:
-    """A conditioning's tensors by name. Raises ValueError for one that is not known."""
+    """A conditioning's tensors by name, without a mark. Raises ValueError for one that is not known."""
     if isinstance(conditioning, Tensor):
-        return {TOKENS: conditioning}
+        return {TOKENS: conditioning[:, int(marked(conditioning)):]}
     if isinstance(conditioning, dict) and isinstance(conditioning.get(TOKENS), Tensor):
-        return {name: conditioning[name] for name in (TOKENS, POOLED) if isinstance(conditioning.get(name), Tensor)}
+        parts = {name: conditioning[name] for name in (TOKENS, POOLED) if isinstance(conditioning.get(name), Tensor)}
+        return {**parts, TOKENS: parts[TOKENS][:, int(marked(conditioning)):]}
     raise ValueError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', but a "
                      f"{type(conditioning).__name__} came. This model's texts cannot be shifted.")
 
 
 def with_parts(conditioning, parts: dict[str, Tensor]):
-    """A copy of a conditioning with other tensors; what else it holds stays."""
+    """A copy of a conditioning with other tensors; what else it holds stays, and so does its mark."""
+    tokens = torch.cat([tokens_of(conditioning)[:, :int(marked(conditioning))], parts[TOKENS]], dim=1)
     if isinstance(conditioning, Tensor):
-        return parts[TOKENS]
+        return tokens
     result = copy.copy(conditioning)
-    result.update(parts)
+    result.update({**parts, TOKENS: tokens})
     return result
+
+
+def with_rows(conditioning, rows: Tensor):
+    """A conditioning's texts by their rows."""
+    if isinstance(conditioning, Tensor):
+        return conditioning[rows]
+    result = copy.copy(conditioning)
+    result.update({name: part[rows] for name, part in conditioning.items()})
+    return result
+
+
+def marked(conditioning) -> bool:
+    """Does one value stand before the text? ControlNet tells prompt and negative prompt apart by such a token."""
+    first = tokens_of(conditioning)[:, 0]
+    return bool((first == first[:, :1]).all())
+
+
+def tokens_of(conditioning) -> Tensor:
+    return conditioning if isinstance(conditioning, Tensor) else conditioning[TOKENS]
 
 
 def encode(model, text: str, attributes: Sequence[Attribute], context: str, width: int, height: int) -> Encoded:

@@ -2,18 +2,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Sequence
 
 import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.direction import DIRECTIONS
 from ..core.method import Method
 from ..core.profile import Profile
 from ..core.steering import rows
-from .arguments import AS_CALIBRATED, Arguments
+from .arguments import Arguments
 
 NETWORK = re.compile(r"<\w+:[^>]*>")  # <lora:name:0.8>
 
@@ -85,13 +84,5 @@ class ProfileGuide:
 
 def from_profile(profile: Profile, arguments: Arguments) -> ProfileGuide:
     """Raises ValueError for a window or direction that does not fit."""
-    method, window = profile.method, profile.method.guidance
-    if arguments.direction != AS_CALIBRATED:
-        if arguments.direction not in DIRECTIONS:
-            raise ValueError(f"Expected direction to be '{AS_CALIBRATED}' or one of {', '.join(DIRECTIONS)}, but "
-                             f"'{arguments.direction}' came.")
-        method = replace(method, direction=arguments.direction)
-    start = max(arguments.start, window.start)
-    end = max(min(arguments.end, window.end), start)
-    method = replace(method, guidance=replace(window, start=start, end=end))
+    method = profile.method.adjusted(arguments.direction, arguments.start, arguments.end)
     return ProfileGuide(profile, method, arguments.strength, arguments.hires, arguments)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conditioning import marked, tokens_of, with_rows
 from .run import CURRENT
 from .sampling import Pass
 
@@ -76,29 +77,53 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
     from modules import shared
     if not state.run.settings.needs_unsafe(state.progress):
         return
-    b = len(state.seeds)
+    b, places = len(state.seeds), _places(state, step.x)
     uncond = x_out[-b:].float()
-    if torch.equal(x_out[[parts[0][0] for parts in state.parts]], x_out[-b:]):
+    if torch.equal(x_out[[parts[0][0] for parts in places]], x_out[-b:]):
         state.without_uncond += 1  # the host skips the negative prompt in this step and repeats the prompt instead
         return
-    x, sigma, image = step.x[-b:], step.sigma[-b:], step.image_cond[-b:]
-    k = torch.ones_like(sigma) if hasattr(step.denoiser, "alphas") else -1 / sigma
+    k = (torch.ones_like(step.sigma) if hasattr(step.denoiser, "alphas") else -1 / step.sigma)[-b:]
     k = k.float().view(-1, 1, 1, 1)
-    adm = shared.sd_model.model.conditioning_key == "crossattn-adm"
-    unsafe = [inner_model(x, sigma, cond=_condition(text, image, adm)).float()
-              for text in state.unsafe(step.text_uncond, shared.sd_model)]
+    unsafe = [_evaluate(step, text, b, inner_model) for text in state.unsafe(step.text_uncond, shared.sd_model)]
     cond = torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
-                        for u, parts in zip(uncond, state.parts)])
+                        for u, parts in zip(uncond, places)])
     gamma = state.gamma(k * cond, k * uncond, [k * one for one in unsafe])
     for image_of, part in state.guided.items():
-        row, weight = state.parts[image_of][part]
+        row, weight = places[image_of][part]
         shift = gamma[image_of] / k[image_of] / weight  # classifier-free guidance multiplies a part by its weight
         x_out[row] = (x_out[row].float() - shift).to(x_out.dtype)
 
 
-def _condition(text, image: Tensor, adm: bool) -> dict:
+def _places(state: Pass, x: Tensor) -> list[list[tuple[int, float]]]:
+    """(row, weight) of every image's AND parts in this evaluation.
+
+    Other extensions may sort the rows while they are evaluated, as regional-prompter does. A row has its image's x.
+    """
+    b, owners = len(state.seeds), [image for image, parts in enumerate(state.parts) for _ in parts]
+    if b == 1 or len(owners) == b or torch.equal(x[:len(owners)], x[-b:][owners]):
+        return state.parts
+    found = [[row for row in range(len(owners)) if torch.equal(x[row], own)] for own in x[-b:]]
+    if [len(rows) for rows in found] != [len(parts) for parts in state.parts]:
+        raise ValueError("The rows of an evaluation are not those of its images: another extension has changed them.")
+    return [[(row, weight) for row, (_, weight) in zip(rows, parts)] for rows, parts in zip(found, state.parts)]
+
+
+def _evaluate(step, text, b: int, inner_model) -> Tensor:
+    """The model's output for other texts [b, ...] of the step's images, float32."""
+    from modules import shared
+    x, sigma, image = (part[-b:] for part in (step.x, step.sigma, step.image_cond))
+    whole = getattr(shared.opts, "batch_cond_uncond", True) and (
+        tokens_of(step.text_cond).shape[1] == tokens_of(step.text_uncond).shape[1])
+    if whole and marked(step.text_uncond):
+        rows = torch.arange(len(step.x)) % b  # ControlNet keeps hints for as many rows as the host evaluates at once
+        text, x, sigma, image = with_rows(text, rows), x[rows], sigma[rows], image[rows]
+    return inner_model(x, sigma, cond=_condition(text, image))[:b].float()
+
+
+def _condition(text, image: Tensor) -> dict:
     """The model's conditioning in the host's own form."""
-    if adm:
+    from modules import shared
+    if shared.sd_model.model.conditioning_key == "crossattn-adm":
         return {"c_crossattn": [text], "c_adm": image}
     if isinstance(text, dict):
         return {**text, "c_concat": [image]}

@@ -4,11 +4,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.files import safe_name
-from ..core.profile import SUFFIX, Profile
+from ..core.profile import SHIPPED, SUFFIX, Profile
 from .arguments import NONE
 
 FOLDER = "debias_profiles"
-SHIPPED = Path(__file__).resolve().parent.parent / "profiles"
 
 
 def save_folder() -> Path:

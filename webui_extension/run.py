@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 
+from ..core.profile import FAMILIES
 from .guide import plain
 from .sampling import Pass
 
@@ -123,7 +124,7 @@ def setting_of(p) -> dict:
 
 def family(model) -> str | None:
     """The model's family, which settles its text encoders."""
-    return next((name for name in ("sdxl", "sd3", "sd2", "sd1") if getattr(model, f"is_{name}", False)), None)
+    return next((name for name in FAMILIES if getattr(model, f"is_{name}", False)), None)
 
 
 def schedules(p, prompts: list[str], hires: bool) -> list[list[list[tuple[int, str]]]]:

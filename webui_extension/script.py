@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import gradio as gr
-from modules import scripts, ui_common
+from modules import scripts, shared, ui_common
 
-from . import host_a1111, host_forge, profiles
-from .arguments import AS_CALIBRATED, NONE, Arguments, pasted
-from .guide import from_profile
-from .run import STATE, Run
 from ..core.direction import DIRECTIONS
+from ..core.method import AS_CALIBRATED
+from . import host_a1111, host_forge, profiles
+from .arguments import NONE, Arguments, pasted
+from .guide import from_profile
+from .run import STATE, Run, family
 
 OVERRIDES = "sd_debias_overrides"  # on p: arguments that the XYZ plot sets
 CALIBRATION = "sd_debias_calibration"  # on p: the guide of a calibration's round, which takes the accordion's place
@@ -62,6 +63,7 @@ class Debias(scripts.Script):
             if not arguments.enabled:
                 return
             loaded = profiles.load(arguments.profile)
+            loaded.check_encoder(family(shared.sd_model) or "")
             run = Run(p, from_profile(loaded, arguments))
             if loaded.edited:
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")

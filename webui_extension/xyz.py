@@ -4,8 +4,9 @@ from __future__ import annotations
 import os
 
 from ..core.direction import DIRECTIONS
+from ..core.method import AS_CALIBRATED
 from . import profiles
-from .arguments import AS_CALIBRATED, NONE
+from .arguments import NONE
 from .script import OVERRIDES
 
 PREFIX = "[Debias] "

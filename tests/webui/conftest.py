@@ -63,6 +63,21 @@ def a1111():
 
 
 @pytest.fixture
+def start():
+    """Starts servers with options of their own: start("A1111", "--api-auth", "me:secret")."""
+    started = []
+
+    def start(name: str, *options: str, authorization: str | None = None):
+        if not os.environ.get(f"{name}_PATH"):
+            pytest.skip(f"{name}_PATH names no installation")
+        started.append(real.Server(name, ROOT, list(options), authorization))
+        return started[-1]
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
 def a_double(tmp_path):
     """A1111's double alone, for what only a host in the same process can show."""
     made = double.Double(tmp_path)

@@ -9,8 +9,10 @@ import base64
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import types
 import urllib.error
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api", "--nowebui",
+ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api",
              "--do-not-download-clip", "--no-half"]
 
 
@@ -30,18 +32,22 @@ class Server:
     <NAME>_URL is a server that runs already. Else <NAME>_PYTHON is its Python, by default the one of the installation's
     venv, and <NAME>_ARGS are further arguments, such as --use-cpu all. <NAME>_CHECKPOINT is what it generates with, by
     default the demo model; Forge and reForge want a text encoder and a VAE of Stable Diffusion's real size.
+
+    options are arguments of a server of its own, whatever <NAME>_URL says; authorization is of HTTP.
     """
 
-    def __init__(self, name: str, root: Path):
+    def __init__(self, name: str, root: Path, options: list[str] | None = None, authorization: str | None = None):
         place = Path(os.environ[f"{name}_PATH"])
         given = {key: os.environ.get(f"{name}_{key}") for key in ("URL", "PYTHON", "ARGS", "CHECKPOINT")}
-        self.forge = name != "A1111"
+        self.forge, self.place, self.headers = name != "A1111", place, {"Content-Type": "application/json"}
+        if authorization:
+            self.headers["Authorization"] = f"Basic {base64.b64encode(authorization.encode()).decode()}"
         self.profiles = place / "models" / "debias_profiles"
         link = place / "extensions" / "sd-debias"
         if not link.exists():
             link.symlink_to(root, target_is_directory=True)
         self.process = None
-        if given["URL"]:
+        if given["URL"] and options is None:
             self.url = given["URL"].rstrip("/")
             return
         from sd_debias.core.demo.export import export
@@ -50,19 +56,41 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.log = open(place / "sd-debias-test.log", "w")
+        self.log = open(place / ("sd-debias-test.log" if options is None else "sd-debias-test-own.log"), "w")
         self.process = subprocess.Popen(
-            [python, "launch.py", *ARGUMENTS, "--port", str(port), "--ckpt", str(checkpoint),
-             *(given["ARGS"] or "").split()], cwd=place, stdout=self.log, stderr=subprocess.STDOUT)
+            [python, "launch.py", *ARGUMENTS, *(["--nowebui"] if options is None else options), "--port", str(port),
+             "--ckpt", str(checkpoint), *(given["ARGS"] or "").split()],
+            cwd=place, stdout=self.log, stderr=subprocess.STDOUT)
         self.url = f"http://127.0.0.1:{port}"
         for _ in range(300):
             try:
-                self.call("/sdapi/v1/scripts")
+                self.ready()
                 return
             except OSError:
                 assert self.process.poll() is None, f"The host ended; see {self.log.name}"
                 time.sleep(1)
         raise AssertionError(f"The host did not start; see {self.log.name}")
+
+    def ready(self) -> None:
+        """Raises OSError until the host generates: beside a page, its API answers before it knows all scripts."""
+        if "debias" in self.call("/sdapi/v1/scripts")["txt2img"]:
+            self.call("/sd-debias/v1/profiles")  # added last
+
+    def checkpoint(self, name: str, unet=None, **settings) -> dict:
+        """Payload for a variant of the demo model: another UNet of diffusers, other settings of its YAML."""
+        from sd_debias.core.demo.export import export
+        from sd_debias.core.demo.model import WEIGHTS
+        with tempfile.TemporaryDirectory() as folder:
+            weights = shutil.copytree(WEIGHTS, Path(folder) / "weights")
+            if unet is not None:
+                unet.save_pretrained(weights / "unet")
+            path = export(self.place / "models" / "Stable-diffusion", name, weights)
+        description = path.with_suffix(".yaml")
+        document = json.loads(description.read_text())
+        document["model"]["params"].update(settings)
+        description.write_text(json.dumps(document))
+        self.call("/sdapi/v1/refresh-checkpoints", {})
+        return dict(override_settings=dict(sd_model_checkpoint=name))
 
     def stop(self):
         if self.process:
@@ -70,10 +98,14 @@ class Server:
             self.process.wait(60)
 
     def call(self, path: str, payload: dict | None = None):
+        return self.ask(path, payload)[1]
+
+    def ask(self, path: str, payload: dict | None = None, method: str | None = None):
+        """(status, answer); raises HTTPError, an OSError."""
         data = None if payload is None else json.dumps(payload).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(self.url + path, data=data, method=method, headers=self.headers)
         with urllib.request.urlopen(request, timeout=900) as answer:
-            return json.load(answer)
+            return answer.status, json.load(answer)
 
     def post(self, tab: str, payload: dict):
         """As the double's: an object with images, infotexts, info. Raises ValueError for the host's errors."""
@@ -83,9 +115,9 @@ class Server:
             payload = {"styles": [], "hr_additional_modules": ["Use same choices"], **payload}
         images = payload.get("init_images")
         if images:
-            payload["init_images"] = [_encoded(image) for image in images]
+            payload["init_images"] = [encoded(image) for image in images]
         if payload.get("mask") is not None:
-            payload["mask"] = _encoded(payload["mask"])
+            payload["mask"] = encoded(payload["mask"])
         try:
             answer = self.call(f"/sdapi/v1/{tab}", payload)
         except urllib.error.HTTPError as error:
@@ -95,7 +127,7 @@ class Server:
         return types.SimpleNamespace(images=pictures, infotexts=info["infotexts"], info=info["infotexts"][0])
 
 
-def _encoded(image: Image.Image) -> str:
+def encoded(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()

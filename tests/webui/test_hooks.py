@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import webui_double
 from webui_double import Double, Model
 from webui_real import arrays
 from webui_settings import DIRECTIONS, debias, keys, payload, same, save_profile
@@ -121,6 +122,59 @@ def test_the_refiners_model_encodes_its_own_texts(a_double, direction):
     assert Refiner.calls == 1 and "Debias profile" in keys(result.infotexts[0])
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_rows_that_another_extension_sorts_while_they_are_evaluated(a_double, direction):
+    """As regional-prompter does with AND parts: by part, then by image."""
+    save_profile(a_double.profiles, direction=direction)
+    pair = dict(prompt="a photo of a doctor AND a red room :0.5", batch_size=2, **debias())
+    expected, _ = generate(a_double, **pair)
+    order = [0, 2, 1, 3]  # its own inverse
+
+    def sort(params):
+        params.x[:4], params.text_cond = params.x[order].clone(), params.text_cond[order]
+
+    def restore(params):
+        params.x[:4] = params.x[order].clone()
+
+    a_double.callbacks["cfg_denoiser"].append(sort)
+    a_double.callbacks["cfg_denoised"].append(restore)
+    assert same(expected, generate(a_double, **pair)[0]) and not a_double.reported
+
+
+@pytest.mark.parametrize("xl", [False, True])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_texts_that_another_extension_marks(tmp_path, monkeypatch, xl, direction):
+    """As ControlNet does: a row of one value before the text, taken off again where the model is called."""
+    with Double(tmp_path, xl=xl).installed() as host:
+        host.load(SHIM)
+        save_profile(tmp_path / "debias_profiles", direction=direction)
+        expected, _ = generate(host, **debias())
+        conditioning, marks, rows = sys.modules["sd_debias.webui_extension.conditioning"], [], []
+
+        def marked(text, value):
+            tokens = text["crossattn"] if xl else text
+            tokens = torch.cat([torch.full_like(tokens[:, :1], value), tokens], dim=1)
+            return conditioning.copy.copy(text) | {"crossattn": tokens} if xl else tokens
+
+        def mark(params):
+            params.text_cond, params.text_uncond = marked(params.text_cond, 1024.0), marked(params.text_uncond, -1024.0)
+
+        evaluate = webui_double.predicted
+
+        def predicted(x, text):
+            tokens = text["crossattn"] if xl else text
+            marks.append(tokens[:, 0].mean().item())
+            rows.append(len(x))
+            return evaluate(x, {**text, "crossattn": tokens[:, 1:]} if xl else tokens[:, 1:])
+
+        monkeypatch.setattr(webui_double, "predicted", predicted)
+        host.callbacks["cfg_denoiser"].insert(0, mark)
+        assert same(expected, generate(host, **debias())[0]) and not host.reported
+        assert set(marks) == {1024.0, -1024.0}
+        # Its hints are for the host's two rows; this host evaluates each by itself.
+        assert max(rows) == (1 if direction == "prompt" else 2)
+
+
 def test_sdxl_keeps_the_size_behind_the_pooled_text(tmp_path):
     with Double(tmp_path, xl=True).installed() as host:
         host.load(SHIM)
@@ -151,10 +205,11 @@ def test_what_a_direction_costs(a_double, direction, evaluations):
     assert a_double.denoisers[-1].evaluations == evaluations
 
 
-def test_another_profile_family_is_named(a_double):
-    save_profile(a_double.profiles, setting=dict(text_encoder="sdxl"))
+@pytest.mark.parametrize("name", ["sd1", "SD1ClipModel"])
+def test_other_hosts_names_of_the_text_encoder_are_no_other_setting(a_double, name):
+    save_profile(a_double.profiles, setting=dict(text_encoder=name))
     _, result = generate(a_double, **debias())
-    assert keys(result.infotexts[0])["Debias setting"] == "text encoder: calibrated at sdxl, used at sd1"
+    assert "Debias profile" in keys(result.infotexts[0]) and "Debias setting" not in keys(result.infotexts[0])
 
 
 def test_gamma_is_that_of_core(a_double):

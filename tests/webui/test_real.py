@@ -5,7 +5,6 @@ import json
 import threading
 import time
 import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
@@ -21,12 +20,8 @@ CALIBRATE = [["gender"], "", "demo", 100, 4, 400, 0.0, 0.0, "default", "as the m
 
 def ask(host, path: str, data: dict | None = None, method: str | None = None):
     """(status, answer) of one of the extension's routes."""
-    body = None if data is None else json.dumps(data).encode()
-    request = urllib.request.Request(f"{host.url}/sd-debias/v1{path}", data=body, method=method,
-                                     headers={"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
+        return host.ask(f"/sd-debias/v1{path}", data, method)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
 
@@ -82,6 +77,42 @@ def test_the_scripts_measure_and_calibrate(server):
     assert "held-out seeds (N = 8)" in result.info and str(server.profiles / "few.json") in result.info
     said = keys(server.post("txt2img", payload(**few, **debias(name="few"))).infotexts[0])
     assert "Debias failed" not in said and "Debias setting" not in said and said
+
+
+def test_a_models_folder_that_cannot_be_written(server):
+    """A file in its place stands for a folder without permission, which a superuser does not notice."""
+    few = dict(prompt=PROMPT, **{**SETTING, "batch_size": 4, "steps": 4})
+    save_profile(server.profiles)
+    aside = server.profiles.rename(server.profiles.with_name("debias_profiles_aside"))
+    server.profiles.write_text("")
+    try:
+        with pytest.raises(ValueError, match="Profiles cannot be written to"):
+            server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=CALIBRATE))
+        status, job = ask(server, "/calibrate", dict(txt2img=dict(prompt=PROMPT, steps=4), count=10, classifier="demo",
+                                                     name="job"))
+        job = ended(server, job)
+        assert job["state"] == "failed" and "Profiles cannot be written to" in job["error"]
+        said = keys(server.post("txt2img", payload(**debias())).infotexts[0])
+        assert said["Debias failed"].startswith("There is no profile 'test'")
+    finally:
+        server.profiles.unlink()
+        aside.rename(server.profiles)
+    assert "Debias profile" in keys(server.post("txt2img", payload(**debias())).infotexts[0])
+
+
+@pytest.mark.parametrize("axis, values, arguments", [
+    ("[Debias] Strength", "0, 1", {}), ("[Debias] Profile", ["None", "test"], dict(enabled=False))])
+def test_xyz_axes(server, axis, values, arguments):
+    save_profile(server.profiles)
+    scripts = server.call("/sdapi/v1/script-info")
+    types = next(script["args"][0]["choices"] for script in scripts if script["name"] == "x/y/z plot")
+    typed = ("", values) if isinstance(values, list) else (values, [])
+    rest = [True, True, False, False, False, False, False, 0, False]  # legend, each picture, ..., margin, no CSV
+    cells = server.post("txt2img", payload(script_name="X/Y/Z plot", script_args=[
+        types.index(axis), *typed, 0, "", [], 0, "", [], *rest], **debias(**arguments)))
+    plain, guided = (arrays(server.post("txt2img", payload(**more)))[0] for more in ({}, debias()))
+    found = arrays(cells)[-2:]
+    assert same(found, [plain, guided]), [text.splitlines()[-1] for text in cells.infotexts]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

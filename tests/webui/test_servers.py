@@ -1,0 +1,86 @@
+"""What needs a real server with options of its own: the page reloaded, passwords, no extension at all."""
+from __future__ import annotations
+
+import time
+import urllib.error
+from pathlib import Path
+
+import pytest
+from webui_real import arrays
+from webui_settings import DIRECTIONS, debias, keys, payload, same, save_profile
+
+pytestmark = [pytest.mark.webui, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+HOSTS = ["A1111", "FORGE"]  # reForge itself ends where a request comes before its restart is complete
+
+
+def reload_ui(server) -> None:
+    """Press "Reload UI" on the settings page, and wait for the new page."""
+    page, before = server.call("/config"), server.call("/app_id")
+    button = next(c["id"] for c in page["components"] if c["props"].get("elem_id") == "settings_restart_gradio")
+    press = next(i for i, d in enumerate(page["dependencies"])
+                 if d["backend_fn"] and button in [t if isinstance(t, int) else t[0] for t in d["targets"]])
+    server.call("/run/predict", dict(fn_index=press, data=[], session_hash="test"))
+    until = time.time() + 120
+    while time.time() < until:
+        try:
+            if server.call("/app_id") != before:
+                return server.ready()
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.5)
+    raise AssertionError("The page did not come back.")
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_reloading_the_ui_twice_then_generating(start, name):
+    server = start(name)
+    made = {}
+    for turn in range(3):
+        for direction in DIRECTIONS:
+            save_profile(server.profiles, direction, direction=direction)
+            result = server.post("txt2img", payload(**debias(name=direction)))
+            said = keys(result.infotexts[0])
+            assert said["Debias profile"] == direction and "Debias failed" not in said
+            assert same(made.setdefault(direction, arrays(result)), arrays(result)), turn
+        scripts = server.call("/sdapi/v1/scripts")["txt2img"]
+        assert sorted(title for title in scripts if title.startswith("debias")) == [
+            "debias", "debias: audit", "debias: calibrate (ida)"]
+        plain = arrays(server.post("txt2img", payload()))
+        assert same(made.setdefault("plain", plain), plain) and not same(plain, made["prompt"])
+        if turn < 2:
+            reload_ui(server)
+
+
+def test_the_routes_are_behind_the_hosts_passwords(start):
+    server = start("A1111", "--nowebui", "--api-auth", "someone:else,me:a secret", authorization="me:a secret")
+    save_profile(server.profiles)
+    allowed = dict(server.headers)
+    assert "test" in server.call("/sd-debias/v1/profiles") and server.call("/sd-debias/v1/profiles/test")["entries"]
+    routes = {path: methods for path, methods in server.call("/openapi.json")["paths"].items()
+              if path.startswith("/sd-debias/v1")}
+    assert all(method["security"] for methods in routes.values() for method in methods.values())
+    for headers in ({}, {"Authorization": "Basic bWU6Z3Vlc3NlZA=="}):  # me:guessed
+        server.headers = {"Content-Type": "application/json", **headers}
+        for path, methods in routes.items():
+            for method in methods:
+                with pytest.raises(urllib.error.HTTPError) as refused:
+                    server.ask(path.format(name="test", identity="none"), {} if method == "post" else None,
+                               method.upper())
+                assert refused.value.code == 401
+    server.headers = allowed
+    assert server.call("/sd-debias/v1/profiles")
+
+
+def test_off_is_bit_identical_to_a_host_without_the_extension(a1111, start, tmp_path, monkeypatch):
+    # The demo model's settings name a function of the package, which a host without the extension must find elsewhere.
+    (tmp_path / "sd_debias").symlink_to(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    bare = start("A1111", "--nowebui", "--disable-extra-extensions")
+    assert not any("debias" in title for title in bare.call("/sdapi/v1/scripts")["txt2img"])
+    save_profile(a1111.profiles, direction="embedding")
+    for sampler in ("Euler", "DDIM", "DPM++ 2M"):
+        without = bare.post("txt2img", payload(sampler_name=sampler, batch_size=2))
+        for off in ({}, debias(enabled=False), debias(strength=0.0)):
+            assert same(arrays(without), arrays(a1111.post("txt2img", payload(
+                sampler_name=sampler, batch_size=2, **off)))), (sampler, off)
