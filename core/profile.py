@@ -57,8 +57,6 @@ class Entry:
     @classmethod
     def from_calibration(cls, calibration: Calibration, evaluations: int | None = None) -> Entry:
         """A calibration's result. Raises ValueError where its audit is not complete."""
-        if not calibration.rounds or not calibration.audit.complete:
-            raise ValueError(f"The audit of '{calibration.prompt}' is not complete. Continue its calibration first.")
         return cls.from_dict(_entry(calibration, evaluations), calibration.attributes)
 
     @classmethod
@@ -116,8 +114,6 @@ class Profile:
             raise ValueError(f"Expected evaluations of {len(calibrations)} calibrations, but {len(evaluations)} came.")
         first = calibrations[0]
         for c in calibrations:
-            if not c.rounds or not c.audit.complete:
-                raise ValueError(f"The audit of '{c.prompt}' is not complete. Continue its calibration first.")
             if (c.attributes, c.method) != (first.attributes, first.method):
                 raise ValueError(f"The prompts of a profile share attributes and method, but those of '{c.prompt}' "
                                  f"differ from those of '{first.prompt}'. Save them as two profiles.")
@@ -269,7 +265,9 @@ class Profile:
 
 
 def _entry(calibration: Calibration, evaluations: int | None) -> dict:
-    """JSON form of one calibration's result."""
+    """JSON form of one calibration's result. Raises ValueError where its audit is not complete."""
+    if not calibration.rounds or not calibration.audit.complete:
+        raise ValueError(f"The audit of '{calibration.prompt}' is not complete. Continue its calibration first.")
     attributes, verified = calibration.attributes, calibration.held_out
     complete = [r for r in calibration.rounds if r.complete]
 
