@@ -57,7 +57,7 @@ def tables(results: list[dict]) -> str:
     """Markdown: a row a method and plan."""
     text = [f"""# How few pictures a calibration of gender needs
 
-Made by `python benchmarks/budget.py` on {harness.machine()}: {len(SKEWED)} occupations of the demo model whose prompts show one gender
+Made by `python benchmarks/budget.py` on {harness.machine()}: {len({r["occupation"] for r in results})} of the {len(SKEWED)} occupations of the demo model whose prompts show one gender
 at 80 % or more. "Pictures" counts all that a calibration makes: audit, rounds and verification, repeated ones too. The weights
 are then tested on N = {HELD_OUT} further seeds, where chance alone puts 1 in 20 perfectly fair models above the floor.
 

@@ -285,7 +285,7 @@ def test_mapped_labels_are_summed_and_the_others_dropped(folders, images):
 def test_pictures_of_something_else_are_left_out(folders, images):
     mass = 1 - ImageClassifier(folders["vit"], GENDER, {"cat": "man", "0-20": "woman", "21-40": "woman",
                                                         "over 40": "woman"})(images)[:, 0]
-    least = float(np.median(mass))
+    least = float(np.sort(mass)[1:3].mean())  # between two of them: batches of another size round otherwise
     p = ImageClassifier(folders["vit"], YOUNG_OLD, AGES, min_mass=least, batch_size=2)(images)
     assert ((p.sum(1) == 0) == (mass < least)).all() and left_out(labels(p)) == 2
 
