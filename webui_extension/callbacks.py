@@ -10,6 +10,7 @@ def register() -> None:
     from . import settings, xyz
     host_a1111.register()
     script_callbacks.on_ui_settings(settings.register)
+    xyz.register()  # at once where the plot is loaded: without a page its arguments are read before the callback
     script_callbacks.on_before_ui(xyz.register)
     script_callbacks.on_app_started(routes)
 
