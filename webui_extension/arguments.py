@@ -49,26 +49,6 @@ class Arguments:
                 if getattr(self, name) != getattr(defaults, name)}
 
 
-def pasted(name: str, parameters: Mapping):
-    """One argument's value from pasted infotext, as a plain value; None leaves the field as it is.
-
-    A picture without guidance switches it off, so that it comes out the same again.
-    """
-    enabled = "Debias profile" in parameters
-    if name == "enabled":
-        return enabled
-    if not enabled:
-        return None
-    if name == "profile":
-        from . import profiles
-        return profiles.name_of(parameters.get("Debias hash", ""), parameters["Debias profile"])
-    default = getattr(Arguments(), name)
-    text = parameters.get(f"Debias {name}")
-    if text is None:
-        return default
-    return text == "True" if isinstance(default, bool) else type(default)(text)
-
-
 def _typed(name: str, value, kind: type):
     number = kind is float and isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and math.isfinite(value):

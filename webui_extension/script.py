@@ -7,8 +7,9 @@ from modules import scripts, shared, ui_common
 from ..core.direction import DIRECTIONS
 from ..core.method import AS_CALIBRATED
 from . import host_a1111, host_forge, profiles
-from .arguments import NONE, Arguments, pasted
+from .arguments import NONE, Arguments
 from .guide import from_profile
+from .pasting import pasted
 from .run import STATE, Run, family
 
 OVERRIDES = "sd_debias_overrides"  # on p: arguments that the XYZ plot sets
