@@ -8,7 +8,7 @@ import uuid
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator
 
 log = logging.getLogger("sd-debias")
 
@@ -30,6 +30,7 @@ class Record(list):
         self.prompt = prompt
         self.did: dict[str, list[dict]] = {}
         self.ran: set[str] = set()
+        self.needed = needed(prompt)
         for node in {node for node, _ in _earlier}:
             self.learn(node)
 
@@ -37,8 +38,9 @@ class Record(list):
         return self  # a copy of the prompt, which some hosts run instead of it, holds the same record
 
     def learn(self, node: str) -> None:
-        """Take over what a node did, unless it has run in this prompt itself."""
-        if node not in self.ran and (known := _earlier.get(making(self.prompt, node))):
+        """Take over what a node did, unless it has run in this prompt itself. One that is left unconnected did nothing.
+        """
+        if node in self.needed - self.ran and (known := _earlier.get(making(self.prompt, node))):
             self.did[node] = known
             self._write()
 
@@ -54,15 +56,28 @@ class Record(list):
         self[:] = [entry for entries in self.did.values() for entry in entries]
 
 
-def making(prompt: dict, node: str) -> tuple[str, str]:
-    """A node of a prompt, and all that leads to it."""
-    found, waiting = {}, [node]
+def upstream(prompt: dict, nodes: Iterable[str]) -> dict[str, dict]:
+    """These nodes of a prompt, and all that leads to them."""
+    found, waiting = {}, list(nodes)
     while waiting:
         at = waiting.pop()
         if at not in found and isinstance(prompt.get(at), dict):
+            found[at] = prompt[at]
             inputs = prompt[at].get("inputs") or {}
-            found[at] = [prompt[at].get("class_type"), inputs]
             waiting += [str(value[0]) for value in inputs.values() if isinstance(value, list) and len(value) == 2]
+    return found
+
+
+def needed(prompt: dict) -> set[str]:
+    """The nodes that lead to an output, which alone a host runs; none where it does not say which nodes are outputs."""
+    known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+    return set(upstream(prompt, [key for key, node in prompt.items() if isinstance(node, dict) and getattr(
+        known.get(node.get("class_type")), "OUTPUT_NODE", False)]))
+
+
+def making(prompt: dict, node: str) -> tuple[str, str]:
+    """A node of a prompt, and all that makes it what it is."""
+    found = {key: [at.get("class_type"), at.get("inputs") or {}] for key, at in upstream(prompt, [node]).items()}
     return node, json.dumps(found, sort_keys=True, default=str)
 
 

@@ -1,4 +1,6 @@
 """The nodes by what they take and give, over the real host and its double."""
+import sys
+import types
 import copy
 import json
 import shutil
@@ -599,6 +601,8 @@ def records(comfyui, monkeypatch):
     from sd_debias.nodes import messages
     monkeypatch.setattr(messages, "_records", {})
     monkeypatch.setattr(messages, "_earlier", {})
+    outputs = types.SimpleNamespace(NODE_CLASS_MAPPINGS={"SaveImage": types.SimpleNamespace(OUTPUT_NODE=True)})
+    monkeypatch.setitem(sys.modules, "nodes", outputs)
 
     def running(prompt_id, node):
         context = type("Context", (), {"prompt_id": prompt_id, "node_id": node})
@@ -606,10 +610,14 @@ def records(comfyui, monkeypatch):
     return messages, running
 
 
-def posted(messages, prompt_id, **inputs):
-    """(what is posted, its record) for a prompt in which a sampler, node 2, hangs on Debias Apply, node 1."""
+def posted(messages, prompt_id, saved="2", **inputs):
+    """(what is posted, its record) for a prompt in which a sampler, node 2, hangs on Debias Apply, node 1, and the
+    images of node `saved` are saved.
+    """
     prompt = {"1": {"class_type": "DebiasApply", "inputs": inputs},
-              "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0]}}}
+              "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0]}},
+              "3": {"class_type": "KSampler", "inputs": {}},
+              "4": {"class_type": "SaveImage", "inputs": {"images": [saved, 0]}}}
     data = messages.open_record({"prompt": prompt, "prompt_id": prompt_id,
                                  "extra_data": {"extra_pnginfo": {"workflow": {}}}})
     return data, data["extra_data"]["extra_pnginfo"]["debias"]
@@ -635,6 +643,15 @@ def test_a_node_taken_from_the_cache_is_recorded_too(records):
     known = [{"Debias profile": "x", "Debias node": "2"}]
     assert waiting == (known, known) and posted(messages, "later")[1] == known
     assert posted(messages, "other", strength=0.5)[1] == []
+
+
+def test_a_cached_node_that_no_image_hangs_on_is_not_recorded(records):
+    messages, running = records
+    waiting = posted(messages, "first")[1], posted(messages, "waiting", saved="3")[1]
+    running("first", "2")
+    messages.record({"Debias profile": "x"})
+    assert waiting[1] == posted(messages, "later", saved="3")[1] == []
+    assert len(waiting[0]) == 1
 
 
 def test_a_node_that_runs_again_replaces_what_it_did(records):
