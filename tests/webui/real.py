@@ -46,20 +46,19 @@ class Server:
         link = place / "extensions" / "sd-debias"
         if not link.exists():
             link.symlink_to(root, target_is_directory=True)
-        self.process = None
+        self.process, self.python = None, given["PYTHON"] or str(place / "venv" / "bin" / "python")
         if given["URL"] and options is None:
             self.url = given["URL"].rstrip("/")
             return
         from sd_debias.core.demo.export import export
         checkpoint = given["CHECKPOINT"] or export(place / "models" / "Stable-diffusion", "sd-debias-test")
-        python = given["PYTHON"] or str(place / "venv" / "bin" / "python")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.log = open(place / ("sd-debias-test.log" if options is None else "sd-debias-test-own.log"), "w")
         self.process = subprocess.Popen(
-            [python, "launch.py", *ARGUMENTS, *(["--nowebui"] if options is None else options), "--port", str(port),
-             "--ckpt", str(checkpoint), *(given["ARGS"] or "").split()],
+            [self.python, "launch.py", *ARGUMENTS, *(["--nowebui"] if options is None else options), "--port",
+             str(port), "--ckpt", str(checkpoint), *(given["ARGS"] or "").split()],
             cwd=place, stdout=self.log, stderr=subprocess.STDOUT)
         self.url = f"http://127.0.0.1:{port}"
         for _ in range(300):
@@ -91,6 +90,15 @@ class Server:
         description.write_text(json.dumps(document))
         self.call("/sdapi/v1/refresh-checkpoints", {})
         return dict(override_settings=dict(sd_model_checkpoint=name))
+
+    def sdxl(self, name: str) -> dict:
+        """Payload for a tiny model of SDXL's kind, which `sdxl.py` writes."""
+        from sd_debias.core.demo.export import export
+        text = export(self.place / "models" / "Stable-diffusion", "sd-debias-test").with_name("sd-debias-test-text")
+        subprocess.run([self.python, Path(__file__).with_name("sdxl.py"), self.place, name, text], check=True)
+        self.call("/sdapi/v1/refresh-checkpoints", {})
+        # A live preview of SDXL downloads a model of its own.
+        return dict(override_settings=dict(sd_model_checkpoint=name, live_previews_enable=False))
 
     def stop(self):
         if self.process:

@@ -32,6 +32,19 @@ def test_v_prediction(a1111, direction, sampler):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_sdxl(a1111, direction, sampler):
+    model = a1111.sdxl("sd-debias-xl")
+    save_profile(a1111.profiles, direction=direction)
+    plain, _ = generate(a1111, model, sampler_name=sampler)
+    guided, said = generate(a1111, model, debias(), sampler_name=sampler, batch_size=2)
+    assert apart(plain, guided[:1]) > 2 and "Debias profile" in said and "Debias failed" not in said
+    assert apart(guided[1:], generate(a1111, model, debias(), sampler_name=sampler, seed=6)[0]) <= 1
+    assert same(plain, generate(a1111, model, debias(enabled=False), sampler_name=sampler)[0])
+    assert same(plain, generate(a1111, model, debias(strength=0.0), sampler_name=sampler)[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_nan_is_claimed_by_nobody(a1111, direction):
     from sd_debias.core import workbench
     unet = workbench.demo().pipe.unet
