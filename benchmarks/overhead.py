@@ -20,10 +20,8 @@ from harness import DOCS
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.demo import model
-from sd_debias.core.direction import IN_CONTEXT
 from sd_debias.core.files import write_atomic
-from sd_debias.core.guidance import SafeLatentGuidance
-from sd_debias.core.method import METHODS, Method
+from sd_debias.core.method import EARLY, METHODS, Method, named
 from sd_debias.core.pipeline import generate
 from sd_debias.core.steering import Steering
 from sd_debias.core.workbench import load_pipeline
@@ -34,9 +32,9 @@ DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GE
 WAYS = {
     "unguided": None,
     "prompt (default)": METHODS["default"],
-    "embedding, first 40 %": Method("embedding", IN_CONTEXT, guidance=SafeLatentGuidance(end=0.4)),
-    "embedding, all steps": Method("embedding", IN_CONTEXT),
-    "prediction, first 40 %": Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=0.4)),
+    "embedding, default window": named(direction="embedding"),
+    "embedding, all steps": Method("embedding"),
+    "prediction, default window": named(direction="prediction"),
 }
 
 
@@ -118,7 +116,8 @@ def tables(found: list[dict]) -> str:
     text = [f"""# What applying a profile costs
 
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
-interleaved rounds, every picture pushed. Models other than the demo's have random weights.
+interleaved rounds, every picture pushed. Models other than the demo's have random weights. The default window is the first
+{100 * EARLY.end:.0f} % of the steps.
 
 | model | device | pictures, steps | {' | '.join(ways)} | most memory: unguided, embedding |
 |{'---|' * (len(ways) + 4)}"""]

@@ -22,18 +22,15 @@ from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibrate import Calibration, Plan
 from sd_debias.core.chart import LIGHT, Scene
 from sd_debias.core.demo import captions
-from sd_debias.core.direction import ALONE, IN_CONTEXT
-from sd_debias.core.guidance import PRESETS, SafeLatentGuidance
-from sd_debias.core.method import METHODS, Method
+from sd_debias.core.direction import ALONE
+from sd_debias.core.guidance import PRESETS
+from sd_debias.core.method import METHODS, Method, named
 from sd_debias.core.steering import Steering
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "mechanic", "farmer")
 TESTED, BATCH = 400, 50
 OURS = re.compile("^IDA, (shift|draw)|^draw")  # the rest is published or usual
-EARLY = SafeLatentGuidance(end=0.4)  # windows.py measures which steps decide
-
-
 PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
 
 
@@ -157,8 +154,9 @@ PEERS = {
     "IDA, shift, additive": ida(Method(spend="shift", rule="additive")),
     "IDA, shift, multiplicative": ida(Method(spend="shift", rule="multiplicative")),
     "IDA, shift, log": ida(Method(spend="shift")),
-    "IDA, draw, embedding": ida(Method("embedding", IN_CONTEXT, guidance=EARLY)),
-    "IDA, draw, prediction": ida(Method("prediction", IN_CONTEXT, guidance=EARLY)),
+    "IDA, draw, embedding": ida(named(direction="embedding")),
+    "IDA, draw, embedding, all steps": ida(Method("embedding")),
+    "IDA, draw, prediction": ida(named(direction="prediction")),
     "IDA, draw, prompt (default)": ida(METHODS["default"]),
     "draw for every picture": every_picture,
 }

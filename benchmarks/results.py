@@ -83,7 +83,7 @@ def main() -> None:
     for row in read("overhead"):
         if row["model"] == "demo":
             figures["overhead"] = dict(prompt=row["ratios"]["prompt (default)"],
-                                       embedding=row["ratios"]["embedding, first 40 %"])
+                                       embedding=row["ratios"]["embedding, default window"])
     side_by_side = read("peers")
     if side_by_side:
         figures["peers"] = {attribute: {peer: float(peers.summary(side_by_side, attribute, peer)["kl"])

@@ -15,7 +15,7 @@ from typing import Iterator, Sequence
 from .attribute import Attribute, parse
 from .calibrate import HELD_OUT, Calibration, Plan, Round, round_names
 from .files import exclusive, safe_name, write_atomic
-from .method import METHODS, RULES, SPENDS, Method
+from .method import METHODS, RULES, SPENDS, Method, named
 from .profile import Entry, Profile
 
 SHEET = 16  # pictures of a before/after sheet
@@ -70,7 +70,8 @@ def audit(options) -> dict:
 
 def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
-    attributes, method = _attributes(options), _method(options)
+    attributes = _attributes(options)
+    method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
     bench = _bench(options, attributes)
     plan = Plan(options.images, options.rounds, options.held_out, options.tolerance, bench.batch_size, options.seed,
                 options.confidence)
@@ -304,14 +305,6 @@ def _attributes(options) -> list[Attribute]:
         else:
             found.append(parse(text))
     return found
-
-
-def _method(options) -> Method:
-    method = METHODS[options.method].to_dict()
-    for key in ("direction", "spend", "rule"):
-        if getattr(options, key):
-            method[key] = getattr(options, key)
-    return Method.from_dict(method)
 
 
 def _resumed(path: Path, fresh: Calibration, setting: dict, options) -> Calibration:

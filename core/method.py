@@ -8,6 +8,8 @@ from .guidance import PRESETS, SafeLatentGuidance
 
 RULES = ("log", "additive", "multiplicative", "policy_gradient")
 SPENDS = ("draw", "shift")
+# The steps in which groups are mostly decided: three of 8, seven of 20 (benchmarks/windows.py, benchmarks/peers.py).
+EARLY = SafeLatentGuidance(end=0.35)
 AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile was found with
 
 
@@ -70,3 +72,18 @@ METHODS = {
     # What He et al. 2024 state: weights on the groups' own embeddings, guidance by SLD. The update rule is not public.
     "paper": Method("embedding", ALONE, "shift", "additive", PRESETS["medium"]),
 }
+
+
+def named(name: str = "default", **changes: str | None) -> Method:
+    """A method of `METHODS` with another direction, spend or rule, where one is given. Raises ValueError.
+
+    A direction that costs model evaluations, in place of one that does not, pushes in the early steps alone.
+    """
+    if name not in METHODS:
+        raise ValueError(f"Expected method to be one of {', '.join(METHODS)}, but '{name}' came.")
+    method = replace(METHODS[name], **{key: value for key, value in changes.items() if value})
+    if method.direction == METHODS[name].direction:
+        return method
+    if method.direction == "prompt":
+        return replace(method, guidance=SafeLatentGuidance())
+    return replace(method, guidance=EARLY) if METHODS[name].direction == "prompt" else method

@@ -26,7 +26,7 @@ from ..core.chart import chart_kl, chart_shares, contact_sheet
 from ..core.classify import Classifier
 from ..core.direction import DIRECTIONS
 from ..core.files import exclusive, safe_name
-from ..core.method import METHODS, RULES, Method
+from ..core.method import EARLY, METHODS, RULES, Method, named
 from ..core.profile import Profile
 from ..core.steering import rows
 from . import messages
@@ -182,15 +182,6 @@ def state_file(name: str, prompt: str, attributes, method: Method, plan: Plan, s
     return states() / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
 
 
-def method_of(name: str, direction: str, rule: str) -> Method:
-    """A named method with another direction or rule."""
-    data = METHODS[name].to_dict()
-    data.update({key: value for key, value in (("direction", direction), ("rule", rule)) if value != AS_METHOD})
-    if data["direction"] == "prompt":
-        data["guidance"] = {}  # it has no SLD step
-    return Method.from_dict(data)
-
-
 def lines_of(prompts: str) -> list[str]:
     """The prompts, one a line. Raises ValueError for none, and for one that comes twice."""
     found = [" ".join(line.split()) for line in prompts.splitlines() if line.strip()]
@@ -258,7 +249,8 @@ class DebiasCalibrate(io.ComfyNode):
                     "shift: all images get the same shift. paper: He et al. 2024, an SLD direction.")),
                 io.Combo.Input("direction", options=[AS_METHOD, *DIRECTIONS], default=AS_METHOD, tooltip=(
                     "How the weights steer: prompt costs nothing, embedding one further evaluation a step, prediction "
-                    "one a group.")),
+                    f"one a group; both in the first {100 * EARLY.end:.0f} % of the steps unless the method has a "
+                    "window.")),
                 io.Combo.Input("rule", options=[AS_METHOD, *RULES], default=AS_METHOD, tooltip=(
                     "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient.")),
                 io.Float.Input("confidence", default=0.0, min=0.0, max=1.0, step=0.05, tooltip=(
@@ -280,7 +272,8 @@ class DebiasCalibrate(io.ComfyNode):
         if KEY in model.wrappers.get("outer_sample", {}):
             raise ValueError("This model is guided by Debias Apply already, and would be calibrated on top of that. "
                              "Wire the model as it was before Debias Apply.")
-        method = method_of(method, direction, rule)
+        method = named(method, **{key: value for key, value in (("direction", direction), ("rule", rule))
+                                  if value != AS_METHOD})
         plan = Plan(images, rounds, held_out, tolerance or None, batch_size, seed, confidence)
         studio = Studio(model, clip, vae, negative, width, height, sampler_name, scheduler, steps, cfg)
         setting = dict(host="ComfyUI", model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),

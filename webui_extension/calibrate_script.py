@@ -5,7 +5,7 @@ import gradio as gr
 from modules import scripts
 
 from ..core.direction import DIRECTIONS
-from ..core.method import METHODS, RULES, SPENDS, Method
+from ..core.method import METHODS, RULES, SPENDS, Method, named
 from . import calibrating, classifiers
 from .audit_script import say, subject
 from .result import processed
@@ -62,8 +62,5 @@ class DebiasCalibrate(scripts.Script):
 def method_of(method: str = "default", direction: str = AS_METHOD, spend: str = AS_METHOD,
               rule: str = AS_METHOD) -> Method:
     """A method by name with some of it replaced. Raises ValueError."""
-    if method not in METHODS:
-        raise ValueError(f"Expected method to be one of {', '.join(METHODS)}, but '{method}' came.")
-    changes = {key: value for key, value in (("direction", direction), ("spend", spend), ("rule", rule))
-               if value not in (None, "", AS_METHOD)}
-    return Method.from_dict({**METHODS[method].to_dict(), **changes})
+    return named(method, **{key: value for key, value in (("direction", direction), ("spend", spend), ("rule", rule))
+                            if value != AS_METHOD})

@@ -1,8 +1,9 @@
 """Methods: what of them a host lets its user change."""
 import pytest
 
+from sd_debias.core.direction import ALONE
 from sd_debias.core.guidance import SafeLatentGuidance
-from sd_debias.core.method import AS_CALIBRATED, METHODS, Method
+from sd_debias.core.method import AS_CALIBRATED, EARLY, METHODS, Method, named
 
 
 def test_an_adjusted_method_keeps_all_but_direction_and_window():
@@ -23,3 +24,17 @@ def test_a_window_is_only_ever_narrowed(given, kept):
 def test_what_does_not_fit_is_said(direction, start, end, said):
     with pytest.raises(ValueError, match=said):
         Method().adjusted(direction, start, end)
+
+
+def test_a_direction_that_costs_evaluations_pushes_early_unless_the_method_says_when():
+    assert named("default", direction=None) == METHODS["default"]
+    assert named("default", direction="embedding").guidance == EARLY
+    assert named("paper", direction="prediction").guidance == METHODS["paper"].guidance
+    assert named("paper", direction="prompt", rule="log") == Method(context=ALONE, spend="shift")
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ValueError, match="default, shift, paper, but 'magic' came"):
+        named("magic")
+    with pytest.raises(ValueError, match="Expected rule to be one of log"):
+        named("shift", rule="magic")
