@@ -5,6 +5,7 @@ group, or leaves it alone, with calibrated probabilities. Both are rows of one w
 """
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+TOGETHER = 10  # consecutive seeds that are spread over the chances together
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ class Steering:
     def draws(self, seeds: Sequence[int], stream: int = 0) -> list[int]:
         """Each image's drawn option, 0 (no push) or a group's number from 1; all 0 where nothing is drawn.
 
-        An image's draw depends on its own seed alone. Consecutive seeds are stratified by the radical inverse
-        (Halton 1960): ten images at 50:50 are five and five. `stream` keeps several attributes independent.
+        An image's draw depends on its own seed alone. Consecutive seeds are stratified: ten images at 50:50, the first
+        seed even, are five and five. `stream` keeps several attributes independent.
         """
         if not self.probabilities:
             return [0] * len(seeds)
         if not 0 <= stream < len(PRIMES):
             raise ValueError(f"Expected at most {len(PRIMES)} attributes together, but number {stream + 1} came.")
         edges = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
-        points = torch.tensor([radical_inverse(int(seed), PRIMES[stream]) for seed in seeds], dtype=torch.float64)
+        points = torch.tensor([point(int(seed), stream) for seed in seeds], dtype=torch.float64)
         return torch.bucketize(points, edges, right=True).tolist()
 
     def rows(self, seeds: Sequence[int], strength: float = 1.0, stream: int = 0) -> Tensor:
@@ -72,6 +74,14 @@ class Steering:
 def rows(steerings: Sequence[Steering], seeds: Sequence[int], strength: float = 1.0) -> Tensor:
     """Weights of several attributes side by side: [B, n_1 + n_2 + ...]."""
     return torch.cat([s.rows(seeds, strength, stream) for stream, s in enumerate(steerings)], dim=1)
+
+
+def point(seed: int, stream: int) -> float:
+    """Where a seed stands in [0, 1): its place in its ten by the radical inverse (Halton 1960), all ten rotated
+    (Cranley and Patterson 1976) by their number's hash, so that seeds in steps of any size meet all chances alike."""
+    ten, place = divmod(seed, TOGETHER)
+    hashed = hashlib.blake2b(f"{ten} {stream}".encode(), digest_size=6).digest()
+    return (radical_inverse(place, PRIMES[stream]) + int.from_bytes(hashed, "big") / 2**48) % 1
 
 
 def radical_inverse(number: int, base: int) -> float:

@@ -5,7 +5,8 @@ embedding is the opposite: it moves the shares of its own occupation alone, alon
 gradients of each group's likelihood), and what comes out can be measured as exactly as one likes.
 
 The weights in the package went through several such runs. For some tokens the mean of two measured places was taken;
-for some the shares' answer along the gradients was measured on the same seeds, and solved for.
+for some the shares' answer along the gradients was measured on the same seeds, and solved for. For "office worker" and
+"judge", whose tones these gradients missed, the shares were differentiated through the whole sampler instead.
 """
 from __future__ import annotations
 

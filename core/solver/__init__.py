@@ -32,8 +32,16 @@ class Measurement:
         return self.outcomes.sum(0)
 
     def kl(self, target: Sequence[float]) -> float:
-        """KL(p || t) in nats; infinite where nothing was classified, so that such a round is never the best."""
-        return kl_divergence(shares(self.counts), target) if self.counts.sum() else float("inf")
+        """KL(p || t) in nats, t as `reachable`; infinite where nothing was classified: such a round is never the best.
+        """
+        return kl_divergence(shares(self.counts), reachable(target)) if self.counts.sum() else float("inf")
+
+
+def reachable(target: Sequence[float]) -> np.ndarray:
+    """A target whose shares of zero, which one picture would put infinitely far away, are shares that hundreds of
+    pictures would just not show."""
+    floor = np.maximum(target, 1e-3)
+    return floor / floor.sum()
 
 
 class Solver(Protocol):

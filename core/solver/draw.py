@@ -12,7 +12,7 @@ import numpy as np
 
 from ..distribution import kl_divergence
 from ..steering import Steering
-from . import Measurement
+from . import Measurement, reachable
 
 
 class Draw:
@@ -25,7 +25,7 @@ class Draw:
     REACHED = 1e-3           # KL under which q M counts as meeting the target
 
     def __init__(self, target: Sequence[float], unit: float = 1.0):
-        self.target = np.asarray(target, float)
+        self.target = reachable(target)
         self.unit = unit
 
     def propose(self, history: Sequence[Measurement]) -> Steering:
@@ -73,6 +73,6 @@ def least_push(matrix: np.ndarray, target: np.ndarray, tolerance: float, steps: 
     for _ in range(steps):
         q[:, 1:] *= (target / np.maximum(q @ matrix, 1e-12)) @ matrix[1:].T
         q[:, 1:] *= (1 - q0) / np.maximum(q[:, 1:].sum(1, keepdims=True), 1e-12)
-    distance = np.array([kl_divergence(p, np.maximum(target, 1e-9)) for p in q @ matrix])
+    distance = np.array([kl_divergence(p, target) for p in q @ matrix])
     near = np.flatnonzero(distance <= max(tolerance * 0.1, distance.min() * 1.001))
     return q[near[0]]

@@ -12,7 +12,7 @@ import torch
 
 from ..distribution import smoothed
 from ..steering import Steering
-from . import Measurement, best
+from . import Measurement, best, reachable
 
 
 class Ida:
@@ -28,9 +28,7 @@ class Ida:
         """`unit` is the weight at which a push is felt, `largest` the bound on any weight in such units."""
         self.target = np.asarray(target, float)
         self.rule, self.unit, self.largest = rule, unit, largest
-        # A target share of zero has no logarithm: aim at a share that hundreds of images would just not show.
-        floor = np.maximum(self.target, 1e-3)
-        self.log_target = np.log(floor / floor.sum())
+        self.log_target = np.log(reachable(target))
 
     def propose(self, history: Sequence[Measurement]) -> Steering:
         last = np.asarray(history[-1].steering.weights)

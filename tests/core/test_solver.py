@@ -133,3 +133,12 @@ def test_policy_gradient_improves_with_many_rounds_and_is_reproducible():
     answer, history = solve(model, make(method, GENDER), images=100, rounds=120)
     assert abs(model.expected(answer)[0] - 0.5) < 0.12
     assert make(method, GENDER).answer(history) == answer
+
+
+@pytest.mark.parametrize("method", [Method(), Method(spend="shift"), Method(spend="shift", rule="policy_gradient")])
+def test_a_target_share_of_zero_does_not_end_in_no_guidance(method):
+    attribute, model = GENDER.with_target((0, 1)), Model((0.78, 0.22), obedience=0.95)
+    solver, history = make(method, attribute), []
+    for _ in range(80 if method.rule == "policy_gradient" else 4):
+        history.append(model.measure(solver.propose(history) if history else Steering.none(2), 300))
+    assert model.expected(solver.answer(history))[1] > 0.6
