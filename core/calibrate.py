@@ -126,15 +126,16 @@ def round_names(kinds: Sequence[str]) -> list[str]:
 class Calibration:
     """One prompt's calibration; `run` advances it, `rounds` is what was measured, `stop` says why it ended.
 
-    `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach.
+    `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach. `made_with`
+    is what else decides its pictures and labels, as JSON: a host compares it before it continues a saved state.
     """
 
     def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
-                 rounds: Sequence[Round] = ()):
+                 rounds: Sequence[Round] = (), made_with: dict | None = None):
         if not attributes:
             raise ValueError("A calibration needs an attribute, but none came. Choose one, e.g. gender.")
         self.prompt, self.attributes, self.method, self.plan = prompt, tuple(attributes), method, plan
-        self.rounds = list(rounds)
+        self.rounds, self.made_with = list(rounds), made_with or {}
         self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]
 
     def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
@@ -258,7 +259,8 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write the state atomically; `load` continues from it."""
         state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
-                     method=self.method.to_dict(), plan=asdict(self.plan), rounds=[asdict(r) for r in self.rounds])
+                     method=self.method.to_dict(), plan=asdict(self.plan), made_with=self.made_with,
+                     rounds=[asdict(r) for r in self.rounds])
         write_atomic(path, json.dumps(state))
 
     @classmethod
@@ -268,7 +270,7 @@ class Calibration:
             data = json.loads(Path(path).read_text("utf-8"))
             return cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
                        Method.from_dict(data["method"]), Plan(**data["plan"]),
-                       [Round.from_dict(r) for r in data["rounds"]])
+                       [Round.from_dict(r) for r in data["rounds"]], data.get("made_with"))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"'{path}' is not the state of a calibration ({error}). Delete it to start "
                              f"anew.") from error

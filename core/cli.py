@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, Sequence
 
+import torch
+
 from .attribute import Attribute, parse
 from .calibrate import HELD_OUT, Calibration, Plan, Round, round_names
 from .files import exclusive, safe_name, write_atomic
@@ -36,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"sd-debias: {error}", file=sys.stderr)
         return 2
+    except torch.cuda.OutOfMemoryError:
+        print("sd-debias: The graphics card ran out of memory. Use a smaller --batch-size, --width or --height, or "
+              "--dtype float16.", file=sys.stderr)
+        return 2
     except (KeyboardInterrupt, Stopped) as stopped:
         print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
         return 130
@@ -49,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def audit(options) -> dict:
     """Shares of a model's pictures, nothing changed."""
     attributes = _attributes(options)
+    _keep(options, "audit.json")
     bench, reports = _bench(options, attributes), []
     for prompt in options.prompt:
         plan = Plan(options.count, rounds=0, held_out=0, batch_size=bench.batch_size, seed=options.seed,
@@ -89,7 +96,7 @@ def demo(options) -> dict:
 def _calibrate(bench, prompts: list[str], attributes: list[Attribute], method: Method, plan: Plan, options) -> dict:
     out, started = Path(options.out), time.perf_counter()
     target, name = out / "profile.json", safe_name(options.name or out.resolve().name)
-    if len({" ".join(prompt.lower().split()) for prompt in prompts}) < len(prompts):
+    if len({" ".join(prompt.casefold().split()) for prompt in prompts}) < len(prompts):
         raise ValueError("A prompt came twice. Give each --prompt once.")
     if target.exists() and not options.overwrite:
         raise ValueError(f"'{target}' exists already. Choose another --out, or add --overwrite to replace it.")
@@ -115,15 +122,16 @@ def _measured(bench, prompts: list[str], attributes: list[Attribute], method: Me
     from . import report
     from .chart import contact_sheet
     out, calibrations, evaluations, states = target.parent, [], [], []
+    judges = ", ".join(_name(bench.classifier(a)) for a in attributes)
     for number, prompt in enumerate(prompts, 1):
         states.append(out / f"unfinished-{number}.json")
-        calibration = _resumed(states[-1], Calibration(prompt, attributes, method, plan), bench.setting, options)
-        before = bench.evaluations
+        fresh = Calibration(prompt, attributes, method, plan, made_with=dict(setting=bench.setting, classifier=judges))
+        calibration = _resumed(states[-1], fresh, options)
+        before, resumed = bench.evaluations, bool(calibration.rounds)
         _progress(calibration, bench.run(calibration, states[-1]), options)
-        evaluations.append(bench.evaluations - before)
+        evaluations.append(None if resumed else bench.evaluations - before)
         calibrations.append(calibration)
-    profile = Profile.from_calibrations(name, calibrations, bench.setting,
-                                        ", ".join(_name(bench.classifier(a)) for a in attributes), evaluations)
+    profile = Profile.from_calibrations(name, calibrations, bench.setting, judges, evaluations)
     before, after, seeds = {}, {}, {}
     for c in calibrations:
         seeds[c.prompt] = list((c.held_out or c.audit).seeds[:SHEET])
@@ -183,6 +191,7 @@ def report(options) -> dict:
     pages = {"before": {}, "after": {}, "seeds": {}}
     if options.prompt and not options.model:
         raise ValueError("To measure a further --prompt, pictures are made: name the model with --model.")
+    _keep(options, "report.html")
     if options.model:
         bench = _bench(options, profile.attributes if options.prompt else ())
         for difference in profile.differences(bench.setting):
@@ -307,15 +316,15 @@ def _attributes(options) -> list[Attribute]:
     return found
 
 
-def _resumed(path: Path, fresh: Calibration, setting: dict, options) -> Calibration:
+def _resumed(path: Path, fresh: Calibration, options) -> Calibration:
     """The unfinished calibration in `path` if it is the one asked for, else the fresh one."""
     if not path.exists():
         return fresh
     state = Calibration.load(path)
-    if (state.prompt, state.attributes, state.method, state.plan) != (fresh.prompt, fresh.attributes, fresh.method,
-                                                                      fresh.plan):
-        raise ValueError(f"'{path}' holds an unfinished calibration with other options. Delete it, or choose another "
-                         f"--out.")
+    for kept in ("prompt", "attributes", "method", "plan", "made_with"):
+        if getattr(state, kept) != getattr(fresh, kept):
+            raise ValueError(f"'{path}' holds an unfinished calibration with other options ({kept.replace('_', ' ')}). "
+                             f"Delete it, or choose another --out.")
     _say(options, f"Continuing after {sum(r.done for r in state.rounds)} images.")
     return state
 
@@ -400,6 +409,13 @@ def _png(image, parameters: str | None = None) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG", pnginfo=info)
     return stream.getvalue()
+
+
+def _keep(options, file: str) -> None:
+    """Raises ValueError where the command would replace what an earlier one wrote."""
+    if options.out and (Path(options.out) / file).exists() and not options.overwrite:
+        raise ValueError(f"'{Path(options.out) / file}' exists already. Choose another --out, or add --overwrite to "
+                         f"replace it.")
 
 
 def _say(options, text: str) -> None:

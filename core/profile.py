@@ -264,6 +264,21 @@ class Profile:
         return "guidance changed nothing"
 
 
+def described(profile: Profile) -> str:
+    """A profile in a few lines: what it balances, what was measured, and in which setting."""
+    lines = [f"{profile.name} ({profile.hash[:12]}): {', '.join(a.name for a in profile.attributes)} by direction "
+             f"'{profile.method.direction}', {profile.method.spend}"]
+    for entry in profile.entries:
+        for i, attribute in enumerate(profile.attributes):
+            before, after = ([f"{share:.0%}" for share in measured[i]["shares"]] if measured else ["not verified"]
+                             for measured in (entry.before, entry.after))
+            lines.append(f"{entry.prompt}: {' / '.join(attribute.names)}: {' / '.join(before)} -> {' / '.join(after)}")
+        lines += [f"Warning: {warning}" for warning in entry.warnings]
+    setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in profile.setting.items()
+                        if value not in (None, "") and key != "model_hash")
+    return "\n".join([*lines, f"Calibrated with {setting}; labels by {profile.classifier}"])
+
+
 def _entry(calibration: Calibration, evaluations: int | None) -> dict:
     """JSON form of one calibration's result. Raises ValueError where its audit is not complete."""
     if not calibration.rounds or not calibration.audit.complete:

@@ -250,7 +250,8 @@ def _apply(profile: Profile) -> str:
 <li><strong>ComfyUI</strong>: put the file into the profile folder and load it with the pack's profile node, between the
 model and the sampler.</li>
 <li><strong>A1111, Forge</strong>: put it into the profile folder, press refresh and choose it in the Debias panel.</li>
-<li><strong>Command line</strong>: <code>sd-debias generate --profile {name} --prompt "..."</code></li></ul>
+<li><strong>Command line</strong>:
+<code>sd-debias generate --model MODEL --profile {name} --prompt "..." --out FOLDER</code></li></ul>
 <p>Images say in their metadata that it was applied, or why it was not.</p></section>"""
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from . import pipeline
 from .attribute import Attribute
-from .calibrate import AUDIT, HELD_OUT, Calibration, Plan, Round
+from .calibrate import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Plan, Round
 from .classify.clip import ClipModel
 from .method import METHODS, Method
 from .profile import Profile
@@ -91,17 +91,18 @@ class Workbench:
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0) -> Iterator[Calibration]:
         """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.
 
-        `rounds` of what is yielded are an audit and the same seeds with the profile. Raises ValueError for a prompt
-        that was calibrated.
+        `rounds` of what is yielded are an audit and the same seeds with the profile, which no calibration uses.
+        Raises ValueError for a prompt that was calibrated.
         """
         entry, known = profile.entry(prompt)
         if known:
             raise ValueError(f"'{prompt}' was calibrated: its figures are in the profile. Give another prompt.")
-        plan = Plan(images, rounds=0, held_out=0, batch_size=self.batch_size, seed=seed)
+        first = seed + 2 * HELD_OUT_OFFSET
+        plan = Plan(images, rounds=0, held_out=0, batch_size=self.batch_size, seed=first)
         tried = Calibration(prompt, profile.attributes, profile.method, plan)
         none = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
         for kind, steerings in ((AUDIT, none), (HELD_OUT, entry.steerings)):
-            tried.rounds.append(Round(kind, steerings, tuple(range(seed, seed + images))))
+            tried.rounds.append(Round(kind, steerings, tuple(range(first, first + images))))
             for _ in self.run(tried):
                 yield tried
 
@@ -138,6 +139,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
             raise ValueError(f"No folder or file '{source}'. If it is a hub id, add --allow-download.")
         else:
             pipe = AutoPipelineForText2Image.from_pretrained(source, use_safetensors=True, **options)
+        pipe.to(device)
     except json.JSONDecodeError as error:
         raise ValueError(f"'{source}' is damaged: its model_index.json is no JSON ({error}).") from error
     except ValueError:
@@ -149,7 +151,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
         raise ValueError(lacks_text)
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None  # it blacks out pictures that then cannot be counted
-    return pipe.to(device)
+    return pipe
 
 
 def demo(device: str = "cpu", dtype: torch.dtype = torch.float32, **setting) -> Workbench:

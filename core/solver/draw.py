@@ -40,13 +40,17 @@ class Draw:
         return Steering((0.0,) * n, tuple(q.tolist()), strength)
 
     def answer(self, history: Sequence[Measurement]) -> Steering:
-        """Probabilities from all that was measured at the strength of the nearest round."""
-        nearest = min(range(len(history)), key=lambda i: history[i].kl(self.target))
-        steering = history[nearest].steering
-        if not steering.probabilities:
-            return steering
-        q = least_push(self._matrix(history, steering.strength), self.target, self.REACHED)
-        return Steering(steering.weights, tuple(q.tolist()), steering.strength)
+        """Probabilities from all that was measured at the strength of the nearest round that pushed.
+
+        A round that left every image alone is no answer by its own few images: M's first row has those of all rounds.
+        """
+        none = Steering.none(len(self.target))
+        pushed = [measured for measured in history if measured.steering.probabilities]
+        if not pushed:
+            return none
+        strength = min(pushed, key=lambda measured: measured.kl(self.target)).steering.strength
+        q = least_push(self._matrix(history, strength), self.target, self.REACHED)
+        return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
 
     def _matrix(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
         """M [n + 1, n]: posterior means of the outcomes by option, unpushed images of every round in row 0."""

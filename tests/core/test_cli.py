@@ -11,6 +11,7 @@ from PIL import Image
 from sd_debias.core import cli
 from sd_debias.core.attribute import AGE
 from sd_debias.core.calibrate import Calibration
+from sd_debias.core.demo.model import CLASSIFIER, WEIGHTS
 from sd_debias.core.files import exclusive
 from sd_debias.core.profile import Profile
 from sd_debias.core.workbench import model_hash
@@ -101,6 +102,23 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path, m
     assert Calibration.load(tmp_path / "unfinished-1.json").rounds[-1].done == 20
     assert cli.main(command) == 0
     assert "Continuing after 60 images" in capsys.readouterr().out and (tmp_path / "profile.json").exists()
+    (entry,) = Profile.load(tmp_path / "profile.json").entries
+    assert entry.cost["images"] > 60 and entry.cost["evaluations"] is None  # those before Ctrl-C were not counted
+
+
+@pytest.mark.parametrize("other", [["--steps", "5"], ["--cfg", "1.5"], ["--classifier", "{clip}"]])
+def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, monkeypatch, capsys, other):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    clip = shutil.copytree(CLASSIFIER, tmp_path / "clip")
+    shutil.copytree(WEIGHTS / "tokenizer", clip, dirs_exist_ok=True)
+    command = ["calibrate", *QUICK, "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr("sd_debias.core.workbench.Workbench.apply", interrupted)
+        assert cli.main(command) == 130
+    assert cli.main([*command, *(text.format(clip=clip) for text in other)]) == 2
+    assert "other options (made with)" in capsys.readouterr().err
 
 
 def test_ctrl_c_while_the_last_pictures_are_made_loses_nothing(tmp_path, monkeypatch, capsys):
@@ -191,7 +209,8 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is sent to a group" in page
     assert "gender, with the profile (N = 40): man 5" in capsys.readouterr().out
-    assert cli.main([*asked, "a photo of a pilot"]) == cli.main([*asked, "A photo of a judge", "--model", "demo"]) == 2
+    assert cli.main([*asked, "a photo of a pilot"]) == 2
+    assert cli.main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
     said = capsys.readouterr().err
     assert "name the model with --model" in said and "'A photo of a judge' was calibrated" in said
 
@@ -213,6 +232,13 @@ def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
     assert "a photo of a judge" in (tmp_path / "report.html").read_text("utf-8")
 
 
+def test_a_report_with_pictures_is_not_replaced_unasked(calibrated, capsys):
+    page = (calibrated / "report.html").read_bytes()
+    command = ["report", "--profile", str(calibrated / "profile.json"), "--out", str(calibrated)]
+    assert cli.main(command) == 2 and "add --overwrite" in capsys.readouterr().err
+    assert (calibrated / "report.html").read_bytes() == page
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     (["--attribute", "man | man"], "names a group twice"),
     (["--attribute", "man"], "No attribute is called"),
@@ -222,6 +248,7 @@ def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
     (["--model", "."], "--classifier"),
     (["--classifier", "tone=ita"], "one of the attributes gender"),
     (["--classifier", "gender=ita"], "has 2"),
+    (["--device", "toaster"], "toaster"),
     (["--model", ".", "--classifier", "x"], "no model_index.json"),
 ])
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
