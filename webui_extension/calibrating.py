@@ -25,6 +25,14 @@ from .run import STATE, setting_of
 from .script import CALIBRATION
 
 SHEET = 16  # pictures of a before/after sheet
+# What decides pictures, and is in no profile's setting: of every page, of a hires pass, of img2img.
+PAGE = ("negative_prompt", "styles", "tiling", "restore_faces", "refiner_checkpoint", "refiner_switch_at")
+HIRES = ("hr_scale", "hr_resize_x", "hr_resize_y", "hr_upscaler", "hr_second_pass_steps", "hr_checkpoint_name",
+         "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "hr_cfg", "denoising_strength",
+         "firstpass_image")
+IMG2IMG = ("init_images", "denoising_strength", "resize_mode", "image_mask", "mask_blur_x", "mask_blur_y", "mask_round",
+           "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding", "inpainting_mask_invert",
+           "image_cfg_scale", "initial_noise_multiplier")
 
 
 class Interrupted(Exception):
@@ -47,8 +55,11 @@ class Bench:
 
     def __init__(self, p, attributes: Sequence[Attribute], method: Method, classifier: str | None, hires: bool = False,
                  say: Callable[[str], None] = lambda text: None):
-        self.p, self.attributes, self.method, self.hires, self.say = p, tuple(attributes), method, hires, say
+        self.p, self.attributes, self.method, self.say = p, tuple(attributes), method, say
+        self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.classifiers, self.fidelity = classifiers.load(classifier, attributes)
+        self.judge = classifier or classifiers.default()
+        self.setting = setting_of(p)
         self.kept: dict[tuple[str, str], list[Image.Image]] = {}  # first pictures by prompt and kind of round
         self.skipped = False
 
@@ -63,11 +74,11 @@ class Bench:
         one.extra_generation_params = dict(self.p.extra_generation_params)
         one.do_not_save_samples = one.do_not_save_grid = True
         if hasattr(one, "enable_hr"):
-            one.enable_hr = self.hires and one.enable_hr
+            one.enable_hr = self.hires
         table = {} if weights is None else dict(zip(one.seed, weights))
         setattr(one, CALIBRATION, Guide(self.attributes, self.method, table, self.hires))
         done = processing.process_images(one)
-        self.setting = setting_of(one)
+        self.setting = setting_of(one)  # the host loads a model that the page overrides only as it generates
         if shared.state.interrupted or getattr(shared.state, "stopping_generation", False):
             raise Interrupted
         self.skipped = shared.state.skipped
@@ -137,8 +148,8 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
               say=lambda text: None) -> Result:
     """Calibrate every prompt by itself, verify, and save one profile. Raises ValueError.
 
-    plan: images, rounds, held_out, tolerance, confidence of a `Plan`. Interrupted, the best round so far is kept; the
-    same settings with the same seed continue.
+    plan: images, rounds, held_out, tolerance, confidence of a `Plan`. Interrupted, the best round so far is kept as
+    "<name> (unfinished)", and a profile of that name stays as it was; the same settings with the same seed continue.
     """
     _start(p)
     prompts = list(prompts)
@@ -146,6 +157,7 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
         raise ValueError("A prompt came twice. Give each one once.")
     plan = Plan(**plan, batch_size=p.batch_size, seed=p.seed)
     target = profiles.save_folder() / (safe_name(name) + SUFFIX)
+    safe_name(_unfinished(name))  # said now rather than at Interrupt
     if target.exists() and not overwrite:
         raise ValueError(f"There is a profile '{name}' already. Choose another name, or tick 'Overwrite'.")
     try:
@@ -159,13 +171,13 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
 
 
 def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Result:
-    p, complete, calibrations, states = bench.p, True, [], []
+    complete, calibrations = True, []
     _jobs(plan, len(prompts), 2 * SHEET)
-    for prompt in prompts:
-        fresh = Calibration(_known(p, prompt), bench.attributes, bench.method, plan)
-        states.append(_state_file(fresh, p))
-        calibration = Calibration.load(states[-1]) if states[-1].exists() else fresh
-        complete = bench.advance(calibration, prompt, states[-1])
+    states = [_state_file(bench, prompt, plan) for prompt in prompts]
+    for prompt, state in zip(prompts, states):
+        calibration = Calibration.load(state) if state.exists() else \
+            Calibration(_known(bench.p, prompt), bench.attributes, bench.method, plan)
+        complete = bench.advance(calibration, prompt, state)
         if calibration.rounds and calibration.audit.complete:
             calibrations.append(calibration)
         if not complete:
@@ -173,8 +185,6 @@ def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Resul
     if not calibrations:
         return Result("Interrupted before the audit was complete, so there is no profile. The same settings and seed "
                       "continue.", [contact_sheet(kept) for kept in bench.kept.values()], [])
-    profile = Profile.from_calibrations(name, calibrations, bench.setting, classifiers.names(bench.classifiers))
-    path = profiles.store(profile, overwrite=True)
     before, after, seeds = {}, {}, {}
     for calibration, prompt in zip(calibrations, prompts):
         shown = list((calibration.held_out or calibration.audit).seeds[:SHEET])
@@ -195,15 +205,17 @@ def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Resul
                       zip(round_names([r.kind for r in calibration.rounds]), calibration.rounds) if r.complete]
             images.append(chart_kl(rounds, calibration.prompt))
     lines = [line for calibration in calibrations for line in _lines(calibration)]
-    lines += [f"Profile '{name}': {path}"]
-    if after:
-        from ..core.report import write_report
-        lines.append(f"Report: {write_report(path.parent / 'reports' / name, profile, before, after, seeds)}")
+    profile = Profile.from_calibrations(name if complete else _unfinished(name), calibrations, bench.setting,
+                                        classifiers.names(bench.classifiers))
+    folder = profiles.save_folder()
+    last = "Interrupted: the best round so far is kept; the same settings and seed continue."
     if complete:
-        for state in states:
-            state.unlink(missing_ok=True)
-    else:
-        lines.append("Interrupted: the best round so far is kept; the same settings and seed continue.")
+        from ..core.report import write_report
+        last = f"Report: {write_report(folder / 'reports' / name, profile, before, after, seeds)}"
+    path = profiles.store(profile, overwrite=True)
+    for left in (*states, folder / (_unfinished(name) + SUFFIX)) if complete else ():
+        left.unlink(missing_ok=True)
+    lines += [f"Profile '{profile.name}': {path}", last]
     pictures = [image for each in after.values() for image in each]
     return Result("\n".join(lines), [*images, *pictures], [_summary(c) for c in calibrations], profile, path,
                   [seed for each in after for seed in seeds[each]])
@@ -222,11 +234,21 @@ def _start(p) -> None:
     processing.fix_seed(p)
 
 
-def _known(p, prompt: str) -> str:
-    """A prompt as the accordion will meet it: with the page's styles, without extra networks."""
+def _unfinished(name: str) -> str:
+    """What an interrupted calibration's profile is called, so that it never takes a verified one's place."""
+    return f"{name} (unfinished)"
+
+
+def _styled(p, prompt: str) -> str:
+    """A prompt with the page's styles."""
     from modules import shared
     styles = getattr(p, "styles", None)
-    return plain(shared.prompt_styles.apply_styles_to_prompt(prompt, styles) if styles else prompt)
+    return shared.prompt_styles.apply_styles_to_prompt(prompt, styles) if styles else prompt
+
+
+def _known(p, prompt: str) -> str:
+    """A prompt as the accordion will meet it: with the page's styles, without extra networks."""
+    return plain(_styled(p, prompt))
 
 
 def _batches(bench: Bench, prompt: str, seeds: list[int], weights=None) -> list[Image.Image]:
@@ -236,12 +258,37 @@ def _batches(bench: Bench, prompt: str, seeds: list[int], weights=None) -> list[
     return images
 
 
-def _state_file(calibration: Calibration, p) -> Path:
-    """Where an unfinished calibration is kept: a name of its own for everything that decides its pictures."""
-    facts = [calibration.prompt, [a.to_dict() for a in calibration.attributes], calibration.method.to_dict(),
-             asdict(calibration.plan), {**setting_of(p), "model": None}, sorted(map(str, p.override_settings.items()))]
+def _state_file(bench: Bench, prompt: str, plan: Plan) -> Path:
+    """Where an unfinished calibration is kept: a name of its own for all of the page that decides pictures and labels.
+
+    The prompt counts with its extra networks: pictures of <lora:x:0.2> say nothing of <lora:x:0.8>.
+    """
+    facts = [_styled(bench.p, prompt), [a.to_dict() for a in bench.attributes], bench.method.to_dict(), asdict(plan),
+             bench.judge, _chosen(bench.p), *_page(bench)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     return profiles.save_folder() / "unfinished" / f"{digest[:16]}.json"
+
+
+def _chosen(p) -> dict:
+    """The setting with the checkpoint that is chosen: the one in memory may be another until the host generates."""
+    from modules import shared
+    setting = setting_of(p)
+    checkpoint = p.override_settings.get("sd_model_checkpoint") or getattr(shared.opts, "sd_model_checkpoint", None)
+    return {**setting, "model": checkpoint, "model_hash": None, "text_encoder": None} if checkpoint else setting
+
+
+def _page(bench: Bench) -> list:
+    """What else of the page decides pictures, as plain values."""
+    p = bench.p
+    names = (*PAGE, *(HIRES if bench.hires else ()), *(IMG2IMG if getattr(p, "init_images", None) else ()))
+    return [sorted(map(str, p.override_settings.items())), [(name, _value(getattr(p, name, None))) for name in names]]
+
+
+def _value(value):
+    """A field of the page; of a picture, its size and a digest of its pixels."""
+    if isinstance(value, Image.Image):
+        return [value.size, hashlib.sha256(value.convert("RGBA").tobytes()).hexdigest()]
+    return [_value(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _jobs(plan: Plan, prompts: int, more: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..core.files import safe_name
 from ..core.profile import SHIPPED, SUFFIX, Profile
+from ..core.profile import described as described  # the accordion shows it
 from .arguments import NONE
 
 FOLDER = "debias_profiles"
@@ -71,18 +72,3 @@ def name_of(hash_start: str, name: str) -> str:
         except (ValueError, OSError):
             continue
     return name
-
-
-def described(profile: Profile) -> str:
-    """A profile in a few lines: what it balances, what was measured, and in which setting."""
-    lines = [f"{profile.name} ({profile.hash[:12]}): {', '.join(a.name for a in profile.attributes)} by direction "
-             f"'{profile.method.direction}', {profile.method.spend}"]
-    for entry in profile.entries:
-        for i, attribute in enumerate(profile.attributes):
-            before, after = ([f"{share:.0%}" for share in measured[i]["shares"]] if measured else ["not verified"]
-                             for measured in (entry.before, entry.after))
-            lines.append(f"{entry.prompt}: {' / '.join(attribute.names)}: {' / '.join(before)} -> {' / '.join(after)}")
-        lines += [f"Warning: {warning}" for warning in entry.warnings]
-    setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in profile.setting.items()
-                        if value not in (None, "") and key != "model_hash")
-    return "\n".join([*lines, f"Calibrated with {setting}; labels by {profile.classifier}"])

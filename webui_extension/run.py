@@ -24,6 +24,7 @@ class Run:
         self.guide, self.error = guide, error
         self.passes: dict[int, dict[bool, tuple[Pass, int]]] = {}  # by place of the image, then hires or not
         self.said: set[str] = set()
+        self.sampled = 0  # images whose every pass is over
         setattr(p, STATE, self)
         setattr(p, CURRENT, None)
         for key in KEYS:
@@ -65,6 +66,10 @@ class Run:
             return None
         return current if current.active else None
 
+    def end(self, p) -> None:
+        """The passes of a batch are over."""
+        self.sampled = (p.iteration + 1) * p.batch_size
+
     def say(self, p, text: str) -> None:
         """A warning below the pictures, once."""
         if text not in self.said:
@@ -80,7 +85,7 @@ class Run:
         if failed:
             return {"Debias failed": failed}
         if not passes:
-            return {}
+            return self._unguided(p, place)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # skipped steps are written down below
             infos = [current.info(image) for current, image in passes]
@@ -98,6 +103,13 @@ class Run:
             if differences:
                 keys["Debias setting"] = "; ".join(differences)
         return keys
+
+    def _unguided(self, p, place: int) -> dict[str, str]:
+        """Of an image without a pass; nothing before its sampling, when hosts note down a first infotext."""
+        if self.guide is None or place >= self.sampled:
+            return {}
+        info = dict(acted=False, reason="no pass of this image was to be guided")
+        return self.guide.metadata(plain(p.all_prompts[place]), p.all_seeds[place], info)
 
     def _answer(self, key: str):
         def answer(p, index, all_seeds, **_):

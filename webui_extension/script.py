@@ -81,6 +81,11 @@ class Debias(scripts.Script):
         if state is not None and not state.shifts and host_a1111.is_forge(p):
             host_forge.attach(state, p)
 
+    def postprocess_batch(self, p, *args, **kwargs):
+        run = getattr(p, STATE, None)
+        if run is not None:
+            run.end(p)
+
 
 def _about(name: str) -> str:
     if not name or name == NONE:

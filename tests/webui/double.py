@@ -269,12 +269,13 @@ class Processing:
     def __init__(self, host, sd_model, prompt="", negative_prompt="", seed=-1, sampler_name="Euler",
                  scheduler="Automatic", steps=6, cfg_scale=4.0, width=64, height=64, batch_size=1, n_iter=1,
                  s_min_uncond=0.0, enable_hr=False, hr_cfg=1.0, styles=None, init_images=None, subseed_strength=0.0,
-                 override_settings=None, **_):
+                 override_settings=None, denoising_strength=0.75, mask=None, firstpass_image=None, **_):
         self.host, self.sd_model = host, sd_model
         self.prompt, self.negative_prompt, self.seed, self.sampler_name = prompt, negative_prompt, seed, sampler_name
         self.scheduler, self.steps, self.cfg_scale, self.width, self.height = scheduler, steps, cfg_scale, width, height
         self.batch_size, self.n_iter, self.s_min_uncond, self.enable_hr = batch_size, n_iter, s_min_uncond, enable_hr
         self.styles, self.init_images, self.subseed_strength = styles or [], init_images, subseed_strength
+        self.denoising_strength, self.image_mask, self.firstpass_image = denoising_strength, mask, firstpass_image
         self.hr_cfg, self.hr_upscale_to_x, self.hr_upscale_to_y = hr_cfg, 2 * width, 2 * height
         self.override_settings, self.extra_generation_params, self.comments = override_settings or {}, {}, {}
         self.scripts, self.script_args, self.iteration = None, (), 0
@@ -500,13 +501,17 @@ class Double:
                 break
             batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
             p.seeds, p.prompts = p.all_seeds[batch], p.all_prompts[batch]
+            if iteration == 0:
+                self.params_txt = self.infotext(p, 0)
             x = noise(p.seeds, p.width, p.height)
             if p.init_images:
                 x = 0.5 * x
-            x = p.sample(False, x, p.cfg_scale)
+            if not p.firstpass_image:
+                x = p.sample(False, x, p.cfg_scale)
             if p.enable_hr and not self.shared.state.interrupted:
                 x = torch.nn.functional.interpolate(x, scale_factor=2) / SIGMAS[0]
                 x = p.sample(True, x, p.hr_cfg if self.forge else p.cfg_scale)
+            p.scripts.call("postprocess_batch", p, images=x, batch_number=iteration)
             p.prompts = p.all_prompts[batch]
             images += pictured(x)
             texts += [self.infotext(p, i) for i in range(len(p.seeds))]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import webui_double
+from PIL import Image
 from webui_double import Double, Model
 from webui_real import arrays
 from webui_settings import DIRECTIONS, debias, keys, payload, same, save_profile
@@ -76,6 +77,28 @@ def test_an_interrupted_run_leaves_nothing_behind(a_double, direction):
     generate(a_double, n_iter=3, **debias())
     a_double.callbacks["cfg_denoiser"].remove(interrupt)
     assert same(plain, generate(a_double)[0]) and same(guided, generate(a_double, **debias())[0])
+
+
+def test_a_picture_without_a_pass_to_guide_does_not_pass_for_a_plain_one(a_double, monkeypatch):
+    """A hires pass alone, as of the gallery's upscale button; and a host that does not announce its passes."""
+    save_profile(a_double.profiles)
+    expected = {"Debias": "not applied (no pass of this image was to be guided)"}
+    upscale = dict(firstpass_image=Image.new("RGB", (64, 64), "gray"), enable_hr=True)
+    plain, _ = generate(a_double, **upscale)
+    pictures, result = generate(a_double, **upscale, **debias(hires=False))
+    assert keys(result.infotexts[0]) == expected and same(plain, pictures)
+    assert same(plain, generate(a_double, **upscale, infotext=result.infotexts[0])[0])
+    script = type(a_double.runner.named("Debias"))
+    monkeypatch.delattr(script, "process_before_every_sampling")
+    _, result = generate(a_double, batch_size=2, n_iter=2, **debias())
+    assert [keys(text) for text in result.infotexts] == [expected] * 4 and not a_double.reported
+
+
+def test_an_infotext_from_before_the_sampling_does_not_say_that_nothing_was_guided(a_double):
+    """A1111 and Forge write params.txt then."""
+    save_profile(a_double.profiles)
+    _, result = generate(a_double, **debias())
+    assert "Debias profile" in keys(result.infotexts[0]) and keys(a_double.params_txt) == {}
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
