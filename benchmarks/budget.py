@@ -17,33 +17,35 @@ from sd_debias.core.demo import artwork, bias, captions
 from sd_debias.core.method import Method
 
 SKEWED = [subject for subject in artwork.OCCUPATIONS if max(bias.shares(subject)[0]) >= 0.8]
-METHODS = {
+SOLVERS = {
     "default (draw)": Method(),
     "shift, log": Method(spend="shift"),
     "shift, additive": Method(spend="shift", rule="additive"),
     "shift, multiplicative": Method(spend="shift", rule="multiplicative"),
-    "policy gradient": Method(spend="shift", rule="policy_gradient"),
 }
 # Images of the audit and of each round, rounds, images of the verification.
 PLANS = {
     "60 + 60, verified on 120": (60, 3, 120),
     "80 + 80, verified on 120": (80, 3, 120),
     "100 + 100, verified on 200": (100, 3, 200),
+    "100 + 100, up to 15 rounds": (100, 15, 200),
     "240 + 240, verified on 400": (240, 4, 400),
 }
+SHARED, PATIENT = "100 + 100, verified on 200", "100 + 100, up to 15 rounds"
 
 
 def jobs() -> list[dict]:
-    """Every plan with the default method; the solvers on one plan each."""
-    chosen = [("default (draw)", plan) for plan in PLANS] + [
-        (method, "100 + 100, verified on 200") for method in METHODS if method.startswith("shift")]
+    """The default method on every plan of few rounds; the solvers on one plan, and the additive rule, which ends short
+    of the target there, on as many rounds as it may need."""
+    chosen = [("default (draw)", plan) for plan in PLANS if plan != PATIENT] + [
+        (method, SHARED) for method in SOLVERS if method.startswith("shift")] + [("shift, additive", PATIENT)]
     return [dict(method=method, plan=plan, occupation=subject) for subject in SKEWED for method, plan in chosen]
 
 
 def measure(job: dict) -> tuple[dict, str]:
     """One calibration, and its weights on fresh seeds."""
     images, rounds, held_out = PLANS[job["plan"]]
-    prompt, method = captions.prompt(job["occupation"]), METHODS[job["method"]]
+    prompt, method = captions.prompt(job["occupation"]), SOLVERS[job["method"]]
     calibration = Calibration(prompt, [GENDER], method, Plan(images, rounds, held_out, None, 60, FIRST_SEED))
     for _ in harness.bench.run(calibration):
         pass

@@ -62,12 +62,16 @@ def calibration(results: list[dict], effects: list[dict]) -> dict:
     own = images("default (draw)", smallest)
     if own:
         found["images_gender_85"] = own
-        plan = "100 + 100, verified on 200"  # both ratios are lower bounds where the other solver ends short of the target
-        if images("shift, additive", plan) and images("default (draw)", plan):
-            found["ratio_to_additive"] = images("shift, additive", plan) / images("default (draw)", plan)
-        gradient = [r["images"] for r in effects if r["method"] == "policy gradient, 10x"]
-        if gradient:
-            found["ratio_to_policy_gradient"] = float(np.mean(gradient)) / own
+        # Both ratios are lower bounds where the other solver ends short of the target.
+        additive, shared = images("shift, additive", budget.PATIENT), images("default (draw)", budget.SHARED)
+        if additive and shared:
+            found["ratio_to_additive"] = additive / shared
+    # On the same occupations and from the same kind of file: pictures before the verification.
+    gradient = {r["occupation"]: r["images"] for r in effects if r["method"] == "policy gradient, 10x"}
+    default = [r["images"] for r in effects if (r["case"], r["method"]) == ("gender", "default")
+               and r["occupation"] in gradient]
+    if gradient and len(default) == len(gradient):
+        found["ratio_to_policy_gradient"] = sum(gradient.values()) / sum(default)
     return found
 
 

@@ -49,13 +49,13 @@ def measure(job: dict) -> tuple[dict, str]:
 
 
 def better(one: dict, other: dict, name: str) -> bool:
-    """Is `one` at least as good: within chance of the target where the other is not, else with fewer changed pictures;
-    where both miss, nearer to it."""
+    """Is `one` at least as good: within chance of the target where the other is not, else with no more changed pictures;
+    where both miss, no farther from it."""
     reached = [harness.below_floor(found, name) for found in (one, other)]
     if reached[0] != reached[1]:
         return reached[0]
     if reached[0]:
-        return one["regrouped"] <= other["regrouped"] + 0.02
+        return one["regrouped"] <= other["regrouped"]
     return one["attributes"][name]["kl"] <= other["attributes"][name]["kl"]
 
 

@@ -8,7 +8,8 @@ from .guidance import PRESETS, SafeLatentGuidance
 
 RULES = ("log", "additive", "multiplicative", "policy_gradient")
 SPENDS = ("draw", "shift")
-# The steps in which groups are mostly decided: three of 8, seven of 20 (benchmarks/windows.py, benchmarks/peers.py).
+# At most a fifth more time. On the demo model it keeps four fifths of the push on gender, half of that on skin tones:
+# benchmarks/windows.py measures which steps decide, benchmarks/peers.py what a calibration makes of it.
 EARLY = SafeLatentGuidance(end=0.35)
 AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile was found with
 

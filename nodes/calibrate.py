@@ -9,6 +9,7 @@ import hashlib
 import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -35,7 +36,7 @@ from .guidance import KEY, Guide
 from .images import table, to_pil, to_tensor, to_uint8
 from .model_name import encoder_name, model_name
 from .profiles import store
-from .report import before_after, folder_of, write
+from .report import before_after, folder, write
 from .types import CATEGORY, Attributes, Classifiers, Profiles
 
 try:
@@ -46,6 +47,7 @@ except ImportError:  # the installable fork of ComfyUI has it here
 AS_METHOD = "as the method says"
 SHOWN = 16  # pictures of each prompt before and after
 PREVIEW = 512  # pixels
+MADE = ("model", "clip", "vae", "classifier")  # inputs that cannot be compared by value
 
 
 @dataclass
@@ -95,18 +97,20 @@ class Studio:
 
 
 def run(studio: Studio, calibrations: list[Calibration], prompts: Sequence[str], attributes: Sequence[Attribute],
-        classifiers: Sequence[Classifier], fidelity: Callable | None, method: Method, plan: Plan, setting: dict,
-        name: str, node: str | None = None) -> list[int]:
+        classifiers: Sequence[Classifier], fidelity: Callable | None, method: Method, plan: Plan,
+        state_of: Callable[[str], Path], name: str, node: str | None = None) -> list[int | None]:
     """Every prompt's calibration, added to the list as it begins; returns their evaluations.
 
-    One that was interrupted continues where it stopped.
+    One that was interrupted continues where it stopped: its state is in the file `state_of(prompt)`. What it had cost
+    until then is not known, so its evaluations are None.
     """
     messages.say(node, f"up to {plan.most_images * len(prompts):,} images")  # text before the first preview, above it
     bar = comfy.utils.ProgressBar(plan.most_images * studio.steps * len(prompts), node_id=node)
     evaluations = []
     for number, prompt in enumerate(prompts):
-        state = state_file(name, prompt, attributes, method, plan, setting)
-        calibration = Calibration.load(state) if state.exists() else Calibration(prompt, attributes, method, plan)
+        state = state_of(prompt)
+        resumed = state.exists()
+        calibration = Calibration.load(state) if resumed else Calibration(prompt, attributes, method, plan)
         calibrations.append(calibration)
         before, first = studio.evaluations, number * plan.most_images
 
@@ -126,7 +130,7 @@ def run(studio: Studio, calibrations: list[Calibration], prompts: Sequence[str],
             for current in calibration.run(generate, lambda images: [classify(images) for classify in classifiers],
                                            faithful, state):
                 messages.say(node, progress(calibration, current, prompts))
-        evaluations.append(studio.evaluations - before)
+        evaluations.append(None if resumed else studio.evaluations - before)
         bar.update_absolute((first + plan.most_images) * studio.steps)
     return evaluations
 
@@ -142,7 +146,7 @@ def keeping(calibrations: list[Calibration], setting: dict, judges: str, name: s
         messages.say(node, "Cancelled. " + kept(calibrations, setting, judges, name))
         raise
     except OSError as error:
-        raise ValueError(f"The files of the calibration could not be written to {states()} and {folder_of(name)}: "
+        raise ValueError(f"The files of the calibration could not be written to {states()} and {folder()}: "
                          f"{error.strerror or error}. Free some space, and queue again: it continues.") from error
 
 
@@ -175,9 +179,17 @@ def states() -> Path:
     return Path(folder_paths.get_user_directory()) / "debias"
 
 
-def state_file(name: str, prompt: str, attributes, method: Method, plan: Plan, setting: dict) -> Path:
-    """Where this very calibration's state is: another one, in whatever input, has another file."""
-    asked = json.dumps([prompt, [a.to_dict() for a in attributes], method.to_dict(), asdict(plan), setting],
+def behind(prompt: dict | None, node: str | None) -> list:
+    """The loaders, LoRAs and so on that make those inputs of the node that are no values; nothing else of its graph."""
+    inputs = ((prompt or {}).get(node) or {}).get("inputs") or {}
+    links = [(key, inputs[key]) for key in MADE if isinstance(inputs.get(key), list)]
+    return [(key, output, messages.making(prompt, str(source))) for key, (source, output) in links]
+
+
+def state_file(name: str, attributes: Sequence[Attribute], method: Method, plan: Plan, setting: dict, graph: list,
+               prompt: str) -> Path:
+    """Where this very calibration's state is. Another one has another file: in any value, or in what is `behind` it."""
+    asked = json.dumps([prompt, [a.to_dict() for a in attributes], method.to_dict(), asdict(plan), setting, graph],
                        sort_keys=True, default=str)
     return states() / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
 
@@ -255,7 +267,9 @@ class DebiasCalibrate(io.ComfyNode):
                     "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient.")),
                 io.Float.Input("confidence", default=0.0, min=0.0, max=1.0, step=0.05, tooltip=(
                     "Images whose group is less probable than this are left out as unsure.")),
-                io.String.Input("name", default="doctor-gender", tooltip="Name of the profile and of its files.")],
+                io.String.Input("name", default="doctor-gender", tooltip=(
+                    "Name of the profile and of its folder in output/debias, which is numbered where there is one "
+                    "already."))],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "For Debias Apply, Text Encode, Save Profile and Report.")),
                      io.Image.Output(display_name="charts", tooltip="Shares and KL, before and after."),
@@ -279,12 +293,13 @@ class DebiasCalibrate(io.ComfyNode):
         setting = dict(host="ComfyUI", model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
                        sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
                        negative_prompt=negative)
+        state_of = partial(state_file, name, attributes, method, plan, setting, behind(cls.hidden.prompt, node))
         classifiers, calibrations = [classifier.of(attribute) for attribute in attributes], []
         judges = ", ".join(c.name for c in classifiers)
         before, after, seeds, shown = [], [], [], []
         with keeping(calibrations, setting, judges, name, node):
             evaluations = run(studio, calibrations, texts, attributes, classifiers, classifier.fidelity, method, plan,
-                              setting, name, node)
+                              state_of, name, node)
             for c in calibrations:
                 own = list((c.held_out or c.audit).seeds[:SHOWN])
                 shown.append((c.prompt, own, rows(c.steerings, own)))
@@ -296,12 +311,12 @@ class DebiasCalibrate(io.ComfyNode):
             before, after = torch.cat(before), torch.cat(after)
             profile = Profile.from_calibrations(name, calibrations, setting, judges, evaluations)
             path = write(profile, to_pil(before), to_pil(after), seeds)
-            profile.save(folder_of(name) / "profile.json", overwrite=True)
+            profile.save(path.with_name("profile.json"))
         for prompt, own, weights in shown:
             messages.record({**profile.metadata(prompt, dict(acted=bool(weights.any()))), "Debias output": "after",
                              "Debias calibrated": prompt, "Debias seeds": own, "Debias rows": weights.tolist()})
         for c in calibrations:
-            state_file(name, c.prompt, attributes, method, plan, setting).unlink(missing_ok=True)
+            state_of(c.prompt).unlink(missing_ok=True)
         warned = [f"Warning: {c.prompt}: {warning}" for c in calibrations for warning in c.warnings]
         found = [*(result(c) for c in calibrations), *warned, f"Report: {messages.place(path)}"]
         messages.say(node, "\n".join(found), bool(warned))

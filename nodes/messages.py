@@ -4,20 +4,25 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import uuid
 import warnings
 from contextlib import contextmanager
+from itertools import dropwhile
 from pathlib import Path
 from typing import Iterable, Iterator
+from weakref import WeakValueDictionary
 
 log = logging.getLogger("sd-debias")
 
 METADATA = "debias"
-# Records of prompts that wait or run; each is the very list that SaveImage later writes.
-_records: dict[str, Record] = {}
+# Records of prompts; each is the very list that SaveImage later writes. The host's queue and history hold them, so that
+# each lives as long as its prompt, however many wait.
+_records: WeakValueDictionary[str, Record] = WeakValueDictionary()
 # What nodes recorded when they last ran, by `making`: taken from ComfyUI's cache, they do not run again.
 _earlier: dict[tuple[str, str], list[dict]] = {}
 _KEPT = 200
+_lock = threading.Lock()  # prompts are queued by one thread and run by another
 
 
 class Record(list):
@@ -40,8 +45,8 @@ class Record(list):
     def learn(self, node: str) -> None:
         """Take over what a node did, unless it has run in this prompt itself. One that is left unconnected did nothing.
         """
-        if node in self.needed - self.ran and (known := _earlier.get(making(self.prompt, node))):
-            self.did[node] = known
+        if node in self.needed - self.ran and (made := making(self.prompt, node)) in _earlier:
+            self.did[node] = _earlier[made] = _earlier.pop(made)  # still in use: the last to be forgotten
             self._write()
 
     def add(self, node: str, entry: dict) -> None:
@@ -81,12 +86,6 @@ def making(prompt: dict, node: str) -> tuple[str, str]:
     return node, json.dumps(found, sort_keys=True, default=str)
 
 
-def _forget(kept: dict) -> None:
-    """Keeps the newest."""
-    while len(kept) > _KEPT:
-        kept.pop(next(iter(kept)))
-
-
 def say(node_id: str | None, text: str, warning: bool = False) -> None:
     """Show text on a node and in the log. Without a server there is only the log."""
     log.log(logging.WARNING if warning else logging.INFO, "sd-debias: %s", text)
@@ -117,14 +116,17 @@ def record(metadata: dict) -> None:
     from comfy_execution.utils import get_executing_context
     context = get_executing_context()
     prompt = getattr(context, "prompt_id", getattr(context, "task_id", None))  # the latter in a fork
-    if prompt in _records:
-        node, running = str(getattr(context, "node_id", None)), _records[prompt]
+    with _lock:
+        running = _records.get(prompt)
+        if running is None:
+            return
+        node = str(getattr(context, "node_id", None))
         running.add(node, {**metadata, "Debias node": node})
         _earlier[making(running.prompt, node)] = running.did[node]
-        _forget(_earlier)
-        opened = list(_records)
-        for waiting in opened[opened.index(prompt) + 1:]:
-            _records[waiting].learn(node)
+        while len(_earlier) > _KEPT:
+            _earlier.pop(next(iter(_earlier)))
+        for waiting in dropwhile(lambda one: one is not running, list(_records.values())):
+            waiting.learn(node)
 
 
 def open_record(json_data: dict) -> dict:
@@ -135,11 +137,11 @@ def open_record(json_data: dict) -> dict:
     prompt = json_data.get("prompt")
     if isinstance(prompt, dict) and any(str(node.get("class_type", "")).startswith("Debias")
                                         for node in prompt.values() if isinstance(node, dict)):
-        entry = Record(prompt)
+        with _lock:
+            entry = Record(prompt)
+            _records[str(json_data.setdefault("prompt_id", str(uuid.uuid4())))] = entry
         info = json_data.setdefault("extra_data", {}).get("extra_pnginfo") or {}
         json_data["extra_data"]["extra_pnginfo"] = {**info, METADATA: entry}
-        _records[str(json_data.setdefault("prompt_id", str(uuid.uuid4())))] = entry
-        _forget(_records)
     return json_data
 
 

@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..core.files import safe_name
-from ..core.profile import SHIPPED, SUFFIX, Profile
+from ..core.profile import SHIPPED, SUFFIX, Profile, described
 from . import messages
 from .types import CATEGORY, Profiles
 
@@ -54,21 +54,6 @@ def store(profile: Profile, overwrite: bool) -> Path:
 def renamed(profile: Profile, name: str) -> Profile:
     """The profile under another name. Raises ValueError for one that is no file name."""
     return Profile.from_dict({**{k: v for k, v in profile.document.items() if k != "hash"}, "name": safe_name(name)})
-
-
-def described(profile: Profile) -> str:
-    """A profile in a few lines: what it balances, what was measured, and in which setting."""
-    lines = [f"{profile.name} ({profile.hash[:12]}): {', '.join(a.name for a in profile.attributes)} by direction "
-             f"'{profile.method.direction}', {profile.method.spend}"]
-    for entry in profile.entries:
-        for i, attribute in enumerate(profile.attributes):
-            shares = [" / ".join(f"{share:.0%}" for share in measured[i]["shares"]) if measured else "not verified"
-                      for measured in (entry.before, entry.after)]
-            lines.append(f"{entry.prompt}: {' / '.join(attribute.names)}: {shares[0]} -> {shares[1]}")
-        lines += [f"Warning: {warning}" for warning in entry.warnings]
-    setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in profile.setting.items()
-                        if value not in (None, "") and key != "model_hash")
-    return "\n".join([*lines, f"Calibrated with {setting}; labels by {profile.classifier}"])
 
 
 class DebiasLoadProfile(io.ComfyNode):

@@ -1,6 +1,7 @@
 """Debias Report: a profile's report in ComfyUI's output folder."""
 from __future__ import annotations
 
+from itertools import chain, count
 from pathlib import Path
 from typing import Sequence
 
@@ -17,15 +18,25 @@ from .images import to_pil, to_tensor
 from .types import CATEGORY, Profiles
 
 
-def folder_of(name: str) -> Path:
-    """Where a calibration's files go. Raises ValueError for a name that is no file name."""
-    return Path(folder_paths.get_output_directory()) / "debias" / safe_name(name)
+def folder() -> Path:
+    """Where the folders of calibrations and reports are."""
+    return Path(folder_paths.get_output_directory()) / "debias"
+
+
+def new_folder(name: str) -> Path:
+    """One that is not there yet, `name` or else `name_2`, `name_3` ...: as with ComfyUI's images, nothing is replaced.
+
+    Raises ValueError for a name that is no file name.
+    """
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(new for own in chain([safe_name(name)], numbered) if not (new := folder() / own).exists())
 
 
 def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image.Image], seeds: Sequence[int]) -> Path:
-    """Writes the report; pictures come prompt by prompt, equally many of each. Raises ValueError where that cannot be.
+    """Writes the report to a new folder; pictures come prompt by prompt, equally many of each. Raises ValueError where
+    that cannot be.
     """
-    prompts, folder = [entry.prompt for entry in profile.entries], folder_of(profile.name)
+    prompts, own = [entry.prompt for entry in profile.entries], new_folder(profile.name)
     for pictures in (before, after):
         if len(pictures) % len(prompts):
             raise ValueError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
@@ -36,9 +47,9 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
         return {prompt: items[i * each:(i + 1) * each] for i, prompt in enumerate(prompts)} if each else {}
 
     try:
-        return write_report(folder, profile, by_prompt(before), by_prompt(after), by_prompt(seeds))
+        return write_report(own, profile, by_prompt(before), by_prompt(after), by_prompt(seeds))
     except OSError as error:
-        raise ValueError(f"The report could not be written to {folder}: {error.strerror or error}. Free some space or "
+        raise ValueError(f"The report could not be written to {own}: {error.strerror or error}. Free some space or "
                          f"check the folder's permissions, and queue again.") from error
 
 
@@ -60,8 +71,8 @@ class DebiasReport(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasReport", display_name="Debias Report", category=CATEGORY, is_output_node=True,
-            description="Writes a profile's report, one HTML file, to output/debias/<profile>/ and shows pictures "
-                        "before and after side by side.",
+            description="Writes a profile's report, one HTML file, to a new folder output/debias/<profile>/, numbered "
+                        "where there is one already, and shows pictures before and after side by side.",
             inputs=[Profiles.Input("profile", tooltip="From Debias Calibrate or Debias Load Profile."),
                     io.Image.Input("before", optional=True, tooltip=(
                         "Pictures without the profile, prompt by prompt where there are several.")),

@@ -8,9 +8,11 @@ import pytest
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
 from sd_debias.core.calibrate import Calibration, Plan
+from sd_debias.core.demo.model import WEIGHTS
 from sd_debias.core.method import METHODS
 from sd_debias.core.profile import SHIPPED, SOFTWARE, Profile
 from sd_debias.core.steering import Steering
+from sd_debias.core.workbench import model_hash
 
 PROMPT = "a photo of a doctor"
 SETTING = {"model": "sd15.safetensors", "model_hash": "ab12", "sampler": "euler", "steps": 12, "cfg": 7.0}
@@ -316,3 +318,4 @@ def test_shipped_profiles_are_verified_and_unedited(path):
     shipped = Profile.load(path)
     assert shipped.name == path.stem and not shipped.edited
     assert all(entry.after for entry in shipped.entries)
+    assert shipped.setting["model"] != "demo" or shipped.setting["model_hash"] == model_hash(WEIGHTS)

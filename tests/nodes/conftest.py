@@ -76,9 +76,9 @@ def said(monkeypatch):
 
 @pytest.fixture
 def call(comfyui):
-    """Runs a node: call(Node, **inputs) -> its outputs."""
-    def run(node, **inputs):
-        hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
+    """Runs a node: call(Node, **inputs) -> its outputs; with a graph, as the node `own` of that prompt."""
+    def run(node, graph=None, own=None, **inputs):
+        hidden = types.SimpleNamespace(unique_id=own, prompt=graph, extra_pnginfo=None)
         with torch.inference_mode():
             return type(node.__name__, (node,), {"hidden": hidden}).execute(**inputs).args
     return run

@@ -511,7 +511,50 @@ def test_a_cancelled_calibration_leaves_no_trace_and_continues_where_it_stopped(
     resumed = call(calibrate.DebiasCalibrate, **inputs)[0]
     assert made == uninterrupted or after == 8  # nothing twice, nothing left out; pictures are not kept
     assert resumed.entries[0].steerings == whole.entries[0].steerings
+    # Evaluations before a restart are not known.
+    assert whole.entries[0].cost["evaluations"] and (resumed.entries[0].cost["evaluations"] is None) == (after > 0)
     assert not list(calibrate.states().glob(f"{inputs['name']}-*.json"))
+
+
+def graph(strength=0.5, judge="one", seed=0, title="Calibrate"):
+    """A prompt in which a calibration, node 9, hangs on a LoRA and a classifier."""
+    return {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}},
+            "2": {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "clip": ["1", 1], "strength": strength}},
+            "3": {"class_type": "DebiasClipClassifier", "inputs": {"model": judge}},
+            "9": {"class_type": "DebiasCalibrate", "_meta": {"title": title}, "inputs": {
+                "model": ["2", 0], "clip": ["2", 1], "vae": ["1", 2], "classifier": ["3", 0]}},
+            "10": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "seed": seed}}}
+
+
+@pytest.mark.parametrize("change, anew", [
+    (dict(strength=0.9), True), (dict(judge="other"), True), (dict(seed=1, title="Mine"), False)],
+    ids=["lora", "classifier", "nothing that it measures with"])
+def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_with(demo, call, said, monkeypatch,
+                                                                                    change, anew):
+    from sd_debias.nodes import calibrate
+    generate, asked = calibrate.Studio.generate, []
+
+    def once(self, *args, **kwargs):
+        asked.append(list(args[4]))
+        if len(asked) > 1:
+            raise calibrate.InterruptProcessingException
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(calibrate.Studio, "generate", once)
+    for queued in (graph(), graph(**change)):
+        with pytest.raises(calibrate.InterruptProcessingException):
+            call(calibrate.DebiasCalibrate, queued, "9", **calibration(demo, name="swapped"))
+    first, second = [3, 4, 5, 6], [7, 8]
+    assert asked == [first, second, first if anew else second]
+    for state in calibrate.states().glob("swapped-*"):
+        state.unlink()
+
+
+def test_a_later_calibration_of_the_same_name_replaces_nothing(demo, call, said):
+    from sd_debias.nodes.calibrate import DebiasCalibrate
+    made = [Path(call(DebiasCalibrate, **calibration(demo, name="twice", seed=seed, rounds=0))[-1]) for seed in (3, 4)]
+    assert [path.parent.name for path in made] == ["twice", "twice_2"]
+    assert len({(path.parent / "profile.json").read_bytes() for path in made}) == 2
 
 
 def test_cancelled_after_its_audit_it_leaves_a_profile(demo, call, said, monkeypatch, profiles, tmp_path):
@@ -599,7 +642,7 @@ def records(comfyui, monkeypatch):
     import comfy_execution.utils
 
     from sd_debias.nodes import messages
-    monkeypatch.setattr(messages, "_records", {})
+    monkeypatch.setattr(messages, "_records", type(messages._records)())
     monkeypatch.setattr(messages, "_earlier", {})
     outputs = types.SimpleNamespace(NODE_CLASS_MAPPINGS={"SaveImage": types.SimpleNamespace(OUTPUT_NODE=True)})
     monkeypatch.setitem(sys.modules, "nodes", outputs)
@@ -652,6 +695,35 @@ def test_a_cached_node_that_no_image_hangs_on_is_not_recorded(records):
     messages.record({"Debias profile": "x"})
     assert waiting[1] == posted(messages, "later", saved="3")[1] == []
     assert len(waiting[0]) == 1
+
+
+def test_the_first_of_many_waiting_prompts_has_its_record(records):
+    messages, running = records
+    queued = [posted(messages, f"p{i}", strength=i) for i in range(300)]
+    running("p0", "2")
+    messages.record({"Debias profile": "x"})
+    assert [entry["Debias profile"] for entry in queued[0][1]] == ["x"]
+
+
+def test_a_record_goes_with_its_prompt(records):
+    messages, _ = records
+    queued = posted(messages, "p")
+    assert list(messages._records) == ["p"]
+    del queued
+    assert not messages._records
+
+
+def test_what_a_cached_node_did_is_known_as_long_as_prompts_use_it(records):
+    messages, running = records
+    for i in range(300):
+        prompt = {"1": {"class_type": "DebiasTextEncode", "inputs": {}},
+                  "2": {"class_type": "KSampler", "inputs": {"positive": ["1", 0], "seed": i}},
+                  "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0]}}}
+        data = messages.open_record({"prompt": prompt, "prompt_id": f"p{i}"})
+        for node in ("2",) if i else ("1", "2"):
+            running(f"p{i}", node)
+            messages.record({"Debias profile": "x"})
+    assert {entry["Debias node"] for entry in data["extra_data"]["extra_pnginfo"]["debias"]} == {"1", "2"}
 
 
 def test_a_node_that_runs_again_replaces_what_it_did(records):
