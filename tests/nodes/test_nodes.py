@@ -552,9 +552,11 @@ def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_w
 
 def test_a_later_calibration_of_the_same_name_replaces_nothing(demo, call, said):
     from sd_debias.nodes.calibrate import DebiasCalibrate
-    made = [Path(call(DebiasCalibrate, **calibration(demo, name="twice", seed=seed, rounds=0))[-1]) for seed in (3, 4)]
-    assert [path.parent.name for path in made] == ["twice", "twice_2"]
-    assert len({(path.parent / "profile.json").read_bytes() for path in made}) == 2
+    first = Path(call(DebiasCalibrate, **calibration(demo, name="twice", seed=3, rounds=0))[-1]).parent
+    content = [path.read_bytes() for path in sorted(first.iterdir())]
+    second = Path(call(DebiasCalibrate, **calibration(demo, name="twice", seed=4, rounds=0))[-1]).parent
+    assert (first.name, second.name) == ("twice", "twice_2") and (second / "profile.json").exists()
+    assert [path.read_bytes() for path in sorted(first.iterdir())] == content
 
 
 def test_cancelled_after_its_audit_it_leaves_a_profile(demo, call, said, monkeypatch, profiles, tmp_path):
