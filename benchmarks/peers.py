@@ -49,10 +49,15 @@ def plain(prompt, attribute):
     return lambda seeds: harness.bench.generate_anew(prompt, seeds)[0], 0
 
 
+def drawn(attribute, seeds) -> np.ndarray:
+    """A group for each seed by the target's shares: the same for every method that sends each picture to one."""
+    return np.array(Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target)).draws(seeds)) - 1
+
+
 def suffix(prompt, attribute):
-    """"..., a woman" behind the prompt, the group at random for each picture, as dynamic prompts do."""
+    """"..., a woman" behind the prompt, the group drawn for each picture, as dynamic prompts do."""
     def generate(seeds):
-        chosen = np.random.default_rng(FIRST_SEED).choice(len(attribute.groups), len(seeds), p=attribute.target)
+        chosen = drawn(attribute, seeds)
         images = [None] * len(seeds)
         for number, group in enumerate(attribute.groups):
             own = np.flatnonzero(chosen == number)
@@ -101,7 +106,7 @@ def sega(scale: float, threshold: float, warmup: float) -> Callable:
         n, s = len(texts), harness.bench.setting
 
         def generate(seeds):
-            chosen = np.random.default_rng(FIRST_SEED).choice(n, len(seeds), p=attribute.target)
+            chosen = drawn(attribute, seeds)
             images = [None] * len(seeds)
             for group in range(n):
                 own = np.flatnonzero(chosen == group)
