@@ -55,18 +55,16 @@ def effect(results: list[dict]) -> dict:
 def calibration(results: list[dict], effects: list[dict]) -> dict:
     """Pictures to a calibrated gender, of all that are made, and how many times as many other solvers use."""
     def images(method, plan):
-        used = [r["images"] for r in results if (r["method"], r["plan"]) == (method, plan)]
-        return float(np.mean(used)) if used else None
+        return {r["occupation"]: r["images"] for r in results if (r["method"], r["plan"]) == (method, plan)}
 
-    found, smallest = {}, next(iter(budget.PLANS))
-    own = images("default (draw)", smallest)
+    found, own = {}, images("default (draw)", next(iter(budget.PLANS)))
     if own:
-        found["images_gender_85"] = own
-        # Both ratios are lower bounds where the other solver ends short of the target.
-        additive, shared = images("shift, additive", budget.PATIENT), images("default (draw)", budget.SHARED)
-        if additive and shared:
-            found["ratio_to_additive"] = additive / shared
-    # On the same occupations and from the same kind of file: pictures before the verification.
+        found["images_gender_85"] = float(np.mean(list(own.values())))
+    # Ratios are of the same occupations, and lower bounds where the other solver ends short of the target.
+    additive, shared = images("shift, additive", budget.PATIENT), images("default (draw)", budget.SHARED)
+    if additive and additive.keys() <= shared.keys():
+        found["ratio_to_additive"] = sum(additive.values()) / sum(shared[subject] for subject in additive)
+    # Here, pictures before the verification.
     gradient = {r["occupation"]: r["images"] for r in effects if r["method"] == "policy gradient, 10x"}
     default = [r["images"] for r in effects if (r["case"], r["method"]) == ("gender", "default")
                and r["occupation"] in gradient]
