@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from sd_debias.core.attribute import Attribute
+from sd_debias.core.demo import model
 from sd_debias.core.distribution import summarise
 from sd_debias.core.files import write_atomic
 from sd_debias.core.method import METHODS, Method
 from sd_debias.core.steering import Steering, rows
-from sd_debias.core.workbench import Workbench, demo
+from sd_debias.core.workbench import Workbench, demo, model_hash
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibrate.py.
@@ -120,10 +121,14 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
         options: argparse.Namespace) -> list[dict]:
     """Measure every job that docs/NAME.json lacks; the results, with the page docs/NAME.md made of them.
 
-    `measure(job)` returns what was found, which is kept beside the job's own entries, and a line to print.
+    `measure(job)` returns what was found, which is kept beside the job's own entries, and a line to print. Results of
+    another demo model, say one that was trained anew, are not kept.
     """
-    store = DOCS / f"{name}.json"
-    results = json.loads(store.read_text("utf-8")) if store.exists() and not options.fresh else []
+    store, weights = DOCS / f"{name}.json", dict(model_hash=model_hash(model.WEIGHTS))
+    stored = json.loads(store.read_text("utf-8")) if store.exists() and not options.fresh else []
+    results = [result for result in stored if weights.items() <= result.items()]
+    if len(results) < len(stored):
+        print(f"{len(stored) - len(results)} results in {store} are of another demo model: measured anew.", flush=True)
     due = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
     # Each prompt has a process of its own, which remembers its pictures.
     prompts = list(dict.fromkeys(map(_prompt, due)))
@@ -138,7 +143,7 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
             if isinstance(outcome, BaseException):
                 raise outcome
             result, line = outcome
-            results.append(result)
+            results.append({**result, **weights})
             write_atomic(store, json.dumps(results, indent=1))
             write_atomic(DOCS / f"{name}.md", tables(results))
             print(f"{len(results)}: {line}", flush=True)

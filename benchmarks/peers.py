@@ -179,8 +179,9 @@ def measure(job: dict) -> tuple[dict, str]:
     seconds = time.process_time() - started
     evaluations = rows.stop() / TESTED
     # The same pictures without guidance, in the same process: a ratio of two measurements of one run.
+    harness.forget()
     started = time.process_time()
-    bench.generate_anew(prompt, seeds)
+    bench.generate(prompt, seeds)  # `measured` remembers them
     ratio = seconds / (time.process_time() - started)
     found = harness.measured(images, prompt, [attribute], seeds)
     return (dict(images=used, evaluations=evaluations, seconds_ratio=ratio, **found),
