@@ -105,11 +105,11 @@ def test_a_models_folder_that_cannot_be_written(server):
 def test_xyz_axes(server, axis, values, arguments):
     save_profile(server.profiles)
     scripts = server.call("/sdapi/v1/script-info")
-    types = next(script["args"][0]["choices"] for script in scripts if script["name"] == "x/y/z plot")
+    fields = next(script["args"] for script in scripts if script["name"] == "x/y/z plot")
     typed = ("", values) if isinstance(values, list) else (values, [])
-    rest = [True, True, False, False, False, False, False, 0, False]  # legend, each picture, ..., margin, no CSV
+    rest = [True if field["label"] == "Include Sub Images" else field["value"] for field in fields[9:]]
     cells = server.post("txt2img", payload(script_name="X/Y/Z plot", script_args=[
-        types.index(axis), *typed, 0, "", [], 0, "", [], *rest], **debias(**arguments)))
+        fields[0]["choices"].index(axis), *typed, 0, "", [], 0, "", [], *rest], **debias(**arguments)))
     plain, guided = (arrays(server.post("txt2img", payload(**more)))[0] for more in ({}, debias()))
     found = arrays(cells)[-2:]
     assert same(found, [plain, guided]), [text.splitlines()[-1] for text in cells.infotexts]
