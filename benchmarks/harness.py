@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import platform
 import queue
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Sequence
@@ -151,6 +152,15 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
             pool.close()
             pool.join()
     return results
+
+
+def whole(results: Sequence[dict], each: int) -> tuple[list[dict], list[str]]:
+    """The results of occupations that have all their `each`, or all results where none has, and those occupations: of a
+    run that was stopped, nothing is averaged over more occupations than the rest.
+    """
+    count = Counter(r["occupation"] for r in results)
+    subjects = [subject for subject, n in count.items() if n == each] or list(count)
+    return [r for r in results if r["occupation"] in subjects], subjects
 
 
 def _prompt(job: dict) -> str:

@@ -86,7 +86,7 @@ def main() -> None:
         if row["model"] == "demo":
             figures["overhead"] = dict(prompt=row["ratios"]["prompt (default)"],
                                        embedding=row["ratios"]["embedding, default window"])
-    side_by_side = read("peers")
+    side_by_side, _ = peers.whole(read("peers"))
     if side_by_side:
         figures["peers"] = {attribute: {peer: float(peers.summary(side_by_side, attribute, peer)["kl"])
                                         for peer in peers.PEERS if peers.rows_of(side_by_side, attribute, peer)}

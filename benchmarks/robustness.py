@@ -59,9 +59,10 @@ def measure(job: dict) -> tuple[dict, str]:
 
 def tables(results: list[dict]) -> str:
     """Markdown: a row a change."""
+    results, subjects = harness.whole(results, len(CHANGES))
     text = [f"""# How far a profile carries
 
-Made by `python benchmarks/robustness.py` on {harness.machine()}: {len(OCCUPATIONS)} occupations of the demo model ({', '.join(OCCUPATIONS)}), gender
+Made by `python benchmarks/robustness.py` on {harness.machine()}: {len(subjects)} occupations of the demo model ({', '.join(subjects)}), gender
 calibrated at DDIM, 8 steps, CFG 2, and applied where one thing differs; N = {harness.HELD_OUT} seeds each that no calibration has used.
 "Drift" is how far the share of men without a profile moves, in points: a profile corrects the bias that it was calibrated on.
 

@@ -351,14 +351,10 @@ def _table(prompt: str, attributes: Sequence[Attribute], before: Round, after: R
     """Shares with 95 % intervals as text."""
     lines = [f"\n{prompt}"]
     for i, attribute in enumerate(attributes):
-        measured = [(name, r.distribution(i, attribute.target)) for name, r in
-                    (("audit" if after is None else "before", before), (name_after, after)) if r]
-        for name, d in measured:
-            groups = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]" for group, share, (low, high)
-                               in zip(attribute.names, d.shares, d.intervals))
-            lines.append(f"  {attribute.name}, {name} (N = {d.n}): {groups}")
-            unsure = f"; {d.unsure} images left out as unsure" if d.unsure else ""
-            lines.append(f"    KL {d.kl:.4f} nats (chance alone stays below {d.kl_floor95:.4f}){unsure}")
+        for name, measured in (("audit" if after is None else "before", before), (name_after, after)):
+            if measured:
+                lines.append("  " + measured.distribution(i, attribute.target).line(f"{attribute.name}, {name}",
+                                                                                    attribute.names))
     return "\n".join(lines)
 
 

@@ -233,6 +233,14 @@ class Distribution:
     total_variation: float
     deviation_ratio: float
 
+    def line(self, name: str, groups: Sequence[str]) -> str:
+        """A line of text: shares with their intervals, KL beside what chance alone shows."""
+        shares = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
+                           for group, share, (low, high) in zip(groups, self.shares, self.intervals))
+        unsure = f"; {self.unsure} images left out as unsure" if self.unsure else ""
+        return (f"{name} (N = {self.n}): {shares}; KL {self.kl:.4f} nats, chance alone stays below "
+                f"{self.kl_floor95:.4f}{unsure}")
+
     def to_dict(self) -> dict:
         """JSON form. JSON has no infinity: a KL that is infinite (images in a group whose target is 0) becomes None."""
         return {key: _plain(value) for key, value in asdict(self).items()}

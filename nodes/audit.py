@@ -8,7 +8,7 @@ from ..core.chart import chart_shares
 from ..core.classify import labels
 from ..core.distribution import Distribution, summarise
 from . import messages
-from .images import table, to_tensor, to_uint8
+from .images import to_tensor, to_uint8
 from .types import CATEGORY, Attributes, Classifiers
 
 
@@ -50,7 +50,7 @@ class DebiasAudit(io.ComfyNode):
         (classifier, *_), (attributes, *_), (confidence, *_), (title, *_) = classifier, attributes, confidence, title
         found = audited(images, attributes, classifier, confidence)
         charts = [chart_shares(a.names, d, None, title or a.name) for a, d in zip(attributes, found)]
-        text = "\n".join(table(a.name, a.names, d) for a, d in zip(attributes, found))
+        text = "\n".join(d.line(a.name, a.names) for a, d in zip(attributes, found))
         messages.say(cls.hidden.unique_id, text)
         page = to_tensor(*charts)
         return io.NodeOutput(page, text, ui=ui.PreviewImage(page, cls=cls))

@@ -33,7 +33,7 @@ from ..core.steering import rows
 from . import messages
 from .conditioning import encode_all
 from .guidance import KEY, Guide
-from .images import table, to_pil, to_tensor, to_uint8
+from .images import to_pil, to_tensor, to_uint8
 from .model_name import encoder_name, model_name
 from .profiles import store
 from .report import before_after, folder, write
@@ -170,7 +170,7 @@ def progress(calibration: Calibration, current: Round, prompts: Sequence[str]) -
              f"{title}: {current.done} of {len(current.seeds)} images"]
     for i, attribute in enumerate(calibration.attributes):
         if any(label >= 0 for label in current.labels[i]):
-            lines.append(table(attribute.name, attribute.names, current.distribution(i, attribute.target)))
+            lines.append(current.distribution(i, attribute.target).line(attribute.name, attribute.names))
     return "\n".join(filter(None, lines))
 
 
@@ -331,5 +331,5 @@ def result(c: Calibration) -> str:
     for i, a in enumerate(c.attributes):
         for title, measured in (("before", c.audit), ("after", c.held_out)):
             if measured:
-                lines.append(table(f"{a.name}, {title}", a.names, measured.distribution(i, a.target)))
+                lines.append(measured.distribution(i, a.target).line(f"{a.name}, {title}", a.names))
     return "\n".join(lines)

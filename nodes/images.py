@@ -6,8 +6,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.distribution import Distribution
-
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """uint8 [N, H, W, 3]. Raises ValueError for other shapes, no images, and numbers that are not finite."""
@@ -35,11 +33,3 @@ def to_tensor(*pictures: Image.Image) -> Tensor:
         page.paste(picture.convert("RGB"), (0, top))
         top += picture.height
     return torch.from_numpy(np.asarray(page).astype(np.float32) / 255)[None]
-
-
-def table(name: str, groups, d: Distribution) -> str:
-    """A distribution as a line of text."""
-    shares = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
-                       for group, share, (low, high) in zip(groups, d.shares, d.intervals))
-    unsure = f"; {d.unsure} images left out as unsure" if d.unsure else ""
-    return f"{name} (N = {d.n}): {shares}; KL {d.kl:.4f} nats, chance alone stays below {d.kl_floor95:.4f}{unsure}"

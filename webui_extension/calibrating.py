@@ -315,14 +315,8 @@ def _lines(calibration: Calibration) -> list[str]:
     verified = calibration.held_out
     for i, attribute in enumerate(calibration.attributes):
         for name, one in (("before" if verified else "audit", calibration.audit), ("after, held-out seeds", verified)):
-            if one is None:
-                continue
-            d = one.distribution(i, attribute.target)
-            shares = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]" for group, share, (low, high)
-                               in zip(attribute.names, d.shares, d.intervals))
-            unsure = f"; {d.unsure} images left out as unsure" if d.unsure else ""
-            lines.append(f"{attribute.name}, {name} (N = {d.n}): {shares}; KL {d.kl:.4f}, chance alone stays below "
-                         f"{d.kl_floor95:.4f}{unsure}")
+            if one is not None:
+                lines.append(one.distribution(i, attribute.target).line(f"{attribute.name}, {name}", attribute.names))
     if calibration.plan.rounds:
         lines.append(calibration.stop or "stopped before its end")
         lines += [f"Warning: {warning}" for warning in calibration.warnings]
