@@ -1,4 +1,4 @@
-"""Which steps decide: how often a picture comes out as the group it is pushed to, by the window in which it is pushed.
+"""Which steps decide: how often a picture comes out as the group it is pushed to, by the steps in which it is pushed.
 
     python benchmarks/windows.py
 
@@ -21,13 +21,22 @@ ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "farmer")
 N, STEPS = 200, model.STEPS
 WINDOWS = [(0, 0)] + [(i, i + 1) for i in range(STEPS)] + [(0, i) for i in range(2, STEPS + 1)]
+STRIDES = [(0, STEPS, 2), (0, STEPS // 2, 2)]
+
+
+class Strided(SafeLatentGuidance):
+    """Every second step of the window alone: as dear as half of the window."""
+
+    def active(self, progress: float) -> bool:
+        return super().active(progress) and round(progress * STEPS) % 2 == 0
 
 
 def measure(job: dict) -> tuple[dict, str]:
     """Pictures that are each pushed to a drawn group inside one window only."""
     attribute, prompt = ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
-    start, end = (step / STEPS for step in job["window"])
-    method = Method("embedding", IN_CONTEXT, guidance=SafeLatentGuidance(start=start, end=end))
+    start, end, *stride = job["window"]
+    guidance = (Strided if stride else SafeLatentGuidance)(start=start / STEPS, end=end / STEPS)
+    method = Method("embedding", IN_CONTEXT, guidance=guidance)
     steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
     seeds = range(TEST_SEED, TEST_SEED + N)
     pushed = end > start
@@ -50,18 +59,19 @@ show the group they were pushed to. "Evaluations" is the cost of the whole run a
 | attribute | steps pushed | as drawn | KL | occupation right | distance to the unguided picture | evaluations |
 |---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
-        for start, end in WINDOWS:
-            rows = [r for r in results if r["attribute"] == attribute and r["window"] == [start, end]]
+        for start, end, *stride in WINDOWS + STRIDES:
+            rows = [r for r in results if r["attribute"] == attribute and r["window"] == [start, end, *stride]]
             if rows:
                 steps = "none" if start == end else f"{start + 1}" if end == start + 1 else f"{start + 1} to {end}"
+                steps += ", every second" * len(stride)
                 kl = np.mean([r["attributes"][ATTRIBUTES[attribute].name]["kl"] for r in rows])
                 text.append(f"| {attribute} | {steps} | {np.mean([r['obeyed'] for r in rows]):.2f} | {kl:.3f} | "
                             f"{np.mean([r['fidelity'] for r in rows]):.3f} | {np.mean([r['distance'] for r in rows]):.3f} | "
-                            f"{1 + (end - start) / STEPS / 2:.2f} |")
+                            f"{1 + (end - start) / STEPS / 2 / (stride or [1])[0]:.2f} |")
     return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":
     harness.run("windows", [dict(attribute=attribute, window=list(window), occupation=subject) for subject in OCCUPATIONS
-                            for attribute in ATTRIBUTES for window in WINDOWS], measure, tables,
+                            for attribute in ATTRIBUTES for window in WINDOWS + STRIDES], measure, tables,
                 harness.parser(__doc__).parse_args())
