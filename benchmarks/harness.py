@@ -133,6 +133,8 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
     due = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
     # Each prompt has a process of its own, which remembers its pictures.
     prompts = list(dict.fromkeys(map(_prompt, due)))
+    if results:
+        keep(name, results, tables)  # the page may have changed where no figure is due
     done, context, threads = queue.SimpleQueue(), multiprocessing.get_context("spawn"), os.cpu_count() // options.jobs
     with ExitStack() as stack:
         pools = [stack.enter_context(context.Pool(1, start_worker, (max(1, threads),))) for _ in range(options.jobs)]
@@ -145,13 +147,18 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
                 raise outcome
             result, line = outcome
             results.append({**result, **weights})
-            write_atomic(store, json.dumps(results, indent=1))
-            write_atomic(DOCS / f"{name}.md", tables(results))
+            keep(name, results, tables)
             print(f"{len(results)}: {line}", flush=True)
         for pool in pools:
             pool.close()
             pool.join()
     return results
+
+
+def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str]) -> None:
+    """Write docs/NAME.json and its page."""
+    write_atomic(DOCS / f"{name}.json", json.dumps(results, indent=1))
+    write_atomic(DOCS / f"{name}.md", tables(results))
 
 
 def whole(results: Sequence[dict], each: int) -> tuple[list[dict], list[str]]:

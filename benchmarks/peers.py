@@ -23,6 +23,7 @@ from sd_debias.core.calibrate import Calibration, Plan
 from sd_debias.core.chart import LIGHT, Scene
 from sd_debias.core.demo import captions
 from sd_debias.core.direction import ALONE
+from sd_debias.core.distribution import deviation_ratio, dirichlet_interval
 from sd_debias.core.guidance import PRESETS
 from sd_debias.core.method import METHODS, Method, named
 from sd_debias.core.steering import Steering
@@ -215,12 +216,13 @@ def rows_of(results: Sequence[dict], attribute: str, peer: str) -> list[dict]:
 
 
 def summary(results: list[dict], attribute: str, peer: str) -> dict:
-    """Means over the occupations measured; the interval of KL is the mean of theirs."""
+    """Means over the occupations measured, of their intervals too."""
     rows, name = rows_of(results, attribute, peer), ATTRIBUTES[attribute].name
     shares = [r["attributes"][name] for r in rows]
     return dict(
         kl=np.mean([d["kl"] for d in shares]), kl_interval=np.mean([d["kl_interval"] for d in shares], axis=0),
         deviation=np.mean([d["deviation_ratio"] for d in shares]),
+        deviation_interval=np.mean([dirichlet_interval(d["counts"], deviation_ratio) for d in shares], axis=0),
         below=sum(d["kl"] <= d["kl_floor95"] for d in shares), n=len(rows),
         **{key: np.mean([r[key] for r in rows])
            for key in ("fidelity", "distance", "regrouped", "images", "evaluations", "seconds_ratio")})
@@ -241,13 +243,14 @@ besides: the best of the settings tried on other seeds (scale 2 to 14, threshold
 
 ![KL against the distance to the unguided pictures](peers.png)
 
-| attribute | method | KL [95 %] | below the floor | deviation ratio | occupation right | distance | other group | pictures to calibrate | evaluations a picture | seconds |
+| attribute | method | KL [95 %] | below the floor | deviation ratio [95 %] | occupation right | distance | other group | pictures to calibrate | evaluations a picture | seconds |
 |---|---|---|---|---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         for peer in (peer for peer in PEERS if rows_of(results, attribute, peer)):
             s = summary(results, attribute, peer)
-            low, high = s["kl_interval"]
-            text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | {s['below']} of {s['n']} | {s['deviation']:.2f} | {s['fidelity']:.3f} | "
+            (low, high), (least, most) = s["kl_interval"], s["deviation_interval"]
+            text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | {s['below']} of {s['n']} | "
+                        f"{s['deviation']:.2f} [{least:.2f}, {most:.2f}] | {s['fidelity']:.3f} | "
                         f"{s['distance']:.3f} | {100 * s['regrouped']:.0f} % | {s['images']:.0f} | {s['evaluations']:.1f} | {s['seconds_ratio']:.2f} |")
     return "\n".join(text) + "\n"
 
