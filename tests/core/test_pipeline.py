@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -420,29 +421,56 @@ class Copies(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("cfg", [7.5, 1.0])
-@pytest.mark.parametrize("direction", HOOKED)
-def test_no_step_after_the_first_waits_for_the_device(direction, cfg):
+def hooked(direction, cfg, device):
+    """A hook on tensors of a device, and a function that calls it for a step."""
     pipe = tiny_pipelines.sd()
     pipe._guidance_scale = cfg
     pipe.scheduler.set_timesteps(4)
     encoded = encode_all(pipe, PROMPT, [GENDER], ALONE)
-    there = Encoded(*({name: part.to("meta") for name, part in parts.items()}
+    there = Encoded(*({name: part.to(device) for name, part in parts.items()}
                       for parts in (encoded.prompt, encoded.empty, encoded.groups)))
     hook = GuidedDenoiser(pipe, lambda sample, timestep, encoder_hidden_states: (2 * sample,),
                           ["sample", "timestep", "encoder_hidden_states"], torch.tensor([AWAY, AWAY]), there,
                           Method(direction, guidance=SafeLatentGuidance(1000, 0.01, 0.3, 0.4)))
     rows = 4 if cfg > 1 else 2
-    sample, text = torch.empty(rows, 4, 2, 2, device="meta"), there.prompt["prompt_embeds"].expand(rows, -1, -1)
+    sample, text = torch.zeros(rows, 4, 2, 2, device=device), there.prompt["prompt_embeds"].expand(rows, -1, -1)
+
+    def call(step):
+        hook(sample, pipe.scheduler.timesteps[step], encoder_hidden_states=text)
+        if step == 0:
+            hook.timesteps = pipe.scheduler.timesteps = pipe.scheduler.timesteps.to(device)
+    return hook, call
+
+
+@pytest.mark.parametrize("cfg", [7.5, 1.0])
+@pytest.mark.parametrize("direction", HOOKED)
+def test_no_step_after_the_first_waits_for_the_device(direction, cfg):
+    hook, call = hooked(direction, cfg, "meta")
 
     def noted(step):
         with Copies() as copies:
-            hook(sample, pipe.scheduler.timesteps[step], encoder_hidden_states=text)
+            call(step)
         return copies.noted
 
     assert noted(0), "the indices must be moved once"
-    hook.timesteps = pipe.scheduler.timesteps = pipe.scheduler.timesteps.to("meta")
     assert [noted(step) for step in (1, 2, 3)] == [[]] * 3
+    assert hook.runs[0].steps == 4
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("cfg", [7.5, 1.0])
+@pytest.mark.parametrize("direction", HOOKED)
+def test_the_profiler_sees_no_step_wait_for_a_gpu(direction, cfg):
+    def waits(work, *args):
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            work(*args)
+        return sum(event.name == "cudaStreamSynchronize" for event in seen.events())
+
+    hook, call = hooked(direction, cfg, "cuda")
+    call(0)
+    assert waits(torch.ones(1, device="cuda").item), "the profiler must see a value being read"
+    assert [waits(call, step) for step in (1, 2, 3)] == [0] * 3
     assert hook.runs[0].steps == 4
 
 
