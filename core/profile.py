@@ -213,7 +213,10 @@ class Profile:
         return Entry(prompt, steerings, warnings=(f"this prompt was not calibrated; {used}",)), False
 
     def differences(self, setting: Mapping) -> list[str]:
-        """One sentence for each field of the setting that is known on both sides and differs."""
+        """One sentence for each field of the setting that is known on both sides and differs.
+
+        How much a difference matters is measured in docs/robustness.md.
+        """
         shared = [key for key in self.setting if setting.get(key) is not None and self.setting[key] is not None]
         if "model_hash" in shared and _equal(self.setting["model_hash"], setting["model_hash"]):
             shared = [key for key in shared if key != "model"]  # a renamed file is the same model
