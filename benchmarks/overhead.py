@@ -48,7 +48,8 @@ def random_pipeline(name: str, device: str, dtype: torch.dtype):
     vae = diffusers.AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
                                   down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
     clip_l = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-    scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                        clip_sample=False, steps_offset=1)
     if name == "sd15":
         unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
         pipe = diffusers.StableDiffusionPipeline(vae, CLIPTextModel(clip_l), tokenizer, unet, scheduler, None, None,
