@@ -118,7 +118,8 @@ def tables(found: list[dict]) -> str:
 
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
 interleaved rounds, every picture pushed. Models other than the demo's have random weights. The default window is the first
-{100 * EARLY.end:.0f} % of the steps.
+{100 * EARLY.end:.0f} % of the steps. A run encodes its texts once, the groups' too: with few steps and small pictures that weighs more than in use.
+A model without classifier-free guidance evaluates one row; `embedding` adds two there, and one elsewhere.
 
 | model | device | pictures, steps | {' | '.join(ways)} | most memory: unguided, embedding |
 |{'---|' * (len(ways) + 4)}"""]
