@@ -29,6 +29,11 @@ Ways to calibrate on less, measured in "Cheaper rounds" above:
   makes four; correcting labels by the classifier's confusion makes the error larger.
 - *Counting half-finished pictures, or pictures of half the steps*, tells gender almost always, and the tone of pictures that nothing pushes too
   rarely. It would save model evaluations of a calibration, not pictures, and not when a profile is applied; no host's sampler stops half-way.
+
+Other ideas, each in the section of its name:
+
+- *Every second step instead of the first ones* ("Which steps decide") moves fewer pictures to their group at the same cost.
+- *Weights guessed from the prompt's embedding* ("Prompts that nobody calibrated"), by nearest prompt, ridge or kernel, are worse than an average profile.
 """
 
 
