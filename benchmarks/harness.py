@@ -52,7 +52,8 @@ _made: dict[tuple, np.ndarray] = {}
 
 
 def remembered(prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (), steerings: Sequence[Steering] = (),
-               method: Method = METHODS["default"], strength: float = 1.0, weights=None) -> tuple[np.ndarray, None]:
+               method: Method = METHODS["default"], strength: float = 1.0, weights=None,
+               encoded=None) -> tuple[np.ndarray, None]:
     """`Workbench.generate`, but a picture of a prompt that was made before is not made again: it is the same in any batch.
 
     Cases have many in common: all unguided ones, and those whose seeds drew the same group.
@@ -68,7 +69,8 @@ def remembered(prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute
     keys = [(*case, seed, how, row.numpy().tobytes()) if row.any() else (*case, seed) for seed, row in zip(seeds, weights)]
     due = [i for i, key in enumerate(keys) if key not in _made]
     if due:
-        images, _ = bench.generate_anew(prompt, [seeds[i] for i in due], attributes, method=method, weights=weights[due])
+        images, _ = bench.generate_anew(prompt, [seeds[i] for i in due], attributes, method=method, weights=weights[due],
+                                        encoded=encoded)
         _made.update((keys[i], image) for i, image in zip(due, images))
     return np.stack([_made[key] for key in keys]), None
 

@@ -21,14 +21,16 @@ from harness import DOCS
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.demo import model
 from sd_debias.core.files import write_atomic
+from sd_debias.core.direction import IN_CONTEXT
 from sd_debias.core.method import EARLY, METHODS, Method, named
-from sd_debias.core.pipeline import generate
+from sd_debias.core.pipeline import encode_all, generate
 from sd_debias.core.steering import Steering
 from sd_debias.core.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
 # Every picture is pushed: the dearest case.
 DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
+TEXTS = "texts, once a prompt"
 WAYS = {
     "unguided": None,
     "prompt (default)": METHODS["default"],
@@ -94,12 +96,18 @@ def peak_memory(device: str):
 
 def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images: int, repeats: int) -> dict:
     """Medians over `repeats` interleaved rounds, as ratios to the unguided run of the same round."""
-    seconds, memory = {way: [] for way in WAYS}, {}
+    seconds, memory = {way: [] for way in (*WAYS, TEXTS)}, {}
     sizes = dict(width=size, height=size) if size else {}
     attribute = GENDER
     for _ in range(repeats + 1):
+        started = time.perf_counter()
+        encoded = encode_all(pipe, PROMPT, [attribute], IN_CONTEXT)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds[TEXTS].append(time.perf_counter() - started)
         for way, method in WAYS.items():
-            guided = dict(attributes=[attribute], steerings=[DRAWN[attribute.name]], method=method) if method else {}
+            guided = dict(attributes=[attribute], steerings=[DRAWN[attribute.name]], method=method,
+                          encoded=encoded) if method else {}
             with peak_memory(device) as peak:
                 started = time.perf_counter()
                 generate(pipe, PROMPT, range(images), batch_size=images, num_inference_steps=steps, guidance_scale=cfg,
@@ -113,13 +121,14 @@ def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images:
 
 def tables(found: list[dict]) -> str:
     """Markdown: a row a model, a column a way."""
-    ways = [way for way in WAYS if way != "unguided"]
+    ways = [*(way for way in WAYS if way != "unguided"), TEXTS]
     text = [f"""# What applying a profile costs
 
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
 interleaved rounds, every picture pushed. Models other than the demo's have random weights. The default window is the first
-{100 * EARLY.end:.0f} % of the steps. A run encodes its texts once, the groups' too: with few steps and small pictures that weighs more than in use.
-A model without classifier-free guidance evaluates one row; `embedding` adds two there, and one elsewhere.
+{100 * EARLY.end:.0f} % of the steps. A prompt's texts and its groups' are encoded once and kept, as hosts, calibrations and the command line keep them: the
+last ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. `embedding` adds one
+row an image, on a model with classifier-free guidance to two, on one without (flux) to a single one.
 
 | model | device | pictures, steps | {' | '.join(ways)} | most memory: unguided, embedding |
 |{'---|' * (len(ways) + 4)}"""]

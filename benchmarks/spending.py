@@ -21,8 +21,8 @@ from sd_debias.core.method import METHODS
 from sd_debias.core.steering import Steering
 
 BOTH = joint([GENDER, SKIN_TONE_5])
-# Attribute, images a round, images of the test: more where more groups share them.
-ATTRIBUTES = {"gender": (GENDER, 150, 400), "tone": (SKIN_TONE_5, 240, 400), "gender x tone": (BOTH, 400, 800)}
+# Attribute, images a round, images of the verification and of the test: more where more groups share them.
+ATTRIBUTES = {"gender": (GENDER, 300, 400), "tone": (SKIN_TONE_5, 480, 400), "gender x tone": (BOTH, 800, 800)}
 WAYS = ("nothing", "shift", "draw", "draw, every picture")
 PROMPTS = [captions.prompt(subject) for subject in ("person", "office worker", "cook", "artist", "teacher", "mechanic")]
 # 99:1, which no neutral prompt of the model shows.
@@ -44,7 +44,7 @@ def measure(job: dict) -> tuple[dict, str]:
     if job["way"] == "draw, every picture":
         steering = Steering(steering.weights, (0.0, *attribute.target))
     elif job["way"] != "nothing":
-        calibration = Calibration(prompt, [attribute], method, Plan(images, 4, images, None, 60, FIRST_SEED))
+        calibration = Calibration(prompt, [attribute], method, Plan(images, 4, tested, None, 60, FIRST_SEED))
         for _ in bench.run(calibration):
             pass
         (steering,), used = calibration.steerings, sum(r.done for r in calibration.rounds)
@@ -59,14 +59,15 @@ def needless(found: dict, plain: dict, name: str) -> float:
     return found["regrouped"] - 0.5 * float(abs(after - before).sum())
 
 
-def better(one: dict, other: dict, name: str, changed: Callable[[dict], float]) -> bool:
-    """Is `one` at least as good: within chance of the target where the other is not, else with no more changed pictures;
-    where both miss, no farther from it."""
+def better(one: dict, other: dict, name: str, changed: Callable[[dict], float], errors: float) -> bool:
+    """Is `one` at least as good: within chance of the target where the other is not, else with no more changed pictures,
+    `errors` standard errors of the two shares aside; where both miss, no farther from it."""
     reached = [harness.below_floor(found, name) for found in (one, other)]
     if reached[0] != reached[1]:
         return reached[0]
     if reached[0]:
-        return changed(one) <= changed(other) + 1e-9
+        chance = sum(r["regrouped"] * (1 - r["regrouped"]) / r["attributes"][name]["n"] for r in (one, other)) ** 0.5
+        return changed(one) <= changed(other) + errors * chance + 1e-9
     return one["attributes"][name]["kl"] <= other["attributes"][name]["kl"]
 
 
@@ -79,14 +80,15 @@ def tables(results: list[dict]) -> str:
     cases = {(attribute, prompt): cases[attribute, prompt] for attribute in ATTRIBUTES for prompt in PROMPTS
              if set(WAYS) <= set(cases.get((attribute, prompt), ()))}
     rivals, text = ("shift", "draw, every picture"), []
-    wins, fewer, nearer, reached = Counter(), Counter(), Counter(), Counter()
+    wins, nearer, reached = Counter(), Counter(), Counter()
     for (attribute, prompt), ways in cases.items():
         name = ATTRIBUTES[attribute][0].name
         tests = {way: ways[way]["test"] for way in WAYS}
         spared = partial(needless, plain=tests["nothing"], name=name)
-        beaten = [way for way in rivals if better(tests["draw"], tests[way], name, spared)]
-        wins.update([*beaten, *["both"] * (len(beaten) == len(rivals))])
-        fewer.update(way for way in rivals if better(tests["draw"], tests[way], name, lambda found: found["regrouped"]))
+        for by, changed, errors in (("needless", spared, 2), ("any", spared, 0),
+                                         ("all", lambda found: found["regrouped"], 2)):
+            beaten = [way for way in rivals if better(tests["draw"], tests[way], name, changed, errors)]
+            wins.update((by, way) for way in [*beaten, *["both"] * (len(beaten) == len(rivals))])
         nearer.update(way for way in rivals if tests["draw"]["distance"] <= tests[way]["distance"])
         reached.update(way for way in WAYS if harness.below_floor(tests[way], name))
         for way, test in tests.items():
@@ -94,6 +96,7 @@ def tables(results: list[dict]) -> str:
             text.append(f"| {attribute} | {prompt} | {way} | {d['kl']:.4f} | {d['kl_floor95']:.4f} | {100 * test['regrouped']:.0f} % | "
                         f"{100 * abs(needless(test, tests['nothing'], name)):.0f} % | {abs(test['distance']):.3f} | {test['fidelity']:.3f} | "
                         f"{ways[way]['images']} |")
+    won = {by: [wins[by, way] for way in (*rivals, "both")] for by in ("needless", "any", "all")}
     return f"""# Shift or draw
 
 Made by `python benchmarks/spending.py` on {harness.machine()}, default direction; tested on seeds that no calibration has used (N = 400, and
@@ -102,11 +105,14 @@ how many of those are more than the change of the shares asks for (their total v
 features between the two.
 
 Below the 95 % floor end {', '.join(f'{reached[way]} of {len(cases)} with {way}' for way in WAYS[1:])} (with nothing, {reached["nothing"]}). `draw`, which
-calibration chooses, is at least as good as `shift` in {wins['shift']} of {len(cases)} cases, as sending every picture to a drawn group in
-{wins['draw, every picture']}, and as both at once in {wins['both']}: it reaches the target where the other does not, or changes no more pictures needlessly,
-or, where both miss, comes nearer. Counting all changed pictures instead of the needless ones, it is so in {fewer['shift']} and {fewer['draw, every picture']}: who corrects
-less changes fewer. Its pictures stay nearer to the unguided ones in {nearer['draw, every picture']} of {len(cases)} cases than where every one is sent to a
-drawn group, and in {nearer['shift']} than those of `shift`, which moves all of them a little.
+calibration chooses, is at least as good as `shift` in {won["needless"][0]} of {len(cases)} cases, as sending every picture to a drawn group in
+{won["needless"][1]}, and as both at once in {won["needless"][2]}: it reaches the target where the other does not, or changes no more pictures needlessly,
+two standard errors of their number aside, or, where both miss, comes nearer. Where any difference of the number counts, chance or not,
+these are {won["any"][0]}, {won["any"][1]} and {won["any"][2]}; counting all changed pictures instead of the needless ones, {won["all"][0]}, {won["all"][1]} and {won["all"][2]}: who corrects
+less changes fewer. A perfectly fair model itself would miss the floor in one of twenty cases.
+
+The pictures of `draw` stay nearer to the unguided ones in {nearer['draw, every picture']} of {len(cases)} cases than where every one is sent to a drawn
+group, and in {nearer['shift']} than those of `shift`, which moves all of them a little.
 
 | attribute | prompt | way | KL | 95 % floor | other group | needless | distance | fidelity | pictures to calibrate |
 |---|---|---|---|---|---|---|---|---|---|

@@ -150,6 +150,7 @@ def _measured(bench, prompts: list[str], attributes: list[Attribute], method: Me
 
 def generate(options) -> dict:
     """Pictures named by their seed, with a profile's guidance or without."""
+    from .pipeline import encode_all
     bench = _bench(options)
     profile = Profile.load(options.profile) if options.profile else None
     if len(options.prompt) > 1:
@@ -158,13 +159,13 @@ def generate(options) -> dict:
     if profile:
         for difference in profile.differences(bench.setting):
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
-        if not profile.entry(prompt)[1]:
-            warnings.warn(profile.entry(prompt)[0].warnings[0])
+        profile = _for_prompt(bench, profile, prompt, options)
+        encoded = encode_all(bench.pipe, prompt, profile.attributes, profile.method.context)
     written, started = [], time.perf_counter()
     seeds = list(range(options.seed, options.seed + options.count))
     for start in range(0, len(seeds), bench.batch_size):
         batch = seeds[start:start + bench.batch_size]
-        images, info = (bench.apply(profile, prompt, batch, options.strength) if profile
+        images, info = (bench.apply(profile, prompt, batch, options.strength, encoded) if profile
                         else bench.generate(prompt, batch))
         for image, seed, row in zip(_pictures(images), batch, info["weights"]):
             notes = {}
@@ -196,6 +197,8 @@ def report(options) -> dict:
         bench = _bench(options, profile.attributes if options.prompt else ())
         for difference in profile.differences(bench.setting):
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
+        for prompt in options.prompt or ():
+            profile = _for_prompt(bench, profile, prompt, options)
         others = [_carried_over(bench, profile, prompt, options) for prompt in options.prompt or ()]
         seeds = list(range(options.seed, options.seed + SHEET))
         for entry in (*profile.entries, *others):
@@ -207,8 +210,24 @@ def report(options) -> dict:
     return dict(report=str(page))
 
 
+def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
+    """The profile, with predicted weights for a prompt that was not calibrated where they are asked for; says what is
+    used for such a prompt, and where it lies too far from those calibrated."""
+    from .uncalibrated import distance
+    if profile.entry(prompt)[1]:
+        return profile
+    if options.predict:
+        profile = bench.predicted(profile, prompt, seed=options.seed)
+    warnings.warn(f"'{prompt}': {profile.entry(prompt)[0].warnings[0]}.")
+    away = distance(bench.pipe, [entry.prompt for entry in profile.entries], prompt)
+    if away.too_far:
+        warnings.warn(f"'{prompt}': {away}.")
+    return profile
+
+
 def _carried_over(bench, profile: Profile, prompt: str, options) -> Entry:
     """What the profile does to a prompt that it was not calibrated for."""
+    from .uncalibrated import distance
     found, before = None, bench.evaluations
     for found in bench.carried_over(profile, prompt, options.count, options.seed):
         done = sum(r.done for r in found.rounds)
@@ -216,7 +235,9 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> Entry:
             print(f"\r'{prompt}': {done} of {2 * options.count} pictures", end="", file=sys.stderr, flush=True)
     _say(options, "\n" + _table(prompt, profile.attributes, found.audit, found.held_out, "with the profile"))
     entry = Entry.from_calibration(found, bench.evaluations - before)
-    said = profile.entry(prompt)[0].warnings + entry.warnings
+    away = distance(bench.pipe, [known.prompt for known in profile.entries], prompt)
+    far = () if away.too_far is False else (str(away),)
+    said = (*profile.entry(prompt)[0].warnings, *far, *entry.warnings)
     if entry.warnings:
         said += ("the profile does not carry over to this prompt: calibrate it",)
     return replace(entry, warnings=said, stop="nothing was calibrated for this prompt")
@@ -478,17 +499,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--spend", choices=SPENDS)
     sub.add_argument("--rule", choices=RULES)
 
+    predict = "a prompt that was not calibrated gets weights predicted from those that were (twice as many as " \
+        "groups, at least), instead of every image being sent to a drawn group"
     sub = command(generate, "demo", None, attribute=False)
     sub.add_argument("--prompt", action="append", required=True)
     sub.add_argument("--profile", help="profile.json; without one nothing is guided")
     sub.add_argument("--strength", type=float, default=1.0, help="0 is no guidance, 1 as calibrated")
     sub.add_argument("--count", type=_positive, default=1)
+    sub.add_argument("--predict", action="store_true", help=predict)
 
     sub = command(report, None, None, attribute=False)
     sub.add_argument("--profile", required=True)
     sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
                      "and with the profile; again for several")
     sub.add_argument("--count", type=_positive, default=200, help="images to measure it on, each way")
+    sub.add_argument("--predict", action="store_true", help=predict)
 
     sub = command(demo, "demo", "demo_output")
     sub.set_defaults(prompt=[DEMO_PROMPT], name="demo", overwrite=True)

@@ -65,6 +65,15 @@ def encode(pipe, texts: Sequence[str], unconditional: bool = False, **settings) 
     return {name: parts[prefix + name] for name in ("prompt_embeds", "pooled_prompt_embeds") if name in parts}
 
 
+def encoding_of(call: dict) -> dict:
+    """Those arguments of a pipeline's call that change how texts are encoded, as `encode` takes them."""
+    encoding = {name: call[name] for name in _ENCODING if call.get(name) is not None}
+    for lora in ("cross_attention_kwargs", "joint_attention_kwargs"):
+        if "scale" in (call.get(lora) or {}):
+            encoding["lora_scale"] = call[lora]["scale"]
+    return encoding
+
+
 @dataclass(frozen=True)
 class Encoded:
     """What a direction needs of the text encoders, each by part (`prompt_embeds`, `pooled_prompt_embeds`).
@@ -133,15 +142,17 @@ def eps_units(scheduler) -> list[float]:
 class GuidedDenoiser:
     """A denoiser's forward with the direction's rows in the same call, and gamma taken off its conditional prediction.
 
-    The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]; then the empty prompt's rows
-    are evaluated as well, as the baseline. Rows are added for images with a weight other than 0 only, and, in the
-    `prediction` direction, for their groups with a weight other than 0. They copy the unconditional rows (ControlNet
-    residuals, sizes, masks) in everything but the text.
+    The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]. Then the prompt's own
+    prediction is the baseline of the `embedding` direction, which costs no row, and u is the prompt, shifted; for the
+    `prediction` direction the empty prompt is evaluated as well. Rows are added for images with a weight other than 0
+    only, and, in the `prediction` direction, for their groups with a weight other than 0. They copy the unconditional
+    rows (ControlNet residuals, sizes, masks) in everything but the text.
     """
 
-    def __init__(self, pipe, forward, parameters: Sequence[str], weights: Tensor, encoded: Encoded,
-                 method: Method):
+    def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
+                 encoded: Encoded, method: Method):
         self.pipe, self.forward, self.parameters = pipe, forward, parameters
+        self.attributes, self.context = attributes, method.context
         self.images = len(weights)
         self.guided = weights.any(1).nonzero().flatten()
         self.weights = weights[self.guided]
@@ -162,22 +173,16 @@ class GuidedDenoiser:
             return self.forward(**call)
 
         rows, first_cond = len(sample), len(sample) - self.images
-        at, image_of, group_of, copies = self._rows_on(sample.device, bool(first_cond))
+        at, _, _, copies = self._rows_on(sample.device, bool(first_cond))
         output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, at))
         self.extra_evaluations += len(copies)
 
         prediction, extra = output[0][:rows], output[0][rows:]
-        cond = prediction[first_cond + at]
-        uncond, extra = (prediction[at], extra) if first_cond else (extra[:len(at)], extra[len(at):])
+        cond, uncond = prediction[first_cond + at], prediction[at]
+        if self.direction == "prediction" and not first_cond:
+            uncond, extra = extra[:len(at)], extra[len(at):]
         k = self.units[index]
-        eps_cond, eps_uncond, eps_extra = k * cond.float(), k * uncond.float(), k * extra.float()
-        if self.direction == "embedding":
-            eps_unsafe = eps_extra
-        else:
-            eps_groups = eps_uncond.repeat(self.weights.shape[1], *(1,) * eps_uncond.ndim)
-            eps_groups[group_of, image_of] = eps_extra
-            eps_unsafe = mix(eps_uncond, eps_groups, self.weights)
-        gamma = self.runs[-1].step(eps_cond, eps_uncond, eps_unsafe, progress)
+        gamma = self.gamma(k * cond.float(), k * uncond.float(), k * extra.float(), progress)
 
         prediction = prediction.clone()
         prediction[first_cond + at] = (cond.float() - gamma / k).to(cond.dtype)
@@ -185,6 +190,16 @@ class GuidedDenoiser:
             return (prediction, *output[1:])
         output.sample = prediction
         return output
+
+    def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_extra: Tensor, progress: float) -> Tensor:
+        """What is taken off the conditional predictions of the guided images, in eps units."""
+        eps_unsafe = eps_extra
+        if self.direction == "prediction":
+            _, image_of, group_of, _ = self.indices
+            eps_groups = eps_uncond.repeat(self.weights.shape[1], *(1,) * eps_uncond.ndim)
+            eps_groups[group_of, image_of] = eps_extra
+            eps_unsafe = mix(eps_uncond, eps_groups, self.weights)
+        return self.runs[-1].step(eps_cond, eps_uncond, eps_unsafe, progress)
 
     def _begin(self):
         """A pipeline sets its timesteps anew in every call, so a new tensor of them is a new run."""
@@ -199,8 +214,10 @@ class GuidedDenoiser:
         Moved once a run: a copy to the device in every step would make it wait."""
         if self.indices is None:
             at, image_of, group_of = (index.to(device) for index in (self.guided, self.image_of, self.group_of))
-            copies = at if self.direction == "embedding" else at[image_of]
-            self.indices = at, image_of, group_of, copies if has_uncond else torch.cat([at, copies])
+            copies = at
+            if self.direction == "prediction":
+                copies = at[image_of] if has_uncond else torch.cat([at, at[image_of]])
+            self.indices = at, image_of, group_of, copies
         return self.indices
 
     def _index(self, timestep) -> int:
@@ -254,14 +271,13 @@ class GuidedDenoiser:
         return extended
 
     def _mixed(self, name: str, text: Tensor, rows: int, at: Tensor) -> Tensor:
-        has_uncond = rows > self.images
-        anchor = text[at] if has_uncond else self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])
-        groups = self.encoded.groups[name].to(text.device)
+        groups, has_uncond = self.encoded.groups[name].to(text.device), rows > self.images
         if self.direction == "embedding":
-            mixed = mix(anchor, groups, self.weights)
-        else:
-            mixed = groups[self.group_of, 0].to(text.dtype)
-        return mixed if has_uncond else torch.cat([anchor, mixed])
+            return mix(text[at], groups, self.weights) if has_uncond else \
+                shifted(self.encoded, self.attributes, -self.weights, self.context)[name].to(text)
+        chosen = groups[self.group_of, 0].to(text.dtype)
+        empty = self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])
+        return chosen if has_uncond else torch.cat([empty, chosen])
 
 
 def _texts(call: dict) -> dict[str, Tensor]:
@@ -285,7 +301,8 @@ def _with_rows(value, rows: int, copies: Tensor):
 
 
 @contextmanager
-def _hooked(pipe, weights: Tensor, encoded: Encoded, method: Method) -> Iterator[GuidedDenoiser]:
+def hooked(pipe, attributes: Sequence[Attribute], weights: Tensor, encoded: Encoded, method: Method,
+           kind: type[GuidedDenoiser] = GuidedDenoiser) -> Iterator[GuidedDenoiser]:
     """Puts a GuidedDenoiser in front of the pipeline's denoiser, outside torch.compile and offloading hooks."""
     module = getattr(pipe, "unet", getattr(pipe, "transformer", None))
     network = getattr(module, "_orig_mod", module)
@@ -298,7 +315,7 @@ def _hooked(pipe, weights: Tensor, encoded: Encoded, method: Method) -> Iterator
     own = module.__dict__.get(entry)
     if isinstance(own, GuidedDenoiser):
         raise ValueError("This pipeline is guided already. Give all attributes to one call instead of nesting two.")
-    hook = GuidedDenoiser(pipe, getattr(module, entry), parameters, weights, encoded, method)
+    hook = kind(pipe, getattr(module, entry), parameters, attributes, weights, encoded, method)
     module.__dict__[entry] = hook
     try:
         yield hook
@@ -376,7 +393,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
         yield guide
         reason = "the group texts mean the same to this model as the prompt."
     else:
-        with _hooked(pipe, weights, encoded, method) as denoiser:
+        with hooked(pipe, attributes, weights, encoded, method) as denoiser:
             yield guide
         guide.records = [dict(run.summary(), guided_images=guided_images) for run in denoiser.runs]
         guide.extra_evaluations = denoiser.extra_evaluations
@@ -403,13 +420,14 @@ def _checked(weights, attributes: Sequence[Attribute], method: Method) -> Tensor
 def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[Attribute] = (),
              steerings: Sequence[steering.Steering] = (), weights: Tensor | None = None,
              guidance_strength: float = 1.0, method: Method = METHODS["default"], negative_prompt: str | None = None,
-             batch_size: int = 4, **call) -> tuple[np.ndarray, dict]:
+             batch_size: int = 4, encoded: Encoded | None = None, **call) -> tuple[np.ndarray, dict]:
     """One image for each seed: uint8 [N, H, W, 3], and what guidance did.
 
     Weights come from `steerings`, one for each attribute, or as `weights` [N, n] or [n], times `guidance_strength`;
     without attributes nothing is guided. Each image has a generator of its own, seeded on the CPU, so it is the same in
-    any batch up to float rounding, where the pipeline itself keeps images apart. `call` goes to the pipeline
-    (num_inference_steps, guidance_scale, image ...). The info is `Guide.summary` with `weights`, the rows used,
+    any batch up to float rounding, where the pipeline itself keeps images apart. `encoded`, of `encode_all`, spares
+    further calls of a prompt encoding its texts again. `call` goes to the pipeline (num_inference_steps,
+    guidance_scale, image ...). The info is `Guide.summary` with `weights`, the rows used,
     `blocked`, how many images the pipeline's safety checker blacked out, and `broken`, how many are not finite; the
     last two warn. Raises ValueError as `guided`, and for missing weights or seeds.
     """
@@ -418,13 +436,8 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     if batch_size < 1:
         raise ValueError(f"Expected a batch size of 1 or more, but {batch_size} came.")
     rows = _checked(rows, attributes, method)
-    encoding = {name: call[name] for name in _ENCODING if call.get(name) is not None}
-    for lora in ("cross_attention_kwargs", "joint_attention_kwargs"):
-        if "scale" in (call.get(lora) or {}):
-            encoding["lora_scale"] = call[lora]["scale"]
-    encoded = None
-    if method.guidance.scale and rows.any():
-        encoded = encode_all(pipe, prompt, attributes, method.context, **encoding)
+    if encoded is None and method.guidance.scale and rows.any():
+        encoded = encode_all(pipe, prompt, attributes, method.context, **encoding_of(call))
 
     images, records, blocked = [], [], 0
     for start in range(0, len(seeds), batch_size):

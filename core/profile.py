@@ -86,6 +86,7 @@ class Profile:
 
     setting  plain values by name: model, model_hash, sampler, scheduler, steps, cfg, width, height, negative_prompt ...
     edited   the file was changed by hand since it was saved: its hash does not fit
+    predicted  entries for prompts that were not calibrated (`core.uncalibrated`); they are not saved
     """
     name: str
     method: Method
@@ -97,6 +98,7 @@ class Profile:
     created: str
     edited: bool
     document: dict = field(repr=False)
+    predicted: tuple[Entry, ...] = ()
 
     @classmethod
     def from_calibrations(cls, name: str, calibrations: Sequence[Calibration], setting: Mapping, classifier: str,
@@ -195,13 +197,16 @@ class Profile:
     def entry(self, prompt: str) -> tuple[Entry, bool]:
         """(entry, True) of a calibrated prompt, white space and case aside; else (an entry for any prompt, False).
 
-        How biased that prompt is, nobody knows; but where images are drawn, sending each of them to a group drawn from
-        the target needs no such knowledge (benchmarks/uncalibrated.py). Shifts are the mean of all entries'. The
-        entry's `warnings` says which.
+        That is a predicted one, where there is one. Else nobody knows how biased the prompt is; but where images are
+        drawn, sending each of them to a group drawn from the target needs no such knowledge
+        (benchmarks/uncalibrated.py). Shifts are the mean of all entries'. The entry's `warnings` says which.
         """
         for entry in self.entries:
             if _same(entry.prompt) == _same(prompt):
                 return entry, True
+        for entry in self.predicted:
+            if _same(entry.prompt) == _same(prompt):
+                return entry, False
         found = [[e.steerings[i] for e in self.entries] for i in range(len(self.attributes))]
         if self.method.spend == "draw":
             steerings = tuple(_every_image(a, own, self.method.unit) for a, own in zip(self.attributes, found))

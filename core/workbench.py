@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import pipeline
+from . import pipeline, uncalibrated
 from .attribute import Attribute
 from .calibrate import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Plan, Round
 from .classify.clip import ClipModel
@@ -44,21 +45,23 @@ class Workbench:
 
     def generate(self, prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (),
                  steerings: Sequence[Steering] = (), method: Method = METHODS["default"], strength: float = 1.0,
-                 weights=None) -> tuple[np.ndarray, dict]:
+                 weights=None, encoded: pipeline.Encoded | None = None) -> tuple[np.ndarray, dict]:
         """Images uint8 [N, H, W, 3], one a seed, and what guidance did; as `pipeline.generate`."""
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
         images, info = pipeline.generate(
             self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights,
-            guidance_strength=strength, method=method, negative_prompt=s["negative_prompt"],
+            guidance_strength=strength, method=method, negative_prompt=s["negative_prompt"], encoded=encoded,
             batch_size=self.batch_size, num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1) + info["extra_evaluations"]
         return images, info
 
-    def apply(self, profile: Profile, prompt: str, seeds: Sequence[int], strength: float = 1.0):
+    def apply(self, profile: Profile, prompt: str, seeds: Sequence[int], strength: float = 1.0,
+              encoded: pipeline.Encoded | None = None):
         """Images with a profile's calibrated weights; see `generate`."""
         entry, _ = profile.entry(prompt)
-        return self.generate(prompt, seeds, profile.attributes, entry.steerings, profile.method, strength)
+        return self.generate(prompt, seeds, profile.attributes, entry.steerings, profile.method, strength,
+                             encoded=encoded)
 
     def classifier(self, attribute: Attribute) -> Callable:
         """The attribute's classifier, CLIP's where no other was given."""
@@ -71,14 +74,18 @@ class Workbench:
 
     def run(self, calibration: Calibration, save_to: str | Path | None = None) -> Iterator[Round]:
         """Advance a calibration with this model; yields as `Calibration.run`."""
-        classifiers = [self.classifier(attribute) for attribute in calibration.attributes]
+        prompt, attributes, method = calibration.prompt, calibration.attributes, calibration.method
+        classifiers = [self.classifier(attribute) for attribute in attributes]
+        encoded = None
 
         def generate(weights, seeds):
-            return self.generate(calibration.prompt, seeds, calibration.attributes, method=calibration.method,
-                                 weights=weights)[0]
+            nonlocal encoded
+            if encoded is None and weights.any():  # once for all rounds
+                encoded = pipeline.encode_all(self.pipe, prompt, attributes, method.context)
+            return self.generate(prompt, seeds, attributes, method=method, weights=weights, encoded=encoded)[0]
 
         return calibration.run(generate, lambda images: [classify(images) for classify in classifiers],
-                               self.fidelity and (lambda images: self.fidelity(images, calibration.prompt)), save_to)
+                               self.fidelity and (lambda images: self.fidelity(images, prompt)), save_to)
 
     def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
                   plan: Plan | None = None) -> Calibration:
@@ -87,6 +94,16 @@ class Workbench:
         for _ in self.run(calibration):
             pass
         return calibration
+
+    def predicted(self, profile: Profile, prompt: str, images: int = 32, seed: int = 0) -> Profile:
+        """The profile with predicted weights for a prompt that it was not calibrated for; `images` are begun, but none
+        is finished. Raises ValueError as `uncalibrated.predicted`."""
+        s = self.setting
+        size = {key: s[key] for key in ("width", "height") if s[key]}
+        entry = uncalibrated.predicted(
+            self.pipe, profile, prompt, range(seed, seed + images), batch_size=self.batch_size,
+            negative_prompt=s["negative_prompt"], num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
+        return replace(profile, predicted=(*profile.predicted, entry))
 
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0) -> Iterator[Calibration]:
         """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.

@@ -100,17 +100,17 @@ class Pass:
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
         # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
-        baseline = conditioning.replaced(positive, guide.encoded.empty) if alone else negative
+        # Alone, the prompt is the baseline of `embedding`; that of `prediction` is the empty one, evaluated as well.
         if self.direction == "embedding":
-            extra = [conditioning.mixed(baseline, guide.encoded, weights)]
+            extra = [conditioning.shift(positive, guide.encoded, guide.attributes, -weights, guide.method.context)
+                     if alone else conditioning.mixed(negative, guide.encoded, weights)]
         else:  # groups that no image needs are not evaluated
             self.groups = weights.any(0).nonzero().flatten().tolist()
-            extra = [conditioning.replaced(baseline, {name: g[i].to(guide.encoded.empty[name]) for name, g
-                                                      in guide.encoded.groups.items()}) for i in self.groups]
-        if alone:
-            extra.append(baseline)
+            texts = [{name: g[i].to(guide.encoded.empty[name]) for name, g in guide.encoded.groups.items()}
+                     for i in self.groups] + [guide.encoded.empty] * alone
+            extra = [conditioning.replaced(positive if alone else negative, text) for text in texts]
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
-        self.names, self.has_baseline = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
+        self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
         guider.conds.update(zip(self.names, extra))
 
     def __call__(self, executor, model, conds, x, timestep, model_options, *args, **kwargs):
@@ -118,23 +118,24 @@ class Pass:
         at, base = _place(conds, held.get(POSITIVE)), _place(conds, held.get(NEGATIVE))
         progress = self.progress(timestep)
         # A positive conditioning by itself is another method's further evaluation, such as PAG's.
-        ours = at is not None and len(conds) > 1 and (base is not None or self.has_baseline)
+        ours = at is not None and len(conds) > 1 and (base is not None or self.alone)
         if not ours or len(x) != len(self.weights) or not self.run.settings.needs_unsafe(progress):
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
 
-        outs, extra = self._evaluate(executor, model, conds, 1 if base is None else base, x, timestep, model_options,
-                                     *args, **kwargs)
+        kind = base if not self.alone else at if self.direction == "embedding" else 1
+        outs, extra = self._evaluate(executor, model, conds, kind, x, timestep, model_options, *args, **kwargs)
         self.evaluations += len(self.names) * len(x)
         sigma = timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
 
         def eps(denoised):
             return (x.float() - denoised.float()) / sigma
 
-        eps_cond, eps_uncond = eps(outs[at]), eps(extra[-1] if self.has_baseline else outs[base])
+        eps_cond = eps(outs[at])
         if self.direction == "embedding":
-            eps_unsafe = eps(extra[0])
+            eps_uncond, eps_unsafe = eps(outs[at if self.alone else base]), eps(extra[0])
         else:
-            eps_groups = torch.stack([eps(out) for out in extra[:len(self.groups)]])
+            eps_uncond = eps(extra.pop() if self.alone else outs[base])
+            eps_groups = torch.stack([eps(out) for out in extra])
             eps_unsafe = mix(eps_uncond, eps_groups, self.weights[:, self.groups])
         gamma = self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
         guided = self.weights.any(1).to(gamma.device).reshape(-1, *(1,) * (x.ndim - 1))

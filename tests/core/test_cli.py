@@ -213,6 +213,20 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
     assert cli.main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
     said = capsys.readouterr().err
     assert "name the model with --model" in said and "'A photo of a judge' was calibrated" in said
+    assert "one calibrated prompt cannot tell whether that is far" in page
+
+
+def test_a_prompt_too_far_from_anything_calibrated_is_said_to_be(tmp_path, capsys):
+    prompts = [part for subject in ("doctor", "pilot") for part in ("--prompt", f"a photo of a {subject}")]
+    assert cli.main(["calibrate", *prompts, *QUICK[2:], "--out", str(tmp_path / "two")]) == 0
+    asked = ["--profile", str(tmp_path / "two" / "profile.json"), "--model", "demo", "--count", "2",
+             "--prompt", "two people on a beach"]
+    assert cli.main(["report", *asked, "--out", str(tmp_path)]) == 0
+    assert "too far from anything calibrated" in (tmp_path / "report.html").read_text("utf-8")
+    assert cli.main(["generate", *asked, "--out", str(tmp_path / "pictures")]) == 0
+    assert cli.main(["generate", *asked, "--out", str(tmp_path / "pictures"), "--predict"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("too far from anything calibrated") == 2 and "needs 4 calibrated prompts, but 'two' has 2" in said
 
 
 def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):

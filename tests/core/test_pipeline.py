@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import tiny_pipelines
 from sd_debias.core import guidance
 from sd_debias.core.attribute import GENDER, Attribute, Group
-from sd_debias.core.direction import ALONE, DIRECTIONS
+from sd_debias.core.direction import ALONE, DIRECTIONS, IN_CONTEXT
 from sd_debias.core.guidance import SafeLatentGuidance
 from sd_debias.core.method import Method
 from sd_debias.core.pipeline import (
@@ -149,16 +149,15 @@ def test_zero_weights_strength_or_scale_touch_nothing(family, direction, off):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group(family):
     pipe = FAMILIES[family]()
-    cfg = family != "flux"  # without it the empty prompt's row is added as well
     rows_of = {}
     for direction, weights in (("none", None), *((direction, AWAY) for direction in DIRECTIONS)):
         with counted(denoiser(pipe)) as rows_of[direction]:
             _, info = images_of(pipe, weights, direction="prompt" if weights is None else direction, **settings(pipe))
         assert info["extra_evaluations"] == sum(rows_of[direction]) - sum(rows_of["none"])
-    own = rows_of["none"][0]
-    assert own == (4 if cfg else 2) and len(rows_of["none"]) == 3
-    assert rows_of["prompt"] == rows_of["none"]
-    assert rows_of["embedding"] == [6] * 3
+    cfg = family != "flux"  # without it `prediction` evaluates the empty prompt as well
+    own = 4 if cfg else 2
+    assert rows_of["prompt"] == rows_of["none"] == [own] * 3
+    assert rows_of["embedding"] == [own + 2] * 3
     assert rows_of["prediction"] == [8] * 3
 
 
@@ -197,7 +196,10 @@ def test_one_step_is_the_formula(direction, cfg, negative):
     pipe.scheduler.set_timesteps(1)
     t = pipe.scheduler.timesteps[0]
     eps_c, eps_e = predicted(pipe, x, t, c), predicted(pipe, x, t, e)
-    if direction == "embedding":
+    if direction == "embedding" and cfg == 1:  # the prompt is the baseline, and moves as in the `prompt` direction
+        mean = (man + woman) / 2
+        eps_e, eps_u = eps_c, predicted(pipe, x, t, c + a[0] * (man - mean) + a[1] * (woman - mean))
+    elif direction == "embedding":
         eps_u = predicted(pipe, x, t, e + a[0] * (man - e) + a[1] * (woman - e))
     else:
         eps_u = eps_e + a[0] * (predicted(pipe, x, t, man) - eps_e) + a[1] * (predicted(pipe, x, t, woman) - eps_e)
@@ -285,12 +287,12 @@ def test_a_second_order_sampler_advances_the_momentum_once_a_sigma(seen):
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
 @pytest.mark.parametrize("direction", HOOKED)
-def test_without_cfg_the_empty_prompt_is_evaluated_as_the_baseline(family, direction):
+def test_without_cfg_the_baseline_is_the_prompt_or_for_predictions_the_empty_one(family, direction):
     pipe = FAMILIES[family]()
     plain, _ = images_of(pipe, guidance_scale=1.0, **settings(pipe))
     with counted(denoiser(pipe)) as evaluations:
         images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, guidance_scale=1.0, **settings(pipe))
-    assert evaluations == [2 + 1 + (1 if direction == "embedding" else 2)] * 3
+    assert evaluations == [2 + (1 if direction == "embedding" else 1 + 2)] * 3
     assert info["acted"] and np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
 
 
@@ -356,7 +358,7 @@ def test_flux_s_negative_prompt_is_evaluated_apart_and_left_alone():
     pipe = tiny_pipelines.flux()
     with counted(pipe.transformer) as evaluations:
         images_of(pipe, AWAY, direction="embedding", negative_prompt="ugly", true_cfg_scale=3.0, **settings(pipe))
-    assert evaluations == [6, 2] * 3
+    assert evaluations == [4, 2] * 3
 
 
 def test_sd3_s_skip_layer_guidance_is_left_alone():
@@ -421,6 +423,24 @@ class Copies(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
+def test_without_cfg_a_weight_of_minus_one_leads_to_the_group_s_own_prediction():
+    pipe = tiny_pipelines.sd()
+    pipe._guidance_scale = 1.0
+    pipe.scheduler.set_timesteps(4)
+    encoded = encode_all(pipe, PROMPT, [GENDER], IN_CONTEXT)
+
+    def linear(sample, timestep, encoder_hidden_states):
+        return (sample + 100 * encoder_hidden_states[:, -1, 0].view(-1, 1, 1, 1),)
+
+    hook = GuidedDenoiser(pipe, linear, ["sample", "timestep", "encoder_hidden_states"], [GENDER],
+                          torch.tensor([[0.0, -1.0], [0.0, 0.0]]), encoded, Method("embedding"))
+    sample, text = torch.zeros(2, 4, 2, 2), encoded.prompt["prompt_embeds"].expand(2, -1, -1)
+    led, left_alone = hook(sample, pipe.scheduler.timesteps[0], encoder_hidden_states=text)[0]
+    woman, prompt = (linear(sample[:1], None, part)[0][0] for part in (encoded.groups["prompt_embeds"][1], text[:1]))
+    assert torch.allclose(led, woman, atol=1e-4) and torch.equal(left_alone, prompt)
+    assert not torch.allclose(woman, prompt, atol=1e-2)
+
+
 def hooked(direction, cfg, device):
     """A hook on tensors of a device, and a function that calls it for a step."""
     pipe = tiny_pipelines.sd()
@@ -430,7 +450,7 @@ def hooked(direction, cfg, device):
     there = Encoded(*({name: part.to(device) for name, part in parts.items()}
                       for parts in (encoded.prompt, encoded.empty, encoded.groups)))
     hook = GuidedDenoiser(pipe, lambda sample, timestep, encoder_hidden_states: (2 * sample,),
-                          ["sample", "timestep", "encoder_hidden_states"], torch.tensor([AWAY, AWAY]), there,
+                          ["sample", "timestep", "encoder_hidden_states"], [GENDER], torch.tensor([AWAY, AWAY]), there,
                           Method(direction, guidance=SafeLatentGuidance(1000, 0.01, 0.3, 0.4)))
     rows = 4 if cfg > 1 else 2
     sample, text = torch.zeros(rows, 4, 2, 2, device=device), there.prompt["prompt_embeds"].expand(rows, -1, -1)
