@@ -143,10 +143,10 @@ class GuidedDenoiser:
     """A denoiser's forward with the direction's rows in the same call, and gamma taken off its conditional prediction.
 
     The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]. Then the prompt's own
-    prediction is the baseline of the `embedding` direction, which costs no row, and u is the prompt, shifted; for the
-    `prediction` direction the empty prompt is evaluated as well. Rows are added for images with a weight other than 0
-    only, and, in the `prediction` direction, for their groups with a weight other than 0. They copy the unconditional
-    rows (ControlNet residuals, sizes, masks) in everything but the text.
+    prediction is the baseline of the `embedding` direction, which costs no row, u is the prompt, shifted, and every
+    second step repeats the last gamma; for the `prediction` direction the empty prompt is evaluated as well. Rows are
+    added for images with a weight other than 0 only, and, in the `prediction` direction, for their groups with a weight
+    other than 0. They copy the unconditional rows (ControlNet residuals, sizes, masks) in everything but the text.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
@@ -172,24 +172,33 @@ class GuidedDenoiser:
         if not self._is_ours(call, len(sample)) or not self.guidance.needs_unsafe(progress):
             return self.forward(**call)
 
-        rows, first_cond = len(sample), len(sample) - self.images
-        at, _, _, copies = self._rows_on(sample.device, bool(first_cond))
-        output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, at))
-        self.extra_evaluations += len(copies)
+        first_cond, k = len(sample) - self.images, self.units[index]
+        if not first_cond and self.direction == "embedding" and self.evaluated == index - 1 and \
+                self.guidance.active(progress):
+            # Without classifier-free guidance an added row doubles a step: every second one repeats the last gamma.
+            output, gamma = self.forward(**call), self.runs[-1].again()
+        else:
+            output, gamma = self._evaluate(call, len(sample), first_cond, k, progress)
+            self.evaluated = index if self.guidance.active(progress) else self.evaluated
 
-        prediction, extra = output[0][:rows], output[0][rows:]
-        cond, uncond = prediction[first_cond + at], prediction[at]
-        if self.direction == "prediction" and not first_cond:
-            uncond, extra = extra[:len(at)], extra[len(at):]
-        k = self.units[index]
-        gamma = self.gamma(k * cond.float(), k * uncond.float(), k * extra.float(), progress)
-
-        prediction = prediction.clone()
-        prediction[first_cond + at] = (cond.float() - gamma / k).to(cond.dtype)
+        at = first_cond + self.indices[0]
+        prediction = output[0][:len(sample)].clone()
+        prediction[at] = (prediction[at].float() - gamma / k).to(prediction.dtype)
         if isinstance(output, tuple):
             return (prediction, *output[1:])
         output.sample = prediction
         return output
+
+    def _evaluate(self, call: dict, rows: int, first_cond: int, k: float, progress: float) -> tuple:
+        """The denoiser's output with the direction's rows, and gamma."""
+        at, _, _, copies = self._rows_on(call[self.parameters[0]].device, bool(first_cond))
+        output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, at))
+        self.extra_evaluations += len(copies)
+        prediction, extra = output[0][:rows], output[0][rows:]
+        cond, uncond = prediction[first_cond + at], prediction[at]
+        if self.direction == "prediction" and not first_cond:
+            uncond, extra = extra[:len(at)], extra[len(at):]
+        return output, self.gamma(k * cond.float(), k * uncond.float(), k * extra.float(), progress)
 
     def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_extra: Tensor, progress: float) -> Tensor:
         """What is taken off the conditional predictions of the guided images, in eps units."""
@@ -208,6 +217,7 @@ class GuidedDenoiser:
         self.units = eps_units(self.pipe.scheduler)
         self.runs.append(GuidanceRun(self.guidance))
         self.text = self.mixed_for = self.indices = None
+        self.evaluated = -2  # the last step that was; none before the first
 
     def _rows_on(self, device, has_uncond: bool) -> tuple[Tensor, ...]:
         """Guided images; image and group of each row of the `prediction` direction; the rows that the added ones copy.

@@ -94,6 +94,7 @@ class Pass:
         self.run = GuidanceRun(guide.method.guidance)
         self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         self.evaluations = 0
+        self.evaluated = -2  # the last step that was; none before the first
         self.added: tuple[int, int] | None = None  # in a model call with them: the first one's place, and their kind
         positive, negative = guider.conds[POSITIVE], guider.conds.get(NEGATIVE)
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
@@ -121,11 +122,26 @@ class Pass:
         ours = at is not None and len(conds) > 1 and (base is not None or self.alone)
         if not ours or len(x) != len(self.weights) or not self.run.settings.needs_unsafe(progress):
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
+        step, sigma = self.progress.step(timestep), timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
+        if self.alone and self.direction == "embedding" and self.evaluated == step - 1 and \
+                self.run.settings.active(progress):
+            # An added row doubles a step without a negative: every second one repeats the last gamma.
+            outs, gamma = list(executor(model, conds, x, timestep, model_options, *args, **kwargs)), self.run.again()
+        else:
+            outs, gamma = self._gamma(at, base, sigma, progress, executor, model, conds, x, timestep, model_options,
+                                      *args, **kwargs)
+            self.evaluated = step if self.run.settings.active(progress) else self.evaluated
+        guided = self.weights.any(1).to(gamma.device).reshape(-1, *(1,) * (x.ndim - 1))
+        gamma = torch.where(guided, gamma, 0.0)  # the mix of no weights is the anchor up to rounding only
+        outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
+        return outs
 
+    def _gamma(self, at: int, base: int | None, sigma: Tensor, progress: float, executor, model, conds, x, *args,
+               **kwargs) -> tuple[list[Tensor], Tensor]:
+        """The predictions of the conditionings, and gamma."""
         kind = base if not self.alone else at if self.direction == "embedding" else 1
-        outs, extra = self._evaluate(executor, model, conds, kind, x, timestep, model_options, *args, **kwargs)
+        outs, extra = self._evaluate(executor, model, conds, kind, x, *args, **kwargs)
         self.evaluations += len(self.names) * len(x)
-        sigma = timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
 
         def eps(denoised):
             return (x.float() - denoised.float()) / sigma
@@ -137,11 +153,7 @@ class Pass:
             eps_uncond = eps(extra.pop() if self.alone else outs[base])
             eps_groups = torch.stack([eps(out) for out in extra])
             eps_unsafe = mix(eps_uncond, eps_groups, self.weights[:, self.groups])
-        gamma = self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
-        guided = self.weights.any(1).to(gamma.device).reshape(-1, *(1,) * (x.ndim - 1))
-        gamma = torch.where(guided, gamma, 0.0)  # the mix of no weights is the anchor up to rounding only
-        outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
-        return outs
+        return outs, self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
 
     def _evaluate(self, executor, model, conds, kind: int, *args, **kwargs) -> tuple[list[Tensor], list[Tensor]]:
         """Predictions of the conditionings, and of the added ones, all in one model call.
@@ -212,10 +224,13 @@ class Progress:
         if self.last >= 1 - 1 / self.steps:
             self.last = 1.0
 
-    def __call__(self, timestep: Tensor) -> float:
+    def step(self, timestep: Tensor) -> int:
+        """Number of the step, from 0, that an evaluation at this sigma belongs to."""
         sigma = float(timestep.flatten()[0])
-        done = sum(s >= sigma * (1 - 1e-4) for s in self.sigmas[:-1]) - 1
-        return self.first + (self.last - self.first) * max(done, 0) / self.steps
+        return max(sum(s >= sigma * (1 - 1e-4) for s in self.sigmas[:-1]) - 1, 0)
+
+    def __call__(self, timestep: Tensor) -> float:
+        return self.first + (self.last - self.first) * self.step(timestep) / self.steps
 
 
 def facts_of(guider, noise: Tensor, sampler, sigmas: Tensor, seed: int) -> dict:

@@ -157,7 +157,8 @@ def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group
     cfg = family != "flux"  # without it `prediction` evaluates the empty prompt as well
     own = 4 if cfg else 2
     assert rows_of["prompt"] == rows_of["none"] == [own] * 3
-    assert rows_of["embedding"] == [own + 2] * 3
+    # Without it an added row doubles a step, and every second step repeats the last gamma.
+    assert rows_of["embedding"] == [own + 2, own + 2 if cfg else own, own + 2]
     assert rows_of["prediction"] == [8] * 3
 
 
@@ -292,7 +293,7 @@ def test_without_cfg_the_baseline_is_the_prompt_or_for_predictions_the_empty_one
     plain, _ = images_of(pipe, guidance_scale=1.0, **settings(pipe))
     with counted(denoiser(pipe)) as evaluations:
         images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, guidance_scale=1.0, **settings(pipe))
-    assert evaluations == [2 + (1 if direction == "embedding" else 1 + 2)] * 3
+    assert evaluations == ([2 + 1, 2, 2 + 1] if direction == "embedding" else [2 + 1 + 2] * 3)
     assert info["acted"] and np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
 
 
@@ -358,7 +359,7 @@ def test_flux_s_negative_prompt_is_evaluated_apart_and_left_alone():
     pipe = tiny_pipelines.flux()
     with counted(pipe.transformer) as evaluations:
         images_of(pipe, AWAY, direction="embedding", negative_prompt="ugly", true_cfg_scale=3.0, **settings(pipe))
-    assert evaluations == [4, 2] * 3
+    assert evaluations == [4, 2, 2, 2, 4, 2]
 
 
 def test_sd3_s_skip_layer_guidance_is_left_alone():
@@ -398,13 +399,13 @@ def test_half_precision_models_are_guided_in_float32(dtype, direction, family, d
     assert info["acted"] and not info["skipped"] and not info["broken"]
     assert not close(images, plain)
     assert all(gamma.dtype == torch.float32 for _, _, gamma in seen)
-    assert len(seen) == (0 if direction == "prompt" else 3)
+    assert len(seen) == {"prompt": 0, "embedding": 2 if family == "flux" else 3, "prediction": 3}[direction]
 
 
 def test_flux_finds_its_place_in_the_schedule_though_bfloat16_rounds_its_timesteps(seen):
     pipe = tiny_pipelines.flux().to(torch.bfloat16)
     images_of(pipe, AWAY, seeds=(1,), direction="embedding", **{**settings(pipe), "num_inference_steps": 40})
-    assert [args[3] for _, args, _ in seen] == [step / 40 for step in range(40)]
+    assert [args[3] for _, args, _ in seen] == [step / 40 for step in range(0, 40, 2)]
 
 
 class Copies(TorchDispatchMode):
@@ -439,6 +440,16 @@ def test_without_cfg_a_weight_of_minus_one_leads_to_the_group_s_own_prediction()
     woman, prompt = (linear(sample[:1], None, part)[0][0] for part in (encoded.groups["prompt_embeds"][1], text[:1]))
     assert torch.allclose(led, woman, atol=1e-4) and torch.equal(left_alone, prompt)
     assert not torch.allclose(woman, prompt, atol=1e-2)
+
+
+def test_without_cfg_every_second_step_of_the_window_repeats_the_last_gamma(seen):
+    pipe = tiny_pipelines.sd()
+    with counted(pipe.unet) as evaluations:
+        _, info = images_of(pipe, AWAY, seeds=(1,), direction="embedding", guidance_scale=1.0,
+                            rule=SafeLatentGuidance(start=0.2, end=0.8), height=16, width=16, num_inference_steps=10)
+    assert info["steps"] == 6 and info["extra_evaluations"] == 3
+    assert evaluations == [1, 1, 2, 1, 2, 1, 2, 1, 1, 1]
+    assert info["magnitude"] == pytest.approx(np.mean([gamma.abs().mean().item() for _, _, gamma in seen]), rel=1e-4)
 
 
 def hooked(direction, cfg, device):

@@ -155,7 +155,8 @@ def test_without_a_negative_the_prompt_s_own_prediction_is_the_baseline(demo, sa
                 self.inner_set_conds({"positive": positive})
     model, done = guided(Method("embedding"), torch.tensor([[0.0, -1.0]] * 2))
     found = sample(model, guider=BasicGuider)
-    assert done[0][0]["acted"] and done[0][0]["extra_evaluations"] == 2 * 4
+    assert done[0][0]["acted"] and done[0][0]["extra_evaluations"] == 2 * 2  # in every second of four steps
+    assert done[0][0]["steps"] == 4
     assert torch.allclose(found, sample(model, cfg=1.0), atol=1e-4)
 
 
