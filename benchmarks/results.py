@@ -33,7 +33,8 @@ Ways to calibrate on less, measured in "Cheaper rounds" above:
 Other ideas, each in the section of its name:
 
 - *Every second step instead of the first ones* ("Which steps decide") moves fewer pictures to their group at the same cost.
-- *Weights guessed from the prompt's embedding* ("Prompts that nobody calibrated"), by nearest prompt, ridge or kernel, are worse than an average profile.
+- *Weights guessed from the prompt's embedding* ("Prompts that nobody calibrated"), by nearest prompt, ridge or kernel, are worse than an average
+  profile: a text does not say whom the model shows. The denoiser's first predictions do.
 """
 
 
@@ -84,9 +85,12 @@ def main() -> None:
     figures["calibration"] = calibration(read("budget"), effects)
     guesses = read("uncalibrated")
     if guesses:
+        # What an uncalibrated prompt gets, and what weights predicted for it give.
         figures["uncalibrated"] = {
-            "kl_ratio_to_average_profile": uncalibrated.mean_kl(guesses, "gender", "every picture")
-            / uncalibrated.mean_kl(guesses, "gender", "average profile")}
+            f"{name}kl_ratio_to_average_profile{of}": uncalibrated.mean_kl(guesses, attribute, how)
+            / uncalibrated.mean_kl(guesses, attribute, "average profile")
+            for name, how in (("", "every picture"), ("predicted_", "first steps"))
+            for attribute, of in (("gender", ""), ("tone", "_tone"))}
     for row in read("overhead"):
         if row["model"] == "demo":
             figures["overhead"] = dict(prompt=row["ratios"]["prompt (default)"],
