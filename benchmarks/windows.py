@@ -15,13 +15,17 @@ from sd_debias.core.demo import captions, model
 from sd_debias.core.direction import IN_CONTEXT
 from sd_debias.core.guidance import SafeLatentGuidance
 from sd_debias.core.method import Method
+from sd_debias.core.pipeline import GuidedDenoiser
 from sd_debias.core.steering import Steering
 
+EVERY = GuidedDenoiser.EVERY
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "farmer")
 N, STEPS = 200, model.STEPS
 WINDOWS = [(0, 0)] + [(i, i + 1) for i in range(STEPS)] + [(0, i) for i in range(2, STEPS + 1)]
 STRIDES = [(0, STEPS, 2), (0, STEPS // 2, 2)]
+# Without classifier-free guidance: last step pushed, and steps to an evaluation, between which gamma is repeated.
+ALONE = [(0, 1), *((end, every) for end in (3, STEPS) for every in (1, 2, 3))]
 
 
 class Strided(SafeLatentGuidance):
@@ -33,14 +37,27 @@ class Strided(SafeLatentGuidance):
 
 def measure(job: dict) -> tuple[dict, str]:
     """Pictures that are each pushed to a drawn group inside one window only."""
-    attribute, prompt = ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
+    if "alone" in job:
+        end, every = job["alone"]
+        harness.forget()
+        harness.bench.setting["cfg"], GuidedDenoiser.EVERY = 1.0, every
+        try:
+            return pushed(job, SafeLatentGuidance(end=end / STEPS))
+        finally:
+            harness.bench.setting["cfg"], GuidedDenoiser.EVERY = model.CFG, EVERY
+            harness.forget()
     start, end, *stride = job["window"]
-    guidance = (Strided if stride else SafeLatentGuidance)(start=start / STEPS, end=end / STEPS)
+    return pushed(job, (Strided if stride else SafeLatentGuidance)(start=start / STEPS, end=end / STEPS))
+
+
+def pushed(job: dict, guidance: SafeLatentGuidance) -> tuple[dict, str]:
+    """Pictures that are each pushed to a drawn group, and what they show."""
+    attribute, prompt = ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
     method = Method("embedding", IN_CONTEXT, guidance=guidance)
     steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
     seeds = range(TEST_SEED, TEST_SEED + N)
-    pushed = end > start
-    images = harness.bench.generate(prompt, seeds, *(([attribute], [steering], method) if pushed else ()))[0]
+    guided = guidance.end > guidance.start
+    images = harness.bench.generate(prompt, seeds, *(([attribute], [steering], method) if guided else ()))[0]
     drawn = np.array(steering.draws(seeds)) - 1
     shown = harness.bench.classifier(attribute)(images).argmax(1)
     found = harness.measured(images, prompt, [attribute], seeds)
@@ -60,7 +77,7 @@ show the group they were pushed to. "Evaluations" is the cost of the whole run a
 |---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         for start, end, *stride in WINDOWS + STRIDES:
-            rows = [r for r in results if r["attribute"] == attribute and r["window"] == [start, end, *stride]]
+            rows = [r for r in results if r["attribute"] == attribute and r.get("window") == [start, end, *stride]]
             if rows:
                 steps = "none" if start == end else f"{start + 1}" if end == start + 1 else f"{start + 1} to {end}"
                 steps += ", every second" * len(stride)
@@ -68,10 +85,24 @@ show the group they were pushed to. "Evaluations" is the cost of the whole run a
                 text.append(f"| {attribute} | {steps} | {np.mean([r['obeyed'] for r in rows]):.2f} | {kl:.3f} | "
                             f"{np.mean([r['fidelity'] for r in rows]):.3f} | {np.mean([r['distance'] for r in rows]):.3f} | "
                             f"{1 + (end - start) / STEPS / 2 / (stride or [1])[0]:.2f} |")
+    text.append(f"""
+Without classifier-free guidance (CFG 1) the added row doubles a step. "Every second" evaluates it in every second of the steps and
+repeats its gamma in between. The package evaluates one in {EVERY}.
+
+| attribute | steps pushed | evaluated | as drawn | occupation right | distance to the unguided picture | evaluations |
+|---|---|---|---|---|---|---|""")
+    for attribute in ATTRIBUTES:
+        for end, every in ALONE:
+            rows = [r for r in results if r["attribute"] == attribute and r.get("alone") == [end, every]]
+            if rows:
+                text.append(f"| {attribute} | {f'1 to {end}' if end else 'none'} | {('every', 'every second', 'every third')[every - 1]} | "
+                            f"{np.mean([r['obeyed'] for r in rows]):.2f} | {np.mean([r['fidelity'] for r in rows]):.3f} | "
+                            f"{np.mean([r['distance'] for r in rows]):.3f} | {1 + -(-end // every) / STEPS:.2f} |")
     return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":
     harness.run("windows", [dict(attribute=attribute, window=list(window), occupation=subject) for subject in OCCUPATIONS
-                            for attribute in ATTRIBUTES for window in WINDOWS + STRIDES], measure, tables,
-                harness.parser(__doc__).parse_args())
+                            for attribute in ATTRIBUTES for window in WINDOWS + STRIDES]
+                + [dict(attribute=attribute, alone=list(alone), occupation=subject) for subject in OCCUPATIONS
+                   for attribute in ATTRIBUTES for alone in ALONE], measure, tables, harness.parser(__doc__).parse_args())

@@ -149,6 +149,10 @@ class GuidedDenoiser:
     other than 0. They copy the unconditional rows (ControlNet residuals, sizes, masks) in everything but the text.
     """
 
+    # Steps to one evaluation of `embedding` without classifier-free guidance, where an added row doubles a step; in
+    # between gamma is repeated. Measured by benchmarks/windows.py.
+    EVERY = 2
+
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
                  encoded: Encoded, method: Method):
         self.pipe, self.forward, self.parameters = pipe, forward, parameters
@@ -173,9 +177,8 @@ class GuidedDenoiser:
             return self.forward(**call)
 
         first_cond, k = len(sample) - self.images, self.units[index]
-        if not first_cond and self.direction == "embedding" and self.evaluated == index - 1 and \
-                self.guidance.active(progress):
-            # Without classifier-free guidance an added row doubles a step: every second one repeats the last gamma.
+        repeated = not first_cond and self.direction == "embedding" and 0 < index - self.evaluated < self.EVERY
+        if repeated and self.guidance.active(progress):
             output, gamma = self.forward(**call), self.runs[-1].again()
         else:
             output, gamma = self._evaluate(call, len(sample), first_cond, k, progress)
@@ -217,7 +220,7 @@ class GuidedDenoiser:
         self.units = eps_units(self.pipe.scheduler)
         self.runs.append(GuidanceRun(self.guidance))
         self.text = self.mixed_for = self.indices = None
-        self.evaluated = -2  # the last step that was; none before the first
+        self.evaluated = -self.EVERY  # the last step that was; none before the first
 
     def _rows_on(self, device, has_uncond: bool) -> tuple[Tensor, ...]:
         """Guided images; image and group of each row of the `prediction` direction; the rows that the added ones copy.

@@ -18,7 +18,7 @@ from ..core.attribute import Attribute
 from ..core.direction import mix
 from ..core.guidance import GuidanceRun
 from ..core.method import Method
-from ..core.pipeline import Encoded
+from ..core.pipeline import Encoded, GuidedDenoiser
 from . import conditioning
 from .messages import collected
 
@@ -94,7 +94,7 @@ class Pass:
         self.run = GuidanceRun(guide.method.guidance)
         self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         self.evaluations = 0
-        self.evaluated = -2  # the last step that was; none before the first
+        self.evaluated = -GuidedDenoiser.EVERY  # the last step that was; none before the first
         self.added: tuple[int, int] | None = None  # in a model call with them: the first one's place, and their kind
         positive, negative = guider.conds[POSITIVE], guider.conds.get(NEGATIVE)
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
@@ -123,9 +123,8 @@ class Pass:
         if not ours or len(x) != len(self.weights) or not self.run.settings.needs_unsafe(progress):
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
         step, sigma = self.progress.step(timestep), timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
-        if self.alone and self.direction == "embedding" and self.evaluated == step - 1 and \
-                self.run.settings.active(progress):
-            # An added row doubles a step without a negative: every second one repeats the last gamma.
+        repeated = self.alone and self.direction == "embedding" and 0 < step - self.evaluated < GuidedDenoiser.EVERY
+        if repeated and self.run.settings.active(progress):
             outs, gamma = list(executor(model, conds, x, timestep, model_options, *args, **kwargs)), self.run.again()
         else:
             outs, gamma = self._gamma(at, base, sigma, progress, executor, model, conds, x, timestep, model_options,
