@@ -134,7 +134,7 @@ row an image, on a model with classifier-free guidance to two, on one without (f
 |{'---|' * (len(ways) + 4)}"""]
     for f in found:
         memory = [f["memory"].get(way) for way in ("unguided", "embedding, all steps")]
-        ratios = " | ".join(format(f["ratios"][way], ".2f") for way in ways)
+        ratios = " | ".join(format(f["ratios"][way], ".2f") if way in f["ratios"] else "-" for way in ways)
         grown = " -> ".join(f"{m / 2**30:.2f} GiB" for m in memory) if all(memory) else "not counted on a CPU"
         form = " compiled" if f["compiled"] else ""
         size = f", {f['size']}x{f['size']}" if f["size"] else ""

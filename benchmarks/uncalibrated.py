@@ -20,10 +20,12 @@ from sd_debias.core.demo import artwork, captions
 from sd_debias.core.method import METHODS
 from sd_debias.core.solver.draw import Draw, least_push
 from sd_debias.core.steering import Steering
-from sd_debias.core.uncalibrated import distance, first_shares, kernel_ridge, predicted_steering
+from sd_debias.core.uncalibrated import PER_GROUP, distance, first_shares, kernel_ridge, predicted_steering
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
-GUESSES = ("nothing", "average profile", "nearest prompt", "ridge", "kernel", "first steps", "every picture")
+GUESSES = ("nothing", "average profile", "nearest prompt", "ridge", "kernel", "first steps", "average of few",
+           "first steps, few", "every picture")
+FEW = {"average of few": "average profile", "first steps, few": "first steps"}
 IMAGES = 32  # begun, none finished, to read a prompt's shares off the first steps
 
 
@@ -76,6 +78,10 @@ def guess(how: str, subject: str, attribute: str) -> Steering:
     alone = (1.0,) + (0.0,) * len(target)
     if how == "nothing":
         return none
+    if how in FEW:
+        chosen = np.random.default_rng(artwork.OCCUPATIONS.index(subject)).permutation(list(others))
+        others, how = {name: others[name] for name in chosen[:PER_GROUP * len(target)]}, FEW[how]
+        steerings = {name: steerings[name] for name in others}
     if how == "every picture":
         return Steering(none.weights, (0.0, *target), 1.0)
     if how == "average profile":
@@ -148,7 +154,8 @@ from the calibrations of the nineteen others, and tested on N = {harness.HELD_OU
   penalty by leave-one-out), and the least push that corrects them
 - *first steps*: the prompt's prediction in the first steps, where pictures are still noise, is solved as a mixture of the predictions
   for its groups (`core/uncalibrated.py`); draw probabilities by ridge regression on these shares. {IMAGES} pictures are begun and none is
-  finished: as many model evaluations as 24 pictures for two groups and 42 for five, once a prompt
+  finished: as many model evaluations as 24 pictures for two groups and 42 for five, for this prompt and each calibrated one
+- *few*: from {PER_GROUP} calibrated prompts a group, drawn at random, which is the least that a prediction is made from
 - *every picture*: no shares are needed if each picture is sent to a group drawn from the target
 
 | attribute | guess | mean KL | largest KL | ratio to the average profile | below the 95 % floor | pictures that show another group | fidelity |

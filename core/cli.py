@@ -155,12 +155,15 @@ def generate(options) -> dict:
     profile = Profile.load(options.profile) if options.profile else None
     if len(options.prompt) > 1:
         raise ValueError(f"generate takes one --prompt, but {len(options.prompt)} came. Run it once for each.")
-    prompt, out = options.prompt[0], Path(options.out)
+    if options.predict and not profile:
+        raise ValueError("--predict learns from a --profile: name one, or leave --predict out.")
+    prompt, out, encoded = options.prompt[0], Path(options.out), None
     if profile:
         for difference in profile.differences(bench.setting):
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
         profile = _for_prompt(bench, profile, prompt, options)
-        encoded = encode_all(bench.pipe, prompt, profile.attributes, profile.method.context)
+        if options.strength:
+            encoded = encode_all(bench.pipe, prompt, profile.attributes, profile.method.context)
     written, started = [], time.perf_counter()
     seeds = list(range(options.seed, options.seed + options.count))
     for start in range(0, len(seeds), bench.batch_size):
@@ -192,6 +195,8 @@ def report(options) -> dict:
     pages = {"before": {}, "after": {}, "seeds": {}}
     if options.prompt and not options.model:
         raise ValueError("To measure a further --prompt, pictures are made: name the model with --model.")
+    if options.predict and not options.prompt:
+        raise ValueError("--predict is for a further --prompt, which was not calibrated: name one, or leave it out.")
     _keep(options, "report.html")
     if options.model:
         bench = _bench(options, profile.attributes if options.prompt else ())
@@ -217,7 +222,8 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
     if profile.entry(prompt)[1]:
         return profile
     if options.predict:
-        profile = bench.predicted(profile, prompt, seed=options.seed)
+        _say(options, f"Reading the first steps of '{prompt}' and of {len(profile.entries)} calibrated prompts ...")
+        profile = bench.predicted(profile, prompt)
     warnings.warn(f"'{prompt}': {profile.entry(prompt)[0].warnings[0]}.")
     away = distance(bench.pipe, [entry.prompt for entry in profile.entries], prompt)
     if away.too_far:
@@ -500,7 +506,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rule", choices=RULES)
 
     predict = "a prompt that was not calibrated gets weights predicted from those that were (twice as many as " \
-        "groups, at least), instead of every image being sent to a drawn group"
+        "groups, at least), instead of every image being sent to a drawn group; that takes as long as 25 to 45 " \
+        "images for each of these prompts"
     sub = command(generate, "demo", None, attribute=False)
     sub.add_argument("--prompt", action="append", required=True)
     sub.add_argument("--profile", help="profile.json; without one nothing is guided")

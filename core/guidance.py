@@ -65,7 +65,7 @@ class GuidanceRun:
         self.momentum: Tensor | None = None
         self.progress = -1.0
         self.steps = 0
-        self.last: Tensor | None = None
+        self.last: tuple[Tensor, Tensor] | None = None  # gamma of the last step, and whether it was skipped
         # Sums stay on the device: reading them in a step would make the GPU wait for the host.
         self._skipped: Tensor | int = 0
         self._magnitude: Tensor | float = 0.0
@@ -99,17 +99,16 @@ class GuidanceRun:
             self.progress = progress
         if not s.active(progress):
             return torch.zeros_like(gamma)
-        self.steps += 1
-        self._skipped = self._skipped + (~finite.all()).int()
-        self._magnitude = self._magnitude + gamma.abs().mean()
-        self.last = gamma
-        return gamma
+        self.last = gamma, (~finite.all()).int()
+        return self.again()
 
     def again(self) -> Tensor:
         """gamma of the last step once more, for a step in the window whose predictions are not evaluated."""
+        gamma, skipped = self.last
         self.steps += 1
-        self._magnitude = self._magnitude + self.last.abs().mean()
-        return self.last
+        self._skipped = self._skipped + skipped
+        self._magnitude = self._magnitude + gamma.abs().mean()
+        return gamma
 
     def summary(self) -> dict:
         """What happened, for metadata: `steps` guided, `skipped` (in part) for NaN or Inf, mean |gamma| in eps units,

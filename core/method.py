@@ -18,7 +18,8 @@ AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile 
 class Method:
     """How an attribute is balanced.
 
-    direction  `prompt` (no extra model evaluation), `embedding` (one a step, the paper's) or `prediction` (one a group)
+    direction  `prompt` (no extra model evaluation), `embedding` (one a step, the paper's; without classifier-free
+               guidance one in two steps) or `prediction` (one a group)
     context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
     spend      `draw`: each image is sent toward a drawn group or left alone; `shift`: all get the same weights
     rule       how `shift` weights are solved; `draw` has one way, its measured outcome matrix

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterator, Sequence
 
 import numpy as np
@@ -143,10 +143,11 @@ class GuidedDenoiser:
     """A denoiser's forward with the direction's rows in the same call, and gamma taken off its conditional prediction.
 
     The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]. Then the prompt's own
-    prediction is the baseline of the `embedding` direction, which costs no row, u is the prompt, shifted, and every
-    second step repeats the last gamma; for the `prediction` direction the empty prompt is evaluated as well. Rows are
-    added for images with a weight other than 0 only, and, in the `prediction` direction, for their groups with a weight
-    other than 0. They copy the unconditional rows (ControlNet residuals, sizes, masks) in everything but the text.
+    prediction is the baseline of the `embedding` direction, which costs no row; u is the prompt, shifted, no threshold
+    holds, for gamma and what it compares would be one difference, and every second step repeats the last gamma. For the
+    `prediction` direction the empty prompt is evaluated as well. Rows are added for images with a weight other than 0
+    only, and, in the `prediction` direction, for their groups with a weight other than 0. They copy the unconditional
+    rows (ControlNet residuals, sizes, masks) in everything but the text.
     """
 
     # Steps to one evaluation of `embedding` without classifier-free guidance, where an added row doubles a step; in
@@ -170,19 +171,20 @@ class GuidedDenoiser:
         call = dict(zip(self.parameters, args), **kwargs)
         sample = call[self.parameters[0]]
         if self.pipe.scheduler.timesteps is not self.timesteps:
-            self._begin()
+            self._begin(len(sample) > self.images)
         index = self._index(call["timestep"])
         progress = index / len(self.times)
         if not self._is_ours(call, len(sample)) or not self.guidance.needs_unsafe(progress):
             return self.forward(**call)
 
         first_cond, k = len(sample) - self.images, self.units[index]
-        repeated = not first_cond and self.direction == "embedding" and 0 < index - self.evaluated < self.EVERY
+        step = self.steps.index(self.times[index])
+        repeated = not first_cond and self.direction == "embedding" and 0 < step - self.evaluated < self.EVERY
         if repeated and self.guidance.active(progress):
             output, gamma = self.forward(**call), self.runs[-1].again()
         else:
             output, gamma = self._evaluate(call, len(sample), first_cond, k, progress)
-            self.evaluated = index if self.guidance.active(progress) else self.evaluated
+            self.evaluated = step if self.guidance.active(progress) else self.evaluated
 
         at = first_cond + self.indices[0]
         prediction = output[0][:len(sample)].clone()
@@ -213,12 +215,14 @@ class GuidedDenoiser:
             eps_unsafe = mix(eps_uncond, eps_groups, self.weights)
         return self.runs[-1].step(eps_cond, eps_uncond, eps_unsafe, progress)
 
-    def _begin(self):
+    def _begin(self, has_uncond: bool):
         """A pipeline sets its timesteps anew in every call, so a new tensor of them is a new run."""
         self.timesteps = self.pipe.scheduler.timesteps
         self.times = self.timesteps.tolist()
+        self.steps = list(dict.fromkeys(self.times))  # samplers of second order have most of them twice
         self.units = eps_units(self.pipe.scheduler)
-        self.runs.append(GuidanceRun(self.guidance))
+        prompt_is_baseline = self.direction == "embedding" and not has_uncond
+        self.runs.append(GuidanceRun(replace(self.guidance, threshold=None) if prompt_is_baseline else self.guidance))
         self.text = self.mixed_for = self.indices = None
         self.evaluated = -self.EVERY  # the last step that was; none before the first
 
@@ -285,9 +289,15 @@ class GuidedDenoiser:
 
     def _mixed(self, name: str, text: Tensor, rows: int, at: Tensor) -> Tensor:
         groups, has_uncond = self.encoded.groups[name].to(text.device), rows > self.images
+        if self.direction == "embedding" and has_uncond:
+            return mix(text[at], groups, self.weights)
         if self.direction == "embedding":
-            return mix(text[at], groups, self.weights) if has_uncond else \
-                shifted(self.encoded, self.attributes, -self.weights, self.context)[name].to(text)
+            prompt = self.encoded.prompt[name]
+            if prompt.shape[1:] != text.shape[1:]:
+                raise ValueError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
+                                 f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
+            change = shifted(self.encoded, self.attributes, -self.weights, self.context)[name].float() - prompt.float()
+            return (text[at].float() + change.to(text.device)).to(text.dtype)
         chosen = groups[self.group_of, 0].to(text.dtype)
         empty = self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])
         return chosen if has_uncond else torch.cat([empty, chosen])

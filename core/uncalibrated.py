@@ -8,7 +8,7 @@ calibrated prompts, by ridge regression. Our own design; benchmarks/uncalibrated
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -50,9 +50,9 @@ class Distance:
         if self.too_far is None:
             return f"its text lies {place}; one calibrated prompt cannot tell whether that is far"
         if self.too_far:
-            return (f"its text is too far from anything calibrated: it lies {place}, and these lie {self.usual:.3f} at "
-                    f"most from one another's nearest")
-        return f"its text lies {place}, as near as these lie to one another ({self.usual:.3f} at most)"
+            return (f"its text is too far from anything calibrated: it lies {place}, and each of these at most "
+                    f"{self.usual:.3f} from its own nearest")
+        return f"its text lies {place}, no farther than these from their own nearest ({self.usual:.3f} at most)"
 
 
 def distance(pipe, calibrated: Sequence[str], prompt: str) -> Distance:
@@ -83,7 +83,10 @@ class _Onlooker(GuidedDenoiser):
             mean = own.mean(1, keepdim=True)
             own, other = own - mean, prompt - mean
             gram, product = found.get(progress, (0.0, 0.0))
-            found[progress] = gram + (own @ own.mT).sum(0).double(), product + (own @ other.mT).sum(0)[:, 0].double()
+            # An image whose predictions overflow is left out.
+            grams, products = (torch.where(m.isfinite().flatten(1).all(1).view(-1, 1, 1), m, 0.0).sum(0)
+                               for m in (own @ own.mT, own @ other.mT))
+            found[progress] = gram + grams, product + products[:, 0]
         return torch.zeros_like(eps_cond)
 
 
@@ -95,7 +98,7 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
     points for two groups, more where groups look alike. Raises ValueError as `pipeline.guided`.
     """
     rows, found = sum(len(a.groups) for a in attributes), []
-    at_once = max(1, 2 * batch_size // (2 + rows))  # no more rows than twice the pipeline's own
+    at_once = max(1, 2 * batch_size // (2 + rows))  # about as many rows as the pipeline has itself
     encoded = encode_all(pipe, prompt, attributes, IN_CONTEXT, **encoding_of(call))
     method = Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=FIRST_STEPS))
 
@@ -103,17 +106,22 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
         pipe._interrupt = step + 1 >= FIRST_STEPS * pipe.num_timesteps
         return tensors
 
+    if negative_prompt is not None:
+        call["negative_prompt"] = negative_prompt
     for start in range(0, len(seeds), at_once):
         batch = [int(seed) for seed in seeds[start:start + at_once]]
         with hooked(pipe, attributes, torch.ones(len(batch), rows), encoded, method, _Onlooker) as onlooker:
             pipe(prompt=[prompt] * len(batch), generator=[torch.Generator("cpu").manual_seed(s) for s in batch],
-                 negative_prompt=negative_prompt and [negative_prompt] * len(batch), output_type="latent",
-                 callback_on_step_end=enough, **call)
+                 output_type="latent", callback_on_step_end=enough,
+                 **{name: [value] * len(batch) if name == "negative_prompt" else value for name, value in call.items()})
             pipe._interrupt = False
         found.append(onlooker.found)
+    if not found or not found[0][0]:
+        raise ValueError(f"No step of this pipeline's call lies in the first {FIRST_STEPS:.0%} of the schedule, where "
+                         f"shares are read. Begin from noise (text-to-image, or strength 1), with a seed or more.")
     shares = []
     for parts in zip(*found):
-        steps = [[sum(part[step][i] for part in parts).cpu().numpy() for i in (0, 1)] for step in parts[0]]
+        steps = [[sum(part[step][i] for part in parts).cpu().double().numpy() for i in (0, 1)] for step in parts[0]]
         shares.append(np.mean([on_simplex(*step) for step in steps], axis=0))
     return shares
 
@@ -157,8 +165,8 @@ def predicted_steering(shares: np.ndarray, known: np.ndarray, steerings: Sequenc
     return Steering((0.0,) * len(shares), tuple((q / q.sum()).tolist()), float(np.mean(strengths)))
 
 
-def predicted(pipe, profile: Profile, prompt: str, seeds: Sequence[int], **options) -> Entry:
-    """An entry for a prompt that the profile was not calibrated for; `options` as `first_shares`.
+def predicted(profile: Profile, prompt: str, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Entry:
+    """An entry for a prompt that the profile was not calibrated for; `shares_of` gives a prompt's `first_shares`.
 
     Raises ValueError for a profile that shifts, and where it has fewer than `PER_GROUP` calibrated prompts a group.
     """
@@ -169,8 +177,7 @@ def predicted(pipe, profile: Profile, prompt: str, seeds: Sequence[int], **optio
     if len(profile.entries) < needed:
         raise ValueError(f"To predict weights, a profile of {needed // PER_GROUP} groups needs {needed} calibrated "
                          f"prompts, but '{profile.name}' has {len(profile.entries)}. Calibrate more, or this prompt.")
-    own, *known = (first_shares(pipe, text, profile.attributes, seeds, **options)
-                   for text in (prompt, *(e.prompt for e in profile.entries)))
+    own, *known = (shares_of(text) for text in (prompt, *(e.prompt for e in profile.entries)))
     steerings = tuple(predicted_steering(own[i], np.array([shares[i] for shares in known]),
                                          [e.steerings[i] for e in profile.entries])
                       for i in range(len(profile.attributes)))

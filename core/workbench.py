@@ -41,6 +41,7 @@ class Workbench:
         self.setting = dict(model=model, model_hash=model_hash, sampler=type(pipe.scheduler).__name__, steps=steps,
                             cfg=cfg, width=width, height=height, negative_prompt=negative_prompt)
         self.evaluations = 0
+        self.first_shares: dict[str, dict] = {}  # by case and prompt: those of the calibrated ones are needed again
         pipe.set_progress_bar_config(disable=True)
 
     def generate(self, prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (),
@@ -96,14 +97,21 @@ class Workbench:
         return calibration
 
     def predicted(self, profile: Profile, prompt: str, images: int = 32, seed: int = 0) -> Profile:
-        """The profile with predicted weights for a prompt that it was not calibrated for; `images` are begun, but none
-        is finished. Raises ValueError as `uncalibrated.predicted`."""
+        """The profile with predicted weights for a prompt that it was not calibrated for. Of this one and every
+        calibrated prompt, `images` are begun, but none is finished. Raises ValueError as `uncalibrated.predicted`."""
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
-        entry = uncalibrated.predicted(
-            self.pipe, profile, prompt, range(seed, seed + images), batch_size=self.batch_size,
-            negative_prompt=s["negative_prompt"], num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
-        return replace(profile, predicted=(*profile.predicted, entry))
+        known = self.first_shares.setdefault(repr((profile.attributes, images, seed, s)), {})
+
+        def shares_of(text):
+            if text not in known:
+                known[text] = uncalibrated.first_shares(
+                    self.pipe, text, profile.attributes, range(seed, seed + images), batch_size=self.batch_size,
+                    negative_prompt=s["negative_prompt"], num_inference_steps=s["steps"], guidance_scale=s["cfg"],
+                    **size)
+            return known[text]
+
+        return replace(profile, predicted=(*profile.predicted, uncalibrated.predicted(profile, prompt, shares_of)))
 
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0) -> Iterator[Calibration]:
         """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.

@@ -8,7 +8,7 @@ Nothing is kept on the model, so passes, clones and the next run cannot see each
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Sequence
 
 import torch
@@ -91,7 +91,6 @@ class Pass:
 
     def __init__(self, guide: Guide, guider, weights: Tensor, sigmas: Tensor):
         self.guider, self.direction, self.weights = guider, guide.method.direction, weights
-        self.run = GuidanceRun(guide.method.guidance)
         self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         self.evaluations = 0
         self.evaluated = -GuidedDenoiser.EVERY  # the last step that was; none before the first
@@ -100,6 +99,11 @@ class Pass:
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
+        # With the prompt as baseline no threshold holds: gamma and what it compares would be one difference.
+        settings = guide.method.guidance
+        if alone and self.direction == "embedding":
+            settings = replace(settings, threshold=None)
+        self.run = GuidanceRun(settings)
         # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
         # Alone, the prompt is the baseline of `embedding`; that of `prediction` is the empty one, evaluated as well.
         if self.direction == "embedding":

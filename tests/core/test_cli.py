@@ -227,6 +227,28 @@ def test_a_prompt_too_far_from_anything_calibrated_is_said_to_be(tmp_path, capsy
     assert cli.main(["generate", *asked, "--out", str(tmp_path / "pictures"), "--predict"]) == 2
     said = capsys.readouterr().err
     assert said.count("too far from anything calibrated") == 2 and "needs 4 calibrated prompts, but 'two' has 2" in said
+    assert cli.main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
+    assert cli.main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "--predict learns from a --profile" in said and "--predict is for a further --prompt" in said
+
+
+def test_weights_are_predicted_from_calibrated_prompts_and_the_picture_says_so(tmp_path, calibrated):
+    document = json.loads((calibrated / "profile.json").read_text())
+    (entry,) = document["entries"]
+    del document["hash"]
+    document["entries"] = [{**entry, "prompt": f"a photo of a {subject}"}
+                           for subject in ("judge", "pilot", "cook", "guard")]
+    path = Profile.from_dict(document).save(tmp_path / "four.json")
+    asked = ["generate", "--profile", str(path), "--prompt", "a photo of a singer", "--count", "10"]
+    assert cli.main([*asked, "--predict", "--out", str(tmp_path / "all")]) == 0
+    notes = [Image.open(tmp_path / "all" / f"{seed}.png").text["parameters"] for seed in range(10)]
+    assert any("its weights are predicted from 4 calibrated prompts" in text for text in notes)
+    # A picture does not depend on the seeds made with it.
+    assert cli.main([*asked, "--predict", "--out", str(tmp_path / "some"), "--seed", "5", "--count", "5"]) == 0
+    pictures = [[np.asarray(Image.open(tmp_path / out / f"{seed}.png"), int) for seed in range(5, 10)]
+                for out in ("all", "some")]
+    assert np.abs(np.subtract(*pictures)).max() <= 1
 
 
 def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):

@@ -452,6 +452,47 @@ def test_without_cfg_every_second_step_of_the_window_repeats_the_last_gamma(seen
     assert info["magnitude"] == pytest.approx(np.mean([gamma.abs().mean().item() for _, _, gamma in seen]), rel=1e-4)
 
 
+def test_without_cfg_a_sampler_of_second_order_is_evaluated_in_every_second_sigma_too(seen):
+    pipe = tiny_pipelines.sd()
+    pipe.scheduler = tiny_pipelines.scheduler(diffusers.HeunDiscreteScheduler)
+    _, info = images_of(pipe, AWAY, seeds=(1,), direction="embedding", guidance_scale=1.0,
+                        **{**settings(pipe), "num_inference_steps": 6})
+    assert len(pipe.scheduler.timesteps) == 11 and info["steps"] == 11
+    assert info["extra_evaluations"] == len(seen) == 5  # sigmas 1, 3 and 5, of which the first is evaluated once
+
+
+def test_without_cfg_gamma_is_not_halved_by_a_threshold(seen):
+    pipe = tiny_pipelines.sd()
+    rule = SafeLatentGuidance(threshold=0.01)
+    images_of(pipe, AWAY, seeds=(1,), direction="embedding", guidance_scale=1.0, rule=rule, **settings(pipe))
+    gamma = seen[0][-1]
+    assert 0.2 < (gamma < 0).float().mean() < 0.8
+
+
+def test_without_cfg_only_the_weights_change_of_the_text_makes_gamma():
+    """The pipeline may evaluate another text than the prompt's own, as SDXL does with a second prompt."""
+    pipe = tiny_pipelines.sd()
+    pipe._guidance_scale = 1.0
+    pipe.scheduler.set_timesteps(4)
+    encoded = encode_all(pipe, PROMPT, [GENDER], IN_CONTEXT)
+    taken = []
+
+    def forward(sample, timestep, encoder_hidden_states):
+        taken.append(encoder_hidden_states)
+        return (sample,)
+
+    hook = GuidedDenoiser(pipe, forward, ["sample", "timestep", "encoder_hidden_states"], [GENDER],
+                          torch.tensor([[0.0, -1.0]]), encoded, Method("embedding"))
+    other = encoded.prompt["prompt_embeds"] + 5
+    hook(torch.zeros(1, 4, 2, 2), pipe.scheduler.timesteps[0], encoder_hidden_states=other)
+    away = encoded.prompt["prompt_embeds"] - encoded.groups["prompt_embeds"][1]
+    assert torch.allclose(taken[0], torch.cat([other, other + away]), atol=1e-5)
+    hook = GuidedDenoiser(pipe, forward, ["sample", "timestep", "encoder_hidden_states"], [GENDER],
+                          torch.tensor([[0.0, -1.0]]), encoded, Method("embedding"))
+    with pytest.raises(ValueError, match="max_sequence_length"):
+        hook(torch.zeros(1, 4, 2, 2), pipe.scheduler.timesteps[0], encoder_hidden_states=other[:, :-1])
+
+
 def hooked(direction, cfg, device):
     """A hook on tensors of a device, and a function that calls it for a step."""
     pipe = tiny_pipelines.sd()

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tiny_pipelines
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
@@ -31,18 +32,12 @@ def profile(bench):
     return Profile.from_calibrations("judge", [calibration], bench.setting, "demo")
 
 
-def with_entries(profile, prompts):
-    """The profile with made-up entries."""
-    entries = tuple(Entry(prompt, (Steering((0.0, 0.0), (0.5, 0.0, 0.5)),)) for prompt in prompts)
-    return replace(profile, entries=entries)
-
-
 # --- distance --------------------------------------------------------------------------------------------------------
 
 def test_a_calibrated_prompt_lies_at_no_distance(bench):
     found = distance(bench.pipe, ["a photo of a judge", "a photo of a pilot"], "a photo of a pilot")
     assert found.nearest == "a photo of a pilot" and found.distance == pytest.approx(0, abs=1e-5)
-    assert found.too_far is False and "as near as" in str(found)
+    assert found.too_far is False and "no farther than" in str(found)
 
 
 def test_a_prompt_farther_than_the_calibrated_ones_from_each_other_is_too_far(bench):
@@ -97,6 +92,20 @@ def test_every_family_can_be_looked_at_and_is_left_as_it_was(family):
     assert np.array_equal(before, plain())
 
 
+def test_a_call_that_begins_late_has_no_first_steps():
+    pipe = tiny_pipelines.img2img()
+    with pytest.raises(ValueError, match="No step .* first 35%"):
+        first_shares(pipe, "a doctor", [GENDER], range(2), strength=0.5, num_inference_steps=4,
+                     image=Image.fromarray(np.zeros((16, 16, 3), np.uint8)))
+
+
+def test_an_empty_negative_prompt_is_one():
+    pipe = tiny_pipelines.sd()
+    call = dict(height=16, width=16, num_inference_steps=3)
+    found = [first_shares(pipe, "a doctor", [GENDER], range(2), negative_prompt=text, **call) for text in ("", None)]
+    assert np.allclose(*found)
+
+
 def test_the_batch_does_not_change_the_shares():
     pipe = tiny_pipelines.sd()
     call = dict(height=16, width=16, num_inference_steps=3)
@@ -122,20 +131,44 @@ def test_draws_are_predicted_from_those_of_like_prompts():
         pytest.approx(1)
 
 
-def test_predicted_weights_are_not_called_calibrated(bench, profile):
-    prompts = [f"a photo of a {subject}" for subject in ("doctor", "pilot", "teacher", "cook")]
+def test_predicted_weights_follow_the_shares_and_are_not_called_calibrated(bench, profile):
+    subjects = {"doctor": 0.8, "pilot": 0.9, "teacher": 0.6, "cook": 0.7, "judge": 1.0}
+    entries = tuple(Entry(f"a photo of a {subject}", (Steering((0.0, 0.0), (0.5 / p, 0.0, 1 - 0.5 / p)),))
+                    for subject, p in subjects.items())
     made = Profile.from_dict(profile.to_dict())
-    found = bench.predicted(with_entries(made, prompts), "a photo of a singer", images=2)
-    entry, known = found.entry("A photo of a singer")
-    assert not known and "predicted from 4 calibrated prompts" in entry.warnings[0]
-    assert entry.steerings[0].probabilities == pytest.approx((0.5, 0.0, 0.5))
-    keys = found.metadata("a photo of a singer", dict(acted=True))
-    assert "predicted" in keys["Debias prompt"] and found.hash == made.hash
-    assert found.entry("a photo of a pilot")[1]
+    shares = {"a photo of a singer": 0.75, **{entry.prompt: p for entry, p in zip(entries, subjects.values())}}
+    entry = predicted(replace(made, entries=entries), "a photo of a singer",
+                      lambda prompt: [np.array([shares[prompt], 1 - shares[prompt]])])
+    assert "predicted from 5 calibrated prompts" in entry.warnings[0]
+    assert entry.steerings[0].probabilities == pytest.approx((0.67, 0.0, 0.33), abs=0.03)
+    found = replace(made, predicted=(entry,))
+    assert found.entry("A photo of a singer") == (entry, False) and found.entry("a photo of a judge")[1]
+    assert "predicted" in found.metadata("a photo of a singer", dict(acted=True))["Debias prompt"]
+    assert found.hash == made.hash
 
 
-def test_a_prediction_is_refused_with_few_calibrated_prompts_and_for_shifts(bench, profile):
+def test_the_workbench_reads_calibrated_prompts_once(bench, profile, monkeypatch):
+    read = []
+
+    def spy(pipe, prompt, *args, **options):
+        read.append(prompt)
+        return [np.array([0.8, 0.2])]
+
+    monkeypatch.setattr("sd_debias.core.uncalibrated.first_shares", spy)
+    prompts = [f"a photo of a {subject}" for subject in ("doctor", "pilot", "teacher", "cook")]
+    entries = tuple(Entry(prompt, (Steering((0.0, 0.0), (0.5, 0.0, 0.5)),)) for prompt in prompts)
+    asked = replace(profile, entries=entries)
+    for prompt in ("a photo of a singer", "a photo of a guard"):
+        asked = bench.predicted(asked, prompt)
+        assert asked.entry(prompt)[0].steerings[0].probabilities == pytest.approx((0.5, 0.0, 0.5))
+    assert sorted(read) == sorted([*prompts, "a photo of a singer", "a photo of a guard"])
+
+
+def test_a_prediction_is_refused_with_few_calibrated_prompts_and_for_shifts(profile):
+    def shares_of(prompt):
+        raise AssertionError("must refuse before it looks")
+
     with pytest.raises(ValueError, match="needs 4 calibrated prompts, but 'judge' has 1"):
-        predicted(bench.pipe, profile, "a photo of a singer", range(2))
+        predicted(profile, "a photo of a singer", shares_of)
     with pytest.raises(ValueError, match="shifts"):
-        predicted(bench.pipe, replace(profile, method=METHODS["shift"]), "a photo of a singer", range(2))
+        predicted(replace(profile, method=METHODS["shift"]), "a photo of a singer", shares_of)
