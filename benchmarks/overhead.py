@@ -127,7 +127,7 @@ def tables(found: list[dict]) -> str:
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
 interleaved rounds, every picture pushed. Models other than the demo's have random weights. The default window is the first
 {100 * EARLY.end:.0f} % of the steps. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
-ratio but one, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
+ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. `embedding` adds one row an image, on a model with classifier-free guidance to two in every step
 of the window, on one without (flux) to a single one in every second step; `prediction` adds two there.
 

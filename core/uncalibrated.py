@@ -83,10 +83,7 @@ class _Onlooker(GuidedDenoiser):
             mean = own.mean(1, keepdim=True)
             own, other = own - mean, prompt - mean
             gram, product = found.get(progress, (0.0, 0.0))
-            # An image whose predictions overflow is left out.
-            grams, products = (torch.where(m.isfinite().flatten(1).all(1).view(-1, 1, 1), m, 0.0).sum(0)
-                               for m in (own @ own.mT, own @ other.mT))
-            found[progress] = gram + grams, product + products[:, 0]
+            found[progress] = gram + (own @ own.mT).sum(0), product + (own @ other.mT).sum(0)[:, 0]
         return torch.zeros_like(eps_cond)
 
 
@@ -95,7 +92,8 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
     """Shares [n] of each attribute's groups as the predictions of the first steps show them, for noise of these seeds.
 
     `call` goes to the pipeline (num_inference_steps, guidance_scale ...). An estimate with an error of its own: some
-    points for two groups, more where groups look alike. Raises ValueError as `pipeline.guided`.
+    points for two groups, more where groups look alike. Raises ValueError as `pipeline.guided`,
+    for a call that begins too late, and for predictions that are not finite.
     """
     rows, found = sum(len(a.groups) for a in attributes), []
     at_once = max(1, 2 * batch_size // (2 + rows))  # about as many rows as the pipeline has itself
@@ -122,6 +120,9 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
     shares = []
     for parts in zip(*found):
         steps = [[sum(part[step][i] for part in parts).cpu().double().numpy() for i in (0, 1)] for step in parts[0]]
+        if not all(np.isfinite(part).all() for step in steps for part in step):
+            raise ValueError(f"The model's predictions for '{prompt}' are not finite, so no shares can be read off "
+                             f"them. Use another precision, e.g. bfloat16 or float32.")
         shares.append(np.mean([on_simplex(*step) for step in steps], axis=0))
     return shares
 

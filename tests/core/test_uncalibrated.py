@@ -99,6 +99,14 @@ def test_a_call_that_begins_late_has_no_first_steps():
                      image=Image.fromarray(np.zeros((16, 16, 3), np.uint8)))
 
 
+def test_predictions_that_overflow_are_refused():
+    pipe, call = tiny_pipelines.sd(), dict(height=16, width=16, num_inference_steps=3)
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(ValueError, match="not finite"):
+        first_shares(pipe, "a doctor", [GENDER], range(2), **call)
+
+
 def test_an_empty_negative_prompt_is_one():
     pipe = tiny_pipelines.sd()
     call = dict(height=16, width=16, num_inference_steps=3)
