@@ -23,7 +23,8 @@ EXTRAS = ("demo", "test")  # of pyproject.toml, each with all that the one befor
 
 # By import name, what core needs and every host ships. A host's own versions of the first stay as they are.
 HOST_OWNS = ("torch", "numpy", "transformers")
-SMALL = {"safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm"}
+SMALL = {"safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm", "jinja2": "Jinja2",
+         "markupsafe": "MarkupSafe", "packaging": "packaging"}
 
 
 def main(arguments):
@@ -83,8 +84,9 @@ def serve_host():
 
 def demo(arguments):
     """Run the demo, which says where its report is: in demo_output unless the arguments name another `--out`."""
-    out = str(ROOT / "demo_output")
-    return subprocess.call([str(program("sd-debias")), "demo", "--out", out, *arguments], env=environment())
+    named = any(argument.split("=")[0] == "--out" for argument in arguments)
+    out = [] if named else ["--out", str(ROOT / "demo_output"), "--overwrite"]  # that folder is this script's own
+    return subprocess.call([str(program("sd-debias")), "demo", *out, *arguments], env=environment())
 
 
 def test(arguments):

@@ -66,7 +66,7 @@ def demo():
 def ways(model, width: int) -> dict:
     """The model as it is, and guided."""
     from sd_debias.core.attribute import GENDER
-    from sd_debias.core.guidance import SafeLatentGuidance
+    from sd_debias.core.safe_latent import SafeLatentGuidance
     from sd_debias.core.method import METHODS, Method
     from sd_debias.core.pipeline import Encoded
     from sd_debias.nodes.guidance import Guide

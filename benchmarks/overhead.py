@@ -21,7 +21,7 @@ from harness import DOCS
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.demo import model
 from sd_debias.core.files import write_atomic
-from sd_debias.core.direction import IN_CONTEXT
+from sd_debias.core.method import IN_CONTEXT
 from sd_debias.core.method import EARLY, METHODS, Method, named
 from sd_debias.core.pipeline import encode_all, generate
 from sd_debias.core.steering import Steering

@@ -22,9 +22,9 @@ from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibrate import Calibration, Plan
 from sd_debias.core.chart import LIGHT, Scene
 from sd_debias.core.demo import captions
-from sd_debias.core.direction import ALONE
+from sd_debias.core.method import ALONE
 from sd_debias.core.distribution import deviation_ratio, dirichlet_interval
-from sd_debias.core.guidance import PRESETS
+from sd_debias.core.safe_latent import PRESETS
 from sd_debias.core.method import METHODS, Method, named
 from sd_debias.core.steering import Steering
 

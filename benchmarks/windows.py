@@ -12,8 +12,8 @@ from harness import TEST_SEED
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.demo import captions, model
-from sd_debias.core.direction import IN_CONTEXT
-from sd_debias.core.guidance import SafeLatentGuidance
+from sd_debias.core.method import IN_CONTEXT
+from sd_debias.core.safe_latent import SafeLatentGuidance
 from sd_debias.core.method import Method
 from sd_debias.core.pipeline import GuidedDenoiser
 from sd_debias.core.steering import Steering

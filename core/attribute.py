@@ -11,6 +11,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Sequence
 
+from .errors import DebiasError, quoted, short
+from .schema import ATTRIBUTE, check
+
+MOST_TOGETHER = 8  # attributes; a draw has as many independent streams
+
 
 @dataclass(frozen=True)
 class Group:
@@ -25,10 +30,11 @@ class Group:
 
     def __post_init__(self):
         if not self.name.strip():
-            raise ValueError("A group needs a name, but an empty one came. Name every group, e.g. 'man | woman'.")
+            raise DebiasError("A group needs a name, but an empty one came. Name every group, e.g. 'man | woman'.")
         texts = self.texts or (self.name,)
         if not all(text.strip() for text in (*texts, *self.classifier_texts)):
-            raise ValueError(f"Group '{self.name}' has an empty text. Describe it, e.g. 'a woman', or leave texts out.")
+            raise DebiasError(f"Group {quoted(self.name)} has an empty text. Describe it, e.g. 'a woman', or leave "
+                              f"texts out.")
         object.__setattr__(self, "texts", tuple(texts))
         plain = (text.replace("{prompt}", "").strip(" ,") or self.name for text in texts)
         captions = tuple(caption for text in plain for caption in (f"a photo of {text}", text))
@@ -45,19 +51,21 @@ class Attribute:
     def __post_init__(self):
         names = [group.name for group in self.groups]
         if not self.name.strip():
-            raise ValueError("An attribute needs a name, but an empty one came.")
+            raise DebiasError("An attribute needs a name, but an empty one came.")
         if len(names) < 2:
-            raise ValueError(f"Attribute '{self.name}' needs two groups or more, but {len(names)} came: {names}.")
+            raise DebiasError(f"Attribute {quoted(self.name)} needs two groups or more, but {len(names)} came: "
+                              f"{short(names)}.")
         if len(set(names)) < len(names):
-            raise ValueError(f"Attribute '{self.name}' names a group twice: {names}. Give every group its own name.")
+            raise DebiasError(f"Attribute {quoted(self.name)} names a group twice: {short(names)}. Give every group "
+                              f"its own name.")
         target = self.target or (1.0,) * len(names)
         if len(target) != len(names):
-            raise ValueError(f"Attribute '{self.name}' has {len(names)} groups but {len(target)} target shares came: "
-                             f"{list(target)}. Give one number a group.")
+            raise DebiasError(f"Attribute {quoted(self.name)} has {len(names)} groups but {len(target)} target shares "
+                              f"came: {short(list(target))}. Give one number a group.")
         total = sum(target)
         if not all(share >= 0 for share in target) or not 0 < total < math.inf:
-            raise ValueError(f"Target shares of '{self.name}' must be finite, not negative, and not all zero, but "
-                             f"{list(target)} came.")
+            raise DebiasError(f"Target shares of {quoted(self.name)} must be finite, not negative, and not all zero, "
+                              f"but {short(list(target))} came.")
         object.__setattr__(self, "groups", tuple(self.groups))
         # Shares that sum to 1 stay as they are: dividing again would move their last bit at every save and load.
         scale = 1 if math.isclose(total, 1, rel_tol=1e-12) else total
@@ -80,24 +88,32 @@ class Attribute:
 
     @classmethod
     def from_dict(cls, data: dict) -> Attribute:
-        """Read the JSON form; `texts`, `classifier_texts` and `target` may be left out. Raises ValueError."""
-        try:
-            groups = tuple(Group(str(g["name"]), _texts(g, "texts"), _texts(g, "classifier_texts"))
-                           for g in data["groups"])
-            name, target = str(data["name"]), data.get("target") or ()
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"An attribute is an object with 'name' and 'groups' (a list of objects with 'name'), but "
-                             f"{data!r:.200} came ({error}).") from error
-        try:
-            target = tuple(float(share) for share in target)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"Target shares of '{name}' are a list of numbers, but {target!r:.200} came.") from error
-        return cls(name, groups, target)
+        """Read the JSON form; `texts`, `classifier_texts` and `target` may be left out. Raises DebiasError."""
+        check(data, ATTRIBUTE, "An attribute is an object with 'name' and 'groups' (a list of objects with 'name'), "
+              "and this one", "Correct it.")
+        groups = (Group(g["name"], _texts(g, "texts"), _texts(g, "classifier_texts")) for g in data["groups"])
+        return cls(data["name"], tuple(groups), tuple(float(share) for share in data.get("target") or ()))
 
 
 def _texts(group: dict, key: str) -> tuple[str, ...]:
     value = group.get(key) or ()
-    return (value,) if isinstance(value, str) else tuple(str(text) for text in value)
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def together(attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:
+    """Attributes that are measured and calibrated together. Raises DebiasError for none, more than eight, and two of
+    one name: by their names they are told apart."""
+    attributes = tuple(attributes)
+    names = [attribute.name for attribute in attributes]
+    if not attributes:
+        raise DebiasError("Expected an attribute to measure, but none came. Choose one, e.g. gender.")
+    if len(attributes) > MOST_TOGETHER:
+        raise DebiasError(f"Expected at most {MOST_TOGETHER} attributes together, but {len(attributes)} came: "
+                          f"{short(names)}. Calibrate them in two profiles.")
+    if len({" ".join(name.casefold().split()) for name in names}) < len(names):
+        raise DebiasError(f"Two attributes have the same name: {short(names)}. Name one of them differently, e.g. "
+                          f"'years: young | old'.")
+    return attributes
 
 
 def parse(text: str) -> Attribute:
@@ -107,7 +123,7 @@ def parse(text: str) -> Attribute:
     "gender = 70:30"                     a built-in one with another target; "doctors: gender" also renames it
     "young | middle-aged | old = 1:1:1"  own groups; "age of doctors: young | old" also names the attribute
 
-    Raises ValueError for an unknown name, fewer than two groups, or a target that does not fit.
+    Raises DebiasError for an unknown name, fewer than two groups, or a target that does not fit.
     """
     head, equals, ratio = text.partition("=")
     name, colon, listed = head.rpartition(":")
@@ -115,13 +131,13 @@ def parse(text: str) -> Attribute:
     try:
         target = tuple(float(share) for share in ratio.split(":")) if equals else ()
     except ValueError as error:
-        raise ValueError(f"Target shares are numbers with colons between, e.g. '= 70:30', but '{ratio.strip()}' "
-                         f"came.") from error
+        raise DebiasError(f"Target shares are numbers with colons between, e.g. '= 70:30', but "
+                          f"{quoted(ratio.strip())} came.") from error
     if len(groups) == 1:
         known = BUILT_IN.get(groups[0])
         if known is None:
-            raise ValueError(f"No attribute is called '{groups[0]}'. Known: {', '.join(BUILT_IN)}; or list own groups, "
-                             f"e.g. 'young | middle-aged | old'.")
+            raise DebiasError(f"No attribute is called {quoted(groups[0])}. Known: {', '.join(BUILT_IN)}; or list own "
+                              f"groups, e.g. 'young | middle-aged | old'.")
         return replace(known, name=name.strip() or known.name, target=target or known.target)
     return Attribute(name.strip() or " | ".join(groups), tuple(Group(group) for group in groups), target)
 
@@ -129,7 +145,7 @@ def parse(text: str) -> Attribute:
 def joint(attributes: Sequence[Attribute]) -> Attribute:
     """Intersections as one attribute: a group for every combination, its target the product of the single ones."""
     if not attributes:
-        raise ValueError("Expected one attribute or more to combine, but none came.")
+        raise DebiasError("Expected one attribute or more to combine, but none came.")
     combinations = list(itertools.product(*(attribute.groups for attribute in attributes)))
     groups = tuple(Group(", ".join(g.name for g in combination), (_joined([g.texts[0] for g in combination]),),
                          (", ".join(g.classifier_texts[0] for g in combination),)) for combination in combinations)

@@ -5,10 +5,12 @@ a round is left, its images join those that the weights are solved from, and fre
 
 The loop knows neither model nor host. It is driven by two callables of the host,
 
-    generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image
+    generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image; an image that is
+                                            not finite is None
     classify(images) -> [probabilities]     one array [B, n] an attribute; a row of zeros is an unsure image
 
-and may be stopped after any batch: its rounds are its whole state.
+Images that are not finite, and those of one colour throughout, show nobody: they are unsure, and the calibration says
+how many there were. It may be stopped after any batch: its rounds are its whole state.
 """
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ import itertools
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -24,11 +26,13 @@ import numpy as np
 from torch import Tensor
 
 from . import solver
-from .attribute import Attribute
-from .classify import labels
-from .distribution import Distribution, summarise
-from .files import write_atomic
+from .attribute import Attribute, together
+from .classify import UNSURE, labels, one_colour
+from .distribution import NO_IMAGES, Distribution, summarise
+from .errors import DebiasError, quoted, short
+from .files import read_json, write_atomic, writing
 from .method import Method
+from .schema import CALIBRATION, MOST_IMAGES, check
 from .steering import Steering, rows
 
 AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
@@ -58,11 +62,17 @@ class Plan:
 
     def __post_init__(self):
         if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
-            raise ValueError(f"Expected at least 1 image a round and a batch, and no negative number, but {self} came.")
-        if self.images * (self.rounds + 1) > HELD_OUT_OFFSET:
-            raise ValueError(f"A calibration may use {HELD_OUT_OFFSET:,} images, but the plan asks for more: {self}.")
+            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but {self} "
+                              f"came.")
+        if max(self.images * (self.rounds + 1), self.held_out, self.batch_size) > MOST_IMAGES:
+            raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
+                              f"for more: {self}.")
+        if not abs(self.seed) <= 2**64:
+            raise DebiasError(f"A seed is a whole number of at most 64 bits, but {short(self.seed)} came.")
+        if not 0 <= self.confidence <= 1:
+            raise DebiasError(f"The confidence is a probability from 0 to 1, but {self.confidence} came.")
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
-            raise ValueError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {self.tolerance} came.")
+            raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {self.tolerance} came.")
 
     @property
     def most_images(self) -> int:
@@ -74,8 +84,10 @@ class Plan:
 class Round:
     """One round's images: how they were steered and what they were classified as.
 
-    labels    one list an attribute: the group's index, -1 for unsure
-    fidelity  one number an image: how well it shows its prompt, in the measure of the host
+    labels      one list an attribute: the group's index, -1 for unsure
+    fidelity    one number an image that shows something: how well it shows its prompt, in the measure of the host
+    not_finite  images with NaN or infinite pixels
+    one_colour  images whose pixels are all equal, which no working model makes
     """
     kind: str
     steerings: tuple[Steering, ...]
@@ -83,6 +95,8 @@ class Round:
     labels: list[list[int]] = field(default_factory=list)
     fidelity: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    not_finite: int = 0
+    one_colour: int = 0
 
     @property
     def done(self) -> int:
@@ -105,16 +119,24 @@ class Round:
         np.add.at(table, (np.asarray(drawn, int)[labels >= 0], labels[labels >= 0]), 1)
         return table
 
+    @property
+    def broken(self) -> str:
+        """How many images show nobody, in words; empty where all show something."""
+        found = [f"{count} {words}" for count, words in (
+            (self.not_finite, "are not finite (NaN or infinite)"),
+            (self.one_colour, "are of one colour throughout, often black")) if count]
+        return f"of {self.done} images, {' and '.join(found)}" if found else ""
+
     def distribution(self, attribute: int, target: Sequence[float]) -> Distribution:
-        """Shares of one attribute with their statistics. Raises ValueError where no image could be classified."""
+        """Shares of one attribute with their statistics. Raises DebiasError where no image could be classified."""
         labels = np.asarray(self.labels[attribute], int)
         return summarise(np.bincount(labels[labels >= 0], minlength=len(target)), target, int((labels < 0).sum()))
 
     @classmethod
     def from_dict(cls, data: dict) -> Round:
-        steerings = tuple(Steering(tuple(s["weights"]), tuple(s["probabilities"]), s["strength"])
-                          for s in data["steerings"])
-        return cls(**{**data, "steerings": steerings, "seeds": tuple(data["seeds"])})
+        steerings = tuple(Steering.from_dict(s) for s in data["steerings"])
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        return cls(**{**known, "steerings": steerings, "seeds": tuple(map(int, data["seeds"]))})
 
 
 def round_names(kinds: Sequence[str]) -> list[str]:
@@ -132,9 +154,7 @@ class Calibration:
 
     def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
                  rounds: Sequence[Round] = (), made_with: dict | None = None):
-        if not attributes:
-            raise ValueError("A calibration needs an attribute, but none came. Choose one, e.g. gender.")
-        self.prompt, self.attributes, self.method, self.plan = prompt, tuple(attributes), method, plan
+        self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
         self.rounds, self.made_with = list(rounds), made_with or {}
         self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]
 
@@ -143,25 +163,45 @@ class Calibration:
             ) -> Iterator[Round]:
         """Yield the current round after each batch of images; the state is saved before each yield.
 
-        Raises ValueError where no image of a round can be classified.
+        Raises DebiasError where no image of a round can be classified.
         """
         while (current := self._next_round()) is not None:
             started = time.perf_counter() - current.seconds
             while not current.complete:
                 seeds = list(current.seeds[current.done:current.done + self.plan.batch_size])
                 weights = rows(current.steerings, seeds)
-                images = generate(weights, seeds)
-                found = [self._labels(p, a, len(seeds)) for p, a in zip(classify(images), self.attributes)]
-                current.labels = [old + new for old, new in zip(current.labels or [[] for _ in found], found)]
-                if fidelity is not None:
-                    current.fidelity += np.asarray(fidelity(images), float).tolist()
+                self._measure(current, generate(weights, seeds), seeds, classify, fidelity)
                 current.seconds = time.perf_counter() - started
                 if current.complete:
-                    for i, a in enumerate(self.attributes):
-                        current.distribution(i, a.target)
+                    for i in range(len(self.attributes)):
+                        self._check(current, i)
                 if save_to is not None:
                     self.save(save_to)
                 yield current
+
+    def _measure(self, current: Round, images: Sequence, seeds: list[int], classify, fidelity) -> None:
+        """Add a batch of images to a round."""
+        if len(images) != len(seeds):
+            raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
+        finite = [i for i, image in enumerate(images) if image is not None]
+        shown = [i for i in finite if not one_colour(images[i])]
+        found = [np.full(len(images), UNSURE) for _ in self.attributes]
+        if shown:
+            seen = images if len(shown) == len(images) else [images[i] for i in shown]
+            for own, p, attribute in zip(found, classify(seen), self.attributes, strict=True):
+                own[shown] = self._labels(p, attribute, len(shown))
+            if fidelity is not None:
+                current.fidelity += np.asarray(fidelity(seen), float).tolist()
+        current.labels = [[*old, *new.tolist()] for old, new in
+                          zip(current.labels or [[] for _ in found], found, strict=True)]
+        current.not_finite += len(images) - len(finite)
+        current.one_colour += len(finite) - len(shown)
+
+    def _check(self, current: Round, attribute: int) -> None:
+        """Raises DebiasError for a complete round in which nobody could be classified."""
+        if all(label == UNSURE for label in current.labels[attribute]):
+            raise DebiasError(f"Nobody can be counted: {current.broken}. Does the model or its VAE overflow in half "
+                              f"precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
 
     def history(self, attribute: int) -> list[solver.Measurement]:
         """What a solver sees: the complete rounds."""
@@ -195,15 +235,20 @@ class Calibration:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
 
+    @property
+    def finished(self) -> bool:
+        """Is nothing left to measure?"""
+        return self.stop is not None and (not self.plan.held_out or self.held_out is not None)
+
     def _reached(self, d: Distribution) -> bool:
         """2 N KL below the chi-square 95 % point: a further correction would chase noise. Or the user's tolerance."""
         return d.kl <= (d.kl_floor95 if self.plan.tolerance is None else self.plan.tolerance)
 
-    def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> list[int]:
+    def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
         if np.shape(probabilities) != (images, len(attribute.groups)):
-            raise ValueError(f"The classifier of {attribute.name} must return [{images}, {len(attribute.groups)}] "
-                             f"probabilities, but {list(np.shape(probabilities))} came.")
-        return labels(probabilities, self.plan.confidence).tolist()
+            raise DebiasError(f"The classifier of {quoted(attribute.name)} must return [{images}, "
+                              f"{len(attribute.groups)}] probabilities, but {list(np.shape(probabilities))} came.")
+        return labels(probabilities, self.plan.confidence)
 
     def _next_round(self) -> Round | None:
         if self.rounds and not self.rounds[-1].complete:
@@ -239,11 +284,12 @@ class Calibration:
 
     @property
     def warnings(self) -> list[str]:
-        found, last = [], self.held_out
+        found, last = [f"{name}: {r.broken}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
+                       if r.broken], self.held_out
         if last is None:
-            return ["not verified: no images on held-out seeds"]
+            return [*found, "not verified: no images on held-out seeds"]
         before, after = self.audit.mean_fidelity, last.mean_fidelity
-        if before is not None:
+        if before is not None and after is not None:
             chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5
             if after < before - max(0.02 * abs(before), chance):
                 found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
@@ -261,16 +307,34 @@ class Calibration:
         state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
                      method=self.method.to_dict(), plan=asdict(self.plan), made_with=self.made_with,
                      rounds=[asdict(r) for r in self.rounds])
-        write_atomic(path, json.dumps(state))
+        with writing("The calibration's state", Path(path).name):
+            write_atomic(path, json.dumps(state))
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read a saved state. Raises ValueError where the file is not one."""
+        """Read a saved state. Raises DebiasError where the file is not one."""
         try:
-            data = json.loads(Path(path).read_text("utf-8"))
-            return cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
-                       Method.from_dict(data["method"]), Plan(**data["plan"]),
-                       [Round.from_dict(r) for r in data["rounds"]], data.get("made_with"))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"'{path}' is not the state of a calibration ({error}). Delete it to start "
-                             f"anew.") from error
+            data = read_json(path)
+            check(data, CALIBRATION, "This state")
+            state = cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
+                        Method.from_dict(data["method"]), Plan(**{f.name: data["plan"][f.name] for f in fields(Plan)
+                                                                  if f.name in data["plan"]}),
+                        [Round.from_dict(r) for r in data["rounds"]], data.get("made_with"))
+            state._check_rounds()
+        except DebiasError as error:
+            raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "
+                              f"anew.") from error
+        return state
+
+    def _check_rounds(self) -> None:
+        """Raises DebiasError for rounds that no calibration could have left."""
+        groups = [len(a.groups) for a in self.attributes]
+        for number, r in enumerate(self.rounds):
+            fits = [len(s.weights) for s in r.steerings] == groups and len(r.labels) in (0, len(groups)) \
+                and len({len(own) for own in r.labels}) <= 1 and r.done <= len(r.seeds) \
+                and all(label < n for own, n in zip(r.labels, groups) for label in own) \
+                and len(r.fidelity) <= r.done and r.not_finite + r.one_colour <= r.done
+            if not fits or (number == 0) != (r.kind == AUDIT) or not r.complete and number < len(self.rounds) - 1:
+                raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
+            if r.complete and any(max(own) < 0 for own in r.labels):
+                raise DebiasError(f"in its round {number} no image was classified.")

@@ -14,6 +14,7 @@ from typing import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .distribution import Distribution
+from .errors import DebiasError
 
 # Before and after are Okabe and Ito's vermilion and blue (2008), their orange and sky blue on dark: safe for the
 # colour-blind.
@@ -44,12 +45,12 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 8, captions: Seq
                   size: int = 128) -> Image.Image:
     """Pictures in rows on white, each fitted into a cell of `size` pixels width and the first one's proportions. RGB.
 
-    Raises ValueError for no pictures, fewer than one column, and captions of another number.
+    Raises DebiasError for no pictures, fewer than one column, and captions of another number.
     """
     if not images or columns < 1:
-        raise ValueError(f"A contact sheet needs pictures and a column, but {len(images)} and {columns} came.")
+        raise DebiasError(f"A contact sheet needs pictures and a column, but {len(images)} and {columns} came.")
     if captions is not None and len(captions) != len(images):
-        raise ValueError(f"Expected a caption a picture, but {len(captions)} for {len(images)} came.")
+        raise DebiasError(f"Expected a caption a picture, but {len(captions)} for {len(images)} came.")
     gap, line = 4, 0 if captions is None else 16
     height = round(size * min(max(images[0].height / images[0].width, 0.25), 4))
     columns = min(columns, len(images))
@@ -125,7 +126,7 @@ class Scene:
         canvas = Image.new("RGB", (size[0] * finer, size[1] * finer), palette["back"])
         draw = ImageDraw.Draw(canvas)
         for kind, *s in self.shapes:
-            if kind == "box" and s[2] * f >= 1:
+            if kind == "box" and min(s[2], s[3]) * f >= 1:
                 x, y, width, height, color = s
                 draw.rectangle((x * f, y * f, (x + width) * f - 1, (y + height) * f - 1), palette[color])
             elif kind == "line":
@@ -183,9 +184,9 @@ def shares_scene(names: Sequence[str], before: Distribution, after: Distribution
 
 
 def kl_scene(rounds: Sequence[tuple[str, Distribution]], title: str = "", width: int = WIDE) -> Scene:
-    """What `chart_kl` draws, `width` CSS pixels wide. Raises ValueError for no rounds."""
+    """What `chart_kl` draws, `width` CSS pixels wide. Raises DebiasError for no rounds."""
     if not rounds:
-        raise ValueError("A chart of rounds needs a round, but none came.")
+        raise DebiasError("A chart of rounds needs a round, but none came.")
     kls, n = [d.kl for _, d in rounds], len(rounds)
     finite = [kl for kl in kls if math.isfinite(kl)]
     floors = [d.kl_floor95 for _, d in rounds]
@@ -299,13 +300,16 @@ def _length(text: str, size: float) -> float:
 
 
 def _shortened(text: str, width: float, size: float) -> str:
-    """The text, or as much of its beginning as fits."""
-    text = " ".join(text.split())
-    if _length(text, size) <= width:
-        return text
-    while text and _length(text + "...", size) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    """The text, or as much of its beginning as fits. No letter that is counted is narrower than a tenth of the size."""
+    most = int(10 * width / size) + 1
+    whole = " ".join(text[:4 * most].split())
+    if len(text) <= 4 * most and len(whole) <= most and _length(whole, size) <= width:
+        return whole
+    fits, above = 0, min(len(whole), most) + 1  # letters: so many fit, so many do not
+    while above - fits > 1:
+        middle = (fits + above) // 2
+        fits, above = (middle, above) if _length(whole[:middle] + "...", size) <= width else (fits, middle)
+    return whole[:fits].rstrip() + "..."
 
 
 def _write(image: Image.Image, x: float, y: float, text: str, size: float, color: str, anchor: str) -> None:

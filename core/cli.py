@@ -1,202 +1,283 @@
 """The command line: sd-debias audit | calibrate | generate | report | demo | export."""
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import re
+import signal
 import sys
+import threading
 import time
+import traceback
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
-import torch
+from .attribute import Attribute, parse, together
+from .errors import DebiasError, quoted
+from .files import exclusive, fingerprint, read_json, safe_name, write_atomic
+from .method import METHODS, Method, named
+from .options import parsed
 
-from .attribute import Attribute, parse
-from .calibrate import HELD_OUT, Calibration, Plan, Round, round_names
-from .files import exclusive, safe_name, write_atomic
-from .method import METHODS, RULES, SPENDS, Method, named
-from .profile import Entry, Profile
+if TYPE_CHECKING:  # they load torch, which takes seconds
+    from .calibrate import Calibration, Plan, Round
+    from .profile import Entry, Profile
 
 SHEET = 16  # pictures of a before/after sheet
 DEMO_PROMPT = "a photo of a doctor"
+OUTPUTS = ("report.html", "before.png", "after.png", "summary.json")  # of a calibration, beside profile and charts
 
 
 class Stopped(Exception):
-    """Ctrl-C, with the words that say how to go on."""
+    """Ctrl-C or SIGTERM, with the words that say how to go on."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, it ends the work where the state is safe."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0; 2 after an error, which is one sentence; 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
-    warnings.simplefilter("once")
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    """Run one command. Returns 0; 2 after a user's mistake, said in one sentence; 1 after a bug, with its traceback;
+    130 after Ctrl-C and 143 after SIGTERM."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
-        result = options.command(options)
-    except (ValueError, OSError) as error:
-        print(f"sd-debias: {error}", file=sys.stderr)
-        return 2
-    except torch.cuda.OutOfMemoryError:
-        print("sd-debias: The graphics card ran out of memory. Use a smaller --batch-size, --width or --height, or "
-              "--dtype float16.", file=sys.stderr)
-        return 2
+        with _terminable(), warnings.catch_warnings():
+            warnings.simplefilter("once")
+            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+            options = parsed(COMMANDS, arguments)
+            result = options.command(options)
+            if options.json:
+                print(json.dumps(result, indent=2, allow_nan=False))
+        return 0
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
     except (KeyboardInterrupt, Stopped) as stopped:
         print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
-        return 130
-    if options.json:
-        print(json.dumps(result, indent=2))
-    return 0
+        return 143 if isinstance(stopped, Terminated) or isinstance(stopped.__cause__, Terminated) else 130
+    except DebiasError as error:
+        return _mistake(str(error), debug)
+    except BrokenPipeError:
+        return 0  # what reads the output has seen enough
+    except OSError as error:
+        place = f": {quoted(str(error.filename))}" if error.filename else ""
+        return _mistake(f"{error.strerror or error}{place}.", debug)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, whose module may not be loaded
+            return _mistake("The graphics card ran out of memory. Use a smaller --batch-size, --width or --height, or "
+                            "--dtype float16.", debug)
+        traceback.print_exc()
+        print("sd-debias: This is a bug. Please report it with the lines above and the command.", file=sys.stderr)
+        return 1
+
+
+def _mistake(sentence: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"sd-debias: {sentence}", file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does; only the main thread may say so."""
+    def stop(*_):
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
 
 def audit(options) -> dict:
-    """Shares of a model's pictures, nothing changed."""
+    """Measure which groups a model's pictures show; changes nothing."""
+    from .calibrate import Calibration, Plan
     attributes = _attributes(options)
-    _keep(options, "audit.json")
+    _keep(options, "audit.json", *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench, reports = _bench(options, attributes), []
     for prompt in options.prompt:
-        plan = Plan(options.count, rounds=0, held_out=0, batch_size=bench.batch_size, seed=options.seed,
+        plan = Plan(options.count, rounds=0, held_out=0, batch_size=bench.batch_size, seed=options.seed or 0,
                     confidence=options.confidence)
         calibration = Calibration(prompt, attributes, METHODS["default"], plan)
         _progress(calibration, bench.run(calibration), options)
         shares = {a.name: calibration.audit.distribution(i, a.target).to_dict() | {"groups": list(a.names)}
                   for i, a in enumerate(attributes)}
-        reports.append(dict(prompt=prompt, attributes=shares, fidelity=calibration.audit.mean_fidelity))
+        reports.append(dict(prompt=prompt, attributes=shares, fidelity=calibration.audit.mean_fidelity,
+                            not_finite=calibration.audit.not_finite, one_colour=calibration.audit.one_colour))
         _say(options, _table(prompt, attributes, calibration.audit))
+        if calibration.audit.broken:
+            warnings.warn(f"{quoted(prompt)}: {calibration.audit.broken}; they show nobody and are counted as unsure.")
     result = dict(setting=bench.setting, audits=reports)
     if options.out:
-        write_atomic(Path(options.out) / "audit.json", json.dumps(result, indent=2))
-        for prompt in options.prompt:
-            _sheet(bench, prompt, range(options.seed, options.seed + min(SHEET, options.count))).save(
-                Path(options.out) / f"audit-{options.prompt.index(prompt) + 1}.png")
+        seeds = range(options.seed or 0, (options.seed or 0) + min(SHEET, options.count))
+        files = {f"audit-{i}.png": _png(_sheet(bench, prompt, seeds)) for i, prompt in enumerate(options.prompt, 1)}
+        files["audit.json"] = json.dumps(result, indent=2)
+        for name, data in files.items():
+            write_atomic(Path(options.out) / name, data)
     return result
 
 
 def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
+    from .calibrate import Plan
     attributes = _attributes(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
     bench = _bench(options, attributes)
-    plan = Plan(options.images, options.rounds, options.held_out, options.tolerance, bench.batch_size, options.seed,
-                options.confidence)
+    plan = Plan(options.images, options.rounds, options.held_out, options.tolerance, bench.batch_size,
+                options.seed or 0, options.confidence)
     return _calibrate(bench, options.prompt, attributes, method, plan, options)
 
 
 def demo(options) -> dict:
     """The whole job on the embedded demo model: audit, calibrate, verify, before and after."""
+    from .calibrate import Plan
     attributes = _attributes(options)
+    options.model, options.name = "demo", "demo"
     bench = _bench(options, attributes)
-    plan = Plan(images=200, held_out=400, batch_size=bench.batch_size, seed=options.seed)
-    return _calibrate(bench, options.prompt, attributes, METHODS["default"], plan, options)
+    plan = Plan(images=200, held_out=400, batch_size=bench.batch_size, seed=options.seed or 0)
+    return _calibrate(bench, [DEMO_PROMPT], attributes, METHODS["default"], plan, options)
 
 
-def _calibrate(bench, prompts: list[str], attributes: list[Attribute], method: Method, plan: Plan, options) -> dict:
+def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], method: Method, plan: Plan,
+               options) -> dict:
     out, started = Path(options.out), time.perf_counter()
     target, name = out / "profile.json", safe_name(options.name or out.resolve().name)
     if len({" ".join(prompt.casefold().split()) for prompt in prompts}) < len(prompts):
-        raise ValueError("A prompt came twice. Give each --prompt once.")
-    if target.exists() and not options.overwrite:
-        raise ValueError(f"'{target}' exists already. Choose another --out, or add --overwrite to replace it.")
+        raise DebiasError("A prompt came twice. Give each --prompt once.")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with exclusive(target):
-            calibrations, result = _measured(bench, prompts, attributes, method, plan, name, target, options)
-    except KeyboardInterrupt:
-        raise Stopped("What was measured is kept: run the same command again to continue.") from None
-    result["seconds"] = round(time.perf_counter() - started, 1)
-    write_atomic(out / "summary.json", json.dumps(result, indent=2))
+            calibrations, result = _measured(bench, prompts, attributes, method, plan, name, target, started, options)
+    except KeyboardInterrupt as interrupted:
+        raise Stopped("What was measured is kept: run the same command again to continue.") from interrupted
     for c in calibrations:
         _say(options, _table(c.prompt, attributes, c.audit, c.held_out) + f"\n  {c.stop}\n")
         for warning in c.warnings:
-            print(f"Warning: '{c.prompt}': {warning}", file=sys.stderr)
+            print(f"Warning: {quoted(c.prompt)}: {warning}", file=sys.stderr)
     _say(options, f"Profile: {target.resolve()}\nReport:  {(out / 'report.html').resolve()}")
     return result
 
 
-def _measured(bench, prompts: list[str], attributes: list[Attribute], method: Method, plan: Plan, name: str,
-              target: Path, options) -> tuple[list[Calibration], dict]:
-    """Every prompt's calibration, with all its files but the summary written beside the profile `target`."""
+def _measured(bench, prompts: list[str], attributes: tuple[Attribute, ...], method: Method, plan: Plan, name: str,
+              target: Path, started: float, options) -> tuple[list[Calibration], dict]:
+    """Every prompt's calibration, with all its files written: the profile last, then the states are removed.
+
+    So a state that is there says that the work is not done, however it was ended.
+    """
     from . import report
+    from .calibrate import Calibration
     from .chart import contact_sheet
-    out, calibrations, evaluations, states = target.parent, [], [], []
+    from .profile import Profile
+    out, evaluations = target.parent, []
+    states = [out / f"unfinished-{number}.json" for number in range(1, len(prompts) + 1)]
     judges = ", ".join(_name(bench.classifier(a)) for a in attributes)
-    for number, prompt in enumerate(prompts, 1):
-        states.append(out / f"unfinished-{number}.json")
-        fresh = Calibration(prompt, attributes, method, plan, made_with=dict(setting=bench.setting, classifier=judges))
-        calibration = _resumed(states[-1], fresh, options)
-        before, resumed = bench.evaluations, bool(calibration.rounds)
-        _progress(calibration, bench.run(calibration, states[-1]), options)
+    made_with = dict(setting=bench.setting, classifier=judges, classifier_files=bench.judged_by)
+    begun = [_resumed(state, Calibration(prompt, attributes, method, plan, made_with=made_with))
+             for prompt, state in zip(prompts, states, strict=True)]
+    if any(begun) and target.exists() and not options.overwrite:
+        return _ended_before(target, [c for c in begun if c], states, options)
+    charts = [f"{kind}-{suffix}.png" for kind in ("shares", "kl") for suffix in _suffixes(attributes, len(prompts))]
+    if not any(begun):
+        _keep(options, target.name, *OUTPUTS, *charts)
+    calibrations = [c or Calibration(prompt, attributes, method, plan, made_with=made_with)
+                    for prompt, c in zip(prompts, begun, strict=True)]
+    for calibration, state, resumed in zip(calibrations, states, begun, strict=True):
+        if resumed:
+            _say(options, f"Continuing after {sum(r.done for r in calibration.rounds)} images.")
+        before = bench.evaluations
+        _progress(calibration, bench.run(calibration, state), options)
         evaluations.append(None if resumed else bench.evaluations - before)
-        calibrations.append(calibration)
     profile = Profile.from_calibrations(name, calibrations, bench.setting, judges, evaluations)
     before, after, seeds = {}, {}, {}
     for c in calibrations:
         seeds[c.prompt] = list((c.held_out or c.audit).seeds[:SHEET])
         before[c.prompt] = _pictures(bench.generate(c.prompt, seeds[c.prompt])[0])
         after[c.prompt] = _pictures(bench.apply(profile, c.prompt, seeds[c.prompt])[0])
+    result = {**report.summary(profile), "seconds": round(time.perf_counter() - started, 1)}
+    files = {"report.html": report.page(profile, before, after, seeds), **_charts(calibrations),
+             **{f"{part}.png": _png(contact_sheet([image for p in prompts for image in images[p]]))
+                for part, images in (("before", before), ("after", after))},
+             "summary.json": json.dumps(result, indent=2, allow_nan=False)}
+    for file, data in files.items():
+        write_atomic(out / file, data)
     profile.save(target, overwrite=True)
-    report.write_report(out, profile, before, after, seeds)
-    for part, images in (("before", before), ("after", after)):
-        write_atomic(out / f"{part}.png", _png(contact_sheet([image for p in prompts for image in images[p]])))
-    for file, chart in _charts(calibrations).items():
-        write_atomic(out / file, _png(chart))
     for state in states:
         state.unlink(missing_ok=True)
-    return calibrations, report.summary(profile)
+    return calibrations, result
+
+
+def _ended_before(target: Path, begun: list[Calibration], states: list[Path], options) -> tuple[list, dict]:
+    """What is left of a run that was ended after its profile was saved: its states are removed. Raises DebiasError
+    where the profile is another one."""
+    from . import report
+    from .profile import Profile
+    profile = Profile.load(target)
+    if not all(c.finished for c in begun) or not profile.holds(begun):
+        raise DebiasError(f"{quoted(target)} exists already, and is not of the unfinished calibration beside it. "
+                          f"Choose another --out, or add --overwrite to replace it.")
+    for state in states:
+        state.unlink(missing_ok=True)
+    _say(options, "This calibration was complete already; nothing was measured again.")
+    summary = target.parent / "summary.json"
+    return begun, read_json(summary) if summary.exists() else report.summary(profile)
 
 
 def generate(options) -> dict:
-    """Pictures named by their seed, with a profile's guidance or without."""
+    """Generate pictures (saved as SEED.png), with or without a profile."""
     from .pipeline import encode_all
-    bench = _bench(options)
-    profile = Profile.load(options.profile) if options.profile else None
+    from .profile import Profile, located
     if len(options.prompt) > 1:
-        raise ValueError(f"generate takes one --prompt, but {len(options.prompt)} came. Run it once for each.")
-    if options.predict and not profile:
-        raise ValueError("--predict learns from a --profile: name one, or leave --predict out.")
+        raise DebiasError(f"generate takes one --prompt, but {len(options.prompt)} came. Run it once for each.")
+    profile = Profile.load(located(options.profile)) if options.profile else None
+    bench = _bench(options)
+    strength = 1.0 if options.strength is None else options.strength
     prompt, out, encoded = options.prompt[0], Path(options.out), None
     if profile:
         for difference in profile.differences(bench.setting):
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
         profile = _for_prompt(bench, profile, prompt, options)
-        if options.strength:
+        if strength:
             encoded = encode_all(bench.pipe, prompt, profile.attributes, profile.method.context)
-    written, started = [], time.perf_counter()
-    seeds = list(range(options.seed, options.seed + options.count))
-    for start in range(0, len(seeds), bench.batch_size):
-        batch = seeds[start:start + bench.batch_size]
-        images, info = (bench.apply(profile, prompt, batch, options.strength, encoded) if profile
+    written, not_finite, started = [], [], time.perf_counter()
+    first = options.seed or 0
+    for start in range(first, first + options.count, bench.batch_size):
+        batch = range(start, min(start + bench.batch_size, first + options.count))
+        images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
                         else bench.generate(prompt, batch))
-        for image, seed, row in zip(_pictures(images), batch, info["weights"]):
+        for i, (image, seed, row) in enumerate(zip(_pictures(images), batch, info["weights"], strict=True)):
             notes = {}
             if profile:
-                own = dict(info, acted=info["acted"] and any(row))
-                notes = profile.metadata(prompt, own, options.strength, seed)
+                notes = profile.metadata(prompt, dict(info, acted=info["acted"] and any(row)), strength, seed)
+            if i in info["broken"]:
+                notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
             path = out / f"{seed}.png"
             data = _png(image, _parameters(prompt, seed, image.size, bench.setting, notes))
             if path.exists() and path.read_bytes() != data and not options.overwrite:
-                raise ValueError(f"'{path}' exists already and is another picture. Choose another --out, or add "
-                                 f"--overwrite.")
+                raise DebiasError(f"{quoted(path)} exists already and is another picture. Choose another --out, or add "
+                                  f"--overwrite.")
             written.append(str(write_atomic(path, data)))
+            not_finite += [written[-1]] if i in info["broken"] else []
         if not options.json:
-            print(f"\r{len(written)} of {len(seeds)} pictures, {len(written) / (time.perf_counter() - started):.1f}/s",
-                  end="", file=sys.stderr, flush=True)
+            speed = len(written) / (time.perf_counter() - started)
+            print(f"\r{len(written)} of {options.count} pictures, {speed:.1f}/s", end="", file=sys.stderr, flush=True)
     _say(options, f"\nPictures: {out.resolve()}")
-    return dict(prompt=prompt, profile=profile and profile.name, images=written)
+    return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite)
 
 
 def report(options) -> dict:
     """A profile's report; with --model, before/after pictures are made for it, and further prompts are measured."""
+    from .profile import Profile, located
     from .report import write_report
-    profile, others = Profile.load(options.profile), []
+    profile, others = Profile.load(located(options.profile)), []
     pages = {"before": {}, "after": {}, "seeds": {}}
-    if options.prompt and not options.model:
-        raise ValueError("To measure a further --prompt, pictures are made: name the model with --model.")
-    if options.predict and not options.prompt:
-        raise ValueError("--predict is for a further --prompt, which was not calibrated: name one, or leave it out.")
     _keep(options, "report.html")
     if options.model:
         bench = _bench(options, profile.attributes if options.prompt else ())
@@ -205,7 +286,7 @@ def report(options) -> dict:
         for prompt in options.prompt or ():
             profile = _for_prompt(bench, profile, prompt, options)
         others = [_carried_over(bench, profile, prompt, options) for prompt in options.prompt or ()]
-        seeds = list(range(options.seed, options.seed + SHEET))
+        seeds = list(range(options.seed or 0, (options.seed or 0) + SHEET))
         for entry in (*profile.entries, *others):
             pages["before"][entry.prompt] = _pictures(bench.generate(entry.prompt, seeds)[0])
             pages["after"][entry.prompt] = _pictures(bench.apply(profile, entry.prompt, seeds)[0])
@@ -220,25 +301,28 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
     used for such a prompt, and where it lies too far from those calibrated."""
     from .uncalibrated import distance
     if profile.entry(prompt)[1]:
+        if options.predict:
+            warnings.warn(f"{quoted(prompt)} is calibrated, so --predict does nothing.")
         return profile
     if options.predict:
-        _say(options, f"Reading the first steps of '{prompt}' and of {len(profile.entries)} calibrated prompts ...")
+        _say(options, f"Reading the first steps of {quoted(prompt)} and of {len(profile.entries)} calibrated prompts")
         profile = bench.predicted(profile, prompt)
-    warnings.warn(f"'{prompt}': {profile.entry(prompt)[0].warnings[0]}.")
+    warnings.warn(f"{quoted(prompt)}: {profile.entry(prompt)[0].warnings[0]}.")
     away = distance(bench.pipe, [entry.prompt for entry in profile.entries], prompt)
     if away.too_far:
-        warnings.warn(f"'{prompt}': {away}.")
+        warnings.warn(f"{quoted(prompt)}: {away}.")
     return profile
 
 
 def _carried_over(bench, profile: Profile, prompt: str, options) -> Entry:
     """What the profile does to a prompt that it was not calibrated for."""
+    from .profile import Entry
     from .uncalibrated import distance
-    found, before = None, bench.evaluations
-    for found in bench.carried_over(profile, prompt, options.count, options.seed):
+    found, before, count = None, bench.evaluations, options.count or 200
+    for found in bench.carried_over(profile, prompt, count, options.seed or 0):
         done = sum(r.done for r in found.rounds)
         if not options.json:
-            print(f"\r'{prompt}': {done} of {2 * options.count} pictures", end="", file=sys.stderr, flush=True)
+            print(f"\r{quoted(prompt)}: {done} of {2 * count} pictures", end="", file=sys.stderr, flush=True)
     _say(options, "\n" + _table(prompt, profile.attributes, found.audit, found.held_out, "with the profile"))
     entry = Entry.from_calibration(found, bench.evaluations - before)
     away = distance(bench.pipe, [known.prompt for known in profile.entries], prompt)
@@ -250,11 +334,14 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> Entry:
 
 
 def export(options) -> dict:
-    """The demo model as a checkpoint for another host."""
+    """Write the demo model as a checkpoint for another host."""
     from .demo.export import export
-    path = export(options.out, options.name)
+    path = export(options.out, options.name, overwrite=options.overwrite)
     _say(options, f"Checkpoint: {path}")
     return dict(checkpoint=str(path))
+
+
+COMMANDS = {function.__name__: function for function in (audit, calibrate, generate, report, demo, export)}
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -262,21 +349,26 @@ def export(options) -> dict:
 def _bench(options, attributes: Sequence[Attribute] = ()):
     """The model and the attributes' classifiers that the options name."""
     import torch
+
     from .workbench import Workbench, demo, load_pipeline, model_hash
     _quiet()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, options.dtype or ("float16" if device.startswith("cuda") else "float32"))
-    given = {key: getattr(options, key) for key in ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
-             if getattr(options, key) is not None}
+    names = ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
+    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    judges = [*(getattr(options, "classifier", None) or ()), *(getattr(options, "labels", None) or ())]
+    given["judged_by"] = " ".join(str(fingerprint(text.rpartition("=")[2])) for text in judges)
     if options.model == "demo":
         clip, classifiers = _classifiers(options, attributes, device)
         if clip is not None:  # instead of the demo's own
             classifiers = {a.name: clip.classifier(a) for a in attributes} | classifiers
         return demo(device, dtype, classifiers=classifiers, **given)
     if attributes and not options.classifier:
-        raise ValueError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a copy "
-                         "of openai/clip-vit-large-patch14 with safetensors weights.")
-    pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config)
+        raise DebiasError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a "
+                          "copy of openai/clip-vit-large-patch14 with safetensors weights.")
+    # Whoever generates pictures keeps the model's safety checker; pictures that it blacks out cannot be counted.
+    pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
+                         safety_checker=options.command is generate)
     clip, classifiers = _classifiers(options, attributes, device)
     return Workbench(pipe, clip, classifiers=classifiers, model=Path(options.model).name,
                      model_hash=model_hash(options.model), **given)
@@ -288,40 +380,39 @@ def _classifiers(options, attributes: Sequence[Attribute], device: str):
     from .classify.image_classifier import ImageClassifier
     from .classify.skin_tone import SkinTone
     clip, single, known = None, {}, {attribute.name: attribute for attribute in attributes}
-    where = dict(device=device, allow_download=options.allow_download)
-    labels = dict(_assigned(text, known, "--labels") for text in options.labels or ())
-    for text in options.classifier or ():
+    where = dict(device=device, allow_download=getattr(options, "allow_download", False))
+    labels = dict(_assigned(text, known, "--labels") for text in getattr(options, "labels", None) or ())
+    for text in getattr(options, "classifier", None) or ():
         name, equals, source = text.partition("=")
-        if not attributes:
-            break  # nothing is classified
         if not equals or name not in known and Path(text).exists():
+            if clip is not None:
+                raise DebiasError("Two --classifier folders came for all attributes. Give one, and others as "
+                                  "ATTRIBUTE=FOLDER.")
             clip = ClipModel(text, **where)
             continue
         name, source = _assigned(text, known, "--classifier")
-        if source == "ita":
+        if name in single:
+            raise DebiasError(f"Two classifiers came for the attribute {quoted(name)}. Give one.")
+        if name in labels and source != "ita":
+            single[name] = ImageClassifier(source, known[name], read_json(labels.pop(name)), **where)
+        elif source == "ita":
             from .demo.artwork import ITA_CUTOFFS
             drawn = options.model == "demo" and len(known[name].groups) == len(ITA_CUTOFFS) + 1
             single[name] = SkinTone(known[name], cutoffs=ITA_CUTOFFS if drawn else None)
-        elif name in labels:
-            single[name] = ImageClassifier(source, known[name], _json(labels[name]), **where)
         else:
             single[name] = ClipModel(source, **where).classifier(known[name])
+    for name in labels:
+        raise DebiasError(f"--labels of {quoted(name)} does nothing without an image classifier: give its folder with "
+                          f"--classifier {name}=FOLDER.")
     return clip, single
 
 
 def _assigned(text: str, known, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name not in known:
-        raise ValueError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {', '.join(known)}, but "
-                         f"'{text}' came.")
+        raise DebiasError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {', '.join(known)}, but "
+                          f"{quoted(text)} came.")
     return name, value
-
-
-def _json(path: str):
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no JSON file: {error}.") from error
 
 
 def _quiet() -> None:
@@ -333,32 +424,41 @@ def _quiet() -> None:
         library.disable_progress_bar()
 
 
-def _attributes(options) -> list[Attribute]:
-    found = []
-    for text in options.attribute or ["gender"]:
-        if text.endswith(".json"):
-            found.append(Attribute.from_dict(_json(text)))
-        else:
-            found.append(parse(text))
-    return found
+def _attributes(options) -> tuple[Attribute, ...]:
+    return together([Attribute.from_dict(read_json(text)) if text.endswith(".json") else parse(text)
+                     for text in options.attribute or ["gender"]])
 
 
-def _resumed(path: Path, fresh: Calibration, options) -> Calibration:
-    """The unfinished calibration in `path` if it is the one asked for, else the fresh one."""
+def _resumed(path: Path, fresh: Calibration) -> Calibration | None:
+    """The unfinished calibration in `path`, where there is one. Raises DebiasError where it is not the one asked for.
+
+    What an earlier version did not write down is not compared.
+    """
+    from .calibrate import Calibration
     if not path.exists():
-        return fresh
+        return None
     state = Calibration.load(path)
-    for kept in ("prompt", "attributes", "method", "plan", "made_with"):
-        if getattr(state, kept) != getattr(fresh, kept):
-            raise ValueError(f"'{path}' holds an unfinished calibration with other options ({kept.replace('_', ' ')}). "
-                             f"Delete it, or choose another --out.")
-    _say(options, f"Continuing after {sum(r.done for r in state.rounds)} images.")
+    differs = [name for name in ("prompt", "attributes", "method", "plan")
+               if getattr(state, name) != getattr(fresh, name)]
+    differs += [name for name, value in state.made_with.items()
+                if name in fresh.made_with and not _same_facts(value, fresh.made_with[name])]
+    if differs:
+        raise DebiasError(f"{quoted(path)} holds an unfinished calibration with other options "
+                          f"({differs[0].replace('_', ' ')}). Delete it, or choose another --out.")
     return state
+
+
+def _same_facts(one, other) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(one[name] == other[name] for name in one.keys() & other.keys())
+    return one == other
 
 
 def _progress(calibration: Calibration, rounds: Iterator[Round], options) -> None:
     """One bar over all images, with images/s and the longest time left, and a line for each round."""
     from tqdm import tqdm
+
+    from .calibrate import HELD_OUT, round_names
     plan, done = calibration.plan, sum(r.done for r in calibration.rounds)
     with tqdm(total=plan.most_images, initial=done, unit="image", disable=options.json) as bar:
         for r in rounds:
@@ -385,18 +485,31 @@ def _table(prompt: str, attributes: Sequence[Attribute], before: Round, after: R
     return "\n".join(lines)
 
 
-def _charts(calibrations: list[Calibration]) -> dict:
+def _suffixes(attributes: Sequence[Attribute], prompts: int) -> list[str]:
+    """Ends of the charts' file names, one a prompt and attribute, each of its own: "gender", or "gender-1" ..."""
+    found: list[str] = []
+    for number in range(1, prompts + 1):
+        for a in attributes:
+            plain = re.sub(r"[^\w-]+", "-", a.name)[:80] + (f"-{number}" if prompts > 1 else "")
+            taken = {name.casefold() for name in found}
+            tries = (plain if k == 1 else f"{plain}_{k}" for k in range(1, len(attributes) * prompts + 2))
+            found.append(next(name for name in tries if name.casefold() not in taken))
+    return found
+
+
+def _charts(calibrations: list[Calibration]) -> dict[str, bytes]:
     """Charts of every prompt and attribute by file name."""
+    from .calibrate import round_names
     from .chart import chart_kl, chart_shares
-    charts = {}
-    for number, c in enumerate(calibrations, 1):
+    charts, suffixes = {}, iter(_suffixes(calibrations[0].attributes, len(calibrations)))
+    for c in calibrations:
         for i, a in enumerate(c.attributes):
-            suffix = re.sub(r"[^\w-]+", "-", a.name) + (f"-{number}" if len(calibrations) > 1 else "") + ".png"
+            suffix = next(suffixes)
             before, after = c.audit.distribution(i, a.target), c.held_out and c.held_out.distribution(i, a.target)
-            charts[f"shares-{suffix}"] = chart_shares(a.names, before, after, c.prompt)
+            charts[f"shares-{suffix}.png"] = _png(chart_shares(a.names, before, after, c.prompt))
             rounds = [(name, r.distribution(i, a.target))
-                      for name, r in zip(round_names([r.kind for r in c.rounds]), c.rounds)]
-            charts[f"kl-{suffix}"] = chart_kl(rounds, c.prompt)
+                      for name, r in zip(round_names([r.kind for r in c.rounds]), c.rounds, strict=True)]
+            charts[f"kl-{suffix}.png"] = _png(chart_kl(rounds, c.prompt))
     return charts
 
 
@@ -434,104 +547,16 @@ def _png(image, parameters: str | None = None) -> bytes:
     return stream.getvalue()
 
 
-def _keep(options, file: str) -> None:
-    """Raises ValueError where the command would replace what an earlier one wrote."""
-    if options.out and (Path(options.out) / file).exists() and not options.overwrite:
-        raise ValueError(f"'{Path(options.out) / file}' exists already. Choose another --out, or add --overwrite to "
-                         f"replace it.")
+def _keep(options, *files: str) -> None:
+    """Raises DebiasError where the command would replace what an earlier one wrote."""
+    for file in files:
+        if options.out and (path := Path(options.out) / file).exists() and not options.overwrite:
+            raise DebiasError(f"{quoted(path)} exists already. Choose another --out, or add --overwrite to replace it.")
 
 
 def _say(options, text: str) -> None:
     if not options.json:
         print(text, flush=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, but {value} came")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sd-debias", description="See how biased a text-to-image model is for a prompt, calibrate it once, and "
-        "generate with the calibrated weights.")
-    commands = parser.add_subparsers(required=True, metavar="audit | calibrate | generate | report | demo | export")
-
-    def command(function, model: str | None, out: str | None, attribute: bool = True):
-        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
-        sub.set_defaults(command=function)
-        sub.add_argument("--model", default=model, help="'demo', a diffusers folder, a .safetensors checkpoint, or "
-                         "a hub id (with --allow-download)")
-        sub.add_argument("--config", help="diffusers folder of the same family, for a checkpoint without download")
-        sub.add_argument("--classifier", action="append", help="CLIP or SigLIP folder that judges the pictures; for "
-                         "one attribute, 'skin_tone=ita' (by colour) or 'ATTRIBUTE=FOLDER'")
-        sub.add_argument("--labels", action="append", metavar="ATTRIBUTE=FILE", help="that FOLDER is an image "
-                         "classifier, and the JSON file gives each of its labels a group: {\"label\": \"group\"}")
-        sub.add_argument("--allow-download", action="store_true", help="let hub ids be downloaded")
-        sub.add_argument("--device", help="cuda, cpu, mps; the default is cuda where there is one")
-        sub.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
-        sub.add_argument("--steps", type=_positive, help="sampling steps")
-        sub.add_argument("--cfg", type=float, help="guidance scale")
-        sub.add_argument("--width", type=_positive)
-        sub.add_argument("--height", type=_positive)
-        sub.add_argument("--negative-prompt")
-        sub.add_argument("--batch-size", type=_positive, help="images at once")
-        sub.add_argument("--seed", type=int, default=0, help="of the first image")
-        sub.add_argument("--out", default=out, required=out is None and function is not audit,
-                         help="folder to write to")
-        sub.add_argument("--overwrite", action="store_true", help="replace what is there")
-        sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
-        if attribute:
-            sub.add_argument("--attribute", action="append", help="gender (the default), skin_tone, skin_tone_5, "
-                             "skin_tone_3, age, own groups as 'young | old = 1:1', or a .json file; again for several")
-            sub.add_argument("--confidence", type=float, default=0.0, help="leave out images classified less surely")
-        return sub
-
-    sub = command(audit, "demo", None)
-    sub.add_argument("--prompt", action="append", required=True, help="again for several")
-    sub.add_argument("--count", type=_positive, default=100, help="images a prompt")
-
-    sub = command(calibrate, "demo", None)
-    sub.add_argument("--prompt", action="append", required=True, help="again for several; each is calibrated by itself")
-    sub.add_argument("--name", help="of the profile; default: the folder's name")
-    sub.add_argument("--images", type=_positive, default=100, help="images of the audit and of each round")
-    sub.add_argument("--rounds", type=int, default=4, help="rounds at most")
-    sub.add_argument("--held-out", type=int, default=200, help="images of the verification")
-    sub.add_argument("--tolerance", type=float, help="KL to stop at; default: where it cannot be told from chance")
-    sub.add_argument("--method", choices=METHODS, default="default")
-    sub.add_argument("--direction", choices=("prompt", "embedding", "prediction"))
-    sub.add_argument("--spend", choices=SPENDS)
-    sub.add_argument("--rule", choices=RULES)
-
-    predict = "a prompt that was not calibrated gets weights predicted from those that were (twice as many as " \
-        "groups, at least), instead of every image being sent to a drawn group; that takes as long as 25 to 45 " \
-        "images for each of these prompts"
-    sub = command(generate, "demo", None, attribute=False)
-    sub.add_argument("--prompt", action="append", required=True)
-    sub.add_argument("--profile", help="profile.json; without one nothing is guided")
-    sub.add_argument("--strength", type=float, default=1.0, help="0 is no guidance, 1 as calibrated")
-    sub.add_argument("--count", type=_positive, default=1)
-    sub.add_argument("--predict", action="store_true", help=predict)
-
-    sub = command(report, None, None, attribute=False)
-    sub.add_argument("--profile", required=True)
-    sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
-                     "and with the profile; again for several")
-    sub.add_argument("--count", type=_positive, default=200, help="images to measure it on, each way")
-    sub.add_argument("--predict", action="store_true", help=predict)
-
-    sub = command(demo, "demo", "demo_output")
-    sub.set_defaults(prompt=[DEMO_PROMPT], name="demo", overwrite=True)
-
-    sub = commands.add_parser("export", help=export.__doc__, description=export.__doc__)
-    sub.set_defaults(command=export)
-    sub.add_argument("--for", dest="host", choices=("a1111",), required=True, help="AUTOMATIC1111's webui")
-    sub.add_argument("--out", required=True, help="folder to write to: the host's models/Stable-diffusion")
-    sub.add_argument("--name", default="demo", help="of the checkpoint")
-    sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
-    return parser
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-DIRECTIONS = ("prompt", "embedding", "prediction")
-IN_CONTEXT = "{prompt}, {group}"
-ALONE = "{group}"
+from .errors import DebiasError, short
+from .method import IN_CONTEXT
 
 
 def group_texts(texts: Sequence[str], prompt: str, context: str = IN_CONTEXT) -> list[str]:
@@ -37,7 +36,7 @@ def mix(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
 
     With sum a_i = 1 it is the paper's u = sum a_i g_i. On text embeddings this is the `embedding` direction, on noise
     predictions the `prediction` direction. anchor [B or 1, ...], groups [n, B or 1, ...], weights [B, n]; returns
-    [B, ...]. Raises ValueError for weights that are not finite, or where anything does not fit.
+    [B, ...]. Raises DebiasError for weights that are not finite, or where anything does not fit.
     """
     # (1 - sum a_i) e + sum a_i g_i: the same, but exact in floating point where sum a_i is 0 or 1.
     total = _total(anchor, groups, weights)
@@ -57,11 +56,12 @@ def shift_prompt(prompt: Tensor, groups: Tensor, weights: Tensor, anchor: Tensor
 def _total(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     """sum_i a_i as [B, 1, ...], after all refusals."""
     if weights.ndim != 2 or weights.shape[1] != len(groups):
-        raise ValueError(f"Expected weights [B, n] with n = {len(groups)} groups, but {list(weights.shape)} came.")
+        raise DebiasError(f"Expected weights [B, n] with n = {len(groups)} groups, but {list(weights.shape)} came.")
     if groups.shape[2:] != anchor.shape[1:]:
-        raise ValueError(f"Group conditionings {list(groups.shape[2:])} and the prompt's {list(anchor.shape[1:])} "
-                         f"differ in shape: was the profile made for another text encoder?")
+        raise DebiasError(f"Group conditionings {list(groups.shape[2:])} and the prompt's {list(anchor.shape[1:])} "
+                          f"differ in shape: was the profile made for another text encoder?")
     if not torch.isfinite(weights).all():
-        raise ValueError(f"Weights must be finite, but {weights.tolist()} came. Calibrate again, or drop them.")
+        raise DebiasError(f"Weights must be finite, but {short(weights.tolist())} came. Calibrate again, or drop "
+                          f"them.")
     return weights.float().sum(1).reshape(-1, *(1,) * (anchor.ndim - 1)).to(
         anchor.device, non_blocking=True)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from .errors import DebiasError, short
+
 NO_IMAGES = ("No image could be classified, so there are no shares to report. Generate more images, or lower the "
              "confidence that the classifier asks for.")
 # A confusion matrix whose smallest singular value is below this would magnify noise more than twenty times.
@@ -22,25 +24,34 @@ SMALLEST_SINGULAR_VALUE = 0.05
 
 
 def shares(counts: ArrayLike) -> np.ndarray:
-    """p = n_i / N, [..., K]. Raises ValueError for counts that are negative, not finite, or all zero."""
+    """p = n_i / N, [..., K]. Raises DebiasError for counts that are negative, not finite, or all zero."""
     return smoothed(counts, alpha=0.0)
 
 
 def smoothed(counts: ArrayLike, alpha: float = 0.5) -> np.ndarray:
     """Dirichlet-smoothed shares (n_i + alpha) / (N + K alpha), [..., K]: above 0 even for a group that never appears.
 
-    alpha = 1/2 is Jeffreys' prior. Raises ValueError as `shares` does, and for an alpha below 0.
+    alpha = 1/2 is Jeffreys' prior. Raises DebiasError as `shares` does, and for an alpha below 0.
     """
     n = _counts(counts)
     if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"Expected a finite alpha of 0 or more, but {alpha} came. 0.5 is the usual choice.")
+        raise DebiasError(f"Expected a finite alpha of 0 or more, but {alpha} came. 0.5 is the usual choice.")
     return (n + alpha) / (n + alpha).sum(-1, keepdims=True)
+
+
+def reachable(target: ArrayLike) -> np.ndarray:
+    """A target [K] with every share at least .001, as no finite number of images can show a share of exactly 0.
+
+    Against a target of 0 one image, perhaps mislabelled, would be infinitely far away. Raises as `kl_divergence`.
+    """
+    floor = np.maximum(_simplex(target, "Target shares"), 1e-3)
+    return floor / floor.sum()
 
 
 def kl_divergence(p: ArrayLike, t: ArrayLike) -> np.ndarray | float:
     """KL(p||t) = sum p ln(p / t) in nats, [...]; 0 ln 0 = 0, and inf where p > 0 meets t = 0.
 
-    Raises ValueError for shares that are negative, not finite, do not sum to 1, or are of another number of groups.
+    Raises DebiasError for shares that are negative, not finite, do not sum to 1, or are of another number of groups.
     """
     p, t = _pair(p, t)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -57,37 +68,37 @@ def total_variation(p: ArrayLike, t: ArrayLike) -> np.ndarray | float:
 def deviation_ratio(p: ArrayLike) -> np.ndarray | float:
     """max |p - 1/K| / (1 - 1/K), [...]: 0 for uniform shares, 1 for a single group, whatever the target is.
 
-    Raises ValueError as `kl_divergence` does, and for fewer than two groups.
+    Raises DebiasError as `kl_divergence` does, and for fewer than two groups.
     """
     p = _simplex(p, "Shares")
     groups = p.shape[-1]
     if groups < 2:
-        raise ValueError(f"The deviation ratio compares two groups or more, but {groups} came.")
+        raise DebiasError(f"The deviation ratio compares two groups or more, but {groups} came.")
     return np.abs(p - 1 / groups).max(-1) / (1 - 1 / groups)
 
 
 def noise_floor(groups: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """KL that a perfectly fair model shows on n images: (its mean (K - 1) / 2N, its quantile at `level`), in nats.
 
-    groups K counts the groups whose target is above 0. Raises ValueError for no groups, no images, or a bad level.
+    groups K counts the groups whose target is above 0. Raises DebiasError for no groups, no images, or a bad level.
     """
     if groups < 1:
-        raise ValueError(f"Expected one group or more with a target above 0, but {groups} came.")
+        raise DebiasError(f"Expected one group or more with a target above 0, but {groups} came.")
     if not n > 0:
-        raise ValueError(NO_IMAGES)
+        raise DebiasError(NO_IMAGES)
     return (groups - 1) / (2 * n), _chi2_quantile(groups - 1, _level(level)) / (2 * n)
 
 
 def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Wilson's score interval (low, high) of the share k / n (Wilson 1927), element-wise.
 
-    Raises ValueError for n = 0, for k outside [0, n], and for a bad level.
+    Raises DebiasError for n = 0, for k outside [0, n], and for a bad level.
     """
     k, n = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
     if not (n > 0).all():
-        raise ValueError(NO_IMAGES)
+        raise DebiasError(NO_IMAGES)
     if not ((0 <= k) & (k <= n)).all() or not np.isfinite(n).all():
-        raise ValueError(f"Expected counts between 0 and n, but {k.tolist()} of {n.tolist()} came.")
+        raise DebiasError(f"Expected counts between 0 and n, but {k.tolist()} of {n.tolist()} came.")
     z = NormalDist().inv_cdf((1 + _level(level)) / 2)
     p, shrink = k / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
@@ -102,11 +113,11 @@ def dirichlet_interval(counts: ArrayLike, statistic: Callable[[np.ndarray], np.n
     counts [K]; `statistic` maps shares [draws, K] to [draws], e.g. `deviation_ratio` or
     `lambda p: kl_divergence(p, target)`. A distance from the target is above 0 in every draw, so its low end is too,
     even where the images fit the target: whether they do is `g_test`'s question. The same seed gives the same interval.
-    Raises ValueError for bad counts, a bad level and fewer than one draw.
+    Raises DebiasError for bad counts, a bad level and fewer than one draw.
     """
     counts = _vector(counts)
     if draws < 1:
-        raise ValueError(f"Expected one draw or more, but {draws} came. 4000 is a good number.")
+        raise DebiasError(f"Expected one draw or more, but {draws} came. 4000 is a good number.")
     drawn = statistic(np.random.default_rng(seed).dirichlet(counts + 0.5, draws))
     tail = (1 - _level(level)) / 2
     # "nearest" never interpolates, which would make NaN of two infinite draws.
@@ -118,7 +129,7 @@ def g_test(counts: ArrayLike, t: ArrayLike) -> tuple[float, float]:
     """Likelihood-ratio test of the target: (G = 2N KL, p-value by chi-square with K - 1 degrees of freedom).
 
     counts [K], t [K]; a group with target 0 is no degree of freedom, and images in it give G = inf and p = 0.
-    Raises ValueError as `shares` and `kl_divergence` do.
+    Raises DebiasError as `shares` and `kl_divergence` do.
     """
     counts = _vector(counts)
     g = 2 * counts.sum() * kl_divergence(shares(counts), t)
@@ -129,14 +140,15 @@ def images_needed(kl: float, groups: int, power: float = 0.8, level: float = 0.9
     """Images that a G test at `level` needs to tell a true KL (nats) from 0 with this power.
 
     2N KL is noncentral chi-square with K - 1 degrees of freedom and noncentrality 2N kl, K = `groups`.
-    Raises ValueError for a kl that is not finite and above 0, fewer than two groups, and power outside (1 - level, 1).
+    Raises DebiasError for a kl that is not finite and above 0, fewer than two groups, and power outside (1 - level, 1).
     """
     if not (math.isfinite(kl) and kl > 0):
-        raise ValueError(f"Expected a finite KL above 0, but {kl} came: no number of images tells 0 from 0.")
+        raise DebiasError(f"Expected a finite KL above 0, but {kl} came: no number of images tells 0 from 0.")
     if groups < 2:
-        raise ValueError(f"Expected two groups or more, but {groups} came.")
+        raise DebiasError(f"Expected two groups or more, but {groups} came.")
     if not 1 - _level(level) < power < 1:
-        raise ValueError(f"Expected a power between {1 - level:g} and 1, but {power} came. 0.8 is the usual choice.")
+        raise DebiasError(f"Expected a power between {1 - level:g} and 1, but {power} came. 0.8 is the usual "
+                          f"choice.")
     critical = _chi2_quantile(groups - 1, level)
     noncentrality = _crossing(lambda x: _noncentral_chi2_tail(groups - 1, x, critical), power)
     return max(1, math.ceil(noncentrality / (2 * kl)))
@@ -147,22 +159,22 @@ def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
 
     measured [K], shares or counts; confusion [true, measured], row-stochastic or counts of images whose group is known.
     Maximum likelihood for m = p C on the simplex: the inverse where that lies on it, else EM of the multinomial mixture
-    (as Richardson 1972 and Lucy 1974). Raises ValueError for shapes that do not fit, a true group without images, and a
-    matrix too close to singular to invert.
+    (as Richardson 1972 and Lucy 1974). Raises DebiasError for shapes that do not fit, a true group without images, and
+    a matrix too close to singular to invert.
     """
     m = shares(_vector(measured))
     c = np.asarray(confusion, dtype=np.float64)
     if c.shape != (len(m), len(m)):
-        raise ValueError(f"Expected a confusion matrix [{len(m)}, {len(m)}], true groups by measured ones, but "
-                         f"{list(c.shape)} came.")
+        raise DebiasError(f"Expected a confusion matrix [{len(m)}, {len(m)}], true groups by measured ones, but "
+                          f"{list(c.shape)} came.")
     if not (np.isfinite(c) & (c >= 0)).all() or not (c.sum(1) > 0).all():
-        raise ValueError(f"Every row of a confusion matrix holds shares or counts, not all 0, but {c.tolist()} came.")
+        raise DebiasError(f"Every row of a confusion matrix holds shares or counts, not all 0, but {c.tolist()} came.")
     c = c / c.sum(1, keepdims=True)
     smallest = np.linalg.svd(c, compute_uv=False)[-1]
     if smallest < SMALLEST_SINGULAR_VALUE:
-        raise ValueError(f"Expected a classifier that tells the groups apart, but the smallest singular value of its "
-                         f"confusion matrix is {smallest:.2g}, below {SMALLEST_SINGULAR_VALUE}. Use another one, or "
-                         f"merge the groups that it confuses.")
+        raise DebiasError(f"Expected a classifier that tells the groups apart, but the smallest singular value of its "
+                          f"confusion matrix is {smallest:.2g}, below {SMALLEST_SINGULAR_VALUE}. Use another one, or "
+                          f"merge the groups that it confuses.")
     p = np.linalg.solve(c.T, m)
     if p.min() >= 0:
         return p / p.sum()
@@ -179,17 +191,17 @@ def intersections(labels: Sequence[ArrayLike], sizes: Sequence[int]) -> np.ndarr
     """Count table [K1, K2, ...] of images over the combinations of several attributes' groups.
 
     labels holds one whole-number array [N] an attribute, from 0 to its size - 1, or -1 for unsure; an image unsure in
-    any attribute is left out. Raises ValueError for labels that do not fit each other or the sizes.
+    any attribute is left out. Raises DebiasError for labels that do not fit each other or the sizes.
     """
     columns = [np.asarray(column) for column in labels]
     if not columns or len(columns) != len(sizes):
-        raise ValueError(f"Expected labels and a size for every attribute, but {len(columns)} and {len(sizes)} came.")
+        raise DebiasError(f"Expected labels and a size for every attribute, but {len(columns)} and {len(sizes)} came.")
     if any(column.ndim != 1 or len(column) != len(columns[0]) for column in columns):
-        raise ValueError(f"Expected one label an image from every attribute, but arrays of shapes "
-                         f"{[list(column.shape) for column in columns]} came.")
+        raise DebiasError(f"Expected one label an image from every attribute, but arrays of shapes "
+                          f"{[list(column.shape) for column in columns]} came.")
     for column, size in zip(columns, sizes):
         if not np.isin(column, np.arange(-1, size)).all():
-            raise ValueError(f"Expected labels from -1 (unsure) to {size - 1}, but {np.unique(column).tolist()} came.")
+            raise DebiasError(f"Expected labels from -1 (unsure) to {size - 1}, but {np.unique(column).tolist()} came.")
     rows = np.stack(columns, axis=1).astype(np.int64)
     table = np.zeros(tuple(sizes), dtype=np.int64)
     np.add.at(table, tuple(rows[(rows >= 0).all(1)].T), 1)
@@ -212,7 +224,7 @@ class Distribution:
     target           the share that every group should have
     level            of the intervals
     intervals        Wilson interval (low, high) of every share
-    kl               KL(shares||target) in nats
+    kl               KL(shares||target) in nats, with target shares of at least .001 (`reachable`)
     kl_interval      Dirichlet interval of it; starts at 0 where a G test does not tell the shares from the target
     kl_floor_mean    KL that a perfectly fair model shows on n images, in the mean
     kl_floor95       ... and in 95 % of all sets of n images at most
@@ -242,65 +254,62 @@ class Distribution:
                 f"{self.kl_floor95:.4f}{unsure}")
 
     def to_dict(self) -> dict:
-        """JSON form. JSON has no infinity: a KL that is infinite (images in a group whose target is 0) becomes None."""
+        """JSON form."""
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
 def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95) -> Distribution:
     """All that is reported of one attribute: counts [K] of classified images against target shares [K].
 
-    Raises ValueError for no classified images, counts that are negative or not whole, and a target that does not fit.
+    Raises DebiasError for no classified images, counts that are negative or not whole, and a target that does not fit.
     """
     counts = _vector(counts)
     if not (counts == np.round(counts)).all() or unsure < 0 or unsure != int(unsure):
-        raise ValueError(f"Images are counted in whole numbers, not negative, but {counts.tolist()} and {unsure} "
-                         f"unsure came.")
-    p, t = _pair(shares(counts), target)
-    n, aimed = int(counts.sum()), _aimed(t)
-    kl = float(kl_divergence(p, t))
-    low, high = kl, kl
-    if math.isfinite(kl) and aimed.sum() > 1:
-        low, high = dirichlet_interval(counts[aimed], lambda draws: kl_divergence(draws, t[aimed]), level)
-        low = 0.0 if g_test(counts, t)[1] > 1 - level else min(low, kl)
-        high = max(high, kl)
-    floor_mean, floor95 = noise_floor(int(aimed.sum()), n)
+        raise DebiasError(f"Images are counted in whole numbers, not negative, but {counts.tolist()} and {unsure} "
+                          f"unsure came.")
+    p, declared = _pair(shares(counts), target)
+    t = reachable(declared) if declared.min() < 1e-3 else declared
+    n, kl = int(counts.sum()), float(kl_divergence(p, t))
+    low, high = dirichlet_interval(counts, lambda draws: kl_divergence(draws, t), level)
+    low = 0.0 if g_test(counts, t)[1] > 1 - level else min(low, kl)
+    floor_mean, floor95 = noise_floor(len(t), n)
     return Distribution(
         n=n, unsure=int(unsure), counts=tuple(int(count) for count in counts), shares=tuple(p.tolist()),
-        target=tuple(t.tolist()), level=_level(level),
+        target=tuple(declared.tolist()), level=_level(level),
         intervals=tuple(zip(*(edge.tolist() for edge in wilson(counts, n, level)))),
-        kl=kl, kl_interval=(low, high), kl_floor_mean=floor_mean, kl_floor95=floor95,
-        total_variation=float(total_variation(p, t)), deviation_ratio=float(deviation_ratio(p)))
+        kl=kl, kl_interval=(low, max(high, kl)), kl_floor_mean=floor_mean, kl_floor95=floor95,
+        total_variation=float(total_variation(p, declared)), deviation_ratio=float(deviation_ratio(p)))
 
 
 def _counts(counts: ArrayLike) -> np.ndarray:
     n = np.asarray(counts, dtype=np.float64)
     if n.ndim == 0 or n.shape[-1] == 0:
-        raise ValueError(f"Expected counts [..., K], one a group, but {counts!r:.200} came.")
+        raise DebiasError(f"Expected counts [..., K], one a group, but {short(counts)} came.")
     if not (np.isfinite(n) & (n >= 0)).all():
-        raise ValueError(f"Counts must be finite and not negative, but {n.tolist()} came.")
+        raise DebiasError(f"Counts must be finite and not negative, but {short(n.tolist())} came.")
     if not (n.sum(-1) > 0).all():
-        raise ValueError(NO_IMAGES)
+        raise DebiasError(NO_IMAGES)
     return n
 
 
 def _vector(counts: ArrayLike) -> np.ndarray:
     n = _counts(counts)
     if n.ndim != 1:
-        raise ValueError(f"Expected the counts [K] of one set of images, but {list(n.shape)} came.")
+        raise DebiasError(f"Expected the counts [K] of one set of images, but {list(n.shape)} came.")
     return n
 
 
 def _simplex(p: ArrayLike, name: str) -> np.ndarray:
     p = np.asarray(p, dtype=np.float64)
     if p.ndim == 0 or not (np.isfinite(p) & (p >= 0)).all() or not (np.abs(p.sum(-1) - 1) < 1e-4).all():
-        raise ValueError(f"{name} must be finite, not negative, and sum to 1, but {p.tolist()} came.")
+        raise DebiasError(f"{name} must be finite, not negative, and sum to 1, but {short(p.tolist())} came.")
     return p
 
 
 def _pair(p: ArrayLike, t: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     p, t = _simplex(p, "Shares"), _simplex(t, "Target shares")
     if p.shape[-1] != t.shape[-1]:
-        raise ValueError(f"Expected a target share for each of {p.shape[-1]} groups, but {t.shape[-1]} came.")
+        raise DebiasError(f"Expected a target share for each of {p.shape[-1]} groups, but {t.shape[-1]} came.")
     return p, t
 
 
@@ -310,14 +319,14 @@ def _aimed(t: ArrayLike) -> np.ndarray:
 
 def _level(level: float) -> float:
     if not 0 < level < 1:
-        raise ValueError(f"Expected a level between 0 and 1, but {level} came. 0.95 is the usual choice.")
+        raise DebiasError(f"Expected a level between 0 and 1, but {level} came. 0.95 is the usual choice.")
     return level
 
 
 def _plain(value):
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return None if math.isinf(value) else value
+    return value
 
 
 def _gamma_tail(shape, x) -> torch.Tensor:

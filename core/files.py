@@ -1,70 +1,203 @@
 """Files that are never half written, never written by two at once, and never outside their folder."""
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
 import re
-import tempfile
+import secrets
+import stat
+import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
+from .errors import DebiasError, quoted
+
+LARGEST = 256 << 20  # bytes of a file that is read as text
+WEIGHTS = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
+
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
-    """Write a file so that, whatever happens, either the old content or the new one is there. Raises OSError."""
+    """Write a file so that, whatever happens, either the old content or the new one is there. Raises OSError.
+
+    The new content is first written to a temporary file beside it. Those that killed writers of this file have left
+    are removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; what a user asked for is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+            if os.name != "nt":  # Windows cannot rename a file that is open
+                os.replace(temporary, path)
+        if os.name == "nt":
+            os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """(handle, path) of a new file `.NAME.xxxxxxxx.tmp`, with the permissions of any other new file of this process.
+
+    Its writer holds its lock as long as it lives, so that a killed writer's file is known from a living one's.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if os.name != "nt":  # there, a file that is open cannot be removed
+            import fcntl
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)  # waits where another process is about to sweep it away
+            except OSError:
+                pass  # a file system without locks
+        if temporary.exists():
+            return handle, temporary
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of this file whose writers are dead."""
+    for left in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        try:
+            if os.name == "nt":
+                left.unlink(missing_ok=True)  # fails while its writer has it open
+                continue
+            handle = os.open(left, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+            try:
+                _lock(handle)
+                left.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+        except OSError:
+            continue  # a living writer holds it, or it cannot be removed
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def read_text(path: str | Path, largest: int = LARGEST) -> str:
+    """The text of a file in UTF-8. Raises DebiasError for what is no regular file of at most `largest` bytes, and for
+    bytes that are no UTF-8; OSError where it cannot be read."""
+    path = Path(path)
+    # O_NONBLOCK: opening a pipe would wait for its other end.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise DebiasError(f"Expected a file, but {quoted(path)} is a folder, pipe or device. Name a file.")
+        if found.st_size > largest:
+            raise DebiasError(f"Expected a file of at most {largest >> 20} MB, but {quoted(path)} has "
+                              f"{found.st_size >> 20} MB. Is it the right one?")
+        data = file.read(largest + 1)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DebiasError(f"{quoted(path)} is no text in UTF-8. Save it in UTF-8, or restore it.") from error
+
+
+def read_json(path: str | Path):
+    """What a JSON file holds. Raises DebiasError where it is no JSON, with NaN and infinity, which JSON has not, among
+    that, or is nested too deeply; else as `read_text`."""
+    text = read_text(path)
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise DebiasError(f"{quoted(path)} is not readable JSON ({str(error):.200}): it may be cut off or "
+                          f"damaged. Restore it.") from error
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def safe_name(name: str) -> str:
     """A user's text as a file name: returned as it is where it names a file of its own folder, else refused.
 
-    Raises ValueError for path separators, leading dots, reserved characters or names, and names empty or too long.
+    Raises DebiasError for path separators, leading dots, reserved characters or names, characters that do not show
+    (control and direction marks, halves of surrogate pairs), and names that are empty, longer than 120 characters or
+    longer than 200 bytes, which leaves room for endings.
     """
-    allowed = re.fullmatch(r"[^\\/:*?\"<>|\x00-\x1f.][^\\/:*?\"<>|\x00-\x1f]{0,119}", name)
+    allowed = re.fullmatch(r"[^\\/:*?\"<>|.][^\\/:*?\"<>|]{0,119}", name)
     device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
-    if not allowed or device or name != name.strip(" ."):
-        raise ValueError(f"A name must be 1 to 120 characters without slashes, a leading dot or any of :*?\"<>|, but "
-                         f"'{name}' came. Choose another, e.g. 'doctor-gender'.")
+    hidden = any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") for c in name[:121])
+    if not allowed or device or hidden or name != name.strip(" .") or len(name.encode("utf-8")) > 200:
+        raise DebiasError(f"A name must be 1 to 120 printable characters (200 bytes at most) without slashes, a "
+                          f"leading dot or any of :*?\"<>|, but {quoted(name)} came. Choose another, e.g. "
+                          f"'doctor-gender'.")
     return name
+
+
+@contextmanager
+def writing(what: str, place: str | Path) -> Iterator[None]:
+    """Around writes of our own: what the system refuses is said as a sentence, with the place as the user knows it."""
+    try:
+        yield
+    except OSError as error:
+        raise DebiasError(f"{what} could not be written to {place}: {error.strerror or error}. Free some space, or "
+                          "check the folder's permissions, and try again.") from error
 
 
 @contextmanager
 def exclusive(path: str | Path) -> Iterator[None]:
     """Hold a file's lock, `.NAME.lock` beside it, which the system releases when the process ends, however it ends.
 
-    Raises ValueError where another process holds it. The lock's file stays: removing it would let two hold one each.
+    Raises DebiasError where another process holds it, and where something else stands in its place: a link is not
+    followed, and what it points to is never touched. The lock's file stays: removing it would let two hold one each.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+    lock = path.with_name(f".{path.name}.lock")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    strange = DebiasError(f"Expected a plain file at {quoted(lock)}, where the lock is kept, but a link, pipe or "
+                          f"folder is there. Remove it.")
+    try:
+        handle = os.open(lock, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise strange from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or lock.is_symlink():
+            raise strange
         try:
-            _lock(file)
+            _lock(handle)
         except (BlockingIOError, PermissionError) as error:
-            raise ValueError(f"Another calibration is writing '{path}'. Wait until it ends, or choose another "
-                             f"name.") from error
+            raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose "
+                              f"another name.") from error
         yield
+    finally:
+        os.close(handle)
 
 
-def _lock(file) -> None:
+def _lock(handle: int) -> None:
     if os.name == "nt":
         import msvcrt
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def fingerprint(place: str | Path | None) -> str | None:
+    """What tells a file, or a model's folder, from another one put in its place: a digest of names, sizes and times.
+
+    Contents are not read, since checkpoints have gigabytes. None where there is nothing.
+    """
+    place = Path(place) if place else None
+    if place is None or not place.exists():
+        return None
+    files = [place] if place.is_file() else sorted(
+        file for file in place.rglob("*") if file.suffix.lower() in WEIGHTS and file.is_file())
+    known = [(file.name if file == place else file.relative_to(place).as_posix(), file.stat().st_size,
+              file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from . import steering
 from .attribute import Attribute
-from .direction import ALONE, group_texts, mix, shift_prompt
-from .guidance import GuidanceRun, SafeLatentGuidance
-from .method import METHODS, Method
+from .direction import group_texts, mix, shift_prompt
+from .errors import DebiasError, quoted, short
+from .guidance import GuidanceRun
+from .method import ALONE, METHODS, Method
+from .safe_latent import SafeLatentGuidance
 
 # What encode_prompt returns, by (does it do classifier-free guidance, does the pipeline take pooled texts, length).
 _LAYOUTS = {
@@ -43,13 +45,13 @@ def encode(pipe, texts: Sequence[str], unconditional: bool = False, **settings) 
     `pooled_prompt_embeds` [T, P].
 
     With `unconditional` they are what the pipeline sets against the texts without a negative prompt: the empty prompt,
-    or zeros. `settings`: clip_skip, max_sequence_length, lora_scale. Raises ValueError for an encode_prompt not known.
+    or zeros. `settings`: clip_skip, max_sequence_length, lora_scale. Raises DebiasError for an encode_prompt not known.
     """
     accepted = inspect.signature(type(pipe).__call__).parameters
     known = inspect.signature(pipe.encode_prompt).parameters if hasattr(pipe, "encode_prompt") else {}
-    refusal = ValueError(f"Cannot encode texts with {type(pipe).__name__}: only pipelines whose encode_prompt works "
-                         f"like that of Stable Diffusion 1 to 3, SDXL or Flux are known. Use one of these.")
-    if "prompt_embeds" not in accepted or any("prompt" in name and "mask" in name for name in accepted):
+    refusal = DebiasError(f"Cannot encode texts with {type(pipe).__name__}: only pipelines whose encode_prompt works "
+                          f"like that of Stable Diffusion 1 to 3, SDXL or Flux are known. Use one of these.")
+    if not known or "prompt_embeds" not in accepted or any("prompt" in name and "mask" in name for name in accepted):
         raise refusal
     cfg = "do_classifier_free_guidance" in known
     texts = [""] * len(texts) if unconditional and not cfg else list(texts)
@@ -98,8 +100,8 @@ def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str,
         own = means["prompt_embeds"][at:at + len(attribute.groups)]
         at += len(attribute.groups)
         if len(torch.unique(own.flatten(1), dim=0)) < len(own):
-            warnings.warn(f"Some groups of '{attribute.name}' read the same to this model. Their texts may lie beyond "
-                          f"its longest prompt: shorten the prompt, or use the context '{ALONE}'.")
+            warnings.warn(f"Some groups of {quoted(attribute.name)} read the same to this model. Their texts may lie "
+                          f"beyond its longest prompt: shorten the prompt, or use the context '{ALONE}'.")
     return Encoded(encode(pipe, [prompt], **settings), encode(pipe, [prompt], unconditional=True, **settings), means)
 
 
@@ -123,15 +125,16 @@ def eps_units(scheduler) -> list[float]:
     """k for each of the scheduler's timesteps, so that k (output_1 - output_2) is a difference in eps units.
 
     With x = alpha x_0 + sigma eps: eps-prediction 1, v-prediction alpha, x_0-prediction -alpha / sigma, flow 1 (its eps
-    is the velocity). Raises ValueError for a prediction type that is not known.
+    is the velocity). Raises DebiasError for a prediction type that is not known.
     """
     flow = "flow_prediction" if "FlowMatch" in type(scheduler).__name__ else None
     kind = scheduler.config.get("prediction_type", flow)
     if kind in ("epsilon", "flow_prediction") and "sigma_data" not in scheduler.config:
         return [1.0] * len(scheduler.timesteps)
     if kind not in ("v_prediction", "sample") or not hasattr(scheduler, "alphas_cumprod"):
-        raise ValueError(f"Cannot convert predictions of {type(scheduler).__name__} with prediction type '{kind}'. Use "
-                         f"a scheduler of Stable Diffusion or a flow-matching one, or the direction 'prompt'.")
+        raise DebiasError(f"Cannot convert predictions of {type(scheduler).__name__} with prediction type "
+                          f"{quoted(kind)}. Use a scheduler of Stable Diffusion or a flow-matching one, or the "
+                          "direction 'prompt'.")
     cumprod = scheduler.alphas_cumprod.cpu().double().numpy()
     # Karras and other spacings put timesteps between the trained ones. A terminal alpha of 0 must not divide.
     at = np.interp(scheduler.timesteps.cpu().double().numpy(), np.arange(len(cumprod)), cumprod)
@@ -257,15 +260,15 @@ class GuidedDenoiser:
         return min(range(len(self.times)), key=lambda i: abs(self.times[i] - now))
 
     def _is_ours(self, call: dict, rows: int) -> bool:
-        """Does this call hold the conditional rows? Raises ValueError where its rows do not fit the weights."""
+        """Does this call hold the conditional rows? Raises DebiasError where its rows do not fit the weights."""
         if call.get("skip_layers") is not None:  # SD 3's skip-layer guidance is a further pass of the same step
             return False
         cfg = getattr(self.pipe, "do_classifier_free_guidance", rows == 2 * self.images)
         expected = self.images * (2 if cfg else 1)
         if rows != expected:
-            raise ValueError(f"Expected {expected} rows a step for {self.images} rows of weights, but the pipeline "
-                             f"evaluates {rows}. Generate as many images in a call as there are rows of weights; a "
-                             f"pipeline with guidance of another kind needs the direction 'prompt'.")
+            raise DebiasError(f"Expected {expected} rows a step for {self.images} rows of weights, but the pipeline "
+                              f"evaluates {rows}. Generate as many images in a call as there are rows of weights; a "
+                              f"pipeline with guidance of another kind needs the direction 'prompt'.")
         # Flux evaluates a negative prompt in a call of its own, after the prompt's.
         text = call.get("encoder_hidden_states")
         if self.text is None:
@@ -294,8 +297,8 @@ class GuidedDenoiser:
         if self.direction == "embedding":
             prompt = self.encoded.prompt[name]
             if prompt.shape[1:] != text.shape[1:]:
-                raise ValueError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
-                                 f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
+                raise DebiasError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
+                                  f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
             change = shifted(self.encoded, self.attributes, -self.weights, self.context)[name].float() - prompt.float()
             return (text[at].float() + change.to(text.device)).to(text.dtype)
         chosen = groups[self.group_of, 0].to(text.dtype)
@@ -323,21 +326,34 @@ def _with_rows(value, rows: int, copies: Tensor):
     return value
 
 
+def check(pipe) -> None:
+    """Raises DebiasError where the directions `embedding` and `prediction` cannot act on this pipeline: where its
+    denoiser or its scheduler is not of a kind that is known."""
+    _denoiser(pipe)
+    eps_units(pipe.scheduler)
+
+
+def _denoiser(pipe) -> tuple[torch.nn.Module, list[str]]:
+    """The pipeline's denoiser and its arguments' names. Raises DebiasError for one that is not known."""
+    module = getattr(pipe, "unet", getattr(pipe, "transformer", None))
+    network = getattr(module, "_orig_mod", module)
+    parameters = list(inspect.signature(type(network).forward).parameters)[1:] if network is not None else []
+    if "timestep" not in parameters or "encoder_hidden_states" not in parameters:
+        raise DebiasError(f"Cannot guide {type(pipe).__name__}: expected pipe.unet or pipe.transformer with timestep "
+                          f"and encoder_hidden_states among its arguments. Use the direction 'prompt'.")
+    return module, parameters
+
+
 @contextmanager
 def hooked(pipe, attributes: Sequence[Attribute], weights: Tensor, encoded: Encoded, method: Method,
            kind: type[GuidedDenoiser] = GuidedDenoiser) -> Iterator[GuidedDenoiser]:
     """Puts a GuidedDenoiser in front of the pipeline's denoiser, outside torch.compile and offloading hooks."""
-    module = getattr(pipe, "unet", getattr(pipe, "transformer", None))
-    network = getattr(module, "_orig_mod", module)
-    parameters = list(inspect.signature(type(network).forward).parameters)[1:] if network is not None else ()
-    if "timestep" not in parameters or "encoder_hidden_states" not in parameters:
-        raise ValueError(f"Cannot guide {type(pipe).__name__}: expected pipe.unet or pipe.transformer with timestep "
-                         f"and encoder_hidden_states among its arguments. Use the direction 'prompt'.")
+    module, parameters = _denoiser(pipe)
     # A module compiled in place calls its compiled form, any other its forward. Instance attributes come first.
     entry = "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) is not None else "forward"
     own = module.__dict__.get(entry)
     if isinstance(own, GuidedDenoiser):
-        raise ValueError("This pipeline is guided already. Give all attributes to one call instead of nesting two.")
+        raise DebiasError("This pipeline is guided already. Give all attributes to one call instead of nesting two.")
     hook = kind(pipe, getattr(module, entry), parameters, attributes, weights, encoded, method)
     module.__dict__[entry] = hook
     try:
@@ -392,7 +408,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     encoded   spares encoding the texts again, else `encoding` is the call's clip_skip, max_sequence_length, lora_scale
 
     The `prompt` direction shifts the prompt for all steps and has no SLD step, so it refuses guidance settings, a
-    window above all, rather than ignore them. Warns where guidance had no effect. Raises ValueError for weights that
+    window above all, rather than ignore them. Warns where guidance had no effect. Raises DebiasError for weights that
     do not fit, and for a pipeline or scheduler that is not known.
     """
     weights = _checked(weights, attributes, method)
@@ -431,12 +447,13 @@ def _checked(weights, attributes: Sequence[Attribute], method: Method) -> Tensor
     weights = torch.as_tensor(weights, dtype=torch.float32).cpu()
     n = sum(len(attribute.groups) for attribute in attributes)
     if weights.ndim != 2 or weights.shape[1] != n or not len(weights):
-        raise ValueError(f"Expected weights [B, n] with n = {n} groups, but {list(weights.shape)} came.")
+        raise DebiasError(f"Expected weights [B, n] with n = {n} groups, but {list(weights.shape)} came.")
     if not torch.isfinite(weights).all():
-        raise ValueError(f"Weights must be finite, but {weights.tolist()} came. Calibrate again, or drop them.")
+        raise DebiasError(f"Weights must be finite, but {short(weights.tolist())} came. Calibrate again, or drop "
+                          f"them.")
     if method.direction == "prompt" and method.guidance.scale and method.guidance != SafeLatentGuidance():
-        raise ValueError(f"The direction 'prompt' shifts the prompt for all steps and takes no guidance settings, but "
-                         f"{method.guidance} came. Leave them out, or use 'embedding'.")
+        raise DebiasError(f"The direction 'prompt' shifts the prompt for all steps and takes no guidance settings, but "
+                          f"{method.guidance} came. Leave them out, or use 'embedding'.")
     return weights
 
 
@@ -451,13 +468,13 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     any batch up to float rounding, where the pipeline itself keeps images apart. `encoded`, of `encode_all`, spares
     further calls of a prompt encoding its texts again. `call` goes to the pipeline (num_inference_steps,
     guidance_scale, image ...). The info is `Guide.summary` with `weights`, the rows used,
-    `blocked`, how many images the pipeline's safety checker blacked out, and `broken`, how many are not finite; the
-    last two warn. Raises ValueError as `guided`, and for missing weights or seeds.
+    `blocked`, how many images the pipeline's safety checker blacked out, and `broken`, the places of those that are not
+    finite and stand as black ones; the last two warn. Raises DebiasError as `guided`, and for missing weights or seeds.
     """
     seeds = [int(seed) for seed in seeds]
     rows = _rows(attributes, steerings, weights, guidance_strength, seeds)
     if batch_size < 1:
-        raise ValueError(f"Expected a batch size of 1 or more, but {batch_size} came.")
+        raise DebiasError(f"Expected a batch size of 1 or more, but {batch_size} came.")
     rows = _checked(rows, attributes, method)
     if encoded is None and method.guidance.scale and rows.any():
         encoded = encode_all(pipe, prompt, attributes, method.context, **encoding_of(call))
@@ -474,11 +491,12 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
         records.append(guide.summary())
 
     pixels = np.concatenate(images)
-    broken = int((~np.isfinite(pixels).all(axis=(1, 2, 3))).sum())
+    broken = np.flatnonzero(~np.isfinite(pixels).all(axis=(1, 2, 3))).tolist()
     if blocked:
         warnings.warn(f"The pipeline's safety checker blacked out {blocked} of {len(seeds)} images: no count holds.")
     if broken:
-        warnings.warn(f"{broken} of {len(seeds)} images are not finite. Does the VAE overflow in half precision?")
+        warnings.warn(f"{len(broken)} of {len(seeds)} images are not finite (NaN or infinite). Does the model or its "
+                      "VAE overflow in half precision?")
     info = dict(direction=method.direction, **_together(records), blocked=blocked, broken=broken, weights=rows.tolist(),
                 extra_evaluations=sum(record["extra_evaluations"] for record in records))
     return (np.nan_to_num(pixels) * 255).round().clip(0, 255).astype(np.uint8), info
@@ -486,17 +504,17 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
 
 def _rows(attributes, steerings, weights, strength: float, seeds: list[int]) -> Tensor:
     if not seeds:
-        raise ValueError("Expected a seed for each image, but none came.")
+        raise DebiasError("Expected a seed for each image, but none came.")
     if weights is not None and steerings:
-        raise ValueError("Give weights or steerings, but not both.")
+        raise DebiasError("Give weights or steerings, but not both.")
     if weights is not None:
         weights = torch.as_tensor(weights, dtype=torch.float32) * strength
         weights = weights.expand(len(seeds), -1) if weights.ndim == 1 else weights
         if len(weights) != len(seeds):
-            raise ValueError(f"Expected weights [n], or a row for each of {len(seeds)} seeds, but "
-                             f"{list(weights.shape)} came.")
+            raise DebiasError(f"Expected weights [n], or a row for each of {len(seeds)} seeds, but "
+                              f"{list(weights.shape)} came.")
         return weights
     if len(steerings) != len(attributes):
-        raise ValueError(f"Expected a steering for each of {len(attributes)} attributes, but {len(steerings)} came. "
-                         f"Calibrate first, or give weights.")
+        raise DebiasError(f"Expected a steering for each of {len(attributes)} attributes, but {len(steerings)} came. "
+                          f"Calibrate first, or give weights.")
     return steering.rows(steerings, seeds, strength) if steerings else torch.zeros(len(seeds), 0)

@@ -11,26 +11,37 @@ import json
 import math
 import re
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Mapping, Sequence
 
 import numpy as np
 
-from .attribute import Attribute
+from .attribute import Attribute, together
 from .calibrate import Calibration, Round
-from .files import safe_name, write_atomic
-from .guidance import SafeLatentGuidance
+from .distribution import shares
+from .errors import DebiasError, quoted, short
+from .files import read_json, safe_name, write_atomic
 from .method import Method
+from .schema import ENTRY, PROFILE, check
 from .steering import Steering
+from .version import VERSION
 
 SCHEMA = "1.0"
-SOFTWARE = "sd-debias 0.1.0"
+SOFTWARE = f"sd-debias {VERSION}"
 SUFFIX = ".json"
+LEFT_ALONE = "left alone by its draw"  # what an image's metadata says that no group was drawn for
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
 SHIPPED = Path(__file__).resolve().parent.parent / "profiles"  # those that come with the package; never written to
+
+
+def located(text: str) -> Path:
+    """The file of a profile that a user names: a path, or the name of one that comes with the package."""
+    path, shipped = Path(text).expanduser(), SHIPPED / f"{text}{SUFFIX}"
+    return shipped if not path.exists() and path.name == text and shipped.is_file() else path
 
 
 @dataclass(frozen=True)
@@ -56,36 +67,47 @@ class Entry:
 
     @classmethod
     def from_calibration(cls, calibration: Calibration, evaluations: int | None = None) -> Entry:
-        """A calibration's result. Raises ValueError where its audit is not complete."""
+        """A calibration's result. Raises DebiasError where its audit is not complete."""
         return cls.from_dict(_entry(calibration, evaluations), calibration.attributes)
 
     @classmethod
     def from_dict(cls, data: dict, attributes: Sequence[Attribute]) -> Entry:
-        """Read the JSON form; all but `prompt` and `steerings` may be left out. Raises ValueError."""
+        """Read the JSON form; all but `prompt` and `steerings` may be left out. Raises DebiasError."""
+        check(data, ENTRY, "This entry")
         known = _known(cls, data)
+        known["steerings"] = tuple(Steering.from_dict(s) for s in data["steerings"])
         for key in ("before", "after", "rounds", "warnings"):
             known[key] = None if known.get(key) is None else tuple(known[key])
-        known["steerings"] = tuple(_steering(s) for s in data["steerings"])
         entry = cls(**{key: value for key, value in known.items() if value is not None})
-        if not isinstance(entry.prompt, str):
-            raise ValueError(f"A prompt is text, but {entry.prompt!r:.200} came.")
         groups = [len(a.groups) for a in attributes]
         if [len(s.weights) for s in entry.steerings] != groups:
-            raise ValueError(f"The entry '{entry.prompt}' needs {groups} weights for {[a.name for a in attributes]}, "
-                             f"but {[len(s.weights) for s in entry.steerings]} came.")
+            came = [len(s.weights) for s in entry.steerings]
+            raise DebiasError(f"The entry {quoted(entry.prompt)} needs {groups} weights for "
+                              f"{short([a.name for a in attributes])}, but {came} came.")
         history = [r["attributes"] for r in entry.rounds]
         for measured in (entry.before, entry.after, *history):
             if measured is not None and [len(m["counts"]) for m in measured] != groups:
-                raise ValueError(f"The entry '{entry.prompt}' needs counts of {groups} groups, but other ones came.")
+                raise DebiasError(f"The entry {quoted(entry.prompt)} needs counts of {groups} groups, but other ones "
+                                  f"came.")
+            if measured is not None and not all(sum(m["counts"]) for m in measured):
+                raise DebiasError(f"The entry {quoted(entry.prompt)} counts no image at all. Calibrate it again.")
         return entry
+
+    def to_dict(self) -> dict:
+        """JSON form, read back by `from_dict`."""
+        return {"prompt": self.prompt, "steerings": [s.to_dict() for s in self.steerings],
+                **{key: _listed(getattr(self, key)) for key in ("before", "after", "fidelity", "rounds", "stop",
+                                                                "warnings", "cost")}}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile as it was read or made; `document` is its JSON, with every field that this version does not know.
+    """A profile as it was read or made. Its fields are what counts: `to_dict` is made from them.
 
     setting  plain values by name: model, model_hash, sampler, scheduler, steps, cfg, width, height, negative_prompt ...
     edited   the file was changed by hand since it was saved: its hash does not fit
+    document   JSON that it was read from: its spelling, and every field that this version does not know, are kept
+               as far as the fields above still say the same
     predicted  entries for prompts that were not calibrated (`core.uncalibrated`); they are not saved
     """
     name: str
@@ -96,8 +118,8 @@ class Profile:
     classifier: str
     software: str
     created: str
-    edited: bool
-    document: dict = field(repr=False)
+    edited: bool = False
+    document: Mapping = field(default_factory=dict, repr=False, compare=False)
     predicted: tuple[Entry, ...] = ()
 
     @classmethod
@@ -106,19 +128,20 @@ class Profile:
         """Profile of one calibration or more, of different prompts but the same attributes and method.
 
         classifier describes what labelled the images; evaluations are those of the model, counted by the host, one
-        number a calibration. Raises ValueError for calibrations that do not fit together or whose audit is not
+        number a calibration. Raises DebiasError for calibrations that do not fit together or whose audit is not
         complete, and for a name that is no file name.
         """
         if not calibrations:
-            raise ValueError("A profile needs a calibration, but none came.")
+            raise DebiasError("A profile needs a calibration, but none came.")
         evaluations = (None,) * len(calibrations) if evaluations is None else evaluations
         if len(evaluations) != len(calibrations):
-            raise ValueError(f"Expected evaluations of {len(calibrations)} calibrations, but {len(evaluations)} came.")
+            raise DebiasError(f"Expected evaluations of {len(calibrations)} calibrations, but {len(evaluations)} came.")
         first = calibrations[0]
         for c in calibrations:
             if (c.attributes, c.method) != (first.attributes, first.method):
-                raise ValueError(f"The prompts of a profile share attributes and method, but those of '{c.prompt}' "
-                                 f"differ from those of '{first.prompt}'. Save them as two profiles.")
+                raise DebiasError("The prompts of a profile share attributes and method, but those of "
+                                  f"{quoted(c.prompt)} differ from those of {quoted(first.prompt)}. Save them as two "
+                                  "profiles.")
         return cls.from_dict({
             "schema": SCHEMA, "name": name, "software": SOFTWARE,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -128,71 +151,79 @@ class Profile:
 
     @classmethod
     def from_dict(cls, document: dict) -> Profile:
-        """Read the JSON form. Raises ValueError with one sentence that says what is wrong."""
+        """Read the JSON form. Raises DebiasError with one sentence that says what is wrong."""
         if not isinstance(document, dict) or "schema" not in document or "entries" not in document:
-            raise ValueError("This is JSON, but not a profile of sd-debias: it has no 'schema' and 'entries'.")
-        version = re.fullmatch(r"(\d+)\.(\d+)", str(document["schema"]))
+            raise DebiasError("This is JSON, but not a profile of sd-debias: it has no 'schema' and 'entries'.")
+        version = re.fullmatch(r"(\d{1,4})\.\d{1,4}", str(document["schema"])[:99])
         if not version:
-            raise ValueError(f"A profile's schema is a version, e.g. '{SCHEMA}', but '{document['schema']}' came.")
+            raise DebiasError(f"A profile's schema is a version, e.g. '{SCHEMA}', but {quoted(document['schema'])} "
+                              f"came.")
         if version[1] != SCHEMA.split(".")[0]:
-            raise ValueError(f"This profile has schema {document['schema']}, but this version of sd-debias reads "
-                             f"{SCHEMA.split('.')[0]}.x. Update sd-debias, or calibrate again.")
-        try:
-            setting = dict(document.get("setting") or {})
-            odd = [key for key, value in setting.items() if not isinstance(value, (str, int, float, bool, type(None)))]
-            if odd:
-                raise ValueError(f"A setting holds plain values (text, numbers, true, false), but {odd} are not.")
-            attributes = tuple(Attribute.from_dict(a) for a in document["attributes"])
-            entries = tuple(Entry.from_dict(e, attributes) for e in document["entries"])
-            own = _hash(document)
-            profile = cls(safe_name(document["name"]), _method(document["method"]), attributes, entries, setting,
-                          str(document.get("classifier", "")), str(document.get("software", "")),
-                          str(document.get("created", "")), document.get("hash", own) != own, copy.deepcopy(document))
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"This profile lacks a field or has a wrong one ({type(error).__name__}: {error}). "
-                             "Restore the file, or calibrate again.") from error
-        if not entries or not attributes:
-            raise ValueError("A profile needs an attribute and an entry, but one of them is empty. Calibrate again.")
+            raise DebiasError(f"This profile has schema {document['schema']}, but this version of sd-debias reads "
+                              f"{SCHEMA.split('.')[0]}.x. Update sd-debias, or calibrate again.")
+        check(document, PROFILE, "This profile")
+        document, own = copy.deepcopy(document), _hash(document)
+        fields = _parsed(document)
+        entries = fields["entries"]
         if len({_same(e.prompt) for e in entries}) < len(entries):
-            raise ValueError(f"A profile has one entry a prompt, but these came: {[e.prompt for e in entries]}.")
-        return profile
+            raise DebiasError(f"A profile has one entry a prompt, but these came: "
+                              f"{short([e.prompt for e in entries])}.")
+        return cls(**fields, edited=document.get("hash", own) != own, document=document)
 
     def to_dict(self) -> dict:
         """JSON form with its content hash; unknown fields are kept."""
-        return {**self.document, "hash": self.hash}
+        return {**self._content, "hash": self.hash}
 
-    @property
+    @cached_property
+    def _content(self) -> dict:
+        """The JSON form without its hash. What the fields say as the document did keeps the document's spelling."""
+        read = _parsed(self.document) if self.document else {}
+        made = {"schema": SCHEMA, "name": self.name, "software": self.software, "created": self.created,
+                "method": self.method.to_dict(), "attributes": [a.to_dict() for a in self.attributes],
+                "setting": dict(self.setting), "classifier": self.classifier}
+        changed = {key: value for key, value in made.items()
+                   if not self.document or key != "schema" and getattr(self, key) != read[key]}
+        content = {**self.document, **changed}
+        if not self.document or self.entries != read["entries"]:
+            content["entries"] = [_spelled(entry, read, self.document) for entry in self.entries]
+        content.pop("hash", None)
+        return content
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 over the content without the hash itself, 64 hexadecimal digits."""
-        return _hash(self.document)
+        return _hash(self._content)
 
     def save(self, place: str | Path, overwrite: bool = False) -> Path:
         """Write atomically to a folder, under the profile's name, or to a path that ends in .json; returns the path.
 
-        Raises ValueError where the file exists, unless `overwrite`; OSError where it cannot be written.
+        Raises DebiasError where the file exists, unless `overwrite`; OSError where it cannot be written.
         """
         path = Path(place)
         if path.suffix.lower() != SUFFIX or path.is_dir():
             path = path / (safe_name(self.name) + SUFFIX)
         if path.exists() and not overwrite:
-            raise ValueError(f"'{path}' exists already. Choose another name, or allow overwriting.")
+            raise DebiasError(f"{quoted(path)} exists already. Choose another name, or allow overwriting.")
         return write_atomic(path, _readable(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
-        """Read a profile; warns where it was edited by hand. Raises ValueError where it is none, OSError."""
+        """Read a profile; warns where it was edited by hand. Raises DebiasError where it is none, OSError."""
         try:
-            document = json.loads(Path(path).read_text("utf-8-sig"), parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"'{path}' is not readable JSON ({str(error):.200}): it may be cut off or damaged. "
-                             f"Restore it, or calibrate again.") from error
-        try:
-            profile = cls.from_dict(document)
-        except ValueError as error:
-            raise ValueError(f"'{path}' cannot be used. {error}") from error
+            profile = cls.from_dict(read_json(path))
+        except DebiasError as error:
+            raise DebiasError(f"{quoted(path)} cannot be used. {error}") from error
         if profile.edited:
-            warnings.warn(f"'{path}' was edited since it was saved: its figures need not be those of its weights.")
+            warnings.warn(f"{quoted(path)} was edited since it was saved: its figures need not be those of its "
+                          f"weights.")
         return profile
+
+    def holds(self, calibrations: Sequence[Calibration]) -> bool:
+        """Is this what these calibrations give, so that saving them anew would change nothing but the date?"""
+        own = {e.prompt: e for e in self.entries}
+        results = [Entry.from_calibration(c) for c in calibrations]
+        return all((e.prompt in own and replace(own[e.prompt], cost={}) == replace(e, cost={})) for e in results) and \
+            all((c.attributes, c.method) == (self.attributes, self.method) for c in calibrations)
 
     def entry(self, prompt: str) -> tuple[Entry, bool]:
         """(entry, True) of a calibrated prompt, white space and case aside; else (an entry for any prompt, False).
@@ -231,29 +262,33 @@ class Profile:
                 for key in shared if not _equal(self.setting[key], setting[key])]
 
     def check_encoder(self, here: str) -> None:
-        """Raises ValueError for a model whose text encoder is of another family: there the weights mean something else.
+        """Raises DebiasError for a model whose text encoder is of another family: there weights mean something else.
         """
         calibrated = str(self.setting.get("text_encoder") or "")
         if _family(here) and _family(calibrated) and _family(here) != _family(calibrated):
-            raise ValueError(f"The profile '{self.name}' was calibrated with the text encoder {calibrated}, but this "
-                             f"model has {here}. Load a model of that family, or calibrate on this one.")
+            raise DebiasError(f"The profile {quoted(self.name)} was calibrated with the text encoder "
+                              f"{short(calibrated)}, but this model has {here}. Load a model of that family, or "
+                              "calibrate on this one.")
 
     def metadata(self, prompt: str, info: Mapping, strength: float = 1.0, seed: int | None = None) -> dict[str, str]:
         """What an image's metadata says, under keys that begin with "Debias".
 
-        info is what guidance did (`GuidanceRun.summary`; at least `acted`, and `reason` where the host knows one);
-        where it did not act, that alone is said. With a seed, the reason may be this image's own draw.
+        info is what guidance did (`GuidanceRun.summary`; at least `acted`, and `reason` where the host knows one). The
+        profile and its hash are always said, so that the same settings make the same image again; weights only where
+        guidance acted, else "Debias" says why it did not. With a seed, that may be this image's own draw.
         """
         entry, exact = self.entry(prompt)
-        if not info.get("acted"):
-            return {"Debias": f"not applied ({info.get('reason') or self._idle(entry, info, strength, seed)})"}
-        keys = {"Debias profile": self.name, "Debias hash": self.hash[:12],
-                "Debias weights": "; ".join(_words(a, s) for a, s in zip(self.attributes, entry.steerings))}
+        keys = {"Debias profile": self.name, "Debias hash": self.hash[:12]}
+        if info.get("acted"):
+            keys["Debias weights"] = "; ".join(_words(a, s) for a, s in zip(self.attributes, entry.steerings))
+        else:
+            why = info.get("reason") or self._idle(entry, info, strength, seed)
+            keys["Debias"] = why if why == LEFT_ALONE else f"not applied ({why})"
         if strength != 1:
             keys["Debias strength"] = f"{strength:g}"
-        if not exact:
+        if info.get("acted") and not exact:
             keys["Debias prompt"] = entry.warnings[0]
-        if info.get("skipped"):
+        if info.get("acted") and info.get("skipped"):
             keys["Debias skipped"] = f"{info['skipped']} of {info.get('steps', '?')} steps (NaN or infinite)"
         return keys
 
@@ -264,7 +299,7 @@ class Profile:
         if not any(any(s.weights) or (s.probabilities and s.probabilities[0] < 1) for s in entry.steerings):
             return "the calibration found nothing to correct"
         if seed is not None and not any(s.rows([seed], stream=i).any() for i, s in enumerate(entry.steerings)):
-            return "by its seed this image is left alone"
+            return LEFT_ALONE
         if info.get("steps") == 0 and self.method.direction != "prompt":
             return "no step lies in the guidance window"
         if info.get("skipped") and info["skipped"] == info.get("steps"):
@@ -278,8 +313,8 @@ def described(profile: Profile) -> str:
              f"'{profile.method.direction}', {profile.method.spend}"]
     for entry in profile.entries:
         for i, attribute in enumerate(profile.attributes):
-            before, after = ([f"{share:.0%}" for share in measured[i]["shares"]] if measured else ["not verified"]
-                             for measured in (entry.before, entry.after))
+            before, after = ([f"{share:.0%}" for share in shares(measured[i]["counts"])] if measured else
+                             ["not verified"] for measured in (entry.before, entry.after))
             lines.append(f"{entry.prompt}: {' / '.join(attribute.names)}: {' / '.join(before)} -> {' / '.join(after)}")
         lines += [f"Warning: {warning}" for warning in entry.warnings]
     setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in profile.setting.items()
@@ -288,9 +323,9 @@ def described(profile: Profile) -> str:
 
 
 def _entry(calibration: Calibration, evaluations: int | None) -> dict:
-    """JSON form of one calibration's result. Raises ValueError where its audit is not complete."""
+    """JSON form of one calibration's result. Raises DebiasError where its audit is not complete."""
     if not calibration.rounds or not calibration.audit.complete:
-        raise ValueError(f"The audit of '{calibration.prompt}' is not complete. Continue its calibration first.")
+        raise DebiasError(f"The audit of {quoted(calibration.prompt)} is not complete. Continue its calibration first.")
     attributes, verified = calibration.attributes, calibration.held_out
     complete = [r for r in calibration.rounds if r.complete]
 
@@ -299,12 +334,13 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
 
     return {
         "prompt": calibration.prompt,
-        "steerings": [_steering_dict(s) for s in calibration.steerings],
+        "steerings": [s.to_dict() for s in calibration.steerings],
         "before": measured(calibration.audit), "after": measured(verified) if verified else None,
         "fidelity": {"before": calibration.audit.mean_fidelity, "after": verified.mean_fidelity if verified else None},
         "rounds": [{"kind": r.kind, "images": r.done, "fidelity": r.mean_fidelity, "seconds": round(r.seconds, 1),
+                    **{key: getattr(r, key) for key in ("not_finite", "one_colour") if getattr(r, key)},
                     "attributes": [{**{key: m[key] for key in ("counts", "unsure", "kl", "kl_floor95")},
-                                    "steering": _steering_dict(s)} for m, s in zip(measured(r), r.steerings)]}
+                                    "steering": s.to_dict()} for m, s in zip(measured(r), r.steerings)]}
                    for r in complete],
         "stop": calibration.stop or "stopped before its end",
         "warnings": calibration.warnings,
@@ -322,17 +358,28 @@ def _mean(steerings: Sequence[Steering]) -> Steering:
     return Steering(tuple(np.mean([s.weights for s in steerings], axis=0).tolist()))
 
 
-def _steering(data: dict) -> Steering:
-    return Steering(tuple(data["weights"]), tuple(data.get("probabilities", ())), data.get("strength", 1.0))
+def _parsed(document: Mapping) -> dict:
+    """A profile's fields from its JSON. Raises DebiasError."""
+    attributes = together([Attribute.from_dict(a) for a in document["attributes"]])
+    return dict(name=safe_name(document["name"]), method=Method.from_dict(document["method"]), attributes=attributes,
+                entries=tuple(Entry.from_dict(e, attributes) for e in document["entries"]),
+                setting=dict(document.get("setting") or {}), classifier=document.get("classifier", ""),
+                software=document.get("software", ""), created=document.get("created", ""))
 
 
-def _steering_dict(s: Steering) -> dict:
-    return {"weights": list(s.weights), "probabilities": list(s.probabilities), "strength": s.strength}
+def _spelled(entry: Entry, read: dict, document: Mapping) -> dict:
+    """An entry's JSON: the document's own where it still says the same, else with its unknown fields."""
+    for known, given in zip(read.get("entries", ()), document.get("entries", ()), strict=True):
+        if known == entry:
+            return given
+        if known.prompt == entry.prompt:
+            made = entry.to_dict()
+            return {**{key: value for key, value in given.items() if key not in made}, **made}
+    return entry.to_dict()
 
 
-def _method(data: dict) -> Method:
-    known = _known(Method, data)
-    return Method.from_dict({**known, "guidance": _known(SafeLatentGuidance, known.get("guidance", {}))})
+def _listed(value):
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _known(cls: type, data: dict) -> dict:
@@ -371,10 +418,7 @@ def _hash(document: Mapping) -> str:
 
 
 def _canonical(document: Mapping) -> str:
-    try:
-        return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except ValueError as error:
-        raise ValueError("A profile's numbers must be finite, but NaN or infinity came. Calibrate again.") from error
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _readable(document: dict) -> str:
@@ -382,7 +426,3 @@ def _readable(document: dict) -> str:
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     return re.sub(r"\[\n[^\[\]{}\"]*\n *\]", lambda m: re.sub(r"\n *", " ", m[0]).replace("[ ", "[").replace(" ]", "]"),
                   text) + "\n"
-
-
-def _refuse(constant: str):
-    raise ValueError(f"{constant} is no number of JSON")

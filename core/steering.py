@@ -13,7 +13,12 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from .errors import DebiasError, short
+from .schema import LARGEST_WEIGHT
+
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+MOST_STRENGTH = 10.0
+FELT = 1e-2  # weights below it may well change nothing
 TOGETHER = 10  # consecutive seeds that are spread over the chances together
 
 
@@ -32,17 +37,31 @@ class Steering:
     def __post_init__(self):
         numbers = (*self.weights, *self.probabilities, self.strength)
         if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"Weights must be finite numbers, but {numbers} came. Calibrate again.")
+            raise DebiasError(f"Weights must be finite numbers, but {short(numbers)} came. Calibrate again.")
+        if max(map(abs, self.weights), default=0) > LARGEST_WEIGHT or not 0 <= self.strength <= LARGEST_WEIGHT:
+            raise DebiasError(f"Weights must lie within {LARGEST_WEIGHT:g} of 0 and strengths between 0 and "
+                              f"{LARGEST_WEIGHT:g}, where pictures are spoilt already, but {short(self.weights)} and "
+                              f"{self.strength:g} came. Calibrate again.")
         if self.probabilities and len(self.probabilities) != len(self.weights) + 1:
-            raise ValueError(f"Expected {len(self.weights) + 1} probabilities (no push, then one a group), but "
-                             f"{len(self.probabilities)} came.")
+            raise DebiasError(f"Expected {len(self.weights) + 1} probabilities (no push, then one a group), but "
+                              f"{len(self.probabilities)} came.")
         if self.probabilities and (min(self.probabilities) < 0 or abs(math.fsum(self.probabilities) - 1) > 1e-3):
-            raise ValueError(f"Probabilities must not be negative and must sum to 1, but {self.probabilities} came.")
+            raise DebiasError(f"Probabilities must not be negative and must sum to 1, but {short(self.probabilities)} "
+                              f"came.")
 
     @classmethod
     def none(cls, n: int) -> Steering:
         """No guidance at all."""
         return cls((0.0,) * n)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Steering:
+        """Read the JSON form; `probabilities` and `strength` may be left out. Raises DebiasError."""
+        return cls(tuple(data["weights"]), tuple(data.get("probabilities") or ()), data.get("strength", 1.0))
+
+    def to_dict(self) -> dict:
+        """JSON form."""
+        return {"weights": list(self.weights), "probabilities": list(self.probabilities), "strength": self.strength}
 
     @property
     def mode(self) -> str:
@@ -57,7 +76,7 @@ class Steering:
         if not self.probabilities:
             return [0] * len(seeds)
         if not 0 <= stream < len(PRIMES):
-            raise ValueError(f"Expected at most {len(PRIMES)} attributes together, but number {stream + 1} came.")
+            raise DebiasError(f"Expected at most {len(PRIMES)} attributes together, but number {stream + 1} came.")
         edges = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
         points = torch.tensor([point(int(seed), stream) for seed in seeds], dtype=torch.float64)
         return torch.bucketize(points, edges, right=True).tolist()
@@ -69,6 +88,23 @@ class Steering:
             if option:
                 row[option - 1] -= self.strength
         return a * strength
+
+
+def check_strength(strength: float) -> float:
+    """A user's strength of guidance: 1 as calibrated, 0 none, 10 at most. Raises DebiasError."""
+    if not 0 <= strength <= MOST_STRENGTH:
+        raise DebiasError(f"The strength is a number from 0 (no guidance) to {MOST_STRENGTH:g}, with 1 as calibrated, "
+                          f"but {strength:g} came.")
+    return strength
+
+
+def check_steered(weights: Tensor, acted: bool) -> None:
+    """Raises DebiasError where pictures were to be steered by weights [B, n] and their host did nothing: a calibration
+    on such pictures would measure chance alone."""
+    if not acted and bool((weights.abs() > FELT).any()):
+        raise DebiasError("These pictures were to be steered, but guidance changed nothing in them, so there is "
+                          "nothing to calibrate. Either the groups' texts mean the same to this model, or something "
+                          "in the host keeps the guidance from being called.")
 
 
 def rows(steerings: Sequence[Steering], seeds: Sequence[int], strength: float = 1.0) -> Tensor:

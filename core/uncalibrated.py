@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from .attribute import Attribute
-from .direction import IN_CONTEXT
-from .guidance import SafeLatentGuidance
-from .method import EARLY, Method
+from .errors import DebiasError, quoted
+from .method import EARLY, IN_CONTEXT, Method
 from .pipeline import GuidedDenoiser, encode, encode_all, encoding_of, hooked
 from .profile import Entry, Profile
+from .safe_latent import SafeLatentGuidance
 from .steering import Steering
 
 FIRST_STEPS = EARLY.end  # share of the schedule in which pictures are still noise enough
@@ -92,7 +92,7 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
     """Shares [n] of each attribute's groups as the predictions of the first steps show them, for noise of these seeds.
 
     `call` goes to the pipeline (num_inference_steps, guidance_scale ...). An estimate with an error of its own: some
-    points for two groups, more where groups look alike. Raises ValueError as `pipeline.guided`,
+    points for two groups, more where groups look alike. Raises DebiasError as `pipeline.guided`,
     for a call that begins too late, and for predictions that are not finite.
     """
     rows, found = sum(len(a.groups) for a in attributes), []
@@ -115,14 +115,14 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
             pipe._interrupt = False
         found.append(onlooker.found)
     if not found or not found[0][0]:
-        raise ValueError(f"No step of this pipeline's call lies in the first {FIRST_STEPS:.0%} of the schedule, where "
-                         f"shares are read. Begin from noise (text-to-image, or strength 1), with a seed or more.")
+        raise DebiasError(f"No step of this pipeline's call lies in the first {FIRST_STEPS:.0%} of the schedule, where "
+                          f"shares are read. Begin from noise (text-to-image, or strength 1), with a seed or more.")
     shares = []
     for parts in zip(*found):
         steps = [[sum(part[step][i] for part in parts).cpu().double().numpy() for i in (0, 1)] for step in parts[0]]
         if not all(np.isfinite(part).all() for step in steps for part in step):
-            raise ValueError(f"The model's predictions for '{prompt}' are not finite, so no shares can be read off "
-                             f"them. Use another precision, e.g. bfloat16 or float32.")
+            raise DebiasError(f"The model's predictions for {quoted(prompt)} are not finite, so no shares can be "
+                              "read off them. Use another precision, e.g. bfloat16 or float32.")
         shares.append(np.mean([on_simplex(*step) for step in steps], axis=0))
     return shares
 
@@ -169,15 +169,15 @@ def predicted_steering(shares: np.ndarray, known: np.ndarray, steerings: Sequenc
 def predicted(profile: Profile, prompt: str, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Entry:
     """An entry for a prompt that the profile was not calibrated for; `shares_of` gives a prompt's `first_shares`.
 
-    Raises ValueError for a profile that shifts, and where it has fewer than `PER_GROUP` calibrated prompts a group.
+    Raises DebiasError for a profile that shifts, and where it has fewer than `PER_GROUP` calibrated prompts a group.
     """
     needed = PER_GROUP * max(len(a.groups) for a in profile.attributes)
     if profile.method.spend != "draw":
-        raise ValueError(f"Weights are predicted for profiles that draw, but '{profile.name}' shifts. Calibrate this "
-                         f"prompt instead.")
+        raise DebiasError(f"Weights are predicted for profiles that draw, but '{profile.name}' shifts. Calibrate this "
+                          f"prompt instead.")
     if len(profile.entries) < needed:
-        raise ValueError(f"To predict weights, a profile of {needed // PER_GROUP} groups needs {needed} calibrated "
-                         f"prompts, but '{profile.name}' has {len(profile.entries)}. Calibrate more, or this prompt.")
+        raise DebiasError(f"To predict weights, a profile of {needed // PER_GROUP} groups needs {needed} calibrated "
+                          f"prompts, but '{profile.name}' has {len(profile.entries)}. Calibrate more, or this prompt.")
     own, *known = (shares_of(text) for text in (prompt, *(e.prompt for e in profile.entries)))
     steerings = tuple(predicted_steering(own[i], np.array([shares[i] for shares in known]),
                                          [e.steerings[i] for e in profile.entries])

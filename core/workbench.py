@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
@@ -15,9 +15,11 @@ from . import pipeline, uncalibrated
 from .attribute import Attribute
 from .calibrate import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Plan, Round
 from .classify.clip import ClipModel
+from .errors import DebiasError, quoted, short
+from .files import read_json
 from .method import METHODS, Method
 from .profile import Profile
-from .steering import Steering
+from .steering import Steering, check_steered
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -29,15 +31,20 @@ class Workbench:
     clip         classifies, and measures fidelity where `fidelity` is not given; None where nothing is to be measured
     setting      steps, cfg, width, height, negative_prompt: what the pipeline is called with; recorded in profiles
     classifiers  of attributes by name, where CLIP is not to judge: callables images -> probabilities
+    judged_by    what else tells the classifiers from others, such as `files.fingerprint` of their folders
     fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
     """
 
     def __init__(self, pipe, clip: ClipModel | None, *, model: str = "", model_hash: str | None = None, steps: int = 30,
                  cfg: float = 7.5, width: int | None = None, height: int | None = None,
                  negative_prompt: str | None = None, batch_size: int = 4, classifiers: dict | None = None,
-                 fidelity: Callable | None = None):
-        self.pipe, self.clip, self.batch_size = pipe, clip, batch_size
+                 fidelity: Callable | None = None, judged_by: str = ""):
+        if (width is None) != (height is None):
+            raise DebiasError(f"Width and height belong together, but width {width} and height {height} came. Give "
+                              f"both, or neither for the model's own size.")
+        self.pipe, self.clip, self.batch_size, self.judged_by = pipe, clip, batch_size, judged_by
         self.classifiers, self.fidelity = dict(classifiers or {}), fidelity or (clip and clip.similarity)
+        self._zero_shot: dict[tuple, Callable] = {}  # CLIP's, by what the groups are: a name may come with other groups
         self.setting = dict(model=model, model_hash=model_hash, sampler=type(pipe.scheduler).__name__, steps=steps,
                             cfg=cfg, width=width, height=height, negative_prompt=negative_prompt)
         self.evaluations = 0
@@ -66,24 +73,40 @@ class Workbench:
 
     def classifier(self, attribute: Attribute) -> Callable:
         """The attribute's classifier, CLIP's where no other was given."""
-        if attribute.name not in self.classifiers:
-            if self.clip is None:
-                raise ValueError(f"Nothing here can tell groups of '{attribute.name}' apart. Give a CLIP model or a "
-                                 f"classifier of your own.")
-            self.classifiers[attribute.name] = self.clip.classifier(attribute)
-        return self.classifiers[attribute.name]
+        if attribute.name in self.classifiers:
+            return self.classifiers[attribute.name]
+        if self.clip is None:
+            raise DebiasError(f"Nothing here can tell groups of {quoted(attribute.name)} apart. Give a CLIP model or a "
+                              f"classifier of your own.")
+        key = attribute.name, attribute.groups
+        if key not in self._zero_shot:
+            self._zero_shot[key] = self.clip.classifier(attribute)
+        return self._zero_shot[key]
+
+    def check(self, attributes: Sequence[Attribute], method: Method) -> None:
+        """Raises DebiasError where this pipeline cannot be guided by a method; said before the first picture."""
+        if method.direction == "prompt":
+            pipeline.encode(self.pipe, [attributes[0].groups[0].texts[0]])
+        else:
+            pipeline.check(self.pipe)
+            pipeline.encode(self.pipe, [""], unconditional=True)
 
     def run(self, calibration: Calibration, save_to: str | Path | None = None) -> Iterator[Round]:
         """Advance a calibration with this model; yields as `Calibration.run`."""
         prompt, attributes, method = calibration.prompt, calibration.attributes, calibration.method
         classifiers = [self.classifier(attribute) for attribute in attributes]
+        if calibration.plan.rounds:
+            self.check(attributes, method)
         encoded = None
 
         def generate(weights, seeds):
             nonlocal encoded
             if encoded is None and weights.any():  # once for all rounds
                 encoded = pipeline.encode_all(self.pipe, prompt, attributes, method.context)
-            return self.generate(prompt, seeds, attributes, method=method, weights=weights, encoded=encoded)[0]
+            images, info = self.generate(prompt, seeds, attributes, method=method, weights=weights, encoded=encoded)
+            check_steered(weights, info["acted"])
+            broken = set(info["broken"])
+            return [None if i in broken else image for i, image in enumerate(images)] if broken else images
 
         return calibration.run(generate, lambda images: [classify(images) for classify in classifiers],
                                self.fidelity and (lambda images: self.fidelity(images, prompt)), save_to)
@@ -98,7 +121,7 @@ class Workbench:
 
     def predicted(self, profile: Profile, prompt: str, images: int = 32, seed: int = 0) -> Profile:
         """The profile with predicted weights for a prompt that it was not calibrated for. Of this one and every
-        calibrated prompt, `images` are begun, but none is finished. Raises ValueError as `uncalibrated.predicted`."""
+        calibrated prompt, `images` are begun, but none is finished. Raises DebiasError as `uncalibrated.predicted`."""
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
         known = self.first_shares.setdefault(repr((profile.attributes, images, seed, s)), {})
@@ -117,11 +140,11 @@ class Workbench:
         """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.
 
         `rounds` of what is yielded are an audit and the same seeds with the profile, which no calibration uses.
-        Raises ValueError for a prompt that was calibrated.
+        Raises DebiasError for a prompt that was calibrated.
         """
         entry, known = profile.entry(prompt)
         if known:
-            raise ValueError(f"'{prompt}' was calibrated: its figures are in the profile. Give another prompt.")
+            raise DebiasError(f"{quoted(prompt)} was calibrated: its figures are in the profile. Give another prompt.")
         first = seed + 2 * HELD_OUT_OFFSET
         plan = Plan(images, rounds=0, held_out=0, batch_size=self.batch_size, seed=first)
         tried = Calibration(prompt, profile.attributes, profile.method, plan)
@@ -133,50 +156,73 @@ class Workbench:
 
 
 def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, allow_download: bool = False,
-                  config: str | None = None):
+                  config: str | None = None, safety_checker: bool = False):
     """A text-to-image pipeline from a diffusers folder, a single-file checkpoint (.safetensors) or a hub id.
 
-    A hub id, or a single file without `config` (a diffusers folder of the same family), needs `allow_download`.
-    Raises ValueError for pickles, for folders that are no such pipeline, and where loading fails.
+    A hub id, or a single file without `config` (a diffusers folder of the same family), needs `allow_download`. Without
+    `safety_checker` the model's own is left out, with a warning: pictures that it blacks out cannot be counted. Raises
+    DebiasError for pickles, for folders that are no such pipeline, for devices that are not there, and where loading
+    fails.
     """
     import diffusers
     from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline, StableDiffusionXLPipeline
     from packaging.version import Version
 
-    path = Path(source).expanduser()
+    path, name = Path(source).expanduser(), quoted(source)
+    _check_device(device)
     if path.suffix.lower() in PICKLES:
-        raise ValueError(f"'{source}' is a pickle, which can run code when it is loaded. Use a .safetensors file.")
+        raise DebiasError(f"{name} is a pickle, which can run code when it is loaded. Use a .safetensors file.")
     precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
-    lacks_text = f"'{source}' has no text encoder, which directions are made with. Use the whole model."
+    lacks_text = f"{name} has no text encoder, which directions are made with. Use the whole model."
     options = {precision: dtype, "local_files_only": not allow_download}
     try:
         if path.is_dir():
-            if not (path / "model_index.json").exists():
-                raise ValueError(f"'{source}' has no model_index.json, so it is no diffusers pipeline.")
-            if not (json.loads((path / "model_index.json").read_text("utf-8")).get("text_encoder") or [None])[0]:
-                raise ValueError(lacks_text)
+            index = path / "model_index.json"
+            if not index.exists():
+                raise DebiasError(f"{name} has no model_index.json, so it is no diffusers pipeline.")
+            parts = read_json(index)
+            if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
+                raise DebiasError(lacks_text)
             pipe = AutoPipelineForText2Image.from_pretrained(str(path), use_safetensors=True, **options)
         elif path.is_file():
+            if config and not Path(config).is_dir():
+                raise DebiasError(f"Expected a diffusers folder as the configuration of a checkpoint, but "
+                                  f"{quoted(config)} is none.")
             family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
                 StableDiffusionPipeline
             pipe = family.from_single_file(str(path), config=config, **options)
         elif not allow_download:
-            raise ValueError(f"No folder or file '{source}'. If it is a hub id, add --allow-download.")
+            raise DebiasError(f"No folder or file {name}. If it is a hub id, add --allow-download.")
         else:
             pipe = AutoPipelineForText2Image.from_pretrained(source, use_safetensors=True, **options)
         pipe.to(device)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"'{source}' is damaged: its model_index.json is no JSON ({error}).") from error
-    except ValueError:
+    except DebiasError:
+        raise
+    except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # the loaders behind this raise every kind of error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"'{source}' could not be loaded as a text-to-image pipeline: {reason}") from error
+        raise DebiasError(f"{name} could not be loaded as a text-to-image pipeline: {short(reason)}") from error
     if getattr(pipe, "text_encoder", None) is None:
-        raise ValueError(lacks_text)
-    if getattr(pipe, "safety_checker", None) is not None:
-        pipe.safety_checker = None  # it blacks out pictures that then cannot be counted
+        raise DebiasError(lacks_text)
+    lacking = [part for part in ("tokenizer", "scheduler", "vae") if hasattr(pipe, part) and not getattr(pipe, part)]
+    if lacking:
+        raise DebiasError(f"{name} has no {' and no '.join(lacking)}. Use the whole model.")
+    if not safety_checker and getattr(pipe, "safety_checker", None) is not None:
+        warnings.warn("The model's safety checker is switched off while pictures are measured: pictures that it blacks "
+                      "out could not be counted.")
+        pipe.safety_checker = None
     return pipe
+
+
+def _check_device(device: str) -> None:
+    """Raises DebiasError for a device that cannot compute here."""
+    try:
+        torch.zeros(1, device=device).sum().item()
+    except Exception as error:  # torch raises several kinds for names, drivers and devices
+        raise DebiasError(f"Expected a device that computes here, such as cpu, cuda or mps, but {quoted(str(device))} "
+                          f"does not ({short(str(error).strip().splitlines()[0] if str(error).strip() else error)}).") \
+            from error
 
 
 def demo(device: str = "cpu", dtype: torch.dtype = torch.float32, **setting) -> Workbench:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..core.direction import DIRECTIONS
-from ..core.guidance import SafeLatentGuidance
-from ..core.method import AS_CALIBRATED, Method
+from ..core.errors import DebiasError
+from ..core.method import AS_CALIBRATED, DIRECTIONS, Method
 from ..core.profile import Entry, Profile
+from ..core.safe_latent import SafeLatentGuidance
 from ..core.steering import rows
 from . import messages
 from .conditioning import encode_all
@@ -18,23 +18,23 @@ from .types import CATEGORY, Profiles
 
 
 def method_of(profile: Profile, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
-    """The profile's method with another direction or a narrower window. Raises ValueError where they do not fit."""
+    """The profile's method with another direction or a narrower window. Raises DebiasError where they do not fit."""
     method = profile.method.adjusted(direction, start, end)
     if method.direction == "prompt" and (start, end) != (0, 1):
-        raise ValueError(f"The direction 'prompt' shifts the prompt for all steps, so a window from {start:g} to "
-                         f"{end:g} cannot be kept. Set start to 0 and end to 1, or the direction to 'embedding'.")
+        raise DebiasError(f"The direction 'prompt' shifts the prompt for all steps, so a window from {start:g} to "
+                          f"{end:g} cannot be kept. Set start to 0 and end to 1, or the direction to 'embedding'.")
     return replace(method, guidance=SafeLatentGuidance()) if method.direction == "prompt" else method
 
 
 def entry_of(profile: Profile, text: str) -> tuple[Entry, str, list[str]]:
     """(entry, prompt, warnings) for a prompt, or for the profile's own where none is given.
 
-    Raises ValueError where a profile of several prompts gets none.
+    Raises DebiasError where a profile of several prompts gets none.
     """
     if not text.strip():
         if len(profile.entries) > 1:
-            raise ValueError(f"The profile '{profile.name}' was calibrated for {len(profile.entries)} prompts. Put the "
-                             f"prompt into 'text', as it stands in the positive conditioning.")
+            raise DebiasError(f"The profile '{profile.name}' was calibrated for {len(profile.entries)} prompts. Put "
+                              "the prompt into 'text', as it stands in the positive conditioning.")
         return profile.entries[0], profile.entries[0].prompt, []
     entry, _ = profile.entry(text)
     return entry, text, list(entry.warnings)

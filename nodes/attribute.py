@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..core.attribute import BUILT_IN, Attribute, Group, parse
+from ..core.attribute import BUILT_IN, Attribute, Group, parse, together
+from ..core.errors import DebiasError, quoted
 from . import messages
 from .types import CATEGORY, Attributes
 
@@ -13,7 +14,7 @@ OWN = "own groups"
 
 
 def declared(attribute: str, groups: str = "", target: str = "", name: str = "") -> Attribute:
-    """The attribute that the node's inputs describe. Raises ValueError where they do not fit together."""
+    """The attribute that the node's inputs describe. Raises DebiasError where they do not fit together."""
     if attribute == OWN:
         lines = [line.strip() for line in groups.splitlines() if line.strip()]
         found = Attribute(name.strip() or "groups", tuple(_group(line) for line in lines))
@@ -26,7 +27,8 @@ def _shares(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(share) for share in text.split(":"))
     except ValueError as error:
-        raise ValueError(f"Target shares are numbers with colons between, e.g. 70:30, but '{text}' came.") from error
+        raise DebiasError(f"Target shares are numbers with colons between, e.g. 70:30, but {quoted(text)} "
+                          "came.") from error
 
 
 def _group(line: str) -> Group:
@@ -61,11 +63,8 @@ class DebiasAttribute(io.ComfyNode):
     @classmethod
     def execute(cls, attribute, groups="", target="", name="", also=()):
         found = declared(attribute, groups, target, name)
-        together = (*(also or ()), found)
-        if len({a.name for a in together}) < len(together):
-            raise ValueError(f"Attributes that are chained need names of their own, but these came: "
-                             f"{', '.join(a.name for a in together)}. Name one of them differently.")
+        chained = together((*(also or ()), found))
         messages.say(cls.hidden.unique_id, "\n".join(
             f"{a.name}: " + ", ".join(f"{group} {share:.3g}" for group, share in zip(a.names, a.target))
-            for a in together))
-        return io.NodeOutput(together)
+            for a in chained))
+        return io.NodeOutput(chained)

@@ -4,25 +4,35 @@ from __future__ import annotations
 import numpy as np
 from comfy_api.latest import io, ui
 
+from ..core.attribute import together
+from ..core.calibrate import Round
 from ..core.chart import chart_shares
-from ..core.classify import labels
+from ..core.classify import labels, one_colour
 from ..core.distribution import Distribution, summarise
+from ..core.errors import DebiasError, quoted
 from . import messages
-from .images import to_tensor, to_uint8
+from .images import pictures, to_tensor
 from .types import CATEGORY, Attributes, Classifiers
 
 
-def audited(batches, attributes, judge, confidence: float = 0.0) -> list[Distribution]:
-    """Each attribute's shares in batches of images [N, H, W, 3]. Raises ValueError where none can be classified."""
-    pixels, found = [image for images in batches for image in to_uint8(images)], []
-    for attribute in attributes:
-        seen = labels(judge.of(attribute)(pixels), confidence)
+def audited(batches, attributes, judge, confidence: float = 0.0) -> tuple[list[Distribution], str]:
+    """Each attribute's shares in batches of images [N, H, W, 3], and how many of these look broken, in words.
+
+    Images that are not finite are unsure. Those of one colour are counted, since they are the user's. Raises
+    DebiasError where none can be classified, and for two attributes of one name.
+    """
+    pixels, found = [image for images in batches for image in pictures(images)], []
+    finite = [image for image in pixels if image is not None]
+    empty = Round("audit", (), (), [[0] * len(pixels)], not_finite=len(pixels) - len(finite),
+                  one_colour=sum(map(one_colour, finite))).broken
+    for attribute in together(attributes):
+        seen = labels(judge.of(attribute)(finite), confidence) if finite else np.empty(0, int)
         if not (seen >= 0).any():
-            raise ValueError(f"None of the {len(pixels)} images could be classified by {attribute.name}. Lower the "
-                             f"confidence, or use another classifier.")
+            raise DebiasError(f"None of the {len(pixels)} images could be classified by {quoted(attribute.name)}"
+                              f"{f' ({empty})' if empty else ''}. Lower the confidence, or use another classifier.")
         counts = np.bincount(seen[seen >= 0], minlength=len(attribute.groups))
-        found.append(summarise(counts, attribute.target, int((seen < 0).sum())))
-    return found
+        found.append(summarise(counts, attribute.target, len(pixels) - int((seen >= 0).sum())))
+    return found, empty
 
 
 class DebiasAudit(io.ComfyNode):
@@ -48,9 +58,10 @@ class DebiasAudit(io.ComfyNode):
     @classmethod
     def execute(cls, images, classifier, attributes, confidence=(0.0,), title=("",)):
         (classifier, *_), (attributes, *_), (confidence, *_), (title, *_) = classifier, attributes, confidence, title
-        found = audited(images, attributes, classifier, confidence)
+        found, empty = audited(images, attributes, classifier, confidence)
         charts = [chart_shares(a.names, d, None, title or a.name) for a, d in zip(attributes, found)]
-        text = "\n".join(d.line(a.name, a.names) for a, d in zip(attributes, found))
-        messages.say(cls.hidden.unique_id, text)
+        text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)),
+                          *([f"Warning: {empty}"] if empty else [])])
+        messages.say(cls.hidden.unique_id, text, warning=bool(empty))
         page = to_tensor(*charts)
         return io.NodeOutput(page, text, ui=ui.PreviewImage(page, cls=cls))

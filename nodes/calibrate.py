@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
+import re
+import sys
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,29 +27,29 @@ from ..core.attribute import Attribute
 from ..core.calibrate import HELD_OUT, ROUND, Calibration, Plan, Round, round_names
 from ..core.chart import chart_kl, chart_shares, contact_sheet
 from ..core.classify import Classifier
-from ..core.direction import DIRECTIONS
-from ..core.files import exclusive, safe_name
-from ..core.method import EARLY, METHODS, RULES, Method, named
+from ..core.errors import DebiasError
+from ..core.files import exclusive, fingerprint, safe_name, writing
+from ..core.method import DIRECTIONS, EARLY, METHODS, RULES, Method, named
 from ..core.profile import Profile
-from ..core.steering import rows
+from ..core.steering import check_steered, rows
 from . import messages
 from .conditioning import encode_all
 from .guidance import KEY, Guide
-from .images import to_pil, to_tensor, to_uint8
+from .images import pictures, to_pil, to_tensor
 from .model_name import encoder_name, model_name
 from .profiles import store
-from .report import before_after, folder, write
+from .report import before_after, write
 from .types import CATEGORY, Attributes, Classifiers, Profiles
-
-try:
-    from comfy.model_management import InterruptProcessingException
-except ImportError:  # the installable fork of ComfyUI has it here
-    from comfy.interruption import InterruptProcessingException
 
 AS_METHOD = "as the method says"
 SHOWN = 16  # pictures of each prompt before and after
 PREVIEW = 512  # pixels
+INTERRUPTION = "InterruptProcessingException"
 MADE = ("model", "clip", "vae", "classifier")  # inputs that cannot be compared by value
+
+
+class Cancelled(Exception):
+    """Stands for what Cancel raises in a host that does not say: nothing ever raises this."""
 
 
 @dataclass
@@ -65,15 +67,16 @@ class Studio:
     cfg: float
     evaluations: int = 0
     prepared: tuple | None = None
+    acted: bool = False  # did guidance change anything in the last call?
 
     def generate(self, prompt: str, attributes: Sequence[Attribute], method: Method, weights: Tensor,
                  seeds: Sequence[int], callback=None) -> Tensor:
-        """IMAGE [N, H, W, 3], one a seed, guided by weights [N, n]."""
+        """IMAGE [N, H, W, 3], one a seed, guided by weights [N, n]. Raises DebiasError where guidance did nothing."""
         asked = (prompt, tuple(attributes), method)
         if self.prepared is None or self.prepared[0] != asked:
             self.prepared = (asked, self._prepare(*asked))
         model, positive, negative = self.prepared[1]
-        self.weights = weights
+        self.weights, self.acted = weights, False
         latent = comfy.sample.fix_empty_latent_channels(
             self.model, torch.zeros(1, 4, self.height // 8, self.width // 8))
         noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
@@ -82,6 +85,7 @@ class Studio:
             latent.repeat(len(seeds), *(1,) * (latent.ndim - 1)), denoise=1.0, callback=callback, disable_pbar=True,
             seed=seeds[0])
         self.evaluations += len(seeds) * self.steps * (2 if self.cfg > 1 else 1)
+        check_steered(weights, self.acted)
         images = self.vae.decode(samples)
         return images.reshape(-1, *images.shape[-3:])
 
@@ -89,6 +93,7 @@ class Studio:
         """Texts encoded and the model patched once a prompt: (model, positive, negative)."""
         def count(summary, facts):
             self.evaluations += summary["extra_evaluations"]
+            self.acted = summary["acted"]
 
         guide = Guide(encode_all(self.clip, prompt, attributes, method.context), attributes, method,
                       lambda *_: self.weights, count)
@@ -123,10 +128,10 @@ def run(studio: Studio, calibrations: list[Calibration], prompts: Sequence[str],
             images = studio.generate(prompt, attributes, method, weights, seeds, callback)
             preview = ("JPEG", contact_sheet(to_pil(images[:SHOWN]), columns=4), PREVIEW)
             bar.update_absolute(at + len(seeds) * studio.steps, None, preview)  # by place: forks name it differently
-            return to_uint8(images)
+            return pictures(images)
 
         faithful = fidelity and (lambda images, prompt=prompt: fidelity(images, prompt))
-        with exclusive(states() / name):
+        with locked(name):
             for current in calibration.run(generate, lambda images: [classify(images) for classify in classifiers],
                                            faithful, state):
                 messages.say(node, progress(calibration, current, prompts))
@@ -138,16 +143,13 @@ def run(studio: Studio, calibrations: list[Calibration], prompts: Sequence[str],
 @contextmanager
 def keeping(calibrations: list[Calibration], setting: dict, judges: str, name: str, node: str | None) -> Iterator[None]:
     """On Cancel says what is kept: the state that the next run continues from and, once an audit is complete, a profile
-    of the best rounds, "<name> (unfinished)". Raises ValueError where files cannot be written.
+    of the best rounds, "<name> (unfinished)".
     """
     try:
         yield
-    except InterruptProcessingException:
+    except interruption():
         messages.say(node, "Cancelled. " + kept(calibrations, setting, judges, name))
         raise
-    except OSError as error:
-        raise ValueError(f"The files of the calibration could not be written to {states()} and {folder()}: "
-                         f"{error.strerror or error}. Free some space, and queue again: it continues.") from error
 
 
 def kept(calibrations: Sequence[Calibration], setting: dict, judges: str, name: str) -> str:
@@ -174,16 +176,45 @@ def progress(calibration: Calibration, current: Round, prompts: Sequence[str]) -
     return "\n".join(filter(None, lines))
 
 
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """One calibration of a name at a time. Raises DebiasError where another runs, or the lock cannot be written."""
+    with ExitStack() as held:
+        with writing("The calibration's state", messages.place(states())):
+            held.enter_context(exclusive(states() / name))
+        yield
+
+
+def interruption() -> type[BaseException]:
+    """What Cancel raises. ComfyUI and its forks keep it in different modules."""
+    modules = (sys.modules.get(name) for name in ("comfy.model_management", "comfy.interruption"))
+    return next((vars(module)[INTERRUPTION] for module in modules if INTERRUPTION in vars(module or object)), Cancelled)
+
+
 def states() -> Path:
     """The folder of unfinished calibrations."""
     return Path(folder_paths.get_user_directory()) / "debias"
 
 
 def behind(prompt: dict | None, node: str | None) -> list:
-    """The loaders, LoRAs and so on that make those inputs of the node that are no values; nothing else of its graph."""
+    """The loaders, LoRAs and so on that make those inputs of the node that are no values, with the files that they
+    name: one that was replaced under the same name is another one. Nothing else of the graph counts."""
     inputs = ((prompt or {}).get(node) or {}).get("inputs") or {}
     links = [(key, inputs[key]) for key in MADE if isinstance(inputs.get(key), list)]
-    return [(key, output, messages.making(prompt, str(source))) for key, (source, output) in links]
+    return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source)))
+            for key, (source, output) in links]
+
+
+def files_of(prompt: dict, node: str) -> list:
+    """(text, fingerprint) of every text in a node's inputs, and in those of all that leads to it, that names a file or
+    folder in ComfyUI's model folders."""
+    texts = {text for at in messages.upstream(prompt, [node]).values() for text in (at.get("inputs") or {}).values()
+             if isinstance(text, str) and 0 < len(text) < 256 and text.isprintable()}
+    relative = [text for text in texts
+                if not Path(text).is_absolute() and not {".", ".."} & {*re.split(r"[\\/]", text)}]
+    roots = {root for kind in list(folder_paths.folder_names_and_paths) for root in folder_paths.get_folder_paths(kind)}
+    return sorted((text, digest) for text in relative for root in sorted(map(str, roots))
+                  if (digest := fingerprint(Path(root) / text)))
 
 
 def state_file(name: str, attributes: Sequence[Attribute], method: Method, plan: Plan, setting: dict, graph: list,
@@ -195,12 +226,12 @@ def state_file(name: str, attributes: Sequence[Attribute], method: Method, plan:
 
 
 def lines_of(prompts: str) -> list[str]:
-    """The prompts, one a line. Raises ValueError for none, and for one that comes twice."""
+    """The prompts, one a line. Raises DebiasError for none, and for one that comes twice."""
     found = [" ".join(line.split()) for line in prompts.splitlines() if line.strip()]
     if not found:
-        raise ValueError("A calibration needs a prompt, but none came. Write one a line, e.g. 'a photo of a doctor'.")
+        raise DebiasError("A calibration needs a prompt, but none came. Write one a line, e.g. 'a photo of a doctor'.")
     if len({prompt.casefold() for prompt in found}) < len(found):
-        raise ValueError(f"A prompt came twice: {found}. Write each once.")
+        raise DebiasError(f"A prompt came twice: {found}. Write each once.")
     return found
 
 
@@ -284,8 +315,8 @@ class DebiasCalibrate(io.ComfyNode):
                 confidence, name):
         node, name, texts = cls.hidden.unique_id, safe_name(name.strip()), lines_of(prompts)
         if KEY in model.wrappers.get("outer_sample", {}):
-            raise ValueError("This model is guided by Debias Apply already, and would be calibrated on top of that. "
-                             "Wire the model as it was before Debias Apply.")
+            raise DebiasError("This model is guided by Debias Apply already, and would be calibrated on top of that. "
+                              "Wire the model as it was before Debias Apply.")
         method = named(method, **{key: value for key, value in (("direction", direction), ("rule", rule))
                                   if value != AS_METHOD})
         plan = Plan(images, rounds, held_out, tolerance or None, batch_size, seed, confidence)
@@ -311,7 +342,8 @@ class DebiasCalibrate(io.ComfyNode):
             before, after = torch.cat(before), torch.cat(after)
             profile = Profile.from_calibrations(name, calibrations, setting, judges, evaluations)
             path = write(profile, to_pil(before), to_pil(after), seeds)
-            profile.save(path.with_name("profile.json"))
+            with writing("The profile", messages.place(path.parent)):
+                profile.save(path.with_name("profile.json"))
         for prompt, own, weights in shown:
             messages.record({**profile.metadata(prompt, dict(acted=bool(weights.any()))), "Debias output": "after",
                              "Debias calibrated": prompt, "Debias seeds": own, "Debias rows": weights.tolist()})

@@ -20,6 +20,7 @@ from ..core.classify import Classifier
 from ..core.classify.clip import ClipModel
 from ..core.classify.image_classifier import ImageClassifier
 from ..core.classify.skin_tone import FACES, SkinTone
+from ..core.errors import DebiasError, quoted
 from .types import CATEGORY, Classifiers
 
 FOLDER = "classifiers"
@@ -31,7 +32,7 @@ PHOTOGRAPHS, DRAWINGS = "photographs", "drawings of the demo model"
 class Judge:
     """A classifier as nodes hand it on.
 
-    of        f(attribute) -> core classifier. Raises ValueError for an attribute that it cannot judge
+    of        f(attribute) -> core classifier. Raises DebiasError for an attribute that it cannot judge
     fidelity  f(images, prompt) -> [N], how well pictures show their prompt; None: not measured
     """
     of: Callable[[Attribute], Classifier]
@@ -64,7 +65,7 @@ def after(load: Callable[[], None], classify: Classifier) -> Classifier:
 
 
 def clip_judge(folder: str) -> Judge:
-    """CLIP in a folder, or the demo's. Raises ValueError where it is no CLIP."""
+    """CLIP in a folder, or the demo's. Raises DebiasError where it is no CLIP."""
     if folder == DEMO:
         from ..core.demo.model import clip as demo_clip
         from ..core.demo.model import occupation_right
@@ -93,8 +94,8 @@ def with_attribute(others: Judge | None, matches: Callable[[Attribute], bool], o
         if matches(attribute):
             return of(attribute)
         if others is None:
-            raise ValueError(f"{what} cannot judge '{attribute.name}'. Wire a classifier for it, e.g. CLIP, into "
-                             "'others'.")
+            raise DebiasError(f"{what} cannot judge {quoted(attribute.name)}. Wire a classifier for it, e.g. CLIP, "
+                              "into 'others'.")
         return others.of(attribute)
 
     return Judge(choose) if others is None else replace(others, of=choose)
@@ -112,8 +113,8 @@ def _path(folder: str) -> Path:
         path = (Path(root) / folder).resolve()
         if path.is_relative_to(Path(root).resolve()) and (path / "config.json").is_file():
             return path
-    raise ValueError(f"There is no model folder '{folder}' in models/classifiers. Put a transformers folder there "
-                     f"(config.json, *.safetensors, preprocessor and tokenizer files) and press R.")
+    raise DebiasError(f"There is no model folder {quoted(folder)} in models/classifiers. Put a transformers folder "
+                      "there (config.json, *.safetensors, preprocessor and tokenizer files) and press R.")
 
 
 class DebiasClipClassifier(io.ComfyNode):
@@ -187,11 +188,11 @@ class DebiasImageClassifier(io.ComfyNode):
 
 
 def mapping(text: str) -> dict[str, str]:
-    """{label: group} of lines "label = group". Raises ValueError."""
+    """{label: group} of lines "label = group". Raises DebiasError."""
     found = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         label, equals, group = line.rpartition("=")
         if not equals or not label.strip() or not group.strip():
-            raise ValueError(f"Labels are mapped one a line, 'label = group', but '{line}' came.")
+            raise DebiasError(f"Labels are mapped one a line, 'label = group', but {quoted(line)} came.")
         found[label.strip()] = group.strip()
     return found

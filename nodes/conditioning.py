@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.direction import group_texts, mix
+from ..core.errors import DebiasError, quoted
 from ..core.pipeline import Encoded, shifted
 
 EMBEDDING = "cond"
@@ -22,23 +23,23 @@ MASK = "attention_mask"
 
 
 def encode(clip, text: str) -> dict[str, Tensor]:
-    """One text's parts by name. Raises ValueError where no text encoder is wired or it gives no embedding."""
+    """One text's parts by name. Raises DebiasError where no text encoder is wired or it gives no embedding."""
     if clip is None:
-        raise ValueError("The CLIP input holds no text encoder. Wire the CLIP output of the checkpoint's loader, or "
-                         "load a text encoder for this model.")
+        raise DebiasError("The CLIP input holds no text encoder. Wire the CLIP output of the checkpoint's loader, or "
+                          "load a text encoder for this model.")
     output = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True, return_dict=True)
     parts = {name: value for name, value in output.items()
              if name in NAMES and isinstance(value, Tensor) and value.is_floating_point()}
     if parts.get(EMBEDDING) is None or parts[EMBEDDING].ndim != 3:
-        raise ValueError("This CLIP gives no embedding [1, tokens, width] of a text, so no direction can be made with "
-                         "it. Use the text encoder of a text-to-image model.")
+        raise DebiasError("This CLIP gives no embedding [1, tokens, width] of a text, so no direction can be made with "
+                          "it. Use the text encoder of a text-to-image model.")
     return parts
 
 
 def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str) -> Encoded:
     """The prompt, the empty text and each group's mean, all of one length.
 
-    Raises ValueError where two groups of an attribute read the same to this text encoder.
+    Raises DebiasError where two groups of an attribute read the same to this text encoder.
     """
     empty = encode(clip, "")
     at, texts = [], []
@@ -54,8 +55,9 @@ def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str)
                                  for own in _split(of_texts, at)]) for name in names}
     for attribute, own in zip(attributes, groups[EMBEDDING].split([len(a.groups) for a in attributes])):
         if len(torch.unique(own.flatten(1), dim=0)) < len(own):
-            raise ValueError(f"Some groups of '{attribute.name}' read the same to this text encoder: their texts may "
-                             f"lie beyond its longest prompt. Shorten the prompt, or describe the groups differently.")
+            raise DebiasError(f"Some groups of {quoted(attribute.name)} read the same to this text encoder: their "
+                              "texts may lie beyond its longest prompt. Shorten the prompt, or describe the groups "
+                              "differently.")
     return Encoded({name: of_prompt[name] for name in names}, {name: of_empty[name] for name in names}, groups)
 
 
@@ -78,7 +80,7 @@ def shift(positive: Sequence[dict], encoded: Encoded, attributes: Sequence[Attri
           context: str) -> list[dict]:
     """The `prompt` direction: copies of a conditioning's entries, one embedding an image, moved by c' - c.
 
-    Entries are as guiders hold them, with the embedding under `cross_attn`. Raises ValueError where the embedding is
+    Entries are as guiders hold them, with the embedding under `cross_attn`. Raises DebiasError where the embedding is
     another text encoder's.
     """
     moved = deltas(encoded, attributes, weights, context)
@@ -115,16 +117,16 @@ def texts_of(entry: dict) -> dict[str, Tensor]:
 
 
 def check_width(positive: Sequence[dict], encoded: Encoded) -> None:
-    """Raises ValueError where a conditioning holds no text, or another text encoder's."""
+    """Raises DebiasError where a conditioning holds no text, or another text encoder's."""
     expected = encoded.prompt[EMBEDDING].shape[-1]
     for entry in positive:
         embedding = entry.get("cross_attn")
         if not isinstance(embedding, Tensor) or embedding.ndim != 3:
-            raise ValueError("The positive conditioning holds no text embedding, and directions are made of text. Use "
-                             "Debias Apply with a text-to-image model.")
+            raise DebiasError("The positive conditioning holds no text embedding, and directions are made of text. Use "
+                              "Debias Apply with a text-to-image model.")
         if embedding.shape[-1] != expected:
-            raise ValueError(f"The positive conditioning has width {embedding.shape[-1]}, but the CLIP given to "
-                             f"sd-debias makes width {expected}. Wire the CLIP of the same checkpoint.")
+            raise DebiasError(f"The positive conditioning has width {embedding.shape[-1]}, but the CLIP given to "
+                              f"sd-debias makes width {expected}. Wire the CLIP of the same checkpoint.")
 
 
 def lengthened(part: dict[str, Tensor], length: int, empty: dict[str, Tensor]) -> dict[str, Tensor]:

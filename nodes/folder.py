@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..core.errors import DebiasError, quoted
 from . import messages
 from .images import to_tensor
 from .types import CATEGORY
@@ -17,17 +18,17 @@ ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def files(folder: str, most: int) -> list[Path]:
-    """The folder's pictures by name, the first `most`. Raises ValueError for a folder outside of `input`, or for none.
+    """The folder's pictures by name, the first `most`. Raises DebiasError for a folder outside of `input`, or for none.
     """
     root = Path(folder_paths.get_input_directory()).resolve()
     path = (root / folder.strip()).resolve()
     if not path.is_relative_to(root) or not path.is_dir():
-        raise ValueError(f"There is no folder '{folder}' in {messages.place(root)}. Make it, put pictures there, and "
-                         f"queue again.")
+        raise DebiasError(f"There is no folder {quoted(folder)} in {messages.place(root)}. Make it, put pictures "
+                          "there, and queue again.")
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())[:most]
     if not found:
-        raise ValueError(f"The folder {messages.place(path)} holds no pictures ({', '.join(sorted(ENDINGS))}). Put "
-                         f"some there, or choose another folder.")
+        raise DebiasError(f"The folder {messages.place(path)} holds no pictures ({', '.join(sorted(ENDINGS))}). Put "
+                          f"some there, or choose another folder.")
     return found
 
 
@@ -73,7 +74,7 @@ class DebiasLoadFolder(io.ComfyNode):
                 continue
             batches.setdefault(picture.size, []).append(to_tensor(picture))
         if not batches:
-            raise ValueError(f"None of the {len(broken)} pictures could be read. {broken[0]}. Save them again.")
+            raise DebiasError(f"None of the {len(broken)} pictures could be read. {broken[0]}. Save them again.")
         count = sum(map(len, batches.values()))
         messages.say(cls.hidden.unique_id, "\n".join([f"{count} pictures", *broken]), warning=bool(broken))
         return io.NodeOutput([torch.cat(batch) for batch in batches.values()])

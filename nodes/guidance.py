@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.direction import mix
+from ..core.errors import DebiasError
 from ..core.guidance import GuidanceRun
 from ..core.method import Method
 from ..core.pipeline import Encoded, GuidedDenoiser
@@ -53,7 +54,7 @@ class Guide:
     def __call__(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         if not len(noise):
-            raise ValueError("The latent batch is empty. Set its batch size to 1 or more.")
+            raise DebiasError("The latent batch is empty. Set its batch size to 1 or more.")
         seed = kwargs.get("seed", args[3] if len(args) > 3 else None) or 0
         facts = facts_of(guider, noise, sampler, sigmas, seed)
         weights = self.weights(seed, len(noise))

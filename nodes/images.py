@@ -6,17 +6,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..core.errors import DebiasError
+
+
+def pictures(images: Tensor) -> list[np.ndarray | None]:
+    """Each image as uint8 [H, W, 3]; None for one that is not finite, which no classifier may see."""
+    finite = torch.isfinite(images).flatten(1).all(1).tolist() if isinstance(images, Tensor) and len(images) else []
+    return [image if good else None for image, good in zip(to_uint8(images), finite, strict=True)]
+
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """uint8 [N, H, W, 3]. Raises ValueError for other shapes, no images, and numbers that are not finite."""
+    """uint8 [N, H, W, 3], black where pixels are not finite. Raises DebiasError for other shapes and no images."""
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
         came = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"Expected RGB images [N, height, width, 3], at least one, but {came} came. Images with an "
-                         f"alpha channel, masks and latents must be converted first.")
-    if not torch.isfinite(images).all():
-        raise ValueError("Some images are not finite (black or NaN): does the VAE overflow in half precision? Try "
-                         "--fp32-vae, or another VAE.")
-    return (images.float() * 255).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
+        raise DebiasError(f"Expected RGB images [N, height, width, 3], at least one, but {came} came. Images with an "
+                          f"alpha channel, masks and latents must be converted first.")
+    return (images.float().nan_to_num(0, 0, 0) * 255).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

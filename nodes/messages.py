@@ -147,9 +147,9 @@ def open_record(json_data: dict) -> dict:
 
 def register() -> None:
     """Called once, when the pack is loaded."""
-    server = _server()
-    if server is not None:
-        server.add_on_prompt_handler(open_record)
+    add = getattr(_server(), "add_on_prompt_handler", None)  # not every fork's server has it
+    if add is not None:
+        add(open_record)
 
 
 def _server():

@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name
 from ..core.profile import SHIPPED, SUFFIX, Profile, described
 from . import messages
@@ -42,17 +43,17 @@ def save_folder() -> Path:
 
 
 def store(profile: Profile, overwrite: bool) -> Path:
-    """Write a profile to ComfyUI's folder. Raises ValueError where that is not possible."""
+    """Write a profile to ComfyUI's folder. Raises DebiasError where that is not possible."""
     try:
         return profile.save(save_folder(), overwrite)
     except OSError as error:
-        raise ValueError(f"The profile '{profile.name}' could not be written to {save_folder()}: "
-                         f"{error.strerror or error}. Free some space or check the folder's permissions, and queue "
-                         f"again.") from error
+        raise DebiasError(f"The profile '{profile.name}' could not be written to {save_folder()}: "
+                          f"{error.strerror or error}. Free some space or check the folder's permissions, and queue "
+                          f"again.") from error
 
 
 def renamed(profile: Profile, name: str) -> Profile:
-    """The profile under another name. Raises ValueError for one that is no file name."""
+    """The profile under another name. Raises DebiasError for one that is no file name."""
     return Profile.from_dict({**{k: v for k, v in profile.document.items() if k != "hash"}, "name": safe_name(name)})
 
 
@@ -109,6 +110,6 @@ class DebiasSaveProfile(io.ComfyNode):
 def _path(name: str) -> Path:
     path = folder_paths.get_full_path(FOLDER, name) or shipped().get(name)
     if path is None:
-        raise ValueError(f"There is no profile '{name}' in {save_folder()}. Save one with Debias Save Profile, or "
-                         f"press R and choose another.")
+        raise DebiasError(f"There is no profile {quoted(name)} in {save_folder()}. Save one with Debias Save "
+                          "Profile, or press R and choose another.")
     return Path(path)

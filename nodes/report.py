@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..core.chart import contact_sheet
+from ..core.errors import DebiasError
 from ..core.files import safe_name
 from ..core.profile import Profile
 from ..core.report import write_report
@@ -26,21 +27,21 @@ def folder() -> Path:
 def new_folder(name: str) -> Path:
     """One that is not there yet, `name` or else `name_2`, `name_3` ...: as with ComfyUI's images, nothing is replaced.
 
-    Raises ValueError for a name that is no file name.
+    Raises DebiasError for a name that is no file name.
     """
     numbered = (f"{name}_{number}" for number in count(2))
     return next(new for own in chain([safe_name(name)], numbered) if not (new := folder() / own).exists())
 
 
 def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image.Image], seeds: Sequence[int]) -> Path:
-    """Writes the report to a new folder; pictures come prompt by prompt, equally many of each. Raises ValueError where
+    """Writes the report to a new folder; pictures come prompt by prompt, equally many of each. Raises DebiasError where
     that cannot be.
     """
     prompts, own = [entry.prompt for entry in profile.entries], new_folder(profile.name)
     for pictures in (before, after):
         if len(pictures) % len(prompts):
-            raise ValueError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
-                             f"'{profile.name}', prompt by prompt, but {len(pictures)} came.")
+            raise DebiasError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
+                              f"'{profile.name}', prompt by prompt, but {len(pictures)} came.")
 
     def by_prompt(items):
         each = len(items) // len(prompts)
@@ -49,8 +50,8 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
     try:
         return write_report(own, profile, by_prompt(before), by_prompt(after), by_prompt(seeds))
     except OSError as error:
-        raise ValueError(f"The report could not be written to {own}: {error.strerror or error}. Free some space or "
-                         f"check the folder's permissions, and queue again.") from error
+        raise DebiasError(f"The report could not be written to {own}: {error.strerror or error}. Free some space or "
+                          f"check the folder's permissions, and queue again.") from error
 
 
 def before_after(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:

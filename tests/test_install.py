@@ -1,8 +1,10 @@
 """install.py, pyproject.toml and the root's __init__.py: what hosts, pip and the README rely on."""
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,7 +233,10 @@ def test_the_demo_writes_into_the_checkout(checkout, monkeypatch):
     started = []
     monkeypatch.setattr(checkout.install.subprocess, "call", lambda arguments, **_: started.extend(arguments) or 0)
     assert checkout.install.main(["demo"]) == 0
-    assert started[1:] == ["demo", "--out", str(checkout.path / "demo_output")]
+    assert started[1:] == ["demo", "--out", str(checkout.path / "demo_output"), "--overwrite"]
+    started.clear()
+    assert checkout.install.main(["demo", "--out", "mine"]) == 0
+    assert started[1:] == ["demo", "--out", "mine"], "nothing of the user's is overwritten"
 
 
 def test_what_runs_in_the_environment_is_not_led_out_of_it(install, monkeypatch):
@@ -275,7 +280,21 @@ def test_every_package_of_the_checkout_is_installed(pyproject):
     folders = ("core", "nodes", "webui_extension")
     found = {path.parent.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("__init__.py")}
     names = {".".join(("sd_debias", *path.parts)) for path in found}
-    assert set(pyproject["tool"]["setuptools"]["packages"]) == {"sd_debias"} | names
+    assert set(pyproject["tool"]["setuptools"]["packages"]) == {"sd_debias.profiles"} | names
+
+
+def test_the_wheel_holds_the_package_and_no_install_py(tmp_path):
+    left_out = shutil.ignore_patterns(".*", "docs", "benchmarks", "tests", "build")
+    shutil.copytree(ROOT, tmp_path / "checkout", ignore=left_out)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index",
+               "--wheel-dir", str(tmp_path), str(tmp_path / "checkout")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wheel, = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"sd_debias/core/cli.py", "sd_debias/core/report.html", "sd_debias/profiles/demo-gender.json",
+            "sd_debias/core/demo/weights/unet/config.json"} <= names
+    assert not [name for name in names if name.endswith("install.py")]
 
 
 def test_the_hosts_small_packages_are_requirements(install, pyproject):

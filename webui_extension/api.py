@@ -9,10 +9,12 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
+from ..core.errors import DebiasError, quoted
 from . import calibrating, classifiers, profiles
 from .arguments import NONE
 from .calibrate_script import AS_METHOD, method_of
 from .jobs import Busy, Job, Jobs
+from .request import check, processing_of
 
 PREFIX = "/sd-debias/v1"
 
@@ -22,11 +24,11 @@ class Settings(BaseModel):
     prompt: str = ""
     negative_prompt: str = ""
     styles: list[str] = []
-    seed: int = -1
+    seed: int = Field(-1, ge=-1, le=2**53)
     sampler_name: str | None = None
     scheduler: str | None = None
     steps: int = Field(20, ge=1, le=150)
-    cfg_scale: float = 7.0
+    cfg_scale: float = Field(7.0, ge=0, le=100)
     width: int = Field(512, ge=64, le=4096)
     height: int = Field(512, ge=64, le=4096)
     batch_size: int = Field(4, ge=1, le=64)
@@ -37,7 +39,8 @@ class AuditRequest(BaseModel):
     txt2img: Settings = Settings()
     prompts: list[str] = Field([], description="several prompts; empty: that of txt2img")
     attributes: list[str] = Field(["gender"], description="gender, skin_tone, ..., or own groups 'young | old = 1:1'")
-    classifier: str = Field("", description="folder of a CLIP model; empty: the one of the settings page")
+    classifier: str = Field("", description="a CLIP model's folder in models/classifiers, or 'demo'; empty: the "
+                            "one of the settings page")
     count: int = Field(100, description="images a prompt")
     confidence: float = 0.0
 
@@ -61,6 +64,7 @@ class JobState(BaseModel):
     state: str = Field(..., description="waiting, running, done, failed or cancelled")
     text: str = ""
     error: str | None = None
+    seed: int | None = Field(None, description="of the first image; the same one makes the same images again")
     result: list[dict] | None = Field(None, description="measured shares, one entry a prompt")
     profile: str | None = None
     images: list[str] = Field([], description="sheets and charts as base64 PNG, with ?images=true")
@@ -85,8 +89,8 @@ def register(app: FastAPI) -> None:
         """One profile's JSON."""
         try:
             return profiles.load(name).to_dict()
-        except ValueError as error:
-            raise HTTPException(404, str(error)) from error
+        except DebiasError as error:
+            raise HTTPException(404, profiles.without_places(error)) from error
 
     def start_audit(request: AuditRequest) -> JobState:
         """Measure the shares of a prompt's pictures; ask for the job until it is done."""
@@ -107,7 +111,7 @@ def register(app: FastAPI) -> None:
     def found(identity: str) -> Job:
         job = jobs.get(identity)
         if job is None:
-            raise HTTPException(404, f"There is no job '{identity}'.")
+            raise HTTPException(404, f"There is no job {quoted(identity)}.")
         return job
 
     def read_job(identity: str, images: bool = False) -> JobState:
@@ -146,12 +150,13 @@ def _checked(request: AuditRequest) -> None:
         classifiers.attributes_of(request.attributes, None)
         if isinstance(request, CalibrateRequest):
             method_of(request.method, request.direction, request.spend, request.rule)
-            calibrating.safe_name(request.name)
+            calibrating.safe_name(calibrating.unfinished(request.name))
             calibrating.Plan(**_plan(request), batch_size=request.txt2img.batch_size)
         else:
-            calibrating.Plan(request.count, 0, 0)
-    except ValueError as error:
-        raise HTTPException(422, str(error)) from error
+            calibrating.Plan(request.count, 0, 0, confidence=request.confidence)
+        check(vars(request.txt2img))
+    except DebiasError as error:
+        raise HTTPException(422, profiles.without_places(error)) from error
 
 
 def _plan(request: CalibrateRequest) -> dict:
@@ -160,38 +165,26 @@ def _plan(request: CalibrateRequest) -> dict:
 
 
 def _audit(request: AuditRequest, job: Job):
-    p = processing_of(request.txt2img)
+    p = processing_of(vars(request.txt2img))
+    job.seed = p.seed
     attributes = classifiers.attributes_of(request.attributes, None)
     return calibrating.audit(p, request.prompts or [p.prompt], attributes, request.classifier, request.count,
-                             request.confidence, say=job.say)
+                             request.confidence, say=job.say, cancelled=lambda: job.cancelled)
 
 
 def _calibrate(request: CalibrateRequest, job: Job):
-    p = processing_of(request.txt2img)
+    p = processing_of(vars(request.txt2img))
+    job.seed = p.seed
     attributes = classifiers.attributes_of(request.attributes, None)
     method = method_of(request.method, request.direction, request.spend, request.rule)
     return calibrating.calibrate(p, request.prompts or [p.prompt], attributes, request.classifier, method, request.name,
-                                 _plan(request), request.overwrite, say=job.say)
-
-
-def processing_of(settings: Settings):
-    """The host's processing object, with every always-on script at its defaults."""
-    from modules import processing, scripts, sd_samplers, shared
-    sampler = settings.sampler_name or sd_samplers.samplers[0].name
-    if sampler not in sd_samplers.all_samplers_map:
-        raise ValueError(f"There is no sampler '{sampler}'. Known: {', '.join(sd_samplers.all_samplers_map)}.")
-    known = {**vars(settings), "sampler_name": sampler, "scheduler": settings.scheduler or "Automatic"}
-    p = processing.StableDiffusionProcessingTxt2Img(sd_model=shared.sd_model, **known)
-    p.scripts = scripts.scripts_txt2img
-    p.script_args = (0, *(getattr(component, "value", None) for component in p.scripts.inputs[1:]))
-    p.is_api = True
-    return p
+                                 _plan(request), request.overwrite, say=job.say, cancelled=lambda: job.cancelled)
 
 
 def _state(job: Job, images: bool = False) -> JobState:
     result = job.result
     sheets = result.images[:len(result.images) - len(result.seeds)] if result and images else []
-    return JobState(id=job.id, kind=job.kind, state=job.state, text=job.text, error=job.error,
+    return JobState(id=job.id, kind=job.kind, state=job.state, text=job.text, error=job.error, seed=job.seed,
                     result=result.summary if result else None,
                     profile=result.profile.name if result and result.profile else None,
                     images=[_png(image) for image in sheets])

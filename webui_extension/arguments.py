@@ -8,7 +8,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Mapping, Sequence
 
+from ..core.errors import DebiasError, quoted
 from ..core.method import AS_CALIBRATED
+from ..core.steering import check_strength
 
 NONE = "None"  # no profile is chosen
 
@@ -26,19 +28,20 @@ class Arguments:
 
     @classmethod
     def read(cls, values: Sequence, overrides: Mapping | None = None) -> Arguments:
-        """From values by place, missing ones and None being the defaults. Raises ValueError for anything odd."""
+        """From values by place, missing ones and None being the defaults. Raises DebiasError for anything odd."""
         known = fields(cls)
         if len(values) > len(known):
-            raise ValueError(f"Debias takes {len(known)} arguments ({', '.join(f.name for f in known)}), but "
-                             f"{len(values)} came.")
+            raise DebiasError(f"Debias takes {len(known)} arguments ({', '.join(f.name for f in known)}), but "
+                              f"{len(values)} came.")
         given = {f.name: value for f, value in zip(known, values) if value is not None}
         if given.get("enabled", False) is False and not overrides:
             return cls()  # what is switched off cannot be wrong
         given.update(overrides or {})
         arguments = cls(**{f.name: _typed(f.name, given[f.name], type(f.default)) for f in known if f.name in given})
         if not 0 <= arguments.start <= arguments.end <= 1:
-            raise ValueError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but "
-                             f"{arguments.start:g} and {arguments.end:g} came.")
+            raise DebiasError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but "
+                              f"{arguments.start:g} and {arguments.end:g} came.")
+        check_strength(arguments.strength)
         return arguments
 
     def changed(self) -> dict[str, str]:
@@ -56,4 +59,4 @@ def _typed(name: str, value, kind: type):
     if kind is not float and isinstance(value, kind):
         return value
     words = {bool: "true or false", str: "a text", float: "a finite number"}[kind]
-    raise ValueError(f"Expected {name} to be {words}, but {value!r:.80} came.")
+    raise DebiasError(f"Expected {name} to be {words}, but {quoted(value)} came.")

@@ -5,7 +5,11 @@ import copy
 import hashlib
 import json
 import math
+import sys
+import warnings
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -15,13 +19,14 @@ from PIL import Image
 from ..core.attribute import Attribute
 from ..core.calibrate import Calibration, Plan, round_names
 from ..core.chart import chart_kl, chart_shares, contact_sheet
-from ..core.files import exclusive, safe_name
+from ..core.errors import DebiasError, quoted
+from ..core.files import exclusive, fingerprint, safe_name, writing
 from ..core.method import METHODS, Method
 from ..core.profile import SUFFIX, Profile
-from ..core.steering import rows
+from ..core.steering import check_steered, rows
 from . import classifiers, profiles
 from .guide import Guide, plain
-from .run import STATE, setting_of
+from .run import STATE, option, setting_of
 from .script import CALIBRATION
 
 SHEET = 16  # pictures of a before/after sheet
@@ -48,26 +53,28 @@ class Result:
     profile: Profile | None = None
     path: Path | None = None
     seeds: list[int] = field(default_factory=list)
+    complete: bool = True  # False where it was interrupted
 
 
 class Bench:
     """The page's settings as a generator of pictures, with the classifiers that judge them."""
 
     def __init__(self, p, attributes: Sequence[Attribute], method: Method, classifier: str | None, hires: bool = False,
-                 say: Callable[[str], None] = lambda text: None):
-        self.p, self.attributes, self.method, self.say = p, tuple(attributes), method, say
+                 say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False):
+        self.p, self.attributes, self.method, self.say, self.cancelled = p, tuple(attributes), method, say, cancelled
         self.hires = hires and bool(getattr(p, "enable_hr", False))
-        self.classifiers, self.fidelity = classifiers.load(classifier, attributes)
-        self.judge = classifier or classifiers.default()
+        by_name = bool(getattr(p, "is_api", False))
+        self.classifiers, self.fidelity = classifiers.load(classifier, attributes, by_name)
+        self.judge = [classifier or classifiers.default(), classifiers.fingerprints(classifier)]
         self.setting = setting_of(p)
         self.kept: dict[tuple[str, str], list[Image.Image]] = {}  # first pictures by prompt and kind of round
         self.skipped = False
 
     def generate(self, prompt: str, seeds: Sequence[int], weights=None) -> list[Image.Image]:
-        """One picture a seed; weights [B, n], or None for none. Raises Interrupted; ValueError for failed guidance."""
+        """One picture a seed; weights [B, n], or None for none. Raises Interrupted; DebiasError for guidance that
+        failed or did nothing."""
         from modules import processing, shared
-        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False):
-            raise Interrupted
+        self._check_interrupted()
         one = copy.copy(self.p)
         one.prompt, one.seed, one.batch_size, one.n_iter = prompt, [int(seed) for seed in seeds], len(seeds), 1
         one.subseed_strength = 0.0
@@ -79,18 +86,28 @@ class Bench:
         setattr(one, CALIBRATION, Guide(self.attributes, self.method, table, self.hires))
         done = processing.process_images(one)
         self.setting = setting_of(one)  # the host loads a model that the page overrides only as it generates
-        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False):
-            raise Interrupted
+        self._check_interrupted()
         self.skipped = shared.state.skipped
         run = getattr(one, STATE, None)
         if run is None:
-            raise ValueError("The accordion 'Debias' did not run, so nothing can be calibrated. Is the script switched "
-                             "off, or are always-on scripts disabled?")
+            raise DebiasError("The accordion 'Debias' did not run, so nothing can be calibrated. Is the script "
+                              "switched off, or are always-on scripts disabled?")
         errors = [current.error for passes in run.passes.values() for current, _ in passes.values() if current.error]
         if errors or run.error:
-            raise ValueError(run.error or errors[0])
+            raise DebiasError(run.error or errors[0])
+        if weights is not None and not self.skipped:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # skipped steps are said in infotexts
+                acted = any(current.info(image)["acted"] for passes in run.passes.values()
+                            for current, image in passes.values())
+            check_steered(weights, acted)
         pictures = done.images[done.index_of_first_image:]
         return pictures[::max(len(pictures) // len(seeds), 1)][:len(seeds)]  # inpainting adds masks behind each
+
+    def _check_interrupted(self) -> None:
+        from modules import shared
+        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False) or self.cancelled():
+            raise Interrupted
 
     def advance(self, calibration: Calibration, prompt: str, save_to: Path | None = None) -> bool:
         """Run a calibration as far as it goes; False where it was interrupted."""
@@ -118,19 +135,21 @@ class Bench:
 
 
 def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, count: int,
-          confidence: float = 0.0, hires: bool = False, say=lambda text: None) -> Result:
-    """Shares of the pictures that the page makes; nothing is changed. Raises ValueError."""
+          confidence: float = 0.0, hires: bool = False, say=lambda text: None, cancelled=lambda: False) -> Result:
+    """Shares of the pictures that the page makes; nothing is changed. Raises DebiasError."""
     _start(p)
     plan = Plan(count, rounds=0, held_out=0, batch_size=p.batch_size, seed=p.seed, confidence=confidence)
-    bench = Bench(p, attributes, METHODS["default"], classifier, hires, say)
+    bench = Bench(p, attributes, METHODS["default"], classifier, hires, say, cancelled)
     _jobs(plan, len(prompts), 0)
-    lines, images, summary = [], [], []
+    lines, images, summary, complete = [], [], [], True
     for prompt in prompts:
         calibration = Calibration(_known(p, prompt), attributes, METHODS["default"], plan)
         complete = bench.advance(calibration, prompt)
         if not calibration.rounds or not calibration.audit.done:
             break
         lines += _lines(calibration)
+        if calibration.audit.broken:
+            lines.append(f"Warning: {calibration.audit.broken}; they show nobody and are counted as unsure.")
         if not complete:
             lines.append(f"Interrupted after {calibration.audit.done} of {count} images.")
         summary.append(_summary(calibration))
@@ -140,13 +159,13 @@ def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
                    for i, a in enumerate(attributes)]
         if not complete:
             break
-    return Result("\n".join(lines) or "Interrupted before a picture was measured.", images, summary)
+    return Result("\n".join(lines) or "Interrupted before a picture was measured.", images, summary, complete=complete)
 
 
 def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, method: Method,
-              name: str, plan: dict, overwrite: bool = False, hires: bool = False,
-              say=lambda text: None) -> Result:
-    """Calibrate every prompt by itself, verify, and save one profile. Raises ValueError.
+              name: str, plan: dict, overwrite: bool = False, hires: bool = False, say=lambda text: None,
+              cancelled=lambda: False) -> Result:
+    """Calibrate every prompt by itself, verify, and save one profile. Raises DebiasError.
 
     plan: images, rounds, held_out, tolerance, confidence of a `Plan`. Interrupted, the best round so far is kept as
     "<name> (unfinished)", and a profile of that name stays as it was; the same settings with the same seed continue.
@@ -154,27 +173,39 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
     _start(p)
     prompts = list(prompts)
     if len({_known(p, prompt).casefold() for prompt in prompts}) < len(prompts):
-        raise ValueError("A prompt came twice. Give each one once.")
+        raise DebiasError("A prompt came twice. Give each one once.")
     plan = Plan(**plan, batch_size=p.batch_size, seed=p.seed)
     target = profiles.save_folder() / (safe_name(name) + SUFFIX)
-    safe_name(_unfinished(name))  # said now rather than at Interrupt
-    if target.exists() and not overwrite:
-        raise ValueError(f"There is a profile '{name}' already. Choose another name, or tick 'Overwrite'.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(target):
-            bench = Bench(p, attributes, method, classifier, hires, say)
-            return _calibrate(bench, prompts, name, plan)
-    except OSError as error:
-        raise ValueError(f"Profiles cannot be written to {target.parent}: {error.strerror or error}. Check the "
-                         f"folder's permissions.") from error
+    safe_name(unfinished(name))  # said now rather than at Interrupt
+    with ExitStack() as held:
+        with writing("Profiles", profiles.place(target.parent)):
+            held.enter_context(exclusive(target))
+        bench = Bench(p, attributes, method, classifier, hires, say, cancelled)
+        states = [_state_file(bench, prompt, plan) for prompt in prompts]
+        if target.exists() and not overwrite:
+            return _ended_before(target, states)
+        return _calibrate(bench, prompts, states, name, plan)
 
 
-def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Result:
+def _ended_before(target: Path, states: Sequence[Path]) -> Result:
+    """What is left of a calibration that was ended after its profile was saved: its states are removed. Raises
+    DebiasError where the profile is another one."""
+    begun = [Calibration.load(state) for state in states if state.exists()]
+    profile = profiles.load(target.stem) if begun else None
+    if not begun or not all(c.finished for c in begun) or not profile.holds(begun):
+        raise DebiasError(f"There is a profile {quoted(target.stem)} already. Choose another name, or tick "
+                          "'Overwrite'.")
+    for state in states:
+        state.unlink(missing_ok=True)
+    lines = [*(line for c in begun for line in _lines(c)), f"Profile '{profile.name}': {profiles.place(target)}",
+             "This calibration was complete already; nothing was measured again."]
+    return Result("\n".join(lines), [], [_summary(c) for c in begun], profile, target)
+
+
+def _calibrate(bench: Bench, prompts: list[str], states: Sequence[Path], name: str, plan: Plan) -> Result:
     complete, calibrations = True, []
     _jobs(plan, len(prompts), 2 * SHEET)
-    states = [_state_file(bench, prompt, plan) for prompt in prompts]
-    for prompt, state in zip(prompts, states):
+    for prompt, state in zip(prompts, states, strict=True):
         calibration = Calibration.load(state) if state.exists() else \
             Calibration(_known(bench.p, prompt), bench.attributes, bench.method, plan)
         complete = bench.advance(calibration, prompt, state)
@@ -184,9 +215,9 @@ def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Resul
             break
     if not calibrations:
         return Result("Interrupted before the audit was complete, so there is no profile. The same settings and seed "
-                      "continue.", [contact_sheet(kept) for kept in bench.kept.values()], [])
+                      "continue.", [contact_sheet(kept) for kept in bench.kept.values()], [], complete=False)
     before, after, seeds = {}, {}, {}
-    for calibration, prompt in zip(calibrations, prompts):
+    for calibration, prompt in zip(calibrations, prompts):  # an interrupted one may have fewer
         shown = list((calibration.held_out or calibration.audit).seeds[:SHEET])
         try:
             seeds[calibration.prompt] = shown
@@ -201,24 +232,27 @@ def _calibrate(bench: Bench, prompts: list[str], name: str, plan: Plan) -> Resul
         for i, a in enumerate(bench.attributes):
             first, last = calibration.audit.distribution(i, a.target), calibration.held_out
             images.append(chart_shares(a.names, first, last and last.distribution(i, a.target), calibration.prompt))
-            rounds = [(name, r.distribution(i, a.target)) for name, r in
-                      zip(round_names([r.kind for r in calibration.rounds]), calibration.rounds) if r.complete]
+            rounds = [(title, r.distribution(i, a.target)) for title, r in
+                      zip(round_names([r.kind for r in calibration.rounds]), calibration.rounds, strict=True)
+                      if r.complete]
             images.append(chart_kl(rounds, calibration.prompt))
     lines = [line for calibration in calibrations for line in _lines(calibration)]
-    profile = Profile.from_calibrations(name if complete else _unfinished(name), calibrations, bench.setting,
+    profile = Profile.from_calibrations(name if complete else unfinished(name), calibrations, bench.setting,
                                         classifiers.names(bench.classifiers))
     folder = profiles.save_folder()
     last = "Interrupted: the best round so far is kept; the same settings and seed continue."
     if complete:
         from ..core.report import write_report
-        last = f"Report: {write_report(folder / 'reports' / name, profile, before, after, seeds)}"
+        with writing("The report", profiles.place(folder / "reports" / name)):
+            page = write_report(folder / "reports" / name, profile, before, after, seeds)
+        last = f"Report: {profiles.place(page)}"
     path = profiles.store(profile, overwrite=True)
-    for left in (*states, folder / (_unfinished(name) + SUFFIX)) if complete else ():
+    for left in (*states, folder / (unfinished(name) + SUFFIX)) if complete else ():
         left.unlink(missing_ok=True)
-    lines += [f"Profile '{profile.name}': {path}", last]
+    lines += [f"Profile '{profile.name}': {profiles.place(path)}", last]
     pictures = [image for each in after.values() for image in each]
     return Result("\n".join(lines), [*images, *pictures], [_summary(c) for c in calibrations], profile, path,
-                  [seed for each in after for seed in seeds[each]])
+                  [seed for each in after for seed in seeds[each]], complete)
 
 
 # --- parts ---
@@ -234,7 +268,7 @@ def _start(p) -> None:
     processing.fix_seed(p)
 
 
-def _unfinished(name: str) -> str:
+def unfinished(name: str) -> str:
     """What an interrupted calibration's profile is called, so that it never takes a verified one's place."""
     return f"{name} (unfinished)"
 
@@ -278,17 +312,56 @@ def _chosen(p) -> dict:
 
 
 def _page(bench: Bench) -> list:
-    """What else of the page decides pictures, as plain values."""
+    """What else of the page decides pictures, as plain values: its own fields, the host's settings that infotexts name,
+    the files of checkpoint and VAE, and other extensions' arguments, such as ControlNet's."""
     p = bench.p
     names = (*PAGE, *(HIRES if bench.hires else ()), *(IMG2IMG if getattr(p, "init_images", None) else ()))
-    return [sorted(map(str, p.override_settings.items())), [(name, _value(getattr(p, name, None))) for name in names]]
+    return [sorted(map(str, p.override_settings.items())), [(name, _value(getattr(p, name, None))) for name in names],
+            _options(p), _files(p), _other_scripts(p)]
 
 
-def _value(value):
-    """A field of the page; of a picture, its size and a digest of its pixels."""
+def _options(p) -> list:
+    """The host's settings that decide pictures: those that its infotexts name."""
+    from modules import shared
+    labels = getattr(shared.opts, "data_labels", {})
+    return sorted((name, str(option(p, name))) for name, known in labels.items() if getattr(known, "infotext", None))
+
+
+def _files(p) -> list:
+    """What tells the checkpoint and VAE from others put in their place."""
+    from modules import sd_models
+    checkpoint, vae = option(p, "sd_model_checkpoint"), option(p, "sd_vae")
+    match = getattr(sd_models, "get_closet_checkpoint_match", lambda name: None)(checkpoint) if checkpoint else None
+    known = getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
+    return [fingerprint(getattr(match, "filename", None)), fingerprint(known.get(vae))]
+
+
+def _other_scripts(p) -> list:
+    """Arguments of the always-on scripts of other extensions; what the host's own ones set is on the page."""
+    from modules import scripts
+    runner, given, own = getattr(p, "scripts", None), getattr(p, "script_args", None) or (), getattr(
+        scripts, "ScriptBuiltinUI", ())
+    return [[script.title(), _value(list(given[script.args_from or 0:script.args_to or 0]))]
+            for script in getattr(runner, "alwayson_scripts", ())
+            if script.title() != "Debias" and not isinstance(script, own or ())]
+
+
+def _value(value, depth: int = 6):
+    """A field of the page as plain values; of a picture, its size and a digest of its pixels."""
     if isinstance(value, Image.Image):
         return [value.size, hashlib.sha256(value.convert("RGBA").tobytes()).hexdigest()]
-    return [_value(one) for one in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, np.ndarray):
+        return [value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    if isinstance(value, Enum):
+        return str(value)
+    if isinstance(value, (list, tuple)) and depth:
+        return [_value(one, depth - 1) for one in value]
+    if isinstance(value, dict) and depth:
+        return sorted((str(key), _value(one, depth - 1)) for key, one in value.items())
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    # Of any other object, such as ControlNet's unit, what it holds: its text would name a place in memory.
+    return [type(value).__name__, _value(getattr(value, "__dict__", {}), depth - 1) if depth else None]
 
 
 def _jobs(plan: Plan, prompts: int, more: int) -> None:
@@ -303,7 +376,7 @@ def _progress(calibration: Calibration, current) -> str:
     for i, a in enumerate(calibration.attributes):
         try:
             found = current.distribution(i, a.target).shares
-        except ValueError:
+        except DebiasError:
             continue  # every picture so far was left out as unsure
         shares.append(" / ".join(f"{group} {share:.0%}" for group, share in zip(a.names, found)))
     return f"{name}, {current.done} of {len(current.seeds)} images: {'; '.join(shares)}"

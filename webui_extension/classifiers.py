@@ -1,24 +1,27 @@
-"""Classifiers as a user names them: one line each, a CLIP folder for all attributes, or ATTRIBUTE=... for one."""
+"""Classifiers as a user names them: one line each, a CLIP model for all attributes, or ATTRIBUTE=... for one."""
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Callable, Sequence
 
-from ..core.attribute import Attribute, parse
+from ..core.attribute import Attribute, parse, together
+from ..core.errors import DebiasError, quoted, short
+from ..core.files import fingerprint
 
 DEMO = "demo"
+FOLDER = "classifiers"  # in models/
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def attributes_of(built_in: Sequence[str] | str | None, own: str | None) -> list[Attribute]:
-    """Attributes chosen by name, then own ones, one a line ("young | old = 1:1"). Raises ValueError."""
+    """Attributes chosen by name, then own ones, one a line ("young | old = 1:1"). Raises DebiasError."""
     chosen = [built_in] if isinstance(built_in, str) else list(built_in or ())
     lines = [*chosen, *(line.strip() for line in (own or "").splitlines() if line.strip())]
     attributes = [parse(line) for line in lines]
     if not attributes:
-        raise ValueError("Nothing to measure: choose an attribute, or write own groups, e.g. 'young | old = 1:1'.")
-    names = [attribute.name for attribute in attributes]
-    if len(set(names)) < len(names):
-        raise ValueError(f"An attribute came twice: {', '.join(names)}. Name own ones, e.g. 'years: young | old'.")
-    return attributes
+        raise DebiasError("Nothing to measure: choose an attribute, or write own groups, e.g. 'young | old = 1:1'.")
+    return list(together(attributes))
 
 
 def default() -> str:
@@ -27,34 +30,79 @@ def default() -> str:
     return str(getattr(shared.opts, "sd_debias_classifier", "") or "")
 
 
-def load(text: str | None, attributes: Sequence[Attribute]) -> tuple[list[Callable], Callable | None]:
+def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = False
+         ) -> tuple[list[Callable], Callable | None]:
     """(a classifier an attribute, fidelity f(images, prompt) -> [N] or None).
 
-    Lines: a folder of a CLIP or SigLIP model, or 'demo', the embedded model's own; 'skin_tone=ita', which measures
-    colour; 'ATTRIBUTE=FOLDER', a CLIP model for one attribute. Raises ValueError where one is missing.
+    Lines: a CLIP or SigLIP model, named by its folder in models/classifiers or by a path, or 'demo', the embedded
+    model's own; 'skin_tone=ita', which measures colour; 'ATTRIBUTE=MODEL', a CLIP model for one attribute. `by_name`
+    allows no paths but those of the settings page: requests over the API must not probe folders. Raises DebiasError
+    where one is missing.
     """
     from modules import devices, shared
 
     from ..core.classify.clip import ClipModel
-    lines = [line.strip() for line in (text or default()).splitlines() if line.strip()]
+    own = default()
     known, single, clip, fidelity = {attribute.name: attribute for attribute in attributes}, {}, None, None
     download = bool(getattr(shared.opts, "sd_debias_download", False))
-    for line in lines:
+
+    def model(source: str) -> ClipModel:
+        trusted = not by_name or source in sources(own)
+        return ClipModel(found(source, trusted, download), device=devices.device, allow_download=download)
+
+    for line in lines_of(text or own):
         name, equals, source = (part.strip() for part in line.partition("="))
         if equals and name in known:
-            single[name] = _single(known[name], source, devices.cpu if source == "ita" else devices.device, download)
+            if name in single:
+                raise DebiasError(f"Two classifiers came for the attribute {quoted(name)}. Give one.")
+            single[name] = _by_colour(known[name]) if source == "ita" else model(source).classifier(known[name])
+        elif clip is not None:
+            raise DebiasError("Two classifiers came for all attributes. Give one, and others as ATTRIBUTE=MODEL.")
         elif line == DEMO:
-            from ..core.demo import model
-            clip = model.clip(devices.device)
-            fidelity = model.occupation_right(clip)
+            from ..core.demo import model as demo
+            clip = demo.clip(devices.device)
+            fidelity = demo.occupation_right(clip)
         else:
-            clip = ClipModel(line, device=devices.device, allow_download=download)
+            clip = model(line)
             fidelity = clip.similarity
     missing = [name for name in known if name not in single]
     if missing and clip is None:
-        raise ValueError(f"Nothing tells groups of {', '.join(missing)} apart. Put the folder of a CLIP model, e.g. a "
-                         f"copy of openai/clip-vit-large-patch14 with safetensors weights, into 'Classifier'.")
+        raise DebiasError(f"Nothing tells groups of {short(', '.join(missing))} apart. Put a CLIP model, e.g. a copy "
+                          "of openai/clip-vit-large-patch14 with safetensors weights, into models/classifiers, and "
+                          "its folder's name into 'Classifier'.")
     return [single.get(name) or clip.classifier(attribute) for name, attribute in known.items()], fidelity
+
+
+def lines_of(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def sources(text: str) -> list[str]:
+    """The models that lines name."""
+    return [line.rpartition("=")[2].strip() for line in lines_of(text)]
+
+
+def folder() -> Path:
+    """Where classifiers are found by name."""
+    from modules import paths
+    return Path(paths.models_path) / FOLDER
+
+
+def found(source: str, trusted: bool = True, download: bool = False) -> str:
+    """A model's folder: one in models/classifiers, else, if trusted, what the text itself says. Raises DebiasError."""
+    own = (folder() / source).resolve()
+    if source and own != folder().resolve() and own.is_relative_to(folder().resolve()) and own.is_dir():
+        return str(own)
+    if trusted or download and HUB_ID.fullmatch(source):
+        return source
+    raise DebiasError(f"There is no classifier {quoted(source)} in models/{FOLDER}. Over the API, classifiers are "
+                      "named by their folder there, or 'demo', or left to the settings page.")
+
+
+def fingerprints(text: str | None) -> list:
+    """What tells the models that are named from others put in their place."""
+    models = [source for source in sources(text or default()) if source not in (DEMO, "ita")]
+    return [(source, fingerprint(found(source))) for source in models]
 
 
 def names(classifiers: Sequence[Callable]) -> str:
@@ -62,9 +110,6 @@ def names(classifiers: Sequence[Callable]) -> str:
     return ", ".join(getattr(one, "name", type(one).__name__) for one in classifiers)
 
 
-def _single(attribute: Attribute, source: str, device, download: bool) -> Callable:
-    if source == "ita":
-        from ..core.classify.skin_tone import SkinTone
-        return SkinTone(attribute)
-    from ..core.classify.clip import ClipModel
-    return ClipModel(source, device=device, allow_download=download).classifier(attribute)
+def _by_colour(attribute: Attribute) -> Callable:
+    from ..core.classify.skin_tone import SkinTone
+    return SkinTone(attribute)

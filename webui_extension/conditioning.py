@@ -13,20 +13,21 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.direction import group_texts, mix
+from ..core.errors import DebiasError
 from ..core.pipeline import Encoded, shifted
 
 TOKENS, POOLED = "crossattn", "vector"
 
 
 def parts_of(conditioning) -> dict[str, Tensor]:
-    """A conditioning's tensors by name, without a mark. Raises ValueError for one that is not known."""
+    """A conditioning's tensors by name, without a mark. Raises DebiasError for one that is not known."""
     if isinstance(conditioning, Tensor):
         return {TOKENS: conditioning[:, int(marked(conditioning)):]}
     if isinstance(conditioning, dict) and isinstance(conditioning.get(TOKENS), Tensor):
         parts = {name: conditioning[name] for name in (TOKENS, POOLED) if isinstance(conditioning.get(name), Tensor)}
         return {**parts, TOKENS: parts[TOKENS][:, int(marked(conditioning)):]}
-    raise ValueError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', but a "
-                     f"{type(conditioning).__name__} came. This model's texts cannot be shifted.")
+    raise DebiasError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', but a "
+                      f"{type(conditioning).__name__} came. This model's texts cannot be shifted.")
 
 
 def with_parts(conditioning, parts: dict[str, Tensor]):
@@ -87,7 +88,7 @@ def shift(conditioning, changes: dict[int, dict[str, Tensor]], empty: dict[str, 
     """A copy of a conditioning with some rows moved: {row: {part: change [1, ...]}}.
 
     Where a change is longer than the text, all rows are filled up with the empty text, as the host does with long
-    prompts. Raises ValueError where it comes from another text encoder.
+    prompts. Raises DebiasError where it comes from another text encoder.
     """
     moved = {name: part.clone() for name, part in parts_of(conditioning).items()}
     for row, change in changes.items():
@@ -132,8 +133,8 @@ def lengthened(tokens: Tensor, length: int, empty: Tensor) -> Tensor:
 
 def check_width(one: Tensor, other: Tensor) -> None:
     if one.shape[-1] != other.shape[-1]:
-        raise ValueError(f"Texts of width {one.shape[-1]} and {other.shape[-1]} met: the conditioning is not this "
-                         f"model's own. Is another extension replacing it?")
+        raise DebiasError(f"Texts of width {one.shape[-1]} and {other.shape[-1]} met: the conditioning is not this "
+                          f"model's own. Is another extension replacing it?")
 
 
 def _fixed(name: str, encoded: Encoded) -> Tensor:

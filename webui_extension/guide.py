@@ -69,8 +69,7 @@ class ProfileGuide:
                           for prompt, seed in zip(prompts, seeds)])
 
     def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
-        keys = self.profile.metadata(prompt, info, self.strength, seed)
-        return {**keys, **self.arguments.changed()} if info["acted"] else keys
+        return {**self.profile.metadata(prompt, info, self.strength, seed), **self.arguments.changed()}
 
     def differences(self, setting: dict) -> list[str]:
         return self.profile.differences(setting)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.errors import DebiasError
 from .conditioning import marked, tokens_of, with_rows
 from .run import CURRENT
 from .sampling import Pass
@@ -83,7 +84,7 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
         state.without_uncond += 1  # the host skips the negative prompt in this step and repeats the prompt instead
         return
     k = (torch.ones_like(step.sigma) if hasattr(step.denoiser, "alphas") else -1 / step.sigma)[-b:]
-    k = k.float().view(-1, 1, 1, 1)
+    k = k.float().view(-1, *(1,) * (x_out.ndim - 1))
     unsafe = [_evaluate(step, text, b, inner_model) for text in state.unsafe(step.text_uncond, shared.sd_model)]
     cond = torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
                         for u, parts in zip(uncond, places)])
@@ -104,7 +105,7 @@ def _places(state: Pass, x: Tensor) -> list[list[tuple[int, float]]]:
         return state.parts
     found = [[row for row in range(len(owners)) if torch.equal(x[row], own)] for own in x[-b:]]
     if [len(rows) for rows in found] != [len(parts) for parts in state.parts]:
-        raise ValueError("The rows of an evaluation are not those of its images: another extension has changed them.")
+        raise DebiasError("The rows of an evaluation are not those of its images: another extension has changed them.")
     return [[(row, weight) for row, (_, weight) in zip(rows, parts)] for rows, parts in zip(found, state.parts)]
 
 

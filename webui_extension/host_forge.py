@@ -45,7 +45,7 @@ def guided(state: Pass, args: dict, cond_scale: float):
         state.without_uncond += 1  # at CFG 1 the host has no negative prompt
         return denoised
     from modules import shared
-    k = -1 / sigma.float().view(-1, 1, 1, 1)
+    k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
     unsafe = [k * _evaluate(args, text, x, sigma).float() for text in state.unsafe(_text(args["uncond"][0]),
                                                                                 shared.sd_model)]
     gamma = state.gamma(k * args["cond_denoised"].float(), k * args["uncond_denoised"].float(), unsafe)

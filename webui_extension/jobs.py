@@ -6,19 +6,22 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Callable
 
+from ..core.errors import DebiasError
 from .calibrating import Result
+from .profiles import without_places
 
 KEPT = 20  # finished jobs that can still be asked for
 
 
 @dataclass
 class Job:
-    """state: waiting, running, done, failed or cancelled."""
+    """state: waiting, running, done, failed or cancelled (also by the host's own Interrupt)."""
     kind: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = "waiting"
     text: str = ""
     error: str | None = None
+    seed: int | None = None
     result: Result | None = None
     cancelled: bool = False
 
@@ -27,14 +30,14 @@ class Job:
         self.text = shared.state.textinfo = text
 
 
-class Busy(ValueError):
+class Busy(DebiasError):
     """Another job has not ended yet."""
 
 
 class Jobs:
     def __init__(self):
         self._jobs: dict[str, Job] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for the states of all jobs
 
     def start(self, kind: str, work: Callable[[Job], Result]) -> Job:
         """Begin a job, or raise Busy."""
@@ -53,28 +56,34 @@ class Jobs:
         return self._jobs.get(identity)
 
     def cancel(self, job: Job) -> None:
-        """A waiting job never starts; a running one keeps what was measured."""
+        """A waiting job ends at once, whatever it waits for; a running one keeps what was measured."""
         from modules import shared
-        job.cancelled = True
-        if job.state == "running":
-            shared.state.interrupt()
+        with self._lock:
+            job.cancelled = True
+            if job.state == "waiting":
+                job.state = "cancelled"
+            elif job.state == "running":
+                shared.state.interrupt()
 
     def _run(self, job: Job, work: Callable[[Job], Result]) -> None:
         from modules import call_queue, shared
         with call_queue.queue_lock:
-            if job.cancelled:
-                job.state = "cancelled"
-                return
-            job.state = "running"
-            shared.state.begin(job=f"sd-debias {job.kind}")
+            with self._lock:
+                if job.cancelled:
+                    return
+                # Together: the host's begin forgets an interrupt that came before it.
+                shared.state.begin(job=f"sd-debias {job.kind}")
+                job.state = "running"
             try:
                 result = work(job)
                 job.result, job.text = result, result.text
-                job.state = "cancelled" if job.cancelled else "done"
+                ended = "done" if result.complete else "cancelled"
             except Exception as error:
-                job.error, job.state = " ".join(str(error).split()) or type(error).__name__, "failed"
-                if not isinstance(error, ValueError):
+                job.error, ended = without_places(error), "failed"
+                if not isinstance(error, DebiasError):
                     from modules import errors
                     errors.report(f"sd-debias: {job.kind} failed", exc_info=True)
             finally:
                 shared.state.end()
+            with self._lock:
+                job.state = ended

@@ -1,9 +1,13 @@
 """Profiles as files: the user's in models/debias_profiles, shipped ones, and those of a folder from the settings."""
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
-from ..core.files import safe_name
+from ..core.errors import DebiasError, quoted
+from ..core.files import safe_name, writing
 from ..core.profile import SHIPPED, SUFFIX, Profile
 from ..core.profile import described as described  # the accordion shows it
 from .arguments import NONE
@@ -39,27 +43,57 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Profile:
-    """Raises ValueError where no profile is chosen, it is not there, or it cannot be used."""
+    """Raises DebiasError where no profile is chosen, it is not there, or it cannot be used."""
     if not name or name == NONE:
-        raise ValueError("No profile is chosen. Choose one, or make one with 'Debias: calibrate (IDA)' in the Script "
-                         "dropdown.")
+        raise DebiasError("No profile is chosen. Choose one, or make one with 'Debias: calibrate (IDA)' in the Script "
+                          "dropdown.")
     path = files().get(safe_name(name))
     if path is None:
-        raise ValueError(f"There is no profile '{name}' in {save_folder()}. Refresh the list and choose another, or "
-                         f"calibrate first.")
+        raise DebiasError(f"There is no profile {quoted(name)} in {place(save_folder())}. Refresh the list and choose "
+                          "another, or calibrate first.")
     try:
         return Profile.load(path)
     except OSError as error:
-        raise ValueError(f"The profile '{name}' cannot be read: {error.strerror or error}.") from error
+        raise DebiasError(f"The profile {quoted(name)} cannot be read: {error.strerror or error}.") from error
 
 
 def store(profile: Profile, overwrite: bool) -> Path:
-    """Write a profile to the user's folder. Raises ValueError where that is not possible."""
-    try:
+    """Write a profile to the user's folder. Raises DebiasError where that is not possible."""
+    with writing(f"The profile {quoted(profile.name)}", place(save_folder())):
         return profile.save(save_folder(), overwrite)
-    except OSError as error:
-        raise ValueError(f"The profile '{profile.name}' could not be written to {save_folder()}: "
-                         f"{error.strerror or error}. Free some space, or check the folder's permissions.") from error
+
+
+def place(path: Path) -> str:
+    """A path as users know it, from the host's folder on: whoever asks over the API must not learn where that lies."""
+    for root in _roots():
+        if Path(path).is_relative_to(root):
+            return Path(path).relative_to(root).as_posix()
+    return Path(path).name
+
+
+def without_places(error: Exception) -> str:
+    """An error's text in one line, without the folders of this machine."""
+    text = str(error) or type(error).__name__
+    for root in _roots():
+        text = text.replace(f"{root}{os.sep}", "").replace(str(root), ".")
+    return " ".join(text.split())
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Around what the host's API may ask for: mistakes are said without the folders of this machine."""
+    try:
+        yield
+    except DebiasError as error:
+        raise DebiasError(without_places(error)) from error
+
+
+def _roots() -> list[Path]:
+    """The host's folders, the innermost first."""
+    from modules import paths
+    named = [Path(getattr(paths, name)) for name in ("models_path", "data_path", "script_path") if hasattr(paths, name)]
+    found = [*(folder.parent if folder.name.lower() == "models" else folder for folder in named), SHIPPED.parent]
+    return sorted({form for root in found for form in (root, root.resolve())}, key=lambda root: -len(str(root)))
 
 
 def name_of(hash_start: str, name: str) -> str:
@@ -69,6 +103,6 @@ def name_of(hash_start: str, name: str) -> str:
         try:
             if hash_start and Profile.load(found[candidate]).hash.startswith(hash_start):
                 return candidate
-        except (ValueError, OSError):
+        except (DebiasError, OSError):
             continue
     return name

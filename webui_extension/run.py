@@ -4,6 +4,7 @@ The state hangs on the processing object, never on a global, and is made anew fo
 """
 from __future__ import annotations
 
+import inspect
 import warnings
 
 from ..core.profile import FAMILIES
@@ -131,7 +132,15 @@ def setting_of(p) -> dict:
                 model_hash=getattr(p, "sd_model_hash", None) or getattr(model, "sd_model_hash", None),
                 text_encoder=family(model), sampler=p.sampler_name, scheduler=getattr(p, "scheduler", None),
                 steps=p.steps, cfg=p.cfg_scale, width=p.width, height=p.height,
-                negative_prompt=plain(p.negative_prompt if isinstance(p.negative_prompt, str) else ""))
+                negative_prompt=plain(p.negative_prompt if isinstance(p.negative_prompt, str) else ""),
+                clip_skip=option(p, "CLIP_stop_at_last_layers"), vae=option(p, "sd_vae"),
+                emphasis=option(p, "emphasis"), noise_source=option(p, "randn_source"))
+
+
+def option(p, name: str):
+    """One of the host's settings, as this generation overrides it; None where the host has none of that name."""
+    from modules import shared
+    return (getattr(p, "override_settings", None) or {}).get(name, getattr(shared.opts, name, None))
 
 
 def family(model) -> str | None:
@@ -148,6 +157,7 @@ def schedules(p, prompts: list[str], hires: bool) -> list[list[list[tuple[int, s
         config = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
         hires_steps = p.hr_second_pass_steps or p.steps
         hires_steps = config.total_steps(hires_steps) if config else hires_steps
-    scheduled = prompt_parser.get_learned_conditioning_prompt_schedules(
-        texts, steps, hires_steps, getattr(shared.opts, "use_old_scheduling", False))
+    schedule = prompt_parser.get_learned_conditioning_prompt_schedules
+    given = texts, steps, hires_steps, getattr(shared.opts, "use_old_scheduling", False)
+    scheduled = schedule(*given[:len(inspect.signature(schedule).parameters)])  # Forge Neo has one timeline only
     return [[[(int(end), text) for end, text in scheduled[at]] for at, _ in parts] for parts in places]

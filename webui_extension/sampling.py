@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..core.direction import mix
+from ..core.errors import DebiasError
 from ..core.guidance import GuidanceRun
 from .conditioning import TOKENS, deltas, encode, lengthened, mixed, of_group, parts_of, shift, with_parts
+from .profiles import without_places
 
 
 class Pass:
@@ -46,8 +48,8 @@ class Pass:
         [(last step, text)].
         """
         if not len(conditioning.batch) == len(self.seeds) == len(self.prompts) == len(schedules):
-            raise ValueError(f"Expected {len(conditioning.batch)} seeds and prompts for as many images, but "
-                             f"{len(self.seeds)} and {len(self.prompts)} came.")
+            raise DebiasError(f"Expected {len(conditioning.batch)} seeds and prompts for as many images, but "
+                              f"{len(self.seeds)} and {len(self.prompts)} came.")
         row = 0
         for image, parts in enumerate(conditioning.batch):
             self.parts.append([(row + i, float(part.weight)) for i, part in enumerate(parts)])
@@ -79,8 +81,8 @@ class Pass:
             return conditioning
         rows = sum(map(len, self.parts))
         if len(parts_of(conditioning)[TOKENS]) != rows:
-            raise ValueError(f"Expected {rows} rows of text, but {len(parts_of(conditioning)[TOKENS])} came: another "
-                             f"extension has changed their number.")
+            raise DebiasError(f"Expected {rows} rows of text, but {len(parts_of(conditioning)[TOKENS])} came: another "
+                              f"extension has changed their number.")
         changes, empty = {}, None
         for image, part in self.guided.items():
             text = self._text(image)
@@ -111,21 +113,21 @@ class Pass:
         return self.weights.any(0).nonzero().flatten().tolist()
 
     def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Tensor]) -> Tensor:
-        """gamma [B, C, H, W] from predictions in eps units (a common offset cancels); zero for images left alone."""
+        """gamma [B, C, ...] from predictions in eps units (a common offset cancels); zero for images left alone."""
         unsafe = eps_unsafe[0] if self.guide.method.direction == "embedding" else \
             mix(eps_uncond, torch.stack(list(eps_unsafe)), self.weights[:, self.needed])
         gamma = self.run.step(eps_cond, eps_uncond, unsafe, self.progress)
         guided = torch.tensor([image in self.guided for image in range(len(self.seeds))], device=gamma.device)
         self.steps = self.run.steps
-        return torch.where(guided.view(-1, 1, 1, 1), gamma, 0.0)
+        return torch.where(guided.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
 
     def fail(self, error: Exception) -> None:
         """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""
         if self.error is None:
-            self.error = " ".join(str(error).split()) or type(error).__name__
+            self.error = without_places(error)
             self.owner.comment(f"Debias failed: {self.error}")
         from modules import errors
-        errors.report(f"sd-debias: {self.error}", exc_info=not isinstance(error, ValueError))
+        errors.report(f"sd-debias: {self.error}", exc_info=not isinstance(error, DebiasError))
 
     # --- what was done ---
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts, shared, ui_common
 
-from ..core.direction import DIRECTIONS
-from ..core.method import AS_CALIBRATED
+from ..core.errors import DebiasError
+from ..core.method import AS_CALIBRATED, DIRECTIONS
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
 from .guide import from_profile
@@ -69,8 +69,8 @@ class Debias(scripts.Script):
             if loaded.edited:
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")
         except Exception as error:
-            Run(p, error=" ".join(str(error).split()))
-            if not isinstance(error, ValueError):
+            Run(p, error=profiles.without_places(error))
+            if not isinstance(error, DebiasError):
                 raise  # the host logs it
 
     def process_before_every_sampling(self, p, *args, c=None, **kwargs):
@@ -92,5 +92,5 @@ def _about(name: str) -> str:
         return ""
     try:
         return "  \n".join(profiles.described(profiles.load(name)).splitlines())
-    except ValueError as error:
+    except DebiasError as error:
         return str(error)

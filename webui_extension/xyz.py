@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import os
 
-from ..core.direction import DIRECTIONS
-from ..core.method import AS_CALIBRATED
+from ..core.method import AS_CALIBRATED, DIRECTIONS
 from . import profiles
 from .arguments import NONE
 from .script import OVERRIDES

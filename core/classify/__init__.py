@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from ..errors import DebiasError
+
 UNSURE = -1
 
 Classifier = Callable[[Sequence], np.ndarray]
@@ -19,18 +21,18 @@ Classifier = Callable[[Sequence], np.ndarray]
 def pictures(images: np.ndarray | Sequence[np.ndarray | Image.Image]) -> list[np.ndarray]:
     """Images as a list of uint8 RGB arrays [H, W, 3].
 
-    Takes one array [N, H, W, 3], or a list of arrays and PIL images whose sizes may differ. Raises ValueError for
+    Takes one array [N, H, W, 3], or a list of arrays and PIL images whose sizes may differ. Raises DebiasError for
     anything else: floats are not scaled and channels not moved, because a guess would be a silent one.
     """
     if isinstance(images, Image.Image) or isinstance(images, np.ndarray) and images.ndim != 4:
         came = "one PIL image" if isinstance(images, Image.Image) else f"an array {list(images.shape)}"
-        raise ValueError(f"Expected a batch of images [N, H, W, 3] or a list, but {came} came. "
-                         f"Wrap one image: [image].")
+        raise DebiasError(f"Expected a batch of images [N, H, W, 3] or a list, but {came} came. "
+                          f"Wrap one image: [image].")
     arrays = [np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image) for image in images]
     for array in arrays:
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-            raise ValueError(f"Expected uint8 RGB images [H, W, 3] in 0..255, but {array.dtype} "
-                             f"{list(array.shape)} came.")
+            raise DebiasError(f"Expected uint8 RGB images [H, W, 3] in 0..255, but {array.dtype} "
+                              f"{list(array.shape)} came.")
     return arrays
 
 
@@ -38,19 +40,26 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """Most probable group of each picture, int64 [N].
 
     -1 (`UNSURE`) where its probability is below `threshold` in [0, 1], where the row is all zeros, or where two groups
-    tie: the first one listed must not win by its place. Raises ValueError for anything but finite numbers [N, n].
+    tie: the first one listed must not win by its place. Raises DebiasError for anything but finite numbers [N, n].
     """
     p = np.asarray(probabilities)
     if p.ndim != 2 or p.shape[1] == 0 or not np.isfinite(p).all():
-        raise ValueError(f"Expected finite probabilities [N, n], but {p.dtype} {list(p.shape)} came"
-                         f"{'' if p.ndim != 2 or not p.size else ', some not finite'}.")
+        raise DebiasError(f"Expected finite probabilities [N, n], but {p.dtype} {list(p.shape)} came"
+                          f"{'' if p.ndim != 2 or not p.size else ', some not finite'}.")
     if not 0 <= threshold <= 1:
-        raise ValueError(f"The threshold is a probability in [0, 1], but {threshold} came.")
+        raise DebiasError(f"The threshold is a probability in [0, 1], but {threshold} came.")
     top = p.max(axis=1, keepdims=True)
     sure = (top[:, 0] > 0) & (top[:, 0] >= threshold) & ((p == top).sum(axis=1) == 1)
     return np.where(sure, p.argmax(axis=1), UNSURE)
 
 
-def left_out(labels: np.ndarray) -> int:
-    """How many pictures have no label. Report it beside every share: the shares are of the others only."""
-    return int((np.asarray(labels) == UNSURE).sum())
+def one_colour(image) -> bool:
+    """Are all pixels of a picture (uint8 array [H, W, 3] or PIL image) equal? No working model makes such a picture:
+    overflowing VAEs and safety checkers do, and a classifier would name a group for it all the same."""
+    if isinstance(image, Image.Image):
+        return all(low == high for low, high in _bands(image.getextrema()))
+    return isinstance(image, np.ndarray) and image.ndim == 3 and image.size > 0 and bool((image == image[0, 0]).all())
+
+
+def _bands(extrema) -> Sequence[tuple]:
+    return extrema if isinstance(extrema[0], tuple) else (extrema,)

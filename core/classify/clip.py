@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..attribute import Attribute
+from ..errors import DebiasError, quoted
 from . import pictures
 from .pretrained import load, load_model, preprocess
 
@@ -24,7 +25,7 @@ class ClipModel:
     batch_size      pictures embedded at once; lower it where memory is short
     tokenizer       folder of the tokenizer where it is not the source
 
-    Raises ValueError for folders without safetensors weights or without a text tower, and where loading fails.
+    Raises DebiasError for folders without safetensors weights or without a text tower, and where loading fails.
     """
 
     def __init__(self, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
@@ -33,12 +34,12 @@ class ClipModel:
         config = load("AutoConfig", source, allow_download)
         for tower in ("text", "vision"):
             if not hasattr(config, f"{tower}_config"):
-                raise ValueError(f"Zero-shot classification needs a model with a text and a vision tower, such as CLIP "
-                                 f"or SigLIP, but '{source}' ({config.model_type}) has no {tower} tower.")
+                raise DebiasError("Zero-shot classification needs a model with a text and a vision tower, such as "
+                                  f"CLIP or SigLIP, but {quoted(source)} ({config.model_type}) has no {tower} tower.")
         self.model = load_model("AutoModel", source, device, dtype, allow_download)
         if not hasattr(self.model, "logit_scale"):
-            raise ValueError(f"Zero-shot classification needs a model that compares pictures with texts, such as CLIP "
-                             f"or SigLIP, but '{source}' holds a {type(self.model).__name__}.")
+            raise DebiasError(f"Zero-shot classification needs a model that compares pictures with texts, such as CLIP "
+                              f"or SigLIP, but {quoted(source)} holds a {type(self.model).__name__}.")
         self.tokenizer = load("AutoTokenizer", tokenizer or source, allow_download)
         self.processor = load("AutoImageProcessor", source, allow_download)
         self.batch_size = batch_size
@@ -90,8 +91,8 @@ class ClipModel:
         # transformers 5 wraps the features that earlier versions return as a tensor.
         features = (output if isinstance(output, Tensor) else output.pooler_output).float().cpu()
         if not torch.isfinite(features).all():
-            raise ValueError(f"'{self.name}' gave embeddings that are not finite in {self.model.dtype}. "
-                             f"Load it in float32.")
+            raise DebiasError(f"{quoted(self.name)} gave embeddings that are not finite in {self.model.dtype}. "
+                              f"Load it in float32.")
         return torch.nn.functional.normalize(features, dim=-1)
 
 
@@ -106,11 +107,11 @@ class ZeroShotClip:
     def __init__(self, model: ClipModel, attribute: Attribute, temperature: float | None = None,
                  templates: Sequence[str] = ("{}",)):
         if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"The temperature must be above 0, but {temperature} came. Leave it out for the "
-                             f"model's own.")
+            raise DebiasError(f"The temperature must be above 0, but {temperature} came. Leave it out for the "
+                              f"model's own.")
         if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
-            raise ValueError(f"Templates are a list of texts with '{{}}' in each, e.g. 'a photo of {{}}', but "
-                             f"{templates!r} came.")
+            raise DebiasError(f"Templates are a list of texts with '{{}}' in each, e.g. 'a photo of {{}}', but "
+                              f"{templates!r} came.")
         self.model, self.attribute = model, attribute
         self.name = f"CLIP {model.name}"
         self.scale = 1 / temperature if temperature else model.model.logit_scale.float().exp().item()
@@ -118,8 +119,9 @@ class ZeroShotClip:
             [template.replace("{}", text) for template in templates for text in group.classifier_texts]).mean(0), dim=0)
             for group in attribute.groups])
         if torch.nn.functional.pdist(self.groups).min() < 1e-5:
-            raise ValueError(f"'{model.name}' cannot tell two groups of '{attribute.name}' apart by their texts. Give "
-                             f"them different classifier texts, short enough for the model, and check its tokenizer.")
+            raise DebiasError(f"{quoted(model.name)} cannot tell two groups of {quoted(attribute.name)} apart by "
+                              "their texts. Give them different classifier texts, short enough for the model, and "
+                              "check its tokenizer.")
 
     def __call__(self, images) -> np.ndarray:
         """Probabilities float32 [N, n]; no picture is left out."""

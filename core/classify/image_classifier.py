@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..attribute import Attribute
+from ..errors import DebiasError, quoted, short
 from . import pictures
 from .pretrained import load, load_model, preprocess
 
@@ -21,7 +22,7 @@ class ImageClassifier:
     allow_download  fetch an id that is not in the cache; off, no network is used
     batch_size      pictures classified at once; lower it where memory is short
 
-    Labels left unmapped are dropped and the others scaled to sum to 1. Raises ValueError for a label or group that is
+    Labels left unmapped are dropped and the others scaled to sum to 1. Raises DebiasError for a label or group that is
     not there, a group without a label, a folder without safetensors weights, and where loading fails.
     """
 
@@ -29,24 +30,28 @@ class ImageClassifier:
                  device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, allow_download: bool = False,
                  batch_size: int = 64):
         if not 0 <= min_mass <= 1:
-            raise ValueError(f"min_mass is a share of the probability in [0, 1], but {min_mass} came.")
+            raise DebiasError(f"min_mass is a share of the probability in [0, 1], but {min_mass} came.")
+        if not isinstance(groups, Mapping) or not groups or not all(
+                isinstance(text, str) for pair in groups.items() for text in pair):
+            raise DebiasError(f"Labels are mapped to groups as {{\"label\": \"group\"}}, but {short(groups)} came.")
         unknown = sorted(set(groups.values()) - set(attribute.names))
         if unknown:
-            raise ValueError(f"Attribute '{attribute.name}' has no group '{unknown[0]}'. Its groups: "
-                             f"{', '.join(attribute.names)}.")
+            raise DebiasError(f"Attribute {quoted(attribute.name)} has no group {quoted(unknown[0])}. Its groups: "
+                              f"{', '.join(attribute.names)}.")
         unmapped = [name for name in attribute.names if name not in groups.values()]
         if unmapped:
-            raise ValueError(f"No label is mapped to group '{unmapped[0]}' of '{attribute.name}', so it would never be "
-                             f"seen. Map a label to every group.")
+            raise DebiasError(f"No label is mapped to group {quoted(unmapped[0])} of {quoted(attribute.name)}, so it "
+                              "would never be seen. Map a label to every group.")
         self.model = load_model("AutoModelForImageClassification", source, device, dtype, allow_download)
         config = self.model.config
         if config.problem_type == "multi_label_classification":
-            raise ValueError(f"'{source}' answers each label with yes or no, and such answers are no shares of one "
-                             f"attribute. Use a classifier that chooses one label.")
+            raise DebiasError(f"{quoted(source)} answers each label with yes or no, and such answers are no shares "
+                              "of one attribute. Use a classifier that chooses one label.")
         known = [config.id2label[i] for i in range(config.num_labels)]
         strange = sorted(set(groups) - set(known))
         if strange:
-            raise ValueError(f"'{source}' has no label '{strange[0]}'. Its labels: {', '.join(known)}.")
+            raise DebiasError(f"{quoted(source)} has no label {quoted(strange[0])}. Its labels: "
+                              f"{short(', '.join(known))}.")
         self.processor = load("AutoImageProcessor", source, allow_download)
         self.attribute, self.min_mass, self.batch_size = attribute, min_mass, batch_size
         self.name = f"classifier {Path(source).name}"
@@ -63,7 +68,7 @@ class ImageClassifier:
             rows.append(self.model(**inputs).logits.float().cpu().softmax(-1) @ self.to_group)
         p = torch.cat(rows)
         if not torch.isfinite(p).all():
-            raise ValueError(f"'{self.name}' gave numbers that are not finite in {self.model.dtype}. "
-                             f"Load it in float32.")
+            raise DebiasError(f"{quoted(self.name)} gave numbers that are not finite in {self.model.dtype}. "
+                              f"Load it in float32.")
         mass = p.sum(-1, keepdim=True)
         return torch.where((mass > 0) & (mass >= self.min_mass), p / mass.clamp_min(1e-12), 0.0).numpy()

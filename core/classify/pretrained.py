@@ -5,29 +5,33 @@ from pathlib import Path
 
 import torch
 
+from ..errors import DebiasError, quoted, short
+
 
 def load_model(auto: str, source: str | Path, device: str | torch.device, dtype: torch.dtype,
                allow_download: bool = False) -> torch.nn.Module:
     """The model in `source`, a folder or an id in the local cache, for inference.
 
-    `auto` names transformers' class (AutoModel ...). Raises ValueError where there are no safetensors weights (a pickle
-    can run code when it is loaded), where weights are missing (they would be random numbers), or where loading fails.
+    `auto` names transformers' class (AutoModel ...). Raises DebiasError where there are no safetensors weights (a
+    pickle can run code when it is loaded), where weights are missing (they would be random numbers), or where loading
+    fails.
     """
     folder = Path(source).expanduser()
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        raise ValueError(f"'{source}' has no .safetensors weights ({', '.join(pickled) or 'no weights at all'}), and "
-                         f"pickled ones are never loaded. Use a safetensors version of the model.")
+        raise DebiasError(f"{quoted(source)} has no .safetensors weights "
+                          f"({', '.join(pickled) or 'no weights at all'}), and pickled ones are never loaded. Use a "
+                          "safetensors version of the model.")
     model, report = load(auto, source, allow_download, use_safetensors=True, output_loading_info=True)
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if missing:
-        raise ValueError(f"'{source}' lacks {len(missing)} weights of {type(model).__name__}, the first '{missing[0]}'"
-                         f", and would answer at random. Use the full model.")
+        raise DebiasError(f"{quoted(source)} lacks {len(missing)} weights of {type(model).__name__}, the first "
+                          f"{quoted(missing[0])}, and would answer at random. Use the full model.")
     return model.eval().requires_grad_(False).to(device=device, dtype=dtype)
 
 
 def load(auto: str, source: str | Path, allow_download: bool = False, **options):
-    """`auto.from_pretrained(source)` with this module's rules. Raises ValueError."""
+    """`auto.from_pretrained(source)` with this module's rules. Raises DebiasError."""
     import transformers
 
     folder = Path(source).expanduser()
@@ -37,10 +41,10 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options)
                                                            **options)
     except Exception as error:  # the file formats and versions behind this raise every kind of error
         if not folder.is_dir() and not allow_download:
-            raise ValueError(f"'{source}' is no folder and no model in the local cache. Give a model's folder, or "
-                             f"allow the download.") from error
+            raise DebiasError(f"{quoted(source)} is no folder and no model in the local cache. Give a model's "
+                              "folder, or allow the download.") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"'{source}' could not be loaded as {auto}: {reason}") from error
+        raise DebiasError(f"{quoted(source)} could not be loaded as {auto}: {short(reason)}") from error
 
 
 def preprocess(processor, arrays, model: torch.nn.Module) -> dict:

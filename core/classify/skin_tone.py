@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..attribute import Attribute
+from ..errors import DebiasError, quoted
 from . import pictures
 
 # By number of groups; merging neighbours (I with II ...) drops the cut-off between them.
@@ -110,30 +111,30 @@ class SkinTone:
     detector   callable, uint8 RGB [H, W, 3] -> boxes (x, y, width, height) in pixels; None: OpenCV's
     min_share  least share of skin in the face or picture, weighted as in `skin_colour`; below it a picture is left out
 
-    Raises ValueError for cut-offs that do not fit, and for faces="only" where no detector is installed.
+    Raises DebiasError for cut-offs that do not fit, and for faces="only" where no detector is installed.
     """
 
     def __init__(self, attribute: Attribute, *, cutoffs: Sequence[float] | None = None, faces: str = "auto",
                  detector: Callable[[np.ndarray], Sequence[Box]] | None = None, min_share: float = 0.02):
         n = len(attribute.groups)
         if cutoffs is None and n not in CUTOFFS:
-            raise ValueError(f"Skin tone has cut-offs for 6, 5 or 3 groups, but '{attribute.name}' has {n}. "
-                             f"Give `cutoffs`.")
+            raise DebiasError(f"Skin tone has cut-offs for 6, 5 or 3 groups, but {quoted(attribute.name)} has {n}. "
+                              f"Give `cutoffs`.")
         self.cutoffs = np.array(CUTOFFS[n] if cutoffs is None else cutoffs, dtype=float)
         if self.cutoffs.shape != (n - 1,) or not np.isfinite(self.cutoffs).all() or (np.diff(self.cutoffs) >= 0).any():
-            raise ValueError(f"'{attribute.name}' needs {n - 1} falling cut-offs in degrees, from light to dark, but "
-                             f"{list(cutoffs)} came.")
+            raise DebiasError(f"{quoted(attribute.name)} needs {n - 1} falling cut-offs in degrees, from light to "
+                              f"dark, but {list(cutoffs)} came.")
         if faces not in FACES:
-            raise ValueError(f"faces is one of {', '.join(FACES)}, but '{faces}' came.")
+            raise DebiasError(f"faces is one of {', '.join(FACES)}, but '{faces}' came.")
         if not 0 < min_share < 1:
-            raise ValueError(f"min_share is a share of the pixels in (0, 1), but {min_share} came.")
+            raise DebiasError(f"min_share is a share of the pixels in (0, 1), but {min_share} came.")
         if faces != "off" and detector is None:
             try:
                 detector = opencv_faces()
             except ImportError as error:
                 if faces == "only":
-                    raise ValueError(f"No face detector is installed ({error}). Install opencv-python-headless 4, or "
-                                     f"set faces to 'auto' or 'off'.") from error
+                    raise DebiasError(f"No face detector is installed ({error}). Install opencv-python-headless 4, or "
+                                      f"set faces to 'auto' or 'off'.") from error
         self.attribute, self.faces, self.min_share = attribute, faces, min_share
         self.detector = None if faces == "off" else detector
         self.name = "ITA of faces" if self.detector else "ITA of pictures"

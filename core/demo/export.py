@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from ..errors import DebiasError, quoted
 from ..files import safe_name, write_atomic
 from .model import WEIGHTS
 
@@ -27,15 +28,25 @@ _UNET_ENDS = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def export(folder: str | Path, name: str = "demo", weights: str | Path = WEIGHTS) -> Path:
-    """Write the checkpoint and what belongs to it; returns its path. Raises ValueError for a name that is none."""
+def export(folder: str | Path, name: str = "demo", weights: str | Path = WEIGHTS, overwrite: bool = False) -> Path:
+    """Write the checkpoint and what belongs to it; returns its path.
+
+    Raises DebiasError for a text that cannot be a file's name, and for files of that name with other content, unless
+    `overwrite`.
+    """
     folder, weights = Path(folder).resolve(), Path(weights)
     text = folder / f"{safe_name(name)}-text"
-    for file in TOKENIZER:
-        write_atomic(text / file, (weights / "tokenizer" / file).read_bytes())
-    write_atomic(text / "config.json", (weights / "text_encoder" / "config.json").read_bytes())
-    write_atomic(folder / f"{name}.yaml", _settings(weights, text))
-    return write_atomic(folder / f"{name}.safetensors", save(state_dict(weights), {"format": "pt"}))
+    files = {text / file: (weights / "tokenizer" / file).read_bytes() for file in TOKENIZER}
+    files[text / "config.json"] = (weights / "text_encoder" / "config.json").read_bytes()
+    files[folder / f"{name}.yaml"] = _settings(weights, text).encode()
+    files[folder / f"{name}.safetensors"] = save(state_dict(weights), {"format": "pt"})
+    for path, data in files.items():
+        if path.exists() and not overwrite and (not path.is_file() or path.read_bytes() != data):
+            raise DebiasError(f"{quoted(path)} exists already and is another file. Choose another name, or allow "
+                              f"overwriting (--overwrite).")
+    for path, data in files.items():
+        write_atomic(path, data)
+    return folder / f"{name}.safetensors"
 
 
 def state_dict(weights: Path) -> dict:

@@ -13,7 +13,7 @@ from typing import Protocol, Sequence
 import numpy as np
 
 from ..attribute import Attribute
-from ..distribution import kl_divergence, shares
+from ..distribution import kl_divergence, reachable, shares
 from ..method import Method
 from ..steering import Steering
 
@@ -35,13 +35,6 @@ class Measurement:
         """KL(p || t) in nats, t as `reachable`; infinite where nothing was classified: such a round is never the best.
         """
         return kl_divergence(shares(self.counts), reachable(target)) if self.counts.sum() else float("inf")
-
-
-def reachable(target: Sequence[float]) -> np.ndarray:
-    """A target whose shares of zero, which one picture would put infinitely far away, are shares that hundreds of
-    pictures would just not show."""
-    floor = np.maximum(target, 1e-3)
-    return floor / floor.sum()
 
 
 class Solver(Protocol):

@@ -10,9 +10,9 @@ from typing import Sequence
 
 import numpy as np
 
-from ..distribution import kl_divergence
+from ..distribution import kl_divergence, reachable
 from ..steering import Steering
-from . import Measurement, reachable
+from . import Measurement
 
 
 class Draw:

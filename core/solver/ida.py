@@ -10,9 +10,9 @@ from typing import Sequence
 import numpy as np
 import torch
 
-from ..distribution import smoothed
+from ..distribution import reachable, smoothed
 from ..steering import Steering
-from . import Measurement, best, reachable
+from . import Measurement, best
 
 
 class Ida:

@@ -25,6 +25,7 @@ class Host:
         return self.bias - self.slope * (a[:, 0] - a[:, 1]) > luck
 
     def classify(self, images):
+        images = np.asarray(images)
         return [np.stack([images, ~images], 1).astype(np.float32)]
 
 
@@ -168,7 +169,7 @@ def test_a_plan_that_makes_no_sense_is_refused(plan):
 
 
 def test_no_attribute_is_refused():
-    with pytest.raises(ValueError, match="needs an attribute"):
+    with pytest.raises(ValueError, match="Expected an attribute"):
         Calibration("a doctor", [], SHIFT, Plan())
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sd_debias.core import cli
 from sd_debias.core.attribute import AGE
-from sd_debias.core.calibrate import Calibration
+from sd_debias.core.calibrate import Calibration, Plan
 from sd_debias.core.demo.model import CLASSIFIER, WEIGHTS
 from sd_debias.core.files import exclusive
 from sd_debias.core.profile import Profile
@@ -75,7 +75,8 @@ def test_metadata_claims_guidance_for_exactly_the_pictures_that_were_steered(tmp
     for path in tmp_path.iterdir():
         steered = bool(steering.rows([int(path.stem)]).any())
         text = Image.open(path).text["parameters"]
-        assert ("Debias profile: judge" in text) == steered and ("left alone" in text) != steered
+        assert "Debias profile: judge" in text
+        assert ("Debias weights: " in text) == steered and ("Debias: left alone by its draw" in text) != steered
 
 
 def test_another_picture_is_not_overwritten_unasked(tmp_path, capsys):
@@ -118,7 +119,7 @@ def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, mon
         patch.setattr("sd_debias.core.workbench.Workbench.apply", interrupted)
         assert cli.main(command) == 130
     assert cli.main([*command, *(text.format(clip=clip) for text in other)]) == 2
-    assert "other options (made with)" in capsys.readouterr().err
+    assert f"other options ({'classifier' if 'clip' in str(other) else 'setting'})" in capsys.readouterr().err
 
 
 def test_ctrl_c_while_the_last_pictures_are_made_loses_nothing(tmp_path, monkeypatch, capsys):
@@ -173,7 +174,7 @@ def test_images_that_nobody_can_classify_end_a_calibration_with_a_sentence(tmp_p
 
 
 def test_an_unfinished_calibration_with_other_options_is_not_continued(tmp_path, capsys):
-    Calibration("a photo of a judge", [AGE], cli.METHODS["default"], cli.Plan()).save(tmp_path / "unfinished-1.json")
+    Calibration("a photo of a judge", [AGE], cli.METHODS["default"], Plan()).save(tmp_path / "unfinished-1.json")
     assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
     assert "other options" in capsys.readouterr().err
 
@@ -212,7 +213,7 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
     assert cli.main([*asked, "a photo of a pilot"]) == 2
     assert cli.main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
     said = capsys.readouterr().err
-    assert "name the model with --model" in said and "'A photo of a judge' was calibrated" in said
+    assert "name one with --model" in said and "'A photo of a judge' was calibrated" in said
     assert "one calibrated prompt cannot tell whether that is far" in page
 
 
@@ -230,7 +231,7 @@ def test_a_prompt_too_far_from_anything_calibrated_is_said_to_be(tmp_path, capsy
     assert cli.main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
     assert cli.main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "--predict learns from a --profile" in said and "--predict is for a further --prompt" in said
+    assert "--predict does nothing without a --profile" in said and "--predict does nothing without a model" in said
 
 
 def test_weights_are_predicted_from_calibrated_prompts_and_the_picture_says_so(tmp_path, calibrated):

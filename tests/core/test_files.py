@@ -66,14 +66,15 @@ def test_an_error_inside_releases_the_lock(tmp_path):
 
 
 def test_another_process_holds_the_lock_until_it_ends_however_it_ends(tmp_path):
-    program = ("import importlib.util, sys\n"
-               "spec = importlib.util.spec_from_file_location('files', sys.argv[1])\n"
-               "files = importlib.util.module_from_spec(spec)\n"
-               "spec.loader.exec_module(files)\n"
+    program = ("import sys, types\n"
+               "package = types.ModuleType('sd_debias')\n"
+               "package.__path__ = [sys.argv[1]]\n"
+               "sys.modules['sd_debias'] = package\n"
+               "from sd_debias.core import files\n"
                "with files.exclusive(sys.argv[2]):\n"
                "    print('held', flush=True)\n"
                "    sys.stdin.read()\n")
-    arguments = [sys.executable, "-c", program, str(ROOT / "core" / "files.py"), str(tmp_path / "a")]
+    arguments = [sys.executable, "-c", program, str(ROOT), str(tmp_path / "a")]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="Another calibration"), exclusive(tmp_path / "a"):

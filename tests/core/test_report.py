@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from test_profile import PROMPT, calibrated, made
 
 from sd_debias.core import report
 from sd_debias.core.attribute import GENDER, SKIN_TONE, Attribute, Group
 from sd_debias.core.distribution import summarise
 from sd_debias.core.report import summary, write_report
+from test_profile import PROMPT, calibrated, made
 
 NASTY = "a <script>alert('x')</script> & \"quoted\" doctor"
 BEFORE, AFTER = summarise([80, 20], GENDER.target), summarise([52, 48], GENDER.target)
@@ -98,7 +98,7 @@ def test_the_report_gives_before_and_after_with_intervals(profile, tmp_path):
 @pytest.mark.parametrize("counts, verdict", [
     ([50, 50], "cannot be told from chance"), ([65, 35], "Nearer to the target"), ([90, 10], "not nearer")])
 def test_the_verdict_follows_the_figures(counts, verdict):
-    assert verdict in report._verdict(BEFORE, summarise(counts, GENDER.target))
+    assert verdict in report._verdict(BEFORE, summarise(counts, GENDER.target))[1]
 
 
 def test_a_profile_without_verification_is_reported_as_such(tmp_path):

@@ -2,14 +2,13 @@
 import math
 
 import pytest
+import tiny_pipelines
 import torch
 
-import tiny_pipelines
 from sd_debias.core.attribute import Attribute, Group
-from sd_debias.core.direction import ALONE
-from sd_debias.core.guidance import PRESETS
-from sd_debias.core.method import Method
+from sd_debias.core.method import ALONE, Method
 from sd_debias.core.pipeline import guided
+from sd_debias.core.safe_latent import PRESETS
 
 safe = pytest.importorskip("diffusers.pipelines.deprecated.stable_diffusion_safe")
 STEPS = 10

@@ -3,17 +3,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny_pipelines
 import torch
 from PIL import Image
 
-import tiny_pipelines
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibrate import Plan
 from sd_debias.core.method import METHODS
 from sd_debias.core.profile import Entry, Profile
 from sd_debias.core.steering import Steering
 from sd_debias.core.uncalibrated import (
-    distance, first_shares, kernel_ridge, on_simplex, predicted, predicted_steering,
+    distance,
+    first_shares,
+    kernel_ridge,
+    on_simplex,
+    predicted,
+    predicted_steering,
 )
 from sd_debias.core.workbench import demo
 

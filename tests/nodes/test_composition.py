@@ -160,7 +160,6 @@ def test_with_patches_of_the_model(demo, sample, guided, patch, direction):
 def test_other_predictions_are_guided_as_in_diffusers(demo, sample, guided, kind, direction):
     """The demo's network read as if it predicted v, or a flow's velocity."""
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-
     from sd_debias.core.demo.model import WEIGHTS as DEMO
     from sd_debias.core.pipeline import guided as guided_pipeline
     from sd_debias.core.workbench import load_pipeline
@@ -235,7 +234,6 @@ def controlnet(demo):
     import comfy.cldm.cldm
     import comfy.controlnet
     import comfy.ops
-
     from sd_debias.nodes.demo_model import UNET
     config = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output")}
     network = comfy.cldm.cldm.ControlNet(**config, num_heads=4, hint_channels=3, dtype=torch.float32,
@@ -340,8 +338,9 @@ def test_with_a_second_pass_at_twice_the_size(demo, sample, guided, direction):
 @pytest.mark.parametrize("direction", ["prompt", "embedding"])
 def test_with_advanced_samplers(demo, sample, guided, direction):
     """KSampler (Advanced) in two parts, then SamplerCustomAdvanced with its guider."""
-    import nodes
     from comfy_extras import nodes_custom_sampler as custom
+
+    import nodes
 
     def first(node, *inputs):
         made = getattr(node, "execute", None) or getattr(node(), node.FUNCTION)
@@ -364,7 +363,7 @@ def test_with_advanced_samplers(demo, sample, guided, direction):
 def test_a_second_pass_starts_afresh_and_in_the_middle_of_the_schedule(demo, sample, guided):
     from dataclasses import replace
 
-    from sd_debias.core.guidance import SafeLatentGuidance
+    from sd_debias.core.safe_latent import SafeLatentGuidance
     model, done = guided(demo[0])
     sigmas = torch.cat([demo[0].get_model_object("model_sampling").sigmas[[499, 374, 249, 124]], torch.zeros(1)])
     sample(model)
@@ -378,7 +377,6 @@ def test_a_second_pass_starts_afresh_and_in_the_middle_of_the_schedule(demo, sam
 
 def test_samplers_are_called_as_in_ksamplers_list(comfyui):
     import comfy.samplers
-
     from sd_debias.nodes.guidance import sampler_name
     assert [sampler_name(comfy.samplers.sampler_object(name)) for name in comfy.samplers.SAMPLER_NAMES] == list(
         comfy.samplers.SAMPLER_NAMES)

@@ -6,10 +6,9 @@ import torch
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.demo.model import WEIGHTS as DEMO
-from sd_debias.core.direction import ALONE, DIRECTIONS
-from sd_debias.core.guidance import SafeLatentGuidance
-from sd_debias.core.method import METHODS, Method
+from sd_debias.core.method import ALONE, DIRECTIONS, METHODS, Method
 from sd_debias.core.pipeline import guided as guided_pipeline
+from sd_debias.core.safe_latent import SafeLatentGuidance
 from sd_debias.core.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"

@@ -431,12 +431,13 @@ class Double:
         if forge:
             model.forge_objects = types.SimpleNamespace(unet=Patcher())
         options = types.SimpleNamespace(use_old_scheduling=False, labels={})
-        options.add_option = lambda name, option: (options.labels.update({name: option[1]}),
+        options.add_option = lambda name, option: (options.labels.update({name: option[1:]}),
                                                    setattr(options, name, option[0]))
         self.shared = types.ModuleType("modules.shared")
         vars(self.shared).update(
             sd_model=model, opts=options, state=State(), cmd_opts=types.SimpleNamespace(api=True, api_auth=None),
-            OptionInfo=lambda default, label, section=None: (default, label), total_tqdm=None,
+            OptionInfo=lambda default, label, section=None, restrict_api=False: (default, label, restrict_api),
+            total_tqdm=None,
             prompt_styles=types.SimpleNamespace(
                 apply_styles_to_prompt=lambda prompt, styles: ", ".join([prompt, *styles])))
         modules["modules.devices"] = dict(autocast=contextlib.nullcontext, device=torch.device("cpu"),
@@ -444,6 +445,9 @@ class Double:
         modules["modules.prompt_parser"] = dict(
             SdConditioning=SdConditioning, get_multicond_prompt_list=get_multicond_prompt_list,
             get_learned_conditioning_prompt_schedules=get_learned_conditioning_prompt_schedules)
+        self.checkpoints = {}  # by name: the file
+        modules["modules.sd_models"] = dict(get_closet_checkpoint_match=lambda name: self.checkpoints.get(name) and (
+            types.SimpleNamespace(filename=str(self.checkpoints[name]))))
         modules["modules.sd_samplers"] = dict(find_sampler_config=lambda name: None)
         modules["modules.errors"] = dict(report=lambda text, exc_info=False: self.reported.append(text))
         modules["modules.paths"] = dict(models_path=str(models_path))

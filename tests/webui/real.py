@@ -51,7 +51,8 @@ class Server:
             self.url = given["URL"].rstrip("/")
             return
         from sd_debias.core.demo.export import export
-        checkpoint = given["CHECKPOINT"] or export(place / "models" / "Stable-diffusion", "sd-debias-test")
+        checkpoint = given["CHECKPOINT"] or export(place / "models" / "Stable-diffusion", "sd-debias-test",
+                                                    overwrite=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -83,7 +84,7 @@ class Server:
             weights = shutil.copytree(WEIGHTS, Path(folder) / "weights")
             if unet is not None:
                 unet.save_pretrained(weights / "unet")
-            path = export(self.place / "models" / "Stable-diffusion", name, weights)
+            path = export(self.place / "models" / "Stable-diffusion", name, weights, overwrite=True)
         description = path.with_suffix(".yaml")
         document = json.loads(description.read_text())
         document["model"]["params"].update(settings)
@@ -94,7 +95,8 @@ class Server:
     def sdxl(self, name: str) -> dict:
         """Payload for a tiny model of SDXL's kind, which `sdxl.py` writes."""
         from sd_debias.core.demo.export import export
-        text = export(self.place / "models" / "Stable-diffusion", "sd-debias-test").with_name("sd-debias-test-text")
+        text = export(self.place / "models" / "Stable-diffusion", "sd-debias-test",
+                      overwrite=True).with_name("sd-debias-test-text")
         subprocess.run([self.python, Path(__file__).with_name("sdxl.py"), self.place, name, text], check=True)
         self.call("/sdapi/v1/refresh-checkpoints", {})
         # A live preview of SDXL downloads a model of its own.

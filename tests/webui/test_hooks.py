@@ -60,7 +60,8 @@ def test_steps_of_nan_are_left_out_and_said(tmp_path, monkeypatch, forge):
         monkeypatch.setattr(passes, "gamma", lambda self, cond, uncond, unsafe: gamma(
             self, cond, uncond, [one * float("nan") for one in unsafe]))
         pictures, result = generate(host, **debias())
-        assert keys(result.infotexts[0]) == {"Debias": "not applied (every prediction was NaN or infinite)"}
+        said = keys(result.infotexts[0])
+        assert said["Debias"] == "not applied (every prediction was NaN or infinite)" and "Debias weights" not in said
         assert same(pictures, generate(host)[0])
 
 
@@ -82,23 +83,24 @@ def test_an_interrupted_run_leaves_nothing_behind(a_double, direction):
 def test_a_picture_without_a_pass_to_guide_does_not_pass_for_a_plain_one(a_double, monkeypatch):
     """A hires pass alone, as of the gallery's upscale button; and a host that does not announce its passes."""
     save_profile(a_double.profiles)
-    expected = {"Debias": "not applied (no pass of this image was to be guided)"}
+    expected = "not applied (no pass of this image was to be guided)"
     upscale = dict(firstpass_image=Image.new("RGB", (64, 64), "gray"), enable_hr=True)
     plain, _ = generate(a_double, **upscale)
     pictures, result = generate(a_double, **upscale, **debias(hires=False))
-    assert keys(result.infotexts[0]) == expected and same(plain, pictures)
+    said = keys(result.infotexts[0])
+    assert said["Debias"] == expected and "Debias weights" not in said and same(plain, pictures)
     assert same(plain, generate(a_double, **upscale, infotext=result.infotexts[0])[0])
     script = type(a_double.runner.named("Debias"))
     monkeypatch.delattr(script, "process_before_every_sampling")
     _, result = generate(a_double, batch_size=2, n_iter=2, **debias())
-    assert [keys(text) for text in result.infotexts] == [expected] * 4 and not a_double.reported
+    assert [keys(text)["Debias"] for text in result.infotexts] == [expected] * 4 and not a_double.reported
 
 
 def test_an_infotext_from_before_the_sampling_does_not_say_that_nothing_was_guided(a_double):
     """A1111 and Forge write params.txt then."""
     save_profile(a_double.profiles)
     _, result = generate(a_double, **debias())
-    assert "Debias profile" in keys(result.infotexts[0]) and keys(a_double.params_txt) == {}
+    assert "Debias weights" in keys(result.infotexts[0]) and keys(a_double.params_txt) == {}
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -142,7 +144,7 @@ def test_the_refiners_model_encodes_its_own_texts(a_double, direction):
 
     a_double.callbacks["cfg_denoiser"].insert(0, refine)
     _, result = generate(a_double, **debias())
-    assert Refiner.calls == 1 and "Debias profile" in keys(result.infotexts[0])
+    assert Refiner.calls == 1 and "Debias weights" in keys(result.infotexts[0])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -232,7 +234,7 @@ def test_what_a_direction_costs(a_double, direction, evaluations):
 def test_other_hosts_names_of_the_text_encoder_are_no_other_setting(a_double, name):
     save_profile(a_double.profiles, setting=dict(text_encoder=name))
     _, result = generate(a_double, **debias())
-    assert "Debias profile" in keys(result.infotexts[0]) and "Debias setting" not in keys(result.infotexts[0])
+    assert "Debias weights" in keys(result.infotexts[0]) and "Debias setting" not in keys(result.infotexts[0])
 
 
 def test_gamma_is_that_of_core(a_double):

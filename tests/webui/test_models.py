@@ -25,7 +25,7 @@ def test_v_prediction(a1111, direction, sampler):
     save_profile(a1111.profiles, direction=direction)
     plain, _ = generate(a1111, model, sampler_name=sampler)
     guided, said = generate(a1111, model, debias(), sampler_name=sampler)
-    assert apart(plain, guided) > 8 and "Debias profile" in said
+    assert apart(plain, guided) > 8 and "Debias weights" in said
     assert same(plain, generate(a1111, model, debias(enabled=False), sampler_name=sampler)[0])
     assert same(plain, generate(a1111, model, debias(strength=0.0), sampler_name=sampler)[0])
     assert apart(plain, generate(a1111, sampler_name=sampler)[0]) > 8  # it is another model
@@ -38,7 +38,7 @@ def test_sdxl(a1111, direction, sampler):
     save_profile(a1111.profiles, direction=direction)
     plain, _ = generate(a1111, model, sampler_name=sampler)
     guided, said = generate(a1111, model, debias(), sampler_name=sampler, batch_size=2)
-    assert apart(plain, guided[:1]) > 2 and "Debias profile" in said and "Debias failed" not in said
+    assert apart(plain, guided[:1]) > 2 and "Debias weights" in said and "Debias failed" not in said
     assert apart(guided[1:], generate(a1111, model, debias(), sampler_name=sampler, seed=6)[0]) <= 1
     assert same(plain, generate(a1111, model, debias(enabled=False), sampler_name=sampler)[0])
     assert same(plain, generate(a1111, model, debias(strength=0.0), sampler_name=sampler)[0])
@@ -67,7 +67,7 @@ def test_the_refiner_takes_over(a1111, direction):
     plain, _ = generate(a1111, refiner)
     guided, said = generate(a1111, refiner, debias())
     late, _ = generate(a1111, refiner, debias(start=0.6))
-    assert "Debias profile" in said and "Debias failed" not in said
+    assert "Debias weights" in said and "Debias failed" not in said
     assert apart(plain, guided) > 2 and apart(plain, late) > 0 and apart(plain, generate(a1111)[0]) > 2
 
 
@@ -87,7 +87,7 @@ def test_a_lora(a1111, direction):
     alone, _ = generate(a1111, prompt=prompt)
     both, said = generate(a1111, debias(), prompt=prompt)
     assert apart(alone, generate(a1111)[0]) > 2 and apart(alone, both) > 2
-    assert "Debias profile" in said and "Debias prompt" not in said  # the LoRA is no part of the calibrated prompt
+    assert "Debias weights" in said and "Debias prompt" not in said  # the LoRA is no part of the calibrated prompt
     assert apart(both, generate(a1111, debias())[0]) > 2
 
 
@@ -98,6 +98,6 @@ def test_every_sampler(a1111, direction):
     for sampler in (each["name"] for each in a1111.call("/sdapi/v1/samplers")):
         plain, _ = generate(a1111, sampler_name=sampler)
         guided, said = generate(a1111, debias(), sampler_name=sampler)
-        if apart(plain, guided) <= 8 or "Debias profile" not in said or "Debias failed" in said:
+        if apart(plain, guided) <= 8 or "Debias weights" not in said or "Debias failed" in said:
             failed[sampler] = said
     assert not failed

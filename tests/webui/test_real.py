@@ -74,7 +74,7 @@ def test_the_scripts_measure_and_calibrate(server):
     assert audit.info.startswith(f"{PROMPT}\ngender, audit (N = 8): man ") and len(audit.images) == 2
     arguments = [*CALIBRATE[:3], 8, 1, 8, *CALIBRATE[6:13], "few", *CALIBRATE[14:]]
     result = server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=arguments))
-    assert "held-out seeds (N = 8)" in result.info and str(server.profiles / "few.json") in result.info
+    assert "held-out seeds (N = 8)" in result.info and "debias_profiles/few.json" in result.info
     said = keys(server.post("txt2img", payload(**few, **debias(name="few"))).infotexts[0])
     assert "Debias failed" not in said and "Debias setting" not in said and said
 
@@ -86,18 +86,18 @@ def test_a_models_folder_that_cannot_be_written(server):
     aside = server.profiles.rename(server.profiles.with_name("debias_profiles_aside"))
     server.profiles.write_text("")
     try:
-        with pytest.raises(ValueError, match="Profiles cannot be written to"):
+        with pytest.raises(ValueError, match="Profiles could not be written to"):
             server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=CALIBRATE))
         status, job = ask(server, "/calibrate", dict(txt2img=dict(prompt=PROMPT, steps=4), count=10, classifier="demo",
                                                      name="job"))
         job = ended(server, job)
-        assert job["state"] == "failed" and "Profiles cannot be written to" in job["error"]
+        assert job["state"] == "failed" and "Profiles could not be written to" in job["error"]
         said = keys(server.post("txt2img", payload(**debias())).infotexts[0])
         assert said["Debias failed"].startswith("There is no profile 'test'")
     finally:
         server.profiles.unlink()
         aside.rename(server.profiles)
-    assert "Debias profile" in keys(server.post("txt2img", payload(**debias())).infotexts[0])
+    assert "Debias weights" in keys(server.post("txt2img", payload(**debias())).infotexts[0])
 
 
 @pytest.mark.parametrize("axis, values, arguments", [
