@@ -48,12 +48,12 @@ def start_worker(threads: int) -> None:
     bench.generate_anew, bench.generate = bench.generate, remembered
 
 
-_made: dict[tuple, np.ndarray] = {}
+_made: dict[tuple, tuple[np.ndarray, bool, bool]] = {}  # picture, did guidance act, is it not finite
 
 
 def remembered(prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (), steerings: Sequence[Steering] = (),
                method: Method = METHODS["default"], strength: float = 1.0, weights=None,
-               encoded=None) -> tuple[np.ndarray, None]:
+               encoded=None) -> tuple[np.ndarray, dict]:
     """`Workbench.generate`, but a picture of a prompt that was made before is not made again: it is the same in any batch.
 
     Cases have many in common: all unguided ones, and those whose seeds drew the same group.
@@ -69,10 +69,12 @@ def remembered(prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute
     keys = [(*case, seed, how, row.numpy().tobytes()) if row.any() else (*case, seed) for seed, row in zip(seeds, weights)]
     due = [i for i, key in enumerate(keys) if key not in _made]
     if due:
-        images, _ = bench.generate_anew(prompt, [seeds[i] for i in due], attributes, method=method, weights=weights[due],
-                                        encoded=encoded)
-        _made.update((keys[i], image) for i, image in zip(due, images))
-    return np.stack([_made[key] for key in keys]), None
+        images, info = bench.generate_anew(prompt, [seeds[i] for i in due], attributes, method=method,
+                                           weights=weights[due], encoded=encoded)
+        broken = set(info["broken"])
+        _made.update((keys[i], (image, info["acted"], at in broken)) for at, (i, image) in enumerate(zip(due, images)))
+    images, acted, broken = zip(*(_made[key] for key in keys))
+    return np.stack(images), dict(acted=any(acted), broken=[i for i, odd in enumerate(broken) if odd])
 
 
 def forget() -> None:

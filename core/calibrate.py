@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import time
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -61,18 +61,24 @@ class Plan:
     confidence: float = 0.0
 
     def __post_init__(self):
-        if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
-            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but {self} "
+        whole = (self.images, self.rounds, self.held_out, self.batch_size, self.seed)
+        numbers = (*whole, self.confidence, *(() if self.tolerance is None else (self.tolerance,)))
+        if not all(isinstance(n, Integral) for n in whole) or not all(
+                isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
+            raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {short(repr(self))} "
                               f"came.")
+        if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
+            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
+                              f"{short(repr(self))} came.")
         if max(self.images * (self.rounds + 1), self.held_out, self.batch_size) > MOST_IMAGES:
             raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
-                              f"for more: {self}.")
+                              f"for more: {short(repr(self))}.")
         if not abs(self.seed) <= 2**64:
             raise DebiasError(f"A seed is a whole number of at most 64 bits, but {short(self.seed)} came.")
         if not 0 <= self.confidence <= 1:
-            raise DebiasError(f"The confidence is a probability from 0 to 1, but {self.confidence} came.")
-        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
-            raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {self.tolerance} came.")
+            raise DebiasError(f"The confidence is a probability from 0 to 1, but {short(self.confidence)} came.")
+        if self.tolerance is not None and not 0 < self.tolerance <= 1e6:
+            raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {short(self.tolerance)} came.")
 
     @property
     def most_images(self) -> int:

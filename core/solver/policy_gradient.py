@@ -9,6 +9,7 @@ from typing import Sequence
 
 import numpy as np
 
+from ..schema import LARGEST_WEIGHT
 from ..steering import Steering
 from . import Measurement
 
@@ -45,4 +46,4 @@ class PolicyGradient:
         return mean
 
     def _steering(self, a: np.ndarray) -> Steering:
-        return Steering(tuple((self.unit * (a - a.mean())).tolist()))
+        return Steering(tuple(np.clip(self.unit * (a - a.mean()), -LARGEST_WEIGHT, LARGEST_WEIGHT).tolist()))

@@ -384,6 +384,10 @@ class Runner:
             self.inputs += controls
             script.args_to = len(self.inputs)
 
+    @property
+    def alwayson_scripts(self):
+        return [script for script in self.scripts if script.alwayson]
+
     def named(self, title):
         return next(script for script in self.scripts if script.title().lower() == title.lower())
 

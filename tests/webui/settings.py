@@ -8,6 +8,9 @@ import numpy as np
 PROMPT = "a photo of a doctor"
 NAMES = ["enabled", "profile", "strength", "direction", "start", "end", "hires"]
 DIRECTIONS = ["prompt", "embedding", "prediction"]
+CALIBRATE = dict(attributes=["gender"], own="", classifier="", images=20, rounds=2, held_out=20, tolerance=0.0,
+                 confidence=0.0, method="default", direction="as the method", spend="as the method",
+                 rule="as the method", prompts="", name="doctor", overwrite=False, hires=False)
 
 
 def payload(**changes) -> dict:
@@ -54,3 +57,9 @@ def keys(text: str) -> dict:
     import re
     found = re.findall(r'(Debias[\w \-/]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', text.splitlines()[-1])
     return {key: json.loads(value) if value.startswith('"') else value for key, value in found}
+
+
+def calibrate(host, page=None, **changes):
+    """page holds what is not at the script, such as init_images."""
+    return host.post("txt2img", payload(batch_size=5, script_name="Debias: calibrate (IDA)",
+                                        script_args=list({**CALIBRATE, **changes}.values()), **(page or {})))

@@ -7,36 +7,10 @@ import sys
 import time
 import types
 
-import numpy as np
 import pytest
 from PIL import Image
 from webui_real import arrays
-from webui_settings import PROMPT, debias, keys, payload, same, save_profile
-
-CALIBRATE = dict(attributes=["gender"], own="", classifier="", images=20, rounds=2, held_out=20, tolerance=0.0,
-                 confidence=0.0, method="default", direction="as the method", spend="as the method",
-                 rule="as the method", prompts="", name="doctor", overwrite=False, hires=False)
-
-
-@pytest.fixture
-def bench(a_double, monkeypatch):
-    """A double whose pictures are judged by their brightness: dark ones are the first group, nine of ten by themselves.
-    """
-    module = sys.modules["sd_debias.webui_extension.classifiers"]
-
-    def classify(images):
-        first = np.array([array.mean() < 128.45 for array in map(np.asarray, images)], np.float32)
-        return np.stack([first, 1 - first], axis=1)
-
-    monkeypatch.setattr(module, "load", lambda text, attributes, by_name=False: ([classify] * len(attributes), None))
-    return a_double
-
-
-def calibrate(host, page=None, **changes):
-    """page holds what is not at the script, such as init_images."""
-    return host.post("txt2img", payload(batch_size=5, script_name="Debias: calibrate (IDA)",
-                                        script_args=list({**CALIBRATE, **changes}.values()), **(page or {})))
-
+from webui_settings import PROMPT, calibrate, debias, keys, payload, same, save_profile
 
 def audit(host, count=10):
     return host.post("txt2img", payload(batch_size=5, script_name="Debias: audit", script_args=[

@@ -1,0 +1,251 @@
+"""What hostile and damaged input does: documents of every kind that sd-debias reads, mutated at random.
+
+    python benchmarks/fuzz.py [--documents 100000] [--seed 0]
+
+Each is read as a user's would be. It must be accepted or refused with a sentence of `DebiasError`; whatever is accepted
+must make sense (bounded weights, whole counts, a report that renders, a file that loads as the same again), and none may
+take more than two seconds or 200 MB more memory. The first that fails is printed with its seed, and ends the run with 1.
+docs/reliability.json keeps what was found.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import random
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+from reliability import record
+
+from sd_debias.core import report
+from sd_debias.core.attribute import Attribute, parse, together
+from sd_debias.core.calibrate import Calibration, Plan
+from sd_debias.core.classify.image_classifier import ImageClassifier
+from sd_debias.core.demo.model import CLASSIFIER
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.files import read_json, safe_name, write_atomic
+from sd_debias.core.method import METHODS, named
+from sd_debias.core.profile import Profile, described
+from sd_debias.core.schema import LARGEST_WEIGHT
+from sd_debias.core.steering import rows
+
+SLOWEST, MOST_MEMORY = 2.0, 200 << 20
+ODD = [None, True, False, 0, -1, 1, 7, 0.5, -0.5, 1e30, -1e30, 1e-300, 2**63, 2**70, 10**400, math.nan, math.inf, "", " ",
+       "x", "a" * 300, "\ud800", "\u202egpj", "\0", "\n", "<script>alert(1)</script>", "../../etc/passwd", "{prompt}",
+       "{group}", "{", "'; DROP", [], [[]], [0], ["a"], [None] * 3, [1e30, 1], {}, {"a": 1}, {"name": "x"}, [{}] * 3]
+WORDS = ["gender", "skin_tone", "age", "a", "b", "|", "=", ":", "1", "70", "30", "nan", "-1", "1e999", "0", " ", "\t",
+         "\n", "\u533b\u751f", "\u202e", "{prompt}", ".json", "e" * 500, "{", "}", ",", "'", "\ud800", "\U0001f600"]
+
+
+# --- the kinds of input ----------------------------------------------------------------------------------------------
+
+def profile(document) -> None:
+    """A profile, used for everything that a profile is used for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = Profile.from_dict(document)
+    for entry in found.entries:
+        assert all(abs(w) <= LARGEST_WEIGHT for s in entry.steerings for w in (*s.weights, s.strength))
+        assert all(math.isclose(math.fsum(s.probabilities), 1, abs_tol=2e-3) for s in entry.steerings if s.probabilities)
+        assert all(isinstance(n, int) or n == int(n) and n >= 0
+                   for m in entry.before or () for n in m["counts"]), "whole counts"
+        if found.method.spend == "draw" or not any(s.probabilities for s in entry.steerings):
+            assert np.isfinite(rows(entry.steerings, range(3)).numpy()).all()
+        for acted in (True, False):
+            keys = found.metadata(entry.prompt, dict(acted=acted, steps=3, skipped=1), seed=5)
+            assert all(isinstance(text, str) for text in keys.values())
+    found.entry("a prompt that nobody calibrated")
+    found.differences({**found.setting, "steps": 3})
+    described(found)
+    report.page(found)
+    report.summary(found)
+    again = Profile.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
+    assert again.entries == found.entries and again.hash == found.hash
+
+
+def state(document) -> None:
+    """The state of an unfinished calibration."""
+    path = folder / "state.json"
+    path.write_text(json.dumps(document), "utf-8", "surrogatepass")
+    found = Calibration.load(path)
+    assert found.stop is None or isinstance(found.stop, str)
+    assert all(math.isfinite(w) for s in found.steerings for w in s.weights)
+    found.warnings  # noqa: B018
+    found._next_round()
+
+
+def attribute(document) -> None:
+    """An attribute's file."""
+    found = Attribute.from_dict(document)
+    assert len(found.groups) >= 2 and math.isclose(math.fsum(found.target), 1)
+    assert Attribute.from_dict(found.to_dict()) == found
+
+
+def attribute_text(text: str) -> None:
+    """Attributes as they are typed, several together."""
+    found = together([parse(line) for line in text.split("&")])
+    assert all(len(a.groups) >= 2 and math.isclose(math.fsum(a.target), 1) for a in found)
+
+
+def labels(document) -> None:
+    """The file that maps a classifier's labels to groups; no model is loaded before it is checked."""
+    ImageClassifier(CLASSIFIER, parse("gender"), document)
+
+
+def name(text: str) -> None:
+    """A name of a profile: it must be a file of its own folder, and the system must take it."""
+    path = folder / f"{safe_name(text)} (unfinished).json"
+    assert path.parent == folder and path.resolve().parent == folder.resolve()
+    write_atomic(path, "x").unlink()
+
+
+def file(document) -> None:
+    """A profile's file, damaged as files are."""
+    path = folder / "profile.json"
+    path.write_bytes(document)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Profile.load(path)
+
+
+def plan(document) -> None:
+    """The numbers of a calibration."""
+    found = Plan(**document)
+    Calibration("a doctor", [parse("gender")], named(), found)._next_round()
+
+
+# --- mutation --------------------------------------------------------------------------------------------------------
+
+def places(value, at=()):
+    yield at
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(part, (*at, key))
+
+
+def mutated(document, chance: random.Random):
+    """A copy with one to four places replaced, removed, repeated or moved."""
+    document = copy.deepcopy(document)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        found = [place for place in places(document) if place]
+        if not found:
+            return document
+        *steps, last = chance.choice(found)
+        holder = document
+        for step in steps:
+            holder = holder[step]
+        kind = chance.random()
+        if kind < 0.15 and isinstance(holder, dict):
+            del holder[last]
+        elif kind < 0.25 and isinstance(holder, list):
+            holder.insert(last, copy.deepcopy(holder[last]))
+        elif kind < 0.4 and isinstance(holder[last], (int, float)) and abs(holder[last]) < 1e300:
+            holder[last] = holder[last] * chance.choice((-1, 0, 2, 1e6, 0.5)) + chance.choice((0, 1, 1e-9))
+        elif kind < 0.5 and isinstance(holder[last], str):
+            holder[last] += chance.choice(WORDS)
+        elif kind < 0.55:
+            for _ in range(chance.choice((5, 40, 200))):
+                holder[last] = [holder[last]]
+        else:
+            holder[last] = copy.deepcopy(chance.choice(ODD))
+    return document
+
+
+def damaged(text: bytes, chance: random.Random) -> bytes:
+    """A file cut off, with bytes flipped, or with a piece doubled."""
+    at, end = sorted(chance.randrange(len(text)) for _ in range(2))
+    return chance.choice((text[:at], text[:at] + text[end:], text[:end] + text[at:], b"[" * 100_000 + text,
+                          text[:at] + bytes([chance.randrange(256)]) + text[at + 1:]))
+
+
+def typed(_, chance: random.Random) -> str:
+    return "".join(chance.choice(WORDS) for _ in range(chance.randrange(1, 12)))
+
+
+def seeds_of() -> dict[Callable, tuple[list, Callable, float]]:
+    """By what reads it: valid documents to begin with, how they are mutated, and their share of all."""
+    shipped = read_json(Path(__file__).resolve().parent.parent / "profiles" / "demo-gender.json")
+    small = {**shipped, "entries": shipped["entries"][:2]}
+    small.pop("hash")
+    chance = np.random.default_rng(0)
+    made = []
+    for method, attributes in ((METHODS["default"], "gender&skin_tone_3"), (METHODS["shift"], "gender")):
+        calibration = Calibration("a doctor", [parse(text) for text in attributes.split("&")], method, Plan(20, 2, 20))
+        for _ in calibration.run(
+                lambda weights, seeds: list(seeds),
+                lambda seen, c=calibration: [chance.dirichlet(np.ones(len(a.groups)), len(seen)) for a in c.attributes],
+                lambda seen: np.full(len(seen), 0.5)):
+            pass
+        calibration.save(folder / "state.json")
+        made.append((calibration, read_json(folder / "state.json")))
+    profiles = [small, *(Profile.from_calibrations("x", [c], {"steps": 3}, "x", [5]).to_dict() for c, _ in made)]
+    return {profile: (profiles, mutated, 0.35), state: ([document for _, document in made], mutated, 0.25),
+            attribute: ([parse("age").to_dict()], mutated, 0.1), attribute_text: ([None], typed, 0.1),
+            labels: ([{"a": "man", "b": "woman"}], mutated, 0.05), name: ([None], typed, 0.05),
+            file: ([json.dumps(small).encode()], damaged, 0.05),
+            plan: ([dict(images=20, rounds=2, held_out=20, tolerance=0.1, batch_size=4, seed=5, confidence=0.5)],
+                   mutated, 0.05)}
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--documents", type=int, default=100_000)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--no-record", action="store_true", help="leave docs/reliability.json as it is")
+    given = options.parse_args()
+    kinds = seeds_of()
+    readers, shares = list(kinds), [share for _, _, share in kinds.values()]
+    accepted, refused, slowest = Counter(), Counter(), 0.0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(given.seed, given.seed + given.documents):
+        chance = random.Random(number)
+        reader = chance.choices(readers, shares)[0]
+        documents, mutate, _ = kinds[reader]
+        document = mutate(chance.choice(documents), chance)
+        started = time.perf_counter()
+        try:
+            reader(document)
+            accepted[reader.__name__] += 1
+        except DebiasError as error:
+            said = str(error)
+            refused[reader.__name__] += 1
+            if len(said) > 1500 or "\n" in said or not said.isprintable():
+                return failed(number, reader, document, f"a message of {len(said)} characters: {said[:300]!r}")
+        except Exception as error:
+            return failed(number, reader, document, repr(error))
+        slowest = max(slowest, time.perf_counter() - started)
+        if slowest > SLOWEST:
+            return failed(number, reader, document, f"{slowest:.1f} seconds")
+        if (number + 1) % 10_000 == 0:
+            print(f"{number + 1 - given.seed:,} documents, {sum(accepted.values()):,} accepted", flush=True)
+    # ru_maxrss is in kB on Linux.
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    if memory > MOST_MEMORY:
+        return failed(given.documents, main, None, f"{memory >> 20} MB more memory")
+    found = dict(documents=given.documents, first_seed=given.seed, slowest_seconds=round(slowest, 2),
+                 more_memory_mb=memory >> 20, accepted=dict(accepted), refused=dict(refused), other_exceptions=0)
+    print(json.dumps(found, indent=1))
+    if not given.no_record:
+        record("fuzz", found)
+    return 0
+
+
+def failed(number: int, reader: Callable, document, why: str) -> int:
+    print(f"Document {number} ({reader.__name__}): {why}\n{repr(document)[:2000]}", file=sys.stderr)
+    import traceback
+    traceback.print_exc()
+    return 1
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        sys.exit(main())

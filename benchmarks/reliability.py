@@ -1,0 +1,50 @@
+"""What fuzz.py and kill.py found, in docs/reliability.json and as the page docs/reliability.md."""
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+from sd_debias.core.files import read_json, write_atomic
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def record(name: str, found: dict) -> None:
+    """Keep one command's figures beside those of the other, and make the page anew."""
+    store = DOCS / "reliability.json"
+    known = read_json(store) if store.exists() else {}
+    found = {**found, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
+    known = dict(sorted({**known, name: found}.items()))
+    write_atomic(store, json.dumps(known, indent=1) + "\n")
+    write_atomic(DOCS / "reliability.md", page(known))
+
+
+def page(known: dict) -> str:
+    """The page, of what has been measured so far."""
+    parts = ["# Under fire\n", "Figures of the commands named below, which print them and write this page.\n"]
+    if fuzz := known.get("fuzz"):
+        kinds = sorted({*fuzz["accepted"], *fuzz["refused"]})
+        rows = "\n".join(f"| {kind.replace('_', ' ')} | {fuzz['accepted'].get(kind, 0):,} | "
+                         f"{fuzz['refused'].get(kind, 0):,} |" for kind in kinds)
+        parts.append(f"""## Hostile and damaged input
+
+`python benchmarks/fuzz.py --documents {fuzz['documents']} --seed {fuzz['first_seed']}` ({fuzz['machine']}): {fuzz['documents']:,}
+mutated documents. Each was accepted or refused with a sentence; other exceptions: {fuzz['other_exceptions']}. What is accepted is used: its
+metadata, description and report are made, and it loads as the same again. The slowest took {fuzz['slowest_seconds']} s; memory grew
+by {fuzz['more_memory_mb']} MB over the run.
+
+| kind | accepted | refused |
+|---|---|---|
+{rows}
+""")
+    if kill := known.get("kill"):
+        parts.append(f"""## Killed at random moments
+
+`python benchmarks/kill.py --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): {kill['kills']} times kill -9 during
+`sd-debias calibrate`, half of them by the clock and half as a file appeared; {kill['kills_after_the_profile_was_saved']} came after the profile was saved.
+All {kill['calibrations']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one_calibration']} kills.
+Measured images lost: {kill['lost_images']}; commands that refused with "exists already": {kill['refused_with_exists_already']}; temporary files left: 0.
+""")
+    return "\n".join(parts)

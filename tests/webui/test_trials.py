@@ -1,0 +1,368 @@
+"""What users of the web UIs saw go wrong in trials of the first edition, one test each."""
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+from webui_real import arrays
+from webui_settings import CALIBRATE, PROMPT, calibrate, debias, keys, payload, same, save_profile
+
+DRAW = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
+
+
+def ours(name):
+    return sys.modules[f"sd_debias.webui_extension.{name}"]
+
+
+# --- the API's requests ----------------------------------------------------------------------------------------------
+
+class FakeProcessing:
+    """A1111's: the page's scripts overwrite the settings unless the request is known as one of the API beforehand."""
+
+    def __init__(self, sd_model, **settings):
+        vars(self).update(settings, is_api=False, _scripts=None, _args=())
+
+    @property
+    def scripts(self):
+        return self._scripts
+
+    @scripts.setter
+    def scripts(self, value):
+        self._scripts = value
+        self.setup()
+
+    @property
+    def script_args(self):
+        return self._args
+
+    @script_args.setter
+    def script_args(self, value):
+        self._args = value
+        self.setup()
+
+    def setup(self):
+        if self._scripts and self._args and not self.is_api:
+            self.steps, self.sampler_name, self.scheduler, self.seed = 20, "DPM++ 2M", "Automatic", -1
+
+
+@pytest.fixture
+def requested(a_double, monkeypatch):
+    """The module for requests, on a host with two samplers, a scheduler and a checkpoint."""
+    import importlib
+    request = importlib.import_module("sd_debias.webui_extension.request")
+    processing, scripts, samplers = (sys.modules[f"modules.{name}"]
+                                     for name in ("processing", "scripts", "sd_samplers"))
+    monkeypatch.setattr(processing, "StableDiffusionProcessingTxt2Img", FakeProcessing, raising=False)
+    monkeypatch.setattr(scripts, "scripts_txt2img", a_double.runner, raising=False)
+    monkeypatch.setattr(samplers, "samplers", [types.SimpleNamespace(name="DPM++ 2M")], raising=False)
+    monkeypatch.setattr(samplers, "all_samplers_map", {"DPM++ 2M": 1, "Euler": 1}, raising=False)
+    monkeypatch.setitem(sys.modules, "modules.sd_schedulers", types.SimpleNamespace(schedulers_map={"Karras": 1}))
+    a_double.checkpoints["known"] = "known.safetensors"
+    return request
+
+
+def settings(**changes):
+    return {**dict(steps=7, sampler_name="Euler", scheduler="Karras", seed=11, override_settings={}), **changes}
+
+
+def test_the_apis_steps_sampler_scheduler_and_seed_are_those_of_the_request(requested):
+    p = requested.processing_of(settings())
+    assert (p.steps, p.sampler_name, p.scheduler, p.seed) == (7, "Euler", "Karras", 11) and p.is_api
+    assert requested.processing_of(settings(seed=-1)).seed == 12345, "the job says which seed was drawn"
+
+
+@pytest.mark.parametrize("changes, sentence", [
+    (dict(scheduler="Magic"), "There is no scheduler 'Magic'. Known: Karras"),
+    (dict(sampler_name="Magic"), "There is no sampler 'Magic'"),
+    (dict(override_settings=dict(sd_model_checkpoint="gone")), "There is no checkpoint 'gone'")])
+def test_what_the_host_does_not_have_is_refused_and_not_replaced(requested, changes, sentence):
+    requested.check(settings(override_settings=dict(sd_model_checkpoint="known")))
+    requested.check(settings(sampler_name=None, scheduler=None))
+    with pytest.raises(ValueError, match=sentence):
+        requested.check(settings(**changes))
+
+
+# --- pasting ---------------------------------------------------------------------------------------------------------
+
+def test_a_pasted_picture_that_was_left_alone_keeps_the_extension_on_and_its_batch_comes_again(a_double):
+    save_profile(a_double.profiles, steering=DRAW)
+    batch = a_double.post("txt2img", payload(seed=20, batch_size=4, **debias(strength=0.8)))
+    said = [keys(text) for text in batch.infotexts]
+    alone = [i for i, each in enumerate(said) if each.get("Debias") == "left alone by its draw"]
+    assert len(alone) == 2 and all(each["Debias profile"] == "test" and each["Debias hash"] for each in said)
+    again = a_double.post("txt2img", payload(seed=20, batch_size=4, infotext=batch.infotexts[alone[0]]))
+    assert same(arrays(batch), arrays(again)) and again.infotexts == batch.infotexts
+
+
+# --- what a calibration is continued from ----------------------------------------------------------------------------
+
+class Neighbour:
+    """Another extension's always-on script, such as ControlNet, with its arguments in the page's."""
+    alwayson = True
+
+    def __init__(self, at):
+        self.args_from, self.args_to = at, at + 1
+
+    def title(self):
+        return "ControlNet"
+
+
+class Unit:
+    """ControlNet's: an object that holds a picture, whose text names its place in memory."""
+
+    def __init__(self, weight, image):
+        self.weight, self.image = weight, image
+
+
+@pytest.fixture
+def key(bench, tmp_path, monkeypatch):
+    """The file of the state of a calibration with this page."""
+    calibrating, method = ours("calibrating"), sys.modules["sd_debias.core.method"].METHODS["default"]
+    attributes = [sys.modules["sd_debias.core.attribute"].GENDER]
+    monkeypatch.setitem(sys.modules, "modules.sd_vae", types.SimpleNamespace(vae_dict={}))
+    bench.shared.opts.data_labels = {"eta_ddim": types.SimpleNamespace(infotext="Eta DDIM"),
+                                     "show_progress": types.SimpleNamespace(infotext=None)}
+
+    def of(args=(), **page):
+        p = sys.modules["webui_double"].Processing(bench, bench.shared.sd_model, **payload(**page))
+        p.scripts, p.script_args = types.SimpleNamespace(alwayson_scripts=[Neighbour(0)]), tuple(args)
+        made = calibrating.Bench(p, attributes, method, "")
+        return calibrating._state_file(made, PROMPT, calibrating.Plan()).name
+    of.host = bench
+    return of
+
+
+@pytest.mark.parametrize("option", ["CLIP_stop_at_last_layers", "sd_vae", "emphasis", "randn_source"])
+def test_clip_skip_vae_emphasis_and_noise_source_are_in_the_setting(key, option):
+    setting_of, named = ours("run").setting_of, dict(CLIP_stop_at_last_layers="clip_skip", sd_vae="vae",
+                                                     emphasis="emphasis", randn_source="noise_source")
+    setattr(key.host.shared.opts, option, 1)
+    p = sys.modules["webui_double"].Processing(key.host, key.host.shared.sd_model)
+    assert setting_of(p)[named[option]] == 1
+    p.override_settings = {option: 2}
+    assert setting_of(p)[named[option]] == 2
+
+
+def test_rounds_are_not_continued_with_other_settings_of_the_host(key):
+    key.host.shared.opts.eta_ddim, key.host.shared.opts.show_progress = 0.0, 1
+    before = key()
+    key.host.shared.opts.show_progress = 2
+    assert key() == before
+    key.host.shared.opts.eta_ddim = 1.0
+    assert key() != before != key(override_settings=dict(sd_vae="other"))
+
+
+def test_rounds_are_not_continued_with_other_arguments_of_controlnet(key):
+    picture = np.arange(12, dtype=np.uint8)
+    before = key([Unit(1.0, picture)])
+    assert key([Unit(1.0, picture.copy())]) == before
+    assert len({before, key([Unit(0.5, picture)]), key([Unit(1.0, picture + 1)]), key([None])}) == 4
+
+
+def test_rounds_are_not_continued_with_a_checkpoint_replaced_under_its_name(key, tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"one")
+    key.host.checkpoints["model"] = file
+    key.host.shared.opts.sd_model_checkpoint = "model"
+    before = key()
+    assert key() == before
+    file.write_bytes(b"another")
+    assert key() != before
+
+
+def test_killed_after_its_profile_was_saved_the_same_calibration_ends_well(bench, monkeypatch):
+    import pathlib
+
+    def killed(self, missing_ok=False):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(bench)
+    profile = (bench.profiles / "doctor.json").read_bytes()
+    assert len(list((bench.profiles / "unfinished").glob("*.json"))) == 1
+    assert "complete already" in calibrate(bench).info
+    assert not list((bench.profiles / "unfinished").glob("*.json"))
+    assert (bench.profiles / "doctor.json").read_bytes() == profile
+    with pytest.raises(ValueError, match="There is a profile 'doctor' already"):
+        calibrate(bench)
+
+
+def test_a_host_that_never_calls_the_hook_stops_in_the_first_round(bench, monkeypatch):
+    monkeypatch.delattr(type(bench.runner.named("Debias")), "process_before_every_sampling")
+    with pytest.raises(ValueError, match="guidance changed nothing in them"):
+        calibrate(bench)
+    assert len(bench.denoisers) == 4 + 1  # the audit's batches, and the round's first
+    assert not (bench.profiles / "doctor.json").exists()
+
+
+def test_an_error_of_the_host_is_not_blamed_on_the_folder_of_profiles(bench, monkeypatch):
+    def broken(p):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys.modules["modules.processing"], "process_images", broken)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        calibrate(bench)
+    assert not isinstance(caught.value, ValueError)
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def jobs(a_double):
+    import importlib
+    return importlib.import_module("sd_debias.webui_extension.jobs")
+
+
+def until(condition):
+    ended = time.time() + 10
+    while not condition() and time.time() < ended:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_a_cancelled_waiting_job_blocks_no_other_while_the_page_generates(a_double, jobs):
+    queue, result = jobs.Jobs(), ours("calibrating").Result("done", [], [])
+    with sys.modules["modules.call_queue"].queue_lock:  # the page generates
+        first = queue.start("audit", lambda job: result)
+        queue.cancel(first)
+        assert first.state == "cancelled"
+        second = queue.start("audit", lambda job: result)
+        assert second.state == "waiting"
+    until(lambda: second.state == "done")
+    assert first.state == "cancelled" and first.result is None
+
+
+def test_an_interrupt_while_a_job_starts_is_not_lost(a_double, jobs, monkeypatch):
+    queue, state, began = jobs.Jobs(), a_double.shared.state, threading.Event()
+    begin = state.begin
+
+    def slow(job=""):
+        began.set()
+        time.sleep(0.2)
+        begin(job)  # forgets an interrupt
+
+    def work(job):
+        until(lambda: state.interrupted)
+        return ours("calibrating").Result("stopped", [], [], complete=False)
+
+    monkeypatch.setattr(state, "begin", slow)
+    job = queue.start("audit", work)
+    began.wait(10)
+    queue.cancel(job)
+    until(lambda: job.state == "cancelled")
+    assert job.result.text == "stopped"
+
+
+def test_a_job_that_the_page_interrupted_is_not_done(bench, jobs):
+    calibrating, queue = ours("calibrating"), jobs.Jobs()
+    gender = [sys.modules["sd_debias.core.attribute"].GENDER]
+
+    def press(params):
+        bench.shared.state.interrupted |= len(bench.denoisers) > 2
+
+    def work(job):
+        p = sys.modules["webui_double"].Processing(bench, bench.shared.sd_model, **payload(batch_size=5))
+        p.scripts, p.script_args = bench.runner, tuple(c and c.value for c in bench.runner.inputs)
+        return calibrating.audit(p, [PROMPT], gender, "", 50, cancelled=lambda: job.cancelled)
+
+    bench.callbacks["cfg_denoiser"].append(press)
+    job = queue.start("audit", work)
+    until(lambda: job.state not in ("waiting", "running"))
+    assert job.state == "cancelled" and "Interrupted after 10 of 50" in job.text and job.result.summary
+
+
+def test_a_cancelled_job_stops_though_the_host_forgot_the_interrupt(bench, jobs):
+    calibrating = ours("calibrating")
+    p = sys.modules["webui_double"].Processing(bench, bench.shared.sd_model, **payload(batch_size=5))
+    p.scripts, p.script_args = bench.runner, tuple(c and c.value for c in bench.runner.inputs)
+    result = calibrating.audit(p, [PROMPT], [sys.modules["sd_debias.core.attribute"].GENDER], "", 50,
+                               cancelled=lambda: len(bench.denoisers) >= 3)
+    assert not result.complete and "Interrupted after 10 of 50" in result.text
+
+
+# --- what the API must not tell or change ----------------------------------------------------------------------------
+
+def test_settings_of_folders_and_downloads_cannot_be_changed_over_the_api(a_double):
+    assert all(restricted for _, restricted in a_double.shared.opts.labels.values())
+    assert len(a_double.shared.opts.labels) == 3
+
+
+def test_a_classifier_over_the_api_does_not_tell_whether_a_folder_exists(a_double, tmp_path):
+    classifiers, gender = ours("classifiers"), [sys.modules["sd_debias.core.attribute"].GENDER]
+    there, gone = tmp_path / "there", tmp_path / "gone"
+    there.mkdir()
+    said = []
+    for path in (there, gone, "../there", "/etc", f"gender={there}"):
+        with pytest.raises(ValueError) as caught:
+            classifiers.load(str(path), gender, by_name=True)
+        said.append(str(caught.value).replace(str(path).rpartition("=")[2], "X"))
+    assert len(set(said)) == 1 and "There is no classifier 'X' in models/classifiers" in said[0]
+    own = classifiers.folder() / "mine"
+    own.mkdir(parents=True)
+    assert classifiers.found("mine", trusted=False) == str(own.resolve())
+    a_double.shared.opts.sd_debias_classifier = str(there)
+    with pytest.raises(ValueError, match="could not be loaded"):  # the settings page may name any folder
+        classifiers.load("", gender, by_name=True)
+
+
+def test_messages_hold_no_folder_of_this_machine(a_double, tmp_path):
+    profiles = ours("profiles")
+    error = ValueError(f"no {tmp_path / 'debias_profiles' / 'x.json'} and nothing in {tmp_path}")
+    said = profiles.without_places(error)
+    assert str(tmp_path) not in said and "debias_profiles/x.json" in said
+    with pytest.raises(ValueError) as caught:
+        profiles.load("gone")
+    assert str(tmp_path) not in str(caught.value)
+    assert profiles.place(tmp_path / "debias_profiles" / "x.json") == "debias_profiles/x.json"
+
+
+@pytest.mark.parametrize("script", ["Debias: audit", "Debias: calibrate (IDA)"])
+def test_a_script_over_the_api_says_no_folder_of_this_machine(a_double, tmp_path, script):
+    arguments = list({**CALIBRATE, "classifier": "mine"}.values()) if "cal" in script else [
+        ["gender"], "", "mine", 10, 0.0, "", False]
+    (ours("classifiers").folder() / "mine").mkdir(parents=True)
+    with pytest.raises(ValueError, match="mine") as caught:
+        a_double.post("txt2img", payload(script_name=script, script_args=arguments))
+    assert str(tmp_path) not in str(caught.value)
+
+
+# --- Forge Neo -------------------------------------------------------------------------------------------------------
+
+def test_prompt_schedules_of_three_arguments_are_asked_with_three(a_double, monkeypatch):
+    parser = sys.modules["modules.prompt_parser"]
+    schedule = parser.get_learned_conditioning_prompt_schedules
+    monkeypatch.setattr(parser, "get_learned_conditioning_prompt_schedules",
+                        lambda prompts, base_steps, hires_steps=None: schedule(prompts, base_steps, hires_steps))
+    save_profile(a_double.profiles)
+    said = keys(a_double.post("txt2img", payload(**debias())).infotexts[0])
+    assert "Debias weights" in said and "Debias failed" not in said
+
+
+def test_latents_with_an_axis_of_time_are_guided(a_double):
+    save_profile(a_double.profiles, direction="embedding")
+    guide = ours("guide").from_profile(ours("profiles").load("test"), ours("arguments").Arguments(True, "test"))
+    one, other = (ours("sampling").Pass(None, guide, [PROMPT] * 2, [1, 2], (64, 64)) for _ in range(2))
+    for state in (one, other):
+        state.guided = {0: 0}
+    flat = [torch.randn(2, 4, 8, 8) for _ in range(3)]
+    gamma = one.gamma(flat[0], flat[1], [flat[2]])
+    deep = other.gamma(*(x[:, :, None] for x in flat[:2]), [flat[2][:, :, None]])
+    assert torch.equal(gamma[:, :, None], deep) and gamma[0].any() and not gamma[1].any()
+    for name in ("host_a1111", "host_forge"):
+        assert "view(-1, 1, 1, 1)" not in inspect.getsource(ours(name))
+
+
+def test_a_profile_of_the_settings_folder_that_is_cut_off_is_said_and_not_a_crash(a_double, tmp_path):
+    a_double.profiles.mkdir(parents=True)
+    (a_double.profiles / "cut.json").write_text(json.dumps({"schema": "1.0"})[:9])
+    assert keys(a_double.post("txt2img", payload(**debias(name="cut"))).infotexts[0])["Debias failed"].startswith(
+        "'debias_profiles/cut.json' cannot be used")
