@@ -295,7 +295,8 @@ class DebiasCalibrate(io.ComfyNode):
                     f"one a group; both in the first {100 * EARLY.end:.0f} % of the steps unless the method has a "
                     "window.")),
                 io.Combo.Input("rule", options=[AS_METHOD, *RULES], default=AS_METHOD, tooltip=(
-                    "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient.")),
+                    "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient. The "
+                    "default method draws and takes no rule.")),
                 io.Float.Input("confidence", default=0.0, min=0.0, max=1.0, step=0.05, tooltip=(
                     "Images whose group is less probable than this are left out as unsure.")),
                 io.String.Input("name", default="doctor-gender", tooltip=(

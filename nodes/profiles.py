@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..core.errors import DebiasError, quoted
-from ..core.files import safe_name
+from ..core.files import safe_name, writing
 from ..core.profile import SHIPPED, SUFFIX, Profile, described
 from . import messages
 from .types import CATEGORY, Profiles
@@ -44,17 +45,13 @@ def save_folder() -> Path:
 
 def store(profile: Profile, overwrite: bool) -> Path:
     """Write a profile to ComfyUI's folder. Raises DebiasError where that is not possible."""
-    try:
+    with writing(f"The profile '{profile.name}'", messages.place(save_folder())):
         return profile.save(save_folder(), overwrite)
-    except OSError as error:
-        raise DebiasError(f"The profile '{profile.name}' could not be written to {save_folder()}: "
-                          f"{error.strerror or error}. Free some space or check the folder's permissions, and queue "
-                          f"again.") from error
 
 
 def renamed(profile: Profile, name: str) -> Profile:
     """The profile under another name. Raises DebiasError for one that is no file name."""
-    return Profile.from_dict({**{k: v for k, v in profile.document.items() if k != "hash"}, "name": safe_name(name)})
+    return replace(profile, name=safe_name(name))
 
 
 class DebiasLoadProfile(io.ComfyNode):
@@ -110,6 +107,6 @@ class DebiasSaveProfile(io.ComfyNode):
 def _path(name: str) -> Path:
     path = folder_paths.get_full_path(FOLDER, name) or shipped().get(name)
     if path is None:
-        raise DebiasError(f"There is no profile {quoted(name)} in {save_folder()}. Save one with Debias Save "
-                          "Profile, or press R and choose another.")
+        raise DebiasError(f"There is no profile {quoted(name)} in {messages.place(save_folder())}. Save one with "
+                          "Debias Save Profile, or press R and choose another.")
     return Path(path)

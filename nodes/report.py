@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..core.chart import contact_sheet
 from ..core.errors import DebiasError
-from ..core.files import safe_name
+from ..core.files import safe_name, writing
 from ..core.profile import Profile
 from ..core.report import write_report
 from . import messages
@@ -47,11 +47,8 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
         each = len(items) // len(prompts)
         return {prompt: items[i * each:(i + 1) * each] for i, prompt in enumerate(prompts)} if each else {}
 
-    try:
+    with writing("The report", messages.place(own)):
         return write_report(own, profile, by_prompt(before), by_prompt(after), by_prompt(seeds))
-    except OSError as error:
-        raise DebiasError(f"The report could not be written to {own}: {error.strerror or error}. Free some space or "
-                          f"check the folder's permissions, and queue again.") from error
 
 
 def before_after(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:

@@ -82,7 +82,7 @@ class Bench:
         one.do_not_save_samples = one.do_not_save_grid = True
         if hasattr(one, "enable_hr"):
             one.enable_hr = self.hires
-        table = {} if weights is None else dict(zip(one.seed, weights))
+        table = {} if weights is None else dict(zip(one.seed, weights, strict=True))
         setattr(one, CALIBRATION, Guide(self.attributes, self.method, table, self.hires))
         done = processing.process_images(one)
         self.setting = setting_of(one)  # the host loads a model that the page overrides only as it generates

@@ -66,7 +66,7 @@ class ProfileGuide:
 
     def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         return torch.cat([rows(self.profile.entry(prompt)[0].steerings, [int(seed)], self.strength)
-                          for prompt, seed in zip(prompts, seeds)])
+                          for prompt, seed in zip(prompts, seeds, strict=True)])
 
     def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
         return {**self.profile.metadata(prompt, info, self.strength, seed), **self.arguments.changed()}

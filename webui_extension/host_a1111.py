@@ -87,7 +87,7 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
     k = k.float().view(-1, *(1,) * (x_out.ndim - 1))
     unsafe = [_evaluate(step, text, b, inner_model) for text in state.unsafe(step.text_uncond, shared.sd_model)]
     cond = torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
-                        for u, parts in zip(uncond, places)])
+                        for u, parts in zip(uncond, places, strict=True)])
     gamma = state.gamma(k * cond, k * uncond, [k * one for one in unsafe])
     for image_of, part in state.guided.items():
         row, weight = places[image_of][part]
@@ -106,7 +106,8 @@ def _places(state: Pass, x: Tensor) -> list[list[tuple[int, float]]]:
     found = [[row for row in range(len(owners)) if torch.equal(x[row], own)] for own in x[-b:]]
     if [len(rows) for rows in found] != [len(parts) for parts in state.parts]:
         raise DebiasError("The rows of an evaluation are not those of its images: another extension has changed them.")
-    return [[(row, weight) for row, (_, weight) in zip(rows, parts)] for rows, parts in zip(found, state.parts)]
+    return [[(row, weight) for row, (_, weight) in zip(rows, parts, strict=True)]
+            for rows, parts in zip(found, state.parts, strict=True)]
 
 
 def _evaluate(step, text, b: int, inner_model) -> Tensor:

@@ -67,10 +67,11 @@ class Draw:
 
 
 def least_push(matrix: np.ndarray, target: np.ndarray, tolerance: float, steps: int = 400) -> np.ndarray:
-    """q [n + 1] on the simplex with KL(q M || t) <= tolerance and the largest q_0; where there is none, the nearest.
+    """q [n + 1] on the simplex with the largest q_0 of a grid of 101 whose KL(q M || t) is at most a tenth of the
+    tolerance, or where none comes so near, at most a thousandth above the least that any reaches.
 
-    For each q_0 of a grid the others are the EM solution of the mixture (Dempster et al. 1977), which minimises
-    KL(t || q M).
+    matrix M [n + 1, n], target t [n]. For each q_0 the others are the EM solution of the mixture (Dempster et al. 1977)
+    after `steps` steps, which minimises KL(t || q M).
     """
     q0 = np.linspace(1, 0, 101)[:, None]
     q = np.hstack([q0, np.repeat((1 - q0) / len(target), len(target), axis=1)])
