@@ -90,7 +90,7 @@ def register(app: FastAPI) -> None:
         try:
             return profiles.load(name).to_dict()
         except DebiasError as error:
-            raise HTTPException(404, profiles.without_places(error)) from error
+            raise HTTPException(404, profiles.said(error)) from error
 
     def start_audit(request: AuditRequest) -> JobState:
         """Measure the shares of a prompt's pictures; ask for the job until it is done."""
@@ -156,7 +156,7 @@ def _checked(request: AuditRequest) -> None:
             calibrating.Plan(request.count, 0, 0, confidence=request.confidence)
         check(vars(request.txt2img))
     except DebiasError as error:
-        raise HTTPException(422, profiles.without_places(error)) from error
+        raise HTTPException(422, profiles.said(error)) from error
 
 
 def _plan(request: CalibrateRequest) -> dict:

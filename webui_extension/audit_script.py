@@ -5,7 +5,7 @@ import gradio as gr
 from modules import scripts, shared
 
 from ..core.attribute import BUILT_IN
-from . import calibrating, classifiers, profiles
+from . import calibrating, classifiers
 from .result import processed
 
 
@@ -27,10 +27,9 @@ class DebiasAudit(scripts.Script):
         return [attributes, own, classifier, count, confidence, prompts, hires]
 
     def run(self, p, attributes, own, classifier, count, confidence, prompts, hires):
-        with profiles.discreet():
-            chosen = classifiers.attributes_of(attributes, own)
-            result = calibrating.audit(p, calibrating.prompts_of(p, prompts), chosen, classifier, int(count),
-                                       float(confidence), bool(hires), say)
+        chosen = classifiers.attributes_of(attributes, own)
+        result = calibrating.audit(p, calibrating.prompts_of(p, prompts), chosen, classifier, int(count),
+                                   float(confidence), bool(hires), say)
         return processed(p, result)
 
 

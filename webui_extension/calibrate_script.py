@@ -5,7 +5,7 @@ import gradio as gr
 from modules import scripts
 
 from ..core.method import DIRECTIONS, METHODS, RULES, SPENDS, Method, named
-from . import calibrating, classifiers, profiles
+from . import calibrating, classifiers
 from .audit_script import say, subject
 from .result import processed
 
@@ -52,10 +52,9 @@ class DebiasCalibrate(scripts.Script):
             spend, rule, prompts, name, overwrite, hires):
         plan = dict(images=int(images), rounds=int(rounds), held_out=int(held_out), tolerance=float(tolerance) or None,
                     confidence=float(confidence))
-        with profiles.discreet():
-            result = calibrating.calibrate(
-                p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
-                method_of(method, direction, spend, rule), str(name).strip(), plan, bool(overwrite), bool(hires), say)
+        result = calibrating.calibrate(
+            p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
+            method_of(method, direction, spend, rule), str(name).strip(), plan, bool(overwrite), bool(hires), say)
         return processed(p, result)
 
 

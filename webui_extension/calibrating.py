@@ -190,7 +190,7 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
 def _ended_before(target: Path, states: Sequence[Path]) -> Result:
     """What is left of a calibration that was ended after its profile was saved: its states are removed. Raises
     DebiasError where the profile is another one."""
-    begun = [Calibration.load(state) for state in states if state.exists()]
+    begun = [_loaded(state) for state in states if state.exists()]
     profile = profiles.load(target.stem) if begun else None
     if not begun or not all(c.finished for c in begun) or not profile.holds(begun):
         raise DebiasError(f"There is a profile {quoted(target.stem)} already. Choose another name, or tick "
@@ -202,11 +202,16 @@ def _ended_before(target: Path, states: Sequence[Path]) -> Result:
     return Result("\n".join(lines), [], [_summary(c) for c in begun], profile, target)
 
 
+def _loaded(state: Path) -> Calibration:
+    with profiles.called(state, profiles.place(state)):
+        return Calibration.load(state)
+
+
 def _calibrate(bench: Bench, prompts: list[str], states: Sequence[Path], name: str, plan: Plan) -> Result:
     complete, calibrations = True, []
     _jobs(plan, len(prompts), 2 * SHEET)
     for prompt, state in zip(prompts, states, strict=True):
-        calibration = Calibration.load(state) if state.exists() else \
+        calibration = _loaded(state) if state.exists() else \
             Calibration(_known(bench.p, prompt), bench.attributes, bench.method, plan)
         complete = bench.advance(calibration, prompt, state)
         if calibration.rounds and calibration.audit.complete:

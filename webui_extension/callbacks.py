@@ -9,6 +9,7 @@ def register() -> None:
 
     from . import settings, xyz
     host_a1111.register()
+    settings.register()  # at once: without a page the host has no callback for settings, but an API that changes them
     script_callbacks.on_ui_settings(settings.register)
     xyz.register()  # at once where the plot is loaded: without a page its arguments are read before the callback
     script_callbacks.on_before_ui(xyz.register)

@@ -8,6 +8,7 @@ from typing import Callable, Sequence
 from ..core.attribute import Attribute, parse, together
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import fingerprint
+from .profiles import called
 
 DEMO = "demo"
 FOLDER = "classifiers"  # in models/
@@ -47,8 +48,9 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
     download = bool(getattr(shared.opts, "sd_debias_download", False))
 
     def model(source: str) -> ClipModel:
-        trusted = not by_name or source in sources(own)
-        return ClipModel(found(source, trusted, download), device=devices.device, allow_download=download)
+        place = found(source, not by_name or source in sources(own), download)
+        with called(place, "the settings page's classifier" if by_name and place == source else source):
+            return ClipModel(place, device=devices.device, allow_download=download)
 
     for line in lines_of(text or own):
         name, equals, source = (part.strip() for part in line.partition("="))

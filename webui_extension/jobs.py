@@ -8,7 +8,7 @@ from typing import Callable
 
 from ..core.errors import DebiasError
 from .calibrating import Result
-from .profiles import without_places
+from .profiles import said
 
 KEPT = 20  # finished jobs that can still be asked for
 
@@ -79,7 +79,7 @@ class Jobs:
                 job.result, job.text = result, result.text
                 ended = "done" if result.complete else "cancelled"
             except Exception as error:
-                job.error, ended = without_places(error), "failed"
+                job.error, ended = said(error), "failed"
                 if not isinstance(error, DebiasError):
                     from modules import errors
                     errors.report(f"sd-debias: {job.kind} failed", exc_info=True)

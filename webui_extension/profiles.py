@@ -52,7 +52,8 @@ def load(name: str) -> Profile:
         raise DebiasError(f"There is no profile {quoted(name)} in {place(save_folder())}. Refresh the list and choose "
                           "another, or calibrate first.")
     try:
-        return Profile.load(path)
+        with called(path, place(path)):
+            return Profile.load(path)
     except OSError as error:
         raise DebiasError(f"The profile {quoted(name)} cannot be read: {error.strerror or error}.") from error
 
@@ -71,21 +72,23 @@ def place(path: Path) -> str:
     return Path(path).name
 
 
-def without_places(error: Exception) -> str:
-    """An error's text in one line, without the folders of this machine."""
+def said(error: Exception) -> str:
+    """An error's text in one line. That of a bug may name anything, so the folders of this machine are left out; a
+    `DebiasError` names none but what the user wrote, which must come back as it came."""
     text = str(error) or type(error).__name__
-    for root in _roots():
-        text = text.replace(f"{root}{os.sep}", "").replace(str(root), ".")
+    if not isinstance(error, DebiasError):
+        for root in _roots():
+            text = text.replace(f"{root}{os.sep}", "").replace(str(root), ".")
     return " ".join(text.split())
 
 
 @contextmanager
-def discreet() -> Iterator[None]:
-    """Around what the host's API may ask for: mistakes are said without the folders of this machine."""
+def called(path: Path | str, name: str) -> Iterator[None]:
+    """Mistakes in a file or folder are said with its name as users know it, not with its place on this machine."""
     try:
         yield
     except DebiasError as error:
-        raise DebiasError(without_places(error)) from error
+        raise DebiasError(str(error).replace(str(path), name)) from error
 
 
 def _roots() -> list[Path]:

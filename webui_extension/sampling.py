@@ -14,7 +14,7 @@ from ..core.direction import mix
 from ..core.errors import DebiasError
 from ..core.guidance import GuidanceRun
 from .conditioning import TOKENS, deltas, encode, lengthened, mixed, of_group, parts_of, shift, with_parts
-from .profiles import without_places
+from .profiles import said
 
 
 class Pass:
@@ -124,7 +124,7 @@ class Pass:
     def fail(self, error: Exception) -> None:
         """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""
         if self.error is None:
-            self.error = without_places(error)
+            self.error = said(error)
             self.owner.comment(f"Debias failed: {self.error}")
         from modules import errors
         errors.report(f"sd-debias: {self.error}", exc_info=not isinstance(error, DebiasError))

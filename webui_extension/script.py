@@ -69,7 +69,7 @@ class Debias(scripts.Script):
             if loaded.edited:
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")
         except Exception as error:
-            Run(p, error=profiles.without_places(error))
+            Run(p, error=profiles.said(error))
             if not isinstance(error, DebiasError):
                 raise  # the host logs it
 

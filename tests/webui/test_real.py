@@ -165,3 +165,97 @@ def test_parity_with_core_pipeline(a1111, direction, sampler):
     difference = expected.astype(int) - np.stack(found)
     assert difference.min() >= -1 and difference.max() <= 2
     assert abs(difference.mean() - 0.5) < 0.1
+
+
+# --- what trials of the API found ------------------------------------------------------------------------------------
+
+QUICK = dict(prompt=PROMPT, width=64, height=64, steps=3, cfg_scale=2.5, seed=31, sampler_name="DDIM", batch_size=5)
+
+
+def test_the_setting_of_a_job_is_that_of_its_request_and_equal_seeds_give_equal_sheets(server):
+    request = dict(txt2img=dict(QUICK, sampler_name="Euler", scheduler="Simple"), count=5, rounds=0, held_out=0,
+                   classifier="demo", name="as asked", overwrite=True)
+    sheets = []
+    for _ in range(2):
+        job = ended(server, ask(server, "/calibrate", request)[1])
+        assert job["state"] == "done" and job["seed"] == 31, job
+        sheets.append(ask(server, f"/jobs/{job['id']}?images=true")[1]["images"])
+    setting = ask(server, "/profiles/as%20asked")[1]["setting"]
+    found = {name: setting[name] for name in ("steps", "cfg", "sampler", "scheduler", "width", "height")}
+    assert found == dict(steps=3, cfg=2.5, sampler="Euler", scheduler="Simple", width=64, height=64)
+    assert sheets[0] and sheets[0] == sheets[1]
+    drawn = ended(server, ask(server, "/audit", dict(txt2img=dict(QUICK, seed=-1), count=5, classifier="demo"))[1])
+    assert drawn["seed"] >= 0, "the seed that the host drew"
+
+
+@pytest.mark.parametrize("changes, sentence", [
+    (dict(txt2img=dict(QUICK, scheduler="Magic")), "There is no scheduler 'Magic'"),
+    (dict(txt2img=dict(QUICK, sampler_name="Magic")), "There is no sampler 'Magic'"),
+    (dict(txt2img=dict(QUICK, override_settings=dict(sd_model_checkpoint="gone"))), "There is no checkpoint 'gone'"),
+    (dict(held_out=10**12), "images"), (dict(count=10**9), "images"), (dict(confidence=5), "from 0 to 1"),
+    (dict(confidence=-1), "from 0 to 1"), (dict(name="a" * 110), "1 to 120 printable"),
+    (dict(name="\u533b" * 64), "200 bytes"), (dict(name="a\u202eb"), "printable"), (dict(name="../x"), "slashes"),
+    (dict(attributes=["gender", "gender = 70:30"]), "same name"), (dict(rule="additive"), "no use for a rule"),
+    (dict(attributes=[f"a{i}: x | y" for i in range(9)]), "at most 8")])
+def test_a_request_that_makes_no_sense_is_refused_at_once(server, changes, sentence):
+    request = {**dict(txt2img=QUICK, count=5, rounds=0, held_out=5, classifier="demo", name="odd"), **changes}
+    status, answer = ask(server, "/calibrate", request)
+    assert status == 422 and sentence in answer["detail"]
+
+
+def test_settings_of_folders_and_downloads_cannot_be_changed_over_the_api(server):
+    before = server.call("/sdapi/v1/options")
+    for name, value in (("sd_debias_download", True), ("sd_debias_folder", "/etc"), ("sd_debias_classifier", "/etc")):
+        server.call("/sdapi/v1/options", {name: value})
+        server.post("txt2img", payload(steps=1, override_settings={name: value}))
+        assert server.call("/sdapi/v1/options")[name] == before[name]
+
+
+def test_a_job_tells_neither_whether_a_folder_exists_nor_where_the_host_lies(server):
+    said = []
+    for path in ("/etc", "/no/such/folder", str(server.place), "../../extensions"):
+        job = ended(server, ask(server, "/audit", dict(txt2img=QUICK, count=5, classifier=path))[1])
+        assert job["state"] == "failed"
+        said.append(job["error"].replace(path, "X"))
+        with pytest.raises(ValueError, match="models/classifiers") as caught:
+            server.post("txt2img", payload(script_name="Debias: audit", script_args=[
+                ["gender"], "", path, 5, 0.0, "", False]))
+        assert str(server.place) not in str(caught.value).replace(path, "X")
+    assert len(set(said)) == 1 and "There is no classifier 'X' in models/classifiers" in said[0]
+    request = dict(txt2img=QUICK, count=5, rounds=0, held_out=0, classifier="demo", name="placed", overwrite=True)
+    job = ended(server, ask(server, "/calibrate", request)[1])
+    assert job["state"] == "done" and str(server.place) not in json.dumps(job)
+    assert "models/debias_profiles/placed.json" in job["text"]
+
+
+def test_a_cancelled_waiting_job_blocks_no_other_while_the_page_generates(server):
+    long = threading.Thread(target=server.post, args=("txt2img", payload(steps=150, n_iter=20)))
+    long.start()
+    while server.call("/sdapi/v1/progress")["state"]["sampling_step"] < 2:
+        time.sleep(0.05)
+    first = ask(server, "/audit", dict(txt2img=QUICK, count=5, classifier="demo"))[1]
+    assert first["state"] == "waiting"
+    ask(server, f"/jobs/{first['id']}", method="DELETE")
+    status, second = ask(server, "/audit", dict(txt2img=QUICK, count=5, classifier="demo"))
+    assert status == 202 and ask(server, f"/jobs/{first['id']}")[1]["state"] == "cancelled"
+    server.call("/sdapi/v1/interrupt", {})
+    long.join(60)
+    assert ended(server, second, 60)["state"] == "done"
+
+
+def test_a_job_that_the_page_interrupted_is_not_done(server):
+    job = ask(server, "/audit", dict(txt2img=dict(QUICK, steps=20), count=1000, classifier="demo"))[1]
+    while "images" not in ask(server, f"/jobs/{job['id']}")[1]["text"]:
+        time.sleep(0.2)
+    server.call("/sdapi/v1/interrupt", {})
+    job = ended(server, job, 60)
+    assert job["state"] == "cancelled" and "Interrupted after" in job["text"]
+
+
+def test_a_picture_that_was_left_alone_is_pasted_back_with_the_extension_on(server):
+    save_profile(server.profiles, steering=dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0))
+    batch = server.post("txt2img", payload(seed=20, batch_size=4, **debias()))
+    alone = [text for text in batch.infotexts if keys(text).get("Debias") == "left alone by its draw"]
+    assert len(alone) == 2
+    again = server.post("txt2img", dict(infotext=alone[0], batch_size=4, seed=20))
+    assert same(arrays(batch), arrays(again)) and again.infotexts == batch.infotexts

@@ -316,9 +316,10 @@ def test_a_classifier_over_the_api_does_not_tell_whether_a_folder_exists(a_doubl
 
 def test_messages_hold_no_folder_of_this_machine(a_double, tmp_path):
     profiles = ours("profiles")
-    error = ValueError(f"no {tmp_path / 'debias_profiles' / 'x.json'} and nothing in {tmp_path}")
-    said = profiles.without_places(error)
+    said = profiles.said(RuntimeError(f"no {tmp_path / 'debias_profiles' / 'x.json'} and nothing in {tmp_path}"))
     assert str(tmp_path) not in said and "debias_profiles/x.json" in said
+    error = sys.modules["sd_debias.core.errors"].DebiasError
+    assert profiles.said(error(f"'{tmp_path}'")) == f"'{tmp_path}'", "whose change would tell where the host lies"
     with pytest.raises(ValueError) as caught:
         profiles.load("gone")
     assert str(tmp_path) not in str(caught.value)
