@@ -12,9 +12,9 @@ import numpy as np
 from harness import FIRST_SEED, HELD_OUT
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.demo import artwork, bias, captions
-from sd_debias.core.method import Method
+from sd_debias.core.calibration.loop import Calibration, Plan
+from demo_training import artwork, bias, captions
+from sd_debias.core.method.methods import Method
 
 SKEWED = [subject for subject in artwork.OCCUPATIONS if max(bias.shares(subject)[0]) >= 0.8]
 SOLVERS = {

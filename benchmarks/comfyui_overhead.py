@@ -66,9 +66,9 @@ def demo():
 def ways(model, width: int) -> dict:
     """The model as it is, and guided."""
     from sd_debias.core.attribute import GENDER
-    from sd_debias.core.safe_latent import SafeLatentGuidance
-    from sd_debias.core.method import METHODS, Method
-    from sd_debias.core.pipeline import Encoded
+    from sd_debias.core.method.safe_latent import SafeLatentGuidance
+    from sd_debias.core.method.methods import METHODS, Method
+    from sd_debias.core.method.conditioning import Encoded
     from sd_debias.nodes.guidance import Guide
 
     prompt, empty, *groups = torch.randn(4, 1, 77, width, generator=torch.Generator().manual_seed(1))

@@ -26,17 +26,17 @@ from typing import Callable
 import numpy as np
 from reliability import record
 
-from sd_debias.core import report
+from sd_debias.core.report import page as report
 from sd_debias.core.attribute import Attribute, parse, together
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.classify.image_classifier import ImageClassifier
-from sd_debias.core.demo.model import CLASSIFIER
+from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.judge.image_classifier import ImageClassifier
+from sd_debias.demo_model.model import CLASSIFIER
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.files import read_json, safe_name, write_atomic
-from sd_debias.core.method import METHODS, named
-from sd_debias.core.profile import Profile, described
+from sd_debias.core.method.methods import METHODS, named
+from sd_debias.core.profile.file import Profile, described
 from sd_debias.core.schema import LARGEST_WEIGHT
-from sd_debias.core.steering import rows
+from sd_debias.core.method.draw import rows
 
 SLOWEST, MOST_MEMORY = 2.0, 200 << 20
 ODD = [None, True, False, 0, -1, 1, 7, 0.5, -0.5, 1e30, -1e30, 1e-300, 2**63, 2**70, 10**400, math.nan, math.inf, "", " ",

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from sd_debias.core.attribute import Attribute
-from sd_debias.core.demo import model
-from sd_debias.core.distribution import summarise
+from sd_debias.demo_model import model
+from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.files import write_atomic
-from sd_debias.core.method import METHODS, Method
-from sd_debias.core.steering import Steering, rows
-from sd_debias.core.workbench import Workbench, demo, model_hash
+from sd_debias.core.method.methods import METHODS, Method
+from sd_debias.core.method.draw import Steering, rows
+from sd_debias.diffusers_host.workbench import Workbench, demo, model_hash
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibrate.py.

@@ -13,9 +13,9 @@ from harness import FIRST_SEED, TEST_SEED
 from spending import BOTH, both_at_once
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.demo import captions
-from sd_debias.core.method import METHODS
+from sd_debias.core.calibration.loop import Calibration, Plan
+from demo_training import captions
+from sd_debias.core.method.methods import METHODS
 
 WAYS = {"nothing": [], "gender alone": [GENDER], "gender and tone": [GENDER, SKIN_TONE_5], "joint groups": [BOTH]}
 OCCUPATIONS = ("doctor", "teacher", "farmer", "mechanic", "guard")

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from reliability import record
 
-from sd_debias.core.calibrate import Calibration
-from sd_debias.core.profile import Profile
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.profile.file import Profile
 
 PROMPTS = ("a photo of a doctor", "a photo of a pilot")
-COMMAND = [sys.executable, "-m", "sd_debias.core.cli", "calibrate", "--model", "demo", "--images", "30", "--rounds", "1",
+COMMAND = [sys.executable, "-m", "sd_debias.diffusers_host.cli.main", "calibrate", "--model", "demo", "--images", "30", "--rounds", "1",
            "--held-out", "30", "--batch-size", "10", "--steps", "2", "--name", "killed"]
 MOMENTS = ("unfinished-1.json", "unfinished-2.json", "report.html", "before.png", "summary.json", "profile.json")
 

@@ -19,13 +19,14 @@ import torch
 from harness import DOCS
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.demo import model
+from sd_debias.demo_model import model
 from sd_debias.core.files import write_atomic
-from sd_debias.core.method import IN_CONTEXT
-from sd_debias.core.method import EARLY, METHODS, Method, named
-from sd_debias.core.pipeline import encode_all, generate
-from sd_debias.core.steering import Steering
-from sd_debias.core.workbench import load_pipeline
+from sd_debias.core.method.methods import IN_CONTEXT
+from sd_debias.core.method.methods import EARLY, METHODS, Method, named
+from sd_debias.diffusers_host.encode import encode_all
+from sd_debias.diffusers_host.generate import generate
+from sd_debias.core.method.draw import Steering
+from sd_debias.diffusers_host.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
 # Every picture is pushed: the dearest case.

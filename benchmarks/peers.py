@@ -19,14 +19,14 @@ from harness import FIRST_SEED, TEST_SEED
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.chart import LIGHT, Scene
-from sd_debias.core.demo import captions
-from sd_debias.core.method import ALONE
-from sd_debias.core.distribution import deviation_ratio, dirichlet_interval
-from sd_debias.core.safe_latent import PRESETS
-from sd_debias.core.method import METHODS, Method, named
-from sd_debias.core.steering import Steering
+from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.report.chart import LIGHT, Scene
+from demo_training import captions
+from sd_debias.core.method.methods import ALONE
+from sd_debias.core.calibration.statistics import deviation_ratio, dirichlet_interval
+from sd_debias.core.method.safe_latent import PRESETS
+from sd_debias.core.method.methods import METHODS, Method, named
+from sd_debias.core.method.draw import Steering
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "mechanic", "farmer")

@@ -14,9 +14,9 @@ import numpy as np
 from harness import DOCS, TEST_SEED
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.demo import captions
-from sd_debias.core.method import METHODS
-from sd_debias.core.steering import Steering
+from demo_training import captions
+from sd_debias.core.method.methods import METHODS
+from sd_debias.core.method.draw import Steering
 
 OCCUPATIONS = ("doctor", "teacher", "mechanic", "farmer", "artist", "office worker")
 # The changed field of a workbench's setting, or the scheduler; sizes other than 64 the model has never seen.

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from harness import TEST_SEED
 
-from sd_debias.core import pipeline
+from sd_debias.diffusers_host.generate import generate
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.demo import artwork, captions, model
-from sd_debias.core.distribution import correct_confusion, kl_divergence, noise_floor
-from sd_debias.core.method import Method
-from sd_debias.core.steering import Steering
+from demo_training import artwork, captions
+from sd_debias.demo_model import model
+from sd_debias.core.calibration.statistics import correct_confusion, kl_divergence, noise_floor
+from sd_debias.core.method.methods import Method
+from sd_debias.core.method.draw import Steering
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "farmer")
@@ -57,7 +58,7 @@ def generated(pipe, prompt: str, seeds, steps: int, push: dict) -> list[np.ndarr
     batches = []
     for start in range(0, len(seeds), 50):
         with predicted_x0(pipe) as seen:
-            pipeline.generate(pipe, prompt, seeds[start:start + 50], batch_size=50, num_inference_steps=steps,
+            generate(pipe, prompt, seeds[start:start + 50], batch_size=50, num_inference_steps=steps,
                               guidance_scale=model.CFG, **push)
         batches.append([decoded(pipe, latents) for latents in seen])
     return [np.concatenate(pictures) for pictures in zip(*batches)]

@@ -15,10 +15,10 @@ import numpy as np
 from harness import FIRST_SEED
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5, joint
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.demo import captions
-from sd_debias.core.method import METHODS
-from sd_debias.core.steering import Steering
+from sd_debias.core.calibration.loop import Calibration, Plan
+from demo_training import captions
+from sd_debias.core.method.methods import METHODS
+from sd_debias.core.method.draw import Steering
 
 BOTH = joint([GENDER, SKIN_TONE_5])
 # Attribute, images a round, images of the verification and of the test: more where more groups share them.

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from harness import DOCS
 
-from sd_debias.core import pipeline
+from sd_debias.diffusers_host.encode import encode
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.demo import artwork, captions
-from sd_debias.core.method import METHODS
-from sd_debias.core.solver.draw import Draw, least_push
-from sd_debias.core.steering import Steering
-from sd_debias.core.uncalibrated import PER_GROUP, distance, first_shares, kernel_ridge, predicted_steering
+from demo_training import artwork, captions
+from sd_debias.core.method.methods import METHODS
+from sd_debias.core.calibration.solver.draw import Draw, least_push
+from sd_debias.core.method.draw import Steering
+from sd_debias.diffusers_host.first_steps import PER_GROUP, distance, first_shares, kernel_ridge, predicted_steering
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 GUESSES = ("nothing", "average profile", "nearest prompt", "ridge", "kernel", "first steps", "average of few",
@@ -41,7 +41,7 @@ def features() -> dict[str, np.ndarray]:
     ends = {}
     for subject in artwork.OCCUPATIONS:
         prompt = captions.prompt(subject)
-        embedded = pipeline.encode(harness.bench.pipe, [prompt])["prompt_embeds"][0]
+        embedded = encode(harness.bench.pipe, [prompt])["prompt_embeds"][0]
         ends[subject] = embedded[len(harness.bench.pipe.tokenizer(prompt).input_ids) - 1].numpy()
     table = np.stack(list(ends.values()))
     return {subject: (end - table.mean(0)) / table.std(0) for subject, end in ends.items()}

@@ -11,14 +11,15 @@ import numpy as np
 from harness import TEST_SEED
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.demo import captions, model
-from sd_debias.core.method import IN_CONTEXT
-from sd_debias.core.safe_latent import SafeLatentGuidance
-from sd_debias.core.method import Method
-from sd_debias.core.pipeline import GuidedDenoiser
-from sd_debias.core.steering import Steering
+from demo_training import captions
+from sd_debias.demo_model import model
+from sd_debias.core.method.methods import IN_CONTEXT
+from sd_debias.core.method.safe_latent import SafeLatentGuidance
+from sd_debias.core.method.methods import Method
+from sd_debias.core.method import step as stepping
+from sd_debias.core.method.draw import Steering
 
-EVERY = GuidedDenoiser.EVERY
+EVERY = stepping.EVERY
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "farmer")
 N, STEPS = 200, model.STEPS
@@ -40,11 +41,11 @@ def measure(job: dict) -> tuple[dict, str]:
     if "alone" in job:
         end, every = job["alone"]
         harness.forget()
-        harness.bench.setting["cfg"], GuidedDenoiser.EVERY = 1.0, every
+        harness.bench.setting["cfg"], stepping.EVERY = 1.0, every
         try:
             return pushed(job, SafeLatentGuidance(end=end / STEPS))
         finally:
-            harness.bench.setting["cfg"], GuidedDenoiser.EVERY = model.CFG, EVERY
+            harness.bench.setting["cfg"], stepping.EVERY = model.CFG, EVERY
             harness.forget()
     start, end, *stride = job["window"]
     return pushed(job, (Strided if stride else SafeLatentGuidance)(start=start / STEPS, end=end / STEPS))

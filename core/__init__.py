@@ -1,0 +1,36 @@
+"""The public API of sd-debias, which knows no host: attributes, methods, calibrations, judges, profiles and reports.
+
+Names are imported when they are asked for: `import sd_debias.core` loads neither torch nor anything else.
+"""
+from __future__ import annotations
+
+from importlib import import_module
+
+_PUBLIC = {
+    "attribute": ("Attribute", "Group", "parse", "joint", "together", "BUILT_IN", "GENDER", "SKIN_TONE", "SKIN_TONE_3",
+                  "SKIN_TONE_5", "AGE"),
+    "errors": ("DebiasError",),
+    "method.methods": ("Method", "METHODS", "named", "DIRECTIONS"),
+    "method.safe_latent": ("SafeLatentGuidance", "PRESETS"),
+    "method.draw": ("Steering", "rows"),
+    "calibration.loop": ("Calibration", "Plan", "Round"),
+    "calibration.statistics": ("Distribution", "summarise", "kl_divergence", "noise_floor", "wilson", "g_test"),
+    "judge.clip": ("ClipModel",),
+    "judge.image_classifier": ("ImageClassifier",),
+    "judge.skin_tone": ("SkinTone",),
+    "profile.file": ("Profile", "Entry", "described"),
+    "report.page": ("write_report", "summary"),
+    "version": ("VERSION",),
+}
+_WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DebiasError, short
-from .method import DIRECTIONS, RULES, SPENDS
+from .method.methods import DIRECTIONS, RULES, SPENDS
 
 LARGEST_WEIGHT = 100.0  # a push of 1 is obeyed; anything near this bound makes pictures of no use
 MOST_IMAGES = 1_000_000  # of a calibration, a round or a verification

@@ -6,10 +6,10 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..core.errors import DebiasError
-from ..core.method import AS_CALIBRATED, DIRECTIONS, Method
-from ..core.profile import Entry, Profile
-from ..core.safe_latent import SafeLatentGuidance
-from ..core.steering import rows
+from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
+from ..core.profile.file import Entry, Profile
+from ..core.method.safe_latent import SafeLatentGuidance
+from ..core.method.draw import rows
 from . import messages
 from .conditioning import encode_all
 from .guidance import Guide

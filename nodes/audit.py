@@ -5,10 +5,10 @@ import numpy as np
 from comfy_api.latest import io, ui
 
 from ..core.attribute import together
-from ..core.calibrate import Round
-from ..core.chart import chart_shares
-from ..core.classify import labels, one_colour
-from ..core.distribution import Distribution, summarise
+from ..core.calibration.loop import Round
+from ..core.report.chart import chart_shares
+from ..core.judge import labels, one_colour
+from ..core.calibration.statistics import Distribution, summarise
 from ..core.errors import DebiasError, quoted
 from . import messages
 from .images import pictures, to_tensor

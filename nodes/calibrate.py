@@ -24,14 +24,14 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.calibrate import HELD_OUT, ROUND, Calibration, Plan, Round, round_names
-from ..core.chart import chart_kl, chart_shares, contact_sheet
-from ..core.classify import Classifier
+from ..core.calibration.loop import HELD_OUT, ROUND, Calibration, Plan, Round, round_names
+from ..core.report.chart import chart_kl, chart_shares, contact_sheet
+from ..core.judge import Classifier
 from ..core.errors import DebiasError
 from ..core.files import exclusive, fingerprint, safe_name, writing
-from ..core.method import DIRECTIONS, EARLY, METHODS, RULES, Method, named
-from ..core.profile import Profile
-from ..core.steering import check_steered, rows
+from ..core.method.methods import DIRECTIONS, EARLY, METHODS, RULES, Method, named
+from ..core.profile.file import Profile
+from ..core.method.draw import check_steered, rows
 from . import messages
 from .conditioning import encode_all
 from .guidance import KEY, Guide

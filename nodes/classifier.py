@@ -16,10 +16,10 @@ import torch
 from comfy_api.latest import io
 
 from ..core.attribute import Attribute
-from ..core.classify import Classifier
-from ..core.classify.clip import ClipModel
-from ..core.classify.image_classifier import ImageClassifier
-from ..core.classify.skin_tone import FACES, SkinTone
+from ..core.judge import Classifier
+from ..core.judge.clip import ClipModel
+from ..core.judge.image_classifier import ImageClassifier
+from ..core.judge.skin_tone import FACES, SkinTone
 from ..core.errors import DebiasError, quoted
 from .types import CATEGORY, Classifiers
 
@@ -67,8 +67,8 @@ def after(load: Callable[[], None], classify: Classifier) -> Classifier:
 def clip_judge(folder: str) -> Judge:
     """CLIP in a folder, or the demo's. Raises DebiasError where it is no CLIP."""
     if folder == DEMO:
-        from ..core.demo.model import clip as demo_clip
-        from ..core.demo.model import occupation_right
+        from ..demo_model.model import clip as demo_clip
+        from ..demo_model.model import occupation_right
         clip = demo_clip()
         fidelity = occupation_right(clip)
     else:
@@ -154,7 +154,7 @@ class DebiasSkinToneClassifier(io.ComfyNode):
 
     @classmethod
     def execute(cls, faces="auto", cutoffs=PHOTOGRAPHS, others=None):
-        from ..core.demo.artwork import ITA_CUTOFFS
+        from ..demo_model.subjects import ITA_CUTOFFS
         angles = ITA_CUTOFFS if cutoffs == DRAWINGS else None
         return io.NodeOutput(with_attribute(others, lambda a: a.name.startswith("skin_tone"),
                                             lambda a: SkinTone(a, faces=faces, cutoffs=angles), "Skin tone by colour"))

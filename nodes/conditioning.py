@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.direction import group_texts, mix
+from ..core.method.direction import group_texts, mix
 from ..core.errors import DebiasError, quoted
-from ..core.pipeline import Encoded, shifted
+from ..core.method.conditioning import Encoded, shifted
 
 EMBEDDING = "cond"
 NAMES = (EMBEDDING, "pooled_output", "conditioning_llama3")

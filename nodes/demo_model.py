@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..core.demo.model import WEIGHTS, Ratio
+from ..demo_model.model import WEIGHTS, Ratio
 from .types import CATEGORY
 
 NAME = "demo"  # of the model in profiles, as the command line calls it

@@ -8,18 +8,17 @@ Nothing is kept on the model, so passes, clones and the next run cannot see each
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.direction import mix
 from ..core.errors import DebiasError
-from ..core.guidance import GuidanceRun
-from ..core.method import Method
-from ..core.pipeline import Encoded, GuidedDenoiser
+from ..core.method.step import Steps
+from ..core.method.methods import Method
+from ..core.method.conditioning import Encoded
 from . import conditioning
 from .messages import collected
 
@@ -94,26 +93,20 @@ class Pass:
         self.guider, self.direction, self.weights = guider, guide.method.direction, weights
         self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         self.evaluations = 0
-        self.evaluated = -GuidedDenoiser.EVERY  # the last step that was; none before the first
         self.added: tuple[int, int] | None = None  # in a model call with them: the first one's place, and their kind
         positive, negative = guider.conds[POSITIVE], guider.conds.get(NEGATIVE)
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
-        # With the prompt as baseline no threshold holds: gamma and what it compares would be one difference.
-        settings = guide.method.guidance
-        if alone and self.direction == "embedding":
-            settings = replace(settings, threshold=None)
-        self.run = GuidanceRun(settings)
+        self.steps = Steps(guide.method, weights, not alone)
         # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
         # Alone, the prompt is the baseline of `embedding`; that of `prediction` is the empty one, evaluated as well.
         if self.direction == "embedding":
             extra = [conditioning.shift(positive, guide.encoded, guide.attributes, -weights, guide.method.context)
                      if alone else conditioning.mixed(negative, guide.encoded, weights)]
-        else:  # groups that no image needs are not evaluated
-            self.groups = weights.any(0).nonzero().flatten().tolist()
+        else:
             texts = [{name: g[i].to(guide.encoded.empty[name]) for name, g in guide.encoded.groups.items()}
-                     for i in self.groups] + [guide.encoded.empty] * alone
+                     for i in self.steps.groups] + [guide.encoded.empty] * alone
             extra = [conditioning.replaced(positive if alone else negative, text) for text in texts]
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
         self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
@@ -125,23 +118,19 @@ class Pass:
         progress = self.progress(timestep)
         # A positive conditioning by itself is another method's further evaluation, such as PAG's.
         ours = at is not None and len(conds) > 1 and (base is not None or self.alone)
-        if not ours or len(x) != len(self.weights) or not self.run.settings.needs_unsafe(progress):
+        if not ours or len(x) != len(self.weights) or self.steps.idle(progress):
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
         step, sigma = self.progress.step(timestep), timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
-        repeated = self.alone and self.direction == "embedding" and 0 < step - self.evaluated < GuidedDenoiser.EVERY
-        if repeated and self.run.settings.active(progress):
-            outs, gamma = list(executor(model, conds, x, timestep, model_options, *args, **kwargs)), self.run.again()
+        if self.steps.repeats(step, progress):
+            outs, gamma = list(executor(model, conds, x, timestep, model_options, *args, **kwargs)), self.steps.again()
         else:
-            outs, gamma = self._gamma(at, base, sigma, progress, executor, model, conds, x, timestep, model_options,
-                                      *args, **kwargs)
-            self.evaluated = step if self.run.settings.active(progress) else self.evaluated
-        guided = self.weights.any(1).to(gamma.device).reshape(-1, *(1,) * (x.ndim - 1))
-        gamma = torch.where(guided, gamma, 0.0)  # the mix of no weights is the anchor up to rounding only
+            outs, gamma = self._gamma(at, base, sigma, step, progress, executor, model, conds, x, timestep,
+                                      model_options, *args, **kwargs)
         outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
         return outs
 
-    def _gamma(self, at: int, base: int | None, sigma: Tensor, progress: float, executor, model, conds, x, *args,
-               **kwargs) -> tuple[list[Tensor], Tensor]:
+    def _gamma(self, at: int, base: int | None, sigma: Tensor, step: int, progress: float, executor, model, conds, x,
+               *args, **kwargs) -> tuple[list[Tensor], Tensor]:
         """The predictions of the conditionings, and gamma."""
         kind = base if not self.alone else at if self.direction == "embedding" else 1
         outs, extra = self._evaluate(executor, model, conds, kind, x, *args, **kwargs)
@@ -155,9 +144,8 @@ class Pass:
             eps_uncond, eps_unsafe = eps(outs[at if self.alone else base]), eps(extra[0])
         else:
             eps_uncond = eps(extra.pop() if self.alone else outs[base])
-            eps_groups = torch.stack([eps(out) for out in extra])
-            eps_unsafe = mix(eps_uncond, eps_groups, self.weights[:, self.groups])
-        return outs, self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
+            eps_unsafe = self.steps.unsafe(eps_uncond, [eps(out) for out in extra])
+        return outs, self.steps.gamma(step, progress, eps_cond, eps_uncond, eps_unsafe)
 
     def _evaluate(self, executor, model, conds, kind: int, *args, **kwargs) -> tuple[list[Tensor], list[Tensor]]:
         """Predictions of the conditionings, and of the added ones, all in one model call.
@@ -185,7 +173,7 @@ class Pass:
         reason = None if self.evaluations else (
             "this guider never evaluated the positive conditioning together with another one, or no step lies in the "
             "guidance window")
-        done, guided = self.run.summary(), int(self.weights.any(1).sum())
+        done, guided = self.steps.run.summary(), int(self.weights.any(1).sum())
         done["magnitude"] *= len(self.weights) / guided  # the mean over the guided images
         return dict(done, guided_images=guided, extra_evaluations=self.evaluations,
                     **({"reason": reason} if reason else {}))

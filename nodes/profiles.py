@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name, writing
-from ..core.profile import SHIPPED, SUFFIX, Profile, described
+from ..core.profile.file import SHIPPED, SUFFIX, Profile, described
 from . import messages
 from .types import CATEGORY, Profiles
 

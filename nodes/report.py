@@ -9,11 +9,11 @@ import folder_paths
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..core.chart import contact_sheet
+from ..core.report.chart import contact_sheet
 from ..core.errors import DebiasError
 from ..core.files import safe_name, writing
-from ..core.profile import Profile
-from ..core.report import write_report
+from ..core.profile.file import Profile
+from ..core.report.page import write_report
 from . import messages
 from .images import to_pil, to_tensor
 from .types import CATEGORY, Profiles

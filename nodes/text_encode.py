@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core.profile import Profile
-from ..core.steering import rows
+from ..core.profile.file import Profile
+from ..core.method.draw import rows
 from . import messages
 from .apply import entry_of
 from .conditioning import effect, encode_all, shift

@@ -277,7 +277,7 @@ def test_every_requirement_has_one_tested_version_in_its_range(pyproject, python
 
 
 def test_every_package_of_the_checkout_is_installed(pyproject):
-    folders = ("core", "nodes", "webui_extension")
+    folders = ("core", "demo_model", "diffusers_host", "nodes", "webui_extension")
     found = {path.parent.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("__init__.py")}
     names = {".".join(("sd_debias", *path.parts)) for path in found}
     assert set(pyproject["tool"]["setuptools"]["packages"]) == {"sd_debias.profiles"} | names
@@ -292,8 +292,8 @@ def test_the_wheel_holds_the_package_and_no_install_py(tmp_path):
     assert done.returncode == 0, done.stderr
     wheel, = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"sd_debias/core/cli.py", "sd_debias/core/report.html", "sd_debias/profiles/demo-gender.json",
-            "sd_debias/core/demo/weights/unet/config.json"} <= names
+    assert {"sd_debias/core/calibration/loop.py", "sd_debias/core/report/page.html", "sd_debias/core/py.typed",
+            "sd_debias/profiles/demo-gender.json", "sd_debias/demo_model/weights/unet/config.json"} <= names
     assert not [name for name in names if name.endswith("install.py")]
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Mapping, Sequence
 
 from ..core.errors import DebiasError, quoted
-from ..core.method import AS_CALIBRATED
-from ..core.steering import check_strength
+from ..core.method.methods import AS_CALIBRATED
+from ..core.method.draw import check_strength
 
 NONE = "None"  # no profile is chosen
 

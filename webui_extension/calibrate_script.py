@@ -4,7 +4,7 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
-from ..core.method import DIRECTIONS, METHODS, RULES, SPENDS, Method, named
+from ..core.method.methods import DIRECTIONS, METHODS, RULES, SPENDS, Method, named
 from . import calibrating, classifiers
 from .audit_script import say, subject
 from .result import processed

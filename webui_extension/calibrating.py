@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 from ..core.attribute import Attribute
-from ..core.calibrate import Calibration, Plan, round_names
-from ..core.chart import chart_kl, chart_shares, contact_sheet
+from ..core.calibration.loop import Calibration, Plan, round_names
+from ..core.report.chart import chart_kl, chart_shares, contact_sheet
 from ..core.errors import DebiasError, quoted
 from ..core.files import exclusive, fingerprint, safe_name, writing
-from ..core.method import METHODS, Method
-from ..core.profile import SUFFIX, Profile
-from ..core.steering import check_steered, rows
+from ..core.method.methods import METHODS, Method
+from ..core.profile.file import SUFFIX, Profile
+from ..core.method.draw import check_steered, rows
 from . import classifiers, profiles
 from .guide import Guide, plain
 from .run import STATE, option, setting_of
@@ -247,7 +247,7 @@ def _calibrate(bench: Bench, prompts: list[str], states: Sequence[Path], name: s
     folder = profiles.save_folder()
     last = "Interrupted: the best round so far is kept; the same settings and seed continue."
     if complete:
-        from ..core.report import write_report
+        from ..core.report.page import write_report
         with writing("The report", profiles.place(folder / "reports" / name)):
             page = write_report(folder / "reports" / name, profile, before, after, seeds)
         last = f"Report: {profiles.place(page)}"

@@ -42,7 +42,7 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
     """
     from modules import devices, shared
 
-    from ..core.classify.clip import ClipModel
+    from ..core.judge.clip import ClipModel
     own = default()
     known, single, clip, fidelity = {attribute.name: attribute for attribute in attributes}, {}, None, None
     download = bool(getattr(shared.opts, "sd_debias_download", False))
@@ -61,7 +61,7 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
         elif clip is not None:
             raise DebiasError("Two classifiers came for all attributes. Give one, and others as ATTRIBUTE=MODEL.")
         elif line == DEMO:
-            from ..core.demo import model as demo
+            from ..demo_model import model as demo
             clip = demo.clip(devices.device)
             fidelity = demo.occupation_right(clip)
         else:
@@ -113,5 +113,5 @@ def names(classifiers: Sequence[Callable]) -> str:
 
 
 def _by_colour(attribute: Attribute) -> Callable:
-    from ..core.classify.skin_tone import SkinTone
+    from ..core.judge.skin_tone import SkinTone
     return SkinTone(attribute)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.direction import group_texts, mix
+from ..core.method.direction import group_texts, mix
 from ..core.errors import DebiasError
-from ..core.pipeline import Encoded, shifted
+from ..core.method.conditioning import Encoded, shifted
 
 TOKENS, POOLED = "crossattn", "vector"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ..core.demo.model import Ratio
+from ..demo_model.model import Ratio
 
 
 def unet(widths: Sequence[int], **settings):

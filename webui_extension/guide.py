@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.method import Method
-from ..core.profile import Profile
-from ..core.steering import rows
+from ..core.method.methods import Method
+from ..core.profile.file import Profile
+from ..core.method.draw import rows
 from .arguments import Arguments
 
 NETWORK = re.compile(r"<\w+:[^>]*>")  # <lora:name:0.8>

@@ -76,7 +76,7 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
     k-diffusion give x_0, whose k is -1 / sigma, the others eps.
     """
     from modules import shared
-    if not state.run.settings.needs_unsafe(state.progress):
+    if state.inside.idle(state.progress):
         return
     b, places = len(state.seeds), _places(state, step.x)
     uncond = x_out[-b:].float()

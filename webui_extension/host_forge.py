@@ -39,7 +39,7 @@ def attach(state: Pass, p) -> None:
 def guided(state: Pass, args: dict, cond_scale: float):
     """The guided x_0: denoised - cond_scale gamma / k, with k = -1 / sigma."""
     denoised, x, sigma = args["denoised"], args["input"], args["sigma"]
-    if not state.run.settings.needs_unsafe(state.progress):
+    if state.inside.idle(state.progress):
         return denoised
     if not args["uncond"]:
         state.without_uncond += 1  # at CFG 1 the host has no negative prompt

@@ -8,8 +8,8 @@ from typing import Iterator
 
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name, writing
-from ..core.profile import SHIPPED, SUFFIX, Profile
-from ..core.profile import described as described  # the accordion shows it
+from ..core.profile.file import SHIPPED, SUFFIX, Profile
+from ..core.profile.file import described as described  # the accordion shows it
 from .arguments import NONE
 
 FOLDER = "debias_profiles"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import warnings
 
-from ..core.profile import FAMILIES
+from ..core.profile.file import FAMILIES
 from .guide import plain
 from .sampling import Pass
 

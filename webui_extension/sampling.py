@@ -10,9 +10,8 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..core.direction import mix
 from ..core.errors import DebiasError
-from ..core.guidance import GuidanceRun
+from ..core.method.step import Steps
 from .conditioning import TOKENS, deltas, encode, lengthened, mixed, of_group, parts_of, shift, with_parts
 from .profiles import said
 
@@ -29,7 +28,7 @@ class Pass:
         self.owner, self.guide, self.size = owner, guide, size
         self.prompts, self.seeds = list(prompts), [int(seed) for seed in seeds]
         self.weights = guide.rows(prompts, seeds)
-        self.run = GuidanceRun(guide.method.guidance)
+        self.inside = Steps(guide.method, self.weights, has_uncond=True)
         self.parts: list[list[tuple[int, float]]] = []  # (row, weight) of every image's AND parts
         self.guided: dict[int, int] = {}  # image: which of its AND parts is guided
         self.schedules: dict[int, list[tuple[int, str]]] = {}  # image: (last step, text) of that part
@@ -105,20 +104,15 @@ class Pass:
             return [with_parts(uncond, self._by_text(anchor, model, lambda e, encoded, images: mixed(
                 e, encoded, self.weights[images])))]
         return [with_parts(uncond, self._by_text(anchor, model, lambda e, encoded, _, g=g: of_group(e, encoded, g)))
-                for g in self.needed]
-
-    @property
-    def needed(self) -> list[int]:
-        """Groups that the `prediction` direction evaluates."""
-        return self.weights.any(0).nonzero().flatten().tolist()
+                for g in self.inside.groups]
 
     def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Tensor]) -> Tensor:
         """gamma [B, C, ...] from predictions in eps units (a common offset cancels); zero for images left alone."""
         unsafe = eps_unsafe[0] if self.guide.method.direction == "embedding" else \
-            mix(eps_uncond, torch.stack(list(eps_unsafe)), self.weights[:, self.needed])
-        gamma = self.run.step(eps_cond, eps_uncond, unsafe, self.progress)
+            self.inside.unsafe(eps_uncond, eps_unsafe)
+        gamma = self.inside.gamma(self.step, self.progress, eps_cond, eps_uncond, unsafe)
         guided = torch.tensor([image in self.guided for image in range(len(self.seeds))], device=gamma.device)
-        self.steps = self.run.steps
+        self.steps = self.inside.run.steps
         return torch.where(guided.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
 
     def fail(self, error: Exception) -> None:
@@ -142,7 +136,7 @@ class Pass:
                         for name in delta)
             reason = None if self.steps else "no step lies in the guidance window"
             return dict(acted=bool(self.steps) and moved, steps=self.steps, skipped=0, reason=reason)
-        done = self.run.summary()
+        done = self.inside.run.summary()
         reason = None
         if not done["steps"] and self.without_uncond:
             reason = "the host did not evaluate the negative prompt in any step of the guidance window"

@@ -5,7 +5,7 @@ import gradio as gr
 from modules import scripts, shared, ui_common
 
 from ..core.errors import DebiasError
-from ..core.method import AS_CALIBRATED, DIRECTIONS
+from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
 from .guide import from_profile

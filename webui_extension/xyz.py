@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 
-from ..core.method import AS_CALIBRATED, DIRECTIONS
+from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from . import profiles
 from .arguments import NONE
 from .script import OVERRIDES

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3
-from sd_debias.core.calibrate import AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Plan, round_names
-from sd_debias.core.method import METHODS, Method
+from sd_debias.core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Plan, round_names
+from sd_debias.core.method.methods import METHODS, Method
 
 SHIFT = Method(spend="shift")
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from sd_debias.core import chart
+from sd_debias.core.report import chart
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.chart import DARK, LIGHT, chart_kl, chart_shares, contact_sheet
-from sd_debias.core.distribution import summarise
+from sd_debias.core.report.chart import DARK, LIGHT, chart_kl, chart_shares, contact_sheet
+from sd_debias.core.calibration.statistics import summarise
 
 BEFORE, AFTER = summarise([80, 20], GENDER.target), summarise([52, 48], GENDER.target)
 

@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group
-from sd_debias.core.classify import UNSURE, labels, pictures
-from sd_debias.core.classify.clip import ClipModel
-from sd_debias.core.classify.image_classifier import ImageClassifier
-from sd_debias.core.classify.skin_tone import SkinTone, cielab, skin_mask, typology_angle
-from sd_debias.core.demo import artwork
+from sd_debias.core.judge import UNSURE, labels, pictures
+from sd_debias.core.judge.clip import ClipModel
+from sd_debias.core.judge.image_classifier import ImageClassifier
+from sd_debias.core.judge.skin_tone import SkinTone, cielab, skin_mask, typology_angle
+from demo_training import artwork
 
 ENSEMBLE = Attribute("age", (Group("young", classifier_texts=("a child", "a young person")), Group("old")))
 TONES_5 = SKIN_TONE_5.names

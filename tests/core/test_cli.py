@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sd_debias.core import cli
+from sd_debias.diffusers_host.cli import commands as cli
+from sd_debias.diffusers_host.cli.main import main
 from sd_debias.core.attribute import AGE
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.demo.model import CLASSIFIER, WEIGHTS
+from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.demo_model.model import CLASSIFIER, WEIGHTS
 from sd_debias.core.files import exclusive
-from sd_debias.core.profile import Profile
-from sd_debias.core.workbench import model_hash
+from sd_debias.core.profile.file import Profile
+from sd_debias.diffusers_host.workbench import model_hash
 
 QUICK = ["--prompt", "a photo of a judge", "--images", "40", "--rounds", "1", "--held-out", "40", "--batch-size", "20"]
 
@@ -22,7 +23,7 @@ QUICK = ["--prompt", "a photo of a judge", "--images", "40", "--rounds", "1", "-
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
     out = tmp_path_factory.mktemp("judge")
-    assert cli.main(["calibrate", *QUICK, "--out", str(out), "--name", "judge"]) == 0
+    assert main(["calibrate", *QUICK, "--out", str(out), "--name", "judge"]) == 0
     return out
 
 
@@ -39,13 +40,13 @@ def test_calibrate_leaves_profile_report_pictures_and_summary(calibrated):
 
 def test_calibrate_never_replaces_a_profile_unasked(calibrated, capsys):
     before = (calibrated / "profile.json").read_bytes()
-    assert cli.main(["calibrate", *QUICK, "--out", str(calibrated)]) == 2
+    assert main(["calibrate", *QUICK, "--out", str(calibrated)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert (calibrated / "profile.json").read_bytes() == before
 
 
 def generate(out, *options):
-    return cli.main(["generate", "--model", "demo", "--prompt", "a photo of a judge", "--count", "4", "--seed", "7",
+    return main(["generate", "--model", "demo", "--prompt", "a photo of a judge", "--count", "4", "--seed", "7",
                      "--out", str(out), *map(str, options)])
 
 
@@ -82,12 +83,12 @@ def test_metadata_claims_guidance_for_exactly_the_pictures_that_were_steered(tmp
 def test_another_picture_is_not_overwritten_unasked(tmp_path, capsys):
     assert generate(tmp_path) == 0
     before = (tmp_path / "7.png").read_bytes()
-    assert cli.main(["generate", "--prompt", "a photo of a pilot", "--seed", "7", "--out", str(tmp_path)]) == 2
+    assert main(["generate", "--prompt", "a photo of a pilot", "--seed", "7", "--out", str(tmp_path)]) == 2
     assert "another picture" in capsys.readouterr().err and (tmp_path / "7.png").read_bytes() == before
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
-    from sd_debias.core.workbench import Workbench
+    from sd_debias.diffusers_host.workbench import Workbench
     generate, calls = Workbench.generate, []
 
     def interrupted(self, *arguments, **options):
@@ -98,10 +99,10 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path, m
 
     monkeypatch.setattr(Workbench, "generate", interrupted)
     command = ["calibrate", *QUICK, "--out", str(tmp_path)]
-    assert cli.main(command) == 130
+    assert main(command) == 130
     assert "same command again" in capsys.readouterr().err
     assert Calibration.load(tmp_path / "unfinished-1.json").rounds[-1].done == 20
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert "Continuing after 60 images" in capsys.readouterr().out and (tmp_path / "profile.json").exists()
     (entry,) = Profile.load(tmp_path / "profile.json").entries
     assert entry.cost["images"] > 60 and entry.cost["evaluations"] is None  # those before Ctrl-C were not counted
@@ -116,9 +117,9 @@ def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, mon
     shutil.copytree(WEIGHTS / "tokenizer", clip, dirs_exist_ok=True)
     command = ["calibrate", *QUICK, "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr("sd_debias.core.workbench.Workbench.apply", interrupted)
-        assert cli.main(command) == 130
-    assert cli.main([*command, *(text.format(clip=clip) for text in other)]) == 2
+        patch.setattr("sd_debias.diffusers_host.workbench.Workbench.apply", interrupted)
+        assert main(command) == 130
+    assert main([*command, *(text.format(clip=clip) for text in other)]) == 2
     assert f"other options ({'classifier' if 'clip' in str(other) else 'setting'})" in capsys.readouterr().err
 
 
@@ -128,24 +129,24 @@ def test_ctrl_c_while_the_last_pictures_are_made_loses_nothing(tmp_path, monkeyp
 
     command = ["calibrate", *QUICK, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("sd_debias.core.workbench.Workbench.apply", interrupted)
-        assert cli.main(command) == 130
+        patch.setattr("sd_debias.diffusers_host.workbench.Workbench.apply", interrupted)
+        assert main(command) == 130
     assert "same command again" in capsys.readouterr().err and not (tmp_path / "profile.json").exists()
-    assert cli.main(command) == 0 and (tmp_path / "profile.json").exists()
+    assert main(command) == 0 and (tmp_path / "profile.json").exists()
 
 
 def test_ctrl_c_while_the_model_loads_is_no_traceback(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sd_debias.core.workbench.demo", interrupted)
-    assert cli.main(["audit", "--prompt", "a photo of a judge"]) == 130
+    monkeypatch.setattr("sd_debias.diffusers_host.workbench.demo", interrupted)
+    assert main(["audit", "--prompt", "a photo of a judge"]) == 130
     assert capsys.readouterr().err.strip() == "Stopped."
 
 
 def test_two_calibrations_do_not_write_the_same_profile(tmp_path, capsys):
     with exclusive(tmp_path / "profile.json"):
-        assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+        assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
     assert "Another calibration" in capsys.readouterr().err
 
 
@@ -160,58 +161,58 @@ def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(tmp_path, mo
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    assert cli.main(command) == 2
+    assert main(command) == 2
     assert "No space left" in capsys.readouterr().err
     assert (tmp_path / "profile.json").read_text() == "old"
     assert Calibration.load(tmp_path / "unfinished-1.json").held_out.complete
 
 
 def test_images_that_nobody_can_classify_end_a_calibration_with_a_sentence(tmp_path, monkeypatch, capsys):
-    from sd_debias.core.workbench import Workbench
+    from sd_debias.diffusers_host.workbench import Workbench
     monkeypatch.setattr(Workbench, "classifier", lambda *_: lambda images: np.zeros((len(images), 2), np.float32))
-    assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+    assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
     assert "classified" in capsys.readouterr().err
 
 
 def test_an_unfinished_calibration_with_other_options_is_not_continued(tmp_path, capsys):
     Calibration("a photo of a judge", [AGE], cli.METHODS["default"], Plan()).save(tmp_path / "unfinished-1.json")
-    assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+    assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
     assert "other options" in capsys.readouterr().err
 
 
 def test_json_prints_one_document_and_nothing_else(capsys):
-    assert cli.main(["audit", "--prompt", "a photo of a pilot", "--count", "20", "--json"]) == 0
+    assert main(["audit", "--prompt", "a photo of a pilot", "--count", "20", "--json"]) == 0
     shares = json.loads(capsys.readouterr().out)["audits"][0]["attributes"]["gender"]
     assert shares["n"] == 20 and sum(shares["counts"]) == 20
 
 
 def test_skin_tone_can_be_judged_by_colour_and_by_another_clip(capsys):
-    from sd_debias.core.demo.model import CLASSIFIER
+    from sd_debias.demo_model.model import CLASSIFIER
     audit = ["audit", "--prompt", "a photo of a pilot", "--count", "20", "--json"]
-    assert cli.main([*audit, "--attribute", "skin_tone_5", "--classifier", "skin_tone_5=ita"]) == 0
+    assert main([*audit, "--attribute", "skin_tone_5", "--classifier", "skin_tone_5=ita"]) == 0
     assert sum(json.loads(capsys.readouterr().out)["audits"][0]["attributes"]["skin_tone_5"]["counts"]) > 0
-    assert cli.main([*audit, "--classifier", f"gender={CLASSIFIER}"]) == 2  # a folder without its tokenizer
+    assert main([*audit, "--classifier", f"gender={CLASSIFIER}"]) == 2  # a folder without its tokenizer
     assert "tokenizer" in capsys.readouterr().err.lower()
 
 
 def test_a_clip_that_is_named_judges_the_demo_too(tmp_path):
-    from sd_debias.core.demo.model import CLASSIFIER, WEIGHTS
+    from sd_debias.demo_model.model import CLASSIFIER, WEIGHTS
     other = tmp_path / "other-clip"
     shutil.copytree(CLASSIFIER, other)
     shutil.copytree(WEIGHTS / "tokenizer", other, dirs_exist_ok=True)
-    assert cli.main(["calibrate", *QUICK, "--classifier", str(other), "--out", str(tmp_path / "out")]) == 0
+    assert main(["calibrate", *QUICK, "--classifier", str(other), "--out", str(tmp_path / "out")]) == 0
     assert Profile.load(tmp_path / "out" / "profile.json").classifier == "CLIP other-clip"
 
 
 def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, capsys):
     asked = ["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path), "--count", "40",
              "--batch-size", "20", "--prompt"]
-    assert cli.main([*asked, "a photo of a pilot", "--model", "demo"]) == 0
+    assert main([*asked, "a photo of a pilot", "--model", "demo"]) == 0
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is sent to a group" in page
     assert "gender, with the profile (N = 40): man 5" in capsys.readouterr().out
-    assert cli.main([*asked, "a photo of a pilot"]) == 2
-    assert cli.main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
+    assert main([*asked, "a photo of a pilot"]) == 2
+    assert main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
     said = capsys.readouterr().err
     assert "name one with --model" in said and "'A photo of a judge' was calibrated" in said
     assert "one calibrated prompt cannot tell whether that is far" in page
@@ -219,17 +220,17 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
 
 def test_a_prompt_too_far_from_anything_calibrated_is_said_to_be(tmp_path, capsys):
     prompts = [part for subject in ("doctor", "pilot") for part in ("--prompt", f"a photo of a {subject}")]
-    assert cli.main(["calibrate", *prompts, *QUICK[2:], "--out", str(tmp_path / "two")]) == 0
+    assert main(["calibrate", *prompts, *QUICK[2:], "--out", str(tmp_path / "two")]) == 0
     asked = ["--profile", str(tmp_path / "two" / "profile.json"), "--model", "demo", "--count", "2",
              "--prompt", "two people on a beach"]
-    assert cli.main(["report", *asked, "--out", str(tmp_path)]) == 0
+    assert main(["report", *asked, "--out", str(tmp_path)]) == 0
     assert "too far from anything calibrated" in (tmp_path / "report.html").read_text("utf-8")
-    assert cli.main(["generate", *asked, "--out", str(tmp_path / "pictures")]) == 0
-    assert cli.main(["generate", *asked, "--out", str(tmp_path / "pictures"), "--predict"]) == 2
+    assert main(["generate", *asked, "--out", str(tmp_path / "pictures")]) == 0
+    assert main(["generate", *asked, "--out", str(tmp_path / "pictures"), "--predict"]) == 2
     said = capsys.readouterr().err
     assert said.count("too far from anything calibrated") == 2 and "needs 4 calibrated prompts, but 'two' has 2" in said
-    assert cli.main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
-    assert cli.main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
+    assert main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
+    assert main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "--predict does nothing without a --profile" in said and "--predict does nothing without a model" in said
 
@@ -242,11 +243,11 @@ def test_weights_are_predicted_from_calibrated_prompts_and_the_picture_says_so(t
                            for subject in ("judge", "pilot", "cook", "guard")]
     path = Profile.from_dict(document).save(tmp_path / "four.json")
     asked = ["generate", "--profile", str(path), "--prompt", "a photo of a singer", "--count", "10"]
-    assert cli.main([*asked, "--predict", "--out", str(tmp_path / "all")]) == 0
+    assert main([*asked, "--predict", "--out", str(tmp_path / "all")]) == 0
     notes = [Image.open(tmp_path / "all" / f"{seed}.png").text["parameters"] for seed in range(10)]
     assert any("its weights are predicted from 4 calibrated prompts" in text for text in notes)
     # A picture does not depend on the seeds made with it.
-    assert cli.main([*asked, "--predict", "--out", str(tmp_path / "some"), "--seed", "5", "--count", "5"]) == 0
+    assert main([*asked, "--predict", "--out", str(tmp_path / "some"), "--seed", "5", "--count", "5"]) == 0
     pictures = [[np.asarray(Image.open(tmp_path / out / f"{seed}.png"), int) for seed in range(5, 10)]
                 for out in ("all", "some")]
     assert np.abs(np.subtract(*pictures)).max() <= 1
@@ -259,20 +260,20 @@ def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
     document["attributes"][0]["target"] = [0.1, 0.9]
     path = tmp_path / "turned.json"
     Profile.from_dict({key: value for key, value in document.items() if key != "hash"}).save(path)
-    assert cli.main(["report", "--profile", str(path), "--out", str(tmp_path), "--count", "40", "--batch-size", "20",
+    assert main(["report", "--profile", str(path), "--out", str(tmp_path), "--count", "40", "--batch-size", "20",
                      "--model", "demo", "--prompt", "the sea"]) == 0
     assert "does not carry over to this prompt" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_report_is_made_again_from_a_profile_alone(tmp_path, calibrated):
-    assert cli.main(["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path)]) == 0
+    assert main(["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path)]) == 0
     assert "a photo of a judge" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_report_with_pictures_is_not_replaced_unasked(calibrated, capsys):
     page = (calibrated / "report.html").read_bytes()
     command = ["report", "--profile", str(calibrated / "profile.json"), "--out", str(calibrated)]
-    assert cli.main(command) == 2 and "add --overwrite" in capsys.readouterr().err
+    assert main(command) == 2 and "add --overwrite" in capsys.readouterr().err
     assert (calibrated / "report.html").read_bytes() == page
 
 
@@ -289,18 +290,18 @@ def test_a_report_with_pictures_is_not_replaced_unasked(calibrated, capsys):
     (["--model", ".", "--classifier", "x"], "no model_index.json"),
 ])
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
-    assert cli.main(["audit", "--prompt", "a photo of a judge", "--count", "4", *arguments]) == 2
+    assert main(["audit", "--prompt", "a photo of a judge", "--count", "4", *arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert sentence in error and "Traceback" not in error and len(error.splitlines()) == 1
 
 
 def test_a_model_folder_without_a_text_encoder_is_refused(tmp_path, capsys):
-    from sd_debias.core.demo.model import WEIGHTS
+    from sd_debias.demo_model.model import WEIGHTS
     shutil.copytree(WEIGHTS, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
     shutil.rmtree(tmp_path / "model" / "text_encoder")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     (tmp_path / "model" / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
-    assert cli.main(["audit", "--prompt", "x", "--model", str(tmp_path / "model"), "--classifier", "x"]) == 2
+    assert main(["audit", "--prompt", "x", "--model", str(tmp_path / "model"), "--classifier", "x"]) == 2
     assert "no text encoder" in capsys.readouterr().err
 
 

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from sd_debias.core.direction import group_texts, mix, shift_prompt
-from sd_debias.core.method import ALONE, IN_CONTEXT
+from sd_debias.core.method.direction import group_texts, mix, shift_prompt
+from sd_debias.core.method.methods import ALONE, IN_CONTEXT
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[
     pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from sd_debias.core.distribution import (
+from sd_debias.core.calibration.statistics import (
     correct_confusion,
     deviation_ratio,
     dirichlet_interval,

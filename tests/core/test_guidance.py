@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sd_debias.core.guidance import GuidanceRun
-from sd_debias.core.safe_latent import PRESETS, SafeLatentGuidance
+from sd_debias.core.method.guidance import GuidanceRun
+from sd_debias.core.method.safe_latent import PRESETS, SafeLatentGuidance
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[
     pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]

@@ -1,8 +1,8 @@
 """Methods: what of them a host lets its user change."""
 import pytest
 
-from sd_debias.core.method import ALONE, AS_CALIBRATED, EARLY, METHODS, Method, named
-from sd_debias.core.safe_latent import SafeLatentGuidance
+from sd_debias.core.method.methods import ALONE, AS_CALIBRATED, EARLY, METHODS, Method, named
+from sd_debias.core.method.safe_latent import SafeLatentGuidance
 
 
 def test_an_adjusted_method_keeps_all_but_direction_and_window():

@@ -11,20 +11,14 @@ import torch
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
-from sd_debias.core.guidance import GuidanceRun
-from sd_debias.core.method import ALONE, DIRECTIONS, IN_CONTEXT, Method
-from sd_debias.core.pipeline import (
-    Encoded,
-    GuidedDenoiser,
-    _with_rows,
-    encode,
-    encode_all,
-    eps_units,
-    generate,
-    guided,
-)
-from sd_debias.core.safe_latent import PRESETS, SafeLatentGuidance
-from sd_debias.core.steering import Steering, rows
+from sd_debias.core.method.guidance import GuidanceRun
+from sd_debias.core.method.methods import ALONE, DIRECTIONS, IN_CONTEXT, Method
+from sd_debias.core.method.conditioning import Encoded
+from sd_debias.diffusers_host.hook import GuidedDenoiser, _with_rows, eps_units
+from sd_debias.diffusers_host.encode import encode, encode_all
+from sd_debias.diffusers_host.generate import generate, guided
+from sd_debias.core.method.safe_latent import PRESETS, SafeLatentGuidance
+from sd_debias.core.method.draw import Steering, rows
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -532,7 +526,7 @@ def test_no_step_after_the_first_waits_for_the_device(direction, cfg):
 
     assert noted(0), "the indices must be moved once"
     assert [noted(step) for step in (1, 2, 3)] == [[]] * 3
-    assert hook.runs[0].steps == 4
+    assert hook.passes[0].run.steps == 4
 
 
 @pytest.mark.cuda
@@ -549,7 +543,7 @@ def test_the_profiler_sees_no_step_wait_for_a_gpu(direction, cfg):
     call(0)
     assert waits(torch.ones(1, device="cuda").item), "the profiler must see a value being read"
     assert [waits(call, step) for step in (1, 2, 3)] == [0] * 3
-    assert hook.runs[0].steps == 4
+    assert hook.passes[0].run.steps == 4
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.demo.model import WEIGHTS
-from sd_debias.core.distribution import summarise
-from sd_debias.core.method import METHODS
-from sd_debias.core.profile import SHIPPED, SOFTWARE, Profile
-from sd_debias.core.steering import Steering
-from sd_debias.core.workbench import model_hash
+from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.demo_model.model import WEIGHTS
+from sd_debias.core.calibration.statistics import summarise
+from sd_debias.core.method.methods import METHODS
+from sd_debias.core.profile.file import SHIPPED, SOFTWARE, Profile
+from sd_debias.core.method.draw import Steering
+from sd_debias.diffusers_host.workbench import model_hash
 
 PROMPT = "a photo of a doctor"
 SETTING = {"model": "sd15.safetensors", "model_hash": "ab12", "sampler": "euler", "steps": 12, "cfg": 7.0}

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from sd_debias.core import report
+from sd_debias.core.report import page as report
 from sd_debias.core.attribute import GENDER, SKIN_TONE, Attribute, Group
-from sd_debias.core.distribution import summarise
-from sd_debias.core.report import summary, write_report
+from sd_debias.core.calibration.statistics import summarise
+from sd_debias.core.report.page import summary, write_report
 from test_profile import PROMPT, calibrated, made
 
 NASTY = "a <script>alert('x')</script> & \"quoted\" doctor"

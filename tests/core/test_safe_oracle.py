@@ -6,9 +6,9 @@ import tiny_pipelines
 import torch
 
 from sd_debias.core.attribute import Attribute, Group
-from sd_debias.core.method import ALONE, Method
-from sd_debias.core.pipeline import guided
-from sd_debias.core.safe_latent import PRESETS
+from sd_debias.core.method.methods import ALONE, Method
+from sd_debias.diffusers_host.generate import guided
+from sd_debias.core.method.safe_latent import PRESETS
 
 safe = pytest.importorskip("diffusers.pipelines.deprecated.stable_diffusion_safe")
 STEPS = 10

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE
-from sd_debias.core.distribution import kl_divergence
-from sd_debias.core.method import Method
-from sd_debias.core.solver import Measurement, make
-from sd_debias.core.solver.draw import least_push
-from sd_debias.core.solver.ida import fit_response
-from sd_debias.core.steering import Steering
+from sd_debias.core.calibration.statistics import kl_divergence
+from sd_debias.core.method.methods import Method
+from sd_debias.core.calibration.solver import Measurement, make
+from sd_debias.core.calibration.solver.draw import least_push
+from sd_debias.core.calibration.solver.ida import fit_response
+from sd_debias.core.method.draw import Steering
 
 SIX = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
 

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from sd_debias.core.steering import PRIMES, Steering, radical_inverse, rows
+from sd_debias.core.method.draw import PRIMES, Steering, radical_inverse, rows
 
 EVEN = Steering((0.0, 0.0), (0.0, 0.5, 0.5), strength=2.0)
 STARTS = (0, 1, 7, 42, 1000, 123456789, 2**32 - 5, 2**53 - 4, 2**63 - 3, 2**64 - 10)

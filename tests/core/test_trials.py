@@ -15,20 +15,22 @@ import torch
 from PIL import Image
 from test_profile import calibrated, made
 
-from sd_debias.core import cli, report
+from sd_debias.diffusers_host.cli import commands as cli
+from sd_debias.diffusers_host.cli.main import main
+from sd_debias.core.report import page as report
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse, together
-from sd_debias.core.calibrate import Calibration, Plan
-from sd_debias.core.chart import chart_kl, chart_shares
-from sd_debias.core.classify import one_colour
-from sd_debias.core.demo.model import WEIGHTS
-from sd_debias.core.distribution import summarise
+from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.report.chart import chart_kl, chart_shares
+from sd_debias.core.judge import one_colour
+from sd_debias.demo_model.model import WEIGHTS
+from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.errors import QUOTED, DebiasError, quoted
 from sd_debias.core.files import exclusive, read_json, safe_name, write_atomic
-from sd_debias.core.method import METHODS, Method, named
-from sd_debias.core.profile import Profile
-from sd_debias.core.steering import Steering
-from sd_debias.core.workbench import Workbench, load_pipeline
-from sd_debias.core.workbench import demo as demo_bench
+from sd_debias.core.method.methods import METHODS, Method, named
+from sd_debias.core.profile.file import Profile
+from sd_debias.core.method.draw import Steering
+from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
+from sd_debias.diffusers_host.workbench import demo as demo_bench
 
 ROOT = Path(__file__).resolve().parents[2]
 JUDGE = ["--prompt", "a photo of a judge"]
@@ -39,7 +41,7 @@ QUICK = [*JUDGE, "--images", "10", "--rounds", "1", "--held-out", "10", "--batch
 def mistake(capsys, *arguments):
     """The one sentence that a command says of a mistake."""
     capsys.readouterr()
-    assert cli.main([str(argument) for argument in arguments]) == 2
+    assert main([str(argument) for argument in arguments]) == 2
     said = capsys.readouterr().err.strip()
     assert "Traceback" not in said
     return said
@@ -95,11 +97,11 @@ def test_a_model_that_gives_nan_is_not_calibrated_on_black_pictures(tmp_path, mo
 
     monkeypatch.setattr(AutoencoderKL, "decode", nan)
     out = tmp_path / "audit"
-    assert cli.main(["audit", *JUDGE, "--count", "10", "--steps", "2", "--out", str(out)]) == 0
+    assert main(["audit", *JUDGE, "--count", "10", "--steps", "2", "--out", str(out)]) == 0
     assert "of 10 images, 5 are not finite" in capsys.readouterr().err
     found, = json.loads((out / "audit.json").read_text())["audits"]
     assert found["not_finite"] == found["attributes"]["gender"]["n"] == found["attributes"]["gender"]["unsure"] == 5
-    assert cli.main(["generate", *JUDGE, "--count", "2", "--steps", "2", "--out", str(tmp_path), "--json"]) == 0
+    assert main(["generate", *JUDGE, "--count", "2", "--steps", "2", "--out", str(tmp_path), "--json"]) == 0
     broken, good = (Image.open(tmp_path / f"{seed}.png") for seed in range(2))
     assert "Warning: " in broken.text["parameters"] and "NaN" in broken.text["parameters"]
     assert "Warning" not in good.text["parameters"]
@@ -252,7 +254,7 @@ def test_a_pipeline_that_cannot_be_guided_is_refused_before_the_first_picture(be
 
 def test_a_target_of_0_to_100_ends_with_all_files(tmp_path):
     out = tmp_path / "out"
-    assert cli.main(["calibrate", *QUICK, "--attribute", "gender = 0:100", "--out", str(out)]) == 0
+    assert main(["calibrate", *QUICK, "--attribute", "gender = 0:100", "--out", str(out)]) == 0
     assert {"profile.json", "report.html", "summary.json", "before.png", "after.png", "kl-gender.png",
             "shares-gender.png"} <= {path.name for path in out.iterdir()}
     alone = summarise([0, 30], [0.0, 1.0])
@@ -262,7 +264,7 @@ def test_a_target_of_0_to_100_ends_with_all_files(tmp_path):
 
 def test_outputs_are_all_made_before_the_first_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "_charts", lambda calibrations: 1 / 0)
-    assert cli.main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 1
+    assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 1
     assert not [path.name for path in tmp_path.iterdir() if not path.name.startswith((".", "unfinished"))]
 
 
@@ -280,20 +282,20 @@ def test_killed_after_its_profile_was_saved_the_same_command_ends_well(tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
-        assert cli.main(command) == 130
+        assert main(command) == 130
     assert (tmp_path / "profile.json").exists() and len(list(tmp_path.glob("unfinished-*.json"))) == left
     profile = (tmp_path / "profile.json").read_bytes()
     capsys.readouterr()
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert "complete already" in capsys.readouterr().out and not list(tmp_path.glob("unfinished*"))
     assert (tmp_path / "profile.json").read_bytes() == profile
     assert "exists already" in mistake(capsys, *command)
 
 
 def test_an_unfinished_calibration_does_not_replace_another_profile(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sd_debias.core.workbench.Workbench.apply", _interrupted)
+    monkeypatch.setattr("sd_debias.diffusers_host.workbench.Workbench.apply", _interrupted)
     command = ["calibrate", *QUICK, "--out", str(tmp_path)]
-    assert cli.main(command) == 130
+    assert main(command) == 130
     made(calibrated()).save(tmp_path / "profile.json")
     before = (tmp_path / "profile.json").read_bytes()
     assert "is not of the unfinished calibration" in mistake(capsys, *command)
@@ -322,11 +324,11 @@ def test_audit_replaces_no_sheet_and_demo_no_profile_unasked(tmp_path, capsys):
 @pytest.mark.parametrize("file", ["demo.safetensors", "demo.yaml"])
 def test_export_replaces_no_checkpoint_and_no_yaml_unasked(tmp_path, capsys, file):
     command = ["export", "--for", "a1111", "--out", str(tmp_path)]
-    assert cli.main(command) == cli.main(command) == 0, "its own files are the same ones"
+    assert main(command) == main(command) == 0, "its own files are the same ones"
     (tmp_path / file).write_bytes(b"mine")
     assert f"{file}' exists already and is another file" in mistake(capsys, *command)
     assert (tmp_path / file).read_bytes() == b"mine"
-    assert cli.main([*command, "--overwrite"]) == 0 and (tmp_path / file).read_bytes() != b"mine"
+    assert main([*command, "--overwrite"]) == 0 and (tmp_path / file).read_bytes() != b"mine"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
@@ -494,7 +496,8 @@ def test_a_profile_with_a_field_of_a_wrong_type_is_refused_when_it_is_loaded(tmp
 def run(*arguments, **options):
     """The command in a process of its own."""
     program = ("import sys, types\npackage = types.ModuleType('sd_debias')\npackage.__path__ = [sys.argv.pop(1)]\n"
-               "sys.modules['sd_debias'] = package\nfrom sd_debias.core.cli import main\nsys.exit(main())")
+               "sys.modules['sd_debias'] = package\n"
+               "from sd_debias.diffusers_host.cli.main import main\nsys.exit(main())")
     return subprocess.run([sys.executable, "-c", program, str(ROOT), *arguments], capture_output=True, timeout=300,
                           **options)
 
@@ -532,11 +535,11 @@ def test_a_bug_keeps_its_traceback_and_a_mistake_shows_one_only_on_request(monke
         raise ValueError("of nobody's making")
 
     assert "Traceback" not in mistake(capsys, "audit", *JUDGE, "--attribute", "height")
-    assert cli.main(["audit", *JUDGE, "--attribute", "height", "--debug"]) == 2
+    assert main(["audit", *JUDGE, "--attribute", "height", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
     monkeypatch.setitem(cli.COMMANDS, "audit", bug)
     bug.__name__, bug.__doc__ = "audit", "x"
-    assert cli.main(["audit", *JUDGE]) == 1
+    assert main(["audit", *JUDGE]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said and "of nobody's making" in said and "This is a bug" in said
 
@@ -557,7 +560,8 @@ def test_messages_quote_at_most_200_characters(call):
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_sigterm_keeps_the_state_and_says_so(tmp_path):
     program = ("import sys, types\npackage = types.ModuleType('sd_debias')\npackage.__path__ = [sys.argv.pop(1)]\n"
-               "sys.modules['sd_debias'] = package\nfrom sd_debias.core.cli import main\nsys.exit(main())")
+               "sys.modules['sd_debias'] = package\n"
+               "from sd_debias.diffusers_host.cli.main import main\nsys.exit(main())")
     command = [sys.executable, "-c", program, str(ROOT), "calibrate", *JUDGE, "--images", "2000", "--batch-size", "10",
                "--out", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
@@ -584,7 +588,8 @@ def test_attributes_whose_names_differ_in_signs_have_charts_of_their_own():
 
 def test_help_and_version_load_no_torch():
     program = ("import sys, types\npackage = types.ModuleType('sd_debias')\npackage.__path__ = [sys.argv.pop(1)]\n"
-               "sys.modules['sd_debias'] = package\nfrom sd_debias.core.cli import main\ncode = main()\n"
+               "sys.modules['sd_debias'] = package\n"
+               "from sd_debias.diffusers_host.cli.main import main\ncode = main()\n"
                "print(code, sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))")
     for arguments, words in ((["--help"], "audit"), (["calibrate", "--help"], "--rounds"), (["--version"], "debias 0")):
         done = subprocess.run([sys.executable, "-c", program, str(ROOT), *arguments], capture_output=True, text=True)
@@ -601,10 +606,10 @@ def test_ctrl_c_while_it_imports_is_no_traceback(monkeypatch, capsys):
         return imported(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", interrupted)
-    assert cli.main(["audit", *JUDGE]) == 130
+    assert main(["audit", *JUDGE]) == 130
     assert capsys.readouterr().err.strip() == "Stopped."
 
 
 def test_a_profile_that_comes_with_the_package_is_found_by_its_name(tmp_path):
-    assert cli.main(["report", "--profile", "demo-gender", "--out", str(tmp_path)]) == 0
+    assert main(["report", "--profile", "demo-gender", "--out", str(tmp_path)]) == 0
     assert "demo-gender" in (tmp_path / "report.html").read_text("utf-8")

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibrate import Plan
-from sd_debias.core.method import METHODS
-from sd_debias.core.profile import Entry, Profile
-from sd_debias.core.steering import Steering
-from sd_debias.core.uncalibrated import (
+from sd_debias.core.calibration.loop import Plan
+from sd_debias.core.method.methods import METHODS
+from sd_debias.core.profile.file import Entry, Profile
+from sd_debias.core.method.draw import Steering
+from sd_debias.diffusers_host.first_steps import (
     distance,
     first_shares,
     kernel_ridge,
@@ -20,7 +20,7 @@ from sd_debias.core.uncalibrated import (
     predicted,
     predicted_steering,
 )
-from sd_debias.core.workbench import demo
+from sd_debias.diffusers_host.workbench import demo
 
 FAMILIES = dict(sd=tiny_pipelines.sd, sdxl=tiny_pipelines.sdxl, sd3=tiny_pipelines.sd3, flux=tiny_pipelines.flux)
 
@@ -167,7 +167,7 @@ def test_the_workbench_reads_calibrated_prompts_once(bench, profile, monkeypatch
         read.append(prompt)
         return [np.array([0.8, 0.2])]
 
-    monkeypatch.setattr("sd_debias.core.uncalibrated.first_shares", spy)
+    monkeypatch.setattr("sd_debias.diffusers_host.first_steps.first_shares", spy)
     prompts = [f"a photo of a {subject}" for subject in ("doctor", "pilot", "teacher", "cook")]
     entries = tuple(Entry(prompt, (Steering((0.0, 0.0), (0.5, 0.0, 0.5)),)) for prompt in prompts)
     asked = replace(profile, entries=entries)

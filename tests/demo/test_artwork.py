@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import BUILT_IN
-from sd_debias.core.demo import artwork, bias, captions, tokenizer
+from demo_training import artwork, bias, captions, tokenizer
 
 
 def test_every_occupation_is_drawn_by_both_artists_for_each_gender_and_tone():
@@ -45,7 +45,7 @@ def test_a_caption_says_no_more_than_it_was_given():
 
 def test_the_tokenizer_is_clips_own():
     from transformers import CLIPTokenizer
-    from sd_debias.core.demo.model import WEIGHTS
+    from sd_debias.demo_model.model import WEIGHTS
     clip = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     assert clip("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert len(clip) == 49408 and clip.pad_token_id == 49407

@@ -4,8 +4,9 @@ import pytest
 from safetensors import safe_open
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.demo import artwork, bias, captions, evaluate, model
-from sd_debias.core.workbench import demo
+from demo_training import artwork, bias, captions, evaluate
+from sd_debias.demo_model import model
+from sd_debias.diffusers_host.workbench import demo
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sd_debias.core.demo import artwork, bias, train
-from sd_debias.core.demo import settle as settling
+from demo_training import artwork, bias, train
+from demo_training import settle as settling
 
 
 def pairs(kinds, n=42_000, table=bias.shares):

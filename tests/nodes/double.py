@@ -197,8 +197,8 @@ class Vae:
 
 def load():
     """(MODEL, CLIP, VAE) of the demo model."""
-    from sd_debias.core.demo.model import WEIGHTS
-    from sd_debias.core.workbench import load_pipeline
+    from sd_debias.demo_model.model import WEIGHTS
+    from sd_debias.diffusers_host.workbench import load_pipeline
     pipe = load_pipeline(str(WEIGHTS))
     sampling = ModelSampling(pipe.scheduler.alphas_cumprod)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.method import Method
+from sd_debias.core.method.methods import Method
 
 pytestmark = pytest.mark.comfyui
 PROMPT = "a photo of a doctor"
@@ -160,9 +160,9 @@ def test_with_patches_of_the_model(demo, sample, guided, patch, direction):
 def test_other_predictions_are_guided_as_in_diffusers(demo, sample, guided, kind, direction):
     """The demo's network read as if it predicted v, or a flow's velocity."""
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-    from sd_debias.core.demo.model import WEIGHTS as DEMO
-    from sd_debias.core.pipeline import guided as guided_pipeline
-    from sd_debias.core.workbench import load_pipeline
+    from sd_debias.demo_model.model import WEIGHTS as DEMO
+    from sd_debias.diffusers_host.generate import guided as guided_pipeline
+    from sd_debias.diffusers_host.workbench import load_pipeline
 
     class OfFlowMatch(FlowMatchEulerDiscreteScheduler):
         init_noise_sigma = 1.0
@@ -363,7 +363,7 @@ def test_with_advanced_samplers(demo, sample, guided, direction):
 def test_a_second_pass_starts_afresh_and_in_the_middle_of_the_schedule(demo, sample, guided):
     from dataclasses import replace
 
-    from sd_debias.core.safe_latent import SafeLatentGuidance
+    from sd_debias.core.method.safe_latent import SafeLatentGuidance
     model, done = guided(demo[0])
     sigmas = torch.cat([demo[0].get_model_object("model_sampling").sigmas[[499, 374, 249, 124]], torch.zeros(1)])
     sample(model)

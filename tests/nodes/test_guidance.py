@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.demo.model import WEIGHTS as DEMO
-from sd_debias.core.method import ALONE, DIRECTIONS, METHODS, Method
-from sd_debias.core.pipeline import guided as guided_pipeline
-from sd_debias.core.safe_latent import SafeLatentGuidance
-from sd_debias.core.workbench import load_pipeline
+from sd_debias.demo_model.model import WEIGHTS as DEMO
+from sd_debias.core.method.methods import ALONE, DIRECTIONS, METHODS, Method
+from sd_debias.diffusers_host.generate import guided as guided_pipeline
+from sd_debias.core.method.safe_latent import SafeLatentGuidance
+from sd_debias.diffusers_host.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
 WEIGHTS = torch.tensor([[0.0, -1.0], [0.0, 0.0], [0.3, -0.4]])

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.calibrate import Calibration, Plan, Round
-from sd_debias.core.method import METHODS, Method
-from sd_debias.core.profile import Profile
-from sd_debias.core.steering import Steering
+from sd_debias.core.calibration.loop import Calibration, Plan, Round
+from sd_debias.core.method.methods import METHODS, Method
+from sd_debias.core.profile.file import Profile
+from sd_debias.core.method.draw import Steering
 
 PROMPT = "a photo of a doctor"
 ALL_TO_WOMEN = Steering((0.0, 0.0), (0.0, 0.0, 1.0))
@@ -101,7 +101,7 @@ def test_names_never_leave_the_folder(call, said, profiles, name):
 
 
 def test_a_full_disk_is_said(call, said, profiles, monkeypatch):
-    from sd_debias.core import profile as core
+    from sd_debias.core.profile import file as core
 
     def full(path, content):
         raise OSError(28, "No space left on device")
@@ -301,8 +301,8 @@ def test_groups_that_read_the_same_are_refused(demo):
 
 @pytest.mark.comfyui
 def test_the_demo_model_is_that_of_diffusers(demo, sample):
-    from sd_debias.core.demo.model import WEIGHTS
-    from sd_debias.core.workbench import load_pipeline
+    from sd_debias.demo_model.model import WEIGHTS
+    from sd_debias.diffusers_host.workbench import load_pipeline
     pipe = load_pipeline(str(WEIGHTS))
     model, clip, vae = demo
     generator = torch.Generator().manual_seed(0)
@@ -594,7 +594,7 @@ def test_a_guided_model_is_not_calibrated(demo, call, said):
 
 
 def test_a_full_disk_stops_a_calibration_with_a_sentence(demo, call, said, monkeypatch):
-    from sd_debias.core import calibrate as core
+    from sd_debias.core.calibration import loop as core
     from sd_debias.nodes.calibrate import DebiasCalibrate
 
     def full(path, content):

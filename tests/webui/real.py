@@ -50,7 +50,7 @@ class Server:
         if given["URL"] and options is None:
             self.url = given["URL"].rstrip("/")
             return
-        from sd_debias.core.demo.export import export
+        from sd_debias.demo_model.export import export
         checkpoint = given["CHECKPOINT"] or export(place / "models" / "Stable-diffusion", "sd-debias-test",
                                                     overwrite=True)
         with socket.socket() as free:
@@ -78,8 +78,8 @@ class Server:
 
     def checkpoint(self, name: str, unet=None, **settings) -> dict:
         """Payload for a variant of the demo model: another UNet of diffusers, other settings of its YAML."""
-        from sd_debias.core.demo.export import export
-        from sd_debias.core.demo.model import WEIGHTS
+        from sd_debias.demo_model.export import export
+        from sd_debias.demo_model.model import WEIGHTS
         with tempfile.TemporaryDirectory() as folder:
             weights = shutil.copytree(WEIGHTS, Path(folder) / "weights")
             if unet is not None:
@@ -94,7 +94,7 @@ class Server:
 
     def sdxl(self, name: str) -> dict:
         """Payload for a tiny model of SDXL's kind, which `sdxl.py` writes."""
-        from sd_debias.core.demo.export import export
+        from sd_debias.demo_model.export import export
         text = export(self.place / "models" / "Stable-diffusion", "sd-debias-test",
                       overwrite=True).with_name("sd-debias-test-text")
         subprocess.run([self.python, Path(__file__).with_name("sdxl.py"), self.place, name, text], check=True)

@@ -31,7 +31,7 @@ def save_profile(folder, name: str = "test", direction: str = "prompt", context:
                  steering: dict | None = None, guidance: dict | None = None, setting: dict | None = None,
                  groups=("man", "woman"), prompts=(PROMPT,), **more) -> None:
     """A profile as a calibration could have left it: a push of every image toward the second group."""
-    from sd_debias.core.profile import Profile
+    from sd_debias.core.profile.file import Profile
     steering = steering or dict(weights=[0.0, *[-1.0] * (len(groups) - 1)])
     document = dict(
         schema="1.0", name=name, setting=setting or {}, classifier="none",

@@ -5,9 +5,9 @@ import json
 
 import pytest
 from safetensors import safe_open
-from sd_debias.core.cli import main
-from sd_debias.core.demo.export import export, unet_name, vae_name
-from sd_debias.core.demo.model import WEIGHTS
+from sd_debias.diffusers_host.cli.main import main
+from sd_debias.demo_model.export import export, unet_name, vae_name
+from sd_debias.demo_model.model import WEIGHTS
 
 
 def test_every_weight_is_there_once_under_its_original_name(tmp_path):

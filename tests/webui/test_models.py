@@ -46,7 +46,7 @@ def test_sdxl(a1111, direction, sampler):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_nan_is_claimed_by_nobody(a1111, direction):
-    from sd_debias.core import workbench
+    from sd_debias.diffusers_host import workbench
     unet = workbench.demo().pipe.unet
     with torch.no_grad():
         unet.conv_out.bias.fill_(float("nan"))

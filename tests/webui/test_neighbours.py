@@ -47,7 +47,7 @@ def deep_unet():
     """A UNet of random weights with the original's number of blocks, whose pictures follow the text."""
     import torch
     from diffusers import UNet2DConditionModel
-    from sd_debias.core.demo.model import WEIGHTS
+    from sd_debias.demo_model.model import WEIGHTS
     config = {**UNet2DConditionModel.load_config(WEIGHTS / "unet"), "layers_per_block": 2,
               "block_out_channels": [32, 32, 64, 64],
               "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],

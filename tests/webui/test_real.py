@@ -141,9 +141,10 @@ def test_the_routes_are_documented(server):
 def test_parity_with_core_pipeline(a1111, direction, sampler):
     """The same noise and schedule give the same pictures, as far as whole levels can tell."""
     from diffusers import DDIMScheduler, EulerDiscreteScheduler
-    from sd_debias.core import pipeline, workbench
+    from sd_debias.diffusers_host import workbench
+    from sd_debias.diffusers_host.generate import generate
     from sd_debias.core.attribute import Attribute, Group
-    from sd_debias.core.method import Method
+    from sd_debias.core.method.methods import Method
 
     class WithoutLast(DDIMScheduler):
         """A1111's DDIM ends one step before the last."""
@@ -157,7 +158,7 @@ def test_parity_with_core_pipeline(a1111, direction, sampler):
         EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="linspace", steps_offset=0)
     save_profile(a1111.profiles, direction=direction)
     attribute = Attribute("gender", (Group("man", ("a man",)), Group("woman", ("a woman",))))
-    expected, _ = pipeline.generate(pipe, PROMPT, [5, 6], attributes=[attribute], weights=[0.0, -1.0],
+    expected, _ = generate(pipe, PROMPT, [5, 6], attributes=[attribute], weights=[0.0, -1.0],
                                     method=Method(direction, spend="shift"), num_inference_steps=10,
                                     guidance_scale=3.0, negative_prompt="blurry")
     found = arrays(a1111.post("txt2img", payload(steps=10, sampler_name=sampler, batch_size=2, **debias())))

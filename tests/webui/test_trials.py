@@ -124,7 +124,7 @@ class Unit:
 @pytest.fixture
 def key(bench, tmp_path, monkeypatch):
     """The file of the state of a calibration with this page."""
-    calibrating, method = ours("calibrating"), sys.modules["sd_debias.core.method"].METHODS["default"]
+    calibrating, method = ours("calibrating"), sys.modules["sd_debias.core.method.methods"].METHODS["default"]
     attributes = [sys.modules["sd_debias.core.attribute"].GENDER]
     monkeypatch.setitem(sys.modules, "modules.sd_vae", types.SimpleNamespace(vae_dict={}))
     bench.shared.opts.data_labels = {"eta_ddim": types.SimpleNamespace(infotext="Eta DDIM"),

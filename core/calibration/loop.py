@@ -1,0 +1,346 @@
+"""Calibration: generate, classify, solve, repeat; then verify on seeds that no round has used.
+
+A verification has more images than a round. Where it finds a deviation that the rounds could not tell from chance, and
+a round is left, its images join those that the weights are solved from, and fresh seeds verify anew.
+
+The loop knows neither model nor host. It is driven by two callables of the host,
+
+    generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image; an image that is
+                                            not finite is None
+    classify(images) -> [probabilities]     one array [B, n] an attribute; a row of zeros is an unsure image
+
+Images that are not finite, and those of one colour throughout, show nobody: they are unsure, and the calibration says
+how many there were. It may be stopped after any batch: its rounds are its whole state.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from . import solver
+from ..attribute import Attribute, together
+from ..judge import UNSURE, labels, one_colour
+from .statistics import NO_IMAGES, Distribution, summarise
+from ..errors import DebiasError, quoted, short
+from ..files import read_json, write_atomic, writing
+from ..method.methods import Method
+from ..schema import CALIBRATION, MOST_IMAGES, check
+from ..method.draw import Steering, rows
+
+AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
+# Held-out seeds start this far from the calibration's: no number of rounds reaches them.
+HELD_OUT_OFFSET = 1_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    images      images of the audit and of each round
+    rounds      rounds after the audit, at most
+    held_out    images of the final verification
+    tolerance   KL in nats at which a round counts as reached; None: where it cannot be told from 0 (see `_reached`)
+    batch_size  images that the host generates at once
+    seed        of the first image
+    confidence  probability of its group under which an image counts as unsure and is left out, 0 to 1
+    """
+    images: int = 100
+    rounds: int = 4
+    held_out: int = 100
+    tolerance: float | None = None
+    batch_size: int = 8
+    seed: int = 0
+    confidence: float = 0.0
+
+    def __post_init__(self):
+        whole = (self.images, self.rounds, self.held_out, self.batch_size, self.seed)
+        numbers = (*whole, self.confidence, *(() if self.tolerance is None else (self.tolerance,)))
+        if not all(isinstance(n, Integral) for n in whole) or not all(
+                isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
+            raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {short(repr(self))} "
+                              f"came.")
+        if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
+            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
+                              f"{short(repr(self))} came.")
+        if max(self.images * (self.rounds + 1), self.held_out, self.batch_size) > MOST_IMAGES:
+            raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
+                              f"for more: {short(repr(self))}.")
+        if not abs(self.seed) <= 2**64:
+            raise DebiasError(f"A seed is a whole number of at most 64 bits, but {short(self.seed)} came.")
+        if not 0 <= self.confidence <= 1:
+            raise DebiasError(f"The confidence is a probability from 0 to 1, but {short(self.confidence)} came.")
+        if self.tolerance is not None and not 0 < self.tolerance <= 1e6:
+            raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {short(self.tolerance)} came.")
+
+    @property
+    def most_images(self) -> int:
+        """Images if every round is needed and the first verification holds."""
+        return self.images * (self.rounds + 1) + self.held_out
+
+
+@dataclass
+class Round:
+    """One round's images: how they were steered and what they were classified as.
+
+    labels      one list an attribute: the group's index, -1 for unsure
+    fidelity    one number an image that shows something: how well it shows its prompt, in the measure of the host
+    not_finite  images with NaN or infinite pixels
+    one_colour  images whose pixels are all equal, which no working model makes
+    """
+    kind: str
+    steerings: tuple[Steering, ...]
+    seeds: tuple[int, ...]
+    labels: list[list[int]] = field(default_factory=list)
+    fidelity: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    not_finite: int = 0
+    one_colour: int = 0
+
+    @property
+    def done(self) -> int:
+        """Images measured so far."""
+        return len(self.labels[0]) if self.labels else 0
+
+    @property
+    def complete(self) -> bool:
+        return self.done == len(self.seeds)
+
+    @property
+    def mean_fidelity(self) -> float | None:
+        return float(np.mean(self.fidelity)) if self.fidelity else None
+
+    def outcomes(self, attribute: int, groups: int) -> np.ndarray:
+        """Counts [n + 1, n] of one attribute: by drawn option, the group measured. Unsure images are left out."""
+        table = np.zeros((groups + 1, groups), int)
+        drawn = self.steerings[attribute].draws(self.seeds[:self.done], attribute)
+        labels = np.asarray(self.labels[attribute], int)
+        np.add.at(table, (np.asarray(drawn, int)[labels >= 0], labels[labels >= 0]), 1)
+        return table
+
+    @property
+    def broken(self) -> str:
+        """How many images show nobody, in words; empty where all show something."""
+        found = [f"{count} {words}" for count, words in (
+            (self.not_finite, "are not finite (NaN or infinite)"),
+            (self.one_colour, "are of one colour throughout, often black")) if count]
+        return f"of {self.done} images, {' and '.join(found)}" if found else ""
+
+    def distribution(self, attribute: int, target: Sequence[float]) -> Distribution:
+        """Shares of one attribute with their statistics. Raises DebiasError where no image could be classified."""
+        labels = np.asarray(self.labels[attribute], int)
+        return summarise(np.bincount(labels[labels >= 0], minlength=len(target)), target, int((labels < 0).sum()))
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Round:
+        steerings = tuple(Steering.from_dict(s) for s in data["steerings"])
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        return cls(**{**known, "steerings": steerings, "seeds": tuple(map(int, data["seeds"]))})
+
+
+def round_names(kinds: Sequence[str]) -> list[str]:
+    """Names of a calibration's rounds by their kinds: audit, round 1, ..., held-out."""
+    tried = itertools.count(1)
+    return [f"round {next(tried)}" if kind == ROUND else kind for kind in kinds]
+
+
+class Calibration:
+    """One prompt's calibration; `run` advances it, `rounds` is what was measured, `stop` says why it ended.
+
+    `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach. `made_with`
+    is what else decides its pictures and labels, as JSON: a host compares it before it continues a saved state.
+    """
+
+    def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
+                 rounds: Sequence[Round] = (), made_with: dict | None = None):
+        self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
+        self.rounds, self.made_with = list(rounds), made_with or {}
+        self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]
+
+    def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
+            fidelity: Callable[[Sequence], np.ndarray] | None = None, save_to: str | Path | None = None
+            ) -> Iterator[Round]:
+        """Yield the current round after each batch of images; the state is saved before each yield.
+
+        Raises DebiasError where no image of a round can be classified.
+        """
+        while (current := self._next_round()) is not None:
+            started = time.perf_counter() - current.seconds
+            while not current.complete:
+                seeds = list(current.seeds[current.done:current.done + self.plan.batch_size])
+                weights = rows(current.steerings, seeds)
+                self._measure(current, generate(weights, seeds), seeds, classify, fidelity)
+                current.seconds = time.perf_counter() - started
+                if current.complete:
+                    for i in range(len(self.attributes)):
+                        self._check(current, i)
+                if save_to is not None:
+                    self.save(save_to)
+                yield current
+
+    def _measure(self, current: Round, images: Sequence, seeds: list[int], classify, fidelity) -> None:
+        """Add a batch of images to a round."""
+        if len(images) != len(seeds):
+            raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
+        finite = [i for i, image in enumerate(images) if image is not None]
+        shown = [i for i in finite if not one_colour(images[i])]
+        found = [np.full(len(images), UNSURE) for _ in self.attributes]
+        if shown:
+            seen = images if len(shown) == len(images) else [images[i] for i in shown]
+            for own, p, attribute in zip(found, classify(seen), self.attributes, strict=True):
+                own[shown] = self._labels(p, attribute, len(shown))
+            if fidelity is not None:
+                current.fidelity += np.asarray(fidelity(seen), float).tolist()
+        current.labels = [[*old, *new.tolist()] for old, new in
+                          zip(current.labels or [[] for _ in found], found, strict=True)]
+        current.not_finite += len(images) - len(finite)
+        current.one_colour += len(finite) - len(shown)
+
+    def _check(self, current: Round, attribute: int) -> None:
+        """Raises DebiasError for a complete round in which nobody could be classified."""
+        if all(label == UNSURE for label in current.labels[attribute]):
+            raise DebiasError(f"Nobody can be counted: {current.broken}. Does the model or its VAE overflow in half "
+                              f"precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
+
+    def history(self, attribute: int) -> list[solver.Measurement]:
+        """What a solver sees: the complete rounds."""
+        n = len(self.attributes[attribute].groups)
+        return [solver.Measurement(r.steerings[attribute], r.outcomes(attribute, n))
+                for r in self.rounds if r.complete]
+
+    @property
+    def steerings(self) -> tuple[Steering, ...]:
+        """The answer so far: the verified weights, else the solvers' best."""
+        if self.rounds and self.rounds[-1].kind == HELD_OUT:
+            return self.rounds[-1].steerings
+        if not self.history(0):
+            return tuple(Steering.none(len(a.groups)) for a in self.attributes)
+        return tuple(s.answer(self.history(i)) for i, s in enumerate(self.solvers))
+
+    @property
+    def stop(self) -> str | None:
+        """Why no further round is tried, in words; None while one is due."""
+        tried = [r for r in self.rounds if r.kind != HELD_OUT]
+        if not tried or not tried[-1].complete:
+            return None
+        last = self.rounds[-1] if self.rounds[-1].complete else tried[-1]
+        reached = all(self._reached(last.distribution(i, a.target)) for i, a in enumerate(self.attributes))
+        if reached and len(tried) == 1:
+            return "the audit already meets the target; nothing to correct"
+        if reached and self.method.rule != "policy_gradient":
+            return "target reached: what is left cannot be told from chance" if self.plan.tolerance is None else \
+                f"target reached: KL is at most {self.plan.tolerance:g}"
+        if len(tried) - 1 >= self.plan.rounds:
+            return f"all {self.plan.rounds} rounds used; the best one is kept"
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Is nothing left to measure?"""
+        return self.stop is not None and (not self.plan.held_out or self.held_out is not None)
+
+    def _reached(self, d: Distribution) -> bool:
+        """2 N KL below the chi-square 95 % point: a further correction would chase noise. Or the user's tolerance."""
+        return d.kl <= (d.kl_floor95 if self.plan.tolerance is None else self.plan.tolerance)
+
+    def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
+        if np.shape(probabilities) != (images, len(attribute.groups)):
+            raise DebiasError(f"The classifier of {quoted(attribute.name)} must return [{images}, "
+                              f"{len(attribute.groups)}] probabilities, but {list(np.shape(probabilities))} came.")
+        return labels(probabilities, self.plan.confidence)
+
+    def _next_round(self) -> Round | None:
+        if self.rounds and not self.rounds[-1].complete:
+            return self.rounds[-1]
+        plan, verified = self.plan, sum(r.kind == HELD_OUT for r in self.rounds)
+        number = len(self.rounds) - verified
+        if self.stop is None:
+            if number == 0:
+                steerings = tuple(Steering.none(len(a.groups)) for a in self.attributes)
+            else:
+                steerings = tuple(s.propose(self.history(i)) for i, s in enumerate(self.solvers))
+            # Shifted images keep the audit's seeds once, so that only what the weights change is seen to change.
+            # Draws need none of that: images left alone would only be made a second time.
+            block = 0 if number == 1 and self.method.spend == "shift" else number
+            first, kind, count = plan.seed + block * plan.images, ROUND if number else AUDIT, plan.images
+        elif plan.held_out and self.rounds[-1].kind != HELD_OUT:
+            first = plan.seed + HELD_OUT_OFFSET + verified * plan.held_out
+            steerings, kind, count = self.steerings, HELD_OUT, plan.held_out
+        else:
+            return None
+        self.rounds.append(Round(kind, steerings, tuple(range(first, first + count))))
+        return self.rounds[-1]
+
+    @property
+    def audit(self) -> Round:
+        return self.rounds[0]
+
+    @property
+    def held_out(self) -> Round | None:
+        """The verification, once complete."""
+        last = self.rounds[-1] if self.rounds else None
+        return last if last is not None and last.kind == HELD_OUT and last.complete else None
+
+    @property
+    def warnings(self) -> list[str]:
+        found, last = [f"{name}: {r.broken}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
+                       if r.broken], self.held_out
+        if last is None:
+            return [*found, "not verified: no images on held-out seeds"]
+        before, after = self.audit.mean_fidelity, last.mean_fidelity
+        if before is not None and after is not None:
+            chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5
+            if after < before - max(0.02 * abs(before), chance):
+                found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
+        for i, attribute in enumerate(self.attributes):
+            d = last.distribution(i, attribute.target)
+            if d.unsure > 0.1 * (d.n + d.unsure):
+                found.append(f"{d.unsure} of {d.n + d.unsure} images could not be classified by {attribute.name}")
+            if not self._reached(d):
+                found.append(f"{attribute.name} does not meet its target: KL {d.kl:.4f}, noise floor "
+                             f"{d.kl_floor95:.4f}")
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write the state atomically; `load` continues from it."""
+        state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
+                     method=self.method.to_dict(), plan=asdict(self.plan), made_with=self.made_with,
+                     rounds=[asdict(r) for r in self.rounds])
+        with writing("The calibration's state", Path(path).name):
+            write_atomic(path, json.dumps(state))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a saved state. Raises DebiasError where the file is not one."""
+        try:
+            data = read_json(path)
+            check(data, CALIBRATION, "This state")
+            state = cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
+                        Method.from_dict(data["method"]), Plan(**{f.name: data["plan"][f.name] for f in fields(Plan)
+                                                                  if f.name in data["plan"]}),
+                        [Round.from_dict(r) for r in data["rounds"]], data.get("made_with"))
+            state._check_rounds()
+        except DebiasError as error:
+            raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "
+                              f"anew.") from error
+        return state
+
+    def _check_rounds(self) -> None:
+        """Raises DebiasError for rounds that no calibration could have left."""
+        groups = [len(a.groups) for a in self.attributes]
+        for number, r in enumerate(self.rounds):
+            fits = [len(s.weights) for s in r.steerings] == groups and len(r.labels) in (0, len(groups)) \
+                and len({len(own) for own in r.labels}) <= 1 and r.done <= len(r.seeds) \
+                and all(label < n for own, n in zip(r.labels, groups) for label in own) \
+                and len(r.fidelity) <= r.done and r.not_finite + r.one_colour <= r.done
+            if not fits or (number == 0) != (r.kind == AUDIT) or not r.complete and number < len(self.rounds) - 1:
+                raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
+            if r.complete and any(max(own) < 0 for own in r.labels):
+                raise DebiasError(f"in its round {number} no image was classified.")

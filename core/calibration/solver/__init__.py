@@ -1,0 +1,62 @@
+"""Solvers: from the rounds measured so far to the weights of the next one.
+
+A solver is a pure function of the history, so that a calibration resumes from its recorded rounds alone:
+
+    propose(history) -> Steering    what the next round should try
+    answer(history)  -> Steering    what to keep
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, Sequence
+
+import numpy as np
+
+from ...attribute import Attribute
+from ..statistics import kl_divergence, reachable, shares
+from ...method.methods import Method
+from ...method.draw import Steering
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one round measured for one attribute with n groups.
+
+    outcomes  counts [n + 1, n]: by the option an image drew (0: no push), the group it was classified as
+    """
+    steering: Steering
+    outcomes: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        return self.outcomes.sum(0)
+
+    def kl(self, target: Sequence[float]) -> float:
+        """KL(p || t) in nats, t as `reachable`; infinite where nothing was classified: such a round is never the best.
+        """
+        return kl_divergence(shares(self.counts), reachable(target)) if self.counts.sum() else float("inf")
+
+
+class Solver(Protocol):
+    """The interface; `history` begins with the audit, whose steering is no guidance."""
+
+    def propose(self, history: Sequence[Measurement]) -> Steering: ...
+
+    def answer(self, history: Sequence[Measurement]) -> Steering: ...
+
+
+def best(history: Sequence[Measurement], target: Sequence[float]) -> Steering:
+    """The round nearest to the target; of equally near ones, the first."""
+    return min(history, key=lambda measured: measured.kl(target)).steering
+
+
+def make(method: Method, attribute: Attribute, seed: int = 0) -> Solver:
+    """The solver that a method names, for one attribute; `seed` is that of the policy gradient."""
+    from .draw import Draw
+    from .ida import Ida
+    from .policy_gradient import PolicyGradient
+    if method.rule == "policy_gradient":
+        return PolicyGradient(attribute.target, method.unit, seed=seed)
+    if method.spend == "draw":
+        return Draw(attribute.target, method.unit)
+    return Ida(attribute.target, method.rule, method.unit)

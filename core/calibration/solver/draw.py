@@ -1,0 +1,83 @@
+"""Iterative Distribution Alignment on draw probabilities; our own design.
+
+An image that is pushed toward group j comes out as group i with probability M_ji; one left alone with M_0i, the audit's
+shares. Outcomes are q M: linear, so the probabilities q that meet the target are solved from the measured M at once,
+and every further round only measures M better. Of all q that meet it, the one that leaves most images alone wins.
+"""
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+from ..statistics import kl_divergence, reachable
+from ...method.draw import Steering
+from . import Measurement
+
+
+class Draw:
+    """Solves q; raises the push's strength where the pushed groups come out too seldom to reach the target."""
+
+    OBEDIENCE = 0.9          # prior: share of pushed images that come out as their group
+    PRIOR_IMAGES = 4         # weight of that prior in images a group
+    STRONGER = 1.5           # factor on the strength when the target is out of reach
+    LARGEST = 4.0            # bound on the strength, in units
+    REACHED = 1e-3           # KL under which q M counts as meeting the target
+
+    def __init__(self, target: Sequence[float], unit: float = 1.0):
+        self.target = reachable(target)
+        self.unit = unit
+
+    def propose(self, history: Sequence[Measurement]) -> Steering:
+        n = len(self.target)
+        pushed = [m for m in history if m.steering.probabilities]
+        strength = pushed[-1].steering.strength if pushed else self.unit
+        matrix = self._matrix(history, strength)
+        q = least_push(matrix, self.target, self.REACHED)
+        if pushed and kl_divergence(q @ matrix, self.target) > self.REACHED and strength < self.LARGEST * self.unit:
+            strength = min(strength * self.STRONGER, self.LARGEST * self.unit)
+            q = least_push(self._matrix(history, strength), self.target, self.REACHED)
+        return Steering((0.0,) * n, tuple(q.tolist()), strength)
+
+    def answer(self, history: Sequence[Measurement]) -> Steering:
+        """Probabilities from all that was measured at the strength of the nearest round that pushed.
+
+        A round that left every image alone is no answer by its own few images: M's first row has those of all rounds.
+        """
+        none = Steering.none(len(self.target))
+        pushed = [measured for measured in history if measured.steering.probabilities]
+        if not pushed:
+            return none
+        strength = min(pushed, key=lambda measured: measured.kl(self.target)).steering.strength
+        q = least_push(self._matrix(history, strength), self.target, self.REACHED)
+        return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
+
+    def _matrix(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
+        """M [n + 1, n]: posterior means of the outcomes by option, unpushed images of every round in row 0."""
+        n = len(self.target)
+        counts = np.zeros((n + 1, n))
+        for measured in history:
+            counts[0] += measured.outcomes[0]
+            if measured.steering.probabilities and measured.steering.strength == strength:
+                counts[1:] += measured.outcomes[1:]
+        alone = (counts[0] + 0.5) / (counts[0] + 0.5).sum()
+        prior = self.OBEDIENCE * np.eye(n) + (1 - self.OBEDIENCE) * alone
+        pushed = counts[1:] + self.PRIOR_IMAGES * prior
+        return np.vstack([alone, pushed / pushed.sum(1, keepdims=True)])
+
+
+def least_push(matrix: np.ndarray, target: np.ndarray, tolerance: float, steps: int = 400) -> np.ndarray:
+    """q [n + 1] on the simplex with the largest q_0 of a grid of 101 whose KL(q M || t) is at most a tenth of the
+    tolerance, or where none comes so near, at most a thousandth above the least that any reaches.
+
+    matrix M [n + 1, n], target t [n]. For each q_0 the others are the EM solution of the mixture (Dempster et al. 1977)
+    after `steps` steps, which minimises KL(t || q M).
+    """
+    q0 = np.linspace(1, 0, 101)[:, None]
+    q = np.hstack([q0, np.repeat((1 - q0) / len(target), len(target), axis=1)])
+    for _ in range(steps):
+        q[:, 1:] *= (target / np.maximum(q @ matrix, 1e-12)) @ matrix[1:].T
+        q[:, 1:] *= (1 - q0) / np.maximum(q[:, 1:].sum(1, keepdims=True), 1e-12)
+    distance = np.array([kl_divergence(p, target) for p in q @ matrix])
+    near = np.flatnonzero(distance <= max(tolerance * 0.1, distance.min() * 1.001))
+    return q[near[0]]

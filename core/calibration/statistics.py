@@ -1,0 +1,363 @@
+"""Statistics of shares: how far the groups of generated images are from the target, and how sure that is.
+
+Shares p and targets t are arrays [..., K] over K groups that sum to 1 along the last axis; counts are images a group.
+KL is in nats. Under a perfectly fair model E[KL] = (K - 1) / 2N and 2N KL ~ chi-square(K - 1): no KL means anything
+without its N and this floor.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from ..errors import DebiasError, short
+
+NO_IMAGES = ("No image could be classified, so there are no shares to report. Generate more images, or lower the "
+             "confidence that the classifier asks for.")
+# A confusion matrix whose smallest singular value is below this would magnify noise more than twenty times.
+SMALLEST_SINGULAR_VALUE = 0.05
+
+
+def shares(counts: ArrayLike) -> np.ndarray:
+    """p = n_i / N, [..., K]. Raises DebiasError for counts that are negative, not finite, or all zero."""
+    return smoothed(counts, alpha=0.0)
+
+
+def smoothed(counts: ArrayLike, alpha: float = 0.5) -> np.ndarray:
+    """Dirichlet-smoothed shares (n_i + alpha) / (N + K alpha), [..., K]: above 0 even for a group that never appears.
+
+    alpha = 1/2 is Jeffreys' prior. Raises DebiasError as `shares` does, and for an alpha below 0.
+    """
+    n = _counts(counts)
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise DebiasError(f"Expected a finite alpha of 0 or more, but {alpha} came. 0.5 is the usual choice.")
+    return (n + alpha) / (n + alpha).sum(-1, keepdims=True)
+
+
+def reachable(target: ArrayLike) -> np.ndarray:
+    """A target [K] with every share at least .001, as no finite number of images can show a share of exactly 0.
+
+    Against a target of 0 one image, perhaps mislabelled, would be infinitely far away. Raises as `kl_divergence`.
+    """
+    floor = np.maximum(_simplex(target, "Target shares"), 1e-3)
+    return floor / floor.sum()
+
+
+def kl_divergence(p: ArrayLike, t: ArrayLike) -> np.ndarray | float:
+    """KL(p||t) = sum p ln(p / t) in nats, [...]; 0 ln 0 = 0, and inf where p > 0 meets t = 0.
+
+    Raises DebiasError for shares that are negative, not finite, do not sum to 1, or are of another number of groups.
+    """
+    p, t = _pair(p, t)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * (np.log(p) - np.log(t)), 0.0)
+    return np.maximum(terms.sum(-1), 0.0)
+
+
+def total_variation(p: ArrayLike, t: ArrayLike) -> np.ndarray | float:
+    """1/2 sum |p - t|, [...], in [0, 1]: the share of images that would have to change group. Raises as KL does."""
+    p, t = _pair(p, t)
+    return np.abs(p - t).sum(-1) / 2
+
+
+def deviation_ratio(p: ArrayLike) -> np.ndarray | float:
+    """max |p - 1/K| / (1 - 1/K), [...]: 0 for uniform shares, 1 for a single group, whatever the target is.
+
+    Raises DebiasError as `kl_divergence` does, and for fewer than two groups.
+    """
+    p = _simplex(p, "Shares")
+    groups = p.shape[-1]
+    if groups < 2:
+        raise DebiasError(f"The deviation ratio compares two groups or more, but {groups} came.")
+    return np.abs(p - 1 / groups).max(-1) / (1 - 1 / groups)
+
+
+def noise_floor(groups: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """KL that a perfectly fair model shows on n images: (its mean (K - 1) / 2N, its quantile at `level`), in nats.
+
+    groups K counts the groups whose target is above 0. Raises DebiasError for no groups, no images, or a bad level.
+    """
+    if groups < 1:
+        raise DebiasError(f"Expected one group or more with a target above 0, but {groups} came.")
+    if not n > 0:
+        raise DebiasError(NO_IMAGES)
+    return (groups - 1) / (2 * n), _chi2_quantile(groups - 1, _level(level)) / (2 * n)
+
+
+def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Wilson's score interval (low, high) of the share k / n (Wilson 1927), element-wise.
+
+    Raises DebiasError for n = 0, for k outside [0, n], and for a bad level.
+    """
+    k, n = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    if not (n > 0).all():
+        raise DebiasError(NO_IMAGES)
+    if not ((0 <= k) & (k <= n)).all() or not np.isfinite(n).all():
+        raise DebiasError(f"Expected counts between 0 and n, but {k.tolist()} of {n.tolist()} came.")
+    z = NormalDist().inv_cdf((1 + _level(level)) / 2)
+    p, shrink = k / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink
+    return np.where(k == 0, 0.0, centre - half)[()], np.where(k == n, 1.0, centre + half)[()]
+
+
+def dirichlet_interval(counts: ArrayLike, statistic: Callable[[np.ndarray], np.ndarray], level: float = 0.95,
+                       draws: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """Equal-tailed interval (low, high) of a statistic of the shares, by draws from Dirichlet(n_i + 1/2).
+
+    counts [K]; `statistic` maps shares [draws, K] to [draws], e.g. `deviation_ratio` or
+    `lambda p: kl_divergence(p, target)`. A distance from the target is above 0 in every draw, so its low end is too,
+    even where the images fit the target: whether they do is `g_test`'s question. The same seed gives the same interval.
+    Raises DebiasError for bad counts, a bad level and fewer than one draw.
+    """
+    counts = _vector(counts)
+    if draws < 1:
+        raise DebiasError(f"Expected one draw or more, but {draws} came. 4000 is a good number.")
+    drawn = statistic(np.random.default_rng(seed).dirichlet(counts + 0.5, draws))
+    tail = (1 - _level(level)) / 2
+    # "nearest" never interpolates, which would make NaN of two infinite draws.
+    low, high = np.quantile(drawn, (tail, 1 - tail), method="nearest")
+    return float(low), float(high)
+
+
+def g_test(counts: ArrayLike, t: ArrayLike) -> tuple[float, float]:
+    """Likelihood-ratio test of the target: (G = 2N KL, p-value by chi-square with K - 1 degrees of freedom).
+
+    counts [K], t [K]; a group with target 0 is no degree of freedom, and images in it give G = inf and p = 0.
+    Raises DebiasError as `shares` and `kl_divergence` do.
+    """
+    counts = _vector(counts)
+    g = 2 * counts.sum() * kl_divergence(shares(counts), t)
+    return float(g), _chi2_tail(_aimed(t).sum() - 1, g)
+
+
+def images_needed(kl: float, groups: int, power: float = 0.8, level: float = 0.95) -> int:
+    """Images that a G test at `level` needs to tell a true KL (nats) from 0 with this power.
+
+    2N KL is noncentral chi-square with K - 1 degrees of freedom and noncentrality 2N kl, K = `groups`.
+    Raises DebiasError for a kl that is not finite and above 0, fewer than two groups, and power outside (1 - level, 1).
+    """
+    if not (math.isfinite(kl) and kl > 0):
+        raise DebiasError(f"Expected a finite KL above 0, but {kl} came: no number of images tells 0 from 0.")
+    if groups < 2:
+        raise DebiasError(f"Expected two groups or more, but {groups} came.")
+    if not 1 - _level(level) < power < 1:
+        raise DebiasError(f"Expected a power between {1 - level:g} and 1, but {power} came. 0.8 is the usual "
+                          f"choice.")
+    critical = _chi2_quantile(groups - 1, level)
+    noncentrality = _crossing(lambda x: _noncentral_chi2_tail(groups - 1, x, critical), power)
+    return max(1, math.ceil(noncentrality / (2 * kl)))
+
+
+def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
+    """Shares [K] of the true groups, from the measured ones and the classifier's confusion matrix.
+
+    measured [K], shares or counts; confusion [true, measured], row-stochastic or counts of images whose group is known.
+    Maximum likelihood for m = p C on the simplex: the inverse where that lies on it, else EM of the multinomial mixture
+    (as Richardson 1972 and Lucy 1974). Raises DebiasError for shapes that do not fit, a true group without images, and
+    a matrix too close to singular to invert.
+    """
+    m = shares(_vector(measured))
+    c = np.asarray(confusion, dtype=np.float64)
+    if c.shape != (len(m), len(m)):
+        raise DebiasError(f"Expected a confusion matrix [{len(m)}, {len(m)}], true groups by measured ones, but "
+                          f"{list(c.shape)} came.")
+    if not (np.isfinite(c) & (c >= 0)).all() or not (c.sum(1) > 0).all():
+        raise DebiasError(f"Every row of a confusion matrix holds shares or counts, not all 0, but {c.tolist()} came.")
+    c = c / c.sum(1, keepdims=True)
+    smallest = np.linalg.svd(c, compute_uv=False)[-1]
+    if smallest < SMALLEST_SINGULAR_VALUE:
+        raise DebiasError(f"Expected a classifier that tells the groups apart, but the smallest singular value of its "
+                          f"confusion matrix is {smallest:.2g}, below {SMALLEST_SINGULAR_VALUE}. Use another one, or "
+                          f"merge the groups that it confuses.")
+    p = np.linalg.solve(c.T, m)
+    if p.min() >= 0:
+        return p / p.sum()
+    p = np.full(len(m), 1 / len(m))
+    for _ in range(20_000):
+        before, expected = p, p @ c
+        p = p * (c @ (m / np.maximum(expected, np.finfo(float).tiny)))
+        if np.abs(p - before).max() < 1e-12:
+            break
+    return p / p.sum()
+
+
+def intersections(labels: Sequence[ArrayLike], sizes: Sequence[int]) -> np.ndarray:
+    """Count table [K1, K2, ...] of images over the combinations of several attributes' groups.
+
+    labels holds one whole-number array [N] an attribute, from 0 to its size - 1, or -1 for unsure; an image unsure in
+    any attribute is left out. Raises DebiasError for labels that do not fit each other or the sizes.
+    """
+    columns = [np.asarray(column) for column in labels]
+    if not columns or len(columns) != len(sizes):
+        raise DebiasError(f"Expected labels and a size for every attribute, but {len(columns)} and {len(sizes)} came.")
+    if any(column.ndim != 1 or len(column) != len(columns[0]) for column in columns):
+        raise DebiasError(f"Expected one label an image from every attribute, but arrays of shapes "
+                          f"{[list(column.shape) for column in columns]} came.")
+    for column, size in zip(columns, sizes):
+        if not np.isin(column, np.arange(-1, size)).all():
+            raise DebiasError(f"Expected labels from -1 (unsure) to {size - 1}, but {np.unique(column).tolist()} came.")
+    rows = np.stack(columns, axis=1).astype(np.int64)
+    table = np.zeros(tuple(sizes), dtype=np.int64)
+    np.add.at(table, tuple(rows[(rows >= 0).all(1)].T), 1)
+    return table
+
+
+def marginals(table: ArrayLike) -> list[np.ndarray]:
+    """Counts of every single attribute, [K1], [K2], ..., from a table of `intersections`."""
+    table = np.asarray(table)
+    axes = range(table.ndim)
+    return [table.sum(axis=tuple(other for other in axes if other != axis)) for axis in axes]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One attribute's groups over a set of images, measured against a target.
+
+    n                images that could be classified; `unsure` counts the others
+    counts, shares   images of every group, and their shares
+    target           the share that every group should have
+    level            of the intervals
+    intervals        Wilson interval (low, high) of every share
+    kl               KL(shares||target) in nats, with target shares of at least .001 (`reachable`)
+    kl_interval      Dirichlet interval of it; starts at 0 where a G test does not tell the shares from the target
+    kl_floor_mean    KL that a perfectly fair model shows on n images, in the mean
+    kl_floor95       ... and in 95 % of all sets of n images at most
+    total_variation  share of images that would have to change group
+    deviation_ratio  largest distance from uniform, 0 to 1
+    """
+    n: int
+    unsure: int
+    counts: tuple[int, ...]
+    shares: tuple[float, ...]
+    target: tuple[float, ...]
+    level: float
+    intervals: tuple[tuple[float, float], ...]
+    kl: float
+    kl_interval: tuple[float, float]
+    kl_floor_mean: float
+    kl_floor95: float
+    total_variation: float
+    deviation_ratio: float
+
+    def line(self, name: str, groups: Sequence[str]) -> str:
+        """A line of text: shares with their intervals, KL beside what chance alone shows."""
+        shares = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
+                           for group, share, (low, high) in zip(groups, self.shares, self.intervals))
+        unsure = f"; {self.unsure} images left out as unsure" if self.unsure else ""
+        return (f"{name} (N = {self.n}): {shares}; KL {self.kl:.4f} nats, chance alone stays below "
+                f"{self.kl_floor95:.4f}{unsure}")
+
+    def to_dict(self) -> dict:
+        """JSON form."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95) -> Distribution:
+    """All that is reported of one attribute: counts [K] of classified images against target shares [K].
+
+    Raises DebiasError for no classified images, counts that are negative or not whole, and a target that does not fit.
+    """
+    counts = _vector(counts)
+    if not (counts == np.round(counts)).all() or unsure < 0 or unsure != int(unsure):
+        raise DebiasError(f"Images are counted in whole numbers, not negative, but {counts.tolist()} and {unsure} "
+                          f"unsure came.")
+    p, declared = _pair(shares(counts), target)
+    t = reachable(declared) if declared.min() < 1e-3 else declared
+    n, kl = int(counts.sum()), float(kl_divergence(p, t))
+    low, high = dirichlet_interval(counts, lambda draws: kl_divergence(draws, t), level)
+    low = 0.0 if g_test(counts, t)[1] > 1 - level else min(low, kl)
+    floor_mean, floor95 = noise_floor(len(t), n)
+    return Distribution(
+        n=n, unsure=int(unsure), counts=tuple(int(count) for count in counts), shares=tuple(p.tolist()),
+        target=tuple(declared.tolist()), level=_level(level),
+        intervals=tuple(zip(*(edge.tolist() for edge in wilson(counts, n, level)))),
+        kl=kl, kl_interval=(low, max(high, kl)), kl_floor_mean=floor_mean, kl_floor95=floor95,
+        total_variation=float(total_variation(p, declared)), deviation_ratio=float(deviation_ratio(p)))
+
+
+def _counts(counts: ArrayLike) -> np.ndarray:
+    n = np.asarray(counts, dtype=np.float64)
+    if n.ndim == 0 or n.shape[-1] == 0:
+        raise DebiasError(f"Expected counts [..., K], one a group, but {short(counts)} came.")
+    if not (np.isfinite(n) & (n >= 0)).all():
+        raise DebiasError(f"Counts must be finite and not negative, but {short(n.tolist())} came.")
+    if not (n.sum(-1) > 0).all():
+        raise DebiasError(NO_IMAGES)
+    return n
+
+
+def _vector(counts: ArrayLike) -> np.ndarray:
+    n = _counts(counts)
+    if n.ndim != 1:
+        raise DebiasError(f"Expected the counts [K] of one set of images, but {list(n.shape)} came.")
+    return n
+
+
+def _simplex(p: ArrayLike, name: str) -> np.ndarray:
+    p = np.asarray(p, dtype=np.float64)
+    if p.ndim == 0 or not (np.isfinite(p) & (p >= 0)).all() or not (np.abs(p.sum(-1) - 1) < 1e-4).all():
+        raise DebiasError(f"{name} must be finite, not negative, and sum to 1, but {short(p.tolist())} came.")
+    return p
+
+
+def _pair(p: ArrayLike, t: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    p, t = _simplex(p, "Shares"), _simplex(t, "Target shares")
+    if p.shape[-1] != t.shape[-1]:
+        raise DebiasError(f"Expected a target share for each of {p.shape[-1]} groups, but {t.shape[-1]} came.")
+    return p, t
+
+
+def _aimed(t: ArrayLike) -> np.ndarray:
+    return np.asarray(t, dtype=np.float64) > 0
+
+
+def _level(level: float) -> float:
+    if not 0 < level < 1:
+        raise DebiasError(f"Expected a level between 0 and 1, but {level} came. 0.95 is the usual choice.")
+    return level
+
+
+def _plain(value):
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _gamma_tail(shape, x) -> torch.Tensor:
+    """Q(shape, x), the regularised upper incomplete gamma function: chi-square(df) exceeds c with Q(df/2, c/2)."""
+    shape, x = torch.as_tensor(shape, dtype=torch.float64), torch.as_tensor(x, dtype=torch.float64)
+    return torch.special.gammaincc(*torch.broadcast_tensors(shape, x))
+
+
+def _chi2_tail(df: float, x: float) -> float:
+    if df == 0 or math.isinf(x):
+        return float(x <= 0)
+    return float(_gamma_tail(df / 2, x / 2))
+
+
+def _chi2_quantile(df: float, level: float) -> float:
+    return 0.0 if df == 0 else _crossing(lambda x: 1 - _chi2_tail(df, x), level)
+
+
+def _noncentral_chi2_tail(df: float, noncentrality: float, x: float) -> float:
+    """Noncentral chi-square as a Poisson(noncentrality / 2) mixture of central ones with 2j more degrees of freedom."""
+    mean = noncentrality / 2
+    j = torch.arange(int(mean + 12 * math.sqrt(mean) + 50), dtype=torch.float64)
+    log_weight = torch.special.xlogy(j, torch.tensor(mean, dtype=torch.float64)) - mean - torch.lgamma(j + 1)
+    return float((log_weight.exp() * _gamma_tail(df / 2 + j, x / 2)).sum())
+
+
+def _crossing(rising: Callable[[float], float], value: float) -> float:
+    """x >= 0 where a rising function reaches a value, by bisection to the last bit of a float."""
+    low, high = 0.0, 1.0
+    while rising(high) < value:
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if rising(middle) < value else (low, middle)
+    return high

@@ -1,0 +1,67 @@
+"""Directions: group conditionings mixed with weights (He et al. 2024, u = sum a_i g_i; anchoring it is ours).
+
+c is the prompt's conditioning, e the unconditional one (the empty or negative prompt), g_i group i's, a_i its weight:
+positive pushes away from the group, negative toward it. The same functions mix text embeddings [B, L, D], pooled
+embeddings [B, D] and noise predictions [B, C, ...]. Sums run in float32 and come back in the anchor's dtype.
+"""
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import DebiasError, short
+from .methods import IN_CONTEXT
+
+
+def group_texts(texts: Sequence[str], prompt: str, context: str = IN_CONTEXT) -> list[str]:
+    """A group's description texts for one prompt.
+
+    `context` places a text that does not itself hold `{prompt}`: `IN_CONTEXT` ("a photo of a doctor, a woman") or
+    `ALONE` ("a woman").
+    """
+    placed = (text if "{prompt}" in text else context.replace("{group}", text) for text in texts)
+    return [text.replace("{prompt}", prompt) for text in placed]
+
+
+def weighted_sum(groups: Tensor, weights: Tensor) -> Tensor:
+    """sum_i a_i g_i, float32 [B, ...]. groups [n, B or 1, ...], weights [B, n]."""
+    columns = weights.float().to(groups.device, non_blocking=True).T.reshape(len(groups), -1, *(1,) * (groups.ndim - 2))
+    return sum(a * g.float() for a, g in zip(columns, groups))
+
+
+def mix(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
+    """u = e + sum_i a_i (g_i - e): the unsafe direction, anchored at the unconditional e so that a = 0 is no guidance.
+
+    With sum a_i = 1 it is the paper's u = sum a_i g_i. On text embeddings this is the `embedding` direction, on noise
+    predictions the `prediction` direction. anchor [B or 1, ...], groups [n, B or 1, ...], weights [B, n]; returns
+    [B, ...]. Raises DebiasError for weights that are not finite, or where anything does not fit.
+    """
+    # (1 - sum a_i) e + sum a_i g_i: the same, but exact in floating point where sum a_i is 0 or 1.
+    total = _total(anchor, groups, weights)
+    return ((1 - total) * anchor.float() + weighted_sum(groups, weights)).to(anchor.dtype)
+
+
+def shift_prompt(prompt: Tensor, groups: Tensor, weights: Tensor, anchor: Tensor) -> Tensor:
+    """c' = c - sum_i a_i (g_i - anchor): the `prompt` direction, which needs no further model evaluation.
+
+    `anchor` is c itself where the groups stand in the prompt's own context, so that one weight of -1 gives exactly that
+    group's prompt; else it is the groups' mean. a = 0 returns c. Shapes and errors as in `mix`.
+    """
+    total = _total(anchor, groups, weights)
+    return (prompt.float() + total * anchor.float() - weighted_sum(groups, weights)).to(prompt.dtype)
+
+
+def _total(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
+    """sum_i a_i as [B, 1, ...], after all refusals."""
+    if weights.ndim != 2 or weights.shape[1] != len(groups):
+        raise DebiasError(f"Expected weights [B, n] with n = {len(groups)} groups, but {list(weights.shape)} came.")
+    if groups.shape[2:] != anchor.shape[1:]:
+        raise DebiasError(f"Group conditionings {list(groups.shape[2:])} and the prompt's {list(anchor.shape[1:])} "
+                          f"differ in shape: was the profile made for another text encoder?")
+    if not torch.isfinite(weights).all():
+        raise DebiasError(f"Weights must be finite, but {short(weights.tolist())} came. Calibrate again, or drop "
+                          f"them.")
+    return weights.float().sum(1).reshape(-1, *(1,) * (anchor.ndim - 1)).to(
+        anchor.device, non_blocking=True)

@@ -1,0 +1,133 @@
+"""How one attribute's calibrated weights are spent on a batch of images.
+
+`shift` gives every image the same weights (the paper's way): borderline images flip. `draw` sends each image toward one
+group, or leaves it alone, with calibrated probabilities. Both are rows of one weight matrix a [B, n].
+"""
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import DebiasError, short
+from ..schema import LARGEST_WEIGHT
+
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+MOST_STRENGTH = 10.0
+FELT = 1e-2  # weights below it may well change nothing
+TOGETHER = 10  # consecutive seeds that are spread over the chances together
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Weights of one attribute with n groups.
+
+    weights        a, the shift of every image, n numbers; positive pushes away from the group
+    probabilities  chances of (no push, group 1, ..., group n) for a draw, n + 1 numbers that sum to 1; empty: no draw
+    strength       s of a push: a drawn image gets a_j - s for its group j
+    """
+    weights: tuple[float, ...]
+    probabilities: tuple[float, ...] = ()
+    strength: float = 1.0
+
+    def __post_init__(self):
+        numbers = (*self.weights, *self.probabilities, self.strength)
+        if not all(math.isfinite(number) for number in numbers):
+            raise DebiasError(f"Weights must be finite numbers, but {short(numbers)} came. Calibrate again.")
+        if max(map(abs, self.weights), default=0) > LARGEST_WEIGHT or not 0 <= self.strength <= LARGEST_WEIGHT:
+            raise DebiasError(f"Weights must lie within {LARGEST_WEIGHT:g} of 0 and strengths between 0 and "
+                              f"{LARGEST_WEIGHT:g}, where pictures are spoilt already, but {short(self.weights)} and "
+                              f"{self.strength:g} came. Calibrate again.")
+        if self.probabilities and len(self.probabilities) != len(self.weights) + 1:
+            raise DebiasError(f"Expected {len(self.weights) + 1} probabilities (no push, then one a group), but "
+                              f"{len(self.probabilities)} came.")
+        if self.probabilities and (min(self.probabilities) < 0 or abs(math.fsum(self.probabilities) - 1) > 1e-3):
+            raise DebiasError(f"Probabilities must not be negative and must sum to 1, but {short(self.probabilities)} "
+                              f"came.")
+
+    @classmethod
+    def none(cls, n: int) -> Steering:
+        """No guidance at all."""
+        return cls((0.0,) * n)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Steering:
+        """Read the JSON form; `probabilities` and `strength` may be left out. Raises DebiasError."""
+        return cls(tuple(data["weights"]), tuple(data.get("probabilities") or ()), data.get("strength", 1.0))
+
+    def to_dict(self) -> dict:
+        """JSON form."""
+        return {"weights": list(self.weights), "probabilities": list(self.probabilities), "strength": self.strength}
+
+    @property
+    def mode(self) -> str:
+        return "draw" if self.probabilities else "shift"
+
+    def draws(self, seeds: Sequence[int], stream: int = 0) -> list[int]:
+        """Each image's drawn option, 0 (no push) or a group's number from 1; all 0 where nothing is drawn.
+
+        An image's draw depends on its own seed alone. Consecutive seeds are stratified: ten images at 50:50, the first
+        seed even, are five and five. `stream` keeps several attributes independent.
+        """
+        if not self.probabilities:
+            return [0] * len(seeds)
+        if not 0 <= stream < len(PRIMES):
+            raise DebiasError(f"Expected at most {len(PRIMES)} attributes together, but number {stream + 1} came.")
+        edges = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
+        points = torch.tensor([point(int(seed), stream) for seed in seeds], dtype=torch.float64)
+        return torch.bucketize(points, edges, right=True).tolist()
+
+    def rows(self, seeds: Sequence[int], strength: float = 1.0, stream: int = 0) -> Tensor:
+        """a [B, n], float32, for images of these seeds; `strength` scales all of it, 0 is no guidance."""
+        a = torch.tensor(self.weights, dtype=torch.float32).repeat(len(seeds), 1)
+        for row, option in zip(a, self.draws(seeds, stream)):
+            if option:
+                row[option - 1] -= self.strength
+        return a * strength
+
+
+def check_strength(strength: float) -> float:
+    """A user's strength of guidance: 1 as calibrated, 0 none, 10 at most. Raises DebiasError."""
+    if not 0 <= strength <= MOST_STRENGTH:
+        raise DebiasError(f"The strength is a number from 0 (no guidance) to {MOST_STRENGTH:g}, with 1 as calibrated, "
+                          f"but {strength:g} came.")
+    return strength
+
+
+def check_steered(weights: Tensor, acted: bool) -> None:
+    """Raises DebiasError where pictures were to be steered by weights [B, n] and their host did nothing: a calibration
+    on such pictures would measure chance alone."""
+    if not acted and bool((weights.abs() > FELT).any()):
+        raise DebiasError("These pictures were to be steered, but guidance changed nothing in them, so there is "
+                          "nothing to calibrate. Either the groups' texts mean the same to this model, or something "
+                          "in the host keeps the guidance from being called.")
+
+
+def rows(steerings: Sequence[Steering], seeds: Sequence[int], strength: float = 1.0) -> Tensor:
+    """Weights of several attributes side by side: [B, n_1 + n_2 + ...]."""
+    return torch.cat([s.rows(seeds, strength, stream) for stream, s in enumerate(steerings)], dim=1)
+
+
+def point(seed: int, stream: int) -> float:
+    """Where a seed stands in [0, 1): its place in its ten by the radical inverse (Halton 1960), all ten rotated
+    (Cranley and Patterson 1976) by their number's hash, so that seeds in steps of any size meet all chances alike."""
+    ten, place = divmod(seed, TOGETHER)
+    hashed = hashlib.blake2b(f"{ten} {stream}".encode(), digest_size=6).digest()
+    return (radical_inverse(place, PRIMES[stream]) + int.from_bytes(hashed, "big") / 2**48) % 1
+
+
+def radical_inverse(number: int, base: int) -> float:
+    """Digits of a number mirrored at the point (van der Corput 1935): in [0, 1), consecutive numbers spread evenly.
+
+    Digits that a float cannot hold are left out: rounding them up would move a 64-bit seed across an edge.
+    """
+    mirrored, size = 0, 1
+    number = abs(number)
+    while number and size < 2**48:
+        number, digit = divmod(number, base)
+        mirrored, size = mirrored * base + digit, size * base
+    return mirrored / size

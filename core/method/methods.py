@@ -1,0 +1,116 @@
+"""A method: which direction, how its weights are spent, by which rule they are solved; the usual ones have names."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from ..errors import DebiasError, quoted
+from .safe_latent import PRESETS, SafeLatentGuidance
+
+DIRECTIONS = ("prompt", "embedding", "prediction")
+IN_CONTEXT = "{prompt}, {group}"
+ALONE = "{group}"
+RULES = ("log", "additive", "multiplicative", "policy_gradient")
+SPENDS = ("draw", "shift")
+# At most a fifth more time. On the demo model it keeps four fifths of the push on gender, half of that on skin tones:
+# benchmarks/windows.py measures which steps decide, benchmarks/peers.py what a calibration makes of it.
+EARLY = SafeLatentGuidance(end=0.35)
+AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile was found with
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an attribute is balanced.
+
+    direction  `prompt` (no extra model evaluation), `embedding` (one a step, the paper's; without classifier-free
+               guidance one in two steps) or `prediction` (one a group)
+    context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
+    spend      `draw`: each image is sent toward a drawn group or left alone; `shift`: all get the same weights
+    rule       how `shift` weights are solved; `draw` has one way, its measured outcome matrix, and "log" here
+    guidance   the SLD rule's settings; without effect on the `prompt` direction, which has no SLD step
+    """
+    direction: str = "prompt"
+    context: str = IN_CONTEXT
+    spend: str = "draw"
+    rule: str = "log"
+    guidance: SafeLatentGuidance = field(default_factory=SafeLatentGuidance)
+
+    def __post_init__(self):
+        for name, value, known in (("direction", self.direction, DIRECTIONS), ("spend", self.spend, SPENDS),
+                                   ("rule", self.rule, RULES)):
+            if value not in known:
+                raise DebiasError(f"Expected {name} to be one of {', '.join(known)}, but {quoted(value)} came.")
+        if "{group}" not in self.context:
+            raise DebiasError(f"A context must contain '{{group}}', e.g. '{IN_CONTEXT}', but {quoted(self.context)} "
+                              f"came.")
+        if self.spend == "draw" and self.rule != "log":
+            raise _no_rule(self.rule)
+
+    @property
+    def unit(self) -> float:
+        """Weight at which a push is felt: a group's text in the prompt's context is obeyed at 1, alone at about 4."""
+        return 1.0 if "{prompt}" in self.context else 4.0
+
+    def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
+        """With another direction, and the window narrowed to start and end, shares of the schedule. Raises DebiasError.
+        """
+        if not 0 <= start <= end <= 1:
+            raise DebiasError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but {start:g} "
+                              f"and {end:g} came.")
+        method = self if direction == AS_CALIBRATED else replace(self, direction=direction)
+        window = method.guidance
+        start = max(start, window.start)
+        return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Method:
+        """Read the JSON form; fields that this version does not know are left out. Raises DebiasError.
+
+        Rules beside a draw, which earlier versions wrote, had no effect there, but for the policy gradient: it shifted.
+        """
+        from ..schema import METHOD, check  # which lists the names above
+        check(data, METHOD, "This method")
+        given = {f.name: data[f.name] for f in fields(cls) if f.name in data and f.name != "guidance"}
+        if given.get("spend", cls.spend) == "draw":
+            shifted = given.get("rule") == "policy_gradient"
+            given.update(dict(spend="shift") if shifted else dict(rule=cls.rule))
+        guidance = data.get("guidance") or {}
+        return cls(**given, guidance=SafeLatentGuidance(**{f.name: guidance[f.name] for f in fields(SafeLatentGuidance)
+                                                           if f.name in guidance}))
+
+
+METHODS = {
+    "default": Method(),
+    "shift": Method(spend="shift"),
+    # What He et al. 2024 state: weights on the groups' own embeddings, guidance by SLD. The update rule is not public.
+    "paper": Method("embedding", ALONE, "shift", "additive", PRESETS["medium"]),
+}
+
+
+def named(name: str = "default", **changes: str | None) -> Method:
+    """A method of `METHODS` with another direction, spend or rule, where one is given. Raises DebiasError for a rule
+    beside a draw, which uses none.
+
+    A direction that costs model evaluations, in place of one that does not, pushes in the early steps alone.
+    """
+    if name not in METHODS:
+        raise DebiasError(f"Expected method to be one of {', '.join(METHODS)}, but {quoted(name)} came.")
+    changes = {key: value for key, value in changes.items() if value}
+    if changes.get("spend", METHODS[name].spend) == "draw":
+        if "rule" in changes:
+            raise _no_rule(changes["rule"])
+        changes["rule"] = "log"
+    method = replace(METHODS[name], **changes)
+    if method.direction == METHODS[name].direction:
+        return method
+    if method.direction == "prompt":
+        return replace(method, guidance=SafeLatentGuidance())
+    return replace(method, guidance=EARLY) if METHODS[name].direction == "prompt" else method
+
+
+def _no_rule(rule: str) -> DebiasError:
+    return DebiasError(f"The rule {quoted(rule)} solves the weights of a method that shifts, but this one draws a "
+                       "group for each image and has no use for a rule. Choose the method 'shift' or 'paper', or "
+                       "leave the rule out.")

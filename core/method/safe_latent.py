@@ -1,0 +1,50 @@
+"""Settings of the Safe Latent Diffusion rule (Schramowski et al. 2022, arXiv 2211.05105); guidance.py applies it."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import DebiasError
+
+
+@dataclass(frozen=True)
+class SafeLatentGuidance:
+    """Settings of the rule; each default is the plainest choice, the presets are the SLD authors'.
+
+    scale           saturates: from about 200 up nearly every element is guided fully, so strength lives in the weights
+    threshold       an element is guided only where eps_cond - eps_unsafe < threshold (signed); None guides all
+    momentum_scale  share of the accumulated momentum that is added, 0 to 0.7
+    momentum_beta   decay of the momentum, 0 to 1
+    start, end      window of the schedule, as shares: before start (the warm-up) and from end on nothing is applied
+    """
+    scale: float = 1000.0
+    threshold: float | None = None
+    momentum_scale: float = 0.0
+    momentum_beta: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self):
+        numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0)
+        if not all(math.isfinite(number) for number in numbers):
+            raise DebiasError(f"Guidance settings must be finite numbers, but {self} came.")
+        if self.scale < 0 or not 0 <= self.momentum_beta <= 1 or not 0 <= self.start <= self.end <= 1:
+            raise DebiasError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, but {self} "
+                              f"came.")
+
+    def active(self, progress: float) -> bool:
+        """Is gamma applied at this share of the schedule?"""
+        return self.scale > 0 and self.start <= progress < self.end
+
+    def needs_unsafe(self, progress: float) -> bool:
+        """Must eps_unsafe be evaluated? Inside the window, and during the warm-up where momentum builds up."""
+        return self.active(progress) or (self.scale > 0 and self.momentum_scale > 0 and progress < self.start)
+
+
+# Warm-up is a share of the authors' 50 steps.
+PRESETS = {
+    "weak": SafeLatentGuidance(200, 0.0, 0.0, 0.0, start=15 / 50),
+    "medium": SafeLatentGuidance(1000, 0.01, 0.3, 0.4, start=10 / 50),
+    "strong": SafeLatentGuidance(2000, 0.025, 0.5, 0.7, start=7 / 50),
+    "max": SafeLatentGuidance(5000, 1.0, 0.5, 0.7, start=0.0),
+}

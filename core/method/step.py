@@ -1,0 +1,86 @@
+"""A sampler's step under the directions inside sampling: what is evaluated beside the prompt, when, what comes of it.
+
+The same for every host: a host evaluates what `Steps` asks for, in units of its own, and takes the gamma that it gets
+off the conditional prediction, in eps units. The `prompt` direction needs none of this.
+
+Baseline. With classifier-free guidance the unconditional prediction is the baseline of both directions. Without it, the
+prompt's own is that of `embedding`, which costs no row: the unsafe text is then the prompt, shifted, and no threshold
+holds, for gamma and what it compares would be one difference. That of `prediction` is the empty prompt, evaluated too.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from .direction import mix
+from .guidance import GuidanceRun
+from .methods import Method
+
+# Steps to one evaluation of `embedding` without classifier-free guidance, where an added row doubles a step; in between
+# gamma is repeated. Measured by benchmarks/windows.py.
+EVERY = 2
+
+
+def place(step: int, steps: int, first: float = 0.0) -> float:
+    """Share of the whole schedule at a step of a pass, 0 to 1. step counts from 0; a pass that begins later, such as a
+    second pass of denoising strength s, begins at `first` = 1 - s and covers the rest."""
+    return min(first + (1 - first) * step / max(steps, 1), 1 - 1e-6)
+
+
+class Steps:
+    """One pass of a sampler over B images.
+
+    method      its direction, `embedding` or `prediction`, and its window
+    weights     a [B, n]; an image whose weights are zero is left alone
+    has_uncond  does the pass evaluate an unconditional prediction (classifier-free guidance)?
+    """
+
+    def __init__(self, method: Method, weights: Tensor, has_uncond: bool):
+        self.direction, self.weights, self.has_uncond = method.direction, weights, has_uncond
+        self.prompt_is_baseline = self.direction == "embedding" and not has_uncond
+        self.run = GuidanceRun(replace(method.guidance, threshold=None) if self.prompt_is_baseline
+                               else method.guidance)
+        self.evaluated = -EVERY  # the last step that was; none before the first
+        self._mask: Tensor | None = None  # which images are guided
+
+    @property
+    def groups(self) -> list[int]:
+        """Groups, of all attributes side by side, that the `prediction` direction evaluates: those with a weight."""
+        return self.weights.any(0).nonzero().flatten().tolist()
+
+    def idle(self, progress: float) -> bool:
+        """Is nothing to be done at this share of the schedule?"""
+        return not self.run.settings.needs_unsafe(progress)
+
+    def repeats(self, step: int, progress: float) -> bool:
+        """Does this step, counted from 0, repeat the gamma of the last one that was evaluated?"""
+        return (self.prompt_is_baseline and 0 < step - self.evaluated < EVERY
+                and self.run.settings.active(progress))
+
+    def again(self) -> Tensor:
+        """The last gamma once more."""
+        return self._guided(self.run.again())
+
+    def unsafe(self, eps_uncond: Tensor, eps_groups: Sequence[Tensor]) -> Tensor:
+        """The `prediction` direction [B, C, ...]: the predictions of `groups`, each [B, C, ...], mixed."""
+        return mix(eps_uncond, torch.stack(list(eps_groups)), self.weights[:, self.groups])
+
+    def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Tensor) -> Tensor:
+        """gamma [B, C, ...] float32 in eps units, zero for images that are left alone.
+
+        The three are predictions [B, C, ...] in eps units: for the prompt, for the baseline, and for the unsafe text
+        (`embedding`) or of `unsafe` (`prediction`). An offset common to all cancels.
+        """
+        gamma = self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
+        if self.run.settings.active(progress):
+            self.evaluated = step
+        return self._guided(gamma)
+
+    def _guided(self, gamma: Tensor) -> Tensor:
+        # The mix of no weights is the anchor up to rounding only.
+        if self._mask is None or self._mask.device != gamma.device:  # moved once: a copy a step would make a GPU wait
+            self._mask = self.weights.any(1).to(gamma.device)
+        return torch.where(self._mask.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)

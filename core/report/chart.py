@@ -1,0 +1,334 @@
+"""Charts and contact sheets, as images for hosts and as SVG for the report.
+
+Charts are drawn with Pillow alone, because hosts need not have matplotlib; in the report they are SVG of the same
+shapes, so that they are sharp, follow a dark page, and show any script that the browser has.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from html import escape
+from typing import Mapping, Sequence
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from ..calibration.statistics import Distribution
+from ..errors import DebiasError
+
+# Before and after are Okabe and Ito's vermilion and blue (2008), their orange and sky blue on dark: safe for the
+# colour-blind.
+LIGHT = dict(back="#ffffff", text="#1f2328", muted="#59636e", grid="#dfe3e8", band="#eef1f4", before="#d55e00",
+             after="#0072b2")
+DARK = dict(back="#161b22", text="#e6edf3", muted="#9aa4af", grid="#30363d", band="#21272f", before="#e69f00",
+            after="#56b4e9")
+# For what Pillow's own font lacks; the first that is installed is taken.
+SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Hiragino Sans GB.ttc", "DejaVuSans.ttf", "arial.ttf")
+WIDE, NARROW = 640, 500  # a chart in CSS pixels: of an image, and on a page that may be a telephone's
+
+
+def chart_shares(names: Sequence[str], before: Distribution, after: Distribution | None = None, title: str = "",
+                 dark: bool = False) -> Image.Image:
+    """Bars of every group's share with 95 % intervals, before and after, against the target. RGB, 1344 pixels wide."""
+    return shares_scene(names, before, after, title).image(DARK if dark else LIGHT)
+
+
+def chart_kl(rounds: Sequence[tuple[str, Distribution]], title: str = "", dark: bool = False) -> Image.Image:
+    """KL of every round, named, with 95 % intervals, above the noise floor of its images. RGB, 1344 pixels wide.
+
+    The last round stands out as the result.
+    """
+    return kl_scene(rounds, title).image(DARK if dark else LIGHT)
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int = 8, captions: Sequence[str] | None = None,
+                  size: int = 128) -> Image.Image:
+    """Pictures in rows on white, each fitted into a cell of `size` pixels width and the first one's proportions. RGB.
+
+    Raises DebiasError for no pictures, fewer than one column, and captions of another number.
+    """
+    if not images or columns < 1:
+        raise DebiasError(f"A contact sheet needs pictures and a column, but {len(images)} and {columns} came.")
+    if captions is not None and len(captions) != len(images):
+        raise DebiasError(f"Expected a caption a picture, but {len(captions)} for {len(images)} came.")
+    gap, line = 4, 0 if captions is None else 16
+    height = round(size * min(max(images[0].height / images[0].width, 0.25), 4))
+    columns = min(columns, len(images))
+    across, down = size + gap, height + line + gap
+    sheet = Image.new("RGB", (columns * across - gap, math.ceil(len(images) / columns) * down - gap), "white")
+    for i, picture in enumerate(images):
+        left, top = i % columns * across, i // columns * down
+        scale = min(size / picture.width, height / picture.height)
+        fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.convert("RGBA").resize(fitted, Image.LANCZOS if scale < 1 else Image.BICUBIC)
+        sheet.paste(picture, (left + (size - fitted[0]) // 2, top + (height - fitted[1]) // 2), picture)
+        if captions is not None:
+            text = _shortened(captions[i], size, 12)
+            _write(sheet, left + size / 2, top + height + line / 2, text, 12, LIGHT["muted"], "m")
+    return sheet
+
+
+@dataclass
+class Scene:
+    """Shapes in CSS pixels, drawn alike as SVG and as an image. Colours are names of the palettes."""
+    width: int
+    height: float
+    shapes: list[tuple] = field(default_factory=list)
+
+    def box(self, x, y, width, height, color):
+        self.shapes.append(("box", x, y, max(width, 0), height, color))
+
+    def line(self, x1, y1, x2, y2, color, width=1.0, dash=0.0, halo=0.0):
+        """`halo` sets it off from bars of any colour."""
+        if halo:
+            self.line(x1, y1, x2, y2, "back", width + 2 * halo)
+        pieces = max(1, round(math.hypot(x2 - x1, y2 - y1) / (2 * dash))) if dash else 1
+        for i in range(pieces):
+            start, end = i / pieces, (i + 0.5) / pieces if dash else 1
+            self.shapes.append(("line", x1 + (x2 - x1) * start, y1 + (y2 - y1) * start, x1 + (x2 - x1) * end,
+                                y1 + (y2 - y1) * end, width, color))
+
+    def dot(self, x, y, radius, color):
+        self.shapes.append(("dot", x, y, radius, color))
+
+    def text(self, x, y, text, color="text", size=13, anchor="l"):
+        """`anchor` l, m or r is what of the text stands at x; y is its middle."""
+        self.shapes.append(("text", x, y, text, size, color, anchor))
+
+    def whisker(self, low, high, across, color, vertical=False, halo=0.0):
+        """An interval from low to high; `across` is its place on the other axis."""
+        for a, b, c, d in ((low, across, high, across), (low, across - 3, low, across + 3),
+                           (high, across - 3, high, across + 3)):
+            self.line(*((b, a, d, c) if vertical else (a, b, c, d)), color, 1.5, halo=halo)
+
+    def svg(self, label: str) -> str:
+        parts = [f'<svg viewBox="0 0 {self.width} {self.height:g}" role="img" aria-label="{escape(label)}">']
+        for kind, *s in self.shapes:
+            if kind == "box":
+                parts.append('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1.5" '
+                             'style="fill:var(--{})"/>'.format(*s))
+            elif kind == "line":
+                parts.append('<path d="M{:.1f} {:.1f}L{:.1f} {:.1f}" style="stroke-width:{:g};stroke:var(--{})"/>'
+                             .format(*s))
+            elif kind == "dot":
+                parts.append('<circle cx="{:.1f}" cy="{:.1f}" r="{:g}" style="fill:var(--{})"/>'.format(*s))
+            else:
+                x, y, text, size, color, anchor = s
+                where = {"l": "start", "m": "middle", "r": "end"}[anchor]
+                parts.append(f'<text x="{x:.1f}" y="{y + 0.36 * size:.1f}" font-size="{size}" text-anchor="{where}" '
+                             f'style="fill:var(--{color})">{escape(text)}</text>')
+        return "".join(parts) + "</svg>"
+
+    def image(self, palette: Mapping[str, str], scale: int = 2, finer: int = 3, margin: int = 16) -> Image.Image:
+        """RGB at `scale` times the size; shapes are drawn `finer` times larger and shrunk, text is smooth already."""
+        f = scale * finer
+        size = (round(self.width * scale), round(self.height * scale))
+        canvas = Image.new("RGB", (size[0] * finer, size[1] * finer), palette["back"])
+        draw = ImageDraw.Draw(canvas)
+        for kind, *s in self.shapes:
+            if kind == "box" and min(s[2], s[3]) * f >= 1:
+                x, y, width, height, color = s
+                draw.rectangle((x * f, y * f, (x + width) * f - 1, (y + height) * f - 1), palette[color])
+            elif kind == "line":
+                draw.line([v * f for v in s[:4]], palette[s[5]], max(1, round(s[4] * f)))
+            elif kind == "dot":
+                x, y, r, color = s
+                draw.ellipse(((x - r) * f, (y - r) * f, (x + r) * f, (y + r) * f), palette[color])
+        canvas = canvas.resize(size, Image.LANCZOS)
+        for kind, *s in self.shapes:
+            if kind == "text":
+                x, y, text, points, color, anchor = s
+                _write(canvas, x * scale, y * scale, text, points * scale, palette[color], anchor)
+        return ImageOps.expand(canvas, margin * scale, palette["back"])
+
+
+def shares_scene(names: Sequence[str], before: Distribution, after: Distribution | None, title: str = "",
+                 width: int = WIDE) -> Scene:
+    """What `chart_shares` draws, `width` CSS pixels wide."""
+    measured = [(d, color) for d, color in ((before, "before"), (after, "after")) if d is not None]
+    top = max([high for d, _ in measured for _, high in d.intervals] + list(before.target))
+    step = next(s for s in (0.05, 0.1, 0.2, 0.25) if top <= 5 * s or s == 0.25)
+    limit = math.ceil(top / step - 1e-9) * step
+    bar, space, foot = 14, 16, 26
+    row = len(measured) * (bar + 3) + space
+    names = [_shortened(name, 0.3 * width, 14) for name in names]
+    left, right = max(_length(name, 14) for name in names) + 14, width - 122
+
+    scene = Scene(width, 0)
+    y = _title(scene, title)
+    words = ["without guidance", "with the profile"] if after is not None else ["measured"]
+    legend = [("box", color, f"{word} ({d.n} images)") for (d, color), word in zip(measured, words)]
+    y = _legend(scene, y, [*legend, ("dash", "text", "target"), ("whisker", "text", "95 % interval")])
+    bottom = y + len(names) * row
+    scene.height = bottom + foot
+
+    def at(share):
+        return left + (right - left) * share / limit
+
+    for i in range(round(limit / step) + 1):
+        scene.line(at(i * step), y, at(i * step), bottom, "grid")
+        scene.text(at(i * step), bottom + 14, f"{100 * i * step:.0f} %", "muted", 12, "m")
+    for k, name in enumerate(names):
+        first = y + k * row + space / 2
+        scene.text(left - 12, first + (row - space - 3) / 2, name, "text", 14, "r")
+        for b, (d, color) in enumerate(measured):
+            start = first + b * (bar + 3)
+            scene.box(left, start, at(d.shares[k]) - left, bar, color)
+            scene.whisker(at(d.intervals[k][0]), at(d.intervals[k][1]), start + bar / 2, "text", halo=1)
+            scene.text(width - 58, start + bar / 2, percent(d.shares[k]), "text", 13, "r")
+            low, high = (f"{100 * edge:.0f}" for edge in d.intervals[k])
+            scene.text(width, start + bar / 2, f"{low}-{high}", "muted", 12, "r")
+        scene.line(at(before.target[k]), first - 4, at(before.target[k]), first + row - space + 1, "text", 2, 2.5, 1)
+    scene.line(left, y, left, bottom, "muted")
+    return scene
+
+
+def kl_scene(rounds: Sequence[tuple[str, Distribution]], title: str = "", width: int = WIDE) -> Scene:
+    """What `chart_kl` draws, `width` CSS pixels wide. Raises DebiasError for no rounds."""
+    if not rounds:
+        raise DebiasError("A chart of rounds needs a round, but none came.")
+    kls, n = [d.kl for _, d in rounds], len(rounds)
+    finite = [kl for kl in kls if math.isfinite(kl)]
+    floors = [d.kl_floor95 for _, d in rounds]
+    highs = [d.kl_interval[1] for _, d in rounds if math.isfinite(d.kl_interval[1])]
+    step, limit = _ticks(max(1.1 * max(finite, default=0), min(max(highs, default=0), 1.4 * max(finite, default=0)),
+                             1.6 * max(floors), 1e-6))
+    height, foot = 170, 62
+
+    scene = Scene(width, 0)
+    y = _title(scene, title)
+    y = _legend(scene, y, [("dot", "before", "round"), ("dot", "after", "result"),
+                           ("whisker", "muted", "95 % interval"), ("dash", "text", "noise floor")]) + 8
+    bottom = y + height
+    scene.height = bottom + foot
+    ticks = [i * step for i in range(round(limit / step) + 1)]
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    labels = [(name, kl_words(d.kl), f"N = {d.n}") for name, d in rounds]
+    widest = max(_length(words, 12) for lines in labels for words in lines)
+    left, right = max(_length(f"{t:.{digits}f}", 12) for t in ticks) + 12, width - widest / 2
+    slot = (right - left) / n
+
+    def down(kl):
+        return bottom - height * min(kl, limit) / limit
+
+    for k, floor in enumerate(floors):
+        scene.box(left + k * slot, down(floor), slot, bottom - down(floor), "band")
+    for tick in ticks:
+        scene.line(left, down(tick), right, down(tick), "grid")
+        scene.text(left - 8, down(tick), f"{tick:.{digits}f}", "muted", 12, "r")
+    for k, floor in enumerate(floors):
+        scene.line(left + k * slot, down(floor), left + (k + 1) * slot, down(floor), "text", 2, 2.5)
+    middles = [left + (k + 0.5) * slot for k in range(n)]
+    for k in range(n - 1):
+        scene.line(middles[k], down(kls[k]), middles[k + 1], down(kls[k + 1]), "muted", 1.5)
+    every = math.ceil((widest + 8) / slot)
+    for k, (_, d) in enumerate(rounds):
+        if all(map(math.isfinite, d.kl_interval)):
+            scene.whisker(down(d.kl_interval[0]), down(d.kl_interval[1]), middles[k], "muted", vertical=True)
+        scene.dot(middles[k], down(kls[k]), 5, "after" if k == n - 1 and n > 1 else "before")
+        if k == n - 1 or (k % every == 0 and n - 1 - k >= every):
+            for line, words in enumerate(labels[k]):
+                scene.text(middles[k], bottom + 14 + 17 * line, words, "muted" if line == 2 else "text", 12, "m")
+    scene.line(left, bottom, right, bottom, "muted")
+    return scene
+
+
+def _title(scene: Scene, title: str) -> float:
+    """Draw the title, where there is one, and return what comes below it."""
+    if title:
+        scene.text(0, 12, _shortened(title, scene.width, 16), "text", 16)
+    return 30 if title else 2
+
+
+def _legend(scene: Scene, y: float, items: Sequence[tuple[str, str, str]]) -> float:
+    """Draw a legend, in as many lines as it needs, and return what comes below it."""
+    x = 0.0
+    for kind, color, text in items:
+        width = 22 + _length(text, 12) + 16
+        if x and x + width - 16 > scene.width:
+            x, y = 0.0, y + 20
+        if kind == "box":
+            scene.box(x, y + 3, 16, 12, color)
+        elif kind == "dot":
+            scene.dot(x + 8, y + 9, 5, color)
+        elif kind == "dash":
+            scene.line(x, y + 9, x + 17, y + 9, color, 2, 2.5)
+        else:
+            scene.whisker(x + 1, x + 15, y + 9, color)
+        scene.text(x + 22, y + 9, text, "muted", 12)
+        x += width
+    return y + 26
+
+
+def _ticks(top: float) -> tuple[float, float]:
+    """(step, limit): steps of 1, 2 or 5 times a power of ten, five at most, up to the limit above `top`."""
+    power = 10.0 ** math.floor(math.log10(top / 4))
+    step = next(m * power for m in (1, 2, 5, 10) if top <= 5 * m * power)
+    return step, math.ceil(top / step - 1e-9) * step
+
+
+# Text in images
+
+
+@lru_cache(maxsize=64)
+def _font(size: float, plain: bool = True):
+    """Pillow's own font, which has ASCII letters only, else one of the system's; and where there is none, Pillow's font
+    of one size, which is all that it has before 10.1 or without FreeType."""
+    tries = [lambda name=name: ImageFont.truetype(name, size) for name in SYSTEM_FONTS]
+    tries.insert(0 if plain else len(tries), lambda: ImageFont.load_default(size))
+    for attempt in tries:
+        try:
+            return attempt()
+        except (TypeError, OSError, ImportError):
+            continue
+    return ImageFont.load_default()
+
+
+def _line(text: str, size: float) -> tuple[ImageFont.ImageFont, str, float]:
+    """(font, the text in one line, factor by which to enlarge it); the font of one size has Latin-1 letters only."""
+    text = " ".join(text.split())
+    font = _font(size, text.isascii())
+    if isinstance(font, ImageFont.FreeTypeFont):
+        return font, text, 1.0
+    return font, text.encode("latin-1", "replace").decode("latin-1"), size / 11
+
+
+def _length(text: str, size: float) -> float:
+    """Width of a text, with room for the wider font that a browser may choose."""
+    font, text, grow = _line(text, size)
+    return font.getlength(text) * grow * 1.15
+
+
+def _shortened(text: str, width: float, size: float) -> str:
+    """The text, or as much of its beginning as fits. No letter that is counted is narrower than a tenth of the size."""
+    most = int(10 * width / size) + 1
+    whole = " ".join(text[:4 * most].split())
+    if len(text) <= 4 * most and len(whole) <= most and _length(whole, size) <= width:
+        return whole
+    fits, above = 0, min(len(whole), most) + 1  # letters: so many fit, so many do not
+    while above - fits > 1:
+        middle = (fits + above) // 2
+        fits, above = (middle, above) if _length(whole[:middle] + "...", size) <= width else (fits, middle)
+    return whole[:fits].rstrip() + "..."
+
+
+def _write(image: Image.Image, x: float, y: float, text: str, size: float, color: str, anchor: str) -> None:
+    font, text, grow = _line(text, size)
+    # The middle of a line, not of its letters: labels with and without descenders stand on one level.
+    _, top, _, bottom = font.getbbox("Hx")
+    mask = Image.new("L", (math.ceil(font.getlength(text)) + 2, bottom + math.ceil(size / 2)), 0)
+    ImageDraw.Draw(mask).text((1, 0), text, 255, font)
+    if grow != 1:
+        mask = mask.resize((max(1, round(mask.width * grow)), max(1, round(mask.height * grow))), Image.BICUBIC)
+    left = x - mask.width * {"l": 0, "m": 0.5, "r": 1}[anchor]
+    image.paste(Image.new("RGB", mask.size, color), (round(left), round(y - (top + bottom) / 2 * grow)), mask)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] in words: "12 %", below one percent "0.4 %"."""
+    return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+def kl_words(kl: float) -> str:
+    """KL in nats in words, "infinite" among them."""
+    return "infinite" if math.isinf(kl) else f"{kl:.4f}" if kl < 0.01 else f"{kl:.3f}"

@@ -1,0 +1,218 @@
+"""Reports: one HTML file that can be shared, and a summary for machines."""
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Mapping, Sequence
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from ..calibration.loop import ROUND, round_names
+from .chart import DARK, LIGHT, NARROW, contact_sheet, kl_scene, kl_words, percent, shares_scene
+from ..calibration.statistics import Distribution, summarise
+from ..errors import DebiasError, quoted
+from ..files import write_atomic
+from ..profile.file import Entry, Profile
+
+MOST_PAIRS = 24  # pictures in each of a report's contact sheets
+
+
+def summary(profile: Profile) -> dict:
+    """Plain figures of a profile's first prompt and attribute; those of the other ones follow under `others`.
+
+    shares, kl and fidelity are {before, after}: without guidance and, with it, on held-out seeds (None: not verified);
+    n and kl_floor95 are those of `after`, or of `before` where nothing was verified. KL is in nats, infinite is None.
+    """
+    rows = [_summary(profile, entry, i) for entry in profile.entries for i in range(len(profile.attributes))]
+    return {**rows[0], "others": rows[1:]}
+
+
+def _summary(profile: Profile, entry: Entry, i: int) -> dict:
+    attribute, (before, after) = profile.attributes[i], _distributions(profile, entry, i)
+    last = after or before
+    measured = {"before": before, "after": after}
+    return {
+        "prompt": entry.prompt, "attribute": attribute.name, "groups": list(attribute.names),
+        "target": list(attribute.target),
+        "shares": {key: list(d.shares) if d else None for key, d in measured.items()},
+        "kl": {key: d.to_dict()["kl"] if d else None for key, d in measured.items()},
+        "kl_floor95": last.kl_floor95 if last else None, "n": last.n if last else 0,
+        "rounds": sum(r["kind"] == ROUND for r in entry.rounds),
+        "images": entry.cost.get("images"),
+        "fidelity": {key: entry.fidelity.get(key) for key in ("before", "after")},
+        "seconds": entry.cost.get("seconds")}
+
+
+def _distributions(profile: Profile, entry: Entry, i: int) -> list[Distribution | None]:
+    """(before, after) of an attribute, from their counts: what else a file says of them could be edited."""
+    return [_distribution(measured[i], profile.attributes[i].target) if measured else None
+            for measured in (entry.before, entry.after)]
+
+
+def _distribution(measured: Mapping, target: Sequence[float]) -> Distribution:
+    return summarise(measured["counts"], target, measured.get("unsure", 0))
+
+
+# --- the HTML file ---------------------------------------------------------------------------------------------------
+
+def write_report(folder: str | Path, profile: Profile, images_before: Mapping[str, Sequence[Image.Image]] | None = None,
+                 images_after: Mapping[str, Sequence[Image.Image]] | None = None,
+                 seeds: Mapping[str, Sequence[int]] | None = None, others: Sequence[Entry] = ()) -> Path:
+    """Write the `page` to `report.html` in a folder, atomically, and return its path. Raises DebiasError where pictures
+    differ in number, OSError where the file cannot be written.
+    """
+    return write_atomic(Path(folder) / "report.html", page(profile, images_before, images_after, seeds, others))
+
+
+def page(profile: Profile, images_before: Mapping[str, Sequence[Image.Image]] | None = None,
+         images_after: Mapping[str, Sequence[Image.Image]] | None = None,
+         seeds: Mapping[str, Sequence[int]] | None = None, others: Sequence[Entry] = ()) -> str:
+    """A profile's report as one HTML page that loads nothing from anywhere.
+
+    images_before, images_after and seeds are by prompt; picture i of both has the same seed. others are measurements of
+    prompts that the profile was not calibrated for (`Workbench.carried_over`). Raises DebiasError where pictures differ
+    in number.
+    """
+    entries, method = (*profile.entries, *others), profile.method
+    sections = [_section(profile, entry, *((given or {}).get(entry.prompt, ())
+                                           for given in (images_before, images_after, seeds)))
+                for entry in entries]
+    facts = {**profile.setting, "classifier": profile.classifier, "direction": method.direction,
+             "each image": "steered to a randomly drawn group, or left alone" if method.spend == "draw" else
+             f"steered alike, by weights that the rule '{method.rule}' solved"}
+    return _template().render(
+        profile=profile, sections=sections, overview=_overview(profile, entries), light=LIGHT, dark=DARK,
+        setting=[(_spaced(key), value) for key, value in facts.items() if value not in (None, "")],
+        variables=lambda palette: Markup("".join(f"--{name}:{color};" for name, color in palette.items())),
+        content=base64.b64encode(json.dumps(profile.to_dict(), indent=2).encode()).decode())
+
+
+@lru_cache(maxsize=1)
+def _template():
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
+
+
+def _section(profile: Profile, entry: Entry, before: Sequence[Image.Image], after: Sequence[Image.Image],
+             seeds: Sequence[int]) -> dict:
+    """What the page says of one prompt."""
+    return dict(
+        prompt=entry.prompt, warnings=entry.warnings, stop=entry.stop, cards=_cards(entry),
+        attributes=[_attribute(profile, entry, i) for i in range(len(profile.attributes))],
+        sheets=_sheets(entry, before, after, seeds), rounds=_rounds(profile, entry),
+        round_heads=["Round", "Images", *(f"KL, {_spaced(a.name)}" for a in profile.attributes), "Fidelity", "Seconds"])
+
+
+def _attribute(profile: Profile, entry: Entry, i: int) -> dict:
+    attribute, (first, last) = profile.attributes[i], _distributions(profile, entry, i)
+    name = _spaced(attribute.name)
+    if first is None:
+        return dict(name=name, shares=None)
+    rounds = [(title, _distribution(r["attributes"][i], attribute.target))
+              for title, r in zip(_names(entry), entry.rounds, strict=True)]
+    shares = shares_scene(attribute.names, first, last, width=NARROW).svg(f"Shares of {name}, see the table")
+    kl = kl_scene(rounds, width=NARROW).svg(f"KL divergence of {name} by round, see the table") if rounds else None
+    moved, verdict = _verdict(first, last)
+    unsure = "".join(f" {d.unsure} images {when} could not be classified and are left out." for d, when in
+                     ((first, "without guidance"), (last, "with the profile")) if d and d.unsure)
+    return dict(name=name, shares=Markup(shares), kl=kl and Markup(kl), moved=moved, verdict=verdict, unsure=unsure,
+                rows=_rows(attribute.names, first, last))
+
+
+def _verdict(before: Distribution, after: Distribution | None) -> tuple[str, str]:
+    """(what moved, what to make of it)."""
+    def away(d):
+        return f"{percent(d.total_variation)} of the images would have to show another group to meet the target"
+
+    if after is None:
+        return f"Without guidance, {away(before)} ({before.n} images). The profile was not verified on new seeds.", ""
+    moved = (f"Without guidance, {away(before)}; with the profile it is {percent(after.total_variation)}, on "
+             f"{after.n} images whose seeds the calibration did not use.")
+    if after.kl <= after.kl_floor95:
+        return moved, f"What is left cannot be told from chance at {after.n} images."
+    if after.kl < before.kl:
+        return moved, "Nearer to the target, but what is left is more than chance explains."
+    return moved, "This is not nearer to the target than without guidance."
+
+
+def _overview(profile: Profile, entries: Sequence[Entry]) -> list[list[str]]:
+    rows = []
+    for entry in entries:
+        for i, attribute in enumerate(profile.attributes):
+            before, after = _distributions(profile, entry, i)
+            last = after or before
+            rows.append([entry.prompt, _spaced(attribute.name), kl_words(before.kl) if before else "",
+                         kl_words(after.kl) if after else "not verified", kl_words(last.kl_floor95) if last else "",
+                         ("yes" if after.kl <= after.kl_floor95 else "no") if after else ""])
+    return rows
+
+
+def _rows(names: Sequence[str], before: Distribution, after: Distribution | None) -> list[list[str]]:
+    """The table of shares."""
+    def cells(d, k):
+        return [f"{d.counts[k]} of {d.n}", percent(d.shares[k]),
+                " to ".join(f"{100 * edge:.1f}" for edge in d.intervals[k]) + " %"] if d else ["", "not verified", ""]
+
+    return [[name, percent(before.target[k]), *cells(before, k), *cells(after, k)] for k, name in enumerate(names)]
+
+
+def _rounds(profile: Profile, entry: Entry) -> list[list]:
+    return [[name, r.get("images", ""),
+             *(kl_words(_distribution(m, a.target).kl)
+               for m, a in zip(r["attributes"], profile.attributes, strict=True)),
+             _number(r.get("fidelity")), _number(r.get("seconds"), 0)]
+            for name, r in zip(_names(entry), entry.rounds, strict=True)]
+
+
+def _names(entry: Entry) -> list[str]:
+    return round_names([r["kind"] for r in entry.rounds])
+
+
+def _cards(entry: Entry) -> list[tuple[str, str]]:
+    def cost(key):
+        value = entry.cost.get(key)
+        return "not counted" if value is None else f"{value:,.0f}"
+
+    before, after = (_number(entry.fidelity.get(key)) for key in ("before", "after"))
+    return [("Fidelity to the prompt, before and after", f"{before} \N{RIGHTWARDS ARROW} {after}" if before else
+             "not measured"), ("Images generated", cost("images")), ("Model evaluations", cost("evaluations")),
+            ("Seconds", cost("seconds"))]
+
+
+def _sheets(entry: Entry, before: Sequence[Image.Image], after: Sequence[Image.Image],
+            seeds: Sequence[int]) -> list[dict]:
+    given = [pictures for pictures in (before, after, seeds) if len(pictures)]
+    if len({len(pictures) for pictures in given}) > 1:
+        raise DebiasError(f"Pictures before and after, and their seeds, belong together, but for "
+                          f"{quoted(entry.prompt)} {len(before)}, {len(after)} and {len(seeds)} came.")
+    sheets = []
+    for pictures, color, word in ((before, "before", "Without guidance"), (after, "after", "With the profile")):
+        if not len(pictures):
+            continue
+        shown = list(pictures[:MOST_PAIRS])
+        captions = [f"seed {seed}" for seed in seeds[:MOST_PAIRS]] or None
+        sheet = contact_sheet(shown, columns=math.ceil(1.2 * len(shown) ** 0.5), captions=captions)
+        more = f" (the first {MOST_PAIRS} of {len(pictures)})" if len(pictures) > MOST_PAIRS else ""
+        sheets.append(dict(color=color, word=word + more, jpeg=_inline(sheet), width=sheet.width, height=sheet.height,
+                           shown=len(shown)))
+    return sheets
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _inline(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

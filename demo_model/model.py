@@ -1,0 +1,46 @@
+"""The embedded demo model: where its weights are and how they load."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..core.attribute import Attribute, Group
+from .subjects import SUBJECTS, article, prompt
+
+WEIGHTS = Path(__file__).with_name("weights")
+CLASSIFIER = WEIGHTS / "classifier"
+# The settings its bias table holds for.
+STEPS, CFG = 8, 2.0
+
+OCCUPATION = Attribute("occupation", tuple(
+    Group(subject, (article(subject),), (prompt(subject),)) for subject in SUBJECTS))
+
+
+class Ratio:
+    """A channel multiplier that is no whole number, for the original code's settings; times the base it is one."""
+
+    def __init__(self, channels: int, base: int):
+        self.channels, self.base = channels, base
+
+    def __mul__(self, number: int) -> int:
+        return number * self.channels // self.base
+
+    __rmul__ = __mul__
+
+
+def clip(device="cpu"):
+    """The demo's CLIP, trained on the artwork."""
+    from ..core.judge.clip import ClipModel
+    return ClipModel(CLASSIFIER, device=device, tokenizer=WEIGHTS / "tokenizer")
+
+
+def occupation_right(clip_model):
+    """Fidelity in the demo's measure: `f(images, prompt) -> [N]`, 1 where the prompt's occupation is shown, else 0."""
+    classify = clip_model.classifier(OCCUPATION)
+
+    def fidelity(images, asked_for: str) -> np.ndarray:
+        asked = [i for i, subject in enumerate(SUBJECTS) if subject in asked_for]
+        return np.isin(classify(images).argmax(1), asked).astype(float)
+
+    return fidelity

@@ -1,0 +1,80 @@
+"""The command line: sd-debias audit | calibrate | generate | report | demo | export."""
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from contextlib import contextmanager
+from typing import Iterator
+
+from ...core.errors import DebiasError, quoted
+from .commands import COMMANDS, Stopped
+from .options import parsed
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, it ends the work where the state is safe."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns 0; 2 after a user's mistake, said in one sentence; 1 after a bug, with its traceback;
+    130 after Ctrl-C and 143 after SIGTERM."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        with _terminable(), warnings.catch_warnings():
+            warnings.simplefilter("once")
+            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+            options = parsed(COMMANDS, arguments)
+            result = options.command(options)
+            if options.json:
+                print(json.dumps(result, indent=2, allow_nan=False))
+        return 0
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    except (KeyboardInterrupt, Stopped) as stopped:
+        print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
+        return 143 if isinstance(stopped, Terminated) or isinstance(stopped.__cause__, Terminated) else 130
+    except DebiasError as error:
+        return _mistake(str(error), debug)
+    except BrokenPipeError:
+        return 0  # what reads the output has seen enough
+    except OSError as error:
+        place = f": {quoted(str(error.filename))}" if error.filename else ""
+        return _mistake(f"{error.strerror or error}{place}.", debug)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, whose module may not be loaded
+            return _mistake("The graphics card ran out of memory. Use a smaller --batch-size, --width or --height, or "
+                            "--dtype float16.", debug)
+        traceback.print_exc()
+        print("sd-debias: This is a bug. Please report it with the lines above and the command.", file=sys.stderr)
+        return 1
+
+
+def _mistake(sentence: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"sd-debias: {sentence}", file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does; only the main thread may say so."""
+    def stop(*_):
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

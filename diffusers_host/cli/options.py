@@ -1,0 +1,207 @@
+"""The command line's options. It loads no model code, so that `sd-debias --help` answers at once."""
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Callable, Sequence
+
+from ...core.errors import DebiasError, short
+from ...core.method.methods import DIRECTIONS, METHODS, RULES, SPENDS
+from ...core.schema import MOST_IMAGES
+from ...core.version import VERSION
+
+MOST_SEED = 2**62
+
+
+def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of one command, with `command` the function itself. Raises DebiasError for texts that are no UTF-8
+    and for options that would do nothing; SystemExit as argparse does."""
+    options = _parser(commands).parse_args(arguments)
+    for name, value in vars(options).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+                raise DebiasError(f"{_flag(name)} is no text in UTF-8 ({short(text)}). Type it again, or set your "
+                                  f"terminal to UTF-8.")
+    _refuse_idle(options)
+    return options
+
+
+def given(options: argparse.Namespace, *names: str) -> list[str]:
+    """The flags of those options that the user set."""
+    return [_flag(name) for name in names if (value := getattr(options, name, None)) is not None and value is not False]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+MODEL = ("config", "allow_download", "device", "dtype", "steps", "cfg", "width", "height", "negative_prompt",
+         "batch_size", "seed")
+JUDGES = ("classifier", "labels")
+
+
+def _refuse_idle(options: argparse.Namespace) -> None:
+    """Raises DebiasError for options that the others leave without effect."""
+    def refuse(names: Sequence[str], needs: str) -> None:
+        found = given(options, *names)
+        if found:
+            raise DebiasError(f"{' and '.join(found)} {'do' if len(found) > 1 else 'does'} nothing {needs}.")
+
+    name = options.command.__name__
+    if name == "report" and not options.model:
+        refuse((*MODEL, *JUDGES, "count", "predict", "prompt"), "without a model to make pictures with: name one with "
+               "--model")
+    if name == "report" and not options.prompt:
+        refuse((*JUDGES, "count", "predict"), "without a further --prompt to measure: name one")
+    if name == "generate" and not options.profile:
+        refuse(("strength", "predict"), "without a --profile: name one")
+    if name == "audit" and not options.out:
+        refuse(("overwrite",), "without --out: nothing is written")
+    if getattr(options, "model", None) == "demo":
+        refuse(("config", "allow_download"), "with the demo model, which comes with the package")
+    if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
+        raise DebiasError("--width and --height belong together, but one of them came alone. Give both, or neither "
+                          "for the model's own size.")
+
+
+def _whole(low: int, high: int, step: int = 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high or value % step:
+            multiple = f", a multiple of {step}" if step > 1 else ""
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}{multiple}, got "
+                                             f"{short(text)}")
+        return value
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {short(text)}")
+        return value
+    return parse
+
+
+_COUNT = _whole(1, MOST_IMAGES)
+_SIZE = _whole(8, 16384, 8)
+
+
+def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sd-debias", description="See how biased a text-to-image model is for a prompt, calibrate it once, and "
+        "generate with the calibrated weights.")
+    parser.add_argument("--version", action="version", version=f"sd-debias {VERSION}")
+    subparsers = parser.add_subparsers(required=True, metavar=" | ".join(commands))
+
+    def command(name: str) -> argparse.ArgumentParser:
+        function = commands[name]
+        about = function.__doc__.split("\n\n")[0]
+        sub = subparsers.add_parser(name, help=about, description=about)
+        sub.set_defaults(command=function)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+        sub.add_argument("--debug", action="store_true", help="print the traceback of an error too")
+        return sub
+
+    def device(sub):
+        sub.add_argument("--device", help="cuda, cpu, mps; the default is cuda where there is one")
+        sub.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
+        sub.add_argument("--batch-size", type=_whole(1, 4096), help="images at once")
+        sub.add_argument("--seed", type=_whole(-MOST_SEED, MOST_SEED), help="seed of the first image; default: 0")
+
+    def model(sub, default: str | None):
+        sub.add_argument("--model", default=default, help="'demo', a diffusers folder, a .safetensors checkpoint, or "
+                         "a hub id (with --allow-download)")
+        sub.add_argument("--config", help="diffusers folder of the same family, for a checkpoint without download")
+        sub.add_argument("--allow-download", action="store_true", help="let hub ids be downloaded")
+        device(sub)
+        sub.add_argument("--steps", type=_whole(1, 10_000), help="sampling steps")
+        sub.add_argument("--cfg", type=_number(0, 100), help="guidance scale")
+        sub.add_argument("--width", type=_SIZE, help="in pixels, together with --height")
+        sub.add_argument("--height", type=_SIZE, help="in pixels, together with --width")
+        sub.add_argument("--negative-prompt")
+
+    def judges(sub):
+        sub.add_argument("--classifier", action="append", help="CLIP or SigLIP folder that judges the pictures; for "
+                         "one attribute, 'skin_tone=ita' (by colour) or 'ATTRIBUTE=FOLDER'")
+        sub.add_argument("--labels", action="append", metavar="ATTRIBUTE=FILE", help="that FOLDER is an image "
+                         "classifier, and the JSON file gives each of its labels a group: {\"label\": \"group\"}")
+
+    def attributes(sub):
+        sub.add_argument("--attribute", action="append", help="gender (the default), skin_tone, skin_tone_5, "
+                         "skin_tone_3, age, own groups as 'young | old = 1:1', or a .json file; repeat the option for "
+                         "several")
+
+    def measured(sub):
+        model(sub, "demo")
+        judges(sub)
+        attributes(sub)
+        sub.add_argument("--confidence", type=_number(0, 1), default=0.0,
+                         help="ignore images whose top probability is below this (0 to 1)")
+
+    def out(sub, default: str | None = None, required: bool = True):
+        sub.add_argument("--out", default=default, required=required and default is None, help="folder to write to")
+        sub.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+    sub = command("audit")
+    measured(sub)
+    out(sub, required=False)
+    sub.add_argument("--prompt", action="append", required=True, help="repeat the option for several")
+    sub.add_argument("--count", type=_COUNT, default=100, help="images per prompt")
+
+    sub = command("calibrate")
+    measured(sub)
+    out(sub)
+    sub.add_argument("--prompt", action="append", required=True,
+                     help="repeat the option for several; each is calibrated by itself")
+    sub.add_argument("--name", help="name of the profile; default: the folder's name")
+    sub.add_argument("--images", type=_COUNT, default=100, help="images of the audit and of each round")
+    sub.add_argument("--rounds", type=_whole(0, 1000), default=4, help="maximum number of rounds")
+    sub.add_argument("--held-out", type=_whole(0, MOST_IMAGES), default=200, help="images of the verification")
+    sub.add_argument("--tolerance", type=_number(1e-9, 100), help="stop when KL falls below this; default: the noise "
+                     "floor")
+    sub.add_argument("--method", choices=METHODS, default="default")
+    sub.add_argument("--direction", choices=DIRECTIONS)
+    sub.add_argument("--spend", choices=SPENDS)
+    sub.add_argument("--rule", choices=RULES, help="how a method that shifts solves its weights")
+
+    predict = "a prompt that was not calibrated gets weights predicted from those that were (twice as many as " \
+        "groups, at least), instead of every image being sent to a drawn group; that takes as long as 25 to 45 " \
+        "images for each of these prompts"
+    profile = "a profile's file, or the name of one that comes with the package, such as demo-gender"
+    sub = command("generate")
+    model(sub, "demo")
+    out(sub)
+    sub.add_argument("--prompt", action="append", required=True)
+    sub.add_argument("--profile", help=f"{profile}; without one nothing is guided")
+    sub.add_argument("--strength", type=_number(0, 10), help="0 is no guidance, 1 (the default) as calibrated")
+    sub.add_argument("--count", type=_COUNT, default=1, help="images to make")
+    sub.add_argument("--predict", action="store_true", help=predict)
+
+    sub = command("report")
+    model(sub, None)
+    judges(sub)
+    out(sub)
+    sub.add_argument("--profile", required=True, help=profile)
+    sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
+                     "and with the profile; repeat the option for several")
+    sub.add_argument("--count", type=_COUNT, help="images to measure it on, each way; default: 200")
+    sub.add_argument("--predict", action="store_true", help=predict)
+
+    sub = command("demo")
+    attributes(sub)
+    device(sub)
+    out(sub, "demo_output")
+
+    sub = command("export")
+    sub.add_argument("--for", dest="host", choices=("a1111",), required=True, help="AUTOMATIC1111's webui")
+    out(sub)
+    sub.add_argument("--name", default="demo", help="name of the checkpoint")
+    return parser

@@ -1,0 +1,175 @@
+"""Guides any diffusers text-to-image pipeline without a copy of it, and generates the images of a calibration.
+
+The `prompt` direction passes shifted prompt embeddings in; the others act inside the denoiser (hook.py). Everything is
+undone when the context ends, also after an exception.
+"""
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.attribute import Attribute
+from ..core.errors import DebiasError, short
+from ..core.method import draw
+from ..core.method.conditioning import Encoded, shifted
+from ..core.method.methods import METHODS, Method
+from ..core.method.safe_latent import SafeLatentGuidance
+from .encode import encode_all, encoding_of
+from .hook import hooked
+
+
+class Guide:
+    """What `guided` yields.
+
+    call       arguments for the pipeline's call: the prompt once for each image, or its shifted embeddings
+    summary()  what guidance did, for metadata; complete when the context has ended
+    """
+
+    def __init__(self, direction: str, call: dict):
+        self.direction, self.call = direction, call
+        self.records: list[dict] = []
+        self.extra_evaluations = 0
+
+    def summary(self) -> dict:
+        """`acted`, whether anything changed; `guided_images`; `steps` guided and `skipped`, in part, for NaN or Inf
+        (the `prompt` direction has none); `magnitude`, mean |gamma| in eps units, or mean |c' - c| of the embeddings;
+        `extra_evaluations`, rows that the denoiser evaluated on top of the pipeline's own."""
+        return dict(direction=self.direction, **_together(self.records), extra_evaluations=self.extra_evaluations)
+
+
+def _together(records: Sequence[dict]) -> dict:
+    acted = [record for record in records if record["acted"]]
+    images = sum(record["guided_images"] for record in acted)
+    return dict(acted=bool(acted), guided_images=images, steps=max((r["steps"] for r in records), default=0),
+                skipped=sum(r["skipped"] for r in records),
+                magnitude=sum(r["magnitude"] * r["guided_images"] for r in acted) / max(images, 1))
+
+
+@contextmanager
+def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, method: Method = METHODS["default"], *,
+           negative_prompt: str | None = None, encoded: Encoded | None = None, **encoding) -> Iterator[Guide]:
+    """Guides the pipeline's calls inside the context, B images of one prompt each:
+
+        with guided(pipe, "a photo of a doctor", [GENDER], weights) as guide:
+            images = pipe(**guide.call, num_inference_steps=30).images
+
+    weights   [B, n], the groups of all attributes side by side (`draw.rows`). A row of zeros leaves its image as it
+              is; where all are zero, or method.guidance.scale is, nothing is touched.
+    encoded   spares encoding the texts again, else `encoding` is the call's clip_skip, max_sequence_length, lora_scale
+
+    The `prompt` direction shifts the prompt for all steps and has no SLD step, so it refuses guidance settings, a
+    window above all, rather than ignore them. Warns where guidance had no effect. Raises DebiasError for weights that
+    do not fit, and for a pipeline or scheduler that is not known.
+    """
+    weights = _checked(weights, attributes, method)
+    images = len(weights)
+    guide = Guide(method.direction, dict(prompt=[prompt] * images))
+    if negative_prompt is not None:
+        guide.call["negative_prompt"] = [negative_prompt] * images
+    if method.guidance.scale == 0 or not weights.any():
+        yield guide
+        return
+
+    encoded = encoded or encode_all(pipe, prompt, attributes, method.context, **encoding)
+    guided_images = int(weights.any(1).sum())
+    if method.direction == "prompt":
+        parts = shifted(encoded, attributes, weights, method.context)
+        c, shift = encoded.prompt["prompt_embeds"].float(), parts["prompt_embeds"].float()
+        change, size = (shift - c).abs().mean().item() * len(weights) / guided_images, c.abs().mean().item()
+        guide.records = [dict(acted=change > 1e-6 * size, magnitude=change, steps=0, skipped=0,
+                              guided_images=guided_images)]
+        guide.call.update(parts, prompt=None)
+        yield guide
+        reason = "the group texts mean the same to this model as the prompt."
+    else:
+        with hooked(pipe, attributes, weights, encoded, method) as denoiser:
+            yield guide
+        guide.records = [dict(steps.run.summary(), guided_images=guided_images) for steps in denoiser.passes]
+        guide.extra_evaluations = denoiser.extra_evaluations
+        done, window = guide.summary(), (method.guidance.start, method.guidance.end)
+        reason = (f"of {len(denoiser.passes)} calls of the pipeline {done['steps']} steps fell into the window "
+                  f"{window}, {done['skipped']} of which were skipped.")
+    if not guide.summary()["acted"]:
+        warnings.warn(f"Guidance had no effect: {reason}")
+
+
+def _checked(weights, attributes: Sequence[Attribute], method: Method) -> Tensor:
+    weights = torch.as_tensor(weights, dtype=torch.float32).cpu()
+    n = sum(len(attribute.groups) for attribute in attributes)
+    if weights.ndim != 2 or weights.shape[1] != n or not len(weights):
+        raise DebiasError(f"Expected weights [B, n] with n = {n} groups, but {list(weights.shape)} came.")
+    if not torch.isfinite(weights).all():
+        raise DebiasError(f"Weights must be finite, but {short(weights.tolist())} came. Calibrate again, or drop "
+                          f"them.")
+    if method.direction == "prompt" and method.guidance.scale and method.guidance != SafeLatentGuidance():
+        raise DebiasError(f"The direction 'prompt' shifts the prompt for all steps and takes no guidance settings, but "
+                          f"{method.guidance} came. Leave them out, or use 'embedding'.")
+    return weights
+
+
+def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[Attribute] = (),
+             steerings: Sequence[draw.Steering] = (), weights: Tensor | None = None,
+             guidance_strength: float = 1.0, method: Method = METHODS["default"], negative_prompt: str | None = None,
+             batch_size: int = 4, encoded: Encoded | None = None, **call) -> tuple[np.ndarray, dict]:
+    """One image for each seed: uint8 [N, H, W, 3], and what guidance did.
+
+    Weights come from `steerings`, one for each attribute, or as `weights` [N, n] or [n], times `guidance_strength`;
+    without attributes nothing is guided. Each image has a generator of its own, seeded on the CPU, so it is the same in
+    any batch up to float rounding, where the pipeline itself keeps images apart. `encoded`, of `encode_all`, spares
+    further calls of a prompt encoding its texts again. `call` goes to the pipeline (num_inference_steps,
+    guidance_scale, image ...). The info is `Guide.summary` with `weights`, the rows used,
+    `blocked`, how many images the pipeline's safety checker blacked out, and `broken`, the places of those that are not
+    finite and stand as black ones; the last two warn. Raises DebiasError as `guided`, and for missing weights or seeds.
+    """
+    seeds = [int(seed) for seed in seeds]
+    rows = _rows(attributes, steerings, weights, guidance_strength, seeds)
+    if batch_size < 1:
+        raise DebiasError(f"Expected a batch size of 1 or more, but {batch_size} came.")
+    rows = _checked(rows, attributes, method)
+    if encoded is None and method.guidance.scale and rows.any():
+        encoded = encode_all(pipe, prompt, attributes, method.context, **encoding_of(call))
+
+    images, records, blocked = [], [], 0
+    for start in range(0, len(seeds), batch_size):
+        batch = slice(start, start + batch_size)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]]
+        with guided(pipe, prompt, attributes, rows[batch], method, negative_prompt=negative_prompt,
+                    encoded=encoded) as guide:
+            output = pipe(**guide.call, generator=generators, output_type="np", **call)
+        images.append(output.images)
+        blocked += sum(map(bool, getattr(output, "nsfw_content_detected", None) or ()))
+        records.append(guide.summary())
+
+    pixels = np.concatenate(images)
+    broken = np.flatnonzero(~np.isfinite(pixels).all(axis=(1, 2, 3))).tolist()
+    if blocked:
+        warnings.warn(f"The pipeline's safety checker blacked out {blocked} of {len(seeds)} images: no count holds.")
+    if broken:
+        warnings.warn(f"{len(broken)} of {len(seeds)} images are not finite (NaN or infinite). Does the model or its "
+                      "VAE overflow in half precision?")
+    info = dict(direction=method.direction, **_together(records), blocked=blocked, broken=broken, weights=rows.tolist(),
+                extra_evaluations=sum(record["extra_evaluations"] for record in records))
+    return (np.nan_to_num(pixels) * 255).round().clip(0, 255).astype(np.uint8), info
+
+
+def _rows(attributes, steerings, weights, strength: float, seeds: list[int]) -> Tensor:
+    if not seeds:
+        raise DebiasError("Expected a seed for each image, but none came.")
+    if weights is not None and steerings:
+        raise DebiasError("Give weights or steerings, but not both.")
+    if weights is not None:
+        weights = torch.as_tensor(weights, dtype=torch.float32) * strength
+        weights = weights.expand(len(seeds), -1) if weights.ndim == 1 else weights
+        if len(weights) != len(seeds):
+            raise DebiasError(f"Expected weights [n], or a row for each of {len(seeds)} seeds, but "
+                              f"{list(weights.shape)} came.")
+        return weights
+    if len(steerings) != len(attributes):
+        raise DebiasError(f"Expected a steering for each of {len(attributes)} attributes, but {len(steerings)} came. "
+                          f"Calibrate first, or give weights.")
+    return draw.rows(steerings, seeds, strength) if steerings else torch.zeros(len(seeds), 0)

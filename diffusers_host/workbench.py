@@ -1,0 +1,259 @@
+"""A diffusers pipeline, its settings and a classifier side by side: what the CLI and the Python API work with."""
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..core.attribute import Attribute
+from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Plan, Round
+from ..core.judge.clip import ClipModel
+from ..core.errors import DebiasError, quoted, short
+from ..core.files import read_json
+from ..core.method.conditioning import Encoded
+from ..core.method.methods import METHODS, Method
+from ..core.profile.file import Profile
+from ..core.method.draw import Steering, check_steered
+from . import first_steps
+from .encode import encode, encode_all
+from .generate import generate
+from .hook import check
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+class Workbench:
+    """Generates and classifies with one model at one setting.
+
+    pipe         a diffusers text-to-image pipeline
+    clip         classifies, and measures fidelity where `fidelity` is not given; None where nothing is to be measured
+    setting      steps, cfg, width, height, negative_prompt: what the pipeline is called with; recorded in profiles
+    classifiers  of attributes by name, where CLIP is not to judge: callables images -> probabilities
+    judged_by    what else tells the classifiers from others, such as `files.fingerprint` of their folders
+    fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
+    """
+
+    def __init__(self, pipe, clip: ClipModel | None, *, model: str = "", model_hash: str | None = None, steps: int = 30,
+                 cfg: float = 7.5, width: int | None = None, height: int | None = None,
+                 negative_prompt: str | None = None, batch_size: int = 4, classifiers: dict | None = None,
+                 fidelity: Callable | None = None, judged_by: str = ""):
+        if (width is None) != (height is None):
+            raise DebiasError(f"Width and height belong together, but width {width} and height {height} came. Give "
+                              f"both, or neither for the model's own size.")
+        self.pipe, self.clip, self.batch_size, self.judged_by = pipe, clip, batch_size, judged_by
+        self.classifiers, self.fidelity = dict(classifiers or {}), fidelity or (clip and clip.similarity)
+        self._zero_shot: dict[tuple, Callable] = {}  # CLIP's, by what the groups are: a name may come with other groups
+        self.setting = dict(model=model, model_hash=model_hash, sampler=type(pipe.scheduler).__name__, steps=steps,
+                            cfg=cfg, width=width, height=height, negative_prompt=negative_prompt)
+        self.evaluations = 0
+        self.first_shares: dict[str, dict] = {}  # by case and prompt: those of the calibrated ones are needed again
+        pipe.set_progress_bar_config(disable=True)
+
+    def generate(self, prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (),
+                 steerings: Sequence[Steering] = (), method: Method = METHODS["default"], strength: float = 1.0,
+                 weights=None, encoded: Encoded | None = None) -> tuple[np.ndarray, dict]:
+        """Images uint8 [N, H, W, 3], one a seed, and what guidance did; as `generate.generate`."""
+        s = self.setting
+        size = {key: s[key] for key in ("width", "height") if s[key]}
+        images, info = generate(
+            self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights,
+            guidance_strength=strength, method=method, negative_prompt=s["negative_prompt"], encoded=encoded,
+            batch_size=self.batch_size, num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
+        self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1) + info["extra_evaluations"]
+        return images, info
+
+    def apply(self, profile: Profile, prompt: str, seeds: Sequence[int], strength: float = 1.0,
+              encoded: Encoded | None = None):
+        """Images with a profile's calibrated weights; see `generate`."""
+        entry, _ = profile.entry(prompt)
+        return self.generate(prompt, seeds, profile.attributes, entry.steerings, profile.method, strength,
+                             encoded=encoded)
+
+    def classifier(self, attribute: Attribute) -> Callable:
+        """The attribute's classifier, CLIP's where no other was given."""
+        if attribute.name in self.classifiers:
+            return self.classifiers[attribute.name]
+        if self.clip is None:
+            raise DebiasError(f"Nothing here can tell groups of {quoted(attribute.name)} apart. Give a CLIP model or a "
+                              f"classifier of your own.")
+        key = attribute.name, attribute.groups
+        if key not in self._zero_shot:
+            self._zero_shot[key] = self.clip.classifier(attribute)
+        return self._zero_shot[key]
+
+    def check(self, attributes: Sequence[Attribute], method: Method) -> None:
+        """Raises DebiasError where this pipeline cannot be guided by a method; said before the first picture."""
+        if method.direction == "prompt":
+            encode(self.pipe, [attributes[0].groups[0].texts[0]])
+        else:
+            check(self.pipe)
+            encode(self.pipe, [""], unconditional=True)
+
+    def run(self, calibration: Calibration, save_to: str | Path | None = None) -> Iterator[Round]:
+        """Advance a calibration with this model; yields as `Calibration.run`."""
+        prompt, attributes, method = calibration.prompt, calibration.attributes, calibration.method
+        classifiers = [self.classifier(attribute) for attribute in attributes]
+        if calibration.plan.rounds:
+            self.check(attributes, method)
+        encoded = None
+
+        def generate(weights, seeds):
+            nonlocal encoded
+            if encoded is None and weights.any():  # once for all rounds
+                encoded = encode_all(self.pipe, prompt, attributes, method.context)
+            images, info = self.generate(prompt, seeds, attributes, method=method, weights=weights, encoded=encoded)
+            check_steered(weights, info["acted"])
+            broken = set(info["broken"])
+            return [None if i in broken else image for i, image in enumerate(images)] if broken else images
+
+        return calibration.run(generate, lambda images: [classify(images) for classify in classifiers],
+                               self.fidelity and (lambda images: self.fidelity(images, prompt)), save_to)
+
+    def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
+                  plan: Plan | None = None) -> Calibration:
+        """A whole calibration, run to its end."""
+        calibration = Calibration(prompt, attributes, method, plan or Plan(batch_size=self.batch_size))
+        for _ in self.run(calibration):
+            pass
+        return calibration
+
+    def predicted(self, profile: Profile, prompt: str, images: int = 32, seed: int = 0) -> Profile:
+        """The profile with predicted weights for a prompt that it was not calibrated for. Of this one and every
+        calibrated prompt, `images` are begun, but none is finished. Raises DebiasError as `first_steps.predicted`."""
+        s = self.setting
+        size = {key: s[key] for key in ("width", "height") if s[key]}
+        known = self.first_shares.setdefault(repr((profile.attributes, images, seed, s)), {})
+
+        def shares_of(text):
+            if text not in known:
+                known[text] = first_steps.first_shares(
+                    self.pipe, text, profile.attributes, range(seed, seed + images), batch_size=self.batch_size,
+                    negative_prompt=s["negative_prompt"], num_inference_steps=s["steps"], guidance_scale=s["cfg"],
+                    **size)
+            return known[text]
+
+        return replace(profile, predicted=(*profile.predicted, first_steps.predicted(profile, prompt, shares_of)))
+
+    def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0) -> Iterator[Calibration]:
+        """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.
+
+        `rounds` of what is yielded are an audit and the same seeds with the profile, which no calibration uses.
+        Raises DebiasError for a prompt that was calibrated.
+        """
+        entry, known = profile.entry(prompt)
+        if known:
+            raise DebiasError(f"{quoted(prompt)} was calibrated: its figures are in the profile. Give another prompt.")
+        first = seed + 2 * HELD_OUT_OFFSET
+        plan = Plan(images, rounds=0, held_out=0, batch_size=self.batch_size, seed=first)
+        tried = Calibration(prompt, profile.attributes, profile.method, plan)
+        none = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
+        for kind, steerings in ((AUDIT, none), (HELD_OUT, entry.steerings)):
+            tried.rounds.append(Round(kind, steerings, tuple(range(first, first + images))))
+            for _ in self.run(tried):
+                yield tried
+
+
+def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, allow_download: bool = False,
+                  config: str | None = None, safety_checker: bool = False):
+    """A text-to-image pipeline from a diffusers folder, a single-file checkpoint (.safetensors) or a hub id.
+
+    A hub id, or a single file without `config` (a diffusers folder of the same family), needs `allow_download`. Without
+    `safety_checker` the model's own is left out, with a warning: pictures that it blacks out cannot be counted. Raises
+    DebiasError for pickles, for folders that are no such pipeline, for devices that are not there, and where loading
+    fails.
+    """
+    import diffusers
+    from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from packaging.version import Version
+
+    path, name = Path(source).expanduser(), quoted(source)
+    _check_device(device)
+    if path.suffix.lower() in PICKLES:
+        raise DebiasError(f"{name} is a pickle, which can run code when it is loaded. Use a .safetensors file.")
+    precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    lacks_text = f"{name} has no text encoder, which directions are made with. Use the whole model."
+    options = {precision: dtype, "local_files_only": not allow_download}
+    try:
+        if path.is_dir():
+            index = path / "model_index.json"
+            if not index.exists():
+                raise DebiasError(f"{name} has no model_index.json, so it is no diffusers pipeline.")
+            parts = read_json(index)
+            if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
+                raise DebiasError(lacks_text)
+            pipe = AutoPipelineForText2Image.from_pretrained(str(path), use_safetensors=True, **options)
+        elif path.is_file():
+            if config and not Path(config).is_dir():
+                raise DebiasError(f"Expected a diffusers folder as the configuration of a checkpoint, but "
+                                  f"{quoted(config)} is none.")
+            family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
+                StableDiffusionPipeline
+            pipe = family.from_single_file(str(path), config=config, **options)
+        elif not allow_download:
+            raise DebiasError(f"No folder or file {name}. If it is a hub id, add --allow-download.")
+        else:
+            pipe = AutoPipelineForText2Image.from_pretrained(source, use_safetensors=True, **options)
+        pipe.to(device)
+    except DebiasError:
+        raise
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # the loaders behind this raise every kind of error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DebiasError(f"{name} could not be loaded as a text-to-image pipeline: {short(reason)}") from error
+    if getattr(pipe, "text_encoder", None) is None:
+        raise DebiasError(lacks_text)
+    lacking = [part for part in ("tokenizer", "scheduler", "vae") if hasattr(pipe, part) and not getattr(pipe, part)]
+    if lacking:
+        raise DebiasError(f"{name} has no {' and no '.join(lacking)}. Use the whole model.")
+    if not safety_checker and getattr(pipe, "safety_checker", None) is not None:
+        warnings.warn("The model's safety checker is switched off while pictures are measured: pictures that it blacks "
+                      "out could not be counted.")
+        pipe.safety_checker = None
+    return pipe
+
+
+def _check_device(device: str) -> None:
+    """Raises DebiasError for a device that cannot compute here."""
+    try:
+        torch.zeros(1, device=device).sum().item()
+    except Exception as error:  # torch raises several kinds for names, drivers and devices
+        raise DebiasError(f"Expected a device that computes here, such as cpu, cuda or mps, but {quoted(str(device))} "
+                          f"does not ({short(str(error).strip().splitlines()[0] if str(error).strip() else error)}).") \
+            from error
+
+
+def demo(device: str = "cpu", dtype: torch.dtype = torch.float32, **setting) -> Workbench:
+    """The embedded demo model, ready to use."""
+    from ..demo_model import model
+    pipe = load_pipeline(str(model.WEIGHTS), device, dtype)
+    clip = model.clip(device)
+    setting = {**dict(steps=model.STEPS, cfg=model.CFG, batch_size=50), **setting}
+    return Workbench(pipe, clip, model="demo", model_hash=model_hash(model.WEIGHTS),
+                     fidelity=model.occupation_right(clip), **setting)
+
+
+def model_hash(source: str | Path) -> str | None:
+    """First ten digits of the SHA-256 of a checkpoint, or of a diffusers folder's denoiser and (first) text encoder."""
+    path = Path(source).expanduser()
+    files = [path] if path.is_file() else sorted(
+        file for part in ("unet", "transformer", "text_encoder") for file in path.glob(f"{part}/*.safetensors"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()[:10]
+
+
+def pictures(images: np.ndarray) -> list[Image.Image]:
+    """uint8 [N, H, W, 3] as PIL images."""
+    return [Image.fromarray(image) for image in images]

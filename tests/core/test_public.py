@@ -1,0 +1,52 @@
+"""The public API, and that core stands without any host."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import sd_debias.core as core
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTS = {"diffusers", "accelerate", "comfy", "comfy_api", "comfy_execution", "folder_paths", "modules", "gradio",
+         "fastapi", "backend", "ldm_patched"}
+PROGRAM = """
+import importlib, sys, types
+sys.path_hooks, package = list(sys.path_hooks), types.ModuleType("sd_debias")
+package.__path__ = [sys.argv[1]]
+sys.modules["sd_debias"] = package
+for host in sys.argv[2].split(","):
+    sys.modules[host] = None  # importing it fails
+for name in sys.argv[3].split(","):
+    importlib.import_module(name)
+import sd_debias.core as core
+print(len([getattr(core, name) for name in core.__all__]))
+"""
+
+
+def test_every_public_name_is_there_and_is_documented():
+    for name in core.__all__:
+        thing = getattr(core, name)
+        assert thing is not None and (not callable(thing) or thing.__doc__), name
+    assert not hasattr(core, "nothing_of_this_name")
+
+
+def test_core_imports_where_there_is_no_diffusers_and_no_host():
+    modules = [".".join(("sd_debias", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+               for path in (ROOT / "core").rglob("*.py")]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(ROOT), ",".join(HOSTS), ",".join(modules)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) == len(core.__all__), done.stderr
+
+
+def test_arrows_point_one_way():
+    """core knows no other room, and hosts know none of each other."""
+    rooms = {"core": {"core"}, "demo_model": {"core", "demo_model"}, "nodes": {"core", "demo_model", "nodes"},
+             "webui_extension": {"core", "demo_model", "webui_extension"},
+             "diffusers_host": {"core", "demo_model", "diffusers_host"}}
+    for room, known in rooms.items():
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    folder = path.relative_to(ROOT).parts[:-1]
+                    target = (*folder[:len(folder) - node.level + 1], *(node.module or "").split("."))
+                    assert target[0] in known, f"{path.relative_to(ROOT)} imports {'.'.join(target)}"
