@@ -70,6 +70,7 @@ class Attribute:
         # Shares that sum to 1 stay as they are: dividing again would move their last bit at every save and load.
         scale = 1 if math.isclose(total, 1, rel_tol=1e-12) else total
         object.__setattr__(self, "target", tuple(share / scale for share in target))
+        check(self.to_dict(), ATTRIBUTE, f"The attribute {quoted(self.name)}", "Shorten it.")  # else it could not load
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import time
 import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Iterator
 from .errors import DebiasError, quoted
 
 LARGEST = 256 << 20  # bytes of a file that is read as text
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of characters that do not show
+JOINERS = "\u200c\u200d"  # zero width, but part of spelling
 WEIGHTS = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 
 
@@ -69,7 +72,8 @@ def _sweep(path: Path) -> None:
     for left in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 8}.tmp"):
         try:
             if os.name == "nt":
-                left.unlink(missing_ok=True)  # fails while its writer has it open
+                if time.time() - left.stat().st_mtime > 3600:  # a living writer's is open, or gone in a moment
+                    left.unlink(missing_ok=True)
                 continue
             handle = os.open(left, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
             try:
@@ -91,10 +95,11 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     path = Path(path)
     # O_NONBLOCK: opening a pipe would wait for its other end.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise DebiasError(f"Expected a file, but {quoted(path)} is a folder, pipe or device. Name a file.")
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise DebiasError(f"Expected a file, but {quoted(path)} is a folder, pipe or device. Name a file.")
         if found.st_size > largest:
             raise DebiasError(f"Expected a file of at most {largest >> 20} MB, but {quoted(path)} has "
                               f"{found.st_size >> 20} MB. Is it the right one?")
@@ -120,18 +125,18 @@ def _refuse(constant: str):
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def safe_name(name: str) -> str:
+def safe_name(name: str, most: int = 220) -> str:
     """A user's text as a file name: returned as it is where it names a file of its own folder, else refused.
 
     Raises DebiasError for path separators, leading dots, reserved characters or names, characters that do not show
-    (control and direction marks, halves of surrogate pairs), and names that are empty, longer than 120 characters or
-    longer than 200 bytes, which leaves room for endings.
+    (control and direction marks, halves of surrogate pairs; the joiners of scripts and emoji may stand), and names that
+    are empty, longer than 120 characters or longer than `most` bytes; 220 leave room for endings.
     """
     allowed = re.fullmatch(r"[^\\/:*?\"<>|.][^\\/:*?\"<>|]{0,119}", name)
     device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
-    hidden = any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") for c in name[:121])
-    if not allowed or device or hidden or name != name.strip(" .") or len(name.encode("utf-8")) > 200:
-        raise DebiasError(f"A name must be 1 to 120 printable characters (200 bytes at most) without slashes, a "
+    hidden = any(unicodedata.category(c) in HIDDEN and c not in JOINERS for c in name[:121])
+    if not allowed or device or hidden or name != name.strip(" .") or len(name.encode("utf-8")) > most:
+        raise DebiasError(f"A name must be 1 to 120 printable characters (220 bytes at most) without slashes, a "
                           f"leading dot or any of :*?\"<>|, but {quoted(name)} came. Choose another, e.g. "
                           f"'doctor-gender'.")
     return name
@@ -191,13 +196,15 @@ def _lock(handle: int) -> None:
 def fingerprint(place: str | Path | None) -> str | None:
     """What tells a file, or a model's folder, from another one put in its place: a digest of names, sizes and times.
 
-    Contents are not read, since checkpoints have gigabytes. None where there is nothing.
+    Contents are not read, since checkpoints have gigabytes; of a folder, its files and those one level down count. None
+    where there is nothing.
     """
-    place = Path(place) if place else None
-    if place is None or not place.exists():
+    if not place or not os.path.exists(place):  # which is False for a text that no system takes as a path
         return None
+    place = Path(place)
     files = [place] if place.is_file() else sorted(
-        file for file in place.rglob("*") if file.suffix.lower() in WEIGHTS and file.is_file())
+        file for pattern in ("*", "*/*") for file in place.glob(pattern)
+        if file.suffix.lower() in WEIGHTS and file.is_file())
     known = [(file.name if file == place else file.relative_to(place).as_posix(), file.stat().st_size,
               file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()[:16]

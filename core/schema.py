@@ -18,6 +18,7 @@ from .method.methods import DIRECTIONS, RULES, SPENDS
 
 LARGEST_WEIGHT = 100.0  # a push of 1 is obeyed; anything near this bound makes pictures of no use
 MOST_IMAGES = 1_000_000  # of a calibration, a round or a verification
+MOST_GROUPS = 1024  # of an attribute
 DEEPEST = 32  # levels of a document
 
 
@@ -42,28 +43,28 @@ def _whole(low: int, high: int) -> dict:
 
 
 TEXT = {"type": "string", "maxLength": 100_000}
-NAME = {"type": "string", "maxLength": 200, "pattern": r"\S"}
+NAME = {"type": "string", "maxLength": 10_000, "pattern": r"\S"}
 DESCRIBED = {"type": "string", "maxLength": 10_000, "pattern": r"\S"}
 COUNT = _whole(0, 10**9)
 SECONDS = _number(0, 1e12)
 NATS = _or_null(_number(0, 1e6))  # null where infinite
 KIND = {"type": "string", "enum": ["audit", "round", "held-out"]}
 
-TEXTS = {**DESCRIBED, "type": ["array", "string", "null"], "items": DESCRIBED, "maxItems": 256}
+TEXTS = {**DESCRIBED, "type": ["array", "string", "null"], "items": DESCRIBED, "maxItems": MOST_GROUPS}
 
 ATTRIBUTE = _object(
-    "name groups", name=NAME, target={**_list(_number(0, 1e12), maxItems=64), "type": ["array", "null"]},
-    groups=_list(_object("name", name=NAME, texts=TEXTS, classifier_texts=TEXTS), minItems=2, maxItems=64))
+    "name groups", name=NAME, target={**_list(_number(0, 1e12), maxItems=MOST_GROUPS), "type": ["array", "null"]},
+    groups=_list(_object("name", name=NAME, texts=TEXTS, classifier_texts=TEXTS), minItems=2, maxItems=MOST_GROUPS))
 METHOD = _object(
     direction={"type": "string", "enum": list(DIRECTIONS)}, spend={"type": "string", "enum": list(SPENDS)},
     rule={"type": "string", "enum": list(RULES)}, context={"type": "string", "maxLength": 1000},
     guidance=_object(scale=_number(0, 1e9), threshold=_or_null(_number(-1e9, 1e9)), momentum_scale=_number(0, 100),
                      momentum_beta=_number(0, 1), start=_number(0, 1), end=_number(0, 1)))
 STEERING = _object(
-    "weights", weights=_list(_number(-LARGEST_WEIGHT, LARGEST_WEIGHT), minItems=2, maxItems=64),
-    probabilities=_list(_number(0, 1), maxItems=65), strength=_number(0, LARGEST_WEIGHT))
+    "weights", weights=_list(_number(-LARGEST_WEIGHT, LARGEST_WEIGHT), minItems=2, maxItems=MOST_GROUPS),
+    probabilities=_list(_number(0, 1), maxItems=MOST_GROUPS + 1), strength=_number(0, LARGEST_WEIGHT))
 MEASURED = _object(
-    "counts", counts=_list(COUNT, minItems=2, maxItems=64), unsure=COUNT, n=COUNT,
+    "counts", counts=_list(COUNT, minItems=2, maxItems=MOST_GROUPS), unsure=COUNT, n=COUNT,
     shares=_list(_number(0, 1)), target=_list(_number(0, 1)), level=_number(0, 1),
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), kl=NATS, kl_interval=_list(NATS),
     kl_floor_mean=NATS, kl_floor95=NATS, total_variation=_number(0, 1), deviation_ratio=_number(0, 1))
@@ -99,7 +100,7 @@ CALIBRATION = {
               rounds=_list(_object(
                   "kind steerings seeds labels", kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8),
                   seeds=_list(_whole(-2**65, 2**65), minItems=1, maxItems=MOST_IMAGES),
-                  labels=_list(_list(_whole(-1, 63)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
+                  labels=_list(_list(_whole(-1, MOST_GROUPS - 1)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
                   not_finite=COUNT, one_colour=COUNT, seconds=SECONDS), maxItems=10_000))}
 SCHEMAS = {"profile": PROFILE, "calibration": CALIBRATION}
 

@@ -149,6 +149,7 @@ class Workbench:
         entry, known = profile.entry(prompt)
         if known:
             raise DebiasError(f"{quoted(prompt)} was calibrated: its figures are in the profile. Give another prompt.")
+        self.check(profile.attributes, profile.method)
         first = seed + 2 * HELD_OUT_OFFSET
         plan = Plan(images, rounds=0, held_out=0, batch_size=self.batch_size, seed=first)
         tried = Calibration(prompt, profile.attributes, profile.method, plan)

@@ -27,7 +27,7 @@ from ..core.attribute import Attribute
 from ..core.calibration.loop import HELD_OUT, ROUND, Calibration, Plan, Round, round_names
 from ..core.report.chart import chart_kl, chart_shares, contact_sheet
 from ..core.judge import Classifier
-from ..core.errors import DebiasError
+from ..core.errors import DebiasError, short
 from ..core.files import exclusive, fingerprint, safe_name, writing
 from ..core.method.methods import DIRECTIONS, EARLY, METHODS, RULES, Method, named
 from ..core.profile.file import Profile
@@ -231,7 +231,7 @@ def lines_of(prompts: str) -> list[str]:
     if not found:
         raise DebiasError("A calibration needs a prompt, but none came. Write one a line, e.g. 'a photo of a doctor'.")
     if len({prompt.casefold() for prompt in found}) < len(found):
-        raise DebiasError(f"A prompt came twice: {found}. Write each once.")
+        raise DebiasError(f"A prompt came twice: {short(found)}. Write each once.")
     return found
 
 

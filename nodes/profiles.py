@@ -10,7 +10,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..core.errors import DebiasError, quoted
-from ..core.files import safe_name, writing
+from ..core.files import read_text, safe_name, writing
 from ..core.profile.file import SHIPPED, SUFFIX, Profile, described
 from . import messages
 from .types import CATEGORY, Profiles
@@ -71,7 +71,7 @@ class DebiasLoadProfile(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, profile):
-        return hashlib.sha256(_path(profile).read_bytes()).hexdigest()
+        return hashlib.sha256(read_text(_path(profile)).encode()).hexdigest()
 
     @classmethod
     def execute(cls, profile):

@@ -63,9 +63,9 @@ class Bench:
                  say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False):
         self.p, self.attributes, self.method, self.say, self.cancelled = p, tuple(attributes), method, say, cancelled
         self.hires = hires and bool(getattr(p, "enable_hr", False))
-        by_name = bool(getattr(p, "is_api", False))
-        self.classifiers, self.fidelity = classifiers.load(classifier, attributes, by_name)
         self.judge = [classifier or classifiers.default(), classifiers.fingerprints(classifier)]
+        self.classifiers: list = []  # loaded by `advance`, once all else is known to be in order
+        self.fidelity = None
         self.setting = setting_of(p)
         self.kept: dict[tuple[str, str], list[Image.Image]] = {}  # first pictures by prompt and kind of round
         self.skipped = False
@@ -111,6 +111,10 @@ class Bench:
 
     def advance(self, calibration: Calibration, prompt: str, save_to: Path | None = None) -> bool:
         """Run a calibration as far as it goes; False where it was interrupted."""
+        if not self.classifiers:
+            by_name = bool(getattr(self.p, "is_api", False))
+            self.classifiers, self.fidelity = classifiers.load(self.judge[0], self.attributes, by_name)
+
         def generate(weights, seeds):
             images = self.generate(prompt, seeds, weights)
             kind = calibration.rounds[-1].kind

@@ -1,7 +1,7 @@
 """Classifiers as a user names them: one line each, a CLIP model for all attributes, or ATTRIBUTE=... for one."""
 from __future__ import annotations
 
-import re
+import os
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -12,7 +12,6 @@ from .profiles import called
 
 DEMO = "demo"
 FOLDER = "classifiers"  # in models/
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def attributes_of(built_in: Sequence[str] | str | None, own: str | None) -> list[Attribute]:
@@ -37,7 +36,8 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
 
     Lines: a CLIP or SigLIP model, named by its folder in models/classifiers or by a path, or 'demo', the embedded
     model's own; 'skin_tone=ita', which measures colour; 'ATTRIBUTE=MODEL', a CLIP model for one attribute. `by_name`
-    allows no paths but those of the settings page: requests over the API must not probe folders. Raises DebiasError
+    allows nothing but names of that folder, and what the settings page says: requests over the API must not probe other
+    folders. Raises DebiasError
     where one is missing.
     """
     from modules import devices, shared
@@ -48,7 +48,7 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
     download = bool(getattr(shared.opts, "sd_debias_download", False))
 
     def model(source: str) -> ClipModel:
-        place = found(source, not by_name or source in sources(own), download)
+        place = found(source, not by_name or source in sources(own))
         with called(place, "the settings page's classifier" if by_name and place == source else source):
             return ClipModel(place, device=devices.device, allow_download=download)
 
@@ -80,8 +80,8 @@ def lines_of(text: str) -> list[str]:
 
 
 def sources(text: str) -> list[str]:
-    """The models that lines name."""
-    return [line.rpartition("=")[2].strip() for line in lines_of(text)]
+    """What lines may name: each as it stands, and what follows its "ATTRIBUTE="."""
+    return [part.strip() for line in lines_of(text) for part in (line, line.partition("=")[2]) if part.strip()]
 
 
 def folder() -> Path:
@@ -90,15 +90,15 @@ def folder() -> Path:
     return Path(paths.models_path) / FOLDER
 
 
-def found(source: str, trusted: bool = True, download: bool = False) -> str:
+def found(source: str, trusted: bool = True) -> str:
     """A model's folder: one in models/classifiers, else, if trusted, what the text itself says. Raises DebiasError."""
-    own = (folder() / source).resolve()
-    if source and own != folder().resolve() and own.is_relative_to(folder().resolve()) and own.is_dir():
-        return str(own)
-    if trusted or download and HUB_ID.fullmatch(source):
+    root, own = folder().resolve(), os.path.realpath(folder() / source) if source.isprintable() else ""
+    if own and os.path.isdir(own) and root in Path(own).parents:
+        return own
+    if trusted:
         return source
     raise DebiasError(f"There is no classifier {quoted(source)} in models/{FOLDER}. Over the API, classifiers are "
-                      "named by their folder there, or 'demo', or left to the settings page.")
+                      f"named by their folder there, or 'demo', or left to the settings page.")
 
 
 def fingerprints(text: str | None) -> list:

@@ -72,18 +72,20 @@ class Jobs:
                 if job.cancelled:
                     return
                 # Together: the host's begin forgets an interrupt that came before it.
+                job.state = "failed"  # should begin fail
                 shared.state.begin(job=f"sd-debias {job.kind}")
                 job.state = "running"
+            ended = "failed"
             try:
                 result = work(job)
                 job.result, job.text = result, result.text
                 ended = "done" if result.complete else "cancelled"
             except Exception as error:
-                job.error, ended = said(error), "failed"
+                job.error = said(error)
                 if not isinstance(error, DebiasError):
                     from modules import errors
                     errors.report(f"sd-debias: {job.kind} failed", exc_info=True)
             finally:
+                with self._lock:
+                    job.state = ended
                 shared.state.end()
-            with self._lock:
-                job.state = ended

@@ -32,7 +32,7 @@ from .statistics import NO_IMAGES, Distribution, summarise
 from ..errors import DebiasError, quoted, short
 from ..files import read_json, write_atomic, writing
 from ..method.methods import Method
-from ..schema import CALIBRATION, MOST_IMAGES, check
+from ..schema import CALIBRATION, MOST_IMAGES, TEXT, check
 from ..method.draw import Steering, rows
 
 AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
@@ -160,6 +160,7 @@ class Calibration:
 
     def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
                  rounds: Sequence[Round] = (), made_with: dict | None = None):
+        check(prompt, TEXT, "The prompt", "Shorten it.")
         self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
         self.rounds, self.made_with = list(rounds), made_with or {}
         self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]

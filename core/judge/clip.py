@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..attribute import Attribute
-from ..errors import DebiasError, quoted
+from ..errors import DebiasError, quoted, short
 from . import pictures
 from .pretrained import load, load_model, preprocess
 
@@ -111,7 +111,7 @@ class ZeroShotClip:
                               f"model's own.")
         if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
             raise DebiasError(f"Templates are a list of texts with '{{}}' in each, e.g. 'a photo of {{}}', but "
-                              f"{templates!r} came.")
+                              f"{short(templates)} came.")
         self.model, self.attribute = model, attribute
         self.name = f"CLIP {model.name}"
         self.scale = 1 / temperature if temperature else model.model.logit_scale.float().exp().item()

@@ -37,7 +37,7 @@ class ImageClassifier:
         unknown = sorted(set(groups.values()) - set(attribute.names))
         if unknown:
             raise DebiasError(f"Attribute {quoted(attribute.name)} has no group {quoted(unknown[0])}. Its groups: "
-                              f"{', '.join(attribute.names)}.")
+                              f"{short(', '.join(attribute.names))}.")
         unmapped = [name for name in attribute.names if name not in groups.values()]
         if unmapped:
             raise DebiasError(f"No label is mapped to group {quoted(unmapped[0])} of {quoted(attribute.name)}, so it "

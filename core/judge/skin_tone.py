@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..attribute import Attribute
-from ..errors import DebiasError, quoted
+from ..errors import DebiasError, quoted, short
 from . import pictures
 
 # By number of groups; merging neighbours (I with II ...) drops the cut-off between them.
@@ -123,7 +123,7 @@ class SkinTone:
         self.cutoffs = np.array(CUTOFFS[n] if cutoffs is None else cutoffs, dtype=float)
         if self.cutoffs.shape != (n - 1,) or not np.isfinite(self.cutoffs).all() or (np.diff(self.cutoffs) >= 0).any():
             raise DebiasError(f"{quoted(attribute.name)} needs {n - 1} falling cut-offs in degrees, from light to "
-                              f"dark, but {list(cutoffs)} came.")
+                              f"dark, but {short(list(cutoffs))} came.")
         if faces not in FACES:
             raise DebiasError(f"faces is one of {', '.join(FACES)}, but '{faces}' came.")
         if not 0 < min_share < 1:

@@ -122,6 +122,9 @@ class Profile:
     document: Mapping = field(default_factory=dict, repr=False, compare=False)
     predicted: tuple[Entry, ...] = ()
 
+    def __post_init__(self):
+        together(self.attributes)
+
     @classmethod
     def from_calibrations(cls, name: str, calibrations: Sequence[Calibration], setting: Mapping, classifier: str,
                           evaluations: Sequence[int | None] | None = None) -> Profile:
@@ -201,7 +204,8 @@ class Profile:
         """
         path = Path(place)
         if path.suffix.lower() != SUFFIX or path.is_dir():
-            path = path / (safe_name(self.name) + SUFFIX)
+            path = path / f"{self.name}{SUFFIX}"
+        type(self).from_dict(self._content)  # what would not load is not written
         if path.exists() and not overwrite:
             raise DebiasError(f"{quoted(path)} exists already. Choose another name, or allow overwriting.")
         return write_atomic(path, _readable(self.to_dict()))
@@ -258,8 +262,8 @@ class Profile:
             shared = [key for key in shared if key != "model"]  # a renamed file is the same model
         if "text_encoder" in shared and _family(setting["text_encoder"]) == _family(self.setting["text_encoder"]) != "":
             shared = [key for key in shared if key != "text_encoder"]  # hosts name one encoder differently
-        return [f"{key.replace('_', ' ')}: calibrated at {self.setting[key]}, used at {setting[key]}"
-                for key in shared if not _equal(self.setting[key], setting[key])]
+        return [f"{short(key).replace('_', ' ')}: calibrated at {short(self.setting[key])}, used at "
+                f"{short(setting[key])}" for key in shared if not _equal(self.setting[key], setting[key])]
 
     def check_encoder(self, here: str) -> None:
         """Raises DebiasError for a model whose text encoder is of another family: there weights mean something else.
@@ -309,17 +313,19 @@ class Profile:
 
 def described(profile: Profile) -> str:
     """A profile in a few lines: what it balances, what was measured, and in which setting."""
-    lines = [f"{profile.name} ({profile.hash[:12]}): {', '.join(a.name for a in profile.attributes)} by direction "
-             f"'{profile.method.direction}', {profile.method.spend}"]
+    names = short(", ".join(a.name for a in profile.attributes))
+    method = profile.method
+    lines = [f"{profile.name} ({profile.hash[:12]}): {names} by direction '{method.direction}', {method.spend}"]
     for entry in profile.entries:
         for i, attribute in enumerate(profile.attributes):
             before, after = ([f"{share:.0%}" for share in shares(measured[i]["counts"])] if measured else
                              ["not verified"] for measured in (entry.before, entry.after))
-            lines.append(f"{entry.prompt}: {' / '.join(attribute.names)}: {' / '.join(before)} -> {' / '.join(after)}")
-        lines += [f"Warning: {warning}" for warning in entry.warnings]
-    setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in profile.setting.items()
+            lines.append(f"{short(entry.prompt)}: {short(' / '.join(attribute.names))}: {' / '.join(before)} -> "
+                         f"{' / '.join(after)}")
+        lines += [f"Warning: {short(warning)}" for warning in entry.warnings]
+    setting = ", ".join(f"{short(key.replace('_', ' '))} {short(value)}" for key, value in profile.setting.items()
                         if value not in (None, "") and key != "model_hash")
-    return "\n".join([*lines, f"Calibrated with {setting}; labels by {profile.classifier}"])
+    return "\n".join([*lines, f"Calibrated with {setting}; labels by {short(profile.classifier)}"])
 
 
 def _entry(calibration: Calibration, evaluations: int | None) -> dict:
@@ -361,7 +367,8 @@ def _mean(steerings: Sequence[Steering]) -> Steering:
 def _parsed(document: Mapping) -> dict:
     """A profile's fields from its JSON. Raises DebiasError."""
     attributes = together([Attribute.from_dict(a) for a in document["attributes"]])
-    return dict(name=safe_name(document["name"]), method=Method.from_dict(document["method"]), attributes=attributes,
+    name = safe_name(document["name"], most=480)  # earlier versions allowed more bytes
+    return dict(name=name, method=Method.from_dict(document["method"]), attributes=attributes,
                 entries=tuple(Entry.from_dict(e, attributes) for e in document["entries"]),
                 setting=dict(document.get("setting") or {}), classifier=document.get("classifier", ""),
                 software=document.get("software", ""), created=document.get("created", ""))

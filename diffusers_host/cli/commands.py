@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Sequence
 
 from ...core.attribute import Attribute, parse, together
-from ...core.errors import DebiasError, quoted
+from ...core.errors import DebiasError, quoted, short
 from ...core.files import exclusive, fingerprint, read_json, safe_name, write_atomic
 from ...core.method.methods import METHODS, Method, named
 
@@ -64,6 +64,7 @@ def calibrate(options) -> dict:
     from ...core.calibration.loop import Plan
     attributes = _attributes(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
+    _keep(options)
     bench = _bench(options, attributes)
     plan = Plan(options.images, options.rounds, options.held_out, options.tolerance, bench.batch_size,
                 options.seed or 0, options.confidence)
@@ -75,6 +76,7 @@ def demo(options) -> dict:
     from ...core.calibration.loop import Plan
     attributes = _attributes(options)
     options.model, options.name = "demo", "demo"
+    _keep(options)
     bench = _bench(options, attributes)
     plan = Plan(images=200, held_out=400, batch_size=bench.batch_size, seed=options.seed or 0)
     return _calibrate(bench, [DEMO_PROMPT], attributes, METHODS["default"], plan, options)
@@ -116,9 +118,12 @@ def _measured(bench, prompts: list[str], attributes: tuple[Attribute, ...], meth
     made_with = dict(setting=bench.setting, classifier=judges, classifier_files=bench.judged_by)
     begun = [_resumed(state, Calibration(prompt, attributes, method, plan, made_with=made_with))
              for prompt, state in zip(prompts, states, strict=True)]
-    if any(begun) and target.exists() and not options.overwrite:
-        return _ended_before(target, [c for c in begun if c], states, options)
     charts = [f"{kind}-{suffix}.png" for kind in ("shares", "kl") for suffix in _suffixes(attributes, len(prompts))]
+    saved = any(begun) and target.exists() and not options.overwrite
+    if saved:
+        _check_saved(target, [c for c in begun if c])
+        if not all(begun) or all((out / name).exists() for name in (*OUTPUTS, *charts)):
+            return _ended_before(target, [c for c in begun if c], states, options)
     if not any(begun):
         _keep(options, target.name, *OUTPUTS, *charts)
     calibrations = [c or Calibration(prompt, attributes, method, plan, made_with=made_with)
@@ -129,7 +134,8 @@ def _measured(bench, prompts: list[str], attributes: tuple[Attribute, ...], meth
         before = bench.evaluations
         _progress(calibration, bench.run(calibration, state), options)
         evaluations.append(None if resumed else bench.evaluations - before)
-    profile = Profile.from_calibrations(name, calibrations, bench.setting, judges, evaluations)
+    profile = Profile.load(target) if saved else \
+        Profile.from_calibrations(name, calibrations, bench.setting, judges, evaluations)
     before, after, seeds = {}, {}, {}
     for c in calibrations:
         seeds[c.prompt] = list((c.held_out or c.audit).seeds[:SHEET])
@@ -142,30 +148,35 @@ def _measured(bench, prompts: list[str], attributes: tuple[Attribute, ...], meth
              "summary.json": json.dumps(result, indent=2, allow_nan=False)}
     for file, data in files.items():
         write_atomic(out / file, data)
-    profile.save(target, overwrite=True)
+    if not saved:
+        profile.save(target, overwrite=True)
     for state in states:
         state.unlink(missing_ok=True)
     return calibrations, result
 
 
-def _ended_before(target: Path, begun: list[Calibration], states: list[Path], options) -> tuple[list, dict]:
-    """What is left of a run that was ended after its profile was saved: its states are removed. Raises DebiasError
-    where the profile is another one."""
-    from ...core.report import page as report
+def _check_saved(target: Path, begun: list[Calibration]) -> None:
+    """Raises DebiasError where the profile that is there is not that of the calibration whose states lie beside it."""
     from ...core.profile.file import Profile
-    profile = Profile.load(target)
-    if not all(c.finished for c in begun) or not profile.holds(begun):
+    if not all(c.finished for c in begun) or not Profile.load(target).holds(begun):
         raise DebiasError(f"{quoted(target)} exists already, and is not of the unfinished calibration beside it. "
                           f"Choose another --out, or add --overwrite to replace it.")
+
+
+def _ended_before(target: Path, begun: list[Calibration], states: list[Path], options) -> tuple[list, dict]:
+    """What is left of a run that was ended after all of its files were written: its states are removed."""
+    from ...core.profile.file import Profile
+    from ...core.report import page as report
     for state in states:
         state.unlink(missing_ok=True)
     _say(options, "This calibration was complete already; nothing was measured again.")
     summary = target.parent / "summary.json"
-    return begun, read_json(summary) if summary.exists() else report.summary(profile)
+    return begun, read_json(summary) if summary.exists() else report.summary(Profile.load(target))
 
 
 def generate(options) -> dict:
     """Generate pictures (saved as SEED.png), with or without a profile."""
+    from ...core.judge import one_colour
     from ..encode import encode_all
     from ...core.profile.file import Profile, located
     if len(options.prompt) > 1:
@@ -180,7 +191,7 @@ def generate(options) -> dict:
         profile = _for_prompt(bench, profile, prompt, options)
         if strength:
             encoded = encode_all(bench.pipe, prompt, profile.attributes, profile.method.context)
-    written, not_finite, started = [], [], time.perf_counter()
+    written, not_finite, uniform, started = [], [], [], time.perf_counter()
     first = options.seed or 0
     for start in range(first, first + options.count, bench.batch_size):
         batch = range(start, min(start + bench.batch_size, first + options.count))
@@ -192,18 +203,25 @@ def generate(options) -> dict:
                 notes = profile.metadata(prompt, dict(info, acted=info["acted"] and any(row)), strength, seed)
             if i in info["broken"]:
                 notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
+            elif one_colour(image):
+                notes["Warning"] = "all pixels are equal: does the model or its VAE overflow?"
             path = out / f"{seed}.png"
             data = _png(image, _parameters(prompt, seed, image.size, bench.setting, notes))
-            if path.exists() and path.read_bytes() != data and not options.overwrite:
+            if path.exists() and not options.overwrite and (not path.is_file() or path.read_bytes() != data):
                 raise DebiasError(f"{quoted(path)} exists already and is another picture. Choose another --out, or add "
                                   f"--overwrite.")
             written.append(str(write_atomic(path, data)))
             not_finite += [written[-1]] if i in info["broken"] else []
+            uniform += [written[-1]] if "Warning" in notes and i not in info["broken"] else []
         if not options.json:
             speed = len(written) / (time.perf_counter() - started)
             print(f"\r{len(written)} of {options.count} pictures, {speed:.1f}/s", end="", file=sys.stderr, flush=True)
+    if uniform:
+        warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
+                      f"VAE overflow in half precision?")
     _say(options, f"\nPictures: {out.resolve()}")
-    return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite)
+    return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,
+                one_colour=uniform)
 
 
 def report(options) -> dict:
@@ -315,7 +333,12 @@ def _classifiers(options, attributes: Sequence[Attribute], device: str):
     from ...core.judge.skin_tone import SkinTone
     clip, single, known = None, {}, {attribute.name: attribute for attribute in attributes}
     where = dict(device=device, allow_download=getattr(options, "allow_download", False))
-    labels = dict(_assigned(text, known, "--labels") for text in getattr(options, "labels", None) or ())
+    labels: dict[str, str] = {}
+    for text in getattr(options, "labels", None) or ():
+        name, file = _assigned(text, known, "--labels")
+        if name in labels:
+            raise DebiasError(f"Two --labels came for the attribute {quoted(name)}. Give one.")
+        labels[name] = file
     for text in getattr(options, "classifier", None) or ():
         name, equals, source = text.partition("=")
         if not equals or name not in known and Path(text).exists():
@@ -344,8 +367,8 @@ def _classifiers(options, attributes: Sequence[Attribute], device: str):
 def _assigned(text: str, known, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name not in known:
-        raise DebiasError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {', '.join(known)}, but "
-                          f"{quoted(text)} came.")
+        raise DebiasError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {short(', '.join(known))}, "
+                          f"but {quoted(text)} came.")
     return name, value
 
 
@@ -482,7 +505,9 @@ def _png(image, parameters: str | None = None) -> bytes:
 
 
 def _keep(options, *files: str) -> None:
-    """Raises DebiasError where the command would replace what an earlier one wrote."""
+    """Make the folder, and raise DebiasError where the command would replace what an earlier one wrote."""
+    if options.out:
+        Path(options.out).mkdir(parents=True, exist_ok=True)  # said now rather than after the work
     for file in files:
         if options.out and (path := Path(options.out) / file).exists() and not options.overwrite:
             raise DebiasError(f"{quoted(path)} exists already. Choose another --out, or add --overwrite to replace it.")

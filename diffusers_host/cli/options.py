@@ -90,6 +90,12 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a text, got an empty one: is a variable of your script not set?")
+    return text
+
+
 _COUNT = _whole(1, MOST_IMAGES)
 _SIZE = _whole(8, 16384, 8)
 
@@ -111,15 +117,17 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         return sub
 
     def device(sub):
-        sub.add_argument("--device", help="cuda, cpu, mps; the default is cuda where there is one")
+        sub.add_argument("--device", type=_text, help="cuda, cpu, mps; the default is cuda where there is one")
         sub.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
         sub.add_argument("--batch-size", type=_whole(1, 4096), help="images at once")
         sub.add_argument("--seed", type=_whole(-MOST_SEED, MOST_SEED), help="seed of the first image; default: 0")
 
     def model(sub, default: str | None):
-        sub.add_argument("--model", default=default, help="'demo', a diffusers folder, a .safetensors checkpoint, or "
+        sub.add_argument("--model", type=_text, default=default,
+                         help="'demo', a diffusers folder, a .safetensors checkpoint, or "
                          "a hub id (with --allow-download)")
-        sub.add_argument("--config", help="diffusers folder of the same family, for a checkpoint without download")
+        sub.add_argument("--config", type=_text,
+                         help="diffusers folder of the same family, for a checkpoint without download")
         sub.add_argument("--allow-download", action="store_true", help="let hub ids be downloaded")
         device(sub)
         sub.add_argument("--steps", type=_whole(1, 10_000), help="sampling steps")
@@ -129,9 +137,10 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         sub.add_argument("--negative-prompt")
 
     def judges(sub):
-        sub.add_argument("--classifier", action="append", help="CLIP or SigLIP folder that judges the pictures; for "
-                         "one attribute, 'skin_tone=ita' (by colour) or 'ATTRIBUTE=FOLDER'")
-        sub.add_argument("--labels", action="append", metavar="ATTRIBUTE=FILE", help="that FOLDER is an image "
+        sub.add_argument("--classifier", type=_text, action="append", help="CLIP or SigLIP folder that judges the "
+                         "pictures; for one attribute, 'skin_tone=ita' (by colour) or 'ATTRIBUTE=FOLDER'")
+        sub.add_argument("--labels", type=_text, action="append", metavar="ATTRIBUTE=FILE",
+                         help="that FOLDER is an image "
                          "classifier, and the JSON file gives each of its labels a group: {\"label\": \"group\"}")
 
     def attributes(sub):
@@ -147,7 +156,8 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
                          help="ignore images whose top probability is below this (0 to 1)")
 
     def out(sub, default: str | None = None, required: bool = True):
-        sub.add_argument("--out", default=default, required=required and default is None, help="folder to write to")
+        sub.add_argument("--out", type=_text, default=default, required=required and default is None,
+                         help="folder to write to")
         sub.add_argument("--overwrite", action="store_true", help="replace what is there")
 
     sub = command("audit")
@@ -161,7 +171,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     out(sub)
     sub.add_argument("--prompt", action="append", required=True,
                      help="repeat the option for several; each is calibrated by itself")
-    sub.add_argument("--name", help="name of the profile; default: the folder's name")
+    sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
     sub.add_argument("--images", type=_COUNT, default=100, help="images of the audit and of each round")
     sub.add_argument("--rounds", type=_whole(0, 1000), default=4, help="maximum number of rounds")
     sub.add_argument("--held-out", type=_whole(0, MOST_IMAGES), default=200, help="images of the verification")
@@ -180,7 +190,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     model(sub, "demo")
     out(sub)
     sub.add_argument("--prompt", action="append", required=True)
-    sub.add_argument("--profile", help=f"{profile}; without one nothing is guided")
+    sub.add_argument("--profile", type=_text, help=f"{profile}; without one nothing is guided")
     sub.add_argument("--strength", type=_number(0, 10), help="0 is no guidance, 1 (the default) as calibrated")
     sub.add_argument("--count", type=_COUNT, default=1, help="images to make")
     sub.add_argument("--predict", action="store_true", help=predict)
@@ -189,7 +199,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     model(sub, None)
     judges(sub)
     out(sub)
-    sub.add_argument("--profile", required=True, help=profile)
+    sub.add_argument("--profile", type=_text, required=True, help=profile)
     sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
                      "and with the profile; repeat the option for several")
     sub.add_argument("--count", type=_COUNT, help="images to measure it on, each way; default: 200")

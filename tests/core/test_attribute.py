@@ -159,7 +159,7 @@ def from_dict(**changes):
     (lambda: parse("gender = 70/30"), "numbers with colons between"),
     (lambda: parse("gender = nan:1"), "finite"),
     (lambda: parse("gender = 0:0"), "not all zero"),
-    (lambda: from_dict(groups=[{"name": "a"}]), "at least 2 and at most 64 items in 'groups', got 1"),
+    (lambda: from_dict(groups=[{"name": "a"}]), "at least 2 and at most 1024 items in 'groups', got 1"),
     (lambda: from_dict(groups="ab"), "An attribute is an object"),
     (lambda: from_dict(groups=None), "An attribute is an object"),
     (lambda: from_dict(groups=[{"texts": ["a"]}, {"name": "b"}]), "An attribute is an object"),

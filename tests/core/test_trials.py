@@ -1,6 +1,7 @@
 """What users saw go wrong in trials of the first edition, one test each, in the order of their reports."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,10 +26,11 @@ from sd_debias.core.judge import one_colour
 from sd_debias.demo_model.model import WEIGHTS
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.errors import QUOTED, DebiasError, quoted
-from sd_debias.core.files import exclusive, read_json, safe_name, write_atomic
+from sd_debias.core.files import exclusive, fingerprint, read_json, safe_name, write_atomic
 from sd_debias.core.method.methods import METHODS, Method, named
-from sd_debias.core.profile.file import Profile
+from sd_debias.core.profile.file import Profile, described
 from sd_debias.core.method.draw import Steering
+from sd_debias.diffusers_host import workbench
 from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
 from sd_debias.diffusers_host.workbench import demo as demo_bench
 
@@ -216,12 +218,20 @@ def test_a_changed_profile_saves_what_it_now_says_and_keeps_unknown_fields(tmp_p
     assert replace(profile, entries=profile.entries).hash == profile.hash
 
 
-def test_generate_keeps_the_models_safety_checker_and_measuring_says_that_it_is_off(monkeypatch):
+def test_generate_keeps_the_models_safety_checker_and_measuring_says_that_it_is_off(monkeypatch, tmp_path):
     from diffusers import StableDiffusionPipeline
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", _with_checker(StableDiffusionPipeline))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_pipeline(str(WEIGHTS), safety_checker=True).safety_checker is not None
+    asked = []
+    load = workbench.load_pipeline
+    monkeypatch.setattr(workbench, "load_pipeline", lambda *a, **o: asked.append(o["safety_checker"]) or load(*a, **o))
+    model = [*JUDGE, "--model", str(WEIGHTS), "--steps", "1", "--width", "64", "--height", "64", "--count", "1"]
+    clip = shutil.copytree(WEIGHTS / "classifier", tmp_path / "clip")
+    shutil.copytree(WEIGHTS / "tokenizer", clip, dirs_exist_ok=True)
+    assert main(["generate", *model, "--out", str(tmp_path)]) == main(["audit", *model, "--classifier", str(clip)]) == 0
+    assert asked == [True, False]
     with pytest.warns(UserWarning, match="safety checker is switched off"):
         assert load_pipeline(str(WEIGHTS)).safety_checker is None
 
@@ -233,6 +243,7 @@ def _with_checker(kind):
         pipe = load(*arguments, **options)
         pipe.safety_checker = torch.nn.Linear(1, 1)
         pipe.safety_checker.dtype, pipe.safety_checker.device = torch.float32, torch.device("cpu")
+        pipe.run_safety_checker = lambda image, device, dtype: (image, [False] * len(image))
         return pipe
     return loaded
 
@@ -432,11 +443,11 @@ def test_a_plan_out_of_bounds_is_refused_before_memory_is_taken(plan):
         Plan(**plan)
 
 
-@pytest.mark.parametrize("name", ["a\u202eb", "a\ud800", "a\u200bb", "\u533b" * 67, "a\x7f"])
+@pytest.mark.parametrize("name", ["a\u202eb", "a\ud800", "a\u200bb", "\u533b" * 74, "a\x7f"])
 def test_names_that_mislead_or_overflow_are_refused(name):
     with pytest.raises(DebiasError, match="A name must be"):
         safe_name(name)
-    assert safe_name("\u533b" * 66)
+    assert safe_name("\u533b" * 73)
 
 
 @pytest.mark.parametrize("arguments", [
@@ -509,7 +520,6 @@ def test_a_prompt_that_is_no_utf8_is_refused_with_a_sentence():
 
 
 def test_a_model_without_a_tokenizer_is_refused_with_a_sentence(tmp_path, capsys):
-    import shutil
     shutil.copytree(WEIGHTS, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
     said = mistake(capsys, "audit", *JUDGE, "--model", tmp_path / "model", "--classifier", WEIGHTS / "classifier")
     assert "tokenizer" in said and len(said.splitlines()) == 1
@@ -546,14 +556,15 @@ def test_a_bug_keeps_its_traceback_and_a_mistake_shows_one_only_on_request(monke
 
 @pytest.mark.parametrize("call", [
     lambda text: parse(text), lambda text: parse(f"gender = {text}"), lambda text: safe_name(text),
-    lambda text: Profile.from_dict({"schema": text, "entries": []}), lambda text: read_json(text),
+    lambda text: Profile.from_dict({"schema": text, "entries": []}), lambda text: read_json(Path(text[:99])),
     lambda text: named(text), lambda text: Method(direction=text), lambda text: load_pipeline(text)])
-def test_messages_quote_at_most_200_characters(call):
-    with pytest.raises((DebiasError, OSError)) as caught:
+def test_messages_quote_at_most_200_characters(call, tmp_path, monkeypatch):
+    (tmp_path / ("long\n\u202e" * 20)[:99]).write_text("no JSON")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DebiasError) as caught:
         call("long\n\u202e" * 20_000)
-    if isinstance(caught.value, DebiasError):
-        said = str(caught.value)
-        assert len(said) < QUOTED + 400 and "\n" not in said and "\u202e" not in said
+    said = str(caught.value)
+    assert len(said) < QUOTED + 400 and "\n" not in said and "\u202e" not in said
     assert len(quoted("x" * 10**7)) == QUOTED + 2
 
 
@@ -613,3 +624,112 @@ def test_ctrl_c_while_it_imports_is_no_traceback(monkeypatch, capsys):
 def test_a_profile_that_comes_with_the_package_is_found_by_its_name(tmp_path):
     assert main(["report", "--profile", "demo-gender", "--out", str(tmp_path)]) == 0
     assert "demo-gender" in (tmp_path / "report.html").read_text("utf-8")
+
+
+# --- what a review of these found ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text", [" | ".join(f"g{i} " + "long" * 40 for i in range(2)),
+                                  "many: " + " | ".join(f"g{i}" for i in range(70))])
+def test_whatever_can_be_calibrated_can_be_saved_and_loaded(tmp_path, text):
+    attribute = parse(text)
+    profile = made(calibrated(attributes=(attribute,), rounds=1, images=400, held_out=400))
+    assert Profile.load(profile.save(tmp_path)).attributes == (attribute,)
+
+
+@pytest.mark.parametrize("text", ["name: " + " | ".join(f"g{i}" for i in range(1025)), "x" * 10_001 + ": a | b",
+                                  "a | " + "b" * 10_001])
+def test_what_could_not_be_saved_is_refused_before_the_first_picture(text):
+    with pytest.raises(DebiasError):
+        parse(text)
+    with pytest.raises(DebiasError, match="The prompt"):
+        Calibration("x" * 100_001, [GENDER], METHODS["default"], Plan())
+
+
+def test_a_text_that_no_system_takes_as_a_path_is_no_file():
+    for text in ("\u4e00" * 200, "a\0b", "x" * 5000, ""):
+        assert fingerprint(text) is None
+
+
+def test_a_setting_of_a_shared_profile_writes_no_escapes_to_the_terminal():
+    profile = replace(made(calibrated()), setting={"steps": "a\nb\x1b[31m" * 400, "sampler": "\x1b[31m"})
+    for text in (*profile.differences({"steps": 30}), *described(profile).splitlines()):
+        assert text.isprintable() and len(text) < 800
+
+
+def test_a_folder_where_a_file_should_be_is_said_and_leaks_nothing(tmp_path, capsys):
+    before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    for _ in range(5):
+        said = mistake(capsys, "report", "--profile", tmp_path, "--out", tmp_path / "o")
+        assert "is a folder, pipe or device" in said
+    assert not before or len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+@pytest.mark.parametrize("arguments", [
+    ["generate", *JUDGE, "--out", "x", "--profile", ""], ["audit", *JUDGE, "--out", ""],
+    ["audit", *JUDGE, "--model", " "], ["calibrate", *JUDGE, "--out", "", "--name", "x"]])
+def test_an_option_that_a_script_left_empty_is_refused(arguments, capsys):
+    assert "expected a text, got an empty one" in mistake(capsys, *arguments)
+
+
+def test_what_an_earlier_version_left_without_its_report_is_completed(tmp_path, monkeypatch):
+    command = ["calibrate", *QUICK, "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", _interrupted)
+        assert main(command) == 130
+    kept = {path.name for path in tmp_path.iterdir()} - {".profile.json.lock"}
+    profile = (tmp_path / "profile.json").read_bytes()
+    for name in kept - {"profile.json", "unfinished-1.json"}:
+        (tmp_path / name).unlink()
+    assert main(command) == 0
+    assert kept - {"unfinished-1.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "profile.json").read_bytes() == profile and not list(tmp_path.glob("unfinished*"))
+
+
+@pytest.mark.parametrize("name", [
+    "\U0001f469\u200d\u2695\ufe0f", "\u067e\u0632\u0634\u06a9\u200c\u0647\u0627", "\u533b" * 70])
+def test_names_in_any_script_are_names(tmp_path, name):
+    assert safe_name(name) == name
+    assert Profile.load(made(calibrated(), name=name).save(tmp_path)).name == name
+
+
+def test_a_profile_named_by_an_earlier_version_loads():
+    document = {**made(calibrated()).to_dict(), "name": "\u533b" * 100}
+    assert Profile.from_dict(document).name == "\u533b" * 100
+
+
+@pytest.mark.parametrize("changes", [
+    dict(entries=()), dict(setting={"a": [1]}), dict(setting={"a": float("nan")}), dict(name="../x")])
+def test_a_profile_that_would_not_load_is_not_saved(tmp_path, changes):
+    with pytest.raises(DebiasError):
+        replace(made(calibrated()), **changes).save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DebiasError, match="same name"):
+        replace(made(calibrated()), attributes=(GENDER, GENDER))
+
+
+def test_generate_says_pictures_of_one_colour(tmp_path, monkeypatch, capsys):
+    from diffusers import AutoencoderKL
+    monkeypatch.setattr(AutoencoderKL, "decode", lambda self, latents, *a, **o: (torch.zeros(len(latents), 3, 64, 64),))
+    assert main(["generate", *JUDGE, "--count", "2", "--steps", "1", "--out", str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "2 of 2 images are of one colour" in captured.err
+    assert len(json.loads(captured.out)["one_colour"]) == 2
+    assert "all pixels are equal" in Image.open(tmp_path / "0.png").text["parameters"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_pipe_in_the_place_of_a_picture_is_refused(tmp_path, capsys):
+    os.mkfifo(tmp_path / "0.png")
+    assert "exists already" in mistake(capsys, "generate", *JUDGE, "--steps", "1", "--out", tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cli, "_bench", lambda *_: pytest.fail("the model was loaded"))
+    for command in ("audit", "calibrate"):
+        assert "file" in mistake(capsys, command, *JUDGE, "--out", tmp_path / "file")
+
+
+def test_labels_that_come_twice_are_refused(capsys):
+    assert "Two --labels came" in mistake(capsys, "audit", *JUDGE, "--classifier", f"gender={CLIP}", "--labels",
+                                          "gender=a.json", "--labels", "gender=b.json")

@@ -67,7 +67,7 @@ def test_a_name_that_leaves_the_model_folders_is_not_looked_up(comfyui, tmp_path
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path / "own")], {""}))
     (tmp_path / "own").mkdir()
     (tmp_path / "secret.safetensors").write_bytes(b"x")
-    for text in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".", "a\nb"):
+    for text in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".", "a\nb", "\u4e00" * 120):
         graph = {"1": {"class_type": "X", "inputs": {"name": text}}}
         assert calibrate.files_of(graph, "1") == []
 

@@ -195,7 +195,7 @@ def test_the_setting_of_a_job_is_that_of_its_request_and_equal_seeds_give_equal_
     (dict(txt2img=dict(QUICK, override_settings=dict(sd_model_checkpoint="gone"))), "There is no checkpoint 'gone'"),
     (dict(held_out=10**12), "images"), (dict(count=10**9), "images"), (dict(confidence=5), "from 0 to 1"),
     (dict(confidence=-1), "from 0 to 1"), (dict(name="a" * 110), "1 to 120 printable"),
-    (dict(name="\u533b" * 64), "200 bytes"), (dict(name="a\u202eb"), "printable"), (dict(name="../x"), "slashes"),
+    (dict(name="\u533b" * 70), "220 bytes"), (dict(name="a\u202eb"), "printable"), (dict(name="../x"), "slashes"),
     (dict(attributes=["gender", "gender = 70:30"]), "same name"), (dict(rule="additive"), "no use for a rule"),
     (dict(attributes=[f"a{i}: x | y" for i in range(9)]), "at most 8")])
 def test_a_request_that_makes_no_sense_is_refused_at_once(server, changes, sentence):

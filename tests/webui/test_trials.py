@@ -262,6 +262,23 @@ def test_an_interrupt_while_a_job_starts_is_not_lost(a_double, jobs, monkeypatch
     assert job.result.text == "stopped"
 
 
+def test_a_job_that_breaks_in_any_way_does_not_block_the_next(a_double, jobs, monkeypatch):
+    queue, result = jobs.Jobs(), ours("calibrating").Result("done", [], [])
+
+    def exits(job):
+        raise SystemExit
+
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    first = queue.start("audit", exits)
+    until(lambda: first.state == "failed")
+    with monkeypatch.context() as patch:
+        patch.setattr(a_double.shared.state, "begin", lambda job="": 1 / 0)
+        second = queue.start("audit", lambda job: result)
+        until(lambda: second.state == "failed")
+    third = queue.start("audit", lambda job: result)
+    until(lambda: third.state == "done")
+
+
 def test_a_job_that_the_page_interrupted_is_not_done(bench, jobs):
     calibrating, queue = ours("calibrating"), jobs.Jobs()
     gender = [sys.modules["sd_debias.core.attribute"].GENDER]
@@ -306,12 +323,20 @@ def test_a_classifier_over_the_api_does_not_tell_whether_a_folder_exists(a_doubl
             classifiers.load(str(path), gender, by_name=True)
         said.append(str(caught.value).replace(str(path).rpartition("=")[2], "X"))
     assert len(set(said)) == 1 and "There is no classifier 'X' in models/classifiers" in said[0]
+    a_double.shared.opts.sd_debias_download = True
+    for odd in ("a\0b", "x" * 300, "\ud800", "hub/gone", "../..", "."):
+        with pytest.raises(ValueError, match="There is no classifier"):
+            classifiers.load(odd, gender, by_name=True)
+    a_double.shared.opts.sd_debias_download = False
     own = classifiers.folder() / "mine"
     own.mkdir(parents=True)
     assert classifiers.found("mine", trusted=False) == str(own.resolve())
     a_double.shared.opts.sd_debias_classifier = str(there)
-    with pytest.raises(ValueError, match="could not be loaded"):  # the settings page may name any folder
-        classifiers.load("", gender, by_name=True)
+    for named in (str(there), f"{there}=x", f"gender={there}"):  # the settings page may name any folder
+        (tmp_path / "there=x").mkdir(exist_ok=True)
+        a_double.shared.opts.sd_debias_classifier = named
+        with pytest.raises(ValueError, match="could not be loaded"):
+            classifiers.load("", gender, by_name=True)
 
 
 def test_messages_hold_no_folder_of_this_machine(a_double, tmp_path):
