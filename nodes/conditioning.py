@@ -2,7 +2,7 @@
 
 A conditioning is ComfyUI's list of [embedding, options]. Its text lies in the embedding [1 or B, L, D] and, by model,
 in further float tensors of the options (`pooled_output` [1, P] ...); all are mixed alike, by name ("cond" for the
-embedding).
+embedding). Images of a batch whose texts have different lengths are evaluated apart: nothing is lengthened.
 """
 from __future__ import annotations
 
@@ -13,106 +13,155 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.method.direction import group_texts, mix
 from ..core.errors import DebiasError, quoted
-from ..core.method.conditioning import Encoded, shifted
+from ..core.method import conditioning as core
+from ..core.method.conditioning import Encoded, Parts, mixed_rows, shifted_rows
+from ..core.method.direction import group_texts
 
 EMBEDDING = "cond"
-NAMES = (EMBEDDING, "pooled_output", "conditioning_llama3")
 MASK = "attention_mask"
 
 
-def encode(clip, text: str) -> dict[str, Tensor]:
-    """One text's parts by name. Raises DebiasError where no text encoder is wired or it gives no embedding."""
+def encode(clip, text: str) -> tuple[Parts, dict]:
+    """One text's parts by name, and what else the encoder says of it, which cannot be mixed.
+
+    Raises DebiasError where no text encoder is wired or it gives no embedding.
+    """
     if clip is None:
         raise DebiasError("The CLIP input holds no text encoder. Wire the CLIP output of the checkpoint's loader, or "
                           "load a text encoder for this model.")
     output = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True, return_dict=True)
-    parts = {name: value for name, value in output.items()
-             if name in NAMES and isinstance(value, Tensor) and value.is_floating_point()}
+    parts = {name: value for name, value in output.items() if isinstance(value, Tensor) and (
+        name == MASK or _mixes(name) and value.is_floating_point() and value.ndim > 1)}
     if parts.get(EMBEDDING) is None or parts[EMBEDDING].ndim != 3:
         raise DebiasError("This CLIP gives no embedding [1, tokens, width] of a text, so no direction can be made with "
                           "it. Use the text encoder of a text-to-image model.")
-    return parts
+    return parts, {name: value for name, value in output.items() if name not in parts and value is not None}
 
 
 def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str) -> Encoded:
-    """The prompt, the empty text and each group's mean, all of one length.
+    """The prompt, the empty text and each group's mean, each of its own length.
 
-    Raises DebiasError where two groups of an attribute read the same to this text encoder.
+    Raises DebiasError where two groups of an attribute read the same to this text encoder, and where a part of the
+    conditioning differs between the texts and cannot be mixed.
     """
-    empty = encode(clip, "")
-    at, texts = [], []
-    for group in (group for attribute in attributes for group in attribute.groups):
-        descriptions = group_texts(group.texts, prompt, context)
-        at.append(len(descriptions))
-        texts += [encode(clip, text) for text in descriptions]
-    parts = [encode(clip, prompt), empty, *texts]
-    length = max(part[EMBEDDING].shape[1] for part in parts)
-    of_prompt, of_empty, *of_texts = [lengthened(part, length, empty) for part in parts]
-    names = [name for name in of_prompt if all(name in part for part in of_texts)]
-    groups = {name: torch.stack([torch.stack([part[name].float() for part in own]).mean(0)
-                                 for own in _split(of_texts, at)]) for name in names}
-    for attribute, own in zip(attributes, groups[EMBEDDING].split([len(a.groups) for a in attributes])):
-        if len(torch.unique(own.flatten(1), dim=0)) < len(own):
+    described = [group_texts(group.texts, prompt, context) for attribute in attributes for group in attribute.groups]
+    of_prompt, fixed = encode(clip, prompt)
+    found = [[encode(clip, text) for text in texts] for texts in described]
+    for parts, others in (each for texts in found for each in texts):
+        strange = [name for name in {*fixed, *others} if not _alike(fixed.get(name), others.get(name))]
+        strange += sorted(of_prompt.keys() ^ parts.keys())
+        if strange:
+            raise DebiasError("This model's texts have a part that differs between the prompt and the groups and that "
+                              f"cannot be mixed: {quoted(strange[0])}. Give each picture its group's own text "
+                              "instead.")
+    groups = {name: core.together([core.mean([parts[name] for parts, _ in texts]) for texts in found])
+              for name in of_prompt}
+    at = 0
+    for attribute in attributes:
+        own = list(groups[EMBEDDING])[at:at + len(attribute.groups)]
+        at += len(own)
+        if any(torch.equal(one, other) for i, one in enumerate(own) for other in own[:i]):
             raise DebiasError(f"Some groups of {quoted(attribute.name)} read the same to this text encoder: their "
                               "texts may lie beyond its longest prompt. Shorten the prompt, or describe the groups "
                               "differently.")
-    return Encoded({name: of_prompt[name] for name in names}, {name: of_empty[name] for name in names}, groups)
+    return Encoded(of_prompt, encode(clip, "")[0], groups)
 
 
-def deltas(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict[str, Tensor]:
-    """c' - c of the `prompt` direction by part, float32 [B, ...]; rows of zero weights are zero exactly."""
-    moved = shifted(encoded, attributes, weights, context)
-    return {name: moved[name].float() - c.float() for name, c in encoded.prompt.items()}
+def _mixes(name: str) -> bool:
+    """Is a part of this name a text's, which weights mix? (conditioning_llama3, conditioning_mt5xl ...)"""
+    return name in (EMBEDDING, "pooled_output") or name.startswith("conditioning_")
+
+
+def _alike(one, other) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return type(one) is type(other) and (isinstance(one, dict) or one == other)
 
 
 def effect(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict:
-    """What the `prompt` direction does, as `core.pipeline.Guide.summary` says it."""
-    guided = int(weights.any(1).sum())
-    moved = deltas(encoded, attributes, weights, context)[EMBEDDING]
-    change = moved.abs().mean().item() * len(moved) / max(guided, 1)  # the mean over the guided images
-    acted = change > 1e-6 * encoded.prompt[EMBEDDING].abs().mean().item()
-    return dict(acted=acted, magnitude=change, steps=0, skipped=0, guided_images=guided, extra_evaluations=0)
+    """What the `prompt` direction does, as `Guide.summary` of the diffusers host says it."""
+    guided, c = int(weights.any(1).sum()), encoded.prompt[EMBEDDING].float()
+    moved = [row[EMBEDDING].float() for row, a in zip(shifted_rows(encoded, attributes, weights, context), weights,
+                                                      strict=True) if a.any()]
+    change = sum((row[:, :c.shape[1]] - c).abs().mean().item() for row in moved) / max(guided, 1)
+    longer = any(row.shape[1] > c.shape[1] for row in moved)
+    return dict(acted=longer or change > 1e-6 * c.abs().mean().item(), magnitude=change, steps=0, skipped=0,
+                guided_images=guided, extra_evaluations=0)
+
+
+Entries = list[dict]
+Apart = list[tuple[list[int], Entries]]  # images, and the conditioning that is theirs, made for the whole batch
 
 
 def shift(positive: Sequence[dict], encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor,
-          context: str) -> list[dict]:
-    """The `prompt` direction: copies of a conditioning's entries, one embedding an image, moved by c' - c.
+          context: str) -> tuple[Entries, Apart]:
+    """The `prompt` direction: (copies of a conditioning's entries, one text an image, moved by c' - c; what must be
+    evaluated apart, for images whose texts are longer than those of others in the batch).
 
     Entries are as guiders hold them, with the embedding under `cross_attn`. Raises DebiasError where the embedding is
     another text encoder's.
     """
-    moved = deltas(encoded, attributes, weights, context)
-    return [_replaced(entry, {name: _add(value, moved[name], name, encoded)
-                              for name, value in texts_of(entry).items() if name in moved}) for entry in positive]
+    moved = shifted_rows(encoded, attributes, weights, context)
+    rows = [[_moved(own, encoded.prompt, row) if a.any() else own for own, row, a in
+             zip(_by_image(entry, len(weights)), moved, weights, strict=True)] for entry in positive]
+    groups = apart(positive, rows)
+    if len(groups) == 1:
+        return groups[0][1], []
+    # Images whose text has the entry's own length stay in its batch; the others' places hold the prompt's own text.
+    own = [_by_image(entry, len(weights)) for entry in positive]
+    kept = [[row if _shapes(row) == _shapes(plain) else plain for row, plain in zip(made, plains, strict=True)]
+            for made, plains in zip(rows, own, strict=True)]
+    stay = {i for i in range(len(weights)) if all(_shapes(made[i]) == _shapes(plains[i])
+                                                  for made, plains in zip(rows, own, strict=True))}
+    return apart(positive, kept)[0][1], [(at, entries) for at, entries in groups if not stay.issuperset(at)]
 
 
-def mixed(entries: Sequence[dict], encoded: Encoded, weights: Tensor) -> list[dict]:
+def mixed(entries: Sequence[dict], encoded: Encoded, weights: Tensor) -> Apart:
     """The `embedding` direction u: copies of a baseline's entries with u = e + sum a_i (g_i - e) in place of their text
     e, so that no weight is no guidance. A text of another width, or none, counts as the empty one.
     """
-    copies = []
+    rows = []
     for entry in entries:
-        texts, parts = texts_of(entry), {}
-        for name, g in encoded.groups.items():
-            e = texts.get(name, encoded.empty[name])
-            if e.shape[2:] != encoded.empty[name].shape[2:]:
-                e = encoded.empty[name]
-            parts[name] = mix(*_together(name, _for_images(e, len(weights)), g, encoded.empty), weights)
-        copies += replaced([entry], parts)
-    return copies
+        anchors = [{name: _own(row.get(name), empty) for name, empty in encoded.empty.items()}
+                   for row in _by_image(entry, len(weights))]
+        rows.append(mixed_rows(anchors, encoded, weights))
+    return apart(entries, rows)
 
 
-def replaced(entries: Sequence[dict], parts: dict[str, Tensor]) -> list[dict]:
+def _own(part: Tensor | None, empty: Tensor) -> Tensor:
+    if part is None or part.ndim != empty.ndim:
+        return empty
+    return part if not part.is_floating_point() or part.shape[-1] == empty.shape[-1] else empty
+
+
+def apart(entries: Sequence[dict], rows: Sequence[Sequence[Parts | None]]) -> Apart:
+    """Images whose texts have the same shapes in every entry, with the entries for them.
+
+    rows holds, for every entry, each image's parts, or None for an image that needs none. The texts of the other images
+    of the batch stand in their places with those of the first: their predictions are not used.
+    """
+    images = [i for i in range(len(rows[0])) if rows[0][i] is not None]
+    found: dict[tuple, list[int]] = {}
+    for i in images:
+        found.setdefault(tuple(_shapes(row[i]) for row in rows), []).append(i)
+    return [(at, [_replaced(entry, {name: torch.cat([row[i if i in at else at[0]][name] for i in range(len(row))])
+                                    for name in row[at[0]]}) for entry, row in zip(entries, rows, strict=True)])
+            for at in found.values()]
+
+
+def replaced(entries: Sequence[dict], parts: Parts) -> Entries:
     """Copies of the entries with other text; areas, masks, ControlNets, timestep ranges and hooks stay theirs."""
     return [_replaced(entry, {name: part for name, part in parts.items() if name in texts_of(entry)})
             for entry in entries]
 
 
-def texts_of(entry: dict) -> dict[str, Tensor]:
-    """The text of a guider's conditioning entry by part."""
-    named = {EMBEDDING: entry.get("cross_attn"), **{name: entry.get(name) for name in NAMES[1:]}}
+def texts_of(entry: dict) -> Parts:
+    """The text of a guider's conditioning entry by part, and its mask; pictures and areas are none of the text's."""
+    named = {EMBEDDING: entry.get("cross_attn"), MASK: entry.get(MASK),
+             **{name: value for name, value in entry.items() if _mixes(name) and name != EMBEDDING}}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
@@ -129,55 +178,42 @@ def check_width(positive: Sequence[dict], encoded: Encoded) -> None:
                               f"sd-debias makes width {expected}. Wire the CLIP of the same checkpoint.")
 
 
-def lengthened(part: dict[str, Tensor], length: int, empty: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A text's parts with the embedding filled up to `length` tokens with those of the empty text."""
-    return {**part, EMBEDDING: _fill(part[EMBEDDING], length, empty[EMBEDDING])}
+def _shapes(parts: Parts) -> tuple:
+    return tuple((name, part.shape) for name, part in sorted(parts.items()))
 
 
-def _fill(embedding: Tensor, length: int, filler: Tensor) -> Tensor:
-    missing = length - embedding.shape[1]
-    if missing <= 0:
-        return embedding
-    tail = filler.repeat(1, -(-missing // filler.shape[1]), 1)[:, -missing:].to(embedding)
-    return torch.cat([embedding, tail.expand(len(embedding), -1, -1)], dim=1)
+def _by_image(entry: dict, images: int) -> list[Parts]:
+    """An entry's text for each image of a batch: one for fewer or more images than are made repeats its own, as the
+    host does."""
+    texts = texts_of(entry)
+    return [{name: part[i % len(part)][None] for name, part in texts.items()} for i in range(images)]
 
 
-def _add(value: Tensor, delta: Tensor, name: str, encoded: Encoded) -> Tensor:
-    if name == EMBEDDING:
-        value = _fill(value, delta.shape[1], encoded.empty[EMBEDDING])
-        delta = torch.nn.functional.pad(delta, (0, 0, 0, value.shape[1] - delta.shape[1]))
-    value = _for_images(value, len(delta))
-    return (value.float() + delta.to(value.device)).to(value.dtype)
+def _moved(own: Parts, prompt: Parts, shifted: Parts) -> Parts:
+    """A text of the conditioning, moved as the prompt was: tokens that the prompt lacks come behind its own, before
+    what another node has joined to it."""
+    result = dict(own)
+    for name, part in own.items():
+        if name not in shifted:
+            continue
+        c, moved, tokens = prompt[name], shifted[name].to(part.device), core.length(prompt[name])
+        if name == MASK:
+            result[name] = moved if part.shape == c.shape else part
+        elif tokens == 0:
+            result[name] = (part.float() + (moved.float() - c.to(part.device).float())).to(part.dtype)
+        else:
+            common = min(tokens, core.length(part))
+            delta = moved[..., :common, :].float() - c[..., :common, :].to(part.device).float()
+            head = (part[..., :common, :].float() + delta).to(part.dtype)
+            result[name] = torch.cat([head, moved[..., tokens:, :].to(part), part[..., common:, :]], dim=-2)
+    return result
 
 
-def _for_images(value: Tensor, images: int) -> Tensor:
-    """A text [B, ...] for a batch: one for fewer or more images than are made repeats its own, as the host does."""
-    if len(value) in (1, images):
-        return value
-    return value.repeat(-(-images // len(value)), *(1,) * (value.ndim - 1))[:images]
-
-
-def _together(name: str, anchor: Tensor, groups: Tensor, empty: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Anchor and groups of one length."""
-    groups = groups.to(anchor.device)
-    if name != EMBEDDING:
-        return anchor, groups
-    length = max(anchor.shape[1], groups.shape[2])
-    filled = torch.stack([_fill(g, length, empty[EMBEDDING].float()) for g in groups])
-    return _fill(anchor, length, empty[EMBEDDING]), filled
-
-
-def _replaced(entry: dict, parts: dict[str, Tensor]) -> dict:
+def _replaced(entry: dict, parts: Parts) -> dict:
     copy = {**entry, "uuid": uuid.uuid4()}
     if EMBEDDING in parts:
-        mask, length = entry.get(MASK), parts[EMBEDDING].shape[1]
+        mask, length = parts.get(MASK, entry.get(MASK)), parts[EMBEDDING].shape[1]
         if isinstance(mask, Tensor) and mask.shape[-1] != length:
-            copy[MASK] = torch.nn.functional.pad(mask, (0, max(0, length - mask.shape[-1])), value=1)[..., :length]
+            mask = torch.nn.functional.pad(mask, (0, max(0, length - mask.shape[-1])), value=1)[..., :length]
+        parts = {**parts, **({MASK: mask} if isinstance(mask, Tensor) else {})}
     return {**copy, **{"cross_attn" if name == EMBEDDING else name: part for name, part in parts.items()}}
-
-
-def _split(items: list, sizes: Sequence[int]):
-    at = 0
-    for size in sizes:
-        yield items[at:at + size]
-        at += size

@@ -76,14 +76,40 @@ class Guide:
             return lambda: nothing("Debias Text Encode has applied this profile to the prompt already")
         conditioning.check_width(positive, self.encoded)
         if self.method.direction == "prompt":
-            moved = conditioning.shift(positive, self.encoded, self.attributes, weights, self.method.context)
-            guider.conds[POSITIVE] = moved
-            return lambda: conditioning.effect(self.encoded, self.attributes, weights, self.method.context)
+            guider.conds[POSITIVE], longer = conditioning.shift(positive, self.encoded, self.attributes, weights,
+                                                                self.method.context)
+            apart = Apart(guider, longer, len(weights))
+            return lambda: conditioning.effect(self.encoded, self.attributes, weights, self.method.context) | dict(
+                extra_evaluations=apart.evaluations)
         from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
         step = Pass(self, guider, weights, sigmas)
         for kind, wrapper in ((WrappersMP.CALC_COND_BATCH, step), (WrappersMP.APPLY_MODEL, step.apply_model)):
             add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
         return step.summary
+
+
+class Apart:
+    """The `prompt` direction's texts that are longer than others of their batch, as a CALC_COND_BATCH wrapper: each
+    length is evaluated by itself, and its images' predictions take the place of those of the batch."""
+
+    def __init__(self, guider, longer: conditioning.Apart, images: int):
+        self.guider, self.images, self.evaluations = guider, images, 0
+        self.names = {f"{KEY} {len(guider.conds) + i}": at for i, (at, _) in enumerate(longer)}
+        # In the guider's conditionings the host prepares them with its own.
+        guider.conds.update(zip(self.names, (entries for _, entries in longer)))
+        if longer:
+            from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+            add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, self, guider.model_options, is_model_options=True)
+
+    def __call__(self, executor, model, conds, x, *args, **kwargs):
+        outs = list(executor(model, conds, x, *args, **kwargs))
+        at = _place(conds, self.guider.conds.get(POSITIVE))
+        if at is not None and len(x) == self.images:
+            for name, images in self.names.items():
+                out, = executor(model, [self.guider.conds[name]], x, *args, **kwargs)
+                outs[at] = outs[at].index_copy(0, torch.tensor(images, device=out.device), out[images])
+                self.evaluations += len(x)
+        return outs
 
 
 class Pass:
@@ -101,9 +127,14 @@ class Pass:
         self.steps = Steps(guide.method, weights, not alone)
         # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
         # Alone, the prompt is the baseline of `embedding`; that of `prediction` is the empty one, evaluated as well.
-        if self.direction == "embedding":
-            extra = [conditioning.shift(positive, guide.encoded, guide.attributes, -weights, guide.method.context)
-                     if alone else conditioning.mixed(negative, guide.encoded, weights)]
+        if self.direction == "embedding":  # images whose texts have other lengths are evaluated apart
+            if alone:
+                moved, longer = conditioning.shift(positive, guide.encoded, guide.attributes, -weights,
+                                                   guide.method.context)
+                found = [(list(range(len(weights))), moved), *longer]
+            else:
+                found = conditioning.mixed(negative, guide.encoded, weights)
+            self.images, extra = [at for at, _ in found], [entries for _, entries in found]
         else:
             texts = [{name: g[i].to(guide.encoded.empty[name]) for name, g in guide.encoded.groups.items()}
                      for i in self.steps.groups] + [guide.encoded.empty] * alone
@@ -141,7 +172,10 @@ class Pass:
 
         eps_cond = eps(outs[at])
         if self.direction == "embedding":
-            eps_uncond, eps_unsafe = eps(outs[at if self.alone else base]), eps(extra[0])
+            eps_uncond = eps(outs[at if self.alone else base])
+            eps_unsafe = eps_uncond.clone()
+            for images, out in zip(self.images, extra, strict=True):
+                eps_unsafe[images] = eps(out)[images]
         else:
             eps_uncond = eps(extra.pop() if self.alone else outs[base])
             eps_unsafe = self.steps.unsafe(eps_uncond, [eps(out) for out in extra])

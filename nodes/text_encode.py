@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..core.errors import DebiasError
 from ..core.profile.file import Profile
 from ..core.method.draw import rows
 from . import messages
@@ -16,7 +17,8 @@ from .types import CATEGORY, Profiles
 def shifted_conditioning(clip, text: str, profile: Profile, strength: float, seeds: range) -> tuple[list, dict]:
     """(conditioning, summary) for images of these seeds; without an effect it is CLIP Text Encode's own.
 
-    The conditioning holds one embedding an image, or a single one where all are alike.
+    The conditioning holds one embedding an image, or a single one where all are alike. Raises DebiasError where texts
+    have different lengths.
     """
     plain = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     entry, _ = profile.entry(text)
@@ -30,7 +32,11 @@ def shifted_conditioning(clip, text: str, profile: Profile, strength: float, see
         weights = weights[:1]
     entries = [{**options, "cross_attn": embedding} for embedding, options in plain]
     conditioning = []
-    for moved in shift(entries, encoded, profile.attributes, weights, context):
+    shifted, apart = shift(entries, encoded, profile.attributes, weights, context)
+    if apart:
+        raise DebiasError("The images of this batch need texts of different lengths, which one conditioning cannot "
+                          "hold. Use Debias Apply, which evaluates them apart, or a batch size of 1.")
+    for moved in shifted:
         options = {key: value for key, value in moved.items() if key not in ("cross_attn", "uuid")}
         conditioning.append([moved["cross_attn"], {**options, PROFILE: profile.hash}])
     return conditioning, summary

@@ -1,36 +1,188 @@
-"""Conditioning: a text's parts, encoded by a host, shifted by weights."""
+"""Conditioning: a text's parts as a host's encoders give them, each with its own length, shifted and mixed by weights.
+
+A part is a tensor [1, ...]: token embeddings [1, L, D] (or [1, layers, L, D]), a pooled vector [1, P], or a mask of
+whole numbers [1, L]. Texts have different lengths, and none is lengthened with other tokens: encoders of variable
+length read filler as text, and so does a model that discards masks. Two rules replace it:
+
+- Where the anchor has no token of its own, beyond its end, the mean of the attribute's groups stands for it. So a push
+  of full strength is still exactly the group's own text.
+- Where a group's text ends before the anchor does, it changes nothing there.
+
+A text whose weights are all zero comes back as it is.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Sequence
 
+import torch
 from torch import Tensor
 
 from ..attribute import Attribute
-from .direction import shift_prompt
+from .direction import mix, shift_prompt
+
+Parts = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a direction needs of the text encoders, each by part (`prompt_embeds`, `pooled_prompt_embeds`).
+    """What a direction needs of the text encoders, each by the part's name.
 
-    prompt, empty  the prompt's embeddings and the unconditional ones, [1, ...], in the model's dtype
-    groups         each g_i, the mean over the group's texts, all attributes side by side: float32 [n, 1, ...]
+    prompt, empty  the prompt's parts and the unconditional ones, [1, ...], in the model's dtype
+    groups         each g_i, the mean over the group's texts, all attributes side by side: float32 [n, 1, ...], or n
+                   tensors [1, ...] where their lengths differ
     """
-    prompt: dict[str, Tensor]
-    empty: dict[str, Tensor]
-    groups: dict[str, Tensor]
+    prompt: Parts
+    empty: Parts
+    groups: dict[str, Tensor | tuple[Tensor, ...]]
 
 
-def shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict[str, Tensor]:
-    """The `prompt` direction for every part, [B, ...]: the shifts of all attributes, each from its own anchor."""
+def together(tensors: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """One tensor [n, ...] of n equal shapes, else the n tensors."""
+    same = len({tensor.shape for tensor in tensors}) == 1
+    return torch.stack(list(tensors)) if same else tuple(tensors)
+
+
+def length(part: Tensor) -> int:
+    """Tokens of a part; 0 of one that has none, such as a pooled vector."""
+    return part.shape[-2] if part.ndim > 2 else part.shape[-1] if not part.is_floating_point() else 0
+
+
+def mean(texts: Sequence[Tensor]) -> Tensor:
+    """Mean of a part over several texts, float32 [1, ...], of the longest one's length: at each token, over the texts
+    that reach there. Of masks, what any of them has."""
+    if not texts[0].is_floating_point():
+        return _union(texts)
+    if len({text.shape for text in texts}) == 1:
+        return torch.stack([text.float() for text in texts]).mean(0)
+    longest = max(map(length, texts))
+    total = sum(_longer(text.float(), longest) for text in texts)
+    reaching = sum(_longer(torch.ones_like(text[..., :1], dtype=torch.float32), longest) for text in texts)
+    return total / reaching
+
+
+def shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> Parts:
+    """The `prompt` direction for every part, [B, ...]: the shifts of all attributes, each from its own anchor.
+
+    Raises ValueError where the texts have different lengths: see `shifted_rows`.
+    """
     sizes = [len(attribute.groups) for attribute in attributes]
     result = {}
     for name, c in encoded.prompt.items():
+        if not isinstance(encoded.groups[name], Tensor):
+            raise ValueError("These texts have different lengths: shift them one by one.")
         total = c.float()
         for attribute, g, a in zip(attributes, encoded.groups[name].split(sizes), weights.split(sizes, dim=1)):
-            texts = [text for group in attribute.groups for text in group.texts]
-            in_context = "{prompt}" in context or all("{prompt}" in text for text in texts)
-            total = shift_prompt(total, g, a, c if in_context else g.mean(0))
+            total = shift_prompt(total, g, a, c if in_context(attribute, context) else g.mean(0))
         result[name] = total.to(c.dtype)
     return result
+
+
+def in_context(attribute: Attribute, context: str) -> bool:
+    """Do the groups' texts hold the prompt, so that the prompt is what they differ from?"""
+    texts = [text for group in attribute.groups for text in group.texts]
+    return "{prompt}" in context or all("{prompt}" in text for text in texts)
+
+
+def shifted_rows(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> list[Parts]:
+    """The `prompt` direction image by image: B dicts of parts [1, ...], each with the length that its own text has.
+
+    weights [B, n]. An image without weights has the prompt's own parts.
+    """
+    made: dict[tuple, Parts] = {}
+    for row in weights:
+        key = tuple(row.tolist())
+        if key not in made:
+            made[key] = _shifted(encoded, attributes, row[None], context) if row.any() else dict(encoded.prompt)
+    return [made[tuple(row.tolist())] for row in weights]
+
+
+def _shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> Parts:
+    sizes, result = [len(attribute.groups) for attribute in attributes], {}
+    for name, c in encoded.prompt.items():
+        own = _split(encoded.groups[name], sizes)
+        if not c.is_floating_point():
+            used = [g for gs, a in zip(own, weights.split(sizes, dim=1)) for g, w in zip(gs, a[0]) if w]
+            result[name] = _union([c, *used]).to(c.dtype)
+            continue
+        anchor = total = c.float()
+        for attribute, gs, a in zip(attributes, own, weights.split(sizes, dim=1)):
+            if not a.any():
+                continue
+            tail = _tail(anchor, gs, a[0])
+            anchor, total = torch.cat([anchor, tail], dim=-2) if tail is not None else anchor, \
+                torch.cat([total, tail], dim=-2) if tail is not None else total
+            g = torch.stack([_fitted(one.to(anchor.device), anchor) for one in gs])
+            total = shift_prompt(total, g, a, anchor if in_context(attribute, context) else g.mean(0))
+        result[name] = total.to(c.dtype)
+    return result
+
+
+def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> list[Parts | None]:
+    """The `embedding` direction u = e + sum_i a_i (g_i - e) image by image: B dicts of parts [1, ...].
+
+    anchors are the B images' unconditional parts [1, ...], weights [B, n]. None for an image without weights, which
+    needs no direction. Raises DebiasError where parts do not fit.
+    """
+    rows: list[Parts | None] = []
+    for e, row in zip(anchors, weights, strict=True):
+        if not row.any():
+            rows.append(None)
+            continue
+        made = {}
+        for name, part in e.items():
+            gs = _split(encoded.groups[name], [weights.shape[1]])[0]
+            if not part.is_floating_point():
+                made[name] = _union([part, *(g for g, w in zip(gs, row) if w)]).to(part.dtype)
+                continue
+            tail = _tail(part, gs, row)
+            anchor = part if tail is None else torch.cat([part, tail.to(part)], dim=-2)
+            made[name] = mix(anchor, torch.stack([_fitted(g.to(part.device), anchor) for g in gs]), row[None])
+        rows.append(made)
+    return rows
+
+
+def batches(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:
+    """Rows of equal shapes together: (their places, parts [k, ...]) a batch; rows that are None belong to none."""
+    found: dict[tuple, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row is not None:
+            found.setdefault(tuple((name, part.shape) for name, part in row.items()), []).append(i)
+    return [(at, {name: torch.cat([rows[i][name] for i in at]) for name in rows[at[0]]}) for at in found.values()]
+
+
+def _split(groups: Tensor | Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]]:
+    every, at, result = list(groups), 0, []
+    for size in sizes:
+        result.append(every[at:at + size])
+        at += size
+    return result
+
+
+def _tail(anchor: Tensor, groups: Sequence[Tensor], weights: Tensor) -> Tensor | None:
+    """What stands for the anchor beyond its end, as far as the groups with a weight reach; None where none does."""
+    longest = max(length(g) for g, w in zip(groups, weights) if w)
+    if longest <= length(anchor):
+        return None
+    tail = mean(groups)[..., length(anchor):longest, :]
+    return tail.to(anchor.device).expand(*anchor.shape[:-2], *tail.shape[-2:])
+
+
+def _fitted(group: Tensor, anchor: Tensor) -> Tensor:
+    """A group of the anchor's length: cut, or going on as the anchor does, so that it changes nothing there."""
+    missing = length(anchor) - length(group)
+    if missing > 0:
+        rest = anchor[:1, ..., length(group):, :].float()
+        return torch.cat([group, rest.expand(*group.shape[:-2], *rest.shape[-2:])], dim=-2)
+    return group[..., :length(anchor), :] if missing < 0 else group
+
+
+def _longer(part: Tensor, tokens: int) -> Tensor:
+    """With zeros behind."""
+    return torch.nn.functional.pad(part, (0, 0, 0, tokens - length(part)))
+
+
+def _union(masks: Sequence[Tensor]) -> Tensor:
+    """What any mask [1, L] has, of the longest one's length."""
+    longest = max(mask.shape[-1] for mask in masks)
+    return torch.stack([torch.nn.functional.pad(mask, (0, longest - mask.shape[-1])) for mask in masks]).amax(0)

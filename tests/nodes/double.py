@@ -167,7 +167,7 @@ class SD1ClipModel:
 
 
 class Clip:
-    """A CLIP: texts are their own tokens."""
+    """A CLIP: texts are their own tokens. Those of more than 75 take further chunks of 77, as ComfyUI's do."""
 
     def __init__(self, tokenizer, encoder):
         self.tokenizer, self.cond_stage_model = tokenizer, encoder
@@ -177,9 +177,12 @@ class Clip:
 
     @torch.no_grad()
     def encode_from_tokens(self, tokens, return_pooled=False, return_dict=False):
-        ids = self.tokenizer([tokens], padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-        output = self.cond_stage_model(ids.input_ids)
-        return dict(cond=output[0], pooled_output=output[1])
+        ids = self.tokenizer(tokens, add_special_tokens=False).input_ids
+        start, end, fill = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
+        chunks = [ids[i:i + 75] for i in range(0, max(len(ids), 1), 75)]
+        outputs = [self.cond_stage_model(torch.tensor([[start, *chunk, end, *[fill] * (75 - len(chunk))]]))
+                   for chunk in chunks]
+        return dict(cond=torch.cat([output[0] for output in outputs], dim=1), pooled_output=outputs[0][1])
 
     def encode_from_tokens_scheduled(self, tokens):
         parts = self.encode_from_tokens(tokens)

@@ -282,8 +282,8 @@ def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo, call, said):
     with torch.inference_mode():
         encoded = encode_all(demo[1], PROMPT, (GENDER,), Method().context)
         entry = dict(cross_attn=torch.randn(1, 154, 56))
-        moved, = shift([entry], encoded, (GENDER,), torch.tensor([[0.0, -1.0], [0.0, 0.0]]), Method().context)
-    assert moved["cross_attn"].shape == (2, 154, 56)
+        (moved,), apart = shift([entry], encoded, (GENDER,), torch.tensor([[0.0, -1.0], [0.0, 0.0]]), Method().context)
+    assert moved["cross_attn"].shape == (2, 154, 56) and not apart
     assert torch.equal(moved["cross_attn"][1], entry["cross_attn"][0])
     assert torch.equal(moved["cross_attn"][0, 77:], entry["cross_attn"][0, 77:])
     assert not torch.equal(moved["cross_attn"][0, :77], entry["cross_attn"][0, :77])
