@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.method.direction import group_texts, mix
+from ..core.method.direction import group_texts
 from ..core.errors import DebiasError
-from ..core.method.conditioning import Encoded, shifted
+from ..core.method.conditioning import Encoded, Parts, mean, mixed_rows, together
 
 TOKENS, POOLED = "crossattn", "vector"
 
 
-def parts_of(conditioning) -> dict[str, Tensor]:
+def parts_of(conditioning) -> Parts:
     """A conditioning's tensors by name, without a mark. Raises DebiasError for one that is not known."""
     if isinstance(conditioning, Tensor):
         return {TOKENS: conditioning[:, int(marked(conditioning)):]}
@@ -30,7 +30,7 @@ def parts_of(conditioning) -> dict[str, Tensor]:
                       f"{type(conditioning).__name__} came. This model's texts cannot be shifted.")
 
 
-def with_parts(conditioning, parts: dict[str, Tensor]):
+def with_parts(conditioning, parts: Parts):
     """A copy of a conditioning with other tensors; what else it holds stays, and so does its mark."""
     tokens = torch.cat([tokens_of(conditioning)[:, :int(marked(conditioning))], parts[TOKENS]], dim=1)
     if isinstance(conditioning, Tensor):
@@ -60,75 +60,67 @@ def tokens_of(conditioning) -> Tensor:
 
 
 def encode(model, text: str, attributes: Sequence[Attribute], context: str, width: int, height: int) -> Encoded:
-    """A prompt, the empty text and each group's mean, encoded by the host's model in one call, so of one length.
+    """A prompt, the empty text and each group's mean, encoded by the host's model, each with its own length.
 
     Sizes are the picture's in pixels; SDXL encodes them with the text.
     """
     from modules import devices
     from modules.prompt_parser import SdConditioning
+
+    def parts(texts: list[str]) -> list[Parts]:
+        found = parts_of(model.get_learned_conditioning(SdConditioning(texts, width=width, height=height)))
+        return [{name: part[i:i + 1] for name, part in found.items()} for i in range(len(texts))]
+
     described = [group_texts(group.texts, text, context) for attribute in attributes for group in attribute.groups]
-    texts = [text, "", *(one for group in described for one in group)]
     with torch.no_grad(), devices.autocast():
-        parts = parts_of(model.get_learned_conditioning(SdConditioning(texts, width=width, height=height)))
-    at = [len(group) for group in described]
-    groups = {name: torch.stack([own.float().mean(0, keepdim=True) for own in part[2:].split(at)])
-              for name, part in parts.items()}
-    return Encoded({name: part[:1] for name, part in parts.items()}, {name: part[1:2] for name, part in parts.items()},
-                   groups)
+        empty, = parts([""])
+        every = parts([text, *(one for texts in described for one in texts)])
+        if every[0][TOKENS].shape != empty[TOKENS].shape:  # the host has lengthened them to the longest of the call
+            every = [own for one in (text, *(one for texts in described for one in texts)) for own in parts([one])]
+    prompt, at, groups = every[0], 1, []
+    for texts in described:
+        groups.append(every[at:at + len(texts)])
+        at += len(texts)
+    return Encoded(prompt, empty, {name: together([mean([own[name] for own in texts]) for texts in groups])
+                                   for name in prompt})
 
 
-def deltas(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict[str, Tensor]:
-    """c' - c of the `prompt` direction by part, float32 [B, ...], for weights [B, n]."""
-    moved = shifted(encoded, attributes, weights, context)
-    return {name: torch.where(_fixed(name, encoded), 0.0, moved[name].float() - c.float())
-            for name, c in encoded.prompt.items()}
+def moved(row: Parts, encoded: Encoded, shifted: Parts) -> Parts:
+    """A row of the host's text, moved as its prompt was, c' - c; parts [1, ...].
 
-
-def shift(conditioning, changes: dict[int, dict[str, Tensor]], empty: dict[str, Tensor]):
-    """A copy of a conditioning with some rows moved: {row: {part: change [1, ...]}}.
-
-    Where a change is longer than the text, all rows are filled up with the empty text, as the host does with long
-    prompts. Raises DebiasError where it comes from another text encoder.
+    Tokens that the prompt lacks come behind its own, in the place of what the host has filled a shorter text up with.
+    Raises DebiasError where the row comes from another text encoder.
     """
-    moved = {name: part.clone() for name, part in parts_of(conditioning).items()}
-    for row, change in changes.items():
-        for name, delta in change.items():
-            check_width(moved[name], delta)
-            if name == TOKENS:
-                moved[name] = lengthened(moved[name], delta.shape[1], empty[name])
-                delta = torch.nn.functional.pad(delta, (0, 0, 0, moved[name].shape[1] - delta.shape[1]))
-            moved[name][row] = (moved[name][row].float() + delta[0].to(moved[name].device)).to(moved[name].dtype)
-    return with_parts(conditioning, moved)
-
-
-def mixed(anchor: dict[str, Tensor], encoded: Encoded, weights: Tensor) -> dict[str, Tensor]:
-    """The `embedding` direction u = e + sum a_i (g_i - e) by part, [B, ...]; anchor [B, ...], weights [B, n]."""
     result = {}
-    for name, e in anchor.items():
-        groups = encoded.groups[name].to(e.device)
-        check_width(e, groups)
-        if name == TOKENS:
-            e = lengthened(e, groups.shape[2], encoded.empty[name])
-            groups = torch.stack([lengthened(g, e.shape[1], encoded.empty[name]) for g in groups])
-        u = mix(e, groups, weights)
-        result[name] = torch.where(_fixed(name, encoded).to(e.device), e, u)
+    for name, part in row.items():
+        c, to = encoded.prompt[name].to(part.device), shifted[name].to(part.device)
+        check_width(part, to)
+        if name != TOKENS:
+            change = torch.where(_fixed(name, encoded).to(part.device), 0.0, to.float() - c.float())
+            result[name] = (part.float() + change).to(part.dtype)
+            continue
+        own = min(c.shape[1], part.shape[1])
+        head = (part[:, :own].float() + (to[:, :own].float() - c[:, :own].float())).to(part.dtype)
+        result[name] = torch.cat([head, to[:, c.shape[1]:].to(part), part[:, max(own, to.shape[1]):]], dim=1)
     return result
 
 
-def of_group(anchor: dict[str, Tensor], encoded: Encoded, group: int) -> dict[str, Tensor]:
-    """One group's text in place of the anchor's, [B, ...]."""
-    alone = torch.zeros(len(anchor[TOKENS]), len(encoded.groups[TOKENS]))
-    alone[:, group] = 1
-    return mixed(anchor, encoded, alone)
+def mixed(anchor: Parts, encoded: Encoded, weights: Tensor) -> Parts:
+    """The `embedding` direction u = e + sum a_i (g_i - e) by part; anchor [1, ...], weights [n], not all zero."""
+    for name, e in anchor.items():
+        check_width(e, encoded.empty[name])
+    made, = mixed_rows([anchor], encoded, weights[None])
+    return {name: torch.where(_fixed(name, encoded).to(part.device), anchor[name], part) if name == POOLED else part
+            for name, part in made.items()}
 
 
-def lengthened(tokens: Tensor, length: int, empty: Tensor) -> Tensor:
-    """Tokens [B, L, D] filled up to a length with those of the empty text [1, L', D]."""
-    missing = length - tokens.shape[1]
-    if missing <= 0:
-        return tokens
-    filler = empty.repeat(1, -(-missing // empty.shape[1]), 1)[:, :missing].to(tokens)
-    return torch.cat([tokens, filler.expand(len(tokens), -1, -1)], dim=1)
+def of_group(anchor: Parts, encoded: Encoded, group: int) -> Parts:
+    """One group's text in place of the anchor's, parts [1, ...]."""
+    made = {name: list(encoded.groups[name])[group].to(e) for name, e in anchor.items()}
+    for name, e in anchor.items():
+        check_width(e, made[name])
+    return {name: torch.where(_fixed(name, encoded).to(part.device), anchor[name], part) if name == POOLED else part
+            for name, part in made.items()}
 
 
 def check_width(one: Tensor, other: Tensor) -> None:
@@ -141,5 +133,6 @@ def _fixed(name: str, encoded: Encoded) -> Tensor:
     """Entries that no text changes: the picture's size behind the pooled text."""
     if name != POOLED:
         return torch.zeros((), dtype=torch.bool)
-    texts = torch.cat([encoded.prompt[name].float(), encoded.groups[name].flatten(0, 1)])
+    texts = torch.cat([encoded.prompt[name].float(), *(group.to(encoded.prompt[name].device)
+                                                       for group in encoded.groups[name])])
     return (texts == encoded.empty[name].float()).all(0)

@@ -51,6 +51,7 @@ def before(params) -> None:
         if state.shifts:
             from modules import shared
             params.text_cond = state.shifted(params.text_cond, shared.sd_model)
+            _evaluation = Evaluation(state, params) if state.longer and not is_forge(p) else None
         elif not is_forge(p):
             _evaluation = Evaluation(state, params)
     except Exception as error:
@@ -64,9 +65,19 @@ def after(params) -> None:
     if evaluation is None or not evaluation.state.active:
         return
     try:
-        guide(evaluation.state, evaluation.params, params.x, params.inner_model)
+        act = longer if evaluation.state.shifts else guide
+        act(evaluation.state, evaluation.params, params.x, params.inner_model)
     except Exception as error:
         evaluation.state.fail(error)
+
+
+def longer(state: Pass, step, x_out: Tensor, inner_model) -> None:
+    """Put the predictions for texts longer than the batch's own in place of the host's, which knows the prompt's."""
+    places = _places(state, step.x)
+    for images, text in state.evaluated_apart(step.text_uncond):
+        prediction = _evaluate(step, text, len(state.seeds), inner_model)
+        for image in images:
+            x_out[places[image][state.guided[image]][0]] = prediction[image].to(x_out.dtype)
 
 
 def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
@@ -85,10 +96,11 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
         return
     k = (torch.ones_like(step.sigma) if hasattr(step.denoiser, "alphas") else -1 / step.sigma)[-b:]
     k = k.float().view(-1, *(1,) * (x_out.ndim - 1))
-    unsafe = [_evaluate(step, text, b, inner_model) for text in state.unsafe(step.text_uncond, shared.sd_model)]
+    unsafe = [[(images, k * _evaluate(step, text, b, inner_model)) for images, text in texts]
+              for texts in state.unsafe(step.text_uncond, shared.sd_model)]
     cond = torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
                         for u, parts in zip(uncond, places, strict=True)])
-    gamma = state.gamma(k * cond, k * uncond, [k * one for one in unsafe])
+    gamma = state.gamma(k * cond, k * uncond, unsafe)
     for image_of, part in state.guided.items():
         row, weight = places[image_of][part]
         shift = gamma[image_of] / k[image_of] / weight  # classifier-free guidance multiplies a part by its weight

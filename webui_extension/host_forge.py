@@ -25,7 +25,8 @@ def attach(state: Pass, p) -> None:
         if not state.active:
             return args["denoised"]
         try:
-            return guided(state, args, float(args.get("cond_scale", seen.get("cond_scale", p.cfg_scale))))
+            act = longer if state.shifts else guided
+            return act(state, args, float(args.get("cond_scale", seen.get("cond_scale", p.cfg_scale))))
         except Exception as error:
             state.fail(error)
             return args["denoised"]
@@ -46,10 +47,25 @@ def guided(state: Pass, args: dict, cond_scale: float):
         return denoised
     from modules import shared
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
-    unsafe = [k * _evaluate(args, text, x, sigma).float() for text in state.unsafe(_text(args["uncond"][0]),
-                                                                                shared.sd_model)]
+    unsafe = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in texts]
+              for texts in state.unsafe(_text(args["uncond"][0]), shared.sd_model)]
     gamma = state.gamma(k * args["cond_denoised"].float(), k * args["uncond_denoised"].float(), unsafe)
     return (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
+
+
+def longer(state: Pass, args: dict, cond_scale: float):
+    """The x_0 with predictions for texts longer than the batch's own: classifier-free guidance is linear in each part's
+    prediction, so the change is cond_scale times the part's weight times what the longer text changes."""
+    denoised, x, sigma = args["denoised"].clone(), args["input"], args["sigma"]
+    for images, text in state.evaluated_apart(_text(args["cond"][0])):
+        prediction = _evaluate(args, text, x, sigma)
+        for image in images:
+            part, weights = state.guided[image], [weight for _, weight in state.parts[image]]
+            before = args["cond_denoised"] if len(weights) == 1 else \
+                _evaluate(args, _text(args["cond"][part]), x, sigma)
+            change = prediction[image].float() - before[image].float()
+            denoised[image] = (denoised[image].float() + cond_scale * weights[part] * change).to(denoised.dtype)
+    return denoised
 
 
 def _text(condition: dict):

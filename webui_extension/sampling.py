@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DebiasError
+from ..core.method.conditioning import Parts, apart, length, shifted_rows
 from ..core.method.step import Steps
-from .conditioning import TOKENS, deltas, encode, lengthened, mixed, of_group, parts_of, shift, with_parts
+from .conditioning import TOKENS, encode, mixed, moved, of_group, parts_of, with_parts
 from .profiles import said
 
 
@@ -36,7 +37,8 @@ class Pass:
         self.steps = 0  # in which anything was changed
         self.without_uncond = 0  # steps left alone because the host did not evaluate the negative prompt
         self.error: str | None = None
-        self._model, self._encoded, self._deltas = None, {}, {}
+        self._model, self._encoded, self._shifts = None, {}, {}
+        self.longer: dict[int, Parts] = {}  # in this step, images whose text is longer than the batch's own
 
     # --- what the hosts' hooks call ---
 
@@ -75,41 +77,80 @@ class Pass:
         return self.guide.method.direction == "prompt"
 
     def shifted(self, conditioning, model):
-        """The `prompt` direction: this step's conditioning of all rows with the guided ones moved."""
+        """The `prompt` direction: this step's conditioning of all rows with the guided ones moved.
+
+        A text that is longer than the batch's own does not lengthen those of other rows: it stays as it is here, and is
+        evaluated apart (`longer`).
+        """
+        self.longer = {}
         if not self.guide.method.guidance.active(self.progress):
             return conditioning
-        rows = sum(map(len, self.parts))
-        if len(parts_of(conditioning)[TOKENS]) != rows:
-            raise DebiasError(f"Expected {rows} rows of text, but {len(parts_of(conditioning)[TOKENS])} came: another "
-                              f"extension has changed their number.")
-        changes, empty = {}, None
+        parts, rows = parts_of(conditioning), sum(map(len, self.parts))
+        if len(parts[TOKENS]) != rows:
+            raise DebiasError(f"Expected {rows} rows of text, but {len(parts[TOKENS])} came: another extension has "
+                              f"changed their number.")
+        made = {}
         for image, part in self.guided.items():
-            text = self._text(image)
-            encoded = self.encoded(text, model)
-            empty = encoded.empty
-            if (image, text) not in self._deltas:
-                self._deltas[image, text] = deltas(encoded, self.guide.attributes, self.weights[image:image + 1],
-                                                   self.guide.method.context)
-            changes[self.parts[image][part][0]] = self._deltas[image, text]
+            row, text = self.parts[image][part][0], self._text(image)
+            own = {name: value[row:row + 1] for name, value in parts.items()}
+            made[row] = image, moved(own, self.encoded(text, model), self._shift(image, text, model))
+        tokens = parts[TOKENS].shape[1]
+        lengths = {own[TOKENS].shape[1] for _, own in made.values()}
         self.steps += 1
-        return shift(conditioning, changes, empty)
+        if len(made) == rows and len(lengths) == 1:  # all rows move, and stay of one length
+            return with_parts(conditioning, {name: torch.cat([made[row][1][name] for row in range(rows)])
+                                             for name in parts})
+        changed = {name: value.clone() for name, value in parts.items()}
+        for row, (image, own) in made.items():
+            if own[TOKENS].shape[1] > tokens:
+                self.longer[image] = own
+            else:
+                for name, value in own.items():
+                    changed[name][row] = value[0]
+        return with_parts(conditioning, changed)
 
-    def unsafe(self, uncond, model) -> list:
-        """Conditionings to evaluate for the direction, each [B, ...] in the form of `uncond`, the negative prompt's.
+    def evaluated_apart(self, conditioning) -> list[tuple[list[int], object]]:
+        """(images, conditioning [B, ...] in the form of the one that came) of texts longer than the batch's own."""
+        return [(images, with_parts(conditioning, parts))
+                for images, parts in apart([self.longer.get(image) for image in range(len(self.seeds))])]
 
-        One for `embedding`; for `prediction` one a group that any image needs.
+    @property
+    def may_be_longer(self) -> bool:
+        """Can a group's text be longer than the prompt's own?"""
+        return any(length(group) > length(encoded.prompt[TOKENS])
+                   for encoded in self._encoded.values() for group in encoded.groups[TOKENS])
+
+    def unsafe(self, uncond, model) -> list[list[tuple[list[int], object]]]:
+        """Conditionings to evaluate for the direction, each [B, ...] in the form of `uncond`, the negative prompt's,
+        with the images that they are for: texts of different lengths are evaluated apart.
+
+        One list for `embedding`; for `prediction` one for each group that any image needs.
         """
         anchor = parts_of(uncond)
-        if self.guide.method.direction == "embedding":
-            return [with_parts(uncond, self._by_text(anchor, model, lambda e, encoded, images: mixed(
-                e, encoded, self.weights[images])))]
-        return [with_parts(uncond, self._by_text(anchor, model, lambda e, encoded, _, g=g: of_group(e, encoded, g)))
-                for g in self.inside.groups]
 
-    def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Tensor]) -> Tensor:
-        """gamma [B, C, ...] from predictions in eps units (a common offset cancels); zero for images left alone."""
-        unsafe = eps_unsafe[0] if self.guide.method.direction == "embedding" else \
-            self.inside.unsafe(eps_uncond, eps_unsafe)
+        def of(make) -> list[tuple[list[int], object]]:
+            rows = [make({name: part[image:image + 1] for name, part in anchor.items()},
+                         self.encoded(self._text(image), model), image) if image in self.guided else None
+                    for image in range(len(self.seeds))]
+            return [(images, with_parts(uncond, parts)) for images, parts in apart(rows)]
+
+        if self.guide.method.direction == "embedding":
+            return [of(lambda e, encoded, image: mixed(e, encoded, self.weights[image]))]
+        return [of(lambda e, encoded, _, g=g: of_group(e, encoded, g)) for g in self.inside.groups]
+
+    def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Sequence[tuple[list[int], Tensor]]]
+              ) -> Tensor:
+        """gamma [B, C, ...] from predictions in eps units (a common offset cancels); zero for images left alone.
+
+        eps_unsafe are those of `unsafe`, each [B, C, ...] with the images that it is for.
+        """
+        full = []
+        for found in eps_unsafe:
+            one = eps_uncond.clone()
+            for images, prediction in found:
+                one[images] = prediction[images]
+            full.append(one)
+        unsafe = full[0] if self.guide.method.direction == "embedding" else self.inside.unsafe(eps_uncond, full)
         gamma = self.inside.gamma(self.step, self.progress, eps_cond, eps_uncond, unsafe)
         guided = torch.tensor([image in self.guided for image in range(len(self.seeds))], device=gamma.device)
         self.steps = self.inside.run.steps
@@ -132,10 +173,11 @@ class Pass:
         if image not in self.guided:
             return dict(acted=False, reason="" if self.error else "no part of the prompt has a weight above 0")
         if self.shifts:
-            moved = any(bool(delta[name].any()) for (i, _), delta in self._deltas.items() if i == image
-                        for name in delta)
+            changed = any(parts[name].shape != c.shape or not torch.equal(parts[name], c)
+                          for (i, text), parts in self._shifts.items() if i == image and text in self._encoded
+                          for name, c in self._encoded[text].prompt.items())
             reason = None if self.steps else "no step lies in the guidance window"
-            return dict(acted=bool(self.steps) and moved, steps=self.steps, skipped=0, reason=reason)
+            return dict(acted=bool(self.steps) and changed, steps=self.steps, skipped=0, reason=reason)
         done = self.inside.run.summary()
         reason = None
         if not done["steps"] and self.without_uncond:
@@ -147,7 +189,7 @@ class Pass:
     def encoded(self, text: str, model):
         """A text and its groups; encoded anew where the refiner has put another model in place."""
         if self._model is not model:
-            self._model, self._encoded, self._deltas = model, {}, {}
+            self._model, self._encoded, self._shifts = model, {}, {}
         if text not in self._encoded:
             self._encoded[text] = encode(model, text, self.guide.attributes, self.guide.method.context, *self.size)
         return self._encoded[text]
@@ -157,20 +199,9 @@ class Pass:
         schedule = self.schedules[image]
         return next((text for end, text in schedule if self.step <= end), schedule[0][1])
 
-    def _by_text(self, anchor: dict[str, Tensor], model, make) -> dict[str, Tensor]:
-        """Rows made for all images that share a text at a time, the other rows left as they are, of one length."""
-        texts: dict[str, list[int]] = {}
-        for image in self.guided:
-            texts.setdefault(self._text(image), []).append(image)
-        made = {}
-        for text, images in texts.items():
-            rows = make({name: part[images] for name, part in anchor.items()}, self.encoded(text, model), images)
-            made.update({image: {name: part[i] for name, part in rows.items()} for i, image in enumerate(images)})
-        length = max(row[TOKENS].shape[0] for row in made.values())
-        empty = next(iter(self._encoded.values())).empty[TOKENS]
-        result = {name: part.clone() for name, part in anchor.items()}
-        result[TOKENS] = lengthened(result[TOKENS], length, empty)
-        for image, row in made.items():
-            for name, part in row.items():
-                result[name][image] = lengthened(part[None], length, empty)[0] if name == TOKENS else part
-        return result
+    def _shift(self, image: int, text: str, model) -> Parts:
+        """c' of an image's text, made once."""
+        if (image, text) not in self._shifts:
+            self._shifts[image, text], = shifted_rows(self.encoded(text, model), self.guide.attributes,
+                                                      self.weights[image:image + 1], self.guide.method.context)
+        return self._shifts[image, text]

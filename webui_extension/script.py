@@ -78,7 +78,7 @@ class Debias(scripts.Script):
         if run is None:
             return
         state = run.begin(p, c)
-        if state is not None and not state.shifts and host_a1111.is_forge(p):
+        if state is not None and host_a1111.is_forge(p) and (state.may_be_longer or not state.shifts):
             host_forge.attach(state, p)
 
     def postprocess_batch(self, p, *args, **kwargs):

@@ -142,13 +142,18 @@ def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> l
     return rows
 
 
-def batches(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:
-    """Rows of equal shapes together: (their places, parts [k, ...]) a batch; rows that are None belong to none."""
+def apart(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:
+    """What is evaluated together: (images whose texts have the same shapes, parts [B, ...] for the whole batch).
+
+    In the places of other images stands the text of the first of these: their predictions are not used. Images whose
+    row is None belong to none.
+    """
     found: dict[tuple, list[int]] = {}
     for i, row in enumerate(rows):
         if row is not None:
             found.setdefault(tuple((name, part.shape) for name, part in row.items()), []).append(i)
-    return [(at, {name: torch.cat([rows[i][name] for i in at]) for name in rows[at[0]]}) for at in found.values()]
+    return [(at, {name: torch.cat([rows[i if i in at else at[0]][name] for i in range(len(rows))])
+                  for name in rows[at[0]]}) for at in found.values()]
 
 
 def _split(groups: Tensor | Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]]:

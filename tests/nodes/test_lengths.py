@@ -86,8 +86,8 @@ def test_a_part_that_cannot_be_mixed_is_refused_by_name(demo):
             return text
 
         def encode_from_tokens(self, tokens, **_):
-            return {"cond": torch.randn(1, 7, 8), "pooled_output": torch.randn(1, 4), "t5xxl_ids": torch.tensor([
-                [hash(tokens) % 1000]])}
+            return {"cond": torch.randn(1, 7, 8), "pooled_output": torch.randn(1, 4), "t5xxl_ids": torch.tensor([[
+                sum(map(ord, tokens))]])}
 
     with pytest.raises(ValueError, match="cannot be mixed: 't5xxl_ids'"):
         encode_all(Clip(), "a doctor", (GENDER,), IN_CONTEXT)
@@ -102,7 +102,8 @@ class Variable:
     def encode_from_tokens(self, words, **_):
         tokens = torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(sum(map(ord, word))))
                               for word in words] or [torch.zeros(8)])[None]
-        return {"cond": tokens, "pooled_output": tokens.mean(1), "attention_mask": torch.ones(1, tokens.shape[1]).long(),
+        mask = torch.ones(1, tokens.shape[1]).long()
+        return {"cond": tokens, "pooled_output": tokens.mean(1), "attention_mask": mask,
                 "conditioning_llama3": torch.stack([tokens, 2 * tokens], dim=1)}
 
 

@@ -80,6 +80,23 @@ def test_prompt_syntax(host, direction, prompt):
     assert "Debias weights" in keys(texts[0]) and "Debias prompt" not in keys(texts[0])
 
 
+@pytest.mark.parametrize("words", [60, 73, 74])
+def test_texts_of_a_batch_that_differ_in_length_do_not_lengthen_each_other(host, words):
+    """A chunk of the text holds 75 tokens: with 73 or 74 the groups' words open a second one."""
+    prompt = "a photo of a doctor" + " very" * (words - 5)
+    draw = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
+    save_profile(host.profiles, steering=draw, prompts=(prompt,))
+    batch = dict(batch_size=4, seed=20)
+    plain, _ = generate(host, prompt=prompt, **batch)
+    own, _ = generate(host, prompt=f"{prompt}, a woman", **batch)
+    guided, texts = generate(host, prompt=prompt, **batch, **debias())
+    alone = [keys(text).get("Debias") == "left alone by its draw" for text in texts]
+    assert sum(alone) == 2 and all("Debias failed" not in keys(text) for text in texts)
+    for i, left in enumerate(alone):
+        assert apart(plain[i:i + 1], guided[i:i + 1]) == 0 if left else apart(plain[i:i + 1], guided[i:i + 1]) > 2
+        assert left or apart(own[i:i + 1], guided[i:i + 1]) <= ROUNDING
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_long_negative_prompt(host, direction):
     save_profile(host.profiles, direction=direction)

@@ -54,11 +54,12 @@ def test_steps_of_nan_are_left_out_and_said(tmp_path, monkeypatch, forge):
         passes = sys.modules["sd_debias.webui_extension.sampling"].Pass
         gamma = passes.gamma
         monkeypatch.setattr(passes, "gamma", lambda self, cond, uncond, unsafe: gamma(
-            self, cond, uncond, [one * (float("nan") if self.step == 2 else 1.0) for one in unsafe]))
+            self, cond, uncond, [[(at, one * (float("nan") if self.step == 2 else 1.0)) for at, one in own]
+                                 for own in unsafe]))
         pictures, result = generate(host, **debias())
         assert keys(result.infotexts[0])["Debias skipped"] == "1 of 6 steps (NaN or infinite)"
         monkeypatch.setattr(passes, "gamma", lambda self, cond, uncond, unsafe: gamma(
-            self, cond, uncond, [one * float("nan") for one in unsafe]))
+            self, cond, uncond, [[(at, one * float("nan")) for at, one in own] for own in unsafe]))
         pictures, result = generate(host, **debias())
         said = keys(result.infotexts[0])
         assert said["Debias"] == "not applied (every prediction was NaN or infinite)" and "Debias weights" not in said
@@ -144,7 +145,7 @@ def test_the_refiners_model_encodes_its_own_texts(a_double, direction):
 
     a_double.callbacks["cfg_denoiser"].insert(0, refine)
     _, result = generate(a_double, **debias())
-    assert Refiner.calls == 1 and "Debias weights" in keys(result.infotexts[0])
+    assert Refiner.calls == 2 and "Debias weights" in keys(result.infotexts[0])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -204,22 +205,29 @@ def test_sdxl_keeps_the_size_behind_the_pooled_text(tmp_path):
     with Double(tmp_path, xl=True).installed() as host:
         host.load(SHIM)
         conditioning = sys.modules["sd_debias.webui_extension.conditioning"]
-        attributes = sys.modules["sd_debias.core.attribute"]
+        attributes, core = (sys.modules[f"sd_debias.core.{name}"] for name in ("attribute", "method.conditioning"))
         model, weights = host.shared.sd_model, torch.tensor([[0.0, -1.0]])
         encoded = conditioning.encode(model, "a doctor", [attributes.GENDER], "{prompt}, {group}", 64, 128)
-        moved = conditioning.deltas(encoded, [attributes.GENDER], weights, "{prompt}, {group}")["vector"]
+        shifted, = core.shifted_rows(encoded, [attributes.GENDER], weights, "{prompt}, {group}")
+        moved = conditioning.moved(encoded.prompt, encoded, shifted)["vector"] - encoded.prompt["vector"]
         assert moved[:, :-2].abs().min() > 0 and not moved[:, -2:].any()
         # A negative prompt's own size entries (the refiner's aesthetic score) differ from the groups' and stay.
         anchor = {name: part + 3 for name, part in encoded.empty.items()}
-        mixed = conditioning.mixed(anchor, encoded, weights)["vector"]
+        mixed = conditioning.mixed(anchor, encoded, weights[0])["vector"]
         assert torch.equal(mixed[:, -2:], anchor["vector"][:, -2:]) and (mixed != anchor["vector"]).any()
 
 
 def test_texts_of_another_encoder_are_refused(a_double):
     conditioning = sys.modules["sd_debias.webui_extension.conditioning"]
     with pytest.raises(ValueError, match="Texts of width 12 and 8 met"):
-        conditioning.shift(torch.zeros(1, 77, 12), {0: {"crossattn": torch.zeros(1, 77, 8)}},
-                           {"crossattn": torch.zeros(1, 77, 8)})
+        conditioning.check_width(torch.zeros(1, 77, 12), torch.zeros(1, 77, 8))
+    attributes = [sys.modules["sd_debias.core.attribute"].GENDER]
+    encoded = conditioning.encode(a_double.shared.sd_model, "a doctor", attributes, "{prompt}, {group}", 64, 64)
+    foreign = {"crossattn": torch.zeros(1, 77, 12)}
+    for call in (lambda: conditioning.moved(foreign, encoded, encoded.prompt), lambda: conditioning.mixed(
+            foreign, encoded, torch.tensor([0.0, -1.0])), lambda: conditioning.of_group(foreign, encoded, 0)):
+        with pytest.raises(ValueError, match="Texts of width 12 and 8 met"):
+            call()
 
 
 @pytest.mark.parametrize("direction, evaluations", [("prompt", 24), ("embedding", 36), ("prediction", 36)])
@@ -248,7 +256,7 @@ def test_gamma_is_that_of_core(a_double):
 
     def spy(state, step, x_out, inner_model):
         guide(state, step, x_out, inner_model)
-        text = state.unsafe(step.text_uncond, a_double.shared.sd_model)[0]
+        ((_, text),), = state.unsafe(step.text_uncond, a_double.shared.sd_model)
         seen.setdefault("unsafe", inner_model(step.x[-1:], step.sigma[-1:], cond={"c_crossattn": [text]}))
         seen.setdefault("sigma", step.sigma[-1])
 

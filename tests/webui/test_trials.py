@@ -380,8 +380,8 @@ def test_latents_with_an_axis_of_time_are_guided(a_double):
     for state in (one, other):
         state.guided = {0: 0}
     flat = [torch.randn(2, 4, 8, 8) for _ in range(3)]
-    gamma = one.gamma(flat[0], flat[1], [flat[2]])
-    deep = other.gamma(*(x[:, :, None] for x in flat[:2]), [flat[2][:, :, None]])
+    gamma = one.gamma(flat[0], flat[1], [[([0], flat[2])]])
+    deep = other.gamma(*(x[:, :, None] for x in flat[:2]), [[([0], flat[2][:, :, None])]])
     assert torch.equal(gamma[:, :, None], deep) and gamma[0].any() and not gamma[1].any()
     for name in ("host_a1111", "host_forge"):
         assert "view(-1, 1, 1, 1)" not in inspect.getsource(ours(name))
