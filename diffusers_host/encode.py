@@ -2,17 +2,15 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Sequence
 
 import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.errors import DebiasError, quoted
-from ..core.method.conditioning import Encoded
+from ..core.errors import DebiasError
+from ..core.method.conditioning import Encoded, check_groups
 from ..core.method.direction import group_texts
-from ..core.method.methods import ALONE
 
 # What encode_prompt returns, by (does it do classifier-free guidance, does the pipeline take pooled texts, length).
 _LAYOUTS = {
@@ -62,17 +60,13 @@ def encoding_of(call: dict) -> dict:
 
 
 def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str, **settings) -> Encoded:
-    """Encodes the prompt, the empty one and all group texts. Warns where groups of one attribute come out alike."""
+    """Encodes the prompt, the empty one and all group texts. Raises DebiasError where groups of one attribute
+    read alike.
+    """
     groups = [group for attribute in attributes for group in attribute.groups]
     texts = [group_texts(group.texts, prompt, context) for group in groups]
     embedded = encode(pipe, [text for group in texts for text in group], **settings)
     means = {name: torch.stack([part.float().mean(0, keepdim=True) for part in parts.split([len(t) for t in texts])])
              for name, parts in embedded.items()}
-    at = 0
-    for attribute in attributes:
-        own = means["prompt_embeds"][at:at + len(attribute.groups)]
-        at += len(attribute.groups)
-        if len(torch.unique(own.flatten(1), dim=0)) < len(own):
-            warnings.warn(f"Some groups of {quoted(attribute.name)} read the same to this model. Their texts may lie "
-                          f"beyond its longest prompt: shorten the prompt, or use the context '{ALONE}'.")
+    check_groups(means["prompt_embeds"], attributes)
     return Encoded(encode(pipe, [prompt], **settings), encode(pipe, [prompt], unconditional=True, **settings), means)

@@ -57,14 +57,7 @@ def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str)
                               "instead.")
     groups = {name: core.together([core.mean([parts[name] for parts, _ in texts]) for texts in found])
               for name in of_prompt}
-    at = 0
-    for attribute in attributes:
-        own = list(groups[EMBEDDING])[at:at + len(attribute.groups)]
-        at += len(own)
-        if any(torch.equal(one, other) for i, one in enumerate(own) for other in own[:i]):
-            raise DebiasError(f"Some groups of {quoted(attribute.name)} read the same to this text encoder: their "
-                              "texts may lie beyond its longest prompt. Shorten the prompt, or describe the groups "
-                              "differently.")
+    core.check_groups(groups[EMBEDDING], attributes)
     return Encoded(of_prompt, encode(clip, "")[0], groups)
 
 

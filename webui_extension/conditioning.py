@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.method.direction import group_texts
 from ..core.errors import DebiasError
-from ..core.method.conditioning import Encoded, Parts, mean, mixed_rows, together
+from ..core.method.conditioning import Encoded, Parts, check_groups, mean, mixed_rows, together
 
 TOKENS, POOLED = "crossattn", "vector"
 
@@ -62,7 +62,7 @@ def tokens_of(conditioning) -> Tensor:
 def encode(model, text: str, attributes: Sequence[Attribute], context: str, width: int, height: int) -> Encoded:
     """A prompt, the empty text and each group's mean, encoded by the host's model, each with its own length.
 
-    Sizes are the picture's in pixels; SDXL encodes them with the text.
+    Raises DebiasError where groups read alike. Sizes are the picture's in pixels; SDXL encodes them with the text.
     """
     from modules import devices
     from modules.prompt_parser import SdConditioning
@@ -81,8 +81,9 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
     for texts in described:
         groups.append(every[at:at + len(texts)])
         at += len(texts)
-    return Encoded(prompt, empty, {name: together([mean([own[name] for own in texts]) for texts in groups])
-                                   for name in prompt})
+    made = {name: together([mean([own[name] for own in texts]) for texts in groups]) for name in prompt}
+    check_groups(made[TOKENS], attributes)
+    return Encoded(prompt, empty, made)
 
 
 def moved(row: Parts, encoded: Encoded, shifted: Parts) -> Parts:

@@ -43,14 +43,33 @@ def guided(state: Pass, args: dict, cond_scale: float):
     if state.inside.idle(state.progress):
         return denoised
     if not args["uncond"]:
-        state.without_uncond += 1  # at CFG 1 the host has no negative prompt
-        return denoised
+        return _without_uncond(state, args)
     from modules import shared
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
     unsafe = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in texts]
               for texts in state.unsafe(_text(args["uncond"][0]), shared.sd_model)]
     gamma = state.gamma(k * args["cond_denoised"].float(), k * args["uncond_denoised"].float(), unsafe)
     return (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
+
+
+def _without_uncond(state: Pass, args: dict):
+    """At CFG 1 the host has no negative prompt: the prompt is the baseline, or the empty text (core/method/step.py)."""
+    from modules import shared
+    denoised, x, sigma = args["denoised"], args["input"], args["sigma"]
+    if len(args["cond"]) > 1:
+        state.without_uncond += 1  # whose parts have no baseline of their own
+        return denoised
+    k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
+    texts = state.unsafe_alone(_text(args["cond"][0]), shared.sd_model)
+    if state.inside.repeats(state.step, state.progress):
+        return (denoised.float() - state.again() / k).to(denoised.dtype)
+    found = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in one] for one in texts]
+    cond = base = k * args["cond_denoised"].float()
+    if state.guide.method.direction == "prediction":
+        base = cond.clone()
+        for images, prediction in found.pop():
+            base[images] = prediction[images]
+    return (denoised.float() - state.gamma(cond, base, found) / k).to(denoised.dtype)
 
 
 def longer(state: Pass, args: dict, cond_scale: float):

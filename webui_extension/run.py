@@ -50,7 +50,9 @@ class Run:
         prompts = list(p.hr_prompts if hires else p.prompts)
         known = [plain(prompt) for prompt in p.prompts]
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if hires else (p.width, p.height)
-        current = Pass(p, self.guide, known, p.seeds, size)
+        second = hires or bool(getattr(p, "init_images", None))  # it covers the end of the schedule alone
+        first = 1 - min(getattr(p, "denoising_strength", None) or 0.0, 0.999) if second else 0.0
+        current = Pass(p, self.guide, known, p.seeds, size, first)
         first = p.iteration * p.batch_size
         for image in range(len(p.seeds)):
             # Forge announces a hires pass twice; the later state is the one that samples.

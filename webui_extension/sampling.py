@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Parts, apart, length, shifted_rows
-from ..core.method.step import Steps
+from ..core.method.step import Steps, place
 from .conditioning import TOKENS, encode, mixed, moved, of_group, parts_of, with_parts
 from .profiles import said
 
@@ -23,10 +23,12 @@ class Pass:
     owner  the processing object; a pass never acts for another one, such as a copy
     guide  what is applied (guide.py)
     size   of the pictures in pixels, width and height: SDXL encodes it with the text
+    first  share of the schedule at which the pass begins: 1 minus the denoising strength of img2img and a hires pass
     """
 
-    def __init__(self, owner, guide, prompts: Sequence[str], seeds: Sequence[int], size: tuple[int, int]):
-        self.owner, self.guide, self.size = owner, guide, size
+    def __init__(self, owner, guide, prompts: Sequence[str], seeds: Sequence[int], size: tuple[int, int],
+                 first: float = 0.0):
+        self.owner, self.guide, self.size, self.first = owner, guide, size, first
         self.prompts, self.seeds = list(prompts), [int(seed) for seed in seeds]
         self.weights = guide.rows(prompts, seeds)
         self.inside = Steps(guide.method, self.weights, has_uncond=True)
@@ -65,7 +67,7 @@ class Pass:
 
     def at(self, step: int, total_steps: int) -> None:
         """A new evaluation. Samplers whose number of evaluations is not known beforehand may go past the total."""
-        self.step, self.progress = step, min(step / max(total_steps or 1, 1), 1 - 1e-6)
+        self.step, self.progress = step, place(step, total_steps or 1, self.first)
 
     @property
     def active(self) -> bool:
@@ -138,6 +140,32 @@ class Pass:
             return [of(lambda e, encoded, image: mixed(e, encoded, self.weights[image]))]
         return [of(lambda e, encoded, _, g=g: of_group(e, encoded, g)) for g in self.inside.groups]
 
+    def unsafe_alone(self, cond, model) -> list[list[tuple[list[int], object]]]:
+        """As `unsafe`, in a pass without a negative prompt: `cond` is the prompt's text, one row an image.
+
+        Of `prediction` the last list is the empty text, the baseline.
+        """
+        own = parts_of(cond)
+        if self.inside.has_uncond:
+            self.inside = Steps(self.guide.method, self.weights, has_uncond=False)
+
+        def of(make) -> list[tuple[list[int], object]]:
+            rows = [make({name: part[image:image + 1] for name, part in own.items()},
+                         self.encoded(self._text(image), model), image) if image in self.guided else None
+                    for image in range(len(self.seeds))]
+            return [(images, with_parts(cond, parts)) for images, parts in apart(rows)]
+
+        def away(row: Parts, encoded, image: int) -> Parts:
+            shift, = shifted_rows(encoded, self.guide.attributes, -self.weights[image:image + 1],
+                                  self.guide.method.context)
+            return moved(row, encoded, shift)
+
+        if self.guide.method.direction == "embedding":
+            return [of(away)]
+        groups = [of(lambda row, encoded, _, g=g: of_group(row, encoded, g)) for g in self.inside.groups]
+        return [*groups, of(lambda row, encoded, _: {name: encoded.empty[name].to(part)
+                                                     for name, part in row.items()})]
+
     def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Sequence[tuple[list[int], Tensor]]]
               ) -> Tensor:
         """gamma [B, C, ...] from predictions in eps units (a common offset cancels); zero for images left alone.
@@ -155,6 +183,12 @@ class Pass:
         guided = torch.tensor([image in self.guided for image in range(len(self.seeds))], device=gamma.device)
         self.steps = self.inside.run.steps
         return torch.where(guided.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
+
+    def again(self) -> Tensor:
+        """The last gamma once more."""
+        gamma = self.inside.again()
+        self.steps = self.inside.run.steps
+        return gamma
 
     def fail(self, error: Exception) -> None:
         """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""

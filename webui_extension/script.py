@@ -44,8 +44,8 @@ class Debias(scripts.Script):
                 end = gr.Slider(0.0, 1.0, value=defaults.end, step=0.05, label="Debias end (share of the steps)",
                                 elem_id=self.elem_id("end"))
             hires = gr.Checkbox(label="Debias also in hires pass", value=defaults.hires, elem_id=self.elem_id("hires"))
-            gr.Markdown("The directions *embedding* and *prediction* need the negative prompt in a step: at CFG 1 on "
-                        "Forge, and where a setting skips it, they do nothing. *prompt* works everywhere.")
+            gr.Markdown("The directions *embedding* and *prediction* do nothing in steps in which a setting skips the "
+                        "negative prompt. *prompt* works everywhere.")
         profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
         controls = [enabled, profile, strength, direction, start, end, hires]
         names = ["enabled", "profile", "strength", "direction", "start", "end", "hires"]

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from ..attribute import Attribute
+from ..errors import DebiasError, quoted
 from .direction import mix, shift_prompt
+from .methods import ALONE
 
 Parts = dict[str, Tensor]
 
@@ -41,6 +43,15 @@ def together(tensors: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
     """One tensor [n, ...] of n equal shapes, else the n tensors."""
     same = len({tensor.shape for tensor in tensors}) == 1
     return torch.stack(list(tensors)) if same else tuple(tensors)
+
+
+def check_groups(groups: Tensor | Sequence[Tensor], attributes: Sequence[Attribute]) -> None:
+    """Raises DebiasError where groups of one attribute have the same token embeddings, so that nothing could steer."""
+    for attribute, own in zip(attributes, _split(groups, [len(a.groups) for a in attributes]), strict=True):
+        if any(torch.equal(one, other) for i, one in enumerate(own) for other in own[:i]):
+            raise DebiasError(f"Some groups of {quoted(attribute.name)} read the same to this model: their texts may "
+                              "lie beyond its longest prompt. Shorten the prompt, describe the groups differently, "
+                              f"or use the context '{ALONE}'.")
 
 
 def length(part: Tensor) -> int:

@@ -641,14 +641,10 @@ def test_a_context_in_which_the_pipeline_is_not_called_warns():
             pass
 
 
-def test_group_texts_cut_off_by_a_long_prompt_warn():
+def test_group_texts_cut_off_by_a_long_prompt_are_refused():
     pipe = tiny_pipelines.sd()
-    with pytest.warns(UserWarning) as caught:
-        _, info = images_of(pipe, [0.7, -1.3], prompt="a most experienced doctor", **settings(pipe))
-    messages = [str(warning.message) for warning in caught]
-    assert any("'gender' read the same" in message for message in messages)
-    assert any("no effect" in message for message in messages)
-    assert not info["acted"]
+    with pytest.raises(ValueError, match="Some groups of 'gender' read the same to this model"):
+        images_of(pipe, [0.7, -1.3], prompt="a most experienced doctor", **settings(pipe))
 
 
 def test_blacked_out_and_broken_images_are_counted_and_warn():

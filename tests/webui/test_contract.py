@@ -132,15 +132,15 @@ def test_img2img_and_inpainting(host, direction):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_cfg_1(host, direction):
-    """`prompt` needs no negative prompt. The others do; Forge has none at CFG 1, and that is said."""
-    save_profile(host.profiles, direction=direction)
-    plain, _ = generate(host, cfg_scale=1)
-    guided, texts = generate(host, cfg_scale=1, **debias())
-    said = keys(texts[0])
-    if host.forge and direction != "prompt" and same(plain, guided):
-        assert "did not evaluate the negative prompt" in said["Debias"]
-    else:
-        assert apart(plain, guided) > 2 and "Debias weights" in said
+    """Without a negative prompt the prompt is the baseline, or the empty text."""
+    draw = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
+    save_profile(host.profiles, direction=direction, steering=draw)
+    batch = dict(cfg_scale=1, batch_size=4, seed=20)
+    plain, _ = generate(host, **batch)
+    guided, texts = generate(host, **batch, **debias())
+    alone = [keys(text).get("Debias") == "left alone by its draw" for text in texts]
+    assert sum(alone) == 2 and all(("Debias weights" in keys(text)) != left for text, left in zip(texts, alone))
+    assert [apart(plain[i:i + 1], guided[i:i + 1]) == 0 for i in range(4)] == alone
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
