@@ -72,8 +72,11 @@ class Jobs:
                 if job.cancelled:
                     return
                 # Together: the host's begin forgets an interrupt that came before it.
-                job.state = "failed"  # should begin fail
-                shared.state.begin(job=f"sd-debias {job.kind}")
+                try:
+                    shared.state.begin(job=f"sd-debias {job.kind}")
+                except BaseException:
+                    job.state = "failed"
+                    raise
                 job.state = "running"
             ended = "failed"
             try:
