@@ -26,7 +26,7 @@ from sd_debias.core.method.draw import Steering, rows
 from sd_debias.diffusers_host.workbench import Workbench, demo, model_hash
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-# Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibrate.py.
+# Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibration/loop.py.
 FIRST_SEED = 1_000
 # Seeds of tests that come after a calibration and its verification.
 TEST_SEED = 70_000_000

@@ -32,8 +32,8 @@ class Guide:
     """The wrapper.
 
     weights  f(seed, images) -> a [B, n] for a pass with this seed
-    done     f(summary, facts): called after a pass; summary as `core.pipeline.Guide.summary`, with `reason` where
-             nothing was done; facts are `facts_of` the pass
+    done     f(summary, facts): called after a pass; summary as the diffusers host's `Guide.summary`, with `reason`
+             where nothing was done; facts are `facts_of` the pass
     profile  hash of the profile, to notice conditionings that it has shifted already
     """
     encoded: Encoded

@@ -108,7 +108,7 @@ class Profile:
     edited   the file was changed by hand since it was saved: its hash does not fit
     document   JSON that it was read from: its spelling, and every field that this version does not know, are kept
                as far as the fields above still say the same
-    predicted  entries for prompts that were not calibrated (`core.uncalibrated`); they are not saved
+    predicted  entries for prompts that were not calibrated (core/calibration/first_steps.py); they are not saved
     """
     name: str
     method: Method

@@ -1,4 +1,4 @@
-"""The embedded model does what its card says; the card's figures, on more pictures, come from core/demo/evaluate.py."""
+"""The embedded model does what its card says; benchmarks/demo_training measures its figures."""
 import numpy as np
 import pytest
 from safetensors import safe_open

@@ -1,4 +1,4 @@
-"""What only real hosts can show: calibration by their own scripts, the API's routes, and parity with core.pipeline."""
+"""What only real hosts can show: calibration by their own scripts, the API's routes, parity with diffusers."""
 from __future__ import annotations
 
 import json
