@@ -18,9 +18,10 @@ from sd_debias.diffusers_host.encode import encode
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from demo_training import artwork, captions
 from sd_debias.core.method.methods import METHODS
+from sd_debias.core.calibration.first_steps import PER_GROUP, kernel_ridge, predicted_steering
 from sd_debias.core.calibration.solver.draw import Draw, least_push
 from sd_debias.core.method.draw import Steering
-from sd_debias.diffusers_host.first_steps import PER_GROUP, distance, first_shares, kernel_ridge, predicted_steering
+from sd_debias.diffusers_host.first_steps import distance, first_shares
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 GUESSES = ("nothing", "average profile", "nearest prompt", "ridge", "kernel", "first steps", "average of few",

@@ -13,6 +13,7 @@ _PUBLIC = {
     "method.methods": ("Method", "METHODS", "named", "DIRECTIONS"),
     "method.safe_latent": ("SafeLatentGuidance", "PRESETS"),
     "method.draw": ("Steering", "rows"),
+    "calibration.first_steps": ("Distance", "predicted"),
     "calibration.loop": ("Calibration", "Plan", "Round"),
     "calibration.statistics": ("Distribution", "summarise", "kl_divergence", "noise_floor", "wilson", "g_test"),
     "judge.clip": ("ClipModel",),

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ..core.attribute import Attribute
+from ..core.calibration.first_steps import predicted
 from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Plan, Round
 from ..core.judge.clip import ClipModel
 from ..core.errors import DebiasError, quoted, short
@@ -125,7 +126,8 @@ class Workbench:
 
     def predicted(self, profile: Profile, prompt: str, images: int = 32, seed: int = 0) -> Profile:
         """The profile with predicted weights for a prompt that it was not calibrated for. Of this one and every
-        calibrated prompt, `images` are begun, but none is finished. Raises DebiasError as `first_steps.predicted`."""
+        calibrated prompt, `images` are begun, but none is finished. Raises DebiasError as
+        `core.calibration.first_steps.predicted`."""
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
         known = self.first_shares.setdefault(repr((profile.attributes, images, seed, s)), {})
@@ -138,7 +140,7 @@ class Workbench:
                     **size)
             return known[text]
 
-        return replace(profile, predicted=(*profile.predicted, first_steps.predicted(profile, prompt, shares_of)))
+        return replace(profile, predicted=(*profile.predicted, predicted(profile, prompt, shares_of)))
 
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0) -> Iterator[Calibration]:
         """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.
