@@ -18,7 +18,8 @@ import numpy as np
 from harness import FIRST_SEED, HELD_OUT
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from demo_training import artwork, captions
 from sd_debias.core.method.methods import METHODS, Method
 

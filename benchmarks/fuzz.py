@@ -28,7 +28,8 @@ from reliability import record
 
 from sd_debias.core.report import page as report
 from sd_debias.core.attribute import Attribute, parse, together
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.judge.image_classifier import ImageClassifier
 from sd_debias.demo_model.model import CLASSIFIER
 from sd_debias.core.errors import DebiasError

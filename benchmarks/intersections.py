@@ -13,7 +13,8 @@ from harness import FIRST_SEED, TEST_SEED
 from spending import BOTH, both_at_once
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from demo_training import captions
 from sd_debias.core.method.methods import METHODS
 

@@ -19,7 +19,8 @@ from harness import FIRST_SEED, TEST_SEED
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.report.chart import LIGHT, Scene
 from demo_training import captions
 from sd_debias.core.method.methods import ALONE

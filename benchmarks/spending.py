@@ -15,7 +15,8 @@ import numpy as np
 from harness import FIRST_SEED
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5, joint
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from demo_training import captions
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.method.draw import Steering

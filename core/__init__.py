@@ -5,6 +5,7 @@ Names are imported when they are asked for: `import sd_debias.core` loads neithe
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 _PUBLIC = {
     "attribute": ("Attribute", "Group", "parse", "joint", "together", "BUILT_IN", "GENDER", "SKIN_TONE", "SKIN_TONE_3",
@@ -14,7 +15,8 @@ _PUBLIC = {
     "method.safe_latent": ("SafeLatentGuidance", "PRESETS"),
     "method.draw": ("Steering", "rows"),
     "calibration.first_steps": ("Distance", "predicted"),
-    "calibration.loop": ("Calibration", "Plan", "Round"),
+    "calibration.plan": ("Plan",),
+    "calibration.loop": ("Calibration", "Round"),
     "calibration.statistics": ("Distribution", "summarise", "kl_divergence", "noise_floor", "wilson", "g_test"),
     "judge.clip": ("ClipModel",),
     "judge.image_classifier": ("ImageClassifier",),
@@ -27,7 +29,7 @@ _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)

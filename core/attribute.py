@@ -28,7 +28,7 @@ class Group:
     texts: tuple[str, ...] = ()
     classifier_texts: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.name.strip():
             raise DebiasError("A group needs a name, but an empty one came. Name every group, e.g. 'man | woman'.")
         texts = self.texts or (self.name,)
@@ -48,7 +48,7 @@ class Attribute:
     groups: tuple[Group, ...]
     target: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [group.name for group in self.groups]
         if not self.name.strip():
             raise DebiasError("An attribute needs a name, but an empty one came.")

@@ -13,12 +13,12 @@ class DebiasError(ValueError):
     """
 
 
-def quoted(value) -> str:
+def quoted(value: object) -> str:
     """A value in quotes for a message: one line, at most 200 characters, nothing that a terminal or page would obey."""
     return f"'{short(value)}'"
 
 
-def short(value) -> str:
+def short(value: object) -> str:
     """A value for a message: one line of printable characters, 200 at most; what is left out becomes "..."."""
     text = str(value) if isinstance(value, (str, PurePath)) else repr(value)
     longer = len(text) > QUOTED

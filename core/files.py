@@ -8,11 +8,12 @@ import os
 import re
 import secrets
 import stat
+import sys
 import time
 import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator, NoReturn
 
 from .errors import DebiasError, quoted
 
@@ -110,7 +111,7 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
         raise DebiasError(f"{quoted(path)} is no text in UTF-8. Save it in UTF-8, or restore it.") from error
 
 
-def read_json(path: str | Path):
+def read_json(path: str | Path) -> Any:
     """What a JSON file holds. Raises DebiasError where it is no JSON, with NaN and infinity, which JSON has not, among
     that, or is nested too deeply; else as `read_text`."""
     text = read_text(path)
@@ -121,7 +122,7 @@ def read_json(path: str | Path):
                           f"damaged. Restore it.") from error
 
 
-def _refuse(constant: str):
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
 
 
@@ -185,7 +186,7 @@ def exclusive(path: str | Path) -> Iterator[None]:
 
 
 def _lock(handle: int) -> None:
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
     else:

@@ -22,11 +22,11 @@ MOST_GROUPS = 1024  # of an attribute
 DEEPEST = 32  # levels of a document
 
 
-def _object(required: str = "", **properties) -> dict:
+def _object(required: str = "", **properties: dict) -> dict:
     return {"type": "object", "properties": properties, "required": required.split()}
 
 
-def _list(items: dict, **bounds) -> dict:
+def _list(items: dict, **bounds: int) -> dict:
     return {"type": "array", "items": items, **bounds}
 
 
@@ -143,7 +143,7 @@ def _wrong(value: Any, schema: dict, at: str) -> str | None:
             most = f" and at most {high}" if high < math.inf else ""
             return f"expected at least {low}{most} items in '{at}', got {len(value)}"
         items = schema.get("items")
-        found = (_wrong(part, items, f"{at}[{i}]") for i, part in enumerate(value)) if items else ()
+        found = (_wrong(part, items, f"{at}[{i}]") for i, part in enumerate(value) if items)
         return next(filter(None, found), None)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)

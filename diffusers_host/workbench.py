@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..core.attribute import Attribute
 from ..core.calibration.first_steps import predicted
-from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Plan, Round
+from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Round
+from ..core.calibration.plan import Plan
 from ..core.judge.clip import ClipModel
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import read_json

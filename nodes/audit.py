@@ -12,7 +12,7 @@ from ..core.calibration.statistics import Distribution, summarise
 from ..core.errors import DebiasError, quoted
 from . import messages
 from .images import pictures, to_tensor
-from .types import CATEGORY, Attributes, Classifiers
+from .types import CATEGORY, Attributes, Classifiers, planned
 
 
 def audited(batches, attributes, judge, confidence: float = 0.0) -> tuple[list[Distribution], str]:
@@ -48,8 +48,7 @@ class DebiasAudit(io.ComfyNode):
                                                  "ten. Batches of several sizes are counted together."),
                 Classifiers.Input("classifier", tooltip="What tells which group a picture shows."),
                 Attributes.Input("attributes", tooltip="From Debias Attribute."),
-                io.Float.Input("confidence", default=0.0, min=0.0, max=1.0, step=0.05, tooltip=(
-                    "Images whose group is less probable than this are left out as unsure.")),
+                planned("confidence"),
                 io.String.Input("title", default="", tooltip="A title for the chart, e.g. the prompt.")],
             outputs=[io.Image.Output(display_name="chart", tooltip="Shares against the target."),
                      io.String.Output(display_name="text", tooltip="The same figures as text.")],

@@ -24,7 +24,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.calibration.loop import HELD_OUT, ROUND, Calibration, Plan, Round, round_names
+from ..core.calibration.loop import HELD_OUT, ROUND, Calibration, Round, round_names
+from ..core.calibration.plan import Plan
 from ..core.report.chart import chart_kl, chart_shares, contact_sheet
 from ..core.judge import Classifier
 from ..core.errors import DebiasError, short
@@ -39,7 +40,7 @@ from .images import pictures, to_pil, to_tensor
 from .model_name import encoder_name, model_name
 from .profiles import store
 from .report import before_after, write
-from .types import CATEGORY, Attributes, Classifiers, Profiles
+from .types import CATEGORY, Attributes, Classifiers, Profiles, planned
 
 AS_METHOD = "as the method says"
 SHOWN = 16  # pictures of each prompt before and after
@@ -279,14 +280,7 @@ class DebiasCalibrate(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False, tooltip=(
                     "Seed of the first image; the others follow. Keep it, so that an interrupted calibration "
                     "continues.")),
-                io.Int.Input("images", default=100, min=1, max=100000, tooltip=(
-                    "Images a round. Fewer than 100 tell a deviation of 10 points from chance only by luck.")),
-                io.Int.Input("rounds", default=4, min=0, max=100, tooltip="Rounds after the audit, at most."),
-                io.Int.Input("held_out", default=100, min=0, max=100000, tooltip=(
-                    "Images of the final verification, on fresh seeds. 0: the result stays unverified.")),
-                io.Int.Input("batch_size", default=4, min=1, max=256, tooltip="Images generated at once."),
-                io.Float.Input("tolerance", default=0.0, min=0.0, max=10.0, step=0.001, round=0.0001, tooltip=(
-                    "KL in nats at which the target counts as reached. 0: where it cannot be told from chance.")),
+                *(planned(name) for name in ("images", "rounds", "held_out", "batch_size", "tolerance")),
                 io.Combo.Input("method", options=list(METHODS), default="default", tooltip=(
                     "default: every seed draws a group to be steered to, or to be left alone; no extra evaluations. "
                     "shift: all images get the same shift. paper: He et al. 2024, an SLD direction.")),
@@ -297,8 +291,7 @@ class DebiasCalibrate(io.ComfyNode):
                 io.Combo.Input("rule", options=[AS_METHOD, *RULES], default=AS_METHOD, tooltip=(
                     "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient. The "
                     "default method draws and takes no rule.")),
-                io.Float.Input("confidence", default=0.0, min=0.0, max=1.0, step=0.05, tooltip=(
-                    "Images whose group is less probable than this are left out as unsure.")),
+                planned("confidence"),
                 io.String.Input("name", default="doctor-gender", tooltip=(
                     "Name of the profile and of its folder in output/debias, which is numbered where there is one "
                     "already."))],

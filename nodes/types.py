@@ -3,8 +3,17 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..core.calibration.plan import FIELDS
+
 CATEGORY = "debias"
 
 Attributes = io.Custom("DEBIAS_ATTRIBUTES")  # tuple[core.attribute.Attribute, ...], calibrated and measured together
 Profiles = io.Custom("DEBIAS_PROFILE")  # core.profile.Profile
 Classifiers = io.Custom("DEBIAS_CLASSIFIER")  # .classifier.Judge
+
+
+def planned(name: str):
+    """The input for a number of a calibration's plan."""
+    asked = FIELDS[name]
+    given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help)
+    return io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)

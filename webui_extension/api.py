@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
+from ..core.calibration.plan import FIELDS
 from ..core.errors import DebiasError, quoted
 from . import calibrating, classifiers, profiles
 from .arguments import NONE
@@ -17,6 +18,11 @@ from .jobs import Busy, Job, Jobs
 from .request import check, processing_of
 
 PREFIX = "/sd-debias/v1"
+
+
+def _planned(name: str):
+    """The field for a number of a calibration's plan; `Plan` checks its range."""
+    return Field(FIELDS[name].default, description=FIELDS[name].help)
 
 
 class Settings(BaseModel):
@@ -31,7 +37,7 @@ class Settings(BaseModel):
     cfg_scale: float = Field(7.0, ge=0, le=100)
     width: int = Field(512, ge=64, le=4096)
     height: int = Field(512, ge=64, le=4096)
-    batch_size: int = Field(4, ge=1, le=64)
+    batch_size: int = Field(FIELDS["batch_size"].default, ge=1, le=64)
     override_settings: dict = {}
 
 
@@ -41,16 +47,16 @@ class AuditRequest(BaseModel):
     attributes: list[str] = Field(["gender"], description="gender, skin_tone, ..., or own groups 'young | old = 1:1'")
     classifier: str = Field("", description="a CLIP model's folder in models/classifiers, or 'demo'; empty: the "
                             "one of the settings page")
-    count: int = Field(100, description="images a prompt")
-    confidence: float = 0.0
+    count: int = Field(FIELDS["images"].default, description="images a prompt")
+    confidence: float = _planned("confidence")
 
 
 class CalibrateRequest(AuditRequest):
     name: str = Field(..., description="of the profile")
-    count: int = Field(100, description="images of the audit and of each round")
-    rounds: int = 4
-    held_out: int = Field(200, description="images of the verification")
-    tolerance: float | None = Field(None, description="KL in nats to stop at; default: where chance explains it")
+    count: int = _planned("images")
+    rounds: int = _planned("rounds")
+    held_out: int = _planned("held_out")
+    tolerance: float | None = _planned("tolerance")
     method: str = "default"
     direction: str = AS_METHOD
     spend: str = AS_METHOD
@@ -160,8 +166,8 @@ def _checked(request: AuditRequest) -> None:
 
 
 def _plan(request: CalibrateRequest) -> dict:
-    return dict(images=request.count, rounds=request.rounds, held_out=request.held_out, tolerance=request.tolerance,
-                confidence=request.confidence)
+    return dict(images=request.count, rounds=request.rounds, held_out=request.held_out,
+                tolerance=request.tolerance or None, confidence=request.confidence)
 
 
 def _audit(request: AuditRequest, job: Job):

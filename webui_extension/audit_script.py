@@ -5,6 +5,7 @@ import gradio as gr
 from modules import scripts, shared
 
 from ..core.attribute import BUILT_IN
+from ..core.calibration.plan import FIELDS
 from . import calibrating, classifiers
 from .result import processed
 
@@ -18,9 +19,8 @@ class DebiasAudit(scripts.Script):
 
     def ui(self, is_img2img):
         attributes, own, classifier = subject(self)
-        count = gr.Slider(1, 1000, value=100, step=1, label="Images a prompt", elem_id=self.elem_id("count"))
-        confidence = gr.Slider(0.0, 1.0, value=0.0, step=0.05, elem_id=self.elem_id("confidence"),
-                               label="Leave out images classified less surely than")
+        count = planned(self, "images", elem_id=self.elem_id("count"), label="Images a prompt")
+        confidence = planned(self, "confidence")
         prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
                              elem_id=self.elem_id("prompts"))
         hires = gr.Checkbox(label="With hires fix, if it is on above", value=False, elem_id=self.elem_id("hires"))
@@ -43,6 +43,14 @@ def subject(script) -> list:
                             lines=1, value=classifiers.default(), elem_id=script.elem_id("classifier"),
                             placeholder="empty: the one of the settings page; 'demo' for the demo model")
     return [attributes, own, classifier]
+
+
+def planned(script, name: str, **other):
+    """The field for a number of a calibration's plan."""
+    asked = FIELDS[name]
+    given = dict(value=asked.default, label=asked.label, elem_id=script.elem_id(name)) | other
+    # A slider's steps are too coarse for a tolerance.
+    return gr.Number(**given) if asked.step < 0.01 else gr.Slider(asked.low, asked.usual, step=asked.step, **given)
 
 
 def say(text: str) -> None:

@@ -6,7 +6,7 @@ from modules import scripts
 
 from ..core.method.methods import DIRECTIONS, METHODS, RULES, SPENDS, Method, named
 from . import calibrating, classifiers
-from .audit_script import say, subject
+from .audit_script import planned, say, subject
 from .result import processed
 
 AS_METHOD = "as the method"
@@ -22,15 +22,9 @@ class DebiasCalibrate(scripts.Script):
     def ui(self, is_img2img):
         attributes, own, classifier = subject(self)
         with gr.Row():
-            images = gr.Slider(1, 1000, value=100, step=1, label="Images a round", elem_id=self.elem_id("images"))
-            rounds = gr.Slider(1, 20, value=4, step=1, label="Rounds at most", elem_id=self.elem_id("rounds"))
-            held_out = gr.Slider(0, 2000, value=200, step=1, label="Images of the verification",
-                                 elem_id=self.elem_id("held_out"))
+            images, rounds, held_out = (planned(self, name) for name in ("images", "rounds", "held_out"))
         with gr.Row():
-            tolerance = gr.Number(value=0.0, label="Tolerance, KL in nats (0: until chance explains the rest)",
-                                  elem_id=self.elem_id("tolerance"))
-            confidence = gr.Slider(0.0, 1.0, value=0.0, step=0.05, elem_id=self.elem_id("confidence"),
-                                   label="Leave out images classified less surely than")
+            tolerance, confidence = planned(self, "tolerance"), planned(self, "confidence")
         with gr.Row():
             method = gr.Dropdown(list(METHODS), value="default", label="Method", elem_id=self.elem_id("method"))
             direction = gr.Dropdown([AS_METHOD, *DIRECTIONS], value=AS_METHOD, label="Direction",

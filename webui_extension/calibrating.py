@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from ..core.attribute import Attribute
-from ..core.calibration.loop import Calibration, Plan, round_names
+from ..core.calibration.loop import Calibration, round_names
+from ..core.calibration.plan import Plan
 from ..core.report.chart import chart_kl, chart_shares, contact_sheet
 from ..core.errors import DebiasError, quoted
 from ..core.files import exclusive, fingerprint, safe_name, writing

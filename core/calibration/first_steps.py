@@ -72,12 +72,12 @@ def on_simplex(gram: np.ndarray, product: np.ndarray, steps: int = 3000) -> np.n
 def kernel_ridge(gram: np.ndarray, row: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Ridge regression of y [m, k] around its mean, at a place whose kernel with the m known ones is row [m]; gram
     [m, m] is theirs. The penalty is the one with the least leave-one-out error, which has a closed form."""
-    mean, best = y.mean(0), None
+    mean, best = y.mean(0), (np.inf, np.zeros_like(y))
     for penalty in np.geomspace(1e-2, 1e4, 25):
         inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
         dual = inverse @ (y - mean)
         error = np.square(dual / np.diag(inverse)[:, None]).mean()
-        if best is None or error < best[0]:
+        if error < best[0]:
             best = error, dual
     return mean + row @ best[1]
 

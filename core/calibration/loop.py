@@ -18,7 +18,6 @@ import itertools
 import json
 import time
 from dataclasses import asdict, dataclass, field, fields
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -26,64 +25,19 @@ import numpy as np
 from torch import Tensor
 
 from . import solver
+from .plan import Plan
 from ..attribute import Attribute, together
 from ..judge import UNSURE, labels, one_colour
 from .statistics import NO_IMAGES, Distribution, summarise
-from ..errors import DebiasError, quoted, short
+from ..errors import DebiasError, quoted
 from ..files import read_json, write_atomic, writing
 from ..method.methods import Method
-from ..schema import CALIBRATION, MOST_IMAGES, TEXT, check
+from ..schema import CALIBRATION, TEXT, check
 from ..method.draw import Steering, rows
 
 AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured.
-
-    images      images of the audit and of each round
-    rounds      rounds after the audit, at most
-    held_out    images of the final verification
-    tolerance   KL in nats at which a round counts as reached; None: where it cannot be told from 0 (see `_reached`)
-    batch_size  images that the host generates at once
-    seed        of the first image
-    confidence  probability of its group under which an image counts as unsure and is left out, 0 to 1
-    """
-    images: int = 100
-    rounds: int = 4
-    held_out: int = 100
-    tolerance: float | None = None
-    batch_size: int = 8
-    seed: int = 0
-    confidence: float = 0.0
-
-    def __post_init__(self):
-        whole = (self.images, self.rounds, self.held_out, self.batch_size, self.seed)
-        numbers = (*whole, self.confidence, *(() if self.tolerance is None else (self.tolerance,)))
-        if not all(isinstance(n, Integral) for n in whole) or not all(
-                isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
-            raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {short(repr(self))} "
-                              f"came.")
-        if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
-            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
-                              f"{short(repr(self))} came.")
-        if max(self.images * (self.rounds + 1), self.held_out, self.batch_size) > MOST_IMAGES:
-            raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
-                              f"for more: {short(repr(self))}.")
-        if not abs(self.seed) <= 2**64:
-            raise DebiasError(f"A seed is a whole number of at most 64 bits, but {short(self.seed)} came.")
-        if not 0 <= self.confidence <= 1:
-            raise DebiasError(f"The confidence is a probability from 0 to 1, but {short(self.confidence)} came.")
-        if self.tolerance is not None and not 0 < self.tolerance <= 1e6:
-            raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {short(self.tolerance)} came.")
-
-    @property
-    def most_images(self) -> int:
-        """Images if every round is needed and the first verification holds."""
-        return self.images * (self.rounds + 1) + self.held_out
 
 
 @dataclass
@@ -186,7 +140,9 @@ class Calibration:
                     self.save(save_to)
                 yield current
 
-    def _measure(self, current: Round, images: Sequence, seeds: list[int], classify, fidelity) -> None:
+    def _measure(self, current: Round, images: Sequence, seeds: list[int],
+                 classify: Callable[[Sequence], list[np.ndarray]],
+                 fidelity: Callable[[Sequence], np.ndarray] | None) -> None:
         """Add a batch of images to a round."""
         if len(images) != len(seeds):
             raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")

@@ -270,13 +270,13 @@ def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: floa
     p, declared = _pair(shares(counts), target)
     t = reachable(declared) if declared.min() < 1e-3 else declared
     n, kl = int(counts.sum()), float(kl_divergence(p, t))
-    low, high = dirichlet_interval(counts, lambda draws: kl_divergence(draws, t), level)
+    low, high = dirichlet_interval(counts, lambda draws: np.asarray(kl_divergence(draws, t)), level)
     low = 0.0 if g_test(counts, t)[1] > 1 - level else min(low, kl)
     floor_mean, floor95 = noise_floor(len(t), n)
     return Distribution(
         n=n, unsure=int(unsure), counts=tuple(int(count) for count in counts), shares=tuple(p.tolist()),
         target=tuple(declared.tolist()), level=_level(level),
-        intervals=tuple(zip(*(edge.tolist() for edge in wilson(counts, n, level)))),
+        intervals=tuple(zip(*(np.asarray(edge).tolist() for edge in wilson(counts, n, level)))),
         kl=kl, kl_interval=(low, max(high, kl)), kl_floor_mean=floor_mean, kl_floor95=floor95,
         total_variation=float(total_variation(p, declared)), deviation_ratio=float(deviation_ratio(p)))
 
@@ -323,13 +323,13 @@ def _level(level: float) -> float:
     return level
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
 
 
-def _gamma_tail(shape, x) -> torch.Tensor:
+def _gamma_tail(shape: ArrayLike | torch.Tensor, x: ArrayLike | torch.Tensor) -> torch.Tensor:
     """Q(shape, x), the regularised upper incomplete gamma function: chi-square(df) exceeds c with Q(df/2, c/2)."""
     shape, x = torch.as_tensor(shape, dtype=torch.float64), torch.as_tensor(x, dtype=torch.float64)
     return torch.special.gammaincc(*torch.broadcast_tensors(shape, x))

@@ -16,9 +16,10 @@ from ..errors import DebiasError
 UNSURE = -1
 
 Classifier = Callable[[Sequence], np.ndarray]
+Pictures = np.ndarray | Sequence[np.ndarray | Image.Image]  # as `pictures` takes them
 
 
-def pictures(images: np.ndarray | Sequence[np.ndarray | Image.Image]) -> list[np.ndarray]:
+def pictures(images: Pictures) -> list[np.ndarray]:
     """Images as a list of uint8 RGB arrays [H, W, 3].
 
     Takes one array [N, H, W, 3], or a list of arrays and PIL images whose sizes may differ. Raises DebiasError for
@@ -53,7 +54,7 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     return np.where(sure, p.argmax(axis=1), UNSURE)
 
 
-def one_colour(image) -> bool:
+def one_colour(image: np.ndarray | Image.Image) -> bool:
     """Are all pixels of a picture (uint8 array [H, W, 3] or PIL image) equal? No working model makes such a picture:
     overflowing VAEs and safety checkers do, and a classifier would name a group for it all the same."""
     if isinstance(image, Image.Image):
@@ -61,5 +62,5 @@ def one_colour(image) -> bool:
     return isinstance(image, np.ndarray) and image.ndim == 3 and image.size > 0 and bool((image == image[0, 0]).all())
 
 
-def _bands(extrema) -> Sequence[tuple]:
+def _bands(extrema: tuple) -> Sequence[tuple]:
     return extrema if isinstance(extrema[0], tuple) else (extrema,)

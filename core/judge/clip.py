@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
-from . import pictures
+from . import Pictures, pictures
 from .pretrained import load, load_model, preprocess
 
 
@@ -36,7 +37,7 @@ class ClipModel:
             if not hasattr(config, f"{tower}_config"):
                 raise DebiasError("Zero-shot classification needs a model with a text and a vision tower, such as "
                                   f"CLIP or SigLIP, but {quoted(source)} ({config.model_type}) has no {tower} tower.")
-        self.model = load_model("AutoModel", source, device, dtype, allow_download)
+        self.model: Any = load_model("AutoModel", source, device, dtype, allow_download)
         if not hasattr(self.model, "logit_scale"):
             raise DebiasError(f"Zero-shot classification needs a model that compares pictures with texts, such as CLIP "
                               f"or SigLIP, but {quoted(source)} holds a {type(self.model).__name__}.")
@@ -50,7 +51,7 @@ class ClipModel:
         """A classifier of `attribute` that shares this model."""
         return ZeroShotClip(self, attribute, temperature, templates)
 
-    def similarity(self, images, prompt: str) -> np.ndarray:
+    def similarity(self, images: Pictures, prompt: str) -> np.ndarray:
         """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how faithful pictures are to it.
 
         Compare it only within one model. Words beyond the model's text length (77 tokens in CLIP) are not seen.
@@ -68,7 +69,7 @@ class ClipModel:
         return self._unit(self.model.get_text_features(**tokens.to(self.model.device)))
 
     @torch.inference_mode()
-    def embed_images(self, images) -> Tensor:
+    def embed_images(self, images: Pictures) -> Tensor:
         """Unit embeddings of pictures, float32 [N, D] on the CPU.
 
         The last batch is remembered by content: several attributes and the fidelity of the same pictures cost one pass.
@@ -79,7 +80,7 @@ class ClipModel:
         digest = hashlib.blake2b()
         for array in arrays:
             digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
         key = digest.digest()
         if key != self._last[0]:
             batches = [arrays[i:i + self.batch_size] for i in range(0, len(arrays), self.batch_size)]
@@ -87,7 +88,7 @@ class ClipModel:
                 **preprocess(self.processor, batch, self.model))) for batch in batches]))
         return self._last[1]
 
-    def _unit(self, output) -> Tensor:
+    def _unit(self, output: Any) -> Tensor:
         # transformers 5 wraps the features that earlier versions return as a tensor.
         features = (output if isinstance(output, Tensor) else output.pooler_output).float().cpu()
         if not torch.isfinite(features).all():
@@ -123,6 +124,6 @@ class ZeroShotClip:
                               "their texts. Give them different classifier texts, short enough for the model, and "
                               "check its tokenizer.")
 
-    def __call__(self, images) -> np.ndarray:
+    def __call__(self, images: Pictures) -> np.ndarray:
         """Probabilities float32 [N, n]; no picture is left out."""
         return (self.scale * self.model.embed_images(images) @ self.groups.T).softmax(-1).numpy()

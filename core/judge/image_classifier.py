@@ -3,13 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
-from . import pictures
+from . import Pictures, pictures
 from .pretrained import load, load_model, preprocess
 
 
@@ -42,8 +43,8 @@ class ImageClassifier:
         if unmapped:
             raise DebiasError(f"No label is mapped to group {quoted(unmapped[0])} of {quoted(attribute.name)}, so it "
                               "would never be seen. Map a label to every group.")
-        self.model = load_model("AutoModelForImageClassification", source, device, dtype, allow_download)
-        config = self.model.config
+        self.model: Any = load_model("AutoModelForImageClassification", source, device, dtype, allow_download)
+        config: Any = self.model.config
         if config.problem_type == "multi_label_classification":
             raise DebiasError(f"{quoted(source)} answers each label with yes or no, and such answers are no shares "
                               "of one attribute. Use a classifier that chooses one label.")
@@ -59,7 +60,7 @@ class ImageClassifier:
                                       for label in known])
 
     @torch.inference_mode()
-    def __call__(self, images) -> np.ndarray:
+    def __call__(self, images: Pictures) -> np.ndarray:
         """Probabilities float32 [N, n]; zeros where the mapped labels hold less than `min_mass`."""
         arrays = pictures(images)
         rows = [torch.empty(0, len(self.attribute.groups))]

@@ -1,8 +1,11 @@
 """Loads transformers folders: safetensors only, none of their code, and nothing is downloaded unless asked."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import DebiasError, quoted, short
@@ -30,7 +33,7 @@ def load_model(auto: str, source: str | Path, device: str | torch.device, dtype:
     return model.eval().requires_grad_(False).to(device=device, dtype=dtype)
 
 
-def load(auto: str, source: str | Path, allow_download: bool = False, **options):
+def load(auto: str, source: str | Path, allow_download: bool = False, **options: Any) -> Any:
     """`auto.from_pretrained(source)` with this module's rules. Raises DebiasError."""
     import transformers
 
@@ -47,7 +50,7 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options)
         raise DebiasError(f"{quoted(source)} could not be loaded as {auto}: {short(reason)}") from error
 
 
-def preprocess(processor, arrays, model: torch.nn.Module) -> dict:
+def preprocess(processor: Any, arrays: Sequence[np.ndarray], model: torch.nn.Module) -> dict:
     """Inputs of `model` for uint8 RGB arrays [H, W, 3] of any sizes, made by the folder's own image processor."""
     from PIL import Image
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
-from . import pictures
+from . import Pictures, pictures
 
 # By number of groups; merging neighbours (I with II ...) drops the cut-off between them.
 CUTOFFS = {6: (55.0, 41.0, 28.0, 10.0, -30.0), 5: (41.0, 28.0, 10.0, -30.0), 3: (41.0, 10.0)}
@@ -123,7 +123,7 @@ class SkinTone:
         self.cutoffs = np.array(CUTOFFS[n] if cutoffs is None else cutoffs, dtype=float)
         if self.cutoffs.shape != (n - 1,) or not np.isfinite(self.cutoffs).all() or (np.diff(self.cutoffs) >= 0).any():
             raise DebiasError(f"{quoted(attribute.name)} needs {n - 1} falling cut-offs in degrees, from light to "
-                              f"dark, but {short(list(cutoffs))} came.")
+                              f"dark, but {short(self.cutoffs.tolist())} came.")
         if faces not in FACES:
             raise DebiasError(f"faces is one of {', '.join(FACES)}, but '{faces}' came.")
         if not 0 < min_share < 1:
@@ -139,12 +139,12 @@ class SkinTone:
         self.detector = None if faces == "off" else detector
         self.name = "ITA of faces" if self.detector else "ITA of pictures"
 
-    def angles(self, images) -> np.ndarray:
+    def angles(self, images: Pictures) -> np.ndarray:
         """ITA of each picture in degrees, float64 [N]; NaN where no skin, or no face that must be there, is found."""
         colours = (self._colour(rgb) for rgb in pictures(images))
         return np.array([np.nan if colour is None else typology_angle(colour) for colour in colours], dtype=float)
 
-    def __call__(self, images) -> np.ndarray:
+    def __call__(self, images: Pictures) -> np.ndarray:
         """One-hot float32 [N, n]: an angle is no probability. Zeros where `angles` is NaN."""
         angles = self.angles(images)
         group = (angles[:, None] <= self.cutoffs).sum(axis=1)
@@ -152,9 +152,9 @@ class SkinTone:
         return np.where(np.isnan(angles)[:, None], np.float32(0), one_hot)
 
     def _colour(self, rgb: np.ndarray) -> np.ndarray | None:
-        boxes = self.detector(np.ascontiguousarray(rgb)) if self.detector else ()
-        if len(boxes):
-            x, y, width, height = map(int, max(boxes, key=lambda box: box[2] * box[3]))
+        boxes = [tuple(map(int, box)) for box in self.detector(np.ascontiguousarray(rgb))] if self.detector else []
+        if boxes:
+            x, y, width, height = max(boxes, key=lambda box: box[2] * box[3])
             rgb = rgb[max(y, 0):y + height, max(x, 0):x + width]
         elif self.faces == "only":
             return None

@@ -13,6 +13,7 @@ A text whose weights are all zero comes back as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Sequence
 
 import torch
@@ -67,8 +68,9 @@ def mean(texts: Sequence[Tensor]) -> Tensor:
     if len({text.shape for text in texts}) == 1:
         return torch.stack([text.float() for text in texts]).mean(0)
     longest = max(map(length, texts))
-    total = sum(_longer(text.float(), longest) for text in texts)
-    reaching = sum(_longer(torch.ones_like(text[..., :1], dtype=torch.float32), longest) for text in texts)
+    total = reduce(torch.add, (_longer(text.float(), longest) for text in texts))
+    reaching = reduce(torch.add, (_longer(torch.ones_like(text[..., :1], dtype=torch.float32), longest)
+                                  for text in texts))
     return total / reaching
 
 
@@ -80,10 +82,11 @@ def shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, 
     sizes = [len(attribute.groups) for attribute in attributes]
     result = {}
     for name, c in encoded.prompt.items():
-        if not isinstance(encoded.groups[name], Tensor):
+        groups = encoded.groups[name]
+        if not isinstance(groups, Tensor):
             raise ValueError("These texts have different lengths: shift them one by one.")
         total = c.float()
-        for attribute, g, a in zip(attributes, encoded.groups[name].split(sizes), weights.split(sizes, dim=1)):
+        for attribute, g, a in zip(attributes, groups.split(sizes), weights.split(sizes, dim=1)):
             total = shift_prompt(total, g, a, c if in_context(attribute, context) else g.mean(0))
         result[name] = total.to(c.dtype)
     return result
@@ -159,12 +162,16 @@ def apart(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:
     In the places of other images stands the text of the first of these: their predictions are not used. Images whose
     row is None belong to none.
     """
-    found: dict[tuple, list[int]] = {}
+    found: dict[tuple, dict[int, Parts]] = {}
     for i, row in enumerate(rows):
         if row is not None:
-            found.setdefault(tuple((name, part.shape) for name, part in row.items()), []).append(i)
-    return [(at, {name: torch.cat([rows[i if i in at else at[0]][name] for i in range(len(rows))])
-                  for name in rows[at[0]]}) for at in found.values()]
+            found.setdefault(tuple((name, part.shape) for name, part in row.items()), {})[i] = row
+    result = []
+    for at in found.values():
+        first = next(iter(at.values()))
+        result.append((list(at), {name: torch.cat([at.get(i, first)[name] for i in range(len(rows))])
+                                  for name in first}))
+    return result
 
 
 def _split(groups: Tensor | Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]]:

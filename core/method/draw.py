@@ -34,7 +34,7 @@ class Steering:
     probabilities: tuple[float, ...] = ()
     strength: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = (*self.weights, *self.probabilities, self.strength)
         if not all(math.isfinite(number) for number in numbers):
             raise DebiasError(f"Weights must be finite numbers, but {short(numbers)} came. Calibrate again.")

@@ -62,6 +62,7 @@ class GuidanceRun:
 
     def again(self) -> Tensor:
         """gamma of the last step once more, for a step in the window whose predictions are not evaluated."""
+        assert self.last is not None  # core/method/step.py repeats no step before the first
         gamma, skipped = self.last
         self.steps += 1
         self._skipped = self._skipped + skipped

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from ..errors import DebiasError, quoted
 from .safe_latent import PRESETS, SafeLatentGuidance
@@ -34,7 +35,7 @@ class Method:
     rule: str = "log"
     guidance: SafeLatentGuidance = field(default_factory=SafeLatentGuidance)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value, known in (("direction", self.direction, DIRECTIONS), ("spend", self.spend, SPENDS),
                                    ("rule", self.rule, RULES)):
             if value not in known:
@@ -97,12 +98,12 @@ def named(name: str = "default", **changes: str | None) -> Method:
     """
     if name not in METHODS:
         raise DebiasError(f"Expected method to be one of {', '.join(METHODS)}, but {quoted(name)} came.")
-    changes = {key: value for key, value in changes.items() if value}
-    if changes.get("spend", METHODS[name].spend) == "draw":
-        if "rule" in changes:
-            raise _no_rule(changes["rule"])
-        changes["rule"] = "log"
-    method = replace(METHODS[name], **changes)
+    given: dict[str, Any] = {key: value for key, value in changes.items() if value}
+    if given.get("spend", METHODS[name].spend) == "draw":
+        if "rule" in given:
+            raise _no_rule(given["rule"])
+        given["rule"] = "log"
+    method = replace(METHODS[name], **given)
     if method.direction == METHODS[name].direction:
         return method
     if method.direction == "prompt":

@@ -24,7 +24,7 @@ class SafeLatentGuidance:
     start: float = 0.0
     end: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0)
         if not all(math.isfinite(number) for number in numbers):
             raise DebiasError(f"Guidance settings must be finite numbers, but {self} came.")

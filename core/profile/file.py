@@ -122,7 +122,7 @@ class Profile:
     document: Mapping = field(default_factory=dict, repr=False, compare=False)
     predicted: tuple[Entry, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         together(self.attributes)
 
     @classmethod
@@ -385,7 +385,7 @@ def _spelled(entry: Entry, read: dict, document: Mapping) -> dict:
     return entry.to_dict()
 
 
-def _listed(value):
+def _listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -413,7 +413,7 @@ def _same(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _equal(one, other) -> bool:
+def _equal(one: object, other: object) -> bool:
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
         return math.isclose(one, other, rel_tol=1e-6)
     return _same(str(one)) == _same(str(other))

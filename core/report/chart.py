@@ -12,6 +12,7 @@ from html import escape
 from typing import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.Image import Resampling
 
 from ..calibration.statistics import Distribution
 from ..errors import DebiasError
@@ -24,6 +25,7 @@ DARK = dict(back="#161b22", text="#e6edf3", muted="#9aa4af", grid="#30363d", ban
             after="#56b4e9")
 # For what Pillow's own font lacks; the first that is installed is taken.
 SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Hiragino Sans GB.ttc", "DejaVuSans.ttf", "arial.ttf")
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 WIDE, NARROW = 640, 500  # a chart in CSS pixels: of an image, and on a page that may be a telephone's
 
 
@@ -60,7 +62,7 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 8, captions: Seq
         left, top = i % columns * across, i // columns * down
         scale = min(size / picture.width, height / picture.height)
         fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.convert("RGBA").resize(fitted, Image.LANCZOS if scale < 1 else Image.BICUBIC)
+        picture = picture.convert("RGBA").resize(fitted, Resampling.LANCZOS if scale < 1 else Resampling.BICUBIC)
         sheet.paste(picture, (left + (size - fitted[0]) // 2, top + (height - fitted[1]) // 2), picture)
         if captions is not None:
             text = _shortened(captions[i], size, 12)
@@ -75,10 +77,11 @@ class Scene:
     height: float
     shapes: list[tuple] = field(default_factory=list)
 
-    def box(self, x, y, width, height, color):
+    def box(self, x: float, y: float, width: float, height: float, color: str) -> None:
         self.shapes.append(("box", x, y, max(width, 0), height, color))
 
-    def line(self, x1, y1, x2, y2, color, width=1.0, dash=0.0, halo=0.0):
+    def line(self, x1: float, y1: float, x2: float, y2: float, color: str, width: float = 1.0, dash: float = 0.0,
+             halo: float = 0.0) -> None:
         """`halo` sets it off from bars of any colour."""
         if halo:
             self.line(x1, y1, x2, y2, "back", width + 2 * halo)
@@ -88,14 +91,15 @@ class Scene:
             self.shapes.append(("line", x1 + (x2 - x1) * start, y1 + (y2 - y1) * start, x1 + (x2 - x1) * end,
                                 y1 + (y2 - y1) * end, width, color))
 
-    def dot(self, x, y, radius, color):
+    def dot(self, x: float, y: float, radius: float, color: str) -> None:
         self.shapes.append(("dot", x, y, radius, color))
 
-    def text(self, x, y, text, color="text", size=13, anchor="l"):
+    def text(self, x: float, y: float, text: str, color: str = "text", size: float = 13, anchor: str = "l") -> None:
         """`anchor` l, m or r is what of the text stands at x; y is its middle."""
         self.shapes.append(("text", x, y, text, size, color, anchor))
 
-    def whisker(self, low, high, across, color, vertical=False, halo=0.0):
+    def whisker(self, low: float, high: float, across: float, color: str, vertical: bool = False,
+                halo: float = 0.0) -> None:
         """An interval from low to high; `across` is its place on the other axis."""
         for a, b, c, d in ((low, across, high, across), (low, across - 3, low, across + 3),
                            (high, across - 3, high, across + 3)):
@@ -134,7 +138,7 @@ class Scene:
             elif kind == "dot":
                 x, y, r, color = s
                 draw.ellipse(((x - r) * f, (y - r) * f, (x + r) * f, (y + r) * f), palette[color])
-        canvas = canvas.resize(size, Image.LANCZOS)
+        canvas = canvas.resize(size, Resampling.LANCZOS)
         for kind, *s in self.shapes:
             if kind == "text":
                 x, y, text, points, color, anchor = s
@@ -162,7 +166,7 @@ def shares_scene(names: Sequence[str], before: Distribution, after: Distribution
     bottom = y + len(names) * row
     scene.height = bottom + foot
 
-    def at(share):
+    def at(share: float) -> float:
         return left + (right - left) * share / limit
 
     for i in range(round(limit / step) + 1):
@@ -208,7 +212,7 @@ def kl_scene(rounds: Sequence[tuple[str, Distribution]], title: str = "", width:
     left, right = max(_length(f"{t:.{digits}f}", 12) for t in ticks) + 12, width - widest / 2
     slot = (right - left) / n
 
-    def down(kl):
+    def down(kl: float) -> float:
         return bottom - height * min(kl, limit) / limit
 
     for k, floor in enumerate(floors):
@@ -271,20 +275,19 @@ def _ticks(top: float) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=64)
-def _font(size: float, plain: bool = True):
+def _font(size: float, plain: bool = True) -> Font:
     """Pillow's own font, which has ASCII letters only, else one of the system's; and where there is none, Pillow's font
     of one size, which is all that it has before 10.1 or without FreeType."""
-    tries = [lambda name=name: ImageFont.truetype(name, size) for name in SYSTEM_FONTS]
-    tries.insert(0 if plain else len(tries), lambda: ImageFont.load_default(size))
-    for attempt in tries:
+    own: str | None = None
+    for name in (own, *SYSTEM_FONTS) if plain else (*SYSTEM_FONTS, own):
         try:
-            return attempt()
+            return ImageFont.load_default(size) if name is None else ImageFont.truetype(name, size)
         except (TypeError, OSError, ImportError):
             continue
     return ImageFont.load_default()
 
 
-def _line(text: str, size: float) -> tuple[ImageFont.ImageFont, str, float]:
+def _line(text: str, size: float) -> tuple[Font, str, float]:
     """(font, the text in one line, factor by which to enlarge it); the font of one size has Latin-1 letters only."""
     text = " ".join(text.split())
     font = _font(size, text.isascii())
@@ -316,10 +319,10 @@ def _write(image: Image.Image, x: float, y: float, text: str, size: float, color
     font, text, grow = _line(text, size)
     # The middle of a line, not of its letters: labels with and without descenders stand on one level.
     _, top, _, bottom = font.getbbox("Hx")
-    mask = Image.new("L", (math.ceil(font.getlength(text)) + 2, bottom + math.ceil(size / 2)), 0)
+    mask = Image.new("L", (math.ceil(font.getlength(text)) + 2, math.ceil(bottom + size / 2)), 0)
     ImageDraw.Draw(mask).text((1, 0), text, 255, font)
     if grow != 1:
-        mask = mask.resize((max(1, round(mask.width * grow)), max(1, round(mask.height * grow))), Image.BICUBIC)
+        mask = mask.resize((max(1, round(mask.width * grow)), max(1, round(mask.height * grow))), Resampling.BICUBIC)
     left = x - mask.width * {"l": 0, "m": 0.5, "r": 1}[anchor]
     image.paste(Image.new("RGB", mask.size, color), (round(left), round(y - (top + bottom) / 2 * grow)), mask)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
@@ -80,9 +80,9 @@ def page(profile: Profile, images_before: Mapping[str, Sequence[Image.Image]] | 
     in number.
     """
     entries, method = (*profile.entries, *others), profile.method
-    sections = [_section(profile, entry, *((given or {}).get(entry.prompt, ())
-                                           for given in (images_before, images_after, seeds)))
-                for entry in entries]
+    before, after, shown = images_before or {}, images_after or {}, seeds or {}
+    sections = [_section(profile, e, before.get(e.prompt, ()), after.get(e.prompt, ()), shown.get(e.prompt, ()))
+                for e in entries]
     facts = {**profile.setting, "classifier": profile.classifier, "direction": method.direction,
              "each image": "steered to a randomly drawn group, or left alone" if method.spend == "draw" else
              f"steered alike, by weights that the rule '{method.rule}' solved"}
@@ -94,7 +94,7 @@ def page(profile: Profile, images_before: Mapping[str, Sequence[Image.Image]] | 
 
 
 @lru_cache(maxsize=1)
-def _template():
+def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
 
@@ -127,7 +127,7 @@ def _attribute(profile: Profile, entry: Entry, i: int) -> dict:
 
 def _verdict(before: Distribution, after: Distribution | None) -> tuple[str, str]:
     """(what moved, what to make of it)."""
-    def away(d):
+    def away(d: Distribution) -> str:
         return f"{percent(d.total_variation)} of the images would have to show another group to meet the target"
 
     if after is None:
@@ -155,7 +155,7 @@ def _overview(profile: Profile, entries: Sequence[Entry]) -> list[list[str]]:
 
 def _rows(names: Sequence[str], before: Distribution, after: Distribution | None) -> list[list[str]]:
     """The table of shares."""
-    def cells(d, k):
+    def cells(d: Distribution | None, k: int) -> list[str]:
         return [f"{d.counts[k]} of {d.n}", percent(d.shares[k]),
                 " to ".join(f"{100 * edge:.1f}" for edge in d.intervals[k]) + " %"] if d else ["", "not verified", ""]
 
@@ -175,7 +175,7 @@ def _names(entry: Entry) -> list[str]:
 
 
 def _cards(entry: Entry) -> list[tuple[str, str]]:
-    def cost(key):
+    def cost(key: str) -> str:
         value = entry.cost.get(key)
         return "not counted" if value is None else f"{value:,.0f}"
 

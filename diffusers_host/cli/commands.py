@@ -17,7 +17,8 @@ from ...core.files import exclusive, fingerprint, read_json, safe_name, write_at
 from ...core.method.methods import METHODS, Method, named
 
 if TYPE_CHECKING:  # they load torch, which takes seconds
-    from ...core.calibration.loop import Calibration, Plan, Round
+    from ...core.calibration.loop import Calibration, Round
+    from ...core.calibration.plan import Plan
     from ...core.profile.file import Entry, Profile
 
 SHEET = 16  # pictures of a before/after sheet
@@ -33,7 +34,8 @@ class Stopped(Exception):
 
 def audit(options) -> dict:
     """Measure which groups a model's pictures show; changes nothing."""
-    from ...core.calibration.loop import Calibration, Plan
+    from ...core.calibration.loop import Calibration
+    from ...core.calibration.plan import Plan
     attributes = _attributes(options)
     _keep(options, "audit.json", *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench, reports = _bench(options, attributes), []
@@ -61,19 +63,19 @@ def audit(options) -> dict:
 
 def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
-    from ...core.calibration.loop import Plan
+    from ...core.calibration.plan import Plan
     attributes = _attributes(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
     _keep(options)
     bench = _bench(options, attributes)
-    plan = Plan(options.images, options.rounds, options.held_out, options.tolerance, bench.batch_size,
+    plan = Plan(options.images, options.rounds, options.held_out, options.tolerance or None, bench.batch_size,
                 options.seed or 0, options.confidence)
     return _calibrate(bench, options.prompt, attributes, method, plan, options)
 
 
 def demo(options) -> dict:
     """The whole job on the embedded demo model: audit, calibrate, verify, before and after."""
-    from ...core.calibration.loop import Plan
+    from ...core.calibration.plan import Plan
     attributes = _attributes(options)
     options.model, options.name = "demo", "demo"
     _keep(options)

@@ -5,6 +5,7 @@ import argparse
 import math
 from typing import Callable, Sequence
 
+from ...core.calibration.plan import FIELDS
 from ...core.errors import DebiasError, short
 from ...core.method.methods import DIRECTIONS, METHODS, RULES, SPENDS
 from ...core.schema import MOST_IMAGES
@@ -152,8 +153,14 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         model(sub, "demo")
         judges(sub)
         attributes(sub)
-        sub.add_argument("--confidence", type=_number(0, 1), default=0.0,
-                         help="ignore images whose top probability is below this (0 to 1)")
+        planned(sub, "confidence")
+
+    def planned(sub, *names: str):
+        for name in names:
+            asked = FIELDS[name]
+            kind = _whole if isinstance(asked.default, int) else _number
+            sub.add_argument(f"--{name.replace('_', '-')}", type=kind(asked.low, asked.high), default=asked.default,
+                             help=f"{asked.help.replace('%', '%%')} Default: {asked.default:g}.")
 
     def out(sub, default: str | None = None, required: bool = True):
         sub.add_argument("--out", type=_text, default=default, required=required and default is None,
@@ -164,7 +171,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     measured(sub)
     out(sub, required=False)
     sub.add_argument("--prompt", action="append", required=True, help="repeat the option for several")
-    sub.add_argument("--count", type=_COUNT, default=100, help="images per prompt")
+    sub.add_argument("--count", type=_COUNT, default=FIELDS["images"].default, help="images per prompt")
 
     sub = command("calibrate")
     measured(sub)
@@ -172,11 +179,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--prompt", action="append", required=True,
                      help="repeat the option for several; each is calibrated by itself")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
-    sub.add_argument("--images", type=_COUNT, default=100, help="images of the audit and of each round")
-    sub.add_argument("--rounds", type=_whole(0, 1000), default=4, help="maximum number of rounds")
-    sub.add_argument("--held-out", type=_whole(0, MOST_IMAGES), default=200, help="images of the verification")
-    sub.add_argument("--tolerance", type=_number(1e-9, 100), help="stop when KL falls below this; default: the noise "
-                     "floor")
+    planned(sub, "images", "rounds", "held_out", "tolerance")
     sub.add_argument("--method", choices=METHODS, default="default")
     sub.add_argument("--direction", choices=DIRECTIONS)
     sub.add_argument("--spend", choices=SPENDS)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3
-from sd_debias.core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Plan, round_names
+from sd_debias.core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, round_names
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.method.methods import METHODS, Method
 
 SHIFT = Method(spend="shift")
@@ -34,7 +35,8 @@ def run(calibration, host, **options):
 
 
 def calibration(method=METHODS["default"], **plan):
-    return Calibration("a photo of a doctor", [GENDER], method, Plan(**{**dict(images=200, held_out=400), **plan}))
+    plan = Plan(**{**dict(images=200, held_out=400, batch_size=8), **plan})
+    return Calibration("a photo of a doctor", [GENDER], method, plan)
 
 
 @pytest.mark.parametrize("name", ["default", "shift"])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.demo_model.model import WEIGHTS
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.method.methods import METHODS

@@ -20,7 +20,8 @@ from sd_debias.diffusers_host.cli import commands as cli
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.core.report import page as report
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse, together
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.report.chart import chart_kl, chart_shares
 from sd_debias.core.judge import one_colour
 from sd_debias.demo_model.model import WEIGHTS

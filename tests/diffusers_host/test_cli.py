@@ -10,8 +10,10 @@ from PIL import Image
 
 from sd_debias.diffusers_host.cli import commands as cli
 from sd_debias.diffusers_host.cli.main import main
+from sd_debias.diffusers_host.cli.options import parsed
 from sd_debias.core.attribute import AGE
-from sd_debias.core.calibration.loop import Calibration, Plan
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import FIELDS, Plan
 from sd_debias.demo_model.model import CLASSIFIER, WEIGHTS
 from sd_debias.core.files import exclusive
 from sd_debias.core.profile.file import Profile
@@ -313,3 +315,12 @@ def test_another_text_encoder_is_another_model(tmp_path):
     (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"fine-tuned")
     assert model_hash(tmp_path) != first and len(first) == 10
     assert model_hash(tmp_path / "nothing here") is None
+
+
+def test_a_calibration_measures_as_much_as_on_every_other_host():
+    """The ComfyUI node, the web UI and its API take their defaults from `FIELDS` too."""
+    options = parsed({name: getattr(cli, name) for name in ("audit", "calibrate", "generate", "report", "demo")},
+                     ["calibrate", "--prompt", "a photo of a doctor", "--out", "x"])
+    asked = {name: getattr(options, name) for name in FIELDS if name != "batch_size"}
+    assert asked == {name: field.default for name, field in FIELDS.items() if name != "batch_size"}
+    assert (options.images, options.rounds, options.held_out) == (Plan().images, Plan().rounds, Plan().held_out)

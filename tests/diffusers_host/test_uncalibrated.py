@@ -9,7 +9,7 @@ from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.calibration.first_steps import kernel_ridge, on_simplex, predicted, predicted_steering
-from sd_debias.core.calibration.loop import Plan
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import Entry, Profile
 from sd_debias.core.method.draw import Steering

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.calibration.loop import Calibration, Plan, Round
+from sd_debias.core.calibration.loop import Calibration, Round
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.method.draw import Steering

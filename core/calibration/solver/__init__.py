@@ -31,10 +31,10 @@ class Measurement:
     def counts(self) -> np.ndarray:
         return self.outcomes.sum(0)
 
-    def kl(self, target: Sequence[float]) -> float:
+    def kl(self, target: Sequence[float] | np.ndarray) -> float:
         """KL(p || t) in nats, t as `reachable`; infinite where nothing was classified: such a round is never the best.
         """
-        return kl_divergence(shares(self.counts), reachable(target)) if self.counts.sum() else float("inf")
+        return float(kl_divergence(shares(self.counts), reachable(target))) if self.counts.sum() else float("inf")
 
 
 class Solver(Protocol):
@@ -45,7 +45,7 @@ class Solver(Protocol):
     def answer(self, history: Sequence[Measurement]) -> Steering: ...
 
 
-def best(history: Sequence[Measurement], target: Sequence[float]) -> Steering:
+def best(history: Sequence[Measurement], target: Sequence[float] | np.ndarray) -> Steering:
     """The round nearest to the target; of equally near ones, the first."""
     return min(history, key=lambda measured: measured.kl(target)).steering
 

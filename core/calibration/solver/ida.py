@@ -57,7 +57,8 @@ class Ida:
         return (b - self.log_target) / slope
 
 
-def fit_response(weights: Sequence[Sequence[float]], counts: Sequence[np.ndarray], prior_slope: float):
+def fit_response(weights: Sequence[Sequence[float]], counts: Sequence[np.ndarray],
+                 prior_slope: float) -> tuple[np.ndarray, float]:
     """Maximum a posteriori fit of the dose-response p = softmax(b - S a): returns b [n] (centred) and S > 0.
 
     The prior on S is log-normal around `prior_slope` with a spread of 0.7; Dirichlet-1/2 pseudo-counts keep b finite
@@ -71,7 +72,7 @@ def fit_response(weights: Sequence[Sequence[float]], counts: Sequence[np.ndarray
         log_slope = torch.tensor(float(np.log(prior_slope)), dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.LBFGS([b, log_slope], max_iter=200, line_search_fn="strong_wolfe")
 
-        def loss():
+        def loss() -> torch.Tensor:
             optimizer.zero_grad()
             log_p = torch.log_softmax(b - log_slope.exp() * a, dim=1)
             value = -(c * log_p).sum() + (log_slope - np.log(prior_slope)) ** 2 / (2 * 0.7 ** 2) + b.mean() ** 2
@@ -79,5 +80,5 @@ def fit_response(weights: Sequence[Sequence[float]], counts: Sequence[np.ndarray
             return value
 
         optimizer.step(loss)
-    b = b.detach().numpy()
-    return b - b.mean(), float(log_slope.detach().exp())
+    fitted = b.detach().numpy()
+    return fitted - fitted.mean(), float(log_slope.detach().exp())

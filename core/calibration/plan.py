@@ -1,0 +1,92 @@
+"""How much a calibration measures: the numbers, and how every host asks for them.
+
+The command line's options, the ComfyUI node's inputs, the web UI's fields and its API are all made from `FIELDS`, so
+that one number has one default, one range and one meaning everywhere.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from ..errors import DebiasError, short
+from ..schema import MOST_IMAGES
+
+
+@dataclass(frozen=True)
+class Field:
+    """One number of a plan, as a host asks for it.
+
+    default, low, high  what a form begins with, and its range
+    usual  where a slider ends
+    step   of a slider or arrow
+    label  a few words beside the field
+    help   what a person needs to choose the number
+    """
+    default: float
+    low: float
+    high: float
+    usual: float
+    step: float
+    label: str
+    help: str
+
+
+FIELDS = {
+    "images": Field(100, 1, MOST_IMAGES, 1000, 1, "Images a round", (
+        "Images of the audit and of each round. Fewer than 100 tell a deviation of 10 points from chance only by "
+        "luck.")),
+    "rounds": Field(4, 0, 1000, 20, 1, "Rounds at most", "Rounds after the audit, at most."),
+    "held_out": Field(200, 0, MOST_IMAGES, 2000, 1, "Images of the verification", (
+        "Images of the final verification, on fresh seeds. 0: the result stays unverified.")),
+    "tolerance": Field(0.0, 0.0, 100.0, 1.0, 0.001, "Tolerance, KL in nats (0: until chance explains the rest)", (
+        "KL in nats at which the target counts as reached. 0: where it cannot be told from chance.")),
+    "confidence": Field(0.0, 0.0, 1.0, 1.0, 0.05, "Leave out images classified less surely than", (
+        "Images whose group is less probable than this are left out as unsure.")),
+    "batch_size": Field(4, 1, 4096, 64, 1, "Batch size", "Images generated at once."),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    images      images of the audit and of each round
+    rounds      rounds after the audit, at most
+    held_out    images of the final verification
+    tolerance   KL in nats at which a round counts as reached; None: where it cannot be told from chance
+    batch_size  images that the host generates at once
+    seed        of the first image
+    confidence  probability of its group under which an image counts as unsure and is left out, 0 to 1
+    """
+    images: int = int(FIELDS["images"].default)
+    rounds: int = int(FIELDS["rounds"].default)
+    held_out: int = int(FIELDS["held_out"].default)
+    tolerance: float | None = None
+    batch_size: int = int(FIELDS["batch_size"].default)
+    seed: int = 0
+    confidence: float = FIELDS["confidence"].default
+
+    def __post_init__(self) -> None:
+        whole = (self.images, self.rounds, self.held_out, self.batch_size, self.seed)
+        numbers = (*whole, self.confidence, *(() if self.tolerance is None else (self.tolerance,)))
+        if not all(isinstance(n, Integral) for n in whole) or not all(
+                isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
+            raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {short(repr(self))} "
+                              f"came.")
+        if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
+            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
+                              f"{short(repr(self))} came.")
+        if max(self.images * (self.rounds + 1), self.held_out, self.batch_size) > MOST_IMAGES:
+            raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
+                              f"for more: {short(repr(self))}.")
+        if not abs(self.seed) <= 2**64:
+            raise DebiasError(f"A seed is a whole number of at most 64 bits, but {short(self.seed)} came.")
+        if not 0 <= self.confidence <= 1:
+            raise DebiasError(f"The confidence is a probability from 0 to 1, but {short(self.confidence)} came.")
+        if self.tolerance is not None and not 0 < self.tolerance <= 1e6:
+            raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {short(self.tolerance)} came.")
+
+    @property
+    def most_images(self) -> int:
+        """Images if every round is needed and the first verification holds."""
+        return self.images * (self.rounds + 1) + self.held_out
