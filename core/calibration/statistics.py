@@ -136,24 +136,6 @@ def g_test(counts: ArrayLike, t: ArrayLike) -> tuple[float, float]:
     return float(g), _chi2_tail(_aimed(t).sum() - 1, g)
 
 
-def images_needed(kl: float, groups: int, power: float = 0.8, level: float = 0.95) -> int:
-    """Images that a G test at `level` needs to tell a true KL (nats) from 0 with this power.
-
-    2N KL is noncentral chi-square with K - 1 degrees of freedom and noncentrality 2N kl, K = `groups`.
-    Raises DebiasError for a kl that is not finite and above 0, fewer than two groups, and power outside (1 - level, 1).
-    """
-    if not (math.isfinite(kl) and kl > 0):
-        raise DebiasError(f"Expected a finite KL above 0, but {kl} came: no number of images tells 0 from 0.")
-    if groups < 2:
-        raise DebiasError(f"Expected two groups or more, but {groups} came.")
-    if not 1 - _level(level) < power < 1:
-        raise DebiasError(f"Expected a power between {1 - level:g} and 1, but {power} came. 0.8 is the usual "
-                          f"choice.")
-    critical = _chi2_quantile(groups - 1, level)
-    noncentrality = _crossing(lambda x: _noncentral_chi2_tail(groups - 1, x, critical), power)
-    return max(1, math.ceil(noncentrality / (2 * kl)))
-
-
 def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
     """Shares [K] of the true groups, from the measured ones and the classifier's confusion matrix.
 
@@ -206,13 +188,6 @@ def intersections(labels: Sequence[ArrayLike], sizes: Sequence[int]) -> np.ndarr
     table = np.zeros(tuple(sizes), dtype=np.int64)
     np.add.at(table, tuple(rows[(rows >= 0).all(1)].T), 1)
     return table
-
-
-def marginals(table: ArrayLike) -> list[np.ndarray]:
-    """Counts of every single attribute, [K1], [K2], ..., from a table of `intersections`."""
-    table = np.asarray(table)
-    axes = range(table.ndim)
-    return [table.sum(axis=tuple(other for other in axes if other != axis)) for axis in axes]
 
 
 @dataclass(frozen=True)
@@ -329,28 +304,15 @@ def _plain(value: object) -> object:
     return value
 
 
-def _gamma_tail(shape: ArrayLike | torch.Tensor, x: ArrayLike | torch.Tensor) -> torch.Tensor:
-    """Q(shape, x), the regularised upper incomplete gamma function: chi-square(df) exceeds c with Q(df/2, c/2)."""
-    shape, x = torch.as_tensor(shape, dtype=torch.float64), torch.as_tensor(x, dtype=torch.float64)
-    return torch.special.gammaincc(*torch.broadcast_tensors(shape, x))
-
-
 def _chi2_tail(df: float, x: float) -> float:
     if df == 0 or math.isinf(x):
         return float(x <= 0)
-    return float(_gamma_tail(df / 2, x / 2))
+    shape, half = torch.tensor([df / 2, x / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(shape, half))
 
 
 def _chi2_quantile(df: float, level: float) -> float:
     return 0.0 if df == 0 else _crossing(lambda x: 1 - _chi2_tail(df, x), level)
-
-
-def _noncentral_chi2_tail(df: float, noncentrality: float, x: float) -> float:
-    """Noncentral chi-square as a Poisson(noncentrality / 2) mixture of central ones with 2j more degrees of freedom."""
-    mean = noncentrality / 2
-    j = torch.arange(int(mean + 12 * math.sqrt(mean) + 50), dtype=torch.float64)
-    log_weight = torch.special.xlogy(j, torch.tensor(mean, dtype=torch.float64)) - mean - torch.lgamma(j + 1)
-    return float((log_weight.exp() * _gamma_tail(df / 2 + j, x / 2)).sum())
 
 
 def _crossing(rising: Callable[[float], float], value: float) -> float:
