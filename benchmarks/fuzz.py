@@ -232,7 +232,7 @@ def main() -> int:
     if memory > MOST_MEMORY:
         return failed(given.documents, main, None, f"{memory >> 20} MB more memory")
     found = dict(documents=given.documents, first_seed=given.seed, slowest_seconds=round(slowest, 2),
-                 more_memory_mb=memory >> 20, accepted=dict(accepted), refused=dict(refused), other_exceptions=0)
+                 more_memory_mb=memory >> 20, accepted=dict(accepted), refused=dict(refused))
     print(json.dumps(found, indent=1))
     if not given.no_record:
         record("fuzz", found)

@@ -105,7 +105,7 @@ def main() -> int:
             print(f"{kills} kills, {ended} calibrations ended as undisturbed", flush=True)
             shutil.rmtree(out)
     found = dict(kills=kills, first_seed=given.seed, calibrations=ended, kills_after_the_profile_was_saved=after_profile,
-                 most_kills_of_one_calibration=most, lost_images=0, refused_with_exists_already=0)
+                 most_kills_of_one_calibration=most)
     print(json.dumps(found, indent=1))
     if not given.no_record:
         record("kill", found)

@@ -31,8 +31,9 @@ def page(known: dict) -> str:
         parts.append(f"""## Hostile and damaged input
 
 `python benchmarks/fuzz.py --documents {fuzz['documents']} --seed {fuzz['first_seed']}` ({fuzz['machine']}): {fuzz['documents']:,}
-mutated documents. Each was accepted or refused with a sentence; other exceptions: {fuzz['other_exceptions']}. What is accepted is used: its
-metadata, description and report are made, and it loads as the same again. The slowest took {fuzz['slowest_seconds']} s; memory grew
+mutated documents. Each was accepted or refused with a sentence: the command ends at the first other exception, and this run reached
+its end. What is accepted is used: its metadata, description and report are made, and it loads as the same again. No image classifier
+comes with the package, so labels that are in order are refused as the model is loaded. The slowest took {fuzz['slowest_seconds']} s; memory grew
 by {fuzz['more_memory_mb']} MB over the run.
 
 | kind | accepted | refused |
@@ -45,6 +46,7 @@ by {fuzz['more_memory_mb']} MB over the run.
 `python benchmarks/kill.py --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): {kill['kills']} times kill -9 during
 `sd-debias calibrate`, half of them by the clock and half as a file appeared; {kill['kills_after_the_profile_was_saved']} came after the profile was saved.
 All {kill['calibrations']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one_calibration']} kills.
-Measured images lost: {kill['lost_images']}; commands that refused with "exists already": {kill['refused_with_exists_already']}; temporary files left: 0.
+The command ends with an error at the first measured image that is lost, the first refusal (such as "exists already") and the
+first temporary file that is left; these figures are of a run that reached its end.
 """)
     return "\n".join(parts)

@@ -5,6 +5,7 @@ texts of one cannot be seen in another.
 """
 from __future__ import annotations
 
+from functools import partial
 from typing import Sequence
 
 import torch
@@ -128,14 +129,7 @@ class Pass:
 
         One list for `embedding`; for `prediction` one for each group that any image needs.
         """
-        anchor = parts_of(uncond)
-
-        def of(make) -> list[tuple[list[int], object]]:
-            rows = [make({name: part[image:image + 1] for name, part in anchor.items()},
-                         self.encoded(self._text(image), model), image) if image in self.guided else None
-                    for image in range(len(self.seeds))]
-            return [(images, with_parts(uncond, parts)) for images, parts in apart(rows)]
-
+        of = partial(self._each, uncond, model)
         if self.guide.method.direction == "embedding":
             return [of(lambda e, encoded, image: mixed(e, encoded, self.weights[image]))]
         return [of(lambda e, encoded, _, g=g: of_group(e, encoded, g)) for g in self.inside.groups]
@@ -145,15 +139,9 @@ class Pass:
 
         Of `prediction` the last list is the empty text, the baseline.
         """
-        own = parts_of(cond)
+        of = partial(self._each, cond, model)
         if self.inside.has_uncond:
             self.inside = Steps(self.guide.method, self.weights, has_uncond=False)
-
-        def of(make) -> list[tuple[list[int], object]]:
-            rows = [make({name: part[image:image + 1] for name, part in own.items()},
-                         self.encoded(self._text(image), model), image) if image in self.guided else None
-                    for image in range(len(self.seeds))]
-            return [(images, with_parts(cond, parts)) for images, parts in apart(rows)]
 
         def away(row: Parts, encoded, image: int) -> Parts:
             shift, = shifted_rows(encoded, self.guide.attributes, -self.weights[image:image + 1],
@@ -165,6 +153,14 @@ class Pass:
         groups = [of(lambda row, encoded, _, g=g: of_group(row, encoded, g)) for g in self.inside.groups]
         return [*groups, of(lambda row, encoded, _: {name: encoded.empty[name].to(part)
                                                      for name, part in row.items()})]
+
+    def _each(self, conditioning, model, make) -> list[tuple[list[int], object]]:
+        """(images, conditioning [B, ...]) of what `make` gives for each guided image's row, encoded text and number."""
+        own = parts_of(conditioning)
+        rows = [make({name: part[image:image + 1] for name, part in own.items()},
+                     self.encoded(self._text(image), model), image) if image in self.guided else None
+                for image in range(len(self.seeds))]
+        return [(images, with_parts(conditioning, parts)) for images, parts in apart(rows)]
 
     def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Sequence[tuple[list[int], Tensor]]]
               ) -> Tensor:

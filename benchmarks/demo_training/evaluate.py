@@ -1,6 +1,6 @@
 """Is the demo model good enough? Measured on fresh seeds, against the artwork whose labels are known.
 
-    python -m demo_training.evaluate [IMAGES] [--write docs]
+    python -m demo_training.evaluate [IMAGES] [--write ../docs]      in the folder benchmarks
 
 IMAGES (400) are generated for each occupation's prompts that state gender and tone, and `NEUTRAL` times as many for its
 neutral prompt: of 400 pictures, the shares of a model that is exactly right are often off by more than 5 points.
@@ -189,7 +189,7 @@ measure and the right answer is known. It knows these pictures and nothing else,
 
 ![Ten seeds of each occupation's neutral prompt](demo_model.png)
 
-All figures were made by `python -m demo_training.evaluate {n} --write docs`: DDIM, {STEPS} steps, guidance {CFG:g}, for each
+All figures were made by `python -m demo_training.evaluate {n} --write ../docs` in the folder benchmarks: DDIM, {STEPS} steps, guidance {CFG:g}, for each
 occupation N = {NEUTRAL * n:,} pictures of its neutral prompt and {n} of prompts that state gender and tone, on seeds from
 {result['first_seed']:,} up. What a picture shows is read off the nearest artwork (least squared difference), not off a network.
 
