@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Sequence
 
 from ...core.attribute import Attribute, parse, together
+from ...core.calibration.plan import Plan
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import exclusive, fingerprint, read_json, safe_name, write_atomic
 from ...core.method.methods import METHODS, Method, named
 
 if TYPE_CHECKING:  # they load torch, which takes seconds
     from ...core.calibration.loop import Calibration, Round
-    from ...core.calibration.plan import Plan
     from ...core.profile.file import Entry, Profile
 
 SHEET = 16  # pictures of a before/after sheet
@@ -35,7 +35,6 @@ class Stopped(Exception):
 def audit(options) -> dict:
     """Measure which groups a model's pictures show; changes nothing."""
     from ...core.calibration.loop import Calibration
-    from ...core.calibration.plan import Plan
     attributes = _attributes(options)
     _keep(options, "audit.json", *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench, reports = _bench(options, attributes), []
@@ -63,7 +62,6 @@ def audit(options) -> dict:
 
 def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
-    from ...core.calibration.plan import Plan
     attributes = _attributes(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
     _keep(options)
@@ -75,7 +73,6 @@ def calibrate(options) -> dict:
 
 def demo(options) -> dict:
     """The whole job on the embedded demo model: audit, calibrate, verify, before and after."""
-    from ...core.calibration.plan import Plan
     attributes = _attributes(options)
     options.model, options.name = "demo", "demo"
     _keep(options)
