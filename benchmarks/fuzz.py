@@ -35,7 +35,10 @@ from sd_debias.demo_model.model import CLASSIFIER
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.files import read_json, safe_name, write_atomic
 from sd_debias.core.method.methods import METHODS, named
-from sd_debias.core.profile.file import Profile, described
+from sd_debias.core.calibration.result import profile_of
+from sd_debias.core.profile.file import Profile
+from sd_debias.core.profile.lookup import differences, entry_for
+from sd_debias.core.profile.words import described, metadata
 from sd_debias.core.schema import LARGEST_WEIGHT
 from sd_debias.core.method.draw import rows
 
@@ -62,10 +65,10 @@ def profile(document) -> None:
         if found.method.spend == "draw" or not any(s.probabilities for s in entry.steerings):
             assert np.isfinite(rows(entry.steerings, range(3)).numpy()).all()
         for acted in (True, False):
-            keys = found.metadata(entry.prompt, dict(acted=acted, steps=3, skipped=1), seed=5)
+            keys = metadata(found, entry.prompt, dict(acted=acted, steps=3, skipped=1), seed=5)
             assert all(isinstance(text, str) for text in keys.values())
-    found.entry("a prompt that nobody calibrated")
-    found.differences({**found.setting, "steps": 3})
+    entry_for(found, "a prompt that nobody calibrated")
+    differences(found, {**found.setting, "steps": 3})
     described(found)
     report.page(found)
     report.summary(found)
@@ -187,7 +190,7 @@ def seeds_of() -> dict[Callable, tuple[list, Callable, float]]:
             pass
         calibration.save(folder / "state.json")
         made.append((calibration, read_json(folder / "state.json")))
-    profiles = [small, *(Profile.from_calibrations("x", [c], {"steps": 3}, "x", [5]).to_dict() for c, _ in made)]
+    profiles = [small, *(profile_of("x", [c], {"steps": 3}, "x", [5]).to_dict() for c, _ in made)]
     return {profile: (profiles, mutated, 0.35), state: ([document for _, document in made], mutated, 0.25),
             attribute: ([parse("age").to_dict()], mutated, 0.1), attribute_text: ([None], typed, 0.1),
             labels: ([{"a": "man", "b": "woman"}], mutated, 0.05), name: ([None], typed, 0.05),

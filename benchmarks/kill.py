@@ -27,7 +27,7 @@ from sd_debias.core.profile.file import Profile
 PROMPTS = ("a photo of a doctor", "a photo of a pilot")
 COMMAND = [sys.executable, "-m", "sd_debias.diffusers_host.cli.main", "calibrate", "--model", "demo", "--images", "30", "--rounds", "1",
            "--held-out", "30", "--batch-size", "10", "--steps", "2", "--name", "killed"]
-MOMENTS = ("unfinished-1.json", "unfinished-2.json", "report.html", "before.png", "summary.json", "profile.json")
+MOMENTS = ("unfinished", "report.html", "before.png", "summary.json", "profile.json")
 
 
 def started(out: Path) -> subprocess.Popen:
@@ -44,7 +44,7 @@ def result(out: Path) -> list:
 
 def readable(out: Path) -> int:
     """Images that the folder's states hold; raises where one is damaged."""
-    return sum(r.done for path in out.glob("unfinished-*.json") for r in Calibration.load(path).rounds)
+    return sum(r.done for path in out.glob("unfinished/*.json") for r in Calibration.load(path).rounds)
 
 
 def killed(process: subprocess.Popen, out: Path, chance: random.Random, longest: float) -> bool:
@@ -88,7 +88,7 @@ def main() -> int:
                     if readable(out) < images and not (out / "profile.json").exists():
                         print(f"Kill {kills}: {images} images were measured, {readable(out)} are left", file=sys.stderr)
                         return 1
-                    if (out / "profile.json").exists() and not list(out.glob("unfinished-*.json")):
+                    if (out / "profile.json").exists() and not list(out.glob("unfinished/*.json")):
                         break  # it had done all its work
                     continue
                 output, _ = process.communicate()

@@ -21,8 +21,13 @@ _PUBLIC = {
     "judge.clip": ("ClipModel",),
     "judge.image_classifier": ("ImageClassifier",),
     "judge.skin_tone": ("SkinTone",),
-    "profile.file": ("Profile", "Entry", "described"),
+    "calibration.result": ("entry_of", "profile_of"),
+    "profile.file": ("Profile", "Entry"),
+    "profile.lookup": ("entry_for", "differences", "check_encoder"),
+    "profile.words": ("described", "metadata"),
     "report.page": ("write_report", "summary"),
+    "report.sheet": ("Sheet",),
+    "calibration.runner": ("Host", "Places", "Progress", "audit", "calibrate"),
     "version": ("VERSION",),
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}

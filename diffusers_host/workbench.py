@@ -10,17 +10,21 @@ from typing import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.calibration.first_steps import predicted
 from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Round
 from ..core.calibration.plan import Plan
+from ..core.calibration.runner import Host, advance
+from ..core.calibration.unfinished import Unfinished
 from ..core.judge.clip import ClipModel
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import read_json
 from ..core.method.conditioning import Encoded
 from ..core.method.methods import METHODS, Method
 from ..core.profile.file import Profile
+from ..core.profile.lookup import entry_for
 from ..core.method.draw import Steering, check_steered
 from . import first_steps
 from .encode import encode, encode_all
@@ -30,8 +34,8 @@ from .hook import check
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
-class Workbench:
-    """Generates and classifies with one model at one setting.
+class Workbench(Host):
+    """Generates and classifies with one model at one setting: the host of calibrations over diffusers.
 
     pipe         a diffusers text-to-image pipeline
     clip         classifies, and measures fidelity where `fidelity` is not given; None where nothing is to be measured
@@ -40,6 +44,7 @@ class Workbench:
     judged_by    what else tells the classifiers from others, such as `files.fingerprint` of their folders
     fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
     """
+    again = "run the same command again"
 
     def __init__(self, pipe, clip: ClipModel | None, *, model: str = "", model_hash: str | None = None, steps: int = 30,
                  cfg: float = 7.5, width: int | None = None, height: int | None = None,
@@ -54,6 +59,7 @@ class Workbench:
         self.setting = dict(model=model, model_hash=model_hash, sampler=type(pipe.scheduler).__name__, steps=steps,
                             cfg=cfg, width=width, height=height, negative_prompt=negative_prompt)
         self.evaluations = 0
+        self._encoded: tuple[tuple, Encoded] | None = None
         self.first_shares: dict[str, dict] = {}  # by case and prompt: those of the calibrated ones are needed again
         pipe.set_progress_bar_config(disable=True)
 
@@ -73,7 +79,7 @@ class Workbench:
     def apply(self, profile: Profile, prompt: str, seeds: Sequence[int], strength: float = 1.0,
               encoded: Encoded | None = None):
         """Images with a profile's calibrated weights; see `generate`."""
-        entry, _ = profile.entry(prompt)
+        entry, _ = entry_for(profile, prompt)
         return self.generate(prompt, seeds, profile.attributes, entry.steerings, profile.method, strength,
                              encoded=encoded)
 
@@ -97,25 +103,26 @@ class Workbench:
             check(self.pipe)
             encode(self.pipe, [""], unconditional=True)
 
-    def run(self, calibration: Calibration, save_to: str | Path | None = None) -> Iterator[Round]:
+    def judges(self, attributes: Sequence[Attribute]):
+        return [self.classifier(attribute) for attribute in attributes], self.fidelity
+
+    def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
+               method: Method) -> Sequence:
+        asked = prompt, tuple(attributes), method.context
+        if weights.any() and (self._encoded is None or self._encoded[0] != asked):  # once for all rounds
+            self._encoded = asked, encode_all(self.pipe, *asked)
+        encoded = self._encoded[1] if self._encoded and self._encoded[0] == asked else None
+        images, info = self.generate(prompt, seeds, attributes, method=method, weights=weights, encoded=encoded)
+        check_steered(weights, info["acted"])
+        broken = set(info["broken"])
+        return [None if i in broken else image for i, image in enumerate(images)] if broken else images
+
+    def fingerprint(self) -> object:
+        return [self.setting, self.judged_by]
+
+    def run(self, calibration: Calibration) -> Iterator[Round]:
         """Advance a calibration with this model; yields as `Calibration.run`."""
-        prompt, attributes, method = calibration.prompt, calibration.attributes, calibration.method
-        classifiers = [self.classifier(attribute) for attribute in attributes]
-        if calibration.plan.rounds:
-            self.check(attributes, method)
-        encoded = None
-
-        def generate(weights, seeds):
-            nonlocal encoded
-            if encoded is None and weights.any():  # once for all rounds
-                encoded = encode_all(self.pipe, prompt, attributes, method.context)
-            images, info = self.generate(prompt, seeds, attributes, method=method, weights=weights, encoded=encoded)
-            check_steered(weights, info["acted"])
-            broken = set(info["broken"])
-            return [None if i in broken else image for i, image in enumerate(images)] if broken else images
-
-        return calibration.run(generate, lambda images: [classify(images) for classify in classifiers],
-                               self.fidelity and (lambda images: self.fidelity(images, prompt)), save_to)
+        return advance(self, calibration)
 
     def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
                   plan: Plan | None = None) -> Calibration:
@@ -143,13 +150,15 @@ class Workbench:
 
         return replace(profile, predicted=(*profile.predicted, predicted(profile, prompt, shares_of)))
 
-    def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0) -> Iterator[Calibration]:
+    def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0,
+                     work: Unfinished | None = None) -> Iterator[Calibration]:
         """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.
 
-        `rounds` of what is yielded are an audit and the same seeds with the profile, which no calibration uses.
+        `rounds` of what is yielded are an audit and the same seeds with the profile, which no calibration uses. `work`
+        keeps pictures of both.
         Raises DebiasError for a prompt that was calibrated.
         """
-        entry, known = profile.entry(prompt)
+        entry, known = entry_for(profile, prompt)
         if known:
             raise DebiasError(f"{quoted(prompt)} was calibrated: its figures are in the profile. Give another prompt.")
         self.check(profile.attributes, profile.method)
@@ -159,7 +168,7 @@ class Workbench:
         none = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
         for kind, steerings in ((AUDIT, none), (HELD_OUT, entry.steerings)):
             tried.rounds.append(Round(kind, steerings, tuple(range(first, first + images))))
-            for _ in self.run(tried):
+            for _ in advance(self, tried, work=work):
                 yield tried
 
 

@@ -8,6 +8,8 @@ from comfy_api.latest import io
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
 from ..core.profile.file import Entry, Profile
+from ..core.profile.lookup import check_encoder, differences, entry_for
+from ..core.profile.words import metadata
 from ..core.method.safe_latent import SafeLatentGuidance
 from ..core.method.draw import rows
 from . import messages
@@ -36,14 +38,14 @@ def entry_of(profile: Profile, text: str) -> tuple[Entry, str, list[str]]:
             raise DebiasError(f"The profile '{profile.name}' was calibrated for {len(profile.entries)} prompts. Put "
                               "the prompt into 'text', as it stands in the positive conditioning.")
         return profile.entries[0], profile.entries[0].prompt, []
-    entry, _ = profile.entry(text)
+    entry, _ = entry_for(profile, text)
     return entry, text, list(entry.warnings)
 
 
 def summary_text(profile: Profile, prompt: str, summary: dict, facts: dict, strength: float) -> str:
     """One pass in a sentence."""
     if not summary["acted"]:
-        return profile.metadata(prompt, summary, strength, facts["seed"])["Debias"]
+        return metadata(profile, prompt, summary, strength, facts["seed"])["Debias"]
     total = len(summary["weights"])
     steps = f"{summary['steps']} steps, " if summary["steps"] else ""
     return (f"{profile.name}: {summary['guided_images']} of {total} images guided by direction "
@@ -91,9 +93,9 @@ class DebiasApply(io.ComfyNode):
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
         if strength == 0:
             messages.say(node, "Not applied (the strength is 0)")
-            messages.record(profile.metadata(prompt, dict(acted=False), strength))
+            messages.record(metadata(profile, prompt, dict(acted=False), strength))
             return io.NodeOutput(model)
-        profile.check_encoder(encoder_name(clip))
+        check_encoder(profile, encoder_name(clip))
         known = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip))
         encoded = encode_all(clip, prompt, profile.attributes, method.context)
 
@@ -101,12 +103,12 @@ class DebiasApply(io.ComfyNode):
             return rows(entry.steerings, range(seed, seed + images), strength)
 
         def done(summary, facts):
-            differences = profile.differences({**known, **facts})
-            notes = [*warned, *summary["warnings"], *(f"other setting: {text}" for text in differences)]
+            others = differences(profile, {**known, **facts})
+            notes = [*warned, *summary["warnings"], *(f"other setting: {text}" for text in others)]
             idle = not summary["acted"] and any(map(any, summary["weights"]))
             messages.say(node, "\n".join([summary_text(profile, prompt, summary, facts, strength),
                                           *(f"Warning: {note}" for note in notes)]), warning=idle or bool(notes))
-            messages.record({**profile.metadata(prompt, summary, strength), "Debias seeds": [
+            messages.record({**metadata(profile, prompt, summary, strength), "Debias seeds": [
                 facts["seed"], facts["seed"] + len(summary["weights"]) - 1], "Debias rows": summary["weights"]})
 
         guide = Guide(encoded, profile.attributes, method, weights, done, profile.hash)

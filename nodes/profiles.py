@@ -11,7 +11,8 @@ from comfy_api.latest import io
 
 from ..core.errors import DebiasError, quoted
 from ..core.files import read_text, safe_name, writing
-from ..core.profile.file import SHIPPED, SUFFIX, Profile, described
+from ..core.profile.file import SHIPPED, SUFFIX, Profile
+from ..core.profile.words import described
 from . import messages
 from .types import CATEGORY, Profiles
 

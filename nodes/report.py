@@ -14,6 +14,7 @@ from ..core.errors import DebiasError
 from ..core.files import safe_name, writing
 from ..core.profile.file import Profile
 from ..core.report.page import write_report
+from ..core.report.sheet import WITH, WITHOUT, Sheet
 from . import messages
 from .images import to_pil, to_tensor
 from .types import CATEGORY, Profiles
@@ -33,7 +34,7 @@ def new_folder(name: str) -> Path:
     return next(new for own in chain([safe_name(name)], numbered) if not (new := folder() / own).exists())
 
 
-def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image.Image], seeds: Sequence[int]) -> Path:
+def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Path:
     """Writes the report to a new folder; pictures come prompt by prompt, equally many of each. Raises DebiasError where
     that cannot be.
     """
@@ -43,12 +44,13 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
             raise DebiasError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
                               f"'{profile.name}', prompt by prompt, but {len(pictures)} came.")
 
-    def by_prompt(items):
-        each = len(items) // len(prompts)
-        return {prompt: items[i * each:(i + 1) * each] for i, prompt in enumerate(prompts)} if each else {}
+    def of(i: int, what: str, pictures: Sequence[Image.Image]) -> list[Sheet]:
+        each = len(pictures) // len(prompts)
+        return [Sheet(what, pictures[i * each:(i + 1) * each])] if each else []
 
+    sheets = {prompt: [*of(i, WITHOUT, before), *of(i, WITH, after)] for i, prompt in enumerate(prompts)}
     with writing("The report", messages.place(own)):
-        return write_report(own, profile, by_prompt(before), by_prompt(after), by_prompt(seeds))
+        return write_report(own, profile, sheets)
 
 
 def before_after(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:
@@ -83,7 +85,7 @@ class DebiasReport(io.ComfyNode):
     @classmethod
     def execute(cls, profile, before=None, after=None):
         pictures = [[] if images is None else to_pil(images) for images in (before, after)]
-        path = write(profile, *pictures, seeds=())
+        path = write(profile, *pictures)
         messages.say(cls.hidden.unique_id, f"Report: {messages.place(path)}")
         if not any(pictures):
             blank = to_tensor(Image.new("RGB", (64, 64), "white"))

@@ -5,6 +5,8 @@ from comfy_api.latest import io
 
 from ..core.errors import DebiasError
 from ..core.profile.file import Profile
+from ..core.profile.lookup import check_encoder, differences, entry_for
+from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
 from .apply import entry_of
@@ -21,7 +23,7 @@ def shifted_conditioning(clip, text: str, profile: Profile, strength: float, see
     have different lengths.
     """
     plain = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-    entry, _ = profile.entry(text)
+    entry, _ = entry_for(profile, text)
     weights = rows(entry.steerings, seeds, strength)
     if not weights.any():
         return plain, dict(nothing(), weights=weights.tolist())
@@ -69,11 +71,11 @@ class DebiasTextEncode(io.ComfyNode):
         _, _, warned = entry_of(profile, text or " ")
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
-        profile.check_encoder(encoder_name(clip))
+        check_encoder(profile, encoder_name(clip))
         known = dict(text_encoder=encoder_name(clip))
         conditioning, summary = shifted_conditioning(clip, text, profile, strength, range(seed, seed + batch_size))
-        warned += [f"other setting: {text}" for text in profile.differences(known)]
-        facts = profile.metadata(text, summary, strength, seed if batch_size == 1 else None)
+        warned += [f"other setting: {text}" for text in differences(profile, known)]
+        facts = metadata(profile, text, summary, strength, seed if batch_size == 1 else None)
         messages.record({**facts, "Debias seeds": [seed, seed + batch_size - 1], "Debias rows": summary["weights"]})
         said = facts.get("Debias") or f"{profile.name}: {summary['guided_images']} of {batch_size} images steered"
         messages.say(cls.hidden.unique_id, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))

@@ -9,8 +9,9 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
-from ..core.calibration.plan import FIELDS
+from ..core.calibration.plan import FIELDS, Plan
 from ..core.errors import DebiasError, quoted
+from ..core.files import safe_name
 from . import calibrating, classifiers, profiles
 from .arguments import NONE
 from .calibrate_script import AS_METHOD, method_of
@@ -156,10 +157,10 @@ def _checked(request: AuditRequest) -> None:
         classifiers.attributes_of(request.attributes, None)
         if isinstance(request, CalibrateRequest):
             method_of(request.method, request.direction, request.spend, request.rule)
-            calibrating.safe_name(calibrating.unfinished(request.name))
-            calibrating.Plan(**_plan(request), batch_size=request.txt2img.batch_size)
+            safe_name(f"{safe_name(request.name)} (unfinished)")
+            Plan(**_plan(request), batch_size=request.txt2img.batch_size)
         else:
-            calibrating.Plan(request.count, 0, 0, confidence=request.confidence)
+            Plan(request.count, 0, 0, confidence=request.confidence)
         check(vars(request.txt2img))
     except DebiasError as error:
         raise HTTPException(422, profiles.said(error)) from error

@@ -11,6 +11,8 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.method.methods import Method
 from ..core.profile.file import Profile
+from ..core.profile.lookup import differences, entry_for
+from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from .arguments import Arguments
 
@@ -65,17 +67,17 @@ class ProfileGuide:
         return self.profile.attributes
 
     def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        return torch.cat([rows(self.profile.entry(prompt)[0].steerings, [int(seed)], self.strength)
+        return torch.cat([rows(entry_for(self.profile, prompt)[0].steerings, [int(seed)], self.strength)
                           for prompt, seed in zip(prompts, seeds, strict=True)])
 
     def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
-        return {**self.profile.metadata(prompt, info, self.strength, seed), **self.arguments.changed()}
+        return {**metadata(self.profile, prompt, info, self.strength, seed), **self.arguments.changed()}
 
     def differences(self, setting: dict) -> list[str]:
-        return self.profile.differences(setting)
+        return differences(self.profile, setting)
 
     def warnings(self, prompt: str) -> list[str]:
-        found = list(self.profile.entry(prompt)[0].warnings)
+        found = list(entry_for(self.profile, prompt)[0].warnings)
         if self.method.direction != self.profile.method.direction:
             found.append(f"the weights were found with the direction '{self.profile.method.direction}'")
         return found

@@ -9,7 +9,7 @@ from typing import Iterator
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name, writing
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
-from ..core.profile.file import described as described  # the accordion shows it
+from ..core.profile.words import described as described  # the accordion shows it
 from .arguments import NONE
 
 FOLDER = "debias_profiles"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import warnings
 
-from ..core.profile.file import FAMILIES
+from ..core.profile.lookup import FAMILIES
 from .guide import plain
 from .sampling import Pass
 

@@ -6,6 +6,7 @@ from modules import scripts, shared, ui_common
 
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
+from ..core.profile.lookup import check_encoder
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
 from .guide import from_profile
@@ -64,7 +65,7 @@ class Debias(scripts.Script):
             if not arguments.enabled:
                 return
             loaded = profiles.load(arguments.profile)
-            loaded.check_encoder(family(shared.sd_model) or "")
+            check_encoder(loaded, family(shared.sd_model) or "")
             run = Run(p, from_profile(loaded, arguments))
             if loaded.edited:
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")

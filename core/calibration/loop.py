@@ -120,7 +120,7 @@ class Calibration:
         self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]
 
     def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
-            fidelity: Callable[[Sequence], np.ndarray] | None = None, save_to: str | Path | None = None
+            fidelity: Callable[[Sequence], Sequence[float]] | None = None, save_to: str | Path | None = None
             ) -> Iterator[Round]:
         """Yield the current round after each batch of images; the state is saved before each yield.
 
@@ -142,7 +142,7 @@ class Calibration:
 
     def _measure(self, current: Round, images: Sequence, seeds: list[int],
                  classify: Callable[[Sequence], list[np.ndarray]],
-                 fidelity: Callable[[Sequence], np.ndarray] | None) -> None:
+                 fidelity: Callable[[Sequence], Sequence[float]] | None) -> None:
         """Add a batch of images to a round."""
         if len(images) != len(seeds):
             raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")

@@ -14,13 +14,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..calibration.loop import ROUND, round_names
-from .chart import DARK, LIGHT, NARROW, contact_sheet, kl_scene, kl_words, percent, shares_scene
+from .chart import DARK, LIGHT, NARROW, kl_scene, kl_words, percent, shares_scene
+from .sheet import WITHOUT, Sheet
 from ..calibration.statistics import Distribution, summarise
-from ..errors import DebiasError, quoted
 from ..files import write_atomic
 from ..profile.file import Entry, Profile
 
-MOST_PAIRS = 24  # pictures in each of a report's contact sheets
+MOST = 24  # pictures in each of a report's contact sheets
 
 
 def summary(profile: Profile) -> dict:
@@ -61,28 +61,22 @@ def _distribution(measured: Mapping, target: Sequence[float]) -> Distribution:
 
 # --- the HTML file ---------------------------------------------------------------------------------------------------
 
-def write_report(folder: str | Path, profile: Profile, images_before: Mapping[str, Sequence[Image.Image]] | None = None,
-                 images_after: Mapping[str, Sequence[Image.Image]] | None = None,
-                 seeds: Mapping[str, Sequence[int]] | None = None, others: Sequence[Entry] = ()) -> Path:
-    """Write the `page` to `report.html` in a folder, atomically, and return its path. Raises DebiasError where pictures
-    differ in number, OSError where the file cannot be written.
+def write_report(folder: str | Path, profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None,
+                 others: Sequence[Entry] = ()) -> Path:
+    """Write the `page` to `report.html` in a folder, atomically, and return its path. Raises OSError where the file
+    cannot be written.
     """
-    return write_atomic(Path(folder) / "report.html", page(profile, images_before, images_after, seeds, others))
+    return write_atomic(Path(folder) / "report.html", page(profile, sheets, others))
 
 
-def page(profile: Profile, images_before: Mapping[str, Sequence[Image.Image]] | None = None,
-         images_after: Mapping[str, Sequence[Image.Image]] | None = None,
-         seeds: Mapping[str, Sequence[int]] | None = None, others: Sequence[Entry] = ()) -> str:
+def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, others: Sequence[Entry] = ()) -> str:
     """A profile's report as one HTML page that loads nothing from anywhere.
 
-    images_before, images_after and seeds are by prompt; picture i of both has the same seed. others are measurements of
-    prompts that the profile was not calibrated for (`Workbench.carried_over`). Raises DebiasError where pictures differ
-    in number.
+    sheets are by prompt, at most one without guidance. others are measurements of prompts that the profile was not
+    calibrated for (`Workbench.carried_over`).
     """
     entries, method = (*profile.entries, *others), profile.method
-    before, after, shown = images_before or {}, images_after or {}, seeds or {}
-    sections = [_section(profile, e, before.get(e.prompt, ()), after.get(e.prompt, ()), shown.get(e.prompt, ()))
-                for e in entries]
+    sections = [_section(profile, e, (sheets or {}).get(e.prompt, ())) for e in entries]
     facts = {**profile.setting, "classifier": profile.classifier, "direction": method.direction,
              "each image": "steered to a randomly drawn group, or left alone" if method.spend == "draw" else
              f"steered alike, by weights that the rule '{method.rule}' solved"}
@@ -99,13 +93,14 @@ def _template() -> Template:
     return environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
 
 
-def _section(profile: Profile, entry: Entry, before: Sequence[Image.Image], after: Sequence[Image.Image],
-             seeds: Sequence[int]) -> dict:
+def _section(profile: Profile, entry: Entry, sheets: Sequence[Sheet]) -> dict:
     """What the page says of one prompt."""
     return dict(
         prompt=entry.prompt, warnings=entry.warnings, stop=entry.stop, cards=_cards(entry),
         attributes=[_attribute(profile, entry, i) for i in range(len(profile.attributes))],
-        sheets=_sheets(entry, before, after, seeds), rounds=_rounds(profile, entry),
+        sheets=[_sheet(sheet) for sheet in sheets],
+        same_seeds=len(sheets) > 1 and len({tuple(sheet.seeds) for sheet in sheets}) == 1 and len(sheets[0].seeds) > 0,
+        rounds=_rounds(profile, entry),
         round_heads=["Round", "Images", *(f"KL, {_spaced(a.name)}" for a in profile.attributes), "Fidelity", "Seconds"])
 
 
@@ -185,23 +180,16 @@ def _cards(entry: Entry) -> list[tuple[str, str]]:
             ("Seconds", cost("seconds"))]
 
 
-def _sheets(entry: Entry, before: Sequence[Image.Image], after: Sequence[Image.Image],
-            seeds: Sequence[int]) -> list[dict]:
-    given = [pictures for pictures in (before, after, seeds) if len(pictures)]
-    if len({len(pictures) for pictures in given}) > 1:
-        raise DebiasError(f"Pictures before and after, and their seeds, belong together, but for "
-                          f"{quoted(entry.prompt)} {len(before)}, {len(after)} and {len(seeds)} came.")
-    sheets = []
-    for pictures, color, word in ((before, "before", "Without guidance"), (after, "after", "With the profile")):
-        if not len(pictures):
-            continue
-        shown = list(pictures[:MOST_PAIRS])
-        captions = [f"seed {seed}" for seed in seeds[:MOST_PAIRS]] or None
-        sheet = contact_sheet(shown, columns=math.ceil(1.2 * len(shown) ** 0.5), captions=captions)
-        more = f" (the first {MOST_PAIRS} of {len(pictures)})" if len(pictures) > MOST_PAIRS else ""
-        sheets.append(dict(color=color, word=word + more, jpeg=_inline(sheet), width=sheet.width, height=sheet.height,
-                           shown=len(shown)))
-    return sheets
+def _sheet(sheet: Sheet) -> dict:
+    more = f" (the first {MOST} of {len(sheet.pictures)})" if len(sheet.pictures) > MOST else ""
+    shown = min(len(sheet.pictures), MOST)
+    image = sheet.image(math.ceil(1.2 * shown ** 0.5), MOST)
+    return dict(color="before" if sheet.what == WITHOUT else "after", word=_sentence(sheet.what) + more,
+                jpeg=_inline(image), width=image.width, height=image.height, shown=shown)
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _spaced(name: str) -> str:

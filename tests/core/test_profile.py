@@ -9,10 +9,13 @@ import pytest
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.result import profile_of
 from sd_debias.demo_model.model import WEIGHTS
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import SHIPPED, SOFTWARE, Profile
+from sd_debias.core.profile.lookup import check_encoder, differences, entry_for
+from sd_debias.core.profile.words import metadata
 from sd_debias.core.method.draw import Steering
 from sd_debias.diffusers_host.workbench import model_hash
 
@@ -42,7 +45,7 @@ def calibrated(prompt=PROMPT, attributes=(GENDER,), bias=(2.0,), method=METHODS[
 
 
 def made(*calibrations, name="doctor-gender", **options):
-    return Profile.from_calibrations(name, calibrations or [calibrated()], SETTING, "synthetic", **options)
+    return profile_of(name, calibrations or [calibrated()], SETTING, "synthetic", **options)
 
 
 @pytest.fixture(scope="module")
@@ -125,25 +128,25 @@ def test_calibrations_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="evaluations of 2"):
         made(one, nurse, evaluations=[1])
     with pytest.raises(ValueError, match="none came"):
-        Profile.from_calibrations("a", [], SETTING, "")
+        profile_of("a", [], SETTING, "")
 
 
 def test_a_setting_of_other_things_than_plain_values_is_refused():
     with pytest.raises(ValueError, match=r"at 'setting.size', got \[512, 512\]"):
-        Profile.from_calibrations("a", [calibrated(rounds=0, held_out=0)], {"size": [512, 512]}, "")
+        profile_of("a", [calibrated(rounds=0, held_out=0)], {"size": [512, 512]}, "")
     with pytest.raises(ValueError, match="finite"):
-        Profile.from_calibrations("a", [calibrated(rounds=0, held_out=0)], {"cfg": float("inf")}, "")
+        profile_of("a", [calibrated(rounds=0, held_out=0)], {"cfg": float("inf")}, "")
 
 
 def test_a_prompt_is_found_whatever_its_spaces_and_case(profile):
-    entry, exact = profile.entry("  A photo of\ta DOCTOR")
+    entry, exact = entry_for(profile, "  A photo of\ta DOCTOR")
     assert exact and entry is profile.entries[0]
 
 
 def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
     gender = GENDER.with_target((70, 30))
     profile = made(*(calibrated(prompt, (gender,), (bias,)) for prompt, bias in ((PROMPT, 2.0), ("a nurse", -2.0))))
-    entry, exact = profile.entry("a photo of a lawyer")
+    entry, exact = entry_for(profile, "a photo of a lawyer")
     assert not exact and entry.before is None
     assert entry.warnings == ("this prompt was not calibrated; every image is sent to a group drawn from the target",)
     assert entry.steerings[0].probabilities == pytest.approx((0, 0.7, 0.3))
@@ -153,43 +156,43 @@ def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
 def test_an_unknown_prompt_is_drawn_for_even_where_no_calibrated_one_needed_it():
     profile = made(calibrated("a photo of a person", bias=(0.0,)))
     assert profile.entries[0].steerings == (Steering.none(2),)
-    assert profile.entry("other")[0].steerings == (Steering((0.0, 0.0), (0.0, 0.5, 0.5), profile.method.unit),)
+    assert entry_for(profile, "other")[0].steerings == (Steering((0.0, 0.0), (0.0, 0.5, 0.5), profile.method.unit),)
 
 
 def test_an_unknown_prompt_gets_the_average_shift():
     profile = made(calibrated(method=METHODS["shift"]), calibrated("a nurse", bias=(-2.0,), method=METHODS["shift"]))
-    entry, _ = profile.entry("a photo of a lawyer")
+    entry, _ = entry_for(profile, "a photo of a lawyer")
     assert entry.warnings == ("this prompt was not calibrated; the average of 2 calibrated prompts is used",)
     assert entry.steerings[0].weights == pytest.approx(np.mean([e.steerings[0].weights for e in profile.entries], 0))
 
 
 def test_every_difference_of_the_setting_is_one_sentence(profile):
-    assert profile.differences(SETTING) == []
-    assert profile.differences({**SETTING, "steps": 30, "sampler": "Euler", "cfg": 7}) == \
+    assert differences(profile, SETTING) == []
+    assert differences(profile, {**SETTING, "steps": 30, "sampler": "Euler", "cfg": 7}) == \
         ["steps: calibrated at 12, used at 30"]
-    assert profile.differences({"steps": None, "lora": "x"}) == [], "what one side does not know cannot differ"
+    assert differences(profile, {"steps": None, "lora": "x"}) == [], "what one side does not know cannot differ"
 
 
 def test_a_renamed_model_is_the_same_model(profile):
-    assert profile.differences({**SETTING, "model": "renamed.ckpt"}) == []
-    assert profile.differences({**SETTING, "model_hash": "cd34"}) == ["model hash: calibrated at ab12, used at cd34"]
+    assert differences(profile, {**SETTING, "model": "renamed.ckpt"}) == []
+    assert differences(profile, {**SETTING, "model_hash": "cd34"}) == ["model hash: calibrated at ab12, used at cd34"]
 
 
 def encoded_by(name):
-    return Profile.from_calibrations("doctor", [calibrated()], {"text_encoder": name}, "synthetic")
+    return profile_of("doctor", [calibrated()], {"text_encoder": name}, "synthetic")
 
 
 @pytest.mark.parametrize("theirs, here", [("SD1ClipModel", "SDXLClipModel"), ("SDXLClipModel", "SDXLRefinerClipModel")])
 def test_a_text_encoder_of_another_family_is_refused(theirs, here):
     with pytest.raises(ValueError, match=f"calibrated with the text encoder {theirs}, but this model has {here}"):
-        encoded_by(theirs).check_encoder(here)
+        check_encoder(encoded_by(theirs), here)
 
 
 @pytest.mark.parametrize("theirs, here, differ", [
     ("SD1ClipModel", "sd1", False), ("sdxl", "SDXLClipModel", False), ("SD1ClipModel", "T5", True), ("", "sd3", False)])
 def test_names_of_text_encoders_are_compared_by_family(theirs, here, differ):
-    encoded_by(theirs).check_encoder(here)
-    assert bool(encoded_by(theirs or None).differences({"text_encoder": here})) == differ
+    check_encoder(encoded_by(theirs), here)
+    assert bool(differences(encoded_by(theirs or None), {"text_encoder": here})) == differ
 
 
 def test_unknown_fields_are_kept_wherever_they_stand(saved, tmp_path):
@@ -214,7 +217,7 @@ def test_an_edited_profile_is_told_and_shows_its_own_hash(profile, saved):
     with pytest.warns(UserWarning, match="was edited since it was saved"):
         edited = Profile.load(edit(saved, classifier="other"))
     assert edited.edited and edited.hash != profile.hash
-    assert edited.metadata(PROMPT, ACTED)["Debias hash"] == edited.hash[:12]
+    assert metadata(edited, PROMPT, ACTED)["Debias hash"] == edited.hash[:12]
 
 
 def test_a_profile_written_by_hand_needs_weights_only(tmp_path):
@@ -224,7 +227,7 @@ def test_a_profile_written_by_hand_needs_weights_only(tmp_path):
                 "entries": [{"prompt": "p", "steerings": [{"weights": [0.5, -0.5]}]}]}
     path.write_text("\ufeff" + json.dumps(document), "utf-8")  # as some editors save
     profile = Profile.load(path)
-    assert not profile.edited and profile.entry("p")[0].steerings == (Steering((0.5, -0.5)),)
+    assert not profile.edited and entry_for(profile, "p")[0].steerings == (Steering((0.5, -0.5)),)
 
 
 @pytest.mark.parametrize("content, message", [
@@ -267,7 +270,7 @@ def test_measured_counts_of_another_number_of_groups_are_refused(saved):
 
 
 def test_metadata_names_profile_hash_and_weights(profile):
-    keys = profile.metadata(PROMPT, ACTED)
+    keys = metadata(profile, PROMPT, ACTED)
     assert list(keys) == ["Debias profile", "Debias hash", "Debias weights"]
     assert keys["Debias profile"] == "doctor-gender" and keys["Debias hash"] == profile.hash[:12]
     assert re.fullmatch(r"gender: [\d.]+ % alone, .*[\d.]+ % woman, strength 1", keys["Debias weights"])
@@ -275,8 +278,8 @@ def test_metadata_names_profile_hash_and_weights(profile):
 
 def test_metadata_of_shift_weights_and_of_special_cases():
     profile = made(calibrated(method=METHODS["shift"]))
-    assert re.fullmatch(r"gender: man 0\.\d+, woman -0\.\d+", profile.metadata(PROMPT, ACTED)["Debias weights"])
-    keys = profile.metadata("other", {**ACTED, "skipped": 2}, strength=0.5)
+    assert re.fullmatch(r"gender: man 0\.\d+, woman -0\.\d+", metadata(profile, PROMPT, ACTED)["Debias weights"])
+    keys = metadata(profile, "other", {**ACTED, "skipped": 2}, strength=0.5)
     assert keys["Debias strength"] == "0.5" and "not calibrated" in keys["Debias prompt"]
     assert keys["Debias skipped"].startswith("2 of 12 steps")
     assert all(key.startswith("Debias") and "\n" not in value for key, value in keys.items())
@@ -288,7 +291,7 @@ def test_metadata_claims_nothing_where_guidance_did_not_act(profile):
     pushed = next(seed for seed, option in enumerate(steering.draws(range(100))) if option)
 
     def reason(*arguments, **info):
-        keys = profile.metadata(PROMPT, {"acted": False, **info}, *arguments)
+        keys = metadata(profile, PROMPT, {"acted": False, **info}, *arguments)
         assert {"Debias profile", "Debias hash", "Debias"} <= keys.keys() and "Debias weights" not in keys
         return keys["Debias"]
 
@@ -301,7 +304,7 @@ def test_metadata_claims_nothing_where_guidance_did_not_act(profile):
 
 def test_metadata_of_a_prompt_that_needs_no_correction_says_so():
     profile = made(calibrated(bias=(0.0,)))
-    keys = profile.metadata(PROMPT, {"acted": False})
+    keys = metadata(profile, PROMPT, {"acted": False})
     assert keys["Debias"] == "not applied (the calibration found nothing to correct)"
 
 

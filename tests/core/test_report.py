@@ -11,6 +11,7 @@ from sd_debias.core.report import page as report
 from sd_debias.core.attribute import GENDER, SKIN_TONE, Attribute, Group
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.report.page import summary, write_report
+from sd_debias.core.report.sheet import WITH, WITHOUT, Sheet
 from test_profile import PROMPT, calibrated, made
 
 NASTY = "a <script>alert('x')</script> & \"quoted\" doctor"
@@ -55,12 +56,16 @@ def pictures(n, size=(64, 64)):
     return [Image.new("RGB", size, (8 * i % 256, 100, 200)) for i in range(n)]
 
 
+def sheets(prompt, n, seeds=()):
+    return {prompt: [Sheet(WITHOUT, pictures(n), seeds), Sheet(WITH, pictures(n), seeds)]}
+
+
 def page(profile, folder, *images):
     return Page(write_report(folder, profile, *images).read_text("utf-8"))
 
 
 def test_the_report_is_one_file_that_loads_nothing(profile, tmp_path):
-    p = page(profile, tmp_path, {PROMPT: pictures(3)}, {PROMPT: pictures(3)})
+    p = page(profile, tmp_path, sheets(PROMPT, 3))
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     sources = [a.get("src") or a.get("href") for _, a in p.tags if "src" in a or "href" in a]
     assert sources and all(source.startswith("data:") for source in sources)
@@ -74,7 +79,7 @@ def test_text_of_users_is_text_everywhere(tmp_path):
     attribute = Attribute("<i>tone</i>", (Group("<b>x</b>"), Group("'\">y")))
     profile = made(calibrated(NASTY, (attribute,)))
     profile = replace(profile, setting={"<u>key": "<u>value"}, classifier="<img src=x>", name="<h1>")
-    p = page(profile, tmp_path, {NASTY: pictures(2)}, {NASTY: pictures(2)}, {NASTY: ["<em>1", "2"]})
+    p = page(profile, tmp_path, sheets(NASTY, 2, ["<em>1", "2"]))
     assert not {"script", "b", "u", "em"} & {tag for tag, _ in p.tags} and len(p.all("h1")) == 1
     assert all("onerror" not in a and a.get("src", "data:").startswith("data:") for _, a in p.tags)
     assert NASTY in p.text and "<b>x</b>" in p.text and "<u>value" in p.text
@@ -124,16 +129,20 @@ def test_the_report_carries_the_profile(profile, tmp_path):
 
 
 def test_pictures_of_the_same_seeds_stand_at_the_same_place(profile, tmp_path):
-    p = page(profile, tmp_path, {PROMPT: pictures(30)}, {PROMPT: pictures(30)}, {PROMPT: range(30)})
+    p = page(profile, tmp_path, sheets(PROMPT, 30, range(30)))
     one, other = p.all("img")
     assert one["width"] == other["width"] and one["height"] == other["height"]
-    assert f"first {report.MOST_PAIRS} of 30" in p.text and "same seed" in p.text
+    assert f"first {report.MOST} of 30" in p.text and "same seed" in p.text
 
 
-def test_pictures_that_do_not_pair_are_refused(profile, tmp_path):
-    with pytest.raises(ValueError, match="belong together"):
-        write_report(tmp_path, profile, {PROMPT: pictures(3)}, {PROMPT: pictures(2)})
-    assert not list(tmp_path.iterdir())
+def test_pictures_of_a_calibration_have_seeds_of_their_own_and_the_page_claims_no_others(profile, tmp_path):
+    own = {PROMPT: [Sheet(WITHOUT, pictures(3), [1, 2, 3]), Sheet(WITH, pictures(2), [7, 8])]}
+    assert "same seed" not in page(profile, tmp_path, own).text
+
+
+def test_a_seed_for_each_picture_or_none_at_all():
+    with pytest.raises(ValueError, match="a seed for each picture"):
+        Sheet(WITHOUT, pictures(3), [1, 2])
 
 
 def test_the_summary_is_plain_json_of_every_prompt_and_attribute(profile):

@@ -29,7 +29,10 @@ from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.errors import QUOTED, DebiasError, quoted
 from sd_debias.core.files import exclusive, fingerprint, read_json, safe_name, write_atomic
 from sd_debias.core.method.methods import METHODS, Method, named
-from sd_debias.core.profile.file import Profile, described
+from sd_debias.core.profile.file import Profile
+from sd_debias.core.calibration.outcome import chart_names
+from sd_debias.core.profile.lookup import differences
+from sd_debias.core.profile.words import described
 from sd_debias.core.method.draw import Steering
 from sd_debias.diffusers_host import workbench
 from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
@@ -101,7 +104,7 @@ def test_a_model_that_gives_nan_is_not_calibrated_on_black_pictures(tmp_path, mo
     monkeypatch.setattr(AutoencoderKL, "decode", nan)
     out = tmp_path / "audit"
     assert main(["audit", *JUDGE, "--count", "10", "--steps", "2", "--out", str(out)]) == 0
-    assert "of 10 images, 5 are not finite" in capsys.readouterr().err
+    assert "of 10 images, 5 are not finite" in capsys.readouterr().out
     found, = json.loads((out / "audit.json").read_text())["audits"]
     assert found["not_finite"] == found["attributes"]["gender"]["n"] == found["attributes"]["gender"]["unsure"] == 5
     assert main(["generate", *JUDGE, "--count", "2", "--steps", "2", "--out", str(tmp_path), "--json"]) == 0
@@ -275,7 +278,7 @@ def test_a_target_of_0_to_100_ends_with_all_files(tmp_path):
 
 
 def test_outputs_are_all_made_before_the_first_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_charts", lambda calibrations: 1 / 0)
+    monkeypatch.setattr("sd_debias.core.calibration.outcome.Outcome.charts", lambda outcome: 1 / 0)
     assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 1
     assert not [path.name for path in tmp_path.iterdir() if not path.name.startswith((".", "unfinished"))]
 
@@ -286,7 +289,7 @@ def test_killed_after_its_profile_was_saved_the_same_command_ends_well(tmp_path,
     unlink, removed = Path.unlink, []
 
     def killed(path, missing_ok=False):
-        if path.name.startswith("unfinished"):
+        if path.parent.name == "unfinished":
             if len(removed) == prompts - left:
                 raise KeyboardInterrupt
             removed.append(path)
@@ -295,7 +298,7 @@ def test_killed_after_its_profile_was_saved_the_same_command_ends_well(tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
         assert main(command) == 130
-    assert (tmp_path / "profile.json").exists() and len(list(tmp_path.glob("unfinished-*.json"))) == left
+    assert (tmp_path / "profile.json").exists() and len(list(tmp_path.glob("unfinished/*.json"))) == left
     profile = (tmp_path / "profile.json").read_bytes()
     capsys.readouterr()
     assert main(command) == 0
@@ -305,7 +308,7 @@ def test_killed_after_its_profile_was_saved_the_same_command_ends_well(tmp_path,
 
 
 def test_an_unfinished_calibration_does_not_replace_another_profile(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sd_debias.diffusers_host.workbench.Workbench.apply", _interrupted)
+    monkeypatch.setattr("sd_debias.core.calibration.outcome.Outcome.files", _interrupted)
     command = ["calibrate", *QUICK, "--out", str(tmp_path)]
     assert main(command) == 130
     made(calibrated()).save(tmp_path / "profile.json")
@@ -577,8 +580,7 @@ def test_sigterm_keeps_the_state_and_says_so(tmp_path):
     command = [sys.executable, "-c", program, str(ROOT), "calibrate", *JUDGE, "--images", "2000", "--batch-size", "10",
                "--out", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        state = tmp_path / "unfinished-1.json"
-        while not state.exists() and process.poll() is None:
+        while not (state := next(tmp_path.glob("unfinished/*.json"), None)) and process.poll() is None:
             time.sleep(0.05)
         process.terminate()
         _, said = process.communicate(timeout=60)
@@ -594,7 +596,7 @@ def test_a_prompt_of_a_hundred_thousand_letters_has_its_chart_at_once():
 
 
 def test_attributes_whose_names_differ_in_signs_have_charts_of_their_own():
-    names = cli._suffixes([parse("a b: x | y"), parse("a-b: x | y"), parse("A b!: x | y")], 2)
+    names = chart_names([[parse("a b: x | y"), parse("a-b: x | y"), parse("A b!: x | y")]] * 2)
     assert len({name.casefold() for name in names}) == 6
 
 
@@ -653,7 +655,7 @@ def test_a_text_that_no_system_takes_as_a_path_is_no_file():
 
 def test_a_setting_of_a_shared_profile_writes_no_escapes_to_the_terminal():
     profile = replace(made(calibrated()), setting={"steps": "a\nb\x1b[31m" * 400, "sampler": "\x1b[31m"})
-    for text in (*profile.differences({"steps": 30}), *described(profile).splitlines()):
+    for text in (*differences(profile, {"steps": 30}), *described(profile).splitlines()):
         assert text.isprintable() and len(text) < 800
 
 
@@ -672,17 +674,17 @@ def test_an_option_that_a_script_left_empty_is_refused(arguments, capsys):
     assert "expected a text, got an empty one" in mistake(capsys, *arguments)
 
 
-def test_what_an_earlier_version_left_without_its_report_is_completed(tmp_path, monkeypatch):
+def test_a_killed_calibration_whose_report_was_removed_has_it_again(tmp_path, monkeypatch):
     command = ["calibrate", *QUICK, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", _interrupted)
+        patch.setattr("sd_debias.core.calibration.unfinished.Unfinished.remove", _interrupted)
         assert main(command) == 130
-    kept = {path.name for path in tmp_path.iterdir()} - {".profile.json.lock"}
+    kept = {path.name for path in tmp_path.iterdir()} - {".profile.json.lock", "unfinished"}
     profile = (tmp_path / "profile.json").read_bytes()
-    for name in kept - {"profile.json", "unfinished-1.json"}:
+    for name in kept - {"profile.json"}:
         (tmp_path / name).unlink()
     assert main(command) == 0
-    assert kept - {"unfinished-1.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert kept <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "profile.json").read_bytes() == profile and not list(tmp_path.glob("unfinished*"))
 
 

@@ -11,12 +11,12 @@ from PIL import Image
 from sd_debias.diffusers_host.cli import commands as cli
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.cli.options import parsed
-from sd_debias.core.attribute import AGE
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import FIELDS, Plan
 from sd_debias.demo_model.model import CLASSIFIER, WEIGHTS
 from sd_debias.core.files import exclusive
 from sd_debias.core.profile.file import Profile
+from sd_debias.core.profile.lookup import entry_for
 from sd_debias.diffusers_host.workbench import model_hash
 
 QUICK = ["--prompt", "a photo of a judge", "--images", "40", "--rounds", "1", "--held-out", "40", "--batch-size", "20"]
@@ -74,7 +74,7 @@ def test_strength_zero_is_the_picture_without_a_profile_and_says_so(tmp_path, ca
 def test_metadata_claims_guidance_for_exactly_the_pictures_that_were_steered(tmp_path, calibrated):
     generate(tmp_path, "--profile", calibrated / "profile.json", "--count", "16")
     profile = Profile.load(calibrated / "profile.json")
-    steering = profile.entry("a photo of a judge")[0].steerings[0]
+    steering = entry_for(profile, "a photo of a judge")[0].steerings[0]
     for path in tmp_path.iterdir():
         steered = bool(steering.rows([int(path.stem)]).any())
         text = Image.open(path).text["parameters"]
@@ -103,35 +103,45 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path, m
     command = ["calibrate", *QUICK, "--out", str(tmp_path)]
     assert main(command) == 130
     assert "same command again" in capsys.readouterr().err
-    assert Calibration.load(tmp_path / "unfinished-1.json").rounds[-1].done == 20
+    assert Calibration.load(unfinished(tmp_path)).rounds[-1].done == 20
     assert main(command) == 0
     assert "Continuing after 60 images" in capsys.readouterr().out and (tmp_path / "profile.json").exists()
     (entry,) = Profile.load(tmp_path / "profile.json").entries
     assert entry.cost["images"] > 60 and entry.cost["evaluations"] is None  # those before Ctrl-C were not counted
 
 
-@pytest.mark.parametrize("other", [["--steps", "5"], ["--cfg", "1.5"], ["--classifier", "{clip}"]])
-def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, monkeypatch, capsys, other):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
+def unfinished(out):
+    """The one state in a folder."""
+    state, = (out / "unfinished").glob("*.json")
+    return state
 
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+WRITING = "sd_debias.core.calibration.outcome.Outcome.files"  # made once all is measured
+
+
+@pytest.mark.parametrize("other", [["--steps", "5"], ["--cfg", "1.5"], ["--classifier", "{clip}"],
+                                   ["--attribute", "age"], ["--images", "30"], ["--name", "another"]])
+def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, monkeypatch, capsys, other):
     clip = shutil.copytree(CLASSIFIER, tmp_path / "clip")
     shutil.copytree(WEIGHTS / "tokenizer", clip, dirs_exist_ok=True)
     command = ["calibrate", *QUICK, "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr("sd_debias.diffusers_host.workbench.Workbench.apply", interrupted)
+        patch.setattr(WRITING, interrupted)
         assert main(command) == 130
-    assert main([*command, *(text.format(clip=clip) for text in other)]) == 2
-    assert f"other options ({'classifier' if 'clip' in str(other) else 'setting'})" in capsys.readouterr().err
+    kept = unfinished(tmp_path / "out")
+    before = kept.read_bytes()
+    assert main([*command, *(text.format(clip=clip) for text in other)]) == 0
+    assert "Continuing" not in capsys.readouterr().out and kept.read_bytes() == before
 
 
-def test_ctrl_c_while_the_last_pictures_are_made_loses_nothing(tmp_path, monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
+def test_ctrl_c_while_files_are_written_loses_nothing(tmp_path, monkeypatch, capsys):
     command = ["calibrate", *QUICK, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("sd_debias.diffusers_host.workbench.Workbench.apply", interrupted)
+        patch.setattr(WRITING, interrupted)
         assert main(command) == 130
     assert "same command again" in capsys.readouterr().err and not (tmp_path / "profile.json").exists()
     assert main(command) == 0 and (tmp_path / "profile.json").exists()
@@ -166,7 +176,7 @@ def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(tmp_path, mo
     assert main(command) == 2
     assert "No space left" in capsys.readouterr().err
     assert (tmp_path / "profile.json").read_text() == "old"
-    assert Calibration.load(tmp_path / "unfinished-1.json").held_out.complete
+    assert Calibration.load(unfinished(tmp_path)).held_out.complete
 
 
 def test_images_that_nobody_can_classify_end_a_calibration_with_a_sentence(tmp_path, monkeypatch, capsys):
@@ -174,12 +184,6 @@ def test_images_that_nobody_can_classify_end_a_calibration_with_a_sentence(tmp_p
     monkeypatch.setattr(Workbench, "classifier", lambda *_: lambda images: np.zeros((len(images), 2), np.float32))
     assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
     assert "classified" in capsys.readouterr().err
-
-
-def test_an_unfinished_calibration_with_other_options_is_not_continued(tmp_path, capsys):
-    Calibration("a photo of a judge", [AGE], cli.METHODS["default"], Plan()).save(tmp_path / "unfinished-1.json")
-    assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
-    assert "other options" in capsys.readouterr().err
 
 
 def test_json_prints_one_document_and_nothing_else(capsys):

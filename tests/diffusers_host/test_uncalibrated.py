@@ -10,8 +10,11 @@ from PIL import Image
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.calibration.first_steps import kernel_ridge, on_simplex, predicted, predicted_steering
 from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import Entry, Profile
+from sd_debias.core.profile.lookup import entry_for
+from sd_debias.core.profile.words import metadata
 from sd_debias.core.method.draw import Steering
 from sd_debias.diffusers_host.first_steps import distance, first_shares
 from sd_debias.diffusers_host.workbench import demo
@@ -28,7 +31,7 @@ def bench():
 def profile(bench):
     """Of one prompt, with few pictures."""
     calibration = bench.calibrate("a photo of a judge", [GENDER], plan=Plan(20, 1, 20, batch_size=20))
-    return Profile.from_calibrations("judge", [calibration], bench.setting, "demo")
+    return profile_of("judge", [calibration], bench.setting, "demo")
 
 
 # --- distance --------------------------------------------------------------------------------------------------------
@@ -150,8 +153,8 @@ def test_predicted_weights_follow_the_shares_and_are_not_called_calibrated(bench
     assert "predicted from 5 calibrated prompts" in entry.warnings[0]
     assert entry.steerings[0].probabilities == pytest.approx((0.67, 0.0, 0.33), abs=0.03)
     found = replace(made, predicted=(entry,))
-    assert found.entry("A photo of a singer") == (entry, False) and found.entry("a photo of a judge")[1]
-    assert "predicted" in found.metadata("a photo of a singer", dict(acted=True))["Debias prompt"]
+    assert entry_for(found, "A photo of a singer") == (entry, False) and entry_for(found, "a photo of a judge")[1]
+    assert "predicted" in metadata(found, "a photo of a singer", dict(acted=True))["Debias prompt"]
     assert found.hash == made.hash
 
 
@@ -168,7 +171,7 @@ def test_the_workbench_reads_calibrated_prompts_once(bench, profile, monkeypatch
     asked = replace(profile, entries=entries)
     for prompt in ("a photo of a singer", "a photo of a guard"):
         asked = bench.predicted(asked, prompt)
-        assert asked.entry(prompt)[0].steerings[0].probabilities == pytest.approx((0.5, 0.0, 0.5))
+        assert entry_for(asked, prompt)[0].steerings[0].probabilities == pytest.approx((0.5, 0.0, 0.5))
     assert sorted(read) == sorted([*prompts, "a photo of a singer", "a photo of a guard"])
 
 

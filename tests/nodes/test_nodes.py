@@ -14,6 +14,7 @@ from PIL import Image
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration, Round
 from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.method.draw import Steering
@@ -29,7 +30,7 @@ def profile(steering=ALL_TO_WOMEN, prompts=(PROMPT,), method=METHODS["default"],
         rounds = [Round(kind, (s,), (1, 2), [[0, 1]])
                   for kind, s in (("audit", Steering.none(2)), ("held-out", steering))]
         made.append(Calibration(prompt, [GENDER], method, Plan(2, held_out=2), rounds))
-    return Profile.from_calibrations("doctor-gender", made, {"steps": 4, "cfg": 2.0, **setting}, "a test")
+    return profile_of("doctor-gender", made, {"steps": 4, "cfg": 2.0, **setting}, "a test")
 
 
 # --- attribute -------------------------------------------------------------------------------------------------------
@@ -448,8 +449,9 @@ def test_labels_are_mapped_one_a_line():
 
 @pytest.fixture
 def studio(demo):
-    from sd_debias.nodes.calibrate import Studio
-    return Studio(*demo, "", 64, 64, "euler", "simple", 2, 2.0)
+    from sd_debias.nodes.workbench import Workbench
+    return Workbench(*demo, judge(), dict(negative_prompt="", width=64, height=64, sampler="euler", scheduler="simple",
+                                          steps=2, cfg=2.0))
 
 
 def calibration(demo, **more):
@@ -480,40 +482,41 @@ def test_a_calibration_gives_profile_pictures_and_report(demo, call, said):
     profile, charts, before, after, report = call(DebiasCalibrate, **calibration(demo))
     assert profile.setting["scheduler"] == "simple" and profile.setting["steps"] == 2
     assert [r["images"] for r in profile.entries[0].rounds][0] == 6 and profile.entries[0].after
-    assert before.shape == after.shape == (4, 64, 64, 3) and charts.shape[-1] == 3
+    assert before.shape == (6, 64, 64, 3) and after.shape == (4, 64, 64, 3)  # of the audit and the verification
+    assert charts.shape[-1] == 3
     assert Path(report).exists() and (Path(report).parent / "profile.json").exists()
 
 
-@pytest.mark.parametrize("after", [0, 1, 3, 6, 8], ids=["at once", "audit", "round", "verification", "pictures"])
+@pytest.mark.parametrize("after", [0, 1, 3, 6], ids=["at once", "audit", "round", "verification"])
 def test_a_cancelled_calibration_leaves_no_trace_and_continues_where_it_stopped(demo, call, said, sample, monkeypatch,
                                                                                 after):
-    from sd_debias.nodes import calibrate
+    from sd_debias.nodes import calibrate, workbench
     inputs, made = calibration(demo, name=f"cancelled {after}"), []
-    generate = calibrate.Studio.generate
+    generate = workbench.Workbench.generate
 
     def counted(self, *args, **kwargs):
         if len(made) == after and not cancelled:
             cancelled.append(True)
-            raise calibrate.interruption()
+            raise workbench.interruption()
         made.append(list(args[4]))
         return generate(self, *args, **kwargs)
 
     cancelled = [True]
-    monkeypatch.setattr(calibrate.Studio, "generate", counted)
+    monkeypatch.setattr(workbench.Workbench, "generate", counted)
     plain = sample(demo[0])
     whole = call(calibrate.DebiasCalibrate, **inputs | dict(name="whole"))[0]
     uninterrupted, cancelled = list(made), []
     made.clear()
-    assert len(uninterrupted) == 2 + 2 + 2 + 1 + 2  # batches of the audit, two rounds, the verification, pictures
-    with pytest.raises(calibrate.interruption()):
+    assert len(uninterrupted) == 2 + 2 + 2 + 1  # batches of the audit, two rounds, the verification: no others
+    with pytest.raises(workbench.interruption()):
         call(calibrate.DebiasCalibrate, **inputs)
     assert "queue again to continue" in said[-1][0] and torch.equal(sample(demo[0]), plain)
     resumed = call(calibrate.DebiasCalibrate, **inputs)[0]
-    assert made == uninterrupted or after == 8  # nothing twice, nothing left out; pictures are not kept
+    assert made == uninterrupted  # nothing twice, nothing left out
     assert resumed.entries[0].steerings == whole.entries[0].steerings
     # Evaluations before a restart are not known.
     assert whole.entries[0].cost["evaluations"] and (resumed.entries[0].cost["evaluations"] is None) == (after > 0)
-    assert not list(calibrate.states().glob(f"{inputs['name']}-*.json"))
+    assert not list(workbench.states().glob(f"{inputs['name']}-*.json"))
 
 
 def graph(strength=0.5, judge="one", seed=0, title="Calibrate"):
@@ -531,23 +534,23 @@ def graph(strength=0.5, judge="one", seed=0, title="Calibrate"):
     ids=["lora", "classifier", "nothing that it measures with"])
 def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_with(demo, call, said, monkeypatch,
                                                                                     change, anew):
-    from sd_debias.nodes import calibrate
-    generate, asked = calibrate.Studio.generate, []
+    from sd_debias.nodes import calibrate, workbench
+    generate, asked = workbench.Workbench.generate, []
 
     def once(self, *args, **kwargs):
         asked.append(list(args[4]))
         if len(asked) > 1:
-            raise calibrate.interruption()
+            raise workbench.interruption()
         return generate(self, *args, **kwargs)
 
-    monkeypatch.setattr(calibrate.Studio, "generate", once)
+    monkeypatch.setattr(workbench.Workbench, "generate", once)
     for queued in (graph(), graph(**change)):
-        with pytest.raises(calibrate.interruption()):
+        with pytest.raises(workbench.interruption()):
             call(calibrate.DebiasCalibrate, queued, "9", **calibration(demo, name="swapped"))
     first, second = [3, 4, 5, 6], [7, 8]
     assert asked == [first, second, first if anew else second]
-    for state in calibrate.states().glob("swapped-*"):
-        state.unlink()
+    for state in workbench.states().glob("swapped-*"):
+        shutil.rmtree(state) if state.is_dir() else state.unlink()
 
 
 def test_a_later_calibration_of_the_same_name_replaces_nothing(demo, call, said):
@@ -560,21 +563,21 @@ def test_a_later_calibration_of_the_same_name_replaces_nothing(demo, call, said)
 
 
 def test_cancelled_after_its_audit_it_leaves_a_profile(demo, call, said, monkeypatch, profiles, tmp_path):
-    from sd_debias.nodes import calibrate
-    generate, made = calibrate.Studio.generate, []
+    from sd_debias.nodes import calibrate, workbench
+    generate, made = workbench.Workbench.generate, []
 
     def once(self, *args, **kwargs):
         if len(made) == 2:
-            raise calibrate.interruption()
+            raise workbench.interruption()
         made.append(True)
         return generate(self, *args, **kwargs)
 
-    monkeypatch.setattr(calibrate.Studio, "generate", once)
-    with pytest.raises(calibrate.interruption()):
+    monkeypatch.setattr(workbench.Workbench, "generate", once)
+    with pytest.raises(workbench.interruption()):
         call(calibrate.DebiasCalibrate, **calibration(demo, name="kept"))
     assert Profile.load(tmp_path / "kept (unfinished).json").entries[0].after is None
-    for state in calibrate.states().glob("kept-*"):
-        state.unlink()
+    for state in workbench.states().glob("kept-*"):
+        shutil.rmtree(state) if state.is_dir() else state.unlink()
 
 
 @pytest.mark.parametrize("inputs, sentence", [
@@ -606,13 +609,13 @@ def test_a_full_disk_stops_a_calibration_with_a_sentence(demo, call, said, monke
 
 
 def test_after_each_refusal_a_plain_run_is_what_it_was(demo, call, said, sample, monkeypatch):
-    from sd_debias.nodes import calibrate, guidance
+    from sd_debias.nodes import calibrate, guidance, workbench
     plain = sample(demo[0])
 
     def cancel(self, *args, **kwargs):
-        raise calibrate.interruption()
+        raise workbench.interruption()
     monkeypatch.setattr(guidance.Pass, "__call__", cancel)
-    with pytest.raises(calibrate.interruption()):
+    with pytest.raises(workbench.interruption()):
         call(calibrate.DebiasCalibrate, **calibration(demo, name="cancelled", method="paper"))
     assert torch.equal(sample(demo[0]), plain)
 
@@ -624,8 +627,9 @@ def test_a_report_shows_before_and_after(call, said):
     path, sheet = call(DebiasReport, profile=profile(), before=torch.rand(2, 8, 8, 3), after=torch.rand(2, 8, 8, 3))
     assert Path(path).parent.name == "doctor-gender" and "data:image/jpeg" in Path(path).read_text("utf-8")
     assert sheet.shape[2] > sheet.shape[1]
-    with pytest.raises(ValueError, match="belong together"):
-        call(DebiasReport, profile=profile(), before=torch.rand(2, 8, 8, 3), after=torch.rand(3, 8, 8, 3))
+    # A calibration's audit and verification may differ in number.
+    path, _ = call(DebiasReport, profile=profile(), before=torch.rand(2, 8, 8, 3), after=torch.rand(3, 8, 8, 3))
+    assert Path(path).read_text("utf-8").count("data:image/jpeg") == 2
 
 
 def test_a_full_disk_is_said_by_the_report_too(call, said, monkeypatch):

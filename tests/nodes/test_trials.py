@@ -1,4 +1,5 @@
 """What ComfyUI's users saw go wrong in trials of the first edition, one test each."""
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -40,36 +41,36 @@ def inputs(demo, **more):
 
 @pytest.fixture
 def no_states():
-    from sd_debias.nodes import calibrate
+    from sd_debias.nodes import workbench
     yield
-    for state in calibrate.states().glob("trial*"):
-        state.unlink()
+    for state in workbench.states().glob("trial*"):
+        shutil.rmtree(state) if state.is_dir() else state.unlink()
 
 
 @pytest.mark.parametrize("replaced", ["checkpoints/sub/x.safetensors", "classifiers/clip/model.safetensors"])
 def test_rounds_are_not_continued_with_a_file_replaced_under_the_same_name(comfyui, tmp_path, monkeypatch, replaced):
     import folder_paths
-    from sd_debias.nodes import calibrate
+    from sd_debias.nodes import workbench
     for kind in ("checkpoints", "classifiers"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {""}))
     for file in ("checkpoints/sub/x.safetensors", "classifiers/clip/model.safetensors", "classifiers/clip/config.json"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"first")
-    before = calibrate.behind(GRAPH, "9")
-    assert calibrate.behind(GRAPH, "9") == before
+    before = workbench.behind(GRAPH, "9")
+    assert workbench.behind(GRAPH, "9") == before
     (tmp_path / replaced).write_bytes(b"another")
-    assert calibrate.behind(GRAPH, "9") != before
+    assert workbench.behind(GRAPH, "9") != before
 
 
 def test_a_name_that_leaves_the_model_folders_is_not_looked_up(comfyui, tmp_path, monkeypatch):
     import folder_paths
-    from sd_debias.nodes import calibrate
+    from sd_debias.nodes import workbench
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path / "own")], {""}))
     (tmp_path / "own").mkdir()
     (tmp_path / "secret.safetensors").write_bytes(b"x")
     for text in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".", "a\nb", "\u4e00" * 120):
         graph = {"1": {"class_type": "X", "inputs": {"name": text}}}
-        assert calibrate.files_of(graph, "1") == []
+        assert workbench.files_of(graph, "1") == []
 
 
 def test_images_that_are_not_finite_are_unsure_in_an_audit_and_said(call, said):
@@ -91,19 +92,19 @@ def test_a_vae_that_overflows_stops_a_calibration_with_a_sentence(demo, call, sa
 
 
 def test_a_host_that_never_calls_the_wrapper_stops_in_the_first_round(demo, call, said, monkeypatch, no_states):
-    from sd_debias.nodes import calibrate
-    monkeypatch.setattr(calibrate.Guide, "patch", lambda self, model: model.clone())
+    from sd_debias.nodes import calibrate, workbench
+    monkeypatch.setattr(workbench.Guide, "patch", lambda self, model: model.clone())
     with pytest.raises(DebiasError, match="guidance changed nothing in them"):
         call(calibrate.DebiasCalibrate, **inputs(demo))
 
 
 def test_an_error_of_the_host_is_not_blamed_on_the_folder_of_profiles(demo, call, said, monkeypatch, no_states):
-    from sd_debias.nodes import calibrate
+    from sd_debias.nodes import calibrate, workbench
 
     def broken(*args, **kwargs):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(calibrate.comfy.sample, "sample", broken)
+    monkeypatch.setattr(workbench.comfy.sample, "sample", broken)
     with pytest.raises(OSError, match="Input/output error") as caught:
         call(calibrate.DebiasCalibrate, **inputs(demo))
     assert not isinstance(caught.value, ValueError)
@@ -126,7 +127,7 @@ def test_the_pack_loads_where_the_server_takes_no_prompt_handlers(comfyui, monke
 
 
 def test_what_cancel_raises_is_found_wherever_a_fork_keeps_it(comfyui, monkeypatch):
-    from sd_debias.nodes import calibrate
+    from sd_debias.nodes import workbench
 
     class Theirs(Exception):
         pass
@@ -135,9 +136,9 @@ def test_what_cancel_raises_is_found_wherever_a_fork_keeps_it(comfyui, monkeypat
     for holder, bare in (places, places[::-1]):
         monkeypatch.setitem(sys.modules, holder, types.SimpleNamespace(InterruptProcessingException=Theirs))
         monkeypatch.setitem(sys.modules, bare, types.SimpleNamespace())
-        assert calibrate.interruption() is Theirs
+        assert workbench.interruption() is Theirs
     monkeypatch.setitem(sys.modules, "comfy.interruption", None)
     monkeypatch.setitem(sys.modules, "comfy.model_management", types.SimpleNamespace())
-    assert issubclass(calibrate.interruption(), Exception)
-    source = Path(calibrate.__file__).read_text()
+    assert issubclass(workbench.interruption(), Exception)
+    source = Path(workbench.__file__).read_text()
     assert "import InterruptProcessingException" not in source, "a checker of removed symbols finds nothing"

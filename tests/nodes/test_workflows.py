@@ -240,7 +240,7 @@ def test_cancel_stops_at_once_and_the_next_run_continues(server):
     started = time.monotonic()
     history = server.finished(answer["prompt_id"])
     assert history["status"]["messages"][-1][0] == "execution_interrupted" and time.monotonic() - started < 10
-    kept = int(server.logged().rpartition("Cancelled. ")[2].split()[0])
+    kept = int(server.logged().rpartition("What was measured is kept, ")[2].split()[0])
     assert kept >= 8
     server.post("/prompt", dict(prompt=prompt))
     server.wait_for(f"audit: {kept + 4} of 400", start)
@@ -257,7 +257,7 @@ def test_cancel_in_a_phase_leaves_no_trace_and_the_next_run_continues(server, un
     server.post("/interrupt", {})
     assert server.finished(answer["prompt_id"])["status"]["messages"][-1][0] == "execution_interrupted"
     assert (plain(server) == untouched).all()
-    kept = int(server.logged()[start:].rpartition("Cancelled. ")[2].split()[0])
+    kept = int(server.logged()[start:].rpartition("What was measured is kept, ")[2].split()[0])
     assert kept >= dict(audit=4).get(phase, 24)
     start = len(server.logged())
     said_ok(server, server.run(prompt))
@@ -293,8 +293,8 @@ def test_a_calibration_has_one_progress_bar_with_previews_and_live_text(server):
 
     assert asyncio.run(asyncio.wait_for(watch(), 300)) == "execution_success"
     values, most = zip(*states)
-    assert len(set(most)) == 1 and list(values) == sorted(values) and values[-1] == most[0]
-    assert previews >= 6 and any(text.startswith("audit: 4 of 24 images\ngender (N = 4): man") for text in texts)
+    assert list(values) == sorted(values) and values[-1] == most[-1]
+    assert previews >= 6 and any(text.startswith("audit: 4 of 24 images\ngender: man") for text in texts)
     assert "Report: output/debias/watched/report.html" in texts[-1]
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,8 +125,7 @@ class Unit:
 @pytest.fixture
 def key(bench, tmp_path, monkeypatch):
     """The file of the state of a calibration with this page."""
-    calibrating, method = ours("calibrating"), sys.modules["sd_debias.core.method.methods"].METHODS["default"]
-    attributes = [sys.modules["sd_debias.core.attribute"].GENDER]
+    workbench = ours("workbench")
     monkeypatch.setitem(sys.modules, "modules.sd_vae", types.SimpleNamespace(vae_dict={}))
     bench.shared.opts.data_labels = {"eta_ddim": types.SimpleNamespace(infotext="Eta DDIM"),
                                      "show_progress": types.SimpleNamespace(infotext=None)}
@@ -133,8 +133,8 @@ def key(bench, tmp_path, monkeypatch):
     def of(args=(), **page):
         p = sys.modules["webui_double"].Processing(bench, bench.shared.sd_model, **payload(**page))
         p.scripts, p.script_args = types.SimpleNamespace(alwayson_scripts=[Neighbour(0)]), tuple(args)
-        made = calibrating.Bench(p, attributes, method, "")
-        return calibrating._state_file(made, PROMPT, calibrating.Plan()).name
+        unfinished = sys.modules["sd_debias.core.calibration.unfinished"].Unfinished
+        return unfinished(Path(), "name", workbench.Workbench(p, "").fingerprint()).path.name
     of.host = bench
     return of
 
@@ -178,13 +178,11 @@ def test_rounds_are_not_continued_with_a_checkpoint_replaced_under_its_name(key,
 
 
 def test_killed_after_its_profile_was_saved_the_same_calibration_ends_well(bench, monkeypatch):
-    import pathlib
-
-    def killed(self, missing_ok=False):
+    def killed(self):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "unlink", killed)
+        patch.setattr(sys.modules["sd_debias.core.calibration.unfinished"].Unfinished, "remove", killed)
         with pytest.raises(KeyboardInterrupt):
             calibrate(bench)
     profile = (bench.profiles / "doctor.json").read_bytes()
@@ -192,7 +190,7 @@ def test_killed_after_its_profile_was_saved_the_same_calibration_ends_well(bench
     assert "complete already" in calibrate(bench).info
     assert not list((bench.profiles / "unfinished").glob("*.json"))
     assert (bench.profiles / "doctor.json").read_bytes() == profile
-    with pytest.raises(ValueError, match="There is a profile 'doctor' already"):
+    with pytest.raises(ValueError, match="doctor.json' exists already"):
         calibrate(bench)
 
 

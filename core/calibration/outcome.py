@@ -1,0 +1,141 @@
+"""What a calibration or an audit gives: words, figures, charts and sheets, and the files that they are written to."""
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Sequence
+
+from PIL import Image
+
+from ..attribute import Attribute
+from ..profile.file import Profile
+from ..report.chart import chart_kl, chart_shares, contact_sheet
+from ..report.page import page, summary
+from .loop import Calibration, Round, round_names
+from ..report.sheet import Sheet
+from .unfinished import png
+
+
+@dataclass
+class Outcome:
+    """What a runner leaves, complete or interrupted.
+
+    calibrations  of every prompt that was begun; an audit's have a round
+    sheets        (before, after) of each of them
+    profile, path, report  what was saved, and where; None for an audit, or where no audit was complete
+    stopped       what interrupted it, None where it is complete
+    notes         further lines: where files are, what was kept
+    """
+    calibrations: list[Calibration] = field(default_factory=list)
+    sheets: list[tuple[Sheet | None, Sheet | None]] = field(default_factory=list)
+    profile: Profile | None = None
+    path: Path | None = None
+    report: Path | None = None
+    stopped: BaseException | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return self.stopped is None
+
+    @property
+    def measured(self) -> list[Calibration]:
+        """Those whose shares are known: a picture of the audit was classified."""
+        return [c for c in self.calibrations if c.rounds and c.audit.done
+                and all(max(own) >= 0 for own in c.audit.labels)]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"{c.prompt}: {warning}" for c in self.measured for warning in _warnings(c)]
+
+    @property
+    def text(self) -> str:
+        """All in a few lines for each prompt: shares with 95 % intervals, why it ended, warnings; then the notes."""
+        return "\n".join([*(line for c in self.measured for line in lines(c)), *self.notes])
+
+    def figures(self) -> list[dict]:
+        """Shares before and after as plain values, one entry a prompt."""
+        return [dict(prompt=c.prompt, before=_shares(c, c.audit), after=_shares(c, c.held_out), stop=c.stop,
+                     warnings=_warnings(c)) for c in self.measured]
+
+    def charts(self) -> dict[str, Image.Image]:
+        """By file name: of every prompt and attribute the shares and, where rounds followed the audit, KL."""
+        charts, names = {}, iter(chart_names([c.attributes for c in self.measured]))
+        for c in self.measured:
+            for i, a in enumerate(c.attributes):
+                name = next(names)
+                after = c.held_out.distribution(i, a.target) if c.held_out else None
+                charts[f"shares-{name}.png"] = chart_shares(a.names, c.audit.distribution(i, a.target), after, c.prompt)
+                rounds = [(title, r.distribution(i, a.target)) for title, r in
+                          zip(round_names([r.kind for r in c.rounds]), c.rounds, strict=True) if r.complete]
+                if rounds and (c.plan.rounds or c.plan.held_out):
+                    charts[f"kl-{name}.png"] = chart_kl(rounds, c.prompt)
+        return charts
+
+    def contact_sheets(self) -> dict[str, Image.Image]:
+        """before and after, of all prompts together; what nobody measured is left out."""
+        both = {name: [picture for pair in self.sheets if (sheet := pair[at]) for picture in sheet.pictures]
+                for at, name in enumerate(("before", "after"))}
+        return {name: contact_sheet(pictures) for name, pictures in both.items() if pictures}
+
+    def page(self) -> str:
+        """The report's HTML. Raises ValueError without a profile."""
+        if self.profile is None:
+            raise ValueError("A report needs a profile.")
+        return page(self.profile, {c.prompt: [sheet for sheet in pair if sheet] for c, pair in
+                                   zip(self.calibrations, self.sheets)})
+
+    def files(self, seconds: float) -> dict[str, bytes]:
+        """A calibration's files by name: report, sheets, charts and the figures for machines."""
+        assert self.profile is not None
+        figures = {**summary(self.profile), "seconds": round(seconds, 1)}
+        pictures = {**{f"{name}.png": sheet for name, sheet in self.contact_sheets().items()}, **self.charts()}
+        return {"report.html": self.page().encode(), **{name: png(picture) for name, picture in pictures.items()},
+                "summary.json": json.dumps(figures, indent=2, allow_nan=False).encode()}
+
+
+def file_names(attributes: Sequence[Attribute], prompts: int) -> list[str]:
+    """The names of a calibration's `files`."""
+    charts = [f"{kind}-{name}.png" for kind in ("shares", "kl") for name in chart_names([attributes] * prompts)]
+    return ["report.html", "before.png", "after.png", "summary.json", *charts]
+
+
+def chart_names(attributes: Sequence[Sequence[Attribute]]) -> list[str]:
+    """Middles of the charts' file names, one a prompt and attribute, each of its own: "gender", or "gender-1" ..."""
+    found: list[str] = []
+    for number, own in enumerate(attributes, 1):
+        for a in own:
+            plain = re.sub(r"[^\w-]+", "-", a.name)[:80] + (f"-{number}" if len(attributes) > 1 else "")
+            taken = {name.casefold() for name in found}
+            tries = (plain if k == 1 else f"{plain}_{k}" for k in range(1, sum(map(len, attributes)) + 2))
+            found.append(next(name for name in tries if name.casefold() not in taken))
+    return found
+
+
+def lines(c: Calibration, after: str = "after, on fresh seeds") -> list[str]:
+    """A prompt's result: shares with 95 % intervals and, of a calibration, why it ended; warnings."""
+    found = [c.prompt]
+    for i, attribute in enumerate(c.attributes):
+        for name, r in (("before" if c.held_out else "audit", c.audit), (after, c.held_out)):
+            if r is not None:
+                found.append("  " + r.distribution(i, attribute.target).line(f"{attribute.name}, {name}",
+                                                                             attribute.names))
+    if c.plan.rounds:
+        found.append(f"  {c.stop or 'stopped before its end'}")
+    elif not c.audit.complete:
+        found.append(f"  Interrupted after {c.audit.done} of {len(c.audit.seeds)} images.")
+    return [*found, *(f"  Warning: {warning}" for warning in _warnings(c))]
+
+
+def _warnings(c: Calibration) -> list[str]:
+    """Of a calibration its own; an audit changes nothing, but may have met pictures that show nobody."""
+    if c.plan.rounds or c.plan.held_out:
+        return c.warnings
+    return [f"{c.audit.broken}; they show nobody and are counted as unsure"] if c.audit.broken else []
+
+
+def _shares(c: Calibration, r: Round | None) -> dict | None:
+    return None if r is None else {a.name: {**r.distribution(i, a.target).to_dict(), "groups": list(a.names)}
+                                   for i, a in enumerate(c.attributes)}

@@ -1,0 +1,77 @@
+"""A calibration's result: the entry and the profile that it leaves."""
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Mapping, Sequence
+
+from ..errors import DebiasError, quoted
+from ..profile.file import SCHEMA, SOFTWARE, Entry, Profile
+from .loop import Calibration, Round
+
+
+def entry_of(calibration: Calibration, evaluations: int | None = None) -> Entry:
+    """A calibration's result. Raises DebiasError where its audit is not complete."""
+    return Entry.from_dict(_entry(calibration, evaluations), calibration.attributes)
+
+
+def profile_of(name: str, calibrations: Sequence[Calibration], setting: Mapping, classifier: str,
+               evaluations: Sequence[int | None] | None = None) -> Profile:
+    """Profile of one calibration or more, of different prompts but the same attributes and method.
+
+    classifier describes what labelled the images; evaluations are those of the model, counted by the host, one
+    number a calibration. Raises DebiasError for calibrations that do not fit together or whose audit is not
+    complete, and for a name that is no file name.
+    """
+    if not calibrations:
+        raise DebiasError("A profile needs a calibration, but none came.")
+    evaluations = (None,) * len(calibrations) if evaluations is None else evaluations
+    if len(evaluations) != len(calibrations):
+        raise DebiasError(f"Expected evaluations of {len(calibrations)} calibrations, but {len(evaluations)} came.")
+    first = calibrations[0]
+    for c in calibrations:
+        if (c.attributes, c.method) != (first.attributes, first.method):
+            raise DebiasError("The prompts of a profile share attributes and method, but those of "
+                              f"{quoted(c.prompt)} differ from those of {quoted(first.prompt)}. Save them as two "
+                              "profiles.")
+    return Profile.from_dict({
+        "schema": SCHEMA, "name": name, "software": SOFTWARE,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "method": first.method.to_dict(), "attributes": [a.to_dict() for a in first.attributes],
+        "setting": dict(setting), "classifier": classifier,
+        "entries": [_entry(c, count) for c, count in zip(calibrations, evaluations)]})
+
+
+def holds(profile: Profile, calibrations: Sequence[Calibration]) -> bool:
+    """Is this what these calibrations give, so that saving them anew would change nothing but the date?"""
+    own = {e.prompt: e for e in profile.entries}
+    results = [entry_of(c) for c in calibrations]
+    return all((e.prompt in own and replace(own[e.prompt], cost={}) == replace(e, cost={})) for e in results) and \
+        all((c.attributes, c.method) == (profile.attributes, profile.method) for c in calibrations)
+
+
+def _entry(calibration: Calibration, evaluations: int | None) -> dict:
+    """JSON form of one calibration's result. Raises DebiasError where its audit is not complete."""
+    if not calibration.rounds or not calibration.audit.complete:
+        raise DebiasError(f"The audit of {quoted(calibration.prompt)} is not complete. Continue its calibration first.")
+    attributes, verified = calibration.attributes, calibration.held_out
+    complete = [r for r in calibration.rounds if r.complete]
+
+    def measured(r: Round) -> list[dict]:
+        return [r.distribution(i, a.target).to_dict() for i, a in enumerate(attributes)]
+
+    return {
+        "prompt": calibration.prompt,
+        "steerings": [s.to_dict() for s in calibration.steerings],
+        "before": measured(calibration.audit), "after": measured(verified) if verified else None,
+        "fidelity": {"before": calibration.audit.mean_fidelity, "after": verified.mean_fidelity if verified else None},
+        "rounds": [{"kind": r.kind, "images": r.done, "fidelity": r.mean_fidelity, "seconds": round(r.seconds, 1),
+                    **{key: getattr(r, key) for key in ("not_finite", "one_colour") if getattr(r, key)},
+                    "attributes": [{**{key: m[key] for key in ("counts", "unsure", "kl", "kl_floor95")},
+                                    "steering": s.to_dict()} for m, s in zip(measured(r), r.steerings)]}
+                   for r in complete],
+        "stop": calibration.stop or "stopped before its end",
+        "warnings": calibration.warnings,
+        "cost": {"images": sum(r.done for r in calibration.rounds), "evaluations": evaluations,
+                 "seconds": round(math.fsum(r.seconds for r in calibration.rounds), 1)}}

@@ -1,0 +1,306 @@
+"""An audit or a calibration on any host: which prompts, what is kept and continued, what is said, written and saved.
+
+A host gives a `Host`, which makes pictures and labels them. Everything else is here, so that a calibration is the same
+on every host: its checks, its files, its words.
+"""
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable, Iterator, Protocol, Sequence
+
+from torch import Tensor
+
+from ..attribute import Attribute, together
+from ..errors import DebiasError, quoted
+from ..files import exclusive, safe_name, write_atomic, writing
+from ..judge import Classifier
+from ..method.methods import METHODS, Method
+from ..profile.file import Profile, same_prompt
+from .loop import HELD_OUT, ROUND, Calibration, Round, round_names
+from .outcome import Outcome, file_names
+from .plan import Plan
+from .result import holds, profile_of
+from .unfinished import Unfinished
+
+Fidelity = Callable[[Sequence, str], Sequence[float]]  # f(images, prompt): how well each image shows its prompt
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work has come.
+
+    current       the round that is measured; None before the first picture of a prompt
+    done, most    images of all prompts so far, and at most, as far as it is known
+    """
+    calibration: Calibration
+    current: Round | None
+    prompts: int
+    done: int
+    most: int
+
+    @property
+    def name(self) -> str:
+        """The round's, as in charts: audit, round 1, ..., held-out."""
+        names = round_names([r.kind for r in self.calibration.rounds])
+        return names[-1] if names else "audit"
+
+    @property
+    def title(self) -> str:
+        kind, rounds = self.current and self.current.kind, self.calibration.plan.rounds
+        return f"{self.name} of at most {rounds}" if kind == ROUND else \
+            "verification on fresh seeds" if kind == HELD_OUT else "audit"
+
+    @property
+    def shares(self) -> list[str]:
+        """One line for each attribute of which a picture was classified."""
+        return [f"{a.name}: {', '.join(f'{group} {share:.0%}' for group, share in zip(a.names, d.shares))}; "
+                f"KL {d.kl:.4f}" for i, a in enumerate(self.calibration.attributes)
+                if self.current and any(label >= 0 for label in self.current.labels[i])
+                for d in [self.current.distribution(i, a.target)]]
+
+    @property
+    def text(self) -> str:
+        """A few lines: the prompt, where there are several; the round; the shares so far."""
+        prompt = [self.calibration.prompt] if self.prompts > 1 else []
+        if self.current is None:
+            return "\n".join([*prompt, f"up to {self.most - self.done:,} images"])
+        done = f"{self.title}: {self.current.done} of {len(self.current.seeds)} images"
+        return "\n".join([*prompt, done, *self.shares])
+
+
+class Host(Protocol):
+    """What a calibration needs of a host; a host's class inherits from this one.
+
+    setting       what pictures are made with, as profiles keep it; final once a picture was made
+    evaluations   of the model so far; None where the host does not count
+    interruption  what is raised where the user stops the work
+    again         what the user does to go on, in words
+    """
+    setting: dict
+    evaluations: int | None = None
+    interruption: type[BaseException] | tuple[type[BaseException], ...] = KeyboardInterrupt
+    again: str = "start it again with the same settings"
+
+    def check(self, attributes: Sequence[Attribute], method: Method) -> None:
+        """Raises DebiasError where this model cannot be guided by the method; asked before the first picture."""
+
+    def judges(self, attributes: Sequence[Attribute]) -> tuple[Sequence[Classifier], Fidelity | None]:
+        """A classifier for each attribute, and what tells how well pictures show their prompt."""
+        ...
+
+    def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
+               method: Method) -> Sequence:
+        """A picture for each seed, uint8 [H, W, 3] or PIL; None for one that is not finite. weights [B, n].
+
+        Raises DebiasError where weights are not zero and guidance did nothing; `interruption`.
+        """
+        ...
+
+    def fingerprint(self) -> object:
+        """All that decides a picture or a label, the prompt and what the runner was given aside, as plain values."""
+        return self.setting
+
+    def known(self, prompt: str) -> str:
+        """A prompt as it is calibrated, which may leave out what only the host reads, such as <lora:x:0.8>."""
+        return prompt
+
+    def place(self, path: Path) -> str:
+        """A path as users know it."""
+        return str(path)
+
+    def say(self, progress: Progress) -> None:
+        """Show how far the work has come."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a calibration's files are.
+
+    profile    its file; lock: what is held meanwhile, so that two do not write it
+    folder     of report, sheets, charts and figures
+    states     folder of what is unfinished
+    best       file for a profile of the best rounds so far, "NAME (unfinished)", where the work is interrupted
+    overwrite  may a profile and report that are there be replaced?
+    """
+    profile: Path
+    lock: Path
+    folder: Path
+    states: Path
+    best: Path
+    overwrite: bool = False
+
+
+def advance(host: Host, calibration: Calibration, prompt: str | None = None, work: Unfinished | None = None
+            ) -> Iterator[Round]:
+    """Run one prompt's calibration, yielding as `Calibration.run`; `prompt` as the host is to read it."""
+    attributes, method = calibration.attributes, calibration.method
+    classifiers, fidelity = host.judges(attributes)
+    if calibration.plan.rounds:
+        host.check(attributes, method)
+    work = work or Unfinished(None)
+
+    def render(weights: Tensor, seeds: list[int]) -> Sequence:
+        images = host.render(calibration.prompt if prompt is None else prompt, seeds, weights, attributes, method)
+        work.keep(calibration.rounds, seeds, images)
+        return images
+
+    def faithful(images: Sequence) -> Sequence[float]:
+        assert fidelity is not None
+        return fidelity(images, calibration.prompt)
+
+    return calibration.run(render, lambda images: [classify(images) for classify in classifiers],
+                           faithful if fidelity else None, work.path)
+
+
+def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], count: int, batch_size: int,
+          seed: int = 0, confidence: float = 0.0) -> Outcome:
+    """Shares of `count` pictures of each prompt; nothing is changed or written. Raises DebiasError."""
+    plan = Plan(count, rounds=0, held_out=0, batch_size=batch_size, seed=seed, confidence=confidence)
+    outcome, attributes = Outcome(), together(attributes)
+    _run(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan) for prompt in prompts],
+         list(prompts), [Unfinished(None) for _ in prompts])
+    if not outcome.measured and not outcome.complete:
+        outcome.notes.append("Interrupted before a picture was measured.")
+    return outcome
+
+
+def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], method: Method, plan: Plan,
+              name: str, places: Places) -> Outcome:
+    """Calibrate every prompt by itself, verify, and save one profile with its report.
+
+    Interrupted, what was measured is kept, and the same call continues; the best rounds so far are saved as a profile
+    "NAME (unfinished)", and one of that name stays as it was. Raises DebiasError.
+    """
+    started, attributes, prompts = time.perf_counter(), together(attributes), list(prompts)
+    best = f"{safe_name(name)} (unfinished)"
+    safe_name(best)  # said now rather than at the interruption
+    known = [host.known(prompt) for prompt in prompts]
+    if not known:
+        raise DebiasError("A calibration needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
+    if len({same_prompt(prompt) for prompt in known}) < len(known):
+        raise DebiasError("A prompt came twice. Give each one once.")
+    asked = [[a.to_dict() for a in attributes], method.to_dict(), asdict(plan), host.fingerprint()]
+    with ExitStack() as held:
+        with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
+            held.enter_context(exclusive(places.lock))
+        works = [Unfinished(places.states, name, [prompt, *asked]) for prompt in prompts]
+        begun = [_loaded(host, work) for work in works]
+        saved = places.profile.exists() and not places.overwrite and any(begun)
+        _check_free(host, places, attributes, begun, len(prompts))
+        calibrations = [c or Calibration(prompt, attributes, method, plan)
+                        for prompt, c in zip(known, begun, strict=True)]
+        outcome = Outcome()
+        if saved and not all(begun):  # ended while its states were removed
+            outcome.calibrations, outcome.profile = [c for c in begun if c], _profile(host, places)
+        else:
+            evaluations = _run(host, outcome, calibrations, prompts, works)
+            if not outcome.complete:
+                return _kept(host, outcome, name=best, places=places)
+            outcome.profile = _profile(host, places) if saved else \
+                profile_of(name, calibrations, host.setting, _names(host, attributes), evaluations)
+            with writing("The report", host.place(places.folder)):
+                for file, content in outcome.files(time.perf_counter() - started).items():
+                    write_atomic(places.folder / file, content)
+        if not saved:
+            with writing("The profile", host.place(places.profile.parent)):
+                outcome.profile.save(places.profile, overwrite=True)
+        for work in works:
+            work.remove()
+        places.best.unlink(missing_ok=True)
+        outcome.path, outcome.report = places.profile, places.folder / "report.html"
+        outcome.notes += [*(["This calibration was complete already; nothing was measured again."] if saved else []),
+                          f"Profile: {host.place(outcome.path)}", f"Report: {host.place(outcome.report)}"]
+        return outcome
+
+
+def _check_free(host: Host, places: Places, attributes: Sequence[Attribute], begun: Sequence[Calibration | None],
+                prompts: int) -> None:
+    """Raises DebiasError where files would be replaced that are not of this very calibration."""
+    if places.overwrite:
+        return
+    there = places.profile.exists()
+    own = [c for c in begun if c]
+    if there and own and all(c.finished for c in own) and holds(_profile(host, places), own):
+        return
+    others = [] if own else [places.folder / name for name in file_names(attributes, prompts)]
+    for path in (places.profile, *others):
+        if path.exists():
+            belongs = ", and is not of the unfinished calibration" if own else ""
+            raise DebiasError(f"{quoted(host.place(path))} exists already{belongs}. Choose another name or folder, or "
+                              "allow overwriting.")
+
+
+def _profile(host: Host, places: Places) -> Profile:
+    with _called(host, places.profile):
+        return Profile.load(places.profile)
+
+
+def _loaded(host: Host, work: Unfinished) -> Calibration | None:
+    assert work.path is not None
+    with _called(host, work.path):
+        return work.load()
+
+
+@contextmanager
+def _called(host: Host, path: Path) -> Iterator[None]:
+    """Mistakes are said with the file's place as users know it: over a network, nobody must learn where that lies."""
+    try:
+        yield
+    except DebiasError as error:
+        raise DebiasError(str(error).replace(str(path), host.place(path))) from error
+
+
+def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prompts: Sequence[str],
+         works: Sequence[Unfinished]) -> list[int | None]:
+    """Measure what is left of all prompts; returns the evaluations of each, None where a part was measured before."""
+    evaluations: list[int | None] = []
+    try:
+        for number, (calibration, prompt, work) in enumerate(zip(calibrations, prompts, works, strict=True)):
+            resumed, before = bool(calibration.rounds), host.evaluations
+            outcome.calibrations.append(calibration)
+            outcome.sheets.append((None, None))
+            try:
+                rounds = advance(host, calibration, prompt, work)
+                host.say(_progress(calibrations, number, None))
+                for current in rounds:
+                    host.say(_progress(calibrations, number, current))
+            finally:
+                outcome.sheets[-1] = work.sheets(calibration)
+            after = host.evaluations
+            evaluations.append(None if resumed or before is None or after is None else after - before)
+    except host.interruption as stopped:
+        outcome.stopped = stopped
+    return evaluations
+
+
+def _progress(calibrations: Sequence[Calibration], number: int, current: Round | None) -> Progress:
+    calibration, most = calibrations[number], 0
+    for at, c in enumerate(calibrations):
+        begun = sum(len(r.seeds) for r in c.rounds)
+        over = at < number or bool(c.rounds) and c.rounds[-1].kind == HELD_OUT
+        most += begun if over else max(c.plan.most_images, begun + c.plan.held_out)
+    return Progress(calibration, current, len(calibrations), sum(r.done for c in calibrations for r in c.rounds), most)
+
+
+def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:
+    """What an interrupted calibration leaves: its states, and a profile of its best rounds where there are any."""
+    images = sum(r.done for c in outcome.calibrations for r in c.rounds)
+    outcome.notes.append(f"Interrupted. What was measured is kept, {images} images: {host.again} to continue.")
+    audited = [c for c in outcome.calibrations if c.rounds and c.audit.complete]
+    if not audited:
+        outcome.notes.append("The audit is not complete, so there is no profile yet.")
+        return outcome
+    outcome.profile = profile_of(name, audited, host.setting, _names(host, audited[0].attributes))
+    with writing("The profile", host.place(places.best.parent)):
+        outcome.path = outcome.profile.save(places.best, overwrite=True)
+    outcome.notes.append(f"The best rounds so far: {host.place(outcome.path)}")
+    return outcome
+
+
+def _names(host: Host, attributes: Sequence[Attribute]) -> str:
+    """What labels the pictures, as profiles say it."""
+    classifiers, _ = host.judges(attributes)
+    return ", ".join(getattr(classify, "name", type(classify).__name__) for classify in classifiers)

@@ -1,0 +1,97 @@
+"""What is kept of a prompt's calibration while it is not done: what was measured, and the pictures for its sheets."""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..files import write_atomic, writing
+from ..report.sheet import WITH, WITHOUT, Sheet
+from .loop import HELD_OUT, Calibration, Round, round_names
+
+SHOWN = 16  # pictures of a sheet
+
+
+class Unfinished:
+    """A state, `NAME-KEY.json`, and beside it the folder `NAME-KEY` of pictures.
+
+    The key is of all that decides pictures and labels (`facts`, plain values): another calibration has another one, so
+    that none is continued as something else. Without a folder, pictures are kept in memory alone.
+    """
+
+    def __init__(self, folder: Path | None, name: str = "", facts: object = None):
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.path = folder and folder / f"{name}-{key}.json"
+        self._pictures: dict[int, dict[int, Image.Image]] = {}  # by place of the round, then seed
+
+    def load(self) -> Calibration | None:
+        """The calibration as it was left, where there is one. Raises DebiasError where its file is damaged."""
+        if self.path is None or not self.path.exists():
+            return None
+        for file in self._folder.glob("*.png"):
+            at = re.fullmatch(r"(\d+) (-?\d+)\.png", file.name)
+            if at:
+                with Image.open(file) as picture:
+                    self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")
+        return Calibration.load(self.path)
+
+    def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence) -> None:
+        """Keep what the sheets show of the current round's batch: the first pictures that are finite.
+
+        Of the rounds after the audit the last one counts; the pictures of those before it go.
+        """
+        at, first = len(rounds) - 1, set(rounds[-1].seeds[:SHOWN])
+        own = self._pictures.setdefault(at, {})
+        for seed, image in zip(seeds, images):
+            if seed in first and image is not None:
+                own[seed] = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+                if self.path is not None:
+                    with writing("The calibration's pictures", self.path.parent.name):
+                        write_atomic(self._folder / f"{at} {seed}.png", png(own[seed]))
+        for old in [place for place in self._pictures if 0 < place < at]:
+            for seed in self._pictures.pop(old):
+                if self.path is not None:
+                    (self._folder / f"{old} {seed}.png").unlink(missing_ok=True)
+
+    def sheets(self, calibration: Calibration) -> tuple[Sheet | None, Sheet | None]:
+        """(before, after): of the audit, and of the verification, or else of the last round. None without pictures."""
+        names, found = round_names([r.kind for r in calibration.rounds]), dict(self._pictures)
+        last = max((at for at in found if 0 < at < len(names)), default=0)
+        verified = last and calibration.rounds[last].kind == HELD_OUT
+        after = _sheet(WITH if verified else f"{names[last]}, not verified", found[last]) if last else None
+        return _sheet(WITHOUT, found.get(0)), after
+
+    def remove(self) -> None:
+        """The calibration is done. The state goes last: while it is there, the work counts as not done."""
+        if self.path is None:
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.path.unlink(missing_ok=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            pass  # others' work is in it
+
+    @property
+    def _folder(self) -> Path:
+        assert self.path is not None
+        return self.path.with_suffix("")
+
+
+def _sheet(what: str, pictures: dict[int, Image.Image] | None) -> Sheet | None:
+    seeds = sorted(pictures or ())
+    return Sheet(what, [pictures[seed] for seed in seeds], seeds) if pictures else None
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as a PNG file's content."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,79 @@
+"""A profile in words: what an image's metadata says that was done to it, and a profile in a few lines."""
+from __future__ import annotations
+
+from typing import Mapping
+
+from ..attribute import Attribute
+from ..calibration.statistics import shares
+from ..errors import short
+from ..method.draw import Steering
+from .file import Entry, Profile
+from .lookup import entry_for
+
+LEFT_ALONE = "left alone by its draw"  # what an image's metadata says that no group was drawn for
+
+
+def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0, seed: int | None = None
+             ) -> dict[str, str]:
+    """What an image's metadata says, under keys that begin with "Debias".
+
+    info is what guidance did (`GuidanceRun.summary`; at least `acted`, and `reason` where the host knows one). The
+    profile and its hash are always said, so that the same settings make the same image again; weights only where
+    guidance acted, else "Debias" says why it did not. With a seed, that may be this image's own draw.
+    """
+    entry, exact = entry_for(profile, prompt)
+    keys = {"Debias profile": profile.name, "Debias hash": profile.hash[:12]}
+    if info.get("acted"):
+        keys["Debias weights"] = "; ".join(_words(a, s) for a, s in zip(profile.attributes, entry.steerings))
+    else:
+        why = info.get("reason") or _idle(profile, entry, info, strength, seed)
+        keys["Debias"] = why if why == LEFT_ALONE else f"not applied ({why})"
+    if strength != 1:
+        keys["Debias strength"] = f"{strength:g}"
+    if info.get("acted") and not exact:
+        keys["Debias prompt"] = entry.warnings[0]
+    if info.get("acted") and info.get("skipped"):
+        keys["Debias skipped"] = f"{info['skipped']} of {info.get('steps', '?')} steps (NaN or infinite)"
+    return keys
+
+
+def described(profile: Profile) -> str:
+    """A profile in a few lines: what it balances, what was measured, and in which setting."""
+    names = short(", ".join(a.name for a in profile.attributes))
+    method = profile.method
+    lines = [f"{profile.name} ({profile.hash[:12]}): {names} by direction '{method.direction}', {method.spend}"]
+    for entry in profile.entries:
+        for i, attribute in enumerate(profile.attributes):
+            before, after = ([f"{share:.0%}" for share in shares(measured[i]["counts"])] if measured else
+                             ["not verified"] for measured in (entry.before, entry.after))
+            lines.append(f"{short(entry.prompt)}: {short(' / '.join(attribute.names))}: {' / '.join(before)} -> "
+                         f"{' / '.join(after)}")
+        lines += [f"Warning: {short(warning)}" for warning in entry.warnings]
+    setting = ", ".join(f"{short(key.replace('_', ' '))} {short(value)}" for key, value in profile.setting.items()
+                        if value not in (None, "") and key != "model_hash")
+    return "\n".join([*lines, f"Calibrated with {setting}; labels by {short(profile.classifier)}"])
+
+
+def _idle(profile: Profile, entry: Entry, info: Mapping, strength: float, seed: int | None) -> str:
+    """Why guidance did not act, as far as it can be told from outside."""
+    if strength == 0:
+        return "the strength is 0"
+    if not any(any(s.weights) or (s.probabilities and s.probabilities[0] < 1) for s in entry.steerings):
+        return "the calibration found nothing to correct"
+    if seed is not None and not any(s.rows([seed], stream=i).any() for i, s in enumerate(entry.steerings)):
+        return LEFT_ALONE
+    if info.get("steps") == 0 and profile.method.direction != "prompt":
+        return "no step lies in the guidance window"
+    if info.get("skipped") and info["skipped"] == info.get("steps"):
+        return "every prediction was NaN or infinite"
+    return "guidance changed nothing"
+
+
+def _words(attribute: Attribute, s: Steering) -> str:
+    """A steering in one line, e.g. "gender: man 0.3, woman -0.3" or "gender: 40 % alone, 60 % woman, strength 1"."""
+    shift = ", ".join(f"{name} {a:.4g}" for name, a in zip(attribute.names, s.weights))
+    if s.probabilities:
+        options = zip(("alone", *attribute.names), s.probabilities)
+        draw = ", ".join(f"{100 * q:.3g} % {name}" for name, q in options if q >= 5e-4)
+        shift = f"{draw}, strength {s.strength:.4g}" + (f", shift {shift}" if any(s.weights) else "")
+    return " ".join(f"{attribute.name}: {shift}".split())

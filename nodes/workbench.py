@@ -1,0 +1,161 @@
+"""Makes the images of a calibration with ComfyUI's own sampling.
+
+Every image is made alone of its seed: its noise is that of a batch of one, so KSampler with batch size 1 and the same
+seed makes the same picture later (samplers that add noise at every step do so for calibration batches of one only).
+"""
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Sequence
+
+import comfy.sample
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ..core.attribute import Attribute
+from ..core.calibration.runner import Host, Progress
+from ..core.calibration.unfinished import SHOWN
+from ..core.files import fingerprint
+from ..core.method.draw import check_steered
+from ..core.method.methods import Method
+from ..core.report.chart import contact_sheet
+from . import messages
+from .classifier import Judge
+from .conditioning import encode_all
+from .guidance import Guide
+from .images import pictures, to_pil
+
+PREVIEW = 512  # pixels
+INTERRUPTION = "InterruptProcessingException"
+MADE = ("model", "clip", "vae", "classifier")  # inputs that cannot be compared by value
+
+
+class Cancelled(Exception):
+    """Stands for what Cancel raises in a host that does not say: nothing ever raises this."""
+
+
+def interruption() -> type[BaseException]:
+    """What Cancel raises. ComfyUI and its forks keep it in different modules."""
+    modules = (sys.modules.get(name) for name in ("comfy.model_management", "comfy.interruption"))
+    return next((vars(module)[INTERRUPTION] for module in modules if INTERRUPTION in vars(module or object)), Cancelled)
+
+
+@dataclass
+class Workbench(Host):
+    """A model with its settings and a judge: the host of a calibration.
+
+    graph  what makes the model, text encoder, VAE and judge: `behind` the node
+    """
+    model: object
+    clip: object
+    vae: object
+    judge: Judge
+    setting: dict
+    graph: list = field(default_factory=list)
+    node: str | None = None
+    evaluations: int = 0
+    again = "queue again"
+    prepared: tuple | None = None
+    acted: bool = False  # did guidance change anything in the last call?
+    judged: tuple | None = None
+    classifiers: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.interruption, self.bar, self.progress = interruption(), None, None
+
+    def judges(self, attributes: Sequence[Attribute]):
+        if self.judged != tuple(attributes):
+            self.judged, self.classifiers = tuple(attributes), [self.judge.of(a) for a in attributes]
+        return self.classifiers, self.judge.fidelity
+
+    def fingerprint(self) -> object:
+        return [self.setting, self.graph]
+
+    def place(self, path: Path) -> str:
+        return messages.place(path)
+
+    def say(self, progress: Progress) -> None:
+        self.progress = progress
+        messages.say(self.node, progress.text)
+        if self.bar is None:
+            total = progress.most * self.setting["steps"]
+            self.bar = comfy.utils.ProgressBar(total, node_id=self.node)
+        self._advance(0)
+
+    def _advance(self, steps: int, preview=None) -> None:
+        """The bar, `steps` of one image further than what is measured."""
+        if self.bar is not None:
+            each = self.setting["steps"]
+            # The preview goes by place: forks name it differently.
+            self.bar.update_absolute(self.progress.done * each + steps, self.progress.most * each, preview)
+
+    def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
+               method: Method) -> Sequence:
+        each = len(seeds) * self.setting["steps"]
+        images = self.generate(prompt, attributes, method, weights, seeds,
+                               lambda step, x0, x, total: self._advance((step + 1) * each // total))
+        self._advance(each, ("JPEG", contact_sheet(to_pil(images[:SHOWN]), columns=4), PREVIEW))
+        return pictures(images)
+
+    def generate(self, prompt: str, attributes: Sequence[Attribute], method: Method, weights: Tensor,
+                 seeds: Sequence[int], callback=None) -> Tensor:
+        """IMAGE [N, H, W, 3], one a seed, guided by weights [N, n]. Raises DebiasError where guidance did nothing."""
+        asked = (prompt, tuple(attributes), method)
+        if self.prepared is None or self.prepared[0] != asked:
+            self.prepared = (asked, self._prepare(*asked))
+        model, positive, negative = self.prepared[1]
+        self.weights, self.acted = weights, False
+        s = self.setting
+        latent = comfy.sample.fix_empty_latent_channels(
+            self.model, torch.zeros(1, 4, s["height"] // 8, s["width"] // 8))
+        noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
+        samples = comfy.sample.sample(
+            model, noise, s["steps"], s["cfg"], s["sampler"], s["scheduler"], positive, negative,
+            latent.repeat(len(seeds), *(1,) * (latent.ndim - 1)), denoise=1.0, callback=callback, disable_pbar=True,
+            seed=seeds[0])
+        self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1)
+        check_steered(weights, self.acted)
+        images = self.vae.decode(samples)
+        return images.reshape(-1, *images.shape[-3:])
+
+    def _prepare(self, prompt: str, attributes: tuple[Attribute, ...], method: Method):
+        """Texts encoded and the model patched once a prompt: (model, positive, negative)."""
+        def count(summary, facts):
+            self.evaluations += summary["extra_evaluations"]
+            self.acted = summary["acted"]
+
+        guide = Guide(encode_all(self.clip, prompt, attributes, method.context), attributes, method,
+                      lambda *_: self.weights, count)
+        return guide.patch(self.model), *(self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+                                          for text in (prompt, self.setting["negative_prompt"]))
+
+
+def states() -> Path:
+    """The folder of unfinished calibrations."""
+    return Path(folder_paths.get_user_directory()) / "debias"
+
+
+def behind(prompt: dict | None, node: str | None) -> list:
+    """The loaders, LoRAs and so on that make those inputs of the node that are no values, with the files that they
+    name: one that was replaced under the same name is another one. Nothing else of the graph counts."""
+    inputs = ((prompt or {}).get(node) or {}).get("inputs") or {}
+    links = [(key, inputs[key]) for key in MADE if isinstance(inputs.get(key), list)]
+    return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source)))
+            for key, (source, output) in links]
+
+
+def files_of(prompt: dict, node: str) -> list:
+    """(text, fingerprint) of every text in a node's inputs, and in those of all that leads to it, that names a file or
+    folder in ComfyUI's model folders."""
+    texts = {text for at in messages.upstream(prompt, [node]).values() for text in (at.get("inputs") or {}).values()
+             if isinstance(text, str) and 0 < len(text) < 256 and text.isprintable()}
+    relative = [text for text in texts
+                if not Path(text).is_absolute() and not {".", ".."} & {*re.split(r"[\\/]", text)}]
+    roots = {root for kind in list(folder_paths.folder_names_and_paths) for root in folder_paths.get_folder_paths(kind)}
+    return sorted((text, digest) for text in relative for root in sorted(map(str, roots))
+                  if (digest := fingerprint(Path(root) / text)))

@@ -1,0 +1,117 @@
+"""Makes the images of a calibration with what the page says: the host of calibrations in a web UI."""
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..core.attribute import Attribute
+from ..core.calibration.runner import Host, Progress
+from ..core.errors import DebiasError
+from ..core.method.draw import check_steered
+from ..core.method.methods import Method
+from . import classifiers, profiles
+from .guide import Guide, plain
+from .page_facts import page_facts
+from .run import STATE, setting_of
+from .script import CALIBRATION
+
+
+class Interrupted(Exception):
+    """The user pressed Interrupt."""
+
+
+class Workbench(Host):
+    """The page's settings, as a processing object, and the classifiers that are named."""
+    interruption = Interrupted
+    again = "start it again with the same settings and seed"
+
+    def __init__(self, p, classifier: str | None, hires: bool = False, say: Callable[[str], None] = lambda text: None,
+                 cancelled: Callable[[], bool] = lambda: False):
+        from modules import processing
+        processing.fix_seed(p)
+        self.p, self.tell, self.cancelled = p, say, cancelled
+        self.hires = hires and bool(getattr(p, "enable_hr", False))
+        self.judge = [classifier or classifiers.default(), classifiers.fingerprints(classifier)]
+        self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
+        self.setting = setting_of(p)
+        self.skipped = False
+
+    def judges(self, attributes: Sequence[Attribute]):
+        key = tuple(attributes)
+        if key not in self.judged:
+            by_name = bool(getattr(self.p, "is_api", False))
+            found, fidelity = classifiers.load(self.judge[0], key, by_name)
+            self.judged[key] = [self._unless_skipped(classify, a) for classify, a in zip(found, key)], \
+                fidelity and (lambda images, prompt: [] if self.skipped else fidelity(images, prompt))
+        return self.judged[key]
+
+    def _unless_skipped(self, classify: Callable, attribute: Attribute) -> Callable:
+        """An unfinished picture says nothing."""
+        def judged(images):
+            return np.zeros((len(images), len(attribute.groups)), np.float32) if self.skipped else classify(images)
+        judged.name = getattr(classify, "name", type(classify).__name__)
+        return judged
+
+    def fingerprint(self) -> object:
+        return [self.judge, *page_facts(self.p, self.hires)]
+
+    def known(self, prompt: str) -> str:
+        """As the accordion will meet it: with the page's styles, without extra networks."""
+        from modules import shared
+        styles = getattr(self.p, "styles", None)
+        return plain(shared.prompt_styles.apply_styles_to_prompt(prompt, styles) if styles else prompt)
+
+    def place(self, path: Path) -> str:
+        return profiles.place(path)
+
+    def say(self, progress: Progress) -> None:
+        from modules import shared
+        if progress.current is None and progress.calibration.rounds == []:
+            shared.state.job_count = math.ceil((progress.most - progress.done) / self.p.batch_size)
+        self.tell("; ".join(progress.text.splitlines()))
+
+    def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
+               method: Method) -> list[Image.Image]:
+        """Raises Interrupted; DebiasError for guidance that failed or did nothing."""
+        from modules import processing, shared
+        self._check_interrupted()
+        one = copy.copy(self.p)
+        one.prompt, one.seed, one.batch_size, one.n_iter = prompt, [int(seed) for seed in seeds], len(seeds), 1
+        one.subseed_strength = 0.0
+        one.extra_generation_params = dict(self.p.extra_generation_params)
+        one.do_not_save_samples = one.do_not_save_grid = True
+        if hasattr(one, "enable_hr"):
+            one.enable_hr = self.hires
+        table = dict(zip(one.seed, weights, strict=True))
+        setattr(one, CALIBRATION, Guide(tuple(attributes), method, table, self.hires))
+        done = processing.process_images(one)
+        self.setting = setting_of(one)  # the host loads a model that the page overrides only as it generates
+        self._check_interrupted()
+        self.skipped = shared.state.skipped
+        run = getattr(one, STATE, None)
+        if run is None:
+            raise DebiasError("The accordion 'Debias' did not run, so nothing can be calibrated. Is the script "
+                              "switched off, or are always-on scripts disabled?")
+        errors = [current.error for passes in run.passes.values() for current, _ in passes.values() if current.error]
+        if errors or run.error:
+            raise DebiasError(run.error or errors[0])
+        if not self.skipped:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # skipped steps are said in infotexts
+                acted = any(current.info(image)["acted"] for passes in run.passes.values()
+                            for current, image in passes.values())
+            check_steered(weights, acted)
+        pictures = done.images[done.index_of_first_image:]
+        return pictures[::max(len(pictures) // len(seeds), 1)][:len(seeds)]  # inpainting adds masks behind each
+
+    def _check_interrupted(self) -> None:
+        from modules import shared
+        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False) or self.cancelled():
+            raise Interrupted
