@@ -18,9 +18,8 @@ from ..core.errors import DebiasError, short
 from ..core.method import draw
 from ..core.method.conditioning import Encoded, shifted
 from ..core.method.methods import METHODS, Method
-from ..core.method.safe_latent import SafeLatentGuidance
 from .encode import encode_all, encoding_of
-from .hook import hooked
+from .hook import WindowedPrompt, hooked
 
 
 class Guide:
@@ -62,9 +61,8 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
               is; where all are zero, or method.guidance.scale is, nothing is touched.
     encoded   spares encoding the texts again, else `encoding` is the call's clip_skip, max_sequence_length, lora_scale
 
-    The `prompt` direction shifts the prompt for all steps and has no SLD step, so it refuses guidance settings, a
-    window above all, rather than ignore them. Warns where guidance had no effect. Raises DebiasError for weights that
-    do not fit, and for a pipeline or scheduler that is not known.
+    Warns where guidance had no effect. Raises DebiasError for weights that do not fit, and for a pipeline or scheduler
+    that is not known.
     """
     weights = _checked(weights, attributes, method)
     images = len(weights)
@@ -81,11 +79,18 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
         parts = shifted(encoded, attributes, weights, method.context)
         c, shift = encoded.prompt["prompt_embeds"].float(), parts["prompt_embeds"].float()
         change, size = (shift - c).abs().mean().item() * len(weights) / guided_images, c.abs().mean().item()
-        guide.records = [dict(acted=change > 1e-6 * size, magnitude=change, steps=0, skipped=0,
-                              guided_images=guided_images)]
-        guide.call.update(parts, prompt=None)
-        yield guide
+        done = dict(acted=change > 1e-6 * size, magnitude=change, steps=0, skipped=0, guided_images=guided_images)
         reason = "the group texts mean the same to this model as the prompt."
+        guide.records = [done]
+        guide.call.update(parts, prompt=None)
+        if method.guidance.whole:
+            yield guide
+        else:
+            with hooked(pipe, attributes, weights, encoded, method, WindowedPrompt) as denoiser:
+                yield guide
+            done.update(steps=len(denoiser.shifted), acted=done["acted"] and bool(denoiser.shifted))
+            if not denoiser.shifted:
+                reason = f"no step fell into the window {(method.guidance.start, method.guidance.end)}."
     else:
         with hooked(pipe, attributes, weights, encoded, method) as denoiser:
             yield guide
@@ -106,9 +111,6 @@ def _checked(weights, attributes: Sequence[Attribute], method: Method) -> Tensor
     if not torch.isfinite(weights).all():
         raise DebiasError(f"Weights must be finite, but {short(weights.tolist())} came. Calibrate again, or drop "
                           f"them.")
-    if method.direction == "prompt" and method.guidance.scale and method.guidance != SafeLatentGuidance():
-        raise DebiasError(f"The direction 'prompt' shifts the prompt for all steps and takes no guidance settings, but "
-                          f"{method.guidance} came. Leave them out, or use 'embedding'.")
     return weights
 
 

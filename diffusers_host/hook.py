@@ -177,14 +177,7 @@ class GuidedDenoiser:
         if texts["prompt_embeds"] is not self.mixed_for:
             self.mixed_for = texts["prompt_embeds"]
             self.mixed = {name: self._mixed(name, text, rows, at) for name, text in texts.items()}
-        joined = {name: torch.cat([text, self.mixed[name]]) for name, text in texts.items()}
-        extended["encoder_hidden_states"] = joined.pop("prompt_embeds")
-        for pooled in joined.values():
-            if extended.get("pooled_projections") is not None:
-                extended["pooled_projections"] = pooled
-            else:
-                extended["added_cond_kwargs"]["text_embeds"] = pooled
-        return extended
+        return _with_texts(extended, {name: torch.cat([text, self.mixed[name]]) for name, text in texts.items()})
 
     def _mixed(self, name: str, text: Tensor, rows: int, at: Tensor) -> Tensor:
         groups, has_uncond = self.encoded.groups[name].to(text.device), rows > self.images
@@ -202,6 +195,33 @@ class GuidedDenoiser:
         return chosen if has_uncond else torch.cat([empty, chosen])
 
 
+class WindowedPrompt(GuidedDenoiser):
+    """The `prompt` direction in a window: the pipeline was given the shifted text, and outside the window the prompt's
+    own stands in its place. `shifted` holds the places of the schedule at which it was evaluated."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.shifted: set[int] = set()
+
+    def __call__(self, *args, **kwargs):
+        call = dict(zip(self.parameters, args), **kwargs)
+        rows = len(call[self.parameters[0]])
+        if self.pipe.scheduler.timesteps is not self.timesteps:
+            self.timesteps, self.text = self.pipe.scheduler.timesteps, None
+            self.times = self.timesteps.tolist()
+        index = self._index(call["timestep"])
+        if self._is_ours(call, rows):
+            if self.method.guidance.active(index / len(self.times)):
+                self.shifted.add(index)
+            else:
+                call = _with_texts(call, {name: self._own(name, text) for name, text in _texts(call).items()})
+        return self.forward(**call)
+
+    def _own(self, name: str, text: Tensor) -> Tensor:
+        own = self.encoded.prompt[name].to(text).expand(self.images, *text.shape[1:])
+        return torch.cat([text[:-self.images], own])
+
+
 def _texts(call: dict) -> dict[str, Tensor]:
     """Where a denoiser's call holds the text: tokens and, in SDXL (added), SD 3 and Flux, a pooled vector."""
     pooled = call.get("pooled_projections")
@@ -209,6 +229,16 @@ def _texts(call: dict) -> dict[str, Tensor]:
         pooled = (call.get("added_cond_kwargs") or {}).get("text_embeds")
     texts = dict(prompt_embeds=call["encoder_hidden_states"], pooled_prompt_embeds=pooled)
     return {name: text for name, text in texts.items() if text is not None}
+
+
+def _with_texts(call: dict, texts: dict[str, Tensor]) -> dict:
+    """The call with other texts, as `_texts` names them."""
+    call, pooled = {**call, "encoder_hidden_states": texts["prompt_embeds"]}, texts.get("pooled_prompt_embeds")
+    if pooled is None:
+        return call
+    if call.get("pooled_projections") is not None:
+        return {**call, "pooled_projections": pooled}
+    return {**call, "added_cond_kwargs": {**call["added_cond_kwargs"], "text_embeds": pooled}}
 
 
 def _with_rows(value, rows: int, copies: Tensor):

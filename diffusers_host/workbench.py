@@ -97,7 +97,7 @@ class Workbench(Host):
 
     def check(self, attributes: Sequence[Attribute], method: Method) -> None:
         """Raises DebiasError where this pipeline cannot be guided by a method; said before the first picture."""
-        if method.direction == "prompt":
+        if method.direction == "prompt" and method.guidance.whole:
             encode(self.pipe, [attributes[0].groups[0].texts[0]])
         else:
             check(self.pipe)

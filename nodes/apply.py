@@ -1,31 +1,19 @@
 """Debias Apply: a profile's guidance on a model."""
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io
 
 from ..core.errors import DebiasError
-from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
+from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for
 from ..core.profile.words import metadata
-from ..core.method.safe_latent import SafeLatentGuidance
 from ..core.method.draw import rows
 from . import messages
 from .conditioning import encode_all
 from .guidance import Guide
 from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
-
-
-def method_of(profile: Profile, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
-    """The profile's method with another direction or a narrower window. Raises DebiasError where they do not fit."""
-    method = profile.method.adjusted(direction, start, end)
-    if method.direction == "prompt" and (start, end) != (0, 1):
-        raise DebiasError(f"The direction 'prompt' shifts the prompt for all steps, so a window from {start:g} to "
-                          f"{end:g} cannot be kept. Set start to 0 and end to 1, or the direction to 'embedding'.")
-    return replace(method, guidance=SafeLatentGuidance()) if method.direction == "prompt" else method
 
 
 def entry_of(profile: Profile, text: str) -> tuple[Entry, str, list[str]]:
@@ -68,8 +56,7 @@ class DebiasApply(io.ComfyNode):
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=(
                     "1: as calibrated. 0: nothing is changed, bit by bit. Above 1 prompts may be shown less well.")),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, tooltip=(
-                    "Share of the schedule at which guidance begins; the profile's own window stays a limit. Not for "
-                    "the direction 'prompt'.")),
+                    "Share of the schedule at which guidance begins; the profile's own window stays a limit.")),
                 io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=(
                     "Share of the schedule at which guidance ends. 0.4 costs less; on the demo model it keeps most of "
                     "the effect on gender, but only three fifths of that on five skin tones.")),
@@ -87,7 +74,7 @@ class DebiasApply(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, profile, strength=1.0, start=0.0, end=1.0, direction=AS_CALIBRATED, text=""):
         node = cls.hidden.unique_id
-        method = method_of(profile, direction, start, end)
+        method = profile.method.adjusted(direction, start, end)
         entry, prompt, warned = entry_of(profile, text or "")
         if method.direction != profile.method.direction:
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")

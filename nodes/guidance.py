@@ -18,6 +18,7 @@ from ..core.attribute import Attribute
 from ..core.errors import DebiasError
 from ..core.method.step import Steps
 from ..core.method.methods import Method
+from ..core.method.safe_latent import SafeLatentGuidance
 from ..core.method.conditioning import Encoded
 from . import conditioning
 from .messages import collected
@@ -76,11 +77,10 @@ class Guide:
             return lambda: nothing("Debias Text Encode has applied this profile to the prompt already")
         conditioning.check_width(positive, self.encoded)
         if self.method.direction == "prompt":
-            guider.conds[POSITIVE], longer = conditioning.shift(positive, self.encoded, self.attributes, weights,
-                                                                self.method.context)
-            apart = Apart(guider, longer, len(weights))
-            return lambda: conditioning.effect(self.encoded, self.attributes, weights, self.method.context) | dict(
-                extra_evaluations=apart.evaluations)
+            made = conditioning.shift(positive, self.encoded, self.attributes, weights, self.method.context)
+            texts = Shifted(guider, *made, len(weights), self.method.guidance, sigmas)
+            return lambda: texts.summary(conditioning.effect(self.encoded, self.attributes, weights,
+                                                             self.method.context))
         from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
         step = Pass(self, guider, weights, sigmas)
         for kind, wrapper in ((WrappersMP.CALC_COND_BATCH, step), (WrappersMP.APPLY_MODEL, step.apply_model)):
@@ -88,28 +88,50 @@ class Guide:
         return step.summary
 
 
-class Apart:
-    """The `prompt` direction's texts that are longer than others of their batch, as a CALC_COND_BATCH wrapper: each
-    length is evaluated by itself, and its images' predictions take the place of those of the batch."""
+class Shifted:
+    """The `prompt` direction's texts. Where there is more to do than to put them in the prompt's place, it is a
+    CALC_COND_BATCH wrapper: outside a window the prompt's own text is evaluated; and texts that are longer than others
+    of their batch are evaluated by length, their images' predictions taking the place of those of the batch."""
 
-    def __init__(self, guider, longer: conditioning.Apart, images: int):
-        self.guider, self.images, self.evaluations = guider, images, 0
-        self.names = {f"{KEY} {len(guider.conds) + i}": at for i, (at, _) in enumerate(longer)}
+    def __init__(self, guider, shifted: conditioning.Entries, longer: conditioning.Apart, images: int,
+                 window: SafeLatentGuidance, sigmas: Tensor):
+        self.guider, self.images, self.window, self.evaluations = guider, images, window, 0
+        self.steps: set[int] = set()
         # In the guider's conditionings the host prepares them with its own.
+        self.name = POSITIVE if window.whole else f"{KEY} {len(guider.conds)}"
+        guider.conds[self.name] = shifted
+        self.names = {f"{KEY} {len(guider.conds) + i}": at for i, (at, _) in enumerate(longer)}
         guider.conds.update(zip(self.names, (entries for _, entries in longer)))
-        if longer:
+        self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
+        if longer or not window.whole:
             from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, self, guider.model_options, is_model_options=True)
 
-    def __call__(self, executor, model, conds, x, *args, **kwargs):
-        outs = list(executor(model, conds, x, *args, **kwargs))
-        at = _place(conds, self.guider.conds.get(POSITIVE))
-        if at is not None and len(x) == self.images:
+    def __call__(self, executor, model, conds, x, timestep, *args, **kwargs):
+        held, own = self.guider.conds, self.guider.conds.get(POSITIVE)
+        at = _place(conds, own)
+        if at is None or len(x) != self.images or not self.window.active(self.progress(timestep)):
+            return executor(model, conds, x, timestep, *args, **kwargs)
+        self.steps.add(self.progress.step(timestep))
+        texts = list(conds)
+        texts[at] = held[POSITIVE] = held[self.name]  # other wrappers, of a further profile too, find it there
+        try:
+            outs = list(executor(model, texts, x, timestep, *args, **kwargs))
             for name, images in self.names.items():
-                out, = executor(model, [self.guider.conds[name]], x, *args, **kwargs)
+                out, = executor(model, [held[name]], x, timestep, *args, **kwargs)
                 outs[at] = outs[at].index_copy(0, torch.tensor(images, device=out.device), out[images])
                 self.evaluations += len(x)
+        finally:
+            held[POSITIVE] = own
         return outs
+
+    def summary(self, effect: dict) -> dict:
+        """What was done; effect is that of the texts."""
+        found = dict(effect, extra_evaluations=self.evaluations)
+        if self.window.whole:
+            return found
+        outside = {} if self.steps else dict(acted=False, reason="no step lies in the guidance window")
+        return found | dict(steps=len(self.steps)) | outside
 
 
 class Pass:

@@ -71,6 +71,9 @@ class DebiasTextEncode(io.ComfyNode):
         _, _, warned = entry_of(profile, text or " ")
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
+        elif not profile.method.guidance.whole:
+            warned.append("a conditioning shifts in all steps, but the weights were found in a part of them: Debias "
+                          "Apply keeps the profile's window")
         check_encoder(profile, encoder_name(clip))
         known = dict(text_encoder=encoder_name(clip))
         conditioning, summary = shifted_conditioning(clip, text, profile, strength, range(seed, seed + batch_size))

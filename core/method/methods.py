@@ -27,7 +27,8 @@ class Method:
     context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
     spend      `draw`: each image is sent toward a drawn group or left alone; `shift`: all get the same weights
     rule       how `shift` weights are solved; `draw` has one way, its measured outcome matrix, and "log" here
-    guidance   the SLD rule's settings; without effect on the `prompt` direction, which has no SLD step
+    guidance   the SLD rule's settings; `prompt` has no SLD step and takes the window alone, outside of which the
+               prompt's own text is evaluated. Raises DebiasError for others there (scale 0, which is off, aside)
     """
     direction: str = "prompt"
     context: str = IN_CONTEXT
@@ -45,6 +46,10 @@ class Method:
                               f"came.")
         if self.spend == "draw" and self.rule != "log":
             raise _no_rule(self.rule)
+        if self.direction == "prompt" and self.guidance.scale and self.guidance != self.guidance.window:
+            raise DebiasError(f"The direction 'prompt' shifts the prompt and has no SLD step: of the guidance settings "
+                              f"it takes start and end alone, but {self.guidance} came. Leave the others out, or use "
+                              f"'embedding'.")
 
     @property
     def unit(self) -> float:
@@ -52,12 +57,14 @@ class Method:
         return 1.0 if "{prompt}" in self.context else 4.0
 
     def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
-        """With another direction, and the window narrowed to start and end, shares of the schedule. Raises DebiasError.
+        """With another direction, and the window narrowed to start and end, shares of the schedule. `prompt` in place
+        of another direction leaves that one's window. Raises DebiasError.
         """
         if not 0 <= start <= end <= 1:
             raise DebiasError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but {start:g} "
                               f"and {end:g} came.")
-        method = self if direction == AS_CALIBRATED else replace(self, direction=direction)
+        method = self if direction in (AS_CALIBRATED, self.direction) else replace(
+            self, direction=direction, guidance=SafeLatentGuidance() if direction == "prompt" else self.guidance)
         window = method.guidance
         start = max(start, window.start)
         return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
@@ -77,9 +84,11 @@ class Method:
         if given.get("spend", cls.spend) == "draw":
             shifted = given.get("rule") == "policy_gradient"
             given.update(dict(spend="shift") if shifted else dict(rule=cls.rule))
-        guidance = data.get("guidance") or {}
-        return cls(**given, guidance=SafeLatentGuidance(**{f.name: guidance[f.name] for f in fields(SafeLatentGuidance)
-                                                           if f.name in guidance}))
+        known = data.get("guidance") or {}
+        guidance = SafeLatentGuidance(**{f.name: known[f.name] for f in fields(SafeLatentGuidance) if f.name in known})
+        if given.get("direction", cls.direction) == "prompt" and guidance.scale:
+            guidance = guidance.window  # files may hold others, which had no effect
+        return cls(**given, guidance=guidance)
 
 
 METHODS = {

@@ -32,6 +32,16 @@ class SafeLatentGuidance:
             raise DebiasError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, but {self} "
                               f"came.")
 
+    @property
+    def whole(self) -> bool:
+        """Is the window the whole schedule?"""
+        return self.start == 0 and self.end == 1
+
+    @property
+    def window(self) -> SafeLatentGuidance:
+        """These settings with nothing but their window."""
+        return SafeLatentGuidance(start=self.start, end=self.end)
+
     def active(self, progress: float) -> bool:
         """Is gamma applied at this share of the schedule?"""
         return self.scale > 0 and self.start <= progress < self.end

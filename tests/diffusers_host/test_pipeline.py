@@ -318,6 +318,53 @@ def test_the_window_evaluates_nothing_outside_of_it():
     assert info["steps"] == info["extra_evaluations"] == 4
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outside_the_window_the_prompt_s_own_text_is_evaluated(family):
+    """Steps 1 and 2 of 4: as if the pipeline were given the shifted text for these alone."""
+    pipe, weights = FAMILIES[family](), torch.tensor([AWAY, (0.0, 0.0)])
+    long = {key: value for key, value in settings(pipe).items() if key == "max_sequence_length"}
+    window = Method(guidance=SafeLatentGuidance(start=0.25, end=0.75))
+    with guided(pipe, PROMPT, [GENDER], weights, window, **long) as guide:
+        found, texts = called(pipe, guide.call)
+    assert guide.summary()["steps"] == 2 and guide.summary()["acted"]
+    with guided(pipe, PROMPT, [GENDER], weights, Method(), **long) as whole:
+        _, shifted = called(pipe, whole.call)
+    plain_images, plain = called(pipe, dict(prompt=[PROMPT] * 2))
+    assert [any(torch.equal(text, other) for other in shifted) for text in texts] == [False, True, True, False]
+    # Up to rounding: a pipeline encodes a batch's prompts together.
+    assert torch.allclose(texts[0], plain[0], atol=1e-5) and torch.equal(texts[3], texts[0])
+    assert torch.allclose(found[1], plain_images[1], atol=1e-4)
+    assert not torch.allclose(found[0], plain_images[0], atol=1e-2)
+
+
+def called(pipe, call):
+    """(latents, the text of the conditional rows in each step) of a call of four steps."""
+    texts, module = [], denoiser(pipe)
+    owner = module.__dict__.get("forward", module)  # of what the hook in front of it evaluates, where there is one
+    forward = owner.forward
+
+    def spy(*args, **kwargs):
+        texts.append(kwargs["encoder_hidden_states"][-2:].clone())
+        return forward(*args, **kwargs)
+
+    owner.forward = spy
+    try:
+        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        arguments = {**settings(pipe), "num_inference_steps": 4}
+        images = pipe(**call, generator=generators, output_type="latent", **arguments).images
+    finally:
+        if owner is module:
+            del module.forward
+        else:
+            owner.forward = forward
+    return images, texts
+
+
+def test_a_method_takes_no_settings_that_it_does_not_use():
+    with pytest.raises(ValueError, match="it takes start and end alone"):
+        Method(guidance=SafeLatentGuidance(momentum_scale=0.3))
+
+
 def test_img2img_counts_its_window_on_the_whole_schedule(seen):
     pipe = tiny_pipelines.img2img()
     images_of(pipe, AWAY, seeds=(1,), direction="embedding", image=picture(), strength=0.4, num_inference_steps=10)
@@ -675,7 +722,6 @@ def test_generate_uses_the_rows_that_the_steerings_draw_for_its_seeds():
     (dict(weights=[[0.0, 1.0]] * 3), "each of 2 seeds"),
     (dict(weights=[math.nan, 0.0]), "finite"),
     (dict(steerings=[Steering.none(2)]), "not both"),
-    (dict(method=Method(guidance=SafeLatentGuidance(start=0.2))), "takes no guidance settings"),
 ])
 def test_arguments_that_do_not_fit_are_refused(wrong, message):
     pipe = tiny_pipelines.sd()

@@ -40,7 +40,8 @@ def pipe():
 
 
 @pytest.mark.parametrize("method", [
-    Method("prompt"), Method("prompt", ALONE), Method("embedding"), Method("prediction"), METHODS["paper"],
+    Method("prompt"), Method("prompt", ALONE), Method("prompt", guidance=SafeLatentGuidance(start=0.2, end=0.6)),
+    Method("embedding"), Method("prediction"), METHODS["paper"],
     Method("embedding", guidance=SafeLatentGuidance(1000, 0.01, 0.3, 0.4, 0.1, 0.5))], ids=str)
 @pytest.mark.parametrize("cfg, negative", [(2.0, "blurry"), (1.0, "blurry")])
 def test_latents_are_those_of_the_diffusers_pipeline(pipe, sample, guided, method, cfg, negative):

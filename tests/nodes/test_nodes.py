@@ -195,7 +195,7 @@ def test_a_profile_of_several_prompts_needs_the_text(demo, call, said):
 
 
 @pytest.mark.parametrize("inputs, sentence", [
-    (dict(start=0.5, end=0.2), "0 <= start <= end"), (dict(end=0.4), "shifts the prompt for all steps"),
+    (dict(start=0.5, end=0.2), "0 <= start <= end"),
     (dict(clip=None), "holds no text encoder")])
 def test_what_cannot_be_applied_is_refused(demo, call, said, inputs, sentence):
     from sd_debias.nodes.apply import DebiasApply
@@ -205,9 +205,8 @@ def test_what_cannot_be_applied_is_refused(demo, call, said, inputs, sentence):
 
 
 def test_a_window_narrows_that_of_the_profile():
-    from sd_debias.nodes.apply import method_of
     paper = profile(Steering((0.5, -0.5)), method=METHODS["paper"])
-    window = method_of(paper, start=0.1, end=0.6).guidance
+    window = paper.method.adjusted(start=0.1, end=0.6).guidance
     assert (window.start, window.end) == (0.2, 0.6)  # the paper's warm-up of a fifth stays
 
 
