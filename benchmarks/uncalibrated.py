@@ -102,7 +102,7 @@ def guess(how: str, subject: str, attribute: str) -> Steering:
                              "linear" if how == "ridge" else "rbf")
     shares = np.exp(guessed) / np.exp(guessed).sum()
     obedience = Draw.OBEDIENCE * np.eye(len(target)) + (1 - Draw.OBEDIENCE) * shares
-    return Steering(none.weights, tuple(least_push(np.vstack([shares, obedience]), target, Draw.REACHED)), 1.0)
+    return Steering(none.weights, tuple(least_push(np.vstack([shares, obedience]), target)), 1.0)
 
 
 def measure(job: dict) -> tuple[dict, str]:

@@ -1,7 +1,6 @@
 """Files that are never half written, never written by two at once, and never outside their folder."""
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -158,31 +157,25 @@ def exclusive(path: str | Path) -> Iterator[None]:
     """Hold a file's lock, `.NAME.lock` beside it, which the system releases when the process ends, however it ends.
 
     Raises DebiasError where another process holds it, and where something else stands in its place: a link is not
-    followed, and what it points to is never touched. The lock's file stays: removing it would let two hold one each.
+    followed, and what it points to is never touched.
     """
+    from filelock import FileLock, Timeout
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    strange = DebiasError(f"Expected a plain file at {quoted(lock)}, where the lock is kept, but a link, pipe or "
+    if lock.is_symlink() or lock.exists() and not lock.is_file():
+        raise DebiasError(f"Expected a plain file at {quoted(lock)}, where the lock is kept, but a link, pipe or "
                           f"folder is there. Remove it.")
+    held = FileLock(str(lock), timeout=0)
     try:
-        handle = os.open(lock, flags, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
-            raise strange from error
-        raise
+        held.acquire()
+    except Timeout as error:
+        raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose another "
+                          f"name.") from error
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode) or lock.is_symlink():
-            raise strange
-        try:
-            _lock(handle)
-        except (BlockingIOError, PermissionError) as error:
-            raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose "
-                              f"another name.") from error
         yield
     finally:
-        os.close(handle)
+        held.release()
 
 
 def _lock(handle: int) -> None:

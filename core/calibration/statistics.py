@@ -12,7 +12,6 @@ from statistics import NormalDist
 from typing import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from ..errors import DebiasError, short
@@ -305,21 +304,10 @@ def _plain(value: object) -> object:
 
 
 def _chi2_tail(df: float, x: float) -> float:
-    if df == 0 or math.isinf(x):
-        return float(x <= 0)
-    shape, half = torch.tensor([df / 2, x / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(shape, half))
+    from scipy.special import chdtrc
+    return float(x <= 0) if df == 0 else float(chdtrc(df, x))
 
 
 def _chi2_quantile(df: float, level: float) -> float:
-    return 0.0 if df == 0 else _crossing(lambda x: 1 - _chi2_tail(df, x), level)
-
-
-def _crossing(rising: Callable[[float], float], value: float) -> float:
-    """x >= 0 where a rising function reaches a value, by bisection to the last bit of a float."""
-    low, high = 0.0, 1.0
-    while rising(high) < value:
-        low, high = high, 2 * high
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if rising(middle) < value else (low, middle)
-    return high
+    from scipy.special import chdtri
+    return 0.0 if df == 0 else float(chdtri(df, 1 - level))

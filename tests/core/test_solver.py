@@ -95,8 +95,13 @@ def test_solvers_work_in_the_inference_mode_of_hosts(spend):
 
 def test_draw_leaves_as_many_images_alone_as_the_target_allows():
     matrix = np.array([[0.8, 0.2], [1.0, 0.0], [0.0, 1.0]])
-    q = least_push(matrix, np.array([0.5, 0.5]), tolerance=1e-3)
-    assert abs(q[0] - 0.5 / 0.8) < 0.02 and q[1] < 0.01
+    q = least_push(matrix, np.array([0.5, 0.5]))
+    assert q == pytest.approx([0.5 / 0.8, 0, 0.5 - 0.1 / 0.8], abs=1e-9)
+
+
+def test_a_target_out_of_reach_gets_the_nearest_shares():
+    matrix = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
+    assert least_push(matrix, np.array([0.5, 0.5])) == pytest.approx([0, 0, 1], abs=1e-6)
 
 
 def test_draw_pushes_harder_where_groups_are_not_obeyed():

@@ -33,10 +33,10 @@ class Draw:
         pushed = [m for m in history if m.steering.probabilities]
         strength = pushed[-1].steering.strength if pushed else self.unit
         matrix = self._matrix(history, strength)
-        q = least_push(matrix, self.target, self.REACHED)
+        q = least_push(matrix, self.target)
         if pushed and kl_divergence(q @ matrix, self.target) > self.REACHED and strength < self.LARGEST * self.unit:
             strength = min(strength * self.STRONGER, self.LARGEST * self.unit)
-            q = least_push(self._matrix(history, strength), self.target, self.REACHED)
+            q = least_push(self._matrix(history, strength), self.target)
         return Steering((0.0,) * n, tuple(q.tolist()), strength)
 
     def answer(self, history: Sequence[Measurement]) -> Steering:
@@ -49,7 +49,7 @@ class Draw:
         if not pushed:
             return none
         strength = min(pushed, key=lambda measured: measured.kl(self.target)).steering.strength
-        q = least_push(self._matrix(history, strength), self.target, self.REACHED)
+        q = least_push(self._matrix(history, strength), self.target)
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
 
     def _matrix(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
@@ -66,18 +66,24 @@ class Draw:
         return np.vstack([alone, pushed / pushed.sum(1, keepdims=True)])
 
 
-def least_push(matrix: np.ndarray, target: np.ndarray, tolerance: float, steps: int = 400) -> np.ndarray:
-    """q [n + 1] on the simplex with the largest q_0 of a grid of 101 whose KL(q M || t) is at most a tenth of the
-    tolerance, or where none comes so near, at most a thousandth above the least that any reaches.
+def least_push(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """q [n + 1] on the simplex with the largest q_0 whose outcomes q M are the target: a linear programme. Where none
+    reaches it, the `nearest`.
 
-    matrix M [n + 1, n], target t [n]. For each q_0 the others are the EM solution of the mixture (Dempster et al. 1977)
-    after `steps` steps, which minimises KL(t || q M).
+    matrix M [n + 1, n], target t [n]
     """
-    q0 = np.linspace(1, 0, 101)[:, None]
-    q = np.hstack([q0, np.repeat((1 - q0) / len(target), len(target), axis=1)])
+    from scipy.optimize import linprog
+    gain = np.eye(len(matrix))[0]
+    found = linprog(-gain, A_eq=np.vstack([matrix.T, np.ones(len(matrix))]), b_eq=[*target, 1.0], method="highs")
+    if not found.success:
+        return nearest(matrix, target)
+    q = np.clip(found.x, 0, None)
+    return q / q.sum()
+
+
+def nearest(matrix: np.ndarray, target: np.ndarray, steps: int = 1000) -> np.ndarray:
+    """q [n + 1] on the simplex with the least KL(t || q M): the mixture's EM solution (Dempster et al. 1977)."""
+    q = np.full(len(matrix), 1 / len(matrix))
     for _ in range(steps):
-        q[:, 1:] *= (target / np.maximum(q @ matrix, 1e-12)) @ matrix[1:].T
-        q[:, 1:] *= (1 - q0) / np.maximum(q[:, 1:].sum(1, keepdims=True), 1e-12)
-    distance = np.array([kl_divergence(p, target) for p in q @ matrix])
-    near = np.flatnonzero(distance <= max(tolerance * 0.1, distance.min() * 1.001))
-    return q[near[0]]
+        q = q * (matrix @ (target / np.maximum(q @ matrix, 1e-12)))
+    return q / q.sum()
