@@ -27,9 +27,9 @@ MODELS = {"demo": (64, 4, 40), "wide": (256, 1, 6)}  # size, images, steps
 
 def wide():
     from diffusers import UNet2DConditionModel
-    from sd_debias.demo_model.model import WEIGHTS
+    from sd_debias.demo_model.model import FOLDER
     return UNet2DConditionModel.from_config({
-        **UNet2DConditionModel.load_config(WEIGHTS / "unet"), "block_out_channels": [320] * 4, "attention_head_dim": 8,
+        **UNet2DConditionModel.load_config(FOLDER / "unet"), "block_out_channels": [320] * 4, "attention_head_dim": 8,
         "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
         "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3]})
 

@@ -58,7 +58,7 @@ def profile(document) -> None:
         warnings.simplefilter("ignore")
         found = Profile.from_dict(document)
     for entry in found.entries:
-        assert all(abs(w) <= LARGEST_WEIGHT for s in entry.steerings for w in (*s.weights, s.strength))
+        assert all(abs(w) <= LARGEST_WEIGHT for s in entry.steerings for w in (*s.weights, s.push))
         assert all(math.isclose(math.fsum(s.probabilities), 1, abs_tol=2e-3) for s in entry.steerings if s.probabilities)
         assert all(isinstance(n, int) or n == int(n) and n >= 0
                    for m in entry.before or () for n in m["counts"]), "whole counts"

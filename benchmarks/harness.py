@@ -129,7 +129,7 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
     `measure(job)` returns what was found, which is kept beside the job's own entries, and a line to print. Results of
     another demo model, say one that was trained anew, are not kept.
     """
-    store, weights = DOCS / f"{name}.json", dict(model_hash=model_hash(model.WEIGHTS))
+    store, weights = DOCS / f"{name}.json", dict(model_hash=model_hash(model.FOLDER))
     stored = json.loads(store.read_text("utf-8")) if store.exists() and not options.fresh else []
     results = [result for result in stored if weights.items() <= result.items()]
     if len(results) < len(stored):

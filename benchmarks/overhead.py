@@ -47,7 +47,7 @@ def random_pipeline(name: str, device: str, dtype: torch.dtype):
     from transformers import (
         CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel,
     )
-    tokenizer = CLIPTokenizer.from_pretrained(model.WEIGHTS / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(model.FOLDER / "tokenizer")
     vae = diffusers.AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
                                   down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
     clip_l = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
@@ -161,7 +161,7 @@ def main() -> None:
     for name in options.models:
         dtype = getattr(torch, options.dtype)
         demo = name == "demo"
-        pipe = load_pipeline(str(model.WEIGHTS), options.device, dtype) if demo else \
+        pipe = load_pipeline(str(model.FOLDER), options.device, dtype) if demo else \
             random_pipeline(name, options.device, dtype)
         pipe.set_progress_bar_config(disable=True)
         if options.compile:

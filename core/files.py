@@ -19,7 +19,7 @@ from .errors import DebiasError, quoted
 LARGEST = 256 << 20  # bytes of a file that is read as text
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of characters that do not show
 JOINERS = "\u200c\u200d"  # zero width, but part of spelling
-WEIGHTS = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
+MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
@@ -198,7 +198,7 @@ def fingerprint(place: str | Path | None) -> str | None:
     place = Path(place)
     files = [place] if place.is_file() else sorted(
         file for pattern in ("*", "*/*") for file in place.glob(pattern)
-        if file.suffix.lower() in WEIGHTS and file.is_file())
+        if file.suffix.lower() in MODEL_FILES and file.is_file())
     known = [(file.name if file == place else file.relative_to(place).as_posix(), file.stat().st_size,
               file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name, write_atomic
-from .model import WEIGHTS
+from .model import FOLDER
 
 UNET = "sd_debias.webui_extension.demo_model.unet"
 TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
@@ -28,7 +28,7 @@ _UNET_ENDS = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def export(folder: str | Path, name: str = "demo", weights: str | Path = WEIGHTS, overwrite: bool = False) -> Path:
+def export(folder: str | Path, name: str = "demo", weights: str | Path = FOLDER, overwrite: bool = False) -> Path:
     """Write the checkpoint and what belongs to it; returns its path.
 
     Raises DebiasError for a text that cannot be a file's name, and for files of that name with other content, unless

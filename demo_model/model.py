@@ -8,8 +8,8 @@ import numpy as np
 from ..core.attribute import Attribute, Group
 from .subjects import SUBJECTS, article, prompt
 
-WEIGHTS = Path(__file__).with_name("weights")
-CLASSIFIER = WEIGHTS / "classifier"
+FOLDER = Path(__file__).with_name("weights")
+CLASSIFIER = FOLDER / "classifier"
 # The settings its bias table holds for.
 STEPS, CFG = 8, 2.0
 
@@ -32,7 +32,7 @@ class Ratio:
 def clip(device="cpu"):
     """The demo's CLIP, trained on the artwork."""
     from ..core.judge.clip import ClipModel
-    return ClipModel(CLASSIFIER, device=device, tokenizer=WEIGHTS / "tokenizer")
+    return ClipModel(CLASSIFIER, device=device, tokenizer=FOLDER / "tokenizer")
 
 
 def occupation_right(clip_model):

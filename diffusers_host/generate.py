@@ -22,7 +22,7 @@ from .encode import encode_all, encoding_of
 from .hook import WindowedPrompt, hooked
 
 
-class Guide:
+class GuidedCall:
     """What `guided` yields.
 
     call       arguments for the pipeline's call: the prompt once for each image, or its shifted embeddings
@@ -51,7 +51,7 @@ def _together(records: Sequence[dict]) -> dict:
 
 @contextmanager
 def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, method: Method = METHODS["default"], *,
-           negative_prompt: str | None = None, encoded: Encoded | None = None, **encoding) -> Iterator[Guide]:
+           negative_prompt: str | None = None, encoded: Encoded | None = None, **encoding) -> Iterator[GuidedCall]:
     """Guides the pipeline's calls inside the context, B images of one prompt each:
 
         with guided(pipe, "a photo of a doctor", [GENDER], weights) as guide:
@@ -66,7 +66,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     """
     weights = _checked(weights, attributes, method)
     images = len(weights)
-    guide = Guide(method.direction, dict(prompt=[prompt] * images))
+    guide = GuidedCall(method.direction, dict(prompt=[prompt] * images))
     if negative_prompt is not None:
         guide.call["negative_prompt"] = [negative_prompt] * images
     if method.guidance.scale == 0 or not weights.any():
@@ -124,7 +124,7 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     without attributes nothing is guided. Each image has a generator of its own, seeded on the CPU, so it is the same in
     any batch up to float rounding, where the pipeline itself keeps images apart. `encoded`, of `encode_all`, spares
     further calls of a prompt encoding its texts again. `call` goes to the pipeline (num_inference_steps,
-    guidance_scale, image ...). The info is `Guide.summary` with `weights`, the rows used,
+    guidance_scale, image ...). The info is `GuidedCall.summary` with `weights`, the rows used,
     `blocked`, how many images the pipeline's safety checker blacked out, and `broken`, the places of those that are not
     finite and stand as black ones; the last two warn. Raises DebiasError as `guided`, and for missing weights or seeds.
     """

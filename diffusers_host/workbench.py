@@ -245,10 +245,10 @@ def _check_device(device: str) -> None:
 def demo(device: str = "cpu", dtype: torch.dtype = torch.float32, **setting) -> Workbench:
     """The embedded demo model, ready to use."""
     from ..demo_model import model
-    pipe = load_pipeline(str(model.WEIGHTS), device, dtype)
+    pipe = load_pipeline(str(model.FOLDER), device, dtype)
     clip = model.clip(device)
     setting = {**dict(steps=model.STEPS, cfg=model.CFG, batch_size=50), **setting}
-    return Workbench(pipe, clip, model="demo", model_hash=model_hash(model.WEIGHTS),
+    return Workbench(pipe, clip, model="demo", model_hash=model_hash(model.FOLDER),
                      fidelity=model.occupation_right(clip), **setting)
 
 

@@ -11,7 +11,7 @@ from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
 from .conditioning import encode_all
-from .guidance import Guide
+from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
 
@@ -98,5 +98,5 @@ class DebiasApply(io.ComfyNode):
             messages.record({**metadata(profile, prompt, summary, strength), "Debias seeds": [
                 facts["seed"], facts["seed"] + len(summary["weights"]) - 1], "Debias rows": summary["weights"]})
 
-        guide = Guide(encoded, profile.attributes, method, weights, done, profile.hash)
+        guide = GuidedSampling(encoded, profile.attributes, method, weights, done, profile.hash)
         return io.NodeOutput(guide.patch(model))

@@ -14,7 +14,7 @@ from ..core.calibration.runner import Places, calibrate
 from ..core.errors import DebiasError
 from ..core.files import safe_name
 from ..core.method.draw import rows
-from ..core.method.methods import DIRECTIONS, EARLY, METHODS, RULES, named
+from ..core.method.methods import chosen
 from ..core.profile.file import Profile
 from ..core.profile.words import metadata
 from ..core.report.sheet import Sheet
@@ -24,11 +24,8 @@ from .images import to_tensor
 from .model_name import encoder_name, model_name
 from .profiles import save_folder
 from .report import before_after, new_folder
-from .types import CATEGORY, Attributes, Classifiers, Profiles, planned
+from .types import CATEGORY, Attributes, Classifiers, Profiles, choice, planned
 from .workbench import Workbench, behind, states
-
-AS_METHOD = "as the method says"
-
 
 class DebiasCalibrate(io.ComfyNode):
     @classmethod
@@ -63,16 +60,7 @@ class DebiasCalibrate(io.ComfyNode):
                     "Seed of the first image; the others follow. Keep it, so that an interrupted calibration "
                     "continues.")),
                 *(planned(name) for name in ("images", "rounds", "held_out", "batch_size", "tolerance")),
-                io.Combo.Input("method", options=list(METHODS), default="default", tooltip=(
-                    "default: every seed draws a group to be steered to, or to be left alone; no extra evaluations. "
-                    "shift: all images get the same shift. paper: He et al. 2024, an SLD direction.")),
-                io.Combo.Input("direction", options=[AS_METHOD, *DIRECTIONS], default=AS_METHOD, tooltip=(
-                    "How the weights steer: prompt costs nothing, embedding one further evaluation a step, prediction "
-                    f"one a group; both in the first {100 * EARLY.end:.0f} % of the steps unless the method has a "
-                    "window.")),
-                io.Combo.Input("rule", options=[AS_METHOD, *RULES], default=AS_METHOD, tooltip=(
-                    "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient. The "
-                    "default method draws and takes no rule.")),
+                *(choice(name) for name in ("method", "direction", "rule")),
                 planned("confidence"),
                 io.String.Input("name", default="doctor-gender", tooltip=(
                     "Name of the profile and of its folder in output/debias, which is numbered where there is one "
@@ -93,8 +81,7 @@ class DebiasCalibrate(io.ComfyNode):
         if KEY in model.wrappers.get("outer_sample", {}):
             raise DebiasError("This model is guided by Debias Apply already, and would be calibrated on top of that. "
                               "Wire the model as it was before Debias Apply.")
-        method = named(method, **{key: value for key, value in (("direction", direction), ("rule", rule))
-                                  if value != AS_METHOD})
+        method = chosen(method, direction=direction, rule=rule)
         plan = Plan(images, rounds, held_out, tolerance or None, batch_size, seed, confidence)
         setting = dict(host="ComfyUI", model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
                        sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,

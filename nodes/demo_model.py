@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..demo_model.model import WEIGHTS, Ratio
+from ..demo_model.model import FOLDER, Ratio
 from .types import CATEGORY
 
 NAME = "demo"  # of the model in profiles, as the command line calls it
@@ -38,7 +38,7 @@ def load():
     management = comfy.model_management
 
     def weights(path):
-        return comfy.utils.load_torch_file(str(WEIGHTS / path), safe_load=True)
+        return comfy.utils.load_torch_file(str(FOLDER / path), safe_load=True)
 
     config = DemoUNet(UNET)
     config.set_inference_dtype(torch.float32, None)

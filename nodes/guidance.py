@@ -29,11 +29,11 @@ PROFILE = "debias_profile"  # on a conditioning of Debias Text Encode: the hash 
 
 
 @dataclass(frozen=True)
-class Guide:
+class GuidedSampling:
     """The wrapper.
 
     weights  f(seed, images) -> a [B, n] for a pass with this seed
-    done     f(summary, facts): called after a pass; summary as the diffusers host's `Guide.summary`, with `reason`
+    done     f(summary, facts): called after a pass; summary as the diffusers host's `GuidedCall.summary`, with `reason`
              where nothing was done; facts are `facts_of` the pass
     profile  hash of the profile, to notice conditionings that it has shifted already
     """
@@ -137,7 +137,7 @@ class Shifted:
 class Pass:
     """State of one pass, as a CALC_COND_BATCH wrapper."""
 
-    def __init__(self, guide: Guide, guider, weights: Tensor, sigmas: Tensor):
+    def __init__(self, guide: GuidedSampling, guider, weights: Tensor, sigmas: Tensor):
         self.guider, self.direction, self.weights = guider, guide.method.direction, weights
         self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         self.evaluations = 0

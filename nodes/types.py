@@ -4,12 +4,20 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..core.calibration.plan import FIELDS
+from ..core.method.methods import AS_METHOD, CHOICES
 
 CATEGORY = "debias"
 
 Attributes = io.Custom("DEBIAS_ATTRIBUTES")  # tuple[core.attribute.Attribute, ...], calibrated and measured together
 Profiles = io.Custom("DEBIAS_PROFILE")  # core.profile.Profile
 Classifiers = io.Custom("DEBIAS_CLASSIFIER")  # .classifier.Judge
+
+
+def choice(name: str):
+    """The input for one of a method's choices."""
+    asked, first = CHOICES[name], [] if name == "method" else [AS_METHOD]
+    values = [*first, *asked.values]
+    return io.Combo.Input(name, options=values, default=values[0], tooltip=asked.help)
 
 
 def planned(name: str):

@@ -27,7 +27,7 @@ from ..core.report.chart import contact_sheet
 from . import messages
 from .classifier import Judge
 from .conditioning import encode_all
-from .guidance import Guide
+from .guidance import GuidedSampling
 from .images import pictures, to_pil
 
 PREVIEW = 512  # pixels
@@ -129,7 +129,7 @@ class Workbench(Host):
             self.evaluations += summary["extra_evaluations"]
             self.acted = summary["acted"]
 
-        guide = Guide(encode_all(self.clip, prompt, attributes, method.context), attributes, method,
+        guide = GuidedSampling(encode_all(self.clip, prompt, attributes, method.context), attributes, method,
                       lambda *_: self.weights, count)
         return guide.patch(self.model), *(self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
                                           for text in (prompt, self.setting["negative_prompt"]))

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from ..core.calibration.plan import FIELDS, Plan
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name
+from ..core.method.methods import AS_METHOD, CHOICES, Method, chosen
 from . import calibrating, classifiers, profiles
 from .arguments import NONE
-from .calibrate_script import AS_METHOD, method_of
 from .jobs import Busy, Job, Jobs
 from .request import check, processing_of
 
@@ -24,6 +24,11 @@ PREFIX = "/sd-debias/v1"
 def _planned(name: str):
     """The field for a number of a calibration's plan; `Plan` checks its range."""
     return Field(FIELDS[name].default, description=FIELDS[name].help)
+
+
+def _choice(name: str):
+    """The field for one of a method's choices; `Method` checks it."""
+    return Field(AS_METHOD, description=CHOICES[name].help)
 
 
 class Settings(BaseModel):
@@ -58,10 +63,10 @@ class CalibrateRequest(AuditRequest):
     rounds: int = _planned("rounds")
     held_out: int = _planned("held_out")
     tolerance: float | None = _planned("tolerance")
-    method: str = "default"
-    direction: str = AS_METHOD
-    spend: str = AS_METHOD
-    rule: str = AS_METHOD
+    method: str = Field("default", description=CHOICES["method"].help)
+    direction: str = _choice("direction")
+    spend: str = _choice("spend")
+    rule: str = _choice("rule")
     overwrite: bool = False
 
 
@@ -156,7 +161,7 @@ def _checked(request: AuditRequest) -> None:
     try:
         classifiers.attributes_of(request.attributes, None)
         if isinstance(request, CalibrateRequest):
-            method_of(request.method, request.direction, request.spend, request.rule)
+            _method(request)
             safe_name(f"{safe_name(request.name)} (unfinished)")
             Plan(**_plan(request), batch_size=request.txt2img.batch_size)
         else:
@@ -164,6 +169,10 @@ def _checked(request: AuditRequest) -> None:
         check(vars(request.txt2img))
     except DebiasError as error:
         raise HTTPException(422, profiles.said(error)) from error
+
+
+def _method(request: CalibrateRequest) -> Method:
+    return chosen(request.method, direction=request.direction, spend=request.spend, rule=request.rule)
 
 
 def _plan(request: CalibrateRequest) -> dict:
@@ -183,7 +192,7 @@ def _calibrate(request: CalibrateRequest, job: Job):
     p = processing_of(vars(request.txt2img))
     job.seed = p.seed
     attributes = classifiers.attributes_of(request.attributes, None)
-    method = method_of(request.method, request.direction, request.spend, request.rule)
+    method = _method(request)
     return calibrating.calibrate(p, request.prompts or [p.prompt], attributes, request.classifier, method, request.name,
                                  _plan(request), request.overwrite, say=job.say, cancelled=lambda: job.cancelled)
 

@@ -6,6 +6,7 @@ from modules import scripts, shared
 
 from ..core.attribute import BUILT_IN
 from ..core.calibration.plan import FIELDS
+from ..core.method.methods import AS_METHOD, CHOICES
 from . import calibrating, classifiers
 from .result import processed
 
@@ -51,6 +52,13 @@ def planned(script, name: str, **other):
     given = dict(value=asked.default, label=asked.label, elem_id=script.elem_id(name)) | other
     # A slider's steps are too coarse for a tolerance.
     return gr.Number(**given) if asked.step < 0.01 else gr.Slider(asked.low, asked.usual, step=asked.step, **given)
+
+
+def choice(script, name: str):
+    """The field for one of a method's choices."""
+    asked, first = CHOICES[name], [] if name == "method" else [AS_METHOD]
+    values = [*first, *asked.values]
+    return gr.Dropdown(values, value=values[0], label=asked.label, elem_id=script.elem_id(name))
 
 
 def say(text: str) -> None:

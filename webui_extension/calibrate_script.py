@@ -4,12 +4,10 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
-from ..core.method.methods import DIRECTIONS, METHODS, RULES, SPENDS, Method, named
+from ..core.method.methods import CHOICES, chosen
 from . import calibrating, classifiers
-from .audit_script import planned, say, subject
+from .audit_script import choice, planned, say, subject
 from .result import processed
-
-AS_METHOD = "as the method"
 
 
 class DebiasCalibrate(scripts.Script):
@@ -26,11 +24,7 @@ class DebiasCalibrate(scripts.Script):
         with gr.Row():
             tolerance, confidence = planned(self, "tolerance"), planned(self, "confidence")
         with gr.Row():
-            method = gr.Dropdown(list(METHODS), value="default", label="Method", elem_id=self.elem_id("method"))
-            direction = gr.Dropdown([AS_METHOD, *DIRECTIONS], value=AS_METHOD, label="Direction",
-                                    elem_id=self.elem_id("direction"))
-            spend = gr.Dropdown([AS_METHOD, *SPENDS], value=AS_METHOD, label="Spending", elem_id=self.elem_id("spend"))
-            rule = gr.Dropdown([AS_METHOD, *RULES], value=AS_METHOD, label="Rule of IDA", elem_id=self.elem_id("rule"))
+            method, direction, spend, rule = (choice(self, name) for name in CHOICES)
         prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
                              elem_id=self.elem_id("prompts"))
         with gr.Row():
@@ -48,12 +42,6 @@ class DebiasCalibrate(scripts.Script):
                     confidence=float(confidence))
         result = calibrating.calibrate(
             p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
-            method_of(method, direction, spend, rule), str(name).strip(), plan, bool(overwrite), bool(hires), say)
+            chosen(method, direction=direction, spend=spend, rule=rule), str(name).strip(), plan, bool(overwrite),
+            bool(hires), say)
         return processed(p, result)
-
-
-def method_of(method: str = "default", direction: str = AS_METHOD, spend: str = AS_METHOD,
-              rule: str = AS_METHOD) -> Method:
-    """A method by name with some of it replaced. Raises ValueError."""
-    return named(method, **{key: value for key, value in (("direction", direction), ("spend", spend), ("rule", rule))
-                            if value != AS_METHOD})

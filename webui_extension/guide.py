@@ -25,7 +25,7 @@ def plain(prompt: str) -> str:
 
 
 @dataclass(frozen=True)
-class Guide:
+class RoundGuidance:
     """Guidance of a calibration's round: fixed weights for each seed.
 
     weights  {seed: a [n]}
@@ -54,8 +54,8 @@ class Guide:
 
 
 @dataclass(frozen=True)
-class ProfileGuide:
-    """Guidance of a profile; the same interface as `Guide`."""
+class ProfileGuidance:
+    """Guidance of a profile; the same interface as `RoundGuidance`."""
     profile: Profile
     method: Method
     strength: float
@@ -83,7 +83,7 @@ class ProfileGuide:
         return found
 
 
-def from_profile(profile: Profile, arguments: Arguments) -> ProfileGuide:
+def from_profile(profile: Profile, arguments: Arguments) -> ProfileGuidance:
     """Raises ValueError for a window or direction that does not fit."""
     method = profile.method.adjusted(arguments.direction, arguments.start, arguments.end)
-    return ProfileGuide(profile, method, arguments.strength, arguments.hires, arguments)
+    return ProfileGuidance(profile, method, arguments.strength, arguments.hires, arguments)

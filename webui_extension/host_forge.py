@@ -12,7 +12,7 @@ from .sampling import Pass
 
 
 def attach(state: Pass, p) -> None:
-    """Guide the pass that starts now."""
+    """RoundGuidance the pass that starts now."""
     unet = p.sd_model.forge_objects.unet.clone()
     seen = {}
 

@@ -17,7 +17,7 @@ from ..core.errors import DebiasError
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
 from . import classifiers, profiles
-from .guide import Guide, plain
+from .guide import RoundGuidance, plain
 from .page_facts import page_facts
 from .run import STATE, setting_of
 from .script import CALIBRATION
@@ -90,7 +90,7 @@ class Workbench(Host):
         if hasattr(one, "enable_hr"):
             one.enable_hr = self.hires
         table = dict(zip(one.seed, weights, strict=True))
-        setattr(one, CALIBRATION, Guide(tuple(attributes), method, table, self.hires))
+        setattr(one, CALIBRATION, RoundGuidance(tuple(attributes), method, table, self.hires))
         done = processing.process_images(one)
         self.setting = setting_of(one)  # the host loads a model that the page overrides only as it generates
         self._check_interrupted()

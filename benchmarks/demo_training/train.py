@@ -112,7 +112,7 @@ class Tokens:
     """Token ids of captions, [N, 77] int64 padded with the end token; each caption is tokenised once."""
 
     def __init__(self):
-        self.tokenizer = CLIPTokenizer.from_pretrained(model.WEIGHTS / "tokenizer")
+        self.tokenizer = CLIPTokenizer.from_pretrained(model.FOLDER / "tokenizer")
         self.known: dict[str, Tensor] = {}
 
     def __call__(self, captions: list[str]) -> Tensor:
@@ -289,7 +289,7 @@ def neutral_pictures(vae, network, images: int, seed: int = 10**6,
     """By subject, pictures of its neutral prompt: uint8 [N, 64, 64, 3]."""
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=network["text"], unet=network["unet"], scheduler=architecture.scheduler(),
-        tokenizer=CLIPTokenizer.from_pretrained(model.WEIGHTS / "tokenizer"), safety_checker=None,
+        tokenizer=CLIPTokenizer.from_pretrained(model.FOLDER / "tokenizer"), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return {subject: generate(pipe, captions.prompt(subject), range(seed, seed + images), batch_size=50,
@@ -365,7 +365,7 @@ def main(work: str) -> None:
     settle(Likelihoods(*latents(vae), network, Tokens()),
            lambda subjects: neutral_counts(vae, network, 800, next(seeds), subjects))
     generated = np.concatenate(list(neutral_pictures(vae, network, 200, seed=3 * 10**6).values()))
-    export(model.WEIGHTS, vae, refine_clip(folder, clip, generated), network)
+    export(model.FOLDER, vae, refine_clip(folder, clip, generated), network)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def predicted_steering(shares: np.ndarray, known: np.ndarray, steerings: Sequenc
     spread = known.std(0) + 1e-9
     known, x = (known - known.mean(0)) / spread, (shares - known.mean(0)) / spread
     q = np.maximum(kernel_ridge(known @ known.T, known @ x, y), 0)
-    strengths = [s.strength for s in steerings if s.probabilities] or [1.0]
+    strengths = [s.push for s in steerings if s.probabilities] or [1.0]
     return Steering((0.0,) * len(shares), tuple((q / q.sum()).tolist()), float(np.mean(strengths)))
 
 

@@ -28,20 +28,20 @@ class Steering:
 
     weights        a, the shift of every image, n numbers; positive pushes away from the group
     probabilities  chances of (no push, group 1, ..., group n) for a draw, n + 1 numbers that sum to 1; empty: no draw
-    strength       s of a push: a drawn image gets a_j - s for its group j
+    push           s of a push: a drawn image gets a_j - s for its group j
     """
     weights: tuple[float, ...]
     probabilities: tuple[float, ...] = ()
-    strength: float = 1.0
+    push: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = (*self.weights, *self.probabilities, self.strength)
+        numbers = (*self.weights, *self.probabilities, self.push)
         if not all(math.isfinite(number) for number in numbers):
             raise DebiasError(f"Weights must be finite numbers, but {short(numbers)} came. Calibrate again.")
-        if max(map(abs, self.weights), default=0) > LARGEST_WEIGHT or not 0 <= self.strength <= LARGEST_WEIGHT:
-            raise DebiasError(f"Weights must lie within {LARGEST_WEIGHT:g} of 0 and strengths between 0 and "
+        if max(map(abs, self.weights), default=0) > LARGEST_WEIGHT or not 0 <= self.push <= LARGEST_WEIGHT:
+            raise DebiasError(f"Weights must lie within {LARGEST_WEIGHT:g} of 0 and a push between 0 and "
                               f"{LARGEST_WEIGHT:g}, where pictures are spoilt already, but {short(self.weights)} and "
-                              f"{self.strength:g} came. Calibrate again.")
+                              f"{self.push:g} came. Calibrate again.")
         if self.probabilities and len(self.probabilities) != len(self.weights) + 1:
             raise DebiasError(f"Expected {len(self.weights) + 1} probabilities (no push, then one a group), but "
                               f"{len(self.probabilities)} came.")
@@ -61,7 +61,7 @@ class Steering:
 
     def to_dict(self) -> dict:
         """JSON form."""
-        return {"weights": list(self.weights), "probabilities": list(self.probabilities), "strength": self.strength}
+        return {"weights": list(self.weights), "probabilities": list(self.probabilities), "strength": self.push}
 
     @property
     def mode(self) -> str:
@@ -86,7 +86,7 @@ class Steering:
         a = torch.tensor(self.weights, dtype=torch.float32).repeat(len(seeds), 1)
         for row, option in zip(a, self.draws(seeds, stream)):
             if option:
-                row[option - 1] -= self.strength
+                row[option - 1] -= self.push
         return a * strength
 
 

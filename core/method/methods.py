@@ -99,6 +99,37 @@ METHODS = {
 }
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One of a method's choices, as a host asks for it: what can be chosen, a few words beside the field, and what a
+    person needs to choose."""
+    values: tuple[str, ...]
+    label: str
+    help: str
+
+
+AS_METHOD = "as the method says"  # what hosts offer beside the values of all but the method itself
+CHOICES = {
+    "method": Choice(tuple(METHODS), "Method", (
+        "default: every seed draws a group to be steered to, or to be left alone; no extra evaluations. shift: all "
+        "images get the same shift. paper: He et al. 2024, an SLD direction.")),
+    "direction": Choice(DIRECTIONS, "Direction", (
+        "How the weights steer: prompt costs nothing, embedding one further evaluation a step, prediction one a group; "
+        f"both in the first {100 * EARLY.end:.0f} % of the steps unless the method has a window.")),
+    "spend": Choice(SPENDS, "Spending", (
+        "draw: each image is sent toward a drawn group, or left alone. shift: all images get the same weights.")),
+    "rule": Choice(RULES, "Rule", (
+        "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient. The default "
+        "method draws and takes no rule.")),
+}
+
+
+def chosen(method: str = "default", **choices: str | None) -> Method:
+    """A method as a form gives it: `named`, where `AS_METHOD` changes nothing. Raises DebiasError."""
+    return named(method, **{name: value for name, value in choices.items()
+                            if value not in (AS_METHOD, "as the method")})  # the latter in earlier versions of the API
+
+
 def named(name: str = "default", **changes: str | None) -> Method:
     """A method of `METHODS` with another direction, spend or rule, where one is given. Raises DebiasError for a rule
     beside a draw, which uses none.

@@ -65,7 +65,7 @@ def check_encoder(profile: Profile, here: str) -> None:
 
 def _every_image(attribute: Attribute, found: Sequence[Steering], unit: float) -> Steering:
     """Each image is pushed to a group drawn from the target, as strongly as the calibrated prompts needed."""
-    strengths = [s.strength for s in found if s.probabilities] or [unit]
+    strengths = [s.push for s in found if s.probabilities] or [unit]
     return Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target), float(np.mean(strengths)))
 
 

@@ -70,10 +70,10 @@ def _idle(profile: Profile, entry: Entry, info: Mapping, strength: float, seed: 
 
 
 def _words(attribute: Attribute, s: Steering) -> str:
-    """A steering in one line, e.g. "gender: man 0.3, woman -0.3" or "gender: 40 % alone, 60 % woman, strength 1"."""
+    """A steering in one line, e.g. "gender: man 0.3, woman -0.3" or "gender: 40 % alone, 60 % woman, push 1"."""
     shift = ", ".join(f"{name} {a:.4g}" for name, a in zip(attribute.names, s.weights))
     if s.probabilities:
         options = zip(("alone", *attribute.names), s.probabilities)
         draw = ", ".join(f"{100 * q:.3g} % {name}" for name, q in options if q >= 5e-4)
-        shift = f"{draw}, strength {s.strength:.4g}" + (f", shift {shift}" if any(s.weights) else "")
+        shift = f"{draw}, push {s.push:.4g}" + (f", shift {shift}" if any(s.weights) else "")
     return " ".join(f"{attribute.name}: {shift}".split())

@@ -7,7 +7,7 @@ from typing import Callable, Sequence
 
 from ...core.calibration.plan import FIELDS
 from ...core.errors import DebiasError, short
-from ...core.method.methods import DIRECTIONS, METHODS, RULES, SPENDS
+from ...core.method.methods import CHOICES
 from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
 
@@ -180,10 +180,9 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
                      help="repeat the option for several; each is calibrated by itself")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
     planned(sub, "images", "rounds", "held_out", "tolerance")
-    sub.add_argument("--method", choices=METHODS, default="default")
-    sub.add_argument("--direction", choices=DIRECTIONS)
-    sub.add_argument("--spend", choices=SPENDS)
-    sub.add_argument("--rule", choices=RULES, help="how a method that shifts solves its weights")
+    for name, choice in CHOICES.items():
+        sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
+                         help=choice.help.replace("%", "%%"))
 
     predict = "a prompt that was not calibrated gets weights predicted from those that were (twice as many as " \
         "groups, at least), instead of every image being sent to a drawn group; that takes as long as 25 to 45 " \

@@ -10,7 +10,7 @@ from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
-from sd_debias.demo_model.model import WEIGHTS
+from sd_debias.demo_model.model import FOLDER
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import SHIPPED, SOFTWARE, Profile
@@ -71,7 +71,7 @@ def test_a_profile_holds_what_was_calibrated_and_measured():
     assert entry.before[1] == c.audit.distribution(1, SKIN_TONE_3.target).to_dict()
     assert entry.after[0] == c.held_out.distribution(0, GENDER.target).to_dict()
     assert [r["kind"] for r in entry.rounds] == [r.kind for r in c.rounds]
-    assert entry.rounds[1]["attributes"][0]["steering"]["strength"] == c.rounds[1].steerings[0].strength
+    assert entry.rounds[1]["attributes"][0]["steering"]["strength"] == c.rounds[1].steerings[0].push
     assert entry.fidelity == {"before": pytest.approx(0.3), "after": pytest.approx(0.3)}
     assert entry.cost["images"] == sum(r.done for r in c.rounds) and entry.cost["evaluations"] == 123
     assert entry.stop == c.stop and list(entry.warnings) == c.warnings
@@ -150,7 +150,7 @@ def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
     assert not exact and entry.before is None
     assert entry.warnings == ("this prompt was not calibrated; every image is sent to a group drawn from the target",)
     assert entry.steerings[0].probabilities == pytest.approx((0, 0.7, 0.3))
-    assert entry.steerings[0].strength == np.mean([e.steerings[0].strength for e in profile.entries])
+    assert entry.steerings[0].push == np.mean([e.steerings[0].push for e in profile.entries])
 
 
 def test_an_unknown_prompt_is_drawn_for_even_where_no_calibrated_one_needed_it():
@@ -273,7 +273,7 @@ def test_metadata_names_profile_hash_and_weights(profile):
     keys = metadata(profile, PROMPT, ACTED)
     assert list(keys) == ["Debias profile", "Debias hash", "Debias weights"]
     assert keys["Debias profile"] == "doctor-gender" and keys["Debias hash"] == profile.hash[:12]
-    assert re.fullmatch(r"gender: [\d.]+ % alone, .*[\d.]+ % woman, strength 1", keys["Debias weights"])
+    assert re.fullmatch(r"gender: [\d.]+ % alone, .*[\d.]+ % woman, push 1", keys["Debias weights"])
 
 
 def test_metadata_of_shift_weights_and_of_special_cases():
@@ -326,4 +326,4 @@ def test_shipped_profiles_are_verified_and_unedited(path):
     shipped = Profile.load(path)
     assert shipped.name == path.stem and not shipped.edited
     assert all(entry.after for entry in shipped.entries)
-    assert shipped.setting["model"] != "demo" or shipped.setting["model_hash"] == model_hash(WEIGHTS)
+    assert shipped.setting["model"] != "demo" or shipped.setting["model_hash"] == model_hash(FOLDER)

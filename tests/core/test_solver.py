@@ -25,7 +25,7 @@ class Model:
         """Outcome probabilities [n + 1, n] by drawn option."""
         alone = self.shares * np.exp(-self.slope * np.asarray(steering.weights))
         alone = alone / alone.sum()
-        hit = self.obedience ** (1 / steering.strength)
+        hit = self.obedience ** (1 / steering.push)
         return np.vstack([alone, hit * np.eye(len(alone)) + (1 - hit) * alone])
 
     def expected(self, steering: Steering) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_a_target_out_of_reach_gets_the_nearest_shares():
 def test_draw_pushes_harder_where_groups_are_not_obeyed():
     model = Model([0.95, 0.05], obedience=0.3)
     answer, _ = solve(model, make(Method(spend="draw"), GENDER), rounds=5)
-    assert answer.strength > 1
+    assert answer.push > 1
     assert abs(model.expected(answer)[0] - 0.5) < 0.1
 
 

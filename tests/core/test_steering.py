@@ -6,7 +6,7 @@ import pytest
 import torch
 from sd_debias.core.method.draw import PRIMES, Steering, radical_inverse, rows
 
-EVEN = Steering((0.0, 0.0), (0.0, 0.5, 0.5), strength=2.0)
+EVEN = Steering((0.0, 0.0), (0.0, 0.5, 0.5), push=2.0)
 STARTS = (0, 1, 7, 42, 1000, 123456789, 2**32 - 5, 2**53 - 4, 2**63 - 3, 2**64 - 10)
 
 
@@ -102,7 +102,7 @@ def test_a_shift_gives_every_image_the_same_weights():
 
 
 def test_a_drawn_image_is_pushed_toward_its_group_and_the_others_keep_the_shift():
-    steering = Steering((0.5, 0.0, -0.5), (0.25, 0.25, 0.25, 0.25), strength=2.0)
+    steering = Steering((0.5, 0.0, -0.5), (0.25, 0.25, 0.25, 0.25), push=2.0)
     seeds = range(4)
     for row, option in zip(steering.rows(seeds).tolist(), steering.draws(seeds)):
         expected = [0.5, 0.0, -0.5]
@@ -114,7 +114,7 @@ def test_a_drawn_image_is_pushed_toward_its_group_and_the_others_keep_the_shift(
 
 @pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
 def test_strength_scales_shift_and_push_alike(strength):
-    steering = Steering((0.5, -1.0), (0.2, 0.4, 0.4), strength=2.0)
+    steering = Steering((0.5, -1.0), (0.2, 0.4, 0.4), push=2.0)
     assert torch.equal(steering.rows(range(20), strength), steering.rows(range(20)) * strength)
 
 
@@ -143,7 +143,7 @@ def test_several_attributes_stand_side_by_side_each_with_its_own_stream():
 @pytest.mark.parametrize("call, message", [
     (lambda: Steering((math.nan, 0.0)), "finite"),
     (lambda: Steering((math.inf, 0.0)), "finite"),
-    (lambda: Steering((0.0, 0.0), strength=math.inf), "finite"),
+    (lambda: Steering((0.0, 0.0), push=math.inf), "finite"),
     (lambda: Steering((0.0, 0.0), (math.nan, 0.5, 0.5)), "finite"),
     (lambda: Steering((0.0, 0.0), (0.5, 0.5)), "Expected 3 probabilities .* but 2 came"),
     (lambda: Steering((0.0, 0.0), (-0.5, 1.0, 0.5)), "not be negative"),

@@ -24,7 +24,7 @@ from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.report.chart import chart_kl, chart_shares
 from sd_debias.core.judge import one_colour
-from sd_debias.demo_model.model import WEIGHTS
+from sd_debias.demo_model.model import FOLDER
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.errors import QUOTED, DebiasError, quoted
 from sd_debias.core.files import exclusive, fingerprint, read_json, safe_name, write_atomic
@@ -40,7 +40,7 @@ from sd_debias.diffusers_host.workbench import demo as demo_bench
 
 ROOT = Path(__file__).resolve().parents[2]
 JUDGE = ["--prompt", "a photo of a judge"]
-CLIP = str(WEIGHTS / "classifier")
+CLIP = str(FOLDER / "classifier")
 QUICK = [*JUDGE, "--images", "10", "--rounds", "1", "--held-out", "10", "--batch-size", "10", "--steps", "2"]
 
 
@@ -227,17 +227,17 @@ def test_generate_keeps_the_models_safety_checker_and_measuring_says_that_it_is_
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", _with_checker(StableDiffusionPipeline))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_pipeline(str(WEIGHTS), safety_checker=True).safety_checker is not None
+        assert load_pipeline(str(FOLDER), safety_checker=True).safety_checker is not None
     asked = []
     load = workbench.load_pipeline
     monkeypatch.setattr(workbench, "load_pipeline", lambda *a, **o: asked.append(o["safety_checker"]) or load(*a, **o))
-    model = [*JUDGE, "--model", str(WEIGHTS), "--steps", "1", "--width", "64", "--height", "64", "--count", "1"]
-    clip = shutil.copytree(WEIGHTS / "classifier", tmp_path / "clip")
-    shutil.copytree(WEIGHTS / "tokenizer", clip, dirs_exist_ok=True)
+    model = [*JUDGE, "--model", str(FOLDER), "--steps", "1", "--width", "64", "--height", "64", "--count", "1"]
+    clip = shutil.copytree(FOLDER / "classifier", tmp_path / "clip")
+    shutil.copytree(FOLDER / "tokenizer", clip, dirs_exist_ok=True)
     assert main(["generate", *model, "--out", str(tmp_path)]) == main(["audit", *model, "--classifier", str(clip)]) == 0
     assert asked == [True, False]
     with pytest.warns(UserWarning, match="safety checker is switched off"):
-        assert load_pipeline(str(WEIGHTS)).safety_checker is None
+        assert load_pipeline(str(FOLDER)).safety_checker is None
 
 
 def _with_checker(kind):
@@ -474,7 +474,7 @@ def test_a_verification_of_a_billion_images_is_refused_at_once(capsys):
     ('{"a": 3}', "Labels are mapped to groups"), ("[" * 100_000, "not readable JSON")])
 def test_labels_that_are_no_mapping_are_refused_with_a_sentence(tmp_path, capsys, content, sentence):
     (tmp_path / "labels.json").write_text(content)
-    assert sentence in mistake(capsys, "audit", *JUDGE, "--classifier", f"gender={WEIGHTS / 'classifier'}",
+    assert sentence in mistake(capsys, "audit", *JUDGE, "--classifier", f"gender={FOLDER / 'classifier'}",
                                "--labels", f"gender={tmp_path / 'labels.json'}")
 
 
@@ -524,8 +524,8 @@ def test_a_prompt_that_is_no_utf8_is_refused_with_a_sentence():
 
 
 def test_a_model_without_a_tokenizer_is_refused_with_a_sentence(tmp_path, capsys):
-    shutil.copytree(WEIGHTS, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
-    said = mistake(capsys, "audit", *JUDGE, "--model", tmp_path / "model", "--classifier", WEIGHTS / "classifier")
+    shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
+    said = mistake(capsys, "audit", *JUDGE, "--model", tmp_path / "model", "--classifier", FOLDER / "classifier")
     assert "tokenizer" in said and len(said.splitlines()) == 1
 
 

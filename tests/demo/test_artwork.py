@@ -45,8 +45,8 @@ def test_a_caption_says_no_more_than_it_was_given():
 
 def test_the_tokenizer_is_clips_own():
     from transformers import CLIPTokenizer
-    from sd_debias.demo_model.model import WEIGHTS
-    clip = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    from sd_debias.demo_model.model import FOLDER
+    clip = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
     assert clip("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert len(clip) == 49408 and clip.pad_token_id == 49407
     assert tokenizer.SPECIAL == (clip.bos_token, clip.eos_token)

@@ -15,13 +15,13 @@ def bench():
 
 
 def test_the_weights_are_small_and_hold_no_pickle():
-    files = [path for path in model.WEIGHTS.rglob("*") if path.is_file()]
+    files = [path for path in model.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pth")]
 
 
 def test_the_text_encoder_loads_in_every_version_of_transformers():
-    with safe_open(model.WEIGHTS / "text_encoder" / "model.safetensors", "pt") as file:
+    with safe_open(model.FOLDER / "text_encoder" / "model.safetensors", "pt") as file:
         assert all(key.startswith("text_model.") for key in file.keys())
 
 

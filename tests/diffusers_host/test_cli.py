@@ -13,7 +13,7 @@ from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.cli.options import parsed
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import FIELDS, Plan
-from sd_debias.demo_model.model import CLASSIFIER, WEIGHTS
+from sd_debias.demo_model.model import CLASSIFIER, FOLDER
 from sd_debias.core.files import exclusive
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for
@@ -127,7 +127,7 @@ WRITING = "sd_debias.core.calibration.outcome.Outcome.files"  # made once all is
                                    ["--attribute", "age"], ["--images", "30"], ["--name", "another"]])
 def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, monkeypatch, capsys, other):
     clip = shutil.copytree(CLASSIFIER, tmp_path / "clip")
-    shutil.copytree(WEIGHTS / "tokenizer", clip, dirs_exist_ok=True)
+    shutil.copytree(FOLDER / "tokenizer", clip, dirs_exist_ok=True)
     command = ["calibrate", *QUICK, "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
         patch.setattr(WRITING, interrupted)
@@ -202,10 +202,10 @@ def test_skin_tone_can_be_judged_by_colour_and_by_another_clip(capsys):
 
 
 def test_a_clip_that_is_named_judges_the_demo_too(tmp_path):
-    from sd_debias.demo_model.model import CLASSIFIER, WEIGHTS
+    from sd_debias.demo_model.model import CLASSIFIER, FOLDER
     other = tmp_path / "other-clip"
     shutil.copytree(CLASSIFIER, other)
-    shutil.copytree(WEIGHTS / "tokenizer", other, dirs_exist_ok=True)
+    shutil.copytree(FOLDER / "tokenizer", other, dirs_exist_ok=True)
     assert main(["calibrate", *QUICK, "--classifier", str(other), "--out", str(tmp_path / "out")]) == 0
     assert Profile.load(tmp_path / "out" / "profile.json").classifier == "CLIP other-clip"
 
@@ -302,8 +302,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
 
 
 def test_a_model_folder_without_a_text_encoder_is_refused(tmp_path, capsys):
-    from sd_debias.demo_model.model import WEIGHTS
-    shutil.copytree(WEIGHTS, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
+    from sd_debias.demo_model.model import FOLDER
+    shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
     shutil.rmtree(tmp_path / "model" / "text_encoder")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     (tmp_path / "model" / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))

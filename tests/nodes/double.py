@@ -200,9 +200,9 @@ class Vae:
 
 def load():
     """(MODEL, CLIP, VAE) of the demo model."""
-    from sd_debias.demo_model.model import WEIGHTS
+    from sd_debias.demo_model.model import FOLDER
     from sd_debias.diffusers_host.workbench import load_pipeline
-    pipe = load_pipeline(str(WEIGHTS))
+    pipe = load_pipeline(str(FOLDER))
     sampling = ModelSampling(pipe.scheduler.alphas_cumprod)
 
     @torch.no_grad()

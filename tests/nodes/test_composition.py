@@ -21,13 +21,14 @@ WEIGHTS = torch.tensor([[0.0, -1.0], [0.4, -0.4]])
 def guided(demo):
     """guided(model, direction) -> (the patched model, the list of what its passes did)."""
     from sd_debias.nodes.conditioning import encode_all
-    from sd_debias.nodes.guidance import Guide
+    from sd_debias.nodes.guidance import GuidedSampling
 
     def make(model, direction="embedding", weights=WEIGHTS):
         done = []
         with torch.inference_mode():
             encoded = encode_all(demo[1], PROMPT, (GENDER,), Method().context)
-        guide = Guide(encoded, (GENDER,), Method(direction), lambda *_: weights, lambda did, _: done.append(did))
+        guide = GuidedSampling(encoded, (GENDER,), Method(direction), lambda *_: weights,
+                               lambda did, _: done.append(did))
         return guide.patch(model), done
     return make
 
@@ -160,7 +161,7 @@ def test_with_patches_of_the_model(demo, sample, guided, patch, direction):
 def test_other_predictions_are_guided_as_in_diffusers(demo, sample, guided, kind, direction):
     """The demo's network read as if it predicted v, or a flow's velocity."""
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-    from sd_debias.demo_model.model import WEIGHTS as DEMO
+    from sd_debias.demo_model.model import FOLDER as DEMO
     from sd_debias.diffusers_host.generate import guided as guided_pipeline
     from sd_debias.diffusers_host.workbench import load_pipeline
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.demo_model.model import WEIGHTS as DEMO
+from sd_debias.demo_model.model import FOLDER as DEMO
 from sd_debias.core.method.methods import ALONE, DIRECTIONS, METHODS, Method
 from sd_debias.diffusers_host.generate import guided as guided_pipeline
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
@@ -19,14 +19,14 @@ WEIGHTS = torch.tensor([[0.0, -1.0], [0.0, 0.0], [0.3, -0.4]])
 def guided(demo):
     """guided(method, weights) -> (the patched demo model, the list of what its passes did)."""
     from sd_debias.nodes.conditioning import encode_all
-    from sd_debias.nodes.guidance import Guide
+    from sd_debias.nodes.guidance import GuidedSampling
     model, clip, _ = demo
 
     def make(method, weights=WEIGHTS, base=model, change=lambda encoded: encoded, **more):
         done = []
         with torch.inference_mode():
             encoded = change(encode_all(clip, PROMPT, (GENDER,), method.context))
-        guide = Guide(encoded, (GENDER,), method, weights if callable(weights) else lambda *_: weights,
+        guide = GuidedSampling(encoded, (GENDER,), method, weights if callable(weights) else lambda *_: weights,
                       lambda summary, facts: done.append((summary, facts)), **more)
         return guide.patch(base), done
     return make

@@ -17,14 +17,14 @@ def prompt(tokens):
 def guided(demo):
     """guided(text, weights, method) -> (the patched demo model, the list of what its passes did)."""
     from sd_debias.nodes.conditioning import encode_all
-    from sd_debias.nodes.guidance import Guide
+    from sd_debias.nodes.guidance import GuidedSampling
     model, clip, _ = demo
 
     def make(text, weights, method=None):
         method, done = method or Method(), []
         with torch.inference_mode():
             encoded = encode_all(clip, text, (GENDER,), method.context)
-        guide = Guide(encoded, (GENDER,), method, lambda *_: torch.tensor(weights),
+        guide = GuidedSampling(encoded, (GENDER,), method, lambda *_: torch.tensor(weights),
                       lambda summary, facts: done.append(summary))
         return guide.patch(model), done
     return make

@@ -302,9 +302,9 @@ def test_groups_that_read_the_same_are_refused(demo):
 
 @pytest.mark.comfyui
 def test_the_demo_model_is_that_of_diffusers(demo, sample):
-    from sd_debias.demo_model.model import WEIGHTS
+    from sd_debias.demo_model.model import FOLDER
     from sd_debias.diffusers_host.workbench import load_pipeline
-    pipe = load_pipeline(str(WEIGHTS))
+    pipe = load_pipeline(str(FOLDER))
     model, clip, vae = demo
     generator = torch.Generator().manual_seed(0)
     x, latent = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)

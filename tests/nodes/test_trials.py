@@ -93,7 +93,7 @@ def test_a_vae_that_overflows_stops_a_calibration_with_a_sentence(demo, call, sa
 
 def test_a_host_that_never_calls_the_wrapper_stops_in_the_first_round(demo, call, said, monkeypatch, no_states):
     from sd_debias.nodes import calibrate, workbench
-    monkeypatch.setattr(workbench.Guide, "patch", lambda self, model: model.clone())
+    monkeypatch.setattr(workbench.GuidedSampling, "patch", lambda self, model: model.clone())
     with pytest.raises(DebiasError, match="guidance changed nothing in them"):
         call(calibrate.DebiasCalibrate, **inputs(demo))
 

@@ -79,9 +79,9 @@ class Server:
     def checkpoint(self, name: str, unet=None, **settings) -> dict:
         """Payload for a variant of the demo model: another UNet of diffusers, other settings of its YAML."""
         from sd_debias.demo_model.export import export
-        from sd_debias.demo_model.model import WEIGHTS
+        from sd_debias.demo_model.model import FOLDER
         with tempfile.TemporaryDirectory() as folder:
-            weights = shutil.copytree(WEIGHTS, Path(folder) / "weights")
+            weights = shutil.copytree(FOLDER, Path(folder) / "weights")
             if unet is not None:
                 unet.save_pretrained(weights / "unet")
             path = export(self.place / "models" / "Stable-diffusion", name, weights, overwrite=True)

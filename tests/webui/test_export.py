@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.demo_model.export import export, unet_name, vae_name
-from sd_debias.demo_model.model import WEIGHTS
+from sd_debias.demo_model.model import FOLDER
 
 
 def test_every_weight_is_there_once_under_its_original_name(tmp_path):
@@ -16,7 +16,7 @@ def test_every_weight_is_there_once_under_its_original_name(tmp_path):
     with safe_open(path, "pt") as written:
         found = set(written.keys())
     for part, prefix in parts.items():
-        file = next((WEIGHTS / part).glob("*.safetensors"))
+        file = next((FOLDER / part).glob("*.safetensors"))
         with safe_open(file, "pt") as source:
             assert len(source.keys()) == sum(key.startswith(prefix) for key in found), part
     assert {"model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.middle_block.1.proj_in.weight",

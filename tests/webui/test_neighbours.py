@@ -47,8 +47,8 @@ def deep_unet():
     """A UNet of random weights with the original's number of blocks, whose pictures follow the text."""
     import torch
     from diffusers import UNet2DConditionModel
-    from sd_debias.demo_model.model import WEIGHTS
-    config = {**UNet2DConditionModel.load_config(WEIGHTS / "unet"), "layers_per_block": 2,
+    from sd_debias.demo_model.model import FOLDER
+    config = {**UNet2DConditionModel.load_config(FOLDER / "unet"), "layers_per_block": 2,
               "block_out_channels": [32, 32, 64, 64],
               "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
               "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3]}

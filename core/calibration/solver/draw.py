@@ -31,7 +31,7 @@ class Draw:
     def propose(self, history: Sequence[Measurement]) -> Steering:
         n = len(self.target)
         pushed = [m for m in history if m.steering.probabilities]
-        strength = pushed[-1].steering.strength if pushed else self.unit
+        strength = pushed[-1].steering.push if pushed else self.unit
         matrix = self._matrix(history, strength)
         q = least_push(matrix, self.target)
         if pushed and kl_divergence(q @ matrix, self.target) > self.REACHED and strength < self.LARGEST * self.unit:
@@ -48,7 +48,7 @@ class Draw:
         pushed = [measured for measured in history if measured.steering.probabilities]
         if not pushed:
             return none
-        strength = min(pushed, key=lambda measured: measured.kl(self.target)).steering.strength
+        strength = min(pushed, key=lambda measured: measured.kl(self.target)).steering.push
         q = least_push(self._matrix(history, strength), self.target)
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
 
@@ -58,7 +58,7 @@ class Draw:
         counts = np.zeros((n + 1, n))
         for measured in history:
             counts[0] += measured.outcomes[0]
-            if measured.steering.probabilities and measured.steering.strength == strength:
+            if measured.steering.probabilities and measured.steering.push == strength:
                 counts[1:] += measured.outcomes[1:]
         alone = (counts[0] + 0.5) / (counts[0] + 0.5).sum()
         prior = self.OBEDIENCE * np.eye(n) + (1 - self.OBEDIENCE) * alone
