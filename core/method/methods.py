@@ -143,12 +143,10 @@ def named(name: str = "default", **changes: str | None) -> Method:
         if "rule" in given:
             raise _no_rule(given["rule"])
         given["rule"] = "log"
-    method = replace(METHODS[name], **given)
-    if method.direction == METHODS[name].direction:
-        return method
-    if method.direction == "prompt":
-        return replace(method, guidance=SafeLatentGuidance())
-    return replace(method, guidance=EARLY) if METHODS[name].direction == "prompt" else method
+    usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
+    if direction != usual.direction and "prompt" in (direction, usual.direction):
+        given["guidance"] = SafeLatentGuidance() if direction == "prompt" else EARLY
+    return replace(usual, **given)
 
 
 def _no_rule(rule: str) -> DebiasError:

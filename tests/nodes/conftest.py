@@ -1,5 +1,5 @@
 """The host of the contract tests: a real ComfyUI where COMFYUI_PATH names a checkout, else a double of it."""
-import os
+import importlib.util
 import sys
 import types
 from pathlib import Path
@@ -7,55 +7,26 @@ from pathlib import Path
 import pytest
 import torch
 
-REAL = os.environ.get("COMFYUI_PATH")
+
+def _host():
+    """host.py, which other folders' tests start as well."""
+    if "nodes_host" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("nodes_host", Path(__file__).with_name("host.py"))
+        sys.modules["nodes_host"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules["nodes_host"]
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("comfyui") and not REAL:
+        if item.get_closest_marker("comfyui") and not _host().REAL:
             item.add_marker(pytest.mark.skip(reason="COMFYUI_PATH names no ComfyUI checkout"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def comfyui(tmp_path_factory):
     """Makes ComfyUI's modules importable; its folders are temporary ones."""
-    folder = tmp_path_factory.mktemp("comfyui")
-    if REAL:
-        arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(folder)]
-        sys.path.insert(0, REAL)
-        import comfy.options
-        comfy.options.enable_args_parsing()
-        import comfy.utils
-        comfy.utils.PROGRESS_BAR_ENABLED = False
-        sys.argv = arguments
-        _flat_names()
-    else:
-        double = _double()
-        double.install(folder)
-    from sd_debias.nodes import demo_model, profiles
-    profiles.register()
-    if not REAL:
-        demo_model.load = double.load
-    return folder
-
-
-def _flat_names():
-    """Where the host is the installable fork of ComfyUI, its modules get the names that packs import."""
-    try:
-        from comfy_compatibility.vanilla import prepare_vanilla_environment
-    except ImportError:
-        return
-    from comfy.nodes.package import import_all_nodes_in_workspace
-    import_all_nodes_in_workspace()
-    prepare_vanilla_environment()
-
-
-def _double():
-    import importlib.util
-    spec = importlib.util.spec_from_file_location("double", Path(__file__).with_name("double.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _host().start(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

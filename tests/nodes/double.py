@@ -83,15 +83,16 @@ def calc_cond_batch(model, conds, x, timestep, model_options):
     def evaluate(model, conds, x, timestep, model_options):
         outs = []
         for cond in conds:
-            parts = [model(x, timestep, repeated(entry["cross_attn"], len(x))) for entry in cond or ()]
+            parts = [model(x, timestep, **{name: repeated(entry[name], len(x)) for name in getattr(
+                model, "parts", ("cross_attn",)) if name in entry}) for entry in cond or ()]
             outs.append(sum(parts) / len(parts) if parts else torch.zeros_like(x))
         return outs
     run = Executor(evaluate, None, wrappers_of(CALC_COND_BATCH, model_options))
     return run(model, conds, x, timestep, model_options)
 
 
-def repeated(embedding, images):
-    return embedding.repeat(-(-images // len(embedding)), 1, 1)[:images]
+def repeated(part, images):
+    return part.repeat(-(-images // len(part)), *(1,) * (part.ndim - 1))[:images]
 
 
 class CFGGuider:
@@ -206,10 +207,10 @@ def load():
     sampling = ModelSampling(pipe.scheduler.alphas_cumprod)
 
     @torch.no_grad()
-    def denoise(x, sigma, text):
+    def denoise(x, sigma, cross_attn):
         scaled = x / (sigma.reshape(-1, 1, 1, 1) ** 2 + 1) ** 0.5
         times = torch.stack([sampling.timestep(s) for s in sigma])
-        return x - sigma.reshape(-1, 1, 1, 1) * pipe.unet(scaled, times, text).sample
+        return x - sigma.reshape(-1, 1, 1, 1) * pipe.unet(scaled, times, cross_attn).sample
 
     return Patcher(denoise, sampling), Clip(pipe.tokenizer, SD1ClipModel(pipe.text_encoder)), Vae(pipe.vae)
 

@@ -15,6 +15,8 @@ ROOT = HERE.parent.parent
 
 def _load(name: str):
     """A file beside this one, as a module that the test files can import."""
+    if name in sys.modules:  # other folders' tests use it as well
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, HERE / f"{name.removeprefix('webui_')}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -26,16 +28,13 @@ double, real, settings = _load("webui_double"), _load("webui_real"), _load("webu
 
 DOUBLES = {"a1111": {}, "forge": dict(forge=True), "a1111-xl": dict(xl=True), "forge-xl": dict(forge=True, xl=True)}
 REAL = {"real-a1111": "A1111", "real-forge": "FORGE", "real-reforge": "REFORGE"}
-_servers: dict = {}
 
 
 def _server(name: str):
     """A real host, started once; skips the test where none is named."""
     if not os.environ.get(f"{REAL[name]}_PATH"):
         pytest.skip(f"{REAL[name]}_PATH names no installation")
-    if name not in _servers:
-        _servers[name] = real.Server(REAL[name], ROOT)
-    return _servers[name]
+    return real.running(REAL[name], ROOT)
 
 
 @pytest.fixture(params=[*DOUBLES, *(pytest.param(name, marks=[pytest.mark.webui, pytest.mark.slow]) for name in REAL)])
@@ -103,5 +102,4 @@ def bench(a_double, monkeypatch):
 
 
 def pytest_sessionfinish():
-    for server in _servers.values():
-        server.stop()
+    real.stop()

@@ -137,6 +137,21 @@ class Server:
         return types.SimpleNamespace(images=pictures, infotexts=info["infotexts"], info=info["infotexts"][0])
 
 
+_running: dict[str, Server] = {}
+
+
+def running(name: str, root: Path) -> Server:
+    """The server that all tests share."""
+    if name not in _running:
+        _running[name] = Server(name, root)
+    return _running[name]
+
+
+def stop() -> None:
+    while _running:
+        _running.popitem()[1].stop()
+
+
 def encoded(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG")

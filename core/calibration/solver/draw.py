@@ -75,10 +75,7 @@ def least_push(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     from scipy.optimize import linprog
     gain = np.eye(len(matrix))[0]
     found = linprog(-gain, A_eq=np.vstack([matrix.T, np.ones(len(matrix))]), b_eq=[*target, 1.0], method="highs")
-    if not found.success:
-        return nearest(matrix, target)
-    q = np.clip(found.x, 0, None)
-    return q / q.sum()
+    return _simplex(found.x) if found.success else nearest(matrix, target)
 
 
 def nearest(matrix: np.ndarray, target: np.ndarray, steps: int = 1000) -> np.ndarray:
@@ -86,4 +83,10 @@ def nearest(matrix: np.ndarray, target: np.ndarray, steps: int = 1000) -> np.nda
     q = np.full(len(matrix), 1 / len(matrix))
     for _ in range(steps):
         q = q * (matrix @ (target / np.maximum(q @ matrix, 1e-12)))
+    return _simplex(q)
+
+
+def _simplex(q: np.ndarray) -> np.ndarray:
+    """Rounded, so that what is 0 up to rounding is 0, whatever the machine."""
+    q = np.round(np.clip(q, 0, None), 9)
     return q / q.sum()

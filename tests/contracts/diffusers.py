@@ -1,0 +1,160 @@
+"""The diffusers host, with random tiny pipelines. Its CLIP takes 16 tokens, so a prompt of 12 stands for one of 73."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from copy import copy
+from types import SimpleNamespace
+
+import diffusers
+import tiny_pipelines
+import torch
+import transformers
+from contracts_case import ATTRIBUTES, DEFAULT, IMAGES, NEGATIVE, SEEDS, STEPS, Case, Refused
+from transformers import GlmConfig, GlmModel
+
+from sd_debias.diffusers_host.encode import encode
+from sd_debias.diffusers_host.generate import guided
+
+UNKNOWN = "Cannot encode texts with {}: only pipelines whose encode_prompt works like"
+FORMS = {
+    "a": {"sd": None, "sd2": None},
+    "b": dict.fromkeys(("73", "74"), Refused("the encoder cuts the groups' words off",
+                                             "Some groups of 'gender' read the same to this model")),
+    "c": dict.fromkeys(("sdxl", "sd3", "flux")),
+    "d": {"cogview4": None, "cogview4-longer": Refused("texts of unequal length", "differ in shape")},
+    "e": {"pixart": Refused("no pipeline with masks is known", UNKNOWN.format("PixArtAlphaPipeline"))},
+    "f": {"more": Refused("by the pipeline's name", UNKNOWN.format("WithMore"))}}
+
+ENCODED = "the prompt is encoded once, not once an image"
+# Not strict: whether a batch of texts rounds otherwise is the machine's matter.
+BUGS = {(form, variant, "test_left_alone"): (ENCODED, False, AssertionError)
+        for form, variants in FORMS.items() for variant in variants}
+
+
+def forms(host: str) -> dict:
+    return FORMS
+
+
+def versions(host: str) -> str:
+    return f"diffusers {diffusers.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
+
+
+@contextmanager
+def case(host: str, form: str, variant: str, folders):
+    if form == "b":  # a letter is a token, and 14 fit beside the start and the end
+        yield Pipeline(tiny_pipelines.sd(), "a" * (int(variant) - 61))
+    elif variant == "sd2":
+        yield Pipeline(tiny_pipelines.sd(prediction_type="v_prediction"), "a doctor")
+    elif form == "e":
+        yield Pipeline(object.__new__(diffusers.PixArtAlphaPipeline), "a doctor")
+    elif form == "f":
+        yield Pipeline(tiny_pipelines.sd(WithMore), "a doctor")
+    elif form == "d":
+        yield Pipeline(cogview4(), "a doctor at" if "longer" in variant else "a d")
+    else:
+        yield Pipeline(getattr(tiny_pipelines, variant)(), "a doctor")
+
+
+class WithMore(diffusers.StableDiffusionPipeline):
+    """Its texts have a part more."""
+
+    def encode_prompt(self, prompt, device, num_images_per_prompt, do_classifier_free_guidance):
+        texts = super().encode_prompt(prompt, device, num_images_per_prompt, do_classifier_free_guidance)
+        return (*texts, torch.zeros(len(prompt), 1))
+
+
+def cogview4():
+    """Its texts are filled up to a multiple of 16 tokens, and what is filled up is read as text."""
+    torch.manual_seed(0)
+    tokenizer, width = copy(tiny_pipelines.t5_tokenizer()), tiny_pipelines.WIDTH
+    tokenizer.padding_side = "left"
+    encoder = GlmModel(GlmConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, pad_token_id=0, eos_token_id=1)).eval()
+    transformer = diffusers.CogView4Transformer2DModel(
+        patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, out_channels=4,
+        text_embed_dim=width, time_embed_dim=8, condition_dim=4, sample_size=8)
+    transformer.patch_embed.text_proj.weight.data.mul_(8)
+    pipe = diffusers.CogView4Pipeline(
+        tokenizer=tokenizer, text_encoder=encoder, vae=tiny_pipelines._vae(),
+        transformer=tiny_pipelines._lively(transformer), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+    return tiny_pipelines._quiet(pipe)
+
+
+class Pipeline(Case):
+    rounding = 1e-4
+
+    def __init__(self, pipe, prompt: str):
+        self.pipe, self.prompt = pipe, prompt
+        self.family = type(pipe).__name__
+        if self.family.startswith("StableDiffusion") and "3" not in self.family:
+            self.pipe.scheduler = tiny_pipelines.scheduler(diffusers.EulerDiscreteScheduler,
+                                                           prediction_type=pipe.scheduler.config.prediction_type,
+                                                           timestep_spacing="linspace")
+        self.call = dict(height=16, width=16, num_inference_steps=STEPS)
+        self.encoding = {}
+        if self.family == "CogView4Pipeline":
+            self.apart = Refused("the negative prompt has a call of its own", "Expected 6 rows a step for 3 rows")
+        if self.family == "FluxPipeline":  # no CFG: its guidance is a number that the model is told
+            self.cfgs, self.encoding, self.call["max_sequence_length"] = (1.0,), dict(max_sequence_length=32), 32
+
+    def pictures(self, prompt, steering=None, method=DEFAULT, cfg=3.0, strength=1.0):
+        denoiser = getattr(self.pipe, "unet", None) or getattr(self.pipe, "transformer", None)
+        flux = self.family == "FluxPipeline"
+        call = dict(self.call, latents=self._latents(), output_type="latent", guidance_scale=3.5 if flux else cfg)
+        negative = None if flux else NEGATIVE
+        if steering is None:
+            own = dict(prompt=[prompt] * IMAGES, **({} if flux else dict(negative_prompt=[negative] * IMAGES)))
+            return self._run(denoiser, dict(call, **own))
+        with guided(self.pipe, prompt, ATTRIBUTES, steering.rows(SEEDS, strength), method, negative_prompt=negative,
+                    **self.encoding) as guide:
+            return self._run(denoiser, dict(guide.call, **call))
+
+    def _run(self, denoiser, call):
+        rows, handle = [], denoiser.register_forward_pre_hook(
+            lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs.get("hidden_states"))),
+            with_kwargs=True)
+        try:
+            latents = self.pipe(**call).images
+        finally:
+            handle.remove()
+        self.evaluations, self.sigmas = sum(rows), self.pipe.scheduler.sigmas.tolist()
+        return latents
+
+    def _latents(self):
+        shape = (16, 16) if self.family == "FluxPipeline" else (4, 8, 8)
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS])
+
+    def encode(self, text):
+        return encode(self.pipe, [text], **self.encoding)
+
+    def empty(self):
+        return encode(self.pipe, [self.prompt], unconditional=True, **self.encoding)
+
+    def noise(self):
+        return self._latents() * getattr(self.pipe.scheduler, "init_noise_sigma", 1.0)
+
+    @torch.no_grad()
+    def eps(self, x, step, text):
+        parts, pipe = SimpleNamespace(**text), self.pipe
+        t, sigma = pipe.scheduler.timesteps[step][None], self.sigmas[step]
+        if self.family.startswith("StableDiffusion") and "3" not in self.family:
+            scaled, more = x / (sigma ** 2 + 1) ** 0.5, {}
+            if hasattr(parts, "pooled_prompt_embeds"):
+                more = dict(added_cond_kwargs=dict(text_embeds=parts.pooled_prompt_embeds,
+                                                   time_ids=torch.tensor([[16.0, 16, 0, 0, 16, 16]])))
+            found = pipe.unet(scaled, t, encoder_hidden_states=parts.prompt_embeds, **more).sample
+            if pipe.scheduler.config.prediction_type == "epsilon":
+                return found
+            return (sigma * scaled + found) / (sigma ** 2 + 1) ** 0.5  # of v = alpha eps - sigma x_0
+        more = {}
+        if self.family == "CogView4Pipeline":
+            size = torch.tensor([[16.0, 16.0]])
+            more = dict(original_size=size, target_size=size, crop_coords=torch.zeros(1, 2))
+        elif self.family == "FluxPipeline":
+            ids = pipe._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
+            t, more = t / 1000, dict(img_ids=ids, txt_ids=torch.zeros(parts.prompt_embeds.shape[1], 3),
+                                     guidance=torch.tensor([3.5]))
+        if hasattr(parts, "pooled_prompt_embeds"):
+            more["pooled_projections"] = parts.pooled_prompt_embeds
+        return pipe.transformer(hidden_states=x, timestep=t, encoder_hidden_states=parts.prompt_embeds, **more).sample

@@ -1,0 +1,90 @@
+"""The same contracts on every host and every form of text; docs/contracts.md holds what was found."""
+from dataclasses import replace
+
+import pytest
+import torch
+from contracts_case import ALONE, PUSH, PUSHED, SEEDS, plain_reference, reference
+
+from sd_debias.core.method.methods import DIRECTIONS, IN_CONTEXT, Method
+from sd_debias.core.method.safe_latent import SafeLatentGuidance
+from sd_debias.core.method.draw import Steering
+
+MIXED = replace(PUSH, weights=(0.3, 0.0), strength=0.6)  # away from one group, and toward the drawn one
+SMOOTH = SafeLatentGuidance(scale=20.0, momentum_scale=0.3, momentum_beta=0.4)  # where no rounding decides
+
+
+def deviation(found, expected) -> float:
+    """Largest difference, as a share of the largest value."""
+    assert found.shape == expected.shape and torch.isfinite(found).all()
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def felt(case, found, plain) -> bool:
+    return deviation(found, plain) > (case.felt or 10 * case.rounding)
+
+
+def skip_where_there_is_none(case, direction, cfg):
+    if cfg not in case.cfgs:
+        pytest.skip("no CFG here")
+    if case.apart and direction != "prompt" and cfg != 1:
+        with pytest.raises(ValueError, match=case.apart.sentence):
+            case.pictures(case.prompt, PUSH, Method(direction), cfg)
+        pytest.skip(f"inside sampling refused: {case.apart.short}")
+
+
+def test_left_alone(case, measured):
+    """Without weights, in a batch of pushed pictures whose texts may be longer: bit by bit the picture without us."""
+    (plain, _), found = case.plain(), case.pictures(case.prompt, PUSH)
+    assert all(felt(case, found[i], plain[i]) for i in PUSHED)
+    assert measured(deviation(found[ALONE], plain[ALONE])) == 0
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS[1:])
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_left_alone_inside_sampling(case, measured, direction, cfg):
+    """As above; hosts that evaluate all rows in one call may round them otherwise."""
+    skip_where_there_is_none(case, direction, cfg)
+    (plain, _), found = case.plain(cfg), case.pictures(case.prompt, PUSH, Method(direction), cfg)
+    assert all(felt(case, found[i], plain[i]) for i in PUSHED)
+    assert measured(deviation(found[ALONE], plain[ALONE])) <= case.rounding
+
+
+def test_full_push(case, measured):
+    """Toward a group, in the prompt's context and with weight -1: the picture of the group's own text."""
+    (plain, _), found = case.plain(), case.pictures(case.prompt, PUSH)
+    for image, group in PUSHED.items():
+        own = case.pictures(IN_CONTEXT.replace("{prompt}", case.prompt).replace("{group}", group))
+        assert felt(case, plain[image], own[image])
+        assert measured(deviation(found[image], own[image])) <= case.rounding
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_same_meaning(case, measured, direction, cfg):
+    """Weights of any size mean what core computes from them."""
+    if case.reference:
+        pytest.skip(case.reference)
+    skip_where_there_is_none(case, direction, cfg)
+    method = Method(direction, guidance=SMOOTH if direction != "prompt" else SafeLatentGuidance())
+    plain, _ = case.plain(cfg)
+    assert deviation(plain_reference(case, cfg), plain) <= case.rounding
+    found = case.pictures(case.prompt, MIXED, method, cfg)
+    expected = reference(case, method, MIXED.rows(SEEDS), cfg)
+    assert felt(case, plain, expected)
+    assert measured(deviation(found, expected)) <= case.rounding
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_strength_0(case, measured, direction):
+    """The picture without us, bit by bit, and no evaluation more; so with weights of zero."""
+    plain, rows = case.plain()
+    for steering, strength in ((PUSH, 0.0), (Steering.none(2), 1.0)):
+        found = case.pictures(case.prompt, steering, Method(direction), strength=strength)
+        assert measured(deviation(found, plain)) == 0 and case.evaluations == rows
+
+
+def test_refused(case, measured):
+    """What cannot be done is said in a sentence that names it."""
+    with pytest.raises(ValueError, match=case.refused.sentence) as caught:
+        case.pictures(case.prompt, PUSH)
+    assert len(str(caught.value).splitlines()) == 1
