@@ -65,8 +65,14 @@ def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str,
     """
     groups = [group for attribute in attributes for group in attribute.groups]
     texts = [group_texts(group.texts, prompt, context) for group in groups]
-    embedded = encode(pipe, [text for group in texts for text in group], **settings)
+    embedded, own = encode(pipe, [text for group in texts for text in group], **settings), encode(pipe, [prompt],
+                                                                                                    **settings)
+    tokens = own["prompt_embeds"].shape[1], embedded["prompt_embeds"].shape[1]
+    if tokens[0] != tokens[1]:
+        raise DebiasError(f"{type(pipe).__name__} encodes the prompt as {tokens[0]} tokens and the groups' texts as "
+                          f"{tokens[1]}, and in diffusers texts of different lengths cannot be mixed. Use a prompt of "
+                          f"another length.")
     means = {name: torch.stack([part.float().mean(0, keepdim=True) for part in parts.split([len(t) for t in texts])])
              for name, parts in embedded.items()}
     check_groups(means["prompt_embeds"], attributes)
-    return Encoded(encode(pipe, [prompt], **settings), encode(pipe, [prompt], unconditional=True, **settings), means)
+    return Encoded(own, encode(pipe, [prompt], unconditional=True, **settings), means)

@@ -18,7 +18,7 @@ from ..core.errors import DebiasError, short
 from ..core.method import draw
 from ..core.method.conditioning import Encoded, shifted
 from ..core.method.methods import METHODS, Method
-from .encode import encode_all, encoding_of
+from .encode import encode, encode_all, encoding_of
 from .hook import WindowedPrompt, hooked
 
 
@@ -77,6 +77,11 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     guided_images = int(weights.any(1).sum())
     if method.direction == "prompt":
         parts = shifted(encoded, attributes, weights, method.context)
+        if guided_images < images:  # as the pipeline itself encodes them, together: one by one they round otherwise
+            own = encode(pipe, [prompt] * images, **encoding)
+            alone = ~weights.any(1).to(own["prompt_embeds"].device)
+            parts = {name: torch.where(alone.view(-1, *(1,) * (part.ndim - 1)), own[name], part)
+                     for name, part in parts.items()}
         c, shift = encoded.prompt["prompt_embeds"].float(), parts["prompt_embeds"].float()
         change, size = (shift - c).abs().mean().item() * len(weights) / guided_images, c.abs().mean().item()
         done = dict(acted=change > 1e-6 * size, magnitude=change, steps=0, skipped=0, guided_images=guided_images)
@@ -141,7 +146,7 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
         batch = slice(start, start + batch_size)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]]
         with guided(pipe, prompt, attributes, rows[batch], method, negative_prompt=negative_prompt,
-                    encoded=encoded) as guide:
+                    encoded=encoded, **encoding_of(call)) as guide:
             output = pipe(**guide.call, generator=generators, output_type="np", **call)
         images.append(output.images)
         blocked += sum(map(bool, getattr(output, "nsfw_content_detected", None) or ()))

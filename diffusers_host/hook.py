@@ -217,9 +217,19 @@ class WindowedPrompt(GuidedDenoiser):
                 call = _with_texts(call, {name: self._own(name, text) for name, text in _texts(call).items()})
         return self.forward(**call)
 
+    def _is_ours(self, call: dict, rows: int) -> bool:
+        """Without an added row it does not matter where the negative prompt is: a call of its own comes second."""
+        if rows != self.images:
+            return super()._is_ours(call, rows)
+        text = call.get("encoder_hidden_states")
+        if self.text is None:
+            self.text = text
+        return text is self.text
+
     def _own(self, name: str, text: Tensor) -> Tensor:
-        own = self.encoded.prompt[name].to(text).expand(self.images, *text.shape[1:])
-        return torch.cat([text[:-self.images], own])
+        prompt, rows = self.encoded.prompt[name].to(text), text.clone()
+        rows[len(text) - self.images + self.guided.to(text.device)] = prompt  # the others hold it already
+        return rows
 
 
 def _texts(call: dict) -> dict[str, Tensor]:

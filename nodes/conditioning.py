@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.errors import DebiasError, quoted
+from ..core.errors import DebiasError
 from ..core.method import conditioning as core
 from ..core.method.conditioning import Encoded, Parts, mixed_rows, shifted_rows
 from ..core.method.direction import group_texts
@@ -48,13 +48,9 @@ def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str)
     described = [group_texts(group.texts, prompt, context) for attribute in attributes for group in attribute.groups]
     of_prompt, fixed = encode(clip, prompt)
     found = [[encode(clip, text) for text in texts] for texts in described]
-    for parts, others in (each for texts in found for each in texts):
-        strange = [name for name in {*fixed, *others} if not _alike(fixed.get(name), others.get(name))]
-        strange += sorted(of_prompt.keys() ^ parts.keys())
-        if strange:
-            raise DebiasError("This model's texts have a part that differs between the prompt and the groups and that "
-                              f"cannot be mixed: {quoted(strange[0])}. Give each picture its group's own text "
-                              "instead.")
+    # A part that one text has and another lacks cannot be mixed either.
+    core.check_unmixed({**fixed, **dict.fromkeys(of_prompt, True)}, [
+        {**others, **dict.fromkeys(parts, True)} for texts in found for parts, others in texts])
     groups = {name: core.together([core.mean([parts[name] for parts, _ in texts]) for texts in found])
               for name in of_prompt}
     core.check_groups(groups[EMBEDDING], attributes)
@@ -64,14 +60,6 @@ def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str)
 def _mixes(name: str) -> bool:
     """Is a part of this name a text's, which weights mix? (conditioning_llama3, conditioning_mt5xl ...)"""
     return name in (EMBEDDING, "pooled_output") or name.startswith("conditioning_")
-
-
-def _alike(one, other) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and bool((one == other).all())
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return type(one) is type(other) and (isinstance(one, dict) or one == other)
 
 
 def effect(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict:

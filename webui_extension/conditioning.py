@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.method.direction import group_texts
 from ..core.errors import DebiasError
-from ..core.method.conditioning import Encoded, Parts, check_groups, mean, mixed_rows, together
+from ..core.method.conditioning import Encoded, Parts, check_groups, check_unmixed, mean, mixed_rows, together
 
 TOKENS, POOLED = "crossattn", "vector"
 
@@ -67,23 +67,24 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
     from modules import devices
     from modules.prompt_parser import SdConditioning
 
-    def parts(texts: list[str]) -> list[Parts]:
-        found = parts_of(model.get_learned_conditioning(SdConditioning(texts, width=width, height=height)))
-        return [{name: part[i:i + 1] for name, part in found.items()} for i in range(len(texts))]
+    def alone(one: str):
+        """Texts of one call would be lengthened to the longest, or could not be stacked."""
+        return model.get_learned_conditioning(SdConditioning([one], width=width, height=height))
 
     described = [group_texts(group.texts, text, context) for attribute in attributes for group in attribute.groups]
     with torch.no_grad(), devices.autocast():
-        empty, = parts([""])
-        every = parts([text, *(one for texts in described for one in texts)])
-        if every[0][TOKENS].shape != empty[TOKENS].shape:  # the host has lengthened them to the longest of the call
-            every = [own for one in (text, *(one for texts in described for one in texts)) for own in parts([one])]
-    prompt, at, groups = every[0], 1, []
-    for texts in described:
-        groups.append(every[at:at + len(texts)])
-        at += len(texts)
-    made = {name: together([mean([own[name] for own in texts]) for texts in groups]) for name in prompt}
+        empty, own, groups = alone(""), alone(text), [[alone(one) for one in texts] for texts in described]
+    check_unmixed(_others(own), [_others(one) for texts in groups for one in texts])
+    prompt, parts = parts_of(own), [list(map(parts_of, texts)) for texts in groups]
+    made = {name: together([mean([one[name] for one in texts]) for texts in parts]) for name in prompt}
     check_groups(made[TOKENS], attributes)
-    return Encoded(prompt, empty, made)
+    return Encoded(prompt, parts_of(empty), made)
+
+
+def _others(conditioning) -> dict:
+    """What a conditioning holds beside the parts that are mixed."""
+    found = conditioning if isinstance(conditioning, dict) else {}
+    return {name: value for name, value in found.items() if name not in (TOKENS, POOLED)}
 
 
 def moved(row: Parts, encoded: Encoded, shifted: Parts) -> Parts:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +53,25 @@ def check_groups(groups: Tensor | Sequence[Tensor], attributes: Sequence[Attribu
             raise DebiasError(f"Some groups of {quoted(attribute.name)} read the same to this model: their texts may "
                               "lie beyond its longest prompt. Shorten the prompt, describe the groups differently, "
                               f"or use the context '{ALONE}'.")
+
+
+def check_unmixed(prompt: Mapping[str, object], groups: Sequence[Mapping[str, object]]) -> None:
+    """What a host's conditioning holds beside the parts that weights mix. Raises DebiasError where some of it differs
+    between the prompt and a group's text: the pictures would be of neither."""
+    for own in groups:
+        for name in sorted({*prompt, *own}):
+            if not _alike(prompt.get(name), own.get(name)):
+                raise DebiasError("This model's texts have a part that differs between the prompt and the groups and "
+                                  f"that cannot be mixed: {quoted(name)}. Give each picture its group's own text "
+                                  "instead.")
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return type(one) is type(other) and (isinstance(one, dict) or one == other)
 
 
 def length(part: Tensor) -> int:

@@ -126,11 +126,14 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
         def eps(texts, x=x, i=i):
             return torch.cat([case.eps(x[j:j + 1], i, text) for j, text in enumerate(texts)])
 
-        cond, progress = eps(prompts), place(i, len(case.sigmas) - 1)
+        progress = place(i, len(case.sigmas) - 1)
+        cond = eps(prompts if method.guidance.active(progress) else [prompt] * len(a))
         uncond = eps(negatives) if has_uncond else cond
         guided = cond
         if steps and steps.repeats(i, progress):
             guided = cond - steps.again()
+        elif steps and steps.idle(progress):
+            pass
         elif steps and method.direction == "embedding":
             guided = cond - steps.gamma(i, progress, cond, uncond, eps(unsafe_texts))
         elif steps:

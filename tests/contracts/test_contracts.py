@@ -9,7 +9,7 @@ from sd_debias.core.method.methods import DIRECTIONS, IN_CONTEXT, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.core.method.draw import Steering
 
-MIXED = replace(PUSH, weights=(0.3, 0.0), strength=0.6)  # away from one group, and toward the drawn one
+MIXED = replace(PUSH, weights=(0.3, 0.0), push=0.6)  # away from one group, and toward the drawn one
 SMOOTH = SafeLatentGuidance(scale=20.0, momentum_scale=0.3, momentum_beta=0.4)  # where no rounding decides
 
 
@@ -66,6 +66,20 @@ def test_same_meaning(case, measured, direction, cfg):
         pytest.skip(case.reference)
     skip_where_there_is_none(case, direction, cfg)
     method = Method(direction, guidance=SMOOTH if direction != "prompt" else SafeLatentGuidance())
+    check_meaning(case, measured, method, cfg)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_same_window(case, measured, direction):
+    """A window of the schedule: outside of it nothing is steered, in the direction `prompt` neither."""
+    if case.reference:
+        pytest.skip(case.reference)
+    skip_where_there_is_none(case, direction, 3.0)
+    guidance = SMOOTH if direction != "prompt" else SafeLatentGuidance()
+    check_meaning(case, measured, Method(direction, guidance=replace(guidance, start=0.3)), 3.0)
+
+
+def check_meaning(case, measured, method, cfg):
     plain, _ = case.plain(cfg)
     assert deviation(plain_reference(case, cfg), plain) <= case.rounding
     found = case.pictures(case.prompt, MIXED, method, cfg)

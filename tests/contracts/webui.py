@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from contracts_case import DEFAULT, IMAGES, NEGATIVE, SEEDS, TESTS, Case, Refused, load, words
 
@@ -17,18 +16,15 @@ SHIM = TESTS.parent / "scripts" / "sd_debias.py"
 NONE = "no such encoder"
 CLIP = {"a": {"short": None}, "b": {"73": None, "74": None}}
 FORMS = {
-    "A1111 double": {**CLIP, "c": {"xl": None}, "d": NONE, "e": NONE, "f": {"ids": Refused("", "t5xxl_ids")}},
+    "A1111 double": {**CLIP, "c": {"xl": None}, "d": NONE, "e": NONE,
+                     "f": {"ids": Refused("by the part's name", "t5xxl_ids")}},
     "Forge double": {**CLIP, "c": {"xl": None}, "d": {"t5": None, "t5-longer": None, "list": Refused(
         "lists of texts", "Expected a text conditioning as a tensor or a dict .* but a list came")}, "e": NONE,
-        "f": {"ids": Refused("", "t5xxl_ids")}},
+        "f": {"ids": Refused("by the part's name", "t5xxl_ids")}},
     "A1111": {**CLIP, "c": {"sdxl": None}, "d": NONE, "e": NONE, "f": "no such model"},
     "Forge": {**CLIP, "c": "no small model of this kind", "d": "no small model of this kind", "e": NONE,
               "f": "no such model"}}
-BUGS = {("f", "ids", "test_refused"): ("a part beside tokens and pooled vector is ignored", True,
-                                           pytest.fail.Exception)} | {
-    ("d", "t5-longer", test): ("the encoder cannot stack texts of unequal length", True,
-                               ValueError)
-    for test in ("test_left_alone", "test_left_alone_inside_sampling", "test_full_push", "test_same_meaning")}
+BUGS: dict = {}
 
 
 def forms(host: str) -> dict:

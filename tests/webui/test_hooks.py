@@ -145,7 +145,7 @@ def test_the_refiners_model_encodes_its_own_texts(a_double, direction):
 
     a_double.callbacks["cfg_denoiser"].insert(0, refine)
     _, result = generate(a_double, **debias())
-    assert Refiner.calls == 2 and "Debias weights" in keys(result.infotexts[0])
+    assert Refiner.calls == 4 and "Debias weights" in keys(result.infotexts[0])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
