@@ -213,6 +213,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         outcome.path, outcome.report = places.profile, places.folder / "report.html"
         outcome.notes += [*(["This calibration was complete already; nothing was measured again."] if saved else []),
                           f"Profile: {host.place(outcome.path)}", f"Report: {host.place(outcome.report)}"]
+        if any(path.name.startswith(f"{name}-") for path in places.states.glob("*.json")):
+            outcome.notes.append(f"Unfinished calibrations of this name with other settings are kept in "
+                                 f"{host.place(places.states)}.")
         return outcome
 
 

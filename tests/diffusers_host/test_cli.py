@@ -135,7 +135,9 @@ def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, mon
     kept = unfinished(tmp_path / "out")
     before = kept.read_bytes()
     assert main([*command, *(text.format(clip=clip) for text in other)]) == 0
-    assert "Continuing" not in capsys.readouterr().out and kept.read_bytes() == before
+    said = capsys.readouterr().out
+    assert "Continuing" not in said and kept.read_bytes() == before
+    assert ("with other settings are kept in" in said) == (other != ["--name", "another"])
 
 
 def test_ctrl_c_while_files_are_written_loses_nothing(tmp_path, monkeypatch, capsys):
