@@ -137,6 +137,7 @@ def environment():
     """The caller's variables, less what leads Python or pip out of .venv; no model is looked for on the network."""
     outside = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
     kept = {name: value for name, value in os.environ.items() if name not in outside}
+    kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are busy, torch's waiting threads would take their time
     # On the CPU, glibc would give every layer's buffers back to the system: a quarter of the demo's time.
     memory = dict(MALLOC_MMAP_THRESHOLD_="4000000000", MALLOC_TRIM_THRESHOLD_="8000000000")
     return {**memory, **kept, "PYTHONNOUSERSITE": "1", "PIP_USER": "0", "HF_HUB_OFFLINE": "1"}

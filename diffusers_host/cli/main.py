@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ class Terminated(KeyboardInterrupt):
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0; 2 after a user's mistake, said in one sentence; 1 after a bug, with its traceback;
     130 after Ctrl-C and 143 after SIGTERM."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads sleep, not spin
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
         with _terminable(), warnings.catch_warnings():

@@ -86,12 +86,12 @@ def test_a_models_folder_that_cannot_be_written(server):
     aside = server.profiles.rename(server.profiles.with_name("debias_profiles_aside"))
     server.profiles.write_text("")
     try:
-        with pytest.raises(ValueError, match="Profiles could not be written to"):
+        with pytest.raises(ValueError, match="The calibration's files could not be written to"):
             server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=CALIBRATE))
         status, job = ask(server, "/calibrate", dict(txt2img=dict(prompt=PROMPT, steps=4), count=10, classifier="demo",
                                                      name="job"))
         job = ended(server, job)
-        assert job["state"] == "failed" and "Profiles could not be written to" in job["error"]
+        assert job["state"] == "failed" and "The calibration's files could not be written to" in job["error"]
         said = keys(server.post("txt2img", payload(**debias())).infotexts[0])
         assert said["Debias failed"].startswith("There is no profile 'test'")
     finally:
@@ -250,7 +250,7 @@ def test_a_cancelled_waiting_job_blocks_no_other_while_the_page_generates(server
 
 def test_a_job_that_the_page_interrupted_is_not_done(server):
     job = ask(server, "/audit", dict(txt2img=dict(QUICK, steps=20), count=1000, classifier="demo"))[1]
-    while "images" not in ask(server, f"/jobs/{job['id']}")[1]["text"]:
+    while " of 1000 images" not in ask(server, f"/jobs/{job['id']}")[1]["text"]:
         time.sleep(0.2)
     server.call("/sdapi/v1/interrupt", {})
     job = ended(server, job, 60)
