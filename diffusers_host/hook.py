@@ -181,14 +181,15 @@ class GuidedDenoiser:
 
     def _mixed(self, name: str, text: Tensor, rows: int, at: Tensor) -> Tensor:
         groups, has_uncond = self.encoded.groups[name].to(text.device), rows > self.images
+        weights = self.passes[-1].text_weights
         if self.direction == "embedding" and has_uncond:
-            return mix(text[at], groups, self.weights)
+            return mix(text[at], groups, weights)
         if self.direction == "embedding":
             prompt = self.encoded.prompt[name]
             if prompt.shape[1:] != text.shape[1:]:
                 raise DebiasError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
                                   f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
-            change = shifted(self.encoded, self.attributes, -self.weights, self.context)[name].float() - prompt.float()
+            change = shifted(self.encoded, self.attributes, -weights, self.context)[name].float() - prompt.float()
             return (text[at].float() + change.to(text.device)).to(text.dtype)
         chosen = groups[self.group_of, 0].to(text.dtype)
         empty = self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])

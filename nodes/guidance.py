@@ -151,11 +151,11 @@ class Pass:
         # Alone, the prompt is the baseline of `embedding`; that of `prediction` is the empty one, evaluated as well.
         if self.direction == "embedding":  # images whose texts have other lengths are evaluated apart
             if alone:
-                moved, longer = conditioning.shift(positive, guide.encoded, guide.attributes, -weights,
-                                                   guide.method.context)
+                moved, longer = conditioning.shift(positive, guide.encoded, guide.attributes,
+                                                   -self.steps.text_weights, guide.method.context)
                 found = [(list(range(len(weights))), moved), *longer]
             else:
-                found = conditioning.mixed(negative, guide.encoded, weights)
+                found = conditioning.mixed(negative, guide.encoded, self.steps.text_weights)
             self.images, extra = [at for at, _ in found], [entries for _, entries in found]
         else:
             texts = [{name: g[i].to(guide.encoded.empty[name]) for name, g in guide.encoded.groups.items()}

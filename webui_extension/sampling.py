@@ -131,7 +131,7 @@ class Pass:
         """
         of = partial(self._each, uncond, model)
         if self.guide.method.direction == "embedding":
-            return [of(lambda e, encoded, image: mixed(e, encoded, self.weights[image]))]
+            return [of(lambda e, encoded, image: mixed(e, encoded, self.inside.text_weights[image]))]
         return [of(lambda e, encoded, _, g=g: of_group(e, encoded, g)) for g in self.inside.groups]
 
     def unsafe_alone(self, cond, model) -> list[list[tuple[list[int], object]]]:
@@ -144,7 +144,7 @@ class Pass:
             self.inside = Steps(self.guide.method, self.weights, has_uncond=False)
 
         def away(row: Parts, encoded, image: int) -> Parts:
-            shift, = shifted_rows(encoded, self.guide.attributes, -self.weights[image:image + 1],
+            shift, = shifted_rows(encoded, self.guide.attributes, -self.inside.text_weights[image:image + 1],
                                   self.guide.method.context)
             return moved(row, encoded, shift)
 

@@ -16,6 +16,8 @@ class SafeLatentGuidance:
     momentum_scale  share of the accumulated momentum that is added, 0 to 0.7
     momentum_beta   decay of the momentum, 0 to 1
     start, end      window of the schedule, as shares: before start (the warm-up) and from end on nothing is applied
+    linear          the `embedding` direction is evaluated at weights of length 1 (largest |a_i|), and the difference
+                    that it makes is scaled by the length: a push grows with its weights instead of saturating. Ours
     """
     scale: float = 1000.0
     threshold: float | None = None
@@ -23,6 +25,7 @@ class SafeLatentGuidance:
     momentum_beta: float = 0.0
     start: float = 0.0
     end: float = 1.0
+    linear: bool = False
 
     def __post_init__(self) -> None:
         numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0)

@@ -114,6 +114,8 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
     has_uncond = case.has_uncond(cfg)
     negatives = [case.encode(NEGATIVE)] * len(a) if has_uncond else prompts
     steps, unsafe_texts = Steps(method, a, has_uncond) if method.direction != "prompt" else None, negatives
+    if steps:
+        a = steps.text_weights
     if method.direction == "prompt":
         prompts = shifted_rows(encoded, ATTRIBUTES, a, method.context)
     elif has_uncond:

@@ -6,9 +6,9 @@ from sd_debias.core.method.safe_latent import SafeLatentGuidance
 
 
 def test_an_adjusted_method_keeps_all_but_direction_and_window():
-    adjusted = METHODS["paper"].adjusted("prediction", 0.2, 0.6)
-    assert adjusted.direction == "prediction" and (adjusted.guidance.start, adjusted.guidance.end) == (0.2, 0.6)
-    assert adjusted.rule == "additive" and METHODS["paper"].adjusted(AS_CALIBRATED) == METHODS["paper"]
+    adjusted = METHODS["paper"].adjusted("prediction", 0.2, 0.3)
+    assert adjusted.direction == "prediction" and (adjusted.guidance.start, adjusted.guidance.end) == (0.2, 0.3)
+    assert adjusted.rule == "log" and METHODS["paper"].adjusted(AS_CALIBRATED) == METHODS["paper"]
 
 
 @pytest.mark.parametrize("given, kept", [((0.0, 1.0), (0.3, 0.5)), ((0.4, 1.0), (0.4, 0.5)), ((0.6, 0.9), (0.6, 0.6))])
@@ -28,7 +28,7 @@ def test_what_does_not_fit_is_said(direction, start, end, said):
 def test_a_direction_that_costs_evaluations_pushes_early_unless_the_method_says_when():
     assert named("default", direction=None) == METHODS["default"]
     assert named("default", direction="embedding").guidance == EARLY
-    assert named("paper", direction="prediction").guidance == METHODS["paper"].guidance
+    assert named("paper", direction="prediction").guidance == EARLY  # linear in its weights without being told
     assert named("paper", direction="prompt", rule="log") == Method(context=ALONE, spend="shift")
 
 

@@ -55,8 +55,10 @@ def make(method: Method, attribute: Attribute, seed: int = 0) -> Solver:
     from .draw import Draw
     from .ida import Ida
     from .policy_gradient import PolicyGradient
+    from .response import SLOPES
     if method.rule == "policy_gradient":
         return PolicyGradient(attribute.target, method.unit, seed=seed)
     if method.spend == "draw":
         return Draw(attribute.target, method.unit)
-    return Ida(attribute.target, method.rule, method.unit)
+    # Directions that saturate or turn round are not pushed beyond what was seen to obey.
+    return Ida(attribute.target, method.rule, SLOPES[method.direction], 8.0 if method.guidance.linear else 4.0)

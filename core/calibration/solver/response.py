@@ -1,0 +1,81 @@
+"""How shares answer to shift weights: p = softmax(b - A a), fitted to all rounds; our own design.
+
+A [n, n] is a matrix and no slope, since pushing away from one group lands on its neighbours: of five skin tones, mostly
+on the next ones. A = s (1 + E) with a scale s that the first round of pushes tells, and deviations E that further ones
+tell. Priors: log s is normal around the log of what its direction showed on the demo model, with a spread that lets a
+round overrule it; E is normal around 0; Dirichlet-1/2 pseudo-counts keep b finite where a group never appeared.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# s: how much a weight of 1 changes the log-share of its group, and the standard deviation of its logarithm.
+SLOPES, SPREAD = {"prompt": 3.0, "embedding": 0.7, "prediction": 2.0}, 1.0
+DEVIATION = 0.3           # standard deviation of each entry of E
+RIDGE = 0.1               # of s: directions in which A hardly moves the shares are not pushed far
+FIRST_STEP = 0.7
+
+
+@dataclass(frozen=True)
+class Response:
+    """The fit.
+
+    b [n] centred, log-shares without weights; matrix A [n, n]; scale s
+    guessed  was nothing pushed yet, so that s is the prior's?
+    """
+    b: np.ndarray
+    matrix: np.ndarray
+    scale: float
+    guessed: bool
+
+    def weights(self, log_target: np.ndarray) -> np.ndarray:
+        """a [n], centred, at which the shares are the target's, as far as A can tell: the least-squares solution of
+        A a = b - log t on centred vectors; of a guessed scale only a part of it, for overshooting is worse than a
+        further round."""
+        centre = np.eye(len(self.b)) - 1 / len(self.b)
+        moved = centre @ self.matrix @ centre
+        normal = moved.T @ moved + (RIDGE * self.scale) ** 2 * np.eye(len(self.b))
+        a = centre @ np.linalg.solve(normal, moved.T @ centre @ (self.b - log_target))
+        return FIRST_STEP * a if self.guessed else a
+
+
+def fit(weights: Sequence[Sequence[float]], counts: Sequence[np.ndarray], slope: float) -> Response:
+    """Maximum a posteriori fit to rounds of weights a [n] and counts [n]; the first is the audit, with weights of 0.
+    slope is the middle of the prior of s between two groups; of more, each weight is felt by more neighbours."""
+    with torch.inference_mode(False), torch.enable_grad():  # hosts call from within inference mode
+        a = torch.tensor(np.array(weights), dtype=torch.float64)
+        c = torch.tensor(np.array(counts), dtype=torch.float64)
+        n = a.shape[1]
+        c = c + 0.5 / len(c)
+        first = (c[0] / c[0].sum()).log()
+        start = torch.tensor([float(np.log(slope * n / 2))], dtype=torch.float64)
+        x = torch.cat([first - first.mean(), start, torch.zeros(n * n, dtype=torch.float64)]).requires_grad_()
+
+        def loss(x: Tensor) -> Tensor:
+            b, matrix = _parts(x, n)
+            log_p = torch.log_softmax(b - a @ matrix.T, dim=1)
+            prior = (x[n] - start[0]) ** 2 / (2 * SPREAD ** 2) + (x[n + 1:] ** 2).sum() / (2 * DEVIATION ** 2)
+            return -(c * log_p).sum() + prior + b.mean() ** 2
+
+        optimizer = torch.optim.LBFGS([x], max_iter=300, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss(x)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        found = x.detach()
+        b, matrix = _parts(found, n)
+    return Response((b - b.mean()).numpy(), matrix.numpy(), float(found[n].exp()), not a.any())
+
+
+def _parts(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """b [n] and A [n, n] of the parameters (b, log s, E)."""
+    return x[:n], x[n].exp() * (torch.eye(n, dtype=x.dtype) + x[n + 1:].reshape(n, n))
