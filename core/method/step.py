@@ -43,8 +43,8 @@ class Steps:
         self.prompt_is_baseline = self.direction == "embedding" and not has_uncond
         self.run = GuidanceRun(replace(method.guidance, threshold=None) if self.prompt_is_baseline
                                else method.guidance)
-        self.lengths = weights.abs().amax(1).clamp(min=1e-12) if method.guidance.linear and \
-            self.direction == "embedding" else torch.ones(len(weights))
+        self.linear = method.guidance.linear and self.direction == "embedding"
+        self.lengths = weights.abs().amax(1).clamp(min=1e-12)
         self.evaluated = -EVERY  # the last step that was; none before the first
         self._mask: Tensor | None = None  # which images are guided
 
@@ -56,7 +56,7 @@ class Steps:
     @property
     def text_weights(self) -> Tensor:
         """a [B, n] of the `embedding` direction's text: the weights, or of length 1 where gamma is `linear` in it."""
-        return self.weights / self.lengths[:, None]
+        return self.weights / self.lengths[:, None].to(self.weights.device) if self.linear else self.weights
 
     def idle(self, progress: float) -> bool:
         """Is nothing to be done at this share of the schedule?"""
@@ -81,8 +81,9 @@ class Steps:
         The three are predictions [B, C, ...] in eps units: for the prompt, for the baseline, and for the unsafe text
         (`embedding`) or of `unsafe` (`prediction`). An offset common to all cancels.
         """
-        if bool((self.lengths != 1).any()):
-            length = self.lengths.to(eps_unsafe.device).view(-1, *(1,) * (eps_unsafe.ndim - 1))
+        if self.linear:
+            self.lengths = self.lengths.to(eps_unsafe.device)  # moved once: a copy a step would make a GPU wait
+            length = self.lengths.view(-1, *(1,) * (eps_unsafe.ndim - 1))
             eps_unsafe = eps_uncond.float() + length * (eps_unsafe.float() - eps_uncond.float())
         gamma = self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
         if self.run.settings.active(progress):

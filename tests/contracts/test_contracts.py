@@ -75,8 +75,10 @@ def test_same_window(case, measured, direction):
     if case.reference:
         pytest.skip(case.reference)
     skip_where_there_is_none(case, direction, 3.0)
-    guidance = SMOOTH if direction != "prompt" else SafeLatentGuidance()
-    check_meaning(case, measured, Method(direction, guidance=replace(guidance, start=0.3)), 3.0)
+    # `linear`, a push that grows with its weights, is what the paper's form uses.
+    guidance = replace(SMOOTH if direction != "prompt" else SafeLatentGuidance(), start=0.3,
+                       linear=direction == "embedding")
+    check_meaning(case, measured, Method(direction, guidance=guidance), 3.0)
 
 
 def check_meaning(case, measured, method, cfg):
