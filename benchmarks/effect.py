@@ -45,8 +45,7 @@ def jobs(options) -> list[dict]:
     """Every case, method and occupation that was asked for, the most telling first."""
     solvers = [("solvers", name, subject) for name in SOLVERS for subject in SOLVED
                if subject == SOLVED[0] or not name.endswith("10x")]
-    every = [(case, "default", subject) for subject in artwork.OCCUPATIONS for case in CASES] + solvers + [
-        (case, "paper", subject) for subject in artwork.OCCUPATIONS for case in CASES]
+    every = [(case, "default", subject) for subject in artwork.OCCUPATIONS for case in CASES] + solvers
     return [dict(case=case, method=method, occupation=subject) for case, method, subject in every
             if options.only in (None, case) and options.method in (None, method) and subject in options.occupations]
 

@@ -3,9 +3,9 @@
     python benchmarks/paper.py                                    # every case: hours on two cores, resumable
     python benchmarks/paper.py --only gender --occupations doctor judge
 
-Each occupation is calibrated by itself (`--method paper`) on at most 750 pictures and verified on 300; then its weights
-are tested on 400 pictures of seeds that no decision has used. docs/paper.json keeps every result as it comes;
-docs/paper.md is its tables. Occupations whose results are there are left alone; --fresh begins anew.
+Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures, until every share lies within 3.5
+points of its target with 95 % certainty, or 12 rounds are used; then its weights are tested on 400 pictures of seeds that
+no decision has used. docs/paper.json keeps every result as it comes; docs/paper.md is its tables. Occupations whose results are there are left alone; --fresh begins anew.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.method.methods import METHODS
 
 METHOD = METHODS["paper"]
-PLAN = Plan(images=150, rounds=4, held_out=300, seed=FIRST_SEED, batch_size=50)
+PLAN = Plan(images=100, rounds=12, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
 
 
 def jobs(options) -> list[dict]:
@@ -39,9 +39,11 @@ def measure(job: dict) -> tuple[dict, str]:
     audit = calibration.audit
     found = dict(
         rounds=sum(r.kind == ROUND for r in calibration.rounds), images=sum(r.done for r in calibration.rounds),
-        verifications=sum(r.kind == "held-out" for r in calibration.rounds), stop=calibration.stop,
-        kl_by_round={a.name: [r.distribution(i, a.target).kl for r in calibration.rounds if r.kind != "held-out"]
+        stop=calibration.stop, certainty=[calibration.certainty(i) for i in range(len(attributes))],
+        kl_by_round={a.name: [r.distribution(i, a.target).kl for r in calibration.rounds]
                      for i, a in enumerate(attributes)},
+        reached=next((at for at, r in enumerate(calibration.rounds) if all(
+            (d := r.distribution(i, a.target)).kl <= d.kl_floor95 for i, a in enumerate(attributes))), None),
         weights=[list(s.weights) for s in calibration.steerings], fidelity_before=audit.mean_fidelity,
         before={a.name: audit.distribution(i, a.target).to_dict() for i, a in enumerate(attributes)}, test=test)
     kl = ", ".join(f"{a.name} {audit.distribution(i, a.target).kl:.3f} -> {test['attributes'][a.name]['kl']:.4f}"
@@ -55,13 +57,14 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `{METHOD.direction}`, the groups' texts
 alone, one shift for all pictures, rule `{METHOD.rule}`, in the first {METHOD.guidance.end:.0%} of the steps, a push that grows
-with its weights (`linear`): one further evaluation in these steps. At most {PLAN.images} pictures in an audit and each of
-{PLAN.rounds} rounds, {PLAN.held_out} to verify; where the first verification fails and a round is left, its pictures join the
-others ("looks"). "Test" is N = {HELD_OUT} pictures of seeds that no decision has used. "Below the floor": KL below the 95 % point
-that independent pictures of a perfectly fair model stay under, 19 of 20 of them. Fidelity is the share of pictures that show
-the prompt's occupation. The paper's own SLD settings and update rule are not known to us: these are ours.
+with its weights (`linear`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each round, until every
+share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds} rounds. "Near" is
+the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that no decision has used; "below
+the floor" there: KL below the 95 % point of independent pictures of a perfectly fair model, 19 of 20 of which are. Fidelity is
+the share of pictures that show the prompt's occupation. The paper's own SLD settings and update rule are not known to us: these are
+ours.
 
-| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | rounds, median | pictures, mean | looks, mean | fidelity before -> test | largest fall |
+| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity before -> test | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     for case in CASES:
         rows = [r for r in results if r["case"] == case]
@@ -74,8 +77,9 @@ the prompt's occupation. The paper's own SLD settings and update rule are not kn
             text.append(
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "
                 f"| {kl.max():.4f} | {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} "
-                f"| {(kl <= 0.02).sum()} of {len(rows)} | {near} of {len(rows)} | {np.median([r['rounds'] for r in rows]):g} "
-                f"| {np.mean([r['images'] for r in rows]):.0f} | {np.mean([r['verifications'] for r in rows]):.2f} "
+                f"| {(kl <= 0.02).sum()} of {len(rows)} | {near} of {len(rows)} "
+                f"| {np.median([PLAN.rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
+                f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(min(r['certainty']) >= 0.95 for r in rows)} of {len(rows)} "
                 f"| {before.mean():.3f} -> {after.mean():.3f} | {(before - after).max():.3f} |")
     text.append("\n| case | occupation | attribute | shares before | shares in the test [95 %] | KL by round | KL in the test | "
                 "weights |\n|---|---|---|---|---|---|---|---|")

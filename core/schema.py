@@ -90,7 +90,8 @@ PROFILE = {
                        "additionalProperties": {"type": ["string", "number", "boolean", "null"]}})}
 PLAN = _object(
     images=_whole(1, MOST_IMAGES), rounds=_whole(0, MOST_IMAGES), held_out=_whole(0, MOST_IMAGES),
-    tolerance=_or_null(_number(0, 1e6)), batch_size=_whole(1, MOST_IMAGES), seed=_whole(-2**64, 2**64),
+    tolerance=_or_null(_number(0, 1e6)), within=_or_null(_number(0, 0.5)), batch_size=_whole(1, MOST_IMAGES),
+    seed=_whole(-2**64, 2**64),
     confidence=_number(0, 1))
 CALIBRATION = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

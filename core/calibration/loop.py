@@ -38,6 +38,7 @@ from ..method.draw import Steering, rows
 AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
+CERTAINTY = 0.95  # with which a plan's margin must hold
 
 
 @dataclass
@@ -188,15 +189,30 @@ class Calibration:
         if not tried or not tried[-1].complete:
             return None
         last = self.rounds[-1] if self.rounds[-1].complete else tried[-1]
-        reached = all(self._reached(last.distribution(i, a.target)) for i, a in enumerate(self.attributes))
+        if self.plan.within is None:
+            reached = all(self._reached(last.distribution(i, a.target)) for i, a in enumerate(self.attributes))
+        else:
+            reached = all(self.certainty(i) >= CERTAINTY for i in range(len(self.attributes)))
         if reached and len(tried) == 1:
             return "the audit already meets the target; nothing to correct"
         if reached and self.method.rule != "policy_gradient":
-            return "target reached: what is left cannot be told from chance" if self.plan.tolerance is None else \
-                f"target reached: KL is at most {self.plan.tolerance:g}"
+            within, tolerance = self.plan.within, self.plan.tolerance
+            if within is not None:
+                return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
+            return "target reached: what is left cannot be told from chance" if tolerance is None else \
+                f"target reached: KL is at most {tolerance:g}"
         if len(tried) - 1 >= self.plan.rounds:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
+
+    def certainty(self, attribute: int) -> float:
+        """Posterior probability, by every picture so far, that each share of the answer lies within the plan's margin
+        of its target. Raises ValueError for a plan without a margin."""
+        if self.plan.within is None:
+            raise ValueError("This plan has no margin.")
+        history, target = self.history(attribute), np.asarray(self.attributes[attribute].target)
+        drawn = self.solvers[attribute].outcomes(history, self.steerings[attribute])
+        return float((np.abs(drawn - target) <= self.plan.within).all(1).mean())
 
     @property
     def finished(self) -> bool:

@@ -59,7 +59,7 @@ def calibrate(options) -> dict:
     _keep(options)
     bench = _bench(options, attributes)
     plan = Plan(options.images, options.rounds, options.held_out, options.tolerance or None, bench.batch_size,
-                options.seed or 0, options.confidence)
+                options.seed or 0, options.confidence, options.within / 100 or None)
     return _calibrate(bench, options.prompt, attributes, method, plan, options)
 
 
@@ -69,7 +69,7 @@ def demo(options) -> dict:
     options.model, options.name = "demo", "demo"
     _keep(options)
     bench = _bench(options, attributes)
-    plan = Plan(images=200, held_out=400, batch_size=bench.batch_size, seed=options.seed or 0)
+    plan = Plan(batch_size=bench.batch_size, seed=options.seed or 0)
     return _calibrate(bench, [DEMO_PROMPT], attributes, METHODS["default"], plan, options)
 
 

@@ -179,7 +179,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--prompt", action="append", required=True,
                      help="repeat the option for several; each is calibrated by itself")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
-    planned(sub, "images", "rounds", "held_out", "tolerance")
+    planned(sub, "images", "rounds", "held_out", "tolerance", "within")
     for name, choice in CHOICES.items():
         sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
                          help=choice.help.replace("%", "%%"))

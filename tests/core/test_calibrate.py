@@ -179,3 +179,25 @@ def test_a_foreign_state_file_is_refused(tmp_path):
     (tmp_path / "s.json").write_text("{}")
     with pytest.raises(ValueError, match="is not the state of a calibration"):
         Calibration.load(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize("method", [METHODS["default"], SHIFT], ids=["draw", "shift"])
+def test_a_margin_ends_a_calibration_as_soon_as_it_is_sure(method):
+    c = calibration(method, images=48, rounds=40, held_out=0, within=0.05)
+    run(c, Host())
+    assert c.stop == "sure enough: within 5 points of the target, 95% certain" and c.certainty(0) >= 0.95
+    assert 96 <= sum(r.done for r in c.rounds) <= 720
+
+
+def test_a_margin_that_is_not_reached_is_not_claimed():
+    c = calibration(images=10, rounds=2, held_out=0, within=0.01)
+    run(c, Host())
+    assert c.stop.startswith("all 2 rounds used") and c.certainty(0) < 0.95
+
+
+@pytest.mark.parametrize("plan, said", [
+    (dict(within=0.0), "above 0 and at most 50 points"), (dict(within=0.51), "but 51 points came"),
+    (dict(within=float("nan")), "above 0 and at most 50 points"), (dict(within=0.05, tolerance=0.01), "Give one")])
+def test_a_margin_of_no_use_is_refused(plan, said):
+    with pytest.raises(ValueError, match=said):
+        Plan(**plan)

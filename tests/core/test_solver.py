@@ -184,3 +184,29 @@ def test_a_target_share_of_zero_does_not_end_in_no_guidance(method):
     for _ in range(80 if method.rule == "policy_gradient" else 4):
         history.append(model.measure(solver.propose(history) if history else Steering.none(2), 300))
     assert model.expected(solver.answer(history))[1] > 0.6
+
+
+def calibrated(model, solver, target, audit, batch, most, within=0.05):
+    """(images, the answer) of rounds until the posterior of every share lies within the margin with 95 % certainty."""
+    history, images = [model.measure(Steering.none(len(target)), audit)], audit
+    while True:
+        answer = solver.answer(history)
+        certain = (np.abs(solver.outcomes(history, answer) - target) <= within).all(1).mean() >= 0.95
+        if certain or images >= most:
+            return images, answer, certain
+        history.append(model.measure(solver.propose(history), batch))
+        images += batch
+
+
+@pytest.mark.parametrize("method, men, most", [
+    (Method(), 0.6, 330), (Method(), 0.8, 170), (Method(), 0.95, 110),
+    (Method("embedding", spend="shift", guidance=SafeLatentGuidance(linear=True)), 0.8, 560)], ids=str)
+def test_what_is_called_sure_holds_and_costs_few_pictures(method, men, most):
+    """Of 40 calibrations at least 36 are within the margin: 95 % would be 38. `most` are pictures in the mean."""
+    target, runs = np.array([0.5, 0.5]), []
+    for seed in range(40):
+        model = Model([men, 1 - men], slope=1.0, obedience=0.98, seed=seed)
+        batch = 16 if method.spend == "draw" else 64
+        runs.append((model, *calibrated(model, make(method, GENDER), target, 48, batch, 900)))
+    assert all(certain for *_, certain in runs) and np.mean([images for _, images, *_ in runs]) <= most
+    assert sum(abs(model.expected(answer)[0] - 0.5) <= 0.05 for model, _, answer, _ in runs) >= 36

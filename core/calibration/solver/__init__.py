@@ -4,6 +4,7 @@ A solver is a pure function of the history, so that a calibration resumes from i
 
     propose(history) -> Steering    what the next round should try
     answer(history)  -> Steering    what to keep
+    outcomes(history, steering)     shares [draws, n] under a steering, drawn from their posterior: how sure that is
 """
 from __future__ import annotations
 
@@ -43,6 +44,8 @@ class Solver(Protocol):
     def propose(self, history: Sequence[Measurement]) -> Steering: ...
 
     def answer(self, history: Sequence[Measurement]) -> Steering: ...
+
+    def outcomes(self, history: Sequence[Measurement], steering: Steering) -> np.ndarray: ...
 
 
 def best(history: Sequence[Measurement], target: Sequence[float] | np.ndarray) -> Steering:

@@ -52,8 +52,21 @@ class Draw:
         q = least_push(self._matrix(history, strength), self.target)
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
 
+    def outcomes(self, history: Sequence[Measurement], steering: Steering, draws: int = 2000) -> np.ndarray:
+        """q M with every row of M drawn from its Dirichlet posterior."""
+        counts, chance = self._counts(history, steering.push), np.random.default_rng(0)
+        q = steering.probabilities or (1.0,) + (0.0,) * len(self.target)
+        rows = np.stack([chance.dirichlet(row, draws) for row in counts])  # [n + 1, draws, n]
+        return np.tensordot(np.asarray(q), rows, axes=1)
+
     def _matrix(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
-        """M [n + 1, n]: posterior means of the outcomes by option, unpushed images of every round in row 0."""
+        """M [n + 1, n]: posterior means of the outcomes by option."""
+        counts = self._counts(history, strength)
+        return counts / counts.sum(1, keepdims=True)
+
+    def _counts(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
+        """Dirichlet counts [n + 1, n] of the outcomes by option, priors included; unpushed images of every round in row
+        0."""
         n = len(self.target)
         counts = np.zeros((n + 1, n))
         for measured in history:
@@ -62,8 +75,7 @@ class Draw:
                 counts[1:] += measured.outcomes[1:]
         alone = (counts[0] + 0.5) / (counts[0] + 0.5).sum()
         prior = self.OBEDIENCE * np.eye(n) + (1 - self.OBEDIENCE) * alone
-        pushed = counts[1:] + self.PRIOR_IMAGES * prior
-        return np.vstack([alone, pushed / pushed.sum(1, keepdims=True)])
+        return np.vstack([counts[0] + 0.5, counts[1:] + self.PRIOR_IMAGES * prior])
 
 
 def least_push(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from ..statistics import noise_floor, reachable, smoothed
 from ...method.draw import Steering
 from . import Measurement, best
-from .response import SLOPES, fit
+from .response import SLOPES, Response, fit
 
 
 class Ida:
@@ -33,8 +33,7 @@ class Ida:
         last = np.asarray(history[-1].steering.weights)
         p = smoothed(history[-1].counts)
         if self.rule == "log":
-            response = fit([m.steering.weights for m in history], [m.counts for m in history], self.slope)
-            step = response.weights(self.log_target)
+            step = self._response(history).weights(self.log_target)
         elif self.rule == "additive":
             step = last + p - self.target
         else:
@@ -52,3 +51,10 @@ class Ida:
         floor = noise_floor(len(self.target), max(int(last.counts.sum()), 1))[1]
         near = last.kl(self.target) <= min(m.kl(self.target) for m in history) + floor
         return self.propose(history) if self.rule == "log" and len(history) > 1 and near else nearest
+
+    def outcomes(self, history: Sequence[Measurement], steering: Steering) -> np.ndarray:
+        """By the response that all rounds measured, whatever rule proposed their weights."""
+        return self._response(history).shares(steering.weights)
+
+    def _response(self, history: Sequence[Measurement]) -> Response:
+        return fit([m.steering.weights for m in history], [m.counts for m in history], self.slope)

@@ -32,6 +32,11 @@ class PolicyGradient:
         """The policy's mean."""
         return self._steering(self._mean(history))
 
+    def outcomes(self, history: Sequence[Measurement], steering: Steering, draws: int = 2000) -> np.ndarray:
+        """Dirichlet-1/2, from the rounds of this very steering; of none, as good as nothing is known."""
+        own = sum((m.counts for m in history if m.steering == steering), np.zeros(len(self.target)))
+        return np.random.default_rng(0).dirichlet(own + 0.5, draws)
+
     def _mean(self, history: Sequence[Measurement]) -> np.ndarray:
         mean = np.zeros(len(self.target))
         trials = list(history[1:])

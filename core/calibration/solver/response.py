@@ -27,11 +27,21 @@ class Response:
 
     b [n] centred, log-shares without weights; matrix A [n, n]; scale s
     guessed  was nothing pushed yet, so that s is the prior's?
+    covariance  of (b, A) [n + n n], by Laplace's approximation: in these the log-shares are linear
     """
     b: np.ndarray
     matrix: np.ndarray
     scale: float
     guessed: bool
+    covariance: np.ndarray
+
+    def shares(self, weights: Sequence[float], draws: int = 2000, seed: int = 0) -> np.ndarray:
+        """Shares [draws, n] under weights a [n], drawn from the posterior."""
+        n, mode = len(self.b), np.concatenate([self.b, self.matrix.ravel()])
+        x = np.random.default_rng(seed).multivariate_normal(mode, self.covariance, draws, method="eigh")
+        log_p = x[:, :n] - x[:, n:].reshape(-1, n, n) @ np.asarray(weights)
+        p = np.exp(log_p - log_p.max(1, keepdims=True))
+        return p / p.sum(1, keepdims=True)
 
     def weights(self, log_target: np.ndarray) -> np.ndarray:
         """a [n], centred, at which the shares are the target's, as far as A can tell: the least-squares solution of
@@ -73,7 +83,18 @@ def fit(weights: Sequence[Sequence[float]], counts: Sequence[np.ndarray], slope:
         optimizer.step(closure)
         found = x.detach()
         b, matrix = _parts(found, n)
-    return Response((b - b.mean()).numpy(), matrix.numpy(), float(found[n].exp()), not a.any())
+        b, scale, even = b - b.mean(), float(found[n].exp()), torch.eye(n, dtype=torch.float64).flatten()
+
+        def surprise(y: Tensor) -> Tensor:
+            return -(c * torch.log_softmax(y[:n] - a @ y[n:].reshape(n, n).T, dim=1)).sum()
+
+        known = torch.autograd.functional.hessian(surprise, torch.cat([b, matrix.flatten()]))
+        prior = scale ** 2 * (DEVIATION ** 2 * torch.eye(n * n, dtype=torch.float64)
+                              + SPREAD ** 2 * torch.outer(even, even))
+        known[:n, :n] += 1e-2  # only differences of b count
+        known[n:, n:] += torch.linalg.inv(prior)
+        covariance = torch.linalg.pinv(known, hermitian=True)
+    return Response(b.numpy(), matrix.numpy(), scale, not a.any(), covariance.numpy())
 
 
 def _parts(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
