@@ -64,7 +64,8 @@ class DebiasCalibrate(io.ComfyNode):
                 planned("confidence"),
                 io.String.Input("name", default="doctor-gender", tooltip=(
                     "Name of the profile and of its folder in output/debias, which is numbered where there is one "
-                    "already."))],
+                    "already.")),
+                planned("within", optional=True)],  # last and optional: graphs of earlier versions lack it
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "For Debias Apply, Text Encode, Save Profile and Report.")),
                      io.Image.Output(display_name="charts", tooltip="Shares and KL, before and after."),
@@ -76,13 +77,13 @@ class DebiasCalibrate(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, attributes, classifier, prompts, negative, width, height, steps, cfg,
                 sampler_name, scheduler, seed, images, rounds, held_out, batch_size, tolerance, method, direction, rule,
-                confidence, name):
+                confidence, name, within=0.0):
         node, name = cls.hidden.unique_id, safe_name(name.strip())
         if KEY in model.wrappers.get("outer_sample", {}):
             raise DebiasError("This model is guided by Debias Apply already, and would be calibrated on top of that. "
                               "Wire the model as it was before Debias Apply.")
         method = chosen(method, direction=direction, rule=rule)
-        plan = Plan(images, rounds, held_out, tolerance or None, batch_size, seed, confidence)
+        plan = Plan(images, rounds, held_out, tolerance or None, batch_size, seed, confidence, within / 100 or None)
         setting = dict(host="ComfyUI", model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
                        sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
                        negative_prompt=negative)

@@ -20,8 +20,8 @@ def choice(name: str):
     return io.Combo.Input(name, options=values, default=values[0], tooltip=asked.help)
 
 
-def planned(name: str):
+def planned(name: str, **other):
     """The input for a number of a calibration's plan."""
     asked = FIELDS[name]
-    given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help)
+    given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help) | other
     return io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)

@@ -63,6 +63,7 @@ class CalibrateRequest(AuditRequest):
     rounds: int = _planned("rounds")
     held_out: int = _planned("held_out")
     tolerance: float | None = _planned("tolerance")
+    within: float | None = _planned("within")
     method: str = Field("default", description=CHOICES["method"].help)
     direction: str = _choice("direction")
     spend: str = _choice("spend")
@@ -177,7 +178,8 @@ def _method(request: CalibrateRequest) -> Method:
 
 def _plan(request: CalibrateRequest) -> dict:
     return dict(images=request.count, rounds=request.rounds, held_out=request.held_out,
-                tolerance=request.tolerance or None, confidence=request.confidence)
+                tolerance=request.tolerance or None, confidence=request.confidence,
+                within=(request.within or 0) / 100 or None)
 
 
 def _audit(request: AuditRequest, job: Job):

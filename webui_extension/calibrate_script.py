@@ -33,13 +33,14 @@ class DebiasCalibrate(scripts.Script):
             overwrite = gr.Checkbox(label="Overwrite a profile of this name", value=False,
                                     elem_id=self.elem_id("overwrite"))
             hires = gr.Checkbox(label="With hires fix, if it is on above", value=False, elem_id=self.elem_id("hires"))
+        within = planned(self, "within")  # last: requests of earlier versions end before it
         return [attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction, spend,
-                rule, prompts, name, overwrite, hires]
+                rule, prompts, name, overwrite, hires, within]
 
     def run(self, p, attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction,
-            spend, rule, prompts, name, overwrite, hires):
+            spend, rule, prompts, name, overwrite, hires, within=0.0):
         plan = dict(images=int(images), rounds=int(rounds), held_out=int(held_out), tolerance=float(tolerance) or None,
-                    confidence=float(confidence))
+                    confidence=float(confidence), within=float(within or 0) / 100 or None)
         result = calibrating.calibrate(
             p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
             chosen(method, direction=direction, spend=spend, rule=rule), str(name).strip(), plan, bool(overwrite),

@@ -207,7 +207,7 @@ def test_what_cannot_be_applied_is_refused(demo, call, said, inputs, sentence):
 def test_a_window_narrows_that_of_the_profile():
     paper = profile(Steering((0.5, -0.5)), method=METHODS["paper"])
     window = paper.method.adjusted(start=0.1, end=0.6).guidance
-    assert (window.start, window.end) == (0.2, 0.6)  # the paper's warm-up of a fifth stays
+    assert (window.start, window.end) == (0.1, 0.35)  # the method's own end stays
 
 
 @pytest.mark.parametrize("node", ["apply", "text encode"])
@@ -550,6 +550,16 @@ def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_w
     assert asked == [first, second, first if anew else second]
     for state in workbench.states().glob("swapped-*"):
         shutil.rmtree(state) if state.is_dir() else state.unlink()
+
+
+def test_a_calibration_ends_as_soon_as_it_is_sure_enough(demo, call, said):
+    from sd_debias.nodes.calibrate import DebiasCalibrate
+    inputs = calibration(demo, name="sure", tolerance=0.0, images=24, rounds=2, held_out=0)
+    assert len(call(DebiasCalibrate, **inputs)[0].entries[0].rounds) == 3
+    inputs["within"] = 50.0  # which any audit is
+    assert len(call(DebiasCalibrate, **inputs)[0].entries[0].rounds) == 1
+    with pytest.raises(ValueError, match="Give one"):
+        call(DebiasCalibrate, **{**inputs, "tolerance": 0.1})
 
 
 def test_a_later_calibration_of_the_same_name_replaces_nothing(demo, call, said):

@@ -35,6 +35,13 @@ def test_calibration_saves_a_profile_that_the_accordion_applies(bench):
     assert "Debias failed" not in keys(text) and "Debias setting" not in keys(text)
 
 
+def test_a_calibration_ends_as_soon_as_it_is_sure_enough(bench):
+    info = calibrate(bench, images=20, rounds=20, held_out=0, within=20.0).info
+    assert "sure enough: within 20 points of the target, 95% certain" in info
+    with pytest.raises(ValueError, match="at most 50 points"):
+        calibrate(bench, within=60.0, overwrite=True)
+
+
 def test_calibration_ignores_the_accordion(bench):
     save_profile(bench.profiles)
     plain = audit(bench).info
