@@ -554,7 +554,7 @@ def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_w
 
 def test_a_calibration_ends_as_soon_as_it_is_sure_enough(demo, call, said):
     from sd_debias.nodes.calibrate import DebiasCalibrate
-    inputs = calibration(demo, name="sure", tolerance=0.0, images=24, rounds=2, held_out=0)
+    inputs = calibration(demo, name="sure", attributes=(GENDER,), tolerance=0.0, images=24, rounds=2, held_out=0)
     assert len(call(DebiasCalibrate, **inputs)[0].entries[0].rounds) == 3
     inputs["within"] = 50.0  # which any audit is
     assert len(call(DebiasCalibrate, **inputs)[0].entries[0].rounds) == 1
