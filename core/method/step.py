@@ -45,6 +45,7 @@ class Steps:
                                else method.guidance)
         self.linear = method.guidance.linear and self.direction == "embedding"
         self.lengths = weights.abs().amax(1).clamp(min=1e-12)
+        self._lengths: Tensor | None = None  # the same where predictions are
         self.evaluated = -EVERY  # the last step that was; none before the first
         self._mask: Tensor | None = None  # which images are guided
 
@@ -56,7 +57,7 @@ class Steps:
     @property
     def text_weights(self) -> Tensor:
         """a [B, n] of the `embedding` direction's text: the weights, or of length 1 where gamma is `linear` in it."""
-        return self.weights / self.lengths[:, None].to(self.weights.device) if self.linear else self.weights
+        return self.weights / self.lengths[:, None] if self.linear else self.weights
 
     def idle(self, progress: float) -> bool:
         """Is nothing to be done at this share of the schedule?"""
@@ -82,8 +83,9 @@ class Steps:
         (`embedding`) or of `unsafe` (`prediction`). An offset common to all cancels.
         """
         if self.linear:
-            self.lengths = self.lengths.to(eps_unsafe.device)  # moved once: a copy a step would make a GPU wait
-            length = self.lengths.view(-1, *(1,) * (eps_unsafe.ndim - 1))
+            if self._lengths is None or self._lengths.device != eps_unsafe.device:
+                self._lengths = self.lengths.to(eps_unsafe.device)  # moved once: a copy a step would make a GPU wait
+            length = self._lengths.view(-1, *(1,) * (eps_unsafe.ndim - 1))
             eps_unsafe = eps_uncond.float() + length * (eps_unsafe.float() - eps_uncond.float())
         gamma = self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
         if self.run.settings.active(progress):
