@@ -5,6 +5,7 @@ on every host: its checks, its files, its words.
 """
 from __future__ import annotations
 
+import math
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -34,12 +35,24 @@ class Progress:
 
     current       the round that is measured; None before the first picture of a prompt
     done, most    images of all prompts so far, and at most, as far as it is known
+    seconds       that those took which are done
     """
     calibration: Calibration
     current: Round | None
     prompts: int
     done: int
     most: int
+    seconds: float = 0.0
+
+    @property
+    def left(self) -> str:
+        """What is left at most, and how long that takes at this machine's speed so far; "" where nothing is left."""
+        images = self.most - self.done
+        if not images or not self.done or not self.seconds:
+            return f"at most {images:,} images more" if images else ""
+        seconds = images * self.seconds / self.done
+        time = f"{math.ceil(seconds / 60)} minutes" if seconds > 90 else f"{math.ceil(seconds)} seconds"
+        return f"at most {images:,} images more, about {time}"
 
     @property
     def name(self) -> str:
@@ -63,12 +76,12 @@ class Progress:
 
     @property
     def text(self) -> str:
-        """A few lines: the prompt, where there are several; the round; the shares so far."""
+        """A few lines: the prompt, where there are several; the round; the shares so far; what is left."""
         prompt = [self.calibration.prompt] if self.prompts > 1 else []
         if self.current is None:
-            return "\n".join([*prompt, f"up to {self.most - self.done:,} images"])
+            return "\n".join([*prompt, self.left])
         done = f"{self.title}: {self.current.done} of {len(self.current.seeds)} images"
-        return "\n".join([*prompt, done, *self.shares])
+        return "\n".join([*prompt, done, *self.shares, *filter(None, [self.left])])
 
 
 class Host(Protocol):
@@ -285,7 +298,9 @@ def _progress(calibrations: Sequence[Calibration], number: int, current: Round |
         begun = sum(len(r.seeds) for r in c.rounds)
         over = at < number or bool(c.rounds) and c.rounds[-1].kind == HELD_OUT
         most += begun if over else max(c.plan.most_images, begun + c.plan.held_out)
-    return Progress(calibration, current, len(calibrations), sum(r.done for c in calibrations for r in c.rounds), most)
+    rounds = [r for c in calibrations for r in c.rounds]
+    return Progress(calibration, current, len(calibrations), sum(r.done for r in rounds), most,
+                    sum(r.seconds for r in rounds))
 
 
 def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:

@@ -201,3 +201,11 @@ def test_a_margin_that_is_not_reached_is_not_claimed():
 def test_a_margin_of_no_use_is_refused(plan, said):
     with pytest.raises(ValueError, match=said):
         Plan(**plan)
+
+
+@pytest.mark.parametrize("done, most, seconds, left", [
+    (0, 400, 0.0, "at most 400 images more"), (100, 400, 50.0, "at most 300 images more, about 3 minutes"),
+    (100, 1400, 5.0, "at most 1,300 images more, about 65 seconds"), (400, 400, 100.0, "")])
+def test_what_is_left_is_said_at_the_speed_so_far(done, most, seconds, left):
+    from sd_debias.core.calibration.runner import Progress
+    assert Progress(calibration(), None, 1, done, most, seconds).left == left
