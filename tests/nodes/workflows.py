@@ -28,7 +28,8 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
         for kind in ("required", "optional"):
             for name, (form, *options) in object_info[node["type"]]["input"].get(kind, {}).items():
                 if isinstance(form, list) or form in WIDGETS:
-                    inputs[name] = next(values)
+                    # Of a widget that a graph of an earlier version lacks, the frontend takes the default.
+                    inputs[name] = next(values, (options or [{}])[0].get("default"))
                     if options and options[0].get("control_after_generate"):
                         next(values)
         assert next(values, None) is None, f"{node['type']} has more values than widgets"
