@@ -17,7 +17,7 @@ from harness import DOCS
 
 from sd_debias.core.files import write_atomic
 
-PAGES = ("effect", "peers", "budget", "shortcuts", "spending", "windows", "overhead", "uncalibrated", "intersections",
+PAGES = ("effect", "paper", "peers", "budget", "shortcuts", "spending", "windows", "overhead", "uncalibrated", "intersections",
          "robustness")
 DROPPED = """
 ## Tried and dropped
