@@ -60,13 +60,13 @@ def encoding_of(call: dict) -> dict:
 
 
 def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str, **settings) -> Encoded:
-    """Encodes the prompt, the empty one and all group texts. Raises DebiasError where groups of one attribute
-    read alike.
+    """Encodes the prompt, the empty one and all group texts. Raises DebiasError where groups of one attribute read
+    alike, and where the texts have different lengths.
     """
     groups = [group for attribute in attributes for group in attribute.groups]
     texts = [group_texts(group.texts, prompt, context) for group in groups]
-    embedded, own = encode(pipe, [text for group in texts for text in group], **settings), encode(pipe, [prompt],
-                                                                                                    **settings)
+    embedded = encode(pipe, [text for group in texts for text in group], **settings)
+    own = encode(pipe, [prompt], **settings)
     tokens = own["prompt_embeds"].shape[1], embedded["prompt_embeds"].shape[1]
     if tokens[0] != tokens[1]:
         raise DebiasError(f"{type(pipe).__name__} encodes the prompt as {tokens[0]} tokens and the groups' texts as "

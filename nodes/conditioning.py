@@ -63,7 +63,7 @@ def _mixes(name: str) -> bool:
 
 
 def effect(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict:
-    """What the `prompt` direction does, as `GuidedSampling.summary` of the diffusers host says it."""
+    """What the `prompt` direction does, as `GuidedCall.summary` of the diffusers host says it."""
     guided, c = int(weights.any(1).sum()), encoded.prompt[EMBEDDING].float()
     moved = [row[EMBEDDING].float() for row, a in zip(shifted_rows(encoded, attributes, weights, context), weights,
                                                       strict=True) if a.any()]

@@ -109,15 +109,14 @@ def round_names(kinds: Sequence[str]) -> list[str]:
 class Calibration:
     """One prompt's calibration; `run` advances it, `rounds` is what was measured, `stop` says why it ended.
 
-    `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach. `made_with`
-    is what else decides its pictures and labels, as JSON: a host compares it before it continues a saved state.
+    `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach.
     """
 
     def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
-                 rounds: Sequence[Round] = (), made_with: dict | None = None):
+                 rounds: Sequence[Round] = ()):
         check(prompt, TEXT, "The prompt", "Shorten it.")
         self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
-        self.rounds, self.made_with = list(rounds), made_with or {}
+        self.rounds = list(rounds)
         self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]
 
     def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
@@ -284,7 +283,7 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write the state atomically; `load` continues from it."""
         state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
-                     method=self.method.to_dict(), plan=asdict(self.plan), made_with=self.made_with,
+                     method=self.method.to_dict(), plan=asdict(self.plan),
                      rounds=[asdict(r) for r in self.rounds])
         with writing("The calibration's state", Path(path).name):
             write_atomic(path, json.dumps(state))
@@ -298,7 +297,7 @@ class Calibration:
             state = cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
                         Method.from_dict(data["method"]), Plan(**{f.name: data["plan"][f.name] for f in fields(Plan)
                                                                   if f.name in data["plan"]}),
-                        [Round.from_dict(r) for r in data["rounds"]], data.get("made_with"))
+                        [Round.from_dict(r) for r in data["rounds"]])
             state._check_rounds()
         except DebiasError as error:
             raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "

@@ -43,8 +43,8 @@ FIELDS = {
     "confidence": Field(0.0, 0.0, 1.0, 1.0, 0.05, "Leave out images classified less surely than", (
         "Images whose group is less probable than this are left out as unsure.")),
     "within": Field(0.0, 0.0, 50.0, 20.0, 0.5, "Margin in points (0: the tolerance counts)", (
-        "Stop when every share lies within so many points of its target, with 95 % certainty by all pictures so far. 5 "
-        "points take some 150 pictures where a model shows 80:20, and 300 at 60:40. 0: the tolerance counts.")),
+        "Stop when every share lies within so many points of its target, with 95 % certainty by all pictures so far; "
+        "then the verification follows. 0: the tolerance counts.")),
     "batch_size": Field(4, 1, 4096, 64, 1, "Batch size", "Images generated at once."),
 }
 

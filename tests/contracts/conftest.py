@@ -61,13 +61,7 @@ def case(request, tmp_path_factory):
 
 @pytest.fixture
 def measured(request):
-    """measured(deviation) -> the same, noted for the table. An adapter's BUGS names tests that fail: why, whether
-    on every machine, and with which exception."""
-    host, form, variant = request.node.callspec.params["case"]
-    found = getattr(ADAPTERS[host], "BUGS", {}).get((form, variant, request.node.originalname))
-    if found:
-        request.applymarker(pytest.mark.xfail(reason=found[0], strict=found[1], raises=found[2]))
-
+    """measured(deviation) -> the same, noted for the table."""
     def note(deviation):
         request.node.user_properties.append(("deviation", deviation))
         return deviation
@@ -80,9 +74,7 @@ def pytest_runtest_makereport(item, call):
     if item.path.parent == HERE and (report.when == "call" or report.outcome != "passed"):
         host, form, variant = item.callspec.params["case"]
         outcome, text = report.outcome, ""
-        if hasattr(report, "wasxfail") and outcome == "skipped":
-            outcome, text = "xfailed", report.wasxfail
-        elif outcome == "skipped":
+        if outcome == "skipped":
             text = report.longrepr[2].removeprefix("Skipped: ")
         elif outcome == "passed" and item.originalname == "test_refused":
             outcome, text = "refused", item.funcargs["case"].refused.short

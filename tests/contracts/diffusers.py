@@ -28,8 +28,6 @@ FORMS = {
 
 ENCODED = "the prompt is encoded once, not once an image"
 # Not strict: whether a batch of texts rounds otherwise is the machine's matter.
-BUGS: dict = {}
-
 
 def forms(host: str) -> dict:
     return FORMS

@@ -24,8 +24,6 @@ FORMS = {
     "A1111": {**CLIP, "c": {"sdxl": None}, "d": NONE, "e": NONE, "f": "no such model"},
     "Forge": {**CLIP, "c": "no small model of this kind", "d": "no small model of this kind", "e": NONE,
               "f": "no such model"}}
-BUGS: dict = {}
-
 
 def forms(host: str) -> dict:
     return FORMS[host]

@@ -92,8 +92,8 @@ def test_the_fit_recovers_a_known_response():
 
 
 class Neighbours(Model):
-    """Groups in an order, such as skin tones: who is pushed away from one comes out as its neighbours. Measured on the
-    demo model, direction `prediction`, texts alone."""
+    """Groups in an order, such as skin tones: who is pushed away from one comes out as its neighbours. A trial on the
+    demo model gave this matrix: direction `prediction`, texts alone."""
     MATRIX = np.array([[4.98, -.34, -.8, -2.23, -1.6], [2.2, 4.93, -.25, -3.21, -3.67], [-.32, -.12, 1.35, .46, -1.38],
                        [-3.49, -1.66, 1.3, 3.44, .42], [-3.37, -2.81, -1.6, 1.54, 6.23]])
 
