@@ -61,8 +61,8 @@ Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `
 alone, one shift for all pictures, rule `{METHOD.rule}`, in the first {METHOD.guidance.end:.0%} of the steps, a push that grows
 with its weights (`linear`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each round, until every
 share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds} rounds. "Near" is
-the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that no decision has used; "below
-the floor" there: KL below the 95 % point of independent pictures of a perfectly fair model, 19 of 20 of which are. Fidelity is
+the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that no decision has used (from {FRESH:,} on; tones from {TEST_SEED:,} on, where gender alone had
+been looked at while the margin was chosen); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly fair model, 19 of 20 of which are. Fidelity is
 the share of pictures that show the prompt's occupation. The paper's own SLD settings and update rule are not known to us: these are
 ours.
 
