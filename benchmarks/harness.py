@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import platform
 import queue
+import subprocess
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,11 +24,13 @@ from sd_debias.core.attribute import Attribute
 from sd_debias.demo_model import model
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.files import write_atomic
+from sd_debias.core.version import VERSION
 from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.method.draw import Steering, rows
 from sd_debias.diffusers_host.workbench import Workbench, demo, model_hash
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"  # the published figures
 # Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibration/loop.py.
 FIRST_SEED = 1_000
 # Seeds of tests that come after a calibration and its verification.
@@ -40,6 +43,16 @@ bench: Workbench  # of this process
 def machine() -> str:
     """The machine a figure was made on, in words."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+
+
+def code() -> str:
+    """The version that measures, and its commit where this is a checkout."""
+    try:
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
+                                check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return VERSION
+    return f"{VERSION} ({commit})"
 
 
 def start_worker(threads: int) -> None:
@@ -87,16 +100,26 @@ def forget() -> None:
 def parser(description: str) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--occupations", nargs="+", metavar="NAME", help="measure these alone, of those it measures")
     options.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
-    options.add_argument("--fresh", action="store_true", help="begin anew, without the results that are there")
+    options.add_argument("--fresh", action="store_true",
+                         help="begin anew; the results that are there are kept as NAME.old.json")
+    out(options)
     return options
+
+
+def out(options: argparse.ArgumentParser) -> None:
+    """Where results go: not over the published ones, unless that is asked for."""
+    options.add_argument("--out", type=Path, default=ROOT / "results", metavar="FOLDER",
+                         help="folder of the results, where a run goes on as well; the published ones are in docs "
+                              "(default: results)")
 
 
 def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], seeds: Sequence[int]) -> dict:
     """What pictures of these seeds show, and how far they are from the unguided ones of the same seeds.
 
     attributes  shares with their statistics, by name
-    fidelity    share of pictures that show the prompt's occupation
+    fidelity    share of pictures that show the prompt's occupation; fidelity_unguided: of the unguided ones
     distance    mean 1 - cosine between CLIP's features of a picture and of the unguided one
     regrouped   share of pictures that show another group, of any attribute, than the unguided one
     """
@@ -108,6 +131,7 @@ def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], s
         attributes={a.name: summarise(np.bincount(labels, minlength=len(a.groups)), a.target).to_dict()
                     for a, labels in zip(attributes, shown)},
         fidelity=float(np.mean(bench.fidelity(images, prompt))),
+        fidelity_unguided=float(np.mean(bench.fidelity(plain, prompt))),
         distance=float(np.mean(1 - (features * before).sum(1))),
         regrouped=float(np.mean(np.any([a != b for a, b in zip(shown, unguided)], axis=0))))
 
@@ -126,45 +150,58 @@ def below_floor(found: dict, attribute: str) -> bool:
 
 def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, str]], tables: Callable[[list[dict]], str],
         options: argparse.Namespace) -> list[dict]:
-    """Measure every job that docs/NAME.json lacks; the results, with the page docs/NAME.md made of them.
+    """Measure every job that NAME.json lacks in the folder `--out`; the results, with the page NAME.md made of them.
 
-    `measure(job)` returns what was found, which is kept beside the job's own entries, and a line to print. Results of
-    another demo model, say one that was trained anew, are not kept.
+    `measure(job)` returns what was found, which is kept beside the job's own entries, what measured it and of which
+    weights, and a line to print. Results of another demo model, say one that was trained anew, are not kept.
     """
-    store, weights = DOCS / f"{name}.json", dict(model_hash=model_hash(model.FOLDER))
-    stored = json.loads(store.read_text("utf-8")) if store.exists() and not options.fresh else []
+    options.out.mkdir(parents=True, exist_ok=True)
+    store, weights = options.out / f"{name}.json", dict(model_hash=model_hash(model.FOLDER))
+    if options.fresh and store.exists():
+        store.replace(store.with_suffix(".old.json"))
+    if options.occupations:
+        known = sorted(set(map(_prompt, jobs)))
+        if unknown := set(options.occupations) - set(known):
+            raise SystemExit(f"{', '.join(sorted(unknown))}: not among what this measures, which is {', '.join(known)}.")
+        jobs = [job for job in jobs if _prompt(job) in options.occupations]
+    stored = json.loads(store.read_text("utf-8")) if store.exists() else []
     results = [result for result in stored if weights.items() <= result.items()]
     if len(results) < len(stored):
         print(f"{len(stored) - len(results)} results in {store} are of another demo model: measured anew.", flush=True)
     due = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
+    print(f"{len(jobs) - len(due)} of {len(jobs)} results are in {store}; --fresh begins anew. Measuring "
+          f"{len(due)} in {options.jobs} processes.", flush=True)
     # Each prompt has a process of its own, which remembers its pictures.
     prompts = list(dict.fromkeys(map(_prompt, due)))
     if results:
-        keep(name, results, tables)  # the page may have changed where no figure is due
+        keep(name, results, tables, options.out)  # the page may have changed where no figure is due
+    measuring = code()
     done, context, threads = queue.SimpleQueue(), multiprocessing.get_context("spawn"), os.cpu_count() // options.jobs
     with ExitStack() as stack:
         pools = [stack.enter_context(context.Pool(1, start_worker, (max(1, threads),))) for _ in range(options.jobs)]
         for job in due:
             pools[prompts.index(_prompt(job)) % len(pools)].apply_async(
                 _measured, ((measure, job),), callback=done.put, error_callback=done.put)
-        for _ in due:
+        for at, _ in enumerate(due, 1):
             outcome = done.get()
             if isinstance(outcome, BaseException):
                 raise outcome
             result, line = outcome
-            results.append({**result, **weights})
-            keep(name, results, tables)
-            print(f"{len(results)}: {line}", flush=True)
+            results.append({**result, **weights, "code": measuring})
+            keep(name, results, tables, options.out)
+            print(f"{len(jobs) - len(due) + at} of {len(jobs)}: {line}", flush=True)
         for pool in pools:
             pool.close()
             pool.join()
     return results
 
 
-def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str]) -> None:
-    """Write docs/NAME.json and its page."""
-    write_atomic(DOCS / f"{name}.json", json.dumps(results, indent=1))
-    write_atomic(DOCS / f"{name}.md", tables(results))
+def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str], folder: Path) -> None:
+    """Write NAME.json and its page, which says what measured the rows."""
+    write_atomic(folder / f"{name}.json", json.dumps(results, indent=1))
+    made = Counter((r["model_hash"][:12], r.get("code", "an earlier version, which did not name itself")) for r in results)
+    rows = "; ".join(f"{n} by {version} with the demo model {weights}" for (weights, version), n in made.items())
+    write_atomic(folder / f"{name}.md", f"{tables(results)}\nRows measured: {rows}.\n")
 
 
 def whole(results: Sequence[dict], each: int) -> tuple[list[dict], list[str]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import DebiasError, short
 from .method.methods import DIRECTIONS, RULES, SPENDS
+from .method.safe_latent import ANCHORS
 
 LARGEST_WEIGHT = 100.0  # a push of 1 is obeyed; anything near this bound makes pictures of no use
 MOST_IMAGES = 1_000_000  # of a calibration, a round or a verification
@@ -60,7 +61,7 @@ METHOD = _object(
     rule={"type": "string", "enum": list(RULES)}, context={"type": "string", "maxLength": 1000},
     guidance=_object(scale=_number(0, 1e9), threshold=_or_null(_number(-1e9, 1e9)), momentum_scale=_number(0, 100),
                      momentum_beta=_number(0, 1), start=_number(0, 1), end=_number(0, 1),
-                     linear={"type": "boolean"}))
+                     linear={"type": "boolean"}, anchor={"type": "string", "enum": list(ANCHORS)}))
 STEERING = _object(
     "weights", weights=_list(_number(-LARGEST_WEIGHT, LARGEST_WEIGHT), minItems=2, maxItems=MOST_GROUPS),
     probabilities=_list(_number(0, 1), maxItems=MOST_GROUPS + 1), strength=_number(0, LARGEST_WEIGHT))

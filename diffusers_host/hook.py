@@ -48,12 +48,10 @@ def eps_units(scheduler) -> list[float]:
 class GuidedDenoiser:
     """A denoiser's forward with the direction's rows in the same call, and gamma taken off its conditional prediction.
 
-    The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]. Then the prompt's own
-    prediction is the baseline of the `embedding` direction, which costs no row; u is the prompt, shifted, no threshold
-    holds, for gamma and what it compares would be one difference, and every second step repeats the last gamma. For the
-    `prediction` direction the empty prompt is evaluated as well. Rows are added for images with a weight other than 0
-    only, and, in the `prediction` direction, for their groups with a weight other than 0. They copy the unconditional
-    rows (ControlNet residuals, sizes, masks) in everything but the text.
+    The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]. What the baseline is then and
+    else, core/method/step.py says. Rows are added for images with a weight other than 0 only, and, in the `prediction`
+    direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet residuals, sizes,
+    masks) in everything but the text.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
@@ -97,12 +95,14 @@ class GuidedDenoiser:
 
     def _evaluate(self, call: dict, rows: int, first_cond: int, k: float, step: int, progress: float) -> tuple:
         """The denoiser's output with the direction's rows, and gamma."""
-        at, _, _, copies = self._rows_on(call[self.parameters[0]].device, bool(first_cond))
-        output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, at))
+        at, _, _, copies = self._rows_on(call[self.parameters[0]].device, first_cond)
+        output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, copies))
         self.extra_evaluations += len(copies)
         prediction, extra = output[0][:rows], output[0][rows:]
         cond, uncond = prediction[first_cond + at], prediction[at]
-        if self.direction == "prediction" and not first_cond:
+        if self.passes[-1].prompt_is_baseline:
+            uncond = cond
+        elif not first_cond:
             uncond, extra = extra[:len(at)], extra[len(at):]
         return output, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
 
@@ -125,14 +125,14 @@ class GuidedDenoiser:
         self.passes.append(Steps(self.method, self.weights, has_uncond))
         self.text = self.mixed_for = self.indices = None
 
-    def _rows_on(self, device, has_uncond: bool) -> tuple[Tensor, ...]:
+    def _rows_on(self, device, first_cond: int) -> tuple[Tensor, ...]:
         """Guided images; image and group of each row of the `prediction` direction; the rows that the added ones copy.
         Moved once a run: a copy to the device in every step would make it wait."""
         if self.indices is None:
             at, image_of, group_of = (index.to(device) for index in (self.guided, self.image_of, self.group_of))
-            copies = at
+            copies = first_cond + at if self.passes[-1].prompt_is_baseline else at
             if self.direction == "prediction":
-                copies = at[image_of] if has_uncond else torch.cat([at, at[image_of]])
+                copies = at[image_of] if first_cond else torch.cat([at, at[image_of]])
             self.indices = at, image_of, group_of, copies
         return self.indices
 
@@ -171,29 +171,29 @@ class GuidedDenoiser:
             self.text = text
         return bool(cfg) or text is self.text
 
-    def _with_text(self, extended: dict, call: dict, rows: int, at: Tensor) -> dict:
+    def _with_text(self, extended: dict, call: dict, rows: int, copies: Tensor) -> dict:
         """The extended call with the direction's text in its added rows."""
         texts = _texts(call)
         if texts["prompt_embeds"] is not self.mixed_for:
             self.mixed_for = texts["prompt_embeds"]
-            self.mixed = {name: self._mixed(name, text, rows, at) for name, text in texts.items()}
+            self.mixed = {name: self._mixed(name, text, rows, copies) for name, text in texts.items()}
         return _with_texts(extended, {name: torch.cat([text, self.mixed[name]]) for name, text in texts.items()})
 
-    def _mixed(self, name: str, text: Tensor, rows: int, at: Tensor) -> Tensor:
-        groups, has_uncond = self.encoded.groups[name].to(text.device), rows > self.images
-        weights = self.passes[-1].text_weights
-        if self.direction == "embedding" and has_uncond:
-            return mix(text[at], groups, weights)
+    def _mixed(self, name: str, text: Tensor, rows: int, copies: Tensor) -> Tensor:
+        groups, steps, at = self.encoded.groups[name].to(text.device), self.passes[-1], self.indices[0]
+        weights = steps.text_weights
+        if self.direction == "embedding" and not steps.prompt_is_baseline:
+            return mix(text[copies], groups, weights)
         if self.direction == "embedding":
             prompt = self.encoded.prompt[name]
             if prompt.shape[1:] != text.shape[1:]:
                 raise DebiasError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
                                   f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
             change = shifted(self.encoded, self.attributes, -weights, self.context)[name].float() - prompt.float()
-            return (text[at].float() + change.to(text.device)).to(text.dtype)
+            return (text[copies].float() + change.to(text.device)).to(text.dtype)
         chosen = groups[self.group_of, 0].to(text.dtype)
         empty = self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])
-        return chosen if has_uncond else torch.cat([empty, chosen])
+        return chosen if steps.has_uncond else torch.cat([empty, chosen])
 
 
 class WindowedPrompt(GuidedDenoiser):

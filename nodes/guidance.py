@@ -148,9 +148,8 @@ class Pass:
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
         self.steps = Steps(guide.method, weights, not alone)
         # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
-        # Alone, the prompt is the baseline of `embedding`; that of `prediction` is the empty one, evaluated as well.
         if self.direction == "embedding":  # images whose texts have other lengths are evaluated apart
-            if alone:
+            if self.steps.prompt_is_baseline:
                 moved, longer = conditioning.shift(positive, guide.encoded, guide.attributes,
                                                    -self.steps.text_weights, guide.method.context)
                 found = [(list(range(len(weights))), moved), *longer]
@@ -185,7 +184,7 @@ class Pass:
     def _gamma(self, at: int, base: int | None, sigma: Tensor, step: int, progress: float, executor, model, conds, x,
                *args, **kwargs) -> tuple[list[Tensor], Tensor]:
         """The predictions of the conditionings, and gamma."""
-        kind = base if not self.alone else at if self.direction == "embedding" else 1
+        kind = at if self.steps.prompt_is_baseline else 1 if self.alone else base
         outs, extra = self._evaluate(executor, model, conds, kind, x, *args, **kwargs)
         self.evaluations += len(self.names) * len(x)
 
@@ -194,7 +193,7 @@ class Pass:
 
         eps_cond = eps(outs[at])
         if self.direction == "embedding":
-            eps_uncond = eps(outs[at if self.alone else base])
+            eps_uncond = eps(outs[at if self.steps.prompt_is_baseline else base])
             eps_unsafe = eps_uncond.clone()
             for images, out in zip(self.images, extra, strict=True):
                 eps_unsafe[images] = eps(out)[images]

@@ -96,10 +96,15 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
         return
     k = (torch.ones_like(step.sigma) if hasattr(step.denoiser, "alphas") else -1 / step.sigma)[-b:]
     k = k.float().view(-1, *(1,) * (x_out.ndim - 1))
+    if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
+        rows = torch.tensor([parts[state.guided.get(image, 0)][0] for image, parts in enumerate(places)])
+        text, cond = with_rows(step.text_cond, rows), x_out[rows].float()
+        uncond = cond
+    else:
+        text, cond = step.text_uncond, torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
+                                                    for u, parts in zip(uncond, places, strict=True)])
     unsafe = [[(images, k * _evaluate(step, text, b, inner_model)) for images, text in texts]
-              for texts in state.unsafe(step.text_uncond, shared.sd_model)]
-    cond = torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
-                        for u, parts in zip(uncond, places, strict=True)])
+              for texts in state.unsafe(text, shared.sd_model)]
     gamma = state.gamma(k * cond, k * uncond, unsafe)
     for image_of, part in state.guided.items():
         row, weight = places[image_of][part]

@@ -46,9 +46,23 @@ def guided(state: Pass, args: dict, cond_scale: float):
         return _without_uncond(state, args)
     from modules import shared
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
-    unsafe = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in texts]
-              for texts in state.unsafe(_text(args["uncond"][0]), shared.sd_model)]
-    gamma = state.gamma(k * args["cond_denoised"].float(), k * args["uncond_denoised"].float(), unsafe)
+
+    def evaluated(text):
+        return k * _evaluate(args, text, x, sigma).float()
+
+    cond, base = k * args["cond_denoised"].float(), k * args["uncond_denoised"].float()
+    if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
+        unsafe, base = [[]], cond.clone()
+        for part in sorted(set(state.guided.values())):
+            images, text = [i for i, guided in state.guided.items() if guided == part], _text(args["cond"][part])
+            base[images] = (cond if len(args["cond"]) == 1 else evaluated(text))[images]
+            texts, = state.unsafe(text, shared.sd_model)
+            unsafe[0] += [([i for i in some if i in images], evaluated(moved)) for some, moved in texts]
+        cond = base
+    else:
+        unsafe = [[(images, evaluated(text)) for images, text in texts]
+                  for texts in state.unsafe(_text(args["uncond"][0]), shared.sd_model)]
+    gamma = state.gamma(cond, base, unsafe)
     return (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
 
 
@@ -60,7 +74,8 @@ def _without_uncond(state: Pass, args: dict):
         state.without_uncond += 1  # whose parts have no baseline of their own
         return denoised
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
-    texts = state.unsafe_alone(_text(args["cond"][0]), shared.sd_model)
+    state.without_negative()
+    texts = state.unsafe(_text(args["cond"][0]), shared.sd_model)
     if state.inside.repeats(state.step, state.progress):
         return (denoised.float() - state.again() / k).to(denoised.dtype)
     found = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in one] for one in texts]

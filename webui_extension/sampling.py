@@ -123,36 +123,33 @@ class Pass:
         return any(length(group) > length(encoded.prompt[TOKENS])
                    for encoded in self._encoded.values() for group in encoded.groups[TOKENS])
 
-    def unsafe(self, uncond, model) -> list[list[tuple[list[int], object]]]:
-        """Conditionings to evaluate for the direction, each [B, ...] in the form of `uncond`, the negative prompt's,
-        with the images that they are for: texts of different lengths are evaluated apart.
-
-        One list for `embedding`; for `prediction` one for each group that any image needs.
-        """
-        of = partial(self._each, uncond, model)
-        if self.guide.method.direction == "embedding":
-            return [of(lambda e, encoded, image: mixed(e, encoded, self.inside.text_weights[image]))]
-        return [of(lambda e, encoded, _, g=g: of_group(e, encoded, g)) for g in self.inside.groups]
-
-    def unsafe_alone(self, cond, model) -> list[list[tuple[list[int], object]]]:
-        """As `unsafe`, in a pass without a negative prompt: `cond` is the prompt's text, one row an image.
-
-        Of `prediction` the last list is the empty text, the baseline.
-        """
-        of = partial(self._each, cond, model)
+    def without_negative(self) -> None:
+        """The host evaluates no negative prompt in this pass."""
         if self.inside.has_uncond:
             self.inside = Steps(self.guide.method, self.weights, has_uncond=False)
+
+    def unsafe(self, base, model) -> list[list[tuple[list[int], object]]]:
+        """Conditionings to evaluate for the direction, each [B, ...] in the form of `base`, with the images that they
+        are for: texts of different lengths are evaluated apart.
+
+        `base` is the prompt's text, one row an image, where the prompt is the baseline (core/method/step.py) or there is
+        no negative prompt, else the negative prompt's. One list for `embedding`; for `prediction` one for each group
+        that any image needs, and without a negative prompt the empty text, the baseline, last.
+        """
+        of = partial(self._each, base, model)
 
         def away(row: Parts, encoded, image: int) -> Parts:
             shift, = shifted_rows(encoded, self.guide.attributes, -self.inside.text_weights[image:image + 1],
                                   self.guide.method.context)
             return moved(row, encoded, shift)
 
-        if self.guide.method.direction == "embedding":
+        if self.inside.prompt_is_baseline:
             return [of(away)]
+        if self.guide.method.direction == "embedding":
+            return [of(lambda e, encoded, image: mixed(e, encoded, self.inside.text_weights[image]))]
         groups = [of(lambda row, encoded, _, g=g: of_group(row, encoded, g)) for g in self.inside.groups]
-        return [*groups, of(lambda row, encoded, _: {name: encoded.empty[name].to(part)
-                                                     for name, part in row.items()})]
+        return groups if self.inside.has_uncond else [
+            *groups, of(lambda row, encoded, _: {name: encoded.empty[name].to(part) for name, part in row.items()})]
 
     def _each(self, conditioning, model, make) -> list[tuple[list[int], object]]:
         """(images, conditioning [B, ...]) of what `make` gives for each guided image's row, encoded text and number."""

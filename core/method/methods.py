@@ -50,6 +50,9 @@ class Method:
             raise DebiasError(f"The direction 'prompt' shifts the prompt and has no SLD step: of the guidance settings "
                               f"it takes start and end alone, but {self.guidance} came. Leave the others out, or use "
                               f"'embedding'.")
+        if self.direction == "prediction" and self.guidance.anchor == "prompt":
+            raise DebiasError("The direction 'prediction' is anchored at the empty prompt. Use the anchor 'empty', or "
+                              "the direction 'embedding'.")
 
     @property
     def unit(self) -> float:
@@ -64,7 +67,8 @@ class Method:
             raise DebiasError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but {start:g} "
                               f"and {end:g} came.")
         method = self if direction in (AS_CALIBRATED, self.direction) else replace(
-            self, direction=direction, guidance=SafeLatentGuidance() if direction == "prompt" else self.guidance)
+            self, direction=direction, guidance=SafeLatentGuidance() if direction == "prompt"
+            else replace(self.guidance, anchor="empty") if direction == "prediction" else self.guidance)
         window = method.guidance
         start = max(start, window.start)
         return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
@@ -96,7 +100,8 @@ METHODS = {
     "shift": Method(spend="shift"),
     # What He et al. 2024 state: weights on the groups' own embeddings, one unsafe direction inside sampling, IDA. Its
     # SLD settings and update rule are not known to us; these are ours, chosen by measurement (docs/paper.md).
-    "paper": Method("embedding", ALONE, "shift", "log", SafeLatentGuidance(end=EARLY.end, linear=True)),
+    "paper": Method("embedding", ALONE, "shift", "log", SafeLatentGuidance(end=EARLY.end, linear=True,
+                                                                              anchor="prompt")),
 }
 
 
@@ -148,7 +153,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
     if direction != usual.direction and "prompt" in (direction, usual.direction):
         given["guidance"] = SafeLatentGuidance() if direction == "prompt" else EARLY
     elif direction == "prediction":  # which is linear in its weights anyway
-        given["guidance"] = replace(usual.guidance, linear=False)
+        given["guidance"] = replace(usual.guidance, linear=False, anchor="empty")
     return replace(usual, **given)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..errors import DebiasError
+from ..errors import DebiasError, quoted
+
+ANCHORS = ("empty", "prompt")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,10 @@ class SafeLatentGuidance:
     start, end      window of the schedule, as shares: before start (the warm-up) and from end on nothing is applied
     linear          the `embedding` direction is evaluated at weights of length 1 (largest |a_i|), and the difference
                     that it makes is scaled by the length: a push grows with its weights instead of saturating. Ours
+    anchor          of the `embedding` direction, one of ANCHORS. "empty": the unsafe text stands around the empty or
+                    negative prompt, and gamma is eps_unsafe - eps_uncond, as the rule has it. "prompt": the unsafe text
+                    is the prompt moved by the weights, and gamma is eps_unsafe - eps_cond: what the groups change *in
+                    this picture*, so that a strong push keeps what else the prompt says. Ours
     """
     scale: float = 1000.0
     threshold: float | None = None
@@ -26,8 +32,14 @@ class SafeLatentGuidance:
     start: float = 0.0
     end: float = 1.0
     linear: bool = False
+    anchor: str = "empty"
 
     def __post_init__(self) -> None:
+        if self.anchor not in ANCHORS:
+            raise DebiasError(f"Expected anchor to be one of {', '.join(ANCHORS)}, but {quoted(self.anchor)} came.")
+        if self.anchor == "prompt" and self.threshold is not None:
+            raise DebiasError("The anchor 'prompt' has no threshold: it would compare gamma with itself. Leave the "
+                              "threshold out, or use the anchor 'empty'.")
         numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0)
         if not all(math.isfinite(number) for number in numbers):
             raise DebiasError(f"Guidance settings must be finite numbers, but {self} came.")

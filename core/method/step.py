@@ -3,9 +3,10 @@
 The same for every host: a host evaluates what `Steps` asks for, in units of its own, and takes the gamma that it gets
 off the conditional prediction, in eps units. The `prompt` direction needs none of this.
 
-Baseline. With classifier-free guidance the unconditional prediction is the baseline of both directions. Without it, the
-prompt's own is that of `embedding`, which costs no row: the unsafe text is then the prompt, shifted, and no threshold
-holds, for gamma and what it compares would be one difference. That of `prediction` is the empty prompt, evaluated too.
+Baseline. With classifier-free guidance the unconditional prediction is the baseline of both directions. Without it,
+and where the guidance is anchored at the prompt, the prompt's own is that of `embedding`, which costs no row: the
+unsafe text is then the prompt, shifted, and no threshold holds, for gamma and what it compares would be one difference.
+Without it, that of `prediction` is the empty prompt, evaluated too.
 """
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Steps:
 
     def __init__(self, method: Method, weights: Tensor, has_uncond: bool):
         self.direction, self.weights, self.has_uncond = method.direction, weights, has_uncond
-        self.prompt_is_baseline = self.direction == "embedding" and not has_uncond
+        self.prompt_is_baseline = self.direction == "embedding" and (
+            not has_uncond or method.guidance.anchor == "prompt")
         self.run = GuidanceRun(replace(method.guidance, threshold=None) if self.prompt_is_baseline
                                else method.guidance)
         self.linear = method.guidance.linear and self.direction == "embedding"
@@ -65,7 +67,7 @@ class Steps:
 
     def repeats(self, step: int, progress: float) -> bool:
         """Does this step, counted from 0, repeat the gamma of the last one that was evaluated?"""
-        return (self.prompt_is_baseline and 0 < step - self.evaluated < EVERY
+        return (self.direction == "embedding" and not self.has_uncond and 0 < step - self.evaluated < EVERY
                 and self.run.settings.active(progress))
 
     def again(self) -> Tensor:

@@ -116,9 +116,9 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
     steps, unsafe_texts = Steps(method, a, has_uncond) if method.direction != "prompt" else None, negatives
     if steps:
         a = steps.text_weights
-    if method.direction == "prompt":
+    if not steps:
         prompts = shifted_rows(encoded, ATTRIBUTES, a, method.context)
-    elif has_uncond:
+    elif not steps.prompt_is_baseline:
         unsafe_texts = [row or own for row, own in zip(mixed_rows(negatives, encoded, a), negatives)]
     else:
         unsafe_texts = shifted_rows(encoded, ATTRIBUTES, -a, method.context)
@@ -137,7 +137,8 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
         elif steps and steps.idle(progress):
             pass
         elif steps and method.direction == "embedding":
-            guided = cond - steps.gamma(i, progress, cond, uncond, eps(unsafe_texts))
+            base = cond if steps.prompt_is_baseline else uncond
+            guided = cond - steps.gamma(i, progress, cond, base, eps(unsafe_texts))
         elif steps:
             base = uncond if has_uncond else eps([encoded.empty] * len(a))
             own = [eps([{name: list(parts)[g].to(prompt[name]) for name, parts in groups.items()}] * len(a))
