@@ -4,8 +4,9 @@
     python benchmarks/paper.py --only gender --occupations doctor judge
 
 Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures, until every share lies within 3.5
-points of its target with 95 % certainty, or 12 rounds are used; then its weights are tested on 400 pictures of seeds that
-no decision has used, on 1,000 for every fourth occupation. The policy gradient has five rounds of as many pictures.
+points of its target with 95 % certainty, or 8 rounds are used; then its weights are tested on 400 pictures of seeds that
+no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
+every second one.
 Results are kept in paper.json as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
 from __future__ import annotations
@@ -27,8 +28,8 @@ from sd_debias.core.method.methods import METHODS
 METHOD = METHODS["paper"]
 # No choice of the method's was made on pictures of these seeds.
 FRESH = TEST_SEED + 20_000_000
-MANY = 1000  # pictures of the test, for every fourth occupation
-PLAN = Plan(images=100, rounds=12, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
+MANY = 1000  # pictures of the test, for every seventh occupation
+PLAN = Plan(images=100, rounds=8, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
 IDA, GRADIENT = "IDA", "policy gradient"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
@@ -40,7 +41,7 @@ def jobs(options) -> list[dict]:
     every = [(case, IDA) for case in ("gender", "tone")] + [(case, GRADIENT) for case in ("gender", "tone")]
     every += [(case, IDA) for case in CASES if (case, IDA) not in every]
     return [dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict()) for case, solver in every
-            for subject in artwork.OCCUPATIONS if options.only in (None, case)]
+            for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 2] if options.only in (None, case)]
 
 
 def learned(job: dict) -> tuple[dict, str]:
@@ -73,9 +74,11 @@ def measure(job: dict) -> tuple[dict, str]:
     calibration = Calibration(prompt, attributes, METHOD, PLAN)
     for _ in harness.bench.run(calibration):
         pass
-    test = harness.tested(prompt, attributes, METHOD, calibration.steerings, first=FRESH)
-    sampled = artwork.OCCUPATIONS.index(job["occupation"]) % 4 == 0
-    many = harness.tested(prompt, attributes, METHOD, calibration.steerings, MANY, FRESH) if sampled else None
+    def tested(n: int) -> dict:
+        return harness.tested(prompt, attributes, METHOD, calibration.steerings, n, FRESH, compared=False)
+
+    test = tested(HELD_OUT)
+    many = tested(MANY) if artwork.OCCUPATIONS.index(job["occupation"]) % 7 == 0 else None
     audit = calibration.audit
     found = dict(
         rounds=sum(r.kind == ROUND for r in calibration.rounds), images=sum(r.done for r in calibration.rounds),
@@ -102,10 +105,10 @@ weights (`linear`), anchored at the prompt: one further evaluation in these step
 round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
 rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
 no decision has used (from {FRESH:,} on); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
-fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the test's seeds without
-and with guidance. The paper's own SLD settings and update rule are not known to us: these are ours.
+fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the audit and of the
+test. The paper's own SLD settings and update rule are not known to us: these are ours.
 
-| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity without -> with | largest fall |
+| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity, audit -> test | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     calibrated = [r for r in results if r["solver"] == IDA]
     for case in CASES:
@@ -114,7 +117,8 @@ and with guidance. The paper's own SLD settings and update rule are not known to
             measured = [r["test"]["attributes"][name] for r in rows]
             kl = np.array([m["kl"] for m in measured])
             near = sum(np.abs(np.subtract(m["shares"], m["target"])).max() <= 0.04 for m in measured)
-            before, after = (np.array([r["test"][key] for r in rows]) for key in ("fidelity_unguided", "fidelity"))
+            before, after = (np.array(values) for values in ([r["fidelity_before"] for r in rows],
+                                                             [r["test"]["fidelity"] for r in rows]))
             text.append(
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "
                 f"| {kl.max():.4f} | {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} "
@@ -123,7 +127,7 @@ and with guidance. The paper's own SLD settings and update rule are not known to
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(min(r['certainty']) >= 0.95 for r in rows)} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
-Every fourth occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them.
+Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them.
 
 | case | attribute | occupations | mean KL | below the floor | farthest share from its target, in points, by occupation |
 |---|---|---|---|---|---|""")
@@ -140,7 +144,7 @@ Every fourth occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} am
 ![KL of both solvers against their iterations](paper.png)
 
 Both solvers have {PLAN.images} pictures an iteration, of the same direction. Of IDA, a round's KL is that of its own pictures. The policy
-gradient tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
+gradient, of every second occupation, tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
 does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} pictures, in the mean.
 
 | attribute | solver | occupations | {" | ".join(f"iteration {i}" for i in range(ITERATIONS + 1))} | fair |

@@ -70,9 +70,13 @@ MEASURED = _object(
     shares=_list(_number(0, 1)), target=_list(_number(0, 1)), level=_number(0, 1),
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), kl=NATS, kl_interval=_list(NATS),
     kl_floor_mean=NATS, kl_floor95=NATS, total_variation=_number(0, 1), deviation_ratio=_number(0, 1))
+EXPECTED = _object(
+    "shares intervals within certainty images", shares=_list(_number(0, 1), minItems=2, maxItems=MOST_GROUPS),
+    intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), within=_number(0, 1), certainty=_number(0, 1),
+    images=COUNT)
 ENTRY = _object(
     "prompt steerings", prompt=TEXT, steerings=_list(STEERING, minItems=1, maxItems=8),
-    before=_or_null(_list(MEASURED)), after=_or_null(_list(MEASURED)),
+    before=_or_null(_list(MEASURED)), after=_or_null(_list(MEASURED)), expected=_or_null(_list(EXPECTED)),
     fidelity=_or_null(_object(before=_or_null(_number(-1e6, 1e6)), after=_or_null(_number(-1e6, 1e6)))),
     rounds=_or_null(_list(_object(
         "kind attributes", kind=KIND, images=COUNT, not_finite=COUNT, one_colour=COUNT,
@@ -92,6 +96,7 @@ PROFILE = {
 PLAN = _object(
     images=_whole(1, MOST_IMAGES), rounds=_whole(0, MOST_IMAGES), held_out=_whole(0, MOST_IMAGES),
     tolerance=_or_null(_number(0, 1e6)), within=_or_null(_number(0, 0.5)), batch_size=_whole(1, MOST_IMAGES),
+    round_images=_or_null(_whole(1, MOST_IMAGES)),
     seed=_whole(-2**64, 2**64),
     confidence=_number(0, 1))
 CALIBRATION = {

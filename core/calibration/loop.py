@@ -1,7 +1,9 @@
 """Calibration: generate, classify, solve, repeat; then verify on seeds that no round has used.
 
-A verification has more images than a round. Where it finds a deviation that the rounds could not tell from chance, and
-a round is left, its images join those that the weights are solved from, and fresh seeds verify anew.
+A plan with a margin stops when all images so far say that every share of the answer lies within it, and verifies once.
+A plan without one stops when a round cannot be told from the target. Its verification has more images than a round:
+where it finds a deviation, and a round is left, its images join those that the weights are solved from, and fresh seeds
+verify anew. That is repeated until it passes: its last look is no test, and warnings say so.
 
 The loop knows neither model nor host. It is driven by two callables of the host,
 
@@ -35,6 +37,8 @@ from ..method.methods import Method
 from ..schema import CALIBRATION, TEXT, check
 from ..method.draw import Steering, rows
 
+# With less, no share of the answer can be brought within the margin.
+HOPELESS = 0.01
 AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
@@ -106,6 +110,25 @@ def round_names(kinds: Sequence[str]) -> list[str]:
     return [f"round {next(tried)}" if kind == ROUND else kind for kind in kinds]
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What an answer's shares are by every image so far: posterior means [n], 95 % intervals [n, 2], and the certainty
+    that each lies within the plan's margin of its target (1 without a margin)."""
+    shares: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+    certainty: float
+
+    def line(self, names: Sequence[str]) -> str:
+        """In words, with 95 % intervals."""
+        return ", ".join(f"{name} {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+                         for name, share, (low, high) in zip(names, self.shares, self.intervals, strict=True))
+
+
+def named_shares(names: Sequence[str], shares: Sequence[float]) -> str:
+    """Shares in words: "man 50 %, woman 50 %"."""
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(names, shares, strict=True))
+
+
 class Calibration:
     """One prompt's calibration; `run` advances it, `rounds` is what was measured, `stop` says why it ended.
 
@@ -117,7 +140,9 @@ class Calibration:
         check(prompt, TEXT, "The prompt", "Shorten it.")
         self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
         self.rounds = list(rounds)
-        self.solvers = [solver.make(method, a, seed=plan.seed + i) for i, a in enumerate(self.attributes)]
+        self.solvers = [solver.make(method, a, plan.seed + i, plan.within is not None)
+                        for i, a in enumerate(self.attributes)]
+        self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
 
     def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
             fidelity: Callable[[Sequence], Sequence[float]] | None = None, save_to: str | Path | None = None
@@ -167,10 +192,10 @@ class Calibration:
                               f"precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
 
     def history(self, attribute: int) -> list[solver.Measurement]:
-        """What a solver sees: the complete rounds."""
-        n = len(self.attributes[attribute].groups)
+        """What a solver sees: the complete rounds; of a plan with a margin, not the verification, which is a test."""
+        n, tested = len(self.attributes[attribute].groups), self.plan.within is not None
         return [solver.Measurement(r.steerings[attribute], r.outcomes(attribute, n))
-                for r in self.rounds if r.complete]
+                for r in self.rounds if r.complete and not (tested and r.kind == HELD_OUT)]
 
     @property
     def steerings(self) -> tuple[Steering, ...]:
@@ -200,18 +225,66 @@ class Calibration:
                 return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
             return "target reached: what is left cannot be told from chance" if tolerance is None else \
                 f"target reached: KL is at most {tolerance:g}"
+        if self.plan.within is not None and len(tried) > 1:
+            for i, a in enumerate(self.attributes):
+                e = self.expected(i)
+                if e.certainty < HOPELESS and self.solvers[i].at_its_limit(self.history(i)):
+                    return (f"out of reach: the largest push gives {named_shares(a.names, e.shares)}, and the "
+                            f"target is {named_shares(a.names, a.target)}")
+        if len(tried) - 1 >= self.plan.rounds and self.plan.within is not None:
+            return (f"not sure enough: all {self.plan.most_images - self.plan.held_out} images of the plan are used, and "
+                    f"the shares are known to lie within {100 * self._widest:.0f} points of the target")
         if len(tried) - 1 >= self.plan.rounds:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
 
     def certainty(self, attribute: int) -> float:
-        """Posterior probability, by every picture so far, that each share of the answer lies within the plan's margin
+        """Posterior probability, by every image so far, that each share of the answer lies within the plan's margin
         of its target. Raises ValueError for a plan without a margin."""
         if self.plan.within is None:
             raise ValueError("This plan has no margin.")
-        history, target = self.history(attribute), np.asarray(self.attributes[attribute].target)
-        drawn = self.solvers[attribute].outcomes(history, self.steerings[attribute])
-        return float((np.abs(drawn - target) <= self.plan.within).all(1).mean())
+        return self.expected(attribute).certainty
+
+    def expected(self, attribute: int) -> Expected:
+        """What the answer's shares of an attribute are by every image that the solver sees."""
+        images = sum(r.done for r in self.rounds if r.complete)
+        if self._answers is None or self._answers[0] != images:
+            self._answers = images, [self._expected(i, s) for i, s in enumerate(self.steerings)]
+        return self._answers[1][attribute]
+
+    def _expected(self, attribute: int, steering: Steering) -> Expected:
+        target = np.asarray(self.attributes[attribute].target)
+        drawn = self.solvers[attribute].outcomes(self.history(attribute), steering)
+        low, high = np.quantile(drawn, ((1 - CERTAINTY) / 2, (1 + CERTAINTY) / 2), axis=0)
+        near = np.abs(drawn - target) <= (1 if self.plan.within is None else self.plan.within)
+        return Expected(tuple(drawn.mean(0).tolist()), tuple(zip(low.tolist(), high.tolist())),
+                        float(near.all(1).mean()))
+
+    @property
+    def _widest(self) -> float:
+        """How far from its target a share may be, with 95 % certainty."""
+        return max(abs(edge - t) for i, a in enumerate(self.attributes)
+                   for t, edges in zip(a.target, self.expected(i).intervals) for edge in edges)
+
+    @property
+    def about_left(self) -> int:
+        """Images that are about to come, the verification's included; a guess until the rounds end.
+
+        Of a margin m: intervals shrink with the root of the number of images, so n (w / m)^2 are needed where n gave
+        half a width w.
+        """
+        begun, done = sum(len(r.seeds) for r in self.rounds), sum(r.done for r in self.rounds)
+        due = 0 if self.rounds and self.rounds[-1].kind == HELD_OUT else self.plan.held_out
+        if not self.rounds or not self.rounds[0].complete:
+            return max(self.plan.about_images(self.attributes), begun) - done
+        if self.stop is not None:
+            return begun - done + due
+        most = max(self.plan.most_images - self.plan.held_out, begun)
+        if self.plan.within is None:
+            return most + due - done
+        needed = done * (self._widest / self.plan.within) ** 2 if len(self.rounds) > 1 else self.plan.about_images(
+            self.attributes) - self.plan.held_out
+        return round(min(max(needed, begun, done + self.plan.step), most)) + due - done
 
     @property
     def finished(self) -> bool:
@@ -241,7 +314,8 @@ class Calibration:
             # Shifted images keep the audit's seeds once, so that only what the weights change is seen to change.
             # Draws need none of that: images left alone would only be made a second time.
             block = 0 if number == 1 and self.method.spend == "shift" else number
-            first, kind, count = plan.seed + block * plan.images, ROUND if number else AUDIT, plan.images
+            first = plan.seed + (plan.images + (block - 1) * plan.step if block else 0)
+            kind, count = (ROUND, plan.step) if number else (AUDIT, plan.images)
         elif plan.held_out and self.rounds[-1].kind != HELD_OUT:
             first = plan.seed + HELD_OUT_OFFSET + verified * plan.held_out
             steerings, kind, count = self.steerings, HELD_OUT, plan.held_out
@@ -266,6 +340,10 @@ class Calibration:
                        if r.broken], self.held_out
         if last is None:
             return [*found, "not verified: no images on held-out seeds"]
+        looks = sum(r.kind == HELD_OUT for r in self.rounds)
+        if looks > 1:
+            found.append(f"the verification was repeated, {looks} times, until it passed or no round was left: its "
+                         f"figures are too good to be a test")
         before, after = self.audit.mean_fidelity, last.mean_fidelity
         if before is not None and after is not None:
             chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5

@@ -13,7 +13,7 @@ from ..attribute import Attribute
 from ..profile.file import Profile
 from ..report.chart import chart_kl, chart_shares, contact_sheet
 from ..report.page import page, summary
-from .loop import Calibration, Round, round_names
+from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
 from ..report.sheet import Sheet
 from .unfinished import png
 
@@ -68,8 +68,11 @@ class Outcome:
                 name = next(names)
                 after = c.held_out.distribution(i, a.target) if c.held_out else None
                 charts[f"shares-{name}.png"] = chart_shares(a.names, c.audit.distribution(i, a.target), after, c.prompt)
+                # Of a plan with a margin, rounds measure what is known least, not how near the target is.
+                told = (AUDIT, HELD_OUT) if c.plan.within is not None else None
                 rounds = [(title, r.distribution(i, a.target)) for title, r in
-                          zip(round_names([r.kind for r in c.rounds]), c.rounds, strict=True) if r.complete]
+                          zip(round_names([r.kind for r in c.rounds]), c.rounds, strict=True)
+                          if r.complete and (told is None or r.kind in told)]
                 if rounds and (c.plan.rounds or c.plan.held_out):
                     charts[f"kl-{name}.png"] = chart_kl(rounds, c.prompt)
         return charts
@@ -122,6 +125,9 @@ def lines(c: Calibration, after: str = "after, on fresh seeds") -> list[str]:
             if r is not None:
                 found.append("  " + r.distribution(i, attribute.target).line(f"{attribute.name}, {name}",
                                                                              attribute.names))
+        if c.plan.within is not None and c.audit.complete and c.plan.rounds:
+            images = sum(r.done for r in c.rounds if r.complete and r.kind != HELD_OUT)
+            found.append(f"  {attribute.name}, by all {images} images: {c.expected(i).line(attribute.names)}")
     if c.plan.rounds:
         found.append(f"  {c.stop or 'stopped before its end'}")
     elif not c.audit.complete:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any, Sequence
 
-from ..errors import DebiasError, short
+from ..attribute import Attribute
+from ..errors import DebiasError, quoted, short
+from ..method.methods import Choice, Method
 from ..schema import MOST_IMAGES
 
 
@@ -54,6 +57,7 @@ class Plan:
     """How much is measured.
 
     images      images of the audit and of each round
+    round_images  images of each round, where it has another number than the audit
     rounds      rounds after the audit, at most
     held_out    images of the final verification
     tolerance   KL in nats at which a round counts as reached; None: where it cannot be told from chance
@@ -71,18 +75,19 @@ class Plan:
     seed: int = 0
     confidence: float = FIELDS["confidence"].default
     within: float | None = None
+    round_images: int | None = None
 
     def __post_init__(self) -> None:
-        whole = (self.images, self.rounds, self.held_out, self.batch_size, self.seed)
+        whole = (self.images, self.rounds, self.held_out, self.batch_size, self.seed, self.step)
         numbers = (*whole, self.confidence, *(n for n in (self.tolerance, self.within) if n is not None))
         if not all(isinstance(n, Integral) for n in whole) or not all(
                 isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
             raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {short(repr(self))} "
                               f"came.")
-        if self.images < 1 or self.batch_size < 1 or self.rounds < 0 or self.held_out < 0:
+        if min(self.images, self.step, self.batch_size) < 1 or self.rounds < 0 or self.held_out < 0:
             raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
                               f"{short(repr(self))} came.")
-        if max(self.images * (self.rounds + 1), self.held_out, self.batch_size) > MOST_IMAGES:
+        if max(self.images + self.rounds * self.step, self.held_out, self.batch_size) > MOST_IMAGES:
             raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
                               f"for more: {short(repr(self))}.")
         if not abs(self.seed) <= 2**64:
@@ -98,6 +103,58 @@ class Plan:
             raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {short(self.tolerance)} came.")
 
     @property
+    def step(self) -> int:
+        """Images of a round."""
+        return self.images if self.round_images is None else self.round_images
+
+    @property
     def most_images(self) -> int:
         """Images if every round is needed and the first verification holds."""
-        return self.images * (self.rounds + 1) + self.held_out
+        return self.images + self.rounds * self.step + self.held_out
+
+    def about_images(self, attributes: Sequence[Attribute]) -> int:
+        """Images of a prompt that is as far from its target as most are; a guess before anything is measured.
+
+        Of a margin: as many as tell a share of the target from its neighbours in the audit and the rounds, of which
+        three fifths count as pictures of whom the model shows by itself.
+        """
+        if self.within is None:
+            return self.images + min(self.rounds, 2) * self.step + self.held_out
+        target = max(t * (1 - t) for a in attributes for t in a.target)
+        needed = 0.6 * target * (1.96 / self.within) ** 2
+        return round(min(max(needed, self.images + self.step) + self.held_out, self.most_images))
+
+
+@dataclass(frozen=True)
+class Sure:
+    """A usual plan by how sure its user wants to be: numbers of `Plan`, and `most`, images before the verification."""
+    within: float
+    audit: int
+    draw_round: int
+    shift_round: int
+    most: int
+    held_out: int
+
+
+SURE = {"quick": Sure(0.10, 30, 10, 30, 240, 20),
+        "normal": Sure(0.05, 50, 10, 50, 800, 20),
+        "sure": Sure(0.03, 100, 20, 100, 2000, 60)}
+CUSTOM = "custom"
+HOW_SURE = Choice((*SURE, CUSTOM), "How sure", (
+    "How near to its target each share must be, with 95 % certainty: quick 10 points, normal 5, sure 3. The nearer, "
+    "the more images; it stops as soon as they suffice. custom: the numbers of images, rounds and tolerance count."))
+
+
+def planned(sure: str, method: Method, **numbers: Any) -> Plan:
+    """The plan that a form asks for: one of `SURE`, or `CUSTOM` with its numbers; batch_size, seed and confidence are
+    of both. Raises DebiasError for a name that is not known.
+    """
+    if sure == CUSTOM:
+        return Plan(**numbers)
+    if sure not in SURE:
+        raise DebiasError(f"Expected how sure to be one of {', '.join((*SURE, CUSTOM))}, but {quoted(sure)} came.")
+    usual = SURE[sure]
+    step = usual.draw_round if method.spend == "draw" else usual.shift_round
+    others = {name: numbers[name] for name in ("batch_size", "seed", "confidence") if name in numbers}
+    return Plan(usual.audit, (usual.most - usual.audit) // step, usual.held_out, within=usual.within,
+                round_images=step, **others)

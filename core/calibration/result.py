@@ -8,7 +8,7 @@ from typing import Mapping, Sequence
 
 from ..errors import DebiasError, quoted
 from ..profile.file import SCHEMA, SOFTWARE, Entry, Profile
-from .loop import Calibration, Round
+from .loop import HELD_OUT, Calibration, Round
 
 
 def entry_of(calibration: Calibration, evaluations: int | None = None) -> Entry:
@@ -61,10 +61,17 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
     def measured(r: Round) -> list[dict]:
         return [r.distribution(i, a.target).to_dict() for i, a in enumerate(attributes)]
 
+    def expected(i: int) -> dict:
+        found = calibration.expected(i)
+        return {"shares": list(found.shares), "intervals": [list(edges) for edges in found.intervals],
+                "within": calibration.plan.within, "certainty": found.certainty,
+                "images": sum(r.done for r in complete if r.kind != HELD_OUT)}
+
     return {
         "prompt": calibration.prompt,
         "steerings": [s.to_dict() for s in calibration.steerings],
         "before": measured(calibration.audit), "after": measured(verified) if verified else None,
+        **({"expected": [expected(i) for i in range(len(attributes))]} if calibration.plan.within else {}),
         "fidelity": {"before": calibration.audit.mean_fidelity, "after": verified.mean_fidelity if verified else None},
         "rounds": [{"kind": r.kind, "images": r.done, "fidelity": r.mean_fidelity, "seconds": round(r.seconds, 1),
                     **{key: getattr(r, key) for key in ("not_finite", "one_colour") if getattr(r, key)},

@@ -20,7 +20,7 @@ from ..files import exclusive, safe_name, write_atomic, writing
 from ..judge import Classifier
 from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
-from .loop import HELD_OUT, ROUND, Calibration, Round, round_names
+from .loop import HELD_OUT, ROUND, Calibration, Round, named_shares, round_names
 from .outcome import Outcome, file_names
 from .plan import Plan
 from .result import holds, profile_of
@@ -36,6 +36,7 @@ class Progress:
     current       the round that is measured; None before the first picture of a prompt
     done, most    images of all prompts so far, and at most, as far as it is known
     seconds       that those took which are done
+    about         images that are about to come
     """
     calibration: Calibration
     current: Round | None
@@ -43,16 +44,17 @@ class Progress:
     done: int
     most: int
     seconds: float = 0.0
+    about: int = 0
 
     @property
     def left(self) -> str:
-        """What is left at most, and how long that takes at this machine's speed so far; "" where nothing is left."""
-        images = self.most - self.done
-        if not images or not self.done or not self.seconds:
-            return f"at most {images:,} images more" if images else ""
-        seconds = images * self.seconds / self.done
-        time = f"{math.ceil(seconds / 60)} minutes" if seconds > 90 else f"{math.ceil(seconds)} seconds"
-        return f"at most {images:,} images more, about {time}"
+        """What is about to come, and how long that takes at this machine's speed so far, and what is left at most; ""
+        where nothing is left."""
+        most = self.most - self.done
+        if most <= 0:
+            return ""
+        time = f", {duration(self.about * self.seconds / self.done)}" if self.done and self.seconds else ""
+        return f"about {self.about:,} images more{time}" + (f"; at most {most:,}" if most > self.about else "")
 
     @property
     def name(self) -> str:
@@ -63,12 +65,19 @@ class Progress:
     @property
     def title(self) -> str:
         kind, rounds = self.current and self.current.kind, self.calibration.plan.rounds
+        if kind == ROUND and self.calibration.plan.within is not None:
+            return self.name
         return f"{self.name} of at most {rounds}" if kind == ROUND else \
             "verification on fresh seeds" if kind == HELD_OUT else "audit"
 
     @property
     def shares(self) -> list[str]:
         """One line for each attribute of which a picture was classified."""
+        c = self.calibration
+        if c.plan.within is not None and self.current and self.current.kind == ROUND and self.current.complete:
+            return [f"{a.name}, with the weights so far: {c.expected(i).line(a.names)}; sought within "
+                    f"{100 * c.plan.within:g} points of {named_shares(a.names, a.target)}"
+                    for i, a in enumerate(c.attributes)]
         return [f"{a.name}: {', '.join(f'{group} {share:.0%}' for group, share in zip(a.names, d.shares))}; "
                 f"KL {d.kl:.4f}" for i, a in enumerate(self.calibration.attributes)
                 if self.current and any(label >= 0 for label in self.current.labels[i])
@@ -195,7 +204,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         raise DebiasError("A calibration needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
     if len({same_prompt(prompt) for prompt in known}) < len(known):
         raise DebiasError("A prompt came twice. Give each one once.")
-    asked = [[a.to_dict() for a in attributes], method.to_dict(), asdict(plan), host.fingerprint()]
+    # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
+    numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
+    asked = [[a.to_dict() for a in attributes], method.to_dict(), numbers, host.fingerprint()]
     with ExitStack() as held:
         with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
             held.enter_context(exclusive(places.lock))
@@ -294,13 +305,19 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
 
 def _progress(calibrations: Sequence[Calibration], number: int, current: Round | None) -> Progress:
     calibration, most = calibrations[number], 0
+    about = sum(c.about_left for c in calibrations[number:])
     for at, c in enumerate(calibrations):
         begun = sum(len(r.seeds) for r in c.rounds)
         over = at < number or bool(c.rounds) and c.rounds[-1].kind == HELD_OUT
         most += begun if over else max(c.plan.most_images, begun + c.plan.held_out)
     rounds = [r for c in calibrations for r in c.rounds]
     return Progress(calibration, current, len(calibrations), sum(r.done for r in rounds), most,
-                    sum(r.seconds for r in rounds))
+                    sum(r.seconds for r in rounds), about)
+
+
+def duration(seconds: float) -> str:
+    """In words, rounded up."""
+    return f"{math.ceil(seconds / 60)} minutes" if seconds > 90 else f"{math.ceil(seconds)} seconds"
 
 
 def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:

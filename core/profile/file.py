@@ -41,6 +41,8 @@ class Entry:
 
     steerings      one an attribute
     before, after  one `Distribution.to_dict` an attribute: of the audit, and on held-out seeds (None: not verified)
+    expected       one an attribute: what its shares are by every image of audit and rounds, 95 % intervals, and the
+                   certainty that each share lies within the plan's margin of its target; None without a margin
     fidelity       {before, after}: means over the images, None where not measured
     rounds         history: kind, images, fidelity, seconds and, an attribute, counts, unsure, kl, kl_floor95, steering
     stop           why no further round was tried
@@ -55,6 +57,7 @@ class Entry:
     stop: str = ""
     warnings: tuple[str, ...] = ()
     cost: dict = field(default_factory=dict)
+    expected: tuple[dict, ...] | None = None
 
     @classmethod
     def from_dict(cls, data: dict, attributes: Sequence[Attribute]) -> Entry:
@@ -62,7 +65,7 @@ class Entry:
         check(data, ENTRY, "This entry")
         known = _known(cls, data)
         known["steerings"] = tuple(Steering.from_dict(s) for s in data["steerings"])
-        for key in ("before", "after", "rounds", "warnings"):
+        for key in ("before", "after", "expected", "rounds", "warnings"):
             known[key] = None if known.get(key) is None else tuple(known[key])
         entry = cls(**{key: value for key, value in known.items() if value is not None})
         groups = [len(a.groups) for a in attributes]
@@ -75,6 +78,11 @@ class Entry:
             if measured is not None and [len(m["counts"]) for m in measured] != groups:
                 raise DebiasError(f"The entry {quoted(entry.prompt)} needs counts of {groups} groups, but other ones "
                                   f"came.")
+        if entry.expected is not None and [(len(e["shares"]), len(e["intervals"])) for e in entry.expected] != [
+                (n, n) for n in groups]:
+            raise DebiasError(f"The entry {quoted(entry.prompt)} needs expected shares of {groups} groups, but other "
+                              f"ones came.")
+        for measured in (entry.before, entry.after, *history):
             if measured is not None and not all(sum(m["counts"]) for m in measured):
                 raise DebiasError(f"The entry {quoted(entry.prompt)} counts no image at all. Calibrate it again.")
         return entry
@@ -83,7 +91,8 @@ class Entry:
         """JSON form, read back by `from_dict`."""
         return {"prompt": self.prompt, "steerings": [s.to_dict() for s in self.steerings],
                 **{key: _listed(getattr(self, key)) for key in ("before", "after", "fidelity", "rounds", "stop",
-                                                                "warnings", "cost")}}
+                                                                "warnings", "cost")},
+                **({} if self.expected is None else {"expected": _listed(self.expected)})}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A solver is a pure function of the history, so that a calibration resumes from i
     propose(history) -> Steering    what the next round should try
     answer(history)  -> Steering    what to keep
     outcomes(history, steering)     shares [draws, n] under a steering, drawn from their posterior: how sure that is
+    at_its_limit(history) -> bool   can weights push no further than they did?
 """
 from __future__ import annotations
 
@@ -47,14 +48,17 @@ class Solver(Protocol):
 
     def outcomes(self, history: Sequence[Measurement], steering: Steering) -> np.ndarray: ...
 
+    def at_its_limit(self, history: Sequence[Measurement]) -> bool: ...
+
 
 def best(history: Sequence[Measurement], target: Sequence[float] | np.ndarray) -> Steering:
     """The round nearest to the target; of equally near ones, the first."""
     return min(history, key=lambda measured: measured.kl(target)).steering
 
 
-def make(method: Method, attribute: Attribute, seed: int = 0) -> Solver:
-    """The solver that a method names, for one attribute; `seed` is that of the policy gradient."""
+def make(method: Method, attribute: Attribute, seed: int = 0, within: bool = False) -> Solver:
+    """The solver that a method names, for one attribute; `seed` is that of the policy gradient; `within`: is the plan's
+    aim a margin, so that rounds are for what is known least?"""
     from .draw import Draw
     from .ida import Ida
     from .policy_gradient import PolicyGradient
@@ -62,6 +66,6 @@ def make(method: Method, attribute: Attribute, seed: int = 0) -> Solver:
     if method.rule == "policy_gradient":
         return PolicyGradient(attribute.target, method.unit, seed=seed)
     if method.spend == "draw":
-        return Draw(attribute.target, method.unit)
+        return Draw(attribute.target, method.unit, within)
     # Directions that saturate or turn round are not pushed beyond what was seen to obey.
     return Ida(attribute.target, method.rule, SLOPES[method.direction], 8.0 if method.guidance.linear else 4.0)

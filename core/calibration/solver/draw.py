@@ -24,33 +24,53 @@ class Draw:
     LARGEST = 4.0            # bound on the strength, in units
     REACHED = 1e-3           # KL under which q M counts as meeting the target
 
-    def __init__(self, target: Sequence[float], unit: float = 1.0):
+    def __init__(self, target: Sequence[float], unit: float = 1.0, within: bool = False):
+        """`within`: rounds are spread over the options by what is known least, not as the answer is."""
         self.target = reachable(target)
-        self.unit = unit
+        self.unit, self.within = unit, within
 
     def propose(self, history: Sequence[Measurement]) -> Steering:
-        n = len(self.target)
         pushed = [m for m in history if m.steering.probabilities]
         strength = pushed[-1].steering.push if pushed else self.unit
-        matrix = self._matrix(history, strength)
-        q = least_push(matrix, self.target)
-        if pushed and kl_divergence(q @ matrix, self.target) > self.REACHED and strength < self.LARGEST * self.unit:
+        q, kl = self._solved(history, strength)
+        if pushed and kl > self.REACHED and strength < self.LARGEST * self.unit:
             strength = min(strength * self.STRONGER, self.LARGEST * self.unit)
-            q = least_push(self._matrix(history, strength), self.target)
-        return Steering((0.0,) * n, tuple(q.tolist()), strength)
+            q, _ = self._solved(history, strength)
+        if self.within:
+            q = self._least_known(history, strength, q)
+        return Steering((0.0,) * len(self.target), tuple(q.tolist()), strength)
 
     def answer(self, history: Sequence[Measurement]) -> Steering:
-        """Probabilities from all that was measured at the strength of the nearest round that pushed.
+        """Probabilities from all that was measured, at the least strength that meets the target, or comes nearest.
 
         A round that left every image alone is no answer by its own few images: M's first row has those of all rounds.
         """
         none = Steering.none(len(self.target))
-        pushed = [measured for measured in history if measured.steering.probabilities]
-        if not pushed:
+        strengths = sorted({m.steering.push for m in history if m.steering.probabilities})
+        if not strengths:
             return none
-        strength = min(pushed, key=lambda measured: measured.kl(self.target)).steering.push
-        q = least_push(self._matrix(history, strength), self.target)
+        solved = [(*self._solved(history, strength), strength) for strength in strengths]
+        q, _, strength = next((found for found in solved if found[1] <= self.REACHED), min(solved, key=lambda s: s[1]))
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
+
+    def at_its_limit(self, history: Sequence[Measurement]) -> bool:
+        return any(m.steering.probabilities and m.steering.push >= self.LARGEST * self.unit for m in history)
+
+    def _solved(self, history: Sequence[Measurement], strength: float) -> tuple[np.ndarray, float]:
+        """q [n + 1], and KL(q M || t)."""
+        matrix = self._matrix(history, strength)
+        q = least_push(matrix, self.target)
+        return q, float(kl_divergence(q @ matrix, self.target))
+
+    def _least_known(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> np.ndarray:
+        """Chances of the options for a round of pictures that make q M known best: as many of each option, earlier ones
+        included, as its part of the standard deviation is large (Neyman 1934)."""
+        counts = self._counts(history, strength)
+        known, m = counts.sum(1), counts / counts.sum(1, keepdims=True)
+        wanted = q * np.sqrt((m * (1 - m)).sum(1))
+        newest = max(history[-1].counts.sum(), 1)  # about as many will come
+        short = np.clip(wanted / wanted.sum() * (known.sum() + newest) - known, 0, None)
+        return _simplex(short / short.sum()) if short.sum() else q
 
     def outcomes(self, history: Sequence[Measurement], steering: Steering, draws: int = 2000) -> np.ndarray:
         """q M with every row of M drawn from its Dirichlet posterior."""

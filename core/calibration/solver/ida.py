@@ -56,5 +56,9 @@ class Ida:
         """By the response that all rounds measured, whatever rule proposed their weights."""
         return self._response(history).shares(steering.weights)
 
+    def at_its_limit(self, history: Sequence[Measurement]) -> bool:
+        """Were the largest weights tried twice?"""
+        return sum(max(map(abs, m.steering.weights)) > 0.999 * self.largest for m in history) > 1
+
     def _response(self, history: Sequence[Measurement]) -> Response:
         return fit([m.steering.weights for m in history], [m.counts for m in history], self.slope)

@@ -37,6 +37,10 @@ class PolicyGradient:
         own = sum((m.counts for m in history if m.steering == steering), np.zeros(len(self.target)))
         return np.random.default_rng(0).dirichlet(own + 0.5, draws)
 
+    def at_its_limit(self, history: Sequence[Measurement]) -> bool:
+        """Its noise always tries further."""
+        return False
+
     def _mean(self, history: Sequence[Measurement]) -> np.ndarray:
         mean = np.zeros(len(self.target))
         trials = list(history[1:])
