@@ -191,7 +191,7 @@ def plot(results: list[dict], path) -> None:
     names = list(dict.fromkeys(name for name, _, _ in found))
     figure, axes = pyplot.subplots(1, max(len(names), 1), figsize=(9, 3.4), sharey=True, squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], names):
-        for (attribute, solver, curves), colour in zip([f for f in found if f[0] == name], ("#0072b2", "#d55e00")):
+        for (_, solver, curves), colour in zip([f for f in found if f[0] == name], ("#0072b2", "#d55e00")):
             low, high = np.quantile(curves, (0.25, 0.75), axis=0)
             axis.plot(curves.mean(0), "o-", color=colour, label=solver)
             axis.fill_between(range(ITERATIONS + 1), low, high, color=colour, alpha=0.2, linewidth=0)

@@ -69,7 +69,8 @@ MEASURED = _object(
     "counts", counts=_list(COUNT, minItems=2, maxItems=MOST_GROUPS), unsure=COUNT, n=COUNT,
     shares=_list(_number(0, 1)), target=_list(_number(0, 1)), level=_number(0, 1),
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), kl=NATS, kl_interval=_list(NATS),
-    kl_floor_mean=NATS, kl_floor95=NATS, total_variation=_number(0, 1), deviation_ratio=_number(0, 1))
+    kl_floor_mean=NATS, kl_floor95=NATS, drawn_floor95=NATS, total_variation=_number(0, 1),
+    deviation_ratio=_number(0, 1))
 EXPECTED = _object(
     "shares intervals within certainty images", shares=_list(_number(0, 1), minItems=2, maxItems=MOST_GROUPS),
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), within=_number(0, 1), certainty=_number(0, 1),

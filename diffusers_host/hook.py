@@ -48,10 +48,10 @@ def eps_units(scheduler) -> list[float]:
 class GuidedDenoiser:
     """A denoiser's forward with the direction's rows in the same call, and gamma taken off its conditional prediction.
 
-    The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]. What the baseline is then and
-    else, core/method/step.py says. Rows are added for images with a weight other than 0 only, and, in the `prediction`
-    direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet residuals, sizes,
-    masks) in everything but the text.
+    The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]; core/method/step.py says
+    what the baseline is. Rows are added for images with a weight other than 0 only, and, in the `prediction` direction,
+    for their groups with a weight other than 0. They copy the baseline's rows (ControlNet residuals, sizes, masks) in
+    everything but the text.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.calibration.first_steps import predicted
 from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Round
-from ..core.calibration.plan import Plan
+from ..core.calibration.plan import Plan, planned
 from ..core.calibration.runner import Host, advance
 from ..core.calibration.unfinished import Unfinished
 from ..core.judge.clip import ClipModel
@@ -126,8 +126,9 @@ class Workbench(Host):
 
     def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
                   plan: Plan | None = None) -> Calibration:
-        """A whole calibration, run to its end."""
-        calibration = Calibration(prompt, attributes, method, plan or Plan(batch_size=self.batch_size))
+        """A whole calibration, run to its end; by default within 5 points of the target with 95 % certainty."""
+        plan = plan or planned("normal", method, batch_size=self.batch_size)
+        calibration = Calibration(prompt, attributes, method, plan)
         for _ in self.run(calibration):
             pass
         return calibration

@@ -8,13 +8,16 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..core.attribute import GENDER
 from ..core.calibration.loop import Calibration
-from ..core.calibration.plan import Plan
+from ..core.calibration.plan import CUSTOM, HOW_SURE, estimate, unused
+from ..core.calibration.plan import planned as planned_as
 from ..core.calibration.runner import Places, calibrate
+from ..core.calibration.speed import known
 from ..core.errors import DebiasError
 from ..core.files import safe_name
 from ..core.method.draw import rows
-from ..core.method.methods import chosen
+from ..core.method.methods import METHODS, chosen
 from ..core.profile.file import Profile
 from ..core.profile.words import metadata
 from ..core.report.sheet import Sheet
@@ -25,7 +28,7 @@ from .model_name import encoder_name, model_name
 from .profiles import save_folder
 from .report import before_after, new_folder
 from .types import CATEGORY, Attributes, Classifiers, Profiles, choice, planned
-from .workbench import Workbench, behind, states
+from .workbench import Workbench, behind, speed_file, states
 
 class DebiasCalibrate(io.ComfyNode):
     @classmethod
@@ -65,7 +68,10 @@ class DebiasCalibrate(io.ComfyNode):
                 io.String.Input("name", default="doctor-gender", tooltip=(
                     "Name of the profile and of its folder in output/debias, which is numbered where there is one "
                     "already.")),
-                planned("within", optional=True)],  # last and optional: graphs of earlier versions lack it
+                # Last and optional: graphs of earlier versions lack them.
+                planned("within", optional=True),
+                io.Combo.Input("sure", options=list(HOW_SURE.values), default="normal", optional=True,
+                               tooltip=f"{HOW_SURE.help} {usual()}")],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "For Debias Apply, Text Encode, Save Profile and Report.")),
                      io.Image.Output(display_name="charts", tooltip="Shares and KL, before and after."),
@@ -77,13 +83,14 @@ class DebiasCalibrate(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, attributes, classifier, prompts, negative, width, height, steps, cfg,
                 sampler_name, scheduler, seed, images, rounds, held_out, batch_size, tolerance, method, direction, rule,
-                confidence, name, within=0.0):
+                confidence, name, within=0.0, sure=CUSTOM):
         node, name = cls.hidden.unique_id, safe_name(name.strip())
         if KEY in model.wrappers.get("outer_sample", {}):
             raise DebiasError("This model is guided by Debias Apply already, and would be calibrated on top of that. "
                               "Wire the model as it was before Debias Apply.")
         method = chosen(method, direction=direction, rule=rule)
-        plan = Plan(images, rounds, held_out, tolerance or None, batch_size, seed, confidence, within / 100 or None)
+        numbers = dict(images=images, rounds=rounds, held_out=held_out, tolerance=tolerance, within=within)
+        plan = planned_as(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=confidence)
         setting = dict(host="ComfyUI", model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
                        sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
                        negative_prompt=negative)
@@ -93,6 +100,7 @@ class DebiasCalibrate(io.ComfyNode):
                         best=save_folder() / f"{name} (unfinished).json")
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))]
         found = calibrate(bench, texts, attributes, method, plan, name, places)
+        found.notes += filter(None, [unused(sure, numbers)])
         messages.say(node, found.text, bool(found.warnings))
         if found.stopped is not None:
             raise found.stopped
@@ -103,6 +111,11 @@ class DebiasCalibrate(io.ComfyNode):
                                         for sheets in (before, after))))
         return io.NodeOutput(found.profile, to_tensor(*found.charts().values()), batch(before), batch(after),
                              str(found.report), ui=ui.PreviewImage(page, cls=cls))
+
+
+def usual() -> str:
+    """What a calibration to 50:50 in the usual plan takes, at the speed of the last one."""
+    return f"normal: {estimate(planned_as('normal', METHODS['default']), [GENDER], seconds=known(speed_file()))}"
 
 
 def batch(sheets: Sequence[Sheet]) -> Tensor:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core.calibration.plan import FIELDS
+from ..core.calibration.plan import FIELDS, NUMBERS
 from ..core.method.methods import AS_METHOD, CHOICES
 
 CATEGORY = "debias"
@@ -21,7 +21,9 @@ def choice(name: str):
 
 
 def planned(name: str, **other):
-    """The input for a number of a calibration's plan."""
+    """The input for a number of a calibration's plan; those of the plan "custom" are folded where a frontend can."""
     asked = FIELDS[name]
-    given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help) | other
+    folded = dict(extra_dict={"advanced": True}) if name in NUMBERS else {}
+    given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help)
+    given |= folded | other
     return io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)

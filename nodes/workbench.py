@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.calibration.runner import Host, Progress
+from ..core.calibration.speed import remember
 from ..core.calibration.unfinished import SHOWN
 from ..core.files import fingerprint
 from ..core.method.draw import check_steered
@@ -83,7 +84,7 @@ class Workbench(Host):
         self.progress = progress
         messages.say(self.node, progress.text)
         if self.bar is None:
-            total = progress.most * self.setting["steps"]
+            total = progress.total * self.setting["steps"]
             self.bar = comfy.utils.ProgressBar(total, node_id=self.node)
         self._advance(0)
 
@@ -92,7 +93,10 @@ class Workbench(Host):
         if self.bar is not None:
             each = self.setting["steps"]
             # The preview goes by place: forks name it differently.
-            self.bar.update_absolute(self.progress.done * each + steps, self.progress.most * each, preview)
+            self.bar.update_absolute(self.progress.done * each + steps, self.progress.total * each, preview)
+
+    def speed(self, seconds: float) -> None:
+        remember(speed_file(), seconds)
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> Sequence:
@@ -138,6 +142,11 @@ class Workbench(Host):
 def states() -> Path:
     """The folder of unfinished calibrations."""
     return Path(folder_paths.get_user_directory()) / "debias"
+
+
+def speed_file() -> Path:
+    """Where the last calibration left its speed."""
+    return states() / "speed"
 
 
 def behind(prompt: dict | None, node: str | None) -> list:

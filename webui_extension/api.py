@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
-from ..core.calibration.plan import FIELDS, Plan
+from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, Plan, planned
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name
 from ..core.method.methods import AS_METHOD, CHOICES, Method, chosen
@@ -59,6 +59,8 @@ class AuditRequest(BaseModel):
 
 class CalibrateRequest(AuditRequest):
     name: str = Field(..., description="of the profile")
+    sure: str | None = Field(None, description=f"{HOW_SURE.help} Default: normal; custom where one of the numbers is "
+                             "given.")
     count: int = _planned("images")
     rounds: int = _planned("rounds")
     held_out: int = _planned("held_out")
@@ -164,7 +166,7 @@ def _checked(request: AuditRequest) -> None:
         if isinstance(request, CalibrateRequest):
             _method(request)
             safe_name(f"{safe_name(request.name)} (unfinished)")
-            Plan(**_plan(request), batch_size=request.txt2img.batch_size)
+            planned(_sure(request), _method(request), **_numbers(request), batch_size=request.txt2img.batch_size)
         else:
             Plan(request.count, 0, 0, confidence=request.confidence)
         check(vars(request.txt2img))
@@ -176,10 +178,23 @@ def _method(request: CalibrateRequest) -> Method:
     return chosen(request.method, direction=request.direction, spend=request.spend, rule=request.rule)
 
 
-def _plan(request: CalibrateRequest) -> dict:
-    return dict(images=request.count, rounds=request.rounds, held_out=request.held_out,
-                tolerance=request.tolerance or None, confidence=request.confidence,
-                within=(request.within or 0) / 100 or None)
+def _sure(request: CalibrateRequest) -> str:
+    """Raises DebiasError for numbers beside a usual plan, which has its own."""
+    given = [name for name in ("count", "rounds", "held_out", "tolerance", "within") if name in _given(request)]
+    if given and request.sure not in (None, CUSTOM):
+        raise DebiasError(f"{quoted(given[0])} is a number of the plan '{CUSTOM}', but sure: {quoted(request.sure)} "
+                          f"came, which has its own. Leave one of them out.")
+    return request.sure or (CUSTOM if given else "normal")
+
+
+def _given(request: BaseModel) -> set[str]:
+    """Names of the fields that were given; pydantic 1 and 2 name them differently."""
+    return getattr(request, "model_fields_set", None) or getattr(request, "__fields_set__", set())
+
+
+def _numbers(request: CalibrateRequest) -> dict:
+    return dict(images=request.count, rounds=request.rounds, held_out=request.held_out, tolerance=request.tolerance,
+                confidence=request.confidence, within=request.within)
 
 
 def _audit(request: AuditRequest, job: Job):
@@ -195,8 +210,9 @@ def _calibrate(request: CalibrateRequest, job: Job):
     job.seed = p.seed
     attributes = classifiers.attributes_of(request.attributes, None)
     method = _method(request)
-    return calibrating.calibrate(p, request.prompts or [p.prompt], attributes, request.classifier, method, request.name,
-                                 _plan(request), request.overwrite, say=job.say, cancelled=lambda: job.cancelled)
+    return calibrating.calibrate(
+        p, request.prompts or [p.prompt], attributes, request.classifier, method, request.name, _sure(request),
+        _numbers(request), request.overwrite, say=job.say, cancelled=lambda: job.cancelled)
 
 
 def _state(job: Job, images: bool = False) -> JobState:

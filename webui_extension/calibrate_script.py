@@ -4,8 +4,12 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
+from ..core.calibration.plan import CUSTOM, HOW_SURE, NUMBERS, estimate, unused
+from ..core.calibration.plan import planned as planned_as
+from ..core.calibration.speed import known
+from ..core.errors import DebiasError
 from ..core.method.methods import CHOICES, chosen
-from . import calibrating, classifiers
+from . import calibrating, classifiers, profiles
 from .audit_script import choice, planned, say, subject
 from .result import processed
 
@@ -20,29 +24,55 @@ class DebiasCalibrate(scripts.Script):
     def ui(self, is_img2img):
         attributes, own, classifier = subject(self)
         with gr.Row():
-            images, rounds, held_out = (planned(self, name) for name in ("images", "rounds", "held_out"))
-        with gr.Row():
-            tolerance, confidence = planned(self, "tolerance"), planned(self, "confidence")
-        with gr.Row():
-            method, direction, spend, rule = (choice(self, name) for name in CHOICES)
-        prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
-                             elem_id=self.elem_id("prompts"))
-        with gr.Row():
             name = gr.Textbox(label="Profile name", value="", placeholder="doctor-gender",
                               elem_id=self.elem_id("name"))
+            sure = gr.Dropdown(list(HOW_SURE.values), value="normal", label=HOW_SURE.label,
+                               elem_id=self.elem_id("sure"))
             overwrite = gr.Checkbox(label="Overwrite a profile of this name", value=False,
                                     elem_id=self.elem_id("overwrite"))
+        about = gr.Markdown(_about("normal", ["gender"], "", ""), elem_id=self.elem_id("about"))
+        prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
+                             elem_id=self.elem_id("prompts"))
+        with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
+            gr.Markdown(f"The numbers count where *{HOW_SURE.label}* is *{CUSTOM}*.")
+            with gr.Row():
+                images, rounds, held_out = (planned(self, name) for name in ("images", "rounds", "held_out"))
+            with gr.Row():
+                tolerance, within, confidence = (planned(self, name) for name in ("tolerance", "within", "confidence"))
+            with gr.Row():
+                method, direction, spend, rule = (choice(self, name) for name in CHOICES)
             hires = gr.Checkbox(label="With hires fix, if it is on above", value=False, elem_id=self.elem_id("hires"))
-        within = planned(self, "within")  # last: requests of earlier versions end before it
+        told = [sure, attributes, own, prompts, images, rounds, held_out, tolerance, within, method]
+        for component in told:
+            component.change(_about, inputs=told, outputs=[about], show_progress=False)
+        # The last two came later: requests of earlier versions end before them.
         return [attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction, spend,
-                rule, prompts, name, overwrite, hires, within]
+                rule, prompts, name, overwrite, hires, within, sure]
 
     def run(self, p, attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction,
-            spend, rule, prompts, name, overwrite, hires, within=0.0):
-        plan = dict(images=int(images), rounds=int(rounds), held_out=int(held_out), tolerance=float(tolerance) or None,
-                    confidence=float(confidence), within=float(within or 0) / 100 or None)
+            spend, rule, prompts, name, overwrite, hires, within=0.0, sure=CUSTOM):
+        numbers = _numbers(images, rounds, held_out, tolerance, within)
         result = calibrating.calibrate(
             p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
-            chosen(method, direction=direction, spend=spend, rule=rule), str(name).strip(), plan, bool(overwrite),
-            bool(hires), say)
+            chosen(method, direction=direction, spend=spend, rule=rule), str(name).strip(), str(sure),
+            {**numbers, "confidence": float(confidence)}, bool(overwrite), bool(hires), say)
+        if note := unused(str(sure), numbers):
+            result.text += f"\n{note}"
         return processed(p, result)
+
+
+def _numbers(images, rounds, held_out, tolerance, within) -> dict:
+    """Those of the plan "custom", which a browser may send as text or not at all."""
+    return {name: float(number or 0) for name, number in zip(NUMBERS, (images, rounds, held_out, tolerance, within))}
+
+
+def _about(sure, attributes, own, prompts, images=100, rounds=4, held_out=200, tolerance=0, within=0,
+           method="default") -> str:
+    """How many pictures the form asks for, and how long that takes; what is wrong is said at the click."""
+    try:
+        plan = planned_as(sure, chosen(method), **_numbers(images, rounds, held_out, tolerance, within))
+        listed = [line for line in str(prompts or "").splitlines() if line.strip()]
+        return estimate(plan, classifiers.attributes_of(attributes, own), len(listed) or 1,
+                        known(profiles.speed_file()))
+    except (DebiasError, TypeError, ValueError):
+        return ""

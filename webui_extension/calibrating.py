@@ -9,7 +9,7 @@ from PIL import Image
 from ..core.attribute import Attribute
 from ..core.calibration import runner
 from ..core.calibration.outcome import Outcome
-from ..core.calibration.plan import Plan
+from ..core.calibration.plan import planned
 from ..core.files import safe_name
 from ..core.method.methods import Method
 from ..core.profile.file import SUFFIX, Profile
@@ -52,19 +52,19 @@ def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
 
 
 def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, method: Method,
-              name: str, plan: dict, overwrite: bool = False, hires: bool = False,
+              name: str, sure: str, numbers: dict, overwrite: bool = False, hires: bool = False,
               say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False) -> Result:
     """As `runner.calibrate`, with one profile in the user's folder. Raises DebiasError.
 
-    plan: images, rounds, held_out, tolerance, confidence of a `Plan`
+    sure, numbers: the plan, as `planned` takes them
     """
     folder = profiles.save_folder()
     target = folder / (safe_name(name) + SUFFIX)
     places = runner.Places(profile=target, lock=target, folder=folder / "reports" / name, states=folder / "unfinished",
                            best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite)
     bench = Workbench(p, classifier, hires, say, cancelled)
-    return Result.of(runner.calibrate(bench, prompts, attributes, method, Plan(**plan, batch_size=p.batch_size,
-                                                                                seed=p.seed), name, places))
+    return Result.of(runner.calibrate(bench, prompts, attributes, method, planned(
+        sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places))
 
 
 def prompts_of(p, listed: str | None) -> list[str]:

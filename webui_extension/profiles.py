@@ -21,6 +21,11 @@ def save_folder() -> Path:
     return Path(paths.models_path) / FOLDER
 
 
+def speed_file() -> Path:
+    """Where the last calibration or audit left its speed."""
+    return save_folder() / "unfinished" / "speed"
+
+
 def folders() -> list[Path]:
     """Where profiles are looked for; the first that has a name wins."""
     from modules import shared

@@ -132,9 +132,9 @@ class Pass:
         """Conditionings to evaluate for the direction, each [B, ...] in the form of `base`, with the images that they
         are for: texts of different lengths are evaluated apart.
 
-        `base` is the prompt's text, one row an image, where the prompt is the baseline (core/method/step.py) or there is
-        no negative prompt, else the negative prompt's. One list for `embedding`; for `prediction` one for each group
-        that any image needs, and without a negative prompt the empty text, the baseline, last.
+        `base` is the prompt's text, one row an image, where the prompt is the baseline (core/method/step.py) or there
+        is no negative prompt, else the negative prompt's. One list for `embedding`; for `prediction` one for each
+        group that any image needs, and without a negative prompt the empty text, the baseline, last.
         """
         of = partial(self._each, base, model)
 

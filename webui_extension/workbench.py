@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.calibration.runner import Host, Progress
+from ..core.calibration.speed import remember
 from ..core.errors import DebiasError
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
@@ -71,10 +72,13 @@ class Workbench(Host):
     def place(self, path: Path) -> str:
         return profiles.place(path)
 
+    def speed(self, seconds: float) -> None:
+        remember(profiles.speed_file(), seconds)
+
     def say(self, progress: Progress) -> None:
         from modules import shared
         if progress.current is None and progress.calibration.rounds == []:
-            shared.state.job_count = math.ceil((progress.most - progress.done) / self.p.batch_size)
+            shared.state.job_count = math.ceil(progress.about / self.p.batch_size)
         self.tell("; ".join(progress.text.splitlines()))
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],

@@ -30,7 +30,8 @@ from . import solver
 from .plan import Plan
 from ..attribute import Attribute, together
 from ..judge import UNSURE, labels, one_colour
-from .statistics import NO_IMAGES, Distribution, summarise
+from .solver.draw import Draw
+from .statistics import NO_IMAGES, Distribution, drawn_floor, summarise
 from ..errors import DebiasError, quoted
 from ..files import read_json, write_atomic, writing
 from ..method.methods import Method
@@ -214,7 +215,7 @@ class Calibration:
             return None
         last = self.rounds[-1] if self.rounds[-1].complete else tried[-1]
         if self.plan.within is None:
-            reached = all(self._reached(last.distribution(i, a.target)) for i, a in enumerate(self.attributes))
+            reached = all(self._reached(i, last) for i in range(len(self.attributes)))
         else:
             reached = all(self.certainty(i) >= CERTAINTY for i in range(len(self.attributes)))
         if reached and len(tried) == 1:
@@ -229,11 +230,12 @@ class Calibration:
             for i, a in enumerate(self.attributes):
                 e = self.expected(i)
                 if e.certainty < HOPELESS and self.solvers[i].at_its_limit(self.history(i)):
-                    return (f"out of reach: the largest push gives {named_shares(a.names, e.shares)}, and the "
+                    return (f"out of reach: pushing gives about {named_shares(a.names, e.shares)}, and the "
                             f"target is {named_shares(a.names, a.target)}")
         if len(tried) - 1 >= self.plan.rounds and self.plan.within is not None:
-            return (f"not sure enough: all {self.plan.most_images - self.plan.held_out} images of the plan are used, and "
-                    f"the shares are known to lie within {100 * self._widest:.0f} points of the target")
+            used = self.plan.most_images - self.plan.held_out
+            return (f"not sure enough: all {used} images of the plan are used, and the shares are known to lie within "
+                    f"{100 * self._widest:.0f} points of the target")
         if len(tried) - 1 >= self.plan.rounds:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
@@ -291,9 +293,21 @@ class Calibration:
         """Is nothing left to measure?"""
         return self.stop is not None and (not self.plan.held_out or self.held_out is not None)
 
-    def _reached(self, d: Distribution) -> bool:
-        """2 N KL below the chi-square 95 % point: a further correction would chase noise. Or the user's tolerance."""
-        return d.kl <= (d.kl_floor95 if self.plan.tolerance is None else self.plan.tolerance)
+    def _reached(self, attribute: int, r: Round) -> bool:
+        """Is KL below what a fair model shows by chance, so that a correction would chase noise? Or the user's
+        tolerance."""
+        d = r.distribution(attribute, self.attributes[attribute].target)
+        return d.kl <= (self.floor(attribute, r) if self.plan.tolerance is None else self.plan.tolerance)
+
+    def floor(self, attribute: int, r: Round) -> float:
+        """KL that a round of a perfectly fair model stays below in 95 of 100 cases: by the chi-square distribution, or,
+        of images that drew a group, by simulation of those draws."""
+        target, solved = self.attributes[attribute].target, self.solvers[attribute]
+        steering, labels = r.steerings[attribute], r.labels[attribute]
+        if not steering.probabilities or not isinstance(solved, Draw):
+            return r.distribution(attribute, target).kl_floor95
+        drawn = [o for o, label in zip(steering.draws(r.seeds[:r.done], attribute), labels, strict=True) if label >= 0]
+        return drawn_floor(solved.matrix(self.history(attribute), steering.push), drawn, target)
 
     def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
         if np.shape(probabilities) != (images, len(attribute.groups)):
@@ -353,9 +367,9 @@ class Calibration:
             d = last.distribution(i, attribute.target)
             if d.unsure > 0.1 * (d.n + d.unsure):
                 found.append(f"{d.unsure} of {d.n + d.unsure} images could not be classified by {attribute.name}")
-            if not self._reached(d):
+            if not self._reached(i, last):
                 found.append(f"{attribute.name} does not meet its target: KL {d.kl:.4f}, noise floor "
-                             f"{d.kl_floor95:.4f}")
+                             f"{self.floor(i, last):.4f}")
         return found
 
     def save(self, path: str | Path) -> None:

@@ -5,9 +5,10 @@ that one number has one default, one range and one meaning everywhere.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
@@ -50,6 +51,9 @@ FIELDS = {
         "then the verification follows. 0: the tolerance counts.")),
     "batch_size": Field(4, 1, 4096, 64, 1, "Batch size", "Images generated at once."),
 }
+
+
+NUMBERS = ("images", "rounds", "held_out", "tolerance", "within")  # those of the plan "custom"
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,38 @@ HOW_SURE = Choice((*SURE, CUSTOM), "How sure", (
     "the more images; it stops as soon as they suffice. custom: the numbers of images, rounds and tolerance count."))
 
 
+def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1, seconds: float | None = None) -> str:
+    """How many images a calibration takes, and how long, in words; seconds are those of an image, where known."""
+    about, most = prompts * plan.about_images(attributes), prompts * plan.most_images
+    images = f"About {about:,} images" + (f", at most {most:,}" if most > about else "")
+    if seconds is None:
+        return f"{images}; how long that takes is said after the first ones."
+    return f"{images}; about {duration(about * seconds)} at the speed of the last calibration or audit here."
+
+
+def duration(seconds: float) -> str:
+    """In words, rounded up."""
+    return f"{math.ceil(seconds / 60)} minutes" if seconds > 90 else f"{math.ceil(seconds)} seconds"
+
+
+def unused(sure: str, numbers: Mapping[str, float]) -> str:
+    """What to tell a user whose form holds changed numbers beside a usual plan; "" where none is changed."""
+    changed = [name for name in NUMBERS if name in numbers and (numbers[name] or 0) != FIELDS[name].default]
+    return "" if sure == CUSTOM or not changed else (
+        f"How sure is '{sure}', which has numbers of its own: {', '.join(changed)} as set here are not used. Choose "
+        f"'{CUSTOM}' to use them.")
+
+
 def planned(sure: str, method: Method, **numbers: Any) -> Plan:
-    """The plan that a form asks for: one of `SURE`, or `CUSTOM` with its numbers; batch_size, seed and confidence are
-    of both. Raises DebiasError for a name that is not known.
+    """The plan that a form asks for: one of `SURE`, or `CUSTOM` with its `NUMBERS`, as `FIELDS` has them: tolerance 0
+    is none, and within is in points. batch_size, seed and confidence are of both. Raises DebiasError for a name that is
+    not known.
     """
     if sure == CUSTOM:
-        return Plan(**numbers)
+        numbers = {**numbers, "tolerance": numbers.get("tolerance") or None,
+                   "within": (numbers.get("within") or 0) / 100 or None}
+        return Plan(**{name: int(number) if name in ("images", "rounds", "held_out") else number
+                       for name, number in numbers.items()})
     if sure not in SURE:
         raise DebiasError(f"Expected how sure to be one of {', '.join((*SURE, CUSTOM))}, but {quoted(sure)} came.")
     usual = SURE[sure]

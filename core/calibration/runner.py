@@ -5,7 +5,6 @@ on every host: its checks, its files, its words.
 """
 from __future__ import annotations
 
-import math
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
 from .loop import HELD_OUT, ROUND, Calibration, Round, named_shares, round_names
 from .outcome import Outcome, file_names
-from .plan import Plan
+from .plan import Plan, duration
 from .result import holds, profile_of
 from .unfinished import Unfinished
 
@@ -45,6 +44,11 @@ class Progress:
     most: int
     seconds: float = 0.0
     about: int = 0
+
+    @property
+    def total(self) -> int:
+        """Images in all, as far as it can be told."""
+        return self.done + self.about
 
     @property
     def left(self) -> str:
@@ -135,6 +139,9 @@ class Host(Protocol):
 
     def say(self, progress: Progress) -> None:
         """Show how far the work has come."""
+
+    def speed(self, seconds: float) -> None:
+        """Remember how long an image took, for the next estimate; after a calibration or an audit."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +291,7 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
          works: Sequence[Unfinished]) -> list[int | None]:
     """Measure what is left of all prompts; returns the evaluations of each, None where a part was measured before."""
     evaluations: list[int | None] = []
+    before_all = _done(calibrations)
     try:
         for number, (calibration, prompt, work) in enumerate(zip(calibrations, prompts, works, strict=True)):
             resumed, before = bool(calibration.rounds), host.evaluations
@@ -300,7 +308,16 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
             evaluations.append(None if resumed or before is None or after is None else after - before)
     except host.interruption as stopped:
         outcome.stopped = stopped
+    images, seconds = (after - before for after, before in zip(_done(calibrations), before_all))
+    if images and seconds > 0:
+        host.speed(seconds / images)
     return evaluations
+
+
+def _done(calibrations: Sequence[Calibration]) -> tuple[int, float]:
+    """Images of all rounds, and the seconds that they took."""
+    rounds = [r for c in calibrations for r in c.rounds]
+    return sum(r.done for r in rounds), sum(r.seconds for r in rounds)
 
 
 def _progress(calibrations: Sequence[Calibration], number: int, current: Round | None) -> Progress:
@@ -313,11 +330,6 @@ def _progress(calibrations: Sequence[Calibration], number: int, current: Round |
     rounds = [r for c in calibrations for r in c.rounds]
     return Progress(calibration, current, len(calibrations), sum(r.done for r in rounds), most,
                     sum(r.seconds for r in rounds), about)
-
-
-def duration(seconds: float) -> str:
-    """In words, rounded up."""
-    return f"{math.ceil(seconds / 60)} minutes" if seconds > 90 else f"{math.ceil(seconds)} seconds"
 
 
 def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:

@@ -88,6 +88,22 @@ def noise_floor(groups: int, n: int, level: float = 0.95) -> tuple[float, float]
     return (groups - 1) / (2 * n), _chi2_quantile(groups - 1, _level(level)) / (2 * n)
 
 
+def drawn_floor(matrix: ArrayLike, drawn: Sequence[int], t: ArrayLike, level: float = 0.95, draws: int = 4000,
+                seed: int = 0) -> float:
+    """The quantile at `level` of KL(p||t), in nats, on images of which number k comes out by row drawn[k] of `matrix`.
+
+    matrix M [n + 1, n], shares by drawn option; drawn [N]; t [n]. Draws are spread evenly over seeds, so a perfectly
+    fair profile shows less KL than `noise_floor` says of independent images, and never more by this function. By
+    simulation.
+    """
+    matrix, n = np.asarray(matrix, float), len(drawn)
+    chance = np.random.default_rng(seed)
+    counts = sum(chance.multinomial(images, row, draws) for images, row in
+                 zip(np.bincount(drawn, minlength=len(matrix)), matrix, strict=True))
+    independent = noise_floor(int((np.asarray(t) > 0).sum()), n, level)[1]
+    return float(min(np.quantile(kl_divergence(shares(counts), t), _level(level)), independent))
+
+
 def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Wilson's score interval (low, high) of the share k / n (Wilson 1927), element-wise.
 

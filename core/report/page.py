@@ -109,18 +109,28 @@ def _attribute(profile: Profile, entry: Entry, i: int) -> dict:
     name = _spaced(attribute.name)
     if first is None:
         return dict(name=name, shares=None)
+    # Of a plan with a margin, rounds measure what is known least, not how near the target is.
     rounds = [(title, _distribution(r["attributes"][i], attribute.target))
-              for title, r in zip(_names(entry), entry.rounds, strict=True)]
+              for title, r in zip(_names(entry), entry.rounds, strict=True)
+              if not entry.expected or r["kind"] != ROUND]
     shares = shares_scene(attribute.names, first, last, width=NARROW).svg(f"Shares of {name}, see the table")
     kl = kl_scene(rounds, width=NARROW).svg(f"KL divergence of {name} by round, see the table") if rounds else None
-    moved, verdict = _verdict(first, last)
+    moved, verdict = _verdict(first, last, _floor(entry, i, last))
     unsure = "".join(f" {d.unsure} images {when} could not be classified and are left out." for d, when in
                      ((first, "without guidance"), (last, "with the profile")) if d and d.unsure)
     return dict(name=name, shares=Markup(shares), kl=kl and Markup(kl), moved=moved, verdict=verdict, unsure=unsure,
+                expected=_expected(attribute.names, entry.expected[i]) if entry.expected else "",
                 rows=_rows(attribute.names, first, last))
 
 
-def _verdict(before: Distribution, after: Distribution | None) -> tuple[str, str]:
+def _floor(entry: Entry, i: int, after: Distribution | None) -> float:
+    """What a fair model stays below in 95 of 100 cases: where images drew a group, the smaller one of such draws."""
+    if after is None or entry.after is None:
+        return math.inf
+    return min(after.kl_floor95, entry.after[i].get("drawn_floor95") or math.inf)
+
+
+def _verdict(before: Distribution, after: Distribution | None, floor: float) -> tuple[str, str]:
     """(what moved, what to make of it)."""
     def away(d: Distribution) -> str:
         return f"{percent(d.total_variation)} of the images would have to show another group to meet the target"
@@ -129,11 +139,19 @@ def _verdict(before: Distribution, after: Distribution | None) -> tuple[str, str
         return f"Without guidance, {away(before)} ({before.n} images). The profile was not verified on new seeds.", ""
     moved = (f"Without guidance, {away(before)}; with the profile it is {percent(after.total_variation)}, on "
              f"{after.n} images whose seeds the calibration did not use.")
-    if after.kl <= after.kl_floor95:
+    if after.kl <= floor:
         return moved, f"What is left cannot be told from chance at {after.n} images."
     if after.kl < before.kl:
         return moved, "Nearer to the target, but what is left is more than chance explains."
     return moved, "This is not nearer to the target than without guidance."
+
+
+def _expected(names: Sequence[str], expected: Mapping) -> str:
+    shares = ", ".join(f"{name} {percent(share)} ({100 * low:.0f} to {100 * high:.0f})" for name, share, (low, high) in
+                       zip(names, expected["shares"], expected["intervals"], strict=True))
+    return (f"By all {expected['images']} images of audit and rounds, the shares with the profile are {shares}, in "
+            f"95 % intervals. Every share lies within {100 * expected['within']:g} points of its target with "
+            f"{percent(expected['certainty'])} certainty.")
 
 
 def _overview(profile: Profile, entries: Sequence[Entry]) -> list[list[str]]:
@@ -141,10 +159,11 @@ def _overview(profile: Profile, entries: Sequence[Entry]) -> list[list[str]]:
     for entry in entries:
         for i, attribute in enumerate(profile.attributes):
             before, after = _distributions(profile, entry, i)
-            last = after or before
+            last, floor = after or before, _floor(entry, i, after)
             rows.append([entry.prompt, _spaced(attribute.name), kl_words(before.kl) if before else "",
-                         kl_words(after.kl) if after else "not verified", kl_words(last.kl_floor95) if last else "",
-                         ("yes" if after.kl <= after.kl_floor95 else "no") if after else ""])
+                         kl_words(after.kl) if after else "not verified",
+                         kl_words(min(last.kl_floor95, floor)) if last else "",
+                         ("yes" if after.kl <= floor else "no") if after else ""])
     return rows
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 from ...core.attribute import Attribute, parse, together
-from ...core.calibration.plan import Plan
+from ...core.calibration.plan import CUSTOM, NUMBERS, Plan, planned
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import fingerprint, read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
@@ -56,10 +56,15 @@ def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
     attributes = _attributes(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
+    numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
+    sure = options.sure or (CUSTOM if numbers else "normal")
+    if numbers and sure != CUSTOM:
+        raise DebiasError(f"--{next(iter(numbers)).replace('_', '-')} is a number of --sure {CUSTOM}, but --sure "
+                          f"{sure} came, which has its own. Leave one of them out.")
     _keep(options)
     bench = _bench(options, attributes)
-    plan = Plan(options.images, options.rounds, options.held_out, options.tolerance or None, bench.batch_size,
-                options.seed or 0, options.confidence, options.within / 100 or None)
+    plan = planned(sure, method, **numbers, batch_size=bench.batch_size, seed=options.seed or 0,
+                   confidence=options.confidence)
     return _calibrate(bench, options.prompt, attributes, method, plan, options)
 
 
@@ -69,7 +74,7 @@ def demo(options) -> dict:
     options.model, options.name = "demo", "demo"
     _keep(options)
     bench = _bench(options, attributes)
-    plan = Plan(batch_size=bench.batch_size, seed=options.seed or 0)
+    plan = planned("normal", METHODS["default"], batch_size=bench.batch_size, seed=options.seed or 0)
     return _calibrate(bench, [DEMO_PROMPT], attributes, METHODS["default"], plan, options)
 
 
@@ -119,12 +124,12 @@ class _Bar:
             from tqdm import tqdm
             if progress.done:
                 print(f"Continuing after {progress.done} images.", flush=True)
-            self.bar = tqdm(unit="image", total=progress.most, initial=progress.done)
+            self.bar = tqdm(unit="image", total=progress.total, initial=progress.done)
         self.bar.set_description(progress.name.rjust(8), refresh=False)
-        self.bar.total = progress.most
+        self.bar.total = progress.total
         self.bar.update(progress.done - self.bar.n)
         if progress.current and progress.current.complete:
-            self.bar.write(f"{progress.name.rjust(8)}: {'; '.join(progress.shares)}")
+            self.bar.write(f"{progress.name.rjust(8)}: {'; '.join(filter(None, [*progress.shares, progress.left]))}")
 
 
 def generate(options) -> dict:

@@ -5,7 +5,7 @@ import argparse
 import math
 from typing import Callable, Sequence
 
-from ...core.calibration.plan import FIELDS
+from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS
 from ...core.errors import DebiasError, short
 from ...core.method.methods import CHOICES
 from ...core.schema import MOST_IMAGES
@@ -155,12 +155,14 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         attributes(sub)
         planned(sub, "confidence")
 
-    def planned(sub, *names: str):
+    def planned(sub, *names: str, custom: bool = False):
         for name in names:
             asked = FIELDS[name]
             kind = _whole if isinstance(asked.default, int) else _number
-            sub.add_argument(f"--{name.replace('_', '-')}", type=kind(asked.low, asked.high), default=asked.default,
-                             help=f"{asked.help.replace('%', '%%')} Default: {asked.default:g}.")
+            default = f"{f'With --sure {CUSTOM}; default' if custom else 'Default'}: {asked.default:g}."
+            sub.add_argument(f"--{name.replace('_', '-')}", type=kind(asked.low, asked.high),
+                             default=None if custom else asked.default,
+                             help=f"{asked.help.replace('%', '%%')} {default}")
 
     def out(sub, default: str | None = None, required: bool = True):
         sub.add_argument("--out", type=_text, default=default, required=required and default is None,
@@ -179,7 +181,9 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--prompt", action="append", required=True,
                      help="repeat the option for several; each is calibrated by itself")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
-    planned(sub, "images", "rounds", "held_out", "tolerance", "within")
+    sub.add_argument("--sure", choices=HOW_SURE.values, help=f"{HOW_SURE.help.replace('%', '%%')} Default: normal; "
+                     f"{CUSTOM} where one of the numbers below is given.")
+    planned(sub, *NUMBERS, custom=True)
     for name, choice in CHOICES.items():
         sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
                          help=choice.help.replace("%", "%%"))

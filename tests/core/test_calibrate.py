@@ -1,12 +1,16 @@
 """The calibration loop with a synthetic host: images are one number each, which decides the group they show."""
 import itertools
+import re
 
 import numpy as np
 import pytest
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3
 from sd_debias.core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, round_names
-from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
+from sd_debias.core.calibration.speed import known, remember
+from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
+from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
 
 SHIFT = Method(spend="shift")
@@ -192,7 +196,89 @@ def test_a_margin_ends_a_calibration_as_soon_as_it_is_sure(method):
 def test_a_margin_that_is_not_reached_is_not_claimed():
     c = calibration(images=10, rounds=2, held_out=0, within=0.01)
     run(c, Host())
-    assert c.stop.startswith("all 2 rounds used") and c.certainty(0) < 0.95
+    assert c.stop.startswith("not sure enough: all 30 images of the plan are used") and c.certainty(0) < 0.95
+
+
+def test_a_plan_with_a_margin_verifies_once_and_learns_nothing_from_it():
+    c = calibration(images=50, rounds=40, round_images=10, held_out=20, within=0.05)
+    run(c, Host())
+    assert [r.kind for r in c.rounds].count(HELD_OUT) == 1 and c.rounds[-1].kind == HELD_OUT
+    known, (expected,) = c.expected(0), [c._expected(0, c.steerings[0])]
+    unverified = Calibration(c.prompt, c.attributes, c.method, c.plan, c.rounds[:-1])
+    assert known == expected == unverified.expected(0) and c.steerings == unverified.steerings
+    assert sum(known.shares) == pytest.approx(1) and all(low < share < high for share, (low, high) in
+                                                         zip(known.shares, known.intervals))
+
+
+def test_rounds_may_have_another_number_of_images_than_the_audit():
+    c = calibration(images=50, rounds=3, round_images=20, held_out=0, within=0.01)
+    run(c, Host())
+    assert [len(r.seeds) for r in c.rounds] == [50, 20, 20, 20]
+    seeds = [seed for r in c.rounds for seed in r.seeds]
+    assert sorted(seeds) == list(range(110))
+
+
+class Stubborn(Host):
+    """No push changes whom it shows."""
+
+    def generate(self, weights, seeds):
+        return super().generate(0 * weights, seeds)
+
+
+@pytest.mark.parametrize("method", [METHODS["default"], METHODS["shift"]], ids=["draw", "shift"])
+def test_a_target_out_of_reach_ends_it_early_with_the_nearest_share(method):
+    c = Calibration("a photo of a doctor", [GENDER], method, planned("normal", method, batch_size=10))
+    run(c, Stubborn())
+    assert re.match(r"out of reach: pushing gives about man \d\d %, woman \d\d %, and the target is man 50 %, "
+                    r"woman 50 %", c.stop)
+    assert sum(r.done for r in c.rounds) < 0.7 * c.plan.most_images
+
+
+def test_a_verification_that_was_repeated_is_called_no_test():
+    host = Host(men=0.62)
+    c = calibration(images=20, held_out=1200, rounds=4)
+    run(c, host)
+    looks = sum(r.kind == HELD_OUT for r in c.rounds)
+    assert looks > 1 and any(f"repeated, {looks} times" in warning for warning in c.warnings)
+
+
+def test_a_fair_profile_of_draws_stays_below_a_lower_floor_than_independent_images():
+    steering = Steering((0.0, 0.0), (0.6, 0.0, 0.4))
+    drawn, matrix = steering.draws(range(400)), [[5 / 6, 1 / 6], [1, 0], [0, 1]]
+    floor = drawn_floor(matrix, drawn, (0.5, 0.5))
+    chance = np.random.default_rng(1)
+    counts = sum(chance.multinomial(n, row, 20_000) for n, row in zip(np.bincount(drawn, minlength=3), matrix))
+    kl = kl_divergence(shares(counts), (0.5, 0.5))
+    assert floor < 0.5 * noise_floor(2, 400)[1] and np.mean(kl > floor) == pytest.approx(0.05, abs=0.012)
+
+
+@pytest.mark.parametrize("sure, method, images", [
+    ("quick", "default", (30, 10, 20, 0.10)), ("normal", "default", (50, 10, 20, 0.05)),
+    ("normal", "shift", (50, 50, 20, 0.05)), ("sure", "default", (100, 20, 60, 0.03))])
+def test_a_usual_plan_is_what_how_sure_says(sure, method, images):
+    plan = planned(sure, METHODS[method], batch_size=3, seed=7, confidence=0.5, images=9, rounds=9, held_out=9)
+    assert (plan.images, plan.step, plan.held_out, plan.within) == images
+    assert (plan.batch_size, plan.seed, plan.confidence) == (3, 7, 0.5) and plan.tolerance is None
+
+
+def test_own_numbers_are_the_plan_custom_and_else_said_to_be_unused():
+    numbers = dict(images=40, rounds=2, held_out=10, tolerance=0.0, within=5.0)
+    assert planned("custom", METHODS["default"], **numbers) == Plan(40, 2, 10, within=0.05)
+    assert "images, rounds, held_out, within as set here are not used" in unused("normal", numbers)
+    assert not unused("custom", numbers) and not unused("normal", dict(images=100, rounds=4, held_out=200))
+    with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom, but 'very' came"):
+        planned("very", METHODS["default"])
+
+
+def test_an_estimate_says_images_and_the_time_of_this_machine(tmp_path):
+    plan = planned("normal", METHODS["default"])
+    said = "About 250 images, at most 820; how long that takes is said after the first ones."
+    assert estimate(plan, [GENDER]) == said
+    assert known(tmp_path / "speed") is None
+    remember(tmp_path / "speed", 1.5)
+    assert "About 500 images, at most 1,640; about 13 minutes" in estimate(plan, [GENDER], 2, known(tmp_path / "speed"))
+    (tmp_path / "speed").write_text('{"seconds_an_image": -1}')
+    assert known(tmp_path / "speed") is None
 
 
 @pytest.mark.parametrize("plan, said", [
@@ -203,9 +289,21 @@ def test_a_margin_of_no_use_is_refused(plan, said):
         Plan(**plan)
 
 
-@pytest.mark.parametrize("done, most, seconds, left", [
-    (0, 400, 0.0, "at most 400 images more"), (100, 400, 50.0, "at most 300 images more, about 3 minutes"),
-    (100, 1400, 5.0, "at most 1,300 images more, about 65 seconds"), (400, 400, 100.0, "")])
-def test_what_is_left_is_said_at_the_speed_so_far(done, most, seconds, left):
+@pytest.mark.parametrize("done, most, seconds, about, left", [
+    (0, 400, 0.0, 400, "about 400 images more"), (100, 400, 50.0, 300, "about 300 images more, 3 minutes"),
+    (100, 1400, 5.0, 200, "about 200 images more, 10 seconds; at most 1,300"), (400, 400, 100.0, 0, "")])
+def test_what_is_left_is_said_at_the_speed_so_far(done, most, seconds, about, left):
     from sd_debias.core.calibration.runner import Progress
-    assert Progress(calibration(), None, 1, done, most, seconds).left == left
+    assert Progress(calibration(), None, 1, done, most, seconds, about).left == left
+
+
+def test_what_is_about_to_come_follows_what_is_known():
+    plan = planned("normal", METHODS["default"], batch_size=10)
+    c = Calibration("a photo of a doctor", [GENDER], METHODS["default"], plan)
+    guessed, left = c.about_left, []
+    for _ in c.run(Host().generate, Host().classify):
+        left.append(c.about_left)
+    made = sum(r.done for r in c.rounds)
+    assert guessed == 250 and left[-1] == 0 and all(n >= 0 for n in left)
+    halfway = len(left) // 2
+    assert left[halfway] == pytest.approx(made - 10 * (halfway + 1), abs=60)

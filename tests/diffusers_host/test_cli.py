@@ -12,7 +12,7 @@ from sd_debias.diffusers_host.cli import commands as cli
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.cli.options import parsed
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.plan import FIELDS, Plan
+from sd_debias.core.calibration.plan import FIELDS, NUMBERS, Plan
 from sd_debias.demo_model.model import CLASSIFIER, FOLDER
 from sd_debias.core.files import exclusive
 from sd_debias.core.profile.file import Profile
@@ -324,8 +324,14 @@ def test_another_text_encoder_is_another_model(tmp_path):
 
 
 def test_a_calibration_measures_as_much_as_on_every_other_host():
-    """The ComfyUI node, the web UI and its API take their defaults from `FIELDS` too."""
+    """The ComfyUI node, the web UI and its API take their defaults from `HOW_SURE` and `FIELDS` too."""
     options = parsed(cli.COMMANDS, ["calibrate", "--prompt", "a photo of a doctor", "--out", "x"])
-    asked = {name: getattr(options, name) for name in FIELDS if name != "batch_size"}
-    assert asked == {name: field.default for name, field in FIELDS.items() if name != "batch_size"}
-    assert (options.images, options.rounds, options.held_out) == (Plan().images, Plan().rounds, Plan().held_out)
+    assert options.sure is None and all(getattr(options, name) is None for name in NUMBERS)
+    assert options.confidence == FIELDS["confidence"].default
+    assert (FIELDS["images"].default, FIELDS["rounds"].default, FIELDS["held_out"].default) == (
+        Plan().images, Plan().rounds, Plan().held_out)
+
+
+def test_numbers_beside_a_usual_plan_are_refused(capsys):
+    assert main(["calibrate", "--prompt", "x", "--out", "x", "--sure", "quick", "--held-out", "5"]) == 1
+    assert "--held-out is a number of --sure custom, but --sure quick came" in capsys.readouterr().err

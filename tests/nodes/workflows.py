@@ -51,4 +51,6 @@ def on_the_demo_model(prompt: dict) -> dict:
                            ("batch_size", 4)):
             if isinstance(inputs.get(name), int):
                 inputs[name] = min(inputs[name], most)
+        if "sure" in inputs:
+            inputs["sure"] = "custom"
     return swapped

@@ -41,16 +41,16 @@ class Draw:
         return Steering((0.0,) * len(self.target), tuple(q.tolist()), strength)
 
     def answer(self, history: Sequence[Measurement]) -> Steering:
-        """Probabilities from all that was measured, at the least strength that meets the target, or comes nearest.
+        """Probabilities from all that was measured, at the strength of the last push.
 
         A round that left every image alone is no answer by its own few images: M's first row has those of all rounds.
         """
         none = Steering.none(len(self.target))
-        strengths = sorted({m.steering.push for m in history if m.steering.probabilities})
-        if not strengths:
+        pushed = [m for m in history if m.steering.probabilities]
+        if not pushed:
             return none
-        solved = [(*self._solved(history, strength), strength) for strength in strengths]
-        q, _, strength = next((found for found in solved if found[1] <= self.REACHED), min(solved, key=lambda s: s[1]))
+        strength = pushed[-1].steering.push
+        q, _ = self._solved(history, strength)
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
 
     def at_its_limit(self, history: Sequence[Measurement]) -> bool:
@@ -58,7 +58,7 @@ class Draw:
 
     def _solved(self, history: Sequence[Measurement], strength: float) -> tuple[np.ndarray, float]:
         """q [n + 1], and KL(q M || t)."""
-        matrix = self._matrix(history, strength)
+        matrix = self.matrix(history, strength)
         q = least_push(matrix, self.target)
         return q, float(kl_divergence(q @ matrix, self.target))
 
@@ -79,7 +79,7 @@ class Draw:
         rows = np.stack([chance.dirichlet(row, draws) for row in counts])  # [n + 1, draws, n]
         return np.tensordot(np.asarray(q), rows, axes=1)
 
-    def _matrix(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
+    def matrix(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
         """M [n + 1, n]: posterior means of the outcomes by option."""
         counts = self._counts(history, strength)
         return counts / counts.sum(1, keepdims=True)

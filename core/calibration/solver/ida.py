@@ -9,10 +9,13 @@ from typing import Sequence
 
 import numpy as np
 
-from ..statistics import noise_floor, reachable, smoothed
+from ..statistics import g_test, noise_floor, reachable, smoothed
 from ...method.draw import Steering
 from . import Measurement, best
 from .response import SLOPES, Response, fit
+
+
+ENOUGH = 200  # pushed images that tell whether pushes do anything
 
 
 class Ida:
@@ -57,8 +60,12 @@ class Ida:
         return self._response(history).shares(steering.weights)
 
     def at_its_limit(self, history: Sequence[Measurement]) -> bool:
-        """Were the largest weights tried twice?"""
-        return sum(max(map(abs, m.steering.weights)) > 0.999 * self.largest for m in history) > 1
+        """Were the largest weights tried twice, or do pushed images show whom those of the audit show, as far as chance
+        can tell (G-test, on enough of them)?"""
+        if sum(max(map(abs, m.steering.weights)) > 0.999 * self.largest for m in history) > 1:
+            return True
+        pushed = sum((m.counts for m in history if any(m.steering.weights)), np.zeros(len(self.target)))
+        return pushed.sum() >= ENOUGH and g_test(pushed, smoothed(history[0].counts))[1] > 0.05
 
     def _response(self, history: Sequence[Measurement]) -> Response:
         return fit([m.steering.weights for m in history], [m.counts for m in history], self.slope)

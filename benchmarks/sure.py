@@ -1,0 +1,170 @@
+"""How sure "sure enough" is: calibrations by the usual plans, beside what is true of their answers.
+
+    python benchmarks/sure.py                       # an hour on two cores, resumable
+    python benchmarks/sure.py --occupations doctor
+
+Pictures are made and labelled once an occupation, for every option of a draw, on shuffled, non-consecutive seeds: some
+for calibrations, others for the truth. Ten calibrations of each plan then take theirs in an order of their own. An answer's
+true shares are q M, with M counted on pictures that no calibration has seen. Results are kept in sure.json as they come;
+sure.md is their tables.
+"""
+from __future__ import annotations
+
+import harness
+import numpy as np
+import torch
+from demo_training import artwork, captions
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.calibration.loop import HELD_OUT, Calibration
+from sd_debias.core.calibration.plan import SURE, planned
+from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
+from sd_debias.core.method.methods import METHODS
+
+METHOD = METHODS["default"]
+ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
+# Occupations from nearly even to nearly of one group; tones of every second one.
+OCCUPATIONS = artwork.OCCUPATIONS[::2]
+REPEATS = 10
+ALONE, PUSHED = 800, 200        # pictures that calibrations may use, without a push and with each one
+TRUE_ALONE, TRUE_PUSHED = 1000, 200  # and those that tell the truth
+BATCH = 50
+FLOOR_IMAGES = 400              # of the table of floors
+PLANS = ("quick", "normal")
+
+
+def jobs() -> list[dict]:
+    return [dict(attribute=attribute, occupation=subject) for attribute in ATTRIBUTES
+            for subject in (OCCUPATIONS if attribute == "gender" else OCCUPATIONS[::2])]
+
+
+def seeds_of(occupation: str, option: int, n: int) -> list[int]:
+    """Seeds of an option's pictures: of all 40-bit numbers, without order."""
+    chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), option])
+    return chance.choice(2 ** 40, n, replace=False).tolist()
+
+
+def labels_of(attribute, occupation: str, option: int, n: int) -> np.ndarray:
+    """Labels [n] of pictures that are left alone (option 0) or pushed to a group (its number from 1)."""
+    prompt, classify = captions.prompt(occupation), harness.bench.classifier(attribute)
+    seeds, found = seeds_of(occupation, option, n), []
+    push = -METHOD.unit * torch.eye(len(attribute.groups))[[option - 1]] if option else None
+    for at in range(0, n, BATCH):
+        batch = seeds[at:at + BATCH]
+        images, _ = harness.bench.generate_anew(prompt, batch, [attribute] if option else (), method=METHOD,
+                                                weights=None if push is None else push.expand(len(batch), -1))
+        found.append(classify(images).argmax(1))
+    return np.concatenate(found)
+
+
+class Pictures:
+    """Stands for the model: what a calibration asks for comes out of the labelled pictures, in an order of its own."""
+
+    def __init__(self, labels: list[np.ndarray], repeat: int):
+        chance = np.random.default_rng(repeat)
+        self.left = [iter(chance.permutation(own)) for own in labels]
+        self.groups = len(labels) - 1
+
+    def generate(self, weights, seeds) -> list[np.ndarray]:
+        """Pictures that hold their label; two of their pixels differ, so that they are not of one colour."""
+        options = [0 if not row.any() else int(row.argmin()) + 1 for row in weights]
+        return [np.array([[[next(self.left[option])] * 3, [255] * 3]], np.uint8) for option in options]
+
+    def classify(self, images) -> list[np.ndarray]:
+        return [np.eye(self.groups)[[int(image[0, 0, 0]) for image in images]]]
+
+
+def measure(job: dict) -> tuple[dict, str]:
+    """The pictures of one occupation, and the calibrations on them."""
+    attribute = ATTRIBUTES[job["attribute"]]
+    n, runs = len(attribute.groups), []
+    both = [labels_of(attribute, job["occupation"], option, ALONE + TRUE_ALONE if option == 0 else PUSHED + TRUE_PUSHED)
+            for option in range(n + 1)]
+    used = [own[:ALONE if option == 0 else PUSHED] for option, own in enumerate(both)]
+    truth = np.array([shares(np.bincount(own[ALONE if option == 0 else PUSHED:], minlength=n))
+                      for option, own in enumerate(both)])
+    for sure in PLANS:
+        for repeat in range(REPEATS):
+            pictures = Pictures(used, repeat)
+            calibration = Calibration("a picture", [attribute], METHOD, planned(sure, METHOD, batch_size=10))
+            for _ in calibration.run(pictures.generate, pictures.classify):
+                pass
+            steering = calibration.steerings[0]
+            q = np.array(steering.probabilities or (1.0,) + (0.0,) * n)
+            if steering.push != METHOD.unit:
+                raise RuntimeError(f"{job}: a stronger push was asked for, of which there are no pictures")
+            true, verified = q @ truth, calibration.held_out
+            drawn = np.array(steering.draws(range(FLOOR_IMAGES)))
+            runs.append(dict(
+                sure=sure, begun=sum(r.done for r in calibration.rounds),
+                verified=sum(r.kind == HELD_OUT for r in calibration.rounds), certainty=calibration.certainty(0),
+                off=float(np.abs(true - attribute.target).max()), kl=float(kl_divergence(true, attribute.target)),
+                said=any("does not meet" in warning for warning in calibration.warnings), q=q.tolist(),
+                first_look_kl=verified.distribution(0, attribute.target).kl,
+                fair_floor=drawn_floor(fair(truth, q, attribute.target), drawn, attribute.target),
+                fair_exceeds=exceeds(fair(truth, q, attribute.target), drawn, attribute.target)))
+    covered = {sure: sum(r["off"] <= SURE[sure].within for r in runs if r["sure"] == sure) for sure in PLANS}
+    begun = {sure: float(np.mean([r["begun"] for r in runs if r["sure"] == sure])) for sure in PLANS}
+    return dict(truth=truth.tolist(), runs=runs), f"{begun} pictures begun, {covered} of {REPEATS} within the margin"
+
+
+def fair(truth: np.ndarray, q: np.ndarray, target) -> np.ndarray:
+    """M whose q M is the target exactly: the difference is taken from the pictures that are left alone."""
+    off = (q @ truth - np.asarray(target)) / max(q[0], 1e-9)
+    moved = np.vstack([np.clip(truth[0] - off, 0, None), truth[1:]])
+    return moved / moved.sum(1, keepdims=True)
+
+
+def exceeds(matrix: np.ndarray, drawn: np.ndarray, target, draws: int = 4000) -> float:
+    """Share of a perfectly fair profile's runs whose KL is above the 95 % point of independent pictures."""
+    chance = np.random.default_rng(0)
+    counts = sum(chance.multinomial(images, row, draws)
+                 for images, row in zip(np.bincount(drawn, minlength=len(matrix)), matrix))
+    return float(np.mean(kl_divergence(shares(counts), target) > noise_floor(len(target), len(drawn))[1]))
+
+
+def tables(results: list[dict]) -> str:
+    """Markdown: plans by attribute, then one row an occupation."""
+    text = [f"""# How sure is sure enough
+
+Made by `python benchmarks/sure.py` on {harness.machine()}. {REPEATS} calibrations of every plan and occupation with the default
+method, to even shares. They take pictures from {ALONE} that were left alone and {PUSHED} of every push, on shuffled, non-consecutive
+seeds; the true shares of an answer are counted on {TRUE_ALONE:,} and {TRUE_PUSHED} others, so that they are known within about a point
+and a half themselves. "Begun" counts all pictures, the verification's included. "Covered": every true share lies within the plan's
+margin of its target. "Said": the verification found the answer off its target, by chance in about 1 of 20.
+
+| attribute | plan | margin, points | occupations | calibrations | pictures begun: mean, most | sure by its own account | covered | mean deviation, points | largest | mean KL | said |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""]
+    for attribute in ATTRIBUTES:
+        rows = [r for r in results if r["attribute"] == attribute]
+        for sure in PLANS if rows else ():
+            runs = [run for r in rows for run in r["runs"] if run["sure"] == sure]
+            off, begun = np.array([run["off"] for run in runs]), [run["begun"] for run in runs]
+            text.append(f"| {attribute} | {sure} | {100 * SURE[sure].within:g} | {len(rows)} | {len(runs)} | {np.mean(begun):.0f}, {max(begun)} "
+                        f"| {sum(run['certainty'] >= 0.95 for run in runs)} | {sum(off <= SURE[sure].within)} | {100 * off.mean():.1f} "
+                        f"| {100 * off.max():.1f} | {np.mean([run['kl'] for run in runs]):.4f} | {sum(run['said'] for run in runs)} |")
+    text.append(f"""
+## Floors of draws
+
+Draws are spread evenly over the seeds, so a perfectly fair profile's shares vary less than those of independent pictures. Of
+{FLOOR_IMAGES} pictures: the 95 % point of KL of a perfectly fair profile with these draws, by simulation; that of independent pictures;
+and how often the fair profile exceeds the latter, which would be 5 % of independent ones. Means over the answers of the plan "normal".
+
+| attribute | occupation | shares that the model shows | pictures begun: quick, normal | covered: quick, normal | floor of these draws | of independent pictures | fair profile above the latter |
+|---|---|---|---|---|---|---|---|""")
+    for r in results:
+        runs = {sure: [run for run in r["runs"] if run["sure"] == sure] for sure in PLANS}
+        normal, n = runs["normal"], len(r["truth"][0])
+        begun = ", ".join(f"{np.mean([run['begun'] for run in own]):.0f}" for own in runs.values())
+        covered = ", ".join(f"{sum(run['off'] <= SURE[sure].within for run in own)} of {len(own)}"
+                            for sure, own in runs.items())
+        text.append(
+            f"| {r['attribute']} | {r['occupation']} | {', '.join(f'{share:.2f}' for share in r['truth'][0])} "
+            f"| {begun} | {covered} "
+            f"| {np.mean([run['fair_floor'] for run in normal]):.4f} | {noise_floor(n, FLOOR_IMAGES)[1]:.4f} "
+            f"| {np.mean([run['fair_exceeds'] for run in normal]):.2%} |")
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    harness.run("sure", jobs(), measure, tables, harness.parser(__doc__).parse_args())
