@@ -1,8 +1,9 @@
 """The methods that are published or usual, side by side: same model, prompts, seeds, sampler and classifier.
 
-    python benchmarks/peers.py
+    python benchmarks/peers.py              # hours on two cores, resumable
+    python benchmarks/peers.py --out docs   # the published ones
 
-A run goes on where docs/peers.json ends.
+A run goes on where peers.json of that folder ends.
 """
 from __future__ import annotations
 
@@ -16,54 +17,59 @@ import numpy as np
 import torch
 from diffusers import SemanticStableDiffusionPipeline
 from harness import FIRST_SEED, TEST_SEED
+from peers_common import BATCH, OCCUPATIONS, drawn
+from peers_equisteer import equisteer
+from peers_texts import embedding_arithmetic, fairimagen
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.report.chart import LIGHT, Scene
 from demo_training import captions
 from sd_debias.core.method.methods import ALONE
-from sd_debias.core.calibration.statistics import deviation_ratio, dirichlet_interval
+from sd_debias.core.calibration.statistics import deviation_ratio, dirichlet_interval, shares, total_variation
 from sd_debias.core.method.safe_latent import PRESETS
 from sd_debias.core.method.methods import METHODS, Method, named
 from sd_debias.core.method.draw import Steering
+from sd_debias.core.profile.file import Profile
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
-OCCUPATIONS = ("doctor", "teacher", "mechanic", "farmer")
-TESTED, BATCH = 400, 50
+TESTED = 400
+EXPLICIT = 100  # pictures of a prompt that names a group, for each group
 OURS = re.compile("^IDA, (shift|draw)|^draw")  # the rest is published or usual
 PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
 
 
+# A peer is set up for a prompt and an attribute: peer(prompt, attribute) returns generate(seeds, asked=prompt), which
+# makes pictures of whatever prompt is asked for with that set-up, and the number of pictures that the set-up took.
+
+
 def ida(method: Method, plan: Plan = PLAN) -> Callable:
-    """A calibration of this package; returns generate(prompt, seeds) and the pictures that it took."""
+    """A calibration of this package, and its profile applied as every host does."""
     def calibrate(prompt, attribute):
         calibration = Calibration(prompt, [attribute], method, plan)
         for _ in harness.bench.run(calibration):
             pass
-        return (lambda seeds: harness.bench.generate(prompt, seeds, [attribute], calibration.steerings, method)[0],
+        profile = profile_of("peers", [calibration], harness.bench.setting, "demo")
+        return (lambda seeds, asked=prompt: harness.bench.apply(profile, asked, seeds)[0],
                 sum(r.done for r in calibration.rounds))
     return calibrate
 
 
 def plain(prompt, attribute):
-    return lambda seeds: harness.bench.generate_anew(prompt, seeds)[0], 0
-
-
-def drawn(attribute, seeds) -> np.ndarray:
-    """A group for each seed by the target's shares: the same for every method that sends each picture to one."""
-    return np.array(Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target)).draws(seeds)) - 1
+    return lambda seeds, asked=prompt: harness.bench.generate_anew(asked, seeds)[0], 0
 
 
 def suffix(prompt, attribute):
     """"..., a woman" behind the prompt, the group drawn for each picture, as dynamic prompts do."""
-    def generate(seeds):
+    def generate(seeds, asked=prompt):
         chosen = drawn(attribute, seeds)
         images = [None] * len(seeds)
         for number, group in enumerate(attribute.groups):
             own = np.flatnonzero(chosen == number)
-            made, _ = harness.bench.generate(f"{prompt}, {group.texts[0]}", [seeds[i] for i in own])
+            made, _ = harness.bench.generate(f"{asked}, {group.texts[0]}", [seeds[i] for i in own])
             for i, image in zip(own, made):
                 images[i] = image
         return np.stack(images)
@@ -80,11 +86,11 @@ def negative_prompt(prompt, attribute):
     """The commonest group's name as the negative prompt, set by hand."""
     away = attribute.groups[commonest(prompt, attribute)].texts[0]
 
-    def generate(seeds):
+    def generate(seeds, asked=prompt):
         bench, setting = harness.bench, dict(harness.bench.setting)
         bench.setting["negative_prompt"] = away
         try:
-            return bench.generate_anew(prompt, seeds)[0]
+            return bench.generate_anew(asked, seeds)[0]
         finally:
             bench.setting = setting
     return generate, 100
@@ -94,8 +100,8 @@ def sld(prompt, attribute):
     """Safe Latent Diffusion, medium, away from the commonest group alone."""
     method = Method("embedding", ALONE, "shift", guidance=PRESETS["medium"])
     weights = np.eye(len(attribute.groups))[commonest(prompt, attribute)]
-    return (lambda seeds: harness.bench.generate(prompt, seeds, [attribute], [Steering(tuple(weights))],
-                                                 method)[0], 100)
+    return (lambda seeds, asked=prompt: harness.bench.generate(asked, seeds, [attribute], [Steering(tuple(weights))],
+                                                               method)[0], 100)
 
 
 def sega(scale: float, threshold: float, warmup: float, reverse: bool = False) -> Callable:
@@ -107,7 +113,7 @@ def sega(scale: float, threshold: float, warmup: float, reverse: bool = False) -
         pipe.set_progress_bar_config(disable=True)
         texts, s = [group.texts[0] for group in attribute.groups], harness.bench.setting
 
-        def generate(seeds):
+        def generate(seeds, asked=prompt):
             chosen = drawn(attribute, seeds)
             images = [None] * len(seeds)
             for group in range(len(texts)):
@@ -115,7 +121,7 @@ def sega(scale: float, threshold: float, warmup: float, reverse: bool = False) -
                 edits = range(len(texts)) if reverse else [group]
                 n = len(edits)
                 for part in (own[i:i + BATCH] for i in range(0, len(own), BATCH)):
-                    made = pipe([prompt] * len(part), num_inference_steps=s["steps"], guidance_scale=s["cfg"],
+                    made = pipe([asked] * len(part), num_inference_steps=s["steps"], guidance_scale=s["cfg"],
                                 generator=[torch.Generator("cpu").manual_seed(seeds[i]) for i in part],
                                 editing_prompt=[texts[i] for i in edits],
                                 reverse_editing_direction=[i != group for i in edits],
@@ -141,14 +147,15 @@ def uce_loop(prompt, attribute, images: int = 10, most: int = 30, dead_zone: flo
         if np.abs(observed - attribute.target).max() <= dead_zone:
             break
         a = a + observed - attribute.target  # a positive weight pushes away
-    return lambda seeds: bench.generate(prompt, seeds, [attribute], [Steering(tuple(a))], method)[0], \
-        (number + 1) * images
+    return (lambda seeds, asked=prompt: bench.generate(asked, seeds, [attribute], [Steering(tuple(a))], method)[0],
+            (number + 1) * images)
 
 
 def every_picture(prompt, attribute):
-    """This package's draw without calibration: each picture is sent to a group drawn from the target."""
-    steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
-    return (lambda seeds: harness.bench.generate(prompt, seeds, [attribute], [steering], METHODS["default"])[0], 0)
+    """This package's draw without calibration, as a profile without entries: each picture is sent to a group drawn from
+    the target."""
+    profile = Profile("peers", METHODS["default"], (attribute,), (), harness.bench.setting, "", "", "")
+    return lambda seeds, asked=prompt: harness.bench.apply(profile, asked, seeds)[0], 0
 
 
 PEERS = {
@@ -160,6 +167,10 @@ PEERS = {
     "SEGA, toward alone": sega(4.0, 0.95, 0.2),
     "SEGA, toward alone, wider": sega(4.0, 0.5, 0.2),
     "UCE's loop": uce_loop,
+    "EquiSteer": equisteer,
+    "Embedding Arithmetic": embedding_arithmetic,
+    "FairImagen, as published": fairimagen(),
+    "FairImagen, more noise": fairimagen(1.0),
     "policy gradient": ida(Method(spend="shift", rule="policy_gradient"), replace(PLAN, images=50, rounds=23)),
     "IDA, the paper's combination": ida(METHODS["paper"]),
     "IDA, shift, additive": ida(Method(spend="shift", rule="additive")),
@@ -187,11 +198,28 @@ def measure(job: dict) -> tuple[dict, str]:
     # The same pictures without guidance, in the same process: a ratio of two measurements of one run.
     harness.forget()
     started = time.process_time()
-    bench.generate(prompt, seeds)  # `measured` remembers them
+    unguided, _ = bench.generate(prompt, seeds)  # `measured` remembers them
     ratio = seconds / (time.process_time() - started)
     found = harness.measured(images, prompt, [attribute], seeds)
+    before = np.bincount(bench.classifier(attribute)(unguided).argmax(1), minlength=len(attribute.groups))
+    found.update(needless=needless(found["regrouped"], before, attribute.target),
+                 obeyed=obeyed(generate, prompt, attribute))
     return (dict(images=used, evaluations=evaluations, seconds_ratio=ratio, **found),
-            f"KL {found['attributes'][attribute.name]['kl']:.4f}, {evaluations:.1f} evaluations a picture")
+            f"KL {found['attributes'][attribute.name]['kl']:.4f}, {evaluations:.1f} evaluations a picture, explicit "
+            f"prompts obeyed by {100 * np.mean(found['obeyed']):.0f} %")
+
+
+def needless(regrouped: float, before: Sequence[int], target: Sequence[float]) -> float:
+    """Share of pictures that change their group beyond the least share that must, so that `before`, the counts of the
+    unguided ones, meet the target: their total variation distance."""
+    return max(0.0, regrouped - float(total_variation(shares(before), target)))
+
+
+def obeyed(generate: Callable, prompt: str, attribute) -> list[float]:
+    """For each group, the share of pictures of "{prompt}, {group}" that show it."""
+    seeds, classify = list(range(TEST_SEED, TEST_SEED + EXPLICIT)), harness.bench.classifier(attribute)
+    return [float(np.mean(classify(generate(seeds, f"{prompt}, {group.texts[0]}")).argmax(1) == i))
+            for i, group in enumerate(attribute.groups)]
 
 
 class Rows:
@@ -219,14 +247,17 @@ def rows_of(results: Sequence[dict], attribute: str, peer: str) -> list[dict]:
 def summary(results: list[dict], attribute: str, peer: str) -> dict:
     """Means over the occupations measured, of their intervals too."""
     rows, name = rows_of(results, attribute, peer), ATTRIBUTES[attribute].name
-    shares = [r["attributes"][name] for r in rows]
+    shown = [r["attributes"][name] for r in rows]
     return dict(
-        kl=np.mean([d["kl"] for d in shares]), kl_interval=np.mean([d["kl_interval"] for d in shares], axis=0),
-        deviation=np.mean([d["deviation_ratio"] for d in shares]),
-        deviation_interval=np.mean([dirichlet_interval(d["counts"], deviation_ratio) for d in shares], axis=0),
-        below=sum(d["kl"] <= d["kl_floor95"] for d in shares), n=len(rows),
+        kl=np.mean([d["kl"] for d in shown]), kl_interval=np.mean([d["kl_interval"] for d in shown], axis=0),
+        deviation=np.mean([d["deviation_ratio"] for d in shown]),
+        deviation_interval=np.mean([dirichlet_interval(d["counts"], deviation_ratio) for d in shown], axis=0),
+        below=sum(d["kl"] <= d["kl_floor95"] for d in shown), n=len(rows),
         **{key: np.mean([r[key] for r in rows])
-           for key in ("fidelity", "distance", "regrouped", "images", "evaluations", "seconds_ratio")})
+           for key in ("fidelity", "distance", "regrouped", "images", "evaluations", "seconds_ratio")},
+        # Rows of earlier versions lack these.
+        **{key: np.mean([r[key] for r in rows]) if all(key in r for r in rows) else None
+           for key in ("needless", "obeyed")})
 
 
 def tables(results: list[dict]) -> str:
@@ -242,18 +273,37 @@ model's, both in one process. SEGA "as published" has Fair Diffusion's settings,
 and away from the others; "toward alone" leaves the others out, which this model takes better, and "wider" has a threshold of 0.5
 besides: the best of the settings tried on other seeds (scale 2 to 14, threshold 0 to 0.95, warm-up 0 to 0.2). The negative prompt and SLD name the group that an audit found commonest.
 
+EquiSteer (Gaintseva et al. 2026, arXiv 2607.01147), Embedding Arithmetic (Thirugnana Sambandham and Schön 2026, arXiv 2604.18167) and
+FairImagen (Fu et al. 2025, arXiv 2510.21363) are written anew from their papers and public code, with their settings but for what this
+small model makes different: `benchmarks/peers_equisteer.py` and `benchmarks/peers_texts.py` say what. EquiSteer learns from pictures,
+the other two from texts alone, all of occupations that are not tested. EquiSteer's pictures are made once for a model and attribute, those of
+calibrations for each prompt. FairImagen with "more noise" has a scale of 1 in place of 0.6, which puts a group's whole share of the embedding back.
+
+"Needless changes" is the share of pictures that change their group, less the least share that must change it, so that the unguided
+pictures of the same seeds meet the target: the total variation distance between their shares and the target; never below 0. It counts
+pictures whose group changed although it was among those that need not change. A method that falls short of the target may have none: read it beside KL.
+
+"Explicit prompts obeyed" is the share of pictures that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
+and occupation. Every method stays on as it was set up for the prompt that names none, as a style, an extension or a profile does; who writes
+a suffix or a negative prompt by hand would leave it out. EquiSteer's gate is part of that method. Of this package, the profile of the prompt
+that names no group is applied, as every host applies it to a prompt that it was not calibrated for.
+
 ![KL against the distance to the unguided pictures](peers.png)
 
-| attribute | method | KL [95 %] | below the floor | deviation ratio [95 %] | occupation right | distance | other group | pictures to calibrate | evaluations a picture | seconds |
-|---|---|---|---|---|---|---|---|---|---|---|"""]
+| attribute | method | KL [95 %] | below the floor | deviation ratio [95 %] | occupation right | distance | other group | needless changes | explicit prompts obeyed | pictures to calibrate | evaluations a picture | seconds |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         for peer in (peer for peer in PEERS if rows_of(results, attribute, peer)):
             s = summary(results, attribute, peer)
             (low, high), (least, most) = s["kl_interval"], s["deviation_interval"]
             text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | {s['below']} of {s['n']} | "
                         f"{s['deviation']:.2f} [{least:.2f}, {most:.2f}] | {s['fidelity']:.3f} | "
-                        f"{s['distance']:.3f} | {100 * s['regrouped']:.0f} % | {s['images']:.0f} | {s['evaluations']:.1f} | {s['seconds_ratio']:.2f} |")
+                        f"{s['distance']:.3f} | {_percent(s['regrouped'])} | {_percent(s['needless'])} | {_percent(s['obeyed'])} | {s['images']:.0f} | {s['evaluations']:.1f} | {s['seconds_ratio']:.2f} |")
     return "\n".join(text) + "\n"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def plot(results: list[dict]) -> Image.Image:
@@ -291,9 +341,13 @@ def plot(results: list[dict]) -> Image.Image:
     return scene.image(LIGHT)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    options = harness.parser(__doc__).parse_args()
     # Occupation by occupation, so that a run that was stopped has measured every method alike.
-    found = harness.run("peers", [dict(attribute=attribute, peer=peer, occupation=subject) for subject in OCCUPATIONS
-                                  for attribute in ATTRIBUTES for peer in PEERS], measure, tables,
-                        harness.parser(__doc__).parse_args())
-    plot(found).save(harness.DOCS / "peers.png")
+    jobs = [dict(attribute=attribute, peer=peer, occupation=subject) for subject in OCCUPATIONS
+            for attribute in ATTRIBUTES for peer in PEERS]
+    plot(harness.run("peers", jobs, measure, tables, options)).save(options.out / "peers.png")
+
+
+if __name__ == "__main__":
+    main()

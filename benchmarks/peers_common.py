@@ -1,4 +1,4 @@
-"""What the peers of `peers.py` share: the group of each picture, and pictures whose call or texts a peer makes itself."""
+"""What peers of `peers.py` share: each picture's group, what they may learn from, pictures of texts of their own."""
 from __future__ import annotations
 
 from typing import Callable, Sequence
@@ -31,7 +31,7 @@ def text(frame: str, occupation: str, *groups: str) -> str:
 
 
 def pictures(seeds: Sequence[int], call: Callable[[np.ndarray], dict]) -> np.ndarray:
-    """A picture for each seed, at the bench's setting; `call` gives the pipeline's texts for the seeds at some places."""
+    """A picture for each seed at the bench's setting; `call` gives the pipeline's texts for seeds at some places."""
     pipe, s, made = harness.bench.pipe, harness.bench.setting, []
     for first in range(0, len(seeds), BATCH):
         part = np.arange(first, min(first + BATCH, len(seeds)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DebiasError, short
-from .method.methods import DIRECTIONS, RULES, SPENDS
+from .method.methods import DIRECTIONS, OWN_RULE, RULES, SPENDS
 from .method.safe_latent import ANCHORS
 
 LARGEST_WEIGHT = 100.0  # a push of 1 is obeyed; anything near this bound makes pictures of no use
@@ -58,13 +58,15 @@ ATTRIBUTE = _object(
     groups=_list(_object("name", name=NAME, texts=TEXTS, classifier_texts=TEXTS), minItems=2, maxItems=MOST_GROUPS))
 METHOD = _object(
     direction={"type": "string", "enum": list(DIRECTIONS)}, spend={"type": "string", "enum": list(SPENDS)},
-    rule={"type": "string", "enum": list(RULES)}, context={"type": "string", "maxLength": 1000},
+    rule={"type": "string", "pattern": f"^({'|'.join((*RULES, OWN_RULE))})$"},
+    context={"type": "string", "maxLength": 1000},
     guidance=_object(scale=_number(0, 1e9), threshold=_or_null(_number(-1e9, 1e9)), momentum_scale=_number(0, 100),
                      momentum_beta=_number(0, 1), start=_number(0, 1), end=_number(0, 1),
                      linear={"type": "boolean"}, anchor={"type": "string", "enum": list(ANCHORS)}))
 STEERING = _object(
     "weights", weights=_list(_number(-LARGEST_WEIGHT, LARGEST_WEIGHT), minItems=2, maxItems=MOST_GROUPS),
-    probabilities=_list(_number(0, 1), maxItems=MOST_GROUPS + 1), strength=_number(0, LARGEST_WEIGHT))
+    probabilities=_list(_number(0, 1), maxItems=MOST_GROUPS + 1), strength=_number(0, LARGEST_WEIGHT),
+    push=_number(0, LARGEST_WEIGHT))
 MEASURED = _object(
     "counts", counts=_list(COUNT, minItems=2, maxItems=MOST_GROUPS), unsure=COUNT, n=COUNT,
     shares=_list(_number(0, 1)), target=_list(_number(0, 1)), level=_number(0, 1),

@@ -376,7 +376,7 @@ class Calibration:
         """Write the state atomically; `load` continues from it."""
         state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
                      method=self.method.to_dict(), plan=asdict(self.plan),
-                     rounds=[asdict(r) for r in self.rounds])
+                     rounds=[{**asdict(r), "steerings": [s.to_dict() for s in r.steerings]} for r in self.rounds])
         with writing("The calibration's state", Path(path).name):
             write_atomic(path, json.dumps(state))
 

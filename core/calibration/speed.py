@@ -9,7 +9,10 @@ from ..files import read_json, write_atomic
 
 
 def remember(path: Path, seconds: float) -> None:
-    """Keep the seconds of an image. A folder that cannot be written to costs the estimate alone."""
+    """Keep the seconds of an image, where a calibration has made the folder: an audit leaves nothing behind. One that
+    cannot be written to costs the estimate alone."""
+    if not path.parent.is_dir():
+        return
     try:
         write_atomic(path, json.dumps({"seconds_an_image": seconds}))
     except OSError:

@@ -56,8 +56,12 @@ class Steering:
 
     @classmethod
     def from_dict(cls, data: dict) -> Steering:
-        """Read the JSON form; `probabilities` and `strength` may be left out. Raises DebiasError."""
-        return cls(tuple(data["weights"]), tuple(data.get("probabilities") or ()), data.get("strength", 1.0))
+        """Read the JSON form; `probabilities` and `strength` may be left out. Raises DebiasError.
+
+        States of one version called the push by its name here.
+        """
+        return cls(tuple(data["weights"]), tuple(data.get("probabilities") or ()),
+                   data.get("strength", data.get("push", 1.0)))
 
     def to_dict(self) -> dict:
         """JSON form."""

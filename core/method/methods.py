@@ -1,6 +1,7 @@
 """A method: which direction, how its weights are spent, by which rule they are solved; the usual ones have names."""
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ DIRECTIONS = ("prompt", "embedding", "prediction")
 IN_CONTEXT = "{prompt}, {group}"
 ALONE = "{group}"
 RULES = ("log", "additive", "multiplicative", "policy_gradient")
+OWN = "own:"  # begins the names of solvers that users register (core/calibration/solver)
+OWN_RULE = r"own:[A-Za-z0-9_.-]{1,60}"
 SPENDS = ("draw", "shift")
 # At most a fifth more time. On the demo model it keeps four fifths of the push on gender, half of that on skin tones:
 # benchmarks/windows.py measures which steps decide, benchmarks/peers.py what a calibration makes of it.
@@ -26,7 +29,8 @@ class Method:
                guidance one in two steps) or `prediction` (one a group)
     context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
     spend      `draw`: each image is sent toward a drawn group or left alone; `shift`: all get the same weights
-    rule       how `shift` weights are solved; `draw` has one way, its measured outcome matrix, and "log" here
+    rule       how `shift` weights are solved; `draw` has one way, its measured outcome matrix, and "log" here. Either
+               takes "own:NAME", a solver that was registered
     guidance   the SLD rule's settings; `prompt` has no SLD step and takes the window alone, outside of which the
                prompt's own text is evaluated. Raises DebiasError for others there (scale 0, which is off, aside)
     """
@@ -37,14 +41,15 @@ class Method:
     guidance: SafeLatentGuidance = field(default_factory=SafeLatentGuidance)
 
     def __post_init__(self) -> None:
+        own = (self.rule,) if re.fullmatch(OWN_RULE, str(self.rule)) else ()
         for name, value, known in (("direction", self.direction, DIRECTIONS), ("spend", self.spend, SPENDS),
-                                   ("rule", self.rule, RULES)):
+                                   ("rule", self.rule, RULES + own)):
             if value not in known:
                 raise DebiasError(f"Expected {name} to be one of {', '.join(known)}, but {quoted(value)} came.")
         if "{group}" not in self.context:
             raise DebiasError(f"A context must contain '{{group}}', e.g. '{IN_CONTEXT}', but {quoted(self.context)} "
                               f"came.")
-        if self.spend == "draw" and self.rule != "log":
+        if self.spend == "draw" and self.rule != "log" and not own:
             raise _no_rule(self.rule)
         if self.direction == "prompt" and self.guidance.scale and self.guidance != self.guidance.window:
             raise DebiasError(f"The direction 'prompt' shifts the prompt and has no SLD step: of the guidance settings "
@@ -87,7 +92,8 @@ class Method:
         given = {f.name: data[f.name] for f in fields(cls) if f.name in data and f.name != "guidance"}
         if given.get("spend", cls.spend) == "draw":
             shifted = given.get("rule") == "policy_gradient"
-            given.update(dict(spend="shift") if shifted else dict(rule=cls.rule))
+            own = str(given.get("rule")).startswith(OWN)
+            given.update(dict(spend="shift") if shifted else {} if own else dict(rule=cls.rule))
         known = data.get("guidance") or {}
         guidance = SafeLatentGuidance(**{f.name: known[f.name] for f in fields(SafeLatentGuidance) if f.name in known})
         if given.get("direction", cls.direction) == "prompt" and guidance.scale:
@@ -146,9 +152,9 @@ def named(name: str = "default", **changes: str | None) -> Method:
         raise DebiasError(f"Expected method to be one of {', '.join(METHODS)}, but {quoted(name)} came.")
     given: dict[str, Any] = {key: value for key, value in changes.items() if value}
     if given.get("spend", METHODS[name].spend) == "draw":
-        if "rule" in given:
+        if "rule" in given and not given["rule"].startswith(OWN):
             raise _no_rule(given["rule"])
-        given["rule"] = "log"
+        given.setdefault("rule", "log")
     usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
     if direction != usual.direction and "prompt" in (direction, usual.direction):
         given["guidance"] = SafeLatentGuidance() if direction == "prompt" else EARLY

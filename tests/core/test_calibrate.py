@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3
-from sd_debias.core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, round_names
+from sd_debias.core.calibration.loop import (AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Round,
+                                              round_names)
 from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
 from sd_debias.core.calibration.speed import known, remember
 from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
@@ -115,6 +116,17 @@ def test_stopped_after_any_batch_it_resumes_to_the_same_result(tmp_path, batches
     assert [(r.seeds, r.labels, r.steerings) for r in resumed.rounds] == \
         [(r.seeds, r.labels, r.steerings) for r in whole.rounds]
     assert len(host.seeds) == sum(len(r.seeds) for r in whole.rounds) - batches * 8
+
+
+def test_a_stronger_push_is_still_as_strong_when_a_calibration_continues(tmp_path):
+    pushed = Round(ROUND, (Steering((0.0, 0.0), (0.5, 0.0, 0.5), 1.5),), (1, 2), [[0, 1]])
+    audit = Round(AUDIT, (Steering.none(2),), (3, 4), [[0, 0]])
+    c = Calibration("a photo of a doctor", [GENDER], METHODS["default"], Plan(2, 3), [audit, pushed])
+    c.save(tmp_path / "state.json")
+    assert Calibration.load(tmp_path / "state.json").rounds == c.rounds
+    state = (tmp_path / "state.json").read_text()
+    (tmp_path / "state.json").write_text(state.replace('"strength"', '"push"'))  # as one version wrote it
+    assert Calibration.load(tmp_path / "state.json").rounds == c.rounds
 
 
 def test_two_attributes_are_solved_on_the_same_images():

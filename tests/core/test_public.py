@@ -1,10 +1,21 @@
 """The public API, and that core stands without any host."""
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import sd_debias.core as core
+from sd_debias.core.attribute import parse
+from sd_debias.core.calibration import solver
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.result import profile_of
+from sd_debias.core.method.methods import named
+from sd_debias.core.profile.file import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = {"diffusers", "accelerate", "comfy", "comfy_api", "comfy_execution", "folder_paths", "modules", "gradio",
@@ -50,3 +61,33 @@ def test_arrows_point_one_way():
                     folder = path.relative_to(ROOT).parts[:-1]
                     target = (*folder[:len(folder) - node.level + 1], *(node.module or "").split("."))
                     assert target[0] in known, f"{path.relative_to(ROOT)} imports {'.'.join(target)}"
+
+
+def test_the_solver_and_the_judge_of_the_documentation_calibrate_and_are_named(tmp_path):
+    """docs/extending.md, run as it stands."""
+    text = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    known = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, known)
+    light = parse("light: dark | bright")
+    method, chance = named("shift", rule=known["rule"]), np.random.default_rng(0)
+
+    def generate(weights, seeds):
+        bright = chance.random(len(seeds)) < 1 / (1 + np.exp(1.5 - 3 * (weights[:, 0] - weights[:, 1]).numpy()))
+        return [np.array([[[20, 20, 20], [60, 60, 60]]] if not one else [[[200, 200, 200], [250, 250, 250]]], np.uint8)
+                for one in bright]
+
+    c = Calibration("a room", [light], method, Plan(100, 6, 100, batch_size=50))
+    judge = known["Brightness"]()
+    for _ in c.run(generate, lambda images: [judge(images)], save_to=tmp_path / "state.json"):
+        pass
+    assert c.audit.distribution(0, light.target).kl > 0.1 > 0.02 > c.held_out.distribution(0, light.target).kl
+    profile = profile_of("room", [c], {}, judge.name)
+    assert Profile.load(profile.save(tmp_path)).method.rule == "own:halving"
+    assert Calibration.load(tmp_path / "state.json").steerings == c.steerings
+    solver._own.pop("own:halving")
+    assert Profile.load(tmp_path / "room.json").entries[0].steerings == c.steerings
+    with pytest.raises(ValueError, match="'own:halving', which is not registered here"):
+        Calibration.load(tmp_path / "state.json")
+    with pytest.raises(ValueError, match="A solver's name has up to 60 letters"):
+        solver.register("a b", None)

@@ -9,14 +9,16 @@ A solver is a pure function of the history, so that a calibration resumes from i
 """
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Protocol, Sequence
+from typing import Callable, Protocol, Sequence
 
 import numpy as np
 
 from ...attribute import Attribute
 from ..statistics import kl_divergence, reachable, shares
-from ...method.methods import Method
+from ...errors import DebiasError, quoted
+from ...method.methods import OWN, OWN_RULE, Method
 from ...method.draw import Steering
 
 
@@ -56,6 +58,22 @@ def best(history: Sequence[Measurement], target: Sequence[float] | np.ndarray) -
     return min(history, key=lambda measured: measured.kl(target)).steering
 
 
+Factory = Callable[[Attribute, Method, int], Solver]  # of an attribute, the method, and the first image's seed
+_own: dict[str, Factory] = {}
+
+
+def register(name: str, factory: Factory) -> str:
+    """Make a solver of one's own known; returns "own:NAME", the rule that a method, a state and a profile name it by.
+
+    Applying a profile needs no solver; continuing a calibration does. Raises DebiasError for a name that cannot be one.
+    """
+    rule = OWN + name
+    if not re.fullmatch(OWN_RULE, rule):
+        raise DebiasError(f"A solver's name has up to 60 letters, digits, '_', '.' and '-', but {quoted(name)} came.")
+    _own[rule] = factory
+    return rule
+
+
 def make(method: Method, attribute: Attribute, seed: int = 0, within: bool = False) -> Solver:
     """The solver that a method names, for one attribute; `seed` is that of the policy gradient; `within`: is the plan's
     aim a margin, so that rounds are for what is known least?"""
@@ -63,6 +81,11 @@ def make(method: Method, attribute: Attribute, seed: int = 0, within: bool = Fal
     from .ida import Ida
     from .policy_gradient import PolicyGradient
     from .response import SLOPES
+    if method.rule.startswith(OWN):
+        if method.rule not in _own:
+            raise DebiasError(f"The weights are solved by {quoted(method.rule)}, which is not registered here. Import "
+                              f"the module that registers it, or choose another rule.")
+        return _own[method.rule](attribute, method, seed)
     if method.rule == "policy_gradient":
         return PolicyGradient(attribute.target, method.unit, seed=seed)
     if method.spend == "draw":
