@@ -42,6 +42,25 @@ def test_a_calibration_ends_as_soon_as_it_is_sure_enough(bench):
         calibrate(bench, within=60.0, overwrite=True)
 
 
+def test_how_sure_decides_the_numbers_and_unused_ones_are_said(bench):
+    info = calibrate(bench, within=0.0, sure="quick").info
+    assert "images, rounds, held_out as set here are not used" in info and "(N = 30)" in info and "(N = 20)" in info
+    plain = dict(images=100, rounds=4, held_out=200, within=0.0, sure="quick", overwrite=True)
+    assert "not used" not in calibrate(bench, **plain).info
+    with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom"):
+        calibrate(bench, within=0.0, sure="very", overwrite=True)
+
+
+def test_the_form_says_how_many_images_and_how_long_before_the_click(bench):
+    script = sys.modules["sd_debias.webui_extension.calibrate_script"]
+    said = script._about("normal", ["gender"], "", "")
+    assert said == "About 250 images, at most 820; how long that takes is said after the first ones."
+    calibrate(bench)
+    assert "at the speed of the last calibration or audit here" in script._about("normal", ["gender"], "", "a\nb")
+    assert script._about("custom", ["gender"], "", "", 10, 1, 5) .startswith("About 25 images; about ")
+    assert script._about("custom", ["gender"], "", "", None, "", 5) == script._about("normal", [], "", "") == ""
+
+
 def test_calibration_ignores_the_accordion(bench):
     save_profile(bench.profiles)
     plain = audit(bench).info
