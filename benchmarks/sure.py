@@ -74,21 +74,48 @@ class Pictures:
         return [np.eye(self.groups)[[int(image[0, 0, 0]) for image in images]]]
 
 
+def split(labels: list) -> tuple[list, list]:
+    """The labels that calibrations may use, and those that tell the truth, by option."""
+    used = [ALONE] + [PUSHED] * (len(labels) - 1)
+    return [own[:n] for own, n in zip(labels, used)], [own[n:] for own, n in zip(labels, used)]
+
+
+def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others=()) -> Calibration:
+    """A whole calibration on labelled pictures; others are calibrations of earlier prompts of a list."""
+    pictures = Pictures(used, repeat)
+    calibration = Calibration("a picture", [attribute], METHOD, planned(sure, METHOD, batch_size=10))
+    calibration.learn_from(others)
+    for _ in calibration.run(pictures.generate, pictures.classify):
+        pass
+    return calibration
+
+
+def listed(results: list[dict]) -> list[tuple[float, float]]:
+    """Of each repeat of a list of all occupations' prompts, gender, plan normal: pictures begun a prompt, and the share
+    of answers within the margin."""
+    found, within = [], SURE["normal"].within
+    for repeat in range(REPEATS):
+        done, off = [], []
+        for r in results:
+            labels = [np.array(list(map(int, own))) for own in r["labels"]]
+            done.append(calibrated(GENDER, split(labels)[0], "normal", repeat, done))
+            q = np.array(done[-1].steerings[0].probabilities or (1.0, 0.0, 0.0))
+            off.append(np.abs(q @ np.array(r["truth"]) - GENDER.target).max())
+        found.append((float(np.mean([sum(r.done for r in c.rounds) for c in done])), float(np.mean(np.array(off) <= within))))
+    return found
+
+
 def measure(job: dict) -> tuple[dict, str]:
     """The pictures of one occupation, and the calibrations on them."""
     attribute = ATTRIBUTES[job["attribute"]]
     n, runs = len(attribute.groups), []
     both = [labels_of(attribute, job["occupation"], option, ALONE + TRUE_ALONE if option == 0 else PUSHED + TRUE_PUSHED)
             for option in range(n + 1)]
-    used = [own[:ALONE if option == 0 else PUSHED] for option, own in enumerate(both)]
-    truth = np.array([shares(np.bincount(own[ALONE if option == 0 else PUSHED:], minlength=n))
-                      for option, own in enumerate(both)])
+    used, rest = split(both)
+    truth = np.array([shares(np.bincount(own, minlength=n)) for own in rest])
     for sure in PLANS:
         for repeat in range(REPEATS):
-            pictures = Pictures(used, repeat)
-            calibration = Calibration("a picture", [attribute], METHOD, planned(sure, METHOD, batch_size=10))
-            for _ in calibration.run(pictures.generate, pictures.classify):
-                pass
+            calibration = calibrated(attribute, used, sure, repeat)
             steering = calibration.steerings[0]
             q = np.array(steering.probabilities or (1.0,) + (0.0,) * n)
             if steering.push != METHOD.unit:
@@ -105,7 +132,8 @@ def measure(job: dict) -> tuple[dict, str]:
                 fair_exceeds=exceeds(fair(truth, q, attribute.target), drawn, attribute.target)))
     covered = {sure: sum(r["off"] <= SURE[sure].within for r in runs if r["sure"] == sure) for sure in PLANS}
     begun = {sure: float(np.mean([r["begun"] for r in runs if r["sure"] == sure])) for sure in PLANS}
-    return dict(truth=truth.tolist(), runs=runs), f"{begun} pictures begun, {covered} of {REPEATS} within the margin"
+    labels = ["".join(map(str, own)) for own in both]
+    return dict(truth=truth.tolist(), runs=runs, labels=labels), f"{begun} pictures begun, {covered} of {REPEATS} within the margin"
 
 
 def fair(truth: np.ndarray, q: np.ndarray, target) -> np.ndarray:
@@ -143,6 +171,12 @@ margin of its target. "Said": the verification found the answer off its target, 
             text.append(f"| {attribute} | {sure} | {100 * SURE[sure].within:g} | {len(rows)} | {len(runs)} | {np.mean(begun):.0f}, {max(begun)} "
                         f"| {sum(run['certainty'] >= 0.95 for run in runs)} | {sum(off <= SURE[sure].within)} | {100 * off.mean():.1f} "
                         f"| {100 * off.max():.1f} | {np.mean([run['kl'] for run in runs]):.4f} | {sum(run['said'] for run in runs)} |")
+    rows = [r for r in results if r["attribute"] == "gender"]
+    if len(rows) == len(OCCUPATIONS):
+        begun, covered = zip(*listed(rows))
+        text.append(f"""
+A list of these {len(rows)} prompts, gender, plan normal, {REPEATS} times, in which what pushes did to earlier prompts counts a little:
+{np.mean(begun):.0f} pictures begun a prompt in the mean, {np.mean(covered):.1%} of the answers within the margin.""")
     text.append(f"""
 ## Floors of draws
 

@@ -198,6 +198,13 @@ class Calibration:
         return [solver.Measurement(r.steerings[attribute], r.outcomes(attribute, n))
                 for r in self.rounds if r.complete and not (tested and r.kind == HELD_OUT)]
 
+    def learn_from(self, others: Sequence[Calibration]) -> None:
+        """Let what draws' pushes did to other prompts, of the same attributes and method, count a little here."""
+        for i, own in enumerate(self.solvers):
+            if isinstance(own, Draw):
+                own.learn_from([other.history(i) for other in others])
+        self._answers = None
+
     @property
     def steerings(self) -> tuple[Steering, ...]:
         """The answer so far: the verified weights, else the solvers' best."""

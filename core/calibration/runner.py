@@ -219,6 +219,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
             held.enter_context(exclusive(places.lock))
         works = [Unfinished(places.states, name, [prompt, *asked]) for prompt in prompts]
         begun = [_loaded(host, work) for work in works]
+        for number, c in enumerate(begun):
+            if c:
+                c.learn_from([before for before in begun[:number] if before])
         saved = places.profile.exists() and not places.overwrite and any(begun)
         _check_free(host, places, attributes, begun, len(prompts))
         calibrations = [c or Calibration(prompt, attributes, method, plan)
@@ -295,6 +298,7 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
     try:
         for number, (calibration, prompt, work) in enumerate(zip(calibrations, prompts, works, strict=True)):
             resumed, before = bool(calibration.rounds), host.evaluations
+            calibration.learn_from(calibrations[:number])
             outcome.calibrations.append(calibration)
             outcome.sheets.append((None, None))
             try:

@@ -230,3 +230,14 @@ def test_rounds_of_a_margin_measure_what_is_known_least():
     asked = solver.propose(history)
     assert asked.probabilities[0] > 0.9 > make(method, GENDER).propose(history).probabilities[0]
     assert solver.answer(history) == make(method, GENDER).answer(history)
+
+
+def test_pushes_of_earlier_prompts_of_a_list_count_a_little():
+    history = [Measurement(Steering.none(2), np.array([[80, 20], [0, 0], [0, 0]]))]
+    solver, pushed = make(Method(), GENDER, within=True), Steering((0.0, 0.0), (0.6, 0.0, 0.4))
+    before = solver.matrix(history, 1.0)
+    solver.learn_from([[*history, Measurement(pushed, np.array([[0, 0], [0, 0], [30, 70]]))]] * 2)
+    after = solver.matrix(history, 1.0)
+    assert before[2, 1] == pytest.approx(0.92, abs=0.001) and after[2, 1] == pytest.approx(0.704, abs=0.001)
+    assert (before[:2] == after[:2]).all() and solver._counts(history, 1.0).sum(1).tolist() == [101, 4, 16]
+    assert (solver.matrix(history, 1.5) == before).all()  # of another strength nothing is known

@@ -20,6 +20,7 @@ class Draw:
 
     OBEDIENCE = 0.9          # prior: share of pushed images that come out as their group
     PRIOR_IMAGES = 4         # weight of that prior in images a group
+    ELSEWHERE_IMAGES = 16    # the same, at most, where other prompts of a list have shown what their pushes do
     STRONGER = 1.5           # factor on the strength when the target is out of reach
     LARGEST = 4.0            # bound on the strength, in units
     REACHED = 1e-3           # KL under which q M counts as meeting the target
@@ -28,6 +29,7 @@ class Draw:
         """`within`: rounds are spread over the options by what is known least, not as the answer is."""
         self.target = reachable(target)
         self.unit, self.within = unit, within
+        self.elsewhere: dict[float, np.ndarray] = {}  # by strength: counts [n, n] of other prompts' pushed images
 
     def propose(self, history: Sequence[Measurement]) -> Steering:
         pushed = [m for m in history if m.steering.probabilities]
@@ -94,8 +96,19 @@ class Draw:
             if measured.steering.probabilities and measured.steering.push == strength:
                 counts[1:] += measured.outcomes[1:]
         alone = (counts[0] + 0.5) / (counts[0] + 0.5).sum()
-        prior = self.OBEDIENCE * np.eye(n) + (1 - self.OBEDIENCE) * alone
-        return np.vstack([counts[0] + 0.5, counts[1:] + self.PRIOR_IMAGES * prior])
+        prior = self.PRIOR_IMAGES * (self.OBEDIENCE * np.eye(n) + (1 - self.OBEDIENCE) * alone)
+        prior = prior + self.elsewhere.get(strength, 0)
+        worth = prior.sum(1, keepdims=True)
+        prior = prior * np.minimum(worth, self.ELSEWHERE_IMAGES) / worth
+        return np.vstack([counts[0] + 0.5, counts[1:] + prior])
+
+    def learn_from(self, histories: Sequence[Sequence[Measurement]]) -> None:
+        """Take what pushes did to other prompts as a prior of what they do to this one, of little weight."""
+        n = len(self.target)
+        self.elsewhere = {}
+        for measured in (m for history in histories for m in history if m.steering.probabilities):
+            strength = measured.steering.push
+            self.elsewhere[strength] = self.elsewhere.get(strength, np.zeros((n, n))) + measured.outcomes[1:]
 
 
 def least_push(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
