@@ -142,6 +142,22 @@ def distance_tells(results: list[dict]) -> list[str]:
     return text
 
 
+def worth(results: list[dict]) -> float:
+    """Finished pictures whose counts, of pictures that nothing pushes, would tell gender as well as the first steps do.
+
+    What the answer is off by, less what the test's own pictures are, against what n counted pictures would leave it off
+    by: q_0^2 p (1 - p) / n.
+    """
+    rows = {how: {r["occupation"]: r["test"]["attributes"]["gender"]["shares"][0] for r in results
+                  if (r["attribute"], r["guess"]) == ("gender", how)} for how in ("nothing", "first steps")}
+    subjects = rows["nothing"].keys() & rows["first steps"].keys()
+    p = np.array([min(rows["nothing"][s], 1 - rows["nothing"][s]) for s in subjects])
+    off = np.array([rows["first steps"][s] - 0.5 for s in subjects])
+    left = 0.5 / (1 - p)  # q_0, where every push is obeyed
+    tested = left ** 2 * p * (1 - p) / harness.HELD_OUT
+    return float((left ** 2 * p * (1 - p)).mean() / (off ** 2 - tested).mean()) if subjects else float("nan")
+
+
 def tables(results: list[dict]) -> str:
     """Markdown: a row an attribute and guess."""
     text = [f"""# Prompts that nobody calibrated
@@ -154,7 +170,7 @@ from the calibrations of the nineteen others, and tested on N = {harness.HELD_OU
 - *ridge*, *kernel*: the unguided shares predicted from the text embedding (linear or Gaussian kernel ridge regression of log-odds,
   penalty by leave-one-out), and the least push that corrects them
 - *first steps*: the prompt's prediction in the first steps, where pictures are still noise, is solved as a mixture of the predictions
-  for its groups (`core/uncalibrated.py`); draw probabilities by ridge regression on these shares. {IMAGES} pictures are begun and none is
+  for its groups (`core/calibration/first_steps.py`); draw probabilities by ridge regression on these shares. {IMAGES} pictures are begun and none is
   finished: as many model evaluations as 24 pictures for two groups and 42 for five, for this prompt and each calibrated one
 - *few*: from {PER_GROUP} calibrated prompts a group, drawn at random, which is the least that a prediction is made from
 - *every picture*: no shares are needed if each picture is sent to a group drawn from the target
@@ -169,7 +185,9 @@ from the calibrations of the nineteen others, and tested on N = {harness.HELD_OU
         text.append(f"| {attribute} | {how} | {mean:.4f} | {max(r['attributes'][name]['kl'] for r in rows):.4f} | "
                     f"{mean / mean_kl(results, attribute, 'average profile'):.2f} | {sum(harness.below_floor(r, name) for r in rows)} of {len(rows)} | "
                     f"{100 * np.mean([r['regrouped'] for r in rows]):.0f} % | {np.mean([r['fidelity'] for r in rows]):.3f} |")
-    text += ["""
+    text += [f"""
+As a prior of a calibration of gender, the first steps are worth {worth(results):.0f} finished pictures, and cost as much as 24: they save none.
+""", """
 How far the text of an occupation lies from its nearest calibrated one is what the report warns by. Spearman's rank correlation of that
 distance with the KL of a guess, over the occupations:
 
