@@ -33,7 +33,7 @@ from sd_debias.core.calibration.statistics import deviation_ratio, dirichlet_int
 from sd_debias.core.method.safe_latent import PRESETS
 from sd_debias.core.method.methods import METHODS, Method, named
 from sd_debias.core.method.draw import Steering
-from sd_debias.core.profile.file import Profile
+from sd_debias.core.profile.file import Entry, Profile
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 TESTED = 400
@@ -152,9 +152,10 @@ def uce_loop(prompt, attribute, images: int = 10, most: int = 30, dead_zone: flo
 
 
 def every_picture(prompt, attribute):
-    """This package's draw without calibration, as a profile without entries: each picture is sent to a group drawn from
-    the target."""
-    profile = Profile("peers", METHODS["default"], (attribute,), (), harness.bench.setting, "", "", "")
+    """This package's draw without calibration: each picture is sent to a group drawn from the target."""
+    steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
+    profile = Profile("peers", METHODS["default"], (attribute,), (Entry(prompt, (steering,)),), harness.bench.setting,
+                      "", "", "")
     return lambda seeds, asked=prompt: harness.bench.apply(profile, asked, seeds)[0], 0
 
 
@@ -286,7 +287,7 @@ pictures whose group changed although it was among those that need not change. A
 "Explicit prompts obeyed" is the share of pictures that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
 and occupation. Every method stays on as it was set up for the prompt that names none, as a style, an extension or a profile does; who writes
 a suffix or a negative prompt by hand would leave it out. EquiSteer's gate is part of that method. Of this package, the profile of the prompt
-that names no group is applied, as every host applies it to a prompt that it was not calibrated for.
+that names no group is applied to the one that does, as every host applies it (`core/profile/lookup.py`).
 
 ![KL against the distance to the unguided pictures](peers.png)
 

@@ -23,10 +23,13 @@ class Group:
 
     texts             descriptions whose mean embedding is the group's g_i; may contain `{prompt}`
     classifier_texts  captions for zero-shot classification, ensembled; where empty, the texts and "a photo of" them
+    words             words by which a prompt names the group itself, so that the attribute is left alone there; None:
+                      those of core/profile/named.py. Empty: nothing names it
     """
     name: str
     texts: tuple[str, ...] = ()
     classifier_texts: tuple[str, ...] = ()
+    words: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -35,6 +38,10 @@ class Group:
         if not all(text.strip() for text in (*texts, *self.classifier_texts)):
             raise DebiasError(f"Group {quoted(self.name)} has an empty text. Describe it, e.g. 'a woman', or leave "
                               f"texts out.")
+        if self.words is not None:
+            if not all(word.strip() for word in self.words):
+                raise DebiasError(f"The words that name the group {quoted(self.name)} hold an empty one. Leave it out.")
+            object.__setattr__(self, "words", tuple(self.words))
         object.__setattr__(self, "texts", tuple(texts))
         plain = (text.replace("{prompt}", "").strip(" ,") or self.name for text in texts)
         captions = tuple(caption for text in plain for caption in (f"a photo of {text}", text))
@@ -58,6 +65,11 @@ class Attribute:
         if len(set(names)) < len(names):
             raise DebiasError(f"Attribute {quoted(self.name)} names a group twice: {short(names)}. Give every group "
                               f"its own name.")
+        words = [word for group in self.groups for word in {w.casefold().strip() for w in group.words or ()}]
+        twice = sorted({word for word in words if words.count(word) > 1})
+        if twice:
+            raise DebiasError(f"The word {quoted(twice[0])} names two groups of {quoted(self.name)}. Leave it with "
+                              f"one.")
         target = self.target or (1.0,) * len(names)
         if len(target) != len(names):
             raise DebiasError(f"Attribute {quoted(self.name)} has {len(names)} groups but {len(target)} target shares "
@@ -83,8 +95,8 @@ class Attribute:
 
     def to_dict(self) -> dict:
         """JSON form, read back by `from_dict`."""
-        groups = [dict(name=group.name, texts=list(group.texts), classifier_texts=list(group.classifier_texts))
-                  for group in self.groups]
+        groups = [dict(name=group.name, texts=list(group.texts), classifier_texts=list(group.classifier_texts),
+                       **({} if group.words is None else dict(words=list(group.words)))) for group in self.groups]
         return dict(name=self.name, groups=groups, target=list(self.target))
 
     @classmethod
@@ -92,7 +104,8 @@ class Attribute:
         """Read the JSON form; `texts`, `classifier_texts` and `target` may be left out. Raises DebiasError."""
         check(data, ATTRIBUTE, "An attribute is an object with 'name' and 'groups' (a list of objects with 'name'), "
               "and this one", "Correct it.")
-        groups = (Group(g["name"], _texts(g, "texts"), _texts(g, "classifier_texts")) for g in data["groups"])
+        groups = (Group(g["name"], _texts(g, "texts"), _texts(g, "classifier_texts"),
+                        None if g.get("words") is None else tuple(g["words"])) for g in data["groups"])
         return cls(data["name"], tuple(groups), tuple(float(share) for share in data.get("target") or ()))
 
 

@@ -55,7 +55,8 @@ TEXTS = {**DESCRIBED, "type": ["array", "string", "null"], "items": DESCRIBED, "
 
 ATTRIBUTE = _object(
     "name groups", name=NAME, target={**_list(_number(0, 1e12), maxItems=MOST_GROUPS), "type": ["array", "null"]},
-    groups=_list(_object("name", name=NAME, texts=TEXTS, classifier_texts=TEXTS), minItems=2, maxItems=MOST_GROUPS))
+    groups=_list(_object("name", name=NAME, texts=TEXTS, classifier_texts=TEXTS,
+                         words=_or_null(_list(TEXT, maxItems=1000))), minItems=2, maxItems=MOST_GROUPS))
 METHOD = _object(
     direction={"type": "string", "enum": list(DIRECTIONS)}, spend={"type": "string", "enum": list(SPENDS)},
     rule={"type": "string", "pattern": f"^({'|'.join((*RULES, OWN_RULE))})$"},
@@ -78,7 +79,7 @@ EXPECTED = _object(
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), within=_number(0, 1), certainty=_number(0, 1),
     images=COUNT)
 ENTRY = _object(
-    "prompt steerings", prompt=TEXT, steerings=_list(STEERING, minItems=1, maxItems=8),
+    "prompt steerings", prompt=TEXT, subject=_or_null(TEXT), steerings=_list(STEERING, minItems=1, maxItems=8),
     before=_or_null(_list(MEASURED)), after=_or_null(_list(MEASURED)), expected=_or_null(_list(EXPECTED)),
     fidelity=_or_null(_object(before=_or_null(_number(-1e6, 1e6)), after=_or_null(_number(-1e6, 1e6)))),
     rounds=_or_null(_list(_object(

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.file import Entry, Profile
-from ..core.profile.lookup import check_encoder, differences, entry_for
+from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
+from ..core.profile.prompts import ALONE, OTHERS
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
@@ -67,13 +68,17 @@ class DebiasApply(io.ComfyNode):
                 io.String.Input("text", multiline=True, default="", optional=True,
                                 placeholder="the prompt, if the profile has several", tooltip=(
                     "The prompt of the positive conditioning: a conditioning itself holds no text. Empty: the "
-                    "profile's own, where it has one."))],
+                    "profile's own, where it has one.")),
+                io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
+                    "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
+                    "are emphasised, and for prompts in which their subject stands."))],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
-    def execute(cls, model, clip, profile, strength=1.0, start=0.0, end=1.0, direction=AS_CALIBRATED, text=""):
-        node = cls.hidden.unique_id
+    def execute(cls, model, clip, profile, strength=1.0, start=0.0, end=1.0, direction=AS_CALIBRATED, text="",
+                other_prompts=ALONE):
+        node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
         method = profile.method.adjusted(direction, start, end)
         entry, prompt, warned = entry_of(profile, text or "")
         if method.direction != profile.method.direction:

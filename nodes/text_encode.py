@@ -5,7 +5,8 @@ from comfy_api.latest import io
 
 from ..core.errors import DebiasError
 from ..core.profile.file import Profile
-from ..core.profile.lookup import check_encoder, differences, entry_for
+from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
+from ..core.profile.prompts import ALONE, OTHERS
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
@@ -62,12 +63,16 @@ class DebiasTextEncode(io.ComfyNode):
                     "Draws where each image is steered to. Wire the sampler's seed here too, so that a seed always "
                     "gives the same image; image i of a batch counts as seed + i.")),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip=(
-                    "Images in the latent batch. A larger batch repeats these conditionings in turn."))],
+                    "Images in the latent batch. A larger batch repeats these conditionings in turn.")),
+                io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
+                    "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
+                    "are emphasised, and for prompts in which their subject stands."))],
             outputs=[io.Conditioning.Output(tooltip="The shifted conditioning, one embedding an image.")],
             hidden=[io.Hidden.unique_id])
 
     @classmethod
-    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1):
+    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE):
+        profile = with_others(profile, other_prompts)
         _, _, warned = entry_of(profile, text or " ")
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")

@@ -11,6 +11,7 @@ from typing import Mapping, Sequence
 from ..core.errors import DebiasError, quoted
 from ..core.method.methods import AS_CALIBRATED
 from ..core.method.draw import check_strength
+from ..core.profile.prompts import ALONE
 
 NONE = "None"  # no profile is chosen
 
@@ -25,6 +26,7 @@ class Arguments:
     start: float = 0.0
     end: float = 1.0
     hires: bool = True
+    others: str = ALONE
 
     @classmethod
     def read(cls, values: Sequence, overrides: Mapping | None = None) -> Arguments:
@@ -46,7 +48,8 @@ class Arguments:
 
     def changed(self) -> dict[str, str]:
         """Infotext of what is not the default, beside the profile and its strength."""
-        keys = {"direction": self.direction, "start": f"{self.start:g}", "end": f"{self.end:g}", "hires": self.hires}
+        keys = {"direction": self.direction, "start": f"{self.start:g}", "end": f"{self.end:g}", "hires": self.hires,
+                "others": self.others}
         defaults = Arguments()
         return {f"Debias {name}": str(text) for name, text in keys.items()
                 if getattr(self, name) != getattr(defaults, name)}

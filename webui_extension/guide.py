@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.method.methods import Method
 from ..core.profile.file import Profile
-from ..core.profile.lookup import differences, entry_for
+from ..core.profile.lookup import differences, entry_for, with_others
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from .arguments import Arguments
@@ -86,4 +86,5 @@ class ProfileGuidance:
 def from_profile(profile: Profile, arguments: Arguments) -> ProfileGuidance:
     """Raises ValueError for a window or direction that does not fit."""
     method = profile.method.adjusted(arguments.direction, arguments.start, arguments.end)
+    profile = with_others(profile, arguments.others)
     return ProfileGuidance(profile, method, arguments.strength, arguments.hires, arguments)

@@ -7,6 +7,7 @@ from modules import scripts, shared, ui_common
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
+from ..core.profile.prompts import OTHERS
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
 from .guide import from_profile
@@ -45,11 +46,13 @@ class Debias(scripts.Script):
                 end = gr.Slider(0.0, 1.0, value=defaults.end, step=0.05, label="Debias end (share of the steps)",
                                 elem_id=self.elem_id("end"))
             hires = gr.Checkbox(label="Debias also in hires pass", value=defaults.hires, elem_id=self.elem_id("hires"))
+            others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
+                                 label="Debias prompts that the profile is not for")
             gr.Markdown("The directions *embedding* and *prediction* do nothing in steps in which a setting skips the "
                         "negative prompt. *prompt* works everywhere.")
         profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
-        controls = [enabled, profile, strength, direction, start, end, hires]
-        names = ["enabled", "profile", "strength", "direction", "start", "end", "hires"]
+        controls = [enabled, profile, strength, direction, start, end, hires, others]
+        names = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
         self.infotext_fields = [(control, lambda parameters, name=name: pasted(name, parameters))
                                 for control, name in zip(controls, names)]
         return controls

@@ -101,7 +101,8 @@ def drawn_floor(matrix: ArrayLike, drawn: Sequence[int], t: ArrayLike, level: fl
     counts = sum(chance.multinomial(images, row, draws) for images, row in
                  zip(np.bincount(drawn, minlength=len(matrix)), matrix, strict=True))
     independent = noise_floor(int((np.asarray(t) > 0).sum()), n, level)[1]
-    return float(min(np.quantile(kl_divergence(shares(counts), t), _level(level)), independent))
+    # "nearest" never interpolates, which would make NaN of two infinite draws.
+    return float(min(np.quantile(kl_divergence(shares(counts), t), _level(level), method="nearest"), independent))
 
 
 def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray | float, np.ndarray | float]:

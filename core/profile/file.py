@@ -22,6 +22,7 @@ from ..method.methods import Method
 from ..schema import ENTRY, PROFILE, check
 from ..method.draw import Steering
 from ..version import VERSION
+from .prompts import ALONE, subject_of
 
 SCHEMA = "1.0"
 SOFTWARE = f"sd-debias {VERSION}"
@@ -43,6 +44,7 @@ class Entry:
     before, after  one `Distribution.to_dict` an attribute: of the audit, and on held-out seeds (None: not verified)
     expected       one an attribute: what its shares are by every image of audit and rounds, 95 % intervals, and the
                    certainty that each share lies within the plan's margin of its target; None without a margin
+    subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
     fidelity       {before, after}: means over the images, None where not measured
     rounds         history: kind, images, fidelity, seconds and, an attribute, counts, unsure, kl, kl_floor95, steering
     stop           why no further round was tried
@@ -58,6 +60,12 @@ class Entry:
     warnings: tuple[str, ...] = ()
     cost: dict = field(default_factory=dict)
     expected: tuple[dict, ...] | None = None
+    subject: str | None = None
+
+    @property
+    def about(self) -> str:
+        """The subject: as it was given, else as the prompt says it."""
+        return subject_of(self.prompt) if self.subject is None else self.subject
 
     @classmethod
     def from_dict(cls, data: dict, attributes: Sequence[Attribute]) -> Entry:
@@ -92,7 +100,8 @@ class Entry:
         return {"prompt": self.prompt, "steerings": [s.to_dict() for s in self.steerings],
                 **{key: _listed(getattr(self, key)) for key in ("before", "after", "fidelity", "rounds", "stop",
                                                                 "warnings", "cost")},
-                **({} if self.expected is None else {"expected": _listed(self.expected)})}
+                **({} if self.expected is None else {"expected": _listed(self.expected)}),
+                **({} if self.subject is None else {"subject": self.subject})}
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class Profile:
     edited   the file was changed by hand since it was saved: its hash does not fit
     document   JSON that it was read from: its spelling, and every field that this version does not know, are kept
                as far as the fields above still say the same
+    others     what is done with a prompt that no entry is for, one of `prompts.OTHERS`; it is not saved
     predicted  entries for prompts that were not calibrated (core/calibration/first_steps.py); they are not saved
     """
     name: str
@@ -116,6 +126,7 @@ class Profile:
     edited: bool = False
     document: Mapping = field(default_factory=dict, repr=False, compare=False)
     predicted: tuple[Entry, ...] = ()
+    others: str = ALONE
 
     def __post_init__(self) -> None:
         together(self.attributes)

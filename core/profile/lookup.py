@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Mapping, Sequence
 
 import numpy as np
@@ -10,24 +11,82 @@ from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
 from ..method.draw import Steering
 from .file import Entry, Profile, same_prompt
+from .named import named
+from .prompts import ALONE, OTHERS, bare, holds, with_another
 
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
 
 
 def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
-    """(entry, True) of a calibrated prompt, white space and case aside; else (an entry for any prompt, False).
+    """(what a prompt gets, is it its own calibration?); where it is not, the entry's `warnings` say what it is.
 
-    That is a predicted one, where there is one. Else nobody knows how biased the prompt is; but where images are
-    drawn, sending each of them to a group drawn from the target needs no such knowledge
-    (benchmarks/uncalibrated.py). Shifts are the mean of all entries'. The entry's `warnings` says which.
+    1. An attribute whose group the prompt names itself is left alone, whatever follows (named.py); words that the
+       calibrated prompt has too do not count.
+    2. The same prompt, without a host's syntax: its entry.
+    3. An entry whose subject stands in the prompt: that entry, carried over; of several, the one that stands first.
+    4. Any other prompt: predicted weights, where there are some, or what `profile.others` says, one of `OTHERS`.
     """
-    for entry in profile.entries:
-        if same_prompt(entry.prompt) == same_prompt(prompt):
-            return entry, True
+    entry, known = _found(profile, prompt)
+    steerings, said = list(entry.steerings), []
+    for i, attribute in enumerate(profile.attributes):
+        words = [word for word in named(attribute, prompt) if not known or word not in named(attribute, entry.prompt)]
+        if words:
+            steerings[i] = Steering.none(len(attribute.groups))
+            said.append(f"the prompt itself says {', '.join(map(quoted, words))}, so {short(attribute.name)} is left "
+                        f"alone")
+    if not said:
+        return entry, known
+    if len(said) == len(steerings) and not known:
+        entry = replace(entry, warnings=())  # nothing of what is found for it is used
+    return replace(entry, steerings=tuple(steerings), warnings=(*entry.warnings, *said)), known
+
+
+def _found(profile: Profile, prompt: str) -> tuple[Entry, bool]:
+    """`entry_for`, but for what the prompt names itself."""
+    for spelling in (same_prompt, bare):
+        for entry in profile.entries:
+            if spelling(entry.prompt) == spelling(prompt):
+                return entry, True
     for entry in profile.predicted:
-        if same_prompt(entry.prompt) == same_prompt(prompt):
+        if bare(entry.prompt) == bare(prompt):
             return entry, False
+    text = bare(prompt)
+    standing = sorted((text.find(bare(e.about)), i) for i, e in enumerate(profile.entries) if holds(prompt, e.about))
+    if standing:
+        entries = [profile.entries[i] for _, i in standing]
+        subjects = list(dict.fromkeys(e.about for e in entries))
+        several = "; if the prompt shows two persons, one label an image cannot balance both" if with_another(
+            prompt, subjects[0]) else ""
+        several = f"; of the subjects {', '.join(map(quoted, subjects))} the first counts, and one label an image " \
+                  "cannot balance several persons" if len(subjects) > 1 else several
+        entry = replace(entries[0], prompt=prompt, warnings=(
+            f"carried over from {quoted(entries[0].prompt)}, whose subject {quoted(entries[0].about)} stands in this "
+            f"prompt{several}",))
+        return entry, False
+    if profile.others == ALONE:
+        nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
+        return Entry(prompt, nothing, warnings=("this prompt was not calibrated, so it is left alone",)), False
+    return _any_prompt(profile, prompt), False
+
+
+def is_other(profile: Profile, prompt: str) -> bool:
+    """Is no entry for this prompt, so that `profile.others` says what it gets? Not where it names every attribute."""
+    spellings = [bare(e.prompt) for e in profile.entries]
+    return bare(prompt) not in spellings and not any(holds(prompt, e.about) for e in profile.entries) and not all(
+        named(attribute, prompt) for attribute in profile.attributes)
+
+
+def with_others(profile: Profile, others: str) -> Profile:
+    """The profile with another choice for prompts that no entry is for. Raises DebiasError."""
+    if others not in OTHERS:
+        raise DebiasError(f"Expected other prompts to be one of {', '.join(OTHERS)}, but {quoted(others)} came.")
+    return replace(profile, others=others)
+
+
+def _any_prompt(profile: Profile, prompt: str) -> Entry:
+    """Nobody knows how biased the prompt is; but where images are drawn, sending each of them to a group drawn from the
+    target needs no such knowledge (benchmarks/uncalibrated.py). Shifts are the mean of all entries'."""
     found = [[e.steerings[i] for e in profile.entries] for i in range(len(profile.attributes))]
     if profile.method.spend == "draw":
         steerings = tuple(_every_image(a, own, profile.method.unit) for a, own in zip(profile.attributes, found))
@@ -36,7 +95,7 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
         steerings = tuple(map(_mean, found))
         several = f"{len(profile.entries)} calibrated prompts"
         used = f"the average of {several if len(profile.entries) > 1 else 'the one calibrated prompt'} is used"
-    return Entry(prompt, steerings, warnings=(f"this prompt was not calibrated; {used}",)), False
+    return Entry(prompt, steerings, warnings=(f"this prompt was not calibrated; {used}",))
 
 
 def differences(profile: Profile, setting: Mapping) -> list[str]:

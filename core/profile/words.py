@@ -30,11 +30,22 @@ def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0
         keys["Debias"] = why if why == LEFT_ALONE else f"not applied ({why})"
     if strength != 1:
         keys["Debias strength"] = f"{strength:g}"
-    if info.get("acted") and not exact:
-        keys["Debias prompt"] = entry.warnings[0]
+    said = entry.warnings if not exact else [w for w in entry.warnings if w.endswith(" is left alone")]
+    if info.get("acted") and said:
+        keys["Debias prompt"] = "; ".join(said)
+    if info.get("acted") and seed is not None:
+        if sent := sent_to(profile, entry, seed):
+            keys["Debias sent to"] = sent
     if info.get("acted") and info.get("skipped"):
         keys["Debias skipped"] = f"{info['skipped']} of {info.get('steps', '?')} steps (NaN or infinite)"
     return keys
+
+
+def sent_to(profile: Profile, entry: Entry, seed: int) -> str:
+    """Where a seed's own draws send its picture, e.g. "woman, tan"; "" where nothing is drawn."""
+    drawn = [(a, s.draws([seed], stream=i)[0]) for i, (a, s) in
+             enumerate(zip(profile.attributes, entry.steerings, strict=True)) if s.probabilities]
+    return ", ".join(a.names[option - 1] for a, option in drawn if option)
 
 
 def described(profile: Profile) -> str:
@@ -58,6 +69,9 @@ def _idle(profile: Profile, entry: Entry, info: Mapping, strength: float, seed: 
     """Why guidance did not act, as far as it can be told from outside."""
     if strength == 0:
         return "the strength is 0"
+    if not any(any(s.weights) or s.probabilities for s in entry.steerings) and (
+            said := [w for w in entry.warnings if w.endswith("left alone")]):
+        return "; ".join(said)
     if not any(any(s.weights) or (s.probabilities and s.probabilities[0] < 1) for s in entry.steerings):
         return "the calibration found nothing to correct"
     if seed is not None and not any(s.rows([seed], stream=i).any() for i, s in enumerate(entry.steerings)):

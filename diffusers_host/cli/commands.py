@@ -214,21 +214,21 @@ def report(options) -> dict:
 
 
 def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
-    """The profile, with predicted weights for a prompt that was not calibrated where they are asked for; says what is
-    used for such a prompt, and where it lies too far from those calibrated."""
-    from ...core.profile.lookup import entry_for
-    from ..first_steps import distance
-    if entry_for(profile, prompt)[1]:
-        if options.predict:
-            warnings.warn(f"{quoted(prompt)} is calibrated, so --predict does nothing.")
-        return profile
-    if options.predict:
+    """The profile, with what is asked for prompts that no entry is for; says what is used where this is not the
+    prompt's own calibration."""
+    from ...core.profile.lookup import entry_for, is_other, with_others
+    from ...core.profile.prompts import ALONE
+    profile = with_others(profile, (options.others or ALONE).replace("-", " "))
+    other = is_other(profile, prompt)
+    if options.predict and not other:
+        warnings.warn(f"An entry of the profile is for {quoted(prompt)}, or the prompt names its groups itself, so "
+                      f"--predict does nothing.")
+    if options.predict and other:
         _say(options, f"Reading the first steps of {quoted(prompt)} and of {len(profile.entries)} calibrated prompts")
         profile = bench.predicted(profile, prompt)
-    warnings.warn(f"{quoted(prompt)}: {entry_for(profile, prompt)[0].warnings[0]}.")
-    away = distance(bench.pipe, [entry.prompt for entry in profile.entries], prompt)
-    if away.too_far:
-        warnings.warn(f"{quoted(prompt)}: {away}.")
+    entry, known = entry_for(profile, prompt)
+    if not known or any(warning.endswith("left alone") for warning in entry.warnings):
+        warnings.warn(f"{quoted(prompt)}: {'; '.join(entry.warnings)}.")
     return profile
 
 
@@ -238,7 +238,6 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
     from ...core.calibration.result import entry_of
     from ...core.calibration.unfinished import Unfinished
     from ...core.profile.lookup import entry_for
-    from ..first_steps import distance
     found, before, count, work = None, bench.evaluations, options.count or 200, Unfinished(None)
     for found in bench.carried_over(profile, prompt, count, options.seed or 0, work):
         done = sum(r.done for r in found.rounds)
@@ -246,9 +245,7 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
             print(f"\r{quoted(prompt)}: {done} of {2 * count} pictures", end="", file=sys.stderr, flush=True)
     _say(options, "\n" + "\n".join(lines(found, "with the profile")))
     entry = entry_of(found, bench.evaluations - before)
-    away = distance(bench.pipe, [known.prompt for known in profile.entries], prompt)
-    far = () if away.too_far is False else (str(away),)
-    said = (*entry_for(profile, prompt)[0].warnings, *far, *entry.warnings)
+    said = (*entry_for(profile, prompt)[0].warnings, *entry.warnings)
     if entry.warnings:
         said += ("the profile does not carry over to this prompt: calibrate it",)
     sheets = [sheet for sheet in work.sheets(found) if sheet]

@@ -8,6 +8,7 @@ from typing import Callable, Sequence
 from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS
 from ...core.errors import DebiasError, short
 from ...core.method.methods import CHOICES
+from ...core.profile.prompts import OTHERS
 from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
 
@@ -50,12 +51,12 @@ def _refuse_idle(options: argparse.Namespace) -> None:
 
     name = options.command.__name__
     if name == "report" and not options.model:
-        refuse((*MODEL, *JUDGES, "count", "predict", "prompt"), "without a model to make pictures with: name one with "
-               "--model")
+        refuse((*MODEL, *JUDGES, "count", "others", "predict", "prompt"),
+               "without a model to make pictures with: name one with --model")
     if name == "report" and not options.prompt:
-        refuse((*JUDGES, "count", "predict"), "without a further --prompt to measure: name one")
+        refuse((*JUDGES, "count", "others", "predict"), "without a further --prompt to measure: name one")
     if name == "generate" and not options.profile:
-        refuse(("strength", "predict"), "without a --profile: name one")
+        refuse(("strength", "others", "predict"), "without a --profile: name one")
     if name == "audit" and not options.out:
         refuse(("overwrite",), "without --out: nothing is written")
     if getattr(options, "model", None) == "demo":
@@ -188,9 +189,11 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
                          help=choice.help.replace("%", "%%"))
 
-    predict = "a prompt that was not calibrated gets weights predicted from those that were (twice as many as " \
-        "groups, at least), instead of every image being sent to a drawn group; that takes as long as 25 to 45 " \
-        "images for each of these prompts"
+    others = "what a prompt gets that the profile is not for (it is for the calibrated prompts, in other spellings " \
+        "too, and for prompts in which their subject stands): left alone, the default, or every image sent to a " \
+        "drawn group"
+    predict = "a prompt that the profile is not for gets weights predicted from those of the calibrated prompts " \
+        "(twice as many as groups, at least); that takes as long as 25 to 45 images for each of these prompts"
     profile = "a profile's file, or the name of one that comes with the package, such as demo-gender"
     sub = command("generate")
     model(sub, "demo")
@@ -199,6 +202,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--profile", type=_text, help=f"{profile}; without one nothing is guided")
     sub.add_argument("--strength", type=_number(0, 10), help="0 is no guidance, 1 (the default) as calibrated")
     sub.add_argument("--count", type=_COUNT, default=1, help="images to make")
+    sub.add_argument("--others", choices=[name.replace(" ", "-") for name in OTHERS], default=None, help=others)
     sub.add_argument("--predict", action="store_true", help=predict)
 
     sub = command("report")
@@ -209,6 +213,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
                      "and with the profile; repeat the option for several")
     sub.add_argument("--count", type=_COUNT, help="images to measure it on, each way; default: 200")
+    sub.add_argument("--others", choices=[name.replace(" ", "-") for name in OTHERS], default=None, help=others)
     sub.add_argument("--predict", action="store_true", help=predict)
 
     sub = command("demo")

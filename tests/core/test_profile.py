@@ -14,7 +14,7 @@ from sd_debias.demo_model.model import FOLDER
 from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import SHIPPED, SOFTWARE, Profile
-from sd_debias.core.profile.lookup import check_encoder, differences, entry_for
+from sd_debias.core.profile.lookup import check_encoder, differences, entry_for, with_others
 from sd_debias.core.profile.words import metadata
 from sd_debias.core.method.draw import Steering
 from sd_debias.diffusers_host.workbench import model_hash
@@ -69,7 +69,9 @@ def test_a_profile_holds_what_was_calibrated_and_measured():
     entry, = profile.entries
     assert entry.steerings == c.steerings and profile.attributes == c.attributes and profile.method == c.method
     assert entry.before[1] == c.audit.distribution(1, SKIN_TONE_3.target).to_dict()
-    assert entry.after[0] == c.held_out.distribution(0, GENDER.target).to_dict()
+    verified = c.held_out.distribution(0, GENDER.target).to_dict()
+    assert entry.after[0] == {**verified, "drawn_floor95": c.floor(0, c.held_out)}
+    assert c.floor(0, c.held_out) < verified["kl_floor95"]
     assert [r["kind"] for r in entry.rounds] == [r.kind for r in c.rounds]
     assert entry.rounds[1]["attributes"][0]["steering"]["strength"] == c.rounds[1].steerings[0].push
     assert entry.fidelity == {"before": pytest.approx(0.3), "after": pytest.approx(0.3)}
@@ -146,7 +148,7 @@ def test_a_prompt_is_found_whatever_its_spaces_and_case(profile):
 def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
     gender = GENDER.with_target((70, 30))
     profile = made(*(calibrated(prompt, (gender,), (bias,)) for prompt, bias in ((PROMPT, 2.0), ("a nurse", -2.0))))
-    entry, exact = entry_for(profile, "a photo of a lawyer")
+    entry, exact = entry_for(with_others(profile, "draw"), "a photo of a lawyer")
     assert not exact and entry.before is None
     assert entry.warnings == ("this prompt was not calibrated; every image is sent to a group drawn from the target",)
     assert entry.steerings[0].probabilities == pytest.approx((0, 0.7, 0.3))
@@ -156,12 +158,13 @@ def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
 def test_an_unknown_prompt_is_drawn_for_even_where_no_calibrated_one_needed_it():
     profile = made(calibrated("a photo of a person", bias=(0.0,)))
     assert profile.entries[0].steerings == (Steering.none(2),)
+    profile = with_others(profile, "draw")
     assert entry_for(profile, "other")[0].steerings == (Steering((0.0, 0.0), (0.0, 0.5, 0.5), profile.method.unit),)
 
 
 def test_an_unknown_prompt_gets_the_average_shift():
     profile = made(calibrated(method=METHODS["shift"]), calibrated("a nurse", bias=(-2.0,), method=METHODS["shift"]))
-    entry, _ = entry_for(profile, "a photo of a lawyer")
+    entry, _ = entry_for(with_others(profile, "draw"), "a photo of a lawyer")
     assert entry.warnings == ("this prompt was not calibrated; the average of 2 calibrated prompts is used",)
     assert entry.steerings[0].weights == pytest.approx(np.mean([e.steerings[0].weights for e in profile.entries], 0))
 

@@ -103,7 +103,8 @@ def test_the_report_gives_before_and_after_with_intervals(profile, tmp_path):
 @pytest.mark.parametrize("counts, verdict", [
     ([50, 50], "cannot be told from chance"), ([65, 35], "Nearer to the target"), ([90, 10], "not nearer")])
 def test_the_verdict_follows_the_figures(counts, verdict):
-    assert verdict in report._verdict(BEFORE, summarise(counts, GENDER.target))[1]
+    after = summarise(counts, GENDER.target)
+    assert verdict in report._verdict(BEFORE, after, after.kl_floor95)[1]
 
 
 def test_a_profile_without_verification_is_reported_as_such(tmp_path):

@@ -215,7 +215,7 @@ def test_a_clip_that_is_named_judges_the_demo_too(tmp_path):
 def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, capsys):
     asked = ["report", "--profile", str(calibrated / "profile.json"), "--out", str(tmp_path), "--count", "40",
              "--batch-size", "20", "--prompt"]
-    assert main([*asked, "a photo of a pilot", "--model", "demo"]) == 0
+    assert main([*asked, "a photo of a pilot", "--model", "demo", "--others", "draw"]) == 0
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is sent to a group" in page
     assert "gender, with the profile (N = 40): man 5" in capsys.readouterr().out
@@ -223,20 +223,25 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
     assert main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
     said = capsys.readouterr().err
     assert "name one with --model" in said and "'A photo of a judge' was calibrated" in said
-    assert "one calibrated prompt cannot tell whether that is far" in page
 
 
-def test_a_prompt_too_far_from_anything_calibrated_is_said_to_be(tmp_path, capsys):
-    prompts = [part for subject in ("doctor", "pilot") for part in ("--prompt", f"a photo of a {subject}")]
-    assert main(["calibrate", *prompts, *QUICK[2:], "--out", str(tmp_path / "two")]) == 0
-    asked = ["--profile", str(tmp_path / "two" / "profile.json"), "--model", "demo", "--count", "2",
+def test_a_prompt_that_the_profile_is_not_for_is_left_alone_and_that_is_said(tmp_path, calibrated, capsys):
+    asked = ["--profile", str(calibrated / "profile.json"), "--model", "demo", "--count", "2",
              "--prompt", "two people on a beach"]
     assert main(["report", *asked, "--out", str(tmp_path)]) == 0
-    assert "too far from anything calibrated" in (tmp_path / "report.html").read_text("utf-8")
-    assert main(["generate", *asked, "--out", str(tmp_path / "pictures")]) == 0
+    assert "this prompt was not calibrated, so it is left alone" in (tmp_path / "report.html").read_text("utf-8")
+    assert main(["generate", *asked, "--out", str(tmp_path / "with")]) == 0
+    assert main(["generate", *asked[2:], "--out", str(tmp_path / "without")]) == 0
+    for seed in (0, 1):
+        made = [np.asarray(Image.open(tmp_path / folder / f"{seed}.png")) for folder in ("with", "without")]
+        assert (made[0] == made[1]).all()
     assert main(["generate", *asked, "--out", str(tmp_path / "pictures"), "--predict"]) == 2
     said = capsys.readouterr().err
-    assert said.count("too far from anything calibrated") == 2 and "needs 4 calibrated prompts, but 'two' has 2" in said
+    assert said.count("so it is left alone") == 2 and "needs 4 calibrated prompts, but 'judge' has 1" in said
+    asked[-1] = "portrait of a (judge:1.2), 8k"
+    assert main(["generate", *asked, "--out", str(tmp_path / "carried"), "--predict"]) == 0
+    said = capsys.readouterr().err
+    assert "--predict does nothing" in said and "whose subject 'judge' stands in this prompt" in said
     assert main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
     assert main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
@@ -333,5 +338,5 @@ def test_a_calibration_measures_as_much_as_on_every_other_host():
 
 
 def test_numbers_beside_a_usual_plan_are_refused(capsys):
-    assert main(["calibrate", "--prompt", "x", "--out", "x", "--sure", "quick", "--held-out", "5"]) == 1
+    assert main(["calibrate", "--prompt", "x", "--out", "x", "--sure", "quick", "--held-out", "5"]) == 2
     assert "--held-out is a number of --sure custom, but --sure quick came" in capsys.readouterr().err

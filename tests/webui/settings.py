@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 PROMPT = "a photo of a doctor"
-NAMES = ["enabled", "profile", "strength", "direction", "start", "end", "hires"]
+NAMES = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
 DIRECTIONS = ["prompt", "embedding", "prediction"]
 CALIBRATE = dict(attributes=["gender"], own="", classifier="", images=20, rounds=2, held_out=20, tolerance=0.0,
                  confidence=0.0, method="default", direction="as the method", spend="as the method",
@@ -22,7 +22,7 @@ def debias(*args, name: str = "test", **given) -> dict:
     """alwayson_scripts with Debias on; arguments by place, or by name up to the last that is given."""
     if not args:
         values = dict(enabled=True, profile=name, strength=1.0, direction="as calibrated", start=0.0, end=1.0,
-                      hires=True)
+                      hires=True, others="leave alone")
         args = [{**values, **given}[key] for key in NAMES]
     return {"alwayson_scripts": {"Debias": {"args": list(args)}}}
 

@@ -184,14 +184,19 @@ def test_replaying_a_plain_infotext_switches_it_off(host):
 
 def test_metadata_names_another_prompt_and_setting(host):
     save_profile(host.profiles, setting=dict(steps=30, cfg=3.0))
-    _, texts = generate(host, prompt="a photo of a nurse", **debias())
+    plain, _ = generate(host, prompt="a photo of a nurse")
+    pictures, texts = generate(host, prompt="a photo of a nurse", **debias())
+    assert same(plain, pictures)
+    assert keys(texts[0])["Debias"] == "not applied (this prompt was not calibrated, so it is left alone)"
+    pictures, texts = generate(host, prompt="a photo of a nurse", **debias(others="draw"))
     said = keys(texts[0])
+    assert not same(plain, pictures) and said["Debias others"] == "draw"
     assert "was not calibrated" in said["Debias prompt"]
     assert said["Debias setting"] == "steps: calibrated at 30, used at 6"
 
 
 @pytest.mark.parametrize("args", [
-    [], [True], [True, "test"], [True, "test", 1.0, "as calibrated", 0.0, 1.0, True, 7, 8]])
+    [], [True], [True, "test"], [True, "test", 1.0, "as calibrated", 0.0, 1.0, True, "draw", 7, 8]])
 def test_api_with_few_and_many_arguments(host, args):
     save_profile(host.profiles)
     plain, _ = generate(host)

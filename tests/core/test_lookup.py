@@ -1,0 +1,176 @@
+"""Which prompts a profile is for: what a prompt names itself, spellings, subjects, and everything else."""
+import itertools
+import time
+
+import pytest
+
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group, parse
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.profile.file import Profile
+from sd_debias.core.profile.lookup import entry_for, is_other, with_others
+from sd_debias.core.profile.named import named
+from sd_debias.core.profile.prompts import bare, subject_of
+from sd_debias.core.profile.words import metadata
+
+SENT = Steering((0.0, 0.0), (0.4, 0.0, 0.6))
+TONES = Steering((0.0,) * 5, (0.5, 0.1, 0.1, 0.1, 0.1, 0.1))
+NONE = Steering.none(2)
+JOBS = ("doctor", "construction worker", "judge", "pilot", "student")
+
+
+def profile(*prompts, attributes=(GENDER,), steerings=(SENT,), **entry):
+    return Profile.from_dict(dict(
+        schema="1.0", name="test", method={}, attributes=[a.to_dict() for a in attributes],
+        entries=[dict(prompt=prompt, steerings=[s.to_dict() for s in steerings], **entry) for prompt in prompts]))
+
+
+DOCTOR = profile("a photo of a doctor")
+BOTH = profile(*(f"a photo of a {job}" for job in JOBS), attributes=(GENDER, SKIN_TONE_5), steerings=(SENT, TONES))
+
+
+@pytest.mark.parametrize("prompt", [
+    "a photo of a doctor", "A Photo  of a doctor", "a photo of a doctor.", "(a photo of a doctor:1.2)",
+    "a photo of a (((doctor)))", "a photo of a [doctor]", "a photo of a {doctor}", "a photo of a doctor <lora:x:0.8>",
+    "a photo of a doctor, embedding:nice/one", "a photo of a doctor BREAK", "a photo of a doctor,, ,",
+    "a photo of a (doctor:0.9) !", "<lora:a:1><hypernet:b:0.5> a photo of a doctor AND"])
+def test_a_spelling_of_the_calibrated_prompt_gets_its_entry(prompt):
+    entry, known = entry_for(DOCTOR, prompt)
+    assert known and entry == DOCTOR.entries[0]
+
+
+@pytest.mark.parametrize("prompt", [
+    "portrait of a doctor", "a photo of a doctor, masterpiece, 8k", "cinematic portrait of a (doctor:1.3), bokeh, 85mm",
+    "(a photo of a doctor:1.2), masterpiece", "doctor", "the Doctor, oil painting",
+    "a tired doctor in a hospital at night"])
+def test_a_prompt_with_the_subject_gets_the_entry_carried_over_and_says_so(prompt):
+    entry, known = entry_for(DOCTOR, prompt)
+    assert not known and entry.steerings == (SENT,) and not is_other(DOCTOR, prompt)
+    said, = entry.warnings
+    assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' stands in this prompt"
+
+
+@pytest.mark.parametrize("prompt", ["a photo of doctors", "a doctorate", "a red apple on a table",
+                                    "the doctor-patient problem", "a photo of a nurse", ""])
+def test_any_other_prompt_is_left_alone_unless_the_user_chose_otherwise(prompt):
+    entry, known = entry_for(DOCTOR, prompt)
+    assert not known and entry.steerings == (NONE,) and is_other(DOCTOR, prompt)
+    assert entry.warnings == ("this prompt was not calibrated, so it is left alone",)
+    drawn, _ = entry_for(with_others(DOCTOR, "draw"), prompt)
+    assert drawn.steerings[0].probabilities == (0.0, 0.5, 0.5)
+    said = metadata(DOCTOR, prompt, dict(acted=False))
+    assert said["Debias"] == "not applied (this prompt was not calibrated, so it is left alone)"
+
+
+POSITIVE = ("a photo of a {job}, {word}", "a photo of {word} {job}", "{word} as a {job}, masterpiece, 8k",
+            "portrait of ({word}:1.3), a {job}")
+NEGATIVE = ("a photo of a {job}, not {word}", "a photo of a {job} who is no {word}")
+GENDERED = ("a man", "a woman", "a female", "MALE", "a lady", "an actress", "a fireman")
+TONED = ("dark skin", "a pale-skinned person", "very dark skin", "an African person", "a black woman")
+
+
+def test_whoever_names_a_group_is_left_alone_on_that_attribute_and_the_other_is_not():
+    """Over 200 prompts, positive and negative wording."""
+    cases = list(itertools.product(JOBS, POSITIVE + NEGATIVE, GENDERED + TONED))
+    assert len(cases) >= 200
+    for job, wording, word in cases:
+        prompt = wording.format(job=job, word=word)
+        entry, _ = entry_for(BOTH, prompt)
+        (gender, tone), warnings = entry.steerings, entry.warnings
+        named_gender, named_tone = word in GENDERED or word == "a black woman", word in TONED
+        assert (gender == NONE) == named_gender and (tone == Steering.none(5)) == named_tone, prompt
+        assert sum("left alone" in warning for warning in warnings) == named_gender + named_tone
+
+
+WITHOUT_PERSONS = """a red apple on a table|a mountain lake at dawn|a cat on a sofa|an empty street in Tokyo at night
+a bowl of ramen|a medieval castle|a steam locomotive|abstract geometric shapes|a field of sunflowers|a wooden chair
+the Eiffel tower in fog|a spaceship above Mars|a bottle of perfume, studio light|a golden retriever puppy|an old bicycle
+a library full of books|a cup of coffee|a jungle waterfall|a sailing boat|a dragon breathing fire|a snowy forest
+a mechanical watch, macro|a bowl of fruit, oil painting|a lighthouse in a storm|a hot air balloon|a vintage car
+a desert with cacti|a bridge at sunset|a chess board|a butterfly on a flower|a stack of pancakes
+an iceberg|a modern kitchen|a blue door|a guitar on a wall
+a pile of autumn leaves|the milky way|a coral reef|a tractor on a farm|a courtroom, empty|an operating theatre, empty
+a cockpit of an airplane|a classroom without people|a fire truck|a space suit in a museum|a stethoscope on a desk
+a police car|a pair of boots|a violin|an origami crane|a robot vacuum|a thunderstorm over the sea|a teapot"""
+WITHOUT_PERSONS = WITHOUT_PERSONS.replace("\n", "|").split("|")
+
+
+def test_a_prompt_without_a_person_gets_none():
+    """As every picture of it is made without guidance, not one changes."""
+    assert len(WITHOUT_PERSONS) >= 50
+    two = BOTH
+    for prompt in WITHOUT_PERSONS:
+        entry, known = entry_for(two, prompt)
+        assert not known and all(not any(s.weights) and not s.probabilities for s in entry.steerings), prompt
+
+
+def test_what_the_calibrated_prompt_says_too_does_not_count_as_naming():
+    fireman = profile("a photo of a fireman")
+    assert entry_for(fireman, "a photo of a fireman")[0].steerings == (SENT,)
+    assert entry_for(fireman, "a photo of a fireman, a woman")[0].steerings == (NONE,)
+
+
+def test_several_subjects_are_said_and_the_first_counts():
+    entry, _ = entry_for(BOTH, "a judge beside a pilot")
+    assert entry.warnings[0].startswith("carried over from 'a photo of a judge'")
+    assert "of the subjects 'judge', 'pilot' the first counts, and one label an image cannot" in entry.warnings[0]
+    entry, _ = entry_for(BOTH, "a doctor and a nurse")
+    assert entry.warnings[0].endswith("if the prompt shows two persons, one label an image cannot balance both")
+
+
+def test_a_subject_can_be_edited_and_taken_away():
+    own = profile("a photo of a doctor", subject="surgeon")
+    assert entry_for(own, "a surgeon at work")[0].steerings == (SENT,)
+    assert entry_for(own, "a doctor at work")[0].steerings == (NONE,)
+    assert entry_for(own, "a photo of a doctor")[1]
+    assert entry_for(profile("a photo of a doctor", subject=""), "a doctor at work")[0].steerings == (NONE,)
+    assert "subject" not in DOCTOR.to_dict()["entries"][0] and own.to_dict()["entries"][0]["subject"] == "surgeon"
+    assert Profile.from_dict(own.to_dict()) == own
+
+
+@pytest.mark.parametrize("prompt, subject", [
+    ("a photo of a doctor", "doctor"), ("A photo of an (office worker:1.2), 8k", "office worker"), ("doctor", "doctor"),
+    ("cinematic portrait photo of the old judge wearing a robe", "old judge"), ("a photo", ""), ("", ""),
+    ("portrait", ""),
+    ("close-up shot of a nurse in a hospital", "nurse"), ("a painter, oil painting", "painter")])
+def test_the_subject_is_read_off_the_prompt(prompt, subject):
+    assert subject_of(prompt) == subject
+
+
+@pytest.mark.parametrize("attribute, prompt, words", [
+    (GENDER, "a doctor in Manhattan, womanly manners", []), (GENDER, "a man-made lake", []),
+    (GENDER, "Eine Frau als \u00c4rztin", ["frau", "\u00e4rztin"]), (GENDER, "her hat", ["her"]),
+    (GENDER, "\u4e00\u4f4d\u5973\u533b\u751f", ["\u5973"]), (SKIN_TONE, "a doctor in a white coat", []),
+    (SKIN_TONE_3, "a white man", ["white"]), (SKIN_TONE_5, "a tan jacket", []),
+    (SKIN_TONE_5, "dark hair, fair skin", ["fair skin"]), (AGE, "an old person", ["old"]),
+    (AGE, "a middle-aged cook", ["middle-aged"]),
+    (parse("glasses | no glasses"), "a cook with glasses", ["glasses"])])
+def test_words_that_name_a_group(attribute, prompt, words):
+    assert named(attribute, prompt) == words
+
+
+def test_own_words_of_a_group_are_kept_in_its_profile_and_count_alone():
+    own = Attribute("gender", (Group("man", words=("bloke",)), Group("woman", words=())))
+    assert named(own, "a bloke") == ["bloke"] and named(own, "a man and a woman") == []
+    assert Attribute.from_dict(own.to_dict()) == own and "words" not in GENDER.to_dict()["groups"][0]
+    with pytest.raises(ValueError, match="The word 'x' names two groups of 'a'"):
+        Attribute("a", (Group("b", words=("X",)), Group("c", words=("x ",))))
+    with pytest.raises(ValueError, match="hold an empty one"):
+        Group("b", words=("",))
+
+
+def test_a_prompt_of_ten_thousand_characters_and_of_odd_ones_is_looked_up_at_once():
+    started = time.perf_counter()
+    for text in ("(" * 5000 + "doctor" + ")" * 5000, "a doctor, " * 1000, "x" * 10_000, "[:1.2" * 2000,
+                 "\\(" * 5000 + "\ud7ff", "a photo of " * 900, "<lora:" * 1600):
+        entry_for(BOTH, text)
+        bare(text)
+    assert time.perf_counter() - started < 5
+
+
+def test_metadata_says_where_this_picture_was_sent():
+    acted = dict(acted=True, steps=5, skipped=0)
+    sent = {seed: metadata(DOCTOR, "a photo of a doctor", acted, seed=seed).get("Debias sent to") for seed in range(10)}
+    draws = SENT.draws(range(10))
+    assert [sent[seed] for seed in range(10)] == ["woman" if drawn == 2 else None for drawn in draws]
+    said = metadata(BOTH, "a female judge", acted, seed=0)
+    assert said["Debias prompt"].endswith("the prompt itself says 'female', so gender is left alone")
