@@ -5,7 +5,7 @@
 Each is read as a user's would be. It must be accepted or refused with a sentence of `DebiasError`; whatever is accepted
 must make sense (bounded weights, whole counts, a report that renders, a file that loads as the same again), and none may
 take more than two seconds or 200 MB more memory. The first that fails is printed with its seed, and ends the run with 1.
-docs/reliability.json keeps what was found.
+--out FOLDER keeps what was found in reliability.json.
 """
 from __future__ import annotations
 
@@ -203,7 +203,8 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--documents", type=int, default=100_000)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--no-record", action="store_true", help="leave docs/reliability.json as it is")
+    options.add_argument("--out", type=Path, metavar="FOLDER",
+                         help="keep the figures in FOLDER/reliability.json; the published ones are in docs")
     given = options.parse_args()
     kinds = seeds_of()
     readers, shares = list(kinds), [share for _, _, share in kinds.values()]
@@ -237,8 +238,8 @@ def main() -> int:
     found = dict(documents=given.documents, first_seed=given.seed, slowest_seconds=round(slowest, 2),
                  more_memory_mb=memory >> 20, accepted=dict(accepted), refused=dict(refused))
     print(json.dumps(found, indent=1))
-    if not given.no_record:
-        record("fuzz", found)
+    if given.out:
+        record("fuzz", found, given.out)
     return 0
 
 

@@ -5,7 +5,7 @@
 Every process is killed at a random moment, half of them by the clock and half as soon as a file appears in the folder,
 where the dangerous moments are. After every kill the same command is run again; whenever one ends by itself, its result
 must be an undisturbed run's, label by label, no temporary or unfinished file may be left, and no command may refuse with
-"exists already". The first that fails ends the run with 1. docs/reliability.json keeps what was found.
+"exists already". The first that fails ends the run with 1. --out FOLDER keeps what was found in reliability.json.
 """
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--kills", type=int, default=60)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--no-record", action="store_true", help="leave docs/reliability.json as it is")
+    options.add_argument("--out", type=Path, metavar="FOLDER",
+                         help="keep the figures in FOLDER/reliability.json; the published ones are in docs")
     given = options.parse_args()
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as place:
@@ -107,8 +108,8 @@ def main() -> int:
     found = dict(kills=kills, first_seed=given.seed, calibrations=ended, kills_after_the_profile_was_saved=after_profile,
                  most_kills_of_one_calibration=most)
     print(json.dumps(found, indent=1))
-    if not given.no_record:
-        record("kill", found)
+    if given.out:
+        record("kill", found, given.out)
     return 0
 
 

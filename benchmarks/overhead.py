@@ -16,7 +16,6 @@ from contextlib import contextmanager
 
 import harness
 import torch
-from harness import DOCS
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model import model
@@ -155,8 +154,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of the models with random weights")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="the denoiser with torch.compile")
+    harness.out(parser)
     options = parser.parse_args()
-    store = DOCS / "overhead.json"
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = options.out / "overhead.json"
     found = json.loads(store.read_text("utf-8")) if store.exists() else []
     for name in options.models:
         dtype = getattr(torch, options.dtype)
@@ -170,11 +171,11 @@ def main() -> None:
         where = torch.cuda.get_device_name() if options.device == "cuda" else harness.machine()
         key = dict(model=name, device=where, dtype=options.dtype, images=options.images, steps=steps,
                    size=options.size, compiled=options.compile)
-        result = {**key, **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
+        result = {**key, "code": harness.code(), **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
         found = [f for f in found if {k: f.get(k) for k in key} != key] + [result]
         print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, flush=True)
         write_atomic(store, json.dumps(found, indent=1))
-        write_atomic(DOCS / "overhead.md", tables(found))
+        write_atomic(options.out / "overhead.md", tables(found))
 
 
 if __name__ == "__main__":

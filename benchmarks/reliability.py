@@ -1,4 +1,4 @@
-"""What fuzz.py and kill.py found, in docs/reliability.json and as the page docs/reliability.md."""
+"""What fuzz.py and kill.py found, in reliability.json and as the page reliability.md."""
 from __future__ import annotations
 
 import json
@@ -8,17 +8,15 @@ from pathlib import Path
 
 from sd_debias.core.files import read_json, write_atomic
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-
-
-def record(name: str, found: dict) -> None:
+def record(name: str, found: dict, folder: Path) -> None:
     """Keep one command's figures beside those of the other, and make the page anew."""
-    store = DOCS / "reliability.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    store = folder / "reliability.json"
     known = read_json(store) if store.exists() else {}
     found = {**found, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
     known = dict(sorted({**known, name: found}.items()))
     write_atomic(store, json.dumps(known, indent=1) + "\n")
-    write_atomic(DOCS / "reliability.md", page(known))
+    write_atomic(folder / "reliability.md", page(known))
 
 
 def page(known: dict) -> str:
