@@ -59,12 +59,13 @@ def encoding_of(call: dict) -> dict:
     return encoding
 
 
-def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str, **settings) -> Encoded:
+def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str, *, subject: str = "", **settings
+               ) -> Encoded:
     """Encodes the prompt, the empty one and all group texts. Raises DebiasError where groups of one attribute read
     alike, and where the texts have different lengths.
     """
     groups = [group for attribute in attributes for group in attribute.groups]
-    texts = [group_texts(group.texts, prompt, context) for group in groups]
+    texts = [group_texts(group.texts, prompt, context, subject) for group in groups]
     embedded = encode(pipe, [text for group in texts for text in group], **settings)
     own = encode(pipe, [prompt], **settings)
     tokens = own["prompt_embeds"].shape[1], embedded["prompt_embeds"].shape[1]

@@ -39,13 +39,14 @@ def encode(clip, text: str) -> tuple[Parts, dict]:
     return parts, {name: value for name, value in output.items() if name not in parts and value is not None}
 
 
-def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str) -> Encoded:
+def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str, subject: str = "") -> Encoded:
     """The prompt, the empty text and each group's mean, each of its own length.
 
     Raises DebiasError where two groups of an attribute read the same to this text encoder, and where a part of the
     conditioning differs between the texts and cannot be mixed.
     """
-    described = [group_texts(group.texts, prompt, context) for attribute in attributes for group in attribute.groups]
+    described = [group_texts(group.texts, prompt, context, subject)
+                 for attribute in attributes for group in attribute.groups]
     of_prompt, fixed = encode(clip, prompt)
     found = [[encode(clip, text) for text in texts] for texts in described]
     # A part that one text has and another lacks cannot be mixed either.

@@ -26,7 +26,7 @@ class DebiasCalibrate(scripts.Script):
         with gr.Row():
             name = gr.Textbox(label="Profile name", value="", placeholder="doctor-gender",
                               elem_id=self.elem_id("name"))
-            sure = gr.Dropdown(list(HOW_SURE.values), value="normal", label=HOW_SURE.label,
+            sure = gr.Dropdown(list(HOW_SURE.values), value="normal", label="How sure: within 10, 5 or 3 points",
                                elem_id=self.elem_id("sure"))
             overwrite = gr.Checkbox(label="Overwrite a profile of this name", value=False,
                                     elem_id=self.elem_id("overwrite"))

@@ -59,7 +59,8 @@ def tokens_of(conditioning) -> Tensor:
     return conditioning if isinstance(conditioning, Tensor) else conditioning[TOKENS]
 
 
-def encode(model, text: str, attributes: Sequence[Attribute], context: str, width: int, height: int) -> Encoded:
+def encode(model, text: str, attributes: Sequence[Attribute], context: str, width: int, height: int,
+           subject: str = "") -> Encoded:
     """A prompt, the empty text and each group's mean, encoded by the host's model, each with its own length.
 
     Raises DebiasError where groups read alike. Sizes are the picture's in pixels; SDXL encodes them with the text.
@@ -71,7 +72,8 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
         """Texts of one call would be lengthened to the longest, or could not be stacked."""
         return model.get_learned_conditioning(SdConditioning([one], width=width, height=height))
 
-    described = [group_texts(group.texts, text, context) for attribute in attributes for group in attribute.groups]
+    described = [group_texts(group.texts, text, context, subject)
+                 for attribute in attributes for group in attribute.groups]
     with torch.no_grad(), devices.autocast():
         empty, own, groups = alone(""), alone(text), [[alone(one) for one in texts] for texts in described]
     check_unmixed(_others(own), [_others(one) for texts in groups for one in texts])

@@ -49,6 +49,10 @@ class RoundGuidance:
     def differences(self, setting: dict) -> list[str]:
         return []
 
+    def behind(self, text: str) -> str:
+        """The subject behind which groups' words are placed; "": behind the prompt."""
+        return ""
+
     def warnings(self, prompt: str) -> list[str]:
         return []
 
@@ -72,6 +76,9 @@ class ProfileGuidance:
 
     def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
         return {**metadata(self.profile, prompt, info, self.strength, seed), **self.arguments.changed()}
+
+    def behind(self, text: str) -> str:
+        return entry_for(self.profile, text)[0].behind
 
     def differences(self, setting: dict) -> list[str]:
         return differences(self.profile, setting)

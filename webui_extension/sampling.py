@@ -218,7 +218,8 @@ class Pass:
         if self._model is not model:
             self._model, self._encoded, self._shifts = model, {}, {}
         if text not in self._encoded:
-            self._encoded[text] = encode(model, text, self.guide.attributes, self.guide.method.context, *self.size)
+            self._encoded[text] = encode(model, text, self.guide.attributes, self.guide.method.context, *self.size,
+                                         self.guide.behind(text))
         return self._encoded[text]
 
     def _text(self, image: int) -> str:

@@ -6,6 +6,7 @@ embeddings [B, D] and noise predictions [B, C, ...]. Sums run in float32 and com
 """
 from __future__ import annotations
 
+import re
 from typing import Sequence
 
 import torch
@@ -15,14 +16,30 @@ from ..errors import DebiasError, short
 from .methods import IN_CONTEXT
 
 
-def group_texts(texts: Sequence[str], prompt: str, context: str = IN_CONTEXT) -> list[str]:
+def group_texts(texts: Sequence[str], prompt: str, context: str = IN_CONTEXT, subject: str = "") -> list[str]:
     """A group's description texts for one prompt.
 
     `context` places a text that does not itself hold `{prompt}`: `IN_CONTEXT` ("a photo of a doctor, a woman") or
-    `ALONE` ("a woman").
+    `ALONE` ("a woman"). Where a subject stands in the prompt, `IN_CONTEXT` is behind it: "portrait of a (doctor:1.2),
+    a woman, bokeh".
     """
-    placed = (text if "{prompt}" in text else context.replace("{group}", text) for text in texts)
-    return [text.replace("{prompt}", prompt) for text in placed]
+    end = _behind(prompt, subject) if context == IN_CONTEXT and subject else len(prompt)
+
+    def placed(text: str) -> str:
+        if "{prompt}" in text:
+            return text.replace("{prompt}", prompt)
+        if end < len(prompt):
+            return f"{prompt[:end]}, {text}{prompt[end:]}"
+        return context.replace("{group}", text).replace("{prompt}", prompt)
+
+    return [placed(text) for text in texts]
+
+
+def _behind(prompt: str, subject: str) -> int:
+    """The place behind a subject, and behind the weight and brackets that close there; the prompt's end where the
+    subject does not stand in it."""
+    found = re.search(rf"(?<![\w-]){re.escape(subject)}(?![\w-])(?:\s*:\s*-?[\d.]+)?[)\]}}]*", prompt, re.IGNORECASE)
+    return found.end() if found else len(prompt)
 
 
 def weighted_sum(groups: Tensor, weights: Tensor) -> Tensor:

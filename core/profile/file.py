@@ -45,6 +45,7 @@ class Entry:
     expected       one an attribute: what its shares are by every image of audit and rounds, 95 % intervals, and the
                    certainty that each share lies within the plan's margin of its target; None without a margin
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
+    carried_from   the calibrated prompt, of a draw's entry for another one that holds its subject; it is not saved
     fidelity       {before, after}: means over the images, None where not measured
     rounds         history: kind, images, fidelity, seconds and, an attribute, counts, unsure, kl, kl_floor95, steering
     stop           why no further round was tried
@@ -61,6 +62,12 @@ class Entry:
     cost: dict = field(default_factory=dict)
     expected: tuple[dict, ...] | None = None
     subject: str | None = None
+    carried_from: str = ""
+
+    @property
+    def behind(self) -> str:
+        """The subject behind which groups' words are placed: of a prompt that this entry is carried over to."""
+        return self.about if self.carried_from else ""
 
     @property
     def about(self) -> str:

@@ -60,7 +60,9 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, bool]:
             prompt, subjects[0]) else ""
         several = f"; of the subjects {', '.join(map(quoted, subjects))} the first counts, and one label an image " \
                   "cannot balance several persons" if len(subjects) > 1 else several
-        entry = replace(entries[0], prompt=prompt, warnings=(
+        # A shift would move what stands behind the groups' words by other words' places: there they stay at the end.
+        calibrated = entries[0].prompt if profile.method.spend == "draw" else ""
+        entry = replace(entries[0], prompt=prompt, subject=entries[0].about, carried_from=calibrated, warnings=(
             f"carried over from {quoted(entries[0].prompt)}, whose subject {quoted(entries[0].about)} stands in this "
             f"prompt{several}",))
         return entry, False

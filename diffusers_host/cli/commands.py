@@ -135,7 +135,6 @@ class _Bar:
 def generate(options) -> dict:
     """Generate pictures (saved as SEED.png), with or without a profile."""
     from ...core.judge import one_colour
-    from ..encode import encode_all
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences
     from ...core.profile.words import metadata
@@ -150,7 +149,7 @@ def generate(options) -> dict:
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
         profile = _for_prompt(bench, profile, prompt, options)
         if strength:
-            encoded = encode_all(bench.pipe, prompt, profile.attributes, profile.method.context)
+            encoded = bench.encoded(profile, prompt)
     written, not_finite, uniform, started = [], [], [], time.perf_counter()
     first = options.seed or 0
     for start in range(first, first + options.count, bench.batch_size):

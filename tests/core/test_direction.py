@@ -102,3 +102,14 @@ def test_weights_that_are_not_finite_are_refused(bad):
     e, g = conditionings(16, 8)
     with pytest.raises(ValueError, match="finite"):
         mix(e, g, torch.tensor([[bad, 0.0]]))
+
+
+@pytest.mark.parametrize("prompt, subject, text", [
+    ("portrait of a (doctor:1.2), bokeh, 85mm", "doctor", "portrait of a (doctor:1.2), a woman, bokeh, 85mm"),
+    ("a photo of a doctor", "doctor", "a photo of a doctor, a woman"),
+    ("(a photo of a Doctor:1.2), masterpiece", "doctor", "(a photo of a Doctor:1.2), a woman, masterpiece"),
+    ("a doctorate, 8k", "doctor", "a doctorate, 8k, a woman"), ("a nurse", "doctor", "a nurse, a woman"),
+    ("((doctor)) at work", "doctor", "((doctor)), a woman at work"), ("a doctor, 8k", "", "a doctor, 8k, a woman")])
+def test_a_group_s_words_stand_behind_the_subject_of_a_longer_prompt(prompt, subject, text):
+    assert group_texts(["a woman"], prompt, IN_CONTEXT, subject) == [text]
+    assert group_texts(["a woman", "{prompt} (f)"], prompt, ALONE, subject) == ["a woman", f"{prompt} (f)"]

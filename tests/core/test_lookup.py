@@ -45,6 +45,7 @@ def test_a_spelling_of_the_calibrated_prompt_gets_its_entry(prompt):
 def test_a_prompt_with_the_subject_gets_the_entry_carried_over_and_says_so(prompt):
     entry, known = entry_for(DOCTOR, prompt)
     assert not known and entry.steerings == (SENT,) and not is_other(DOCTOR, prompt)
+    assert entry.behind == "doctor" and DOCTOR.entries[0].behind == ""
     said, = entry.warnings
     assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' stands in this prompt"
 

@@ -248,6 +248,15 @@ def test_a_prompt_that_the_profile_is_not_for_is_left_alone_and_that_is_said(tmp
     assert "--predict does nothing without a --profile" in said and "--predict does nothing without a model" in said
 
 
+def test_groups_words_stand_behind_the_subject_of_a_prompt_that_is_too_long_for_the_text_encoder(tmp_path, capsys):
+    """Behind the prompt they would be cut off."""
+    prompt = "portrait of a mechanic" + ", masterpiece" * 80
+    asked = ["generate", "--profile", "demo-gender", "--count", "8", "--batch-size", "8", "--prompt", prompt]
+    assert main([*asked, "--out", str(tmp_path)]) == 0
+    said = [Image.open(tmp_path / f"{seed}.png").text["parameters"] for seed in range(8)]
+    assert any("Debias sent to: woman" in text for text in said) and "whose subject 'mechanic'" in capsys.readouterr().err
+
+
 def test_weights_are_predicted_from_calibrated_prompts_and_the_picture_says_so(tmp_path, calibrated):
     document = json.loads((calibrated / "profile.json").read_text())
     (entry,) = document["entries"]
