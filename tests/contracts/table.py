@@ -15,6 +15,7 @@ TESTS = {
     "test_left_alone_inside_sampling": "Left alone, directions `embedding` and `prediction`, with CFG and without",
     "test_full_push": "Full push: weight -1 in the prompt's context is the picture of the group's own text",
     "test_same_meaning": "Same meaning: the picture is what core computes, in all directions, with CFG and without",
+    "test_same_meaning_anchored_at_the_prompt": "The same, anchored at the prompt, as the method `paper` does it",
     "test_same_window": "Same window: outside of it nothing is steered, in the direction `prompt` neither",
     "test_strength_0": "Strength 0: bit by bit the picture without the package, and no evaluation more (which "
                        "nobody counts in a real web UI)",
