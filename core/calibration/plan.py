@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from statistics import NormalDist
 from typing import Any, Mapping, Sequence
 
 from ..attribute import Attribute
@@ -119,14 +120,14 @@ class Plan:
     def about_images(self, attributes: Sequence[Attribute]) -> int:
         """Images of a prompt that is as far from its target as most are; a guess before anything is measured.
 
-        Of a margin: as many as tell a share of the target from its neighbours in the audit and the rounds, of which
-        three fifths count as pictures of whom the model shows by itself.
+        Of a margin m: (z / m)^2 t (1 - t) would show a share t of pictures that are left alone so surely, z of all
+        groups together; about the .45th part is enough where pushes are obeyed (docs/sure.md).
         """
         if self.within is None:
             return self.images + min(self.rounds, 2) * self.step + self.held_out
-        target = max(t * (1 - t) for a in attributes for t in a.target)
-        needed = 0.6 * target * (1.96 / self.within) ** 2
-        return round(min(max(needed, self.images + self.step) + self.held_out, self.most_images))
+        needed = max(0.45 * t * (1 - t) * (NormalDist().inv_cdf(1 - 0.025 / (len(a.groups) - 1)) / self.within) ** 2
+                     for a in attributes for t in a.target)
+        return int(round(min(max(needed, self.images + self.step) + self.held_out, self.most_images), -1))
 
 
 @dataclass(frozen=True)

@@ -284,11 +284,11 @@ def test_own_numbers_are_the_plan_custom_and_else_said_to_be_unused():
 
 def test_an_estimate_says_images_and_the_time_of_this_machine(tmp_path):
     plan = planned("normal", METHODS["default"])
-    said = "About 250 images, at most 820; how long that takes is said after the first ones."
+    said = "About 190 images, at most 820; how long that takes is said after the first ones."
     assert estimate(plan, [GENDER]) == said
     assert known(tmp_path / "speed") is None
     remember(tmp_path / "speed", 1.5)
-    assert "About 500 images, at most 1,640; about 13 minutes" in estimate(plan, [GENDER], 2, known(tmp_path / "speed"))
+    assert "About 380 images, at most 1,640; about 10 minutes" in estimate(plan, [GENDER], 2, known(tmp_path / "speed"))
     (tmp_path / "speed").write_text('{"seconds_an_image": -1}')
     assert known(tmp_path / "speed") is None
 
@@ -316,6 +316,6 @@ def test_what_is_about_to_come_follows_what_is_known():
     for _ in c.run(Host().generate, Host().classify):
         left.append(c.about_left)
     made = sum(r.done for r in c.rounds)
-    assert guessed == 250 and left[-1] == 0 and all(n >= 0 for n in left)
+    assert guessed == 190 and left[-1] == 0 and all(n >= 0 for n in left)
     halfway = len(left) // 2
     assert left[halfway] == pytest.approx(made - 10 * (halfway + 1), abs=60)

@@ -54,7 +54,7 @@ def test_how_sure_decides_the_numbers_and_unused_ones_are_said(bench):
 def test_the_form_says_how_many_images_and_how_long_before_the_click(bench):
     script = sys.modules["sd_debias.webui_extension.calibrate_script"]
     said = script._about("normal", ["gender"], "", "")
-    assert said == "About 250 images, at most 820; how long that takes is said after the first ones."
+    assert said == "About 190 images, at most 820; how long that takes is said after the first ones."
     calibrate(bench)
     assert "at the speed of the last calibration or audit here" in script._about("normal", ["gender"], "", "a\nb")
     assert script._about("custom", ["gender"], "", "", 10, 1, 5) .startswith("About 25 images; about ")
