@@ -110,8 +110,12 @@ def differences(profile: Profile, setting: Mapping) -> list[str]:
         shared = [key for key in shared if key != "model"]  # a renamed file is the same model
     if "text_encoder" in shared and _family(setting["text_encoder"]) == _family(profile.setting["text_encoder"]) != "":
         shared = [key for key in shared if key != "text_encoder"]  # hosts name one encoder differently
-    return [f"{short(key).replace('_', ' ')}: calibrated at {short(profile.setting[key])}, used at "
-            f"{short(setting[key])}" for key in shared if not _equal(profile.setting[key], setting[key])]
+    return [f"{short(key).replace('_', ' ')}: calibrated {_at(profile.setting[key])}, used {_at(setting[key])}"
+            for key in shared if not _equal(profile.setting[key], setting[key])]
+
+
+def _at(value: object) -> str:
+    return f"at {short(value)}" if str(value).strip() else "without one"
 
 
 def check_encoder(profile: Profile, here: str) -> None:

@@ -1,6 +1,7 @@
 """Profiles of synthetic calibrations: what is saved is what is read, and what is not a profile is refused."""
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,9 @@ def test_every_difference_of_the_setting_is_one_sentence(profile):
     assert differences(profile, SETTING) == []
     assert differences(profile, {**SETTING, "steps": 30, "sampler": "Euler", "cfg": 7}) == \
         ["steps: calibrated at 12, used at 30"]
+    without = replace(profile, setting={"negative_prompt": ""})
+    assert differences(without, {"negative_prompt": "ugly"}) == [
+        "negative prompt: calibrated without one, used at ugly"]
     assert differences(profile, {"steps": None, "lora": "x"}) == [], "what one side does not know cannot differ"
 
 
