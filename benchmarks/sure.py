@@ -16,9 +16,9 @@ import torch
 from demo_training import artwork, captions
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibration.loop import HELD_OUT, Calibration
+from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import SURE, planned
-from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
+from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, noise_floor, shares
 from sd_debias.core.method.methods import METHODS
 
 METHOD = METHODS["default"]
@@ -120,27 +120,19 @@ def measure(job: dict) -> tuple[dict, str]:
             q = np.array(steering.probabilities or (1.0,) + (0.0,) * n)
             if steering.push != METHOD.unit:
                 raise RuntimeError(f"{job}: a stronger push was asked for, of which there are no pictures")
-            true, verified = q @ truth, calibration.held_out
+            true = q @ truth
             drawn = np.array(steering.draws(range(FLOOR_IMAGES)))
             runs.append(dict(
                 sure=sure, begun=sum(r.done for r in calibration.rounds),
-                verified=sum(r.kind == HELD_OUT for r in calibration.rounds), certainty=calibration.certainty(0),
+                certainty=calibration.certainty(0),
                 off=float(np.abs(true - attribute.target).max()), kl=float(kl_divergence(true, attribute.target)),
                 said=any("does not meet" in warning for warning in calibration.warnings), q=q.tolist(),
-                first_look_kl=verified.distribution(0, attribute.target).kl,
-                fair_floor=drawn_floor(fair(truth, q, attribute.target), drawn, attribute.target),
-                fair_exceeds=exceeds(fair(truth, q, attribute.target), drawn, attribute.target)))
+                fair_floor=drawn_floor(fair_outcomes(truth, q, attribute.target), drawn, attribute.target),
+                fair_exceeds=exceeds(fair_outcomes(truth, q, attribute.target), drawn, attribute.target)))
     covered = {sure: sum(r["off"] <= SURE[sure].within for r in runs if r["sure"] == sure) for sure in PLANS}
     begun = {sure: float(np.mean([r["begun"] for r in runs if r["sure"] == sure])) for sure in PLANS}
     labels = ["".join(map(str, own)) for own in both]
     return dict(truth=truth.tolist(), runs=runs, labels=labels), f"{begun} pictures begun, {covered} of {REPEATS} within the margin"
-
-
-def fair(truth: np.ndarray, q: np.ndarray, target) -> np.ndarray:
-    """M whose q M is the target exactly: the difference is taken from the pictures that are left alone."""
-    off = (q @ truth - np.asarray(target)) / max(q[0], 1e-9)
-    moved = np.vstack([np.clip(truth[0] - off, 0, None), truth[1:]])
-    return moved / moved.sum(1, keepdims=True)
 
 
 def exceeds(matrix: np.ndarray, drawn: np.ndarray, target, draws: int = 4000) -> float:

@@ -154,7 +154,7 @@ def worth(results: list[dict]) -> float:
     p = np.array([min(rows["nothing"][s], 1 - rows["nothing"][s]) for s in subjects])
     off = np.array([rows["first steps"][s] - 0.5 for s in subjects])
     left = 0.5 / (1 - p)  # q_0, where every push is obeyed
-    tested = left ** 2 * p * (1 - p) / harness.HELD_OUT
+    tested = left * p * (1 - p) / harness.HELD_OUT  # of the pictures that nothing pushed
     return float((left ** 2 * p * (1 - p)).mean() / (off ** 2 - tested).mean()) if subjects else float("nan")
 
 
@@ -186,9 +186,9 @@ from the calibrations of the nineteen others, and tested on N = {harness.HELD_OU
                     f"{mean / mean_kl(results, attribute, 'average profile'):.2f} | {sum(harness.below_floor(r, name) for r in rows)} of {len(rows)} | "
                     f"{100 * np.mean([r['regrouped'] for r in rows]):.0f} % | {np.mean([r['fidelity'] for r in rows]):.3f} |")
     text += [f"""
-As a prior of a calibration of gender, the first steps are worth {worth(results):.0f} finished pictures, and cost as much as 24: they save none.
+As a prior of a calibration of gender, the first steps are worth about {worth(results):.0f} finished pictures, and cost about as much as 24.
 """, """
-How far the text of an occupation lies from its nearest calibrated one is what the report warns by. Spearman's rank correlation of that
+How far the text of an occupation lies from its nearest calibrated one does not tell how well weights carry over. Spearman's rank correlation of that
 distance with the KL of a guess, over the occupations:
 
 | attribute | guess | correlation | occupations |

@@ -76,17 +76,17 @@ class Workbench(Host):
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1) + info["extra_evaluations"]
         return images, info
 
-    def encoded(self, profile: Profile, prompt: str) -> Encoded:
+    def encoded(self, profile: Profile, prompt: str, strength: float = 1.0) -> Encoded:
         """A prompt with a profile's groups, placed as `entry_for` says; spares encoding them in every batch."""
         return encode_all(self.pipe, prompt, profile.attributes, profile.method.context,
-                          subject=entry_for(profile, prompt)[0].behind)
+                          subject=entry_for(profile, prompt)[0].behind(strength))
 
     def apply(self, profile: Profile, prompt: str, seeds: Sequence[int], strength: float = 1.0,
               encoded: Encoded | None = None):
         """Images with a profile's calibrated weights; see `generate`."""
         entry, _ = entry_for(profile, prompt)
         if encoded is None and strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
-            encoded = self.encoded(profile, prompt)
+            encoded = self.encoded(profile, prompt, strength)
         return self.generate(prompt, seeds, profile.attributes, entry.steerings, profile.method, strength,
                              encoded=encoded)
 
@@ -160,7 +160,8 @@ class Workbench(Host):
 
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0,
                      work: Unfinished | None = None) -> Iterator[Calibration]:
-        """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch.
+        """Measure a prompt that a profile was not calibrated for, without and with it; yields after each batch. One
+        that the profile leaves alone is measured once.
 
         `rounds` of what is yielded are an audit and the same seeds with the profile, which no calibration uses. `work`
         keeps pictures of both.
@@ -174,7 +175,8 @@ class Workbench(Host):
         plan = Plan(images, rounds=0, held_out=0, batch_size=self.batch_size, seed=first)
         tried = Calibration(prompt, profile.attributes, profile.method, plan)
         none = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
-        for kind, steerings in ((AUDIT, none), (HELD_OUT, entry.steerings)):
+        both = ((AUDIT, none), (HELD_OUT, entry.steerings))
+        for kind, steerings in both if any(any(s.weights) or s.probabilities for s in entry.steerings) else both[:1]:
             tried.rounds.append(Round(kind, steerings, tuple(range(first, first + images))))
             for _ in advance(self, tried, work=work):
                 yield tried

@@ -89,7 +89,7 @@ class DebiasApply(io.ComfyNode):
             return io.NodeOutput(model)
         check_encoder(profile, encoder_name(clip))
         known = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip))
-        encoded = encode_all(clip, prompt, profile.attributes, method.context, entry.behind)
+        encoded = encode_all(clip, prompt, profile.attributes, method.context, entry.behind(strength))
 
         def weights(seed, images):
             return rows(entry.steerings, range(seed, seed + images), strength)

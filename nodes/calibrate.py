@@ -95,12 +95,13 @@ class DebiasCalibrate(io.ComfyNode):
                        sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
                        negative_prompt=negative)
         bench = Workbench(model, clip, vae, classifier, setting, behind(cls.hidden.prompt, node), node)
+        bench.note = unused(sure, numbers)
         folder = new_folder(name)
         places = Places(profile=folder / "profile.json", lock=states() / name, folder=folder, states=states(),
                         best=save_folder() / f"{name} (unfinished).json")
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))]
         found = calibrate(bench, texts, attributes, method, plan, name, places)
-        found.notes += filter(None, [unused(sure, numbers)])
+        found.notes += filter(None, [bench.note])
         messages.say(node, found.text, bool(found.warnings))
         if found.stopped is not None:
             raise found.stopped

@@ -29,7 +29,7 @@ def shifted_conditioning(clip, text: str, profile: Profile, strength: float, see
     if not weights.any():
         return plain, dict(nothing(), weights=weights.tolist())
     context = profile.method.context
-    encoded = encode_all(clip, text, profile.attributes, context, entry.behind)
+    encoded = encode_all(clip, text, profile.attributes, context, entry.behind(strength))
     summary = dict(effect(encoded, profile.attributes, weights, context), weights=weights.tolist())
     if (weights == weights[:1]).all():
         weights = weights[:1]

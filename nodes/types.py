@@ -23,7 +23,8 @@ def choice(name: str):
 def planned(name: str, **other):
     """The input for a number of a calibration's plan; those of the plan "custom" are folded where a frontend can."""
     asked = FIELDS[name]
-    folded = dict(extra_dict={"advanced": True}) if name in NUMBERS else {}
-    given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help)
-    given |= folded | other
-    return io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)
+    given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help) | other
+    made = io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)
+    if name in NUMBERS:  # numbers have no parameter for it
+        made.extra_dict = {**(getattr(made, "extra_dict", None) or {}), "advanced": True}
+    return made

@@ -82,7 +82,7 @@ class Workbench(Host):
 
     def say(self, progress: Progress) -> None:
         self.progress = progress
-        messages.say(self.node, progress.text)
+        messages.say(self.node, "\n".join(filter(None, [self.note, progress.text])))
         if self.bar is None:
             total = progress.total * self.setting["steps"]
             self.bar = comfy.utils.ProgressBar(total, node_id=self.node)

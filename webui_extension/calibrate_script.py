@@ -55,7 +55,8 @@ class DebiasCalibrate(scripts.Script):
         result = calibrating.calibrate(
             p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
             chosen(method, direction=direction, spend=spend, rule=rule), str(name).strip(), str(sure),
-            {**numbers, "confidence": float(confidence)}, bool(overwrite), bool(hires), say)
+            {**numbers, "confidence": float(confidence)}, bool(overwrite), bool(hires), say,
+            note=unused(str(sure), numbers))
         if note := unused(str(sure), numbers):
             result.text += f"\n{note}"
         return processed(p, result)

@@ -53,16 +53,18 @@ def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
 
 def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, method: Method,
               name: str, sure: str, numbers: dict, overwrite: bool = False, hires: bool = False,
-              say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False) -> Result:
+              say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False,
+              note: str = "") -> Result:
     """As `runner.calibrate`, with one profile in the user's folder. Raises DebiasError.
 
-    sure, numbers: the plan, as `planned` takes them
+    sure, numbers: the plan, as `planned` takes them; note: what is said from the first picture on
     """
     folder = profiles.save_folder()
     target = folder / (safe_name(name) + SUFFIX)
     places = runner.Places(profile=target, lock=target, folder=folder / "reports" / name, states=folder / "unfinished",
                            best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite)
     bench = Workbench(p, classifier, hires, say, cancelled)
+    bench.note = note
     return Result.of(runner.calibrate(bench, prompts, attributes, method, planned(
         sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places))
 

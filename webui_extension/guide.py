@@ -78,7 +78,7 @@ class ProfileGuidance:
         return {**metadata(self.profile, prompt, info, self.strength, seed), **self.arguments.changed()}
 
     def behind(self, text: str) -> str:
-        return entry_for(self.profile, text)[0].behind
+        return entry_for(self.profile, text)[0].behind(self.strength)
 
     def differences(self, setting: dict) -> list[str]:
         return differences(self.profile, setting)

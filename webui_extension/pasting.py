@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Mapping
 
 from . import profiles
+from ..core.profile.prompts import DRAW
 from .arguments import Arguments
 
 
@@ -21,6 +22,8 @@ def pasted(name: str, parameters: Mapping):
         return profiles.name_of(parameters.get("Debias hash", ""), parameters["Debias profile"])
     default = getattr(Arguments(), name)
     text = parameters.get(f"Debias {name}")
+    if text is None and name == "others" and "every image is sent" in parameters.get("Debias prompt", ""):
+        return DRAW  # as earlier versions did unasked
     if text is None:
         return default
     return text == "True" if isinstance(default, bool) else type(default)(text)

@@ -31,7 +31,7 @@ from .plan import Plan
 from ..attribute import Attribute, together
 from ..judge import UNSURE, labels, one_colour
 from .solver.draw import Draw
-from .statistics import NO_IMAGES, Distribution, drawn_floor, summarise
+from .statistics import NO_IMAGES, Distribution, drawn_floor, fair_outcomes, reachable, summarise
 from ..errors import DebiasError, quoted
 from ..files import read_json, write_atomic, writing
 from ..method.methods import Method
@@ -141,7 +141,7 @@ class Calibration:
         check(prompt, TEXT, "The prompt", "Shorten it.")
         self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
         self.rounds = list(rounds)
-        self.solvers = [solver.make(method, a, plan.seed + i, plan.within is not None)
+        self.solvers = [solver.make(method, a, plan.seed + i, plan.within)
                         for i, a in enumerate(self.attributes)]
         self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
 
@@ -234,11 +234,11 @@ class Calibration:
             return "target reached: what is left cannot be told from chance" if tolerance is None else \
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1:
-            for i, a in enumerate(self.attributes):
-                e = self.expected(i)
-                if e.certainty < HOPELESS and self.solvers[i].at_its_limit(self.history(i)):
-                    return (f"out of reach: pushing gives about {named_shares(a.names, e.shares)}, and the "
-                            f"target is {named_shares(a.names, a.target)}")
+            lost = [i for i in range(len(self.attributes)) if self._hopeless(i)]
+            if lost and all(i in lost or self.certainty(i) >= CERTAINTY for i in range(len(self.attributes))):
+                return "out of reach: " + "; ".join(
+                    f"pushing {a.name} gives about {named_shares(a.names, self.expected(i).shares)}, and the target "
+                    f"is {named_shares(a.names, a.target)}" for i, a in enumerate(self.attributes) if i in lost)
         if len(tried) - 1 >= self.plan.rounds and self.plan.within is not None:
             used = self.plan.most_images - self.plan.held_out
             return (f"not sure enough: all {used} images of the plan are used, and the shares are known to lie within "
@@ -246,6 +246,11 @@ class Calibration:
         if len(tried) - 1 >= self.plan.rounds:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
+
+    def _hopeless(self, attribute: int) -> bool:
+        """Can no push bring an attribute's shares within the margin?"""
+        return self.expected(attribute).certainty < HOPELESS and self.solvers[attribute].at_its_limit(
+            self.history(attribute))
 
     def certainty(self, attribute: int) -> float:
         """Posterior probability, by every image so far, that each share of the answer lies within the plan's margin
@@ -282,8 +287,13 @@ class Calibration:
         Of a margin m: intervals shrink with the root of the number of images, so n (w / m)^2 are needed where n gave
         half a width w.
         """
-        begun, done = sum(len(r.seeds) for r in self.rounds), sum(r.done for r in self.rounds)
-        due = 0 if self.rounds and self.rounds[-1].kind == HELD_OUT else self.plan.held_out
+        if self.finished:
+            return 0
+        verifying = bool(self.rounds) and self.rounds[-1].kind == HELD_OUT and not self.rounds[-1].complete
+        if verifying:
+            return len(self.rounds[-1].seeds) - self.rounds[-1].done
+        due, tried = self.plan.held_out, [r for r in self.rounds if r.kind != HELD_OUT]
+        begun, done = sum(len(r.seeds) for r in tried), sum(r.done for r in tried)
         if not self.rounds or not self.rounds[0].complete:
             return max(self.plan.about_images(self.attributes), begun) - done
         if self.stop is not None:
@@ -314,7 +324,9 @@ class Calibration:
         if not steering.probabilities or not isinstance(solved, Draw):
             return r.distribution(attribute, target).kl_floor95
         drawn = [o for o, label in zip(steering.draws(r.seeds[:r.done], attribute), labels, strict=True) if label >= 0]
-        return drawn_floor(solved.matrix(self.history(attribute), steering.push), drawn, target)
+        before = [m for m, own in zip(self.history(attribute), self.rounds) if own is not r]  # it does not judge itself
+        matrix = fair_outcomes(solved.matrix(before, steering.push), steering.probabilities, reachable(target))
+        return drawn_floor(matrix, drawn, target)
 
     def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
         if np.shape(probabilities) != (images, len(attribute.groups)):
@@ -371,6 +383,9 @@ class Calibration:
             if after < before - max(0.02 * abs(before), chance):
                 found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
         for i, attribute in enumerate(self.attributes):
+            if self.plan.within is not None and self.plan.rounds and self.certainty(i) < CERTAINTY:
+                found.append(f"{attribute.name} is within {100 * self.plan.within:g} points of its target with "
+                             f"{self.certainty(i):.0%} certainty only")
             d = last.distribution(i, attribute.target)
             if d.unsure > 0.1 * (d.n + d.unsure):
                 found.append(f"{d.unsure} of {d.n + d.unsure} images could not be classified by {attribute.name}")

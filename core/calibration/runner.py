@@ -104,11 +104,13 @@ class Host(Protocol):
     evaluations   of the model so far; None where the host does not count
     interruption  what is raised where the user stops the work
     again         what the user does to go on, in words
+    note          what is to be said from the first picture on, beside how far the work has come
     """
     setting: dict
     evaluations: int | None = None
     interruption: type[BaseException] | tuple[type[BaseException], ...] = KeyboardInterrupt
     again: str = "start it again with the same settings"
+    note: str = ""
 
     def check(self, attributes: Sequence[Attribute], method: Method) -> None:
         """Raises DebiasError where this model cannot be guided by the method; asked before the first picture."""
@@ -213,7 +215,10 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         raise DebiasError("A prompt came twice. Give each one once.")
     # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
     numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
-    asked = [[a.to_dict() for a in attributes], method.to_dict(), numbers, host.fingerprint()]
+    how = method.to_dict()
+    if how["guidance"]["anchor"] == "empty":
+        del how["guidance"]["anchor"]
+    asked = [[a.to_dict() for a in attributes], how, numbers, host.fingerprint()]
     with ExitStack() as held:
         with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
             held.enter_context(exclusive(places.lock))

@@ -92,17 +92,26 @@ def drawn_floor(matrix: ArrayLike, drawn: Sequence[int], t: ArrayLike, level: fl
                 seed: int = 0) -> float:
     """The quantile at `level` of KL(p||t), in nats, on images of which number k comes out by row drawn[k] of `matrix`.
 
-    matrix M [n + 1, n], shares by drawn option; drawn [N]; t [n]. Draws are spread evenly over seeds, so a perfectly
-    fair profile shows less KL than `noise_floor` says of independent images, and never more by this function. By
-    simulation.
+    matrix M [n + 1, n], shares by drawn option, as `fair_outcomes` makes them; drawn [N]; t [n], as `reachable`. Draws
+    are spread evenly over seeds, so a perfectly fair profile shows less KL than `noise_floor` says of independent
+    images, and never more by this function. By simulation.
     """
-    matrix, n = np.asarray(matrix, float), len(drawn)
+    matrix, n, t = np.asarray(matrix, float), len(drawn), reachable(t)
     chance = np.random.default_rng(seed)
     counts = sum(chance.multinomial(images, row, draws) for images, row in
                  zip(np.bincount(drawn, minlength=len(matrix)), matrix, strict=True))
-    independent = noise_floor(int((np.asarray(t) > 0).sum()), n, level)[1]
-    # "nearest" never interpolates, which would make NaN of two infinite draws.
-    return float(min(np.quantile(kl_divergence(shares(counts), t), _level(level), method="nearest"), independent))
+    independent = noise_floor(len(t), n, level)[1]
+    return float(min(np.quantile(kl_divergence(shares(counts), t), _level(level)), independent))
+
+
+def fair_outcomes(matrix: ArrayLike, q: ArrayLike, t: ArrayLike) -> np.ndarray:
+    """M [n + 1, n] with q M = t as nearly as can be: what M lacks is given to the images that are left alone, or, where
+    there are none, to every row."""
+    matrix, q, t = np.asarray(matrix, float), np.asarray(q, float), np.asarray(t, float)
+    off = q @ matrix - t
+    moved = np.vstack([matrix[:1] - off / q[0], matrix[1:]]) if q[0] > 0.05 else matrix - off
+    moved = np.clip(moved, 1e-6, None)
+    return moved / moved.sum(1, keepdims=True)
 
 
 def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray | float, np.ndarray | float]:

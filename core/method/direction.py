@@ -38,7 +38,8 @@ def group_texts(texts: Sequence[str], prompt: str, context: str = IN_CONTEXT, su
 def _behind(prompt: str, subject: str) -> int:
     """The place behind a subject, and behind the weight and brackets that close there; the prompt's end where the
     subject does not stand in it."""
-    found = re.search(rf"(?<![\w-]){re.escape(subject)}(?![\w-])(?:\s*:\s*-?[\d.]+)?[)\]}}]*", prompt, re.IGNORECASE)
+    text = re.sub(r"<\w+:[^<>]*>|\bembedding:[\w./\\-]+", lambda tag: "\n" * len(tag[0]), prompt)  # a tag says nothing
+    found = re.search(rf"(?<![\w-]){re.escape(subject)}(?![\w-])(?:\s*:\s*-?[\d.]+)?[)\]}}]*", text, re.IGNORECASE)
     return found.end() if found else len(prompt)
 
 

@@ -45,7 +45,7 @@ class Entry:
     expected       one an attribute: what its shares are by every image of audit and rounds, 95 % intervals, and the
                    certainty that each share lies within the plan's margin of its target; None without a margin
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
-    carried_from   the calibrated prompt, of a draw's entry for another one that holds its subject; it is not saved
+    carried_from   the calibrated prompt, of an entry for another one that holds its subject; it is not saved
     fidelity       {before, after}: means over the images, None where not measured
     rounds         history: kind, images, fidelity, seconds and, an attribute, counts, unsure, kl, kl_floor95, steering
     stop           why no further round was tried
@@ -64,10 +64,12 @@ class Entry:
     subject: str | None = None
     carried_from: str = ""
 
-    @property
-    def behind(self) -> str:
-        """The subject behind which groups' words are placed: of a prompt that this entry is carried over to."""
-        return self.about if self.carried_from else ""
+    def behind(self, strength: float = 1.0) -> str:
+        """The subject behind which groups' words are placed, in a prompt that this entry is carried over to; "": behind
+        the prompt. Words in its middle move those behind them to other places, which is no harm where a picture gets
+        exactly the text of one group: a draw of one attribute at full strength."""
+        drawn = len(self.steerings) == 1 and bool(self.steerings[0].probabilities)
+        return self.about if self.carried_from and drawn and self.steerings[0].push * strength == 1 else ""
 
     @property
     def about(self) -> str:

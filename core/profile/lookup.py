@@ -12,10 +12,13 @@ from ..errors import DebiasError, quoted, short
 from ..method.draw import Steering
 from .file import Entry, Profile, same_prompt
 from .named import named
-from .prompts import ALONE, OTHERS, bare, holds, with_another
+from .prompts import ALONE, OTHERS, bare, place, with_another
 
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
+
+
+OWN, PREDICTED, CARRIED, OTHER = "own", "predicted", "carried over", "other"
 
 
 def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
@@ -27,56 +30,62 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
     3. An entry whose subject stands in the prompt: that entry, carried over; of several, the one that stands first.
     4. Any other prompt: predicted weights, where there are some, or what `profile.others` says, one of `OTHERS`.
     """
-    entry, known = _found(profile, prompt)
+    entry, kind = _found(profile, prompt)
     steerings, said = list(entry.steerings), []
-    for i, attribute in enumerate(profile.attributes):
-        words = [word for word in named(attribute, prompt) if not known or word not in named(attribute, entry.prompt)]
+    for i, words in enumerate(_names(profile, prompt, entry, kind)):
         if words:
-            steerings[i] = Steering.none(len(attribute.groups))
-            said.append(f"the prompt itself says {', '.join(map(quoted, words))}, so {short(attribute.name)} is left "
-                        f"alone")
+            steerings[i] = Steering.none(len(profile.attributes[i].groups))
+            said.append(f"the prompt itself says {', '.join(map(quoted, words))}, so "
+                        f"{short(profile.attributes[i].name)} is left alone")
     if not said:
-        return entry, known
-    if len(said) == len(steerings) and not known:
+        return entry, kind == OWN
+    if len(said) == len(steerings) and kind != OWN:
         entry = replace(entry, warnings=())  # nothing of what is found for it is used
-    return replace(entry, steerings=tuple(steerings), warnings=(*entry.warnings, *said)), known
-
-
-def _found(profile: Profile, prompt: str) -> tuple[Entry, bool]:
-    """`entry_for`, but for what the prompt names itself."""
-    for spelling in (same_prompt, bare):
-        for entry in profile.entries:
-            if spelling(entry.prompt) == spelling(prompt):
-                return entry, True
-    for entry in profile.predicted:
-        if bare(entry.prompt) == bare(prompt):
-            return entry, False
-    text = bare(prompt)
-    standing = sorted((text.find(bare(e.about)), i) for i, e in enumerate(profile.entries) if holds(prompt, e.about))
-    if standing:
-        entries = [profile.entries[i] for _, i in standing]
-        subjects = list(dict.fromkeys(e.about for e in entries))
-        several = "; if the prompt shows two persons, one label an image cannot balance both" if with_another(
-            prompt, subjects[0]) else ""
-        several = f"; of the subjects {', '.join(map(quoted, subjects))} the first counts, and one label an image " \
-                  "cannot balance several persons" if len(subjects) > 1 else several
-        # A shift would move what stands behind the groups' words by other words' places: there they stay at the end.
-        calibrated = entries[0].prompt if profile.method.spend == "draw" else ""
-        entry = replace(entries[0], prompt=prompt, subject=entries[0].about, carried_from=calibrated, warnings=(
-            f"carried over from {quoted(entries[0].prompt)}, whose subject {quoted(entries[0].about)} stands in this "
-            f"prompt{several}",))
-        return entry, False
-    if profile.others == ALONE:
-        nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
-        return Entry(prompt, nothing, warnings=("this prompt was not calibrated, so it is left alone",)), False
-    return _any_prompt(profile, prompt), False
+    return replace(entry, steerings=tuple(steerings), warnings=(*entry.warnings, *said)), kind == OWN
 
 
 def is_other(profile: Profile, prompt: str) -> bool:
     """Is no entry for this prompt, so that `profile.others` says what it gets? Not where it names every attribute."""
-    spellings = [bare(e.prompt) for e in profile.entries]
-    return bare(prompt) not in spellings and not any(holds(prompt, e.about) for e in profile.entries) and not all(
-        named(attribute, prompt) for attribute in profile.attributes)
+    entry, kind = _found(replace(profile, predicted=()), prompt)
+    return kind == OTHER and not all(_names(profile, prompt, entry, kind))
+
+
+def _names(profile: Profile, prompt: str, entry: Entry, kind: str) -> list[list[str]]:
+    """The words of each attribute by which a prompt names its groups, and the calibrated prompt does not."""
+    persons = [e.about for e in profile.entries]
+    calibrated = entry.prompt if kind == OWN else entry.carried_from
+    return [[word for word in named(attribute, prompt, persons) if word not in named(attribute, calibrated, persons)]
+            for attribute in profile.attributes]
+
+
+def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
+    """`entry_for`, but for what the prompt names itself; and how it was found."""
+    for spelling in (same_prompt, bare):
+        for entry in profile.entries:
+            if spelling(entry.prompt) == spelling(prompt):
+                return entry, OWN
+    for entry in profile.predicted:
+        if bare(entry.prompt) == bare(prompt):
+            return entry, PREDICTED
+    standing = sorted((at, i) for i, e in enumerate(profile.entries) if (at := place(prompt, e.about)) >= 0)
+    if standing:
+        entries = [profile.entries[i] for _, i in standing]
+        first, subjects = entries[0], list(dict.fromkeys(bare(e.about) for e in entries))
+        several = ""
+        if with_another(prompt, first.about):
+            several = "; if the prompt shows two persons, one label an image cannot balance both"
+        if len(subjects) > 1:
+            several = (f"; of the subjects {', '.join(map(quoted, subjects))} the first counts, and one label an image "
+                       f"cannot balance several persons")
+        elif len(entries) > 1:
+            several += f"; {len(entries)} calibrated prompts have this subject, and the first counts"
+        said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} stands in this "
+                f"prompt{several}",)
+        return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
+    if profile.others == ALONE:
+        nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
+        return Entry(prompt, nothing, warnings=("this prompt was not calibrated, so it is left alone",)), OTHER
+    return _any_prompt(profile, prompt), OTHER
 
 
 def with_others(profile: Profile, others: str) -> Profile:

@@ -7,85 +7,92 @@ profile.
 from __future__ import annotations
 
 import re
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from ..attribute import Attribute, Group
-from .prompts import bare
+from .prompts import MEDIUM, bare, whole
 
-# Persons and pronouns, then trades that name a gender, then other languages.
-MAN = """man men male males boy boys guy guys gentleman gentlemen he his him himself masculine lad dude bloke
-    father dad daddy grandfather grandpa husband groom bridegroom boyfriend son sons brother brothers uncle nephew king
-    prince duke lord monk mr sir
-    fireman firemen policeman policemen businessman businessmen salesman craftsman handyman mailman postman fisherman
-    cameraman chairman congressman statesman sportsman nobleman horseman anchorman weatherman workman workmen actor
-    waiter steward cowboy stuntman repairman doorman spaceman spokesman
-    mann männer herr herren junge homme hommes garçon monsieur hombre hombres señor uomo uomini homem homens
+# Persons and pronouns, then trades that name a gender, then other languages. A hyphen may follow the first ones.
+MALE, FEMALE = "male masculine", "female feminine"
+MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? dudes? blokes? fathers? dads? daddy
+    grandfathers? grandpa husbands? grooms? bridegroom boyfriends? sons? brothers? uncles? nephews? kings?(?!.size)
+    princes? dukes? lords? monks? mr sir fireman firemen policeman policemen businessman businessmen salesman salesmen
+    craftsman craftsmen handyman mailman mailmen postman postmen fisherman fishermen cameraman cameramen chairman
+    chairmen congressman congressmen statesman statesmen sportsman sportsmen nobleman noblemen horseman horsemen
+    anchorman weatherman workman workmen actors? waiters? cowboys?(?!.(?:hat|boot)) stuntman stuntmen repairman
+    repairmen doorman spaceman spacemen spokesman mann männer herr herren junge hommes? garçons? monsieur hombres?
+    señor uomo uomini homem homens
     男 男の人 男人 남자 남성 мужчина мужчины"""
-WOMAN = """woman women female females girl girls lady ladies gal she her hers herself feminine
-    mother mom mommy mum grandmother grandma wife bride girlfriend daughter daughters sister sisters aunt niece queen
-    princess duchess nun mrs ms miss madam maid
-    firewoman policewoman policewomen businesswoman businesswomen saleswoman craftswoman fisherwoman camerawoman
-    chairwoman congresswoman stateswoman sportswoman noblewoman horsewoman anchorwoman spokeswoman actress actresses
-    waitress stewardess seamstress hostess cowgirl heroine ballerina schoolgirl businesslady
-    frau frauen dame mädchen femme femmes fille madame mujer mujeres señora donna donne mulher mulheres ärztin
-    女 女の人 女人 여자 여성 женщина женщины"""
-# Tones are named by the skin, or by where a person comes from.
-SKIN = "pale fair light medium olive tan tanned bronze brown dark black white ebony ivory porcelain"
-ORIGIN = """african african-american afro-american afro asian east-asian south-asian caucasian european latino latina
-    hispanic arab arabic indian nigerian kenyan ethiopian ghanaian somali sudanese jamaican chinese japanese korean
-    vietnamese thai filipino filipina mexican brazilian pakistani bangladeshi turkish persian iranian nordic
-    scandinavian swedish norwegian irish german russian slavic aboriginal polynesian native-american"""
-PERSON = """person people man men woman women male female boy girl guy lady gentleman child kid teenager adult couple
-    family"""
+WOMAN = """woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
+    grandma
+    wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces? queens?(?!.size) princess
+    princesses duchess nuns? mrs ms miss(?!.(?:universe|world)) madam maids? firewoman firewomen policewoman
+    policewomen businesswoman businesswomen saleswoman saleswomen craftswoman fisherwoman camerawoman chairwoman
+    congresswoman stateswoman sportswoman noblewoman horsewoman anchorwoman spokeswoman actress actresses waitress
+    waitresses stewardess stewardesses seamstress hostess cowgirls? heroines? ballerinas? schoolgirls? frau frauen
+    dame mädchen femmes? fille madame mujer mujeres señora donna donne mulher mulheres ärztin
+    女 女の人 女人 여자 여성 женщина
+    женщины"""
+# Tones are named by the skin, or by a word before a person.
+TONES = "pale fair light medium olive tan tanned bronze brown dark black white ebony ivory porcelain"
+BEFORE_PERSON = """pale fair-skinned tanned tan black white brown african african-american afro-american afro asian
+    east-asian south-asian caucasian european latino latina hispanic arab arabic indian nigerian kenyan ethiopian
+    ghanaian somali sudanese jamaican chinese japanese korean vietnamese thai filipino filipina mexican brazilian
+    pakistani bangladeshi turkish persian iranian nordic scandinavian swedish norwegian irish german russian slavic
+    aboriginal polynesian native-american"""
+PERSON = """person people man men woman women male female boys? girls? guys? lady gentleman child children kids?
+    teenagers? adults? couple family"""
+THINGS = "|".join((*MEDIUM, "town", "city", "street", "house", "building", "castle", "school", "book", "tree", "car"))
+OLD = f"(?:older|elderly|old)(?! (?:{THINGS})s?\\b)"
 WORDS = {
-    "man": MAN.split(), "woman": WOMAN.split(),
-    "young": "young younger youthful teenage teenager teen child kid toddler baby boy girl".split(),
-    "middle aged": ["middle-aged", "middle aged", "midlife", "in her forties", "in his forties", "in her fifties",
-                    "in his fifties"],
-    "old": "old older elderly aged senior grandmother grandfather grandma grandpa wrinkled octogenarian".split(),
+    "man": [rf"\d*(?:{'|'.join(MAN.split())})", rf"(?:{'|'.join(MALE.split())})s?(?:-\w+)?"],
+    "woman": [rf"\d*(?:{'|'.join(WOMAN.split())})", rf"(?:{'|'.join(FEMALE.split())})s?(?:-\w+)?"],
+    "young": ["young", "younger", "youthful", "teenage", "teenagers?", "teens?", "child", "children", "kids?",
+              "toddlers?", "boys?", "girls?"],
+    "middle aged": ["middle-aged", "middle aged", "midlife", "in (?:his|her|their) (?:forties|fifties)"],
+    "old": [OLD, "aged", "grandmother", "grandfather", "grandma", "grandpa", "wrinkled", "octogenarian"],
 }
+SAME = {"male": "man", "males": "man", "men": "man", "female": "woman", "females": "woman", "women": "woman",
+        "elderly": "old"}
 
 
-def words_of(attribute: Attribute, group: Group) -> tuple[str, ...]:
-    """The words that name a group."""
-    if group.words is not None:
-        return group.words
-    if all("skin" in text for own in attribute.groups for text in own.texts):  # built-in tones, and their like
-        return (f"{group.name} skin", f"{group.name}-skinned", f"{group.name} skinned", f"{group.name} complexion",
-                f"{group.name} skin tone")
-    return tuple(WORDS.get(group.name.casefold(), [group.name]))
-
-
-def named(attribute: Attribute, prompt: str) -> list[str]:
+def named(attribute: Attribute, prompt: str, persons: Sequence[str] = ()) -> list[str]:
     """The words in a prompt that name a group of the attribute, in the order of its groups; none where it names none.
 
-    Case, emphasis and a host's syntax do not matter; words are whole ones.
+    Case, emphasis and a host's syntax do not matter; words are whole ones. `persons` are words for persons beside the
+    usual ones, such as a profile's subjects: "black" names a tone before one of them, and none before "coat".
     """
     text = bare(prompt)
-    return list(dict.fromkeys(word for pattern in _patterns(attribute) for word in re.findall(pattern, text)))
+    return list(dict.fromkeys(found[0] for pattern in _patterns(attribute, persons)
+                              for found in re.finditer(pattern, text)))
 
 
-def _patterns(attribute: Attribute) -> Iterator[str]:
+def _patterns(attribute: Attribute, persons: Sequence[str]) -> Iterator[str]:
     for group in attribute.groups:
-        words = sorted({bare(word) for word in words_of(attribute, group)} - {""}, key=len, reverse=True)
-        joined, spaced = ([re.escape(word) for word in words if _unspaced(word) == how] for how in (True, False))
-        if spaced:
-            yield whole("|".join(spaced))
-        if joined:
-            yield "|".join(joined)
-    if any("skin" in text for group in attribute.groups for text in group.texts) and all(
-            group.words is None for group in attribute.groups):
-        tones, persons = "|".join(SKIN.split()), "|".join(PERSON.split())
-        yield whole(f"(?:very )?(?:{tones})(?: |-)(?:skin|skinned|complexion|complexioned)(?: tone)?")
-        yield whole(f"(?:black|white|brown)(?= (?:{persons})(?![\\w-]))")
-        yield whole("|".join(map(re.escape, ORIGIN.split())))
+        words = _words(attribute, group)
+        if words:
+            yield whole("|".join(words))
+    if _of_skin(attribute) and all(group.words is None for group in attribute.groups):
+        someone = "|".join((*PERSON.split(), *(re.escape(bare(person)) for person in persons if bare(person))))
+        yield whole(f"(?:very )?(?:{'|'.join(TONES.split())})(?: |-)(?:skin|skinned|complexion|complexioned)(?: tone)?")
+        yield whole(f"(?<!black and )(?:{'|'.join(BEFORE_PERSON.split())})(?= (?:[\\w-]+ )?(?:{someone})(?![\\w-]))")
 
 
-def _unspaced(word: str) -> bool:
-    """Is it of a script that puts no spaces between words, such as Chinese?"""
-    return all(ord(letter) > 0x2E7F for letter in word)
+def _words(attribute: Attribute, group: Group) -> list[str]:
+    """Patterns of the words that name a group. A group of several, "man, tan", is named by the words of each."""
+    if group.words is not None:
+        return sorted((re.escape(word) for word in {bare(word) for word in group.words} - {""}), key=len, reverse=True)
+    found = []
+    for part in map(bare, group.name.split(", ")):
+        name = part.replace("-", " ")
+        if name in WORDS or name in SAME:
+            found += WORDS[SAME.get(name, name)]
+        elif _of_skin(attribute):
+            found.append(f"{re.escape(part)}(?: |-)(?:skin|skinned|complexion)(?: tone)?")
+        elif part:
+            found.append(re.escape(part))
+    return found
 
 
-def whole(pattern: str) -> str:
-    """A pattern that matches whole words alone; a hyphen is a part of a word."""
-    return rf"(?<![\w-])(?:{pattern})(?![\w-])"
+def _of_skin(attribute: Attribute) -> bool:
+    return any("skin" in text for group in attribute.groups for text in group.texts)

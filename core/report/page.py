@@ -127,7 +127,8 @@ def _floor(entry: Entry, i: int, after: Distribution | None) -> float:
     """What a fair model stays below in 95 of 100 cases: where images drew a group, the smaller one of such draws."""
     if after is None or entry.after is None:
         return math.inf
-    return min(after.kl_floor95, entry.after[i].get("drawn_floor95") or math.inf)
+    drawn = entry.after[i].get("drawn_floor95")
+    return after.kl_floor95 if drawn is None else min(after.kl_floor95, drawn)
 
 
 def _verdict(before: Distribution, after: Distribution | None, floor: float) -> tuple[str, str]:

@@ -149,7 +149,7 @@ def generate(options) -> dict:
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
         profile = _for_prompt(bench, profile, prompt, options)
         if strength:
-            encoded = bench.encoded(profile, prompt)
+            encoded = bench.encoded(profile, prompt, strength)
     written, not_finite, uniform, started = [], [], [], time.perf_counter()
     first = options.seed or 0
     for start in range(first, first + options.count, bench.batch_size):
@@ -241,11 +241,13 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
     for found in bench.carried_over(profile, prompt, count, options.seed or 0, work):
         done = sum(r.done for r in found.rounds)
         if not options.json:
-            print(f"\r{quoted(prompt)}: {done} of {2 * count} pictures", end="", file=sys.stderr, flush=True)
+            print(f"\r{quoted(prompt)}: {done} pictures, {count} each way", end="", file=sys.stderr, flush=True)
     _say(options, "\n" + "\n".join(lines(found, "with the profile")))
     entry = entry_of(found, bench.evaluations - before)
-    said = (*entry_for(profile, prompt)[0].warnings, *entry.warnings)
-    if entry.warnings:
+    said = entry_for(profile, prompt)[0].warnings
+    if found.held_out is not None:
+        said += entry.warnings
+    if found.held_out is not None and entry.warnings:
         said += ("the profile does not carry over to this prompt: calibrate it",)
     sheets = [sheet for sheet in work.sheets(found) if sheet]
     return replace(entry, warnings=said, stop="nothing was calibrated for this prompt"), sheets

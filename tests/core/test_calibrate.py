@@ -8,6 +8,7 @@ import pytest
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3
 from sd_debias.core.calibration.loop import (AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Round,
                                               round_names)
+from sd_debias.core.calibration import runner
 from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
 from sd_debias.core.calibration.speed import known, remember
 from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
@@ -241,8 +242,8 @@ class Stubborn(Host):
 def test_a_target_out_of_reach_ends_it_early_with_the_nearest_share(method):
     c = Calibration("a photo of a doctor", [GENDER], method, planned("normal", method, batch_size=10))
     run(c, Stubborn())
-    assert re.match(r"out of reach: pushing gives about man \d\d %, woman \d\d %, and the target is man 50 %, "
-                    r"woman 50 %", c.stop)
+    assert re.match(r"out of reach: pushing gender gives about man \d\d %, woman \d\d %, and the target is man "
+                    r"50 %, woman 50 %", c.stop)
     assert sum(r.done for r in c.rounds) < 0.7 * c.plan.most_images
 
 
@@ -319,3 +320,61 @@ def test_what_is_about_to_come_follows_what_is_known():
     assert guessed == 190 and left[-1] == 0 and all(n >= 0 for n in left)
     halfway = len(left) // 2
     assert left[halfway] == pytest.approx(made - 10 * (halfway + 1), abs=60)
+
+
+def test_one_attribute_out_of_reach_does_not_end_the_other():
+    """Gender obeys; nothing changes the tone."""
+    chance, plan = np.random.default_rng(3), planned("normal", METHODS["default"], batch_size=10)
+    c = Calibration("a photo of a doctor", [GENDER, SKIN_TONE_3], METHODS["default"], plan)
+
+    def generate(weights, seeds):
+        groups = [(int(row[:2].argmin()) if row[:2].any() else int(chance.random() < 0.2), 0) for row in weights]
+        return [np.array([[[gender] * 3, [tone + 100] * 3]], np.uint8) for gender, tone in groups]
+
+    def classify(images):
+        return [np.eye(2)[[int(i[0, 0, 0]) for i in images]], np.eye(3)[[int(i[0, 1, 0]) - 100 for i in images]]]
+
+    list(c.run(generate, classify))
+    assert c.stop.startswith("out of reach: pushing skin_tone_3") and c.certainty(0) >= 0.95
+    assert any("skin_tone_3 is within 5 points of its target with 0% certainty only" in w for w in c.warnings)
+
+
+def test_a_target_share_of_zero_is_reached_by_a_draw_that_obeys():
+    chance = np.random.default_rng(1)
+    attribute, plan = GENDER.with_target((0, 1)), Plan(100, 4, 200, batch_size=50)
+    c = Calibration("a photo of a doctor", [attribute], METHODS["default"], plan)
+
+    def generate(weights, seeds):
+        return [1 if row.argmin() == 1 and row.any() else int(chance.random() < 0.2) for row in weights]
+
+    list(c.run(generate, lambda images: [np.eye(2)[np.array(images)].astype(np.float32)]))
+    assert "target reached" in c.stop and not c.warnings and c.steerings[0].push == 1
+
+
+def test_after_a_failed_verification_further_images_are_announced():
+    c, left = calibration(images=20, held_out=1200, rounds=4), []
+    for _ in c.run(Host(men=0.62).generate, Host().classify):
+        left.append(c.about_left)
+    assert left[-1] == 0 and all(left[:-1])
+
+
+@pytest.mark.parametrize("method, key", [("default", "6a2be32f4a8d195c"), ("shift", "e7870bd645fa60c0")])
+def test_unfinished_work_of_an_earlier_version_is_found_by_the_same_request(tmp_path, method, key):
+    """Its file's name is a hash of all that was asked for."""
+    class Room(runner.Host):
+        setting, made = {"model": "m"}, 0
+
+        def judges(self, attributes):
+            return [lambda images: np.eye(2)[[0] * len(images)]], None
+
+        def render(self, prompt, seeds, *others):
+            self.made += 1
+            if self.made > 1:
+                raise KeyboardInterrupt
+            return [np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8) for _ in seeds]
+
+    file, folder = tmp_path / "p.json", tmp_path / "f"
+    places = runner.Places(file, file, folder, tmp_path / "s", tmp_path / "b.json")
+    runner.calibrate(Room(), ["a photo of a doctor"], [GENDER], METHODS[method], Plan(20, 2, 20, batch_size=10), "x",
+                     places)
+    assert [path.name for path in (tmp_path / "s").glob("*.json")] == [f"x-{key}.json"]

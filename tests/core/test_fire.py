@@ -14,6 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("command", [
     ["fuzz.py", "--documents", "2000", "--seed", "7000000"], ["kill.py", "--kills", "3", "--seed", "7"]])
 def test_under_fire_nothing_is_lost_and_nothing_else_is_raised(command):
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / command[0]), *command[1:], "--no-record"],
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / command[0]), *command[1:]],
                           capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

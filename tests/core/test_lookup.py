@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group, parse
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group, joint, parse
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for, is_other, with_others
@@ -45,7 +45,7 @@ def test_a_spelling_of_the_calibrated_prompt_gets_its_entry(prompt):
 def test_a_prompt_with_the_subject_gets_the_entry_carried_over_and_says_so(prompt):
     entry, known = entry_for(DOCTOR, prompt)
     assert not known and entry.steerings == (SENT,) and not is_other(DOCTOR, prompt)
-    assert entry.behind == "doctor" and DOCTOR.entries[0].behind == ""
+    assert entry.behind() == "doctor" and DOCTOR.entries[0].behind() == entry.behind(0.5) == ""
     said, = entry.warnings
     assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' stands in this prompt"
 
@@ -132,7 +132,9 @@ def test_a_subject_can_be_edited_and_taken_away():
     ("a photo of a doctor", "doctor"), ("A photo of an (office worker:1.2), 8k", "office worker"), ("doctor", "doctor"),
     ("cinematic portrait photo of the old judge wearing a robe", "old judge"), ("a photo", ""), ("", ""),
     ("portrait", ""),
-    ("close-up shot of a nurse in a hospital", "nurse"), ("a painter, oil painting", "painter")])
+    ("close-up shot of a nurse in a hospital", "nurse"), ("a painter, oil painting", "painter"),
+    ("masterpiece, best quality, doctor", ""), ("RAW photo, a doctor, 8k", ""), ("score_9, score_8_up, a doctor", ""),
+    ("masterpiece, portrait of a doctor, bokeh", "doctor"), ("office worker", "office worker")])
 def test_the_subject_is_read_off_the_prompt(prompt, subject):
     assert subject_of(prompt) == subject
 
@@ -143,7 +145,14 @@ def test_the_subject_is_read_off_the_prompt(prompt, subject):
     (GENDER, "\u4e00\u4f4d\u5973\u533b\u751f", ["\u5973"]), (SKIN_TONE, "a doctor in a white coat", []),
     (SKIN_TONE_3, "a white man", ["white"]), (SKIN_TONE_5, "a tan jacket", []),
     (SKIN_TONE_5, "dark hair, fair skin", ["fair skin"]), (AGE, "an old person", ["old"]),
-    (AGE, "a middle-aged cook", ["middle-aged"]),
+    (AGE, "a middle-aged cook", ["middle-aged"]), (AGE, "an old photo of a doctor", []),
+    (AGE, "a doctor in an old town, baby blue scrubs", []), (GENDER, "1girl, doctor", ["1girl"]),
+    (GENDER, "a female_doctor", ["female"]), (GENDER, "a female-doctor", ["female-doctor"]),
+    (GENDER, "two waitresses and nuns", ["waitresses", "nuns"]), (GENDER, "a cowboy hat on a king size bed", []),
+    (GENDER, "a man's hat", []), (SKIN_TONE_5, "a chef in a Chinese restaurant", []),
+    (SKIN_TONE_5, "a black and white man", []), (SKIN_TONE_5, "a tanned young woman", ["tanned"]),
+    (parse("male | female"), "a woman doctor", ["woman"]), (joint([GENDER, SKIN_TONE_5]), "a female judge", ["female"]),
+    (parse("young | middle-aged"), "a middle-aged cook", ["middle-aged"]),
     (parse("glasses | no glasses"), "a cook with glasses", ["glasses"])])
 def test_words_that_name_a_group(attribute, prompt, words):
     assert named(attribute, prompt) == words
@@ -175,3 +184,32 @@ def test_metadata_says_where_this_picture_was_sent():
     assert [sent[seed] for seed in range(10)] == ["woman" if drawn == 2 else None for drawn in draws]
     said = metadata(BOTH, "a female judge", acted, seed=0)
     assert said["Debias prompt"].endswith("the prompt itself says 'female', so gender is left alone")
+
+
+def test_words_before_a_subject_of_the_profile_name_its_tone():
+    for prompt in ("a Black doctor", "an african judge", "portrait of a pale young student"):
+        assert entry_for(BOTH, prompt)[0].steerings == (SENT, Steering.none(5)), prompt
+    assert entry_for(BOTH, "a doctor in a black coat")[0].steerings == (SENT, TONES)
+
+
+def test_a_subject_that_is_itself_a_word_of_a_group_is_carried_over():
+    actor = profile("a photo of an actor")
+    assert entry_for(actor, "cinematic portrait of an actor, bokeh")[0].steerings == (SENT,)
+    assert entry_for(actor, "an actor, a woman")[0].steerings == (NONE,)
+
+
+@pytest.mark.parametrize("prompt", ["a photo of a doctor's office, empty", "masterpiece, a cat on a sofa"])
+def test_tags_and_possessives_carry_nothing_over(prompt):
+    tags = profile("masterpiece, best quality, doctor", "a photo of a doctor")
+    assert entry_for(tags, prompt)[0].steerings == (NONE,)
+
+
+def test_subjects_of_scripts_without_spaces_are_found():
+    doctor = profile("\u533b\u751f")
+    assert entry_for(doctor, "\u4e00\u4e2a\u533b\u751f\u5728\u533b\u9662")[0].steerings == (SENT,)
+
+
+def test_two_calibrated_prompts_of_one_subject_are_said():
+    two = profile("a photo of a doctor", "a painting of a doctor")
+    assert entry_for(two, "a doctor, rain")[0].warnings[0].endswith(
+        "2 calibrated prompts have this subject, and the first counts")

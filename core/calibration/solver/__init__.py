@@ -74,9 +74,9 @@ def register(name: str, factory: Factory) -> str:
     return rule
 
 
-def make(method: Method, attribute: Attribute, seed: int = 0, within: bool = False) -> Solver:
-    """The solver that a method names, for one attribute; `seed` is that of the policy gradient; `within`: is the plan's
-    aim a margin, so that rounds are for what is known least?"""
+def make(method: Method, attribute: Attribute, seed: int = 0, within: float | None = None) -> Solver:
+    """The solver that a method names, for one attribute; `seed` is that of the policy gradient; `within` the plan's
+    margin, so that rounds are for what is known least."""
     from .draw import Draw
     from .ida import Ida
     from .policy_gradient import PolicyGradient

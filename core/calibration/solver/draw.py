@@ -23,10 +23,12 @@ class Draw:
     ELSEWHERE_IMAGES = 16    # the same, at most, where other prompts of a list have shown what their pushes do
     STRONGER = 1.5           # factor on the strength when the target is out of reach
     LARGEST = 4.0            # bound on the strength, in units
+    ENOUGH = 20              # pushed images that tell whether a margin is out of reach
     REACHED = 1e-3           # KL under which q M counts as meeting the target
 
-    def __init__(self, target: Sequence[float], unit: float = 1.0, within: bool = False):
-        """`within`: rounds are spread over the options by what is known least, not as the answer is."""
+    def __init__(self, target: Sequence[float], unit: float = 1.0, within: float | None = None):
+        """`within`, a margin in shares: rounds are spread over the options by what is known least, not as the answer
+        is, and the push grows only where the margin is out of reach."""
         self.target = reachable(target)
         self.unit, self.within = unit, within
         self.elsewhere: dict[float, np.ndarray] = {}  # by strength: counts [n, n] of other prompts' pushed images
@@ -34,11 +36,11 @@ class Draw:
     def propose(self, history: Sequence[Measurement]) -> Steering:
         pushed = [m for m in history if m.steering.probabilities]
         strength = pushed[-1].steering.push if pushed else self.unit
-        q, kl = self._solved(history, strength)
-        if pushed and kl > self.REACHED and strength < self.LARGEST * self.unit:
+        q, _ = self._solved(history, strength)
+        if pushed and self._too_weak(history, strength, q) and strength < self.LARGEST * self.unit:
             strength = min(strength * self.STRONGER, self.LARGEST * self.unit)
             q, _ = self._solved(history, strength)
-        if self.within:
+        if self.within is not None:
             q = self._least_known(history, strength, q)
         return Steering((0.0,) * len(self.target), tuple(q.tolist()), strength)
 
@@ -54,6 +56,14 @@ class Draw:
         strength = pushed[-1].steering.push
         q, _ = self._solved(history, strength)
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
+
+    def _too_weak(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> bool:
+        """Does the nearest q M miss the target, or, of a plan with a margin, the margin on enough pushed images?"""
+        shares = q @ self.matrix(history, strength)
+        if self.within is None:
+            return float(kl_divergence(shares, self.target)) > self.REACHED
+        pushed = sum(m.outcomes[1:].sum() for m in history if m.steering.probabilities and m.steering.push == strength)
+        return pushed >= self.ENOUGH and np.abs(shares - self.target).max() > self.within
 
     def at_its_limit(self, history: Sequence[Measurement]) -> bool:
         return any(m.steering.probabilities and m.steering.push >= self.LARGEST * self.unit for m in history)
