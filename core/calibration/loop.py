@@ -224,7 +224,7 @@ class Calibration:
         if self.plan.within is None:
             reached = all(self._reached(i, last) for i in range(len(self.attributes)))
         else:
-            reached = all(self.certainty(i) >= CERTAINTY for i in range(len(self.attributes)))
+            reached = all(map(self._sure, range(len(self.attributes))))
         if reached and len(tried) == 1:
             return "the audit already meets the target; nothing to correct"
         if reached and self.method.rule != "policy_gradient":
@@ -235,7 +235,7 @@ class Calibration:
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1:
             lost = [i for i in range(len(self.attributes)) if self._hopeless(i)]
-            if lost and all(i in lost or self.certainty(i) >= CERTAINTY for i in range(len(self.attributes))):
+            if lost and all(i in lost or self._sure(i) for i in range(len(self.attributes))):
                 return "out of reach: " + "; ".join(
                     f"pushing {a.name} gives about {named_shares(a.names, self.expected(i).shares)}, and the target "
                     f"is {named_shares(a.names, a.target)}" for i, a in enumerate(self.attributes) if i in lost)
@@ -246,6 +246,11 @@ class Calibration:
         if len(tried) - 1 >= self.plan.rounds:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
+
+    def _sure(self, attribute: int) -> bool:
+        """Is an attribute known well enough? It is looked at after every round, and the more shares there are, the
+        sooner chance makes all of them look right at once: each has its own part of the error."""
+        return self.certainty(attribute) >= 1 - (1 - CERTAINTY) / (len(self.attributes[attribute].groups) - 1)
 
     def _hopeless(self, attribute: int) -> bool:
         """Can no push bring an attribute's shares within the margin?"""
