@@ -22,7 +22,7 @@ def pasted(name: str, parameters: Mapping):
         return profiles.name_of(parameters.get("Debias hash", ""), parameters["Debias profile"])
     default = getattr(Arguments(), name)
     text = parameters.get(f"Debias {name}")
-    if text is None and name == "others" and "every image is sent" in parameters.get("Debias prompt", ""):
+    if text is None and name == "others" and "was not calibrated; " in parameters.get("Debias prompt", ""):
         return DRAW  # as earlier versions did unasked
     if text is None:
         return default
