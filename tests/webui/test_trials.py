@@ -102,22 +102,25 @@ def test_a_pasted_picture_that_was_left_alone_keeps_the_extension_on_and_its_bat
     assert same(arrays(batch), arrays(again)) and again.infotexts == batch.infotexts
 
 
+LAWYER = dict(prompt="a photo of a lawyer", seed=20, batch_size=4)
+
+
 @pytest.mark.parametrize("others", ["draw", "leave alone"])
 def test_a_pasted_picture_of_a_prompt_that_was_not_calibrated_comes_again(a_double, others):
     save_profile(a_double.profiles)
-    made = a_double.post("txt2img", payload(prompt="a photo of a lawyer", seed=20, batch_size=4, **debias(others=others)))
+    made = a_double.post("txt2img", payload(**LAWYER, **debias(others=others)))
     assert ("Debias others" in keys(made.infotexts[0])) == (others == "draw")
-    again = a_double.post("txt2img", payload(prompt="a photo of a lawyer", seed=20, batch_size=4, infotext=made.infotexts[0]))
+    again = a_double.post("txt2img", payload(**LAWYER, infotext=made.infotexts[0]))
     assert same(arrays(made), arrays(again)) and again.infotexts == made.infotexts
 
 
 def test_an_earlier_version_s_picture_of_a_prompt_that_was_not_calibrated_comes_again(a_double):
-    """It was drawn for unasked, and its parameters say so in other words."""
+    """It was steered unasked, and its parameters say so in other words."""
     save_profile(a_double.profiles)
-    made = a_double.post("txt2img", payload(prompt="a photo of a lawyer", seed=20, batch_size=4, **debias(others="draw")))
+    made = a_double.post("txt2img", payload(**LAWYER, **debias(others="draw")))
     earlier = made.infotexts[0].replace("Debias others: draw, ", "")
     assert earlier != made.infotexts[0]
-    again = a_double.post("txt2img", payload(prompt="a photo of a lawyer", seed=20, batch_size=4, infotext=earlier))
+    again = a_double.post("txt2img", payload(**LAWYER, infotext=earlier))
     assert same(arrays(made), arrays(again))
 
 
