@@ -284,7 +284,7 @@ def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
     path = tmp_path / "turned.json"
     Profile.from_dict({key: value for key, value in document.items() if key != "hash"}).save(path)
     assert main(["report", "--profile", str(path), "--out", str(tmp_path), "--count", "40", "--batch-size", "20",
-                     "--model", "demo", "--prompt", "the sea"]) == 0
+                     "--model", "demo", "--prompt", "the sea", "--others", "draw"]) == 0
     assert "does not carry over to this prompt" in (tmp_path / "report.html").read_text("utf-8")
 
 
