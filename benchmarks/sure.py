@@ -18,7 +18,7 @@ from demo_training import artwork, captions
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import SURE, planned
-from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, noise_floor, shares
+from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, noise_floor, shares, wilson
 from sd_debias.core.method.methods import METHODS
 
 METHOD = METHODS["default"]
@@ -152,7 +152,7 @@ Made by `python benchmarks/sure.py` on {harness.machine()}. {REPEATS} calibratio
 method, to even shares. They take pictures from {ALONE} that were left alone and {PUSHED} of every push, on shuffled, non-consecutive
 seeds; the true shares of an answer are counted on {TRUE_ALONE:,} and {TRUE_PUSHED} others, so that they are known within about a point
 and a half themselves. "Begun" counts all pictures, the verification's included. "Covered": every true share lies within the plan's
-margin of its target. "Said": the verification found the answer off its target, by chance in about 1 of 20.
+margin of its target, with Wilson's 95 % interval (calibrations of one occupation share pictures). "Said": the verification found the answer off its target, by chance in about 1 of 20.
 
 | attribute | plan | margin, points | occupations | calibrations | pictures begun: mean, most | sure by its own account | covered | mean deviation, points | largest | mean KL | said |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""]
@@ -161,8 +161,10 @@ margin of its target. "Said": the verification found the answer off its target, 
         for sure in PLANS if rows else ():
             runs = [run for r in rows for run in r["runs"] if run["sure"] == sure]
             off, begun = np.array([run["off"] for run in runs]), [run["begun"] for run in runs]
+            covered = int(sum(off <= SURE[sure].within))
+            low, high = wilson(covered, len(runs))
             text.append(f"| {attribute} | {sure} | {100 * SURE[sure].within:g} | {len(rows)} | {len(runs)} | {np.mean(begun):.0f}, {max(begun)} "
-                        f"| {sum(run['certainty'] >= 0.95 for run in runs)} | {sum(off <= SURE[sure].within)} | {100 * off.mean():.1f} "
+                        f"| {sum(run['certainty'] >= 0.95 for run in runs)} | {covered} [{low:.1%}, {high:.1%}] | {100 * off.mean():.1f} "
                         f"| {100 * off.max():.1f} | {np.mean([run['kl'] for run in runs]):.4f} | {sum(run['said'] for run in runs)} |")
     rows = [r for r in results if r["attribute"] == "gender"]
     if len(rows) == len(OCCUPATIONS):

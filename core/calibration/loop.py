@@ -38,12 +38,11 @@ from ..method.methods import Method
 from ..schema import CALIBRATION, TEXT, check
 from ..method.draw import Steering, rows
 
-# With less, no share of the answer can be brought within the margin.
-HOPELESS = 0.01
 AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
 CERTAINTY = 0.95  # with which a plan's margin must hold
+HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
 
 
 @dataclass

@@ -16,9 +16,7 @@ from .prompts import ALONE, OTHERS, bare, place, with_another
 
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
-
-
-OWN, PREDICTED, CARRIED, OTHER = "own", "predicted", "carried over", "other"
+OWN, PREDICTED, CARRIED, OTHER = "own", "predicted", "carried over", "other"  # how an entry is found for a prompt
 
 
 def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:

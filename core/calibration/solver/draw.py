@@ -36,10 +36,10 @@ class Draw:
     def propose(self, history: Sequence[Measurement]) -> Steering:
         pushed = [m for m in history if m.steering.probabilities]
         strength = pushed[-1].steering.push if pushed else self.unit
-        q, _ = self._solved(history, strength)
+        q = self._solved(history, strength)
         if pushed and self._too_weak(history, strength, q) and strength < self.LARGEST * self.unit:
             strength = min(strength * self.STRONGER, self.LARGEST * self.unit)
-            q, _ = self._solved(history, strength)
+            q = self._solved(history, strength)
         if self.within is not None:
             q = self._least_known(history, strength, q)
         return Steering((0.0,) * len(self.target), tuple(q.tolist()), strength)
@@ -54,7 +54,7 @@ class Draw:
         if not pushed:
             return none
         strength = pushed[-1].steering.push
-        q, _ = self._solved(history, strength)
+        q = self._solved(history, strength)
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
 
     def _too_weak(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> bool:
@@ -68,11 +68,9 @@ class Draw:
     def at_its_limit(self, history: Sequence[Measurement]) -> bool:
         return any(m.steering.probabilities and m.steering.push >= self.LARGEST * self.unit for m in history)
 
-    def _solved(self, history: Sequence[Measurement], strength: float) -> tuple[np.ndarray, float]:
-        """q [n + 1], and KL(q M || t)."""
-        matrix = self.matrix(history, strength)
-        q = least_push(matrix, self.target)
-        return q, float(kl_divergence(q @ matrix, self.target))
+    def _solved(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
+        """q [n + 1]."""
+        return least_push(self.matrix(history, strength), self.target)
 
     def _least_known(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> np.ndarray:
         """Chances of the options for a round of pictures that make q M known best: as many of each option, earlier ones
