@@ -1,8 +1,8 @@
 """Which prompts a profile is for: what a prompt names itself, spellings, subjects, and everything else."""
-import itertools
 import time
 
 import pytest
+from wordings_texts import JOBS, WITHOUT_PERSONS, explicit
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group, joint, parse
 from sd_debias.core.method.draw import Steering
@@ -15,7 +15,6 @@ from sd_debias.core.profile.words import metadata
 SENT = Steering((0.0, 0.0), (0.4, 0.0, 0.6))
 TONES = Steering((0.0,) * 5, (0.5, 0.1, 0.1, 0.1, 0.1, 0.1))
 NONE = Steering.none(2)
-JOBS = ("doctor", "construction worker", "judge", "pilot", "student")
 
 
 def profile(*prompts, attributes=(GENDER,), steerings=(SENT,), **entry):
@@ -62,37 +61,15 @@ def test_any_other_prompt_is_left_alone_unless_the_user_chose_otherwise(prompt):
     assert said["Debias"] == "not applied (this prompt was not calibrated, so it is left alone)"
 
 
-POSITIVE = ("a photo of a {job}, {word}", "a photo of {word} {job}", "{word} as a {job}, masterpiece, 8k",
-            "portrait of ({word}:1.3), a {job}")
-NEGATIVE = ("a photo of a {job}, not {word}", "a photo of a {job} who is no {word}")
-GENDERED = ("a man", "a woman", "a female", "MALE", "a lady", "an actress", "a fireman")
-TONED = ("dark skin", "a pale-skinned person", "very dark skin", "an African person", "a black woman")
-
-
 def test_whoever_names_a_group_is_left_alone_on_that_attribute_and_the_other_is_not():
     """Over 200 prompts, positive and negative wording."""
-    cases = list(itertools.product(JOBS, POSITIVE + NEGATIVE, GENDERED + TONED))
+    cases = list(explicit())
     assert len(cases) >= 200
-    for job, wording, word in cases:
-        prompt = wording.format(job=job, word=word)
+    for prompt, (named_gender, named_tone) in cases:
         entry, _ = entry_for(BOTH, prompt)
         (gender, tone), warnings = entry.steerings, entry.warnings
-        named_gender, named_tone = word in GENDERED or word == "a black woman", word in TONED
         assert (gender == NONE) == named_gender and (tone == Steering.none(5)) == named_tone, prompt
         assert sum("left alone" in warning for warning in warnings) == named_gender + named_tone
-
-
-WITHOUT_PERSONS = """a red apple on a table|a mountain lake at dawn|a cat on a sofa|an empty street in Tokyo at night
-a bowl of ramen|a medieval castle|a steam locomotive|abstract geometric shapes|a field of sunflowers|a wooden chair
-the Eiffel tower in fog|a spaceship above Mars|a bottle of perfume, studio light|a golden retriever puppy|an old bicycle
-a library full of books|a cup of coffee|a jungle waterfall|a sailing boat|a dragon breathing fire|a snowy forest
-a mechanical watch, macro|a bowl of fruit, oil painting|a lighthouse in a storm|a hot air balloon|a vintage car
-a desert with cacti|a bridge at sunset|a chess board|a butterfly on a flower|a stack of pancakes
-an iceberg|a modern kitchen|a blue door|a guitar on a wall
-a pile of autumn leaves|the milky way|a coral reef|a tractor on a farm|a courtroom, empty|an operating theatre, empty
-a cockpit of an airplane|a classroom without people|a fire truck|a space suit in a museum|a stethoscope on a desk
-a police car|a pair of boots|a violin|an origami crane|a robot vacuum|a thunderstorm over the sea|a teapot"""
-WITHOUT_PERSONS = WITHOUT_PERSONS.replace("\n", "|").split("|")
 
 
 def test_a_prompt_without_a_person_gets_none():

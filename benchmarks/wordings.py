@@ -1,0 +1,167 @@
+"""The prompts that people write: a profile of "a photo of a doctor" used for twelve other wordings of every occupation.
+
+    python benchmarks/wordings.py                       # hours on two cores, resumable
+    python benchmarks/wordings.py --occupations doctor
+
+The profile is the shipped one, profiles/demo-gender.json. A prompt gets what the look-up says (core/profile/lookup.py),
+beside weights of its own and beside a draw for every picture, on the same 200 seeds. Its own weights are those that the
+prompt's unguided pictures of one half of the seeds call for, tested on the other half, and the reverse. Prompts that name
+a group and prompts without a person are looked up too, and pictures of the latter are compared bit by bit. Results
+are kept in wordings.json as they come; wordings.md is their tables.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import harness
+import numpy as np
+from demo_training import artwork, captions
+from wordings_texts import CALIBRATED, WITHOUT_PERSONS, WORDINGS, explicit
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.calibration.solver.draw import Draw, least_push
+from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, shares
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.profile.file import Profile
+from sd_debias.core.profile.lookup import entry_for
+
+PROFILE = Profile.load(harness.ROOT / "profiles" / "demo-gender.json")
+SEEDS = range(harness.TEST_SEED + 30_000_000, harness.TEST_SEED + 30_000_200)  # no decision was made on these
+HOW = ("nothing", "carried over", "own weights", "every picture")
+NONE = Steering.none(2)
+LEFT = "without a person"  # the job of these prompts
+
+
+def jobs() -> list[dict]:
+    return [dict(wording=wording, occupation=subject) for subject in artwork.OCCUPATIONS
+            for wording in (CALIBRATED, *WORDINGS)] + [dict(wording=LEFT, occupation=LEFT)]
+
+
+def steered(prompt: str, each: list[tuple[range, Steering]]) -> np.ndarray:
+    """Pictures of each range of seeds by its steering; groups' words behind the subject, as the look-up places them."""
+    encoded = harness.bench.encoded(PROFILE, prompt)
+    return np.concatenate([harness.bench.generate(
+        prompt, seeds, PROFILE.attributes if steering != NONE else (), [steering] if steering != NONE else (),
+        PROFILE.method, encoded=encoded)[0] for seeds, steering in each])
+
+
+def own(labels: np.ndarray) -> Steering:
+    """The least push that unguided pictures call for. What a push does is what the demo model's pushes do."""
+    p = shares(np.bincount(labels, minlength=2))
+    obeys = Draw.OBEDIENCE * np.eye(2) + (1 - Draw.OBEDIENCE) * p
+    return Steering((0.0, 0.0), tuple(least_push(np.vstack([p, obeys]), GENDER.target)), PROFILE.method.unit)
+
+
+def measure(job: dict) -> tuple[dict, str]:
+    """One wording of one occupation, in four ways."""
+    if job["wording"] == LEFT:
+        return unchanged()
+    prompt = job["wording"].format(job["occupation"])
+    harness.bench.batch_size = 25
+    entry, exact = entry_for(PROFILE, prompt)
+    classify, tone = harness.bench.classifier(GENDER), harness.bench.classifier(SKIN_TONE_5)
+    plain = steered(prompt, [(SEEDS, NONE)])
+    unguided = classify(plain).argmax(1)
+    halves = SEEDS[:len(SEEDS) // 2], SEEDS[len(SEEDS) // 2:]
+    first, second = (own(part) for part in np.split(unguided, 2))
+    found = {}
+    for how, each in zip(HOW, ([(SEEDS, NONE)], [(SEEDS, entry.steerings[0])], [(halves[0], second), (halves[1], first)],
+                               [(SEEDS, Steering((0.0, 0.0), (0.0, *GENDER.target), PROFILE.method.unit))])):
+        images = steered(prompt, each)
+        labels = classify(images).argmax(1)
+        counts = np.bincount(labels, minlength=2)
+        drawn = np.concatenate([s.draws(seeds) if s.probabilities else [0] * len(seeds) for seeds, s in each])
+        found[how] = dict(
+            counts=counts.tolist(), kl=float(kl_divergence(shares(counts), GENDER.target)),
+            regrouped=float(np.mean(labels != unguided)), steered=float(np.mean(drawn > 0)),
+            fidelity=float(np.mean(harness.bench.fidelity(images, captions.prompt(job["occupation"])))),
+            tones=np.bincount(tone(images).argmax(1), minlength=5).tolist())
+    p = shares(np.bincount(unguided, minlength=2))
+    matrix = fair_outcomes(np.vstack([p, np.eye(2)]), np.array(own(unguided).probabilities), GENDER.target)
+    floor = drawn_floor(matrix, np.array(own(unguided).draws(SEEDS)), GENDER.target)
+    return dict(prompt=prompt, exact=exact, said=list(entry.warnings), how=found, floor=floor), ", ".join(
+        f"{how} {part['kl']:.4f}" for how, part in found.items())
+
+
+def unchanged() -> tuple[dict, str]:
+    """Prompts without a person: a picture of each with the profile, and one without."""
+    changed = []
+    for prompt in WITHOUT_PERSONS:
+        with_it, without = harness.bench.apply(PROFILE, prompt, SEEDS[:2])[0], harness.bench.generate_anew(prompt, SEEDS[:2])[0]
+        changed += [prompt] * int((with_it != without).any())
+    return dict(prompts=len(WITHOUT_PERSONS), images=2 * len(WITHOUT_PERSONS), changed=changed), f"{len(changed)} changed"
+
+
+def obeyed() -> list[str]:
+    """Of the explicit prompts: those that are not left alone on what they name, or left alone on what they do not."""
+    tones = Steering((0.0,) * 5, (0.5, 0.1, 0.1, 0.1, 0.1, 0.1))
+    both = replace(PROFILE, attributes=(*PROFILE.attributes, SKIN_TONE_5),
+                   entries=tuple(replace(e, steerings=(Steering((0.0, 0.0), (0.5, 0.0, 0.5)), tones)) for e in PROFILE.entries))
+    wrong = []
+    for prompt, names in explicit():
+        entry, _ = entry_for(both, prompt)
+        if tuple(s.probabilities == () for s in entry.steerings) != names:
+            wrong.append(prompt)
+    return wrong
+
+
+def needless(part: dict, nothing: dict) -> float:
+    """Share of pictures that show another group than unguided ones, beyond the least that the shares' change needs."""
+    before, after = (shares(np.array(found["counts"])) for found in (nothing, part))
+    return part["regrouped"] - float(np.abs(before - after).sum() / 2)
+
+
+def tables(results: list[dict]) -> str:
+    """Markdown: a row a wording."""
+    pictures = [r for r in results if r["wording"] != LEFT]
+    pictures, subjects = harness.whole(pictures, 1 + len(WORDINGS))
+    explicit_prompts, wrong = list(explicit()), obeyed()
+    left = next((r for r in results if r["wording"] == LEFT), None)
+    text = [f"""# The prompts that people write
+
+Made by `python benchmarks/wordings.py` on {harness.machine()}: the shipped profile of "a photo of a ..." for {len(subjects)} occupations of the
+demo model, used for {len(WORDINGS)} other wordings of each; N = {len(SEEDS)} seeds that no calibration has used. Means over the occupations.
+*carried over*: what the profile gives such a prompt. *own weights*: solved from the prompt's own unguided pictures, half by half, and
+tested on the other half. *every picture*: each is sent to a group that is drawn from the target. "Needless" is the share of pictures
+whose group changed beyond the least that the change of the shares needs. The demo model reads no emphasis here: brackets
+and weights are words to it. "Tones" is how far the shares of five skin tones, which nobody steered, moved with the carried-over
+weights (total variation; the last column is what two samples of one model differ by in the mean).
+
+| wording | look-up | KL: nothing | carried over | own weights | every picture | floor of own draws | needless: carried over, own, every | occupation shown: nothing, carried over | tones moved | by chance |
+|---|---|---|---|---|---|---|---|---|---|---|"""]
+    listed = []
+    for wording in (CALIBRATED, *WORDINGS):
+        rows = [r for r in pictures if r["wording"] == wording]
+        if not rows:
+            continue
+        kl = {how: float(np.mean([r["how"][how]["kl"] for r in rows])) for how in HOW}
+        extra = [float(np.mean([needless(r["how"][how], r["how"]["nothing"]) for r in rows])) for how in HOW[1:]]
+        shown = [float(np.mean([r["how"][how]["fidelity"] for r in rows])) for how in HOW[:2]]
+        moved, chance = (float(np.mean(found)) for found in zip(*(tones_moved(r) for r in rows)))
+        found = "its own" if all(r["exact"] for r in rows) else "carried over"
+        text.append(f"| `{wording.format('X')}` | {found} | {kl['nothing']:.3f} | {kl['carried over']:.4f} | {kl['own weights']:.4f} | "
+                    f"{kl['every picture']:.4f} | {np.mean([r['floor'] for r in rows]):.4f} | "
+                    f"{', '.join(f'{100 * share:.0f} %' for share in extra)} | {shown[0]:.3f}, {shown[1]:.3f} | "
+                    f"{moved:.3f} | {chance:.3f} |")
+        if kl["carried over"] > 2 * kl["own weights"]:
+            listed.append(f"- `{wording.format('X')}`: {kl['carried over'] / kl['own weights']:.1f} times")
+    text += ["", "Wordings whose carried-over KL is more than twice that of weights of their own, in the mean:", "",
+             *(listed or ["- none"]), "",
+             f"Prompts that name a group, of gender, tone or both, in positive and negative wording: {len(explicit_prompts)}, of which "
+             f"{len(explicit_prompts) - len(wrong)} are left alone on what they name, and on nothing else."]
+    if left:
+        text.append(f"Prompts without a person: {left['prompts']}, {left['images']} pictures, of which {len(left['changed'])} changed.")
+    return "\n".join(text) + "\n"
+
+
+def tones_moved(r: dict) -> tuple[float, float]:
+    """Total variation of the tones' shares between unguided and carried-over pictures, and what chance makes of it."""
+    before, after = (np.array(r["how"][how]["tones"]) for how in HOW[:2])
+    chance = np.random.default_rng(0)
+    p, n = shares(before + after), int(before.sum())
+    two = chance.multinomial(n, p, (2, 2000)) / n
+    return float(np.abs(shares(before) - shares(after)).sum() / 2), float(np.abs(two[0] - two[1]).sum(1).mean() / 2)
+
+
+if __name__ == "__main__":
+    harness.run("wordings", jobs(), measure, tables, harness.parser(__doc__).parse_args())
