@@ -1,45 +1,136 @@
 """Debias Apply: a profile's guidance on a model."""
 from __future__ import annotations
 
-from comfy_api.latest import io
+from collections import Counter
+from dataclasses import dataclass
 
-from ..core.errors import DebiasError
-from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.errors import DebiasError, quoted
+from ..core.method.conditioning import Encoded
+from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
 from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, OTHERS
-from ..core.profile.words import metadata
+from ..core.profile.prompts import ALONE, OTHERS, bare
+from ..core.profile.words import metadata, sent_to
 from ..core.method.draw import rows
 from . import messages
 from .conditioning import encode_all
+from .graph import samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
 
 
-def entry_of(profile: Profile, text: str) -> tuple[Entry, str, list[str]]:
-    """(entry, prompt, warnings) for a prompt, or for the profile's own where none is given.
+def looked_up(profile: Profile, text: str) -> tuple[Entry, list[str]]:
+    """A prompt's entry and what to say of it. Raises DebiasError where no text is known and the profile has several."""
+    if text.strip():
+        entry, _ = entry_for(profile, text)
+        return entry, list(entry.warnings)
+    if len(profile.entries) > 1:
+        raise DebiasError(f"The profile '{profile.name}' was calibrated for {len(profile.entries)} prompts, and the "
+                          "graph does not tell which text is behind the positive conditioning. Put the prompt into "
+                          "'text', or wire it there.")
+    return profile.entries[0], [f"no text was found behind the positive conditioning, so "
+                                f"{quoted(profile.entries[0].prompt)} is taken for it"]
 
-    Raises DebiasError where a profile of several prompts gets none.
+
+@dataclass
+class Application:
+    """A profile on one model: what its passes are steered by. Every pass looks up the text of its own sampler.
+
+    text   what the user says that the prompt is, "" where the graph is to tell
+    graph  the prompt that the node `node` ran in, for hosts that do not say which one runs
+    known  what is known of the setting beside a pass's own facts
     """
-    if not text.strip():
-        if len(profile.entries) > 1:
-            raise DebiasError(f"The profile '{profile.name}' was calibrated for {len(profile.entries)} prompts. Put "
-                              "the prompt into 'text', as it stands in the positive conditioning.")
-        return profile.entries[0], profile.entries[0].prompt, []
-    entry, _ = entry_for(profile, text)
-    return entry, text, list(entry.warnings)
+    clip: object
+    profile: Profile
+    method: Method
+    strength: float
+    text: str
+    graph: dict
+    node: str | None
+    known: dict
+
+    def __post_init__(self):
+        self.run: object = None  # the last one of which a pass was said
+        self._encoded: dict[str, Encoded] = {}
+
+        if messages.running()[0] is None or self._behind() or self.text.strip() or len(self.profile.entries) == 1:
+            self._look_up()  # what is amiss is said now, rather than by the sampler
+            if any(any(s.weights) or s.probabilities for s in self.entry.steerings):
+                self.encoded()
+
+    def _behind(self) -> list[str]:
+        """The texts behind the positive conditioning of the sampler that runs."""
+        running, sampler = messages.running()
+        if running is not None and (found := texts_behind(running.prompt, sampler)):
+            return found
+        return list(dict.fromkeys(text for at in samplers_of(self.graph, self.node or "")
+                                  for text in texts_behind(self.graph, at)))
+
+    def _look_up(self) -> None:
+        """Sets prompt, entry and what is to be said of them."""
+        behind, said = self._behind(), []
+        if not self.text.strip():
+            self.prompt = ", ".join(behind)
+            if len(behind) > 1:
+                said.append(f"the positive conditioning is made of {len(behind)} texts, "
+                            f"{', '.join(map(quoted, behind))}, which are looked up as one")
+        else:
+            self.prompt = self.text
+            if behind and all(bare(text) != bare(self.text) for text in behind):
+                said.append(f"'text' says {quoted(self.text)}, but the positive conditioning is made of "
+                            f"{', '.join(map(quoted, behind))}; what 'text' says counts")
+        self.entry, warnings = looked_up(self.profile, self.prompt)
+        self.prompt, self.said = self.prompt if self.prompt.strip() else self.entry.prompt, [*said, *warnings]
+
+    def weights(self, seed: int, images: int) -> Tensor:
+        self._look_up()
+        return rows(self.entry.steerings, range(seed, seed + images), self.strength)
+
+    def encoded(self) -> Encoded:
+        """The prompt with the groups' words behind its subject; kept for the next pass."""
+        if self.prompt not in self._encoded:
+            self._encoded = {self.prompt: encode_all(self.clip, self.prompt, self.profile.attributes,
+                                                     self.method.context, self.entry.behind(self.strength))}
+        return self._encoded[self.prompt]
+
+    def done(self, summary: dict, facts: dict) -> None:
+        """Says what a pass did, and adds it to the images' metadata."""
+        images, notes = len(summary["weights"]), [*self.said, *summary["warnings"]]
+        if self.method.direction != self.profile.method.direction:
+            notes.append(f"the weights were found with the direction '{self.profile.method.direction}'")
+        notes += [f"other setting: {text}" for text in differences(self.profile, {**self.known, **facts})]
+        idle = not summary["acted"] and any(map(any, summary["weights"]))
+        own = facts["seed"] if images == 1 else None
+        told = metadata(self.profile, self.prompt, summary, self.strength, own)
+        run = messages.running()[0]
+        messages.say(self.node, "\n".join([summary_text(self.profile, self.entry, told, summary, facts["seed"]),
+                                           *(f"Warning: {note}" for note in notes)]), warning=idle or bool(notes),
+                     adds=run is not None and run is self.run)
+        self.run = run
+        messages.record({**told, "Debias seeds": [facts["seed"], facts["seed"] + images - 1],
+                         "Debias rows": summary["weights"]})
 
 
-def summary_text(profile: Profile, prompt: str, summary: dict, facts: dict, strength: float) -> str:
-    """One pass in a sentence."""
-    if not summary["acted"]:
-        return metadata(profile, prompt, summary, strength, facts["seed"])["Debias"]
+def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed: int) -> str:
+    """One pass in a sentence or two."""
     total = len(summary["weights"])
-    steps = f"{summary['steps']} steps, " if summary["steps"] else ""
-    return (f"{profile.name}: {summary['guided_images']} of {total} images guided by direction "
-            f"'{summary['direction']}', {steps}mean shift {summary['magnitude']:.3g}, "
-            f"{summary['extra_evaluations']} extra evaluations")
+    if not summary["acted"]:
+        return f"{profile.name}: {told['Debias']}"
+    steered, steps = summary["guided_images"], f"{summary['steps']} steps, " if summary["steps"] else ""
+    if total == 1:
+        sent = told.get("Debias sent to")
+        said = f"this picture: sent to {sent}" if sent else "this picture is steered"
+    else:
+        said = f"{steered} of {total} pictures steered"
+        groups = Counter(filter(None, (sent_to(profile, entry, one) for one in range(seed, seed + total))))
+        said += f" ({', '.join(f'{n} to {group}' for group, n in groups.items())})" if groups else ""
+        said += f"; {total - steered} left alone by their draw" if total > steered and groups else ""
+    return (f"{profile.name}: {said}. Direction '{summary['direction']}', {steps}mean shift "
+            f"{summary['magnitude']:.3g}, {summary['extra_evaluations']} extra evaluations")
 
 
 class DebiasApply(io.ComfyNode):
@@ -66,9 +157,9 @@ class DebiasApply(io.ComfyNode):
                     "further evaluation a step. prediction: one a group. Weights hold for the direction they were "
                     "found with.")),
                 io.String.Input("text", multiline=True, default="", optional=True,
-                                placeholder="the prompt, if the profile has several", tooltip=(
-                    "The prompt of the positive conditioning: a conditioning itself holds no text. Empty: the "
-                    "profile's own, where it has one.")),
+                                placeholder="empty: the text behind the positive conditioning", tooltip=(
+                    "Empty: the text behind the sampler's positive conditioning is found in the graph. Where that "
+                    "cannot be told, write the prompt here, or wire its text here too.")),
                 io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
                     "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
                     "are emphasised, and for prompts in which their subject stands."))],
@@ -80,28 +171,13 @@ class DebiasApply(io.ComfyNode):
                 other_prompts=ALONE):
         node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
         method = profile.method.adjusted(direction, start, end)
-        entry, prompt, warned = entry_of(profile, text or "")
-        if method.direction != profile.method.direction:
-            warned.append(f"the weights were found with the direction '{profile.method.direction}'")
+        graph = cls.hidden.prompt or {}
         if strength == 0:
             messages.say(node, "Not applied (the strength is 0)")
-            messages.record(metadata(profile, prompt, dict(acted=False), strength))
+            messages.record(metadata(profile, text or profile.entries[0].prompt, dict(acted=False), strength))
             return io.NodeOutput(model)
         check_encoder(profile, encoder_name(clip))
-        known = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip))
-        encoded = encode_all(clip, prompt, profile.attributes, method.context, entry.behind(strength))
-
-        def weights(seed, images):
-            return rows(entry.steerings, range(seed, seed + images), strength)
-
-        def done(summary, facts):
-            others = differences(profile, {**known, **facts})
-            notes = [*warned, *summary["warnings"], *(f"other setting: {text}" for text in others)]
-            idle = not summary["acted"] and any(map(any, summary["weights"]))
-            messages.say(node, "\n".join([summary_text(profile, prompt, summary, facts, strength),
-                                          *(f"Warning: {note}" for note in notes)]), warning=idle or bool(notes))
-            messages.record({**metadata(profile, prompt, summary, strength), "Debias seeds": [
-                facts["seed"], facts["seed"] + len(summary["weights"]) - 1], "Debias rows": summary["weights"]})
-
-        guide = GuidedSampling(encoded, profile.attributes, method, weights, done, profile.hash)
+        known = dict(model=model_name(graph, node), text_encoder=encoder_name(clip))
+        applied = Application(clip, profile, method, strength, text or "", graph, node, known)
+        guide = GuidedSampling(applied.encoded, profile.attributes, method, applied.weights, applied.done, profile.hash)
         return io.NodeOutput(guide.patch(model))

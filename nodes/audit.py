@@ -8,10 +8,12 @@ from ..core.attribute import together
 from ..core.calibration.loop import Round
 from ..core.report.chart import chart_shares
 from ..core.judge import labels, one_colour
+from ..core.calibration.standing import Standing, of_shares
 from ..core.calibration.statistics import Distribution, summarise
 from ..core.errors import DebiasError, quoted
 from . import messages
 from .images import pictures, to_tensor
+from .panel import kept
 from .types import CATEGORY, Attributes, Classifiers, planned
 
 
@@ -61,6 +63,8 @@ class DebiasAudit(io.ComfyNode):
         charts = [chart_shares(a.names, d, None, title or a.name) for a, d in zip(attributes, found)]
         text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)),
                           *([f"Warning: {empty}"] if empty else [])])
-        messages.say(cls.hidden.unique_id, text, warning=bool(empty))
+        shares = [Standing(title, a.name, a.names, a.target, of_shares(d), None).to_dict()
+                  for a, d in zip(attributes, found)]
+        messages.say(cls.hidden.unique_id, text, warning=bool(empty), shares=shares)
         page = to_tensor(*charts)
-        return io.NodeOutput(page, text, ui=ui.PreviewImage(page, cls=cls))
+        return io.NodeOutput(page, text, ui=kept(text, bool(empty), ui.PreviewImage(page, cls=cls), shares=shares))

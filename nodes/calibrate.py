@@ -8,16 +8,15 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..core.attribute import GENDER
 from ..core.calibration.loop import Calibration
-from ..core.calibration.plan import CUSTOM, HOW_SURE, estimate, unused
+from ..core.calibration.plan import CUSTOM, HOW_SURE, unused
 from ..core.calibration.plan import planned as planned_as
 from ..core.calibration.runner import Places, calibrate
-from ..core.calibration.speed import known
+from ..core.calibration.standing import standings
 from ..core.errors import DebiasError
 from ..core.files import safe_name
 from ..core.method.draw import rows
-from ..core.method.methods import METHODS, chosen
+from ..core.method.methods import chosen
 from ..core.profile.file import Profile
 from ..core.profile.words import metadata
 from ..core.report.sheet import Sheet
@@ -25,10 +24,12 @@ from . import messages
 from .guidance import KEY
 from .images import to_tensor
 from .model_name import encoder_name, model_name
+from .panel import about, address, kept
 from .profiles import save_folder
-from .report import before_after, new_folder
+from .report import new_folder
 from .types import CATEGORY, Attributes, Classifiers, Profiles, choice, planned
-from .workbench import Workbench, behind, speed_file, states
+from .workbench import Workbench, behind, states
+
 
 class DebiasCalibrate(io.ComfyNode):
     @classmethod
@@ -71,7 +72,7 @@ class DebiasCalibrate(io.ComfyNode):
                 # Last and optional: graphs of earlier versions lack them.
                 planned("within", optional=True),
                 io.Combo.Input("sure", options=list(HOW_SURE.values), default="normal", optional=True,
-                               tooltip=f"{HOW_SURE.help} {usual()}")],
+                               tooltip=f"{HOW_SURE.help} normal: {about('normal', 1)}")],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "For Debias Apply, Text Encode, Save Profile and Report.")),
                      io.Image.Output(display_name="charts", tooltip="Shares and KL, before and after."),
@@ -102,21 +103,18 @@ class DebiasCalibrate(io.ComfyNode):
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))]
         found = calibrate(bench, texts, attributes, method, plan, name, places)
         found.notes += filter(None, [bench.note])
-        messages.say(node, found.text, bool(found.warnings))
+        shown = dict(report=found.report and address(found.report),
+                     shares=[s.to_dict() for c in found.measured for s in standings(c)])
+        messages.say(node, found.text, bool(found.warnings), **shown)
         if found.stopped is not None:
             raise found.stopped
         before, after = ([sheet for pair in found.sheets if (sheet := pair[at] or pair[0])] for at in (0, 1))
         for c, sheet in zip(found.calibrations, after, strict=True):
             record(found.profile, c, sheet)
-        page = to_tensor(before_after(*([picture for sheet in sheets for picture in sheet.pictures]
-                                        for sheets in (before, after))))
+        page = to_tensor(found.before_after())
         return io.NodeOutput(found.profile, to_tensor(*found.charts().values()), batch(before), batch(after),
-                             str(found.report), ui=ui.PreviewImage(page, cls=cls))
-
-
-def usual() -> str:
-    """What a calibration to 50:50 in the usual plan takes, at the speed of the last one."""
-    return f"normal: {estimate(planned_as('normal', METHODS['default']), [GENDER], seconds=known(speed_file()))}"
+                             str(found.report), ui=kept(found.text, bool(found.warnings),
+                                                        ui.PreviewImage(page, cls=cls), **shown))
 
 
 def batch(sheets: Sequence[Sheet]) -> Tensor:

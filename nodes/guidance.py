@@ -8,7 +8,7 @@ Nothing is kept on the model, so passes, clones and the next run cannot see each
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Sequence
 
 import torch
@@ -32,12 +32,13 @@ PROFILE = "debias_profile"  # on a conditioning of Debias Text Encode: the hash 
 class GuidedSampling:
     """The wrapper.
 
+    encoded  the prompt and its groups, or what makes them, asked after `weights` and where these are not zero
     weights  f(seed, images) -> a [B, n] for a pass with this seed
     done     f(summary, facts): called after a pass; summary as the diffusers host's `GuidedCall.summary`, with `reason`
              where nothing was done; facts are `facts_of` the pass
     profile  hash of the profile, to notice conditionings that it has shifted already
     """
-    encoded: Encoded
+    encoded: Encoded | Callable[[], Encoded]
     attributes: tuple[Attribute, ...]
     method: Method
     weights: Callable[[int, int], Tensor]
@@ -58,7 +59,8 @@ class GuidedSampling:
         seed = kwargs.get("seed", args[3] if len(args) > 3 else None) or 0
         facts = facts_of(guider, noise, sampler, sigmas, seed)
         weights = self.weights(seed, len(noise))
-        record = self._begin(guider, weights, sigmas)
+        guide = replace(self, encoded=self.encoded()) if callable(self.encoded) and weights.any() else self
+        record = guide._begin(guider, weights, sigmas)
         output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         with collected() as warned:
             summary = record()

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Iterable, Iterator
 from weakref import WeakValueDictionary
 
+from . import panel
+
 log = logging.getLogger("sd-debias")
 
 METADATA = "debias"
@@ -86,11 +88,11 @@ def making(prompt: dict, node: str) -> tuple[str, str]:
     return node, json.dumps(found, sort_keys=True, default=str)
 
 
-def say(node_id: str | None, text: str, warning: bool = False) -> None:
-    """Show text on a node and in the log. Without a server there is only the log."""
+def say(node_id: str | None, text: str, warning: bool = False, **shown) -> None:
+    """Show text on a node and in the log, with what else its panel shows. Without a server there is only the log."""
     log.log(logging.WARNING if warning else logging.INFO, "sd-debias: %s", text)
     server = _server()
-    if server is not None and node_id is not None:
+    if server is not None and node_id is not None and not panel.send(server, node_id, text, warning, shown):
         server.send_progress_text(text, node_id)
 
 
@@ -111,21 +113,25 @@ def place(path) -> str:
     return Path(path).relative_to(base).as_posix() if Path(path).is_relative_to(base) else str(path)
 
 
-def record(metadata: dict) -> None:
-    """Add what guidance did to the metadata of the images that the running prompt saves, with the node that runs."""
+def running() -> tuple[Record | None, str]:
+    """The record of the prompt that runs, None where there is none, and the node that runs."""
     from comfy_execution.utils import get_executing_context
     context = get_executing_context()
     prompt = getattr(context, "prompt_id", getattr(context, "task_id", None))  # the latter in a fork
+    return _records.get(prompt), str(getattr(context, "node_id", None))
+
+
+def record(metadata: dict) -> None:
+    """Add what guidance did to the metadata of the images that the running prompt saves, with the node that runs."""
     with _lock:
-        running = _records.get(prompt)
-        if running is None:
+        running_now, node = running()
+        if running_now is None:
             return
-        node = str(getattr(context, "node_id", None))
-        running.add(node, {**metadata, "Debias node": node})
-        _earlier[making(running.prompt, node)] = running.did[node]
+        running_now.add(node, {**metadata, "Debias node": node})
+        _earlier[making(running_now.prompt, node)] = running_now.did[node]
         while len(_earlier) > _KEPT:
             _earlier.pop(next(iter(_earlier)))
-        for waiting in dropwhile(lambda one: one is not running, list(_records.values())):
+        for waiting in dropwhile(lambda one: one is not running_now, list(_records.values())):
             waiting.learn(node)
 
 
@@ -147,9 +153,12 @@ def open_record(json_data: dict) -> dict:
 
 def register() -> None:
     """Called once, when the pack is loaded."""
-    add = getattr(_server(), "add_on_prompt_handler", None)  # not every fork's server has it
+    server = _server()
+    add = getattr(server, "add_on_prompt_handler", None)  # not every fork's server has it
     if add is not None:
         add(open_record)
+    if hasattr(server, "routes"):
+        panel.register(server)
 
 
 def _server():

@@ -14,6 +14,7 @@ from ..core.files import read_text, safe_name, writing
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described
 from . import messages
+from .panel import kept
 from .types import CATEGORY, Profiles
 
 FOLDER = "debias_profiles"
@@ -101,8 +102,9 @@ class DebiasSaveProfile(io.ComfyNode):
         if name.strip():
             profile = renamed(profile, name.strip())
         path = store(profile, overwrite)
-        messages.say(cls.hidden.unique_id, f"Saved: {messages.place(path)}")
-        return io.NodeOutput(str(path))
+        said = f"Saved: {messages.place(path)}"
+        messages.say(cls.hidden.unique_id, said)
+        return io.NodeOutput(str(path), ui=kept(said))
 
 
 def _path(name: str) -> Path:

@@ -3,20 +3,20 @@ from __future__ import annotations
 
 from itertools import chain, count
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import folder_paths
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..core.report.chart import contact_sheet
 from ..core.errors import DebiasError
-from ..core.files import safe_name, writing
+from ..core.files import safe_name, write_atomic, writing
 from ..core.profile.file import Profile
-from ..core.report.page import write_report
-from ..core.report.sheet import WITH, WITHOUT, Sheet
+from ..core.report.page import page
+from ..core.report.sheet import WITH, WITHOUT, Sheet, side_by_side
 from . import messages
 from .images import to_pil, to_tensor
+from .panel import address, kept
 from .types import CATEGORY, Profiles
 
 
@@ -30,15 +30,29 @@ def new_folder(name: str) -> Path:
 
     Raises DebiasError for a name that is no file name.
     """
-    numbered = (f"{name}_{number}" for number in count(2))
-    return next(new for own in chain([safe_name(name)], numbered) if not (new := folder() / own).exists())
+    return next(own for own in _folders(name) if not own.exists())
+
+
+def folder_of(profile: Profile) -> Path:
+    """That of this very profile, such as its calibration's; else a new one. Raises DebiasError as `new_folder`."""
+    def holds(own: Path) -> bool:
+        try:
+            return Profile.load(own / "profile.json").hash == profile.hash
+        except (DebiasError, OSError):
+            return False
+
+    return next(own for own in _folders(profile.name) if not own.exists() or holds(own))
+
+
+def _folders(name: str) -> Iterator[Path]:
+    return (folder() / own for own in chain([safe_name(name)], (f"{name}_{number}" for number in count(2))))
 
 
 def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Path:
-    """Writes the report to a new folder; pictures come prompt by prompt, equally many of each. Raises DebiasError where
-    that cannot be.
+    """Writes the report beside the profile, as report.html, report_2.html ...; pictures come prompt by prompt, equally
+    many of each. Raises DebiasError where that cannot be.
     """
-    prompts, own = [entry.prompt for entry in profile.entries], new_folder(profile.name)
+    prompts, own = [entry.prompt for entry in profile.entries], folder_of(profile)
     for pictures in (before, after):
         if len(pictures) % len(prompts):
             raise DebiasError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
@@ -49,21 +63,12 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
         return [Sheet(what, pictures[i * each:(i + 1) * each])] if each else []
 
     sheets = {prompt: [*of(i, WITHOUT, before), *of(i, WITH, after)] for i, prompt in enumerate(prompts)}
+    names = chain(["report.html"], (f"report_{number}.html" for number in count(2)))
+    name = next(name for name in names if not (own / name).exists())
     with writing("The report", messages.place(own)):
-        return write_report(own, profile, sheets)
-
-
-def before_after(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Image.Image:
-    """Two contact sheets side by side: before left, after right."""
-    sheets = [contact_sheet(pictures, columns=4) for pictures in (before, after) if pictures]
-    gap = 32
-    page = Image.new("RGB", (sum(s.width for s in sheets) + gap * (len(sheets) - 1), max(s.height for s in sheets)),
-                     "white")
-    left = 0
-    for sheet in sheets:
-        page.paste(sheet, (left, 0))
-        left += sheet.width + gap
-    return page
+        if not (own / "profile.json").exists():
+            profile.save(own / "profile.json")
+        return write_atomic(own / name, page(profile, sheets))
 
 
 class DebiasReport(io.ComfyNode):
@@ -71,8 +76,9 @@ class DebiasReport(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasReport", display_name="Debias Report", category=CATEGORY, is_output_node=True,
-            description="Writes a profile's report, one HTML file, to a new folder output/debias/<profile>/, numbered "
-                        "where there is one already, and shows pictures before and after side by side.",
+            description="Writes a profile's report with these pictures, one HTML file, to output/debias/<profile>/, "
+                        "numbered where there is one already, and shows pictures before and after side by side. Debias "
+                        "Calibrate writes one by itself.",
             inputs=[Profiles.Input("profile", tooltip="From Debias Calibrate or Debias Load Profile."),
                     io.Image.Input("before", optional=True, tooltip=(
                         "Pictures without the profile, prompt by prompt where there are several.")),
@@ -86,9 +92,10 @@ class DebiasReport(io.ComfyNode):
     def execute(cls, profile, before=None, after=None):
         pictures = [[] if images is None else to_pil(images) for images in (before, after)]
         path = write(profile, *pictures)
-        messages.say(cls.hidden.unique_id, f"Report: {messages.place(path)}")
+        said, shown = f"Report: {messages.place(path)}", dict(report=address(path))
+        messages.say(cls.hidden.unique_id, said, **shown)
         if not any(pictures):
             blank = to_tensor(Image.new("RGB", (64, 64), "white"))
-            return io.NodeOutput(str(path), blank)
-        sheet = to_tensor(before_after(*pictures))
-        return io.NodeOutput(str(path), sheet, ui=ui.PreviewImage(sheet, cls=cls))
+            return io.NodeOutput(str(path), blank, ui=kept(said, **shown))
+        sheet = to_tensor(side_by_side([list(zip((WITHOUT, WITH), pictures))]))
+        return io.NodeOutput(str(path), sheet, ui=kept(said, images=ui.PreviewImage(sheet, cls=cls), **shown))

@@ -10,7 +10,6 @@ from ..core.profile.prompts import ALONE, OTHERS
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
-from .apply import entry_of
 from .conditioning import effect, encode_all, shift
 from .guidance import PROFILE, nothing
 from .model_name import encoder_name
@@ -73,7 +72,7 @@ class DebiasTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE):
         profile = with_others(profile, other_prompts)
-        _, _, warned = entry_of(profile, text or " ")
+        warned = list(entry_for(profile, text)[0].warnings)
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
         elif not profile.method.guidance.whole:

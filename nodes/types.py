@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core.calibration.plan import FIELDS, NUMBERS
+from ..core.calibration.plan import FIELDS
 from ..core.method.methods import AS_METHOD, CHOICES
 
 CATEGORY = "debias"
@@ -21,10 +21,7 @@ def choice(name: str):
 
 
 def planned(name: str, **other):
-    """The input for a number of a calibration's plan; those of the plan "custom" are folded where a frontend can."""
+    """The input for a number of a calibration's plan."""
     asked = FIELDS[name]
     given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help) | other
-    made = io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)
-    if name in NUMBERS:  # numbers have no parameter for it
-        made.extra_dict = {**(getattr(made, "extra_dict", None) or {}), "advanced": True}
-    return made
+    return io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)

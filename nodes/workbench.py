@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.calibration.runner import Host, Progress
 from ..core.calibration.speed import remember
+from ..core.calibration.standing import standings
 from ..core.calibration.unfinished import SHOWN
 from ..core.files import fingerprint
 from ..core.method.draw import check_steered
@@ -82,7 +83,8 @@ class Workbench(Host):
 
     def say(self, progress: Progress) -> None:
         self.progress = progress
-        messages.say(self.node, "\n".join(filter(None, [self.note, progress.text])))
+        messages.say(self.node, "\n".join(filter(None, [self.note, progress.text])), done=progress.done,
+                     total=progress.total, shares=[s.to_dict() for s in standings(progress.calibration)])
         if self.bar is None:
             total = progress.total * self.setting["steps"]
             self.bar = comfy.utils.ProgressBar(total, node_id=self.node)

@@ -42,6 +42,7 @@ AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
 CERTAINTY = 0.95  # with which a plan's margin must hold
+ON_TARGET = "on target"
 HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
 
 
@@ -255,6 +256,18 @@ class Calibration:
         """Can no push bring an attribute's shares within the margin?"""
         return self.expected(attribute).certainty < HOPELESS and self.solvers[attribute].at_its_limit(
             self.history(attribute))
+
+    def verdict(self, attribute: int) -> str:
+        """How the calibration ended for an attribute, in words, `ON_TARGET` where all is well; "" before its end."""
+        if not self.finished:
+            return ""
+        if self.held_out is not None and not self._reached(attribute, self.held_out):
+            return "off target in the verification"
+        if self.plan.within is None:
+            return ON_TARGET if self.held_out is not None else "not verified"
+        if self._sure(attribute):
+            return ON_TARGET
+        return "out of reach" if self._hopeless(attribute) else f"not sure within {100 * self.plan.within:g} points"
 
     def certainty(self, attribute: int) -> float:
         """Posterior probability, by every image so far, that each share of the answer lies within the plan's margin

@@ -14,7 +14,8 @@ from ..profile.file import Profile
 from ..report.chart import chart_kl, chart_shares, contact_sheet
 from ..report.page import page, summary
 from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
-from ..report.sheet import Sheet
+from ..report.sheet import Sheet, side_by_side
+from .standing import standings
 from .unfinished import png
 
 
@@ -82,6 +83,19 @@ class Outcome:
         both = {name: [picture for pair in self.sheets if (sheet := pair[at]) for picture in sheet.pictures]
                 for at, name in enumerate(("before", "after"))}
         return {name: contact_sheet(pictures) for name, pictures in both.items() if pictures}
+
+    def before_after(self) -> Image.Image | None:
+        """Pictures before and after, side by side, with what they are and their shares above; a row a prompt. None
+        where nobody kept pictures."""
+        several = len(self.sheets) > 1
+        rows = []
+        for c, pair in zip(self.calibrations, self.sheets):
+            found = standings(c) if c.rounds else []
+            shown = [[shares.words() for s in found if (shares := getattr(s, at))] for at in ("was", "now")]
+            prompt = [c.prompt] if several else []
+            rows.append([(": ".join([*prompt, sheet.what, *filter(None, [", ".join(said)])]),
+                          sheet.pictures[:8 if several else None]) for sheet, said in zip(pair, shown) if sheet])
+        return side_by_side(rows) if any(rows) else None
 
     def page(self) -> str:
         """The report's HTML. Raises ValueError without a profile."""

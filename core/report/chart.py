@@ -327,6 +327,11 @@ def _write(image: Image.Image, x: float, y: float, text: str, size: float, color
     image.paste(Image.new("RGB", mask.size, color), (round(left), round(y - (top + bottom) / 2 * grow)), mask)
 
 
+def written(image: Image.Image, x: float, y: float, text: str, size: float, color: str, width: float) -> None:
+    """Write one line on an image, its left end at x and its middle at y, shortened to a width in pixels."""
+    _write(image, x, y, _shortened(text, width, size), size, color, "l")
+
+
 def percent(share: float) -> str:
     """A share in [0, 1] in words: "12 %", below one percent "0.4 %"."""
     return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"

@@ -7,7 +7,7 @@ from typing import Sequence
 from PIL import Image
 
 from ..errors import DebiasError, short
-from .chart import contact_sheet
+from .chart import LIGHT, contact_sheet, written
 
 WITHOUT, WITH = "without guidance", "with the profile"
 
@@ -33,3 +33,32 @@ class Sheet:
         """A contact sheet of the first pictures, with their seeds below. Raises DebiasError for none."""
         captions = [f"seed {seed}" for seed in self.seeds[:most]] or None
         return contact_sheet(list(self.pictures[:most]), columns, captions)
+
+
+def side_by_side(rows: Sequence[Sequence[tuple[str, Sequence[Image.Image]]]], columns: int = 4) -> Image.Image:
+    """Contact sheets in rows, each with its title above. RGB, on white. Raises DebiasError for no pictures."""
+    made = [[_titled(title, contact_sheet(pictures, columns)) for title, pictures in row if pictures] for row in rows]
+    made = [row for row in made if row]
+    if not made:
+        raise DebiasError("There are no pictures to set side by side.")
+    gap = 32
+    size = (max(sum(one.width + gap for one in row) - gap for row in made),
+            sum(max(one.height for one in row) + gap for row in made) - gap)
+    page, top = Image.new("RGB", size, "white"), 0
+    for row in made:
+        left = 0
+        for one in row:
+            page.paste(one, (left, top))
+            left += one.width + gap
+        top += max(one.height for one in row) + gap
+    return page
+
+
+def _titled(title: str, sheet: Image.Image) -> Image.Image:
+    if not title:
+        return sheet
+    line, points = 30, 18
+    page = Image.new("RGB", (sheet.width, sheet.height + line), "white")
+    page.paste(sheet, (0, line))
+    written(page, 2, line / 2, title, points, LIGHT["text"], sheet.width - 4)
+    return page

@@ -41,7 +41,7 @@ def said(monkeypatch):
     """What nodes say: a list of (text, is it a warning)."""
     from sd_debias.nodes import messages
     found = []
-    monkeypatch.setattr(messages, "say", lambda node, text, warning=False: found.append((text, warning)))
+    monkeypatch.setattr(messages, "say", lambda node, text, warning=False, **shown: found.append((text, warning)))
     return found
 
 

@@ -250,6 +250,14 @@ class ComfyNode:
     hidden = types.SimpleNamespace(unique_id=None, prompt=None)
 
 
+class Preview:
+    def __init__(self, image, cls=None):
+        self.image = image
+
+    def as_dict(self):
+        return dict(images=[dict(filename=f"{i}.png", subfolder="", type="temp") for i in range(len(self.image))])
+
+
 class NodeOutput:
     def __init__(self, *args, ui=None):
         self.args, self.ui = args, ui
@@ -308,4 +316,4 @@ def install(folder) -> None:
     io = MagicMock()
     io.ComfyNode, io.NodeOutput = ComfyNode, NodeOutput
     module("comfy_api")
-    module("comfy_api.latest", io=io, ui=MagicMock(), ComfyExtension=object)
+    module("comfy_api.latest", io=io, ui=types.SimpleNamespace(PreviewImage=Preview), ComfyExtension=object)

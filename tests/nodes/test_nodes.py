@@ -181,7 +181,7 @@ def test_a_run_says_what_it_did_and_in_which_setting(demo, call, said, sample):
     patched, = call(DebiasApply, model=model, clip=clip, profile=profile(), direction="embedding")
     sample(patched, cfg=3.0)
     text, warning = said[-1]
-    assert warning and "2 of 2 images guided" in text and "cfg: calibrated at 2.0, used at 3.0" in text
+    assert warning and "2 of 2 pictures steered" in text and "cfg: calibrated at 2.0, used at 3.0" in text
     assert "steps: calibrated" not in text and "found with the direction 'prompt'" in text
 
 
@@ -646,9 +646,22 @@ def test_a_full_disk_is_said_by_the_report_too(call, said, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(report, "write_report", full)
+    monkeypatch.setattr(report, "write_atomic", full)
     with pytest.raises(ValueError, match="report could not be written.*No space left on device. Free some space"):
         call(report.DebiasReport, profile=profile())
+
+
+def test_reports_of_one_profile_stand_in_one_folder_beside_its_calibration(call, said):
+    from sd_debias.nodes.report import DebiasReport, new_folder
+    own = profile(Steering((0.25, -0.25)))
+    folder = new_folder(own.name)
+    own.save(folder / "profile.json")
+    (folder / "report.html").write_text("a calibration's")
+    paths = [Path(call(DebiasReport, profile=own)[0]) for _ in range(2)]
+    assert paths == [folder / "report_2.html", folder / "report_3.html"]
+    assert (folder / "report.html").read_text() == "a calibration's"
+    other, _ = call(DebiasReport, profile=profile(Steering((0.5, -0.5))))
+    assert Path(other).name == "report.html" and Path(other).parent != folder
 
 
 @pytest.fixture
@@ -762,3 +775,31 @@ def test_the_models_name_is_found_upstream():
               "5": {"class_type": "DebiasDemoModel", "inputs": {}}}
     assert model_name(prompt, "3") == "v1-5.safetensors" and model_name(prompt, "4") == "demo"
     assert model_name(None, None) is None
+
+
+# --- the panel -------------------------------------------------------------------------------------------------------
+
+def test_only_a_page_that_has_the_extension_is_sent_panels(comfyui, monkeypatch):
+    """Others get the host's own text, as before."""
+    from sd_debias.nodes import messages, panel
+    sent = []
+    server = types.SimpleNamespace(client_id="page", send_sync=lambda *message: sent.append(message),
+                                   send_progress_text=lambda *message: sent.append(message))
+    monkeypatch.setattr(messages, "_server", lambda: server)
+    monkeypatch.setattr(panel, "_pages", {})
+    messages.say("7", "hello", True, report="/x")
+    panel._pages["page"] = None
+    messages.say("7", "hello", True, report="/x")
+    state = dict(node="7", text="hello", warning=True, report="/x")
+    assert sent == [("hello", "7"), ("sd-debias.panel", state, "page")]
+
+
+def test_an_audit_s_output_brings_its_bars(demo, call, said):
+    from sd_debias.nodes.audit import DebiasAudit
+    from sd_debias.nodes.classifier import DebiasClipClassifier
+    judge, = call(DebiasClipClassifier, model="demo (comes with sd-debias)")
+    made = DebiasAudit.execute([torch.rand(4, 64, 64, 3)], [judge], [(GENDER,)], title=["a title"])
+    shown, = made.ui["debias_panel"]
+    share, = shown["shares"]
+    assert share["prompt"] == "a title" and share["was"]["images"] == 4 and share["now"] is None
+    assert sum(share["was"]["shares"]) == pytest.approx(1) and len(made.ui["images"]) == 1

@@ -191,7 +191,7 @@ def test_the_server_knows_every_node_with_tooltips_everywhere(server):
 def test_bundled_workflows_run(server):
     """In one go: the first leaves the profile that later ones load."""
     said_ok(server, server.run(prompt_of(server, 1)))
-    for number in (2, 3):
+    for number in (2, 3, 6):
         said_ok(server, server.run(prompt_of(server, number)))
 
     hires = prompt_of(server, 4)
@@ -298,6 +298,47 @@ def test_a_calibration_has_one_progress_bar_with_previews_and_live_text(server):
     assert list(values) == sorted(values) and values[-1] == most[-1]
     assert previews >= 6 and any(text.startswith("audit: 4 of 24 images\ngender: man") for text in texts)
     assert "Report: output/debias/watched/report.html" in texts[-1]
+
+
+@pytest.mark.comfyui
+def test_a_page_with_the_extension_gets_panels_and_the_report_opens(server):
+    aiohttp = pytest.importorskip("aiohttp")
+    prompt = calibrating(server, name="panelled")
+    panels, texts = {}, 0
+
+    async def watch():
+        nonlocal texts
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=page") as socket:
+            await session.post(f"{server.url}/api/sd-debias/pages", json=dict(client="page"))
+            await asyncio.to_thread(server.post, "/prompt", dict(prompt=prompt, client_id="page"))
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    texts += int.from_bytes(message.data[:4], "big") == 3
+                    continue
+                event = json.loads(message.data)
+                if event["type"] == "sd-debias.panel":
+                    panels.setdefault(prompt[event["data"]["node"]]["class_type"], []).append(event["data"])
+                if event["type"] in ("execution_success", "execution_error"):
+                    break
+            shown = panels["DebiasCalibrate"][-1]
+            async with session.get(server.url + "/api" + shown["report"]) as answer:
+                assert "sandbox" in answer.headers["Content-Security-Policy"] and answer.status == 200
+                assert "doctor" in await answer.text()
+            for bad in ("..%2f..%2fx/report.html", "panelled/profile.json", "none/report.html"):
+                async with session.get(f"{server.url}/api/sd-debias/report/{bad}") as answer:
+                    assert answer.status == 404
+
+    asyncio.run(asyncio.wait_for(watch(), 300))
+    during = [panel for panel in panels["DebiasCalibrate"] if panel.get("total")]
+    share, = during[-1]["shares"]
+    assert texts == 0 and during[-1]["done"] <= during[-1]["total"] and share["groups"] == ["man", "woman"]
+    assert share["was"]["images"] == 24 and share["now"]["shares"][0] < share["was"]["shares"][0]
+    assert share["text"].startswith("Target 5 / 95. Was ") and len(share["now"]["intervals"]) == 2
+    assert "pictures steered" in panels["DebiasApply"][-1]["text"] and panels["DebiasAudit"][-1]["shares"][0]["was"]
+    # Taken from the cache, outputs bring their panels again.
+    history = server.run(prompt)
+    node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasCalibrate")
+    assert history["outputs"][node]["debias_panel"][0]["report"] == "/sd-debias/report/panelled/report.html"
 
 
 @pytest.mark.comfyui

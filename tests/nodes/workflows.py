@@ -41,8 +41,19 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
 def on_the_demo_model(prompt: dict) -> dict:
     """The prompt with the demo model for checkpoints and LoRAs, and at its size."""
     swapped = {node: dict(item, inputs=dict(item["inputs"])) for node, item in prompt.items()}
+    loaders = dict(UNETLoader=0, CLIPLoader=1, VAELoader=2)  # each gives one of the demo model's outputs
+    outputs = {node: loaders[item["class_type"]] for node, item in swapped.items() if item["class_type"] in loaders}
     for item in swapped.values():
         inputs = item["inputs"]
+        for name, value in inputs.items():
+            if isinstance(value, list) and value[0] in outputs:
+                inputs[name] = [value[0], outputs[value[0]]]
+        if item["class_type"] in loaders:
+            item.update(class_type="DebiasDemoModel", inputs={})
+        if item["class_type"] == "EmptySD3LatentImage":  # of 16 channels
+            item["class_type"] = "EmptyLatentImage"
+        if item["class_type"] == "ModelSamplingAuraFlow":  # a model of another kind
+            inputs["shift"] = 1.0
         if item["class_type"] == "CheckpointLoaderSimple":
             item.update(class_type="DebiasDemoModel", inputs={})
         if item["class_type"] == "LoraLoader":

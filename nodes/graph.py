@@ -1,0 +1,88 @@
+"""The text behind a sampler's positive conditioning, read off the graph: a conditioning itself holds none.
+
+A graph is ComfyUI's prompt, {node: {class_type, inputs}}, as it runs: dynamic prompts are resolved in it already.
+"""
+from __future__ import annotations
+
+from typing import Iterator, Mapping
+
+# Inputs by which a sampler, or what stands before one, gets its positive conditioning; the first that is there counts.
+POSITIVE = ("positive", "guider", "conditioning", "cond1", "base_positive", "basic_pipe", "pipe")
+# An encoder's texts, and the values of nodes that only hold or join texts.
+TEXTS = ("populated_text", "text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl", "prompt", "positive_prompt",
+         "string", "value", "string_a", "string_b", "text_a", "text_b", "user_prompt")
+# What a node that is no encoder and has no input with a conditioning's name may have beside it.
+OTHERS = {"model", "clip", "vae", "image", "images", "mask", "latent", "latent_image", "samples", "pixels", "negative",
+          "control_net", "clip_vision", "clip_vision_output", "style_model"}
+
+
+def texts_behind(graph: Mapping, sampler: str) -> list[str]:
+    """The texts that make a sampler's positive conditioning, each once, in the graph's order; none where the graph
+    does not tell."""
+    return list(dict.fromkeys(text for link in _positive(graph, sampler, set())
+                              for text in _texts(graph, link, set()) if text.strip()))
+
+
+def samplers_of(graph: Mapping, node: str) -> list[str]:
+    """The nodes with a positive conditioning to which this one's model leads."""
+    def led(at: str, seen: set[str]) -> bool:
+        return at == node or at not in seen and any(led(source, seen | {at}) for key, (source, _) in
+                                                    _links(graph, at) if key in ("model", "guider"))
+
+    return [at for at in graph if at != node and led(at, set()) and next(_positive(graph, at, set()), None)]
+
+
+def _inputs(graph: Mapping, node: str) -> Mapping:
+    at = graph.get(node)
+    return (at.get("inputs") or {}) if isinstance(at, Mapping) else {}
+
+
+def _links(graph: Mapping, node: str) -> Iterator[tuple[str, tuple[str, int]]]:
+    for key, value in _inputs(graph, node).items():
+        if isinstance(value, list) and len(value) == 2:
+            yield key, (str(value[0]), value[1])
+
+
+def _positive(graph: Mapping, node: str, seen: set[str]) -> Iterator[tuple[str, int]]:
+    """Links to the conditioning that a sampler takes for its positive one."""
+    links = dict(_links(graph, node))
+    name = next((name for name in POSITIVE if name in links), None)
+    if name is None or node in seen:
+        return
+    if name in ("guider", "basic_pipe", "pipe"):
+        yield from _positive(graph, links[name][0], seen | {node})
+    else:
+        yield links[name]
+
+
+def _texts(graph: Mapping, link: tuple[str, int], seen: set) -> Iterator[str]:
+    """The texts that a conditioning is made of, from its encoders."""
+    if link in seen:
+        return
+    seen.add(link)
+    node, output = link
+    links, inputs = dict(_links(graph, node)), _inputs(graph, node)
+    if "clip" in links and (names := [name for name in TEXTS if name in inputs]):
+        for name in names:
+            yield from _text(graph, inputs[name], set())
+        return
+    if "positive" in links and "negative" in links:  # as ControlNet's: its outputs are in the order of its inputs
+        links = {"": links["negative" if output == 1 else "positive"]}
+    named = [at for key, at in links.items() if key.startswith(("cond", "positive"))]
+    for at in named or [at for key, at in links.items() if key not in OTHERS]:
+        yield from _texts(graph, at, seen)
+
+
+def _text(graph: Mapping, value: object, seen: set) -> Iterator[str]:
+    """A text, or that of the node it comes from; several joined ones as one."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list) and len(value) == 2 and str(value[0]) not in seen:
+        node = str(value[0])
+        inputs = _inputs(graph, node)
+        parts = [next(_text(graph, inputs[name], seen | {node}), "") for name in TEXTS if name in inputs]
+        if not parts:  # a reroute, or a switch that nobody can see through
+            parts = [next(_text(graph, list(at), seen | {node}), "") for _, at in _links(graph, node)][:1]
+        delimiter = inputs.get("delimiter", ", ")
+        if joined := (delimiter if isinstance(delimiter, str) else ", ").join(filter(None, parts)):
+            yield joined

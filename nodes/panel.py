@@ -1,0 +1,88 @@
+"""A node's lasting panel, which web/debias.js shows: what the node said last, shares as bars, the report's link.
+
+The page announces itself; only such pages are sent panels. Others get the host's own text, which newer frontends clear
+when the run ends.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping
+
+from ..core.attribute import GENDER
+from ..core.calibration.plan import HOW_SURE, estimate, planned
+from ..core.calibration.speed import known
+from ..core.errors import DebiasError
+from ..core.files import safe_name
+from ..core.method.methods import METHODS
+
+EVENT, KEPT = "sd-debias.panel", "debias_panel"
+PAGES, REPORT, ESTIMATE = (f"/sd-debias/{name}" for name in ("pages", "report", "estimate"))
+MOST_PAGES = 100
+# The report is ours, but a page of this server could do whatever the user can: it runs no script and asks for nothing.
+POLICY = "sandbox allow-popups allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_pages: dict[str, None] = {}  # client ids, in the order of their announcement
+
+
+def send(server, node_id: str, text: str, warning: bool, shown: Mapping) -> bool:
+    """Show a panel in the page whose prompt runs; False where that page has none.
+
+    shown  `shares`, a list of `core.calibration.standing.Standing` as plain values; `done` and `total` images of what
+           runs; `report`, the address of a page; `adds`: this text is a further line of the same run
+    """
+    if getattr(server, "client_id", None) not in _pages:
+        return False
+    server.send_sync(EVENT, dict(node=str(node_id), text=text, warning=warning, **shown), server.client_id)
+    return True
+
+
+def kept(text: str, warning: bool = False, images=None, **shown) -> dict:
+    """A node's output for its page, with the panel: where the node is not run again, the host sends it all the same.
+
+    images  the host's own output for pictures, None where there are none
+    """
+    return {**(images.as_dict() if images else {}), KEPT: [dict(text=text, warning=warning, **shown)]}
+
+
+def address(report: Path) -> str:
+    """Of a report in a folder of output/debias."""
+    return f"{REPORT}/{report.parent.name}/{report.name}"
+
+
+def about(sure: str, prompts: int) -> str:
+    """What a calibration to 50:50 takes, at the speed of the last one. Raises DebiasError."""
+    from .workbench import speed_file
+    return estimate(planned(sure, METHODS["default"]), [GENDER], prompts, known(speed_file()))
+
+
+def register(server) -> None:
+    """Called once, when the pack is loaded: what pages ask for."""
+    from aiohttp import web
+
+    from .report import folder
+
+    @server.routes.post(PAGES)
+    async def announce(request):
+        client = (await request.json()).get("client")
+        if isinstance(client, str) and 0 < len(client) < 100:
+            _pages.pop(client, None)
+            _pages[client] = None
+            while len(_pages) > MOST_PAGES:
+                _pages.pop(next(iter(_pages)))
+        return web.json_response({})
+
+    @server.routes.get(REPORT + "/{folder}/{file}")
+    async def report(request):
+        try:
+            own, file = (safe_name(request.match_info[part]) for part in ("folder", "file"))
+        except DebiasError:
+            raise web.HTTPNotFound() from None
+        path = folder() / own / file
+        if path.suffix != ".html" or not path.is_file() or not path.resolve().is_relative_to(folder().resolve()):
+            raise web.HTTPNotFound()
+        return web.FileResponse(path, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+
+    @server.routes.get(ESTIMATE)
+    async def estimated(request):
+        sure, prompts = request.query.get("sure", ""), request.query.get("prompts", "1")
+        usual = sure in HOW_SURE.values and prompts.isdecimal() and 0 < int(prompts) < 10_000
+        return web.json_response(dict(text=about(sure, int(prompts)) if usual else ""))

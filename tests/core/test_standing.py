@@ -1,0 +1,51 @@
+"""How a calibration stands, in plain values and sentences."""
+import json
+
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.calibration.loop import AUDIT, HELD_OUT, ROUND, Calibration, Round
+from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.standing import in_percent, standings
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.method.methods import METHODS
+
+NONE, SENT = Steering.none(2), Steering((0.0, 0.0), (0.4, 0.0, 0.6))
+
+
+PLAN = Plan(100, rounds=2, held_out=100)
+
+
+def calibration(rounds, plan=PLAN):
+    return Calibration("a photo of a doctor", [GENDER], METHODS["default"], plan, rounds)
+
+
+def of(kind, steering, men, n=100, first=0):
+    return Round(kind, (steering,), tuple(range(first, first + n)), [[0] * men + [1] * (n - men)])
+
+
+def test_percents_have_the_sum_100():
+    assert in_percent((1 / 3, 1 / 3, 1 / 3)) == "34 / 33 / 33" and in_percent((0.345, 0.655)) in ("34 / 66", "35 / 65")
+    assert in_percent((0.0, 1.0)) == "0 / 100" and in_percent((0.125,) * 8).count("13") == 4
+
+
+def test_an_audit_has_shares_and_no_verdict():
+    found, = standings(calibration([of(AUDIT, NONE, 71)], Plan(100, rounds=0, held_out=0)))
+    assert found.text == "Target 50 / 50. Was 71 / 29." and found.now is None and found.was.images == 100
+    before, = standings(calibration([]))
+    assert before.text == "Target 50 / 50." and before.was is None
+
+
+def test_a_finished_calibration_says_how_it_ended():
+    met = calibration([of(AUDIT, NONE, 80), of(ROUND, SENT, 50, first=100), of(HELD_OUT, SENT, 48, first=10 ** 6)])
+    found, = standings(met)
+    assert found.text == "Target 50 / 50. Was 80 / 20. Now 48 / 52: on target."
+    missed = calibration([of(AUDIT, NONE, 80), of(ROUND, SENT, 75, first=100), of(ROUND, SENT, 75, first=200),
+                          of(HELD_OUT, SENT, 75, first=10 ** 6)])
+    found, = standings(missed)
+    assert found.text == "Target 50 / 50. Was 80 / 20. Now 75 / 25: off target in the verification."
+    assert json.loads(json.dumps(found.to_dict()))["now"]["shares"] == [0.75, 0.25]
+
+
+def test_a_round_that_nobody_labelled_yet_counts_for_nothing():
+    begun = Round(ROUND, (SENT,), tuple(range(100, 200)))
+    found, = standings(calibration([of(AUDIT, NONE, 80), begun]))
+    assert found.now is None and found.was.words() == "80 / 20"

@@ -1,0 +1,114 @@
+"""The text behind a sampler's positive conditioning, as graphs of today are wired."""
+import pytest
+
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.method.draw import Steering
+
+
+def node(kind, **inputs):
+    return dict(class_type=kind, inputs=inputs)
+
+
+def sampler(positive, negative=("neg", 0), **inputs):
+    return node("KSampler", model=["apply", 0], positive=list(positive), negative=list(negative), **inputs)
+
+
+BASE = {"apply": node("DebiasApply", model=["loader", 0], clip=["loader", 1]),
+        "pos": node("CLIPTextEncode", clip=["loader", 1], text="a photo of a doctor"),
+        "neg": node("CLIPTextEncode", clip=["loader", 1], text="blurry")}
+GRAPHS = {
+    "a text": dict(end=sampler(("pos", 0))),
+    "ControlNet's positive": dict(cn=node("ControlNetApplyAdvanced", positive=["pos", 0], negative=["neg", 0],
+                                          control_net=["net", 0], image=["img", 0]), end=sampler(("cn", 0), ("cn", 1))),
+    "a reroute": dict(way=node("Reroute", **{"": ["pos", 0]}), end=sampler(("way", 0))),
+    "a guider": dict(guide=node("CFGGuider", model=["apply", 0], positive=["pos", 0], negative=["neg", 0], cfg=2),
+                     end=node("SamplerCustomAdvanced", guider=["guide", 0], noise=["n", 0])),
+    "Flux": dict(flux=node("FluxGuidance", conditioning=["pos", 0], guidance=3.5),
+                 guide=node("BasicGuider", model=["apply", 0], conditioning=["flux", 0]),
+                 end=node("SamplerCustomAdvanced", guider=["guide", 0])),
+    "both texts of SDXL": dict(xl=node("CLIPTextEncodeSDXL", clip=["loader", 1], text_g="a photo of a doctor",
+                                       text_l="a photo of a doctor", width=1024), end=sampler(("xl", 0))),
+    "a string node": dict(string=node("PrimitiveStringMultiline", value="a photo of a doctor"),
+                          pos=node("CLIPTextEncode", clip=["loader", 1], text=["string", 0]), end=sampler(("pos", 0))),
+    "joined strings": dict(a=node("PrimitiveString", value="a photo of"), b=node("PrimitiveString", value="a doctor"),
+                           join=node("StringConcatenate", string_a=["a", 0], string_b=["b", 0], delimiter=" "),
+                           pos=node("CLIPTextEncode", clip=["loader", 1], text=["join", 0]), end=sampler(("pos", 0))),
+    "wildcards": dict(wild=node("ImpactWildcardEncode", clip=["loader", 1], wildcard_text="a photo of a __job__",
+                                populated_text="a photo of a doctor"), end=sampler(("wild", 2))),
+    "unCLIP": dict(un=node("unCLIPConditioning", conditioning=["pos", 0], clip_vision_output=["v", 0]),
+                   end=sampler(("un", 0)))}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_text_is_found_behind(comfyui, name):
+    from sd_debias.nodes.graph import samplers_of, texts_behind
+    graph = {**BASE, **GRAPHS[name]}
+    assert texts_behind(graph, "end") == ["a photo of a doctor"]
+    assert "end" in samplers_of(graph, "apply")
+
+
+def test_no_text_is_found_where_nothing_tells_it(comfyui):
+    from sd_debias.nodes.graph import samplers_of, texts_behind
+    circle = {**BASE, "a": node("Reroute", **{"": ["b", 0]}), "b": node("Reroute", **{"": ["a", 0]}),
+              "end": sampler(("a", 0))}
+    assert texts_behind(circle, "end") == [] == texts_behind({}, "1") == texts_behind(BASE, "apply")
+    assert samplers_of({}, "1") == [] == samplers_of(BASE, "apply")
+    assert texts_behind({**BASE, "pos": node("Unknown", seed=1), "end": sampler(("pos", 0))}, "end") == []
+    broken = {"end": {"inputs": None}, "x": None, "y": {"inputs": {"positive": ["gone", 0]}}}
+    assert [texts_behind(broken, at) for at in (*broken, "z")] == [[], [], [], []]
+
+
+def applied(call, demo, graph, text="", prompts=("a photo of a doctor", "a photo of a nurse")):
+    """A model with a profile on it that sends every picture to a woman; and the graph it stands in."""
+    from sd_debias.core.profile.file import Profile
+    from sd_debias.nodes.apply import DebiasApply
+    model, clip, _ = demo
+    sent = Steering((0.0, 0.0), (0.0, 0.0, 1.0)).to_dict()
+    profile = Profile.from_dict(dict(schema="1.0", name="test", method={}, attributes=[GENDER.to_dict()],
+                                     entries=[dict(prompt=prompt, steerings=[sent]) for prompt in prompts]))
+    return call(DebiasApply, graph=graph, own="apply", model=model, clip=clip, profile=profile, text=text)[0]
+
+
+def test_apply_needs_no_second_typing_of_the_prompt(call, said, demo, sample):
+    import torch
+    plain = sample(demo[0])
+    steered = sample(applied(call, demo, {**BASE, **GRAPHS["a guider"]}))
+    assert "2 of 2 pictures steered (2 to woman)" in said[-1][0] and not said[-1][1]
+    assert not torch.equal(steered, plain)
+    man = {**BASE, "pos": node("CLIPTextEncode", clip=["loader", 1], text="a photo of a doctor, a man"),
+           "end": sampler(("pos", 0))}
+    assert torch.equal(sample(applied(call, demo, man)), plain)
+    assert "the prompt itself says 'man', so gender is left alone" in said[-1][0]
+
+
+def test_two_texts_that_differ_are_said(call, said, demo, sample):
+    graph = {**BASE, **GRAPHS["a text"]}
+    sample(applied(call, demo, graph, text="a photo of a nurse"))
+    assert ("'text' says 'a photo of a nurse', but the positive conditioning is made of 'a photo of a doctor'"
+            in said[-1][0])
+    sample(applied(call, demo, graph, text="(A photo of a doctor:1.2)"))
+    assert "'text' says" not in said[-1][0]
+    two = {**BASE, "other": node("CLIPTextEncode", clip=["loader", 1], text="on a beach"),
+           "both": node("ConditioningCombine", conditioning_1=["pos", 0], conditioning_2=["other", 0]),
+           "end": sampler(("both", 0))}
+    sample(applied(call, demo, two))
+    assert "made of 2 texts, 'a photo of a doctor', 'on a beach', which are looked up as one" in said[-1][0]
+
+
+def test_a_graph_without_any_text_is_said_and_of_several_prompts_refused(call, said, demo, sample):
+    graph = {"apply": BASE["apply"], "end": sampler(("gone", 0))}
+    sample(applied(call, demo, graph, prompts=("a photo of a doctor",)))
+    assert "no text was found behind the positive conditioning, so 'a photo of a doctor' is taken for it" in said[-1][0]
+    with pytest.raises(ValueError, match="2 prompts, and the graph does not tell which text .* wire it there"):
+        applied(call, demo, graph)
+
+
+def test_each_pass_is_looked_up_by_the_text_of_its_own_sampler(call, said, demo, sample, monkeypatch):
+    from sd_debias.nodes import messages
+    two = {**BASE, "cat": node("CLIPTextEncode", clip=["loader", 1], text="a cat"), "end": sampler(("pos", 0)),
+           "second": sampler(("cat", 0))}
+    model, record = applied(call, demo, two, prompts=("a photo of a doctor",)), messages.Record(two)
+    for own, words in (("end", "2 of 2 pictures steered"), ("second", "not calibrated, so it is left alone")):
+        monkeypatch.setattr(messages, "running", lambda own=own: (record, own))
+        sample(model)
+        assert words in said[-1][0]

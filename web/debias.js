@@ -1,0 +1,229 @@
+// A lasting panel on the nodes of sd-debias: what a node said last, shares as bars beside their target, warnings and the
+// report's link. It is saved with the workflow, in the node's properties. Debias Calibrate shows what must be decided,
+// and folds the rest.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const EVENT = "sd-debias.panel";
+const PANEL = "debias panel";        // of a node's properties: what its panel shows
+const UNFOLDED = "debias unfolded";  // are all settings shown?
+const WIDGET = "debias_panel";
+const FIRST = new Set(["prompts", "sure", "name", WIDGET]);
+const NO_ROW = () => [0, -4];
+const MOST = 420, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
+
+const STYLE = `
+.debias-panel { font: 11px/${LINE}px sans-serif; color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
+  border-radius: 4px; overflow: auto; box-sizing: border-box; user-select: text; }
+.debias-panel > div { padding: 6px 8px; }
+.debias-panel p { margin: 0 0 3px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.debias-panel .head { font-weight: 600; margin-top: 2px; }
+.debias-panel .dim { color: var(--descrip-text, #999); }
+.debias-panel .warn { color: #e8a33d; }
+.debias-panel .row { display: grid; grid-template-columns: minmax(48px, 28%) 1fr 92px; gap: 6px; align-items: center; }
+.debias-panel .row > :first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.debias-panel .track { position: relative; height: 10px; border-radius: 2px; background: rgba(128, 128, 128, .25); }
+.debias-panel .track > i { position: absolute; display: block; }
+.debias-panel .was { top: 0; height: 3px; background: #9a9a9a; left: 0; }
+.debias-panel .now { top: 3px; height: 7px; background: #3987e5; left: 0; border-radius: 0 2px 2px 0; }
+.debias-panel .alone { top: 0; height: 10px; }
+.debias-panel .range { top: 6px; height: 1px; background: var(--input-text, #ddd); }
+.debias-panel .target { top: -2px; height: 14px; width: 2px; margin-left: -1px; background: #e8a33d; }
+.debias-panel .bar { height: 4px; margin: 2px 0 4px; background: rgba(128, 128, 128, .25); border-radius: 2px; }
+.debias-panel .bar > i { display: block; height: 4px; background: #3987e5; border-radius: 2px; }
+.debias-panel a { color: #6ab0ff; }
+`;
+
+function element(tag, kind, text, ...children) {
+  const made = document.createElement(tag);
+  if (kind) made.className = kind;
+  if (text != null) made.textContent = text;
+  made.append(...children);
+  return made;
+}
+
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
+
+function bar(kind, left, right) {
+  const made = element("i", kind);
+  made.style.left = `${100 * left}%`;
+  if (right != null) made.style.width = `${100 * Math.max(right - left, 0.004)}%`;
+  return made;
+}
+
+// One attribute: a row a group. Thin and grey what was, broad and blue what is, with its 95 % interval; a mark the target.
+function shares(s, prompts) {
+  const now = s.now ?? s.was, rows = [element("p", "head", (prompts > 1 ? `${s.prompt}: ` : "") + s.attribute)];
+  if (!now) return rows.concat(element("p", "dim", `Target: ${s.groups.map((g, i) => `${g} ${percent(s.target[i])}`).join(", ")}`));
+  s.groups.forEach((group, i) => {
+    const [low, high] = now.intervals[i], track = element("div", "track");
+    if (s.now && s.was) track.append(bar("was", 0, s.was.shares[i]));
+    track.append(bar(s.now && s.was ? "now" : "now alone", 0, now.shares[i]), bar("range", low, high), bar("target", s.target[i]));
+    const row = element("div", "row", null, element("span", "", group), track,
+      element("span", "", `${percent(now.shares[i])} [${(100 * low).toFixed(0)}, ${(100 * high).toFixed(0)}]`));
+    row.title = `${group}: ${s.was && s.now ? `was ${percent(s.was.shares[i])}, ` : ""}${s.now ? "now" : "without guidance"} ` +
+      `${percent(now.shares[i])}, 95 % interval ${percent(low)} to ${percent(high)}, by ${now.images} images; target ${percent(s.target[i])}`;
+    rows.push(row);
+  });
+  return rows.concat(element("p", "dim", s.text));
+}
+
+function fill(inner, state) {
+  inner.replaceChildren();
+  if (state.total) {
+    const progress = element("div", "bar"), done = element("i");
+    done.style.width = `${Math.min(100, 100 * state.done / state.total)}%`;
+    progress.append(done);
+    inner.append(element("p", "dim", `${state.done} of about ${state.total} images`), progress);
+  }
+  const prompts = new Set((state.shares ?? []).map((s) => s.prompt)).size;
+  for (const s of state.shares ?? []) inner.append(...shares(s, prompts));
+  for (const line of (state.text ?? "").split("\n").filter(Boolean))
+    inner.append(element("p", /^\s*(Warning|Stopped):/.test(line) ? "warn" : "", line));
+  if (state.report) {
+    const link = element("a", "", "Open the report");
+    Object.assign(link, { href: api.apiURL(state.report), target: "_blank", rel: "noopener" });
+    inner.append(element("p", "", null, link));
+  }
+  if (state.estimate && !state.text) inner.append(element("p", "dim", state.estimate));
+}
+
+// About the height that a panel needs, where the page has not laid it out.
+function height(widget) {
+  const inner = widget.element.firstChild, state = widget.state ?? {};
+  const rows = (state.shares ?? []).reduce((n, s) => n + s.groups.length + 3, 0);
+  const lines = (state.text ?? "").split("\n").reduce((n, line) => n + Math.ceil((line.length || 1) / 55), 0);
+  return Math.min(MOST, inner.offsetHeight || 20 + LINE * (rows + lines + 1)) + MARGIN;
+}
+
+function panel(node) {
+  let widget = node.widgets?.find((w) => w.name === WIDGET);
+  if (widget) return widget;
+  const box = element("div", "debias-panel", null, element("div"));
+  box.addEventListener("wheel", (event) => { if (box.scrollHeight > box.clientHeight) event.stopPropagation(); });
+  widget = node.addDOMWidget(WIDGET, "debias", box, {
+    serialize: false, hideOnZoom: false, getMinHeight: () => height(widget), getMaxHeight: () => height(widget),
+    getValue: () => undefined, setValue: () => {},
+  });
+  widget.serialize = false;  // its content is kept in the properties: widgets are saved by their places
+  return widget;
+}
+
+function fit(node) {
+  const [width, most] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], most)]);
+  app.canvas?.setDirty(true, true);
+}
+
+function show(node, state) {
+  const widget = panel(node);
+  widget.state = { ...state, estimate: widget.estimate };
+  fill(widget.element.firstChild, widget.state);
+  fit(node);
+}
+
+// A node by its place in a run: "7", or "3:7" for one in a subgraph.
+function find(id) {
+  let graph = app.rootGraph ?? app.graph, node;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(/^\d+$/.test(part) ? Number(part) : part);
+    graph = node?.subgraph;
+  }
+  return ours(node) ? node : undefined;
+}
+
+const ours = (node) => node?.comfyClass?.startsWith("Debias");
+
+function received({ detail }) {
+  const node = find(detail.node);
+  if (!node) return;
+  const { node: _, ...state } = detail, before = node.properties[PANEL];
+  if (state.adds && before) state.text = `${before.text}\n${state.text}`;
+  delete state.adds;
+  node.properties[PANEL] = state;
+  show(node, state);
+}
+
+// What a node left with its output comes again where the host takes the node from its cache.
+function executed({ detail }) {
+  const [state] = detail?.output?.debias_panel ?? [];
+  if (state) received({ detail: { ...state, node: detail.node } });
+}
+
+function stopped({ detail }) {
+  const node = find(detail.node_id), state = node?.properties[PANEL];
+  if (!state?.total) return;
+  node.properties[PANEL] = { ...state, total: 0, text: `${state.text}\nStopped: ${detail.exception_message ?? "interrupted"}` };
+  show(node, node.properties[PANEL]);
+}
+
+// Debias Calibrate: how long it takes, at the speed of the last one, before it is queued.
+async function estimate(node) {
+  const value = (name) => String(node.widgets?.find((w) => w.name === name)?.value ?? "");
+  const prompts = value("prompts").split("\n").filter((line) => line.trim()).length || 1;
+  const found = await api.fetchApi(`/sd-debias/estimate?sure=${encodeURIComponent(value("sure"))}&prompts=${prompts}`);
+  const widget = panel(node);
+  widget.estimate = found.ok ? (await found.json()).text : "";
+  show(node, node.properties[PANEL] ?? {});
+}
+
+function fold(node) {
+  const shown = Boolean(node.properties[UNFOLDED]);
+  for (const widget of node.widgets) {
+    const wired = node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null);
+    if (FIRST.has(widget.name) || widget.type === "button") continue;
+    widget.hidden = !shown && !wired;
+    if (widget.hidden) widget.computeSize = NO_ROW;  // earlier frontends leave a hidden widget's row empty
+    else if (widget.computeSize === NO_ROW) delete widget.computeSize;
+  }
+  const button = node.widgets.find((w) => w.type === "button");
+  button.label = button.name = shown ? "Show fewer settings" : "Show all settings";
+}
+
+function resize(node) {
+  node.setSize([node.size[0], node.computeSize()[1]]);
+  app.canvas?.setDirty(true, true);
+}
+
+app.registerExtension({
+  name: "sd-debias",
+  async setup() {
+    document.head.append(element("style", "", STYLE));
+    const announce = () => api.clientId && api.fetchApi("/sd-debias/pages", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ client: api.clientId }) });
+    api.addEventListener(EVENT, received);
+    api.addEventListener("executed", executed);
+    api.addEventListener("execution_error", stopped);
+    api.addEventListener("execution_interrupted", stopped);
+    api.addEventListener("reconnected", announce);
+    api.addEventListener("status", () => { if (announced !== api.clientId) { announced = api.clientId; announce(); } });
+    let announced = api.clientId;
+    announce();
+  },
+  nodeCreated(node) {
+    if (node.comfyClass !== "DebiasCalibrate") return;
+    const button = node.addWidget("button", "Show all settings", null, () => {
+      node.properties[UNFOLDED] = !node.properties[UNFOLDED];
+      fold(node);
+      resize(node);
+    }, { serialize: false });
+    button.serialize = false;
+    panel(node);
+    fold(node);
+    for (const name of ["sure", "prompts"]) {
+      const widget = node.widgets.find((w) => w.name === name), before = widget?.callback;
+      if (widget) widget.callback = function (...given) {
+        before?.apply(this, given);
+        clearTimeout(node.debiasTimer);
+        node.debiasTimer = setTimeout(() => estimate(node), 300);
+      };
+    }
+    estimate(node);
+    requestAnimationFrame(() => resize(node));
+  },
+  loadedGraphNode(node) {
+    if (!ours(node)) return;
+    if (node.comfyClass === "DebiasCalibrate") fold(node);
+    if (node.properties[PANEL]) show(node, node.properties[PANEL]);
+  },
+});
