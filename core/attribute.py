@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Sequence
 
@@ -89,9 +90,9 @@ class Attribute:
         """Group names in order."""
         return tuple(group.name for group in self.groups)
 
-    def with_target(self, target: Sequence[float]) -> Attribute:
-        """The same groups with other target shares (ratios will do: 70, 30)."""
-        return replace(self, target=tuple(target))
+    def with_target(self, target: Sequence[float] | str) -> Attribute:
+        """The same groups with other target shares: ratios, such as 70, 30, or words, as `target_of` reads them."""
+        return replace(self, target=target_of(target, self.names) if isinstance(target, str) else tuple(target))
 
     def to_dict(self) -> dict:
         """JSON form, read back by `from_dict`."""
@@ -130,11 +131,44 @@ def together(attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:
     return attributes
 
 
+def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
+    """Target shares of groups of these names, from words: in their order, "70:30" or "70 / 30", or by name, "woman 65,
+    man 35"; groups that are not named then share what is left of 100 evenly. Raises DebiasError."""
+    shares = _numbers(re.split(r"[:/,]", text))
+    if shares is not None:
+        return shares
+    known, found = {" ".join(name.casefold().split()): name for name in names}, {}
+    for part in filter(str.strip, re.split(r"[,;\n]", text)):
+        named = re.fullmatch(r"\s*(.*?)\s*[:=]?\s*(\d+(?:\.\d*)?|\.\d+)\s*%?\s*", part, re.DOTALL)
+        name = known.get(" ".join(named[1].casefold().split())) if named else None
+        if named is None or name is None or name in found:
+            raise DebiasError(f"A target is a number a group in their order, e.g. {':'.join(['50'] * len(names))}, or "
+                              f"groups with their shares, e.g. '{names[-1]} 65', each once, but {quoted(text.strip())} "
+                              f"came. The groups are {short(', '.join(names))}.")
+        found[name] = float(named[2])
+    if not found:
+        raise DebiasError(f"A target is a number a group, e.g. {':'.join(['50'] * len(names))}, or groups with their "
+                          f"shares, e.g. '{names[-1]} 65', but {quoted(text.strip())} came.")
+    rest, missing = 100 - sum(found.values()), [name for name in names if name not in found]
+    if missing and rest < 0:
+        raise DebiasError(f"The shares in {quoted(text.strip())} are more than 100 in all, and nothing is left for "
+                          f"{short(', '.join(missing))}. Lower them, or name all groups.")
+    return tuple(found.get(name, rest / max(len(missing), 1)) for name in names)
+
+
+def _numbers(parts: Sequence[str]) -> tuple[float, ...] | None:
+    try:
+        return tuple(float(part.strip().removesuffix("%")) for part in parts)
+    except ValueError:
+        return None
+
+
 def parse(text: str) -> Attribute:
     """Attribute from one line.
 
     "gender"                             a built-in one
-    "gender = 70:30"                     a built-in one with another target; "doctors: gender" also renames it
+    "gender = 70:30"                     a built-in one with another target, as `target_of` reads it, such as
+                                         "gender = woman 65, man 35"; "doctors: gender" also renames it
     "young | middle-aged | old = 1:1:1"  own groups; "age of doctors: young | old" also names the attribute
 
     Raises DebiasError for an unknown name, fewer than two groups, or a target that does not fit.
@@ -142,18 +176,15 @@ def parse(text: str) -> Attribute:
     head, equals, ratio = text.partition("=")
     name, colon, listed = head.rpartition(":")
     groups = [part.strip() for part in (listed if colon else head).split("|")]
-    try:
-        target = tuple(float(share) for share in ratio.split(":")) if equals else ()
-    except ValueError as error:
-        raise DebiasError(f"Target shares are numbers with colons between, e.g. '= 70:30', but "
-                          f"{quoted(ratio.strip())} came.") from error
     if len(groups) == 1:
         known = BUILT_IN.get(groups[0])
         if known is None:
             raise DebiasError(f"No attribute is called {quoted(groups[0])}. Known: {', '.join(BUILT_IN)}; or list own "
                               f"groups, e.g. 'young | middle-aged | old'.")
-        return replace(known, name=name.strip() or known.name, target=target or known.target)
-    return Attribute(name.strip() or " | ".join(groups), tuple(Group(group) for group in groups), target)
+        found = replace(known, name=name.strip() or known.name)
+    else:
+        found = Attribute(name.strip() or " | ".join(groups), tuple(Group(group) for group in groups))
+    return found.with_target(ratio) if equals else found
 
 
 def joint(attributes: Sequence[Attribute]) -> Attribute:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..core.attribute import BUILT_IN, Attribute, Group, parse, together
-from ..core.errors import DebiasError, quoted
 from . import messages
 from .types import CATEGORY, Attributes
 
@@ -20,15 +19,7 @@ def declared(attribute: str, groups: str = "", target: str = "", name: str = "")
         found = Attribute(name.strip() or "groups", tuple(_group(line) for line in lines))
     else:
         found = replace(parse(attribute), name=name.strip() or attribute)
-    return found.with_target(_shares(target)) if target.strip() else found
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(share) for share in text.split(":"))
-    except ValueError as error:
-        raise DebiasError(f"Target shares are numbers with colons between, e.g. 70:30, but {quoted(text)} "
-                          "came.") from error
+    return found.with_target(target) if target.strip() else found
 
 
 def _group(line: str) -> Group:
@@ -53,7 +44,8 @@ class DebiasAttribute(io.ComfyNode):
                                         "description is what the model is steered by and what CLIP looks for. Several "
                                         "descriptions: bars between."),
                 io.String.Input("target", default="", placeholder="70:30", tooltip=(
-                    "The share that each group should have, in the groups' order, e.g. 70:30. Empty: even shares.")),
+                    "The share that each group should have: in the groups' order, e.g. 70:30, or by name, e.g. woman "
+                    "65, man 35. Empty: even shares.")),
                 io.String.Input("name", default="", tooltip="A name of your own. Empty: the built-in one."),
                 Attributes.Input("also", optional=True, tooltip=(
                     "Further attributes, to be measured and calibrated together with this one."))],

@@ -14,12 +14,11 @@ from ..core.calibration.speed import known
 from ..core.errors import DebiasError
 from ..core.files import safe_name
 from ..core.method.methods import METHODS
+from ..core.report.page import POLICY
 
 EVENT, KEPT = "sd-debias.panel", "debias_panel"
 PAGES, REPORT, ESTIMATE = (f"/sd-debias/{name}" for name in ("pages", "report", "estimate"))
 MOST_PAGES = 100
-# The report is ours, but a page of this server could do whatever the user can: it runs no script and asks for nothing.
-POLICY = "sandbox allow-popups allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _pages: dict[str, None] = {}  # client ids, in the order of their announcement
 
 

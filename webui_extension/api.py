@@ -5,7 +5,8 @@ import base64
 import io
 from secrets import compare_digest
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
@@ -13,6 +14,7 @@ from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, Plan, planned
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name
 from ..core.method.methods import AS_METHOD, CHOICES, Method, chosen
+from ..core.report.page import POLICY
 from . import calibrating, classifiers, profiles
 from .arguments import NONE
 from .jobs import Busy, Job, Jobs
@@ -86,8 +88,21 @@ class JobState(BaseModel):
 
 
 def register(app: FastAPI) -> None:
-    """Add the routes; without --api the host has no API, and neither has this extension."""
+    """Add the routes; without --api the host has no API, and this extension none but the page's own."""
     from modules import shared
+
+    def read_report(name: str, request: Request) -> HTMLResponse:
+        """A profile's report, for the page."""
+        if getattr(app, "auth", None) is not None and not any(  # the page's login, by Gradio
+                app.tokens.get(value) for key, value in request.cookies.items() if key.startswith("access-token")):
+            raise HTTPException(401, "Log in on the page first.")
+        try:
+            content = (profiles.save_folder() / "reports" / safe_name(name) / "report.html").read_text("utf-8")
+        except (DebiasError, OSError) as error:
+            raise HTTPException(404, f"There is no report {quoted(name)}.") from error
+        return HTMLResponse(content, headers={"Content-Security-Policy": POLICY})
+
+    app.add_api_route(calibrating.REPORT + "{name}", read_report, methods=["GET"], include_in_schema=False)
     if not (getattr(shared.cmd_opts, "api", False) or getattr(shared.cmd_opts, "nowebui", False)):
         return
     jobs = Jobs()

@@ -19,7 +19,9 @@ class DebiasAudit(scripts.Script):
         return True
 
     def ui(self, is_img2img):
-        attributes, own, classifier = subject(self)
+        with gr.Row():
+            attributes, classifier = chosen_attributes(self), named_classifier(self)
+        own = own_groups(self)
         count = planned(self, "images", elem_id=self.elem_id("count"), label="Images a prompt")
         confidence = planned(self, "confidence")
         prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
@@ -34,16 +36,20 @@ class DebiasAudit(scripts.Script):
         return processed(p, result)
 
 
-def subject(script) -> list:
-    """Components for what is measured, and by what."""
-    attributes = gr.Dropdown(list(BUILT_IN), value=["gender"], multiselect=True, label="Attributes",
-                             elem_id=script.elem_id("attributes"))
-    own = gr.Textbox(label="Own groups, one attribute per line", lines=2, value="", elem_id=script.elem_id("own"),
-                     placeholder="young | middle-aged | old = 1:1:1        gender = 70:30")
-    classifier = gr.Textbox(label="Classifier: folder of a CLIP model; skin_tone=ita for one attribute by colour",
-                            lines=1, value=classifiers.default(), elem_id=script.elem_id("classifier"),
-                            placeholder="empty: the one of the settings page; 'demo' for the demo model")
-    return [attributes, own, classifier]
+def chosen_attributes(script):
+    return gr.Dropdown(list(BUILT_IN), value=["gender"], multiselect=True, label="Attributes",
+                       elem_id=script.elem_id("attributes"))
+
+
+def own_groups(script):
+    return gr.Textbox(label="Own groups, one attribute per line", lines=2, value="", elem_id=script.elem_id("own"),
+                      placeholder="young | middle-aged | old = 1:1:1        gender = 70:30")
+
+
+def named_classifier(script):
+    return gr.Textbox(label="Classifier: folder of a CLIP model; skin_tone=ita for one attribute by colour",
+                      lines=1, value=classifiers.default(), elem_id=script.elem_id("classifier"),
+                      placeholder="empty: the one of the settings page; 'demo' for the demo model")
 
 
 def planned(script, name: str, **other):

@@ -4,13 +4,14 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
+from ..core.calibration.loop import named_shares
 from ..core.calibration.plan import CUSTOM, HOW_SURE, NUMBERS, estimate, unused
 from ..core.calibration.plan import planned as planned_as
 from ..core.calibration.speed import known
 from ..core.errors import DebiasError
 from ..core.method.methods import CHOICES, chosen
 from . import calibrating, classifiers, profiles
-from .audit_script import choice, planned, say, subject
+from .audit_script import choice, chosen_attributes, named_classifier, own_groups, planned, say
 from .result import processed
 
 
@@ -22,18 +23,21 @@ class DebiasCalibrate(scripts.Script):
         return True
 
     def ui(self, is_img2img):
-        attributes, own, classifier = subject(self)
         with gr.Row():
             name = gr.Textbox(label="Profile name", value="", placeholder="doctor-gender",
                               elem_id=self.elem_id("name"))
+            attributes = chosen_attributes(self)
+            target = gr.Textbox(label="Target shares (empty: even)", value="", placeholder="woman 65, man 35",
+                                elem_id=self.elem_id("target"))
+        with gr.Row():
             sure = gr.Dropdown(list(HOW_SURE.values), value="normal", label="How sure: within 10, 5 or 3 points",
                                elem_id=self.elem_id("sure"))
-            overwrite = gr.Checkbox(label="Overwrite a profile of this name", value=False,
-                                    elem_id=self.elem_id("overwrite"))
-        about = gr.Markdown(_about("normal", ["gender"], "", ""), elem_id=self.elem_id("about"))
-        prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
-                             elem_id=self.elem_id("prompts"))
+            classifier = named_classifier(self)
+        about = gr.Markdown(_about("normal", ["gender"], "", "", ""), elem_id=self.elem_id("about"))
         with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
+            prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
+                                 elem_id=self.elem_id("prompts"))
+            own = own_groups(self)
             gr.Markdown(f"The numbers count where *{HOW_SURE.label}* is *{CUSTOM}*.")
             with gr.Row():
                 images, rounds, held_out = (planned(self, name) for name in ("images", "rounds", "held_out"))
@@ -41,19 +45,23 @@ class DebiasCalibrate(scripts.Script):
                 tolerance, within, confidence = (planned(self, name) for name in ("tolerance", "within", "confidence"))
             with gr.Row():
                 method, direction, spend, rule = (choice(self, name) for name in CHOICES)
-            hires = gr.Checkbox(label="With hires fix, if it is on above", value=False, elem_id=self.elem_id("hires"))
-        told = [sure, attributes, own, prompts, images, rounds, held_out, tolerance, within, method]
+            with gr.Row():
+                hires = gr.Checkbox(label="With hires fix, if it is on above", value=False,
+                                    elem_id=self.elem_id("hires"))
+                overwrite = gr.Checkbox(label="Overwrite a profile of this name", value=False,
+                                        elem_id=self.elem_id("overwrite"))
+        told = [sure, attributes, own, target, prompts, images, rounds, held_out, tolerance, within, method]
         for component in told:
             component.change(_about, inputs=told, outputs=[about], show_progress=False)
-        # The last two came later: requests of earlier versions end before them.
+        # The last three came later: requests of earlier versions end before them.
         return [attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction, spend,
-                rule, prompts, name, overwrite, hires, within, sure]
+                rule, prompts, name, overwrite, hires, within, sure, target]
 
     def run(self, p, attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction,
-            spend, rule, prompts, name, overwrite, hires, within=0.0, sure=CUSTOM):
+            spend, rule, prompts, name, overwrite, hires, within=0.0, sure=CUSTOM, target=""):
         numbers = _numbers(images, rounds, held_out, tolerance, within)
         result = calibrating.calibrate(
-            p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own), classifier,
+            p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own, target), classifier,
             chosen(method, direction=direction, spend=spend, rule=rule), str(name).strip(), str(sure),
             {**numbers, "confidence": float(confidence)}, bool(overwrite), bool(hires), say,
             note=unused(str(sure), numbers))
@@ -67,13 +75,16 @@ def _numbers(images, rounds, held_out, tolerance, within) -> dict:
     return {name: float(number or 0) for name, number in zip(NUMBERS, (images, rounds, held_out, tolerance, within))}
 
 
-def _about(sure, attributes, own, prompts, images=100, rounds=4, held_out=200, tolerance=0, within=0,
+def _about(sure, attributes, own, target, prompts, images=100, rounds=4, held_out=200, tolerance=0, within=0,
            method="default") -> str:
-    """How many pictures the form asks for, and how long that takes; what is wrong is said at the click."""
+    """The target by name, how many pictures the form asks for, and how long that takes; what is wrong with it."""
     try:
         plan = planned_as(sure, chosen(method), **_numbers(images, rounds, held_out, tolerance, within))
         listed = [line for line in str(prompts or "").splitlines() if line.strip()]
-        return estimate(plan, classifiers.attributes_of(attributes, own), len(listed) or 1,
-                        known(profiles.speed_file()))
-    except (DebiasError, TypeError, ValueError):
+        asked = classifiers.attributes_of(attributes, own, target)
+        aims = "; ".join(f"{a.name}: {named_shares(a.names, a.target)}" for a in asked)
+        return f"Target: {aims}. {estimate(plan, asked, len(listed) or 1, known(profiles.speed_file()))}"
+    except DebiasError as error:
+        return str(error)
+    except (TypeError, ValueError):  # a number that is being written
         return ""

@@ -13,9 +13,12 @@ from ..core.calibration.plan import planned
 from ..core.files import safe_name
 from ..core.method.methods import Method
 from ..core.profile.file import SUFFIX, Profile
-from ..core.report.chart import contact_sheet
 from . import profiles
 from .workbench import Workbench
+
+
+REPORT = "/sd-debias/report/"  # the address of a report, before its name
+OPEN = "Open the report: "     # javascript/debias.js makes a link of what follows
 
 
 @dataclass
@@ -35,8 +38,7 @@ class Result:
 
     @classmethod
     def of(cls, outcome: Outcome) -> Result:
-        sheets = [contact_sheet([picture for sheet in pair if sheet for picture in sheet.pictures])
-                  for pair in outcome.sheets if any(pair)]
+        sheets = list(filter(None, [outcome.before_after()]))
         after = [sheet for _, sheet in outcome.sheets if sheet]
         pictures = [picture for sheet in after for picture in sheet.pictures]
         return cls(outcome.text, [*sheets, *outcome.charts().values(), *pictures], outcome.figures(), outcome.profile,
@@ -65,8 +67,11 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
                            best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite)
     bench = Workbench(p, classifier, hires, say, cancelled)
     bench.note = note
-    return Result.of(runner.calibrate(bench, prompts, attributes, method, planned(
-        sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places))
+    outcome = runner.calibrate(bench, prompts, attributes, method, planned(
+        sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places)
+    if outcome.report is not None:
+        outcome.notes += [f"{OPEN}{REPORT}{name}", "The profile is in the list of the accordion 'Debias'."]
+    return Result.of(outcome)
 
 
 def prompts_of(p, listed: str | None) -> list[str]:

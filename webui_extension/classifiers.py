@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -14,14 +15,33 @@ DEMO = "demo"
 FOLDER = "classifiers"  # in models/
 
 
-def attributes_of(built_in: Sequence[str] | str | None, own: str | None) -> list[Attribute]:
-    """Attributes chosen by name, then own ones, one a line ("young | old = 1:1"). Raises DebiasError."""
+def attributes_of(built_in: Sequence[str] | str | None, own: str | None, target: str | None = "") -> list[Attribute]:
+    """Attributes chosen by name, then own ones, one a line ("young | old = 1:1"); an own one takes the place of a
+    chosen one of its name. `target` is that of a single attribute, "woman 65, man 35", or of each one named, one a
+    line: "gender: woman 65, man 35". Raises DebiasError.
+    """
     chosen = [built_in] if isinstance(built_in, str) else list(built_in or ())
-    lines = [*chosen, *(line.strip() for line in (own or "").splitlines() if line.strip())]
-    attributes = [parse(line) for line in lines]
+    own_ones = [parse(line.strip()) for line in (own or "").splitlines() if line.strip()]
+    names = {attribute.name for attribute in own_ones}
+    attributes = [*(a for a in map(parse, chosen) if a.name not in names), *own_ones]
     if not attributes:
         raise DebiasError("Nothing to measure: choose an attribute, or write own groups, e.g. 'young | old = 1:1'.")
-    return list(together(attributes))
+    return [_aimed(attribute, str(target or ""), [a.name for a in attributes]) for attribute in together(attributes)]
+
+
+def _aimed(attribute: Attribute, target: str, names: Sequence[str]) -> Attribute:
+    """The attribute with its part of a text box of targets. Raises DebiasError for a line that is no attribute's."""
+    lines = [line.strip() for line in re.split(r"[\n;]", target) if line.strip()]
+    if len(names) == 1 and not any(line.startswith(f"{names[0]}:") for line in lines):
+        return attribute.with_target(", ".join(lines)) if lines else attribute
+    for line in lines:
+        name = next((name for name in names if line.startswith(f"{name}:")), None)
+        if name is None:
+            raise DebiasError(f"With several attributes, a target begins with its attribute, e.g. '{names[0]}: "
+                              f"{attribute.names[-1]} 65', but {quoted(line)} came.")
+        if name == attribute.name:
+            attribute = attribute.with_target(line[len(name) + 1:])
+    return attribute
 
 
 def default() -> str:

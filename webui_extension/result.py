@@ -1,13 +1,15 @@
 """A measurement as the host's own result: gallery and text."""
 from __future__ import annotations
 
+from ..core.calibration.unfinished import PARAMETERS
 from .calibrating import Result
 
 
 def processed(p, result: Result):
-    """Sheets and charts first, then the pictures."""
+    """Sheets and charts first, with the result's text; then the pictures, each with its own parameters."""
     from modules.processing import Processed
-    pictures = len(result.seeds)
+    text, pictures = f"{result.text}\n  first seed {p.seed}", len(result.seeds)
     sheets = len(result.images) - pictures
-    texts = [result.text] * sheets + [f"{result.text}\nSeed: {seed}" for seed in result.seeds]
-    return Processed(p, result.images, seed=p.seed, info=result.text, infotexts=texts, index_of_first_image=0)
+    texts = [text] * sheets + [picture.info.get(PARAMETERS) or f"{text}\nSeed: {seed}" for picture, seed in
+                               zip(result.images[sheets:], result.seeds, strict=True)]
+    return Processed(p, result.images, seed=p.seed, info=text, infotexts=texts, index_of_first_image=0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.calibration.runner import Host, Progress
 from ..core.calibration.speed import remember
+from ..core.calibration.unfinished import PARAMETERS
 from ..core.errors import DebiasError
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
@@ -112,7 +113,9 @@ class Workbench(Host):
                 acted = any(current.info(image)["acted"] for passes in run.passes.values()
                             for current, image in passes.values())
             check_steered(weights, acted)
-        pictures = done.images[done.index_of_first_image:]
+        pictures, texts = (found[done.index_of_first_image:] for found in (done.images, done.infotexts))
+        for picture, text in zip(pictures, texts):
+            picture.info.setdefault(PARAMETERS, text)
         return pictures[::max(len(pictures) // len(seeds), 1)][:len(seeds)]  # inpainting adds masks behind each
 
     def _check_interrupted(self) -> None:

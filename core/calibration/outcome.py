@@ -19,6 +19,9 @@ from .standing import standings
 from .unfinished import png
 
 
+AFTER, DETAILS = "after, on fresh seeds", "Details:"
+
+
 @dataclass
 class Outcome:
     """What a runner leaves, complete or interrupted.
@@ -53,8 +56,13 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """All in a few lines for each prompt: shares with 95 % intervals, why it ended, warnings; then the notes."""
-        return "\n".join([*(line for c in self.measured for line in lines(c)), *self.notes])
+        """All in a few lines for each prompt: target, shares before and now, why it ended, warnings; then the notes,
+        and in detail the shares with 95 % intervals and KL."""
+        said = [line for c in self.measured for line in [c.prompt, *(
+            f"  {s.attribute} ({' / '.join(s.groups)}): {s.text}" for s in standings(c)), *_ending(c)]]
+        details = [line for c in self.measured for line in
+                   [*([c.prompt] if len(self.measured) > 1 else []), *_details(c, AFTER)]]
+        return "\n".join([*said, *self.notes, *([DETAILS, *details] if details else [])])
 
     def figures(self) -> list[dict]:
         """Shares before and after as plain values, one entry a prompt."""
@@ -131,9 +139,13 @@ def chart_names(attributes: Sequence[Sequence[Attribute]]) -> list[str]:
     return found
 
 
-def lines(c: Calibration, after: str = "after, on fresh seeds") -> list[str]:
+def lines(c: Calibration, after: str = AFTER) -> list[str]:
     """A prompt's result: shares with 95 % intervals and, of a calibration, why it ended; warnings."""
-    found = [c.prompt]
+    return [c.prompt, *_details(c, after), *_ending(c)]
+
+
+def _details(c: Calibration, after: str) -> list[str]:
+    found = []
     for i, attribute in enumerate(c.attributes):
         for name, r in (("before" if c.held_out else "audit", c.audit), (after, c.held_out)):
             if r is not None:
@@ -142,6 +154,12 @@ def lines(c: Calibration, after: str = "after, on fresh seeds") -> list[str]:
         if c.plan.within is not None and c.audit.complete and c.plan.rounds:
             images = sum(r.done for r in c.rounds if r.complete and r.kind != HELD_OUT)
             found.append(f"  {attribute.name}, by all {images} images: {c.expected(i).line(attribute.names)}")
+    return found
+
+
+def _ending(c: Calibration) -> list[str]:
+    """Why it ended, where that is to be said, and warnings."""
+    found = []
     if c.plan.rounds:
         found.append(f"  {c.stop or 'stopped before its end'}")
     elif not c.audit.complete:

@@ -87,14 +87,13 @@ class Plan:
         numbers = (*whole, self.confidence, *(n for n in (self.tolerance, self.within) if n is not None))
         if not all(isinstance(n, Integral) for n in whole) or not all(
                 isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
-            raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {short(repr(self))} "
-                              f"came.")
+            raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {self._words} came.")
         if min(self.images, self.step, self.batch_size) < 1 or self.rounds < 0 or self.held_out < 0:
-            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
-                              f"{short(repr(self))} came.")
+            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but {self._words} "
+                              f"came.")
         if max(self.images + self.rounds * self.step, self.held_out, self.batch_size) > MOST_IMAGES:
             raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
-                              f"for more: {short(repr(self))}.")
+                              f"for more: {self._words}.")
         if not abs(self.seed) <= 2**64:
             raise DebiasError(f"A seed is a whole number of at most 64 bits, but {short(self.seed)} came.")
         if not 0 <= self.confidence <= 1:
@@ -106,6 +105,11 @@ class Plan:
             raise DebiasError("A margin in points and a tolerance in nats say two things about when to stop. Give one.")
         if self.tolerance is not None and not 0 < self.tolerance <= 1e6:
             raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {short(self.tolerance)} came.")
+
+    @property
+    def _words(self) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in vars(self).items()
+                         if value is not None)
 
     @property
     def step(self) -> int:

@@ -45,8 +45,8 @@ class Standing:
     def to_dict(self) -> dict:
         """As plain values, for pages."""
         def plain(shares: Shares | None) -> dict | None:
-            return shares and dict(shares=list(shares.shares), intervals=[list(edges) for edges in shares.intervals],
-                                   images=shares.images)
+            return None if shares is None else dict(
+                shares=list(shares.shares), intervals=[list(edges) for edges in shares.intervals], images=shares.images)
 
         return dict(prompt=self.prompt, attribute=self.attribute, groups=list(self.groups), target=list(self.target),
                     was=plain(self.was), now=plain(self.now), verdict=self.verdict, text=self.text)

@@ -11,12 +11,14 @@ from typing import Sequence
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..files import write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
 from .loop import HELD_OUT, Calibration, Round, round_names
 
 SHOWN = 16  # pictures of a sheet
+PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
 
 
 class Unfinished:
@@ -39,7 +41,7 @@ class Unfinished:
             at = re.fullmatch(r"(\d+) (-?\d+)\.png", file.name)
             if at:
                 with Image.open(file) as picture:
-                    self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")
+                    self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")  # with its text
         return Calibration.load(self.path)
 
     def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence) -> None:
@@ -91,7 +93,9 @@ def _sheet(what: str, pictures: dict[int, Image.Image] | None) -> Sheet | None:
 
 
 def png(picture: Image.Image) -> bytes:
-    """A picture as a PNG file's content."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    """A picture as a PNG file's content, with its parameters, where a host says how it was made."""
+    stream, text = io.BytesIO(), PngInfo()
+    if isinstance(said := picture.info.get(PARAMETERS), str):
+        text.add_text(PARAMETERS, said)
+    picture.save(stream, "PNG", pnginfo=text)
     return stream.getvalue()

@@ -21,6 +21,8 @@ from ..files import write_atomic
 from ..profile.file import Entry, Profile
 
 MOST = 24  # pictures in each of a report's contact sheets
+# Where a host serves a report, which could do there whatever the host's user can: it runs no script, asks for nothing.
+POLICY = "sandbox allow-popups allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def summary(profile: Profile) -> dict:

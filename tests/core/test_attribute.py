@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sd_debias.core.attribute import AGE, BUILT_IN, GENDER, SKIN_TONE, Attribute, Group, joint, parse
+from sd_debias.core.attribute import AGE, BUILT_IN, GENDER, SKIN_TONE, Attribute, Group, joint, parse, target_of
 
 A, B = Group("a"), Group("b")
 
@@ -154,9 +154,12 @@ def from_dict(**changes):
     (lambda: parse("young | "), "needs a name"),
     (lambda: parse("young | young"), "names a group twice"),
     (lambda: parse("gender = 1:1:1"), "2 groups but 3 target shares"),
-    (lambda: parse("gender = some:more"), "numbers with colons between"),
-    (lambda: parse("gender ="), "numbers with colons between"),
-    (lambda: parse("gender = 70/30"), "numbers with colons between"),
+    (lambda: parse("gender = some:more"), "A target is a number a group in their order, e.g. 50:50, or groups with"),
+    (lambda: parse("gender ="), "A target is a number a group, e.g. 50:50"),
+    (lambda: GENDER.with_target(" , ;"), "A target is a number a group, e.g. 50:50"),
+    (lambda: GENDER.with_target("woman 65, woman 35"), "each once, but 'woman 65, woman 35' came. The groups are man"),
+    (lambda: GENDER.with_target("woman 65, child 35"), "'woman 65, child 35' came. The groups are man, woman"),
+    (lambda: GENDER.with_target("woman 165"), "more than 100 in all, and nothing is left for man"),
     (lambda: parse("gender = nan:1"), "finite"),
     (lambda: parse("gender = 0:0"), "not all zero"),
     (lambda: from_dict(groups=[{"name": "a"}]), "at least 2 and at most 1024 items in 'groups', got 1"),
@@ -177,3 +180,16 @@ def from_dict(**changes):
 def test_bad_input_is_refused_with_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("text, shares", [
+    ("70:30", (70, 30)), ("70 / 30", (70, 30)), ("70, 30", (70, 30)), ("70 % : 30 %", (70, 30)),
+    ("woman 65, man 35", (35, 65)), ("Woman: 65 %; man = 35", (35, 65)), ("woman 65", (35, 65)),
+    ("woman 0.5\nman 1", (1, 0.5))])
+def test_a_target_is_written_as_numbers_or_by_the_groups_names(text, shares):
+    assert target_of(text, ("man", "woman")) == shares
+    assert parse(f"gender = {text}").target == pytest.approx(tuple(share / sum(shares) for share in shares))
+
+
+def test_groups_that_a_target_does_not_name_share_the_rest():
+    assert target_of("very dark 40", ("light", "tan", "very dark")) == (30, 30, 40)

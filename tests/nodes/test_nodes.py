@@ -47,7 +47,7 @@ def test_attributes_are_built_in_or_own_and_chain(call, said):
     (dict(groups="young:\nold"), "'young' has an empty text"),
     (dict(groups="young"), "two groups or more"),
     (dict(groups="a\nb", target="1:2:3"), "2 groups but 3 target shares"),
-    (dict(groups="a\nb", target="half"), "numbers with colons")])
+    (dict(groups="a\nb", target="half"), "A target is a number a group")])
 def test_attributes_that_do_not_fit_are_refused(call, said, inputs, sentence):
     from sd_debias.nodes.attribute import OWN, DebiasAttribute
     with pytest.raises(ValueError, match=sentence):
@@ -798,7 +798,9 @@ def test_an_audit_s_output_brings_its_bars(demo, call, said):
     from sd_debias.nodes.audit import DebiasAudit
     from sd_debias.nodes.classifier import DebiasClipClassifier
     judge, = call(DebiasClipClassifier, model="demo (comes with sd-debias)")
-    made = DebiasAudit.execute([torch.rand(4, 64, 64, 3)], [judge], [(GENDER,)], title=["a title"])
+    hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
+    node = type("DebiasAudit", (DebiasAudit,), dict(hidden=hidden))
+    made = node.execute([torch.rand(4, 64, 64, 3)], [judge], [(GENDER,)], title=["a title"])
     shown, = made.ui["debias_panel"]
     share, = shown["shares"]
     assert share["prompt"] == "a title" and share["was"]["images"] == 4 and share["now"] is None

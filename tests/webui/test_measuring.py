@@ -19,7 +19,8 @@ def audit(host, count=10):
 
 def test_audit_measures_and_changes_nothing(bench):
     result = audit(bench)
-    assert result.info.startswith(f"{PROMPT}\n  gender, audit (N = 10): man ")
+    assert result.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Was ")
+    assert "\nDetails:\n  gender, audit (N = 10): man " in result.info and "\n  first seed " in result.info
     assert len(result.images) == 2 and not bench.profiles.exists()
 
 
@@ -31,6 +32,11 @@ def test_calibration_saves_a_profile_that_the_accordion_applies(bench):
     assert (bench.profiles / "reports" / "doctor" / "report.html").exists()
     assert not list((bench.profiles / "unfinished").glob("*.json"))
     assert len(result.images) == len(result.infotexts) == 3 + 16
+    # A picture carries its own parameters; sheets and charts the result's text.
+    assert all("Steps: " in text and "Seed: " in text for text in result.infotexts[3:])
+    assert len(set(result.infotexts[3:])) == 16 and set(result.infotexts[:3]) == {result.info}
+    assert "gender (man / woman): Target 50 / 50. Was " in result.info and "Open the report: /sd-debias/report/doctor" \
+        in result.info
     text = bench.post("txt2img", payload(**debias(name="doctor"))).infotexts[0]
     assert "Debias failed" not in keys(text) and "Debias setting" not in keys(text)
 
@@ -53,12 +59,32 @@ def test_how_sure_decides_the_numbers_and_unused_ones_are_said(bench):
 
 def test_the_form_says_how_many_images_and_how_long_before_the_click(bench):
     script = sys.modules["sd_debias.webui_extension.calibrate_script"]
-    said = script._about("normal", ["gender"], "", "")
-    assert said == "About 190 images, at most 820; how long that takes is said after the first ones."
+    said = script._about("normal", ["gender"], "", "", "")
+    assert said == "Target: gender: man 50 %, woman 50 %. " \
+                   "About 190 images, at most 820; how long that takes is said after the first ones."
     calibrate(bench)
-    assert "at the speed of the last calibration or audit here" in script._about("normal", ["gender"], "", "a\nb")
-    assert script._about("custom", ["gender"], "", "", 10, 1, 5) .startswith("About 25 images; about ")
-    assert script._about("custom", ["gender"], "", "", None, "", 5) == script._about("normal", [], "", "") == ""
+    assert "at the speed of the last calibration or audit here" in script._about("normal", ["gender"], "", "", "a\nb")
+    assert " About 25 images; about " in script._about("custom", ["gender"], "", "", "", 10, 1, 5)
+    assert "but images 0, rounds 0, held out 5" in script._about("custom", ["gender"], "", "", "", None, "", 5)
+    assert script._about("custom", ["gender"], "", "", "", "1o") == ""
+
+
+def test_the_form_says_the_target_by_name_and_what_is_wrong_with_it(bench):
+    script = sys.modules["sd_debias.webui_extension.calibrate_script"]
+    two = ["gender", "skin_tone_3"]
+    assert script._about("normal", ["gender"], "", "woman 65, man 35", "").startswith(
+        "Target: gender: man 35 %, woman 65 %. About ")
+    assert script._about("normal", two, "", "gender: woman 65\nskin_tone_3: dark 40", "").startswith(
+        "Target: gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About ")
+    assert "Nothing to measure: choose an attribute" in script._about("normal", [], "", "", "")
+    assert "With several attributes, a target begins with its attribute" in script._about("normal", two, "", "1:2", "")
+    assert "The groups are man, woman" in script._about("normal", ["gender"], "", "child 3", "")
+
+
+def test_an_own_line_takes_the_place_of_the_attribute_of_its_name(bench):
+    script = sys.modules["sd_debias.webui_extension.calibrate_script"]
+    assert script._about("normal", ["gender"], "gender = 70:30", "", "").startswith(
+        "Target: gender: man 70 %, woman 30 %. ")
 
 
 def test_calibration_ignores_the_accordion(bench):
