@@ -53,6 +53,8 @@ class DebiasCalibrate(scripts.Script):
         told = [sure, attributes, own, target, prompts, images, rounds, held_out, tolerance, within, method]
         for component in told:
             component.change(_about, inputs=told, outputs=[about], show_progress=False)
+        for component in (own, target, prompts):  # the page drops changes that come while one is answered
+            component.blur(_about, inputs=told, outputs=[about], show_progress=False)
         # The last three came later: requests of earlier versions end before them.
         return [attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction, spend,
                 rule, prompts, name, overwrite, hires, within, sure, target]

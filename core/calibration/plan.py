@@ -89,8 +89,8 @@ class Plan:
                 isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
             raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {self._words} came.")
         if min(self.images, self.step, self.batch_size) < 1 or self.rounds < 0 or self.held_out < 0:
-            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but {self._words} "
-                              f"came.")
+            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
+                              f"{self._words} came.")
         if max(self.images + self.rounds * self.step, self.held_out, self.batch_size) > MOST_IMAGES:
             raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
                               f"for more: {self._words}.")
