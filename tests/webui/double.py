@@ -365,6 +365,9 @@ class Component:
     def change(self, *args, **kwargs):
         pass
 
+    def blur(self, *args, **kwargs):
+        pass
+
     def __enter__(self):
         return self
 
