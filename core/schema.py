@@ -78,9 +78,15 @@ EXPECTED = _object(
     "shares intervals within certainty images", shares=_list(_number(0, 1), minItems=2, maxItems=MOST_GROUPS),
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), within=_number(0, 1), certainty=_number(0, 1),
     images=COUNT)
+SIDE_EFFECT = _object(
+    "attribute groups before after change images", attribute=TEXT, groups=_list(TEXT, minItems=2, maxItems=MOST_GROUPS),
+    before=_list(_number(0, 1)), after=_list(_number(0, 1)),
+    change=_list(_list(_number(-2, 2), minItems=2, maxItems=2)), images=_list(COUNT, minItems=2, maxItems=2),
+    moved={"type": "boolean"})
 ENTRY = _object(
     "prompt steerings", prompt=TEXT, subject=_or_null(TEXT), steerings=_list(STEERING, minItems=1, maxItems=8),
     before=_or_null(_list(MEASURED)), after=_or_null(_list(MEASURED)), expected=_or_null(_list(EXPECTED)),
+    side_effects=_or_null(_list(SIDE_EFFECT, maxItems=100)),
     fidelity=_or_null(_object(before=_or_null(_number(-1e6, 1e6)), after=_or_null(_number(-1e6, 1e6)))),
     rounds=_or_null(_list(_object(
         "kind attributes", kind=KIND, images=COUNT, not_finite=COUNT, one_colour=COUNT,
@@ -113,7 +119,8 @@ CALIBRATION = {
                   "kind steerings seeds labels", kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8),
                   seeds=_list(_whole(-2**65, 2**65), minItems=1, maxItems=MOST_IMAGES),
                   labels=_list(_list(_whole(-1, MOST_GROUPS - 1)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
-                  not_finite=COUNT, one_colour=COUNT, seconds=SECONDS), maxItems=10_000))}
+                  not_finite=COUNT, one_colour=COUNT, seconds=SECONDS, watched={
+                      "type": "object", "additionalProperties": _list(_whole(-1, MOST_GROUPS - 1))}), maxItems=10_000))}
 SCHEMAS = {"profile": PROFILE, "calibration": CALIBRATION}
 
 _WORDS = {"object": "an object", "array": "a list", "string": "a text", "number": "a finite number",

@@ -64,16 +64,16 @@ class Workbench(Host):
     again = "queue again"
     prepared: tuple | None = None
     acted: bool = False  # did guidance change anything in the last call?
-    judged: tuple | None = None
-    classifiers: list = field(default_factory=list)
+    judged: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.interruption, self.bar, self.progress = interruption(), None, None
 
     def judges(self, attributes: Sequence[Attribute]):
-        if self.judged != tuple(attributes):
-            self.judged, self.classifiers = tuple(attributes), [self.judge.of(a) for a in attributes]
-        return self.classifiers, self.judge.fidelity
+        for attribute in attributes:
+            if attribute not in self.judged:
+                self.judged[attribute] = self.judge.of(attribute)
+        return [self.judged[attribute] for attribute in attributes], self.judge.fidelity
 
     def fingerprint(self) -> object:
         return [self.setting, self.graph]

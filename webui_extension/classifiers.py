@@ -50,15 +50,15 @@ def default() -> str:
     return str(getattr(shared.opts, "sd_debias_classifier", "") or "")
 
 
-def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = False
+def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = False, models: dict | None = None
          ) -> tuple[list[Callable], Callable | None]:
     """(a classifier an attribute, fidelity f(images, prompt) -> [N] or None).
 
     Lines: a CLIP or SigLIP model, named by its folder in models/classifiers or by a path, or 'demo', the embedded
     model's own; 'skin_tone=ita', which measures colour; 'ATTRIBUTE=MODEL', a CLIP model for one attribute. `by_name`
     allows nothing but names of that folder, and what the settings page says: requests over the API must not probe other
-    folders. Raises DebiasError
-    where one is missing.
+    folders. `models` keeps what was loaded, by its name, for the next attributes. Raises DebiasError where one is
+    missing.
     """
     from modules import devices, shared
 
@@ -67,7 +67,14 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
     known, single, clip, fidelity = {attribute.name: attribute for attribute in attributes}, {}, None, None
     download = bool(getattr(shared.opts, "sd_debias_download", False))
 
+    models = {} if models is None else models
+
     def model(source: str) -> ClipModel:
+        if source not in models:
+            models[source] = loaded(source)
+        return models[source]
+
+    def loaded(source: str) -> ClipModel:
         place = found(source, not by_name or source in sources(own))
         with called(place, "the settings page's classifier" if by_name and place == source else source):
             return ClipModel(place, device=devices.device, allow_download=download)
@@ -82,7 +89,7 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
             raise DebiasError("Two classifiers came for all attributes. Give one, and others as ATTRIBUTE=MODEL.")
         elif line == DEMO:
             from ..demo_model import model as demo
-            clip = demo.clip(devices.device)
+            clip = models[DEMO] = models.get(DEMO) or demo.clip(devices.device)
             fidelity = demo.occupation_right(clip)
         else:
             clip = model(line)

@@ -42,6 +42,7 @@ class Workbench(Host):
         self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.judge = [classifier or classifiers.default(), classifiers.fingerprints(classifier)]
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
+        self.models: dict = {}
         self.setting = setting_of(p)
         self.skipped = False
 
@@ -49,7 +50,7 @@ class Workbench(Host):
         key = tuple(attributes)
         if key not in self.judged:
             by_name = bool(getattr(self.p, "is_api", False))
-            found, fidelity = classifiers.load(self.judge[0], key, by_name)
+            found, fidelity = classifiers.load(self.judge[0], key, by_name, self.models)
             self.judged[key] = [self._unless_skipped(classify, a) for classify, a in zip(found, key)], \
                 fidelity and (lambda images, prompt: [] if self.skipped else fidelity(images, prompt))
         return self.judged[key]

@@ -54,6 +54,7 @@ class Round:
     fidelity    one number an image that shows something: how well it shows its prompt, in the measure of the host
     not_finite  images with NaN or infinite pixels
     one_colour  images whose pixels are all equal, which no working model makes
+    watched     labels of attributes that are not calibrated, by name; see core/calibration/watched.py
     """
     kind: str
     steerings: tuple[Steering, ...]
@@ -63,6 +64,7 @@ class Round:
     seconds: float = 0.0
     not_finite: int = 0
     one_colour: int = 0
+    watched: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -146,9 +148,10 @@ class Calibration:
         self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
 
     def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
-            fidelity: Callable[[Sequence], Sequence[float]] | None = None, save_to: str | Path | None = None
-            ) -> Iterator[Round]:
-        """Yield the current round after each batch of images; the state is saved before each yield.
+            fidelity: Callable[[Sequence], Sequence[float]] | None = None, save_to: str | Path | None = None,
+            watch: Callable[[Sequence], dict[str, np.ndarray]] | None = None) -> Iterator[Round]:
+        """Yield the current round after each batch of images; the state is saved before each yield. `watch` gives
+        probabilities of attributes that are not calibrated, by name.
 
         Raises DebiasError where no image of a round can be classified.
         """
@@ -157,7 +160,7 @@ class Calibration:
             while not current.complete:
                 seeds = list(current.seeds[current.done:current.done + self.plan.batch_size])
                 weights = rows(current.steerings, seeds)
-                self._measure(current, generate(weights, seeds), seeds, classify, fidelity)
+                self._measure(current, generate(weights, seeds), seeds, classify, fidelity, watch)
                 current.seconds = time.perf_counter() - started
                 if current.complete:
                     for i in range(len(self.attributes)):
@@ -168,7 +171,8 @@ class Calibration:
 
     def _measure(self, current: Round, images: Sequence, seeds: list[int],
                  classify: Callable[[Sequence], list[np.ndarray]],
-                 fidelity: Callable[[Sequence], Sequence[float]] | None) -> None:
+                 fidelity: Callable[[Sequence], Sequence[float]] | None,
+                 watch: Callable[[Sequence], dict[str, np.ndarray]] | None) -> None:
         """Add a batch of images to a round."""
         if len(images) != len(seeds):
             raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
@@ -181,6 +185,11 @@ class Calibration:
                 own[shown] = self._labels(p, attribute, len(shown))
             if fidelity is not None:
                 current.fidelity += np.asarray(fidelity(seen), float).tolist()
+            for name, p in (watch(seen) if watch else {}).items():
+                beside = np.full(len(images), UNSURE)
+                beside[shown] = labels(p, self.plan.confidence)
+                before = current.watched.get(name, [])
+                current.watched[name] = [*before, *[UNSURE] * (current.done - len(before)), *beside.tolist()]
         current.labels = [[*old, *new.tolist()] for old, new in
                           zip(current.labels or [[] for _ in found], found, strict=True)]
         current.not_finite += len(images) - len(finite)

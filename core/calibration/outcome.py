@@ -17,6 +17,7 @@ from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
 from ..report.sheet import Sheet, side_by_side
 from .standing import standings
 from .unfinished import png
+from .watched import side_effects, words
 
 
 AFTER, DETAILS = "after, on fresh seeds", "Details:"
@@ -154,7 +155,7 @@ def _details(c: Calibration, after: str) -> list[str]:
         if c.plan.within is not None and c.audit.complete and c.plan.rounds:
             images = sum(r.done for r in c.rounds if r.complete and r.kind != HELD_OUT)
             found.append(f"  {attribute.name}, by all {images} images: {c.expected(i).line(attribute.names)}")
-    return found
+    return [*found, *(f"  {words(effect)}" for effect in side_effects(c))]
 
 
 def _ending(c: Calibration) -> list[str]:

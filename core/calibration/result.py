@@ -9,6 +9,7 @@ from typing import Mapping, Sequence
 from ..errors import DebiasError, quoted
 from ..profile.file import SCHEMA, SOFTWARE, Entry, Profile
 from .loop import HELD_OUT, Calibration, Round
+from .watched import side_effects
 
 
 def entry_of(calibration: Calibration, evaluations: int | None = None) -> Entry:
@@ -73,6 +74,7 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
         "before": measured(calibration.audit), "after": verified and [
             {**m, "drawn_floor95": calibration.floor(i, verified)} for i, m in enumerate(measured(verified))],
         **({"expected": [expected(i) for i in range(len(attributes))]} if calibration.plan.within else {}),
+        **({"side_effects": found} if (found := side_effects(calibration)) else {}),
         "fidelity": {"before": calibration.audit.mean_fidelity, "after": verified.mean_fidelity if verified else None},
         "rounds": [{"kind": r.kind, "images": r.done, "fidelity": r.mean_fidelity, "seconds": round(r.seconds, 1),
                     **{key: getattr(r, key) for key in ("not_finite", "one_colour") if getattr(r, key)},

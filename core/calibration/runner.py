@@ -24,6 +24,7 @@ from .outcome import Outcome, file_names
 from .plan import Plan, duration
 from .result import holds, profile_of
 from .unfinished import Unfinished
+from .watched import others
 
 Fidelity = Callable[[Sequence, str], Sequence[float]]  # f(images, prompt): how well each image shows its prompt
 
@@ -182,8 +183,21 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
         assert fidelity is not None
         return fidelity(images, calibration.prompt)
 
+    beside = watched(host, attributes)
     return calibration.run(render, lambda images: [classify(images) for classify in classifiers],
-                           faithful if fidelity else None, work.path)
+                           faithful if fidelity else None, work.path,
+                           lambda images: {name: classify(images) for name, classify in beside.items()})
+
+
+def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, Classifier]:
+    """Classifiers of built-in attributes that are not calibrated, by name, as far as the host's judges know them."""
+    found = {}
+    for attribute in others(attributes):
+        try:
+            (found[attribute.name],), _ = host.judges([attribute])
+        except DebiasError:
+            continue  # a judge of the calibrated attributes alone
+    return found
 
 
 def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], count: int, batch_size: int,

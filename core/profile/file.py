@@ -44,6 +44,8 @@ class Entry:
     before, after  one `Distribution.to_dict` an attribute: of the audit, and on held-out seeds (None: not verified)
     expected       one an attribute: what its shares are by every image of audit and rounds, 95 % intervals, and the
                    certainty that each share lies within the plan's margin of its target; None without a margin
+    side_effects   what the weights do to attributes that were not calibrated, as core/calibration/watched.py gives it;
+                   None where nobody watched any
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
     carried_from   the calibrated prompt, of an entry for another one that holds its subject; it is not saved
     fidelity       {before, after}: means over the images, None where not measured
@@ -61,6 +63,7 @@ class Entry:
     warnings: tuple[str, ...] = ()
     cost: dict = field(default_factory=dict)
     expected: tuple[dict, ...] | None = None
+    side_effects: tuple[dict, ...] | None = None
     subject: str | None = None
     carried_from: str = ""
 
@@ -82,7 +85,7 @@ class Entry:
         check(data, ENTRY, "This entry")
         known = _known(cls, data)
         known["steerings"] = tuple(Steering.from_dict(s) for s in data["steerings"])
-        for key in ("before", "after", "expected", "rounds", "warnings"):
+        for key in ("before", "after", "expected", "side_effects", "rounds", "warnings"):
             known[key] = None if known.get(key) is None else tuple(known[key])
         entry = cls(**{key: value for key, value in known.items() if value is not None})
         groups = [len(a.groups) for a in attributes]
@@ -109,7 +112,8 @@ class Entry:
         return {"prompt": self.prompt, "steerings": [s.to_dict() for s in self.steerings],
                 **{key: _listed(getattr(self, key)) for key in ("before", "after", "fidelity", "rounds", "stop",
                                                                 "warnings", "cost")},
-                **({} if self.expected is None else {"expected": _listed(self.expected)}),
+                **{key: _listed(given) for key in ("expected", "side_effects")
+                   if (given := getattr(self, key)) is not None},
                 **({} if self.subject is None else {"subject": self.subject})}
 
 

@@ -100,6 +100,7 @@ def _section(profile: Profile, entry: Entry, sheets: Sequence[Sheet]) -> dict:
     return dict(
         prompt=entry.prompt, warnings=entry.warnings, stop=entry.stop, cards=_cards(entry),
         attributes=[_attribute(profile, entry, i) for i in range(len(profile.attributes))],
+        beside=[row for effect in entry.side_effects or () for row in _beside(effect)],
         sheets=[_sheet(sheet) for sheet in sheets],
         same_seeds=len(sheets) > 1 and len({tuple(sheet.seeds) for sheet in sheets}) == 1 and len(sheets[0].seeds) > 0,
         rounds=_rounds(profile, entry),
@@ -123,6 +124,14 @@ def _attribute(profile: Profile, entry: Entry, i: int) -> dict:
     return dict(name=name, shares=Markup(shares), kl=kl and Markup(kl), moved=moved, verdict=verdict, unsure=unsure,
                 expected=_expected(attribute.names, entry.expected[i]) if entry.expected else "",
                 rows=_rows(attribute.names, first, last))
+
+
+def _beside(effect: Mapping) -> list[list[str]]:
+    """Rows of an attribute that was not calibrated."""
+    return [[_spaced(effect["attribute"]), group, percent(before), percent(after),
+             f"{100 * low:+.1f} to {100 * high:+.1f} points", "yes" if effect.get("moved") else "no"]
+            for group, before, after, (low, high) in
+            zip(effect["groups"], effect["before"], effect["after"], effect["change"])]
 
 
 def _floor(entry: Entry, i: int, after: Distribution | None) -> float:

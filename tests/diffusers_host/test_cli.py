@@ -303,7 +303,7 @@ def test_a_report_with_pictures_is_not_replaced_unasked(calibrated, capsys):
 @pytest.mark.parametrize("arguments, sentence", [
     (["--attribute", "man | man"], "names a group twice"),
     (["--attribute", "man"], "No attribute is called"),
-    (["--attribute", "a | b = 1:x"], "Target shares are numbers"),
+    (["--attribute", "a | b = 1:x"], "A target is a number a group"),
     (["--model", "no/such/folder", "--classifier", "x"], "No folder or file"),
     (["--model", "model.ckpt", "--classifier", "x"], "is a pickle"),
     (["--model", "."], "--classifier"),

@@ -97,7 +97,8 @@ def bench(a_double, monkeypatch):
         first = np.array([array.mean() < 128.45 for array in map(np.asarray, images)], np.float32)
         return np.stack([first, 1 - first], axis=1)
 
-    monkeypatch.setattr(module, "load", lambda text, attributes, by_name=False: ([classify] * len(attributes), None))
+    monkeypatch.setattr(module, "load", lambda text, attributes, by_name=False, models=None: (
+        [classify] * len(attributes), None))
     return a_double
 
 
