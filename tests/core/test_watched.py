@@ -45,9 +45,9 @@ def calibrated(dark_among_women, method="default", plan=None, unsure=False):
     return c
 
 
-@pytest.mark.parametrize("method", ["default", "shift"])
-def test_a_tone_that_moves_with_the_gender_is_seen(method):
-    effect, = side_effects(calibrated(0.9, method))
+@pytest.mark.parametrize("method, plan", [("default", None), ("shift", Plan(400, rounds=3, held_out=400))])
+def test_a_tone_that_moves_with_the_gender_is_seen(method, plan):
+    effect, = side_effects(calibrated(0.9, method, plan))
     assert effect["attribute"] == "skin_tone_3" and effect["moved"]
     # From 20 to 50 % women, of whom .9 instead of .5 are dark: .58 to .70.
     low, high = effect["change"][2]
