@@ -7,7 +7,9 @@ from modules import scripts, shared
 from ..core.attribute import BUILT_IN
 from ..core.calibration.plan import FIELDS
 from ..core.method.methods import AS_METHOD, CHOICES
+from ..core.errors import DebiasError
 from . import calibrating, classifiers
+from .host_clip import HUB, HUB_SIZE, download
 from .result import processed
 
 
@@ -47,9 +49,29 @@ def own_groups(script):
 
 
 def named_classifier(script):
-    return gr.Textbox(label="Classifier: folder of a CLIP model; skin_tone=ita for one attribute by colour",
-                      lines=1, value=classifiers.default(), elem_id=script.elem_id("classifier"),
-                      placeholder="empty: the one of the settings page; 'demo' for the demo model")
+    """The classifier's field, and beside it a way to get one."""
+    with gr.Column():
+        field = gr.Dropdown(classifiers.choices(), value=classifiers.default(), allow_custom_value=True,
+                            label="Classifier (CLIP model; add ;skin_tone=ita for tones by colour)",
+                            elem_id=script.elem_id("classifier"))
+        ask = gr.Button("Get a classifier", size="sm", elem_id=script.elem_id("get_classifier"))
+        with gr.Row(visible=False) as question:
+            gr.Markdown(f"Download {HUB} ({HUB_SIZE}) from huggingface.co into models/{classifiers.FOLDER}?")
+            yes = gr.Button("Download", size="sm", elem_id=script.elem_id("download"))
+            no = gr.Button("Cancel", size="sm", elem_id=script.elem_id("no_download"))
+        told = gr.Markdown("", elem_id=script.elem_id("downloaded"))
+    ask.click(lambda: gr.update(visible=True), inputs=[], outputs=[question])
+    no.click(lambda: gr.update(visible=False), inputs=[], outputs=[question])
+    yes.click(_download, inputs=[], outputs=[field, question, told])
+    return field
+
+
+def _download():
+    try:
+        name = download(classifiers.folder())
+    except DebiasError as error:
+        return gr.update(), gr.update(visible=False), str(error)
+    return gr.update(choices=classifiers.choices(), value=name), gr.update(visible=False), f"{name} is there."
 
 
 def planned(script, name: str, **other):

@@ -11,7 +11,7 @@ from ..core.errors import DebiasError, quoted, short
 from ..core.files import fingerprint
 from .profiles import called
 
-DEMO = "demo"
+DEMO, HOST = "demo", "host"
 FOLDER = "classifiers"  # in models/
 
 
@@ -54,8 +54,9 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
          ) -> tuple[list[Callable], Callable | None]:
     """(a classifier an attribute, fidelity f(images, prompt) -> [N] or None).
 
-    Lines: a CLIP or SigLIP model, named by its folder in models/classifiers or by a path, or 'demo', the embedded
-    model's own; 'skin_tone=ita', which measures colour; 'ATTRIBUTE=MODEL', a CLIP model for one attribute. `by_name`
+    Lines, or parts with semicolons between: a CLIP or SigLIP model, named by its folder in models/classifiers, by its
+    id in the hub's cache or by a path; 'host', the interrogator's CLIP; or 'demo', the embedded model's own;
+    'skin_tone=ita', which measures colour; 'ATTRIBUTE=MODEL', a CLIP model for one attribute. `by_name`
     allows nothing but names of that folder, and what the settings page says: requests over the API must not probe other
     folders. `models` keeps what was loaded, by its name, for the next attributes. Raises DebiasError where one is
     missing.
@@ -63,6 +64,7 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
     from modules import devices, shared
 
     from ..core.judge.clip import ClipModel
+    from .host_clip import InterrogatorClip, PageClip
     own = default()
     known, single, clip, fidelity = {attribute.name: attribute for attribute in attributes}, {}, None, None
     download = bool(getattr(shared.opts, "sd_debias_download", False))
@@ -75,9 +77,11 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
         return models[source]
 
     def loaded(source: str) -> ClipModel:
+        if source == HOST:
+            return InterrogatorClip(download)
         place = found(source, not by_name or source in sources(own))
         with called(place, "the settings page's classifier" if by_name and place == source else source):
-            return ClipModel(place, device=devices.device, allow_download=download)
+            return PageClip(place, allow_download=download)
 
     for line in lines_of(text or own):
         name, equals, source = (part.strip() for part in line.partition("="))
@@ -98,12 +102,22 @@ def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = Fals
     if missing and clip is None:
         raise DebiasError(f"Nothing tells groups of {short(', '.join(missing))} apart. Put a CLIP model, e.g. a copy "
                           "of openai/clip-vit-large-patch14 with safetensors weights, into models/classifiers, and "
-                          "its folder's name into 'Classifier'.")
+                          "choose it under 'Classifier'; the button below it downloads one.")
     return [single.get(name) or clip.classifier(attribute) for name, attribute in known.items()], fidelity
 
 
 def lines_of(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in re.split(r"[\n;]", text) if line.strip()]
+
+
+def choices() -> list[str]:
+    """What the dropdown offers: the settings page's, folders of models/classifiers, the host's own CLIP where its file
+    is there, models of the hub's cache, the demo model's."""
+    from . import host_clip
+    folders = sorted(path.parent.relative_to(folder()).as_posix() for path in folder().glob("**/config.json")
+                     if path.parent != folder() and not path.parent.name.startswith(".")) if folder().is_dir() else []
+    host = [HOST] if host_clip.file().is_file() else []
+    return list(dict.fromkeys([default(), *folders, *host, *host_clip.cached(), DEMO]))
 
 
 def sources(text: str) -> list[str]:
@@ -130,7 +144,7 @@ def found(source: str, trusted: bool = True) -> str:
 
 def fingerprints(text: str | None) -> list:
     """What tells the models that are named from others put in their place."""
-    models = [source for source in sources(text or default()) if source not in (DEMO, "ita")]
+    models = [source for source in sources(text or default()) if source not in (DEMO, HOST, "ita")]
     return [(source, fingerprint(found(source))) for source in models]
 
 

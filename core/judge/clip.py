@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ class ClipModel:
     batch_size      pictures embedded at once; lower it where memory is short
     tokenizer       folder of the tokenizer where it is not the source
 
-    Raises DebiasError for folders without safetensors weights or without a text tower, and where loading fails.
+    `lent(model)` is a context in which a host puts the model on its device while it is used; by default it lies where
+    it was loaded. Raises DebiasError for folders without safetensors weights or without a text tower, and where loading
+    fails.
     """
+    lent: Callable[[Any], AbstractContextManager] = staticmethod(nullcontext)
 
     def __init__(self, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
                  allow_download: bool = False, batch_size: int = 64, tokenizer: str | Path | None = None):
@@ -43,8 +47,17 @@ class ClipModel:
                               f"or SigLIP, but {quoted(source)} holds a {type(self.model).__name__}.")
         self.tokenizer = load("AutoTokenizer", tokenizer or source, allow_download)
         self.processor = load("AutoImageProcessor", source, allow_download)
+        self.begin(batch_size)
+
+    def begin(self, batch_size: int = 64) -> None:
+        """What every model needs, however it was loaded."""
         self.batch_size = batch_size
         self._last = (b"", torch.empty(0))
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied by before the softmax: 1 / temperature, as the model learned it."""
+        return self.model.logit_scale.float().exp().item()
 
     def classifier(self, attribute: Attribute, temperature: float | None = None,
                    templates: Sequence[str] = ("{}",)) -> ZeroShotClip:
@@ -61,12 +74,21 @@ class ClipModel:
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings of texts, float32 [T, D] on the CPU."""
+        with self.lent(self.model):
+            return self._unit(self.text_features(texts))
+
+    def text_features(self, texts: Sequence[str]) -> Any:
+        """Features of texts as the model gives them."""
         config = self.model.config
         tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt",
                                 max_length=config.text_config.max_position_embeddings)
         if config.model_type.startswith("siglip"):
             tokens.pop("attention_mask", None)  # it was trained on padded texts without a mask
-        return self._unit(self.model.get_text_features(**tokens.to(self.model.device)))
+        return self.model.get_text_features(**tokens.to(self.model.device))
+
+    def image_features(self, arrays: Sequence[np.ndarray]) -> Any:
+        """Features of pictures as the model gives them."""
+        return self.model.get_image_features(**preprocess(self.processor, arrays, self.model))
 
     @torch.inference_mode()
     def embed_images(self, images: Pictures) -> Tensor:
@@ -84,8 +106,8 @@ class ClipModel:
         key = digest.digest()
         if key != self._last[0]:
             batches = [arrays[i:i + self.batch_size] for i in range(0, len(arrays), self.batch_size)]
-            self._last = (key, torch.cat([self._unit(self.model.get_image_features(
-                **preprocess(self.processor, batch, self.model))) for batch in batches]))
+            with self.lent(self.model):
+                self._last = (key, torch.cat([self._unit(self.image_features(batch)) for batch in batches]))
         return self._last[1]
 
     def _unit(self, output: Any) -> Tensor:
@@ -115,7 +137,7 @@ class ZeroShotClip:
                               f"{short(templates)} came.")
         self.model, self.attribute = model, attribute
         self.name = f"CLIP {model.name}"
-        self.scale = 1 / temperature if temperature else model.model.logit_scale.float().exp().item()
+        self.scale = 1 / temperature if temperature else model.scale
         self.groups = torch.stack([torch.nn.functional.normalize(model.embed_texts(
             [template.replace("{}", text) for template in templates for text in group.classifier_texts]).mean(0), dim=0)
             for group in attribute.groups])

@@ -52,7 +52,8 @@ def test_a_tone_that_moves_with_the_gender_is_seen(method, plan):
     # From 20 to 50 % women, who all are dark, and half of the men: .60 to .75.
     low, high = effect["change"][2]
     assert low < 0.15 < high and high - low < 0.25 and abs(effect["after"][2] - 0.75) < 0.1
-    assert words(effect).startswith("skin_tone_3, not calibrated: light ") and words(effect).endswith("more than chance")
+    said = words(effect)
+    assert said.startswith("skin_tone_3, not calibrated: light ") and said.endswith("more than chance")
 
 
 def test_where_nothing_moves_nothing_is_said_to_move():

@@ -365,6 +365,9 @@ class Component:
     def change(self, *args, **kwargs):
         pass
 
+    def click(self, *args, **kwargs):
+        pass
+
     def blur(self, *args, **kwargs):
         pass
 
@@ -431,7 +434,8 @@ class Double:
     def __init__(self, models_path, forge: bool = False, xl: bool = False):
         self.forge, self.callbacks, self.reported, self.denoisers = forge, {}, [], []
         self.gradio = types.ModuleType("gradio")
-        for name in ("Accordion", "Checkbox", "Row", "Dropdown", "Markdown", "Slider", "Textbox", "Number"):
+        for name in ("Accordion", "Button", "Checkbox", "Column", "Row", "Dropdown", "Markdown", "Slider", "Textbox",
+                     "Number"):
             setattr(self.gradio, name, Component)
         modules = {"modules": {}}
         model = Model(xl)

@@ -1,0 +1,123 @@
+"""Classifiers as the page offers and loads them: the host's own CLIP, folders, the hub's cache, a download."""
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sd_debias.core.attribute import AGE, GENDER
+
+
+@pytest.fixture
+def modules(a_double, monkeypatch, tmp_path):
+    """(classifiers, host_clip) over a double whose models folder is temporary."""
+    from importlib import import_module
+    monkeypatch.setattr(sys.modules["modules.paths"], "models_path", str(tmp_path), raising=False)
+    found = tuple(import_module(f"sd_debias.webui_extension.{name}") for name in ("classifiers", "host_clip"))
+    monkeypatch.setattr(found[1], "cached", lambda: ["openai/clip-vit-base-patch32"])
+    monkeypatch.setattr(found[1], "file", lambda: tmp_path / "ViT-L-14.pt")
+    return found
+
+
+class TinyClip(torch.nn.Module):
+    """Of OpenAI's form: a picture's brightness, and a text's length."""
+
+    def __init__(self):
+        super().__init__()
+        self.logit_scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def encode_text(self, tokens):
+        return torch.stack([tokens.float().sum(1), torch.ones(len(tokens))], 1)
+
+    def encode_image(self, pixels):
+        return torch.stack([pixels.mean((1, 2, 3)), torch.ones(len(pixels))], 1)
+
+
+class Interrogator:
+    clip_model = clip_preprocess = None
+    loads = 0
+
+    def load_clip_model(self):
+        self.loads += 1
+        return TinyClip(), lambda picture: torch.from_numpy(np.asarray(picture)).permute(2, 0, 1).float() / 255
+
+
+def test_the_list_offers_folders_the_host_s_own_the_cache_and_the_demo(modules, tmp_path):
+    classifiers, host_clip = modules
+    for name in ("mine", "group/other", ".download1"):
+        (tmp_path / "classifiers" / name).mkdir(parents=True)
+        (tmp_path / "classifiers" / name / "config.json").write_text("{}")
+    assert classifiers.choices() == ["", "group/other", "mine", "openai/clip-vit-base-patch32", "demo"]
+    host_clip.file().write_bytes(b"")
+    assert "host" in classifiers.choices()
+
+
+def test_the_interrogator_s_clip_judges_and_is_loaded_once(modules, monkeypatch):
+    classifiers, host_clip = modules
+    host_clip.file().write_bytes(b"")
+    interrogator = Interrogator()
+    monkeypatch.setattr(sys.modules["modules.shared"], "interrogator", interrogator, raising=False)
+    monkeypatch.setitem(sys.modules, "clip", types.SimpleNamespace(
+        tokenize=lambda texts, truncate: torch.tensor([[len(text)] for text in texts])))
+    models = {}
+    (gender,), fidelity = classifiers.load("host", [GENDER], models=models)
+    classifiers.load("host; gender=host", [AGE, GENDER], models=models)
+    dark, bright = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
+    p = gender([dark, bright])
+    assert interrogator.loads == 1 and p.shape == (2, 2) and np.allclose(p.sum(1), 1) and not np.allclose(p[0], p[1])
+    assert gender.name == "CLIP ViT-L/14 of the interrogator" and len(fidelity([dark], "a text")) == 1
+    # By the embeddings themselves: cosines times the model's own scale.
+    def unit(*v):
+        return np.array(v) / np.linalg.norm(v)
+    groups = [sum(unit(len(text), 1) for text in group.classifier_texts) for group in GENDER.groups]
+    scores = np.exp(2.0) ** 1 * np.array([unit(0, 1) @ (g / np.linalg.norm(g)) for g in groups])
+    assert np.allclose(p[0], np.exp(scores) / np.exp(scores).sum(), atol=1e-4)
+
+
+@pytest.mark.parametrize("interrogator, sentence", [
+    (None, "This web UI has no interrogator"), (Interrogator(), r"ViT-L-14.pt \(890 MB\), is not on this machine yet.")])
+def test_without_its_file_the_host_s_clip_is_not_fetched_unasked(modules, monkeypatch, interrogator, sentence):
+    monkeypatch.setattr(sys.modules["modules.shared"], "interrogator", interrogator, raising=False)
+    with pytest.raises(ValueError, match=sentence):
+        modules[0].load("host", [GENDER])
+    assert interrogator is None or interrogator.loads == 0
+
+
+def test_a_model_is_on_the_host_s_device_only_while_it_judges(modules, monkeypatch):
+    host_clip, model, places = modules[1], torch.nn.Linear(1, 1), []
+    monkeypatch.setattr(model, "to", lambda where: places.append(str(where)))
+    devices = sys.modules["modules.devices"]
+    monkeypatch.setattr(devices, "torch_gc", lambda: places.append("freed"), raising=False)
+    with host_clip.lent(model):
+        pass
+    assert places == [] and not host_clip.half()  # on the CPU nothing is moved
+    monkeypatch.setattr(devices, "device", torch.device("cuda"))
+    with pytest.raises(RuntimeError), host_clip.lent(model):
+        places.append("judged")
+        raise RuntimeError
+    assert places == ["cuda", "judged", "cpu", "freed"] and host_clip.half()
+    monkeypatch.setattr(sys.modules["modules.shared"].cmd_opts, "no_half", True, raising=False)
+    assert not host_clip.half()
+
+
+def test_a_download_is_whole_or_not_there(modules, monkeypatch, tmp_path):
+    host_clip, folder = modules[1], tmp_path / "classifiers"
+
+    def fetch(name, local_dir, allow_patterns):
+        assert name == "openai/clip-vit-large-patch14" and not any("bin" in pattern for pattern in allow_patterns)
+        (Path(local_dir) / "config.json").write_text("{}")
+        if broken:
+            raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=fetch))
+    broken = True
+    with pytest.raises(ValueError, match="could not be downloaded: no route. Try again"):
+        host_clip.download(folder)
+    assert list(folder.iterdir()) == []
+    broken = False
+    assert host_clip.download(folder) == "clip-vit-large-patch14"
+    assert [path.name for path in folder.iterdir()] == ["clip-vit-large-patch14"]
+    with pytest.raises(ValueError, match="There is a folder 'clip-vit-large-patch14' in models/classifiers already"):
+        host_clip.download(folder)
