@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.attribute import Attribute, Group
+from ..core.attribute import AGE, Attribute, Group
+from ..core.errors import DebiasError
 from .subjects import SUBJECTS, article, prompt
 
 FOLDER = Path(__file__).with_name("weights")
@@ -30,9 +31,17 @@ class Ratio:
 
 
 def clip(device="cpu"):
-    """The demo's CLIP, trained on the artwork."""
+    """The demo's CLIP, trained on the artwork. Its classifier of the built-in `age` raises DebiasError."""
     from ..core.judge.clip import ClipModel
-    return ClipModel(CLASSIFIER, device=device, tokenizer=FOLDER / "tokenizer")
+
+    class DemoClip(ClipModel):
+        def classifier(self, attribute, *given, **named):
+            if attribute.groups == AGE.groups:
+                raise DebiasError("The artwork of the demo model shows no ages, so its classifier cannot tell them "
+                                  "apart. Choose gender or a skin tone.")
+            return super().classifier(attribute, *given, **named)
+
+    return DemoClip(CLASSIFIER, device=device, tokenizer=FOLDER / "tokenizer")
 
 
 def occupation_right(clip_model):

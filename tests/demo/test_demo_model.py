@@ -63,3 +63,9 @@ def test_the_same_seed_gives_the_same_picture_whatever_the_batch(bench):
     together, _ = bench.generate("a photo of a judge", range(6))
     alone = np.concatenate([bench.generate("a photo of a judge", [seed])[0] for seed in range(6)])
     assert np.abs(together.astype(int) - alone).max() <= 2
+
+
+def test_its_classifier_does_not_pretend_to_tell_ages():
+    from sd_debias.core.attribute import AGE
+    with pytest.raises(ValueError, match="shows no ages"):
+        model.clip().classifier(AGE)

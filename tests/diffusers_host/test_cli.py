@@ -124,7 +124,7 @@ WRITING = "sd_debias.core.calibration.outcome.Outcome.files"  # made once all is
 
 
 @pytest.mark.parametrize("other", [["--steps", "5"], ["--cfg", "1.5"], ["--classifier", "{clip}"],
-                                   ["--attribute", "age"], ["--images", "30"], ["--name", "another"]])
+                                   ["--attribute", "skin_tone_3"], ["--images", "30"], ["--name", "another"]])
 def test_rounds_of_another_setting_or_classifier_are_not_continued(tmp_path, monkeypatch, capsys, other):
     clip = shutil.copytree(CLASSIFIER, tmp_path / "clip")
     shutil.copytree(FOLDER / "tokenizer", clip, dirs_exist_ok=True)

@@ -77,7 +77,8 @@ def test_the_interrogator_s_clip_judges_and_is_loaded_once(modules, monkeypatch)
 
 
 @pytest.mark.parametrize("interrogator, sentence", [
-    (None, "This web UI has no interrogator"), (Interrogator(), r"ViT-L-14.pt \(890 MB\), is not on this machine yet.")])
+    (None, "This web UI has no interrogator"),
+    (Interrogator(), r"ViT-L-14.pt \(890 MB\), is not on this machine yet. Press 'Interrogate")])
 def test_without_its_file_the_host_s_clip_is_not_fetched_unasked(modules, monkeypatch, interrogator, sentence):
     monkeypatch.setattr(sys.modules["modules.shared"], "interrogator", interrogator, raising=False)
     with pytest.raises(ValueError, match=sentence):
