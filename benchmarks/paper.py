@@ -196,9 +196,10 @@ def plot(results: list[dict], path) -> None:
             axis.plot(curves.mean(0), "o-", color=colour, label=solver)
             axis.fill_between(range(ITERATIONS + 1), low, high, color=colour, alpha=0.2, linewidth=0)
         axis.axhline(fair(name), color="#59636e", linestyle=":", label="a perfectly fair model, in the mean")
-        axis.set(title=name, xlabel=f"iteration of {PLAN.images} pictures", ylim=0)
+        axis.set(title=name, xlabel=f"iteration of {PLAN.images} pictures")
         axis.grid(color="#dfe3e8")
     axes[0][0].set_ylabel("KL to the target, nats")
+    axes[0][0].set_ylim(bottom=0)  # once all curves are there: the axes share it
     axes[0][0].legend(frameon=False)
     figure.savefig(path, dpi=150)
 
