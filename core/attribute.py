@@ -49,6 +49,12 @@ class Group:
         object.__setattr__(self, "classifier_texts", tuple(self.classifier_texts) or captions)
 
 
+    @property
+    def wordless(self) -> bool:
+        """Is it described by the prompt alone, so that sending a picture to it changes nothing?"""
+        return all(text.strip() == "{prompt}" for text in self.texts)
+
+
 @dataclass(frozen=True)
 class Attribute:
     """Groups with a target share each; the target is uniform where none is given and is normalised to sum to 1."""
@@ -170,6 +176,8 @@ def parse(text: str) -> Attribute:
     "gender = 70:30"                     a built-in one with another target, as `target_of` reads it, such as
                                          "gender = woman 65, man 35"; "doctors: gender" also renames it
     "young | middle-aged | old = 1:1:1"  own groups; "age of doctors: young | old" also names the attribute
+    "with a hat (a person with a hat) | bare-headed ({prompt})"   own groups with descriptions; `{prompt}` alone is the
+                                         prompt itself, of a group that has no words of its own
 
     Raises DebiasError for an unknown name, fewer than two groups, or a target that does not fit.
     """
@@ -183,7 +191,9 @@ def parse(text: str) -> Attribute:
                               f"groups, e.g. 'young | middle-aged | old'.")
         found = replace(known, name=name.strip() or known.name)
     else:
-        found = Attribute(name.strip() or " | ".join(groups), tuple(Group(group) for group in groups))
+        own = tuple(Group(part[1], (part[2],)) if part else Group(group)
+                    for group in groups for part in [re.fullmatch(r"(.*\S)\s+\((.*)\)", group)])
+        found = Attribute(name.strip() or " | ".join(group.name for group in own), own)
     return found.with_target(ratio) if equals else found
 
 

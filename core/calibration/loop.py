@@ -32,7 +32,7 @@ from ..attribute import Attribute, together
 from ..judge import UNSURE, labels, one_colour
 from .solver.draw import Draw
 from .statistics import NO_IMAGES, Distribution, drawn_floor, fair_outcomes, reachable, summarise
-from ..errors import DebiasError, quoted
+from ..errors import DebiasError, quoted, short
 from ..files import read_json, write_atomic, writing
 from ..method.methods import Method
 from ..schema import CALIBRATION, TEXT, check
@@ -266,6 +266,20 @@ class Calibration:
         return self.expected(attribute).certainty < HOPELESS and self.solvers[attribute].at_its_limit(
             self.history(attribute))
 
+    def _useless(self, attribute: int) -> str:
+        """Which pushes of an attribute do nothing, in words; "" where none is known to."""
+        solved, names = self.solvers[attribute], self.attributes[attribute].names
+        found = solved.useless(self.history(attribute)) if isinstance(solved, Draw) else []
+        return "; ".join(f"pushing to {quoted(names[i])} does nothing: {shown} of {images} pushed images show it, so "
+                         f"{short(self.attributes[attribute].name)} is left alone. Describe the group differently, "
+                         f"or use a model that can draw it" for i, shown, images in found)
+
+    @property
+    def result(self) -> tuple[Steering, ...]:
+        """What a profile gets: the answer, but for attributes whose pushes do nothing, which are left alone."""
+        return tuple(Steering.none(len(a.groups)) if self._useless(i) else s
+                     for i, (a, s) in enumerate(zip(self.attributes, self.steerings, strict=True)))
+
     def verdict(self, attribute: int) -> str:
         """How the calibration ended for an attribute, in words, `ON_TARGET` where all is well; "" before its end."""
         if not self.finished:
@@ -377,7 +391,7 @@ class Calibration:
             kind, count = (ROUND, plan.step) if number else (AUDIT, plan.images)
         elif plan.held_out and self.rounds[-1].kind != HELD_OUT:
             first = plan.seed + HELD_OUT_OFFSET + verified * plan.held_out
-            steerings, kind, count = self.steerings, HELD_OUT, plan.held_out
+            steerings, kind, count = self.result, HELD_OUT, plan.held_out
         else:
             return None
         self.rounds.append(Round(kind, steerings, tuple(range(first, first + count))))
@@ -408,6 +422,7 @@ class Calibration:
             chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5
             if after < before - max(0.02 * abs(before), chance):
                 found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
+        found += filter(None, (self._useless(i) for i in range(len(self.attributes))))
         for i, attribute in enumerate(self.attributes):
             if self.plan.within is not None and self.plan.rounds and self.certainty(i) < CERTAINTY:
                 found.append(f"{attribute.name} is within {100 * self.plan.within:g} points of its target with "

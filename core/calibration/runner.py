@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Protocol, Sequence
 
+import torch
 from torch import Tensor
 
 from ..attribute import Attribute, together
@@ -174,7 +175,11 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
         host.check(attributes, method)
     work = work or Unfinished(None)
 
+    wordless = [group.wordless for a in attributes for group in a.groups]
+
     def render(weights: Tensor, seeds: list[int]) -> Sequence:
+        # To a group without words of its own nothing is steered: its pictures are those that are left alone.
+        weights = weights.masked_fill(torch.tensor(wordless), 0.0)
         images = host.render(calibration.prompt if prompt is None else prompt, seeds, weights, attributes, method)
         work.keep(calibration.rounds, seeds, images)
         return images

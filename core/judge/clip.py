@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ class ClipModel:
     it was loaded. Raises DebiasError for folders without safetensors weights or without a text tower, and where loading
     fails.
     """
-    lent: Callable[[Any], AbstractContextManager] = staticmethod(nullcontext)
 
     def __init__(self, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
                  allow_download: bool = False, batch_size: int = 64, tokenizer: str | Path | None = None):
@@ -48,6 +47,10 @@ class ClipModel:
         self.tokenizer = load("AutoTokenizer", tokenizer or source, allow_download)
         self.processor = load("AutoImageProcessor", source, allow_download)
         self.begin(batch_size)
+
+    @staticmethod
+    def lent(model: Any) -> AbstractContextManager:
+        return nullcontext()
 
     def begin(self, batch_size: int = 64) -> None:
         """What every model needs, however it was loaded."""

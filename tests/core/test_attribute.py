@@ -191,5 +191,12 @@ def test_a_target_is_written_as_numbers_or_by_the_groups_names(text, shares):
     assert parse(f"gender = {text}").target == pytest.approx(tuple(share / sum(shares) for share in shares))
 
 
+def test_own_groups_may_be_described_in_brackets():
+    found = parse("glasses: wearing glasses (a person wearing glasses) | bare face ({prompt}) = 30:70")
+    assert found.name == "glasses" and found.names == ("wearing glasses", "bare face") and found.target == (0.3, 0.7)
+    assert [group.texts for group in found.groups] == [("a person wearing glasses",), ("{prompt}",)]
+    assert parse("in a hijab (a woman in a hijab) | bare-headed ({prompt})").name == "in a hijab | bare-headed"
+
+
 def test_groups_that_a_target_does_not_name_share_the_rest():
     assert target_of("very dark 40", ("light", "tan", "very dark")) == (30, 30, 40)

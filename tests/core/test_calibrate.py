@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from sd_debias.core.attribute import GENDER, SKIN_TONE_3
+from sd_debias.core.attribute import GENDER, SKIN_TONE_3, Attribute, Group
 from sd_debias.core.calibration.loop import (AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Round,
                                               round_names)
 from sd_debias.core.calibration import runner
 from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
+from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.calibration.speed import known, remember
 from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
 from sd_debias.core.method.draw import Steering
@@ -245,6 +246,31 @@ def test_a_target_out_of_reach_ends_it_early_with_the_nearest_share(method):
     assert re.match(r"out of reach: pushing gender gives about man \d\d %, woman \d\d %, and the target is man "
                     r"50 %, woman 50 %", c.stop)
     assert sum(r.done for r in c.rounds) < 0.7 * c.plan.most_images
+
+
+def test_a_push_that_does_nothing_is_said_and_not_saved_as_if_it_worked():
+    """Nobody in a wheelchair comes, however the pictures are pushed."""
+    attribute = Attribute("wheelchair", (Group("in a wheelchair"), Group("on two feet", ("{prompt}",))))
+    c = Calibration("a photo of a doctor", [attribute], METHODS["default"],
+                    planned("normal", METHODS["default"], batch_size=10))
+    run(c, Stubborn(men=1e-9))
+    said, = (warning for warning in c.warnings if "does nothing" in warning)
+    assert re.match(r"pushing to 'in a wheelchair' does nothing: 0 of \d\d pushed images show it, so wheelchair is "
+                    r"left alone. Describe the group differently", said)
+    entry = profile_of("test", [c], {}, "a test").entries[0]
+    assert entry.steerings == (Steering.none(2),) and c.verdict(0) != "on target" and said in entry.warnings
+
+
+def test_a_yes_or_no_attribute_needs_words_for_one_group_alone():
+    """The other group's text is the prompt itself: pushing to it changes nothing, and nothing is refused."""
+    attribute = Attribute("glasses", (Group("wearing glasses", ("a person wearing glasses",)),
+                                      Group("bare face", ("{prompt}",))), (0.3, 0.7))
+    assert attribute.groups[1].classifier_texts == ("a photo of bare face", "bare face")
+    c = Calibration("a photo of a doctor", [attribute], METHODS["default"],
+                    planned("normal", METHODS["default"], batch_size=10))
+    run(c, Host(men=0.05))
+    assert c.stop.startswith("sure enough") and c.verdict(0) == "on target"
+    assert c.steerings[0].probabilities[2] == 0  # no picture is sent to those without
 
 
 def test_a_verification_that_was_repeated_is_called_no_test():

@@ -10,7 +10,7 @@ from typing import Sequence
 
 import numpy as np
 
-from ..statistics import kl_divergence, reachable
+from ..statistics import kl_divergence, reachable, shares, wilson
 from ...method.draw import Steering
 from . import Measurement
 
@@ -67,6 +67,24 @@ class Draw:
 
     def at_its_limit(self, history: Sequence[Measurement]) -> bool:
         return any(m.steering.probabilities and m.steering.push >= self.LARGEST * self.unit for m in history)
+
+    def useless(self, history: Sequence[Measurement]) -> list[tuple[int, int, int]]:
+        """(group, images that show it, images pushed to it) of groups that show too seldom by themselves and that the
+        strongest push so far does not bring, on enough images."""
+        pushed = [m for m in history if m.steering.probabilities]
+        if not pushed:
+            return []
+        strongest = max(m.steering.push for m in pushed)
+        counts = np.sum([m.outcomes for m in pushed if m.steering.push == strongest], axis=0)
+        alone = shares(np.sum([m.outcomes[0] for m in history], axis=0) + 1e-9)
+        margin, found = self.within or 0.05, []
+        for i, target in enumerate(self.target):
+            shown, images = int(counts[i + 1, i]), int(counts[i + 1].sum())
+            if images >= self.ENOUGH and alone[i] < target - margin:
+                low, high = wilson(shown, images)
+                if low <= alone[i] and high < target:
+                    found.append((i, shown, images))
+        return found
 
     def _solved(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
         """q [n + 1]."""
