@@ -190,3 +190,21 @@ def test_two_calibrated_prompts_of_one_subject_are_said():
     two = profile("a photo of a doctor", "a painting of a doctor")
     assert entry_for(two, "a doctor, rain")[0].warnings[0].endswith(
         "2 calibrated prompts have this subject, and the first counts")
+
+
+def test_a_subject_that_stands_in_every_prompt_carries_over_to_every_prompt_and_says_so():
+    everywhere = profile("a photo of a doctor", subject="a")
+    entry, known = entry_for(everywhere, "a red apple")
+    assert not known and entry.steerings == (SENT,)
+    assert entry.warnings == ("carried over from 'a photo of a doctor', whose subject 'a' stands in this prompt",)
+
+
+def test_a_subject_that_stands_in_no_prompt_carries_over_to_none_and_the_prompt_itself_keeps_its_weights():
+    nowhere = profile("a photo of a doctor", subject="xyzzy")
+    assert entry_for(nowhere, "portrait of a doctor")[0].steerings == (NONE,)
+    assert entry_for(nowhere, "a photo of a doctor")[1]
+
+
+def test_words_of_two_groups_must_not_be_the_same():
+    with pytest.raises(ValueError, match="The word 'they' names two groups of 'x'. Leave it with one"):
+        Attribute("x", (Group("a", words=("they",)), Group("b", words=("They", "them"))))

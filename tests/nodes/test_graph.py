@@ -112,3 +112,22 @@ def test_each_pass_is_looked_up_by_the_text_of_its_own_sampler(call, said, demo,
         monkeypatch.setattr(messages, "running", lambda own=own: (record, own))
         sample(model)
         assert words in said[-1][0]
+
+
+def test_two_profiles_at_once_both_act_and_each_says_what_it_did(call, said, demo, sample):
+    """Gender by one, skin tone by another, one after the other on the model."""
+    import torch
+    from sd_debias.core.attribute import SKIN_TONE_5
+    from sd_debias.core.profile.file import Profile
+    from sd_debias.nodes.apply import DebiasApply
+    graph, (model, clip, _) = {**BASE, **GRAPHS["a text"]}, demo
+    tone = Profile.from_dict(dict(
+        schema="1.0", name="tones", method={}, attributes=[SKIN_TONE_5.to_dict()],
+        entries=[dict(prompt="a photo of a doctor",
+                      steerings=[Steering((0.0,) * 5, (0.0, 0.0, 0.0, 0.0, 0.0, 1.0)).to_dict()])]))
+    one = applied(call, demo, graph)
+    both, = call(DebiasApply, graph=graph, own="apply", model=one, clip=clip, profile=tone)
+    plain, gender, two = sample(model), sample(one), sample(both)
+    names = [text.partition(":")[0] for text, _ in said[-3:]]
+    assert sorted(names[1:]) == ["test", "tones"] and all("2 of 2 pictures steered" in text for text, _ in said[-2:])
+    assert not torch.equal(plain, gender) and not torch.equal(gender, two)
