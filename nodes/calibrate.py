@@ -111,7 +111,9 @@ class DebiasCalibrate(io.ComfyNode):
         before, after = ([sheet for pair in found.sheets if (sheet := pair[at] or pair[0])] for at in (0, 1))
         for c, sheet in zip(found.calibrations, after, strict=True):
             record(found.profile, c, sheet)
-        page = to_tensor(found.before_after())
+        page = found.before_after()
+        bench.ended(page)
+        page = to_tensor(page)
         return io.NodeOutput(found.profile, to_tensor(*found.charts().values()), batch(before), batch(after),
                              str(found.report), ui=kept(found.text, bool(found.warnings),
                                                         ui.PreviewImage(page, cls=cls), **shown))

@@ -90,6 +90,12 @@ class Workbench(Host):
             self.bar = comfy.utils.ProgressBar(total, node_id=self.node)
         self._advance(0)
 
+    def ended(self, page) -> None:
+        """The bar at its end, with the last preview, which frontends go on to show: before and after."""
+        if self.bar is not None:
+            whole = self.progress.total * self.setting["steps"]
+            self.bar.update_absolute(whole, whole, ("JPEG", page, 2 * PREVIEW))
+
     def _advance(self, steps: int, preview=None) -> None:
         """The bar, `steps` of one image further than what is measured."""
         if self.bar is not None:

@@ -52,7 +52,7 @@ function bar(kind, left, right) {
 }
 
 // One attribute: a row a group. Thin and grey what was, broad and blue what is, with its 95 % interval; a mark the target.
-function shares(s, prompts) {
+function shares(s, prompts, running) {
   const now = s.now ?? s.was, rows = [element("p", "head", (prompts > 1 ? `${s.prompt}: ` : "") + s.attribute)];
   if (!now) return rows.concat(element("p", "dim", `Target: ${s.groups.map((g, i) => `${g} ${percent(s.target[i])}`).join(", ")}`));
   s.groups.forEach((group, i) => {
@@ -65,10 +65,20 @@ function shares(s, prompts) {
       `${percent(now.shares[i])}, 95 % interval ${percent(low)} to ${percent(high)}, by ${now.images} images; target ${percent(s.target[i])}`;
     rows.push(row);
   });
-  return rows.concat(element("p", "dim", s.text));
+  return running ? rows.concat(element("p", "dim", s.text)) : rows;
 }
 
-function fill(inner, state) {
+// Lines of text; what follows "Details:" is folded.
+function lines(text, refit) {
+  const all = text.split("\n").filter(Boolean), at = all.indexOf("Details:");
+  const made = (some) => some.map((line) => element("p", /^\s*(Warning|Stopped):/.test(line) ? "warn" : "", line));
+  if (at < 0) return made(all);
+  const details = element("details", "", null, element("summary", "dim", "Details"), ...made(all.slice(at + 1)));
+  details.addEventListener("toggle", refit);
+  return [...made(all.slice(0, at)), details];
+}
+
+function fill(inner, state, refit) {
   inner.replaceChildren();
   if (state.total) {
     const progress = element("div", "bar"), done = element("i");
@@ -77,9 +87,8 @@ function fill(inner, state) {
     inner.append(element("p", "dim", `${state.done} of about ${state.total} images`), progress);
   }
   const prompts = new Set((state.shares ?? []).map((s) => s.prompt)).size;
-  for (const s of state.shares ?? []) inner.append(...shares(s, prompts));
-  for (const line of (state.text ?? "").split("\n").filter(Boolean))
-    inner.append(element("p", /^\s*(Warning|Stopped):/.test(line) ? "warn" : "", line));
+  for (const s of state.shares ?? []) inner.append(...shares(s, prompts, state.total));
+  inner.append(...lines(state.text ?? "", refit));
   if (state.report) {
     const link = element("a", "", "Open the report");
     Object.assign(link, { href: api.apiURL(state.report), target: "_blank", rel: "noopener" });
@@ -118,7 +127,7 @@ function fit(node) {
 function show(node, state) {
   const widget = panel(node);
   widget.state = { ...state, estimate: widget.estimate };
-  fill(widget.element.firstChild, widget.state);
+  fill(widget.element.firstChild, widget.state, () => fit(node));
   fit(node);
 }
 
