@@ -139,7 +139,8 @@ def together(attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:
 
 def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     """Target shares of groups of these names, from words: in their order, "70:30" or "70 / 30", or by name, "woman 65,
-    man 35"; groups that are not named then share what is left of 100 evenly. Raises DebiasError."""
+    man 35"; groups that are not named then share what is left of 100 (of 1, for "woman 0.65") evenly. Raises
+    DebiasError."""
     shares = _numbers(re.split(r"[:/,]", text))
     if shares is not None:
         return shares
@@ -155,7 +156,8 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     if not found:
         raise DebiasError(f"A target is a number a group, e.g. {':'.join(['50'] * len(names))}, or groups with their "
                           f"shares, e.g. '{names[-1]} 65', but {quoted(text.strip())} came.")
-    rest, missing = 100 - sum(found.values()), [name for name in names if name not in found]
+    whole = 1 if sum(found.values()) <= 1 and any(0 < share < 1 for share in found.values()) else 100
+    rest, missing = whole - sum(found.values()), [name for name in names if name not in found]
     if missing and rest < 0:
         raise DebiasError(f"The shares in {quoted(text.strip())} are more than 100 in all, and nothing is left for "
                           f"{short(', '.join(missing))}. Lower them, or name all groups.")
@@ -181,9 +183,13 @@ def parse(text: str) -> Attribute:
 
     Raises DebiasError for an unknown name, fewer than two groups, or a target that does not fit.
     """
-    head, equals, ratio = text.partition("=")
-    name, colon, listed = head.rpartition(":")
-    groups = [part.strip() for part in (listed if colon else head).split("|")]
+    # What stands in brackets is text, whatever it holds.
+    hidden = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", lambda found: "\0" * len(found[0]), text)
+    end = hidden.find("=") if "=" in hidden else len(text)
+    equals, ratio, start = "=" in hidden, text[end + 1:], hidden.rfind(":", 0, end) + 1
+    name, listed = text[:max(start - 1, 0)], hidden[start:end]
+    edges = [0, *(at + 1 for at, letter in enumerate(listed) if letter == "|"), len(listed) + 1]
+    groups = [text[start + low:start + high - 1].strip() for low, high in zip(edges, edges[1:])]
     if len(groups) == 1:
         known = BUILT_IN.get(groups[0])
         if known is None:
@@ -191,8 +197,8 @@ def parse(text: str) -> Attribute:
                               f"groups, e.g. 'young | middle-aged | old'.")
         found = replace(known, name=name.strip() or known.name)
     else:
-        own = tuple(Group(part[1], (part[2],)) if part else Group(group)
-                    for group in groups for part in [re.fullmatch(r"(.*\S)\s+\((.*)\)", group)])
+        own = tuple(Group(part[1], (part[2],)) if part else Group(group)  # "(adult)" alone is a part of a name
+                    for group in groups for part in [re.fullmatch(r"(.*?\S)\s+\((.* .*|.*\{prompt\}.*)\)", group)])
         found = Attribute(name.strip() or " | ".join(group.name for group in own), own)
     return found.with_target(ratio) if equals else found
 

@@ -23,9 +23,10 @@ from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
 
 
-def looked_up(profile: Profile, text: str) -> tuple[Entry, list[str]]:
-    """A prompt's entry and what to say of it. Raises DebiasError where no text is known and the profile has several."""
-    if text.strip():
+def looked_up(profile: Profile, text: str, found: bool = False) -> tuple[Entry, list[str]]:
+    """A prompt's entry and what to say of it; one that was found may be empty. Raises DebiasError where no text is
+    known and the profile has several."""
+    if text.strip() or found:
         entry, _ = entry_for(profile, text)
         return entry, list(entry.warnings)
     if len(profile.entries) > 1:
@@ -65,10 +66,11 @@ class Application:
     def _behind(self) -> list[str]:
         """The texts behind the positive conditioning of the sampler that runs."""
         running, sampler = messages.running()
-        if running is not None and (found := texts_behind(running.prompt, sampler)):
+        graph = self.graph if running is None else running.prompt
+        if found := texts_behind(graph, sampler):
             return found
-        return list(dict.fromkeys(text for at in samplers_of(self.graph, self.node or "")
-                                  for text in texts_behind(self.graph, at)))
+        return list(dict.fromkeys(text for at in samplers_of(graph, self.node or "")
+                                  for text in texts_behind(graph, at)))
 
     def _look_up(self) -> None:
         """Sets prompt, entry and what is to be said of them."""
@@ -83,8 +85,8 @@ class Application:
             if behind and all(bare(text) != bare(self.text) for text in behind):
                 said.append(f"'text' says {quoted(self.text)}, but the positive conditioning is made of "
                             f"{', '.join(map(quoted, behind))}; what 'text' says counts")
-        self.entry, warnings = looked_up(self.profile, self.prompt)
-        self.prompt, self.said = self.prompt if self.prompt.strip() else self.entry.prompt, [*said, *warnings]
+        self.entry, warnings = looked_up(self.profile, self.prompt, bool(behind))
+        self.prompt, self.said = self.prompt if self.prompt.strip() or behind else self.entry.prompt, [*said, *warnings]
 
     def weights(self, seed: int, images: int) -> Tensor:
         self._look_up()

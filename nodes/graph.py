@@ -18,9 +18,10 @@ OTHERS = {"model", "clip", "vae", "image", "images", "mask", "latent", "latent_i
 
 def texts_behind(graph: Mapping, sampler: str) -> list[str]:
     """The texts that make a sampler's positive conditioning, each once, in the graph's order; none where the graph
-    does not tell."""
-    return list(dict.fromkeys(text for link in _positive(graph, sampler, set())
-                              for text in _texts(graph, link, set()) if text.strip()))
+    does not tell, one that is empty where it says nothing."""
+    found = list(dict.fromkeys(text for link in _positive(graph, sampler, set())
+                               for text in _texts(graph, link, set())))
+    return [text for text in found if text.strip()] or found[:1]
 
 
 def samplers_of(graph: Mapping, node: str) -> list[str]:
@@ -39,8 +40,12 @@ def _inputs(graph: Mapping, node: str) -> Mapping:
 
 def _links(graph: Mapping, node: str) -> Iterator[tuple[str, tuple[str, int]]]:
     for key, value in _inputs(graph, node).items():
-        if isinstance(value, list) and len(value) == 2:
+        if _is_link(value):
             yield key, (str(value[0]), value[1])
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
 def _positive(graph: Mapping, node: str, seen: set[str]) -> Iterator[tuple[str, int]]:
@@ -63,7 +68,7 @@ def _texts(graph: Mapping, link: tuple[str, int], seen: set) -> Iterator[str]:
     node, output = link
     links, inputs = dict(_links(graph, node)), _inputs(graph, node)
     if "clip" in links and (names := [name for name in TEXTS if name in inputs]):
-        for name in names:
+        for name in names[:1] if "populated_text" in names else names:
             yield from _text(graph, inputs[name], set())
         return
     if "positive" in links and "negative" in links:  # as ControlNet's: its outputs are in the order of its inputs
@@ -74,15 +79,21 @@ def _texts(graph: Mapping, link: tuple[str, int], seen: set) -> Iterator[str]:
 
 
 def _text(graph: Mapping, value: object, seen: set) -> Iterator[str]:
-    """A text, or that of the node it comes from; several joined ones as one."""
+    """A text, or that of the node it comes from, where that only holds texts, or joins them; what a node makes of its
+    texts while it runs, by replacing, choosing or asking a model, nobody knows."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list) and len(value) == 2 and str(value[0]) not in seen:
-        node = str(value[0])
-        inputs = _inputs(graph, node)
-        parts = [next(_text(graph, inputs[name], seen | {node}), "") for name in TEXTS if name in inputs]
-        if not parts:  # a reroute, or a switch that nobody can see through
-            parts = [next(_text(graph, list(at), seen | {node}), "") for _, at in _links(graph, node)][:1]
-        delimiter = inputs.get("delimiter", ", ")
-        if joined := (delimiter if isinstance(delimiter, str) else ", ").join(filter(None, parts)):
-            yield joined
+    elif _is_link(value) and value[0] not in seen:
+        inputs = _inputs(graph, value[0])
+        if "populated_text" in inputs:  # a wildcard node's, filled in before it was queued
+            inputs = {"populated_text": inputs["populated_text"]}
+        names = [name for name in TEXTS if name in inputs]
+        others = [at for key, at in inputs.items() if key not in (*names, "delimiter")]
+        reroute = not names and len(others) == 1 and _is_link(others[0])
+        if "seed" in inputs or not reroute and any(_is_link(at) or isinstance(at, str) for at in others):
+            return
+        found = [list(_text(graph, inputs[name], seen | {value[0]})) for name in names] or \
+            [list(_text(graph, at, seen | {value[0]})) for at in others]
+        if found and all(found):
+            delimiter = inputs.get("delimiter", ", ")
+            yield (delimiter if isinstance(delimiter, str) else ", ").join(filter(None, (part for part, in found)))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Mapping
+from urllib.parse import quote
 
 from ..core.attribute import GENDER
-from ..core.calibration.plan import HOW_SURE, estimate, planned
+from ..core.calibration.plan import CUSTOM, HOW_SURE, estimate, planned
 from ..core.calibration.speed import known
 from ..core.errors import DebiasError
 from ..core.files import safe_name
@@ -44,7 +45,7 @@ def kept(text: str, warning: bool = False, images=None, **shown) -> dict:
 
 def address(report: Path) -> str:
     """Of a report in a folder of output/debias."""
-    return f"{REPORT}/{report.parent.name}/{report.name}"
+    return f"{REPORT}/{quote(report.parent.name, safe='')}/{quote(report.name, safe='')}"
 
 
 def about(sure: str, prompts: int) -> str:
@@ -83,5 +84,5 @@ def register(server) -> None:
     @server.routes.get(ESTIMATE)
     async def estimated(request):
         sure, prompts = request.query.get("sure", ""), request.query.get("prompts", "1")
-        usual = sure in HOW_SURE.values and prompts.isdecimal() and 0 < int(prompts) < 10_000
+        usual = sure in HOW_SURE.values and sure != CUSTOM and prompts.isdecimal() and 0 < int(prompts) < 10_000
         return web.json_response(dict(text=about(sure, int(prompts)) if usual else ""))

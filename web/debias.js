@@ -9,6 +9,7 @@ const PANEL = "debias panel";        // of a node's properties: what its panel s
 const UNFOLDED = "debias unfolded";  // are all settings shown?
 const WIDGET = "debias_panel";
 const FIRST = new Set(["prompts", "sure", "name", WIDGET]);
+const MOST_LINES = 40;
 const NO_ROW = () => [0, -4];
 const MOST = 420, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
 
@@ -146,10 +147,9 @@ const ours = (node) => node?.comfyClass?.startsWith("Debias");
 function received({ detail }) {
   const node = find(detail.node);
   if (!node) return;
-  const { node: _, ...state } = detail, before = node.properties[PANEL];
-  if (state.adds && before) state.text = `${before.text}\n${state.text}`;
-  delete state.adds;
-  node.properties[PANEL] = state;
+  const { node: _, adds, ...state } = detail, before = node.properties[PANEL];
+  if (adds && before) state.text = `${before.text}\n${state.text}`.split("\n").slice(-MOST_LINES).join("\n");
+  if (!state.total) node.properties[PANEL] = state;  // how far it is changes often, and is nothing to save
   show(node, state);
 }
 
@@ -160,7 +160,7 @@ function executed({ detail }) {
 }
 
 function stopped({ detail }) {
-  const node = find(detail.node_id), state = node?.properties[PANEL];
+  const node = find(detail.node_id), state = node?.widgets?.find((w) => w.name === WIDGET)?.state;
   if (!state?.total) return;
   node.properties[PANEL] = { ...state, total: 0, text: `${state.text}\nStopped: ${detail.exception_message ?? "interrupted"}` };
   show(node, node.properties[PANEL]);
@@ -170,10 +170,13 @@ function stopped({ detail }) {
 async function estimate(node) {
   const value = (name) => String(node.widgets?.find((w) => w.name === name)?.value ?? "");
   const prompts = value("prompts").split("\n").filter((line) => line.trim()).length || 1;
+  const asked = (node.debiasAsked = (node.debiasAsked ?? 0) + 1);
   const found = await api.fetchApi(`/sd-debias/estimate?sure=${encodeURIComponent(value("sure"))}&prompts=${prompts}`);
   const widget = panel(node);
-  widget.estimate = found.ok ? (await found.json()).text : "";
-  show(node, node.properties[PANEL] ?? {});
+  const text = found.ok ? (await found.json()).text : "";
+  if (asked !== node.debiasAsked) return;  // a later question is on its way
+  widget.estimate = text;
+  if (!widget.state?.total) show(node, node.properties[PANEL] ?? {});
 }
 
 function fold(node) {
@@ -187,6 +190,18 @@ function fold(node) {
   }
   const button = node.widgets.find((w) => w.type === "button");
   button.label = button.name = shown ? "Show fewer settings" : "Show all settings";
+}
+
+// A picture's metadata holds the workflow as it was queued: what an earlier run did has no place in it.
+function withoutPanels(graph) {
+  const clean = (node) => {
+    if (!node.properties?.[PANEL]) return node;
+    const { [PANEL]: _, ...properties } = node.properties;
+    return { ...node, properties };
+  };
+  const subgraphs = graph.definitions?.subgraphs?.map(withoutPanels);
+  return { ...graph, nodes: graph.nodes?.map(clean),
+    ...(subgraphs ? { definitions: { ...graph.definitions, subgraphs } } : {}) };
 }
 
 function resize(node) {
@@ -208,8 +223,22 @@ app.registerExtension({
     api.addEventListener("status", () => { if (announced !== api.clientId) { announced = api.clientId; announce(); } });
     let announced = api.clientId;
     announce();
+    const queue = api.queuePrompt;
+    api.queuePrompt = function (number, data, ...more) {
+      const workflow = data?.workflow && withoutPanels(data.workflow);
+      return queue.call(this, number, workflow ? { ...data, workflow } : data, ...more);
+    };
   },
   nodeCreated(node) {
+    if (!ours(node)) return;
+    const configured = node.onConfigure;
+    let loaded = false;
+    node.onConfigure = function (...given) {  // also in subgraphs
+      configured?.apply(this, given);
+      loaded = true;
+      if (node.properties[PANEL]) show(node, node.properties[PANEL]);
+      if (node.comfyClass === "DebiasCalibrate") { fold(node); estimate(node); }
+    };
     if (node.comfyClass !== "DebiasCalibrate") return;
     const button = node.addWidget("button", "Show all settings", null, () => {
       node.properties[UNFOLDED] = !node.properties[UNFOLDED];
@@ -228,11 +257,6 @@ app.registerExtension({
       };
     }
     estimate(node);
-    requestAnimationFrame(() => resize(node));
-  },
-  loadedGraphNode(node) {
-    if (!ours(node)) return;
-    if (node.comfyClass === "DebiasCalibrate") fold(node);
-    if (node.properties[PANEL]) show(node, node.properties[PANEL]);
+    requestAnimationFrame(() => loaded || resize(node));
   },
 });

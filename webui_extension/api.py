@@ -93,7 +93,7 @@ def register(app: FastAPI) -> None:
 
     def read_report(name: str, request: Request) -> HTMLResponse:
         """A profile's report, for the page."""
-        if getattr(app, "auth", None) is not None and not any(  # the page's login, by Gradio
+        if app.auth is not None and not any(  # the page's login, by Gradio
                 app.tokens.get(value) for key, value in request.cookies.items() if key.startswith("access-token")):
             raise HTTPException(401, "Log in on the page first.")
         try:
@@ -102,7 +102,8 @@ def register(app: FastAPI) -> None:
             raise HTTPException(404, f"There is no report {quoted(name)}.") from error
         return HTMLResponse(content, headers={"Content-Security-Policy": POLICY})
 
-    app.add_api_route(calibrating.REPORT + "{name}", read_report, methods=["GET"], include_in_schema=False)
+    if hasattr(app, "auth"):  # the page's; an API alone has none, and its own guards
+        app.add_api_route(calibrating.REPORT + "{name}", read_report, methods=["GET"], include_in_schema=False)
     if not (getattr(shared.cmd_opts, "api", False) or getattr(shared.cmd_opts, "nowebui", False)):
         return
     jobs = Jobs()

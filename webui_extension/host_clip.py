@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
@@ -29,6 +29,14 @@ def half() -> bool:
     return devices.device.type == "cuda" and not getattr(shared.cmd_opts, "no_half", False)
 
 
+class Managed(torch.nn.Module):
+    """Holds a model; some patchers set `device`, which a transformers model does not let them do."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model, self.device = model, None
+
+
 @contextmanager
 def lent(model: Any) -> Iterator[None]:
     """The host's device for a model that lies in memory; Forge makes room by itself, elsewhere it is put back after."""
@@ -42,7 +50,7 @@ def lent(model: Any) -> Iterator[None]:
         yield
     elif memory_management is not None:
         patcher = model.__dict__.get("sd_debias_patcher") or ModelPatcher(
-            model, load_device=memory_management.get_torch_device(), offload_device=torch.device("cpu"))
+            Managed(model), load_device=memory_management.get_torch_device(), offload_device=torch.device("cpu"))
         model.__dict__["sd_debias_patcher"] = patcher
         memory_management.load_models_gpu([patcher])
         yield
@@ -78,25 +86,30 @@ class InterrogatorClip(ClipModel):
             raise DebiasError(f"The interrogator's CLIP, {FILE} (890 MB), is not on this machine yet. Press "
                               "'Interrogate CLIP' once on the img2img page, which downloads it, or choose another "
                               "classifier.")
-        if interrogator.clip_model is None:
-            interrogator.clip_model, interrogator.clip_preprocess = interrogator.load_clip_model()
-            if half():
-                interrogator.clip_model = interrogator.clip_model.half()
-        self.name, self.model, self.preprocess = "ViT-L/14 of the interrogator", interrogator.clip_model, \
-            interrogator.clip_preprocess
+        # A copy of its own: what the interrogator keeps, it loads with patchers and precisions of its own.
+        self.model, self.preprocess = interrogator.load_clip_model()
+        self.model = (self.model.half() if half() else self.model.float()).to("cpu")
+        self.name = "ViT-L/14 of the interrogator"
         self.begin()
 
     def text_features(self, texts: Sequence[str]) -> Any:
         import clip
-        return self.model.encode_text(clip.tokenize(list(texts), truncate=True).to(self._place.device))
+        with _mixed():
+            return self.model.encode_text(clip.tokenize(list(texts), truncate=True).to(self._place.device))
 
     def image_features(self, arrays: Sequence[np.ndarray]) -> Any:
         pixels = torch.stack([self.preprocess(Image.fromarray(array)) for array in arrays])
-        return self.model.encode_image(pixels.to(self._place.device, self._place.dtype))
+        with _mixed():
+            return self.model.encode_image(pixels.to(self._place.device, self._place.dtype))
 
     @property
     def _place(self) -> torch.Tensor:
         return next(self.model.parameters())
+
+
+def _mixed():
+    """OpenAI's layers mix precisions, which torch allows under autocast alone."""
+    return torch.autocast("cuda", dtype=torch.float16) if half() else nullcontext()
 
 
 def file() -> Path:

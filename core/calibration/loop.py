@@ -216,12 +216,14 @@ class Calibration:
 
     @property
     def steerings(self) -> tuple[Steering, ...]:
-        """The answer so far: the verified weights, else the solvers' best."""
+        """The answer so far: the verified weights, else the solvers' best. An attribute whose pushes do nothing is left
+        alone."""
         if self.rounds and self.rounds[-1].kind == HELD_OUT:
             return self.rounds[-1].steerings
+        none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
         if not self.history(0):
-            return tuple(Steering.none(len(a.groups)) for a in self.attributes)
-        return tuple(s.answer(self.history(i)) for i, s in enumerate(self.solvers))
+            return none
+        return tuple(none[i] if self._useless(i) else s.answer(self.history(i)) for i, s in enumerate(self.solvers))
 
     @property
     def stop(self) -> str | None:
@@ -270,15 +272,10 @@ class Calibration:
         """Which pushes of an attribute do nothing, in words; "" where none is known to."""
         solved, names = self.solvers[attribute], self.attributes[attribute].names
         found = solved.useless(self.history(attribute)) if isinstance(solved, Draw) else []
-        return "; ".join(f"pushing to {quoted(names[i])} does nothing: {shown} of {images} pushed images show it, so "
-                         f"{short(self.attributes[attribute].name)} is left alone. Describe the group differently, "
-                         f"or use a model that can draw it" for i, shown, images in found)
-
-    @property
-    def result(self) -> tuple[Steering, ...]:
-        """What a profile gets: the answer, but for attributes whose pushes do nothing, which are left alone."""
-        return tuple(Steering.none(len(a.groups)) if self._useless(i) else s
-                     for i, (a, s) in enumerate(zip(self.attributes, self.steerings, strict=True)))
+        does = "; ".join(f"pushing to {quoted(names[i])} does nothing, {shown} of {images} pushed images show it"
+                         for i, shown, images in found)
+        return does and (f"{does}. Describe the group differently, or use a model that can draw it; "
+                         f"{short(self.attributes[attribute].name)} is left alone")
 
     def verdict(self, attribute: int) -> str:
         """How the calibration ended for an attribute, in words, `ON_TARGET` where all is well; "" before its end."""
@@ -391,7 +388,7 @@ class Calibration:
             kind, count = (ROUND, plan.step) if number else (AUDIT, plan.images)
         elif plan.held_out and self.rounds[-1].kind != HELD_OUT:
             first = plan.seed + HELD_OUT_OFFSET + verified * plan.held_out
-            steerings, kind, count = self.result, HELD_OUT, plan.held_out
+            steerings, kind, count = self.steerings, HELD_OUT, plan.held_out
         else:
             return None
         self.rounds.append(Round(kind, steerings, tuple(range(first, first + count))))
@@ -411,6 +408,7 @@ class Calibration:
     def warnings(self) -> list[str]:
         found, last = [f"{name}: {r.broken}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
                        if r.broken], self.held_out
+        found += [said for i, s in enumerate(self.steerings) if not s.probabilities and (said := self._useless(i))]
         if last is None:
             return [*found, "not verified: no images on held-out seeds"]
         looks = sum(r.kind == HELD_OUT for r in self.rounds)
@@ -422,7 +420,6 @@ class Calibration:
             chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5
             if after < before - max(0.02 * abs(before), chance):
                 found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
-        found += filter(None, (self._useless(i) for i in range(len(self.attributes))))
         for i, attribute in enumerate(self.attributes):
             if self.plan.within is not None and self.plan.rounds and self.certainty(i) < CERTAINTY:
                 found.append(f"{attribute.name} is within {100 * self.plan.within:g} points of its target with "

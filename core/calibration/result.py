@@ -70,7 +70,7 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
 
     return {
         "prompt": calibration.prompt,
-        "steerings": [s.to_dict() for s in calibration.result],
+        "steerings": [s.to_dict() for s in calibration.steerings],
         "before": measured(calibration.audit), "after": verified and [
             {**m, "drawn_floor95": calibration.floor(i, verified)} for i, m in enumerate(measured(verified))],
         **({"expected": [expected(i) for i in range(len(attributes))]} if calibration.plan.within else {}),

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Protocol, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,11 +176,12 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
         host.check(attributes, method)
     work = work or Unfinished(None)
 
-    wordless = [group.wordless for a in attributes for group in a.groups]
+    # To a group without words of its own nothing is steered: its pictures are those that are left alone.
+    idle = [group.wordless and (method.direction == "prompt" or method.guidance.anchor == "prompt")
+            for a in attributes for group in a.groups]
 
     def render(weights: Tensor, seeds: list[int]) -> Sequence:
-        # To a group without words of its own nothing is steered: its pictures are those that are left alone.
-        weights = weights.masked_fill(torch.tensor(wordless), 0.0)
+        weights = weights.masked_fill(torch.tensor(idle), 0.0)
         images = host.render(calibration.prompt if prompt is None else prompt, seeds, weights, attributes, method)
         work.keep(calibration.rounds, seeds, images)
         return images
@@ -191,15 +193,18 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
     beside = watched(host, attributes)
     return calibration.run(render, lambda images: [classify(images) for classify in classifiers],
                            faithful if fidelity else None, work.path,
-                           lambda images: {name: classify(images) for name, classify in beside.items()})
+                           lambda images: {name: p for name, (classify, groups) in beside.items()
+                                           if np.shape(p := classify(images)) == (len(images), groups)})
 
 
-def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, Classifier]:
-    """Classifiers of built-in attributes that are not calibrated, by name, as far as the host's judges know them."""
+def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, tuple[Classifier, int]]:
+    """Classifiers of built-in attributes that are not calibrated, by name, with the number of groups, as far as the
+    host's judges know them."""
     found = {}
     for attribute in others(attributes):
         try:
-            (found[attribute.name],), _ = host.judges([attribute])
+            (classify,), _ = host.judges([attribute])
+            found[attribute.name] = classify, len(attribute.groups)
         except DebiasError:
             continue  # a judge of the calibrated attributes alone
     return found

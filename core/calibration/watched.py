@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WATCHED = (GENDER, SKIN_TONE_3, AGE)
 FEWEST = 10  # pictures before and after; of fewer nothing is said
+MOST_KNOWN = 0.95  # nor where draws of this share of the pictures were not seen
 
 
 def others(attributes: Sequence[Attribute]) -> list[Attribute]:
@@ -39,11 +40,11 @@ def side_effects(c: Calibration) -> list[dict]:
         alone = (0,) * len(c.attributes)
         q = {option: _probability(c, option) for option in counts}
         steered = sum(int(counts[option].sum()) for option in q if option != alone)
-        if alone not in counts or counts[alone].sum() < FEWEST or steered < FEWEST or not any(
+        total = sum(q.values())
+        if alone not in counts or counts[alone].sum() < FEWEST or steered < FEWEST or total < MOST_KNOWN or not any(
                 share for option, share in q.items() if option != alone):
             continue
         n0, p0 = counts[alone].sum(), shares(counts[alone])
-        total = sum(q.values())
         change, variance = np.zeros(len(p0)), np.zeros(len(p0))
         for option, share in q.items():
             if option != alone:
@@ -77,9 +78,9 @@ def _by_option(c: Calibration, attribute: Attribute) -> dict[tuple[int, ...], np
             options += [(1,) * len(c.attributes)] * len(labels) if r.steerings == c.steerings else []
         else:
             options += zip(*(s.draws(r.seeds[:len(labels)], i) for i, s in enumerate(r.steerings)))
-        same = [s.push for s in r.steerings] == [s.push for s in c.steerings]
+        same = [s.push == own.push for s, own in zip(r.steerings, c.steerings, strict=True)]
         for option, label in zip(options, labels):
-            if label >= 0 and (same or not any(option)):  # another push does something else
+            if label >= 0 and all(fits or not o for fits, o in zip(same, option)):  # another push does something else
                 counts[option][label] += 1
     return counts
 

@@ -195,8 +195,13 @@ def test_own_groups_may_be_described_in_brackets():
     found = parse("glasses: wearing glasses (a person wearing glasses) | bare face ({prompt}) = 30:70")
     assert found.name == "glasses" and found.names == ("wearing glasses", "bare face") and found.target == (0.3, 0.7)
     assert [group.texts for group in found.groups] == [("a person wearing glasses",), ("{prompt}",)]
+    assert parse("person (adult) | child").groups[0].texts == ("person (adult)",)
+    odd = parse("hats: with a hat (a person with a (hat:1.2), x=1 | y) | bare-headed ({prompt})")
+    assert odd.name == "hats" and odd.groups[0].texts == ("a person with a (hat:1.2), x=1 | y",)
     assert parse("in a hijab (a woman in a hijab) | bare-headed ({prompt})").name == "in a hijab | bare-headed"
 
 
 def test_groups_that_a_target_does_not_name_share_the_rest():
     assert target_of("very dark 40", ("light", "tan", "very dark")) == (30, 30, 40)
+    assert target_of("woman 0.65", ("man", "woman")) == (pytest.approx(0.35), 0.65)
+    assert target_of("woman 1", ("man", "woman")) == (99, 1)

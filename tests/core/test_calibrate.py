@@ -15,6 +15,7 @@ from sd_debias.core.calibration.speed import known, remember
 from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
+from sd_debias.core.profile.words import metadata
 
 SHIFT = Method(spend="shift")
 
@@ -255,10 +256,27 @@ def test_a_push_that_does_nothing_is_said_and_not_saved_as_if_it_worked():
                     planned("normal", METHODS["default"], batch_size=10))
     run(c, Stubborn(men=1e-9))
     said, = (warning for warning in c.warnings if "does nothing" in warning)
-    assert re.match(r"pushing to 'in a wheelchair' does nothing: 0 of \d\d pushed images show it, so wheelchair is "
-                    r"left alone. Describe the group differently", said)
-    entry = profile_of("test", [c], {}, "a test").entries[0]
+    assert re.match(r"pushing to 'in a wheelchair' does nothing, 0 of \d\d pushed images show it. Describe the group "
+                    r"differently, or use a model that can draw it; wheelchair is left alone$", said)
+    profile = profile_of("test", [c], {}, "a test")
+    assert metadata(profile, c.prompt, dict(acted=False))["Debias"] == f"not applied ({said})"
+    entry = profile.entries[0]
     assert entry.steerings == (Steering.none(2),) and c.verdict(0) != "on target" and said in entry.warnings
+
+
+def test_a_push_that_does_nothing_does_not_take_away_an_answer_that_others_reach():
+    """C cannot be drawn, but pushing to B brings as many of C as of B."""
+    attribute = Attribute("x", (Group("A"), Group("B"), Group("C")))
+    chance = np.random.default_rng(0)
+    shown = {None: (0.7, 0.2, 0.1), 0: (1, 0, 0), 1: (0.1, 0.45, 0.45), 2: (0.7, 0.2, 0.1)}
+
+    def generate(weights, seeds):
+        options = (int(row.argmin()) if row.any() else None for row in weights)
+        return [np.array([[[chance.choice(3, p=shown[option]) + 1] * 3, [255] * 3]], np.uint8) for option in options]
+
+    c = Calibration("a photo", [attribute], METHODS["default"], Plan(100, rounds=8, held_out=0, within=0.05))
+    list(c.run(generate, lambda images: [np.eye(3)[[int(image[0, 0, 0]) - 1 for image in images]]]))
+    assert c.steerings[0].probabilities and not any("does nothing" in warning for warning in c.warnings)
 
 
 def test_a_yes_or_no_attribute_needs_words_for_one_group_alone():

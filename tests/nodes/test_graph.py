@@ -54,6 +54,7 @@ def test_no_text_is_found_where_nothing_tells_it(comfyui):
     assert texts_behind(circle, "end") == [] == texts_behind({}, "1") == texts_behind(BASE, "apply")
     assert samplers_of({}, "1") == [] == samplers_of(BASE, "apply")
     assert texts_behind({**BASE, "pos": node("Unknown", seed=1), "end": sampler(("pos", 0))}, "end") == []
+    assert texts_behind({**BASE, "odd": node("X", pairs=[[0, 0], [1, 1]]), "end": sampler(("odd", 0))}, "end") == []
     broken = {"end": {"inputs": None}, "x": None, "y": {"inputs": {"positive": ["gone", 0]}}}
     assert [texts_behind(broken, at) for at in (*broken, "z")] == [[], [], [], []]
 
@@ -131,3 +132,23 @@ def test_two_profiles_at_once_both_act_and_each_says_what_it_did(call, said, dem
     names = [text.partition(":")[0] for text, _ in said[-3:]]
     assert sorted(names[1:]) == ["test", "tones"] and all("2 of 2 pictures steered" in text for text, _ in said[-2:])
     assert not torch.equal(plain, gender) and not torch.equal(gender, two)
+
+
+@pytest.mark.parametrize("maker", [
+    node("StringReplace", string="a photo of a doctor", find="doctor", replace="nurse"),
+    node("RegexReplace", string="a photo of a doctor", regex_pattern="doctor", replace="nurse"),
+    node("AskAModel", prompt="Write a prompt about a doctor", seed=3), node("Switch", first=["a", 0], second=["b", 0]),
+    node("LoadText", file="prompt.txt")])
+def test_a_text_that_a_node_makes_while_it_runs_is_not_guessed(comfyui, maker):
+    from sd_debias.nodes.graph import texts_behind
+    one, two = (node("PrimitiveString", value=text) for text in ("one", "two"))
+    graph = {**BASE, "made": maker, "a": one, "b": two,
+             "pos": node("CLIPTextEncode", clip=["loader", 1], text=["made", 0]), "end": sampler(("pos", 0))}
+    assert texts_behind(graph, "end") == []
+
+
+def test_a_prompt_that_says_nothing_is_left_alone(call, said, demo, sample):
+    import torch
+    graph = {**BASE, "pos": node("CLIPTextEncode", clip=["loader", 1], text=""), "end": sampler(("pos", 0))}
+    made = sample(applied(call, demo, graph, prompts=("a photo of a doctor",)))
+    assert torch.equal(made, sample(demo[0])) and "not calibrated, so it is left alone" in said[-1][0]

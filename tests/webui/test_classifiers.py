@@ -122,3 +122,27 @@ def test_a_download_is_whole_or_not_there(modules, monkeypatch, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["clip-vit-large-patch14"]
     with pytest.raises(ValueError, match="There is a folder 'clip-vit-large-patch14' in models/classifiers already"):
         host_clip.download(folder)
+
+
+def test_forge_s_patcher_gets_a_model_whose_device_it_may_set(modules, monkeypatch):
+    """Forge Neo's sets `device`, which a transformers model does not let it do."""
+    host_clip, loaded = modules[1], []
+
+    class Patcher:
+        def __init__(self, model, load_device, offload_device):
+            model.device = offload_device
+            self.model = model
+
+    class Fixed(torch.nn.Module):
+        device = property(lambda self: torch.device("cpu"))
+
+    management = types.SimpleNamespace(get_torch_device=lambda: torch.device("cuda"), load_models_gpu=loaded.append)
+    monkeypatch.setitem(sys.modules, "backend", types.SimpleNamespace(memory_management=management))
+    monkeypatch.setitem(sys.modules, "backend.patcher", types.ModuleType("backend.patcher"))
+    monkeypatch.setitem(sys.modules, "backend.patcher.base", types.SimpleNamespace(ModelPatcher=Patcher))
+    monkeypatch.setattr(sys.modules["modules.devices"], "device", torch.device("cuda"))
+    model = Fixed()
+    for _ in range(2):
+        with host_clip.lent(model):
+            pass
+    assert len(loaded) == 2 and loaded[0] == loaded[1] and loaded[0][0].model.model is model

@@ -24,6 +24,7 @@ class Draw:
     STRONGER = 1.5           # factor on the strength when the target is out of reach
     LARGEST = 4.0            # bound on the strength, in units
     ENOUGH = 20              # pushed images that tell whether a margin is out of reach
+    NEARER = 0.02            # so much nearer to the target an answer must be that is worth its pushes
     REACHED = 1e-3           # KL under which q M counts as meeting the target
 
     def __init__(self, target: Sequence[float], unit: float = 1.0, within: float | None = None):
@@ -70,7 +71,8 @@ class Draw:
 
     def useless(self, history: Sequence[Measurement]) -> list[tuple[int, int, int]]:
         """(group, images that show it, images pushed to it) of groups that show too seldom by themselves and that the
-        strongest push so far does not bring, on enough images."""
+        strongest push so far does not bring, on enough images; none where the answer is nearer to the target all the
+        same."""
         pushed = [m for m in history if m.steering.probabilities]
         if not pushed:
             return []
@@ -84,7 +86,12 @@ class Draw:
                 low, high = wilson(shown, images)
                 if low <= alone[i] and high < target:
                     found.append((i, shown, images))
-        return found
+        matrix = self.matrix(history, pushed[-1].steering.push)
+        for i, _, _ in found:
+            matrix[i + 1] = matrix[0]
+        reached = least_push(matrix, self.target) @ matrix
+        off, own = (np.abs(comes - self.target).max() for comes in (reached, matrix[0]))
+        return found if off > own - self.NEARER else []
 
     def _solved(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
         """q [n + 1]."""
