@@ -21,6 +21,7 @@ from ..core.judge.clip import ClipModel
 from ..core.judge.image_classifier import ImageClassifier
 from ..core.judge.skin_tone import FACES, SkinTone
 from ..core.errors import DebiasError, quoted
+from .clip_vision import WITH, VisionClip, pairs
 from .types import CATEGORY, Classifiers
 
 FOLDER = "classifiers"
@@ -71,6 +72,9 @@ def clip_judge(folder: str) -> Judge:
         from ..demo_model.model import occupation_right
         clip = demo_clip()
         fidelity = occupation_right(clip)
+    elif WITH in folder:
+        clip = VisionClip(folder)  # ComfyUI brings it to its device by itself
+        return Judge(clip.classifier, clip.similarity)
     else:
         clip = ClipModel(_path(folder))
         fidelity = clip.similarity
@@ -124,9 +128,11 @@ class DebiasClipClassifier(io.ComfyNode):
             node_id="DebiasClipClassifier", display_name="Debias Classifier (CLIP)", category=CATEGORY,
             description="CLIP or SigLIP, zero-shot: compares pictures with each group's description. It judges every "
                         "attribute, and how well pictures show their prompt.",
-            inputs=[io.Combo.Input("model", options=[DEMO, *folders()], default=DEMO, tooltip=(
-                "A transformers folder in models/classifiers with a text and a vision tower, safetensors only. The "
-                "demo's knows the demo's drawings and nothing else."))],
+            inputs=[io.Combo.Input("model", options=[DEMO, *folders(), *pairs()], default=DEMO, tooltip=(
+                "A transformers folder in models/classifiers with a text and a vision tower, or a file of "
+                "models/clip_vision with its text tower, safetensors only. To get one: put model.safetensors of "
+                "openai/clip-vit-large-patch14 into models/clip_vision, and choose it with itself. The demo's knows "
+                "the demo's drawings and nothing else."))],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
 
     @classmethod

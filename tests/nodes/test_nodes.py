@@ -777,6 +777,63 @@ def test_the_models_name_is_found_upstream():
     assert model_name(None, None) is None
 
 
+# --- CLIP of ComfyUI's own files -------------------------------------------------------------------------------------
+
+@pytest.fixture
+def clip_files(comfyui, tmp_path, monkeypatch):
+    """Folders of models/clip_vision and models/text_encoders."""
+    import folder_paths
+    for kind in ("clip_vision", "text_encoders"):
+        (tmp_path / kind).mkdir()
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {}, raising=False)
+    return tmp_path
+
+
+def test_vision_files_are_offered_with_themselves_and_with_clip_s_text_encoders(clip_files):
+    from sd_debias.nodes.clip_vision import pairs
+    for place in ("clip_vision/vit.safetensors", "clip_vision/old.bin", "text_encoders/clip_l.safetensors",
+                  "text_encoders/t5xxl.safetensors"):
+        (clip_files / place).write_bytes(b"")
+    assert pairs() == ["vit.safetensors with vit.safetensors", "vit.safetensors with clip_l.safetensors"]
+
+
+@pytest.mark.comfyui
+def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files, call, said):
+    """ViT-L/14 of random weights: ComfyUI knows CLIP by its sizes. A vision tower without its text tower is refused."""
+    import folder_paths
+    from safetensors.torch import save_file
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from sd_debias.nodes.classifier import DebiasClipClassifier
+    text = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12,
+                projection_dim=768, eos_token_id=49407)
+    vision = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24, patch_size=14,
+                  projection_dim=768)
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).eval()
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, clip_files / "clip_vision" / "whole.safetensors")
+    save_file({name: value for name, value in weights.items() if not name.startswith("text_")},
+              clip_files / "clip_vision" / "vision.safetensors")
+    pictures = [np.random.default_rng(seed).integers(0, 255, (240, 224, 3), np.uint8) for seed in range(2)]
+    judge, = call(DebiasClipClassifier, model="whole.safetensors with whole.safetensors")
+    p = judge.of(GENDER)(pictures)
+    comfy = Path(folder_paths.__file__).parent
+    tokenizer = CLIPTokenizer.from_pretrained(next(comfy.rglob("sd1_tokenizer")))
+    with torch.inference_mode():
+        groups = []
+        for group in GENDER.groups:
+            tokens = tokenizer(list(group.classifier_texts), padding="max_length", max_length=77, return_tensors="pt")
+            one = torch.nn.functional.normalize(model.get_text_features(**tokens), dim=-1).mean(0)
+            groups.append(torch.nn.functional.normalize(one, dim=0))
+        pixels = CLIPImageProcessor()([Image.fromarray(picture) for picture in pictures], return_tensors="pt")
+        features = torch.nn.functional.normalize(model.get_image_features(**pixels), dim=-1)
+        expected = (model.logit_scale.exp() * features @ torch.stack(groups).T).softmax(-1)
+    assert np.allclose(p, expected, atol=1e-3) and len(judge.fidelity(pictures, "a photo")) == 2
+    with pytest.raises(ValueError, match="holds no text tower .* Put the whole CLIP model .* press R"):
+        call(DebiasClipClassifier, model="vision.safetensors with vision.safetensors")
+
+
 # --- the panel -------------------------------------------------------------------------------------------------------
 
 def test_only_a_page_that_has_the_extension_is_sent_panels(comfyui, monkeypatch):
