@@ -19,6 +19,7 @@ from demo_training import artwork, captions
 from wordings_texts import CALIBRATED, WITHOUT_PERSONS, WORDINGS, explicit
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.demo_model.subjects import article
 from sd_debias.core.calibration.solver.draw import Draw, least_push
 from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, shares
 from sd_debias.core.method.draw import Steering
@@ -56,7 +57,7 @@ def measure(job: dict) -> tuple[dict, str]:
     """One wording of one occupation, in four ways."""
     if job["wording"] == LEFT:
         return unchanged()
-    prompt = job["wording"].format(job["occupation"])
+    prompt = job["wording"].replace("a {}", article(job["occupation"])).format(job["occupation"])
     harness.bench.batch_size = 25
     entry, exact = entry_for(PROFILE, prompt)
     classify, tone = harness.bench.classifier(GENDER), harness.bench.classifier(SKIN_TONE_5)
