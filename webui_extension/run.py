@@ -48,7 +48,7 @@ class Run:
         if self.guide is None or (hires and not self.guide.hires):
             return None
         prompts = list(p.hr_prompts if hires else p.prompts)
-        known = [plain(prompt) for prompt in p.prompts]
+        known = [plain(prompt) for prompt in prompts]
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if hires else (p.width, p.height)
         second = hires or bool(getattr(p, "init_images", None))  # it covers the end of the schedule alone
         first = 1 - min(getattr(p, "denoising_strength", None) or 0.0, 0.999) if second else 0.0

@@ -268,12 +268,14 @@ class Processing:
 
     def __init__(self, host, sd_model, prompt="", negative_prompt="", seed=-1, sampler_name="Euler",
                  scheduler="Automatic", steps=6, cfg_scale=4.0, width=64, height=64, batch_size=1, n_iter=1,
-                 s_min_uncond=0.0, enable_hr=False, hr_cfg=1.0, styles=None, init_images=None, subseed_strength=0.0,
-                 override_settings=None, denoising_strength=0.75, mask=None, firstpass_image=None, **_):
+                 s_min_uncond=0.0, enable_hr=False, hr_cfg=1.0, hr_prompt="", styles=None, init_images=None,
+                 subseed_strength=0.0, override_settings=None, denoising_strength=0.75, mask=None, firstpass_image=None,
+                 **_):
         self.host, self.sd_model = host, sd_model
         self.prompt, self.negative_prompt, self.seed, self.sampler_name = prompt, negative_prompt, seed, sampler_name
         self.scheduler, self.steps, self.cfg_scale, self.width, self.height = scheduler, steps, cfg_scale, width, height
         self.batch_size, self.n_iter, self.s_min_uncond, self.enable_hr = batch_size, n_iter, s_min_uncond, enable_hr
+        self.hr_prompt = hr_prompt
         self.styles, self.init_images, self.subseed_strength = styles or [], init_images, subseed_strength
         self.denoising_strength, self.image_mask, self.firstpass_image = denoising_strength, mask, firstpass_image
         self.hr_cfg, self.hr_upscale_to_x, self.hr_upscale_to_y = hr_cfg, 2 * width, 2 * height
@@ -290,7 +292,8 @@ class Processing:
         return multicond(model, SdConditioning(prompts, width=width, height=height), total, hires_steps), uncond
 
     def sample(self, hires: bool, x, cfg):
-        prompts = [re.sub(r"<[^>]*>", "", prompt) for prompt in self.prompts]
+        own = [self.hr_prompt] * len(self.prompts) if hires and self.hr_prompt else self.prompts
+        prompts = [re.sub(r"<[^>]*>", "", prompt) for prompt in own]
         size = (self.hr_upscale_to_x, self.hr_upscale_to_y) if hires else (self.width, self.height)
         self.is_hr_pass = hires
         self.hr_prompts = prompts

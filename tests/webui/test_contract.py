@@ -118,6 +118,16 @@ def test_hires_pass(host, direction):
     assert same(guided, generate(host, **hires, **debias())[0])
 
 
+def test_a_hires_prompt_of_its_own_is_looked_up_by_its_own_words(host):
+    """It names a man, so the second pass is left alone."""
+    save_profile(host.profiles)
+    hires = dict(enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.7, hr_cfg=3.0)
+    own = dict(hires, hr_prompt="a photo of a doctor, a man")
+    first_only = generate(host, **own, **debias(hires=False))[0]
+    assert same(generate(host, **own, **debias())[0], first_only)
+    assert not same(generate(host, **hires, **debias())[0], generate(host, **hires, **debias(hires=False))[0])
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_img2img_and_inpainting(host, direction):
     save_profile(host.profiles, direction=direction)
