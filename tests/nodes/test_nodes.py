@@ -801,9 +801,9 @@ def test_vision_files_are_offered_with_themselves_and_with_clip_s_text_encoders(
 @pytest.mark.comfyui
 def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files, call, said):
     """ViT-L/14 of random weights: ComfyUI knows CLIP by its sizes. A vision tower without its text tower is refused."""
-    import folder_paths
     from safetensors.torch import save_file
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from sd_debias.demo_model.model import FOLDER
     from sd_debias.nodes.classifier import DebiasClipClassifier
     text = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12,
                 projection_dim=768, eos_token_id=49407)
@@ -818,8 +818,7 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
     pictures = [np.random.default_rng(seed).integers(0, 255, (240, 224, 3), np.uint8) for seed in range(2)]
     judge, = call(DebiasClipClassifier, model="whole.safetensors with whole.safetensors")
     p = judge.of(GENDER)(pictures)
-    comfy = Path(folder_paths.__file__).parent
-    tokenizer = CLIPTokenizer.from_pretrained(next(comfy.rglob("sd1_tokenizer")))
+    tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")  # CLIP's own
     with torch.inference_mode():
         groups = []
         for group in GENDER.groups:
