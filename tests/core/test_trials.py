@@ -87,7 +87,7 @@ def test_two_attributes_of_one_name_are_not_judged_by_the_first_ones_classifier(
 
 def test_one_name_with_other_groups_gets_a_classifier_of_its_own():
     bench = demo_bench()
-    one, other = bench.classifier(GENDER), bench.classifier(replace(AGE, name="gender"))
+    one, other = bench.classifier(GENDER), bench.classifier(replace(SKIN_TONE_3, name="gender"))
     assert one is bench.classifier(GENDER.with_target((70, 30))) and one is not other
     assert other(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 3)
 
