@@ -17,7 +17,7 @@ from harness import DOCS
 
 from sd_debias.core.files import write_atomic
 
-PAGES = ("effect", "paper", "sure", "peers", "budget", "shortcuts", "spending", "windows", "overhead", "uncalibrated", "intersections",
+PAGES = ("effect", "paper", "sure", "peers", "budget", "shortcuts", "spending", "windows", "overhead", "uncalibrated", "wordings", "intersections",
          "robustness")
 DROPPED = """
 ## Tried and dropped

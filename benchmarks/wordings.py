@@ -142,7 +142,7 @@ weights (total variation; the last column is what two samples of one model diffe
         found = "its own" if all(r["exact"] for r in rows) else "carried over"
         text.append(f"| `{wording.format('X')}` | {found} | {kl['nothing']:.3f} | {kl['carried over']:.4f} | {kl['own weights']:.4f} | "
                     f"{kl['every picture']:.4f} | {np.mean([r['floor'] for r in rows]):.4f} | "
-                    f"{', '.join(f'{100 * share:.0f} %' for share in extra)} | {shown[0]:.3f}, {shown[1]:.3f} | "
+                    f"{', '.join(f'{abs(round(100 * share))} %' for share in extra)} | {shown[0]:.3f}, {shown[1]:.3f} | "
                     f"{moved:.3f} | {chance:.3f} |")
         if kl["carried over"] > 2 * kl["own weights"]:
             listed.append(f"- `{wording.format('X')}`: {kl['carried over'] / kl['own weights']:.1f} times")
