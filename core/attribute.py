@@ -48,7 +48,6 @@ class Group:
         captions = tuple(caption for text in plain for caption in (f"a photo of {text}", text))
         object.__setattr__(self, "classifier_texts", tuple(self.classifier_texts) or captions)
 
-
     @property
     def wordless(self) -> bool:
         """Is it described by the prompt alone, so that sending a picture to it changes nothing?"""

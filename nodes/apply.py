@@ -57,7 +57,6 @@ class Application:
     def __post_init__(self):
         self.run: object = None  # the last one of which a pass was said
         self._encoded: dict[str, Encoded] = {}
-
         if messages.running()[0] is None or self._behind() or self.text.strip() or len(self.profile.entries) == 1:
             self._look_up()  # what is amiss is said now, rather than by the sampler
             if any(any(s.weights) or s.probabilities for s in self.entry.steerings):

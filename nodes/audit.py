@@ -63,7 +63,7 @@ class DebiasAudit(io.ComfyNode):
         charts = [chart_shares(a.names, d, None, title or a.name) for a, d in zip(attributes, found)]
         text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)),
                           *([f"Warning: {empty}"] if empty else [])])
-        shares = [Standing(title, a.name, a.names, a.target, of_shares(d), None).to_dict()
+        shares = [Standing(title, a.name, a.names, a.target, None, of_shares(d)).to_dict()
                   for a, d in zip(attributes, found)]
         messages.say(cls.hidden.unique_id, text, warning=bool(empty), shares=shares)
         page = to_tensor(*charts)

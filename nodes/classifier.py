@@ -19,6 +19,7 @@ from ..core.attribute import Attribute
 from ..core.judge import Classifier
 from ..core.judge.clip import ClipModel
 from ..core.judge.image_classifier import ImageClassifier
+from ..core.judge.pretrained import Managed
 from ..core.judge.skin_tone import FACES, SkinTone
 from ..core.errors import DebiasError, quoted
 from .clip_vision import WITH, VisionClip, pairs
@@ -38,14 +39,6 @@ class Judge:
     """
     of: Callable[[Attribute], Classifier]
     fidelity: Callable | None = None
-
-
-class Managed(torch.nn.Module):
-    """Holds a transformers model; ComfyUI's patcher sets `device`, which such a model does not let it do."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model, self.device = model, None
 
 
 def managed(model: torch.nn.Module) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from PIL import Image
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import writing
 from ..core.judge.clip import ClipModel
+from ..core.judge.pretrained import Managed
 
 FILE = "ViT-L-14.pt"  # the interrogator's, as OpenAI's package calls it
 HUB, HUB_SIZE = "openai/clip-vit-large-patch14", "1.7 GB"
@@ -27,14 +28,6 @@ def half() -> bool:
     """Does the host use half precision? On the CPU, and with --no-half, it does not."""
     from modules import devices, shared
     return devices.device.type == "cuda" and not getattr(shared.cmd_opts, "no_half", False)
-
-
-class Managed(torch.nn.Module):
-    """Holds a model; some patchers set `device`, which a transformers model does not let them do."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model, self.device = model, None
 
 
 @contextmanager

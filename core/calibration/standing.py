@@ -24,7 +24,8 @@ class Standing:
     """Of one attribute of one prompt.
 
     was      without guidance; None before an image was classified
-    now      with the weights so far: by every image of a plan with a margin, else of the last round; None for an audit
+    now      with the weights so far: by every image of a plan with a margin, else of the last round; None for a model's
+             audit. Of pictures that somebody brought, as they are
     verdict  how a finished calibration ended, "on target" or what is amiss; "" before that, and for an audit
     """
     prompt: str

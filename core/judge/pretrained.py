@@ -11,6 +11,15 @@ import torch
 from ..errors import DebiasError, quoted, short
 
 
+class Managed(torch.nn.Module):
+    """Holds a model for a host that manages memory: its patchers set `device`, which a transformers model does not let
+    them do."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model, self.device = model, None
+
+
 def load_model(auto: str, source: str | Path, device: str | torch.device, dtype: torch.dtype,
                allow_download: bool = False) -> torch.nn.Module:
     """The model in `source`, a folder or an id in the local cache, for inference.

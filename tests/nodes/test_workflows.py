@@ -337,7 +337,7 @@ def test_a_page_with_the_extension_gets_panels_and_the_report_opens(server):
     assert texts == 0 and during[-1]["done"] <= during[-1]["total"] and share["groups"] == ["man", "woman"]
     assert share["was"]["images"] == 24 and share["now"]["shares"][0] < share["was"]["shares"][0]
     assert share["text"].startswith("Target 5 / 95. Was ") and len(share["now"]["intervals"]) == 2
-    assert "pictures steered" in panels["DebiasApply"][-1]["text"] and panels["DebiasAudit"][-1]["shares"][0]["was"]
+    assert "pictures steered" in panels["DebiasApply"][-1]["text"] and panels["DebiasAudit"][-1]["shares"][0]["now"]
     # Taken from the cache, outputs bring their panels again.
     history = server.run(prompt)
     node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasCalibrate")
