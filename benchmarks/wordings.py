@@ -121,7 +121,7 @@ def tables(results: list[dict]) -> str:
     text = [f"""# The prompts that people write
 
 Made by `python benchmarks/wordings.py` on {harness.machine()}: the shipped profile of "a photo of a ..." for {len(subjects)} occupations of the
-demo model, used for {len(WORDINGS)} other wordings of each; N = {len(SEEDS)} seeds that no calibration has used. Means over the occupations.
+demo model, used for {len(WORDINGS)} other wordings of each; N = {len(SEEDS)} seeds that no calibration has used. Means over the occupations, with bootstrap 95 % intervals over these.
 *carried over*: what the profile gives such a prompt. *own weights*: solved from the prompt's own unguided pictures, half by half, and
 tested on the other half. *every picture*: each is sent to a group that is drawn from the target. "Needless" is the share of pictures
 whose group changed beyond the least that the change of the shares needs. The demo model reads no emphasis here: brackets
@@ -136,12 +136,13 @@ weights (total variation; the last column is what two samples of one model diffe
         if not rows:
             continue
         kl = {how: float(np.mean([r["how"][how]["kl"] for r in rows])) for how in HOW}
+        sure = {how: interval([r["how"][how]["kl"] for r in rows]) for how in HOW}
         extra = [float(np.mean([needless(r["how"][how], r["how"]["nothing"]) for r in rows])) for how in HOW[1:]]
         shown = [float(np.mean([r["how"][how]["fidelity"] for r in rows])) for how in HOW[:2]]
         moved, chance = (float(np.mean(found)) for found in zip(*(tones_moved(r) for r in rows)))
         found = "its own" if all(r["exact"] for r in rows) else "carried over"
-        text.append(f"| `{wording.format('X')}` | {found} | {kl['nothing']:.3f} | {kl['carried over']:.4f} | {kl['own weights']:.4f} | "
-                    f"{kl['every picture']:.4f} | {np.mean([r['floor'] for r in rows]):.4f} | "
+        text.append(f"| `{wording.format('X')}` | {found} | {kl['nothing']:.3f} | {kl['carried over']:.4f} {sure['carried over']} | "
+                    f"{kl['own weights']:.4f} {sure['own weights']} | {kl['every picture']:.4f} {sure['every picture']} | {np.mean([r['floor'] for r in rows]):.4f} | "
                     f"{', '.join(f'{abs(round(100 * share))} %' for share in extra)} | {shown[0]:.3f}, {shown[1]:.3f} | "
                     f"{moved:.3f} | {chance:.3f} |")
         if kl["carried over"] > 2 * kl["own weights"]:
@@ -153,6 +154,13 @@ weights (total variation; the last column is what two samples of one model diffe
     if left:
         text.append(f"Prompts without a person: {left['prompts']}, {left['images']} pictures, of which {len(left['changed'])} changed.")
     return "\n".join(text) + "\n"
+
+
+def interval(values: list[float]) -> str:
+    """95 % interval of a mean over occupations, by 4,000 bootstrap samples of them."""
+    chance = np.random.default_rng(0)
+    means = np.array(values)[chance.integers(0, len(values), (4000, len(values)))].mean(1)
+    return f"[{np.quantile(means, 0.025):.4f}, {np.quantile(means, 0.975):.4f}]"
 
 
 def tones_moved(r: dict) -> tuple[float, float]:
