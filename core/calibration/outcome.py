@@ -19,7 +19,6 @@ from .standing import standings
 from .unfinished import png
 from .watched import side_effects, words
 
-
 AFTER, DETAILS = "after, on fresh seeds", "Details:"
 
 

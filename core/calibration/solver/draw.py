@@ -60,11 +60,11 @@ class Draw:
 
     def _too_weak(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> bool:
         """Does the nearest q M miss the target, or, of a plan with a margin, the margin on enough pushed images?"""
-        shares = q @ self.matrix(history, strength)
+        comes = q @ self.matrix(history, strength)
         if self.within is None:
-            return float(kl_divergence(shares, self.target)) > self.REACHED
+            return float(kl_divergence(comes, self.target)) > self.REACHED
         pushed = sum(m.outcomes[1:].sum() for m in history if m.steering.probabilities and m.steering.push == strength)
-        return pushed >= self.ENOUGH and np.abs(shares - self.target).max() > self.within
+        return pushed >= self.ENOUGH and np.abs(comes - self.target).max() > self.within
 
     def at_its_limit(self, history: Sequence[Measurement]) -> bool:
         return any(m.steering.probabilities and m.steering.push >= self.LARGEST * self.unit for m in history)
@@ -86,11 +86,13 @@ class Draw:
                 low, high = wilson(shown, images)
                 if low <= alone[i] and high < target:
                     found.append((i, shown, images))
+        if not found:
+            return []
         matrix = self.matrix(history, pushed[-1].steering.push)
         for i, _, _ in found:
             matrix[i + 1] = matrix[0]
         reached = least_push(matrix, self.target) @ matrix
-        off, own = (np.abs(comes - self.target).max() for comes in (reached, matrix[0]))
+        off, own = (np.abs(share - self.target).max() for share in (reached, matrix[0]))
         return found if off > own - self.NEARER else []
 
     def _solved(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
