@@ -12,15 +12,17 @@ from ..core.method.conditioning import Encoded
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
 from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, OTHERS, bare
+from ..core.profile.prompts import ALONE, OTHERS, PREDICT, bare
 from ..core.profile.words import metadata, sent_to
 from ..core.method.draw import rows
 from . import messages
 from .conditioning import encode_all
+from .first_steps import predict
 from .graph import samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
+from .workbench import behind as known_by
 
 
 def looked_up(profile: Profile, text: str, found: bool = False) -> tuple[Entry, list[str]]:
@@ -41,10 +43,12 @@ def looked_up(profile: Profile, text: str, found: bool = False) -> tuple[Entry, 
 class Application:
     """A profile on one model: what its passes are steered by. Every pass looks up the text of its own sampler.
 
+    model  as it came, without this guidance
     text   what the user says that the prompt is, "" where the graph is to tell
     graph  the prompt that the node `node` ran in, for hosts that do not say which one runs
     known  what is known of the setting beside a pass's own facts
     """
+    model: object
     clip: object
     profile: Profile
     method: Method
@@ -84,6 +88,9 @@ class Application:
             if behind and all(bare(text) != bare(self.text) for text in behind):
                 said.append(f"'text' says {quoted(self.text)}, but the positive conditioning is made of "
                             f"{', '.join(map(quoted, behind))}; what 'text' says counts")
+        if self.profile.others == PREDICT and self.prompt.strip():
+            self.profile = predict(self.profile, self.prompt, self.model, self.clip, known_by(self.graph, self.node),
+                                   self.node)
         self.entry, warnings = looked_up(self.profile, self.prompt, bool(behind))
         self.prompt, self.said = self.prompt if self.prompt.strip() or behind else self.entry.prompt, [*said, *warnings]
 
@@ -163,7 +170,9 @@ class DebiasApply(io.ComfyNode):
                     "cannot be told, write the prompt here, or wire its text here too.")),
                 io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
                     "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
-                    "are emphasised, and for prompts in which their subject stands."))],
+                    "are emphasised, and for prompts in which their subject stands. draw: each image is sent to a "
+                    "drawn group. predict: weights are predicted from the calibrated prompts, at least two a group. "
+                    "That takes as long as 25 to 45 images for a new prompt and, once, for each calibrated one."))],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
@@ -179,6 +188,6 @@ class DebiasApply(io.ComfyNode):
             return io.NodeOutput(model)
         check_encoder(profile, encoder_name(clip))
         known = dict(model=model_name(graph, node), text_encoder=encoder_name(clip))
-        applied = Application(clip, profile, method, strength, text or "", graph, node, known)
+        applied = Application(model, clip, profile, method, strength, text or "", graph, node, known)
         guide = GuidedSampling(applied.encoded, profile.attributes, method, applied.weights, applied.done, profile.hash)
         return io.NodeOutput(guide.patch(model))

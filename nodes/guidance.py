@@ -37,6 +37,7 @@ class GuidedSampling:
     done     f(summary, facts): called after a pass; summary as the diffusers host's `GuidedCall.summary`, with `reason`
              where nothing was done; facts are `facts_of` the pass
     profile  hash of the profile, to notice conditionings that it has shifted already
+    steps    what a direction inside sampling does in a step
     """
     encoded: Encoded | Callable[[], Encoded]
     attributes: tuple[Attribute, ...]
@@ -44,6 +45,7 @@ class GuidedSampling:
     weights: Callable[[int, int], Tensor]
     done: Callable[[dict, dict], None] = lambda summary, facts: None
     profile: str = ""
+    steps: Callable[[Method, Tensor, bool], Steps] = Steps
 
     def patch(self, model):
         """A clone of the model with this wrapper."""
@@ -148,7 +150,7 @@ class Pass:
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
-        self.steps = Steps(guide.method, weights, not alone)
+        self.steps = guide.steps(guide.method, weights, not alone)
         # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
         if self.direction == "embedding":  # images whose texts have other lengths are evaluated apart
             if self.steps.prompt_is_baseline:

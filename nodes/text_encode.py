@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..core.errors import DebiasError
 from ..core.profile.file import Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, OTHERS
+from ..core.profile.prompts import ALONE, DRAW
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
@@ -63,9 +63,10 @@ class DebiasTextEncode(io.ComfyNode):
                     "gives the same image; image i of a batch counts as seed + i.")),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip=(
                     "Images in the latent batch. A larger batch repeats these conditionings in turn.")),
-                io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
+                io.Combo.Input("other_prompts", options=[ALONE, DRAW], default=ALONE, optional=True, tooltip=(
                     "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
-                    "are emphasised, and for prompts in which their subject stands."))],
+                    "are emphasised, and for prompts in which their subject stands. draw: each image is sent to a "
+                    "drawn group."))],
             outputs=[io.Conditioning.Output(tooltip="The shifted conditioning, one embedding an image.")],
             hidden=[io.Hidden.unique_id])
 

@@ -122,14 +122,7 @@ class Workbench(Host):
             self.prepared = (asked, self._prepare(*asked))
         model, positive, negative = self.prepared[1]
         self.weights, self.acted = weights, False
-        s = self.setting
-        latent = comfy.sample.fix_empty_latent_channels(
-            self.model, torch.zeros(1, 4, s["height"] // 8, s["width"] // 8))
-        noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
-        samples = comfy.sample.sample(
-            model, noise, s["steps"], s["cfg"], s["sampler"], s["scheduler"], positive, negative,
-            latent.repeat(len(seeds), *(1,) * (latent.ndim - 1)), denoise=1.0, callback=callback, disable_pbar=True,
-            seed=seeds[0])
+        s, samples = self.setting, sampled(model, self.setting, seeds, positive, negative, callback)
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1)
         check_steered(weights, self.acted)
         images = self.vae.decode(samples)
@@ -143,8 +136,23 @@ class Workbench(Host):
 
         guide = GuidedSampling(encode_all(self.clip, prompt, attributes, method.context), attributes, method,
                       lambda *_: self.weights, count)
-        return guide.patch(self.model), *(self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
-                                          for text in (prompt, self.setting["negative_prompt"]))
+        return guide.patch(self.model), *conditioned(self.clip, prompt, self.setting["negative_prompt"])
+
+
+def conditioned(clip, *texts: str) -> list:
+    """ComfyUI's conditionings of texts."""
+    return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+
+
+def sampled(model, setting: dict, seeds: Sequence[int], positive, negative, callback=None) -> Tensor:
+    """Latents, one a seed, sampled as KSampler does with these settings."""
+    s = setting
+    latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, s["height"] // 8, s["width"] // 8))
+    noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
+    return comfy.sample.sample(
+        model, noise, s["steps"], s["cfg"], s["sampler"], s["scheduler"], positive, negative,
+        latent.repeat(len(seeds), *(1,) * (latent.ndim - 1)), denoise=1.0, callback=callback, disable_pbar=True,
+        seed=seeds[0])
 
 
 def states() -> Path:

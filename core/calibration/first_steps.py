@@ -7,16 +7,30 @@ calibrated prompts, by ridge regression. Our own design; benchmarks/uncalibrated
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Callable, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..errors import DebiasError
+from ..attribute import Attribute
+from ..errors import DebiasError, quoted
+from ..files import read_json, write_atomic
 from ..method.draw import Steering
+from ..method.methods import EARLY, IN_CONTEXT, Method
+from ..method.safe_latent import SafeLatentGuidance
+from ..method.step import Steps
 from ..profile.file import Entry, Profile
+from ..profile.lookup import is_other
+from ..profile.prompts import PREDICT, bare
 
 PER_GROUP = 2  # calibrated prompts that a prediction needs, for each group
+SEEDS = range(32)  # whose noise the first steps begin from
+LOOKING = Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=EARLY.end))  # what is evaluated, and until when
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,100 @@ def predicted_steering(shares: np.ndarray, known: np.ndarray, steerings: Sequenc
     return Steering((0.0,) * len(shares), tuple((q / q.sum()).tolist()), float(np.mean(strengths)))
 
 
+class FirstSteps:
+    """What the first steps of a prompt's pictures show: of every attribute and step the Gram matrix G [n, n] of its
+    groups' predictions, and their products h [n] with the prompt's, all from the groups' mean.
+
+    A host samples with the method `LOOKING`, weights of 1 for every group, and `steps` in the place of
+    `core.method.step.Steps`; it may stop where `enough` says so. No picture is changed.
+    """
+
+    def __init__(self, attributes: Sequence[Attribute]):
+        self.attributes = tuple(attributes)
+        self.found: list[dict[float, tuple[Tensor, Tensor]]] = [{} for _ in self.attributes]
+
+    def weights(self, images: int) -> Tensor:
+        return torch.ones(images, sum(len(a.groups) for a in self.attributes))
+
+    def steps(self, method: Method, weights: Tensor, has_uncond: bool) -> Steps:
+        return _Onlooker(self, method, weights, has_uncond)
+
+    @staticmethod
+    def enough(steps: int, total: int) -> bool:
+        """Need no step be taken after these, of a schedule's total?"""
+        return steps >= LOOKING.guidance.end * total
+
+    def add(self, progress: float, eps_cond: Tensor, eps_groups: Tensor) -> None:
+        """Predictions at a share of the schedule: of the prompt [B, ...] and of all groups [B, n, ...]."""
+        prompt, groups = eps_cond.float().flatten(1)[:, None], eps_groups.float().flatten(2)
+        for found, own in zip(self.found, groups.split([len(a.groups) for a in self.attributes], dim=1)):
+            mean = own.mean(1, keepdim=True)
+            own, other = own - mean, prompt - mean
+            gram, product = found.get(progress, (0.0, 0.0))
+            found[progress] = gram + (own @ own.mT).sum(0), product + (own @ other.mT).sum(0)[:, 0]
+
+    def shares(self, prompt: str) -> list[np.ndarray]:
+        """Shares [n] of each attribute's groups, the mean over the steps. An estimate with an error of its own: some
+        points for two groups, more where groups look alike. Raises DebiasError where nothing was seen, and for
+        predictions that are not finite."""
+        if not all(self.found):
+            raise DebiasError(f"No step of this sampling lies in the first {LOOKING.guidance.end:.0%} of the schedule, "
+                              f"where shares are read, or it never evaluated the prompt by itself. Begin from noise "
+                              f"(text-to-image, or strength 1), with a seed or more.")
+        steps = [[[part.cpu().double().numpy() for part in step] for step in found.values()] for found in self.found]
+        if not all(np.isfinite(part).all() for found in steps for step in found for part in step):
+            raise DebiasError(f"The model's predictions for {quoted(prompt)} are not finite, so no shares can be "
+                              "read off them. Use another precision, e.g. bfloat16 or float32.")
+        return [np.mean([on_simplex(*step) for step in found], axis=0) for found in steps]
+
+
+class _Onlooker(Steps):
+    """Sees the predictions of all groups, and changes nothing."""
+
+    def __init__(self, seen: FirstSteps, method: Method, weights: Tensor, has_uncond: bool):
+        super().__init__(method, weights, has_uncond)
+        self.seen, self._groups = seen, None
+
+    def unsafe(self, eps_uncond: Tensor, eps_groups: Sequence[Tensor]) -> Tensor:
+        self._groups = torch.stack(list(eps_groups), dim=1)
+        return eps_uncond
+
+    def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Tensor) -> Tensor:
+        self.seen.add(progress, eps_cond, self._groups)
+        return torch.zeros_like(eps_cond, dtype=torch.float32)
+
+
+def cost(profile: Profile, prompts: int = 1, images: int = len(SEEDS)) -> int:
+    """About how many finished pictures of two evaluations a step (classifier-free guidance) the first steps of some
+    prompts cost as much as."""
+    groups = sum(len(a.groups) for a in profile.attributes)
+    return math.ceil(prompts * images * LOOKING.guidance.end * (2 + groups) / 2)
+
+
+def with_predicted(profile: Profile, prompt: str, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Profile:
+    """The profile with predicted weights for a prompt, where `profile.others` asks for them, no entry is for the prompt
+    and none were predicted for it before. Raises DebiasError as `predicted`."""
+    if (profile.others != PREDICT or not is_other(profile, prompt)
+            or any(bare(entry.prompt) == bare(prompt) for entry in profile.predicted)):
+        return profile
+    return replace(profile, predicted=(*profile.predicted, predicted(profile, prompt, shares_of)))
+
+
+def kept(path: Path, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Callable[[str], Sequence[np.ndarray]]:
+    """`shares_of`, which asks for a prompt once: what was found is kept in a file. Its name must tell everything that
+    shares depend on beside the prompt. A file that cannot be read is written anew."""
+    def known(prompt: str) -> Sequence[np.ndarray]:
+        try:
+            found = {text: [np.array(part, float) for part in shares] for text, shares in read_json(path).items()}
+        except (DebiasError, OSError, AttributeError, TypeError, ValueError):
+            found = {}
+        if prompt not in found:
+            found[prompt] = shares_of(prompt)
+            write_atomic(path, json.dumps({text: [part.tolist() for part in shares] for text, shares in found.items()}))
+        return found[prompt]
+    return known
+
+
 def predicted(profile: Profile, prompt: str, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Entry:
     """An entry for a prompt that the profile was not calibrated for; `shares_of` gives a prompt's `first_shares`.
 
@@ -105,7 +213,7 @@ def predicted(profile: Profile, prompt: str, shares_of: Callable[[str], Sequence
     if len(profile.entries) < needed:
         raise DebiasError(f"To predict weights, a profile of {needed // PER_GROUP} groups needs {needed} calibrated "
                           f"prompts, but '{profile.name}' has {len(profile.entries)}. Calibrate more, or this prompt.")
-    own, *known = (shares_of(text) for text in (prompt, *(e.prompt for e in profile.entries)))
+    *known, own = (shares_of(text) for text in (*(e.prompt for e in profile.entries), prompt))
     steerings = tuple(predicted_steering(own[i], np.array([shares[i] for shares in known]),
                                          [e.steerings[i] for e in profile.entries])
                       for i in range(len(profile.attributes)))

@@ -12,7 +12,7 @@ from ..errors import DebiasError, quoted, short
 from ..method.draw import Steering
 from .file import Entry, Profile, same_prompt
 from .named import named
-from .prompts import ALONE, OTHERS, bare, place, with_another
+from .prompts import ALONE, OTHERS, PREDICT, bare, place, with_another
 
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
@@ -80,9 +80,10 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} stands in this "
                 f"prompt{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
-    if profile.others == ALONE:
+    if profile.others in (ALONE, PREDICT):
         nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
-        return Entry(prompt, nothing, warnings=("this prompt was not calibrated, so it is left alone",)), OTHER
+        why = "" if profile.others == ALONE else " and no weights were predicted for it"
+        return Entry(prompt, nothing, warnings=(f"this prompt was not calibrated{why}, so it is left alone",)), OTHER
     return _any_prompt(profile, prompt), OTHER
 
 

@@ -216,13 +216,13 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
     """The profile, with what is asked for prompts that no entry is for; says what is used where this is not the
     prompt's own calibration."""
     from ...core.profile.lookup import entry_for, is_other, with_others
-    from ...core.profile.prompts import ALONE
+    from ...core.profile.prompts import ALONE, PREDICT
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))
     other = is_other(profile, prompt)
-    if options.predict and not other:
+    if profile.others == PREDICT and not other:
         warnings.warn(f"An entry of the profile is for {quoted(prompt)}, or the prompt names its groups itself, so "
-                      f"--predict does nothing.")
-    if options.predict and other:
+                      f"--others predict does nothing.")
+    if profile.others == PREDICT and other:
         _say(options, f"Reading the first steps of {quoted(prompt)} and of {len(profile.entries)} calibrated prompts")
         profile = bench.predicted(profile, prompt)
     entry, known = entry_for(profile, prompt)

@@ -8,7 +8,7 @@ from typing import Callable, Sequence
 from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS
 from ...core.errors import DebiasError, short
 from ...core.method.methods import CHOICES
-from ...core.profile.prompts import OTHERS
+from ...core.profile.prompts import OTHERS, PREDICT
 from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
 
@@ -51,12 +51,12 @@ def _refuse_idle(options: argparse.Namespace) -> None:
 
     name = options.command.__name__
     if name == "report" and not options.model:
-        refuse((*MODEL, *JUDGES, "count", "others", "predict", "prompt"),
+        refuse((*MODEL, *JUDGES, "count", "others", "prompt"),
                "without a model to make pictures with: name one with --model")
     if name == "report" and not options.prompt:
-        refuse((*JUDGES, "count", "others", "predict"), "without a further --prompt to measure: name one")
+        refuse((*JUDGES, "count", "others"), "without a further --prompt to measure: name one")
     if name == "generate" and not options.profile:
-        refuse(("strength", "others", "predict"), "without a --profile: name one")
+        refuse(("strength", "others"), "without a --profile: name one")
     if name == "audit" and not options.out:
         refuse(("overwrite",), "without --out: nothing is written")
     if getattr(options, "model", None) == "demo":
@@ -190,10 +190,15 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
                          help=choice.help.replace("%", "%%"))
 
     others = "what a prompt gets that the profile is not for (it is for the calibrated prompts, in other spellings " \
-        "too, and for prompts in which their subject stands): left alone, the default, or every image sent to a " \
-        "drawn group"
-    predict = "a prompt that the profile is not for gets weights predicted from those of the calibrated prompts " \
-        "(twice as many as groups, at least); that takes as long as 25 to 45 images for each of these prompts"
+        "too, and for prompts in which their subject stands). leave-alone: nothing, the default. draw: every image " \
+        "is sent to a drawn group. predict: weights predicted from those of the calibrated prompts (twice as many as " \
+        "groups, at least), which takes as long as 25 to 45 images for each of these prompts"
+
+    def other_prompts(sub) -> None:
+        sub.add_argument("--others", choices=[name.replace(" ", "-") for name in OTHERS], default=None, help=others)
+        sub.add_argument("--predict", dest="others", action="store_const", const=PREDICT,
+                         help="the same as --others predict")
+
     profile = "a profile's file, or the name of one that comes with the package, such as demo-gender"
     sub = command("generate")
     model(sub, "demo")
@@ -202,8 +207,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--profile", type=_text, help=f"{profile}; without one nothing is guided")
     sub.add_argument("--strength", type=_number(0, 10), help="0 is no guidance, 1 (the default) as calibrated")
     sub.add_argument("--count", type=_COUNT, default=1, help="images to make")
-    sub.add_argument("--others", choices=[name.replace(" ", "-") for name in OTHERS], default=None, help=others)
-    sub.add_argument("--predict", action="store_true", help=predict)
+    other_prompts(sub)
 
     sub = command("report")
     model(sub, None)
@@ -213,8 +217,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
                      "and with the profile; repeat the option for several")
     sub.add_argument("--count", type=_COUNT, help="images to measure it on, each way; default: 200")
-    sub.add_argument("--others", choices=[name.replace(" ", "-") for name in OTHERS], default=None, help=others)
-    sub.add_argument("--predict", action="store_true", help=predict)
+    other_prompts(sub)
 
     sub = command("demo")
     attributes(sub)

@@ -241,11 +241,11 @@ def test_a_prompt_that_the_profile_is_not_for_is_left_alone_and_that_is_said(tmp
     asked[-1] = "portrait of a (judge:1.2), 8k"
     assert main(["generate", *asked, "--out", str(tmp_path / "carried"), "--predict"]) == 0
     said = capsys.readouterr().err
-    assert "--predict does nothing" in said and "whose subject 'judge' stands in this prompt" in said
+    assert "--others predict does nothing" in said and "whose subject 'judge' stands in this prompt" in said
     assert main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
     assert main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "--predict does nothing without a --profile" in said and "--predict does nothing without a model" in said
+    assert "--others does nothing without a --profile" in said and "--others does nothing without a model" in said
 
 
 def test_groups_words_stand_behind_the_subject_of_a_prompt_that_is_too_long_for_the_text_encoder(tmp_path, capsys):

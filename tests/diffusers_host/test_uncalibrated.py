@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
-from sd_debias.core.calibration.first_steps import kernel_ridge, on_simplex, predicted, predicted_steering
+from sd_debias.core.calibration.first_steps import kept, kernel_ridge, on_simplex, predicted, predicted_steering
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.method.methods import METHODS
@@ -183,3 +183,11 @@ def test_a_prediction_is_refused_with_few_calibrated_prompts_and_for_shifts(prof
         predicted(profile, "a photo of a singer", shares_of)
     with pytest.raises(ValueError, match="shifts"):
         predicted(replace(profile, method=METHODS["shift"]), "a photo of a singer", shares_of)
+
+
+def test_a_file_that_cannot_be_read_is_written_anew(tmp_path):
+    path = tmp_path / "shares.json"
+    for broken in ("", "[1]", '{"a": 3}', '{"a": [["x"]]}'):
+        path.write_text(broken)
+        assert np.allclose(kept(path, lambda text: [np.array([0.25, 0.75])])("b")[0], [0.25, 0.75])
+        assert np.allclose(kept(path, None)("b")[0], [0.25, 0.75])
