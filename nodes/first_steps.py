@@ -1,4 +1,4 @@
-"""What the first steps of a prompt's pictures show, sampled by ComfyUI: for weights of a prompt that was not calibrated.
+"""What the first steps of a prompt's pictures show, sampled by ComfyUI: to predict weights of new prompts.
 
 core/calibration/first_steps.py says what is read and what is made of it.
 """

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.method.methods import Method
+from ..core.method.step import Steps
 from ..core.profile.file import Profile
 from ..core.profile.lookup import differences, entry_for, with_others
 from ..core.profile.words import metadata
@@ -34,6 +35,7 @@ class RoundGuidance:
     method: Method
     weights: dict[int, Tensor]
     hires: bool = False
+    steps = Steps  # what a direction inside sampling does in a step
 
     def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """a [B, n] for images of these prompts and seeds."""
@@ -65,6 +67,7 @@ class ProfileGuidance:
     strength: float
     hires: bool
     arguments: Arguments
+    steps = Steps
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:

@@ -19,7 +19,7 @@ KEYS = ("Debias", "Debias failed", "Debias profile", "Debias hash", "Debias weig
 
 
 class Run:
-    """guide is None where `error` says why nothing can be guided."""
+    """guide is None, or no longer used, where `error` says why nothing can be guided."""
 
     def __init__(self, p, guide=None, error: str | None = None):
         self.guide, self.error = guide, error
@@ -31,7 +31,12 @@ class Run:
         for key in KEYS:
             p.extra_generation_params[key] = self._answer(key)
         if error:
-            p.comment(f"Debias failed: {error}")
+            self.fail(p, error)
+
+    def fail(self, p, error: str) -> None:
+        """Nothing is guided from now on."""
+        self.error = error
+        p.comment(f"Debias failed: {error}")
 
     @staticmethod
     def clear(p) -> None:
@@ -45,7 +50,7 @@ class Run:
         """The pass that starts now, prepared; None where it is not to be guided."""
         setattr(p, CURRENT, None)
         hires = bool(getattr(p, "is_hr_pass", False))
-        if self.guide is None or (hires and not self.guide.hires):
+        if self.guide is None or self.error or (hires and not self.guide.hires):
             return None
         prompts = list(p.hr_prompts if hires else p.prompts)
         known = [plain(prompt) for prompt in prompts]
@@ -81,9 +86,9 @@ class Run:
 
     def metadata(self, p, place: int) -> dict[str, str]:
         """What is written about the image at a place of all images: what was done to it, or why nothing was."""
-        if self.error:
-            return {"Debias failed": self.error}
         passes = list(self.passes.get(place, {}).values())
+        if self.error and not passes:
+            return {"Debias failed": self.error}
         failed = next((current.error for current, _ in passes if current.error), None)
         if failed:
             return {"Debias failed": failed}

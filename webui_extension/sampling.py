@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Parts, apart, length, shifted_rows
-from ..core.method.step import Steps, place
+from ..core.method.step import place
 from .conditioning import TOKENS, encode, mixed, moved, of_group, parts_of, with_parts
 from .profiles import said
 
@@ -32,7 +32,7 @@ class Pass:
         self.owner, self.guide, self.size, self.first = owner, guide, size, first
         self.prompts, self.seeds = list(prompts), [int(seed) for seed in seeds]
         self.weights = guide.rows(prompts, seeds)
-        self.inside = Steps(guide.method, self.weights, has_uncond=True)
+        self.inside = guide.steps(guide.method, self.weights, has_uncond=True)
         self.parts: list[list[tuple[int, float]]] = []  # (row, weight) of every image's AND parts
         self.guided: dict[int, int] = {}  # image: which of its AND parts is guided
         self.schedules: dict[int, list[tuple[int, str]]] = {}  # image: (last step, text) of that part
@@ -126,7 +126,7 @@ class Pass:
     def without_negative(self) -> None:
         """The host evaluates no negative prompt in this pass."""
         if self.inside.has_uncond:
-            self.inside = Steps(self.guide.method, self.weights, has_uncond=False)
+            self.inside = self.guide.steps(self.guide.method, self.weights, has_uncond=False)
 
     def unsafe(self, base, model) -> list[list[tuple[list[int], object]]]:
         """Conditionings to evaluate for the direction, each [B, ...] in the form of `base`, with the images that they

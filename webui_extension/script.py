@@ -7,9 +7,10 @@ from modules import scripts, shared, ui_common
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
-from ..core.profile.prompts import OTHERS
+from ..core.profile.prompts import OTHERS, PREDICT
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
+from .first_steps import with_predictions
 from .guide import from_profile
 from .pasting import pasted
 from .run import STATE, Run, family
@@ -48,8 +49,10 @@ class Debias(scripts.Script):
             hires = gr.Checkbox(label="Debias also in hires pass", value=defaults.hires, elem_id=self.elem_id("hires"))
             others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
                                  label="Debias prompts that the profile is not for")
-            gr.Markdown("The directions *embedding* and *prediction* do nothing in steps in which a setting skips the "
-                        "negative prompt. *prompt* works everywhere.")
+            gr.Markdown("*draw* sends every image of such a prompt to a drawn group. *predict* predicts weights from "
+                        "the calibrated prompts, at least two a group; that takes as long as 25 to 45 images for a new "
+                        "prompt and, once, for each calibrated one.  \nThe directions *embedding* and *prediction* do "
+                        "nothing in steps in which a setting skips the negative prompt. *prompt* works everywhere.")
         profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
         controls = [enabled, profile, strength, direction, start, end, hires, others]
         names = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
@@ -74,6 +77,18 @@ class Debias(scripts.Script):
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")
         except Exception as error:
             Run(p, error=profiles.said(error))
+            if not isinstance(error, DebiasError):
+                raise  # the host logs it
+
+    def before_process_batch(self, p, *args, **kwargs):
+        run = getattr(p, STATE, None)
+        profile = getattr(getattr(run, "guide", None), "profile", None)
+        if profile is None or profile.others != PREDICT or run.error:
+            return
+        try:
+            run.guide = with_predictions(p, run.guide, self)
+        except Exception as error:
+            run.fail(p, profiles.said(error))
             if not isinstance(error, DebiasError):
                 raise  # the host logs it
 

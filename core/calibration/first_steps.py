@@ -30,7 +30,7 @@ from ..profile.prompts import PREDICT, bare
 
 PER_GROUP = 2  # calibrated prompts that a prediction needs, for each group
 SEEDS = range(32)  # whose noise the first steps begin from
-LOOKING = Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=EARLY.end))  # what is evaluated, and until when
+LOOKING = Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=EARLY.end))  # what is evaluated
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ def test_a_text_that_is_known_only_as_the_sampler_runs_is_read_there(demo, said,
     model, clip, _ = demo
     asked = with_others(profile, "predict")
     applied = Application(model, clip, asked, asked.method, 1.0, CALIBRATED[0], {}, None, {})
-    patched = GuidedSampling(applied.encoded, asked.attributes, asked.method, applied.weights, applied.done).patch(model)
+    guide = GuidedSampling(applied.encoded, asked.attributes, asked.method, applied.weights, applied.done)
+    patched = guide.patch(model)
     applied.text = PROMPT
     plain, guided = sample(model, PROMPT, batch=8), sample(patched, PROMPT, batch=8)
     assert 0 < ((plain - guided).abs().flatten(1).amax(1) > 1e-3).sum() < 8

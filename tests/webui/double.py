@@ -171,7 +171,7 @@ class Denoiser:
         return (x - a.sqrt() * predicted(x, text)) / (1 - a).sqrt()
 
     def __call__(self, x, sigma, cond, uncond, cfg):
-        if self.host.shared.state.interrupted:
+        if self.host.shared.state.interrupted or self.host.shared.state.skipped:
             raise InterruptedError
         if self.host.forge:
             return self.forge(x, sigma, cond, uncond, cfg)
@@ -381,7 +381,19 @@ class Component:
         pass
 
 
-class Runner:
+class ScriptRunner:
+    """Of no scripts."""
+
+    def call(self, method, p, **kwargs):
+        if hasattr(self, method):
+            getattr(self, method)(p, **kwargs)
+
+
+class DecodedSamples(list):
+    already_decoded = True
+
+
+class Runner(ScriptRunner):
     """The always-on and the selectable scripts of one tab."""
 
     def __init__(self, host, classes):
@@ -468,10 +480,14 @@ class Double:
         modules["modules.script_callbacks"] = {
             f"on_{name}": (lambda function, name=name: self.callbacks.setdefault(name, []).append(function))
             for name in ("cfg_denoiser", "cfg_denoised", "ui_settings", "before_ui", "app_started")}
-        modules["modules.scripts"] = dict(Script=Script, AlwaysVisible=AlwaysVisible, scripts_data=[])
+        modules["modules.scripts"] = dict(Script=Script, AlwaysVisible=AlwaysVisible, scripts_data=[],
+                                          ScriptRunner=ScriptRunner)
         modules["modules.ui_common"] = dict(create_refresh_button=lambda *args: None)
         modules["modules.call_queue"] = dict(queue_lock=threading.Lock())
-        modules["modules.processing"] = dict(process_images=self.process_images, Processed=Processed, fix_seed=fix_seed)
+        modules["modules.processing"] = dict(
+            process_images=self.process_images, Processed=Processed, fix_seed=fix_seed, DecodedSamples=DecodedSamples,
+            StableDiffusionProcessingTxt2Img=type("Txt2Img", (Processing,), {
+                "__init__": lambda one, **given: Processing.__init__(one, self, **given)}))
         self.modules = {"gradio": self.gradio}
         for name, content in modules.items():
             self.modules[name] = types.ModuleType(name)
@@ -511,14 +527,17 @@ class Double:
         count = p.batch_size * p.n_iter
         p.all_seeds = fixed or [int(p.seed) + i for i in range(count)]
         p.all_prompts = [", ".join([p.prompt, *p.styles])] * count
+        p.all_hr_prompts = [p.hr_prompt or p.prompt] * count
         p.scripts.call("process", p)
         images, texts = [], []
         for iteration in range(p.n_iter):
             p.iteration = iteration
+            self.shared.state.skipped = False
             if self.shared.state.interrupted:
                 break
             batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
             p.seeds, p.prompts = p.all_seeds[batch], p.all_prompts[batch]
+            p.scripts.call("before_process_batch", p, batch_number=iteration, prompts=p.prompts)
             if iteration == 0:
                 self.params_txt = self.infotext(p, 0)
             x = noise(p.seeds, p.width, p.height)
@@ -531,7 +550,7 @@ class Double:
                 x = p.sample(True, x, p.hr_cfg if self.forge else p.cfg_scale)
             p.scripts.call("postprocess_batch", p, images=x, batch_number=iteration)
             p.prompts = p.all_prompts[batch]
-            images += pictured(x)
+            images += pictured(torch.stack(x) if getattr(x, "already_decoded", False) else x)
             texts += [self.infotext(p, i) for i in range(len(p.seeds))]
         return Processed(p, images, seed=p.all_seeds[0], info=texts[0] if texts else "", infotexts=texts)
 

@@ -29,13 +29,13 @@ def debias(*args, name: str = "test", **given) -> dict:
 
 def save_profile(folder, name: str = "test", direction: str = "prompt", context: str = "{prompt}, {group}",
                  steering: dict | None = None, guidance: dict | None = None, setting: dict | None = None,
-                 groups=("man", "woman"), prompts=(PROMPT,), **more) -> None:
+                 groups=("man", "woman"), prompts=(PROMPT,), spend: str = "shift", **more) -> None:
     """A profile as a calibration could have left it: a push of every image toward the second group."""
     from sd_debias.core.profile.file import Profile
     steering = steering or dict(weights=[0.0, *[-1.0] * (len(groups) - 1)])
     document = dict(
         schema="1.0", name=name, setting=setting or {}, classifier="none",
-        method=dict(direction=direction, context=context, spend="shift", guidance=guidance or {}),
+        method=dict(direction=direction, context=context, spend=spend, guidance=guidance or {}),
         attributes=[dict(name="gender", groups=[dict(name=group, texts=[f"a {group}"]) for group in groups])],
         entries=[dict(prompt=prompt, steerings=[steering]) for prompt in prompts], **more)
     folder.mkdir(parents=True, exist_ok=True)
