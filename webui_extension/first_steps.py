@@ -103,8 +103,8 @@ def _first_shares(p, prompt: str, negative: str, attributes: tuple[Attribute, ..
     class Runner(scripts.ScriptRunner):
         """Calls this extension's hook alone."""
 
-        def process_before_every_sampling(self, one, **kwargs):
-            script.process_before_every_sampling(one, **kwargs)
+        def process_before_every_sampling(self, p, **kwargs):
+            script.process_before_every_sampling(p, **kwargs)
 
     class Reading(processing.StableDiffusionProcessingTxt2Img):
         """Makes no pictures: what was sampled is not decoded."""

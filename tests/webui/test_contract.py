@@ -257,9 +257,9 @@ def expected_share(host, prompt: str) -> tuple[float, float]:
         groups = torch.stack(groups) - mean
         return on_simplex((groups @ groups.T).numpy(), (groups @ (own - mean)).numpy())[0], 1e-3
     from sd_debias.core.attribute import GENDER
-    from sd_debias.diffusers_host import Workbench
+    from sd_debias.diffusers_host.workbench import demo
     from sd_debias.diffusers_host.first_steps import first_shares
-    found, = first_shares(Workbench("demo").pipe, prompt, [GENDER], range(32), num_inference_steps=6,
+    found, = first_shares(demo().pipe, prompt, [GENDER], range(32), num_inference_steps=6,
                           guidance_scale=4.0, negative_prompt="")
     return found[0], 0.1
 
