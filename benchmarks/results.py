@@ -49,18 +49,19 @@ def effect(results: list[dict]) -> dict:
     """Shares of the default method's calibrations that end within chance of their target."""
     found = {}
     for case, attribute in (("gender", "gender"), ("tone", "skin_tone_5")):
-        rows = [r for r in results if (r["case"], r["method"]) == (case, "default")]
+        rows = [r for r in results if r["case"] == case]
         if rows:
             after = [r["attributes"][attribute]["after"] for r in rows]
             found[f"{case}_share_below_floor"] = float(np.mean([d["kl"] <= d["kl_floor95"] for d in after]))
+            found[f"{case}_images"] = float(np.mean([r["images"] for r in rows]))
             found[f"{case}_mean_kl"] = float(np.mean([d["kl"] for d in after]))
-    falls = [r["fidelity"]["before"] - r["fidelity"]["after"] for r in results if r["method"] == "default"]
+    falls = [r["fidelity"]["before"] - r["fidelity"]["after"] for r in results]
     if falls:
         found["fidelity_drop"] = float(np.mean(falls))
     return found
 
 
-def calibration(results: list[dict], effects: list[dict]) -> dict:
+def calibration(results: list[dict]) -> dict:
     """Pictures to a calibrated gender, of all that are made, and how many times as many other solvers use."""
     def images(method, plan):
         return {r["occupation"]: r["images"] for r in results if (r["method"], r["plan"]) == (method, plan)}
@@ -72,19 +73,12 @@ def calibration(results: list[dict], effects: list[dict]) -> dict:
     additive, shared = images("shift, additive", budget.PATIENT), images("default (draw)", budget.SHARED)
     if additive and additive.keys() <= shared.keys():
         found["ratio_to_additive"] = sum(additive.values()) / sum(shared[subject] for subject in additive)
-    # Here, pictures before the verification.
-    gradient = {r["occupation"]: r["images"] for r in effects if r["method"] == "policy gradient, 10x"}
-    default = [r["images"] for r in effects if (r["case"], r["method"]) == ("gender", "default")
-               and r["occupation"] in gradient]
-    if gradient and len(default) == len(gradient):
-        found["ratio_to_policy_gradient"] = sum(gradient.values()) / sum(default)
     return found
 
 
 def main() -> None:
-    effects, figures = read("effect"), {}
-    figures["effect"] = effect(effects)
-    figures["calibration"] = calibration(read("budget"), effects)
+    figures = dict(effect=effect(read("effect")))
+    figures["calibration"] = calibration(read("budget"))
     guesses = read("uncalibrated")
     if guesses:
         # What an uncalibrated prompt gets, and what weights predicted for it give.
