@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import inspect
 from typing import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError
-from ..core.method.conditioning import Encoded, check_groups
+from ..core.method.conditioning import Encoded, check_groups, check_unmixed, mean, together
 from ..core.method.direction import group_texts
+from .families import Family, WholeTexts, family_of
 
 # What encode_prompt returns, by (does it do classifier-free guidance, does the pipeline take pooled texts, length).
 _LAYOUTS = {
@@ -20,7 +22,7 @@ _LAYOUTS = {
     (False, True, 3): ("prompt_embeds", "pooled_prompt_embeds", "text_ids"),  # Flux
 }
 # Settings of a pipeline's call that change how it encodes text.
-_ENCODING = ("clip_skip", "max_sequence_length")
+_ENCODING = ("clip_skip", "max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt")
 
 
 def encode(pipe, texts: Sequence[str], unconditional: bool = False, **settings) -> dict[str, Tensor]:
@@ -32,8 +34,8 @@ def encode(pipe, texts: Sequence[str], unconditional: bool = False, **settings) 
     """
     accepted = inspect.signature(type(pipe).__call__).parameters
     known = inspect.signature(pipe.encode_prompt).parameters if hasattr(pipe, "encode_prompt") else {}
-    refusal = DebiasError(f"Cannot encode texts with {type(pipe).__name__}: only pipelines whose encode_prompt works "
-                          f"like that of Stable Diffusion 1 to 3, SDXL or Flux are known. Use one of these.")
+    refusal = DebiasError(f"This needs texts of one length, as Stable Diffusion 1 to 3, SDXL and Flux encode them, but "
+                          f"{type(pipe).__name__} does not. Use one of these, or the direction 'prompt'.")
     if not known or "prompt_embeds" not in accepted or any("prompt" in name and "mask" in name for name in accepted):
         raise refusal
     cfg = "do_classifier_free_guidance" in known
@@ -50,6 +52,20 @@ def encode(pipe, texts: Sequence[str], unconditional: bool = False, **settings) 
     return {name: parts[prefix + name] for name in ("prompt_embeds", "pooled_prompt_embeds") if name in parts}
 
 
+_known: WeakKeyDictionary = WeakKeyDictionary()  # pipelines: are their texts of one length?
+
+
+def of_one_length(pipe) -> bool:
+    """Does the pipeline encode all texts with the same length, as Stable Diffusion 1 to 3, SDXL and Flux do?"""
+    if pipe not in _known:
+        try:
+            _known[pipe] = family_of(pipe) is None and len({
+                encode(pipe, [text])["prompt_embeds"].shape[1] for text in ("a", "a photo of a doctor, a woman")}) == 1
+        except (DebiasError, TypeError):  # its encode_prompt may need more than is known here
+            _known[pipe] = False
+    return _known[pipe]
+
+
 def encoding_of(call: dict) -> dict:
     """Those arguments of a pipeline's call that change how texts are encoded, as `encode` takes them."""
     encoding = {name: call[name] for name in _ENCODING if call.get(name) is not None}
@@ -60,20 +76,32 @@ def encoding_of(call: dict) -> dict:
 
 
 def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str, *, subject: str = "", **settings
-               ) -> Encoded:
-    """Encodes the prompt, the empty one and all group texts. Raises DebiasError where groups of one attribute read
-    alike, and where the texts have different lengths.
+               ) -> Encoded | WholeTexts:
+    """Encodes the prompt, the empty one and all group texts; `WholeTexts` for a pipeline whose texts are not known.
+    Raises DebiasError where groups of one attribute read alike.
     """
     groups = [group for attribute in attributes for group in attribute.groups]
     texts = [group_texts(group.texts, prompt, context, subject) for group in groups]
+    family = family_of(pipe)
+    if family is not None:
+        return _by_family(pipe, family, prompt, texts, attributes, **settings)
+    if not of_one_length(pipe):
+        return WholeTexts(prompt, tuple(attributes), context, subject)
     embedded = encode(pipe, [text for group in texts for text in group], **settings)
     own = encode(pipe, [prompt], **settings)
-    tokens = own["prompt_embeds"].shape[1], embedded["prompt_embeds"].shape[1]
-    if tokens[0] != tokens[1]:
-        raise DebiasError(f"{type(pipe).__name__} encodes the prompt as {tokens[0]} tokens and the groups' texts as "
-                          f"{tokens[1]}, and in diffusers texts of different lengths cannot be mixed. Use a prompt of "
-                          f"another length.")
     means = {name: torch.stack([part.float().mean(0, keepdim=True) for part in parts.split([len(t) for t in texts])])
              for name, parts in embedded.items()}
     check_groups(means["prompt_embeds"], attributes)
     return Encoded(own, encode(pipe, [prompt], unconditional=True, **settings), means)
+
+
+def _by_family(pipe, family: Family, prompt: str, texts: Sequence[Sequence[str]], attributes: Sequence[Attribute],
+               **settings) -> Encoded:
+    """Each text alone, with its own length."""
+    own, empty = (family.encode(pipe, text, **settings) for text in (prompt, ""))
+    found = [[family.encode(pipe, text, **settings) for text in group] for group in texts]
+    lacking = [{name: None for name in own if name not in one} for group in found for one in group]
+    check_unmixed({}, [part for part in lacking if part])
+    groups = {name: together([mean([one[name] for one in group]) for group in found]) for name in own}
+    check_groups(groups[family.tokens], attributes)
+    return Encoded(own, empty, groups)

@@ -16,9 +16,10 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError, short
 from ..core.method import draw
-from ..core.method.conditioning import Encoded, shifted
+from ..core.method.conditioning import Encoded, Parts, effect, shifted, shifted_rows
 from ..core.method.methods import METHODS, Method
 from .encode import encode, encode_all, encoding_of
+from .families import Family, WholeTexts, check_whole_texts, family_of
 from .hook import WindowedPrompt, hooked
 
 
@@ -75,7 +76,24 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
 
     encoded = encoded or encode_all(pipe, prompt, attributes, method.context, **encoding)
     guided_images = int(weights.any(1).sum())
-    if method.direction == "prompt":
+    if isinstance(encoded, WholeTexts):
+        check_whole_texts(pipe, attributes, method)
+        texts = encoded.texts(weights)
+        guide.call["prompt"] = texts
+        guide.records = [dict(acted=texts != [prompt] * images, magnitude=0.0, steps=0, skipped=0,
+                              guided_images=guided_images)]
+        yield guide
+        reason = "the groups' texts are the prompt."
+    elif (family := family_of(pipe)) is not None:
+        check_family(pipe, method)
+        negative = family.encode(pipe, negative_prompt or "", **encoding) if family.negative else None
+        guide.call.update(_of_family(family, encoded, attributes, weights, method, negative), prompt=None)
+        if negative is not None:
+            guide.call.pop("negative_prompt", None)
+        guide.records = [effect(encoded, attributes, weights, method.context, family.tokens)]
+        yield guide
+        reason = "the group texts mean the same to this model as the prompt."
+    elif method.direction == "prompt":
         parts = shifted(encoded, attributes, weights, method.context)
         if guided_images < images:  # as the pipeline itself encodes them, together: one by one they round otherwise
             own = encode(pipe, [prompt] * images, **encoding)
@@ -106,6 +124,44 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
                   f"{window}, {done['skipped']} of which were skipped.")
     if not guide.summary()["acted"]:
         warnings.warn(f"Guidance had no effect: {reason}")
+
+
+def check_family(pipe, method: Method) -> None:
+    """Raises DebiasError where a pipeline of `FAMILIES` cannot be guided by a method."""
+    if method.direction != "prompt" or not method.guidance.whole:
+        raise DebiasError(f"{type(pipe).__name__} takes the direction 'prompt' in all steps, but "
+                          f"'{method.direction}' from {method.guidance.start:g} to {method.guidance.end:g} came. Use "
+                          "the method 'default', or 'shift'.")
+
+
+def _of_family(family: Family, encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, method: Method,
+               negative: Parts | None) -> dict:
+    """Arguments of the pipeline's call for images whose texts are shifted by weights [B, n]."""
+    rows = shifted_rows(encoded, attributes, weights, method.context)
+    if len(set(map(_shapes, rows))) > 1:
+        raise DebiasError("These images' texts have different lengths. Make them with `generate`, or in a call for "
+                          "each length.")
+    return family.call(rows, negative)
+
+
+def _shapes(parts: dict[str, Tensor]) -> tuple:
+    return tuple((name, tuple(part.shape)) for name, part in sorted(parts.items()))
+
+
+def _calls(pipe, encoded: Encoded | WholeTexts | None, attributes: Sequence[Attribute], weights: Tensor, method: Method,
+           batch_size: int) -> list[list[int]]:
+    """The places of the images that one call of the pipeline makes: at most a batch and, where texts differ in length,
+    of one length. Images that are left alone then have calls of their own, with the prompt itself."""
+    keys: Sequence = [()] * len(weights)
+    if isinstance(encoded, WholeTexts):
+        keys = encoded.texts(weights)
+    elif encoded is not None and family_of(pipe) is not None:
+        keys = [_shapes(row) if a.any() else () for row, a in
+                zip(shifted_rows(encoded, attributes, weights, method.context), weights)]
+    found: dict = {}
+    for i, key in enumerate(keys):
+        found.setdefault(key, []).append(i)
+    return [places[at:at + batch_size] for places in found.values() for at in range(0, len(places), batch_size)]
 
 
 def _checked(weights, attributes: Sequence[Attribute], method: Method) -> Tensor:
@@ -141,18 +197,17 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     if encoded is None and method.guidance.scale and rows.any():
         encoded = encode_all(pipe, prompt, attributes, method.context, **encoding_of(call))
 
-    images, records, blocked = [], [], 0
-    for start in range(0, len(seeds), batch_size):
-        batch = slice(start, start + batch_size)
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]]
-        with guided(pipe, prompt, attributes, rows[batch], method, negative_prompt=negative_prompt,
+    made, records, blocked = {}, [], 0
+    for places in _calls(pipe, encoded, attributes, rows, method, batch_size):
+        generators = [torch.Generator("cpu").manual_seed(seeds[place]) for place in places]
+        with guided(pipe, prompt, attributes, rows[places], method, negative_prompt=negative_prompt,
                     encoded=encoded, **encoding_of(call)) as guide:
             output = pipe(**guide.call, generator=generators, output_type="np", **call)
-        images.append(output.images)
+        made.update(zip(places, _pictures(output), strict=True))
         blocked += sum(map(bool, getattr(output, "nsfw_content_detected", None) or ()))
         records.append(guide.summary())
 
-    pixels = np.concatenate(images)
+    pixels = np.stack([made[place] for place in range(len(seeds))])
     broken = np.flatnonzero(~np.isfinite(pixels).all(axis=(1, 2, 3))).tolist()
     if blocked:
         warnings.warn(f"The pipeline's safety checker blacked out {blocked} of {len(seeds)} images: no count holds.")
@@ -162,6 +217,14 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     info = dict(direction=method.direction, **_together(records), blocked=blocked, broken=broken, weights=rows.tolist(),
                 extra_evaluations=sum(record["extra_evaluations"] for record in records))
     return (np.nan_to_num(pixels) * 255).round().clip(0, 255).astype(np.uint8), info
+
+
+def _pictures(output) -> np.ndarray:
+    """A pipeline's pictures [B, H, W, 3], 0 to 1; of a video the first frame."""
+    for name in ("images", "image"):
+        if hasattr(output, name):
+            return getattr(output, name)
+    return np.stack([frames[0] for frames in output.frames])
 
 
 def _rows(attributes, steerings, weights, strength: float, seeds: list[int]) -> Tensor:

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +29,9 @@ from ..core.profile.file import Profile
 from ..core.profile.lookup import entry_for
 from ..core.method.draw import Steering, check_steered
 from . import first_steps
-from .encode import encode, encode_all
-from .generate import generate
+from .encode import encode, encode_all, of_one_length
+from .families import check_whole_texts, family_of, guidance
+from .generate import check_family, generate
 from .hook import check
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -71,8 +74,8 @@ class Workbench(Host):
         size = {key: s[key] for key in ("width", "height") if s[key]}
         images, info = generate(
             self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights,
-            guidance_strength=strength, method=method, negative_prompt=s["negative_prompt"], encoded=encoded,
-            batch_size=self.batch_size, num_inference_steps=s["steps"], guidance_scale=s["cfg"], **size)
+            guidance_strength=strength, method=method, encoded=encoded, batch_size=self.batch_size,
+            num_inference_steps=s["steps"], **guidance(self.pipe, s["cfg"], s["negative_prompt"]), **size)
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1) + info["extra_evaluations"]
         return images, info
 
@@ -104,9 +107,11 @@ class Workbench(Host):
 
     def check(self, attributes: Sequence[Attribute], method: Method) -> None:
         """Raises DebiasError where this pipeline cannot be guided by a method; said before the first picture."""
-        if method.direction == "prompt" and method.guidance.whole:
-            encode(self.pipe, [attributes[0].groups[0].texts[0]])
-        else:
+        if family_of(self.pipe) is not None:
+            check_family(self.pipe, method)
+        elif not of_one_length(self.pipe):
+            check_whole_texts(self.pipe, attributes, method)
+        elif method.direction != "prompt" or not method.guidance.whole:
             check(self.pipe)
             encode(self.pipe, [""], unconditional=True)
 
@@ -192,7 +197,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     fails.
     """
     import diffusers
-    from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from packaging.version import Version
 
     path, name = Path(source).expanduser(), quoted(source)
@@ -210,7 +215,8 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
             parts = read_json(index)
             if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
                 raise DebiasError(lacks_text)
-            pipe = AutoPipelineForText2Image.from_pretrained(str(path), use_safetensors=True, **options)
+            options.update(dict.fromkeys(_lacking(path, parts)))
+            pipe = _pretrained(str(path), options)
         elif path.is_file():
             if config and not Path(config).is_dir():
                 raise DebiasError(f"Expected a diffusers folder as the configuration of a checkpoint, but "
@@ -221,7 +227,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
         elif not allow_download:
             raise DebiasError(f"No folder or file {name}. If it is a hub id, add --allow-download.")
         else:
-            pipe = AutoPipelineForText2Image.from_pretrained(source, use_safetensors=True, **options)
+            pipe = _pretrained(source, options)
         pipe.to(device)
     except DebiasError:
         raise
@@ -240,6 +246,27 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
                       "out could not be counted.")
         pipe.safety_checker = None
     return pipe
+
+
+def _pretrained(source: str, options: dict):
+    """The folder's or the hub's pipeline for text-to-image, else the one that it names itself."""
+    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+    try:
+        return AutoPipelineForText2Image.from_pretrained(source, use_safetensors=True, **options)
+    except ValueError as error:
+        if "can't find a pipeline linked to" not in str(error):
+            raise
+    pipe = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
+    if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
+        raise DebiasError(f"{quoted(source)} is a {type(pipe).__name__}, which takes no prompt.")
+    return pipe
+
+
+def _lacking(path: Path, parts: dict) -> list[str]:
+    """Further text encoders and their tokenizers that a folder names and does not hold, such as SD 3's T5: the pipeline
+    goes without them."""
+    return [name for name, kind in parts.items() if re.fullmatch(r"(text_encoder|tokenizer)_\d", name)
+            and isinstance(kind, list) and kind[0] and not (path / name).is_dir()]
 
 
 def _check_device(device: str) -> None:

@@ -64,14 +64,8 @@ def _mixes(name: str) -> bool:
 
 
 def effect(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict:
-    """What the `prompt` direction does, as `GuidedCall.summary` of the diffusers host says it."""
-    guided, c = int(weights.any(1).sum()), encoded.prompt[EMBEDDING].float()
-    moved = [row[EMBEDDING].float() for row, a in zip(shifted_rows(encoded, attributes, weights, context), weights,
-                                                      strict=True) if a.any()]
-    change = sum((row[:, :c.shape[1]] - c).abs().mean().item() for row in moved) / max(guided, 1)
-    longer = any(row.shape[1] > c.shape[1] for row in moved)
-    return dict(acted=longer or change > 1e-6 * c.abs().mean().item(), magnitude=change, steps=0, skipped=0,
-                guided_images=guided, extra_evaluations=0)
+    """What the `prompt` direction does."""
+    return core.effect(encoded, attributes, weights, context, EMBEDDING)
 
 
 Entries = list[dict]

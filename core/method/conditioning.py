@@ -151,6 +151,19 @@ def _shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor,
     return result
 
 
+def effect(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str, tokens: str) -> dict:
+    """What the `prompt` direction does to a prompt's text, in the words of a pass's summary; `tokens` names the part of
+    its tokens. `magnitude` is the mean |c' - c| of the guided images, `acted` whether anything changed."""
+    guided, c = int(weights.any(1).sum()), encoded.prompt[tokens].float()
+    moved = [row[tokens].float() for row, a in zip(shifted_rows(encoded, attributes, weights, context), weights,
+                                                   strict=True) if a.any()]
+    own = length(c)
+    change = sum((row[..., :own, :] - c).abs().mean().item() for row in moved) / max(guided, 1)
+    longer = any(length(row) > own for row in moved)
+    return dict(acted=longer or change > 1e-6 * c.abs().mean().item(), magnitude=change, steps=0, skipped=0,
+                guided_images=guided, extra_evaluations=0)
+
+
 def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> list[Parts | None]:
     """The `embedding` direction u = e + sum_i a_i (g_i - e) image by image: B dicts of parts [1, ...].
 

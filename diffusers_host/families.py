@@ -1,0 +1,171 @@
+"""How a diffusers pipeline is given a text: by its family, and where that is not known, as the text itself.
+
+Stable Diffusion 1 to 3, SDXL and Flux have texts of one length, which all directions mix (encode.py, hook.py). Those
+below have texts as long as they are, with masks, as lists, or of several encoders: the direction `prompt` mixes them,
+each alone, and pictures whose texts have the same lengths are made together. Of any other pipeline a picture gets its
+group's own text.
+"""
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.attribute import Attribute
+from ..core.errors import DebiasError, quoted
+from ..core.method.conditioning import Parts, in_context
+from ..core.method.direction import group_texts
+from ..core.method.methods import Method
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table.
+
+    returned  the argument of the pipeline's call for each value that encode_prompt returns; "" for one that the call
+              makes itself, and values beyond are not looked at
+    tokens    the part that holds the text's tokens
+    second    the same for a second text encoder, where encode_prompt is called for each
+    lists     parts that come and go as lists, [T, D] each
+    moves     where the text's dimension stands in a part, and where it stands here: (from, to)
+    counted   the part that tells where each text of a batch begins, [B + 1]
+    negative  must the call be given the negative text's parts too?
+    cfg       the call's argument for the scale of classifier-free guidance
+    """
+    returned: tuple[str, ...]
+    tokens: str = "prompt_embeds"
+    second: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    moves: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    counted: str = ""
+    negative: bool = False
+    cfg: str = "guidance_scale"
+
+    def encode(self, pipe, text: str, **settings) -> Parts:
+        """One text by its parts [1, ...], of its own length."""
+        known = inspect.signature(pipe.encode_prompt).parameters
+        call = inspect.signature(type(pipe).__call__).parameters  # its defaults differ: the longest text, instructions
+        usual = {name: argument.default for name, argument in call.items() if argument.default is not argument.empty}
+        given = {**usual, **settings, "prompt": [text], "device": pipe._execution_device, "num_images_per_prompt": 1,
+                 "do_classifier_free_guidance": False}
+        parts = {}
+        for encoder, names in enumerate(filter(None, (self.returned, self.second))):
+            chosen = {**given, "text_encoder_index": encoder}
+            with torch.no_grad():
+                found = pipe.encode_prompt(**{name: value for name, value in chosen.items() if name in known})
+            values = found if isinstance(found, tuple) else (found,)
+            parts.update((name, self._part(name, value)) for name, value in zip(names, values)
+                         if name and value is not None)
+        return parts
+
+    def call(self, rows: Sequence[Parts], negative: Parts | None = None) -> dict:
+        """Arguments of the pipeline's call for B texts of the same shapes, and for a negative one where it is given."""
+        made = self._batch(rows)
+        if negative is not None:
+            made.update((f"negative_{name}", part) for name, part in self._batch([negative] * len(rows)).items())
+        return made
+
+    def _batch(self, rows: Sequence[Parts]) -> dict:
+        parts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        made = {name: list(part) if name in self.lists else part.movedim(*reversed(self.moves.get(name, (0, 0))))
+                for name, part in parts.items()}
+        if self.counted:
+            made[self.counted] = torch.arange(len(rows) + 1, dtype=torch.int32, device=parts[self.tokens].device) \
+                * parts[self.tokens].shape[1]
+        return made
+
+    def _part(self, name: str, value) -> Tensor:
+        return value[0][None] if name in self.lists else value.movedim(*self.moves.get(name, (0, 0)))
+
+
+_MASKED = Family(("prompt_embeds", "prompt_attention_mask"))
+FAMILIES = {
+    "AuraFlowPipeline": _MASKED,
+    "ChromaPipeline": Family(("prompt_embeds", "", "prompt_attention_mask")),
+    "BriaPipeline": Family(("prompt_embeds",)),
+    "CogView4Pipeline": Family(("prompt_embeds",)),
+    "ErnieImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",)),
+    "Flux2KleinPipeline": Family(("prompt_embeds",)),
+    "Flux2Pipeline": Family(("prompt_embeds",)),
+    "HiDreamImagePipeline": Family(("prompt_embeds_t5", "", "prompt_embeds_llama3", "", "pooled_prompt_embeds"),
+                                   "prompt_embeds_llama3", moves={"prompt_embeds_llama3": (1, 0)}),
+    "HunyuanDiTPipeline": Family(("prompt_embeds", "", "prompt_attention_mask"),
+                                 second=("prompt_embeds_2", "", "prompt_attention_mask_2"), negative=True),
+    "HunyuanImagePipeline": Family(("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")),
+    "Kandinsky5T2IPipeline": Family(("prompt_embeds_qwen", "prompt_embeds_clip"), "prompt_embeds_qwen",
+                                    counted="prompt_cu_seqlens", negative=True),
+    "Krea2Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), moves={"prompt_embeds": (1, 2)}),
+    "Lumina2Pipeline": _MASKED,
+    "OvisImagePipeline": Family(("prompt_embeds",)),
+    "PixArtAlphaPipeline": _MASKED,
+    "PixArtSigmaPipeline": _MASKED,
+    "QwenImage21Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), cfg="true_cfg_scale"),
+    "QwenImagePipeline": Family(("prompt_embeds", "prompt_embeds_mask"), cfg="true_cfg_scale"),
+    "SanaPipeline": _MASKED,
+    "SanaSprintPipeline": _MASKED,
+    "WanPipeline": Family(("prompt_embeds",)),
+    "ZImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",), negative=True),
+}
+
+
+def family_of(pipe) -> Family | None:
+    """A pipeline's row, by its class's name; None for one that has none."""
+    return FAMILIES.get(type(pipe).__name__)
+
+
+def guidance(pipe, scale: float, negative_prompt: str | None) -> dict:
+    """Arguments of `generate` for classifier-free guidance, by the names that the pipeline has for them. Raises
+    DebiasError for a negative prompt that it does not take."""
+    accepted, family = inspect.signature(type(pipe).__call__).parameters, family_of(pipe)
+    cfg = family.cfg if family else "guidance_scale"
+    if negative_prompt is not None and "negative_prompt" not in accepted:
+        raise DebiasError(f"{type(pipe).__name__} takes no negative prompt, but {quoted(negative_prompt)} came. Leave "
+                          f"it out.")
+    if cfg == "true_cfg_scale" and scale > 1:
+        negative_prompt = negative_prompt or ""  # without one it is not guided
+    guider = getattr(pipe, "guider", None)
+    if cfg not in accepted and guider is not None:
+        pipe.guider = guider.new(guidance_scale=scale)
+    return {"negative_prompt": negative_prompt, **({cfg: scale} if cfg in accepted else {})}
+
+
+@dataclass(frozen=True)
+class WholeTexts:
+    """What stands for `Encoded` with a pipeline whose texts are not known: the prompt and its groups' own texts.
+
+    A push is the group's first text; there is nothing between the prompt and it.
+    """
+    prompt: str
+    attributes: tuple[Attribute, ...]
+    context: str
+    subject: str = ""
+
+    def texts(self, weights: Tensor) -> list[str]:
+        """The text of each image for weights [B, n]. Raises DebiasError for weights that are no whole pushes."""
+        return [self._text(row) for row in weights]
+
+    def _text(self, row: Tensor) -> str:
+        text = self.prompt
+        for attribute, own in zip(self.attributes, row.split([len(a.groups) for a in self.attributes])):
+            pushed = own.nonzero().flatten().tolist()
+            if not pushed:
+                continue
+            if len(pushed) > 1 or own[pushed[0]] > -1:
+                raise DebiasError("A pipeline that is given whole texts can push a picture toward one group alone, "
+                                  "with a strength of 1 or more. Use the method 'default' and the strength 1.")
+            text, = group_texts(attribute.groups[pushed[0]].texts[:1], text, self.context, self.subject)
+        return text
+
+
+def check_whole_texts(pipe, attributes: Sequence[Attribute], method: Method) -> None:
+    """Raises DebiasError where a pipeline whose texts are not known cannot be guided by a method."""
+    fits = method.direction == "prompt" and method.spend == "draw" and method.guidance.whole
+    if not fits or not all(in_context(attribute, method.context) for attribute in attributes):
+        raise DebiasError(
+            f"How {type(pipe).__name__} encodes texts is not known here, so each picture can only be given its group's "
+            f"own text: the method 'default' (direction 'prompt', draws, all steps, groups in the prompt's context). "
+            f"All directions work with Stable Diffusion 1 to 3, SDXL and Flux; 'prompt', with shifts too, also with "
+            f"{', '.join(sorted(FAMILIES))}.")

@@ -1,0 +1,264 @@
+"""Random pipelines of the families whose text encoder is a language model, and Chroma: small enough for a test.
+
+As in tiny_pipelines, a token is a letter and weights are drawn large, so that texts visibly steer the predictions.
+"""
+from functools import cache
+from typing import Callable
+
+import torch
+from diffusers import (
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    AutoencoderKLQwenImage21,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    DiffusionPipeline,
+    ErnieImagePipeline,
+    ErnieImageTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
+    LongCatImagePipeline,
+    LongCatImageTransformer2DModel,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tiny_pipelines import WIDTH, _lively, _quiet, _vae, t5_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    Mistral3Model,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    T5Config,
+    T5EncoderModel,
+)
+
+HEADS = dict(num_attention_heads=2, attention_head_dim=16)
+ROPE = dict(axes_dims_rope=(4, 4, 8))
+
+# Qwen's template; a message's content is a text or, as Flux2 and Qwen-Image 2.1 write it, a list of such parts.
+CHAT = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\n' }}
+{%- if message.content is string -%}{{ message.content }}
+{%- else -%}{%- for part in message.content -%}{{ part.text }}{%- endfor -%}{%- endif -%}
+{{ '<|im_end|>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}
+{%- if enable_thinking is defined and not enable_thinking -%}{{ '<think>\n\n</think>\n\n' }}{%- endif -%}
+{%- endif -%}"""
+
+
+@cache
+def llm_tokenizer() -> PreTrainedTokenizerFast:
+    """A stand-in for a language model's tokenizer: one token a letter, none added, a chat template."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|image_pad|>"]
+    words = [*special, "<unk>", "\n", *map(chr, range(32, 127))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.add_special_tokens(special)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[2],
+                                   unk_token="<unk>", chat_template=CHAT, model_max_length=1024)
+
+
+class TextProcessor(ProcessorMixin):
+    """Stands in for Qwen3-VL's processor, whose part for videos wants torchvision."""
+    image_token = "<|image_pad|>"  # with one, a single text too gives a list of token lists
+
+    def __init__(self, tokenizer=None, **kwargs):
+        super().__init__(tokenizer, **kwargs)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+
+
+def _decoder(layers=2, **config):
+    """A language model's settings, its weights so large that every letter changes what follows."""
+    return dict(vocab_size=len(llm_tokenizer()), hidden_size=WIDTH, intermediate_size=37, num_hidden_layers=layers,
+                num_attention_heads=4, num_key_value_heads=2, head_dim=8, initializer_range=0.3,
+                pad_token_id=llm_tokenizer().pad_token_id, bos_token_id=None,
+                eos_token_id=llm_tokenizer().eos_token_id, **config)
+
+
+def _qwen3(kind=Qwen3Model, layers=2):
+    return _lively(kind(Qwen3Config(**_decoder(layers))))
+
+
+def _qwen_vl(kind, config, **vision):
+    """Qwen's models of text and pictures; the part that sees is there, but unused."""
+    text = _decoder(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2]))
+    vision = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=WIDTH, **vision)
+    return _lively(kind(config(text_config=text, vision_config=vision)))
+
+
+def _qwen25_vl():
+    return _qwen_vl(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, fullatt_block_indexes=[0])
+
+
+def _mistral3(kind, layers=2):
+    vision = dict(model_type="pixtral", hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                  num_attention_heads=2)
+    return _lively(kind(Mistral3Config(text_config=dict(model_type="mistral", **_decoder(layers)),
+                                       vision_config=vision)))
+
+
+def _t5():
+    return T5EncoderModel(T5Config(vocab_size=len(t5_tokenizer()), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=1,
+                                   num_heads=4)).eval()
+
+
+def _flux2_vae():
+    """It halves the picture once, and its latents' 2x2 patches are what is denoised."""
+    return AutoencoderKLFlux2(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+                              down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16,
+                              up_block_types=("UpDecoderBlock2D",) * 2).eval()
+
+
+def _keen(transformer):
+    """Templates and padding drown a short text; with larger keys attention picks single letters out."""
+    for name, parameter in transformer.named_parameters():
+        if "norm_k." in name or "norm_added_k." in name:
+            parameter.data.mul_(3)
+    return _lively(transformer)
+
+
+def _scheduler():
+    return FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+
+def _flux_like(kind, **config):
+    """A transformer of Flux's form: one block of two streams, one of a single stream."""
+    return _keen(kind(**{**dict(patch_size=1, num_layers=1, num_single_layers=1, joint_attention_dim=WIDTH), **HEADS,
+                         **ROPE, **config}))
+
+
+def chroma():
+    transformer = _flux_like(ChromaTransformer2DModel, in_channels=16, approximator_num_channels=16,
+                             approximator_hidden_dim=16, approximator_layers=1)
+    return ChromaPipeline(transformer=transformer, scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
+                          text_encoder=_t5(), tokenizer=t5_tokenizer())
+
+
+def ernie_image():
+    transformer = ErnieImageTransformer2DModel(
+        hidden_size=WIDTH, num_attention_heads=2, num_layers=1, ffn_hidden_size=37, in_channels=16, out_channels=16,
+        text_in_dim=WIDTH, rope_axes_dim=(4, 4, 8))
+    for module in (transformer.adaLN_modulation[-1], transformer.final_linear):
+        torch.nn.init.normal_(module.weight, std=0.3)  # fresh ones answer zero
+    return ErnieImagePipeline(
+        transformer=_keen(transformer), scheduler=_scheduler(), vae=_flux2_vae(),
+        text_encoder=_mistral3(Mistral3Model), tokenizer=llm_tokenizer())
+
+
+def _flux2_transformer(guidance_embeds):
+    """Flux2 reads three of its encoder's layers at once."""
+    return _flux_like(Flux2Transformer2DModel, in_channels=16, axes_dims_rope=(4, 4, 4, 4),
+                      joint_attention_dim=3 * WIDTH, guidance_embeds=guidance_embeds)
+
+
+def flux2():
+    """Its encoder has 30 layers, thin ones: the pipeline reads the 10th, 20th and 30th."""
+    return Flux2Pipeline(
+        transformer=_flux2_transformer(True), scheduler=_scheduler(), vae=_flux2_vae(),
+        text_encoder=_mistral3(Mistral3ForConditionalGeneration, layers=30), tokenizer=llm_tokenizer())
+
+
+def flux2_klein():
+    """Its encoder has 27 layers, thin ones: the pipeline reads the 9th, 18th and 27th."""
+    return Flux2KleinPipeline(
+        transformer=_flux2_transformer(False), scheduler=_scheduler(), vae=_flux2_vae(),
+        text_encoder=_qwen3(Qwen3ForCausalLM, layers=27), tokenizer=llm_tokenizer())
+
+
+def longcat_image():
+    """Its pipeline counts on 16 channels of latents, whatever the autoencoder."""
+    return LongCatImagePipeline(
+        transformer=_flux_like(LongCatImageTransformer2DModel, in_channels=64), scheduler=_scheduler(),
+        vae=_vae(channels=16, shift_factor=0.0), text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer(),
+        text_processor=None)
+
+
+def ovis_image():
+    transformer = _flux_like(OvisImageTransformer2DModel, in_channels=16, out_channels=16)
+    return OvisImagePipeline(transformer=transformer, scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
+                             text_encoder=_qwen3(), tokenizer=llm_tokenizer())
+
+
+def qwen_image():
+    transformer = QwenImageTransformer2DModel(patch_size=2, in_channels=16, out_channels=4, num_layers=2,
+                                              joint_attention_dim=WIDTH, **HEADS, **ROPE)
+    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+                                 latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
+    return QwenImagePipeline(transformer=_keen(transformer), scheduler=_scheduler(), vae=vae,
+                             text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer())
+
+
+def qwen_image_21():
+    """Its pipeline counts on a sixteenth of the picture's height and width, so four halvings."""
+    transformer = QwenImage21Transformer2DModel(in_channels=4, out_channels=4, num_layers=2, context_in_dim=WIDTH,
+                                                **HEADS, **ROPE)
+    vae = AutoencoderKLQwenImage21(
+        base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4).eval()
+    return QwenImage21Pipeline(
+        transformer=_keen(transformer), scheduler=_scheduler(), vae=vae,
+        text_encoder=_qwen_vl(Qwen3VLForConditionalGeneration, Qwen3VLConfig, deepstack_visual_indexes=[0]),
+        processor=TextProcessor(llm_tokenizer(), chat_template=CHAT))
+
+
+def z_image():
+    transformer = ZImageTransformer2DModel(in_channels=4, dim=WIDTH, n_layers=1, n_refiner_layers=1, n_heads=2,
+                                           n_kv_heads=2, cap_feat_dim=WIDTH, axes_dims=[4, 4, 8])
+    return ZImagePipeline(transformer=_keen(transformer), scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
+                          text_encoder=_qwen3(), tokenizer=llm_tokenizer())
+
+
+def _seeded(build: Callable[[], DiffusionPipeline]) -> Callable[[], DiffusionPipeline]:
+    def fresh():
+        torch.manual_seed(0)
+        return _quiet(build())
+    return fresh
+
+
+PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {name: _seeded(build) for name, build in {
+    "ChromaPipeline": chroma,
+    "ErnieImagePipeline": ernie_image,
+    "Flux2KleinPipeline": flux2_klein,
+    "Flux2Pipeline": flux2,
+    "LongCatImagePipeline": longcat_image,
+    "OvisImagePipeline": ovis_image,
+    "QwenImage21Pipeline": qwen_image_21,
+    "QwenImagePipeline": qwen_image,
+    "ZImagePipeline": z_image,
+}.items()}
+
+# Keyword arguments of a small call of two pictures, classifier-free guidance on wherever the family has it.
+_STEPS = dict(height=16, width=16, num_inference_steps=2)
+CALLS: dict[str, dict] = {
+    "ChromaPipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=24),
+    "ErnieImagePipeline": dict(**_STEPS, guidance_scale=4.0),
+    "Flux2KleinPipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=128),
+    "Flux2Pipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=320),  # its own system message is long
+    # A language model would rewrite the prompt first: a random one writes nonsense.
+    "LongCatImagePipeline": dict(**_STEPS, guidance_scale=4.0, enable_prompt_rewrite=False),
+    "OvisImagePipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=256),
+    # Without a negative prompt these two go unguided; the newer one repeats none for a batch.
+    "QwenImage21Pipeline": dict(height=64, width=64, num_inference_steps=2, true_cfg_scale=4.0,
+                                negative_prompt=["", ""]),
+    "QwenImagePipeline": dict(**_STEPS, true_cfg_scale=4.0, negative_prompt=""),
+    "ZImagePipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=128),
+}
