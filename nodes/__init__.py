@@ -10,6 +10,7 @@ from .audit import DebiasAudit
 from .calibrate import DebiasCalibrate
 from .classifier import DebiasClipClassifier, DebiasImageClassifier, DebiasSkinToneClassifier
 from .demo_model import DebiasDemoModel
+from .doctor import DebiasDoctor
 from .folder import DebiasLoadFolder
 from .profiles import DebiasLoadProfile, DebiasSaveProfile
 from .report import DebiasReport
@@ -20,7 +21,7 @@ class Debias(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier, DebiasImageClassifier,
                 DebiasLoadFolder, DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply,
-                DebiasTextEncode, DebiasReport]
+                DebiasTextEncode, DebiasReport, DebiasDoctor]
 
 
 async def comfy_entrypoint() -> Debias:

@@ -18,6 +18,7 @@ sys.modules[PACKAGE] = package
 from sd_debias.webui_extension import callbacks  # noqa: E402
 from sd_debias.webui_extension.audit_script import DebiasAudit  # noqa: E402, F401
 from sd_debias.webui_extension.calibrate_script import DebiasCalibrate  # noqa: E402, F401
+from sd_debias.webui_extension.doctor_script import DebiasDoctor  # noqa: E402, F401
 from sd_debias.webui_extension.script import Debias  # noqa: E402, F401
 
 callbacks.register()

@@ -35,12 +35,12 @@ class Workbench(Host):
     again = "start it again with the same settings and seed"
 
     def __init__(self, p, classifier: str | None, hires: bool = False, say: Callable[[str], None] = lambda text: None,
-                 cancelled: Callable[[], bool] = lambda: False):
+                 cancelled: Callable[[], bool] = lambda: False, judges: bool = True):
         from modules import processing
         processing.fix_seed(p)
         self.p, self.tell, self.cancelled = p, say, cancelled
         self.hires = hires and bool(getattr(p, "enable_hr", False))
-        self.judge = [classifier or classifiers.default(), classifiers.fingerprints(classifier)]
+        self.judge = [classifier or classifiers.default(), classifiers.fingerprints(classifier)] if judges else None
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
         self.setting = setting_of(p)

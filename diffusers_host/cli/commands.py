@@ -1,4 +1,4 @@
-"""The command line: sd-debias audit | calibrate | generate | report | demo | export."""
+"""The command line: sd-debias audit | calibrate | generate | report | demo | export | doctor."""
 from __future__ import annotations
 
 import io
@@ -261,7 +261,25 @@ def export(options) -> dict:
     return dict(checkpoint=str(path))
 
 
-COMMANDS = {function.__name__: function for function in (audit, calibrate, generate, report, demo, export)}
+def doctor(options) -> dict:
+    """Try guidance on a model with a few pictures; what is printed belongs into a bug report."""
+    from ...core.doctor import PROMPT, examine
+    from ..doctor import facts
+    attributes = _attributes(options)[:1]
+    method = named("default", direction=options.direction)
+    bench = _bench(options, attributes if options.classifier or options.model == "demo" else ())
+    prompt = options.prompt or PROMPT
+    try:
+        known = facts(bench.pipe, prompt, attributes, method)
+    except DebiasError:
+        known = []  # the examination meets it again and says so
+    found = examine(bench, known, method, prompt, attributes[0],
+                    bench.judges(attributes)[0][0] if options.classifier or options.model == "demo" else None)
+    _say(options, found.text)
+    return dict(ok=found.ok, findings=[dict(ok=finding.ok, text=finding.text) for finding in found.findings])
+
+
+COMMANDS = {function.__name__: function for function in (audit, calibrate, generate, report, demo, export, doctor)}
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ class Terminated(KeyboardInterrupt):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0; 2 after a user's mistake, said in one sentence; 1 after a bug, with its traceback;
+    """Run one command. Returns 0; 2 after a user's mistake, said in one sentence; 1 after a bug, with its traceback,
+    and where the doctor finds something wrong;
     130 after Ctrl-C and 143 after SIGTERM."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads sleep, not spin
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             result = options.command(options)
             if options.json:
                 print(json.dumps(result, indent=2, allow_nan=False))
-        return 0
+        return 0 if (result or {}).get("ok", True) else 1
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
     except (KeyboardInterrupt, Stopped) as stopped:

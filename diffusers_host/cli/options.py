@@ -219,6 +219,14 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--count", type=_COUNT, help="images to measure it on, each way; default: 200")
     other_prompts(sub)
 
+    sub = command("doctor")
+    model(sub, "demo")
+    judges(sub)
+    attributes(sub)
+    sub.add_argument("--prompt", help="the prompt that is tried; default: a photo of a doctor")
+    sub.add_argument("--direction", choices=CHOICES["direction"].values, default="prompt",
+                     help=CHOICES["direction"].help.replace("%", "%%"))
+
     sub = command("demo")
     attributes(sub)
     device(sub)

@@ -350,3 +350,15 @@ def test_a_calibration_measures_as_much_as_on_every_other_host():
 def test_numbers_beside_a_usual_plan_are_refused(capsys):
     assert main(["calibrate", "--prompt", "x", "--out", "x", "--sure", "quick", "--held-out", "5"]) == 2
     assert "--held-out is a number of --sure custom, but --sure quick came" in capsys.readouterr().err
+
+
+def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(capsys, monkeypatch):
+    assert main(["doctor", "--steps", "4"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Guidance works on this model.") and "'prompt', 'embedding' and 'prediction'" in said
+    monkeypatch.setattr("sd_debias.diffusers_host.workbench.Workbench.render",
+                        lambda self, prompt, seeds, *_: [np.zeros((8, 8, 3), np.uint8)] * len(seeds))
+    assert main(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False and any(line["ok"] is False and "a push changes" in line["text"]
+                                        for line in found["findings"])

@@ -10,9 +10,11 @@ import tiny_several
 import torch
 
 from sd_debias.core.attribute import GENDER
+from sd_debias.core.doctor import examine
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
+from sd_debias.diffusers_host.doctor import facts
 from sd_debias.diffusers_host.encode import of_one_length
 from sd_debias.diffusers_host.families import FAMILIES, guidance
 from sd_debias.diffusers_host.generate import generate
@@ -122,3 +124,13 @@ def test_a_pipeline_that_nobody_knows_gets_each_picture_s_own_text():
     pictures, info = generate(unknown, PROMPT, SEEDS, attributes=[GENDER], weights=WEIGHTS, **call)
     expected, _ = generate(known, PROMPT, SEEDS, attributes=[GENDER], weights=WEIGHTS, **call)
     assert np.abs(pictures.astype(int) - expected).max() <= 1 and info["acted"]
+
+
+def test_the_doctor_examines_every_family(tiny):
+    name, pipe, call = tiny
+    if {"max_sequence_length", "use_resolution_binning", "enable_prompt_rewrite"} & set(call):
+        pytest.skip("its tiny pipeline needs arguments that a workbench does not give")
+    bench = Workbench(pipe, None, steps=2, cfg=3.0, width=call["width"], height=call["height"])
+    said = facts(pipe, PROMPT, [GENDER], METHODS["default"])
+    found = examine(bench, said, prompt=PROMPT)
+    assert name in said[0] and "NO" not in found.text.replace("NO  a push changes", ""), found.text

@@ -862,3 +862,15 @@ def test_an_audit_s_output_brings_its_bars(demo, call, said):
     assert share["prompt"] == "a title" and share["now"]["images"] == 4
     assert share["was"] is None  # nobody knows whether these pictures were guided
     assert sum(share["now"]["shares"]) == pytest.approx(1) and len(made.ui["images"]) == 1
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("direction", ["prompt", "embedding", "prediction"])
+def test_the_doctor_finds_the_demo_model_well(call, said, demo, direction):
+    from sd_debias.nodes.doctor import DebiasDoctor
+    model, clip, vae = demo
+    text, = call(DebiasDoctor, model=model, clip=clip, vae=vae, prompt=PROMPT, direction=direction, width=64, height=64,
+                 steps=4, cfg=2.0, sampler_name="euler", scheduler="simple", classifier=judge())
+    assert text.startswith("Guidance works on this model.") and "NO  " not in text
+    assert "SD1ClipModel" in text and "the classifier sees" in text and said[-1] == (text, False)

@@ -302,3 +302,12 @@ def test_three_groups_and_two_prompts_in_one_batch(host):
     save_profile(host.profiles, direction="embedding", groups=("man", "woman", "person"), prompts=(PROMPT, "a nurse"))
     _, texts = generate(host, **debias())
     assert keys(texts[0])["Debias weights"] == "gender: man 0, woman -1, person -1"
+
+
+def test_the_doctor_says_that_guidance_works_and_leaves_nothing_behind(host):
+    plain, _ = generate(host)
+    result = host.post("txt2img", payload(script_name="Debias: doctor", script_args=["a photo of a nurse", "prompt"]))
+    text = result.infotexts[0] if result.infotexts else result.info
+    assert "Guidance works on this model." in text and "NO  " not in text, text
+    assert "of the group's own text, 'a photo of a nurse, a" in text
+    assert same(plain, generate(host)[0])

@@ -1,0 +1,79 @@
+"""Debias Doctor: does guidance do on this model what it must?"""
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..core.attribute import GENDER
+from ..core.doctor import examine
+from ..core.errors import DebiasError
+from ..core.method.conditioning import length
+from ..core.method.direction import group_texts
+from ..core.method.methods import DIRECTIONS, named
+from . import messages
+from .classifier import Judge
+from .conditioning import encode
+from .model_name import encoder_name, model_name
+from .panel import kept
+from .types import CATEGORY, Classifiers
+from .workbench import Workbench
+
+
+class DebiasDoctor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasDoctor", display_name="Debias Doctor", category=CATEGORY, is_output_node=True,
+            description="Tries guidance on this model with a dozen pictures of two seeds, and says whether it does "
+                        "what it must. Put its text into a bug report.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to try, with its LoRAs and patches."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its autoencoder."),
+                io.String.Input("prompt", default="a photo of a doctor", tooltip="The prompt that is tried."),
+                io.Combo.Input("direction", options=list(DIRECTIONS), default="prompt", tooltip=(
+                    "How a push steers: prompt shifts the text, embedding and prediction act inside sampling.")),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
+                    "Height of the images in pixels.")),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG."),
+                io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
+                               tooltip="The sampler."),
+                io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
+                               tooltip="The scheduler."),
+                Classifiers.Input("classifier", optional=True, tooltip=(
+                    "Tells whom the pushed pictures show. Without one nobody looks."))],
+            outputs=[io.String.Output(display_name="text", tooltip="What was found.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt])
+
+    @classmethod
+    def execute(cls, model, clip, vae, prompt, direction, width, height, steps, cfg, sampler_name, scheduler,
+                classifier=None):
+        node = cls.hidden.unique_id
+        setting = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
+                       sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
+                       negative_prompt="")
+        bench = Workbench(model, clip, vae, classifier or Judge(of=None), setting, node=node)
+        messages.say(node, "Trying guidance with a dozen pictures")
+        found = examine(bench, facts(model, clip, prompt), named("default", direction=direction), prompt,
+                        classify=classifier and classifier.of(GENDER))
+        messages.say(node, found.text, warning=not found.ok)
+        return io.NodeOutput(found.text, ui=kept(found.text, not found.ok))
+
+
+def facts(model, clip, prompt: str) -> list[str]:
+    """The model's and its text encoder's classes, and the parts of their texts with their lengths, in words."""
+    said = [f"{type(model.model).__name__}, {encoder_name(clip)}, latents "
+            f"{type(model.get_model_object('latent_format')).__name__}"]
+    try:
+        parts, fixed = encode(clip, prompt)
+        groups = [encode(clip, text)[0] for group in GENDER.groups for text in group_texts(group.texts, prompt)]
+    except DebiasError as error:
+        return [*said, str(error)]
+    shapes = "; ".join(f"{name} {list(part.shape)}" for name, part in parts.items())
+    lengths = "; ".join(f"{name} {', '.join(str(length(group[name])) for group in groups if name in group)}"
+                        for name, part in parts.items() if length(part))
+    others = ", ".join(sorted(name for name, value in fixed.items() if value is not None))
+    return [*said, f"Parts of the prompt: {shapes}; lengths of its groups' texts: {lengths}"
+            + (f"; parts that are not mixed: {others}" if others else "")]

@@ -1,0 +1,68 @@
+"""The doctor finds what is wrong, and says that all is well only where it is."""
+import numpy as np
+import pytest
+import torch
+
+from sd_debias.core.calibration.runner import Host
+from sd_debias.core.doctor import examine
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.method.methods import METHODS, Method
+
+PROMPT = "a photo of a doctor"
+VALUES = {PROMPT: 100.0, f"{PROMPT}, a man": 110.0, f"{PROMPT}, a woman": 160.0}
+
+
+class Fake(Host):
+    """A picture is one value, its text's and its seed's; a push is the group's own text's."""
+    setting = dict(model="fake", steps=4, width=None)
+    push, beside, drift, broken = 1.0, 0.0, 0.0, False
+
+    def __init__(self):
+        self.calls = 0
+
+    def render(self, prompt, seeds, weights, attributes, method):
+        self.calls += 1
+        texts = [f"{prompt}, {'a man' if row[0] else 'a woman'}" if row.any() else prompt for row in weights]
+        values = [VALUES[text] + (self.push - 1) * (VALUES[text] - VALUES[PROMPT]) * row.any().item() + seed
+                  + self.drift * self.calls + self.beside * (weights.any() and not row.any())
+                  for text, row, seed in zip(texts, weights, seeds, strict=True)]
+        return [None if self.broken else np.full((4, 4, 3), value, np.uint8) for value in map(float, values)]
+
+
+def test_a_model_that_does_what_it_must_is_well():
+    found = examine(Fake(), ["Facts of the host"])
+    assert found.ok and found.text.startswith("Guidance works on this model.") and "Facts of the host" in found.text
+    assert "model fake, steps 4" in found.text and "width" not in found.text
+    assert "(difference 0, 0.0% of what a push does)" in found.text
+
+
+@pytest.mark.parametrize("fault, line", [
+    (dict(push=0.0), "NO  a push changes the pictures (by 0 and 0 of 255"),
+    (dict(push=0.5), "NO  a push gives the picture of the group's own text"),
+    (dict(beside=30.0), "NO  beside a pushed picture one that is left alone stays as it is (difference 30)"),
+    (dict(drift=3.0), "NO  the same seeds give the same pictures (difference 3 of 255)"),
+    (dict(broken=True), "NO  Pictures are not finite")])
+def test_what_is_wrong_is_said(fault, line):
+    host = Fake()
+    vars(host).update(fault)
+    found = examine(host)
+    assert not found.ok and line in found.text and "see the lines with NO" in found.text
+
+
+def test_what_the_host_refuses_is_a_finding():
+    class Refusing(Fake):
+        def check(self, attributes, method):
+            raise DebiasError("This model takes no text.")
+    assert "NO  This model takes no text." in examine(Refusing()).text
+
+
+def test_a_classifier_s_view_is_told_and_not_judged():
+    def classify(pictures):
+        return torch.nn.functional.one_hot(torch.tensor([int(p.mean() > 130) for p in pictures]), 2).numpy()
+    assert "sees man, man without a push; man, man pushed to man; woman, woman pushed to woman" in \
+        examine(Fake(), classify=classify).text
+
+
+def test_inside_sampling_there_is_no_text_to_compare_with():
+    found = examine(Fake(), method=Method("prediction"))
+    assert found.ok and "own text" not in found.text and METHODS["default"].direction == "prompt"
