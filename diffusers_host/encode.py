@@ -68,7 +68,7 @@ def of_one_length(pipe) -> bool:
 
 def encoding_of(call: dict) -> dict:
     """Those arguments of a pipeline's call that change how texts are encoded, as `encode` takes them."""
-    encoding = {name: call[name] for name in _ENCODING if call.get(name) is not None}
+    encoding = {name: call[name] for name in _ENCODING if name in call}
     for lora in ("cross_attention_kwargs", "joint_attention_kwargs"):
         if "scale" in (call.get(lora) or {}):
             encoding["lora_scale"] = call[lora]["scale"]

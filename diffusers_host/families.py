@@ -8,7 +8,7 @@ group's own text.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Mapping, Sequence
 
 import torch
@@ -34,6 +34,9 @@ class Family:
     counted   the part that tells where each text of a batch begins, [B + 1]
     negative  must the call be given the negative text's parts too?
     cfg       the call's argument for the scale of classifier-free guidance
+    inside    the denoiser's argument for each part, where all texts have one length: so the directions inside sampling
+              can act; empty where they cannot
+    apart     has the negative prompt a call of its own in every step, behind the prompt's?
     """
     returned: tuple[str, ...]
     tokens: str = "prompt_embeds"
@@ -43,6 +46,8 @@ class Family:
     counted: str = ""
     negative: bool = False
     cfg: str = "guidance_scale"
+    inside: Mapping[str, str] = field(default_factory=dict)
+    apart: bool = False
 
     def encode(self, pipe, text: str, **settings) -> Parts:
         """One text by its parts [1, ...], of its own length."""
@@ -81,32 +86,38 @@ class Family:
         return value[0][None] if name in self.lists else value.movedim(*self.moves.get(name, (0, 0)))
 
 
-_MASKED = Family(("prompt_embeds", "prompt_attention_mask"))
+_TOKENS = {"prompt_embeds": "encoder_hidden_states"}
+_MASKED = Family(("prompt_embeds", "prompt_attention_mask"),
+                 inside={**_TOKENS, "prompt_attention_mask": "encoder_attention_mask"})
 FAMILIES = {
-    "AuraFlowPipeline": _MASKED,
+    "AuraFlowPipeline": Family(("prompt_embeds", "prompt_attention_mask"), inside=_TOKENS),  # it reads no mask
     "ChromaPipeline": Family(("prompt_embeds", "", "prompt_attention_mask")),
-    "BriaPipeline": Family(("prompt_embeds",)),
-    "CogView4Pipeline": Family(("prompt_embeds",)),
+    "BriaPipeline": Family(("prompt_embeds",), inside=_TOKENS),
+    "CogView4Pipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
     "ErnieImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",)),
-    "Flux2KleinPipeline": Family(("prompt_embeds",)),
-    "Flux2Pipeline": Family(("prompt_embeds",)),
+    "Flux2KleinPipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
+    "Flux2Pipeline": Family(("prompt_embeds",), inside=_TOKENS),
     "HiDreamImagePipeline": Family(("prompt_embeds_t5", "", "prompt_embeds_llama3", "", "pooled_prompt_embeds"),
                                    "prompt_embeds_llama3", moves={"prompt_embeds_llama3": (1, 0)}),
     "HunyuanDiTPipeline": Family(("prompt_embeds", "", "prompt_attention_mask"),
-                                 second=("prompt_embeds_2", "", "prompt_attention_mask_2"), negative=True),
+                                 second=("prompt_embeds_2", "", "prompt_attention_mask_2"), negative=True, inside={
+                                     "prompt_embeds": "encoder_hidden_states",
+                                     "prompt_attention_mask": "text_embedding_mask",
+                                     "prompt_embeds_2": "encoder_hidden_states_t5",
+                                     "prompt_attention_mask_2": "text_embedding_mask_t5"}),
     "HunyuanImagePipeline": Family(("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")),
     "Kandinsky5T2IPipeline": Family(("prompt_embeds_qwen", "prompt_embeds_clip"), "prompt_embeds_qwen",
                                     counted="prompt_cu_seqlens", negative=True),
     "Krea2Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), moves={"prompt_embeds": (1, 2)}),
-    "Lumina2Pipeline": _MASKED,
-    "OvisImagePipeline": Family(("prompt_embeds",)),
+    "Lumina2Pipeline": replace(_MASKED, apart=True),
+    "OvisImagePipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
     "PixArtAlphaPipeline": _MASKED,
     "PixArtSigmaPipeline": _MASKED,
     "QwenImage21Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), cfg="true_cfg_scale"),
     "QwenImagePipeline": Family(("prompt_embeds", "prompt_embeds_mask"), cfg="true_cfg_scale"),
     "SanaPipeline": _MASKED,
     "SanaSprintPipeline": _MASKED,
-    "WanPipeline": Family(("prompt_embeds",)),
+    "WanPipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
     "ZImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",), negative=True),
 }
 
@@ -158,6 +169,14 @@ class WholeTexts:
                                   "with a strength of 1 or more. Use the method 'default' and the strength 1.")
             text, = group_texts(attribute.groups[pushed[0]].texts[:1], text, self.context, self.subject)
         return text
+
+
+def check_family(pipe, method: Method) -> None:
+    """Raises DebiasError where a pipeline of `FAMILIES` cannot be guided by a method."""
+    if not family_of(pipe).inside and (method.direction != "prompt" or not method.guidance.whole):
+        raise DebiasError(f"{type(pipe).__name__} takes the direction 'prompt' in all steps, but "
+                          f"'{method.direction}' from {method.guidance.start:g} to {method.guidance.end:g} came. Use "
+                          "the method 'default', or 'shift'.")
 
 
 def check_whole_texts(pipe, attributes: Sequence[Attribute], method: Method) -> None:

@@ -19,7 +19,7 @@ from ..core.method import draw
 from ..core.method.conditioning import Encoded, Parts, effect, shifted, shifted_rows
 from ..core.method.methods import METHODS, Method
 from .encode import encode, encode_all, encoding_of
-from .families import Family, WholeTexts, check_whole_texts, family_of
+from .families import Family, WholeTexts, check_family, check_whole_texts, family_of
 from .hook import WindowedPrompt, hooked
 
 
@@ -84,26 +84,22 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
                               guided_images=guided_images)]
         yield guide
         reason = "the groups' texts are the prompt."
-    elif (family := family_of(pipe)) is not None:
-        check_family(pipe, method)
-        negative = family.encode(pipe, negative_prompt or "", **encoding) if family.negative else None
-        guide.call.update(_of_family(family, encoded, attributes, weights, method, negative), prompt=None)
-        if negative is not None:
-            guide.call.pop("negative_prompt", None)
-        guide.records = [effect(encoded, attributes, weights, method.context, family.tokens)]
-        yield guide
-        reason = "the group texts mean the same to this model as the prompt."
     elif method.direction == "prompt":
-        parts = shifted(encoded, attributes, weights, method.context)
-        if guided_images < images:  # as the pipeline itself encodes them, together: one by one they round otherwise
-            own = encode(pipe, [prompt] * images, **encoding)
-            alone = ~weights.any(1).to(own["prompt_embeds"].device)
-            parts = {name: torch.where(alone.view(-1, *(1,) * (part.ndim - 1)), own[name], part)
-                     for name, part in parts.items()}
-        c, shift = encoded.prompt["prompt_embeds"].float(), parts["prompt_embeds"].float()
-        change, size = (shift - c).abs().mean().item() * len(weights) / guided_images, c.abs().mean().item()
-        done = dict(acted=change > 1e-6 * size, magnitude=change, steps=0, skipped=0, guided_images=guided_images)
-        reason = "the group texts mean the same to this model as the prompt."
+        family, reason = family_of(pipe), "the group texts mean the same to this model as the prompt."
+        if family is not None:
+            check_family(pipe, method)
+            negative = family.encode(pipe, negative_prompt or "", **encoding) if family.negative else None
+            parts = _of_family(family, encoded, attributes, weights, method, negative)
+            if negative is not None:
+                guide.call.pop("negative_prompt", None)
+        else:
+            parts = shifted(encoded, attributes, weights, method.context)
+            if guided_images < images:  # as the pipeline itself encodes them, together: else they round otherwise
+                own = encode(pipe, [prompt] * images, **encoding)
+                alone = ~weights.any(1).to(own["prompt_embeds"].device)
+                parts = {name: torch.where(alone.view(-1, *(1,) * (part.ndim - 1)), own[name], part)
+                         for name, part in parts.items()}
+        done = effect(encoded, attributes, weights, method.context, family.tokens if family else "prompt_embeds")
         guide.records = [done]
         guide.call.update(parts, prompt=None)
         if method.guidance.whole:
@@ -115,6 +111,8 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
             if not denoiser.shifted:
                 reason = f"no step fell into the window {(method.guidance.start, method.guidance.end)}."
     else:
+        if family_of(pipe) is not None:
+            check_family(pipe, method)
         with hooked(pipe, attributes, weights, encoded, method) as denoiser:
             yield guide
         guide.records = [dict(steps.run.summary(), guided_images=guided_images) for steps in denoiser.passes]
@@ -124,14 +122,6 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
                   f"{window}, {done['skipped']} of which were skipped.")
     if not guide.summary()["acted"]:
         warnings.warn(f"Guidance had no effect: {reason}")
-
-
-def check_family(pipe, method: Method) -> None:
-    """Raises DebiasError where a pipeline of `FAMILIES` cannot be guided by a method."""
-    if method.direction != "prompt" or not method.guidance.whole:
-        raise DebiasError(f"{type(pipe).__name__} takes the direction 'prompt' in all steps, but "
-                          f"'{method.direction}' from {method.guidance.start:g} to {method.guidance.end:g} came. Use "
-                          "the method 'default', or 'shift'.")
 
 
 def _of_family(family: Family, encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, method: Method,
@@ -155,7 +145,7 @@ def _calls(pipe, encoded: Encoded | WholeTexts | None, attributes: Sequence[Attr
     keys: Sequence = [()] * len(weights)
     if isinstance(encoded, WholeTexts):
         keys = encoded.texts(weights)
-    elif encoded is not None and family_of(pipe) is not None:
+    elif encoded is not None and family_of(pipe) is not None and method.direction == "prompt":
         keys = [_shapes(row) if a.any() else () for row, a in
                 zip(shifted_rows(encoded, attributes, weights, method.context), weights)]
     found: dict = {}

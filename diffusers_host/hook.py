@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError, quoted
-from ..core.method.conditioning import Encoded, shifted
+from ..core.method.conditioning import Encoded, mixed_rows, shifted, shifted_rows
 from ..core.method.direction import mix
 from ..core.method.methods import Method
 from ..core.method.step import Steps
+from .families import family_of
 
 # Tensors of a denoiser's call whose first dimension is not the batch.
-_NOT_ROWS = ("img_ids", "txt_ids", "ip_adapter_masks")
+_NOT_ROWS = ("img_ids", "txt_ids", "ip_adapter_masks", "image_rotary_emb")
 
 
 def eps_units(scheduler) -> list[float]:
@@ -57,7 +58,7 @@ class GuidedDenoiser:
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
                  encoded: Encoded, method: Method):
         self.pipe, self.forward, self.parameters = pipe, forward, parameters
-        self.attributes, self.context = attributes, method.context
+        self.attributes, self.context, self.family = attributes, method.context, family_of(pipe)
         self.images = len(weights)
         self.guided = weights.any(1).nonzero().flatten()
         self.weights = weights[self.guided]
@@ -159,13 +160,14 @@ class GuidedDenoiser:
         """Does this call hold the conditional rows? Raises DebiasError where its rows do not fit the weights."""
         if call.get("skip_layers") is not None:  # SD 3's skip-layer guidance is a further pass of the same step
             return False
-        cfg = getattr(self.pipe, "do_classifier_free_guidance", rows == 2 * self.images)
+        cfg = getattr(self.pipe, "do_classifier_free_guidance", rows == 2 * self.images) and not (
+            self.family and self.family.apart)
         expected = self.images * (2 if cfg else 1)
         if rows != expected:
             raise DebiasError(f"Expected {expected} rows a step for {self.images} rows of weights, but the pipeline "
                               f"evaluates {rows}. Generate as many images in a call as there are rows of weights; a "
                               f"pipeline with guidance of another kind needs the direction 'prompt'.")
-        # Flux evaluates a negative prompt in a call of its own, after the prompt's.
+        # Flux and others evaluate a negative prompt in a call of its own, after the prompt's.
         text = call.get("encoder_hidden_states")
         if self.text is None:
             self.text = text
@@ -173,11 +175,42 @@ class GuidedDenoiser:
 
     def _with_text(self, extended: dict, call: dict, rows: int, copies: Tensor) -> dict:
         """The extended call with the direction's text in its added rows."""
-        texts = _texts(call)
+        texts = self._texts(call)
         if texts["prompt_embeds"] is not self.mixed_for:
             self.mixed_for = texts["prompt_embeds"]
-            self.mixed = {name: self._mixed(name, text, rows, copies) for name, text in texts.items()}
-        return _with_texts(extended, {name: torch.cat([text, self.mixed[name]]) for name, text in texts.items()})
+            self.mixed = self._mixed_parts(texts, copies) if self.family else \
+                {name: self._mixed(name, text, rows, copies) for name, text in texts.items()}
+        joined = {name: torch.cat([text, self.mixed[name].to(text)]) for name, text in texts.items()}
+        return self._with_texts_of(extended, joined)
+
+    def _texts(self, call: dict) -> dict[str, Tensor]:
+        if self.family is None:
+            return _texts(call)
+        return {name: call[argument] for name, argument in self.family.inside.items()}
+
+    def _with_texts_of(self, call: dict, texts: dict[str, Tensor]) -> dict:
+        if self.family is None:
+            return _with_texts(call, texts)
+        return {**call, **{self.family.inside[name]: text for name, text in texts.items()}}
+
+    def _mixed_parts(self, texts: dict[str, Tensor], copies: Tensor) -> dict[str, Tensor]:
+        """The direction's texts of a family, masks among them."""
+        steps, at, prompt = self.passes[-1], self.indices[0], self.encoded.prompt
+        for name, text in texts.items():
+            shapes = {prompt[name].shape[1:], text.shape[1:], *(g.shape[1:] for g in self.encoded.groups[name])}
+            if len(shapes) > 1:
+                raise DebiasError(f"Inside sampling all texts must have one length, but those of "
+                                  f"{type(self.pipe).__name__} have {', '.join(str(s[0]) for s in sorted(shapes))} "
+                                  f"tokens. Use the direction 'prompt'.")
+        if self.direction == "prediction":
+            own = [{name: list(self.encoded.groups[name])[g] for name in texts} for g in self.group_of.tolist()]
+            rows = own if steps.has_uncond else [self.encoded.empty] * len(at) + own
+        elif steps.prompt_is_baseline:
+            rows = shifted_rows(self.encoded, self.attributes, -steps.text_weights, self.context)
+        else:
+            anchors = [{name: text[copy][None] for name, text in texts.items()} for copy in copies.tolist()]
+            rows = mixed_rows(anchors, self.encoded, steps.text_weights)
+        return {name: torch.cat([row[name].to(text.device) for row in rows]) for name, text in texts.items()}
 
     def _mixed(self, name: str, text: Tensor, rows: int, copies: Tensor) -> Tensor:
         groups, steps, at = self.encoded.groups[name].to(text.device), self.passes[-1], self.indices[0]
@@ -215,7 +248,8 @@ class WindowedPrompt(GuidedDenoiser):
             if self.method.guidance.active(index / len(self.times)):
                 self.shifted.add(index)
             else:
-                call = _with_texts(call, {name: self._own(name, text) for name, text in _texts(call).items()})
+                call = self._with_texts_of(call, {name: self._own(name, text)
+                                                  for name, text in self._texts(call).items()})
         return self.forward(**call)
 
     def _is_ours(self, call: dict, rows: int) -> bool:

@@ -30,8 +30,8 @@ from ..core.profile.lookup import entry_for
 from ..core.method.draw import Steering, check_steered
 from . import first_steps
 from .encode import encode, encode_all, of_one_length
-from .families import check_whole_texts, family_of, guidance
-from .generate import check_family, generate
+from .families import check_family, check_whole_texts, family_of, guidance
+from .generate import generate
 from .hook import check
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -109,6 +109,8 @@ class Workbench(Host):
         """Raises DebiasError where this pipeline cannot be guided by a method; said before the first picture."""
         if family_of(self.pipe) is not None:
             check_family(self.pipe, method)
+            if method.direction != "prompt":
+                check(self.pipe)
         elif not of_one_length(self.pipe):
             check_whole_texts(self.pipe, attributes, method)
         elif method.direction != "prompt" or not method.guidance.whole:

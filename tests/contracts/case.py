@@ -55,12 +55,12 @@ class Case:
     felt         what a push moves a picture by at the least, ten times that where it is None
     cfgs         with and without classifier-free guidance
     refused      where the host refuses this form, else None
-    apart        where it refuses the directions inside sampling with classifier-free guidance, else None
+    apart        has the negative prompt a call of its own? Inside sampling it is then as without guidance
     reference    None, or why core's reference cannot be computed here
     evaluations  rows that the denoiser evaluated in the last call; None where nobody can count them
     sigmas       of the last call's steps, and the end
     """
-    prompt, cfgs, rounding, refused, apart, reference = words(5), (3.0, 1.0), 1e-5, None, None, None
+    prompt, cfgs, rounding, refused, apart, reference = words(5), (3.0, 1.0), 1e-5, None, False, None
     evaluations: int | None = None
     felt: float | None = None
     sigmas: list[float] = []
@@ -112,8 +112,9 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
     groups = {name: together([mean([text[name] for text in own]) for own in texts]) for name in prompt}
     encoded, prompts = Encoded(prompt, case.empty(), groups), [prompt] * len(a)
     has_uncond = case.has_uncond(cfg)
+    beside = has_uncond and not case.apart  # is the negative prompt's prediction there when the prompt's is?
     negatives = [case.encode(NEGATIVE)] * len(a) if has_uncond else prompts
-    steps, unsafe_texts = Steps(method, a, has_uncond) if method.direction != "prompt" else None, negatives
+    steps, unsafe_texts = Steps(method, a, beside) if method.direction != "prompt" else None, negatives
     if steps:
         a = steps.text_weights
     if not steps:
@@ -140,7 +141,7 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
             base = cond if steps.prompt_is_baseline else uncond
             guided = cond - steps.gamma(i, progress, cond, base, eps(unsafe_texts))
         elif steps:
-            base = uncond if has_uncond else eps([encoded.empty] * len(a))
+            base = uncond if beside else eps([encoded.empty] * len(a))
             own = [eps([{name: list(parts)[g].to(prompt[name]) for name, parts in groups.items()}] * len(a))
                    for g in steps.groups]
             guided = cond - steps.gamma(i, progress, cond, base, steps.unsafe(base, own))

@@ -6,6 +6,7 @@ from copy import copy
 from types import SimpleNamespace
 
 import diffusers
+import tiny_masked
 import tiny_pipelines
 import torch
 import transformers
@@ -15,16 +16,15 @@ from transformers import GlmConfig, GlmModel
 from sd_debias.diffusers_host.encode import encode
 from sd_debias.diffusers_host.generate import guided
 
-UNKNOWN = "Cannot encode texts with {}: only pipelines whose encode_prompt works like"
 FORMS = {
     "a": {"sd": None, "sd2": None},
     "b": dict.fromkeys(("73", "74"), Refused("the encoder cuts the groups' words off",
                                              "Some groups of 'gender' read the same to this model")),
     "c": dict.fromkeys(("sdxl", "sd3", "flux")),
-    "d": {"cogview4": None, "cogview4-longer": Refused("texts of unequal length",
-                                                       "texts of different lengths cannot be mixed")},
-    "e": {"pixart": Refused("no pipeline with masks is known", UNKNOWN.format("PixArtAlphaPipeline"))},
-    "f": {"more": Refused("by the pipeline's name", UNKNOWN.format("WithMore"))}}
+    "d": {"cogview4": None, "cogview4-longer": Refused("texts of unequal length in one call",
+                                                       "Make them with `generate`, or in a call for each length")},
+    "e": {"pixart": None},
+    "f": "each picture gets its group's own text"}
 
 ENCODED = "the prompt is encoded once, not once an image"
 # Not strict: whether a batch of texts rounds otherwise is the machine's matter.
@@ -44,21 +44,11 @@ def case(host: str, form: str, variant: str, folders):
     elif variant == "sd2":
         yield Pipeline(tiny_pipelines.sd(prediction_type="v_prediction"), "a doctor")
     elif form == "e":
-        yield Pipeline(object.__new__(diffusers.PixArtAlphaPipeline), "a doctor")
-    elif form == "f":
-        yield Pipeline(tiny_pipelines.sd(WithMore), "a doctor")
+        yield Pipeline(tiny_masked.pixart_sigma(), "a doctor")
     elif form == "d":
         yield Pipeline(cogview4(), "a doctor at" if "longer" in variant else "a d")
     else:
         yield Pipeline(getattr(tiny_pipelines, variant)(), "a doctor")
-
-
-class WithMore(diffusers.StableDiffusionPipeline):
-    """Its texts have a part more."""
-
-    def encode_prompt(self, prompt, device, num_images_per_prompt, do_classifier_free_guidance):
-        texts = super().encode_prompt(prompt, device, num_images_per_prompt, do_classifier_free_guidance)
-        return (*texts, torch.zeros(len(prompt), 1))
 
 
 def cogview4():
@@ -92,7 +82,11 @@ class Pipeline(Case):
         self.call = dict(height=16, width=16, num_inference_steps=STEPS)
         self.encoding = {}
         if self.family == "CogView4Pipeline":
-            self.apart = Refused("the negative prompt has a call of its own", "Expected 6 rows a step for 3 rows")
+            self.apart = True
+        if self.family == "PixArtSigmaPipeline":
+            self.reference = "compared in tests/diffusers_host/test_families.py"
+            self.call.update(tiny_masked.CALLS[self.family], num_inference_steps=STEPS)
+            self.encoding = dict(max_sequence_length=self.call.get("max_sequence_length", 300), clean_caption=False)
         if self.family == "FluxPipeline":  # no CFG: its guidance is a number that the model is told
             self.cfgs, self.encoding, self.call["max_sequence_length"] = (1.0,), dict(max_sequence_length=32), 32
 

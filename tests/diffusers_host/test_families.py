@@ -14,10 +14,11 @@ from sd_debias.core.doctor import examine
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
+from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.diffusers_host.doctor import facts
-from sd_debias.diffusers_host.encode import of_one_length
+from sd_debias.diffusers_host.encode import encoding_of, of_one_length
 from sd_debias.diffusers_host.families import FAMILIES, guidance
-from sd_debias.diffusers_host.generate import generate
+from sd_debias.diffusers_host.generate import generate, guided
 from sd_debias.diffusers_host.workbench import Workbench
 
 MODULES = (tiny_masked, tiny_llm, tiny_several)
@@ -66,8 +67,11 @@ def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny):
     name, pipe, _ = tiny
     bench = Workbench(pipe, None)
     bench.check([GENDER], METHODS["default"])
-    with pytest.raises(DebiasError, match=name if not of_one_length(pipe) else "scheduler"):
+    if name in FAMILIES and FAMILIES[name].inside and name != "SanaSprintPipeline":
         bench.check([GENDER], Method("embedding"))
+    else:
+        with pytest.raises(DebiasError, match=f"{name}|scheduler"):
+            bench.check([GENDER], Method("embedding"))
     if name in FAMILIES or of_one_length(pipe):
         bench.check([GENDER], METHODS["shift"])
     else:
@@ -99,6 +103,60 @@ def test_a_workbench_makes_pictures_of_every_family(tiny):
         bench = Workbench(pipe, None, steps=2, cfg=3.0, batch_size=4, **size)
         pictures, info = bench.generate(PROMPT, SEEDS, [GENDER], weights=WEIGHTS)
         assert info["acted"] and len(pictures) == 4 and np.abs(pictures[0].astype(int) - pictures[1]).max() > 0
+
+
+INSIDE = sorted(name for name, family in FAMILIES.items() if family.inside and name != "SanaSprintPipeline")
+
+
+def latents(pipe, call, **given):
+    """Of the first seeds, as they leave the sampler."""
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS[:2]]
+    output = pipe(**{**call, **given}, generator=generators, output_type="latent")
+    return next(getattr(output, name) for name in ("images", "frames") if hasattr(output, name)).float()
+
+
+@pytest.mark.parametrize("name", [name for name in INSIDE if "Flux2" not in name and name != "PixArtAlphaPipeline"])
+def test_away_from_a_group_inside_sampling_is_its_text_as_a_negative_prompt(name):
+    """Without guidance of its own: eps_c - (eps_g - eps_c) is classifier-free guidance of scale 2 against the group."""
+    pipe, call, prompt = PIPELINES[name](), {**CALLS[name], "num_inference_steps": 1}, short(name)
+    negative = f"{prompt}, a woman"
+    if name == "Lumina2Pipeline":  # the prompt alone gets the system's words
+        negative, call["cfg_normalization"] = f"{pipe.system_prompt} <Prompt Start> {negative}", False
+    call.update(dict(complex_human_instruction=None) if name == "SanaPipeline" else {})  # it is the prompt's alone
+    method = Method("embedding", guidance=SafeLatentGuidance(scale=1e9))  # mu is 1
+    with guided(pipe, prompt, [GENDER], torch.tensor([[0.0, 1.0], ALONE]), method, **encoding_of(call)) as guide:
+        found = latents(pipe, call, guidance_scale=1.0, **guide.call)
+    alone = latents(pipe, call, guidance_scale=1.0, prompt=[prompt] * 2)
+    away = latents(pipe, call, guidance_scale=2.0, prompt=[prompt] * 2,
+                   negative_prompt=[negative] * 2)
+    effect = (away - alone)[0].abs().max()
+    assert effect > 1e-5 and (found - away)[0].abs().max() < 0.01 * effect
+    assert torch.allclose(found[1], alone[1], atol=1e-5) and guide.summary()["extra_evaluations"] == 1
+
+
+def short(name):
+    """CogView4 fills its texts up to multiples of 16 letters, and inside sampling they must have one length."""
+    return "a d" if name == "CogView4Pipeline" else PROMPT
+
+
+@pytest.mark.parametrize("direction", ["embedding", "prediction"])
+@pytest.mark.parametrize("name", INSIDE)
+def test_inside_sampling_with_guidance_pushed_pictures_move_and_others_stay(name, direction):
+    pipe, call = PIPELINES[name](), CALLS[name]
+    method = Method(direction, guidance=SafeLatentGuidance(scale=1e9))
+    prompt = short(name)
+    pictures, info = generate(pipe, prompt, SEEDS, attributes=[GENDER], method=method, weights=2 * WEIGHTS, **call)
+    expected = np.stack([plain(pipe, call, prompt, seed) for seed in SEEDS])
+    moved = np.abs(pictures - expected).reshape(4, -1).max(1)
+    assert moved[0] <= 1 and moved[3] <= 1 and min(moved[1:3]) > 1 and info["acted"]
+    assert np.abs(pictures[1].astype(int) - pictures[2]).max() > 1
+
+
+def test_texts_of_unequal_length_are_refused_inside_sampling():
+    pipe = PIPELINES["CogView4Pipeline"]()  # which fills its texts up to multiples of 16
+    with pytest.raises(DebiasError, match="all texts must have one length, but those of CogView4Pipeline have 16, 32"):
+        generate(pipe, PROMPT, SEEDS, attributes=[GENDER], method=Method("embedding"), weights=WEIGHTS,
+                 **CALLS["CogView4Pipeline"])
 
 
 def test_a_draw_sends_pictures_to_their_groups_in_any_batch(tiny):
