@@ -69,8 +69,10 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
     from modules.prompt_parser import SdConditioning
 
     def alone(one: str):
-        """Texts of one call would be lengthened to the longest, or could not be stacked."""
-        return model.get_learned_conditioning(SdConditioning([one], width=width, height=height))
+        """Texts of one call would be lengthened to the longest, or could not be stacked. Forge Neo's language models
+        give a list of texts as long as they are, [T, D] each."""
+        found = model.get_learned_conditioning(SdConditioning([one], width=width, height=height))
+        return found[0][None] if isinstance(found, list) and isinstance(found[0], torch.Tensor) else found
 
     described = [group_texts(group.texts, text, context, subject)
                  for attribute in attributes for group in attribute.groups]

@@ -18,8 +18,7 @@ CLIP = {"a": {"short": None}, "b": {"73": None, "74": None}}
 FORMS = {
     "A1111 double": {**CLIP, "c": {"xl": None}, "d": NONE, "e": NONE,
                      "f": {"ids": Refused("by the part's name", "t5xxl_ids")}},
-    "Forge double": {**CLIP, "c": {"xl": None}, "d": {"t5": None, "t5-longer": None, "list": Refused(
-        "lists of texts", "Expected a text conditioning as a tensor or a dict .* but a list came")}, "e": NONE,
+    "Forge double": {**CLIP, "c": {"xl": None}, "d": {"t5": None, "t5-longer": None, "list": None}, "e": NONE,
         "f": {"ids": Refused("by the part's name", "t5xxl_ids")}},
     "A1111": {**CLIP, "c": {"sdxl": None}, "d": NONE, "e": NONE, "f": "no such model"},
     "Forge": {**CLIP, "c": "no small model of this kind", "d": "no small model of this kind", "e": NONE,
@@ -125,6 +124,9 @@ class Doubled(WebUI):
     def encode(self, text):
         texts = double.SdConditioning([text], width=64, height=64)
         found = self.host.shared.sd_model.get_learned_conditioning(texts)
+        if isinstance(found, list):
+            found, = found
+            return dict(crossattn=found[None])
         return dict(found) if isinstance(found, dict) else dict(crossattn=found)
 
     def noise(self):
