@@ -12,6 +12,7 @@ POSITIVE = ("positive", "guider", "conditioning", "cond1", "base_positive", "bas
 TEXTS = ("populated_text", "text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl", "prompt", "positive_prompt",
          "string", "value", "string_a", "string_b", "text_a", "text_b", "user_prompt")
 # What a node that is no encoder and has no input with a conditioning's name may have beside it.
+BRANCHES = ("on_true", "on_false")  # of a switch
 OTHERS = {"model", "clip", "vae", "image", "images", "mask", "latent", "latent_image", "samples", "pixels", "negative",
           "control_net", "clip_vision", "clip_vision_output", "style_model"}
 
@@ -28,7 +29,7 @@ def samplers_of(graph: Mapping, node: str) -> list[str]:
     """The nodes with a positive conditioning to which this one's model leads."""
     def led(at: str, seen: set[str]) -> bool:
         return at == node or at not in seen and any(led(source, seen | {at}) for key, (source, _) in
-                                                    _links(graph, at) if key in ("model", "guider"))
+                                                    _links(graph, at) if key in ("model", "guider", *BRANCHES))
 
     return [at for at in graph if at != node and led(at, set()) and next(_positive(graph, at, set()), None)]
 
@@ -38,8 +39,21 @@ def _inputs(graph: Mapping, node: str) -> Mapping:
     return (at.get("inputs") or {}) if isinstance(at, Mapping) else {}
 
 
+def _chosen(graph: Mapping, inputs: Mapping) -> Mapping:
+    """Of a switch the branch alone that it passes on; none where the graph does not tell how it stands."""
+    if "switch" not in inputs or not set(BRANCHES) & set(inputs):
+        return inputs
+    stands, seen = inputs["switch"], set()
+    while _is_link(stands) and stands[0] not in seen:
+        seen.add(stands[0])
+        values = list(_inputs(graph, stands[0]).values())
+        stands = values[0] if len(values) == 1 else None
+    name = BRANCHES[0] if stands else BRANCHES[1]
+    return {name: inputs[name]} if isinstance(stands, bool) and name in inputs else {}
+
+
 def _links(graph: Mapping, node: str) -> Iterator[tuple[str, tuple[str, int]]]:
-    for key, value in _inputs(graph, node).items():
+    for key, value in _chosen(graph, _inputs(graph, node)).items():
         if _is_link(value):
             yield key, (str(value[0]), value[1])
 
@@ -84,7 +98,11 @@ def _text(graph: Mapping, value: object, seen: set) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif _is_link(value) and value[0] not in seen:
-        inputs = _inputs(graph, value[0])
+        inputs = {key: at for key, at in _chosen(graph, _inputs(graph, value[0])).items()
+                  if not key.startswith("preview")}  # what a preview last showed
+        if len(inputs) == 1 and set(BRANCHES) & set(inputs):
+            yield from _text(graph, *inputs.values(), seen | {value[0]})
+            return
         if "populated_text" in inputs:  # a wildcard node's, filled in before it was queued
             inputs = {"populated_text": inputs["populated_text"]}
         names = [name for name in TEXTS if name in inputs]

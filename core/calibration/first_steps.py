@@ -147,7 +147,8 @@ class FirstSteps:
             raise DebiasError(f"No step of this sampling lies in the first {LOOKING.guidance.end:.0%} of the schedule, "
                               f"where shares are read, or it never evaluated the prompt by itself. Begin from noise "
                               f"(text-to-image, or strength 1), with a seed or more.")
-        steps = [[[part.cpu().double().numpy() for part in step] for step in found.values()] for found in self.found]
+        steps = [[(gram.cpu().double().numpy(), product.cpu().double().numpy()) for gram, product in found.values()]
+                 for found in self.found]
         if not all(np.isfinite(part).all() for found in steps for step in found for part in step):
             raise DebiasError(f"The model's predictions for {quoted(prompt)} are not finite, so no shares can be "
                               "read off them. Use another precision, e.g. bfloat16 or float32.")
@@ -159,7 +160,8 @@ class _Onlooker(Steps):
 
     def __init__(self, seen: FirstSteps, method: Method, weights: Tensor, has_uncond: bool):
         super().__init__(method, weights, has_uncond)
-        self.seen, self._groups = seen, None
+        self.seen = seen
+        self._groups: Tensor = torch.empty(0)
 
     def unsafe(self, eps_uncond: Tensor, eps_groups: Sequence[Tensor]) -> Tensor:
         self._groups = torch.stack(list(eps_groups), dim=1)
@@ -191,7 +193,8 @@ def kept(path: Path, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Callab
     shares depend on beside the prompt. A file that cannot be read is written anew."""
     def known(prompt: str) -> Sequence[np.ndarray]:
         try:
-            found = {text: [np.array(part, float) for part in shares] for text, shares in read_json(path).items()}
+            found: dict[str, Sequence[np.ndarray]] = {
+                text: [np.array(part, float) for part in shares] for text, shares in read_json(path).items()}
         except (DebiasError, OSError, AttributeError, TypeError, ValueError):
             found = {}
         if prompt not in found:

@@ -35,6 +35,16 @@ GRAPHS = {
                            pos=node("CLIPTextEncode", clip=["loader", 1], text=["join", 0]), end=sampler(("pos", 0))),
     "wildcards": dict(wild=node("ImpactWildcardEncode", clip=["loader", 1], wildcard_text="a photo of a __job__",
                                 populated_text="a photo of a doctor"), end=sampler(("wild", 2))),
+    "a switch": dict(on=node("PrimitiveBoolean", value=False), other=node("PrimitiveString", value="a cat"),
+                     string=node("PrimitiveString", value="a photo of a doctor"),
+                     turn=node("ComfySwitchNode", switch=["on", 0], on_true=["other", 0], on_false=["string", 0]),
+                     pos=node("CLIPTextEncode", clip=["loader", 1], text=["turn", 0]), end=sampler(("pos", 0))),
+    "a switch of conditionings": dict(cat=node("CLIPTextEncode", clip=["loader", 1], text="a cat"),
+                                      turn=node("ComfySwitchNode", switch=True, on_true=["pos", 0], on_false=["cat", 0]),
+                                      end=sampler(("turn", 0))),
+    "a preview": dict(seen=node("PreviewAny", source=["string", 0], preview=""),
+                      string=node("PrimitiveString", value="a photo of a doctor"),
+                      pos=node("CLIPTextEncode", clip=["loader", 1], text=["seen", 0]), end=sampler(("pos", 0))),
     "unCLIP": dict(un=node("unCLIPConditioning", conditioning=["pos", 0], clip_vision_output=["v", 0]),
                    end=sampler(("un", 0)))}
 
@@ -152,3 +162,14 @@ def test_a_prompt_that_says_nothing_is_left_alone(call, said, demo, sample):
     graph = {**BASE, "pos": node("CLIPTextEncode", clip=["loader", 1], text=""), "end": sampler(("pos", 0))}
     made = sample(applied(call, demo, graph, prompts=("a photo of a doctor",)))
     assert torch.equal(made, sample(demo[0])) and "not calibrated, so it is left alone" in said[-1][0]
+
+
+def test_a_switch_that_is_turned_while_it_runs_is_not_guessed_and_a_lora_s_leads_to_the_sampler(comfyui):
+    from sd_debias.nodes.graph import samplers_of, texts_behind
+    unknown = node("ComfySwitchNode", switch=["maker", 0], on_true=["pos", 0], on_false=["neg", 0])
+    graph = {**BASE, "maker": node("SomeTest", a=["img", 0], b=True), "turn": unknown, "end": sampler(("turn", 0))}
+    assert texts_behind(graph, "end") == []
+    lora = {**BASE, "lora": node("LoraLoaderModelOnly", model=["apply", 0]),
+            "turn": node("ComfySwitchNode", switch=False, on_true=["lora", 0], on_false=["apply", 0]),
+            "end": node("KSampler", model=["turn", 0], positive=["pos", 0], negative=["neg", 0])}
+    assert samplers_of(lora, "apply") == ["end"]
