@@ -64,7 +64,7 @@ def examine(host: Host, facts: Sequence[str] = (), method: Method = METHODS["def
     found = [Finding(f"sd-debias {VERSION}, Python {platform.python_version()}, {', '.join(_versions())}, "
                      f"{platform.system()} {platform.machine()}"),
              Finding("Setting: " + ", ".join(f"{name} {value}" for name, value in host.setting.items()
-                                             if value is not None)), *map(Finding, facts)]
+                                             if value not in (None, ""))), *map(Finding, facts)]
     try:
         host.check((attribute,), method)
         found += _looked_at(host, method, prompt, attribute, classify)
@@ -90,10 +90,9 @@ def _looked_at(host: Host, method: Method, prompt: str, attribute: Attribute, cl
         weights[:, group] = -method.unit
         return weights
 
-    started = time.perf_counter()
-    plain = made(prompt, nothing)
-    seconds = (time.perf_counter() - started) / len(SEEDS)
+    plain, started = made(prompt, nothing), time.perf_counter()  # the first ones may load the model
     again = made(prompt, nothing)
+    seconds = (time.perf_counter() - started) / len(SEEDS)
     found = [Finding(f"a picture takes about {seconds:.2g} s"),
              Finding(f"the same seeds give the same pictures (difference {_apart(plain, again):.2g} of 255)",
                      _apart(plain, again) < 1)]
