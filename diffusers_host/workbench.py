@@ -217,8 +217,10 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
             parts = read_json(index)
             if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
                 raise DebiasError(lacks_text)
-            options.update(dict.fromkeys(_lacking(path, parts)))
-            pipe = _pretrained(str(path), options)
+            lacking = _lacking(path, parts)
+            pipe = _pretrained(str(path), {**options, **dict.fromkeys(lacking)})
+            if lacking:
+                _check_without(pipe, lacking, name)
         elif path.is_file():
             if config and not Path(config).is_dir():
                 raise DebiasError(f"Expected a diffusers folder as the configuration of a checkpoint, but "
@@ -269,6 +271,18 @@ def _lacking(path: Path, parts: dict) -> list[str]:
     goes without them."""
     return [name for name, kind in parts.items() if re.fullmatch(r"(text_encoder|tokenizer)_\d", name)
             and isinstance(kind, list) and kind[0] and not (path / name).is_dir()]
+
+
+def _check_without(pipe, lacking: list[str], name: str) -> None:
+    """Raises DebiasError for a pipeline that cannot encode a text without its further encoders."""
+    try:
+        family = family_of(pipe)
+        family.encode(pipe, "a doctor") if family else encode(pipe, ["a doctor"])
+    except Exception as error:  # pipelines miss them in many ways
+        raise DebiasError(f"{name} lacks {' and '.join(lacking)}, and a {type(pipe).__name__} does not go without. Put "
+                          "these parts into the folder, or load the pipeline in Python and give it to "
+                          "sd_debias.diffusers_host.workbench.Workbench.") from error
+    warnings.warn(f"{name} lacks {' and '.join(lacking)}; the pipeline goes without.")
 
 
 def _check_device(device: str) -> None:

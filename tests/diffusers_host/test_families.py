@@ -1,5 +1,7 @@
 """Families of pipelines: what a push and a shift must be, whatever form their texts have."""
 import inspect
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from sd_debias.diffusers_host.doctor import facts
 from sd_debias.diffusers_host.encode import encoding_of, of_one_length
 from sd_debias.diffusers_host.families import FAMILIES, guidance
 from sd_debias.diffusers_host.generate import generate, guided
-from sd_debias.diffusers_host.workbench import Workbench
+from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
 
 MODULES = (tiny_masked, tiny_llm, tiny_several)
 PIPELINES = {name: make for module in MODULES for name, make in module.PIPELINES.items()}
@@ -192,3 +194,37 @@ def test_the_doctor_examines_every_family(tiny):
     said = facts(pipe, PROMPT, [GENDER], METHODS["default"])
     found = examine(bench, said, prompt=PROMPT)
     assert name in said[0] and "NO" not in found.text.replace("NO  a push changes", ""), found.text
+
+
+def saved(pipe, folder, **parts):
+    """A pipeline's folder, whose index names further parts."""
+    pipe.save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, **parts}))
+    return str(folder)
+
+
+def test_a_folder_of_sd_3_without_its_t5_loads_and_says_so(tmp_path):
+    pipe = tiny_pipelines.sd3()
+    folder = saved(pipe, tmp_path / "sd3", text_encoder_3=["transformers", "T5EncoderModel"],
+                   tokenizer_3=["transformers", "T5TokenizerFast"])
+    with pytest.warns(UserWarning, match="lacks text_encoder_3 and tokenizer_3; the pipeline goes without"):
+        loaded = load_pipeline(folder)
+    loaded.set_progress_bar_config(disable=True)
+    call = dict(height=16, width=16, num_inference_steps=2)
+    assert np.abs(plain(loaded, call, PROMPT, 1) - plain(pipe, call, PROMPT, 1)).max() <= 1
+
+
+def test_a_folder_without_an_encoder_that_is_needed_says_what_to_pass(tmp_path):
+    pipe = PIPELINES["HiDreamImagePipeline"]()
+    pipe.save_pretrained(tmp_path / "hidream")
+    for part in ("text_encoder_4", "tokenizer_4"):
+        shutil.rmtree(tmp_path / "hidream" / part)
+    with pytest.raises(DebiasError, match="lacks text_encoder_4 and tokenizer_4, and a HiDreamImagePipeline does not go"):
+        load_pipeline(str(tmp_path / "hidream"))
+
+
+def test_a_pipeline_that_is_not_among_the_automatic_ones_loads_by_its_own_name(tmp_path):
+    pipe = PIPELINES["BriaPipeline"]()
+    pipe.save_pretrained(tmp_path / "bria")
+    assert type(load_pipeline(str(tmp_path / "bria"))).__name__ == "BriaPipeline"
