@@ -91,7 +91,7 @@ def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str,
     own = encode(pipe, [prompt], **settings)
     means = {name: torch.stack([part.float().mean(0, keepdim=True) for part in parts.split([len(t) for t in texts])])
              for name, parts in embedded.items()}
-    check_groups(means["prompt_embeds"], attributes)
+    check_groups(means, attributes)
     return Encoded(own, encode(pipe, [prompt], unconditional=True, **settings), means)
 
 
@@ -103,5 +103,5 @@ def _by_family(pipe, family: Family, prompt: str, texts: Sequence[Sequence[str]]
     lacking = [{name: None for name in own if name not in one} for group in found for one in group]
     check_unmixed({}, [part for part in lacking if part])
     groups = {name: together([mean([one[name] for one in group]) for group in found]) for name in own}
-    check_groups(groups[family.tokens], attributes)
+    check_groups(groups, attributes)
     return Encoded(own, empty, groups)

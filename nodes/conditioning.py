@@ -19,7 +19,7 @@ from ..core.method.conditioning import Encoded, Parts, mixed_rows, shifted_rows
 from ..core.method.direction import group_texts
 
 EMBEDDING = "cond"
-MASK = "attention_mask"
+MASK = "attention_mask"  # and one for each further encoder, as attention_mask_mt5xl
 
 
 def encode(clip, text: str) -> tuple[Parts, dict]:
@@ -32,7 +32,7 @@ def encode(clip, text: str) -> tuple[Parts, dict]:
                           "load a text encoder for this model.")
     output = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True, return_dict=True)
     parts = {name: value for name, value in output.items() if isinstance(value, Tensor) and (
-        name == MASK or _mixes(name) and value.is_floating_point() and value.ndim > 1)}
+        name.startswith(MASK) or _mixes(name) and value.is_floating_point() and value.ndim > 1)}
     if parts.get(EMBEDDING) is None or parts[EMBEDDING].ndim != 3:
         raise DebiasError("This CLIP gives no embedding [1, tokens, width] of a text, so no direction can be made with "
                           "it. Use the text encoder of a text-to-image model.")
@@ -54,7 +54,7 @@ def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str,
         {**others, **dict.fromkeys(parts, True)} for texts in found for parts, others in texts])
     groups = {name: core.together([core.mean([parts[name] for parts, _ in texts]) for texts in found])
               for name in of_prompt}
-    core.check_groups(groups[EMBEDDING], attributes)
+    core.check_groups(groups, attributes)
     return Encoded(of_prompt, encode(clip, "")[0], groups)
 
 
@@ -137,7 +137,8 @@ def replaced(entries: Sequence[dict], parts: Parts) -> Entries:
 def texts_of(entry: dict) -> Parts:
     """The text of a guider's conditioning entry by part, and its mask; pictures and areas are none of the text's."""
     named = {EMBEDDING: entry.get("cross_attn"), MASK: entry.get(MASK),
-             **{name: value for name, value in entry.items() if _mixes(name) and name != EMBEDDING}}
+             **{name: value for name, value in entry.items()
+                if (name.startswith(MASK) or _mixes(name)) and name != EMBEDDING}}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
@@ -173,7 +174,7 @@ def _moved(own: Parts, prompt: Parts, shifted: Parts) -> Parts:
         if name not in shifted:
             continue
         c, moved, tokens = prompt[name], shifted[name].to(part.device), core.length(prompt[name])
-        if name == MASK:
+        if name.startswith(MASK):
             result[name] = moved if part.shape == c.shape else part
         elif tokens == 0:
             result[name] = (part.float() + (moved.float() - c.to(part.device).float())).to(part.dtype)

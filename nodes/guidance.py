@@ -161,7 +161,8 @@ class Pass:
                 found = conditioning.mixed(negative, guide.encoded, self.steps.text_weights)
             self.images, extra = [at for at, _ in found], [entries for _, entries in found]
         else:
-            texts = [{name: g[i].to(guide.encoded.empty[name]) for name, g in guide.encoded.groups.items()}
+            like = {**guide.encoded.prompt, **guide.encoded.empty}  # which may lack a part, as of quoted words
+            texts = [{name: g[i].to(like[name]) for name, g in guide.encoded.groups.items()}
                      for i in self.steps.groups] + [guide.encoded.empty] * alone
             extra = [conditioning.replaced(positive if alone else negative, text) for text in texts]
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
@@ -287,9 +288,18 @@ class Progress:
 def facts_of(guider, noise: Tensor, sampler, sigmas: Tensor, seed: int) -> dict:
     """What a pass is known to run with, by the names of a profile's setting; and its seed."""
     facts = dict(seed=seed, steps=len(sigmas) - 1, cfg=getattr(guider, "cfg", None), sampler=sampler_name(sampler))
-    if noise.ndim == 4:
-        facts.update(width=noise.shape[3] * 8, height=noise.shape[2] * 8)
+    ratio = downscale(guider.model_patcher) or (8 if noise.shape[1] in (4, 16) else None)
+    if ratio and noise.ndim >= 4:  # of videos the frames stand before
+        facts.update(width=noise.shape[-1] * ratio, height=noise.shape[-2] * ratio)
     return facts
+
+
+def downscale(model, vae=None) -> int | None:
+    """Pixels of a picture's side to one of its latent's, as the model or the autoencoder says; None where none does."""
+    told = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", None) or \
+        getattr(vae, "downscale_ratio", None)
+    told = told[-1] if isinstance(told, (tuple, list)) else told
+    return told if isinstance(told, int) else None
 
 
 def sampler_name(sampler) -> str:

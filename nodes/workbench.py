@@ -29,7 +29,7 @@ from ..core.report.chart import contact_sheet
 from . import messages
 from .classifier import Judge
 from .conditioning import encode_all
-from .guidance import GuidedSampling
+from .guidance import GuidedSampling, downscale
 from .images import pictures, to_pil
 
 PREVIEW = 512  # pixels
@@ -122,7 +122,7 @@ class Workbench(Host):
             self.prepared = (asked, self._prepare(*asked))
         model, positive, negative = self.prepared[1]
         self.weights, self.acted = weights, False
-        s, samples = self.setting, sampled(model, self.setting, seeds, positive, negative, callback)
+        s, samples = self.setting, sampled(model, self.setting, seeds, positive, negative, callback, self.vae)
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1)
         check_steered(weights, self.acted)
         images = self.vae.decode(samples)
@@ -144,10 +144,11 @@ def conditioned(clip, *texts: str) -> list:
     return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
 
 
-def sampled(model, setting: dict, seeds: Sequence[int], positive, negative, callback=None) -> Tensor:
-    """Latents, one a seed, sampled as KSampler does with these settings."""
-    s = setting
-    latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, s["height"] // 8, s["width"] // 8))
+def sampled(model, setting: dict, seeds: Sequence[int], positive, negative, callback=None, vae=None) -> Tensor:
+    """Latents, one a seed, sampled as KSampler does with these settings; without an autoencoder they may be of another
+    size, where this host's models do not tell theirs."""
+    s, ratio = setting, downscale(model, vae) or 8
+    latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, s["height"] // ratio, s["width"] // ratio))
     noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
     return comfy.sample.sample(
         model, noise, s["steps"], s["cfg"], s["sampler"], s["scheduler"], positive, negative,

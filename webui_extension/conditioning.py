@@ -81,7 +81,7 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
     check_unmixed(_others(own), [_others(one) for texts in groups for one in texts])
     prompt, parts = parts_of(own), [list(map(parts_of, texts)) for texts in groups]
     made = {name: together([mean([one[name] for one in texts]) for texts in parts]) for name in prompt}
-    check_groups(made[TOKENS], attributes)
+    check_groups(made, attributes)
     return Encoded(prompt, parts_of(empty), made)
 
 

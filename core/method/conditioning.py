@@ -46,10 +46,12 @@ def together(tensors: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
     return torch.stack(list(tensors)) if same else tuple(tensors)
 
 
-def check_groups(groups: Tensor | Sequence[Tensor], attributes: Sequence[Attribute]) -> None:
-    """Raises DebiasError where groups of one attribute have the same token embeddings, so that nothing could steer."""
-    for attribute, own in zip(attributes, _split(groups, [len(a.groups) for a in attributes]), strict=True):
-        if any(torch.equal(one, other) for i, one in enumerate(own) for other in own[:i]):
+def check_groups(groups: Mapping[str, Tensor | Sequence[Tensor]], attributes: Sequence[Attribute]) -> None:
+    """Raises DebiasError where groups of one attribute have the same parts, so that nothing could steer."""
+    at = 0
+    for attribute in attributes:
+        own, at = range(at, at + len(attribute.groups)), at + len(attribute.groups)
+        if any(all(torch.equal(part[i], part[j]) for part in groups.values()) for i in own for j in own if j < i):
             raise DebiasError(f"Some groups of {quoted(attribute.name)} read the same to this model: their texts may "
                               "lie beyond its longest prompt. Shorten the prompt, describe the groups differently, "
                               f"or use the context '{ALONE}'.")
@@ -155,13 +157,12 @@ def effect(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, c
     """What the `prompt` direction does to a prompt's text, in the words of a pass's summary; `tokens` names the part of
     its tokens. `magnitude` is the mean |c' - c| of the guided images, `acted` whether anything changed."""
     guided, c = int(weights.any(1).sum()), encoded.prompt[tokens].float()
-    moved = [row[tokens].float() for row, a in zip(shifted_rows(encoded, attributes, weights, context), weights,
-                                                   strict=True) if a.any()]
-    own = length(c)
-    change = sum((row[..., :own, :] - c).abs().mean().item() for row in moved) / max(guided, 1)
-    longer = any(length(row) > own for row in moved)
-    return dict(acted=longer or change > 1e-6 * c.abs().mean().item(), magnitude=change, steps=0, skipped=0,
-                guided_images=guided, extra_evaluations=0)
+    moved = [row for row, a in zip(shifted_rows(encoded, attributes, weights, context), weights, strict=True)
+             if a.any()]
+    change = sum((row[tokens][..., :length(c), :].float() - c).abs().mean().item() for row in moved) / max(guided, 1)
+    acted = any(part.shape != row[name].shape or (row[name].float() - part.float()).abs().mean() >
+                1e-6 * part.float().abs().mean() for row in moved for name, part in encoded.prompt.items())
+    return dict(acted=acted, magnitude=change, steps=0, skipped=0, guided_images=guided, extra_evaluations=0)
 
 
 def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> list[Parts | None]:
