@@ -123,9 +123,14 @@ def apart(entries: Sequence[dict], rows: Sequence[Sequence[Parts | None]]) -> Ap
     found: dict[tuple, list[int]] = {}
     for i in images:
         found.setdefault(tuple(_shapes(row[i]) for row in rows), []).append(i)
-    return [(at, [_replaced(entry, {name: torch.cat([row[i if i in at else at[0]][name] for i in range(len(row))])
+    return [(at, [_replaced(entry, {name: _of_batch([row[i if i in at else at[0]][name] for i in range(len(row))])
                                     for name in row[at[0]]}) for entry, row in zip(entries, rows, strict=True)])
             for at in found.values()]
+
+
+def _of_batch(parts: Sequence[Tensor]) -> Tensor:
+    """A part of every image, [B, ...]; of masks one, [1, L], whose tokens models count."""
+    return torch.cat(list(parts)) if parts[0].is_floating_point() else parts[0]
 
 
 def replaced(entries: Sequence[dict], parts: Parts) -> Entries:
@@ -156,7 +161,9 @@ def check_width(positive: Sequence[dict], encoded: Encoded) -> None:
 
 
 def _shapes(parts: Parts) -> tuple:
-    return tuple((name, part.shape) for name, part in sorted(parts.items()))
+    """Of parts, and what masks hold: models take one for all images of a batch."""
+    return tuple((name, part.shape, None if part.is_floating_point() else tuple(part.flatten().tolist()))
+                 for name, part in sorted(parts.items()))
 
 
 def _by_image(entry: dict, images: int) -> list[Parts]:

@@ -12,6 +12,7 @@ A text whose weights are all zero comes back as it is.
 """
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import reduce
 from typing import Mapping, Sequence
@@ -145,6 +146,9 @@ def _shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor,
             if not a.any():
                 continue
             tail = _tail(anchor, gs, a[0])
+            if tail is not None and any(w not in (0.0, -1.0) for w in a[0].tolist()):
+                warnings.warn("The texts of this model differ in length, so that any weight brings a group's further "
+                              "words: a shift hardly grows with its weight. Draws, which push whole, are exact.")
             anchor, total = torch.cat([anchor, tail], dim=-2) if tail is not None else anchor, \
                 torch.cat([total, tail], dim=-2) if tail is not None else total
             g = torch.stack([_fitted(one.to(anchor.device), anchor) for one in gs])

@@ -1,0 +1,120 @@
+"""Families of models in a real ComfyUI: tiny ones with random weights, their text encoders' real classes."""
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.method.methods import DIRECTIONS, Method
+
+pytestmark = pytest.mark.comfyui
+
+
+def beside(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MODULES = [beside(name) for name in ("tiny_dits", "tiny_encoders")] if os.environ.get("COMFYUI_PATH") else []
+FAMILIES = {name: module for module in MODULES for name in module.FAMILIES}
+REFUSED = {"Anima": "cannot be mixed: 't5xxl_ids'"}
+PROMPT, ALONE = "a doctor", [0.0, 0.0]
+ROWS = [ALONE, [-1.0, 0.0], [0.0, -1.0]]
+TEXTS = [PROMPT, f"{PROMPT}, a man", f"{PROMPT}, a woman"]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES) or ["none"])
+def family(request, comfyui):
+    """(name, run), where run(text, places, weights, method, cfg) gives latents of noise at these places, and what was
+    done."""
+    if request.param not in FAMILIES:
+        pytest.skip("COMFYUI_PATH names no ComfyUI checkout")
+    import comfy.sample
+    import comfy.samplers
+    module, name = FAMILIES[request.param], request.param
+    try:
+        model, clip = module.FAMILIES[name]()
+    except (ImportError, AttributeError) as error:
+        pytest.skip(f"this ComfyUI has no {name} ({error})")
+    shape, usual = module.LATENTS[name], module.CFG[name]
+    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3)])
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
+
+    def encode(text):
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+    @torch.inference_mode()
+    def run(text, places, weights=None, method=None, cfg=usual):
+        from sd_debias.nodes.conditioning import encode_all
+        from sd_debias.nodes.guidance import GuidedSampling
+        guided, done = model, []
+        if weights is not None:
+            encoded = encode_all(clip, text, (GENDER,), method.context)
+            rows = torch.tensor(weights)
+            guided = GuidedSampling(encoded, (GENDER,), method, lambda seed, images: rows,
+                                    lambda summary, facts: done.append(summary)).patch(model)
+        x = noise[places]
+        latents = comfy.sample.sample_custom(
+            guided, x, cfg, comfy.samplers.sampler_object("euler"), sigmas, encode(text), encode(""),
+            torch.zeros_like(x), disable_pbar=True, seed=0)
+        assert latents.isfinite().all()
+        return latents, done
+    run.usual = usual
+    return name, run
+
+
+@pytest.fixture
+def noted(family, record_property):
+    """noted(direction, contract, value): for the table of families."""
+    def note(direction, contract, value):
+        record_property(f"ComfyUI|{family[0]}|{direction}|{contract}", value)
+    return note
+
+
+def refused(family, run, noted, direction):
+    if family not in REFUSED:
+        return False
+    with pytest.raises(DebiasError, match=REFUSED[family]) as caught:
+        run(PROMPT, [0, 1, 2], ROWS, Method(direction))
+    noted(direction, "refused", str(caught.value))
+    return True
+
+
+@pytest.mark.parametrize("guidance", ["usual", "none"])
+def test_a_push_is_the_group_s_own_text_and_a_picture_left_alone_is_the_prompt_s(family, noted, guidance):
+    """Texts of one batch may have different lengths."""
+    name, run = family
+    if refused(name, run, noted, "prompt"):
+        return
+    cfg = run.usual if guidance == "usual" else 1.0
+    truth = [run(text, [i], cfg=cfg)[0] for i, text in enumerate(TEXTS)]
+    plain = [run(PROMPT, [i], cfg=cfg)[0] for i in range(3)]
+    effect = min((truth[i] - plain[i]).abs().max() for i in (1, 2))
+    rounding = (run(PROMPT, [0, 1, 2], cfg=cfg)[0] - torch.cat(plain)).abs().max()  # the host's own, of a batch
+    found, (done,) = run(PROMPT, [0, 1, 2], ROWS, Method("prompt"), cfg)
+    off = [float((found[i] - truth[i][0]).abs().max() / effect) for i in range(3)]
+    noted("prompt", "left alone", f"{off[0]:.1e}")
+    noted("prompt", "full push", f"{max(off[1:]):.1e}")
+    assert max(off) <= max(1e-3, 2 * float(rounding / effect)), off
+    assert done["acted"] and done["guided_images"] == 2
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS[1:])
+@pytest.mark.parametrize("guidance", ["usual", "none"])
+def test_inside_sampling_pushed_pictures_move_and_others_stay(family, noted, direction, guidance):
+    name, run = family
+    if refused(name, run, noted, direction):
+        return
+    cfg = run.usual if guidance == "usual" else 1.0
+    plain, _ = run(PROMPT, [0, 1, 2], cfg=cfg)
+    found, (done,) = run(PROMPT, [0, 1, 2], ROWS, Method(direction), cfg)
+    moved = (found - plain).abs().flatten(1).amax(1)
+    noted(direction, "left alone", f"{float(moved[0] / moved[1:].min()):.1e}")
+    assert done["acted"] and done["extra_evaluations"] > 0
+    assert moved[0] <= 1e-3 * moved[1:].min()
