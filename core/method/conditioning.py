@@ -146,7 +146,7 @@ def _shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor,
             if not a.any():
                 continue
             tail = _tail(anchor, gs, a[0])
-            if tail is not None and any(w not in (0.0, -1.0) for w in a[0].tolist()):
+            if tail is not None and any(abs(w) not in (0.0, 1.0) for w in a[0].tolist()):
                 warnings.warn("The texts of this model differ in length, so that any weight brings a group's further "
                               "words: a shift hardly grows with its weight. Draws, which push whole, are exact.")
             anchor, total = torch.cat([anchor, tail], dim=-2) if tail is not None else anchor, \

@@ -37,17 +37,27 @@ def tiny(request):
     return request.param, PIPELINES[request.param](), CALLS[request.param]
 
 
+@pytest.fixture
+def noted(record_property):
+    """noted(name, direction, contract, value): for the table of families."""
+    def note(name, direction, contract, value):
+        record_property(f"diffusers|{name.removesuffix('Pipeline')}|{direction}|{contract}", value)
+    return note
+
+
 def plain(pipe, call, text, seed):
     return generate(pipe, text, [seed], **call)[0][0].astype(int)
 
 
-def test_a_push_is_the_group_s_own_text_and_pictures_left_alone_are_the_prompt_s(tiny):
-    _, pipe, call = tiny
+def test_a_push_is_the_group_s_own_text_and_pictures_left_alone_are_the_prompt_s(tiny, noted):
+    name, pipe, call = tiny
     pictures, info = generate(pipe, PROMPT, SEEDS, attributes=[GENDER], weights=WEIGHTS, **call)
     texts = [PROMPT, f"{PROMPT}, a man", f"{PROMPT}, a woman", PROMPT]
     expected = np.stack([plain(pipe, call, text, seed) for text, seed in zip(texts, SEEDS)])
     away = np.abs(expected[1:3] - np.stack([plain(pipe, call, PROMPT, seed) for seed in SEEDS[1:3]])).max()
     assert away > 1 and np.abs(pictures - expected).max() <= 1
+    noted(name, "prompt", "left alone", f"{np.abs(pictures - expected)[[0, 3]].max() / away:.1e}")
+    noted(name, "prompt", "full push", f"{np.abs(pictures - expected)[1:3].max() / away:.1e}")
     assert info["acted"] and info["guided_images"] == 2
 
 
@@ -65,15 +75,17 @@ def test_a_shift_lies_between_or_is_refused_before_the_first_picture(tiny):
     assert to_prompt > 0 and to_group > 0
 
 
-def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny):
+def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
     name, pipe, _ = tiny
     bench = Workbench(pipe, None)
     bench.check([GENDER], METHODS["default"])
     if name in FAMILIES and FAMILIES[name].inside and name != "SanaSprintPipeline":
         bench.check([GENDER], Method("embedding"))
     else:
-        with pytest.raises(DebiasError, match=f"{name}|scheduler"):
+        with pytest.raises(DebiasError, match=f"{name}|scheduler") as caught:
             bench.check([GENDER], Method("embedding"))
+        for direction in ("embedding", "prediction"):
+            noted(name, direction, "refused", str(caught.value))
     if name in FAMILIES or of_one_length(pipe):
         bench.check([GENDER], METHODS["shift"])
     else:
@@ -143,7 +155,7 @@ def short(name):
 
 @pytest.mark.parametrize("direction", ["embedding", "prediction"])
 @pytest.mark.parametrize("name", INSIDE)
-def test_inside_sampling_with_guidance_pushed_pictures_move_and_others_stay(name, direction):
+def test_inside_sampling_with_guidance_pushed_pictures_move_and_others_stay(name, direction, noted):
     pipe, call = PIPELINES[name](), CALLS[name]
     method = Method(direction, guidance=SafeLatentGuidance(scale=1e9))
     prompt = short(name)
@@ -152,6 +164,7 @@ def test_inside_sampling_with_guidance_pushed_pictures_move_and_others_stay(name
     moved = np.abs(pictures - expected).reshape(4, -1).max(1)
     assert moved[0] <= 1 and moved[3] <= 1 and min(moved[1:3]) > 1 and info["acted"]
     assert np.abs(pictures[1].astype(int) - pictures[2]).max() > 1
+    noted(name, direction, "left alone", f"{max(moved[0], moved[3]) / min(moved[1:3]):.1e}")
 
 
 def test_texts_of_unequal_length_are_refused_inside_sampling():
