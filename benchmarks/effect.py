@@ -71,7 +71,7 @@ def tables(results: list[dict]) -> str:
     text = [f"""# What calibration achieves on the demo model
 
 Made by `python benchmarks/effect.py` on {harness.machine()}. Each occupation is calibrated by itself by the default plan: rounds
-until every share lies within {100 * PLAN.within:g} points of its target with {PLAN.confidence:.0%} certainty by all pictures so far, then one verification.
+until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all pictures so far, then one verification.
 "Before" and "after" are measured once, without and with the weights, on the same N = {HELD_OUT} pictures of seeds that no decision has used
 (from {FRESH:,} on). "Floor of the draws": the 95 % point of the KL that a perfectly fair profile with these draws shows on so many pictures, by
 simulation; it stays below in 19 of 20 cases in the mean. "Floor of independent pictures": the same for a perfectly fair model, whose pictures vary
