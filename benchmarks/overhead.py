@@ -3,14 +3,16 @@
     python benchmarks/overhead.py                                 # the demo model on the CPU
     python benchmarks/overhead.py --models sd15 sdxl flux --device cuda --dtype bfloat16 [--compile]
 
-The larger models have random weights: their pictures are noise, their cost is real. `flux` is a transformer of Flux's widths
-with fewer blocks, so that it fits any machine. docs/overhead.json keeps one entry a model, device, precision and size.
+The larger models have random weights: their pictures are noise, their cost is real. `flux`, `z-image`, `qwen-image` and `klein` are transformers of these models'
+widths with fewer blocks, so that they fit any machine; the last three have tiny text encoders and autoencoders, of which 64 pixels make as many
+tokens as 256 do in use. docs/overhead.json keeps one entry a model, device, precision and size.
 """
 from __future__ import annotations
 
 import argparse
 import json
 import statistics
+import sys
 import time
 from contextlib import contextmanager
 
@@ -23,6 +25,7 @@ from sd_debias.core.files import write_atomic
 from sd_debias.core.method.methods import IN_CONTEXT
 from sd_debias.core.method.methods import EARLY, METHODS, Method, named
 from sd_debias.diffusers_host.encode import encode_all
+from sd_debias.diffusers_host.families import family_of, guidance
 from sd_debias.diffusers_host.generate import generate
 from sd_debias.core.method.draw import Steering
 from sd_debias.diffusers_host.workbench import load_pipeline
@@ -77,8 +80,32 @@ def random_pipeline(name: str, device: str, dtype: torch.dtype):
         pipe = diffusers.FluxPipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae, CLIPTextModel(clip_l),
                                       tokenizer, t5, tokenizer, transformer)
     else:
-        raise ValueError(f"Expected a model of demo, sd15, sdxl or flux, but '{name}' came.")
+        pipe = of_today(name)
     return pipe.to(device, dtype)
+
+
+def of_today(name: str):
+    """A pipeline whose texts are as long as they are, with a transformer of real width."""
+    import diffusers
+    sys.path.insert(0, str(harness.ROOT / "tests" / "diffusers_host"))
+    import tiny_llm
+    width = tiny_llm.WIDTH  # of the tiny text encoder
+    if name == "z-image":
+        pipe = tiny_llm.PIPELINES["ZImagePipeline"]()
+        transformer = diffusers.ZImageTransformer2DModel(in_channels=4, dim=3840, n_layers=3, n_refiner_layers=1, n_heads=30,
+                                                         n_kv_heads=30, cap_feat_dim=width)
+    elif name == "qwen-image":
+        pipe = tiny_llm.PIPELINES["QwenImagePipeline"]()
+        transformer = diffusers.QwenImageTransformer2DModel(in_channels=16, out_channels=4, num_layers=3, num_attention_heads=24,
+                                                            attention_head_dim=128, joint_attention_dim=width)
+    else:
+        pipe = tiny_llm.PIPELINES["Flux2KleinPipeline"]()
+        own = pipe.transformer.config
+        transformer = diffusers.Flux2Transformer2DModel(
+            patch_size=1, in_channels=own.in_channels, num_layers=1, num_single_layers=4, attention_head_dim=128,
+            num_attention_heads=24, joint_attention_dim=own.joint_attention_dim, guidance_embeds=False)
+    pipe.register_modules(transformer=transformer.eval().requires_grad_(False))
+    return pipe
 
 
 @contextmanager
@@ -96,7 +123,10 @@ def peak_memory(device: str):
 
 def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images: int, repeats: int) -> dict:
     """Medians over `repeats` interleaved rounds, as ratios to the unguided run of the same round."""
-    seconds, memory = {way: [] for way in (*WAYS, TEXTS)}, {}
+    family = family_of(pipe)
+    ways = {way: method for way, method in WAYS.items()
+            if method is None or family is None or family.inside or method.direction == "prompt"}
+    seconds, memory = {way: [] for way in (*ways, TEXTS)}, {}
     sizes = dict(width=size, height=size) if size else {}
     attribute = GENDER
     for _ in range(repeats + 1):
@@ -105,13 +135,13 @@ def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds[TEXTS].append(time.perf_counter() - started)
-        for way, method in WAYS.items():
+        for way, method in ways.items():
             guided = dict(attributes=[attribute], steerings=[DRAWN[attribute.name]], method=method,
                           encoded=encoded) if method else {}
             with peak_memory(device) as peak:
                 started = time.perf_counter()
-                generate(pipe, PROMPT, range(images), batch_size=images, num_inference_steps=steps, guidance_scale=cfg,
-                         **guided, **sizes)
+                generate(pipe, PROMPT, range(images), batch_size=images, num_inference_steps=steps,
+                         **guidance(pipe, cfg, None), **guided, **sizes)
             seconds[way].append(time.perf_counter() - started)
             memory[way] = peak[0] if peak else None
     ratios = {way: statistics.median(own / plain for own, plain in zip(took[1:], seconds["unguided"][1:]))
@@ -146,7 +176,7 @@ of the window, on one without (flux) to a single one in every second step; `pred
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["demo"], choices=("demo", "sd15", "sdxl", "flux"))
+    parser.add_argument("--models", nargs="+", default=["demo"], choices=("demo", "sd15", "sdxl", "flux", "z-image", "qwen-image", "klein"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--images", type=int, default=4)

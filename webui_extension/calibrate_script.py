@@ -61,7 +61,8 @@ class DebiasCalibrate(scripts.Script):
 
     def run(self, p, attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction,
             spend, rule, prompts, name, overwrite, hires, within=0.0, sure=CUSTOM, target=""):
-        target = target if isinstance(target, str) else ""  # a shorter list of arguments lets another script's follow
+        if not (isinstance(within, (int, float)) and isinstance(sure, str) and isinstance(target, str)):
+            within, sure, target = 0.0, CUSTOM, ""  # a shorter list of arguments lets another script's follow
         numbers = _numbers(images, rounds, held_out, tolerance, within)
         result = calibrating.calibrate(
             p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own, target), classifier,

@@ -27,6 +27,7 @@ class DebiasDoctor(scripts.Script):
 
     def run(self, p, prompt, direction):
         shared.state.textinfo = "Debias: trying guidance with a dozen pictures"
+        direction = direction if direction in DIRECTIONS else DIRECTIONS[0]
         bench = Workbench(p, None, judges=False)
         found = examine(bench, facts(p), named("default", direction=direction), prompt or PROMPT)
         print(f"sd-debias: {found.text}")
