@@ -6,6 +6,7 @@ pooled text followed by the picture's size.
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from typing import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from ..core.method.direction import group_texts
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Encoded, Parts, check_groups, check_unmixed, mean, mixed_rows, together
 
-TOKENS, POOLED = "crossattn", "vector"
+TOKENS, POOLED, GUIDANCE = "crossattn", "vector", "guidance"
 
 
 def parts_of(conditioning) -> Parts:
@@ -76,13 +77,32 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
 
     described = [group_texts(group.texts, text, context, subject)
                  for attribute in attributes for group in attribute.groups]
-    with torch.no_grad(), devices.autocast():
+    with torch.no_grad(), devices.autocast(), _references(model):
         empty, own, groups = alone(""), alone(text), [[alone(one) for one in texts] for texts in described]
     check_unmixed(_others(own), [_others(one) for texts in groups for one in texts])
     prompt, parts = parts_of(own), [list(map(parts_of, texts)) for texts in groups]
     made = {name: together([mean([one[name] for one in texts]) for texts in parts]) for name in prompt}
     check_groups(made, attributes)
     return Encoded(prompt, parts_of(empty), made)
+
+
+@contextmanager
+def _references(model):
+    """Forge Neo's edit models hand reference pictures to the sampler while a prompt is encoded, and take the page's own
+    out of the model: what the host's prompt has left is put back."""
+    try:
+        from backend.args import dynamic_args
+    except ImportError:  # other hosts have none
+        yield
+        return
+    kept, own = list(getattr(dynamic_args, "ref_latents", ())), getattr(model, "ini_latent", None)
+    try:
+        yield
+    finally:
+        if hasattr(dynamic_args, "ref_latents"):
+            dynamic_args.ref_latents = kept
+        if own is not None:
+            model.ini_latent = own
 
 
 def _others(conditioning) -> dict:
@@ -107,7 +127,10 @@ def moved(row: Parts, encoded: Encoded, shifted: Parts) -> Parts:
             continue
         own = min(c.shape[1], part.shape[1])
         head = (part[:, :own].float() + (to[:, :own].float() - c[:, :own].float())).to(part.dtype)
-        result[name] = torch.cat([head, to[:, c.shape[1]:].to(part), part[:, max(own, to.shape[1]):]], dim=1)
+        behind = part[:, max(own, to.shape[1]):]
+        if own == c.shape[1] and to.shape[1] != own and (part[:, own:] == part[:, own - 1:own]).all():
+            behind = to[:, -1:].to(part).expand(-1, behind.shape[1], -1)  # hosts lengthen a text with its last token
+        result[name] = torch.cat([head, to[:, c.shape[1]:].to(part), behind], dim=1)
     return result
 
 

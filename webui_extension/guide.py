@@ -84,6 +84,8 @@ class ProfileGuidance:
         return entry_for(self.profile, text)[0].behind(self.strength)
 
     def differences(self, setting: dict) -> list[str]:
+        if "Automatic" in (setting.get("scheduler"), self.profile.setting.get("scheduler")):
+            setting = {**setting, "scheduler": None}  # an infotext that is pasted names the one that it chose
         return differences(self.profile, setting)
 
     def warnings(self, prompt: str) -> list[str]:

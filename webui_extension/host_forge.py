@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from .conditioning import POOLED, TOKENS
+from .conditioning import GUIDANCE, POOLED, TOKENS
 from .sampling import Pass
 
 
@@ -54,14 +54,15 @@ def guided(state: Pass, args: dict, cond_scale: float):
     if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
         unsafe, base = [[]], cond.clone()
         for part in sorted(set(state.guided.values())):
-            images, text = [i for i, guided in state.guided.items() if guided == part], _text(args["cond"][part])
+            images = [i for i, guided in state.guided.items() if guided == part]
+            text = _text(args["cond"][part], len(x))
             base[images] = (cond if len(args["cond"]) == 1 else evaluated(text))[images]
             texts, = state.unsafe(text, shared.sd_model)
             unsafe[0] += [([i for i in some if i in images], evaluated(moved)) for some, moved in texts]
         cond = base
     else:
         unsafe = [[(images, evaluated(text)) for images, text in texts]
-                  for texts in state.unsafe(_text(args["uncond"][0]), shared.sd_model)]
+                  for texts in state.unsafe(_text(args["uncond"][0], len(x)), shared.sd_model)]
     gamma = state.gamma(cond, base, unsafe)
     return (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
 
@@ -75,7 +76,7 @@ def _without_uncond(state: Pass, args: dict):
         return denoised
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
     state.without_negative()
-    texts = state.unsafe(_text(args["cond"][0]), shared.sd_model)
+    texts = state.unsafe(_text(args["cond"][0], len(x)), shared.sd_model)
     if state.inside.repeats(state.step, state.progress):
         return (denoised.float() - state.again() / k).to(denoised.dtype)
     found = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in one] for one in texts]
@@ -91,21 +92,25 @@ def longer(state: Pass, args: dict, cond_scale: float):
     """The x_0 with predictions for texts longer than the batch's own: classifier-free guidance is linear in each part's
     prediction, so the change is cond_scale times the part's weight times what the longer text changes."""
     denoised, x, sigma = args["denoised"].clone(), args["input"], args["sigma"]
-    for images, text in state.evaluated_apart(_text(args["cond"][0])):
+    for images, text in state.evaluated_apart(_text(args["cond"][0], len(x))):
         prediction = _evaluate(args, text, x, sigma)
         for image in images:
             part, weights = state.guided[image], [weight for _, weight in state.parts[image]]
             before = args["cond_denoised"] if len(weights) == 1 else \
-                _evaluate(args, _text(args["cond"][part]), x, sigma)
+                _evaluate(args, _text(args["cond"][part], len(x)), x, sigma)
             change = prediction[image].float() - before[image].float()
             denoised[image] = (denoised[image].float() + cond_scale * weights[part] * change).to(denoised.dtype)
     return denoised
 
 
-def _text(condition: dict):
-    """A compiled conditioning's text, as the host's encoders give it."""
-    tokens, pooled = condition["cross_attn"], condition.get("pooled_output")
-    return tokens if pooled is None else {TOKENS: tokens, POOLED: pooled}
+def _text(condition: dict, images: int):
+    """A compiled conditioning's text, as the host's encoders give it, a row an image; of a video the first one."""
+    tokens, pooled = condition["cross_attn"][:images], condition.get("pooled_output")
+    if pooled is None:
+        return tokens
+    guidance = condition.get("model_conds", {}).get(GUIDANCE)  # Flux's distilled one, read beside the text
+    told = {} if guidance is None else {GUIDANCE: guidance.cond[:images]}
+    return {TOKENS: tokens, POOLED: pooled[:images], **told}
 
 
 def _evaluate(args: dict, text, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import warnings
 
 from ..core.profile.lookup import FAMILIES
 from .guide import plain
-from .sampling import Pass
+from .sampling import Pass, of_frames
 
 STATE, CURRENT = "sd_debias_run", "sd_debias_pass"
 # Every key that an infotext may get. They are answered when an image's infotext is written, after its sampling.
@@ -52,16 +52,17 @@ class Run:
         hires = bool(getattr(p, "is_hr_pass", False))
         if self.guide is None or self.error or (hires and not self.guide.hires):
             return None
-        prompts = list(p.hr_prompts if hires else p.prompts)
+        count = 1 if of_frames() else len(p.seeds)
+        prompts = list(p.hr_prompts if hires else p.prompts)[:count]
         known = [plain(prompt) for prompt in prompts]
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if hires else (p.width, p.height)
         second = hires or bool(getattr(p, "init_images", None))  # it covers the end of the schedule alone
         first = 1 - min(getattr(p, "denoising_strength", None) or 0.0, 0.999) if second else 0.0
-        current = Pass(p, self.guide, known, p.seeds, size, first)
+        current = Pass(p, self.guide, known, p.seeds[:count], size, first)
         first = p.iteration * p.batch_size
         for image in range(len(p.seeds)):
             # Forge announces a hires pass twice; the later state is the one that samples.
-            self.passes.setdefault(first + image, {})[hires] = (current, image)
+            self.passes.setdefault(first + image, {})[hires] = (current, min(image, count - 1))
         try:
             for prompt in set(known):
                 for text in self.guide.warnings(prompt):
@@ -135,13 +136,15 @@ def setting_of(p) -> dict:
     from modules import shared
     model = shared.sd_model
     checkpoint = getattr(model, "sd_checkpoint_info", None)
+    # Forge's families of today: the guidance that the model is told.
+    distilled = getattr(p, "distilled_cfg_scale", None) if getattr(model, "use_distilled_cfg_scale", False) else None
     return dict(model=getattr(p, "sd_model_name", None) or getattr(checkpoint, "name_for_extra", None),
                 model_hash=getattr(p, "sd_model_hash", None) or getattr(model, "sd_model_hash", None),
                 text_encoder=family(model), sampler=p.sampler_name, scheduler=getattr(p, "scheduler", None),
                 steps=p.steps, cfg=p.cfg_scale, width=p.width, height=p.height,
                 negative_prompt=plain(p.negative_prompt if isinstance(p.negative_prompt, str) else ""),
                 clip_skip=option(p, "CLIP_stop_at_last_layers"), vae=option(p, "sd_vae"),
-                emphasis=option(p, "emphasis"), noise_source=option(p, "randn_source"))
+                emphasis=option(p, "emphasis"), noise_source=option(p, "randn_source"), distilled_cfg=distilled)
 
 
 def option(p, name: str):

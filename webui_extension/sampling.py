@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Parts, apart, length, shifted_rows
 from ..core.method.step import place
-from .conditioning import TOKENS, encode, mixed, moved, of_group, parts_of, with_parts
+from .conditioning import TOKENS, encode, mixed, moved, of_group, parts_of, with_parts, with_rows
 from .profiles import said
 
 
@@ -40,6 +40,7 @@ class Pass:
         self.steps = 0  # in which anything was changed
         self.without_uncond = 0  # steps left alone because the host did not evaluate the negative prompt
         self.error: str | None = None
+        self.frames = 1
         self._model, self._encoded, self._shifts = None, {}, {}
         self.longer: dict[int, Parts] = {}  # in this step, images whose text is longer than the batch's own
 
@@ -51,11 +52,13 @@ class Pass:
         conditioning is the host's MulticondLearnedConditioning; schedules, for every image and AND part, its
         [(last step, text)].
         """
-        if not len(conditioning.batch) == len(self.seeds) == len(self.prompts) == len(schedules):
-            raise DebiasError(f"Expected {len(conditioning.batch)} seeds and prompts for as many images, but "
+        batch = conditioning.batch[:len(self.seeds)] if of_frames() else conditioning.batch  # a row for every frame
+        if not len(batch) == len(self.seeds) == len(self.prompts) == len(schedules):
+            raise DebiasError(f"Expected {len(batch)} seeds and prompts for as many images, but "
                               f"{len(self.seeds)} and {len(self.prompts)} came.")
+        self.frames = len(conditioning.batch) // max(len(batch), 1)
         row = 0
-        for image, parts in enumerate(conditioning.batch):
+        for image, parts in enumerate(batch):
             self.parts.append([(row + i, float(part.weight)) for i, part in enumerate(parts)])
             row += len(parts)
             # SLD shifts the bracket of classifier-free guidance once, whatever number of parts stands in it.
@@ -89,6 +92,9 @@ class Pass:
         if not self.guide.method.guidance.active(self.progress):
             return conditioning
         parts, rows = parts_of(conditioning), sum(map(len, self.parts))
+        if self.frames > 1 and len(parts[TOKENS]) == rows * self.frames:  # the host evaluates the first one's
+            shifted = self.shifted(with_rows(conditioning, torch.arange(rows)), model)
+            return with_rows(shifted, torch.arange(rows).repeat(self.frames))
         if len(parts[TOKENS]) != rows:
             raise DebiasError(f"Expected {rows} rows of text, but {len(parts[TOKENS])} came: another extension has "
                               f"changed their number.")
@@ -233,3 +239,12 @@ class Pass:
             self._shifts[image, text], = shifted_rows(self.encoded(text, model), self.guide.attributes,
                                                       self.weights[image:image + 1], self.guide.method.context)
         return self._shifts[image, text]
+
+
+def of_frames() -> bool:
+    """Is a batch one video? Forge Neo takes the batch size of Wan as its number of frames."""
+    try:
+        from backend.args import dynamic_args
+    except ImportError:  # other hosts have none
+        return False
+    return bool(getattr(dynamic_args, "wan", False))

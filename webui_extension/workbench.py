@@ -22,6 +22,7 @@ from . import classifiers, profiles
 from .guide import RoundGuidance, plain
 from .page_facts import page_facts
 from .run import STATE, setting_of
+from .sampling import of_frames
 from .script import CALIBRATION
 
 
@@ -88,6 +89,9 @@ class Workbench(Host):
         """Raises Interrupted; DebiasError for guidance that failed or did nothing."""
         from modules import processing, shared
         self._check_interrupted()
+        if of_frames() and len(seeds) > 1:
+            raise DebiasError(f"This model makes one video of a batch, so {len(seeds)} pictures at once cannot be "
+                              "counted. Set the batch size to 1.")
         one = copy.copy(self.p)
         one.prompt, one.seed, one.batch_size, one.n_iter = prompt, [int(seed) for seed in seeds], len(seeds), 1
         one.subseed_strength = 0.0

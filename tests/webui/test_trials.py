@@ -412,3 +412,44 @@ def test_a_profile_of_the_settings_folder_that_is_cut_off_is_said_and_not_a_cras
     (a_double.profiles / "cut.json").write_text(json.dumps({"schema": "1.0"})[:9])
     assert keys(a_double.post("txt2img", payload(**debias(name="cut"))).infotexts[0])["Debias failed"].startswith(
         "'debias_profiles/cut.json' cannot be used")
+
+
+# --- Forge Neo's families ---------------------------------------------------------------------------------------------
+
+def test_flux_keeps_the_guidance_that_it_is_told_in_a_text_evaluated_apart(a_double):
+    condition = dict(cross_attn=torch.zeros(2, 3, 4), pooled_output=torch.zeros(2, 5),
+                     model_conds=dict(guidance=types.SimpleNamespace(cond=torch.tensor([3.5, 3.5]))))
+    found = ours("host_forge")._text(condition, 1)
+    assert found["guidance"].tolist() == [3.5] and len(found["crossattn"]) == len(found["vector"]) == 1
+    plain = ours("host_forge")._text({**condition, "model_conds": {}}, 2)
+    assert set(plain) == {"crossattn", "vector"}
+
+
+def test_a_text_that_the_host_lengthens_with_its_last_token_ends_with_the_pushed_text_s(a_double):
+    from sd_debias.core.method.conditioning import Encoded
+    a, b, c, d = (torch.full((1, 1, 2), value) for value in (1.0, 2.0, 3.0, 4.0))
+    host = torch.cat([a, b, b, b, b], dim=1)  # two tokens, filled up to five
+    encoded = Encoded(dict(crossattn=torch.cat([a, b], dim=1)), {}, {})
+    pushed = dict(crossattn=torch.cat([a, c, d], dim=1))
+    found = ours("conditioning").moved(dict(crossattn=host), encoded, pushed)["crossattn"]
+    assert found[0, :, 0].tolist() == [1, 3, 4, 4, 4]
+
+
+def test_a_video_s_frames_are_one_picture(a_double, monkeypatch):
+    """Forge Neo takes Wan's batch size as the number of frames, of which the first one's text and seed count."""
+    save_profile(a_double.profiles, steering=DRAW)
+    monkeypatch.setitem(sys.modules, "backend", types.ModuleType("backend"))
+    wan = types.SimpleNamespace(dynamic_args=types.SimpleNamespace(wan=True))
+    monkeypatch.setitem(sys.modules, "backend.args", wan)
+    texts = a_double.post("txt2img", payload(seed=20, batch_size=4, **debias())).infotexts
+    said = [keys(text) for text in texts]
+    assert len({tuple(sorted(each.items())) for each in said}) == 1, "all frames say the same"
+
+
+def test_a_scheduler_that_the_host_chose_itself_is_no_other_setting(a_double):
+    guide = ours("guide")
+    save_profile(a_double.profiles, setting=dict(scheduler="Automatic", steps=6))
+    loaded = ours("profiles").load("test")
+    made = guide.from_profile(loaded, ours("arguments").Arguments(enabled=True, profile="test"))
+    assert made.differences(dict(scheduler="Normal", steps=6)) == []
+    assert made.differences(dict(scheduler="Normal", steps=7)) == ["steps: calibrated at 6, used at 7"]
