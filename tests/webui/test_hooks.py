@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,13 @@ def test_gamma_is_that_of_core(a_double):
     mu = (1000 * k * (cond - seen["unsafe"][0])).abs().clamp(max=1)
     torch.testing.assert_close(seen["after"][0], cond - mu * (seen["unsafe"][0] - uncond))
     assert torch.equal(seen["after"][1], uncond)
+
+
+def test_sd_next_whose_hooks_are_never_called_is_told_so_in_a_sentence(a_double, monkeypatch, capsys):
+    import importlib.machinery
+    known = types.ModuleType("modules.sd_offload")
+    known.__spec__ = importlib.machinery.ModuleSpec("modules.sd_offload", None)
+    monkeypatch.setitem(sys.modules, "modules.sd_offload", known)
+    a_double.load(SHIM)
+    assert "SD.Next never calls the hooks" in capsys.readouterr().out
+    assert a_double.runner.scripts == [] and a_double.callbacks == {}
