@@ -27,8 +27,8 @@ def is_sd_next() -> bool:
 
 
 if is_sd_next():
-    print("sd-debias: SD.Next never calls the hooks that guidance needs, so this extension does nothing here. Use it in "
-          "ComfyUI, AUTOMATIC1111, Forge or Forge Neo, or sd-debias on the command line.")
+    print("sd-debias: SD.Next never calls the hooks that guidance needs, so this extension does nothing here. Use it "
+          "in ComfyUI, AUTOMATIC1111, Forge or Forge Neo, or sd-debias on the command line.")
 else:
     from sd_debias.webui_extension import callbacks
     from sd_debias.webui_extension.audit_script import DebiasAudit  # noqa: F401
