@@ -146,9 +146,8 @@ def _shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor,
             if not a.any():
                 continue
             tail = _tail(anchor, gs, a[0])
-            if tail is not None and any(abs(w) not in (0.0, 1.0) for w in a[0].tolist()):
-                warnings.warn("The texts of this model differ in length, so that any weight brings a group's further "
-                              "words: a shift hardly grows with its weight. Draws, which push whole, are exact.")
+            if tail is not None:
+                _warn_of_lengths(a[0])
             anchor, total = torch.cat([anchor, tail], dim=-2) if tail is not None else anchor, \
                 torch.cat([total, tail], dim=-2) if tail is not None else total
             g = torch.stack([_fitted(one.to(anchor.device), anchor) for one in gs])
@@ -187,10 +186,19 @@ def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> l
                 made[name] = _union([part, *(g for g, w in zip(gs, row) if w)]).to(part.dtype)
                 continue
             tail = _tail(part, gs, row)
+            if tail is not None:
+                _warn_of_lengths(row)
             anchor = part if tail is None else torch.cat([part, tail.to(part)], dim=-2)
             made[name] = mix(anchor, torch.stack([_fitted(g.to(part.device), anchor) for g in gs]), row[None])
         rows.append(made)
     return rows
+
+
+def _warn_of_lengths(weights: Tensor) -> None:
+    if any(abs(w) not in (0.0, 1.0) for w in weights.tolist()):
+        warnings.warn("The texts of this model differ in length, so that any weight brings a group's further words: a "
+                      "push hardly grows with its weight. Draws, which push whole, are exact, and so is the direction "
+                      "'prediction'.")
 
 
 def apart(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:

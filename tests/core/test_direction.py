@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from sd_debias.core.attribute import GENDER
 from sd_debias.core.method.direction import group_texts, mix, shift_prompt
 from sd_debias.core.method.methods import ALONE, IN_CONTEXT
 
@@ -113,3 +114,17 @@ def test_weights_that_are_not_finite_are_refused(bad):
 def test_a_group_s_words_stand_behind_the_subject_of_a_longer_prompt(prompt, subject, text):
     assert group_texts(["a woman"], prompt, IN_CONTEXT, subject) == [text]
     assert group_texts(["a woman", "{prompt} (f)"], prompt, ALONE, subject) == ["a woman", f"{prompt} (f)"]
+
+
+def test_a_shift_of_texts_that_differ_in_length_is_said_to_grow_little_and_a_whole_push_is_not():
+    import warnings
+
+    from sd_debias.core.method.conditioning import Encoded, shifted_rows
+    prompt = {"tokens": torch.zeros(1, 3, 4)}
+    encoded = Encoded(prompt, prompt, {"tokens": (torch.ones(1, 4, 4), 2 * torch.ones(1, 5, 4))})
+    with pytest.warns(UserWarning, match="differ in length.* Draws, which push whole, are exact"):
+        shifted_rows(encoded, [GENDER], torch.tensor([[0.0, -0.5]]), IN_CONTEXT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        row, = shifted_rows(encoded, [GENDER], torch.tensor([[0.0, -1.0]]), IN_CONTEXT)
+    assert torch.equal(row["tokens"], 2 * torch.ones(1, 5, 4))
