@@ -54,7 +54,8 @@ class Examination:
 
 def examine(host: Host, facts: Sequence[str] = (), method: Method = METHODS["default"], prompt: str = PROMPT,
             attribute: Attribute = GENDER, classify: Classifier | None = None) -> Examination:
-    """Eight pictures: two left alone, twice; two pushed to each of two groups; and of the second group's own text.
+    """Twelve pictures of two seeds: left alone, twice; pushed to each of two groups; one of each, together; and of the
+    second group's own text.
 
     facts     what the host knows of its model and texts, in words
     classify  tells whom the pushed pictures show; without one nobody looks

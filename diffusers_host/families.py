@@ -173,8 +173,11 @@ class WholeTexts:
 
 def check_family(pipe, method: Method) -> None:
     """Raises DebiasError where a pipeline of `FAMILIES` cannot be guided by a method."""
-    if not family_of(pipe).inside and (method.direction != "prompt" or not method.guidance.whole):
-        raise DebiasError(f"{type(pipe).__name__} takes the direction 'prompt' in all steps, but "
+    inside = method.direction != "prompt" or not method.guidance.whole
+    two = getattr(pipe, "transformer_2", None) is not None  # which share the steps
+    if inside and (two or not family_of(pipe).inside):
+        raise DebiasError(f"{type(pipe).__name__}{' with two transformers' * two} takes the direction 'prompt' in all "
+                          f"steps, but "
                           f"'{method.direction}' from {method.guidance.start:g} to {method.guidance.end:g} came. Use "
                           "the method 'default', or 'shift'.")
 

@@ -24,9 +24,20 @@ def distance(pipe, calibrated: Sequence[str], prompt: str) -> Distance:
     return nearest(means.cpu().numpy(), calibrated)
 
 
+class _Enough(Exception):
+    """The first steps are taken."""
+
+
 class _Onlooker(GuidedDenoiser):
-    """Evaluates all groups beside a prompt for `seen`, and changes nothing."""
+    """Evaluates all groups beside a prompt for `seen`, changes nothing, and ends the pipeline's call behind them."""
     seen: FirstSteps
+
+    def __call__(self, *args, **kwargs):
+        if self.passes and self.pipe.scheduler.timesteps is self.timesteps:
+            call = dict(zip(self.parameters, args), **kwargs)
+            if self.passes[-1].idle(self._index(call["timestep"]) / len(self.times)):
+                raise _Enough
+        return super().__call__(*args, **kwargs)
 
     def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_extra: Tensor) -> Tensor:
         self.seen.add(progress, eps_cond, eps_extra.reshape(len(eps_cond), self.weights.shape[1], *eps_cond.shape[1:]))
@@ -41,18 +52,16 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
     at_once = max(1, 2 * batch_size // (2 + rows))  # about as many rows as the pipeline has itself
     encoded = encode_all(pipe, prompt, attributes, IN_CONTEXT, subject=subject_of(prompt), **encoding_of(call))
 
-    def enough(pipe, step, timestep, tensors):
-        pipe._interrupt = seen.enough(step + 1, pipe.num_timesteps)
-        return tensors
-
     if negative_prompt is not None:
         call["negative_prompt"] = negative_prompt
     for start in range(0, len(seeds), at_once):
         batch = [int(seed) for seed in seeds[start:start + at_once]]
         with hooked(pipe, attributes, seen.weights(len(batch)), encoded, LOOKING, _Onlooker) as onlooker:
             onlooker.seen = seen
-            pipe(prompt=[prompt] * len(batch), generator=[torch.Generator("cpu").manual_seed(s) for s in batch],
-                 output_type="latent", callback_on_step_end=enough,
-                 **{name: [value] * len(batch) if name == "negative_prompt" else value for name, value in call.items()})
-            pipe._interrupt = False
+            try:
+                pipe(prompt=[prompt] * len(batch), generator=[torch.Generator("cpu").manual_seed(s) for s in batch],
+                     output_type="latent", **{name: [value] * len(batch) if name == "negative_prompt" else value
+                                              for name, value in call.items()})
+            except _Enough:
+                pipe.maybe_free_model_hooks()
     return seen.shares(prompt)

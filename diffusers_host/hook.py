@@ -197,7 +197,9 @@ class GuidedDenoiser:
         """The direction's texts of a family, masks among them."""
         steps, at, prompt = self.passes[-1], self.indices[0], self.encoded.prompt
         for name, text in texts.items():
-            shapes = {prompt[name].shape[1:], text.shape[1:], *(g.shape[1:] for g in self.encoded.groups[name])}
+            empty = [] if self.direction == "embedding" or steps.has_uncond else [self.encoded.empty[name]]
+            shapes = {prompt[name].shape[1:], text.shape[1:],
+                      *(part.shape[1:] for part in (*self.encoded.groups[name], *empty))}
             if len(shapes) > 1:
                 raise DebiasError(f"Inside sampling all texts must have one length, but those of "
                                   f"{type(self.pipe).__name__} have {', '.join(str(s[0]) for s in sorted(shapes))} "
@@ -263,6 +265,9 @@ class WindowedPrompt(GuidedDenoiser):
 
     def _own(self, name: str, text: Tensor) -> Tensor:
         prompt, rows = self.encoded.prompt[name].to(text), text.clone()
+        if prompt.shape[1:] != text.shape[1:]:
+            raise DebiasError("In a part of the steps the prompt and its groups' texts must have one length, but these "
+                              f"have {prompt.shape[1]} and {text.shape[1]} tokens. Guide in all steps.")
         rows[len(text) - self.images + self.guided.to(text.device)] = prompt  # the others hold it already
         return rows
 

@@ -72,10 +72,15 @@ class Workbench(Host):
         """Images uint8 [N, H, W, 3], one a seed, and what guidance did; as `generate.generate`."""
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
-        images, info = generate(
-            self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights,
-            guidance_strength=strength, method=method, encoded=encoded, batch_size=self.batch_size,
-            num_inference_steps=s["steps"], **guidance(self.pipe, s["cfg"], s["negative_prompt"]), **size)
+        guider = getattr(self.pipe, "guider", None)  # which holds the scale of guidance, of some
+        try:
+            images, info = generate(
+                self.pipe, prompt, seeds, attributes=attributes, steerings=steerings, weights=weights,
+                guidance_strength=strength, method=method, encoded=encoded, batch_size=self.batch_size,
+                num_inference_steps=s["steps"], **guidance(self.pipe, s["cfg"], s["negative_prompt"]), **size)
+        finally:
+            if guider is not None:
+                self.pipe.guider = guider
         self.evaluations += len(seeds) * s["steps"] * (2 if s["cfg"] > 1 else 1) + info["extra_evaluations"]
         return images, info
 
@@ -151,6 +156,7 @@ class Workbench(Host):
         """The profile with predicted weights for a prompt that it was not calibrated for. Of this one and every
         calibrated prompt, `images` are begun, but none is finished. Raises DebiasError as
         `core.calibration.first_steps.predicted`."""
+        self.check(profile.attributes, first_steps.LOOKING)
         s = self.setting
         size = {key: s[key] for key in ("width", "height") if s[key]}
         known = self.first_shares.setdefault(repr((profile.attributes, images, seed, s)), {})
@@ -159,8 +165,7 @@ class Workbench(Host):
             if text not in known:
                 known[text] = first_steps.first_shares(
                     self.pipe, text, profile.attributes, range(seed, seed + images), batch_size=self.batch_size,
-                    negative_prompt=s["negative_prompt"], num_inference_steps=s["steps"], guidance_scale=s["cfg"],
-                    **size)
+                    num_inference_steps=s["steps"], **guidance(self.pipe, s["cfg"], s["negative_prompt"]), **size)
             return known[text]
 
         return replace(profile, predicted=(*profile.predicted, predicted(profile, prompt, shares_of)))

@@ -16,6 +16,7 @@ from ..core.calibration.first_steps import LOOKING, SEEDS, FirstSteps, cost, kep
 from ..core.errors import quoted
 from ..core.profile.file import Profile
 from ..core.profile.prompts import subject_of
+from ..core.version import VERSION
 from . import messages
 from .conditioning import encode_all
 from .guidance import GuidedSampling
@@ -36,7 +37,7 @@ def predict(profile: Profile, prompt: str, model, clip, making: Sequence, node: 
     DebiasError.
     """
     setting = setting_of(profile)
-    told = json.dumps([profile.hash, setting, list(making)], sort_keys=True, default=str)
+    told = json.dumps([VERSION, profile.hash, setting, list(making)], sort_keys=True, default=str)
     bar, read = comfy.utils.ProgressBar(len(profile.entries) + 1, node_id=node), []
 
     def shares_of(text: str) -> list[np.ndarray]:
@@ -50,7 +51,8 @@ def predict(profile: Profile, prompt: str, model, clip, making: Sequence, node: 
         bar.update_absolute(len(read))
         return found
 
-    known = kept(states() / f"first_steps_{hashlib.sha256(told.encode()).hexdigest()[:16]}.json", shares_of)
+    path = states() / f"first_steps_{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
+    known = kept(path, shares_of) if making else shares_of  # where nothing tells the model, nothing is kept
     return with_predicted(profile, prompt, counted)
 
 

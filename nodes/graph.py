@@ -11,8 +11,8 @@ POSITIVE = ("positive", "guider", "conditioning", "cond1", "base_positive", "bas
 # An encoder's texts, and the values of nodes that only hold or join texts.
 TEXTS = ("populated_text", "text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl", "prompt", "positive_prompt",
          "string", "value", "string_a", "string_b", "text_a", "text_b", "user_prompt")
-# What a node that is no encoder and has no input with a conditioning's name may have beside it.
 BRANCHES = ("on_true", "on_false")  # of a switch
+# What a node that is no encoder and has no input with a conditioning's name may have beside it.
 OTHERS = {"model", "clip", "vae", "image", "images", "mask", "latent", "latent_image", "samples", "pixels", "negative",
           "control_net", "clip_vision", "clip_vision_output", "style_model"}
 

@@ -77,7 +77,7 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
 
     described = [group_texts(group.texts, text, context, subject)
                  for attribute in attributes for group in attribute.groups]
-    with torch.no_grad(), devices.autocast(), _references(model):
+    with torch.no_grad(), devices.autocast(), references(model):
         empty, own, groups = alone(""), alone(text), [[alone(one) for one in texts] for texts in described]
     check_unmixed(_others(own), [_others(one) for texts in groups for one in texts])
     prompt, parts = parts_of(own), [list(map(parts_of, texts)) for texts in groups]
@@ -87,7 +87,7 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
 
 
 @contextmanager
-def _references(model):
+def references(model):
     """Forge Neo's edit models hand reference pictures to the sampler while a prompt is encoded, and take the page's own
     out of the model: what the host's prompt has left is put back."""
     try:

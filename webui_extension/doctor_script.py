@@ -7,7 +7,8 @@ from modules.processing import Processed
 
 from ..core.doctor import PROMPT, examine
 from ..core.method.methods import DIRECTIONS, named
-from .workbench import Workbench
+from .sampling import of_frames
+from .workbench import Interrupted, Workbench
 
 
 class DebiasDoctor(scripts.Script):
@@ -28,10 +29,26 @@ class DebiasDoctor(scripts.Script):
     def run(self, p, prompt, direction):
         shared.state.textinfo = "Debias: trying guidance with a dozen pictures"
         direction = direction if direction in DIRECTIONS else DIRECTIONS[0]
-        bench = Workbench(p, None, judges=False)
-        found = examine(bench, facts(p), named("default", direction=direction), prompt or PROMPT)
-        print(f"sd-debias: {found.text}")
-        return Processed(p, [], p.seed if isinstance(p.seed, int) else -1, found.text, infotexts=[found.text])
+        bench = Bench(p, None, judges=False)
+        try:
+            text = examine(bench, facts(p), named("default", direction=direction), prompt or PROMPT).text
+        except Interrupted:
+            text = "Interrupted: nothing was found out."
+        print(f"sd-debias: {text}")
+        return Processed(p, [], p.seed if isinstance(p.seed, int) else -1, text, infotexts=[text])
+
+
+class Bench(Workbench):
+    """One picture at a time where a batch is a video. A picture that was skipped is unfinished, so that ends it."""
+
+    def render(self, prompt, seeds, weights, attributes, method):
+        each = 1 if of_frames() else len(seeds)
+        made = []
+        for at in range(0, len(seeds), each):
+            made += super().render(prompt, seeds[at:at + each], weights[at:at + each], attributes, method)[:each]
+            if self.skipped:
+                raise Interrupted
+        return made
 
 
 def facts(p) -> list[str]:

@@ -18,9 +18,13 @@ from ..core.errors import DebiasError, quoted
 from ..core.method.methods import Method
 from ..core.profile.prompts import subject_of
 from ..core.method.step import Steps
+from ..core.version import VERSION
 from . import profiles
 from .guide import NETWORK, ProfileGuidance, plain
+from .conditioning import references
+from .page_facts import reading_facts
 from .run import Run, setting_of
+from .sampling import of_frames
 
 STATE = ("skipped", "job", "job_no", "job_count", "sampling_step", "sampling_steps", "textinfo")  # of the host's job
 
@@ -41,7 +45,8 @@ def with_predictions(p, guide: ProfileGuidance, script) -> ProfileGuidance:
 def _predicted(p, profile, prompt: str, script):
     networks = " ".join(NETWORK.findall(prompt))  # the model of this picture reads the calibrated prompts too
     negative = (getattr(p, "negative_prompts", None) or [p.negative_prompt])[0]
-    told = json.dumps([profile.hash, setting_of(p), negative, networks], sort_keys=True, default=str)
+    told = json.dumps([VERSION, profile.hash, setting_of(p), negative, networks, *reading_facts(p)], sort_keys=True,
+                      default=str)
 
     def shares_of(text: str) -> list[np.ndarray]:
         from modules import shared
@@ -96,8 +101,8 @@ class Looking:
 
 
 def _first_shares(p, prompt: str, negative: str, attributes: tuple[Attribute, ...], script) -> list[np.ndarray]:
-    """`FirstSteps.shares` of a prompt, with what the page says of sampler, steps and size. The hooks of other
-    extensions, ControlNet's for one, do not run."""
+    """`FirstSteps.shares` of a prompt, with what the page says of sampler, steps and size. Other extensions' hooks do
+    not run, but what A1111's ControlNet has put on the model stays there."""
     from modules import processing, scripts, sd_models, shared
 
     class Runner(scripts.ScriptRunner):
@@ -115,11 +120,13 @@ def _first_shares(p, prompt: str, negative: str, attributes: tuple[Attribute, ..
 
     seen, seeds = FirstSteps(attributes), list(SEEDS)
     state = {name: getattr(shared.state, name) for name in STATE if hasattr(shared.state, name)}
-    objects = getattr(p.sd_model, "forge_objects", None)
+    objects, each = getattr(p.sd_model, "forge_objects", None), 1 if of_frames() else p.batch_size
+    page = getattr(p.sd_model, "ini_latent", None)  # img2img's picture, for edit models; this is text-to-image
     try:
-        for start in range(0, len(seeds), p.batch_size):
-            batch = seeds[start:start + p.batch_size]
-            given = {name: getattr(p, name) for name in ("scheduler", "tiling") if hasattr(p, name)}
+        for start in range(0, len(seeds), each):
+            batch = seeds[start:start + each]
+            given = {name: getattr(p, name) for name in ("scheduler", "tiling", "distilled_cfg_scale")
+                     if hasattr(p, name)}
             one = Reading(
                 sd_model=p.sd_model, prompt=prompt, negative_prompt=negative, seed=batch, sampler_name=p.sampler_name,
                 steps=p.steps, cfg_scale=p.cfg_scale, width=p.width, height=p.height, batch_size=len(batch), n_iter=1,
@@ -127,7 +134,10 @@ def _first_shares(p, prompt: str, negative: str, attributes: tuple[Attribute, ..
             one.scripts, one.script_args = Runner(), ()
             looking = Looking(attributes, seen, [])
             run = Run(one, looking)
-            processing.process_images(one)
+            with references(p.sd_model):
+                if page is not None:
+                    p.sd_model.ini_latent = None
+                processing.process_images(one)
             errors = [current.error for passes in run.passes.values() for current, _ in passes.values()
                       if current.error]
             if errors:

@@ -29,6 +29,13 @@ def page_facts(p, hires: bool) -> list:
             [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p), _other_scripts(p)]
 
 
+def reading_facts(p) -> list:
+    """What the first steps of a prompt depend on beside its setting: the host's settings, the files, tiling, and, where
+    it stays on the model, what other extensions have put there."""
+    others = [] if hasattr(p.sd_model, "forge_objects") else _other_scripts(p)
+    return [_options(p), _files(p), option(p, "forge_additional_modules"), _value(getattr(p, "tiling", None)), others]
+
+
 def _chosen(p) -> dict:
     """The setting with the checkpoint that is chosen: the one in memory may be another until the host generates."""
     from modules import shared

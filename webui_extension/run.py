@@ -136,8 +136,9 @@ def setting_of(p) -> dict:
     from modules import shared
     model = shared.sd_model
     checkpoint = getattr(model, "sd_checkpoint_info", None)
-    # Forge's families of today: the guidance that the model is told.
-    distilled = getattr(p, "distilled_cfg_scale", None) if getattr(model, "use_distilled_cfg_scale", False) else None
+    # Forge's families of today: the guidance that the model is told, or its schedule's shift.
+    told = getattr(model, "use_distilled_cfg_scale", False) or getattr(model, "use_shift", False)
+    distilled = getattr(p, "distilled_cfg_scale", None) if told else None
     return dict(model=getattr(p, "sd_model_name", None) or getattr(checkpoint, "name_for_extra", None),
                 model_hash=getattr(p, "sd_model_hash", None) or getattr(model, "sd_model_hash", None),
                 text_encoder=family(model), sampler=p.sampler_name, scheduler=getattr(p, "scheduler", None),

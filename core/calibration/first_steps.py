@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Sequence
@@ -198,9 +199,17 @@ def kept(path: Path, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Callab
         except (DebiasError, OSError, AttributeError, TypeError, ValueError):
             found = {}
         if prompt not in found:
-            found[prompt] = shares_of(prompt)
-            write_atomic(path, json.dumps({text: [part.tolist() for part in shares] for text, shares in found.items()}))
+            found[prompt] = read[prompt] if prompt in read else shares_of(prompt)
+            read[prompt] = found[prompt]
+            try:
+                write_atomic(path, json.dumps({text: [part.tolist() for part in shares]
+                                               for text, shares in found.items()}))
+            except OSError as error:
+                warnings.warn(f"What the first steps show could not be kept ({error.strerror or error}), so it will be "
+                              "read anew.")
         return found[prompt]
+
+    read: dict[str, Sequence[np.ndarray]] = {}
     return known
 
 

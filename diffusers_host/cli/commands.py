@@ -265,7 +265,10 @@ def doctor(options) -> dict:
     """Try guidance on a model with a few pictures; what is printed belongs into a bug report."""
     from ...core.doctor import PROMPT, examine
     from ..doctor import facts
-    attributes = _attributes(options)[:1]
+    attributes = _attributes(options)
+    if len(attributes) > 1:
+        raise DebiasError(f"The doctor tries one attribute, but {len(attributes)} came. Leave out all but one "
+                          "--attribute.")
     method = named("default", direction=options.direction)
     bench = _bench(options, attributes if options.classifier or options.model == "demo" else ())
     prompt = options.prompt or PROMPT

@@ -57,6 +57,8 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         refuse((*JUDGES, "count", "others"), "without a further --prompt to measure: name one")
     if name == "generate" and not options.profile:
         refuse(("strength", "others"), "without a --profile: name one")
+    if name == "doctor" and not options.classifier and options.model != "demo":
+        refuse(("labels",), "without a --classifier to read: name its folder")
     if name == "audit" and not options.out:
         refuse(("overwrite",), "without --out: nothing is written")
     if getattr(options, "model", None) == "demo":

@@ -2,6 +2,7 @@
 import inspect
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.diffusers_host.doctor import facts
 from sd_debias.diffusers_host.encode import encoding_of, of_one_length
 from sd_debias.diffusers_host.families import FAMILIES, guidance
+from sd_debias.diffusers_host.first_steps import first_shares
 from sd_debias.diffusers_host.generate import generate, guided
 from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
 
@@ -241,3 +243,45 @@ def test_a_pipeline_that_is_not_among_the_automatic_ones_loads_by_its_own_name(t
     pipe = PIPELINES["BriaPipeline"]()
     pipe.save_pretrained(tmp_path / "bria")
     assert type(load_pipeline(str(tmp_path / "bria"))).__name__ == "BriaPipeline"
+
+
+def test_two_transformers_that_share_the_steps_are_not_guided_in_one_alone():
+    pipe = PIPELINES["WanPipeline"]()
+    bench = Workbench(pipe, None)
+    bench.check([GENDER], Method("embedding"))
+    pipe.transformer_2 = pipe.transformer
+    with pytest.raises(DebiasError, match="WanPipeline with two transformers takes the direction 'prompt' in all"):
+        bench.check([GENDER], Method("embedding"))
+    bench.check([GENDER], METHODS["default"])
+
+
+@pytest.mark.parametrize("name", ["QwenImagePipeline", "LongCatImagePipeline", "ChromaPipeline"])
+def test_weights_are_not_predicted_where_nothing_is_seen_inside_sampling(name):
+    bench = Workbench(PIPELINES[name](), None)
+    with pytest.raises(DebiasError, match=name.removesuffix("Pipeline")):
+        bench.predicted(types.SimpleNamespace(attributes=(GENDER,)), PROMPT)
+
+
+@pytest.mark.parametrize("name", ["PixArtSigmaPipeline", "AuraFlowPipeline", "Lumina2Pipeline"])
+def test_reading_the_first_steps_ends_behind_them(name):
+    """Some pipelines cannot be interrupted."""
+    pipe, call, rows = PIPELINES[name](), {**CALLS[name], "num_inference_steps": 8}, []
+    handle = pipe.transformer.register_forward_hook(lambda *_: rows.append(1))
+    shares, = first_shares(pipe, PROMPT, [GENDER], range(2), batch_size=4, **call)
+    handle.remove()
+    calls = 2 if FAMILIES[name].apart else 1
+    assert len(rows) == 3 * calls and shares.sum() == pytest.approx(1)  # 0/8, 1/8 and 2/8 of the schedule
+
+
+def test_in_a_part_of_the_steps_texts_of_unequal_length_are_refused():
+    pipe = PIPELINES["CogView4Pipeline"]()
+    with pytest.raises(DebiasError, match="must have one length, but these have 16 and 32 tokens"):
+        generate(pipe, PROMPT, SEEDS[:1], attributes=[GENDER], weights=torch.tensor([WOMAN]),
+                 method=Method("prompt", guidance=SafeLatentGuidance(end=0.5)), **CALLS["CogView4Pipeline"])
+
+
+def test_a_workbench_leaves_the_pipeline_s_guider_as_it_was():
+    pipe, call = PIPELINES["HunyuanImagePipeline"](), CALLS["HunyuanImagePipeline"]
+    before = pipe.guider
+    Workbench(pipe, None, steps=2, cfg=1.5, width=call["width"], height=call["height"]).generate(PROMPT, [1])
+    assert pipe.guider is before and before.guidance_scale != 1.5

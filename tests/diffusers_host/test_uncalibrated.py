@@ -191,3 +191,12 @@ def test_a_file_that_cannot_be_read_is_written_anew(tmp_path):
         path.write_text(broken)
         assert np.allclose(kept(path, lambda text: [np.array([0.25, 0.75])])("b")[0], [0.25, 0.75])
         assert np.allclose(kept(path, None)("b")[0], [0.25, 0.75])
+
+
+def test_what_cannot_be_kept_is_said_and_read_once_all_the_same(tmp_path):
+    read = []
+    known = kept(tmp_path / "file" / "shares.json", lambda text: read.append(text) or [np.array([0.25, 0.75])])
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        assert np.allclose(known("a")[0], [0.25, 0.75]) and np.allclose(known("a")[0], [0.25, 0.75])
+    assert read == ["a"]

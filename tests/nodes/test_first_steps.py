@@ -61,9 +61,12 @@ def test_a_new_prompt_gets_predicted_weights_and_reads_calibrated_prompts_once(d
     read, shares_of = [], few.first_shares
     monkeypatch.setattr(few, "first_shares", lambda *a: read.append(a[2]) or shares_of(*a))
 
-    def apply(text, **inputs):
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "one.safetensors"}}
+    graph = {"1": {"class_type": "DebiasApply", "inputs": {"model": ["2", 0], "clip": ["2", 1]}}, "2": loader}
+
+    def apply(text, graph=graph):
         return call(DebiasApply, model=demo[0], clip=demo[1], profile=profile, text=text, other_prompts="predict",
-                    **inputs)[0]
+                    graph=graph, own="1")[0]
 
     apply(CALIBRATED[0])
     assert read == []  # it has its own weights
@@ -73,6 +76,10 @@ def test_a_new_prompt_gets_predicted_weights_and_reads_calibrated_prompts_once(d
     apply("a photo of a guard")
     apply(PROMPT)  # another node, or the host started again
     assert read == [*CALIBRATED, PROMPT, "a photo of a guard"]
+    apply(PROMPT, {**graph, "2": {**loader, "inputs": {"ckpt_name": "another.safetensors"}}})
+    assert read[6:] == [*CALIBRATED, PROMPT], "another model shows others"
+    apply(PROMPT, {})
+    assert read[11:] == [*CALIBRATED, PROMPT], "nothing tells the model, so nothing is taken from a file"
 
 
 def test_what_was_predicted_is_said_and_acts(demo, call, said, few, profile, sample):
