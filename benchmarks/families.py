@@ -52,7 +52,7 @@ Made by `python benchmarks/families.py` from the suite's tests: tiny models with
 networks, text encoders and samplers. Numbers are the largest deviation as a share of what a push does; one level of 255 is the least that diffusers'
 pictures can differ by. *Left alone*: in a batch with pushed pictures, a picture without weights is the one without the package. *Full push*: a picture that
 is pushed with weight -1 is that of its group's own text ("a doctor, a woman"), whatever the lengths of the texts of its batch. The directions
-inside sampling have no such text to compare with; for ten families of diffusers the suite compares `embedding` with classifier-free guidance
+inside sampling have no such text to compare with; for nine families of diffusers the suite compares `embedding` with classifier-free guidance
 against the group. This says that guidance does what it must on these networks, and nothing of how strong the bias of a real checkpoint is or how well it obeys: all figures
 of effect come from the demo model, and nobody has measured Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima or any other
 real checkpoint with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: doctor* try your own.

@@ -1,4 +1,5 @@
 """Families of pipelines: what a push and a shift must be, whatever form their texts have."""
+import functools
 import inspect
 import json
 import shutil
@@ -81,7 +82,7 @@ def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
     name, pipe, _ = tiny
     bench = Workbench(pipe, None)
     bench.check([GENDER], METHODS["default"])
-    if name in FAMILIES and FAMILIES[name].inside and name != "SanaSprintPipeline":
+    if name in FAMILIES and FAMILIES[name].inside:
         bench.check([GENDER], Method("embedding"))
     else:
         with pytest.raises(DebiasError, match=f"{name}|scheduler") as caught:
@@ -111,17 +112,32 @@ def test_a_negative_prompt_counts_for_pushed_pictures_too(tiny):
         assert np.abs(expected - other).max() > 0
 
 
-def test_a_workbench_makes_pictures_of_every_family(tiny):
+@pytest.fixture
+def usual(tiny, monkeypatch):
+    """What a tiny pipeline's call needs beside steps, guidance and size becomes its default, as real sizes have it."""
+    family, pipe, call = tiny
+    kind, own = type(pipe), type(pipe).__call__
+    texts = ("max_sequence_length", "clean_caption", "complex_human_instruction") if family in FAMILIES else ()
+    more = {name: call[name] for name in ("use_resolution_binning", "enable_prompt_rewrite", *texts) if name in call}
+    known = inspect.signature(own)
+
+    @functools.wraps(own)
+    def called(self, *args, **kwargs):
+        return own(self, *args, **{**more, **kwargs})
+    called.__signature__ = known.replace(parameters=[
+        each.replace(default=more.get(name, each.default)) for name, each in known.parameters.items()])
+    monkeypatch.setattr(kind, "__call__", called)
+
+
+def test_a_workbench_makes_pictures_of_every_family(tiny, usual):
     """With nothing but steps, a scale of guidance and a size."""
-    name, pipe, call = tiny
-    size = {key: call[key] for key in ("width", "height")}
-    if not {"max_sequence_length", "use_resolution_binning", "enable_prompt_rewrite"} & set(call):
-        bench = Workbench(pipe, None, steps=2, cfg=3.0, batch_size=4, **size)
-        pictures, info = bench.generate(PROMPT, SEEDS, [GENDER], weights=WEIGHTS)
-        assert info["acted"] and len(pictures) == 4 and np.abs(pictures[0].astype(int) - pictures[1]).max() > 0
+    _, pipe, call = tiny
+    bench = Workbench(pipe, None, steps=2, cfg=3.0, batch_size=4, width=call["width"], height=call["height"])
+    pictures, info = bench.generate(PROMPT, SEEDS, [GENDER], weights=WEIGHTS)
+    assert info["acted"] and len(pictures) == 4 and np.abs(pictures[0].astype(int) - pictures[1]).max() > 0
 
 
-INSIDE = sorted(name for name, family in FAMILIES.items() if family.inside and name != "SanaSprintPipeline")
+INSIDE = sorted(name for name, family in FAMILIES.items() if family.inside)
 
 
 def latents(pipe, call, **given):
@@ -201,14 +217,13 @@ def test_a_pipeline_that_nobody_knows_gets_each_picture_s_own_text():
     assert np.abs(pictures.astype(int) - expected).max() <= 1 and info["acted"]
 
 
-def test_the_doctor_examines_every_family(tiny):
+def test_the_doctor_examines_every_family(tiny, usual):
     name, pipe, call = tiny
-    if {"max_sequence_length", "use_resolution_binning", "enable_prompt_rewrite"} & set(call):
-        pytest.skip("its tiny pipeline needs arguments that a workbench does not give")
     bench = Workbench(pipe, None, steps=2, cfg=3.0, width=call["width"], height=call["height"])
     said = facts(pipe, PROMPT, [GENDER], METHODS["default"])
     found = examine(bench, said, prompt=PROMPT)
-    assert name in said[0] and "NO" not in found.text.replace("NO  a push changes", ""), found.text
+    wrong = [finding.text for finding in found.findings if finding.ok is False]
+    assert name in said[0] and all(text.startswith("a push changes") for text in wrong), found.text  # weak, of some
 
 
 def saved(pipe, folder, **parts):
