@@ -73,7 +73,14 @@ MEASURED = _object(
     shares=_list(_number(0, 1)), target=_list(_number(0, 1)), level=_number(0, 1),
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), kl=NATS, kl_interval=_list(NATS),
     kl_floor_mean=NATS, kl_floor95=NATS, drawn_floor95=NATS, total_variation=_number(0, 1),
-    deviation_ratio=_number(0, 1))
+    deviation_ratio=_number(0, 1), corrected=_list(_number(0, 1)),
+    corrected_intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), pictures=COUNT, effective=_number(0, 1e9))
+CHECK = _object(
+    "attribute groups counts left_out", attribute=TEXT, groups=_list(TEXT, minItems=2, maxItems=MOST_GROUPS),
+    counts=_list(_list(COUNT, minItems=2, maxItems=MOST_GROUPS), minItems=2, maxItems=MOST_GROUPS),
+    left_out=_list(COUNT, maxItems=MOST_GROUPS), judge=TEXT, prompts=_list(TEXT, maxItems=MOST_GROUPS),
+    by={"type": "string", "enum": ["prompts", "hand"]},
+    obeyed=_or_null(_list(_list(COUNT, minItems=2, maxItems=2), maxItems=MOST_GROUPS)))
 EXPECTED = _object(
     "shares intervals within certainty images", shares=_list(_number(0, 1), minItems=2, maxItems=MOST_GROUPS),
     intervals=_list(_list(_number(0, 1), minItems=2, maxItems=2)), within=_number(0, 1), certainty=_number(0, 1),
@@ -100,9 +107,11 @@ PROFILE = {
     "title": "Profile of sd-debias", "description": "What a calibration leaves and every host applies.",
     **_object("schema name method attributes entries", schema={"type": "string", "pattern": r"^\d{1,4}\.\d{1,4}$"},
               name={"type": "string"}, software=TEXT, created=TEXT, hash=TEXT, classifier=TEXT, method=METHOD,
-              attributes=_list(ATTRIBUTE, minItems=1, maxItems=8), entries=_list(ENTRY, minItems=1, maxItems=10_000),
+              attributes=_list(ATTRIBUTE, minItems=1, maxItems=8), checks=_or_null(_list(_or_null(CHECK), maxItems=8)),
+              entries=_list(ENTRY, minItems=1, maxItems=10_000),
               setting={"type": ["object", "null"],
                        "additionalProperties": {"type": ["string", "number", "boolean", "null"]}})}
+LABEL = _whole(-3, MOST_GROUPS - 1)  # a group's place, or why a picture is left out
 PLAN = _object(
     images=_whole(1, MOST_IMAGES), rounds=_whole(0, MOST_IMAGES), held_out=_whole(0, MOST_IMAGES),
     tolerance=_or_null(_number(0, 1e6)), within=_or_null(_number(0, 0.5)), batch_size=_whole(1, MOST_IMAGES),
@@ -114,13 +123,14 @@ CALIBRATION = {
     "title": "State of a calibration of sd-debias", "description": "What an unfinished calibration continues from.",
     **_object("prompt attributes method plan rounds", prompt=TEXT,
               attributes=_list(ATTRIBUTE, minItems=1, maxItems=8), method=METHOD, plan=PLAN,
-              made_with={"type": ["object", "null"]},
+              checks=_or_null(_list(_or_null(CHECK), maxItems=8)), made_with={"type": ["object", "null"]},
               rounds=_list(_object(
                   "kind steerings seeds labels", kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8),
                   seeds=_list(_whole(-2**65, 2**65), minItems=1, maxItems=MOST_IMAGES),
-                  labels=_list(_list(_whole(-1, MOST_GROUPS - 1)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
+                  labels=_list(_list(LABEL), maxItems=8), faces=_list(COUNT),
+                  people=_list(_list(_list(LABEL)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
                   not_finite=COUNT, one_colour=COUNT, seconds=SECONDS, watched={
-                      "type": "object", "additionalProperties": _list(_whole(-1, MOST_GROUPS - 1))}), maxItems=10_000))}
+                      "type": "object", "additionalProperties": _list(LABEL)}), maxItems=10_000))}
 SCHEMAS = {"profile": PROFILE, "calibration": CALIBRATION}
 
 _WORDS = {"object": "an object", "array": "a list", "string": "a text", "number": "a finite number",

@@ -208,7 +208,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     from packaging.version import Version
 
     path, name = Path(source).expanduser(), quoted(source)
-    _check_device(device)
+    check_device(device)
     if path.suffix.lower() in PICKLES:
         raise DebiasError(f"{name} is a pickle, which can run code when it is loaded. Use a .safetensors file.")
     precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
@@ -290,7 +290,7 @@ def _check_without(pipe, lacking: list[str], name: str) -> None:
     warnings.warn(f"{name} lacks {' and '.join(lacking)}; the pipeline goes without.")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Raises DebiasError for a device that cannot compute here."""
     try:
         torch.zeros(1, device=device).sum().item()

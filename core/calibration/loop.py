@@ -9,7 +9,7 @@ The loop knows neither model nor host. It is driven by two callables of the host
 
     generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image; an image that is
                                             not finite is None
-    classify(images) -> [probabilities]     one array [B, n] an attribute; a row of zeros is an unsure image
+    classify(images) -> [probabilities]     one array [B, n] an attribute; rows as core/judge says
 
 Images that are not finite, and those of one colour throughout, show nobody: they are unsure, and the calibration says
 how many there were. It may be stopped after any batch: its rounds are its whole state.
@@ -29,9 +29,12 @@ from torch import Tensor
 from . import solver
 from .plan import Plan
 from ..attribute import Attribute, together
-from ..judge import UNSURE, labels, one_colour
+from ..judge import DISAGREED, NO_FACE, UNSURE, labels, one_colour
+from ..judge.check import Check, counts_of
 from .solver.draw import Draw
-from .statistics import NO_IMAGES, Distribution, drawn_floor, fair_outcomes, reachable, summarise
+from .statistics import (
+    NO_IMAGES, Distribution, confusion_counts, drawn_floor, fair_outcomes, reachable, summarise, summarise_people,
+    through, uncorrupted)
 from ..errors import DebiasError, quoted, short
 from ..files import read_json, write_atomic, writing
 from ..method.methods import Method
@@ -50,7 +53,9 @@ HOPELESS = 0.01   # with less, after the largest push, the margin is out of reac
 class Round:
     """One round's images: how they were steered and what they were classified as.
 
-    labels      one list an attribute: the group's index, -1 for unsure
+    labels      one list an attribute: the group's index, or below 0 why the image is left out (`judge.LEFT_OUT`)
+    faces       how many faces each image shows; empty where nobody looked for faces
+    people      where every person counts, one list an attribute: of each image the labels of its persons
     fidelity    one number an image that shows something: how well it shows its prompt, in the measure of the host
     not_finite  images with NaN or infinite pixels
     one_colour  images whose pixels are all equal, which no working model makes
@@ -65,6 +70,8 @@ class Round:
     not_finite: int = 0
     one_colour: int = 0
     watched: dict[str, list[int]] = field(default_factory=dict)
+    faces: list[int] = field(default_factory=list)
+    people: list[list[list[int]]] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -95,16 +102,43 @@ class Round:
             (self.one_colour, "are of one colour throughout, often black")) if count]
         return f"of {self.done} images, {' and '.join(found)}" if found else ""
 
-    def distribution(self, attribute: int, target: Sequence[float]) -> Distribution:
-        """Shares of one attribute with their statistics. Raises DebiasError where no image could be classified."""
+    def distribution(self, attribute: int, target: Sequence[float],
+                     confusion: Sequence[Sequence[int]] | None = None) -> Distribution:
+        """Shares of one attribute with their statistics; `confusion` as in `summarise`. Raises DebiasError where no
+        image could be classified."""
+        if self.people:
+            own = [np.asarray(image, int) for image in self.people[attribute]]
+            counts = [np.bincount(image[image >= 0], minlength=len(target)) for image in own]
+            return summarise_people(np.stack(counts), target, sum(int((image < 0).sum()) for image in own),
+                                    confusion=confusion)
         labels = np.asarray(self.labels[attribute], int)
-        return summarise(np.bincount(labels[labels >= 0], minlength=len(target)), target, int((labels < 0).sum()))
+        return summarise(np.bincount(labels[labels >= 0], minlength=len(target)), target, int((labels < 0).sum()),
+                         confusion=confusion)
+
+    @property
+    def left_out(self) -> str:
+        """Which images nobody could be found in, and which show several persons, in words; "" where none are known."""
+        none = sum(count == 0 for count in self.faces)
+        several = sum(count > 1 for count in self.faces)
+        differ = max((sum(label == DISAGREED for label in own) for own in self.labels), default=0)
+        found = [f"{count} {words}" for count, words in (
+            (none, "show no face"), (several, "show several people"),
+            (differ, "are left out because the classifiers disagree")) if count]
+        return f"of {self.done} images, {', '.join(found)}" if found else ""
 
     @classmethod
     def from_dict(cls, data: dict) -> Round:
         steerings = tuple(Steering.from_dict(s) for s in data["steerings"])
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
         return cls(**{**known, "steerings": steerings, "seeds": tuple(map(int, data["seeds"]))})
+
+
+@dataclass(frozen=True)
+class Persons:
+    """Who is in a batch of pictures: how many faces each shows [N], and, where every person counts, one list an
+    attribute of each picture's probabilities [F, n]."""
+    faces: Sequence[int]
+    people: Sequence[Sequence[np.ndarray]] | None = None
 
 
 def round_names(kinds: Sequence[str]) -> list[str]:
@@ -139,19 +173,41 @@ class Calibration:
     """
 
     def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
-                 rounds: Sequence[Round] = ()):
+                 rounds: Sequence[Round] = (), checks: Sequence[Check | None] = ()):
+        """checks: of the classifiers, one an attribute; with one, shares are corrected by it, and what is aimed at is
+        what a model on target shows through that classifier. Raises DebiasError for one of another attribute."""
         check(prompt, TEXT, "The prompt", "Shorten it.")
         self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
-        self.rounds = list(rounds)
-        self.solvers = [solver.make(method, a, plan.seed + i, plan.within)
-                        for i, a in enumerate(self.attributes)]
+        self.rounds, self.checks = list(rounds), tuple(checks)
+        for attribute, own in zip(self.attributes, self.checks):
+            if own is not None:
+                own.fits(attribute)
+        self.aims = [a.target if (c := counts_of(self.checks, i)) is None else tuple(through(a.target, c).tolist())
+                     for i, a in enumerate(self.attributes)]
+        self.solvers = [solver.make(method, a if a.target == aim else a.with_target(aim), plan.seed + i,
+                                    plan.within and plan.within * self._gain(i))
+                        for i, (a, aim) in enumerate(zip(self.attributes, self.aims, strict=True))]
         self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
+
+    def _gain(self, attribute: int) -> float:
+        """How much of a change of the true shares the classifier shows, at least: C's smallest singular value."""
+        counts = counts_of(self.checks, attribute)
+        if counts is None:
+            return 1.0
+        c = confusion_counts(counts)
+        return min(float(np.linalg.svd(c / c.sum(1, keepdims=True), compute_uv=False)[-1]), 1.0)
+
+    def distribution(self, r: Round, attribute: int) -> Distribution:
+        """A round's shares of an attribute, corrected where the classifier was checked."""
+        return r.distribution(attribute, self.attributes[attribute].target, counts_of(self.checks, attribute))
 
     def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
             fidelity: Callable[[Sequence], Sequence[float]] | None = None, save_to: str | Path | None = None,
-            watch: Callable[[Sequence], dict[str, np.ndarray]] | None = None) -> Iterator[Round]:
+            watch: Callable[[Sequence], dict[str, np.ndarray]] | None = None,
+            look: Callable[[Sequence], Persons] | None = None) -> Iterator[Round]:
         """Yield the current round after each batch of images; the state is saved before each yield. `watch` gives
-        probabilities of attributes that are not calibrated, by name.
+        probabilities of attributes that are not calibrated, by name; `look` who is in the pictures, where faces are
+        sought.
 
         Raises DebiasError where no image of a round can be classified.
         """
@@ -160,7 +216,7 @@ class Calibration:
             while not current.complete:
                 seeds = list(current.seeds[current.done:current.done + self.plan.batch_size])
                 weights = rows(current.steerings, seeds)
-                self._measure(current, generate(weights, seeds), seeds, classify, fidelity, watch)
+                self.measure(current, generate(weights, seeds), seeds, classify, fidelity, watch, look)
                 current.seconds = time.perf_counter() - started
                 if current.complete:
                     for i in range(len(self.attributes)):
@@ -169,16 +225,19 @@ class Calibration:
                     self.save(save_to)
                 yield current
 
-    def _measure(self, current: Round, images: Sequence, seeds: list[int],
+    def measure(self, current: Round, images: Sequence, seeds: list[int],
                  classify: Callable[[Sequence], list[np.ndarray]],
                  fidelity: Callable[[Sequence], Sequence[float]] | None,
-                 watch: Callable[[Sequence], dict[str, np.ndarray]] | None) -> None:
+                 watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
+                 look: Callable[[Sequence], Persons] | None) -> None:
         """Add a batch of images to a round."""
         if len(images) != len(seeds):
             raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
         finite = [i for i, image in enumerate(images) if image is not None]
         shown = [i for i in finite if not one_colour(images[i])]
         found = [np.full(len(images), UNSURE) for _ in self.attributes]
+        if look is not None:
+            self._look(current, look([images[i] for i in shown]) if shown else None, shown, len(images))
         if shown:
             seen = images if len(shown) == len(images) else [images[i] for i in shown]
             for own, p, attribute in zip(found, classify(seen), self.attributes, strict=True):
@@ -195,9 +254,27 @@ class Calibration:
         current.not_finite += len(images) - len(finite)
         current.one_colour += len(finite) - len(shown)
 
+    def _look(self, current: Round, persons: Persons | None, shown: Sequence[int], images: int) -> None:
+        """Add who is in a batch's images to a round, before its labels are; None: no image shows anything."""
+        faces = np.zeros(images, int)
+        faces[list(shown)] = persons.faces if persons else []
+        current.faces = [*current.faces, *[0] * (current.done - len(current.faces)), *faces.tolist()]
+        people = persons.people if persons else [[] for _ in current.people] or None
+        if people is not None:
+            before = current.people or [[[] for _ in range(current.done)] for _ in self.attributes]
+            current.people = []
+            for old, own in zip(before, people, strict=True):
+                new: list[list[int]] = [[] for _ in range(images)]
+                for place, p in zip(shown, own, strict=True):
+                    new[place] = labels(p, self.plan.confidence).tolist() if len(p) else []
+                current.people.append([*old, *new])
+
     def _check(self, current: Round, attribute: int) -> None:
         """Raises DebiasError for a complete round in which nobody could be classified."""
-        if all(label == UNSURE for label in current.labels[attribute]):
+        if all(label == NO_FACE for label in current.labels[attribute]):
+            raise DebiasError(f"Not one of the {current.done} images of {quoted(self.prompt)} shows a face that the "
+                              f"detector finds. Let the classifier look at whole pictures, or use another detector.")
+        if all(label < 0 for label in current.labels[attribute]):
             raise DebiasError(f"Nobody can be counted: {current.broken}. Does the model or its VAE overflow in half "
                               f"precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
 
@@ -306,6 +383,8 @@ class Calibration:
     def _expected(self, attribute: int, steering: Steering) -> Expected:
         target = np.asarray(self.attributes[attribute].target)
         drawn = self.solvers[attribute].outcomes(self.history(attribute), steering)
+        counts = counts_of(self.checks, attribute)
+        drawn = drawn if counts is None else uncorrupted(drawn, counts)
         low, high = np.quantile(drawn, ((1 - CERTAINTY) / 2, (1 + CERTAINTY) / 2), axis=0)
         near = np.abs(drawn - target) <= (1 if self.plan.within is None else self.plan.within)
         return Expected(tuple(drawn.mean(0).tolist()), tuple(zip(low.tolist(), high.tolist())),
@@ -350,16 +429,16 @@ class Calibration:
     def _reached(self, attribute: int, r: Round) -> bool:
         """Is KL below what a fair model shows by chance, so that a correction would chase noise? Or the user's
         tolerance."""
-        d = r.distribution(attribute, self.attributes[attribute].target)
+        d = self.distribution(r, attribute)
         return d.kl <= (self.floor(attribute, r) if self.plan.tolerance is None else self.plan.tolerance)
 
     def floor(self, attribute: int, r: Round) -> float:
         """KL that a round of a perfectly fair model stays below in 95 of 100 cases: by the chi-square distribution, or,
         of images that drew a group, by simulation of those draws."""
-        target, solved = self.attributes[attribute].target, self.solvers[attribute]
+        target, solved = self.aims[attribute], self.solvers[attribute]
         steering, labels = r.steerings[attribute], r.labels[attribute]
         if not steering.probabilities or not isinstance(solved, Draw):
-            return r.distribution(attribute, target).kl_floor95
+            return self.distribution(r, attribute).kl_floor95
         drawn = [o for o, label in zip(steering.draws(r.seeds[:r.done], attribute), labels, strict=True) if label >= 0]
         before = [m for m, own in zip(self.history(attribute), self.rounds) if own is not r]  # it does not judge itself
         matrix = fair_outcomes(solved.matrix(before, steering.push), steering.probabilities, reachable(target))
@@ -409,6 +488,9 @@ class Calibration:
         found, last = [f"{name}: {r.broken}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
                        if r.broken], self.held_out
         found += [said for i, s in enumerate(self.steerings) if not s.probabilities and (said := self._useless(i))]
+        found += [f"{name}: {r.left_out}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
+                  if r.kind in (AUDIT, HELD_OUT) and r.left_out]
+        found += [warning for own in self.checks if own is not None for warning in own.warnings]
         if last is None:
             return [*found, "not verified: no images on held-out seeds"]
         looks = sum(r.kind == HELD_OUT for r in self.rounds)
@@ -424,7 +506,7 @@ class Calibration:
             if self.plan.within is not None and self.plan.rounds and self.certainty(i) < CERTAINTY:
                 found.append(f"{attribute.name} is within {100 * self.plan.within:g} points of its target with "
                              f"{self.certainty(i):.0%} certainty only")
-            d = last.distribution(i, attribute.target)
+            d = self.distribution(last, i)
             if d.unsure > 0.1 * (d.n + d.unsure):
                 found.append(f"{d.unsure} of {d.n + d.unsure} images could not be classified by {attribute.name}")
             if not self._reached(i, last):
@@ -436,6 +518,7 @@ class Calibration:
         """Write the state atomically; `load` continues from it."""
         state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
                      method=self.method.to_dict(), plan=asdict(self.plan),
+                     **({"checks": [own and own.to_dict() for own in self.checks]} if any(self.checks) else {}),
                      rounds=[{**asdict(r), "steerings": [s.to_dict() for s in r.steerings]} for r in self.rounds])
         with writing("The calibration's state", Path(path).name):
             write_atomic(path, json.dumps(state))
@@ -449,7 +532,8 @@ class Calibration:
             state = cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
                         Method.from_dict(data["method"]), Plan(**{f.name: data["plan"][f.name] for f in fields(Plan)
                                                                   if f.name in data["plan"]}),
-                        [Round.from_dict(r) for r in data["rounds"]])
+                        [Round.from_dict(r) for r in data["rounds"]],
+                        [own and Check.from_dict(own) for own in data.get("checks") or ()])
             state._check_rounds()
         except DebiasError as error:
             raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "
@@ -463,7 +547,7 @@ class Calibration:
             fits = [len(s.weights) for s in r.steerings] == groups and len(r.labels) in (0, len(groups)) \
                 and len({len(own) for own in r.labels}) <= 1 and r.done <= len(r.seeds) \
                 and all(label < n for own, n in zip(r.labels, groups) for label in own) \
-                and len(r.fidelity) <= r.done and r.not_finite + r.one_colour <= r.done
+                and len(r.fidelity) <= r.done and len(r.faces) <= r.done and r.not_finite + r.one_colour <= r.done
             if not fits or (number == 0) != (r.kind == AUDIT) or not r.complete and number < len(self.rounds) - 1:
                 raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
             if r.complete and any(max(own) < 0 for own in r.labels):

@@ -10,8 +10,10 @@ from typing import Sequence
 from PIL import Image
 
 from ..attribute import Attribute
+from ..audit.labelled import Labelled
 from ..profile.file import Profile
 from ..report.chart import chart_kl, chart_shares, contact_sheet
+from ..report.look import look_page
 from ..report.page import page, summary
 from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
 from ..report.sheet import Sheet, side_by_side
@@ -20,6 +22,8 @@ from .unfinished import png
 from .watched import side_effects, words
 
 AFTER, DETAILS = "after, on fresh seeds", "Details:"
+LABELS = "labels.html"  # beside the report: its pictures with their labels
+CORRECT_AND_AUDIT = "an audit of the same prompt and seeds counts them; a calibration is not changed by them"
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Outcome:
     profile, path, report  what was saved, and where; None for an audit, or where no audit was complete
     stopped       what interrupted it, None where it is complete
     notes         further lines: where files are, what was kept
+    labelled      the pictures of audits and verifications with their labels
     """
     calibrations: list[Calibration] = field(default_factory=list)
     sheets: list[tuple[Sheet | None, Sheet | None]] = field(default_factory=list)
@@ -39,6 +44,11 @@ class Outcome:
     report: Path | None = None
     stopped: BaseException | None = None
     notes: list[str] = field(default_factory=list)
+    labelled: list[Labelled] = field(default_factory=list)
+
+    def look(self, title: str, back: str) -> str:
+        """The page of pictures and labels; `back` as in `look_page`."""
+        return look_page(title, self.labelled, back)
 
     @property
     def complete(self) -> bool:
@@ -75,11 +85,11 @@ class Outcome:
         for c in self.measured:
             for i, a in enumerate(c.attributes):
                 name = next(names)
-                after = c.held_out.distribution(i, a.target) if c.held_out else None
-                charts[f"shares-{name}.png"] = chart_shares(a.names, c.audit.distribution(i, a.target), after, c.prompt)
+                after = c.distribution(c.held_out, i) if c.held_out else None
+                charts[f"shares-{name}.png"] = chart_shares(a.names, c.distribution(c.audit, i), after, c.prompt)
                 # Of a plan with a margin, rounds measure what is known least, not how near the target is.
                 told = (AUDIT, HELD_OUT) if c.plan.within is not None else None
-                rounds = [(title, r.distribution(i, a.target)) for title, r in
+                rounds = [(title, c.distribution(r, i)) for title, r in
                           zip(round_names([r.kind for r in c.rounds]), c.rounds, strict=True)
                           if r.complete and (told is None or r.kind in told)]
                 if rounds and (c.plan.rounds or c.plan.held_out):
@@ -109,22 +119,23 @@ class Outcome:
         """The report's HTML. Raises ValueError without a profile."""
         if self.profile is None:
             raise ValueError("A report needs a profile.")
-        return page(self.profile, {c.prompt: [sheet for sheet in pair if sheet] for c, pair in
-                                   zip(self.calibrations, self.sheets)})
+        sheets = {c.prompt: [sheet for sheet in pair if sheet] for c, pair in zip(self.calibrations, self.sheets)}
+        return page(self.profile, sheets, labels=LABELS)
 
     def files(self, seconds: float) -> dict[str, bytes]:
         """A calibration's files by name: report, sheets, charts and the figures for machines."""
         assert self.profile is not None
         figures = {**summary(self.profile), "seconds": round(seconds, 1)}
         pictures = {**{f"{name}.png": sheet for name, sheet in self.contact_sheets().items()}, **self.charts()}
-        return {"report.html": self.page().encode(), **{name: png(picture) for name, picture in pictures.items()},
+        return {"report.html": self.page().encode(), LABELS: self.look(self.profile.name, CORRECT_AND_AUDIT).encode(),
+                **{name: png(picture) for name, picture in pictures.items()},
                 "summary.json": json.dumps(figures, indent=2, allow_nan=False).encode()}
 
 
 def file_names(attributes: Sequence[Attribute], prompts: int) -> list[str]:
     """The names of a calibration's `files`."""
     charts = [f"{kind}-{name}.png" for kind in ("shares", "kl") for name in chart_names([attributes] * prompts)]
-    return ["report.html", "before.png", "after.png", "summary.json", *charts]
+    return ["report.html", LABELS, "before.png", "after.png", "summary.json", *charts]
 
 
 def chart_names(attributes: Sequence[Sequence[Attribute]]) -> list[str]:
@@ -149,8 +160,7 @@ def _details(c: Calibration, after: str) -> list[str]:
     for i, attribute in enumerate(c.attributes):
         for name, r in (("before" if c.held_out else "audit", c.audit), (after, c.held_out)):
             if r is not None:
-                found.append("  " + r.distribution(i, attribute.target).line(f"{attribute.name}, {name}",
-                                                                             attribute.names))
+                found.append("  " + c.distribution(r, i).line(f"{attribute.name}, {name}", attribute.names))
         if c.plan.within is not None and c.audit.complete and c.plan.rounds:
             images = sum(r.done for r in c.rounds if r.complete and r.kind != HELD_OUT)
             found.append(f"  {attribute.name}, by all {images} images: {c.expected(i).line(attribute.names)}")
@@ -171,9 +181,11 @@ def _warnings(c: Calibration) -> list[str]:
     """Of a calibration its own; an audit changes nothing, but may have met pictures that show nobody."""
     if c.plan.rounds or c.plan.held_out:
         return c.warnings
-    return [f"{c.audit.broken}; they show nobody and are counted as unsure"] if c.audit.broken else []
+    return [*([f"{c.audit.broken}; they show nobody and are counted as unsure"] if c.audit.broken else []),
+            *filter(None, [c.audit.left_out]),
+            *(warning for own in c.checks if own is not None for warning in own.warnings)]
 
 
 def _shares(c: Calibration, r: Round | None) -> dict | None:
-    return None if r is None else {a.name: {**r.distribution(i, a.target).to_dict(), "groups": list(a.names)}
+    return None if r is None else {a.name: {**c.distribution(r, i).to_dict(), "groups": list(a.names)}
                                    for i, a in enumerate(c.attributes)}

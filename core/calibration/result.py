@@ -32,15 +32,16 @@ def profile_of(name: str, calibrations: Sequence[Calibration], setting: Mapping,
         raise DebiasError(f"Expected evaluations of {len(calibrations)} calibrations, but {len(evaluations)} came.")
     first = calibrations[0]
     for c in calibrations:
-        if (c.attributes, c.method) != (first.attributes, first.method):
-            raise DebiasError("The prompts of a profile share attributes and method, but those of "
-                              f"{quoted(c.prompt)} differ from those of {quoted(first.prompt)}. Save them as two "
-                              "profiles.")
+        if (c.attributes, c.method, c.checks) != (first.attributes, first.method, first.checks):
+            raise DebiasError("The prompts of a profile share attributes and method, and the check of their "
+                              f"classifier, but those of {quoted(c.prompt)} differ from those of "
+                              f"{quoted(first.prompt)}. Save them as two profiles.")
     return Profile.from_dict({
         "schema": SCHEMA, "name": name, "software": SOFTWARE,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "method": first.method.to_dict(), "attributes": [a.to_dict() for a in first.attributes],
         "setting": dict(setting), "classifier": classifier,
+        **({"checks": [own and own.to_dict() for own in first.checks]} if any(first.checks) else {}),
         "entries": [_entry(c, count) for c, count in zip(calibrations, evaluations)]})
 
 
@@ -60,7 +61,7 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
     complete = [r for r in calibration.rounds if r.complete]
 
     def measured(r: Round) -> list[dict]:
-        return [r.distribution(i, a.target).to_dict() for i, a in enumerate(attributes)]
+        return [calibration.distribution(r, i).to_dict() for i in range(len(attributes))]
 
     def expected(i: int) -> dict:
         found = calibration.expected(i)

@@ -19,13 +19,15 @@ from ..attribute import Attribute, together
 from ..errors import DebiasError, quoted
 from ..files import exclusive, safe_name, write_atomic, writing
 from ..judge import Classifier
+from ..judge.check import Check
+from ..audit.labelled import Labelled, run_of
 from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
-from .loop import HELD_OUT, ROUND, Calibration, Round, named_shares, round_names
+from .loop import AUDIT, HELD_OUT, ROUND, Calibration, Persons, Round, named_shares, round_names
 from .outcome import Outcome, file_names
 from .plan import Plan, duration
 from .result import holds, profile_of
-from .unfinished import Unfinished
+from .unfinished import Unfinished, key_of
 from .watched import others
 
 Fidelity = Callable[[Sequence, str], Sequence[float]]  # f(images, prompt): how well each image shows its prompt
@@ -88,7 +90,7 @@ class Progress:
         return [f"{a.name}: {', '.join(f'{group} {share:.0%}' for group, share in zip(a.names, d.shares))}; "
                 f"KL {d.kl:.4f}" for i, a in enumerate(self.calibration.attributes)
                 if self.current and any(label >= 0 for label in self.current.labels[i])
-                for d in [self.current.distribution(i, a.target)]]
+                for d in [self.calibration.distribution(self.current, i)]]
 
     @property
     def text(self) -> str:
@@ -167,6 +169,17 @@ class Places:
     overwrite: bool = False
 
 
+def seen_by(classifiers: Sequence[Classifier]) -> Callable[[Sequence], Persons] | None:
+    """What tells who is in pictures, of classifiers that look for faces; None where none does."""
+    looking = next((classify for classify in classifiers if hasattr(classify, "faces")), None)
+    if looking is None:
+        return None
+    people = all(hasattr(classify, "people") for classify in classifiers)
+    return lambda images: Persons(
+        looking.faces(images),
+        [classify.people(images) for classify in classifiers] if people else None)  # type: ignore[attr-defined]
+
+
 def advance(host: Host, calibration: Calibration, prompt: str | None = None, work: Unfinished | None = None
             ) -> Iterator[Round]:
     """Run one prompt's calibration, yielding as `Calibration.run`; `prompt` as the host is to read it."""
@@ -174,6 +187,9 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
     classifiers, fidelity = host.judges(attributes)
     if calibration.plan.rounds:
         host.check(attributes, method)
+        if any(hasattr(classify, "people") for classify in classifiers):
+            raise DebiasError("A calibration counts one label a picture, but the classifier looks at people, every "
+                              "face of a picture. Let it look at the largest face, and audit people afterwards.")
     work = work or Unfinished(None)
 
     # To a group without words of its own nothing is steered: its pictures are those that are left alone.
@@ -194,7 +210,8 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
     return calibration.run(render, lambda images: [classify(images) for classify in classifiers],
                            faithful if fidelity else None, work.path,
                            lambda images: {name: p for name, (classify, groups) in beside.items()
-                                           if np.shape(p := classify(images)) == (len(images), groups)})
+                                           if np.shape(p := classify(images)) == (len(images), groups)},
+                           seen_by(classifiers))
 
 
 def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, tuple[Classifier, int]]:
@@ -211,23 +228,25 @@ def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, tuple[Clas
 
 
 def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], count: int, batch_size: int,
-          seed: int = 0, confidence: float = 0.0) -> Outcome:
-    """Shares of `count` pictures of each prompt; nothing is changed or written. Raises DebiasError."""
+          seed: int = 0, confidence: float = 0.0, checks: Sequence[Check | None] = ()) -> Outcome:
+    """Shares of `count` pictures of each prompt, corrected where the classifier was checked; nothing is changed or
+    written. Raises DebiasError."""
     plan = Plan(count, rounds=0, held_out=0, batch_size=batch_size, seed=seed, confidence=confidence)
     outcome, attributes = Outcome(), together(attributes)
-    _run(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan) for prompt in prompts],
-         list(prompts), [Unfinished(None) for _ in prompts])
+    _run(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan, checks=checks)
+                         for prompt in prompts], list(prompts), [Unfinished(None) for _ in prompts])
     if not outcome.measured and not outcome.complete:
         outcome.notes.append("Interrupted before a picture was measured.")
     return outcome
 
 
 def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], method: Method, plan: Plan,
-              name: str, places: Places) -> Outcome:
+              name: str, places: Places, checks: Sequence[Check | None] = ()) -> Outcome:
     """Calibrate every prompt by itself, verify, and save one profile with its report.
 
     Interrupted, what was measured is kept, and the same call continues; the best rounds so far are saved as a profile
-    "NAME (unfinished)", and one of that name stays as it was. Raises DebiasError.
+    "NAME (unfinished)", and one of that name stays as it was. `checks` of the classifiers, one an attribute, correct
+    what is measured. Raises DebiasError.
     """
     started, attributes, prompts = time.perf_counter(), together(attributes), list(prompts)
     best = f"{safe_name(name)} (unfinished)"
@@ -242,7 +261,8 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
     how = method.to_dict()
     if how["guidance"]["anchor"] == "empty":
         del how["guidance"]["anchor"]
-    asked = [[a.to_dict() for a in attributes], how, numbers, host.fingerprint()]
+    asked = [[a.to_dict() for a in attributes], how, numbers, host.fingerprint(),
+             *([[own and own.to_dict() for own in checks]] if any(checks) else [])]
     with ExitStack() as held:
         with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
             held.enter_context(exclusive(places.lock))
@@ -253,7 +273,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
                 c.learn_from([before for before in begun[:number] if before])
         saved = places.profile.exists() and not places.overwrite and any(begun)
         _check_free(host, places, attributes, begun, len(prompts))
-        calibrations = [c or Calibration(prompt, attributes, method, plan)
+        calibrations = [c or Calibration(prompt, attributes, method, plan, checks=checks)
                         for prompt, c in zip(known, begun, strict=True)]
         outcome = Outcome()
         if saved and not all(begun):  # ended while its states were removed
@@ -337,6 +357,7 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
                     host.say(_progress(calibrations, number, current))
             finally:
                 outcome.sheets[-1] = work.sheets(calibration)
+                outcome.labelled += labelled_of(host, calibration, work)
             after = host.evaluations
             evaluations.append(None if resumed or before is None or after is None else after - before)
     except host.interruption as stopped:
@@ -345,6 +366,16 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
     if images and seconds > 0:
         host.speed(seconds / images)
     return evaluations
+
+
+def labelled_of(host: Host, c: Calibration, work: Unfinished) -> list[Labelled]:
+    """The pictures of a calibration's audit and verification with their labels."""
+    groups = [[a.name, *a.names] for a in c.attributes]
+    return [Labelled(f"{c.prompt}, {r.kind}" if c.held_out or c.plan.rounds else c.prompt, c.attributes, r,
+                     [key_of(seed) for seed in r.seeds[:r.done]],
+                     run_of(c.prompt, r.kind, [s.to_dict() for s in r.steerings], groups, host.fingerprint()),
+                     work.thumbs(at), c.checks)
+            for at, r in enumerate(c.rounds) if r.done and r.kind in (AUDIT, HELD_OUT)]
 
 
 def _done(calibrations: Sequence[Calibration]) -> tuple[int, float]:

@@ -59,6 +59,9 @@ def standings(c: Calibration) -> list[Standing]:
 
 
 def of_shares(d: Distribution) -> Shares:
+    """Corrected ones, where the classifier was checked."""
+    if d.corrected is not None and d.corrected_intervals is not None:
+        return Shares(d.corrected, d.corrected_intervals, d.n)
     return Shares(d.shares, d.intervals, d.n)
 
 
@@ -75,7 +78,7 @@ def _standing(c: Calibration, i: int) -> Standing:
     a = c.attributes[i]
 
     def seen(r: Round) -> Shares:
-        return of_shares(r.distribution(i, a.target))
+        return of_shares(c.distribution(r, i))
 
     labelled = [r for r in c.rounds if r.done and any(label >= 0 for label in r.labels[i])]
     tried, now = [r for r in labelled if r.complete and r.kind != HELD_OUT], None

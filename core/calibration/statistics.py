@@ -7,7 +7,7 @@ without its N and this floor.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Callable, Sequence
 
@@ -20,6 +20,8 @@ NO_IMAGES = ("No image could be classified, so there are no shares to report. Ge
              "confidence that the classifier asks for.")
 # A confusion matrix whose smallest singular value is below this would magnify noise more than twenty times.
 SMALLEST_SINGULAR_VALUE = 0.05
+NO_TELLING = ("The classifier's check shows that it does not tell the groups apart, so that no shares can be corrected "
+              "by it. Use another classifier, or merge the groups that it confuses.")
 
 
 def shares(counts: ArrayLike) -> np.ndarray:
@@ -76,10 +78,11 @@ def deviation_ratio(p: ArrayLike) -> np.ndarray | float:
     return np.abs(p - 1 / groups).max(-1) / (1 - 1 / groups)
 
 
-def noise_floor(groups: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def noise_floor(groups: int, n: float, level: float = 0.95) -> tuple[float, float]:
     """KL that a perfectly fair model shows on n images: (its mean (K - 1) / 2N, its quantile at `level`), in nats.
 
-    groups K counts the groups whose target is above 0. Raises DebiasError for no groups, no images, or a bad level.
+    groups K counts the groups whose target is above 0; n may be an effective number. Raises DebiasError for no groups,
+    no images, or a bad level.
     """
     if groups < 1:
         raise DebiasError(f"Expected one group or more with a target above 0, but {groups} came.")
@@ -194,6 +197,55 @@ def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
     return p / p.sum()
 
 
+def confusion_counts(confusion: ArrayLike) -> np.ndarray:
+    """Dirichlet counts [true, measured] of a judge's confusion matrix: what was counted, and one picture a row as a
+    prior, half of it right. Raises DebiasError for what is no square of counts, or has a row without pictures."""
+    c = np.asarray(confusion, np.float64)
+    if c.ndim != 2 or c.shape[0] != c.shape[1] or len(c) < 2 or not (np.isfinite(c) & (c >= 0)).all():
+        raise DebiasError(f"Expected a square of counts [true, measured], but {short(c.tolist())} came.")
+    if not (c.sum(1) > 0).all():
+        raise DebiasError("A group of the classifier's check has no picture that was classified. Check it again, with "
+                          "more pictures.")
+    n = len(c)
+    return c + 0.5 * np.eye(n) + 0.5 * (1 - np.eye(n)) / (n - 1)
+
+
+def through(p: ArrayLike, confusion: ArrayLike) -> np.ndarray:
+    """p C [..., K]: the shares that a judge measures where the true ones are p, by the means of its confusion matrix.
+    """
+    c = confusion_counts(confusion)
+    return np.asarray(p, np.float64) @ (c / c.sum(1, keepdims=True))
+
+
+def uncorrupted(measured: np.ndarray, confusion: ArrayLike, seed: int = 1) -> np.ndarray:
+    """True shares [draws, K] for draws of the measured ones, m C^-1 with every row of C drawn from its posterior too;
+    what falls off the simplex is put back on its edge."""
+    chance, counts = np.random.default_rng(seed), confusion_counts(confusion)
+    c = np.stack([chance.dirichlet(row, len(measured)) for row in counts], axis=1)  # [draws, true, measured]
+    usable = np.linalg.svd(c, compute_uv=False)[:, -1] > SMALLEST_SINGULAR_VALUE / 5
+    if not usable.any():
+        raise DebiasError(NO_TELLING)
+    c = np.where(usable[:, None, None], c, (counts / counts.sum(1, keepdims=True))[None])
+    p = np.clip(np.linalg.solve(c.transpose(0, 2, 1), measured[..., None])[..., 0], 0, None)
+    return p / p.sum(1, keepdims=True)
+
+
+def corrected_shares(counts: ArrayLike, confusion: ArrayLike, level: float = 0.95, draws: int = 4000,
+                     seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(shares [K], intervals [K, 2]) of the true groups: measured counts [K] corrected by the judge's confusion counts
+    [true, measured]. The intervals hold both uncertainties, that of the pictures and that of the matrix.
+
+    Raises DebiasError as `correct_confusion`.
+    """
+    counts = _vector(counts)
+    c = confusion_counts(confusion)
+    best = correct_confusion(counts, c / c.sum(1, keepdims=True))
+    drawn = uncorrupted(np.random.default_rng(seed).dirichlet(counts + 0.5, draws), confusion)
+    tail = (1 - _level(level)) / 2
+    low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
+    return best, np.stack([np.minimum(low, best), np.maximum(high, best)], 1)
+
+
 def intersections(labels: Sequence[ArrayLike], sizes: Sequence[int]) -> np.ndarray:
     """Count table [K1, K2, ...] of images over the combinations of several attributes' groups.
 
@@ -230,6 +282,10 @@ class Distribution:
     kl_floor95       ... and in 95 % of all sets of n images at most
     total_variation  share of images that would have to change group
     deviation_ratio  largest distance from uniform, 0 to 1
+    corrected, corrected_intervals  shares and intervals of the true groups by the judge's check, where there is one:
+                     then all distances are from what a model on target would show through this judge
+    pictures         where persons are counted, how many pictures they stand in; then `n` and `counts` are of persons
+    effective        ... and as how many independent persons they count
     """
     n: int
     unsure: int
@@ -244,41 +300,86 @@ class Distribution:
     kl_floor95: float
     total_variation: float
     deviation_ratio: float
+    corrected: tuple[float, ...] | None = None
+    corrected_intervals: tuple[tuple[float, float], ...] | None = None
+    pictures: int | None = None
+    effective: float | None = None
 
     def line(self, name: str, groups: Sequence[str]) -> str:
         """A line of text: shares with their intervals, KL beside what chance alone shows."""
-        shares = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
-                           for group, share, (low, high) in zip(groups, self.shares, self.intervals))
-        unsure = f"; {self.unsure} images left out as unsure" if self.unsure else ""
-        return (f"{name} (N = {self.n}): {shares}; KL {self.kl:.4f} nats, chance alone stays below "
-                f"{self.kl_floor95:.4f}{unsure}")
+        def listed(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> str:
+            return ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
+                             for group, share, (low, high) in zip(groups, shares, intervals, strict=True))
+
+        what, of = ("images", f"N = {self.n}") if self.pictures is None else (
+            "persons", f"N = {self.n} persons in {self.pictures} images")
+        unsure = f"; {self.unsure} {what} left out as unsure" if self.unsure else ""
+        corrected = f"; corrected by the classifier's check: {listed(self.corrected, self.corrected_intervals)}" \
+            if self.corrected is not None and self.corrected_intervals is not None else ""
+        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats, chance alone stays "
+                f"below {self.kl_floor95:.4f}{unsure}{corrected}")
 
     def to_dict(self) -> dict:
-        """JSON form."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        """JSON form; what is None is left out."""
+        return {key: _plain(value) for key, value in asdict(self).items() if value is not None}
 
 
-def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95) -> Distribution:
+def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95,
+              confusion: ArrayLike | None = None) -> Distribution:
     """All that is reported of one attribute: counts [K] of classified images against target shares [K].
 
-    Raises DebiasError for no classified images, counts that are negative or not whole, and a target that does not fit.
+    `confusion`, counts [true, measured] of the judge's check: shares are corrected by it, and distances are from t C,
+    what a model on target shows through this judge. Raises DebiasError for no classified images, counts that are
+    negative or not whole, and a target or a confusion matrix that does not fit.
     """
     counts = _vector(counts)
     if not (counts == np.round(counts)).all() or unsure < 0 or unsure != int(unsure):
         raise DebiasError(f"Images are counted in whole numbers, not negative, but {counts.tolist()} and {unsure} "
                           f"unsure came.")
+    return _summary(counts, float(counts.sum()), target, unsure, level, confusion)
+
+
+def summarise_people(people: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95,
+                     confusion: ArrayLike | None = None) -> Distribution:
+    """As `summarise`, of persons: people [N, K] are the counts of every picture; a row of zeros shows nobody.
+
+    Persons of one picture go together, so they count as fewer independent ones: n divided by the design effect of the
+    ratio p_k = sum_i y_ik / sum_i m_i, whose variance by linearisation is N / (N - 1) sum_i (y_ik - p_k m_i)^2 /
+    (sum_i m_i)^2 (Cochran 1977, section 6.3). Where persons of one picture differ more than chance, they still count
+    as no more than n. Raises DebiasError as `summarise` does.
+    """
+    y = np.asarray(people, np.float64)
+    if y.ndim != 2 or not (np.isfinite(y) & (y >= 0) & (y == np.round(y))).all():
+        raise DebiasError(f"Expected whole numbers of persons [N, K], one row a picture, but {list(y.shape)} came.")
+    y = y[y.sum(1) > 0]
+    counts, m, pictures = _vector(y.sum(0)), y.sum(1), len(y)
+    p = counts / counts.sum()
+    independent = (p * (1 - p)).sum() / counts.sum()
+    variance = pictures / max(pictures - 1, 1) * ((y - p * m[:, None]) ** 2).sum() / counts.sum() ** 2
+    effect = max(variance / independent, 1.0) if independent > 0 else float((m ** 2).sum() / m.sum())
+    found = _summary(counts, counts.sum() / effect, target, unsure, level, confusion)
+    return replace(found, pictures=pictures, effective=found.n / effect)
+
+
+def _summary(counts: np.ndarray, effective: float, target: ArrayLike, unsure: int, level: float,
+             confusion: ArrayLike | None) -> Distribution:
+    """counts [K] with the weight of `effective` independent ones."""
     p, declared = _pair(shares(counts), target)
-    t = reachable(declared) if declared.min() < 1e-3 else declared
-    n, kl = int(counts.sum()), float(kl_divergence(p, t))
-    low, high = dirichlet_interval(counts, lambda draws: np.asarray(kl_divergence(draws, t)), level)
-    low = 0.0 if g_test(counts, t)[1] > 1 - level else min(low, kl)
-    floor_mean, floor95 = noise_floor(len(t), n)
+    aim = declared if confusion is None else through(declared, confusion)
+    t = reachable(aim) if aim.min() < 1e-3 else aim
+    n, kl, weight = int(counts.sum()), float(kl_divergence(p, t)), effective / counts.sum()
+    low, high = dirichlet_interval(counts * weight, lambda draws: np.asarray(kl_divergence(draws, t)), level)
+    low = 0.0 if g_test(counts * weight, t)[1] > 1 - level else min(low, kl)
+    floor_mean, floor95 = noise_floor(len(t), effective)
+    corrected, edges = (None, None) if confusion is None else corrected_shares(counts * weight, confusion, level)
     return Distribution(
         n=n, unsure=int(unsure), counts=tuple(int(count) for count in counts), shares=tuple(p.tolist()),
         target=tuple(declared.tolist()), level=_level(level),
-        intervals=tuple(zip(*(np.asarray(edge).tolist() for edge in wilson(counts, n, level)))),
+        intervals=tuple(zip(*(np.asarray(edge).tolist() for edge in wilson(counts * weight, effective, level)))),
         kl=kl, kl_interval=(low, max(high, kl)), kl_floor_mean=floor_mean, kl_floor95=floor95,
-        total_variation=float(total_variation(p, declared)), deviation_ratio=float(deviation_ratio(p)))
+        total_variation=float(total_variation(p, aim)), deviation_ratio=float(deviation_ratio(p)),
+        corrected=None if corrected is None else tuple(corrected.tolist()),
+        corrected_intervals=None if edges is None else tuple((float(a), float(b)) for a, b in edges))
 
 
 def _counts(counts: ArrayLike) -> np.ndarray:

@@ -15,9 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..files import write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
-from .loop import HELD_OUT, Calibration, Round, round_names
+from ..audit.labelled import thumbnail
+from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
 
 SHOWN = 16  # pictures of a sheet
+MOST_THUMBS = 1500  # of a round
 PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
 
 
@@ -32,6 +34,7 @@ class Unfinished:
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder and folder / f"{name}-{key}.json"
         self._pictures: dict[int, dict[int, Image.Image]] = {}  # by place of the round, then seed
+        self._thumbs: dict[int, dict[int, bytes]] = {}
 
     def load(self) -> Calibration | None:
         """The calibration as it was left, where there is one. Raises DebiasError where its file is damaged."""
@@ -42,13 +45,20 @@ class Unfinished:
             if at:
                 with Image.open(file) as picture:
                     self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")  # with its text
+        for file in self._folder.glob("*.jpg"):
+            at = re.fullmatch(r"(\d+) (-?\d+)\.jpg", file.name)
+            if at:
+                self._thumbs.setdefault(int(at[1]), {})[int(at[2])] = file.read_bytes()
         return Calibration.load(self.path)
 
     def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence) -> None:
-        """Keep what the sheets show of the current round's batch: the first pictures that are finite.
+        """Keep what the sheets show of the current round's batch, the first pictures that are finite, and of audit and
+        verification a thumbnail of each, to be looked at beside its label.
 
         Of the rounds after the audit the last one counts; the pictures of those before it go.
         """
+        if rounds[-1].kind in (AUDIT, HELD_OUT):
+            self._keep_thumbs(len(rounds) - 1, seeds, images)
         at, first = len(rounds) - 1, set(rounds[-1].seeds[:SHOWN])
         own = self._pictures.setdefault(at, {})
         for seed, image in zip(seeds, images):
@@ -61,6 +71,19 @@ class Unfinished:
             for seed in self._pictures.pop(old):
                 if self.path is not None:
                     (self._folder / f"{old} {seed}.png").unlink(missing_ok=True)
+
+    def _keep_thumbs(self, at: int, seeds: Sequence[int], images: Sequence) -> None:
+        own = self._thumbs.setdefault(at, {})
+        for seed, image in zip(seeds, images):
+            if image is not None and len(own) < MOST_THUMBS:
+                own[seed] = thumbnail(image if isinstance(image, Image.Image) else np.asarray(image))
+                if self.path is not None:
+                    with writing("The calibration's pictures", self.path.parent.name):
+                        write_atomic(self._folder / f"{at} {seed}.jpg", own[seed])
+
+    def thumbs(self, at: int) -> dict[str, bytes]:
+        """Thumbnails of a round, by what `Labelled` calls its pictures."""
+        return {key_of(seed): thumb for seed, thumb in self._thumbs.get(at, {}).items()}
 
     def sheets(self, calibration: Calibration) -> tuple[Sheet | None, Sheet | None]:
         """(before, after): of the audit, and of the verification, or else of the last round. None without pictures."""
@@ -85,6 +108,11 @@ class Unfinished:
     def _folder(self) -> Path:
         assert self.path is not None
         return self.path.with_suffix("")
+
+
+def key_of(seed: int) -> str:
+    """What a picture of a seed is called."""
+    return f"seed {seed}"
 
 
 def _sheet(what: str, pictures: dict[int, Image.Image] | None) -> Sheet | None:

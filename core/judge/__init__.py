@@ -2,10 +2,13 @@
 
 A classifier of an attribute with n groups is a callable, `classify(images) -> probabilities`: images as `pictures`
 takes them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the picture is left out (no skin found,
-none of the mapped labels). A label is a measurement of a picture, not anybody's identity.
+none of the mapped labels), or holds `NO_FACE` or `DISAGREED` throughout where that is why. One that looks at faces has
+`faces(images)`, how many each picture shows, int64 [N], and, where every person counts, `people(images)`, a list of
+probabilities [F, n], a row a face. A label is a measurement of a picture, not anybody's identity.
 """
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,7 +16,8 @@ from PIL import Image
 
 from ..errors import DebiasError
 
-UNSURE = -1
+UNSURE, NO_FACE, DISAGREED = -1, -2, -3
+LEFT_OUT = {UNSURE: "unsure", NO_FACE: "no face", DISAGREED: "judges disagree"}  # labels of pictures that do not count
 
 Classifier = Callable[[Sequence], np.ndarray]
 Pictures = np.ndarray | Sequence[np.ndarray | Image.Image]  # as `pictures` takes them
@@ -41,7 +45,8 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """Most probable group of each picture, int64 [N].
 
     -1 (`UNSURE`) where its probability is below `threshold` in [0, 1], where the row is all zeros, or where two groups
-    tie: the first one listed must not win by its place. Raises DebiasError for anything but finite numbers [N, n].
+    tie: the first one listed must not win by its place. `NO_FACE` and `DISAGREED` where the row says so. Raises
+    DebiasError for anything but finite numbers [N, n].
     """
     p = np.asarray(probabilities)
     if p.ndim != 2 or p.shape[1] == 0 or not np.isfinite(p).all():
@@ -51,7 +56,17 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
         raise DebiasError(f"The threshold is a probability in [0, 1], but {threshold} came.")
     top = p.max(axis=1, keepdims=True)
     sure = (top[:, 0] > 0) & (top[:, 0] >= threshold) & ((p == top).sum(axis=1) == 1)
-    return np.where(sure, p.argmax(axis=1), UNSURE)
+    why = np.where(np.isin(top[:, 0], (NO_FACE, DISAGREED)), top[:, 0], UNSURE).astype(np.int64)
+    return np.where(sure, p.argmax(axis=1), why)
+
+
+def digest(arrays: Sequence[np.ndarray]) -> bytes:
+    """What tells a batch of pictures from others, by their content: judges of several attributes see the same one."""
+    found = hashlib.blake2b()
+    for array in arrays:
+        found.update(repr(array.shape).encode())
+        found.update(array.tobytes())
+    return found.digest()
 
 
 def one_colour(image: np.ndarray | Image.Image) -> bool:

@@ -1,7 +1,6 @@
 """Zero-shot classification with CLIP (Radford et al. 2021) and its relatives, such as SigLIP (Zhai et al. 2023)."""
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
-from . import Pictures, pictures
+from . import Pictures, digest, pictures
 from .pretrained import load, load_model, preprocess
 
 
@@ -102,11 +101,7 @@ class ClipModel:
         arrays = pictures(images)
         if not arrays:
             return torch.empty(0, self.embed_texts(["a"]).shape[1])
-        digest = hashlib.blake2b()
-        for array in arrays:
-            digest.update(repr(array.shape).encode())
-            digest.update(array.tobytes())
-        key = digest.digest()
+        key = digest(arrays)
         if key != self._last[0]:
             batches = [arrays[i:i + self.batch_size] for i in range(0, len(arrays), self.batch_size)]
             with self.lent(self.model):

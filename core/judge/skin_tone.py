@@ -6,13 +6,15 @@ I-VI. It measures the light on the skin as well as the skin, and drawings follow
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
 from . import Pictures, pictures
+from .faces import Detector, Faces
+from .faces import detector as faces_detector
 
 # By number of groups; merging neighbours (I with II ...) drops the cut-off between them.
 CUTOFFS = {6: (55.0, 41.0, 28.0, 10.0, -30.0), 5: (41.0, 28.0, 10.0, -30.0), 3: (41.0, 10.0)}
@@ -23,8 +25,6 @@ SRGB_TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522
                         [0.0193339, 0.1191920, 0.9503041]])
 _coded = np.arange(256) / 255
 LINEAR = np.where(_coded <= 0.04045, _coded / 12.92, ((_coded + 0.055) / 1.055) ** 2.4)
-
-Box = tuple[int, int, int, int]
 
 
 def cielab(rgb: np.ndarray) -> np.ndarray:
@@ -86,21 +86,6 @@ def _median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, np.take_along_axis(order, middle[None], axis=0), axis=0)[0]
 
 
-def opencv_faces() -> Callable[[np.ndarray], Sequence[Box]]:
-    """Frontal-face detector that OpenCV 4 ships with (Viola and Jones 2001): uint8 RGB -> boxes (x, y, width, height).
-
-    Raises ImportError where OpenCV is not installed or, as version 5, has no such detector.
-    """
-    import cv2
-
-    if not hasattr(cv2, "CascadeClassifier"):
-        raise ImportError(f"OpenCV {cv2.__version__} has no cascade classifier; version 4 has.")
-    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-    if cascade.empty():
-        raise ImportError("OpenCV's haarcascade_frontalface_default.xml is missing or broken.")
-    return lambda rgb: cascade.detectMultiScale(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), scaleFactor=1.1, minNeighbors=5)
-
-
 class SkinTone:
     """Classifies skin tone by ITA.
 
@@ -108,14 +93,18 @@ class SkinTone:
     cutoffs    falling angles in degrees, one fewer than groups; None: those of Del Bino for 6, 5 or 3 groups
     faces      "auto": the largest face where a detector is installed and finds one, else the whole picture;
                "only": pictures without a face are left out; "off": the whole picture, alike on every machine
-    detector   callable, uint8 RGB [H, W, 3] -> boxes (x, y, width, height) in pixels; None: OpenCV's
+    detector   callable, uint8 RGB [H, W, 3] -> boxes (x, y, width, height) in pixels; None: that of `faces.detector`
     min_share  least share of skin in the face or picture, weighted as in `skin_colour`; below it a picture is left out
+
+    `margin`, that of a face's cut where a judge of faces uses it: skin is the face's alone.
 
     Raises DebiasError for cut-offs that do not fit, and for faces="only" where no detector is installed.
     """
 
+    margin = 0.0
+
     def __init__(self, attribute: Attribute, *, cutoffs: Sequence[float] | None = None, faces: str = "auto",
-                 detector: Callable[[np.ndarray], Sequence[Box]] | None = None, min_share: float = 0.02):
+                 detector: Detector | None = None, min_share: float = 0.02):
         n = len(attribute.groups)
         if cutoffs is None and n not in CUTOFFS:
             raise DebiasError(f"Skin tone has cut-offs for 6, 5 or 3 groups, but {quoted(attribute.name)} has {n}. "
@@ -130,12 +119,11 @@ class SkinTone:
             raise DebiasError(f"min_share is a share of the pixels in (0, 1), but {min_share} came.")
         if faces != "off" and detector is None:
             try:
-                detector = opencv_faces()
-            except ImportError as error:
+                detector = faces_detector()
+            except DebiasError:
                 if faces == "only":
-                    raise DebiasError(f"No face detector is installed ({error}). Install opencv-python-headless 4, or "
-                                      f"set faces to 'auto' or 'off'.") from error
-        self.attribute, self.faces, self.min_share = attribute, faces, min_share
+                    raise
+        self.attribute, self.where, self.min_share = attribute, faces, min_share
         self.detector = None if faces == "off" else detector
         self.name = "ITA of faces" if self.detector else "ITA of pictures"
 
@@ -152,10 +140,10 @@ class SkinTone:
         return np.where(np.isnan(angles)[:, None], np.float32(0), one_hot)
 
     def _colour(self, rgb: np.ndarray) -> np.ndarray | None:
-        boxes = [tuple(map(int, box)) for box in self.detector(np.ascontiguousarray(rgb))] if self.detector else []
+        boxes = Faces(self.detector).boxes([rgb])[0] if self.detector else []
         if boxes:
-            x, y, width, height = max(boxes, key=lambda box: box[2] * box[3])
-            rgb = rgb[max(y, 0):y + height, max(x, 0):x + width]
-        elif self.faces == "only":
+            x, y, width, height = boxes[0]
+            rgb = rgb[y:y + height, x:x + width]
+        elif self.where == "only":
             return None
         return skin_colour(rgb, self.min_share)

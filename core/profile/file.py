@@ -20,6 +20,7 @@ from ..errors import DebiasError, quoted, short
 from ..files import read_json, safe_name, write_atomic
 from ..method.methods import Method
 from ..schema import ENTRY, PROFILE, check
+from ..judge.check import Check
 from ..method.draw import Steering
 from ..version import VERSION
 from .prompts import ALONE, subject_of
@@ -126,6 +127,7 @@ class Profile:
     document   JSON that it was read from: its spelling, and every field that this version does not know, are kept
                as far as the fields above still say the same
     others     what is done with a prompt that no entry is for, one of `prompts.OTHERS`; it is not saved
+    checks     of the classifier on this model, one an attribute, None without one: shares are corrected by them
     predicted  entries for prompts that were not calibrated (core/calibration/first_steps.py); they are not saved
     """
     name: str
@@ -138,6 +140,7 @@ class Profile:
     created: str
     edited: bool = False
     document: Mapping = field(default_factory=dict, repr=False, compare=False)
+    checks: tuple[Check | None, ...] = ()
     predicted: tuple[Entry, ...] = ()
     others: str = ALONE
 
@@ -175,7 +178,8 @@ class Profile:
         read = _parsed(self.document) if self.document else {}
         made = {"schema": SCHEMA, "name": self.name, "software": self.software, "created": self.created,
                 "method": self.method.to_dict(), "attributes": [a.to_dict() for a in self.attributes],
-                "setting": dict(self.setting), "classifier": self.classifier}
+                "setting": dict(self.setting), "classifier": self.classifier,
+                **({"checks": [own and own.to_dict() for own in self.checks]} if any(self.checks) else {})}
         changed = {key: value for key, value in made.items()
                    if not self.document or key != "schema" and getattr(self, key) != read[key]}
         content = {**self.document, **changed}
@@ -221,7 +225,16 @@ def _parsed(document: Mapping) -> dict:
     return dict(name=name, method=Method.from_dict(document["method"]), attributes=attributes,
                 entries=tuple(Entry.from_dict(e, attributes) for e in document["entries"]),
                 setting=dict(document.get("setting") or {}), classifier=document.get("classifier", ""),
-                software=document.get("software", ""), created=document.get("created", ""))
+                checks=_checks(document, attributes), software=document.get("software", ""),
+                created=document.get("created", ""))
+
+
+def _checks(document: Mapping, attributes: Sequence[Attribute]) -> tuple[Check | None, ...]:
+    found = tuple(own and Check.from_dict(own) for own in document.get("checks") or ())
+    for own, attribute in zip(found, attributes):
+        if own is not None:
+            own.fits(attribute)
+    return found
 
 
 def _spelled(entry: Entry, read: dict, document: Mapping) -> dict:

@@ -18,6 +18,7 @@ from .chart import DARK, LIGHT, NARROW, kl_scene, kl_words, percent, shares_scen
 from .sheet import WITHOUT, Sheet
 from ..calibration.statistics import Distribution, summarise
 from ..files import write_atomic
+from ..judge.check import Check, counts_of
 from ..profile.file import Entry, Profile
 
 MOST = 24  # pictures in each of a report's contact sheets
@@ -53,12 +54,12 @@ def _summary(profile: Profile, entry: Entry, i: int) -> dict:
 
 def _distributions(profile: Profile, entry: Entry, i: int) -> list[Distribution | None]:
     """(before, after) of an attribute, from their counts: what else a file says of them could be edited."""
-    return [_distribution(measured[i], profile.attributes[i].target) if measured else None
-            for measured in (entry.before, entry.after)]
+    return [_distribution(profile, i, measured[i]) if measured else None for measured in (entry.before, entry.after)]
 
 
-def _distribution(measured: Mapping, target: Sequence[float]) -> Distribution:
-    return summarise(measured["counts"], target, measured.get("unsure", 0))
+def _distribution(profile: Profile, i: int, measured: Mapping) -> Distribution:
+    return summarise(measured["counts"], profile.attributes[i].target, measured.get("unsure", 0),
+                     confusion=counts_of(profile.checks, i))
 
 
 # --- the HTML file ---------------------------------------------------------------------------------------------------
@@ -71,11 +72,12 @@ def write_report(folder: str | Path, profile: Profile, sheets: Mapping[str, Sequ
     return write_atomic(Path(folder) / "report.html", page(profile, sheets, others))
 
 
-def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, others: Sequence[Entry] = ()) -> str:
+def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, others: Sequence[Entry] = (),
+         labels: str = "") -> str:
     """A profile's report as one HTML page that loads nothing from anywhere.
 
     sheets are by prompt, at most one without guidance. others are measurements of prompts that the profile was not
-    calibrated for (`Workbench.carried_over`).
+    calibrated for (`Workbench.carried_over`). labels is the page of pictures and labels beside it, where there is one.
     """
     entries, method = (*profile.entries, *others), profile.method
     sections = [_section(profile, e, (sheets or {}).get(e.prompt, ())) for e in entries]
@@ -83,7 +85,8 @@ def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, 
              "each image": "steered to a randomly drawn group, or left alone" if method.spend == "draw" else
              f"steered alike, by weights that the rule '{method.rule}' solved"}
     return _template().render(
-        profile=profile, sections=sections, overview=_overview(profile, entries), light=LIGHT, dark=DARK,
+        profile=profile, sections=sections, labels=labels, checks=[_check(own) for own in profile.checks if own],
+        overview=_overview(profile, entries), light=LIGHT, dark=DARK,
         setting=[(_spaced(key), value) for key, value in facts.items() if value not in (None, "")],
         variables=lambda palette: Markup("".join(f"--{name}:{color};" for name, color in palette.items())),
         content=base64.b64encode(json.dumps(profile.to_dict(), indent=2).encode()).decode())
@@ -113,17 +116,30 @@ def _attribute(profile: Profile, entry: Entry, i: int) -> dict:
     if first is None:
         return dict(name=name, shares=None)
     # Of a plan with a margin, rounds measure what is known least, not how near the target is.
-    rounds = [(title, _distribution(r["attributes"][i], attribute.target))
+    rounds = [(title, _distribution(profile, i, r["attributes"][i]))
               for title, r in zip(_names(entry), entry.rounds, strict=True)
               if not entry.expected or r["kind"] != ROUND]
     shares = shares_scene(attribute.names, first, last, width=NARROW).svg(f"Shares of {name}, see the table")
     kl = kl_scene(rounds, width=NARROW).svg(f"KL divergence of {name} by round, see the table") if rounds else None
     moved, verdict = _verdict(first, last, _floor(entry, i, last))
+    corrected = [_corrected(attribute.names, d, when) for d, when in
+                 ((first, "without guidance"), (last, "with the profile")) if d and d.corrected]
     unsure = "".join(f" {d.unsure} images {when} could not be classified and are left out." for d, when in
                      ((first, "without guidance"), (last, "with the profile")) if d and d.unsure)
-    return dict(name=name, shares=Markup(shares), kl=kl and Markup(kl), moved=moved, verdict=verdict, unsure=unsure,
+    return dict(name=name, corrected=corrected, shares=Markup(shares), kl=kl and Markup(kl), moved=moved,
+                verdict=verdict, unsure=unsure,
                 expected=_expected(attribute.names, entry.expected[i]) if entry.expected else "",
                 rows=_rows(attribute.names, first, last))
+
+
+def _check(check: Check) -> dict:
+    """What the page says of a judge's check."""
+    rows = [[name, *map(str, row), f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}]", left] for
+            name, row, (share, low, high), left in
+            zip(check.groups, check.counts, check.right, check.left_out, strict=True)]
+    return dict(name=_spaced(check.attribute), judge=check.judge, prompts=check.prompts, rows=rows,
+                warnings=check.warnings, by=check.by,
+                heads=["Shown", *(f"Labelled {name}" for name in check.groups), "Right, 95 % interval", "Left out"])
 
 
 def _beside(effect: Mapping) -> list[list[str]]:
@@ -166,6 +182,13 @@ def _expected(names: Sequence[str], expected: Mapping) -> str:
             f"{percent(expected['certainty'])} certainty.")
 
 
+def _corrected(names: Sequence[str], d: Distribution, when: str) -> str:
+    assert d.corrected is not None and d.corrected_intervals is not None
+    shares = ", ".join(f"{name} {percent(share)} ({100 * low:.0f} to {100 * high:.0f})" for name, share, (low, high) in
+                       zip(names, d.corrected, d.corrected_intervals, strict=True))
+    return f"Corrected by the classifier's check, the shares {when} are {shares}, in 95 % intervals."
+
+
 def _overview(profile: Profile, entries: Sequence[Entry]) -> list[list[str]]:
     rows = []
     for entry in entries:
@@ -190,8 +213,7 @@ def _rows(names: Sequence[str], before: Distribution, after: Distribution | None
 
 def _rounds(profile: Profile, entry: Entry) -> list[list]:
     return [[name, r.get("images", ""),
-             *(kl_words(_distribution(m, a.target).kl)
-               for m, a in zip(r["attributes"], profile.attributes, strict=True)),
+             *(kl_words(_distribution(profile, i, m).kl) for i, m in enumerate(r["attributes"])),
              _number(r.get("fidelity")), _number(r.get("seconds"), 0)]
             for name, r in zip(_names(entry), entry.rounds, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The command line: sd-debias audit | calibrate | generate | report | demo | export | doctor."""
+"""The command line: sd-debias audit | calibrate | check | generate | report | demo | export | doctor."""
 from __future__ import annotations
 
 import io
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 from ...core.attribute import Attribute, parse, together
-from ...core.calibration.plan import CUSTOM, NUMBERS, Plan, planned
+from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, planned
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import fingerprint, read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # they load torch, which takes seconds
     from ...core.report.sheet import Sheet
 
 DEMO_PROMPT = "a photo of a doctor"
+LABELS, TABLE, CHECK = "labels.html", "labels.csv", "check.json"
 
 
 class Stopped(Exception):
@@ -30,14 +31,20 @@ class Stopped(Exception):
 # --- commands --------------------------------------------------------------------------------------------------------
 
 def audit(options) -> dict:
-    """Measure which groups a model's pictures show; changes nothing."""
+    """Measure which groups a model's pictures show, or those of a folder; changes nothing."""
+    from ...core.audit.labelled import corrected, read_corrections
     from ...core.calibration import runner
-    attributes = _attributes(options)
-    _keep(options, "audit.json", *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
+    attributes, checks = _attributes(options), _checks(options)
+    corrections = read_corrections(options.corrections) if options.corrections else None
+    if options.images:
+        return _audit_folder(options, attributes, checks, corrections)
+    _keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench = _bench(options, attributes)
     with _Bar(options) as bench.say:
-        outcome = runner.audit(bench, options.prompt, attributes, options.count, bench.batch_size, options.seed or 0,
-                               options.confidence)
+        outcome = runner.audit(bench, options.prompt, attributes, options.count or FIELDS["images"].default,
+                               bench.batch_size, options.seed or 0, options.confidence, _of(attributes, checks))
+    if corrections is not None and outcome.complete:
+        outcome.notes.append(corrected(outcome.labelled, corrections))
     _tell(options, outcome)
     result = dict(setting=bench.setting, audits=[
         dict(prompt=c.prompt, attributes=shares["before"], fidelity=c.audit.mean_fidelity,
@@ -47,8 +54,97 @@ def audit(options) -> dict:
         sheets = [sheet.image() for sheet, _ in outcome.sheets if sheet]
         files = {f"audit-{i}.png": _png(sheet) for i, sheet in enumerate(sheets, 1)}
         files["audit.json"] = json.dumps(result, indent=2)
+        files |= _labelled_files(options, " and ".join(options.prompt), outcome.labelled)
         for name, data in files.items():
             write_atomic(Path(options.out) / name, data)
+        _say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+    return result
+
+
+def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
+    """The pictures of a folder, labelled a batch at a time; an interrupted audit with --out is continued."""
+    from ...core.audit.folder import FolderAudit
+    from ...core.audit.labelled import corrected
+    _keep(options, "audit.json", LABELS, TABLE)
+    judges, by = _folder_judges(options, attributes)
+    state = Path(options.out) / "unfinished.json" if options.out else None
+    work = FolderAudit(options.images, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
+                       confidence=options.confidence, batch_size=options.batch_size or 32,
+                       checks=_of(attributes, checks))
+    bar = None
+
+    def say(done: int, total: int) -> None:
+        nonlocal bar
+        if options.json:
+            return
+        if bar is None:
+            from tqdm import tqdm
+            bar = tqdm(unit="picture", total=total, initial=done)
+        bar.update(done - bar.n)
+
+    try:
+        labelled = work.run(say)
+    except KeyboardInterrupt as stopped:
+        kept = ", and kept: run the same command again to continue" if state else \
+            ". With --out, what is done is kept"
+        raise Stopped(f"\nInterrupted. {work.done} of {len(work.files)} pictures are labelled{kept}.") from stopped
+    finally:
+        if bar is not None:
+            bar.close()
+    notes = [corrected([labelled], corrections)] if corrections is not None else []
+    found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
+    lines = [found[a.name].line(a.name, a.names) for a in attributes]
+    warnings = [*filter(None, [labelled.round.left_out]), *(f"{len(work.unreadable)} pictures could not be read: "
+                f"{short('; '.join(work.unreadable))}" for _ in work.unreadable[:1]),
+                *(warning for check in checks for warning in check.warnings)]
+    _say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
+    result = dict(folder=str(Path(options.images).resolve()), pictures=work.done, unreadable=work.unreadable,
+                  warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
+                                                 for (name, d), a in zip(found.items(), attributes, strict=True)})
+    if options.out:
+        files = {**_labelled_files(options, Path(options.images).name, [labelled]),
+                 "audit.json": json.dumps(result, indent=2)}
+        for name, data in files.items():
+            write_atomic(Path(options.out) / name, data)
+        work.forget()
+        _say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+    return result
+
+
+def _labelled_files(options, title: str, labelled: Sequence) -> dict[str, str | bytes]:
+    """The page of pictures and labels, and the table."""
+    from ...core.audit.labelled import as_csv, as_parquet
+    from ...core.report.look import look_page
+    files: dict[str, str | bytes] = {LABELS: look_page(title, labelled), TABLE: as_csv(labelled)}
+    if options.parquet:
+        files["labels.parquet"] = as_parquet(labelled)
+    return files
+
+
+def check(options) -> dict:
+    """Check the classifier on the model: how it labels pictures whose prompt states the group."""
+    from ...core.audit.checking import COUNT, PROMPT, check_judges
+    from ...core.audit.labelled import read_corrections
+    attributes = _attributes(options)
+    corrections = read_corrections(options.corrections) if options.corrections else None
+    _keep(options, CHECK, LABELS, TABLE)
+    bench = _bench(options, attributes)
+    prompts = options.prompt or [DEMO_PROMPT if options.model == "demo" else PROMPT]
+    with _Bar(options) as bench.say:
+        checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
+                                       options.seed or 0, options.confidence, corrections)
+    if not outcome.complete:
+        raise Stopped("Interrupted: a check is made in one go. Run the same command again.") from outcome.stopped
+    _say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
+        f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
+    result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
+    if options.out:
+        files = {**_labelled_files(options, "Check of the classifier", outcome.labelled),
+                 CHECK: json.dumps(result, indent=2)}
+        for name, data in files.items():
+            write_atomic(Path(options.out) / name, data)
+        _say(options, f"For --check: {Path(options.out).resolve() / CHECK}\n"
+                      f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
     return result
 
 
@@ -65,7 +161,7 @@ def calibrate(options) -> dict:
     bench = _bench(options, attributes)
     plan = planned(sure, method, **numbers, batch_size=bench.batch_size, seed=options.seed or 0,
                    confidence=options.confidence)
-    return _calibrate(bench, options.prompt, attributes, method, plan, options)
+    return _calibrate(bench, options.prompt, attributes, method, plan, options, _of(attributes, _checks(options)))
 
 
 def demo(options) -> dict:
@@ -79,7 +175,7 @@ def demo(options) -> dict:
 
 
 def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], method: Method, plan: Plan,
-               options) -> dict:
+               options, checks: Sequence = ()) -> dict:
     from ...core.calibration import runner
     out = Path(options.out).resolve()
     places = runner.Places(profile=out / "profile.json", lock=out / "profile.json", folder=out,
@@ -87,7 +183,8 @@ def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], met
                            overwrite=options.overwrite)
     try:
         with _Bar(options) as bench.say:
-            outcome = runner.calibrate(bench, prompts, attributes, method, plan, options.name or out.name, places)
+            outcome = runner.calibrate(bench, prompts, attributes, method, plan, options.name or out.name, places,
+                                       checks)
     except KeyboardInterrupt as interrupted:  # while files are written
         raise Stopped("What was measured is kept: run the same command again to continue.") from interrupted
     _tell(options, outcome)
@@ -282,7 +379,8 @@ def doctor(options) -> dict:
     return dict(ok=found.ok, findings=[dict(ok=finding.ok, text=finding.text) for finding in found.findings])
 
 
-COMMANDS = {function.__name__: function for function in (audit, calibrate, generate, report, demo, export, doctor)}
+COMMANDS = {function.__name__: function for function in (audit, calibrate, check, generate, report, demo, export,
+                                                         doctor)}
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -298,29 +396,32 @@ def _bench(options, attributes: Sequence[Attribute] = ()):
     names = ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     judges = [*(getattr(options, "classifier", None) or ()), *(getattr(options, "labels", None) or ())]
-    given["judged_by"] = " ".join(str(fingerprint(text.rpartition("=")[2])) for text in judges)
+    look = [getattr(options, name, None) for name in ("look", "detector") if getattr(options, name, None)]
+    given["judged_by"] = " ".join([*(str(fingerprint(text.rpartition("=")[2])) for text in judges), *look])
     if options.model == "demo":
-        clip, classifiers = _classifiers(options, attributes, device)
-        if clip is not None:  # instead of the demo's own
-            classifiers = {a.name: clip.classifier(a) for a in attributes} | classifiers
-        return demo(device, dtype, classifiers=classifiers, **given)
+        judges, fidelity = _judges(options, attributes, device, demo=True)
+        return demo(device, dtype, classifiers=judges, **given)
     if attributes and not options.classifier:
         raise DebiasError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a "
                           "copy of openai/clip-vit-large-patch14 with safetensors weights.")
     # Whoever generates pictures keeps the model's safety checker; pictures that it blacks out cannot be counted.
     pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
                          safety_checker=options.command is generate)
-    clip, classifiers = _classifiers(options, attributes, device)
-    return Workbench(pipe, clip, classifiers=classifiers, model=Path(options.model).name,
+    if not attributes:
+        return Workbench(pipe, None, model=Path(options.model).name, model_hash=model_hash(options.model), **given)
+    judges, fidelity = _judges(options, attributes, device)
+    return Workbench(pipe, None, classifiers=judges, fidelity=fidelity, model=Path(options.model).name,
                      model_hash=model_hash(options.model), **given)
 
 
-def _classifiers(options, attributes: Sequence[Attribute], device: str):
-    """CLIP, where its folder is given, and classifiers of single attributes by name: 'skin_tone=ita', 'age=FOLDER'."""
-    from ...core.judge.clip import ClipModel
-    from ...core.judge.image_classifier import ImageClassifier
-    from ...core.judge.skin_tone import SkinTone
-    clip, single, known = None, {}, {attribute.name: attribute for attribute in attributes}
+def _judges(options, attributes: Sequence[Attribute], device: str, demo: bool = False):
+    """(a classifier for each attribute and each that is watched, by name; what measures fidelity, or None)."""
+    from ...core.calibration.watched import others
+    from ..workbench import check_device
+    from ...core.looks import PICTURE
+    from ...core.judge.named import Judges, open_model
+    check_device(device)
+    known = {attribute.name: attribute for attribute in attributes}
     where = dict(device=device, allow_download=getattr(options, "allow_download", False))
     labels: dict[str, str] = {}
     for text in getattr(options, "labels", None) or ():
@@ -328,29 +429,74 @@ def _classifiers(options, attributes: Sequence[Attribute], device: str):
         if name in labels:
             raise DebiasError(f"Two --labels came for the attribute {quoted(name)}. Give one.")
         labels[name] = file
+    lines = []
     for text in getattr(options, "classifier", None) or ():
-        name, equals, source = text.partition("=")
-        if not equals or name not in known and Path(text).exists():
-            if clip is not None:
-                raise DebiasError("Two --classifier folders came for all attributes. Give one, and others as "
-                                  "ATTRIBUTE=FOLDER.")
-            clip = ClipModel(text, **where)
-            continue
-        name, source = _assigned(text, known, "--classifier")
-        if name in single:
-            raise DebiasError(f"Two classifiers came for the attribute {quoted(name)}. Give one.")
-        if name in labels and source != "ita":
-            single[name] = ImageClassifier(source, known[name], read_json(labels.pop(name)), **where)
-        elif source == "ita":
-            from ...demo_model.subjects import ITA_CUTOFFS
-            drawn = options.model == "demo" and len(known[name].groups) == len(ITA_CUTOFFS) + 1
-            single[name] = SkinTone(known[name], cutoffs=ITA_CUTOFFS if drawn else None)
-        else:
-            single[name] = ClipModel(source, **where).classifier(known[name])
+        if "=" in text and not Path(text).exists():
+            _assigned(text, known, "--classifier")
+        lines.append(text)
+
+    def opened(source: str):
+        from ...demo_model.model import clip
+        return clip(device) if source == "demo" else open_model(source, **where)
+
+    def colour(attribute: Attribute):
+        from ...core.judge.skin_tone import SkinTone
+        from ...demo_model.subjects import ITA_CUTOFFS
+        drawn = options.model == "demo" and len(attribute.groups) == len(ITA_CUTOFFS) + 1
+        whole = getattr(options, "look", None) in (None, PICTURE)
+        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if drawn else None, faces="auto" if whole else "off")
+
     for name in labels:
-        raise DebiasError(f"--labels of {quoted(name)} does nothing without an image classifier: give its folder with "
-                          f"--classifier {name}=FOLDER.")
-    return clip, single
+        if not any(line.startswith(f"{name}=") for line in lines):
+            raise DebiasError(f"--labels of {quoted(name)} does nothing without an image classifier: give its folder "
+                              f"with --classifier {name}=FOLDER.")
+    maps = {name: read_json(file) for name, file in labels.items()}
+    general = any("=" not in line or Path(line).exists() or line.partition("=")[0] not in known for line in lines)
+    judges = Judges([*lines, *(["demo"] if demo and not general else [])], attributes, opened, colour, maps,
+                    (getattr(options, "look", None) or PICTURE).replace("-", " "),
+                    getattr(options, "detector", None) or "auto")
+    found = {attribute.name: judges.of(attribute) for attribute in attributes}
+    for watched in others(attributes) if judges.general is not None else ():  # side effects are told
+        try:
+            found.setdefault(watched.name, judges.of(watched))
+        except DebiasError:
+            continue  # a judge of the attributes asked for alone
+    return found, judges.fidelity
+
+
+def _folder_judges(options, attributes: Sequence[Attribute]):
+    """(classifiers by attribute, plain values that tell them from others)."""
+    import torch
+    _quiet()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    named = [*(options.classifier or ()), *(options.labels or ())]
+    if not named:
+        raise DebiasError("A classifier measures whom the pictures show: give a CLIP model's folder with "
+                          "--classifier, or --classifier gender=photo, the judge of the extra sd-debias[photo].")
+    by = [*named, *(str(fingerprint(text.rpartition("=")[2])) for text in named), options.look, options.detector]
+    return _judges(options, attributes, device)[0], by
+
+
+def _checks(options) -> list:
+    """Checks of classifiers, as `check` writes them."""
+    from ...core.judge.check import Check
+    found = []
+    for file in options.check or ():
+        data = read_json(file)
+        if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
+            raise DebiasError(f"{quoted(file)} is no check of a classifier. Make one: sd-debias check.")
+        found += [Check.from_dict(own) for own in data["checks"]]
+    return found
+
+
+def _of(attributes: Sequence[Attribute], checks: Sequence) -> list:
+    """The check of each attribute, None where none came. Raises DebiasError for those that nothing is measured of."""
+    found = {check.attribute: check for check in checks}
+    strange = sorted(set(found) - {a.name for a in attributes})
+    if strange:
+        raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out, or measure it "
+                          f"with --attribute.")
+    return [found.get(a.name) for a in attributes] if checks else []
 
 
 def _assigned(text: str, known, option: str) -> tuple[str, str]:

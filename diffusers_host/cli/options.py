@@ -7,6 +7,7 @@ from typing import Callable, Sequence
 
 from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS
 from ...core.errors import DebiasError, short
+from ...core.looks import DETECTORS, LOOKS
 from ...core.method.methods import CHOICES
 from ...core.profile.prompts import OTHERS, PREDICT
 from ...core.schema import MOST_IMAGES
@@ -39,7 +40,7 @@ def _flag(name: str) -> str:
 
 MODEL = ("config", "allow_download", "device", "dtype", "steps", "cfg", "width", "height", "negative_prompt",
          "batch_size", "seed")
-JUDGES = ("classifier", "labels")
+JUDGES = ("classifier", "labels", "look", "detector")
 
 
 def _refuse_idle(options: argparse.Namespace) -> None:
@@ -59,8 +60,18 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         refuse(("strength", "others"), "without a --profile: name one")
     if name == "doctor" and not options.classifier and options.model != "demo":
         refuse(("labels",), "without a --classifier to read: name its folder")
-    if name == "audit" and not options.out:
-        refuse(("overwrite",), "without --out: nothing is written")
+    if name in ("audit", "check") and not options.out:
+        refuse(("overwrite", "parquet"), "without --out: nothing is written")
+    if name == "audit" and options.images:
+        refuse(("prompt", "count", "config", "allow_download", "dtype", "steps", "cfg", "width", "height",
+                "negative_prompt", "seed"), "with --images, which are there already")
+        if options.model != "demo":
+            raise DebiasError("--images are audited as they are, so --model does nothing. Leave one of them out.")
+    if name == "audit" and not options.images and not options.prompt:
+        raise DebiasError("An audit needs a --prompt to generate pictures of, or --images, a folder of pictures, but "
+                          "none came.")
+    if (getattr(options, "look", None) or "picture") == "picture":
+        refuse(("detector",), "while judges look at pictures: add --look largest-face or --look people")
     if getattr(options, "model", None) == "demo":
         refuse(("config", "allow_download"), "with the demo model, which comes with the package")
     if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
@@ -142,10 +153,18 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
 
     def judges(sub):
         sub.add_argument("--classifier", type=_text, action="append", help="CLIP or SigLIP folder that judges the "
-                         "pictures; for one attribute, 'skin_tone=ita' (by colour) or 'ATTRIBUTE=FOLDER'")
+                         "pictures, or a model that answers questions on pictures; for one attribute, "
+                         "'ATTRIBUTE=FOLDER', 'skin_tone=ita' (by colour) or 'gender=photo' (the extra "
+                         "sd-debias[photo]). Two for one attribute are a panel: a picture counts where they agree")
         sub.add_argument("--labels", type=_text, action="append", metavar="ATTRIBUTE=FILE",
                          help="that FOLDER is an image "
-                         "classifier, and the JSON file gives each of its labels a group: {\"label\": \"group\"}")
+                         "classifier, and the JSON file gives each of its labels a group: {\"label\": \"group\"}; not "
+                         "needed where they are known, such as \"Male\" and \"20-29\"")
+        sub.add_argument("--look", choices=[look.replace(" ", "-") for look in LOOKS], help="what the classifier looks "
+                         "at: picture, the default; largest-face, of each picture; people, every face, with intervals "
+                         "for persons (audit only)")
+        sub.add_argument("--detector", type=_text, help=f"what finds faces: {', '.join(DETECTORS)}, the .onnx file of "
+                         "YuNet, or auto, the first one that is installed")
 
     def attributes(sub):
         sub.add_argument("--attribute", action="append", help="gender (the default), skin_tone, skin_tone_5, "
@@ -167,6 +186,16 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
                              default=None if custom else asked.default,
                              help=f"{asked.help.replace('%', '%%')} {default}")
 
+    def checked(sub):
+        sub.add_argument("--check", type=_text, action="append", metavar="FILE", help="a check of the classifier on "
+                         "this model, which 'sd-debias check' wrote: shares are corrected by it")
+
+    def by_hand(sub):
+        sub.add_argument("--corrections", type=_text, metavar="FILE", help="labels corrected by hand on the page "
+                         "labels.html, of the same pictures")
+        sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs "
+                         "pyarrow)")
+
     def out(sub, default: str | None = None, required: bool = True):
         sub.add_argument("--out", type=_text, default=default, required=required and default is None,
                          help="folder to write to")
@@ -175,12 +204,24 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub = command("audit")
     measured(sub)
     out(sub, required=False)
-    sub.add_argument("--prompt", action="append", required=True, help="repeat the option for several")
-    sub.add_argument("--count", type=_COUNT, default=FIELDS["images"].default, help="images per prompt")
+    sub.add_argument("--prompt", action="append", help="repeat the option for several")
+    sub.add_argument("--images", type=_text, metavar="FOLDER", help="audit the pictures of this folder instead")
+    sub.add_argument("--count", type=_COUNT, help=f"images per prompt; default: {FIELDS['images'].default}")
+    checked(sub)
+    by_hand(sub)
+
+    sub = command("check")
+    measured(sub)
+    out(sub, required=False)
+    sub.add_argument("--prompt", action="append", help="the prompts that the groups' texts are added to; default: a "
+                     "photo of a person; repeat the option for several")
+    sub.add_argument("--count", type=_COUNT, help="images of each group; default: 50")
+    by_hand(sub)
 
     sub = command("calibrate")
     measured(sub)
     out(sub)
+    checked(sub)
     sub.add_argument("--prompt", action="append", required=True,
                      help="repeat the option for several; each is calibrated by itself")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")

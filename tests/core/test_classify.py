@@ -391,7 +391,8 @@ def test_no_detector_is_asked_where_faces_are_off():
 
 
 def test_without_a_detector_auto_measures_the_picture_and_only_is_refused(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    for module in ("cv2", "dlib"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
     assert SkinTone(SKIN_TONE).name == "ITA of pictures"
     with pytest.raises(ValueError, match="No face detector is installed"):
         SkinTone(SKIN_TONE, faces="only")

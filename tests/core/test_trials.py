@@ -147,7 +147,7 @@ def test_pictures_of_one_colour_count_as_nobody_and_are_said(bench):
     (["generate", *JUDGE, "--out", "x", "--strength", "0"], "--strength does nothing without a --profile"),
     (["audit", *JUDGE, "--overwrite"], "--overwrite does nothing without --out"),
     (["audit", *JUDGE, "--config", "x"], "--config does nothing with the demo model"),
-    (["audit", *JUDGE, "--classifier", CLIP, "--classifier", CLIP], "Two --classifier folders"),
+    (["audit", *JUDGE, "--classifier", CLIP, "--classifier", CLIP], "Two classifiers came for all attributes"),
 ])
 def test_an_option_that_would_do_nothing_is_refused(arguments, sentence, capsys):
     assert sentence in mistake(capsys, *arguments)

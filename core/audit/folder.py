@@ -1,0 +1,206 @@
+"""Pictures of a folder, of whatever kind, opened and labelled a batch at a time."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..attribute import Attribute, together
+from ..calibration.loop import AUDIT, Calibration, Round
+from ..calibration.plan import Plan
+from ..calibration.runner import seen_by
+from ..errors import DebiasError, quoted, short
+from ..files import read_json, write_atomic
+from ..method.draw import Steering
+from ..method.methods import METHODS
+from ..judge import Classifier
+from ..judge.check import Check
+from .labelled import Labelled, run_of, thumbnail
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+LONGER = 1024  # pixels of the longer side that judges see; faces of a crowd need them, classifiers look at 224 to 384
+HUGE = 200_000_000  # pixels; a larger picture is left out: it would fill the memory
+SAVED_EVERY = 20  # batches
+MOST_THUMBS = 1500
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file as a judge sees it: uint8 RGB [H, W, 3], or None and why it cannot be read; `note` says what was left
+    away."""
+    image: np.ndarray | None
+    note: str = ""
+
+
+def opened(file: Path, longer: int = LONGER) -> Opened:
+    """A picture upright (EXIF), in sRGB's order of channels, on white where it is transparent, the first frame of an
+    animation, 16 bits scaled to 8, its longer side `longer` pixels at most."""
+    note = ""
+    try:
+        with Image.open(file) as picture:
+            width, height = picture.size
+            if width * height > HUGE:
+                return Opened(None, f"{width} x {height} pixels are too many")
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                note = f"the first of {frames} frames"
+            picture.draft("RGB", (longer, longer))  # JPEGs are decoded smaller at once
+            upright = ImageOps.exif_transpose(picture)
+            upright.load()
+            return Opened(_rgb(upright, longer), note)
+    except Image.DecompressionBombError:
+        return Opened(None, "it has too many pixels")
+    except Exception as error:  # Pillow's decoders raise every kind of error for damaged files
+        return Opened(None, f"it cannot be read ({short(str(error) or type(error).__name__)})")
+
+
+def _rgb(picture: Image.Image, longer: int) -> np.ndarray:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, np.float64)
+        low, high = (0, 65535) if picture.mode.startswith("I") else (values.min(), values.max())
+        if picture.mode == "I" and values.max() <= 255:
+            high = 255  # 8 bits in a file for more
+        grey = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).round().astype(np.uint8)
+        picture = Image.fromarray(grey)
+    picture.thumbnail((longer, longer))
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return np.asarray(picture.convert("RGB"))
+
+
+def files(folder: str | Path) -> list[Path]:
+    """All pictures of a folder and those below it, by name. Raises DebiasError for no folder and no pictures."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise DebiasError(f"There is no folder {quoted(folder)}.")
+    found = []
+    for place, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        found += [Path(place) / name for name in names if name.lower().endswith(ENDINGS) and not name.startswith(".")]
+    if not found:
+        raise DebiasError(f"The folder {quoted(folder)} holds no pictures ({', '.join(ENDINGS)}).")
+    return sorted(found)
+
+
+def key_of(root: Path, file: Path) -> str:
+    """What a file is known by: its path in the folder, and 8 digits of its content's hash."""
+    digest = hashlib.blake2b(digest_size=4)
+    with open(file, "rb") as content:
+        while part := content.read(1 << 20):
+            digest.update(part)
+    return f"{file.relative_to(root).as_posix()} {digest.hexdigest()}"
+
+
+class FolderAudit:
+    """Labels the pictures of a folder; `run` goes on where an interrupted run of the same folder and judges ended.
+
+    judged_by  plain values that tell the judges from others
+    state      file of what was done so far; None: nothing is kept
+    confidence below it a picture is unsure
+
+    Raises DebiasError as `files`.
+    """
+
+    def __init__(self, folder: str | Path, attributes: Sequence[Attribute], judges: Sequence[Classifier], *,
+                 judged_by: object = None, state: Path | None = None, confidence: float = 0.0, batch_size: int = 32,
+                 checks: Sequence[Check | None] = ()):
+        self.root, self.attributes, self.judges = Path(folder), together(attributes), list(judges)
+        self.files, self.state, self.batch_size = files(folder), state, batch_size
+        plan = Plan(len(self.files), rounds=0, held_out=0, batch_size=batch_size, confidence=confidence)
+        self.calibration = Calibration(self.root.name or "pictures", self.attributes, METHODS["default"], plan,
+                                       checks=checks)
+        none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
+        self.round = Round(AUDIT, none, tuple(range(len(self.files))), [[] for _ in self.attributes])
+        self.keys: list[str] = []
+        self.notes: dict[str, str] = {}
+        self.thumbs: dict[str, bytes] = {}
+        groups = [[a.name, *a.names] for a in self.attributes]
+        self.facts = json.loads(json.dumps([groups, judged_by, confidence, [
+            [str(file.relative_to(self.root)), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]],
+            default=str))
+        self.run_id = run_of("folder", groups)
+
+    @property
+    def done(self) -> int:
+        return len(self.keys)
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Files that could not be read, with the reason."""
+        return [f"{key.rpartition(' ')[0]}: {note}" for key, note in self.notes.items() if not note.startswith("the ")]
+
+    def run(self, say: Callable[[int, int], None] = lambda done, total: None) -> Labelled:
+        """Label what is left and return everything; `say(done, total)` after each batch. An interruption keeps what is
+        done. Raises DebiasError where a judge's answers do not fit."""
+        self._continue()
+        say(self.done, len(self.files))
+        try:
+            for number, (batch, images) in enumerate(self._batches(), 1):
+                self._label(batch, images)
+                if number % SAVED_EVERY == 0:
+                    self._save()
+                say(self.done, len(self.files))
+        finally:
+            self._save()
+        return self.labelled
+
+    @property
+    def labelled(self) -> Labelled:
+        """What is labelled so far."""
+        return Labelled(self.root.name or "pictures", self.attributes, self.round, self.keys, self.run_id, self.thumbs,
+                        self.calibration.checks, self.notes)
+
+    def forget(self) -> None:
+        """The result is written: what was kept of the work goes."""
+        if self.state is not None:
+            self.state.unlink(missing_ok=True)
+
+    def _batches(self) -> Iterator[tuple[list[str], list[np.ndarray | None]]]:
+        for start in range(self.done, len(self.files), self.batch_size):
+            keys, images = [], []
+            for file in self.files[start:start + self.batch_size]:
+                try:
+                    key, found = key_of(self.root, file), opened(file)
+                except OSError as error:
+                    key, found = f"{file.relative_to(self.root).as_posix()} gone", Opened(None, str(error))
+                keys.append(key)
+                images.append(found.image)
+                if found.note:
+                    self.notes[key] = found.note
+                if found.image is not None and len(self.thumbs) < MOST_THUMBS:
+                    self.thumbs[key] = thumbnail(found.image)
+            yield keys, images
+
+    def _label(self, keys: Sequence[str], images: Sequence[np.ndarray | None]) -> None:
+        seeds = list(range(self.done, self.done + len(keys)))
+        self.calibration.measure(self.round, images, seeds, lambda seen: [judge(seen) for judge in self.judges], None,
+                                  None, seen_by(self.judges))
+        self.keys += keys
+
+    def _continue(self) -> None:
+        if self.state is None or not self.state.exists():
+            return
+        data = read_json(self.state)
+        if not isinstance(data, dict) or data.get("facts") != self.facts:
+            return  # another folder, or other judges
+        self.round = Round.from_dict({**data["round"], "steerings": [s.to_dict() for s in self.round.steerings],
+                                      "seeds": self.round.seeds})
+        self.keys, self.notes = list(data["keys"]), dict(data["notes"])
+        for key, file in zip(self.keys[:MOST_THUMBS], self.files):
+            if (found := opened(file).image) is not None:
+                self.thumbs[key] = thumbnail(found)
+
+    def _save(self) -> None:
+        if self.state is None or not self.keys:
+            return
+        r = self.round
+        kept = dict(kind=r.kind, labels=r.labels, faces=r.faces, people=r.people, not_finite=r.not_finite,
+                    one_colour=r.one_colour)
+        write_atomic(self.state, json.dumps(dict(facts=self.facts, round=kept, keys=self.keys, notes=self.notes)))

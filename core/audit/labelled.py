@@ -1,0 +1,178 @@
+"""Labelled pictures: a table of what judges said, and corrections by hand."""
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..attribute import Attribute
+from ..calibration.loop import Round
+from ..calibration.statistics import Distribution
+from ..errors import DebiasError, quoted, short
+from ..files import read_json
+from ..judge import LEFT_OUT, UNSURE
+from ..judge.check import Check, counts_of
+
+FORM = "sd-debias corrections 1"
+THUMB = 160  # pixels of a thumbnail's longer side
+
+
+@dataclass
+class Labelled:
+    """Pictures of one prompt, or of one folder, and their labels.
+
+    title       what they are of
+    attributes  that were judged
+    round       their labels, in the order of `keys`
+    keys        what each picture is known by: "seed 12", or its file's name
+    run         tells these pictures from others: corrections of another run do not fit
+    thumbs      JPEG thumbnails by key, as far as they are kept
+    checks      of the judges, one an attribute
+    notes       by key, why a picture could not be read
+    """
+    title: str
+    attributes: tuple[Attribute, ...]
+    round: Round
+    keys: Sequence[str]
+    run: str
+    thumbs: Mapping[str, bytes] = field(default_factory=dict)
+    checks: Sequence[Check | None] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def distribution(self, i: int) -> Distribution:
+        """Shares of an attribute. Raises DebiasError where no picture was classified."""
+        return self.round.distribution(i, self.attributes[i].target, counts_of(self.checks, i))
+
+    def labels(self, i: int, at: int) -> list[int]:
+        """Labels of a picture: one, or one a person where every person counts."""
+        return list(self.round.people[i][at]) if self.round.people else [self.round.labels[i][at]]
+
+    def correct(self, corrections: Mapping[str, Mapping[str, Mapping[str, str | None]]]) -> tuple[int, int]:
+        """Take over labels set by hand; returns (how many were, how many are of pictures that are not here).
+
+        Raises DebiasError for a group that is not there.
+        """
+        done, missing, place = 0, 0, {key: at for at, key in enumerate(self.keys)}
+        for name, own in corrections.get(self.run, {}).items():
+            i = next((i for i, a in enumerate(self.attributes) if a.name == name), None)
+            if i is None:
+                missing += len(own)
+                continue
+            names = self.attributes[i].names
+            for key, group in own.items():
+                if group is not None and group not in names:
+                    raise DebiasError(f"The corrections label {quoted(key)} as {quoted(group)}, and {quoted(name)} has "
+                                      f"the groups {short(', '.join(names))}.")
+                label = UNSURE if group is None else names.index(group)
+                picture, _, person = key.rpartition("#") if self.round.people else (key, "", "1")
+                at, person_at = place.get(picture), int(person) - 1 if person.isdecimal() else -1
+                if at is None or self.round.people and not 0 <= person_at < len(self.round.people[i][at]):
+                    missing += 1
+                    continue
+                if self.round.people:
+                    self.round.people[i][at][person_at] = label
+                if person_at == 0:
+                    self.round.labels[i][at] = label
+                done += 1
+        return done, missing
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row a picture, or a person where every one counts: picture, person, faces, an attribute's group or why it
+        is left out, and a note."""
+        rows = []
+        for at, key in enumerate(self.keys):
+            own = [self.labels(i, at) for i in range(len(self.attributes))]
+            for person in range(max(map(len, own), default=0) or 1):
+                row: dict[str, Any] = {"title": self.title, "picture": key}
+                if self.round.people:
+                    row["person"] = person + 1 if own and own[0] else None
+                if self.round.faces:
+                    row["faces"] = self.round.faces[at]
+                for attribute, labels in zip(self.attributes, own, strict=True):
+                    label = labels[person] if person < len(labels) else None
+                    row[attribute.name] = "no face" if label is None else said(attribute, label)
+                row["note"] = self.notes.get(key, "")
+                rows.append(row)
+        return rows
+
+
+def said(attribute: Attribute, label: int) -> str:
+    """A label in words."""
+    return attribute.names[label] if label >= 0 else LEFT_OUT[label]
+
+
+def run_of(*facts: object) -> str:
+    """What tells pictures from others, 16 hexadecimal digits, by plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def thumbnail(picture: np.ndarray | Image.Image) -> bytes:
+    """A JPEG of at most 160 pixels a side."""
+    small = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    small = small.copy() if small is picture else small
+    small.thumbnail((THUMB, THUMB))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def as_csv(found: Sequence[Labelled]) -> str:
+    """All tables as one CSV. Texts that a spreadsheet would run as a formula begin with an apostrophe."""
+    rows = [row for labelled in found for row in labelled.table()]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+                      for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def as_parquet(found: Sequence[Labelled]) -> bytes:
+    """All tables as one Parquet file, by pyarrow. Raises DebiasError where that is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DebiasError(f"Parquet needs the package pyarrow ({error}). Install it, or use the CSV.") from error
+    rows = [row for labelled in found for row in labelled.table()]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows]),
+                                file)
+    return file.getvalue()
+
+
+def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[str, str | None]]]:
+    """{run: {attribute: {picture: group, or None for left out}}} of a corrections file, as the page saves it.
+
+    Raises DebiasError for anything else.
+    """
+    data = source if isinstance(source, Mapping) else read_json(source)
+    runs = data.get("runs") if isinstance(data, Mapping) and data.get("form") == FORM else None
+    if not isinstance(runs, Mapping) or not all(
+            isinstance(own, Mapping) and all(isinstance(labels, Mapping) and all(
+                isinstance(key, str) and (group is None or isinstance(group, str)) for key, group in labels.items())
+                for labels in own.values()) for own in runs.values()):
+        raise DebiasError("This is no file of corrections. Save one on the page of pictures and labels, and give that.")
+    return {run: {name: dict(labels) for name, labels in own.items()} for run, own in runs.items()}
+
+
+def corrected(found: Sequence[Labelled], corrections: Mapping) -> str:
+    """Apply corrections; what they did, in words. Raises DebiasError where they are of other pictures altogether."""
+    done, missing = (sum(counts) for counts in zip(*(labelled.correct(corrections) for labelled in found)))
+    missing += sum(len(labels) for run, own in corrections.items() for labels in own.values()
+                   if run not in {labelled.run for labelled in found})
+    if not done:
+        raise DebiasError("The corrections are of another run: none of their pictures is among these. Give the file "
+                          "that was saved for this model, prompt and attribute, or for this folder.")
+    others = f"; {missing} of pictures that are not here did nothing" if missing else ""
+    return f"{done} label{'s' if done > 1 else ''} corrected by hand{others}"

@@ -1,0 +1,144 @@
+"""A judge's check on the user's own model: how it labels pictures whose prompt states the group.
+
+What comes out of tune is either the judge's error or the model's disobedience; one judge alone cannot tell them apart.
+A second one can, or the user's own eyes: labels corrected by hand are the truth.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..attribute import Attribute
+from ..calibration.statistics import SMALLEST_SINGULAR_VALUE, confusion_counts, wilson
+from ..errors import DebiasError, quoted, short
+from ..schema import CHECK, check
+
+GOOD = 0.9  # a judge that is right less often about a group is said loudly
+DISOBEYS = 0.9  # a model of whose pictures fewer show what their prompt states
+
+
+@dataclass(frozen=True)
+class Check:
+    """One attribute's check.
+
+    counts     [n][n] pictures: by the group that they show (that the prompt stated, or that a hand set right), the
+               group that the judge saw
+    left_out   [n] of each group, pictures without a label
+    obeyed     [n] pairs (pictures that show the stated group, pictures), by hand or by a second judge; None: not known
+    judge      its name
+    prompts    [n] what stated the groups, an example each
+    """
+    attribute: str
+    groups: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    left_out: tuple[int, ...]
+    judge: str = ""
+    prompts: tuple[str, ...] = ()
+    obeyed: tuple[tuple[int, int], ...] | None = None
+    by: str = field(default="prompts")  # what said which group a picture shows: prompts, or a hand
+
+    def __post_init__(self) -> None:
+        n = len(self.groups)
+        if [len(row) for row in self.counts] != [n] * n or len(self.left_out) != n:
+            raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, but others came.")
+        confusion_counts(self.counts)
+
+    @classmethod
+    def of(cls, attribute: Attribute, shown: Sequence[int], seen: Sequence[int], **facts: Any) -> Check:
+        """From the group that each picture shows (below 0: nobody knows) and the label that the judge gave it (below 0:
+        none). Raises DebiasError where no picture of a group was labelled."""
+        n = len(attribute.groups)
+        counts, left_out = np.zeros((n, n), int), np.zeros(n, int)
+        for group, label in zip(shown, seen, strict=True):
+            if group < 0:
+                continue
+            if label < 0:
+                left_out[group] += 1
+            else:
+                counts[group, label] += 1
+        empty = [attribute.names[i] for i in range(n) if not counts[i].sum()]
+        if empty:
+            raise DebiasError(f"Of the pictures of {quoted(empty[0])} none was classified by {quoted(attribute.name)}, "
+                              f"so the classifier cannot be checked. Make more pictures, or use another classifier.")
+        return cls(attribute.name, attribute.names, tuple(map(tuple, counts.tolist())), tuple(left_out.tolist()),
+                   **facts)
+
+    @property
+    def right(self) -> list[tuple[float, float, float]]:
+        """(share, low, high) of each group's classified pictures that the judge labels as that group, 95 %."""
+        found = []
+        for i, row in enumerate(self.counts):
+            low, high = wilson(row[i], sum(row))
+            found.append((row[i] / sum(row), float(low), float(high)))
+        return found
+
+    @property
+    def usable(self) -> bool:
+        """Can shares be corrected by it?"""
+        c = confusion_counts(self.counts)
+        return bool(np.linalg.svd(c / c.sum(1, keepdims=True), compute_uv=False)[-1] >= SMALLEST_SINGULAR_VALUE)
+
+    @property
+    def lines(self) -> list[str]:
+        """The matrix in words: of each group, how often the judge is right, and what it takes it for otherwise."""
+        found = []
+        for i, (name, row, (share, low, high)) in enumerate(zip(self.groups, self.counts, self.right, strict=True)):
+            taken = ", ".join(f"{100 * count / sum(row):.0f} % as {other}" for j, (other, count) in
+                              enumerate(zip(self.groups, row, strict=True)) if count and j != i)
+            left = f"; {self.left_out[i]} left out" if self.left_out[i] else ""
+            found.append(f"{name}: {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {sum(row)} pictures "
+                         f"labelled so{f', {taken}' if taken else ''}{left}")
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user must know: groups on which the judge is right too seldom, and a model that does not obey."""
+        found = []
+        for i, (name, (share, _, _)) in enumerate(zip(self.groups, self.right, strict=True)):
+            obeyed = self.obeyed and self.obeyed[i]
+            if obeyed and obeyed[1] and obeyed[0] / obeyed[1] < DISOBEYS:
+                found.append(f"the model shows {quoted(name)} in {100 * obeyed[0] / obeyed[1]:.0f} % of the pictures "
+                             f"whose prompt states it: it does not obey")
+            if share < GOOD:
+                either = "" if self.by != "prompts" else "; or the model does not obey the prompt: look at the pictures"
+                found.append(f"of the pictures of {quoted(name)} only {100 * share:.0f} % are labelled so by "
+                             f"{short(self.judge) or 'the classifier'}{either}")
+        if not self.usable:
+            found.append(f"the classifier does not tell the groups of {quoted(self.attribute)} apart: no shares can be "
+                         f"corrected by this check")
+        return found
+
+    def to_dict(self) -> dict:
+        """JSON form."""
+        return dict(attribute=self.attribute, groups=list(self.groups), counts=[list(row) for row in self.counts],
+                    left_out=list(self.left_out), judge=self.judge, prompts=list(self.prompts), by=self.by,
+                    **({} if self.obeyed is None else dict(obeyed=[list(pair) for pair in self.obeyed])))
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> Check:
+        """Read the JSON form. Raises DebiasError."""
+        check(data, CHECK, "This check of a classifier", "Make it again.")
+        pairs = data.get("obeyed")
+        return cls(data["attribute"], tuple(data["groups"]), tuple(tuple(map(int, row)) for row in data["counts"]),
+                   tuple(map(int, data["left_out"])), data.get("judge", ""), tuple(data.get("prompts") or ()),
+                   None if pairs is None else tuple((int(a), int(b)) for a, b in pairs), data.get("by", "prompts"))
+
+    def fits(self, attribute: Attribute) -> None:
+        """Raises DebiasError where it is of another attribute, or cannot correct shares."""
+        if (self.attribute, self.groups) != (attribute.name, attribute.names):
+            raise DebiasError(f"The classifier's check is of {quoted(self.attribute)} "
+                              f"({short(', '.join(self.groups))}), and {quoted(attribute.name)} "
+                              f"({short(', '.join(attribute.names))}) is measured. Check the classifier for this "
+                              f"attribute.")
+        if not self.usable:
+            raise DebiasError(f"By its check, the classifier does not tell the groups of {quoted(attribute.name)} "
+                              f"apart. Use another one, or merge the groups that it confuses.")
+
+
+def counts_of(checks: Sequence[Check | None], at: int) -> tuple[tuple[int, ...], ...] | None:
+    """The confusion counts for an attribute's place; None without a check."""
+    found = checks[at] if at < len(checks) else None
+    return None if found is None else found.counts

