@@ -8,7 +8,10 @@ from .apply import DebiasApply
 from .attribute import DebiasAttribute
 from .audit import DebiasAudit
 from .calibrate import DebiasCalibrate
-from .classifier import DebiasClipClassifier, DebiasImageClassifier, DebiasSkinToneClassifier
+from .check import DebiasCheckClassifier
+from .classifier import (
+    DebiasAskClassifier, DebiasClipClassifier, DebiasImageClassifier, DebiasLookAtFaces, DebiasPanel,
+    DebiasSkinToneClassifier)
 from .demo_model import DebiasDemoModel
 from .doctor import DebiasDoctor
 from .folder import DebiasLoadFolder
@@ -20,8 +23,9 @@ from .text_encode import DebiasTextEncode
 class Debias(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier, DebiasImageClassifier,
-                DebiasLoadFolder, DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply,
-                DebiasTextEncode, DebiasReport, DebiasDoctor]
+                DebiasAskClassifier, DebiasLookAtFaces, DebiasPanel, DebiasCheckClassifier, DebiasLoadFolder,
+                DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply, DebiasTextEncode,
+                DebiasReport, DebiasDoctor]
 
 
 async def comfy_entrypoint() -> Debias:

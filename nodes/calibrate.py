@@ -21,6 +21,7 @@ from ..core.profile.file import Profile
 from ..core.profile.words import metadata
 from ..core.report.sheet import Sheet
 from . import messages
+from .classifier import checks_of
 from .guidance import KEY
 from .images import to_tensor
 from .model_name import encoder_name, model_name
@@ -101,7 +102,7 @@ class DebiasCalibrate(io.ComfyNode):
         places = Places(profile=folder / "profile.json", lock=states() / name, folder=folder, states=states(),
                         best=save_folder() / f"{name} (unfinished).json")
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))]
-        found = calibrate(bench, texts, attributes, method, plan, name, places)
+        found = calibrate(bench, texts, attributes, method, plan, name, places, checks_of(classifier, attributes))
         found.notes += filter(None, [bench.note])
         shown = dict(report=found.report and address(found.report),
                      shares=[s.to_dict() for c in found.measured for s in standings(c)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -17,10 +17,16 @@ from comfy_api.latest import io
 
 from ..core.attribute import Attribute
 from ..core.judge import Classifier
+from ..core.judge.check import Check
 from ..core.judge.clip import ClipModel
+from ..core.judge.faces import Faces
 from ..core.judge.image_classifier import ImageClassifier
+from ..core.judge.named import at_faces
+from ..core.judge.panel import Panel
 from ..core.judge.pretrained import Managed
+from ..core.judge.questions import AskingModel
 from ..core.judge.skin_tone import FACES, SkinTone
+from ..core.looks import AUTO, DETECTOR, LARGEST, LOOK, PICTURE
 from ..core.errors import DebiasError, quoted
 from .clip_vision import WITH, VisionClip, pairs
 from .types import CATEGORY, Classifiers
@@ -36,9 +42,17 @@ class Judge:
 
     of        f(attribute) -> core classifier. Raises DebiasError for an attribute that it cannot judge
     fidelity  f(images, prompt) -> [N], how well pictures show their prompt; None: not measured
+    checks    what Debias Check Classifier found of it
     """
     of: Callable[[Attribute], Classifier]
     fidelity: Callable | None = None
+    checks: tuple[Check, ...] = ()
+
+
+def checks_of(judge: Judge, attributes: Sequence[Attribute]) -> list[Check | None]:
+    """The last check of each attribute, None where there is none. Another pack's judge may know of no checks."""
+    found = {check.attribute: check for check in getattr(judge, "checks", ())}
+    return [found.get(attribute.name) for attribute in attributes] if found else []
 
 
 def managed(model: torch.nn.Module) -> Callable[[], None]:
@@ -55,6 +69,8 @@ def after(load: Callable[[], None], classify: Classifier) -> Classifier:
         return classify(images)
 
     loaded.name = getattr(classify, "name", type(classify).__name__)
+    if hasattr(classify, "margin"):
+        loaded.margin = classify.margin
     return loaded
 
 
@@ -171,7 +187,7 @@ class DebiasImageClassifier(io.ComfyNode):
                 io.String.Input("attribute", default="age", tooltip="Name of the attribute that it judges."),
                 io.String.Input("labels", multiline=True, default="", placeholder="0-2 = young\nmore than 70 = old",
                                 tooltip="The model's labels, one a line: label = group. Labels left out are not "
-                                        "counted."),
+                                        "counted. Empty: as far as they are known, such as Male and 20-29."),
                 Classifiers.Input("others", optional=True, tooltip="Judges all other attributes.")],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
 
@@ -180,10 +196,70 @@ class DebiasImageClassifier(io.ComfyNode):
         folder, groups = _path(model), mapping(labels)
 
         def of(found):
-            classify = ImageClassifier(folder, found, groups)
+            classify = ImageClassifier(folder, found, groups or None)
             return after(managed(classify.model), classify)
 
         return io.NodeOutput(with_attribute(others, lambda a: a.name == attribute.strip(), of, f"'{model}'"))
+
+
+class DebiasAskClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasAskClassifier", display_name="Debias Classifier (questions)", category=CATEGORY,
+            description="A model that answers questions on pictures, such as BLIP-VQA or SmolVLM. It is asked whether "
+                        "the person is one of each group, and leaves a picture out where no answer is yes.",
+            inputs=[io.Combo.Input("model", options=folders(), tooltip=(
+                "A transformers folder in models/classifiers, safetensors only."))],
+            outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
+
+    @classmethod
+    def execute(cls, model):
+        asking = AskingModel(_path(model))
+        load = managed(asking.model)
+
+        def faithful(images, prompt):
+            load()
+            return asking.similarity(images, prompt)
+
+        return io.NodeOutput(Judge(lambda attribute: after(load, asking.classifier(attribute)), faithful))
+
+
+class DebiasLookAtFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasLookAtFaces", display_name="Debias Look At Faces", category=CATEGORY,
+            description="Lets a classifier look at faces instead of whole pictures, and counts pictures without a face "
+                        "and with several people.",
+            inputs=[
+                Classifiers.Input("classifier", tooltip="The classifier that is to look at faces."),
+                io.Combo.Input("look", options=list(LOOK.values), default=LARGEST, tooltip=LOOK.help),
+                io.Combo.Input("detector", options=list(DETECTOR.values), default=AUTO, tooltip=DETECTOR.help)],
+            outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
+
+    @classmethod
+    def execute(cls, classifier, look=LARGEST, detector=AUTO):
+        if look == PICTURE:
+            return io.NodeOutput(classifier)
+        faces = Faces(detector)
+        return io.NodeOutput(replace(classifier, of=lambda a: at_faces(classifier.of(a), faces, look)))
+
+
+class DebiasPanel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasPanel", display_name="Debias Panel", category=CATEGORY,
+            description="Two classifiers together: a picture counts only where they agree, and the others are left "
+                        "out and counted.",
+            inputs=[Classifiers.Input("classifier", tooltip="The first classifier; it measures fidelity too."),
+                    Classifiers.Input("second", tooltip="The second one, best of another kind.")],
+            outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
+
+    @classmethod
+    def execute(cls, classifier, second):
+        return io.NodeOutput(replace(classifier, of=lambda a: Panel([classifier.of(a), second.of(a)])))
 
 
 def mapping(text: str) -> dict[str, str]:

@@ -6,19 +6,22 @@ when the run ends.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Sequence
 from urllib.parse import quote
 
 from ..core.attribute import GENDER
 from ..core.calibration.plan import CUSTOM, HOW_SURE, estimate, planned
 from ..core.calibration.speed import known
 from ..core.errors import DebiasError
-from ..core.files import safe_name
+from ..core.audit.labelled import Labelled
+from ..core.calibration.outcome import LABELS as LABELS_FILE
+from ..core.files import safe_name, write_atomic
 from ..core.method.methods import METHODS
+from ..core.report.look import look_page, policy
 from ..core.report.page import POLICY
 
 EVENT, KEPT = "sd-debias.panel", "debias_panel"
-PAGES, REPORT, ESTIMATE = (f"/sd-debias/{name}" for name in ("pages", "report", "estimate"))
+PAGES, REPORT, LABELS, ESTIMATE = (f"/sd-debias/{name}" for name in ("pages", "report", "labels", "estimate"))
 MOST_PAGES = 100
 _pages: dict[str, None] = {}  # client ids, in the order of their announcement
 
@@ -46,6 +49,18 @@ def kept(text: str, warning: bool = False, images=None, **shown) -> dict:
 def address(report: Path) -> str:
     """Of a report in a folder of output/debias."""
     return f"{REPORT}/{quote(report.parent.name, safe='')}/{quote(report.name, safe='')}"
+
+
+def labels_page(node: str | None, title: str, labelled: Sequence[Labelled]) -> str:
+    """Write a node's page of pictures and labels into ComfyUI's temporary folder; its address."""
+    name = f"{safe_name(str(node or 'node').replace(':', '-'))}.html"
+    write_atomic(labels_folder() / name, look_page(title, labelled, "paste it into the node's input 'corrections'"))
+    return f"{LABELS}/{quote(name, safe='')}"
+
+
+def labels_folder() -> Path:
+    import folder_paths
+    return Path(folder_paths.get_temp_directory()) / "debias"
 
 
 def about(sure: str, prompts: int) -> str:
@@ -79,7 +94,21 @@ def register(server) -> None:
         path = folder() / own / file
         if path.suffix != ".html" or not path.is_file() or not path.resolve().is_relative_to(folder().resolve()):
             raise web.HTTPNotFound()
-        return web.FileResponse(path, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+        return served(path)
+
+    def served(path: Path):
+        rules = policy() if path.name == LABELS_FILE or path.parent == labels_folder() else POLICY
+        return web.FileResponse(path, headers={"Content-Security-Policy": rules, "X-Content-Type-Options": "nosniff"})
+
+    @server.routes.get(LABELS + "/{file}")
+    async def labels(request):
+        try:
+            path = labels_folder() / safe_name(request.match_info["file"])
+        except DebiasError:
+            raise web.HTTPNotFound() from None
+        if path.suffix != ".html" or not path.is_file():
+            raise web.HTTPNotFound()
+        return served(path)
 
     @server.routes.get(ESTIMATE)
     async def estimated(request):

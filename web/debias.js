@@ -11,7 +11,7 @@ const WIDGET = "debias_panel";
 const FIRST = new Set(["prompts", "sure", "name", WIDGET]);
 const MOST_LINES = 40;
 const NO_ROW = () => [0, -4];
-const MOST = 420, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
+const MOST = 620, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
 
 const STYLE = `
 .debias-panel { font: 11px/${LINE}px sans-serif; color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
@@ -33,6 +33,7 @@ const STYLE = `
 .debias-panel .bar { height: 4px; margin: 2px 0 4px; background: rgba(128, 128, 128, .25); border-radius: 2px; }
 .debias-panel .bar > i { display: block; height: 4px; background: #3987e5; border-radius: 2px; }
 .debias-panel a { color: #6ab0ff; }
+.debias-panel iframe.labels { width: 100%; height: 300px; border: 0; border-radius: 4px; background: #fff; }
 `;
 
 function element(tag, kind, text, ...children) {
@@ -95,7 +96,29 @@ function fill(inner, state, refit) {
     Object.assign(link, { href: api.apiURL(state.report), target: "_blank", rel: "noopener" });
     inner.append(element("p", "", null, link));
   }
+  if (state.labels) inner.append(...labelled(state));
   if (state.estimate && !state.text) inner.append(element("p", "dim", state.estimate));
+}
+
+// The page of pictures and labels, in a frame of its own: a click there corrects a label.
+function labelled(state) {
+  const frame = element("iframe", "labels"), link = element("a", "", "Open pictures and labels");
+  Object.assign(frame, { src: api.apiURL(state.labels), title: "Pictures and labels" });
+  frame.setAttribute("sandbox", "allow-scripts allow-downloads");
+  Object.assign(link, { href: api.apiURL(state.labels), target: "_blank", rel: "noopener" });
+  return [frame, element("p", "", null, link)];
+}
+
+// What was corrected in such a frame goes into its node's input.
+function corrected({ source, data }) {
+  if (!data?.corrections || !source) return;
+  for (const frame of document.querySelectorAll(".debias-panel iframe.labels")) {
+    const node = frame.contentWindow === source && frame.closest(".debias-panel").debiasNode;
+    const widget = node && node.widgets?.find((w) => w.name === "corrections");
+    if (!widget) continue;
+    widget.value = Object.keys(data.corrections.runs).length ? JSON.stringify(data.corrections) : "";
+    app.canvas?.setDirty(true, true);
+  }
 }
 
 // About the height that a panel needs, where the page has not laid it out.
@@ -103,7 +126,8 @@ function height(widget) {
   const inner = widget.element.firstChild, state = widget.state ?? {};
   const rows = (state.shares ?? []).reduce((n, s) => n + s.groups.length + 3, 0);
   const lines = (state.text ?? "").split("\n").reduce((n, line) => n + Math.ceil((line.length || 1) / 55), 0);
-  return Math.min(MOST, inner.offsetHeight || 20 + LINE * (rows + lines + 1)) + MARGIN;
+  const frame = state.labels ? 320 : 0;
+  return Math.min(MOST, inner.offsetHeight || 20 + frame + LINE * (rows + lines + 1)) + MARGIN;
 }
 
 function panel(node) {
@@ -115,6 +139,7 @@ function panel(node) {
     serialize: false, hideOnZoom: false, getMinHeight: () => height(widget), getMaxHeight: () => height(widget),
     getValue: () => undefined, setValue: () => {},
   });
+  box.debiasNode = node;
   widget.serialize = false;  // its content is kept in the properties: widgets are saved by their places
   return widget;
 }
@@ -217,6 +242,7 @@ app.registerExtension({
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ client: api.clientId }) });
     api.addEventListener(EVENT, received);
     api.addEventListener("executed", executed);
+    window.addEventListener("message", corrected);
     api.addEventListener("execution_error", stopped);
     api.addEventListener("execution_interrupted", stopped);
     api.addEventListener("reconnected", announce);

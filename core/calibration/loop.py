@@ -229,30 +229,37 @@ class Calibration:
                  classify: Callable[[Sequence], list[np.ndarray]],
                  fidelity: Callable[[Sequence], Sequence[float]] | None,
                  watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
-                 look: Callable[[Sequence], Persons] | None) -> None:
-        """Add a batch of images to a round."""
+                 look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> None:
+        """Add a batch of images to a round; `count_blank`: those of one colour are labelled too, as somebody's
+        own ones."""
         if len(images) != len(seeds):
             raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
         finite = [i for i, image in enumerate(images) if image is not None]
-        shown = [i for i in finite if not one_colour(images[i])]
+        blank = [i for i in finite if one_colour(images[i])]
+        shown = finite if count_blank else [i for i in finite if i not in blank]
         found = [np.full(len(images), UNSURE) for _ in self.attributes]
-        if look is not None:
-            self._look(current, look([images[i] for i in shown]) if shown else None, shown, len(images))
-        if shown:
+        persons: Persons | None = None
+        faithful: list[float] = []
+        beside: dict[str, np.ndarray] = {}
+        if shown:  # nothing is added before all of it is known: any of these may be interrupted
             seen = images if len(shown) == len(images) else [images[i] for i in shown]
             for own, p, attribute in zip(found, classify(seen), self.attributes, strict=True):
                 own[shown] = self._labels(p, attribute, len(shown))
-            if fidelity is not None:
-                current.fidelity += np.asarray(fidelity(seen), float).tolist()
-            for name, p in (watch(seen) if watch else {}).items():
-                beside = np.full(len(images), UNSURE)
-                beside[shown] = labels(p, self.plan.confidence)
-                before = current.watched.get(name, [])
-                current.watched[name] = [*before, *[UNSURE] * (current.done - len(before)), *beside.tolist()]
+            persons = look(seen) if look is not None else None
+            faithful = np.asarray(fidelity(seen), float).tolist() if fidelity is not None else []
+            beside = watch(seen) if watch else {}
+        for name, p in beside.items():
+            own = np.full(len(images), UNSURE)
+            own[shown] = labels(p, self.plan.confidence)
+            before = current.watched.get(name, [])
+            current.watched[name] = [*before, *[UNSURE] * (current.done - len(before)), *own.tolist()]
+        if look is not None:
+            self._look(current, persons, shown, len(images))
+        current.fidelity += faithful
         current.labels = [[*old, *new.tolist()] for old, new in
                           zip(current.labels or [[] for _ in found], found, strict=True)]
         current.not_finite += len(images) - len(finite)
-        current.one_colour += len(finite) - len(shown)
+        current.one_colour += len(blank)
 
     def _look(self, current: Round, persons: Persons | None, shown: Sequence[int], images: int) -> None:
         """Add who is in a batch's images to a round, before its labels are; None: no image shows anything."""

@@ -375,7 +375,8 @@ def _summary(counts: np.ndarray, effective: float, target: ArrayLike, unsure: in
     return Distribution(
         n=n, unsure=int(unsure), counts=tuple(int(count) for count in counts), shares=tuple(p.tolist()),
         target=tuple(declared.tolist()), level=_level(level),
-        intervals=tuple(zip(*(np.asarray(edge).tolist() for edge in wilson(counts * weight, effective, level)))),
+        intervals=tuple(zip(*(np.asarray(edge).tolist() for edge in wilson(
+            np.minimum(counts * weight, effective), effective, level)))),
         kl=kl, kl_interval=(low, max(high, kl)), kl_floor_mean=floor_mean, kl_floor95=floor95,
         total_variation=float(total_variation(p, aim)), deviation_ratio=float(deviation_ratio(p)),
         corrected=None if corrected is None else tuple(corrected.tolist()),

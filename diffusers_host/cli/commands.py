@@ -94,8 +94,9 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     notes = [corrected([labelled], corrections)] if corrections is not None else []
     found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
     lines = [found[a.name].line(a.name, a.names) for a in attributes]
-    warnings = [*filter(None, [labelled.round.left_out]), *(f"{len(work.unreadable)} pictures could not be read: "
-                f"{short('; '.join(work.unreadable))}" for _ in work.unreadable[:1]),
+    unreadable = [f"{len(work.unreadable)} pictures could not be read: {short('; '.join(work.unreadable))}"
+                  ] if work.unreadable else []
+    warnings = [*filter(None, [labelled.round.left_out, labelled.round.broken]), *unreadable,
                 *(warning for check in checks for warning in check.warnings)]
     _say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
     result = dict(folder=str(Path(options.images).resolve()), pictures=work.done, unreadable=work.unreadable,
@@ -443,8 +444,7 @@ def _judges(options, attributes: Sequence[Attribute], device: str, demo: bool = 
         from ...core.judge.skin_tone import SkinTone
         from ...demo_model.subjects import ITA_CUTOFFS
         drawn = options.model == "demo" and len(attribute.groups) == len(ITA_CUTOFFS) + 1
-        whole = getattr(options, "look", None) in (None, PICTURE)
-        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if drawn else None, faces="auto" if whole else "off")
+        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if drawn else None)
 
     for name in labels:
         if not any(line.startswith(f"{name}=") for line in lines):

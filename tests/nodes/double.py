@@ -310,6 +310,7 @@ def install(folder) -> None:
     module("folder_paths", folder_names_and_paths=folders, models_dir=str(folder / "models"), get_full_path=full_path,
            get_filename_list=files, get_folder_paths=lambda name: folders[name][0],
            get_input_directory=lambda: str(folder / "input"), get_output_directory=lambda: str(folder / "output"),
+           get_temp_directory=lambda: str(folder / "temp"),
            get_user_directory=lambda: str(folder / "user"))
     module("comfy_execution")
     module("comfy_execution.utils", get_executing_context=lambda: None)

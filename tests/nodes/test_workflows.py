@@ -31,7 +31,7 @@ workflows = bundled()
 
 def test_every_node_appears_in_a_workflow():
     used = {node["type"] for path in workflows.paths() for node in workflows.read(path)["nodes"]}
-    assert set(NODES) <= used and len(NODES) == 14
+    assert set(NODES) <= used and len(NODES) == 18
 
 
 @pytest.mark.parametrize("path", workflows.paths(), ids=lambda path: path.stem)

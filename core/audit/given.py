@@ -1,0 +1,47 @@
+"""Pictures that somebody brings, labelled as they are."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..attribute import Attribute, together
+from ..calibration.loop import AUDIT, Calibration, Round
+from ..calibration.plan import Plan
+from ..calibration.runner import seen_by
+from ..errors import DebiasError, quoted
+from ..judge import NO_FACE, Classifier
+from ..judge.check import Check
+from ..method.draw import Steering
+from ..method.methods import METHODS
+from .labelled import Labelled, run_of, thumbnail
+
+MOST_THUMBS = 1500
+
+
+def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attributes: Sequence[Attribute],
+                      judges: Sequence[Classifier], confidence: float = 0.0, checks: Sequence[Check | None] = ()
+                      ) -> Labelled:
+    """Labels of images, uint8 [H, W, 3], None for one that is not finite. Raises DebiasError where none is labelled."""
+    attributes, seeds = together(attributes), list(range(len(images)))
+    plan = Plan(len(images), rounds=0, held_out=0, batch_size=len(images), confidence=confidence)
+    r = Round(AUDIT, tuple(Steering.none(len(a.groups)) for a in attributes), tuple(seeds))
+    Calibration(title, attributes, METHODS["default"], plan, checks=checks).measure(
+        r, images, seeds, lambda seen: [judge(seen) for judge in judges], None, None, seen_by(judges), True)
+    for own, attribute in zip(r.labels, attributes, strict=True):
+        if all(label == NO_FACE for label in own):
+            raise DebiasError(f"Not one of the {len(images)} images shows a face that the detector finds. Let the "
+                              f"classifier look at whole pictures, or use another detector.")
+        if all(label < 0 for label in own):
+            raise DebiasError(f"None of the {len(images)} images could be classified by {quoted(attribute.name)}"
+                              f"{f' ({r.broken})' if r.broken else ''}. Lower the confidence, or use another "
+                              f"classifier.")
+    keys = [f"picture {i} {_digest(image)}" for i, image in enumerate(images, 1)]
+    thumbs = {key: thumbnail(image) for key, image in list(zip(keys, images))[:MOST_THUMBS] if image is not None}
+    return Labelled(title or "pictures", attributes, r, keys, run_of("pictures", [[a.name, *a.names] for a in
+                                                                                 attributes]), thumbs, checks)
+
+
+def _digest(image: np.ndarray | None) -> str:
+    return "broken" if image is None else hashlib.blake2b(image.tobytes(), digest_size=4).hexdigest()

@@ -1,0 +1,73 @@
+"""Debias Check Classifier: is the classifier right about this model's pictures?"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..core.audit.checking import COUNT, PROMPT, check_judges
+from . import messages
+from .audit import given_back
+from .model_name import encoder_name, model_name
+from .panel import kept, labels_page
+from .types import CATEGORY, Attributes, Classifiers, planned
+from .workbench import Workbench, behind
+
+
+class DebiasCheckClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DebiasCheckClassifier", display_name="Debias Check Classifier", category=CATEGORY,
+            is_output_node=True,
+            description="Makes pictures of prompts that state the group, and counts how often the classifier is right "
+                        "about them. With the classifier that comes out, Debias Audit and Debias Calibrate correct "
+                        "shares by its mistakes.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with its LoRAs and patches, but without Debias Apply."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its autoencoder."),
+                Attributes.Input("attributes", tooltip="What the classifier is checked on: from Debias Attribute."),
+                Classifiers.Input("classifier", tooltip="The classifier to check."),
+                io.String.Input("prompts", multiline=True, default=PROMPT, tooltip=(
+                    "The prompts that each group's text is added to, one a line.")),
+                io.Int.Input("count", default=COUNT, min=5, max=10000, tooltip="Images of each group."),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
+                    "Height of the images in pixels.")),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG."),
+                io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
+                               tooltip="The sampler."),
+                io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
+                               tooltip="The scheduler."),
+                io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False, tooltip=(
+                    "Seed of the first image; the others follow.")),
+                planned("batch_size"), planned("confidence"),
+                io.String.Input("corrections", default="", optional=True, tooltip=(
+                    "Labels corrected by hand, which count as the truth. A click in the panel fills this in; a saved "
+                    "corrections file can be pasted."))],
+            outputs=[Classifiers.Output(display_name="classifier", tooltip="The classifier with its check."),
+                     io.String.Output(display_name="text", tooltip="What was found.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt])
+
+    @classmethod
+    def execute(cls, model, clip, vae, attributes, classifier, prompts, count, width, height, steps, cfg, sampler_name,
+                scheduler, seed, batch_size, confidence, corrections=""):
+        node, by_hand = cls.hidden.unique_id, given_back(corrections)
+        setting = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
+                       sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
+                       negative_prompt="")
+        bench = Workbench(model, clip, vae, classifier, setting, behind(cls.hidden.prompt, node), node)
+        texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))] or [PROMPT]
+        checks, outcome = check_judges(bench, texts, attributes, count, batch_size, seed, confidence, by_hand)
+        if outcome.stopped is not None:
+            raise outcome.stopped
+        warnings = [warning for check in checks for warning in check.warnings]
+        text = "\n".join([*(line for check in checks for line in (f"{check.attribute}, by {check.judge}:", *(
+            f"  {line}" for line in check.lines))), *(f"Warning: {warning}" for warning in warnings), *outcome.notes])
+        shown = dict(labels=labels_page(node, "Check of the classifier", outcome.labelled))
+        messages.say(node, text, bool(warnings), **shown)
+        return io.NodeOutput(replace(classifier, checks=(*classifier.checks, *checks)), text,
+                             ui=kept(text, bool(warnings), **shown))
