@@ -1,18 +1,19 @@
 // Below the pictures of "Debias: calibrate (IDA)": the report's address becomes a link, the figures fold, and the new
 // profile is put into the accordion's list.
 (function () {
-    const OPEN = "Open the report: ", DETAILS = "Details:", TABS = ["txt2img", "img2img"], known = new Set();
+    const OPEN = "Open the report: ", LOOK = "Look at the pictures and their labels: ", DETAILS = "Details:", TABS = ["txt2img", "img2img"], known = new Set();
 
     function linked(paragraph) {
         for (const node of [...paragraph.childNodes]) {
             const text = node.nodeType === Node.TEXT_NODE ? node.textContent.trim() : "";
-            if (text.startsWith(OPEN)) {
-                const address = text.slice(OPEN.length), link = document.createElement("a");
+            const words = [OPEN, LOOK].find((some) => text.startsWith(some));
+            if (words) {
+                const address = text.slice(words.length), link = document.createElement("a");
                 // Relative: a host may stand below a path of its own.
                 Object.assign(link, { href: address.split("/").map(encodeURIComponent).join("/").replace(/^\//, ""),
-                    target: "_blank", rel: "noopener", textContent: "Open the report" });
+                    target: "_blank", rel: "noopener", textContent: words.replace(": ", "") });
                 node.replaceWith(link);
-                if (!known.has(address)) {
+                if (words === OPEN && !known.has(address)) {
                     known.add(address);
                     for (const each of TABS) gradioApp().querySelector(`#script_${each}_debias_refresh`)?.click();
                 }

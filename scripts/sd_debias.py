@@ -33,6 +33,7 @@ else:
     from sd_debias.webui_extension import callbacks
     from sd_debias.webui_extension.audit_script import DebiasAudit  # noqa: F401
     from sd_debias.webui_extension.calibrate_script import DebiasCalibrate  # noqa: F401
+    from sd_debias.webui_extension.check_script import DebiasCheck  # noqa: F401
     from sd_debias.webui_extension.doctor_script import DebiasDoctor  # noqa: F401
     from sd_debias.webui_extension.script import Debias  # noqa: F401
     callbacks.register()

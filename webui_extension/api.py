@@ -4,16 +4,20 @@ from __future__ import annotations
 import base64
 import io
 from secrets import compare_digest
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
+from ..core.calibration.outcome import LABELS
 from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, Plan, planned
 from ..core.errors import DebiasError, quoted
 from ..core.files import safe_name
+from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from ..core.method.methods import AS_METHOD, CHOICES, Method, chosen
+from ..core.report.look import policy
 from ..core.report.page import POLICY
 from . import calibrating, classifiers, profiles
 from .arguments import NONE
@@ -55,8 +59,13 @@ class AuditRequest(BaseModel):
     attributes: list[str] = Field(["gender"], description="gender, skin_tone, ..., or own groups 'young | old = 1:1'")
     classifier: str = Field("", description="a CLIP model's folder in models/classifiers, or 'demo'; empty: the "
                             "one of the settings page")
+    look: str = Field(PICTURE, description=LOOK.help)
+    detector: str = Field(AUTO, description=DETECTOR.help)
+    check: str = Field("", description="name of a check of the classifier, which the page's script saved")
     count: int = Field(FIELDS["images"].default, description="images a prompt")
     confidence: float = _planned("confidence")
+    corrections: dict = Field({}, description="labels set by hand, as the page of pictures and labels saves them; for "
+                              "audits")
 
 
 class CalibrateRequest(AuditRequest):
@@ -91,19 +100,27 @@ def register(app: FastAPI) -> None:
     """Add the routes; without --api the host has no API, and this extension none but the page's own."""
     from modules import shared
 
-    def read_report(name: str, request: Request) -> HTMLResponse:
-        """A profile's report, for the page."""
+    def read_report(name: str, request: Request) -> RedirectResponse:
+        """A profile's report: its address ends in a file's name, so that the page beside it is found."""
+        return RedirectResponse(f"{quote(name, safe='')}/report.html")
+
+    def read_page(name: str, file: str, request: Request) -> HTMLResponse:
+        """A profile's report, or the page of pictures and labels beside it."""
         if app.auth is not None and not any(  # the page's login, by Gradio
                 app.tokens.get(value) for key, value in request.cookies.items() if key.startswith("access-token")):
             raise HTTPException(401, "Log in on the page first.")
         try:
-            content = (profiles.save_folder() / "reports" / safe_name(name) / "report.html").read_text("utf-8")
+            if file not in ("report.html", LABELS):
+                raise DebiasError("No such page.")
+            content = (profiles.save_folder() / "reports" / safe_name(name) / file).read_text("utf-8")
         except (DebiasError, OSError) as error:
             raise HTTPException(404, f"There is no report {quoted(name)}.") from error
-        return HTMLResponse(content, headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(content, headers={"Content-Security-Policy": policy() if file == LABELS else POLICY,
+                                              "X-Content-Type-Options": "nosniff"})
 
     if hasattr(app, "auth"):  # the page's; an API alone has none, and its own guards
-        app.add_api_route(calibrating.REPORT + "{name}", read_report, methods=["GET"], include_in_schema=False)
+        for path, read in (("{name}", read_report), ("{name}/{file}", read_page)):
+            app.add_api_route(calibrating.REPORT + path, read, methods=["GET"], include_in_schema=False)
     if not (getattr(shared.cmd_opts, "api", False) or getattr(shared.cmd_opts, "nowebui", False)):
         return
     jobs = Jobs()
@@ -217,8 +234,10 @@ def _audit(request: AuditRequest, job: Job):
     p = processing_of(vars(request.txt2img))
     job.seed = p.seed
     attributes = classifiers.attributes_of(request.attributes, None)
-    return calibrating.audit(p, request.prompts or [p.prompt], attributes, request.classifier, request.count,
-                             request.confidence, say=job.say, cancelled=lambda: job.cancelled)
+    named = classifiers.Named(request.classifier, request.look, request.detector)
+    return calibrating.audit(p, request.prompts or [p.prompt], attributes, named, request.count, request.confidence,
+                             say=job.say, cancelled=lambda: job.cancelled, check=request.check,
+                             corrections=request.corrections)
 
 
 def _calibrate(request: CalibrateRequest, job: Job):
@@ -227,8 +246,9 @@ def _calibrate(request: CalibrateRequest, job: Job):
     attributes = classifiers.attributes_of(request.attributes, None)
     method = _method(request)
     return calibrating.calibrate(
-        p, request.prompts or [p.prompt], attributes, request.classifier, method, request.name, _sure(request),
-        _numbers(request), request.overwrite, say=job.say, cancelled=lambda: job.cancelled)
+        p, request.prompts or [p.prompt], attributes,
+        classifiers.Named(request.classifier, request.look, request.detector), method, request.name, _sure(request),
+        _numbers(request), request.overwrite, say=job.say, cancelled=lambda: job.cancelled, check=request.check)
 
 
 def _state(job: Job, images: bool = False) -> JobState:

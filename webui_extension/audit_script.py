@@ -8,7 +8,8 @@ from ..core.attribute import BUILT_IN
 from ..core.calibration.plan import FIELDS
 from ..core.method.methods import AS_METHOD, CHOICES
 from ..core.errors import DebiasError
-from . import calibrating, classifiers
+from ..core.looks import AUTO, DETECTOR, LOOK, PEOPLE, PICTURE
+from . import calibrating, checks, classifiers
 from .host_clip import HUB, HUB_SIZE, download
 from .result import processed
 
@@ -29,18 +30,51 @@ class DebiasAudit(scripts.Script):
         prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
                              elem_id=self.elem_id("prompts"))
         hires = gr.Checkbox(label="With hires fix, if it is on above", value=False, elem_id=self.elem_id("hires"))
-        return [attributes, own, classifier, count, confidence, prompts, hires]
+        look, detector = looking(self)
+        check, corrections = checked(self), corrections_field(self)
+        # The last four came later: requests of earlier versions end before them.
+        return [attributes, own, classifier, count, confidence, prompts, hires, look, detector, check, corrections]
 
-    def run(self, p, attributes, own, classifier, count, confidence, prompts, hires):
+    def run(self, p, attributes, own, classifier, count, confidence, prompts, hires, look=PICTURE, detector=AUTO,
+            check="", corrections=""):
+        look, detector, check, corrections = late(look, detector, check, corrections)
         chosen = classifiers.attributes_of(attributes, own)
-        result = calibrating.audit(p, calibrating.prompts_of(p, prompts), chosen, classifier, int(count),
-                                   float(confidence), bool(hires), say)
+        result = calibrating.audit(p, calibrating.prompts_of(p, prompts), chosen,
+                                   classifiers.Named(classifier, look, detector), int(count), float(confidence),
+                                   bool(hires), say, check=check, corrections=corrections)
         return processed(p, result)
 
 
 def chosen_attributes(script):
     return gr.Dropdown(list(BUILT_IN), value=["gender"], multiselect=True, label="Attributes",
                        elem_id=script.elem_id("attributes"))
+
+
+def late(look, detector, check, corrections="") -> tuple:
+    """The fields that came later; a shorter list of arguments lets another script's follow."""
+    known = look in LOOK.values and detector in DETECTOR.values and isinstance(check, str)
+    return (look, detector, check, corrections) if known and isinstance(corrections, str) else (PICTURE, AUTO, "", "")
+
+
+def looking(script, *, people: bool = True):
+    """What the classifier looks at, and what finds faces."""
+    with gr.Row():
+        look = gr.Dropdown([value for value in LOOK.values if people or value != PEOPLE], value=PICTURE,
+                           label=f"{LOOK.label} (faces need a detector)", elem_id=script.elem_id("look"))
+        detector = gr.Dropdown(list(DETECTOR.values), value=AUTO, label=DETECTOR.label,
+                               elem_id=script.elem_id("detector"))
+    return look, detector
+
+
+def checked(script):
+    """The check of the classifier that shares are corrected by."""
+    return gr.Dropdown(checks.names(), value=checks.NONE, allow_custom_value=True,
+                       label="Check of the classifier (shares are corrected by it)", elem_id=script.elem_id("check"))
+
+
+def corrections_field(script):
+    return gr.Textbox(label="Corrections (paste the file that the page of pictures and labels saved)", lines=1,
+                      value="", elem_id=script.elem_id("corrections"))
 
 
 def own_groups(script):
@@ -52,7 +86,7 @@ def named_classifier(script):
     """The classifier's field, and beside it a way to get one."""
     with gr.Column():
         field = gr.Dropdown(classifiers.choices(), value=classifiers.default(), allow_custom_value=True,
-                            label="Classifier (CLIP model; add ;skin_tone=ita for tones by colour)",
+                            label="Classifier (a model; add ;skin_tone=ita for tones by colour)",
                             elem_id=script.elem_id("classifier"))
         ask = gr.Button("Get a classifier", size="sm", elem_id=script.elem_id("get_classifier"))
         with gr.Row(visible=False) as question:

@@ -9,9 +9,11 @@ from ..core.calibration.plan import CUSTOM, HOW_SURE, NUMBERS, estimate, unused
 from ..core.calibration.plan import planned as planned_as
 from ..core.calibration.speed import known
 from ..core.errors import DebiasError
+from ..core.looks import AUTO, PICTURE
 from ..core.method.methods import CHOICES, chosen
 from . import calibrating, classifiers, profiles
-from .audit_script import choice, chosen_attributes, named_classifier, own_groups, planned, say
+from .audit_script import (
+    checked, choice, chosen_attributes, late, looking, named_classifier, own_groups, planned, say)
 from .result import processed
 
 
@@ -38,6 +40,8 @@ class DebiasCalibrate(scripts.Script):
             prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
                                  elem_id=self.elem_id("prompts"))
             own = own_groups(self)
+            look, detector = looking(self, people=False)
+            check = checked(self)
             gr.Markdown(f"The numbers count where *{HOW_SURE.label}* is *{CUSTOM}*.")
             with gr.Row():
                 images, rounds, held_out = (planned(self, name) for name in ("images", "rounds", "held_out"))
@@ -55,20 +59,23 @@ class DebiasCalibrate(scripts.Script):
             component.change(_about, inputs=told, outputs=[about], show_progress=False)
         for component in (own, target, prompts):  # the page drops changes that come while one is answered
             component.blur(_about, inputs=told, outputs=[about], show_progress=False)
-        # The last three came later: requests of earlier versions end before them.
+        # The last six came later: requests of earlier versions end before them.
         return [attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction, spend,
-                rule, prompts, name, overwrite, hires, within, sure, target]
+                rule, prompts, name, overwrite, hires, within, sure, target, look, detector, check]
 
     def run(self, p, attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction,
-            spend, rule, prompts, name, overwrite, hires, within=0.0, sure=CUSTOM, target=""):
+            spend, rule, prompts, name, overwrite, hires, within=0.0, sure=CUSTOM, target="", look=PICTURE,
+            detector=AUTO, check=""):
         if not (isinstance(within, (int, float)) and isinstance(sure, str) and isinstance(target, str)):
             within, sure, target = 0.0, CUSTOM, ""  # a shorter list of arguments lets another script's follow
+        look, detector, check, _ = late(look, detector, check)
         numbers = _numbers(images, rounds, held_out, tolerance, within)
         result = calibrating.calibrate(
-            p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own, target), classifier,
+            p, calibrating.prompts_of(p, prompts), classifiers.attributes_of(attributes, own, target),
+            classifiers.Named(classifier, look, detector),
             chosen(method, direction=direction, spend=spend, rule=rule), str(name).strip(), str(sure),
             {**numbers, "confidence": float(confidence)}, bool(overwrite), bool(hires), say,
-            note=unused(str(sure), numbers))
+            note=unused(str(sure), numbers), check=check)
         if note := unused(str(sure), numbers):
             result.text += f"\n{note}"
         return processed(p, result)

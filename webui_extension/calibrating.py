@@ -1,24 +1,31 @@
 """Audits and calibrations with what the page says, and what the page then shows."""
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 from PIL import Image
 
 from ..core.attribute import Attribute
+from ..core.audit.checking import check_judges
+from ..core.audit.labelled import corrected, read_corrections
 from ..core.calibration import runner
-from ..core.calibration.outcome import Outcome
+from ..core.calibration.outcome import LABELS, Outcome
 from ..core.calibration.plan import planned
-from ..core.files import safe_name
+from ..core.errors import DebiasError
+from ..core.files import safe_name, write_atomic, writing
 from ..core.method.methods import Method
 from ..core.profile.file import SUFFIX, Profile
-from . import profiles
+from . import checks, profiles
+from .classifiers import Named
 from .workbench import Workbench
 
 
 REPORT = "/sd-debias/report/"  # the address of a report, before its name
 OPEN = "Open the report: "     # javascript/debias.js makes a link of what follows
+LOOK_AT = "Look at the pictures and their labels: "  # and of this
+AUDIT, CHECK = "(last audit)", "(last check)"  # folders of reports, which no profile of that name has
 
 
 @dataclass
@@ -45,18 +52,67 @@ class Result:
                    [seed for sheet in after for seed in sheet.seeds], outcome.complete)
 
 
-def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, count: int,
+def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None, count: int,
           confidence: float = 0.0, hires: bool = False, say: Callable[[str], None] = lambda text: None,
-          cancelled: Callable[[], bool] = lambda: False) -> Result:
-    """Shares of the pictures that the page makes; nothing is changed. Raises DebiasError."""
+          cancelled: Callable[[], bool] = lambda: False, check: str | None = None, corrections: object = None
+          ) -> Result:
+    """Shares of the pictures that the page makes; nothing is changed. `check` names one of the classifier,
+    `corrections` are labels set by hand, as a file's text or its content. Raises DebiasError."""
+    by_hand = given_back(corrections)
     bench = Workbench(p, classifier, hires, say, cancelled)
-    return Result.of(runner.audit(bench, prompts, attributes, count, p.batch_size, p.seed, confidence))
+    outcome = runner.audit(bench, prompts, attributes, count, p.batch_size, p.seed, confidence,
+                           checks.load(check, attributes))
+    return _looked_at(outcome, "Audit", AUDIT, by_hand)
 
 
-def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: str | None, method: Method,
-              name: str, sure: str, numbers: dict, overwrite: bool = False, hires: bool = False,
+def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None, count: int,
+          confidence: float, name: str, corrections: object = None, say: Callable[[str], None] = lambda text: None,
+          cancelled: Callable[[], bool] = lambda: False) -> Result:
+    """Check the classifier with the page's settings, and save the check under a name. Raises DebiasError."""
+    safe_name(name)  # said before the first picture
+    by_hand = given_back(corrections)
+    bench = Workbench(p, classifier, False, say, cancelled)
+    found, outcome = check_judges(bench, prompts, attributes, count, p.batch_size, p.seed, confidence, by_hand)
+    result = _looked_at(outcome, "Check of the classifier", CHECK, None)
+    if found:
+        checks.store(name, found)
+        warnings = [warning for own in found for warning in own.warnings]
+        result.text = "\n".join([*(line for own in found for line in (f"{own.attribute}, by {own.judge}:", *(
+            f"  {line}" for line in own.lines))), *(f"Warning: {warning}" for warning in warnings), *outcome.notes,
+            f"The check '{name}' is in the list of the scripts 'Debias: audit' and 'Debias: calibrate (IDA)'."])
+        result.summary = [own.to_dict() for own in found]
+    return result
+
+
+def given_back(corrections: object) -> dict | None:
+    """Corrections as a page's text or plain values; None where there are none. Raises DebiasError."""
+    if isinstance(corrections, str):
+        if not corrections.strip():
+            return None
+        try:
+            corrections = json.loads(corrections)
+        except ValueError as error:
+            raise DebiasError("The corrections are no JSON. Paste the whole file that the page of pictures and labels "
+                              "saved, or leave them empty.") from error
+    return read_corrections(corrections) if isinstance(corrections, Mapping) and corrections else None
+
+
+def _looked_at(outcome: Outcome, title: str, name: str, by_hand: dict | None) -> Result:
+    """The result, and its page of pictures and labels, which takes the place of the last one of its kind."""
+    if outcome.complete and outcome.labelled:
+        folder = profiles.save_folder() / "reports" / name
+        with writing("The page of pictures and labels", profiles.place(folder)):
+            write_atomic(folder / LABELS, outcome.look(title, "paste it into the script's field 'Corrections'"))
+        if by_hand is not None:
+            outcome.notes.append(corrected(outcome.labelled, by_hand))
+        outcome.notes.append(f"{LOOK_AT}{REPORT}{name}/{LABELS}")
+    return Result.of(outcome)
+
+
+def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None,
+              method: Method, name: str, sure: str, numbers: dict, overwrite: bool = False, hires: bool = False,
               say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False,
-              note: str = "") -> Result:
+              note: str = "", check: str | None = None) -> Result:
     """As `runner.calibrate`, with one profile in the user's folder. Raises DebiasError.
 
     sure, numbers: the plan, as `planned` takes them; note: what is said from the first picture on
@@ -68,7 +124,7 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
     bench = Workbench(p, classifier, hires, say, cancelled)
     bench.note = note
     outcome = runner.calibrate(bench, prompts, attributes, method, planned(
-        sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places)
+        sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places, checks.load(check, attributes))
     if outcome.report is not None:
         outcome.notes += [f"{OPEN}{REPORT}{name}", "The profile is in the list of the accordion 'Debias'."]
     return Result.of(outcome)

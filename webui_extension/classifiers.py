@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 from ..core.attribute import Attribute, parse, together
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import fingerprint
+from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from .profiles import called
 
 DEMO, HOST = "demo", "host"
@@ -50,60 +52,76 @@ def default() -> str:
     return str(getattr(shared.opts, "sd_debias_classifier", "") or "")
 
 
-def load(text: str | None, attributes: Sequence[Attribute], by_name: bool = False, models: dict | None = None
+@dataclass(frozen=True)
+class Named:
+    """A judge as the page names it: the classifier's lines, what it looks at, and what finds faces."""
+    text: str | None = None
+    look: str = PICTURE
+    detector: str = AUTO
+
+    @classmethod
+    def of(cls, given: Named | str | None) -> Named:
+        return given if isinstance(given, Named) else cls(given)
+
+    @property
+    def facts(self) -> list:
+        """Plain values that tell its pictures' labels from another judge's."""
+        return [*([] if self.look == PICTURE else [self.look, self.detector])]
+
+    def checked(self) -> Named:
+        """Raises DebiasError for a look or a detector that is none of the choices: over the API no files are named."""
+        for value, choice in ((self.look, LOOK), (self.detector, DETECTOR)):
+            if value not in choice.values:
+                raise DebiasError(f"{choice.label} is one of {', '.join(choice.values)}, but {quoted(value)} came.")
+        return self
+
+
+def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bool = False, models: dict | None = None
          ) -> tuple[list[Callable], Callable | None]:
     """(a classifier an attribute, fidelity f(images, prompt) -> [N] or None).
 
-    Lines, or parts with semicolons between: a CLIP or SigLIP model, named by its folder in models/classifiers, by its
-    id in the hub's cache or by a path; 'host', the interrogator's CLIP; or 'demo', the embedded model's own;
-    'skin_tone=ita', which measures colour; 'ATTRIBUTE=MODEL', a CLIP model for one attribute. `by_name`
-    allows nothing but names of that folder, and what the settings page says: requests over the API must not probe other
-    folders. `models` keeps what was loaded, by its name, for the next attributes. Raises DebiasError where one is
-    missing.
+    Lines, or parts with semicolons between, as core/judge/named.py reads them: a model is named by its folder in
+    models/classifiers, by its id in the hub's cache or by a path; 'host' is the interrogator's CLIP, 'demo' the
+    embedded model's own. `by_name` allows nothing but names of that folder, and what the settings page says: requests
+    over the API must not probe other folders. `models` keeps what was loaded, by its name, for the next attributes.
+    Raises DebiasError where one is missing.
     """
     from modules import devices, shared
 
-    from ..core.judge.clip import ClipModel
+    from ..core.judge.named import CLIP, Judges, kind_of, open_model
     from .host_clip import InterrogatorClip, PageClip
-    own = default()
-    known, single, clip, fidelity = {attribute.name: attribute for attribute in attributes}, {}, None, None
+    named, own = Named.of(named).checked(), default()
     download = bool(getattr(shared.opts, "sd_debias_download", False))
-
     models = {} if models is None else models
 
-    def model(source: str) -> ClipModel:
+    def opened(source: str) -> Any:
         if source not in models:
             models[source] = loaded(source)
         return models[source]
 
-    def loaded(source: str) -> ClipModel:
+    def loaded(source: str) -> Any:
+        if source == DEMO:
+            from ..demo_model import model as demo
+            return demo.clip(devices.device)
         if source == HOST:
             return InterrogatorClip(download)
         place = found(source, not by_name or source in sources(own))
         with called(place, "the settings page's classifier" if by_name and place == source else source):
-            return PageClip(place, allow_download=download)
+            if kind_of(place, download) == CLIP:
+                return PageClip(place, allow_download=download)
+            return open_model(place, device=devices.device, allow_download=download)
 
-    for line in lines_of(text or own):
-        name, equals, source = (part.strip() for part in line.partition("="))
-        if equals and name in known:
-            if name in single:
-                raise DebiasError(f"Two classifiers came for the attribute {quoted(name)}. Give one.")
-            single[name] = _by_colour(known[name]) if source == "ita" else model(source).classifier(known[name])
-        elif clip is not None:
-            raise DebiasError("Two classifiers came for all attributes. Give one, and others as ATTRIBUTE=MODEL.")
-        elif line == DEMO:
-            from ..demo_model import model as demo
-            clip = models[DEMO] = models.get(DEMO) or demo.clip(devices.device)
-            fidelity = demo.occupation_right(clip)
-        else:
-            clip = model(line)
-            fidelity = clip.similarity
-    missing = [name for name in known if name not in single]
-    if missing and clip is None:
+    judges = Judges(lines_of(named.text or own), attributes, opened, look=named.look, detect=named.detector)
+    missing = [a.name for a in attributes if a.name not in judges.single]
+    if missing and judges.general is None:
         raise DebiasError(f"Nothing tells groups of {short(', '.join(missing))} apart. Put a CLIP model, e.g. a copy "
                           "of openai/clip-vit-large-patch14 with safetensors weights, into models/classifiers, and "
                           "choose it under 'Classifier'; the button below it downloads one.")
-    return [single.get(name) or clip.classifier(attribute) for name, attribute in known.items()], fidelity
+    classifiers = [judges.of(attribute) for attribute in attributes]
+    if judges.general == DEMO:
+        from ..demo_model import model as demo
+        return classifiers, demo.occupation_right(opened(DEMO))
+    return classifiers, judges.fidelity
 
 
 def lines_of(text: str) -> list[str]:
@@ -144,15 +162,10 @@ def found(source: str, trusted: bool = True) -> str:
 
 def fingerprints(text: str | None) -> list:
     """What tells the models that are named from others put in their place."""
-    models = [source for source in sources(text or default()) if source not in (DEMO, HOST, "ita")]
+    models = [source for source in sources(text or default()) if source not in (DEMO, HOST, "ita", "photo")]
     return [(source, fingerprint(found(source))) for source in models]
 
 
 def names(classifiers: Sequence[Callable]) -> str:
     """What profiles say of them."""
     return ", ".join(getattr(one, "name", type(one).__name__) for one in classifiers)
-
-
-def _by_colour(attribute: Attribute) -> Callable:
-    from ..core.judge.skin_tone import SkinTone
-    return SkinTone(attribute)

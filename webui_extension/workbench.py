@@ -35,13 +35,17 @@ class Workbench(Host):
     interruption = Interrupted
     again = "start it again with the same settings and seed"
 
-    def __init__(self, p, classifier: str | None, hires: bool = False, say: Callable[[str], None] = lambda text: None,
-                 cancelled: Callable[[], bool] = lambda: False, judges: bool = True):
+    def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
+                 say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False,
+                 judges: bool = True):
         from modules import processing
         processing.fix_seed(p)
         self.p, self.tell, self.cancelled = p, say, cancelled
         self.hires = hires and bool(getattr(p, "enable_hr", False))
-        self.judge = [classifier or classifiers.default(), classifiers.fingerprints(classifier)] if judges else None
+        self.named = classifiers.Named.of(classifier)
+        text = self.named.text
+        self.judge = [text or classifiers.default(), classifiers.fingerprints(text),
+                      *self.named.facts] if judges else None
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
         self.setting = setting_of(p)
@@ -51,7 +55,7 @@ class Workbench(Host):
         key = tuple(attributes)
         if key not in self.judged:
             by_name = bool(getattr(self.p, "is_api", False))
-            found, fidelity = classifiers.load(self.judge[0], key, by_name, self.models)
+            found, fidelity = classifiers.load(self.named, key, by_name, self.models)
             self.judged[key] = [self._unless_skipped(classify, a) for classify, a in zip(found, key)], \
                 fidelity and (lambda images, prompt: [] if self.skipped else fidelity(images, prompt))
         return self.judged[key]
@@ -61,6 +65,9 @@ class Workbench(Host):
         def judged(images):
             return np.zeros((len(images), len(attribute.groups)), np.float32) if self.skipped else classify(images)
         judged.name = getattr(classify, "name", type(classify).__name__)
+        for own in ("faces", "people"):
+            if hasattr(classify, own):
+                setattr(judged, own, getattr(classify, own))
         return judged
 
     def fingerprint(self) -> object:

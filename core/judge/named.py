@@ -23,6 +23,7 @@ from .panel import Panel
 from .skin_tone import SkinTone
 
 COLOUR, PHOTO = "ita", "photo"
+TRAINED, ASKING, CLIP = "trained", "asking", "clip"
 FROM_CLIP = "e.g. a copy of openai/clip-vit-large-patch14 with safetensors weights"
 
 
@@ -41,16 +42,20 @@ def open_model(source: str | Path, **where: Any) -> Any:
     """The model in a folder, or of an id in the local cache, by what its configuration says it is: a `Trained`
     classifier, an `AskingModel`, else a `ClipModel`. `where`: device, dtype, allow_download. Raises DebiasError."""
     from .clip import ClipModel
-    from .pretrained import load
     from .questions import AskingModel
-    config = load("AutoConfig", source, bool(where.get("allow_download")))
+    kind = kind_of(source, bool(where.get("allow_download")))
+    return {TRAINED: Trained, ASKING: AskingModel, CLIP: ClipModel}[kind](source, **where)
+
+
+def kind_of(source: str | Path, allow_download: bool = False) -> str:
+    """`TRAINED`, `ASKING` or `CLIP`, by a model's configuration. Raises DebiasError where it cannot be read."""
+    from .pretrained import load
+    config = load("AutoConfig", source, allow_download)
     kinds = " ".join(getattr(config, "architectures", None) or ())
     if "ForImageClassification" in kinds:
-        return Trained(source, **where)
-    if any(kind in kinds for kind in ("QuestionAnswering", "ForConditionalGeneration", "ForImageTextToText",
-                                      "ForVision2Seq")):
-        return AskingModel(source, **where)
-    return ClipModel(source, **where)
+        return TRAINED
+    asking = ("QuestionAnswering", "ForConditionalGeneration", "ForImageTextToText", "ForVision2Seq")
+    return ASKING if any(kind in kinds for kind in asking) else CLIP
 
 
 class Judges:

@@ -114,7 +114,8 @@ def test_reloading_the_ui_twice_keeps_one_extension(a_double, direction):
     assert [len(functions) for functions in a_double.callbacks.values()] == [1] * len(a_double.callbacks)
     assert same(before, generate(a_double, **debias())[0])
     assert [script.title() for script in a_double.runner.scripts] == [
-        "Debias: audit", "Debias: calibrate (IDA)", "Debias: doctor", "Debias"]
+        "Debias: audit", "Debias: calibrate (IDA)", "Debias: check classifier", "Debias: doctor",
+        "Debias"]
 
 
 def test_nothing_but_the_package_enters_sys_modules(a_double):

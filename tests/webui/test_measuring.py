@@ -12,16 +12,45 @@ from PIL import Image
 from webui_real import arrays
 from webui_settings import PROMPT, calibrate, debias, keys, payload, same, save_profile
 
-def audit(host, count=10):
+def audit(host, count=10, *later):
     return host.post("txt2img", payload(batch_size=5, script_name="Debias: audit", script_args=[
-        ["gender"], "", "", count, 0.0, "", False]))
+        ["gender"], "", "", count, 0.0, "", False, *later]))
 
 
 def test_audit_measures_and_changes_nothing(bench):
     result = audit(bench)
     assert result.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Was ")
     assert "\nDetails:\n  gender, audit (N = 10): man " in result.info and "\n  first seed " in result.info
-    assert len(result.images) == 2 and not bench.profiles.exists()
+    page, = (path for path in bench.profiles.rglob("*") if path.is_file())  # of pictures and labels, no profile
+    assert len(result.images) == 2 and page.name == "labels.html"
+
+
+def test_a_check_is_saved_and_corrects_the_audit_that_names_it(bench):
+    checked = bench.post("txt2img", payload(batch_size=5, script_name="Debias: check classifier", script_args=[
+        ["gender"], "", "", 10, 0.0, "", "picture", "auto", "", "mine"]))
+    assert "man: " in checked.info and "of 10 pictures labelled so" in checked.info
+    file = bench.profiles / "checks" / "mine.json"
+    saved = json.loads(file.read_text())["checks"][0]
+    assert [sum(row) for row in saved["counts"]] == [10, 10] and saved["groups"] == ["man", "woman"]
+    file.write_text(json.dumps(dict(checks=[dict(saved, counts=[[45, 5], [10, 40]])])))
+    found = audit(bench, 20, "picture", "auto", "mine", "")
+    assert "corrected by the classifier's check: man " in found.info
+    plain = audit(bench, 20)
+    assert "corrected by" not in plain.info
+
+
+def test_labels_corrected_by_hand_are_counted(bench):
+    audit(bench, 10)
+    page, = bench.profiles.rglob("labels.html")
+    data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
+    section, = data["sections"]
+    everyone = dict(form=data["form"], runs={section["run"]: {"gender": {
+        item["key"]: "woman" for item in section["items"]}}})
+    found = audit(bench, 10, "picture", "auto", "none", json.dumps(everyone))
+    assert "woman 100.0%" in found.info and "10 labels corrected by hand" in found.info
+    with pytest.raises(Exception, match="another run"):
+        audit(bench, 10, "picture", "auto", "none", json.dumps(dict(everyone, runs={"0" * 16: {
+            "gender": {"seed 1": "woman"}}})))
 
 
 def test_calibration_saves_a_profile_that_the_accordion_applies(bench):

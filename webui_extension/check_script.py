@@ -1,0 +1,41 @@
+"""Script "Debias: check classifier": is the classifier right about this model's pictures?"""
+from __future__ import annotations
+
+import gradio as gr
+from modules import scripts
+
+from ..core.audit.checking import COUNT
+from . import calibrating, classifiers
+from .audit_script import chosen_attributes, corrections_field, looking, named_classifier, own_groups, planned, say
+from .result import processed
+
+
+class DebiasCheck(scripts.Script):
+    def title(self):
+        return "Debias: check classifier"
+
+    def show(self, is_img2img):
+        return not is_img2img
+
+    def ui(self, is_img2img):
+        gr.Markdown("Makes pictures of the prompt with each group's text, and counts how often the classifier labels "
+                    "them so. An audit or a calibration that is given the check corrects shares by it.")
+        with gr.Row():
+            name = gr.Textbox(label="Name of the check", value="", placeholder="my-model-clip",
+                              elem_id=self.elem_id("name"))
+            attributes, classifier = chosen_attributes(self), named_classifier(self)
+        look, detector = looking(self)
+        own = own_groups(self)
+        count = gr.Slider(5, 1000, step=1, value=COUNT, label="Images of each group", elem_id=self.elem_id("count"))
+        confidence = planned(self, "confidence")
+        prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",
+                             elem_id=self.elem_id("prompts"))
+        corrections = corrections_field(self)
+        return [attributes, own, classifier, count, confidence, prompts, look, detector, corrections, name]
+
+    def run(self, p, attributes, own, classifier, count, confidence, prompts, look, detector, corrections, name):
+        chosen = classifiers.attributes_of(attributes, own)
+        result = calibrating.check(p, calibrating.prompts_of(p, prompts), chosen,
+                                   classifiers.Named(classifier, look, detector), int(count), float(confidence),
+                                   str(name).strip(), corrections, say)
+        return processed(p, result)

@@ -1,0 +1,50 @@
+"""Checks of classifiers: files beside the profiles, one a name."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Sequence
+
+from ..core.attribute import Attribute
+from ..core.errors import DebiasError, quoted
+from ..core.files import read_json, safe_name, write_atomic, writing
+from ..core.judge.check import Check
+from . import profiles
+
+NONE = "none"
+
+
+def folder() -> Path:
+    return profiles.save_folder() / "checks"
+
+
+def names() -> list[str]:
+    """What the dropdown offers."""
+    found = sorted(path.stem for path in folder().glob("*.json")) if folder().is_dir() else []
+    return [NONE, *found]
+
+
+def store(name: str, checks: Sequence[Check]) -> Path:
+    """Save under a name; an earlier check of that name is replaced, since it is of the same classifier and model."""
+    path = folder() / f"{safe_name(name)}.json"
+    with writing("The check", profiles.place(folder())):
+        return write_atomic(path, json.dumps(dict(checks=[check.to_dict() for check in checks]), indent=2))
+
+
+def load(name: str | None, attributes: Sequence[Attribute]) -> list[Check | None]:
+    """The check of each attribute under a name; [] for none. Raises DebiasError."""
+    if not name or name == NONE:
+        return []
+    path = folder() / f"{safe_name(name)}.json"
+    if not path.is_file():
+        raise DebiasError(f"There is no check {quoted(name)} in {profiles.place(folder())}. Make one with the script "
+                          "'Debias: check classifier', or choose none.")
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
+        raise DebiasError(f"{quoted(name)} is no check of a classifier. Make one with the script 'Debias: check "
+                          f"classifier'.")
+    found = {check.attribute: check for check in map(Check.from_dict, data["checks"])}
+    if not {a.name for a in attributes} & set(found):
+        raise DebiasError(f"The check {quoted(name)} is of {', '.join(found)}, and none of it is measured. Choose "
+                          f"another one, or none.")
+    return [found.get(attribute.name) for attribute in attributes]
