@@ -1,0 +1,117 @@
+"""What judges.py and photographs.py found, in judges.json and as the page judges.md."""
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+from sd_debias.core.files import read_json, write_atomic
+
+
+def record(name: str, found: dict, folder: Path) -> None:
+    """Keep one part's figures beside the others, and make the page anew."""
+    store = folder / "judges.json"
+    known = read_json(store) if store.exists() else {}
+    found = {**found, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
+    known = dict(sorted({**known, name: found}.items()))
+    write_atomic(store, json.dumps(known, indent=1) + "\n")
+    write_atomic(folder / "judges.md", page(known))
+
+
+def page(known: dict) -> str:
+    """The page, of what has been measured so far."""
+    parts = ["# Judges, measured\n",
+             "What finds faces and labels them, and what its errors do to shares. Which judge to take: "
+             "[choosing a judge](choosing_a_judge.md).\n"]
+    if found := known.get("photographs"):
+        parts.append(_photographs(found))
+    if found := known.get("correction"):
+        parts.append(_correction(found))
+    if found := known.get("calibrations"):
+        parts.append(_calibrations(found))
+    if found := known.get("people"):
+        parts.append(_people(found))
+    if found := known.get("throughput"):
+        parts.append(f"""## Throughput
+
+An audit of a folder of {found['pictures']} pictures of {found['pixels']} x {found['pixels']} pixels with the demo's CLIP labels {found['a_second']} a second, opening and
+thumbnails included ({found['machine']}; `python benchmarks/judges.py`). CLIP ViT-L/14 is some hundred times as large: there the model sets the pace.
+""")
+    return "\n".join(parts)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _photographs(found: dict) -> str:
+    rows = "\n".join(f"| {name} | {own['found']} of {found['faces']} | {own['false']} | {own['seconds']:.2f} |"
+                     for name, own in found["detectors"].items())
+    judges = "\n".join(f"| {name} | {own['right']} of {own['n']} | {_percent(own['interval'][0])} to "
+                       f"{_percent(own['interval'][1])} | {_rows(own)} |" for name, own in found["judges"].items())
+    return f"""## On photographs
+
+`python benchmarks/photographs.py --pictures FOLDER` ({found['machine']}): {found['photographs']} photographs of seven packages, {found['faces']} faces, and {found['without']} pictures without any.
+Labels were written by hand, by one viewer, by appearance. It is an easy set: faces are large, most look into the camera, and few are dark or
+old. It tells a working judge from a broken one; it does not rank good ones.
+
+| detector | faces found | found where none is | seconds a picture |
+|---|---|---|---|
+{rows}
+
+| judge, on faces of the first detector | as the hand says | 95 % interval | by group (rows: hand) |
+|---|---|---|---|
+{judges}
+"""
+
+
+def _rows(own: dict) -> str:
+    return "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in zip(own["groups"], own["confusion"]))
+
+
+def _correction(found: dict) -> str:
+    rows = "\n".join(f"| {100 * float(rate):.0f} % | {own['inside']} of {own['runs']} | {own['without_correction']} of "
+                     f"{own['runs']} | {100 * own['mean_error']:.1f} points |"
+                     for rate, own in found.items() if rate != "machine")
+    return f"""## The check corrects shares
+
+`python benchmarks/judges.py` ({found['machine']}): a judge is made worse on purpose. Audits of 200 pictures of four occupations, a check of 50 pictures a
+group. How often does the 95 % interval hold the true share?
+
+| labels wrong | corrected interval holds it | uncorrected interval holds it | mean error, corrected |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _calibrations(found: dict) -> str:
+    rows = "\n".join(f"| {100 * own['rate']:.0f} % | {'yes' if own['corrected'] else 'no'} | {own['occupation']} | "
+                     f"{_percent(own['woman'])} | {own['images']} |" for own in found["rows"])
+    return f"""## Calibrations with such a judge
+
+To 50:50, within 5 points; the share of women by the true labels on {found['images']} fresh pictures, whose own 95 % interval is ± 5 points
+({found['machine']}).
+
+| labels wrong | with the check | occupation | women afterwards | images used |
+|---|---|---|---|---|
+{rows}
+"""
+
+
+def _people(found: dict) -> str:
+    rows = "\n".join(f"| {name} | {own['inside']} of {own['runs']} | {own['as_if_independent']} of {own['runs']} |"
+                     for name, own in found.items() if name in ("independent", "alike"))
+    whole = found["whole way"]
+    return f"""## People instead of pictures
+
+Canvases of one to four persons of the demo model, 400 canvases a run; *alike*: with a chance of 80 % a person is of the first one's group.
+How often does the 95 % interval hold the true share of persons ({found['machine']})?
+
+| persons of one picture | people mode | as if all persons were independent |
+|---|---|---|
+{rows}
+
+The whole way once, from canvases over boxes and cuts to labels: {whole['persons']} persons, true counts {whole['true'][0]} and {whole['true'][1]}, counted {whole['counted'][0]} and {whole['counted'][1]};
+they weigh as much as {whole['effective']} independent ones.
+"""
