@@ -24,13 +24,13 @@ from judges_page import record
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.audit.checking import check_judges
 from sd_debias.core.audit.folder import FolderAudit
 from sd_debias.core.audit.given import labelled_pictures
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned
 from sd_debias.core.calibration.statistics import corrected_shares, summarise_people, wilson
 from sd_debias.core.judge import labels
+from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.faces import Faces, OfFaces
 from sd_debias.core.looks import PEOPLE
 from sd_debias.core.method.methods import METHODS
@@ -38,6 +38,7 @@ from sd_debias.diffusers_host.workbench import demo
 
 OCCUPATIONS = ("doctor", "nurse", "mechanic", "teacher")
 RATES = (0.1, 0.2, 0.3)
+AIM = GENDER.with_target((0.3, 0.7))  # of even shares, a judge that errs alike both ways shows even ones
 POOL, AUDIT, CHECK, RUNS, TEST = 1000, 200, 50, 200, 400
 SEEDS = dict(pool=90_000_000, check=91_000_000, calibration=92_000_000, test=93_000_000)  # no other command uses these
 
@@ -63,8 +64,8 @@ def made(bench, prompt: str, first: int, count: int, profile=None) -> list[np.nd
     return found
 
 
-def correction(bench, say) -> tuple[dict, dict]:
-    """(coverage by rate, a pool's pictures by occupation)."""
+def correction(bench, say) -> tuple[dict, dict, dict]:
+    """(coverage by rate, a pool's pictures by occupation, pictures whose prompt states the group)."""
     true = bench.classifier(GENDER)
     pools = {}
     for at, occupation in enumerate(OCCUPATIONS):
@@ -96,27 +97,30 @@ def correction(bench, say) -> tuple[dict, dict]:
         found[f"{rate:g}"] = dict(runs=runs, inside=int(inside), without_correction=int(plain),
                                   mean_error=float(np.mean(off)))
         say(f"correction at {rate:.0%} wrong: {inside} of {runs}, without correction {plain}")
-    return found, pools
+    return found, pools, explicit
 
 
-def calibrations(bench, say) -> list[dict]:
-    """Calibrations to 50:50 with a spoiled judge; the true shares on fresh seeds."""
+def calibrations(bench, explicit, say) -> list[dict]:
+    """Calibrations to 30:70 with a spoiled judge, checked on 400 pictures a group; the true shares on fresh seeds."""
     from sd_debias.core.calibration.result import profile_of
     true, rows = bench.classifier(GENDER), []
     for rate, corrected in [(rate, True) for rate in RATES] + [(RATES[1], False)]:
         bench.classifiers[GENDER.name] = Spoiled(true, rate)
-        checks, _ = check_judges(bench, ["a photo of a doctor"], [GENDER], CHECK, 50, SEEDS["check"] + 100_000)
+        judge = bench.classifiers[GENDER.name]
+        seen = [labels(judge(images)) for images in explicit.values()]
+        checks = [Check.of(GENDER, [g for g, own in enumerate(seen) for _ in own], np.concatenate(seen).tolist(),
+                           judge=judge.name)]
         for at, occupation in enumerate(OCCUPATIONS):
             prompt = f"a photo of a {occupation}"
             plan = planned("normal", METHODS["default"], batch_size=50, seed=SEEDS["calibration"] + 10_000 * at)
-            c = Calibration(prompt, (GENDER,), METHODS["default"], plan, checks=checks if corrected else ())
+            c = Calibration(prompt, (AIM,), METHODS["default"], plan, checks=checks if corrected else ())
             for _ in bench.run(c):
                 pass
             profile = profile_of("judged", [c], bench.setting, "spoiled")
             after = labels(true(made(bench, prompt, SEEDS["test"] + 10_000 * at, TEST, profile)))
             share = float(np.mean(after[after >= 0] == 1))
             rows.append(dict(rate=rate, corrected=corrected, occupation=occupation, woman=share,
-                             images=sum(r.done for r in c.rounds)))
+                             images=sum(r.done for r in c.rounds), stop=c.stop))
             say(f"{occupation}, {rate:.0%} wrong, {'with' if corrected else 'without'} check: woman {share:.1%}")
     bench.classifiers[GENDER.name] = true
     return rows
@@ -194,14 +198,14 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {text}", flush=True)
 
-    corrected, pools = correction(bench, say)
+    corrected, pools, explicit = correction(bench, say)
     counted, speed = people(bench, pools, say), throughput(bench, pools)
     say(f"{speed['a_second']} pictures a second")
     for name, found in (("correction", corrected), ("people", counted), ("throughput", speed)):
         if given.out:
             record(name, found, given.out)
     if not given.quick:
-        rows = calibrations(bench, say)
+        rows = calibrations(bench, explicit, say)
         if given.out:
             record("calibrations", dict(rows=rows, images=TEST), given.out)
 

@@ -243,7 +243,8 @@ class DebiasLookAtFaces(io.ComfyNode):
         if look == PICTURE:
             return io.NodeOutput(classifier)
         faces = Faces(detector)
-        return io.NodeOutput(replace(classifier, of=lambda a: at_faces(classifier.of(a), faces, look)))
+        return io.NodeOutput(replace(
+            classifier, of=lambda a: at_faces(classifier.of(a), faces, look), checks=()))  # those are of another judge
 
 
 class DebiasPanel(io.ComfyNode):
@@ -259,7 +260,8 @@ class DebiasPanel(io.ComfyNode):
 
     @classmethod
     def execute(cls, classifier, second):
-        return io.NodeOutput(replace(classifier, of=lambda a: Panel([classifier.of(a), second.of(a)])))
+        return io.NodeOutput(replace(
+            classifier, of=lambda a: Panel([classifier.of(a), second.of(a)]), checks=()))
 
 
 def mapping(text: str) -> dict[str, str]:

@@ -62,7 +62,7 @@ def opened(file: Path, longer: int = LONGER) -> Opened:
 
 def _rgb(picture: Image.Image, longer: int) -> np.ndarray:
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, np.float64)
+        values = np.nan_to_num(np.asarray(picture, np.float64))
         low, high = (0, 65535) if picture.mode.startswith("I") else (values.min(), values.max())
         if picture.mode == "I" and values.max() <= 255:
             high = 255  # 8 bits in a file for more
@@ -80,13 +80,23 @@ def files(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise DebiasError(f"There is no folder {quoted(folder)}.")
-    found = []
-    for place, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        found += [Path(place) / name for name in names if name.lower().endswith(ENDINGS) and not name.startswith(".")]
+    found = [file for file in _named(root) if file.is_file()]
     if not found:
         raise DebiasError(f"The folder {quoted(folder)} holds no pictures ({', '.join(ENDINGS)}).")
     return sorted(found)
+
+
+def _named(root: Path) -> Iterator[Path]:
+    """What has a picture's name, be it a file or not."""
+    for place, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield from (Path(place) / name for name in names
+                    if name.lower().endswith(ENDINGS) and not name.startswith("."))
+
+
+def place_of(root: Path, file: Path) -> str:
+    """A file's path in the folder, as a text that every file can hold."""
+    return file.relative_to(root).as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def key_of(root: Path, file: Path) -> str:
@@ -95,7 +105,7 @@ def key_of(root: Path, file: Path) -> str:
     with open(file, "rb") as content:
         while part := content.read(1 << 20):
             digest.update(part)
-    return f"{file.relative_to(root).as_posix()} {digest.hexdigest()}"
+    return f"{place_of(root, file)} {digest.hexdigest()}"
 
 
 class FolderAudit:
@@ -113,8 +123,9 @@ class FolderAudit:
                  checks: Sequence[Check | None] = ()):
         self.root, self.attributes, self.judges = Path(folder), together(attributes), list(judges)
         self.files, self.state, self.batch_size = files(folder), state, batch_size
+        self.title = self.root.resolve().name or "pictures"
         plan = Plan(len(self.files), rounds=0, held_out=0, batch_size=batch_size, confidence=confidence)
-        self.calibration = Calibration(self.root.name or "pictures", self.attributes, METHODS["default"], plan,
+        self.calibration = Calibration(self.title, self.attributes, METHODS["default"], plan,
                                        checks=checks)
         none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
         self.round = Round(AUDIT, none, tuple(range(len(self.files))), [[] for _ in self.attributes])
@@ -123,7 +134,7 @@ class FolderAudit:
         self.thumbs: dict[str, bytes] = {}
         groups = [[a.name, *a.names] for a in self.attributes]
         self.facts = json.loads(json.dumps([groups, judged_by, confidence, [
-            [str(file.relative_to(self.root)), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]],
+            [place_of(self.root, file), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]],
             default=str))
         self.run_id = run_of("folder", groups)
 
@@ -134,7 +145,9 @@ class FolderAudit:
     @property
     def unreadable(self) -> list[str]:
         """Files that could not be read, with the reason."""
-        return [f"{key.rpartition(' ')[0]}: {note}" for key, note in self.notes.items() if not note.startswith("the ")]
+        others = [f"{place_of(self.root, file)}: it is no file" for file in _named(self.root) if not file.is_file()]
+        return [*(f"{key.rpartition(' ')[0]}: {note}" for key, note in self.notes.items()
+                  if not note.startswith("the first of ")), *others]
 
     def run(self, say: Callable[[int, int], None] = lambda done, total: None) -> Labelled:
         """Label what is left and return everything; `say(done, total)` after each batch. An interruption keeps what is
@@ -149,12 +162,17 @@ class FolderAudit:
                 say(self.done, len(self.files))
         finally:
             self._save()
+        unreadable = self.unreadable
+        if len(unreadable) >= len(self.files) and not self.round.shows(0):
+            self.forget()
+            raise DebiasError(f"None of the {len(self.files)} pictures could be read: {short('; '.join(unreadable))}. "
+                              f"Save them again.")
         return self.labelled
 
     @property
     def labelled(self) -> Labelled:
         """What is labelled so far."""
-        return Labelled(self.root.name or "pictures", self.attributes, self.round, self.keys, self.run_id, self.thumbs,
+        return Labelled(self.title, self.attributes, self.round, self.keys, self.run_id, self.thumbs,
                         self.calibration.checks, self.notes)
 
     def forget(self) -> None:
@@ -169,7 +187,7 @@ class FolderAudit:
                 try:
                     key, found = key_of(self.root, file), opened(file)
                 except OSError as error:
-                    key, found = f"{file.relative_to(self.root).as_posix()} gone", Opened(None, str(error))
+                    key, found = f"{place_of(self.root, file)} gone", Opened(None, str(error))
                 keys.append(key)
                 images.append(found.image)
                 if found.note:
@@ -182,6 +200,7 @@ class FolderAudit:
         seeds = list(range(self.done, self.done + len(keys)))
         self.calibration.measure(self.round, images, seeds, lambda seen: [judge(seen) for judge in self.judges], None,
                                   None, seen_by(self.judges))
+        self.round.not_finite = 0  # these are files that could not be read, and are said as such
         self.keys += keys
 
     def _continue(self) -> None:

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from ..files import read_json
 from ..judge import LEFT_OUT, UNSURE
 from ..judge.check import Check, counts_of
 
+COLUMNS = ("title", "picture", "person", "faces", "note")
 FORM = "sd-debias corrections 1"
-THUMB = 160  # pixels of a thumbnail's longer side
+THUMB = 192  # pixels of a thumbnail's longer side
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Labelled:
                                       f"the groups {short(', '.join(names))}.")
                 label = UNSURE if group is None else names.index(group)
                 picture, _, person = key.rpartition("#") if self.round.people else (key, "", "1")
-                at, person_at = place.get(picture), int(person) - 1 if person.isdecimal() else -1
+                at, person_at = place.get(picture), int(person) - 1 if re.fullmatch(r"\d{1,4}", person) else -1
                 if at is None or self.round.people and not 0 <= person_at < len(self.round.people[i][at]):
                     missing += 1
                     continue
@@ -96,9 +98,10 @@ class Labelled:
                     row["person"] = person + 1 if own and own[0] else None
                 if self.round.faces:
                     row["faces"] = self.round.faces[at]
-                for attribute, labels in zip(self.attributes, own, strict=True):
-                    label = labels[person] if person < len(labels) else None
-                    row[attribute.name] = "no face" if label is None else said(attribute, label)
+                for i, (attribute, labels) in enumerate(zip(self.attributes, own, strict=True)):
+                    label = labels[person] if person < len(labels) else min(self.round.labels[i][at], UNSURE)
+                    row[f"{attribute.name} (label)" if attribute.name in COLUMNS else attribute.name] = said(
+                        attribute, label)
                 row["note"] = self.notes.get(key, "")
                 rows.append(row)
         return rows
@@ -115,7 +118,7 @@ def run_of(*facts: object) -> str:
 
 
 def thumbnail(picture: np.ndarray | Image.Image) -> bytes:
-    """A JPEG of at most 160 pixels a side."""
+    """A JPEG of at most 192 pixels a side."""
     small = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     small = small.copy() if small is picture else small
     small.thumbnail((THUMB, THUMB))
@@ -129,11 +132,14 @@ def as_csv(found: Sequence[Labelled]) -> str:
     rows = [row for labelled in found for row in labelled.table()]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
-                      for name, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_harmless, columns))
+    writer.writerows([_harmless(row.get(name)) for name in columns] for row in rows)
     return text.getvalue()
+
+
+def _harmless(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
 
 
 def as_parquet(found: Sequence[Labelled]) -> bytes:
@@ -168,6 +174,9 @@ def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[s
 
 def corrected(found: Sequence[Labelled], corrections: Mapping) -> str:
     """Apply corrections; what they did, in words. Raises DebiasError where they are of other pictures altogether."""
+    if not any(labels for own in corrections.values() for labels in own.values()):
+        raise DebiasError("The corrections hold no label. Correct one on the page of pictures and labels, and save them "
+                          "again.")
     done, missing = (sum(counts) for counts in zip(*(labelled.correct(corrections) for labelled in found)))
     missing += sum(len(labels) for run, own in corrections.items() for labels in own.values()
                    if run not in {labelled.run for labelled in found})

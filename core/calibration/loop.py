@@ -115,10 +115,16 @@ class Round:
         return summarise(np.bincount(labels[labels >= 0], minlength=len(target)), target, int((labels < 0).sum()),
                          confusion=confusion)
 
+    def shows(self, attribute: int) -> bool:
+        """Was anybody classified?"""
+        people = self.people[attribute] if self.people else ()
+        return any(label >= 0 for label in self.labels[attribute] if not self.people) or any(
+            label >= 0 for image in people for label in image)
+
     @property
     def left_out(self) -> str:
         """Which images nobody could be found in, and which show several persons, in words; "" where none are known."""
-        none = sum(count == 0 for count in self.faces)
+        none = max((sum(label == NO_FACE for label in own) for own in self.labels), default=0)
         several = sum(count > 1 for count in self.faces)
         differ = max((sum(label == DISAGREED for label in own) for own in self.labels), default=0)
         found = [f"{count} {words}" for count, words in (
@@ -281,7 +287,7 @@ class Calibration:
         if all(label == NO_FACE for label in current.labels[attribute]):
             raise DebiasError(f"Not one of the {current.done} images of {quoted(self.prompt)} shows a face that the "
                               f"detector finds. Let the classifier look at whole pictures, or use another detector.")
-        if all(label < 0 for label in current.labels[attribute]):
+        if not current.shows(attribute):
             raise DebiasError(f"Nobody can be counted: {current.broken}. Does the model or its VAE overflow in half "
                               f"precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
 
@@ -328,6 +334,10 @@ class Calibration:
                 return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
             return "target reached: what is left cannot be told from chance" if tolerance is None else \
                 f"target reached: KL is at most {tolerance:g}"
+        if self.plan.within is not None and len(tried) > 1 and any(self.checks):
+            if all(self._sure(i) or self._all_but_the_check(i) for i in range(len(self.attributes))):
+                return (f"as sure as the classifier's check allows: the shares are known to lie within "
+                        f"{100 * self._widest:.0f} points of the target; a check of more pictures tells more")
         if self.plan.within is not None and len(tried) > 1:
             lost = [i for i in range(len(self.attributes)) if self._hopeless(i)]
             if lost and all(i in lost or self._sure(i) for i in range(len(self.attributes))):
@@ -345,7 +355,20 @@ class Calibration:
     def _sure(self, attribute: int) -> bool:
         """Is an attribute known well enough? It is looked at after every round, and the more shares there are, the
         sooner chance makes all of them look right at once: each has its own part of the error."""
-        return self.certainty(attribute) >= 1 - (1 - CERTAINTY) / (len(self.attributes[attribute].groups) - 1)
+        return self.certainty(attribute) >= self._needed(attribute)
+
+    def _needed(self, attribute: int) -> float:
+        return 1 - (1 - CERTAINTY) / (len(self.attributes[attribute].groups) - 1)
+
+    def _all_but_the_check(self, attribute: int) -> bool:
+        """Would it be known well enough if the classifier's check were exact? Then further pictures tell nothing."""
+        counts = counts_of(self.checks, attribute)
+        if counts is None or self.plan.within is None:
+            return False
+        exact = 1e6 * np.asarray(counts, float)
+        drawn = uncorrupted(self.solvers[attribute].outcomes(self.history(attribute), self.steerings[attribute]), exact)
+        near = np.abs(drawn - np.asarray(self.attributes[attribute].target)) <= self.plan.within
+        return float(near.all(1).mean()) >= self._needed(attribute)
 
     def _hopeless(self, attribute: int) -> bool:
         """Can no push bring an attribute's shares within the margin?"""
@@ -557,5 +580,8 @@ class Calibration:
                 and len(r.fidelity) <= r.done and len(r.faces) <= r.done and r.not_finite + r.one_colour <= r.done
             if not fits or (number == 0) != (r.kind == AUDIT) or not r.complete and number < len(self.rounds) - 1:
                 raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
-            if r.complete and any(max(own) < 0 for own in r.labels):
+            if any(len(own) > r.done or any(label >= n for image in own for label in image)
+                   for own, n in zip(r.people, groups)) or len(r.people) not in (0, len(groups)):
+                raise DebiasError(f"its round {number} holds people that do not fit its attributes and images.")
+            if r.complete and not all(r.shows(i) for i in range(len(r.labels))):
                 raise DebiasError(f"in its round {number} no image was classified.")

@@ -58,7 +58,7 @@ class Outcome:
     def measured(self) -> list[Calibration]:
         """Those whose shares are known: a picture of the audit was classified."""
         return [c for c in self.calibrations if c.rounds and c.audit.done
-                and all(max(own) >= 0 for own in c.audit.labels)]
+                and all(c.audit.shows(i) for i in range(len(c.attributes)))]
 
     @property
     def warnings(self) -> list[str]:

@@ -89,7 +89,7 @@ class Progress:
                     for i, a in enumerate(c.attributes)]
         return [f"{a.name}: {', '.join(f'{group} {share:.0%}' for group, share in zip(a.names, d.shares))}; "
                 f"KL {d.kl:.4f}" for i, a in enumerate(self.calibration.attributes)
-                if self.current and any(label >= 0 for label in self.current.labels[i])
+                if self.current and self.current.labels and self.current.shows(i)
                 for d in [self.calibration.distribution(self.current, i)]]
 
     @property
@@ -187,6 +187,7 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
     classifiers, fidelity = host.judges(attributes)
     if calibration.plan.rounds:
         host.check(attributes, method)
+    if calibration.plan.rounds or calibration.plan.held_out:
         if any(hasattr(classify, "people") for classify in classifiers):
             raise DebiasError("A calibration counts one label a picture, but the classifier looks at people, every "
                               "face of a picture. Let it look at the largest face, and audit people afterwards.")
@@ -233,6 +234,7 @@ def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], c
     written. Raises DebiasError."""
     plan = Plan(count, rounds=0, held_out=0, batch_size=batch_size, seed=seed, confidence=confidence)
     outcome, attributes = Outcome(), together(attributes)
+    _check_same(host, attributes, checks)
     _run(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan, checks=checks)
                          for prompt in prompts], list(prompts), [Unfinished(None) for _ in prompts])
     if not outcome.measured and not outcome.complete:
@@ -251,6 +253,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
     started, attributes, prompts = time.perf_counter(), together(attributes), list(prompts)
     best = f"{safe_name(name)} (unfinished)"
     safe_name(best)  # said now rather than at the interruption
+    _check_same(host, attributes, checks)
     known = [host.known(prompt) for prompt in prompts]
     if not known:
         raise DebiasError("A calibration needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
@@ -366,6 +369,17 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
     if images and seconds > 0:
         host.speed(seconds / images)
     return evaluations
+
+
+def _check_same(host: Host, attributes: Sequence[Attribute], checks: Sequence[Check | None]) -> None:
+    """Raises DebiasError where the checked classifier is not the one that labels the pictures."""
+    if not any(checks):
+        return
+    for classify, check in zip(host.judges(attributes)[0], checks):
+        name = getattr(classify, "name", type(classify).__name__)
+        if check is not None and check.judge and check.judge != name:
+            raise DebiasError(f"The check of {quoted(check.attribute)} is of {quoted(check.judge)}, but {quoted(name)} "
+                              f"labels the pictures. Check that classifier, or leave the check out.")
 
 
 def labelled_of(host: Host, c: Calibration, work: Unfinished) -> list[Labelled]:

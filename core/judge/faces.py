@@ -108,7 +108,7 @@ def _scaled(rgb: np.ndarray, most: int, detect: Callable[[np.ndarray], Sequence]
     picture's own pixels."""
     from PIL import Image
     scale = max(max(rgb.shape[:2]) / most, 1.0)
-    size = round(rgb.shape[1] / scale), round(rgb.shape[0] / scale)
+    size = max(round(rgb.shape[1] / scale), 1), max(round(rgb.shape[0] / scale), 1)
     small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR)) if scale > 1 else rgb
     found = []
     for box in detect(np.ascontiguousarray(small)):
@@ -148,8 +148,10 @@ class Faces:
 
 def cut(rgb: np.ndarray, box: Box, margin: float) -> np.ndarray:
     """A face cut out of a picture [H, W, 3]: the square about its box, `margin` of its side wider on every side, and
-    what lies beyond the picture's edge filled with the edge's pixels."""
+    what lies beyond the picture's edge filled with the edge's pixels. Without a margin the box itself."""
     x, y, width, height = box
+    if not margin:
+        return np.ascontiguousarray(rgb[y:y + height, x:x + width])
     side = max(round(max(width, height) * (1 + 2 * margin)), 1)
     left, top = x + (width - side) // 2, y + (height - side) // 2
     rows = np.clip(np.arange(top, top + side), 0, rgb.shape[0] - 1)

@@ -46,9 +46,11 @@ def _plain(text: str) -> str:
 def _years(label: str) -> float | None:
     """The middle of a range of years, "20-29", "(25-32)", "more than 70", "60+", "age 34"; None for other words."""
     numbers = [int(n) for n in re.findall(r"\d+", label)]
-    if not 1 <= len(numbers) <= 2 or not re.fullmatch(
-            r"(?i)\W*(?:ages?|aged|more than|over|from|years?)?\W*\d+\s*(?:(?:-|\u2013|to|_)\s*\d+)?\s*(?:\+|years?|y)?"
-            r"\W*(?:old)?\W*", label):
+    if len(numbers) == 1 and re.search(r"(?i)more than|over|\+", label) and numbers[0] < AGES[-1][0]:
+        return None  # without an end it is of several groups
+    words = (r"(?:ages?|aged|more than|over|from|years?)?\W*\d+\s*(?:(?:-|\u2013|,|to|_)\s*\d+)?\s*"
+             r"(?:\+|years?|y)?\W*(?:old)?")
+    if not 1 <= len(numbers) <= 2 or not re.fullmatch(rf"(?i)\W*{words}\W*", label):
         return None
     return sum(numbers) / len(numbers)
 

@@ -11,6 +11,7 @@ Two lines for one attribute make a panel: a picture counts only where both agree
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ class Judges:
         for line in lines:
             name, equals, source = (part.strip() for part in line.partition("="))
             if equals and name in names:
+                if not source:
+                    raise DebiasError(f"{quoted(line)} names no classifier. Name a model's folder behind the sign.")
                 if source in self.single.get(name, ()):
                     raise DebiasError(f"The classifier {quoted(source)} came twice for {quoted(name)}. Give another "
                                       f"one for a panel, or leave one out.")
@@ -134,7 +137,8 @@ class Judges:
             from .photo import PhotoJudge
             return PhotoJudge(attribute)
         model, labels = self.model(source), self.labels.get(attribute.name)
-        if labels is not None and not isinstance(model, Trained):
+        alone = len(self.single.get(attribute.name, ())) == 1
+        if labels is not None and alone and not isinstance(model, Trained):
             model = Trained(source, **getattr(model, "where", {}))  # its configuration does not say what it is
         return model.classifier(attribute, labels) if isinstance(model, Trained) else model.classifier(attribute)
 
@@ -151,6 +155,7 @@ def at_faces(judge: Classifier, faces: Faces, look: str) -> Classifier:
     if isinstance(judge, Panel):
         return Panel([at_faces(own, faces, look) for own in judge.judges], judge.threshold)
     if isinstance(judge, SkinTone):  # the face is cut out for it
+        judge = copy(judge)
         judge.detector, judge.where = None, "off"
     return OfFaces(judge, faces, look, getattr(judge, "margin", MARGIN))
 

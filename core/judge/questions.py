@@ -48,6 +48,8 @@ class AskingModel:
         if self.tokenizer is None:
             raise DebiasError(f"{quoted(source)} has no tokenizer, so it cannot be asked anything. Use a model that "
                               f"answers questions on pictures, such as BLIP-VQA or SmolVLM.")
+        if "QuestionAnswering" not in kinds:
+            self.tokenizer.padding_side = "left"  # the answer's first token follows the question, not its padding
         generates = bool(getattr(self.model, "can_generate", bool)())
         answers = {} if generates else dict(getattr(config, "id2label", None) or {})
         self.labels = {label.casefold(): at for at, label in answers.items()}
@@ -80,8 +82,10 @@ class AskingModel:
         made = self.model.generate(**inputs, max_new_tokens=1, min_new_tokens=1, do_sample=False, num_beams=1,
                                    return_dict_in_generate=True, output_logits=True)
         logits = made.logits[0].float().cpu()
-        yes, no = (logits[:, self._first(words)].logsumexp(-1) for words in (YES, NO))
-        return torch.sigmoid(yes - no)
+        yes, no = (set(self._first(words)) for words in (YES, NO))
+        if not yes - no or not no - yes:
+            raise DebiasError(f"The tokenizer of {quoted(self.name)} begins yes and no alike. Use another model.")
+        return torch.sigmoid(logits[:, sorted(yes - no)].logsumexp(-1) - logits[:, sorted(no - yes)].logsumexp(-1))
 
     def _worded(self, question: str) -> str:
         """A question as the model learned to be asked."""

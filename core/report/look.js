@@ -3,11 +3,18 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const STORE = "sd-debias corrections " + data.sections.map((s) => s.run).join(" ");
 const OUT = ["unsure", "no face", "judges disagree", "left out by hand"];
 const BY_HAND = -4;
-let filter = "all", chosen = {};  // chosen: "section attribute item person" -> label
+let filter = "all", chosen = {};  // chosen: what `id` says of a label -> the label by hand
 try { chosen = JSON.parse(localStorage.getItem(STORE)) || {}; } catch { /* a page without storage */ }
 
 const el = (tag, text, more = {}) => Object.assign(document.createElement(tag), { textContent: text ?? "" }, more);
-const id = (...at) => at.join(" ");
+// A label is known by its picture, not by its place: other pages of the same run hold other pictures.
+const id = (s, a, i, p) => JSON.stringify([data.sections[s].run, data.sections[s].attributes[a].name,
+  data.sections[s].items[i].key, p]);
+const labels = function* () {
+  for (const [s, section] of data.sections.entries()) for (const [i, item] of section.items.entries())
+    for (const a of section.attributes.keys()) for (const p of item.labels[a].keys()) yield [s, a, i, p];
+};
+const here = () => [...labels()].filter((at) => id(...at) in chosen);
 const label = (s, a, i, p) => chosen[id(s, a, i, p)] ?? data.sections[s].items[i].labels[a][p];
 const word = (s, a, at) => at < 0 ? OUT[-at - 1] : data.sections[s].attributes[a].groups[at];
 
@@ -87,8 +94,8 @@ function filters() {
 
 function set(s, a, i, p, value) {
   const groups = data.sections[s].attributes[a].groups.length, key = id(s, a, i, p);
-  const at = value >= groups || value < 0 ? BY_HAND : value;
-  if (at === data.sections[s].items[i].labels[a][p]) delete chosen[key]; else chosen[key] = at;
+  const judged = data.sections[s].items[i].labels[a][p], at = value >= groups || value < 0 ? BY_HAND : value;
+  if (at === judged || at < 0 && judged < 0) delete chosen[key]; else chosen[key] = at;
   try { localStorage.setItem(STORE, JSON.stringify(chosen)); } catch { /* the file is the safe place */ }
   update(s, i);
   if (window.parent !== window) window.parent.postMessage({ corrections: corrections() }, "*");
@@ -97,9 +104,11 @@ function set(s, a, i, p, value) {
 function chip(s, a, i, p) {
   const section = data.sections[s], at = label(s, a, i, p), many = section.attributes.length > 1;
   const person = section.items[i].labels[a].length > 1 ? `${p + 1}: ` : "";
-  const made = el("button", `${person}${word(s, a, at)}`, { type: "button", className: "label" });
-  made.dataset.at = id(s, a, i, p);
-  made.title = `${many ? `${section.attributes[a].name}: ` : ""}click for the next group`;
+  const name = many ? `${section.attributes[a].name.replaceAll("_", " ")}: ` : "";
+  const made = el("button", `${person}${name}${word(s, a, at)}`, { type: "button", className: "label" });
+  made.dataset.at = `${s} ${a} ${i} ${p}`;
+  made.dataset.group = at < 0 ? "out" : at % 6;
+  made.title = `Click for the next group. Keys: ${section.attributes[a].groups.map((g, n) => `${n + 1} ${g}`).join(", ")}`;
   made.onclick = () => set(s, a, i, p, at < 0 ? 0 : at + 1);
   made.onkeydown = (event) => {
     if (/^[0-9]$/.test(event.key) && !event.ctrlKey && !event.metaKey) set(s, a, i, p, Number(event.key) - 1);
@@ -127,21 +136,22 @@ function card(s, i) {
 }
 
 function tools() {
-  const made = filters().map((name) => {
+  const names = filters(), count = here().length;
+  if (!names.includes(filter)) filter = "all";
+  const made = names.map((name) => {
     const button = el("button", name, { type: "button", onclick: () => { filter = name; draw(); } });
     button.setAttribute("aria-pressed", String(name === filter));
     return button;
   });
-  const count = Object.keys(chosen).length;
-  const save = el("a", "");
-  save.append(el("button", count ? `Save ${count} correction${count > 1 ? "s" : ""}` : "Save corrections",
-    { type: "button", id: "save", disabled: !count, onclick: () => save.click() }));
-  save.download = "corrections.json";
-  save.href = "data:application/json;charset=utf-8," + encodeURIComponent(JSON.stringify(corrections(), null, 1));
-  save.onclick = (event) => { if (event.target !== save) event.preventDefault(); };
+  const save = count ? el("a", `Save ${count} correction${count > 1 ? "s" : ""}`, { id: "save", className: "save" })
+    : el("button", "Save corrections", { type: "button", id: "save", disabled: true });
+  if (count) {
+    save.download = "corrections.json";
+    save.href = "data:application/json;charset=utf-8," + encodeURIComponent(JSON.stringify(corrections(), null, 1));
+  }
   made.push(save, el("button", "Undo all", { type: "button", disabled: !count, onclick: () => {
-    chosen = {};
-    try { localStorage.removeItem(STORE); } catch { /* as above */ }
+    for (const at of here()) delete chosen[id(...at)];
+    try { localStorage.setItem(STORE, JSON.stringify(chosen)); } catch { /* as above */ }
     draw();
     if (window.parent !== window) window.parent.postMessage({ corrections: corrections() }, "*");
   } }));
@@ -150,9 +160,8 @@ function tools() {
 
 function corrections() {
   const runs = {};
-  for (const [key, at] of Object.entries(chosen)) {
-    const [s, a, i, p] = key.split(" ").map(Number), section = data.sections[s], item = section?.items[i];
-    if (!item || !section.attributes[a]) continue;
+  for (const [s, a, i, p] of here()) {
+    const section = data.sections[s], item = section.items[i], at = chosen[id(s, a, i, p)];
     const own = (runs[section.run] ??= {})[section.attributes[a].name] ??= {};
     own[section.people ? `${item.key}#${p + 1}` : item.key] = at < 0 ? null : section.attributes[a].groups[at];
   }
@@ -174,9 +183,13 @@ function draw() {
   tools();
   document.getElementById("main").replaceChildren(...data.sections.map((section, s) => {
     const made = el("section"), grid = el("div", "", { className: "grid" });
-    made.append(el("h2", section.title), ...section.attributes.map((_, a) => table(s, a)));
-    if (section.hidden) made.append(el("p", `${section.hidden} further pictures are counted but not shown.`,
-      { className: "small" }));
+    const scroll = el("div", "", { className: "scroll" });
+    scroll.append(...section.attributes.map((_, a) => table(s, a)));
+    if (data.sections.length > 1 || section.title !== document.querySelector("h1").textContent)
+      made.append(el("h2", section.title));
+    made.append(scroll);
+    if (section.hidden) made.append(el("p", `Not shown: ${section.hidden}, because they could not be read or the page ` +
+      "is full. Those that have a label are counted.", { className: "small" }));
     section.items.forEach((_, i) => { if (shown(s, i)) grid.append(card(s, i)); });
     made.append(grid);
     return made;

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
@@ -103,7 +104,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
                                                  for (name, d), a in zip(found.items(), attributes, strict=True)})
     if options.out:
-        files = {**_labelled_files(options, Path(options.images).name, [labelled]),
+        files = {**_labelled_files(options, work.title, [labelled]),
                  "audit.json": json.dumps(result, indent=2)}
         for name, data in files.items():
             write_atomic(Path(options.out) / name, data)
@@ -112,11 +113,12 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     return result
 
 
-def _labelled_files(options, title: str, labelled: Sequence) -> dict[str, str | bytes]:
+def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-debias audit --corrections FILE"
+                    ) -> dict[str, str | bytes]:
     """The page of pictures and labels, and the table."""
     from ...core.audit.labelled import as_csv, as_parquet
     from ...core.report.look import look_page
-    files: dict[str, str | bytes] = {LABELS: look_page(title, labelled), TABLE: as_csv(labelled)}
+    files: dict[str, str | bytes] = {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled)}
     if options.parquet:
         files["labels.parquet"] = as_parquet(labelled)
     return files
@@ -140,7 +142,8 @@ def check(options) -> dict:
         f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
     if options.out:
-        files = {**_labelled_files(options, "Check of the classifier", outcome.labelled),
+        files = {**_labelled_files(options, "Check of the classifier", outcome.labelled,
+                                  "sd-debias check --corrections FILE"),
                  CHECK: json.dumps(result, indent=2)}
         for name, data in files.items():
             write_atomic(Path(options.out) / name, data)
@@ -492,6 +495,9 @@ def _checks(options) -> list:
 def _of(attributes: Sequence[Attribute], checks: Sequence) -> list:
     """The check of each attribute, None where none came. Raises DebiasError for those that nothing is measured of."""
     found = {check.attribute: check for check in checks}
+    if len(found) < len(checks):
+        twice = next(c.attribute for i, c in enumerate(checks) if c.attribute in {b.attribute for b in checks[:i]})
+        raise DebiasError(f"Two checks of {quoted(twice)} came. Give one --check for it.")
     strange = sorted(set(found) - {a.name for a in attributes})
     if strange:
         raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out, or measure it "
@@ -548,6 +554,9 @@ def _png(image, parameters: str | None = None) -> bytes:
 
 def _keep(options, *files: str) -> None:
     """Make the folder, and raise DebiasError where the command would replace what an earlier one wrote."""
+    if getattr(options, "parquet", False) and find_spec("pyarrow") is None:
+        raise DebiasError("--parquet needs the package pyarrow, which is not installed. Install it, or leave --parquet "
+                          "out: labels.csv is written anyway.")
     if options.out:
         Path(options.out).mkdir(parents=True, exist_ok=True)  # said now rather than after the work
     for file in files:

