@@ -154,6 +154,10 @@ def main() -> None:
                   without=sum(not known["faces"] for _, known in photographs), detectors=detectors, judges=judges)
     print(json.dumps(result, indent=1))
     if given.out:
+        store = given.out / "judges.json"  # other detectors and judges may be installed in another environment
+        before = json.loads(store.read_text()).get("photographs", {}) if store.exists() else {}
+        for kind in ("detectors", "judges"):
+            result[kind] = {**result[kind], **{k: v for k, v in before.get(kind, {}).items() if k not in result[kind]}}
         record("photographs", result, given.out)
 
 

@@ -20,7 +20,7 @@ from ..files import read_json, write_atomic
 from ..method.draw import Steering
 from ..method.methods import METHODS
 from ..judge import Classifier
-from ..judge.check import Check
+from ..judge.check import Check, check_same
 from .labelled import Labelled, run_of, thumbnail
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -123,6 +123,7 @@ class FolderAudit:
                  checks: Sequence[Check | None] = ()):
         self.root, self.attributes, self.judges = Path(folder), together(attributes), list(judges)
         self.files, self.state, self.batch_size = files(folder), state, batch_size
+        check_same(self.judges, checks)
         self.title = self.root.resolve().name or "pictures"
         plan = Plan(len(self.files), rounds=0, held_out=0, batch_size=batch_size, confidence=confidence)
         self.calibration = Calibration(self.title, self.attributes, METHODS["default"], plan,

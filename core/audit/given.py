@@ -12,7 +12,7 @@ from ..calibration.plan import Plan
 from ..calibration.runner import seen_by
 from ..errors import DebiasError, quoted
 from ..judge import NO_FACE, Classifier
-from ..judge.check import Check
+from ..judge.check import Check, check_same
 from ..method.draw import Steering
 from ..method.methods import METHODS
 from .labelled import Labelled, run_of, thumbnail
@@ -24,6 +24,7 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
                       judges: Sequence[Classifier], confidence: float = 0.0, checks: Sequence[Check | None] = ()
                       ) -> Labelled:
     """Labels of images, uint8 [H, W, 3], None for one that is not finite. Raises DebiasError where none is labelled."""
+    check_same(judges, checks)
     attributes, seeds = together(attributes), list(range(len(images)))
     plan = Plan(len(images), rounds=0, held_out=0, batch_size=len(images), confidence=confidence)
     r = Round(AUDIT, tuple(Steering.none(len(a.groups)) for a in attributes), tuple(seeds))

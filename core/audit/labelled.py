@@ -175,8 +175,8 @@ def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[s
 def corrected(found: Sequence[Labelled], corrections: Mapping) -> str:
     """Apply corrections; what they did, in words. Raises DebiasError where they are of other pictures altogether."""
     if not any(labels for own in corrections.values() for labels in own.values()):
-        raise DebiasError("The corrections hold no label. Correct one on the page of pictures and labels, and save them "
-                          "again.")
+        raise DebiasError("The corrections hold no label. Correct one on the page of pictures and labels, and save "
+                          "them again.")
     done, missing = (sum(counts) for counts in zip(*(labelled.correct(corrections) for labelled in found)))
     missing += sum(len(labels) for run, own in corrections.items() for labels in own.values()
                    if run not in {labelled.run for labelled in found})

@@ -19,7 +19,7 @@ from ..attribute import Attribute, together
 from ..errors import DebiasError, quoted
 from ..files import exclusive, safe_name, write_atomic, writing
 from ..judge import Classifier
-from ..judge.check import Check
+from ..judge.check import Check, check_same
 from ..audit.labelled import Labelled, run_of
 from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
@@ -234,7 +234,8 @@ def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], c
     written. Raises DebiasError."""
     plan = Plan(count, rounds=0, held_out=0, batch_size=batch_size, seed=seed, confidence=confidence)
     outcome, attributes = Outcome(), together(attributes)
-    _check_same(host, attributes, checks)
+    if any(checks):
+        check_same(host.judges(attributes)[0], checks)
     _run(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan, checks=checks)
                          for prompt in prompts], list(prompts), [Unfinished(None) for _ in prompts])
     if not outcome.measured and not outcome.complete:
@@ -253,7 +254,8 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
     started, attributes, prompts = time.perf_counter(), together(attributes), list(prompts)
     best = f"{safe_name(name)} (unfinished)"
     safe_name(best)  # said now rather than at the interruption
-    _check_same(host, attributes, checks)
+    if any(checks):
+        check_same(host.judges(attributes)[0], checks)
     known = [host.known(prompt) for prompt in prompts]
     if not known:
         raise DebiasError("A calibration needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
@@ -369,17 +371,6 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
     if images and seconds > 0:
         host.speed(seconds / images)
     return evaluations
-
-
-def _check_same(host: Host, attributes: Sequence[Attribute], checks: Sequence[Check | None]) -> None:
-    """Raises DebiasError where the checked classifier is not the one that labels the pictures."""
-    if not any(checks):
-        return
-    for classify, check in zip(host.judges(attributes)[0], checks):
-        name = getattr(classify, "name", type(classify).__name__)
-        if check is not None and check.judge and check.judge != name:
-            raise DebiasError(f"The check of {quoted(check.attribute)} is of {quoted(check.judge)}, but {quoted(name)} "
-                              f"labels the pictures. Check that classifier, or leave the check out.")
 
 
 def labelled_of(host: Host, c: Calibration, work: Unfinished) -> list[Labelled]:

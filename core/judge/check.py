@@ -141,6 +141,15 @@ class Check:
                               f"apart. Use another one, or merge the groups that it confuses.")
 
 
+def check_same(judges: Sequence[Any], checks: Sequence[Check | None]) -> None:
+    """Raises DebiasError where a checked classifier is not the one that labels the pictures."""
+    for judge, check in zip(judges, checks):
+        name = getattr(judge, "name", type(judge).__name__)
+        if check is not None and check.judge and check.judge != name:
+            raise DebiasError(f"The check of {quoted(check.attribute)} is of {quoted(check.judge)}, but {quoted(name)} "
+                              f"labels the pictures. Check that classifier, or leave the check out.")
+
+
 def counts_of(checks: Sequence[Check | None], at: int) -> tuple[tuple[int, ...], ...] | None:
     """The confusion counts for an attribute's place; None without a check."""
     found = checks[at] if at < len(checks) else None

@@ -113,12 +113,16 @@ def cards(browser):
 
 
 def tool(browser, name):
-    return next(button for button in browser.find_elements(By.CSS_SELECTOR, "#tools button") if button.text == name)
+    return next(button for button in browser.find_elements(By.CSS_SELECTOR, "#tools button, #tools a")
+                if button.text == name)
 
 
 def saved(browser):
     """What the save link holds."""
-    href = browser.find_element(By.CSS_SELECTOR, "#tools a").get_attribute("href")
+    links = browser.find_elements(By.CSS_SELECTOR, "#tools a")
+    if not links:  # nothing is corrected
+        return browser.execute_script("return corrections()")
+    href = links[0].get_attribute("href")
     kind, _, text = href.partition(",")
     assert kind == "data:application/json;charset=utf-8"
     return json.loads(unquote(text))
@@ -225,17 +229,17 @@ def test_a_corrected_picture_is_marked_and_the_button_says_how_many_there_are(sh
 def test_numbers_choose_a_group_and_arrows_go_from_label_to_label(show):
     browser = show(pictures([[0, 0, 1], [0, 0, 0]], (GENDER, AGE)))
     chip(browser).send_keys("2")
-    assert chip(browser).text == "woman" and focused(browser) == "0 0 0 0"
+    assert chip(browser).text == "gender: woman" and focused(browser) == "0 0 0 0"
     browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     assert focused(browser) == "0 1 0 0"
     browser.switch_to.active_element.send_keys("3")
-    assert chip(browser, a=1).text == "old"
+    assert chip(browser, a=1).text == "age group: old"
     browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
     browser.switch_to.active_element.send_keys("0")
-    assert chip(browser, i=1).text == "left out by hand" and focused(browser) == "0 0 1 0"
+    assert chip(browser, i=1).text == "gender: left out by hand" and focused(browser) == "0 0 1 0"
     browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
     browser.switch_to.active_element.send_keys("1")
-    assert chip(browser, a=1).text == "young" and focused(browser) == "0 1 0 0"
+    assert chip(browser, a=1).text == "age group: young" and focused(browser) == "0 1 0 0"
     browser.switch_to.active_element.send_keys(Keys.ARROW_UP, Keys.ARROW_UP)
     assert focused(browser) in ("0 0 0 0", "0 1 0 0")
     assert saved(browser)["runs"]["run"] == {"gender": {"seed 1": "woman", "seed 2": None}}
@@ -339,7 +343,7 @@ def test_corrections_of_one_folder_are_not_shown_on_the_page_of_another(show, br
 def test_filters_show_the_pictures_of_a_label(show):
     browser = show(pictures([[0, 1, 0, UNSURE, DISAGREED]]))
     names = [button.text for button in browser.find_elements(By.CSS_SELECTOR, "#tools > button")]
-    assert names == ["all", "man", "woman", "unsure", "judges disagree", "Undo all"]
+    assert names == ["all", "man", "woman", "unsure", "judges disagree", "Save corrections", "Undo all"]
     for name, shown in (("woman", [1]), ("man", [0, 2]), ("unsure", [3]), ("judges disagree", [4]), ("all", range(5))):
         tool(browser, name).click()
         assert cards(browser) == [f"card-0-{i}" for i in shown]

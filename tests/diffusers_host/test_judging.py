@@ -46,8 +46,11 @@ def flipped(section, at):
     return {section["run"]: {attribute["name"]: {item["key"]: attribute["groups"][1 - item["labels"][0][0]]}}}
 
 
+JUDGE = "CLIP classifier"  # the demo's
+
+
 def a_check(folder, counts=((9, 1), (2, 8)), attribute=GENDER, name="check.json"):
-    own = Check(attribute.name, attribute.names, counts, (0,) * len(counts), "a judge", ("a man", "a woman"))
+    own = Check(attribute.name, attribute.names, counts, (0,) * len(counts), JUDGE, ("a man", "a woman"))
     (folder / name).write_text(json.dumps({"checks": [own.to_dict()]}))
     return str(folder / name)
 
@@ -414,7 +417,7 @@ def test_parquet_without_pyarrow_is_said_before_any_picture_is_made(tmp_path, mo
     for module in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)
     assert main([*AUDIT, "--parquet", "--out", str(tmp_path)]) == 2
-    assert "Parquet needs the package pyarrow" in capsys.readouterr().err
+    assert "--parquet needs the package pyarrow" in capsys.readouterr().err
     assert not made or (tmp_path / "labels.html").exists()
 
 
@@ -475,14 +478,14 @@ def calibrated(tmp_path_factory):
 def test_a_profile_keeps_the_check_that_its_shares_were_corrected_by(calibrated):
     profile = Profile.load(calibrated / "profile.json")
     own, = profile.checks
-    assert own.counts == ((9, 1), (2, 8)) and own.attribute == "gender" and own.judge == "a judge"
+    assert own.counts == ((9, 1), (2, 8)) and own.attribute == "gender" and own.judge == JUDGE
     assert json.loads((calibrated / "profile.json").read_text())["checks"] == [own.to_dict()]
 
 
 def test_the_report_tells_of_the_check_and_gives_corrected_shares(calibrated):
     from test_report import Page
     page = Page((calibrated / "report.html").read_text("utf-8"))
-    assert "a judge labelled pictures" in page.text.replace("\n", " ")
+    assert "CLIP classifier labelled pictures" in page.text.replace("\n", " ")
     assert "90 %" in page.text and "80 %" in page.text and "Labelled man" in page.text
     profile = Profile.load(calibrated / "profile.json")
     counts = profile.entries[0].before[0]["counts"]

@@ -217,6 +217,28 @@ def test_bundled_workflows_run(server):
 
 
 @pytest.mark.comfyui
+def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_served(server):
+    prompt = prompt_of(server, 8)
+    of_type(prompt, "DebiasCheckClassifier")["count"] = 6
+    history = server.run(prompt)
+    said_ok(server, history)
+    node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasAudit")
+    shown = history["outputs"][node]["debias_panel"][0]
+    assert "corrected by the classifier's check: man " in shown["text"] and "N = 60" in shown["text"]
+    with urllib.request.urlopen(server.url + shown["labels"], timeout=60) as answer:
+        page, rules = answer.read().decode(), answer.headers["Content-Security-Policy"]
+    assert "sandbox allow-scripts allow-downloads" in rules and "script-src 'sha256-" in rules
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    section, = data["sections"]
+    assert len(section["items"]) == 60
+    everyone = {item["key"]: "woman" for item in section["items"]}
+    prompt[node]["inputs"]["corrections"] = json.dumps(dict(form=data["form"], runs={section["run"]: {
+        "gender": everyone}}))
+    text = server.run(prompt)["outputs"][node]["debias_panel"][0]["text"]
+    assert "woman 100.0%" in text and "60 labels corrected by hand" in text
+
+
+@pytest.mark.comfyui
 def test_saved_images_say_what_was_applied_also_from_the_cache(server):
     from PIL import Image
     prompt = prompt_of(server, 2)
