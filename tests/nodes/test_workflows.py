@@ -220,6 +220,7 @@ def test_bundled_workflows_run(server):
 def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_served(server):
     prompt = prompt_of(server, 8)
     of_type(prompt, "DebiasCheckClassifier")["count"] = 6
+    of_type(prompt, "EmptyLatentImage")["batch_size"] = 60
     history = server.run(prompt)
     said_ok(server, history)
     node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasAudit")
