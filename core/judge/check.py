@@ -143,10 +143,10 @@ class Check:
 
 def check_same(judges: Sequence[Any], checks: Sequence[Check | None]) -> None:
     """Raises DebiasError where a checked classifier is not the one that labels the pictures."""
-    for judge, check in zip(judges, checks):
+    for judge, own in zip(judges, checks):
         name = getattr(judge, "name", type(judge).__name__)
-        if check is not None and check.judge and check.judge != name:
-            raise DebiasError(f"The check of {quoted(check.attribute)} is of {quoted(check.judge)}, but {quoted(name)} "
+        if own is not None and own.judge and own.judge != name:
+            raise DebiasError(f"The check of {quoted(own.attribute)} is of {quoted(own.judge)}, but {quoted(name)} "
                               f"labels the pictures. Check that classifier, or leave the check out.")
 
 

