@@ -21,6 +21,7 @@ from ..method.draw import Steering
 from ..method.methods import METHODS
 from ..judge import Classifier
 from ..judge.check import Check, check_same
+from .given import thumbs
 from .labelled import Labelled, run_of, thumbnail
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -193,14 +194,15 @@ class FolderAudit:
                 images.append(found.image)
                 if found.note:
                     self.notes[key] = found.note
-                if found.image is not None and len(self.thumbs) < MOST_THUMBS:
-                    self.thumbs[key] = thumbnail(found.image)
             yield keys, images
 
     def _label(self, keys: Sequence[str], images: Sequence[np.ndarray | None]) -> None:
         seeds = list(range(self.done, self.done + len(keys)))
         self.calibration.measure(self.round, images, seeds, lambda seen: [judge(seen) for judge in self.judges], None,
                                   None, seen_by(self.judges))
+        for key, thumb in thumbs(keys, images, self.judges).items():
+            if len(self.thumbs) < MOST_THUMBS:
+                self.thumbs[key] = thumb
         self.round.not_finite = 0  # these are files that could not be read, and are said as such
         self.keys += keys
 

@@ -39,9 +39,18 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
                               f"{f' ({r.broken})' if r.broken else ''}. Lower the confidence, or use another "
                               f"classifier.")
     keys = [f"picture {i} {_digest(image)}" for i, image in enumerate(images, 1)]
-    thumbs = {key: thumbnail(image) for key, image in list(zip(keys, images))[:MOST_THUMBS] if image is not None}
+    most = min(len(keys), MOST_THUMBS)
     return Labelled(title or "pictures", attributes, r, keys, run_of("pictures", [[a.name, *a.names] for a in
-                                                                                 attributes]), thumbs, checks)
+                                                                                 attributes]),
+                    thumbs(keys[:most], images[:most], judges), checks)
+
+
+def thumbs(keys: Sequence[str], images: Sequence[np.ndarray | None], judges: Sequence[Classifier]) -> dict[str, bytes]:
+    """Thumbnails by key of those images that can be shown, with the faces that are labelled."""
+    shown = [(key, image) for key, image in zip(keys, images, strict=True) if image is not None]
+    looking = next((found for judge in judges if (found := getattr(judge, "boxes", None))), None)
+    boxes: Sequence = looking([image for _, image in shown]) if looking and shown else [()] * len(shown)
+    return {key: thumbnail(image, own) for (key, image), own in zip(shown, boxes, strict=True)}
 
 
 def _digest(image: np.ndarray | None) -> str:

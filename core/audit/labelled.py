@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ..attribute import Attribute
 from ..calibration.loop import Round
@@ -117,11 +117,20 @@ def run_of(*facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def thumbnail(picture: np.ndarray | Image.Image) -> bytes:
-    """A JPEG of at most 192 pixels a side."""
+def thumbnail(picture: np.ndarray | Image.Image, boxes: Sequence[Sequence[int]] = ()) -> bytes:
+    """A JPEG of at most 192 pixels a side; boxes (x, y, width, height) in the picture's pixels are drawn, and numbered
+    where there are several, so that labels of persons are told apart."""
     small = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     small = small.copy() if small is picture else small
+    width = small.width
     small.thumbnail((THUMB, THUMB))
+    scale, draw = small.width / width, ImageDraw.Draw(small)
+    for number, (x, y, w, h) in enumerate(boxes, 1):
+        left, top = x * scale, y * scale
+        draw.rectangle((left, top, left + w * scale, top + h * scale), outline="#ffd400")
+        if len(boxes) > 1:
+            draw.rectangle((left, top, left + 6 * len(str(number)) + 3, top + 11), fill="#ffd400")
+            draw.text((left + 2, top), str(number), fill="black", font=ImageFont.load_default())
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
     return file.getvalue()

@@ -182,6 +182,10 @@ class OfFaces:
         """How many faces each picture shows, int64 [N]."""
         return np.array([len(boxes) for boxes in self.found.boxes(images)], np.int64)
 
+    def boxes(self, images: Pictures) -> list[list[Box]]:
+        """The faces that it labels in each picture, the largest first."""
+        return [own if self.look == PEOPLE else own[:1] for own in self.found.boxes(images)]
+
     def __call__(self, images: Pictures) -> np.ndarray:
         """Probabilities of the largest faces, float32 [N, n]; a row of `NO_FACE` where there is none."""
         return self._of([boxes[:1] for boxes in self.found.boxes(images)], images)[0]

@@ -27,6 +27,7 @@ class Panel:
         looking = next((judge for judge in judges if hasattr(judge, "faces")), None)
         if looking is not None:
             self.faces = looking.faces
+            self.boxes = getattr(looking, "boxes", None)
         if all(hasattr(judge, "people") for judge in judges):
             self.people = self._people
 

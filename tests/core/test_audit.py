@@ -19,6 +19,7 @@ from PIL import Image
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.audit import folder as audited
 from sd_debias.core.audit.folder import FolderAudit, files, key_of, opened
+from sd_debias.core.audit.given import labelled_pictures
 from sd_debias.core.audit.labelled import (
     FORM, Labelled, as_csv, as_parquet, corrected, read_corrections, run_of, thumbnail)
 from sd_debias.core.calibration.loop import AUDIT, Round
@@ -806,3 +807,18 @@ def test_a_thumbnail_is_small_and_keeps_its_shape():
 
 def test_what_tells_runs_apart_depends_on_every_fact():
     assert run_of("a", 1) == run_of("a", 1) and len({run_of("a", 1), run_of("a", 2), run_of("b", 1), run_of()}) == 4
+
+
+def test_a_thumbnail_shows_which_face_is_which(tmp_path):
+    from sd_debias.core.judge.faces import Faces, OfFaces
+    from sd_debias.core.looks import PEOPLE
+    image = np.full((192, 192, 3), 255, np.uint8)
+    image[0, 0] = 0
+    places = [(10, 20, 60, 80), (120, 20, 50, 60)]
+    judge = OfFaces(lambda cuts: np.tile([1.0, 0.0], (len(cuts), 1)), Faces(lambda rgb: places), PEOPLE)
+    shown = labelled_pictures([image], "two", (GENDER,), [judge])
+    seen = np.asarray(Image.open(io.BytesIO(next(iter(shown.thumbs.values()))))).astype(int)
+    yellow = (seen[..., 0] > 180) & (seen[..., 1] > 150) & (seen[..., 2] < 130)
+    for x, y, w, h in places:  # the lower edges, where no number stands
+        assert yellow[y + h, x + w // 3:x + w - 3].mean() > 0.8
+    assert not yellow[110:, 100:].any() and len(shown.labels(0, 0)) == 2
