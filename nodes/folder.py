@@ -7,14 +7,13 @@ from pathlib import Path
 import folder_paths
 import torch
 from comfy_api.latest import io
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from ..core.audit.folder import ENDINGS, opened
 from ..core.errors import DebiasError, quoted
 from . import messages
 from .images import to_tensor
 from .types import CATEGORY
-
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def files(folder: str, most: int) -> list[Path]:
@@ -27,18 +26,9 @@ def files(folder: str, most: int) -> list[Path]:
                           "there, and queue again.")
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())[:most]
     if not found:
-        raise DebiasError(f"The folder {messages.place(path)} holds no pictures ({', '.join(sorted(ENDINGS))}). Put "
+        raise DebiasError(f"The folder {messages.place(path)} holds no pictures ({', '.join(ENDINGS)}). Put "
                           f"some there, or choose another folder.")
     return found
-
-
-def opened(path: Path, size: int) -> Image.Image:
-    """RGB, upright, on white where it is transparent, its longer side `size` at most."""
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file).convert("RGBA")
-    picture.thumbnail((size, size))
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 class DebiasLoadFolder(io.ComfyNode):
@@ -67,11 +57,11 @@ class DebiasLoadFolder(io.ComfyNode):
     def execute(cls, folder="", most=1000, size=512):
         batches, broken = {}, []
         for file in files(folder, most):
-            try:
-                picture = opened(file, size)
-            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                broken.append(f"Warning: {file.name} could not be read ({error})")
+            found = opened(file, size)
+            if found.image is None:
+                broken.append(f"Warning: {file.name} could not be read: {found.note}")
                 continue
+            picture = Image.fromarray(found.image)
             batches.setdefault(picture.size, []).append(to_tensor(picture))
         if not batches:
             raise DebiasError(f"None of the {len(broken)} pictures could be read. {broken[0]}. Save them again.")
