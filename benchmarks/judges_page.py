@@ -96,6 +96,9 @@ whose own 95 % interval is ± 4.5 points ({found['machine']}). (At a target of 5
 | labels wrong | with the check | occupation | women afterwards | images used |
 |---|---|---|---|---|
 {rows}
+
+Where few labels are wrong, calibrations end on target. At 30 % the check of 400 pictures a group itself leaves 4 points of doubt on the true
+share, the same for every occupation, and the calibration says that it is as sure as the check allows: take a better judge.
 """
 
 
