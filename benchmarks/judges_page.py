@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 from sd_debias.core.files import read_json, write_atomic
@@ -87,19 +88,26 @@ group. How often does the 95 % interval hold the true share?
 
 def _calibrations(found: dict) -> str:
     rows = "\n".join(f"| {100 * own['rate']:.0f} % | {'yes' if own['corrected'] else 'no'} | {own['occupation']} | "
-                     f"{_percent(own['woman'])} | {own['images']} |" for own in found["rows"])
+                     f"{_percent(own['woman'])} | {_said(own)} | {own['images']} |" for own in found["rows"])
     return f"""## Calibrations with such a judge
 
 To 30:70, within 5 points, with a check of 400 pictures a group; the share of women by the true labels on {found['images']} fresh pictures,
 whose own 95 % interval is ± 4.5 points ({found['machine']}). (At a target of 50:50 a judge that errs alike both ways shows even shares all the same.)
 
-| labels wrong | with the check | occupation | women afterwards | images used |
-|---|---|---|---|---|
+| labels wrong | with the check | occupation | women afterwards | sure within, by itself | images used |
+|---|---|---|---|---|---|
 {rows}
 
 Where few labels are wrong, calibrations end on target. At 30 % the check of 400 pictures a group itself leaves 4 points of doubt on the true
-share, the same for every occupation, and the calibration says that it is as sure as the check allows: take a better judge.
+share, the same for every occupation, and the calibration says how little it then knows: take a better judge. Without the check it
+claims its 5 points and is wrong by more than 10.
 """
+
+
+def _said(own: dict) -> str:
+    """How near to the target a calibration says that the shares are, with 95 % certainty."""
+    found = re.search(r"within (\d+) points", own["stop"])
+    return f"{found[1]} points" if found else own["stop"]
 
 
 def _people(found: dict) -> str:
