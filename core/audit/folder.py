@@ -17,18 +17,17 @@ from ..calibration.plan import Plan
 from ..calibration.runner import seen_by
 from ..errors import DebiasError, quoted, short
 from ..files import read_json, write_atomic
-from ..method.draw import Steering
-from ..method.methods import METHODS
 from ..judge import Classifier
 from ..judge.check import Check, check_same
+from ..method.draw import Steering
+from ..method.methods import METHODS
 from .given import thumbs
-from .labelled import Labelled, run_of, thumbnail
+from .labelled import MOST_THUMBS, Labelled, run_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 LONGER = 1024  # pixels of the longer side that judges see; faces of a crowd need them, classifiers look at 224 to 384
 HUGE = 200_000_000  # pixels; a larger picture is left out: it would fill the memory
 SAVED_EVERY = 20  # batches
-MOST_THUMBS = 1500
 
 
 @dataclass(frozen=True)
@@ -216,8 +215,7 @@ class FolderAudit:
                                       "seeds": self.round.seeds})
         self.keys, self.notes = list(data["keys"]), dict(data["notes"])
         for key, file in zip(self.keys[:MOST_THUMBS], self.files):
-            if (found := opened(file).image) is not None:
-                self.thumbs[key] = thumbnail(found)
+            self.thumbs |= thumbs([key], [opened(file).image], self.judges)
 
     def _save(self) -> None:
         if self.state is None or not self.keys:

@@ -15,9 +15,7 @@ from ..judge import NO_FACE, Classifier
 from ..judge.check import Check, check_same
 from ..method.draw import Steering
 from ..method.methods import METHODS
-from .labelled import Labelled, run_of, thumbnail
-
-MOST_THUMBS = 1500
+from .labelled import MOST_THUMBS, Labelled, run_of, thumbnail
 
 
 def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attributes: Sequence[Attribute],
@@ -30,11 +28,11 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
     r = Round(AUDIT, tuple(Steering.none(len(a.groups)) for a in attributes), tuple(seeds))
     Calibration(title, attributes, METHODS["default"], plan, checks=checks).measure(
         r, images, seeds, lambda seen: [judge(seen) for judge in judges], None, None, seen_by(judges), True)
-    for own, attribute in zip(r.labels, attributes, strict=True):
+    for i, (own, attribute) in enumerate(zip(r.labels, attributes, strict=True)):
         if all(label == NO_FACE for label in own):
             raise DebiasError(f"Not one of the {len(images)} images shows a face that the detector finds. Let the "
                               f"classifier look at whole pictures, or use another detector.")
-        if all(label < 0 for label in own):
+        if not r.shows(i):
             raise DebiasError(f"None of the {len(images)} images could be classified by {quoted(attribute.name)}"
                               f"{f' ({r.broken})' if r.broken else ''}. Lower the confidence, or use another "
                               f"classifier.")

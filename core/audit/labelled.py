@@ -24,6 +24,7 @@ from ..judge.check import Check, counts_of
 
 COLUMNS = ("title", "picture", "person", "faces", "note")
 FORM = "sd-debias corrections 1"
+MOST_THUMBS = 1500  # pictures of a round or a folder of which one is kept: a page of some 10 MB
 THUMB = 192  # pixels of a thumbnail's longer side
 
 

@@ -232,10 +232,10 @@ class Calibration:
                 yield current
 
     def measure(self, current: Round, images: Sequence, seeds: list[int],
-                 classify: Callable[[Sequence], list[np.ndarray]],
-                 fidelity: Callable[[Sequence], Sequence[float]] | None,
-                 watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
-                 look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> None:
+                classify: Callable[[Sequence], list[np.ndarray]],
+                fidelity: Callable[[Sequence], Sequence[float]] | None,
+                watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
+                look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> None:
         """Add a batch of images to a round; `count_blank`: those of one colour are labelled too, as somebody's
         own ones."""
         if len(images) != len(seeds):

@@ -15,11 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..files import write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
-from ..audit.labelled import thumbnail
+from ..audit.labelled import MOST_THUMBS, thumbnail
 from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
 
 SHOWN = 16  # pictures of a sheet
-MOST_THUMBS = 1500  # of a round
 PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
 
 

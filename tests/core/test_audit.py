@@ -822,3 +822,13 @@ def test_a_thumbnail_shows_which_face_is_which(tmp_path):
     for x, y, w, h in places:  # the lower edges, where no number stands
         assert yellow[y + h, x + w // 3:x + w - 3].mean() > 0.8
     assert not yellow[110:, 100:].any() and len(shown.labels(0, 0)) == 2
+
+
+def test_given_pictures_count_where_only_their_smaller_faces_are_sure():
+    from sd_debias.core.judge.faces import Faces, OfFaces
+    from sd_debias.core.looks import PEOPLE
+    images = [np.full((60, 60, 3), shade, np.uint8) for shade in (90, 91, 92)]
+    judge = OfFaces(lambda cuts: np.array([[0.0, 0.0] if len(c) == 40 else [1.0, 0.0] for c in cuts]),
+                    Faces(lambda rgb: [(0, 0, 40, 40), (40, 40, 20, 20)]), PEOPLE, margin=0.0)
+    found = labelled_pictures(images, "crowd", (GENDER,), [judge]).distribution(0)
+    assert found.counts == (3, 0) and found.unsure == 3
