@@ -1,23 +1,15 @@
 """What judges.py and photographs.py found, in judges.json and as the page judges.md."""
 from __future__ import annotations
 
-import json
-import os
-import platform
 import re
 from pathlib import Path
 
-from sd_debias.core.files import read_json, write_atomic
+from reliability import kept
 
 
 def record(name: str, found: dict, folder: Path) -> None:
     """Keep one part's figures beside the others, and make the page anew."""
-    store = folder / "judges.json"
-    known = read_json(store) if store.exists() else {}
-    found = {**found, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
-    known = dict(sorted({**known, name: found}.items()))
-    write_atomic(store, json.dumps(known, indent=1) + "\n")
-    write_atomic(folder / "judges.md", page(known))
+    kept("judges", page, name, found, folder)
 
 
 def page(known: dict) -> str:

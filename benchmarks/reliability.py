@@ -5,18 +5,24 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Callable
 
 from sd_debias.core.files import read_json, write_atomic
 
 def record(name: str, found: dict, folder: Path) -> None:
     """Keep one command's figures beside those of the other, and make the page anew."""
+    kept("reliability", page, name, found, folder)
+
+
+def kept(store_name: str, page: Callable[[dict], str], name: str, found: dict, folder: Path) -> None:
+    """Keep figures under a name in a store, STORE.json, beside the others, and make its page, STORE.md, anew."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = folder / "reliability.json"
+    store = folder / f"{store_name}.json"
     known = read_json(store) if store.exists() else {}
     found = {**found, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
     known = dict(sorted({**known, name: found}.items()))
     write_atomic(store, json.dumps(known, indent=1) + "\n")
-    write_atomic(folder / "reliability.md", page(known))
+    write_atomic(folder / f"{store_name}.md", page(known))
 
 
 def page(known: dict) -> str:
