@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..core.audit.checking import COUNT, PROMPT, check_judges
@@ -11,7 +10,7 @@ from . import messages
 from .audit import given_back
 from .model_name import encoder_name, model_name
 from .panel import kept, labels_page
-from .types import CATEGORY, Attributes, Classifiers, planned
+from .types import CATEGORY, Attributes, Classifiers, planned, sampling
 from .workbench import Workbench, behind
 
 
@@ -33,15 +32,7 @@ class DebiasCheckClassifier(io.ComfyNode):
                 io.String.Input("prompts", multiline=True, default=PROMPT, tooltip=(
                     "The prompts that each group's text is added to, one a line.")),
                 io.Int.Input("count", default=COUNT, min=5, max=10000, tooltip="Images of each group."),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
-                    "Height of the images in pixels.")),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG."),
-                io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
-                               tooltip="The sampler."),
-                io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
-                               tooltip="The scheduler."),
+                *sampling(),
                 io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False, tooltip=(
                     "Seed of the first image; the others follow.")),
                 planned("batch_size"), planned("confidence"),

@@ -1,7 +1,6 @@
 """Debias Doctor: does guidance do on this model what it must?"""
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..core.attribute import GENDER
@@ -15,7 +14,7 @@ from .classifier import Judge
 from .conditioning import encode
 from .model_name import encoder_name, model_name
 from .panel import kept
-from .types import CATEGORY, Classifiers
+from .types import CATEGORY, Classifiers, sampling
 from .workbench import Workbench
 
 
@@ -33,15 +32,7 @@ class DebiasDoctor(io.ComfyNode):
                 io.String.Input("prompt", default="a photo of a doctor", tooltip="The prompt that is tried."),
                 io.Combo.Input("direction", options=list(DIRECTIONS), default="prompt", tooltip=(
                     "How a push steers: prompt shifts the text, embedding and prediction act inside sampling.")),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
-                    "Height of the images in pixels.")),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG."),
-                io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
-                               tooltip="The sampler."),
-                io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
-                               tooltip="The scheduler."),
+                *sampling(),
                 Classifiers.Input("classifier", optional=True, tooltip=(
                     "Tells whom the pushed pictures show. Without one nobody looks."))],
             outputs=[io.String.Output(display_name="text", tooltip="What was found.")],

@@ -1,6 +1,7 @@
 """The types that sd-debias adds to ComfyUI's graphs."""
 from __future__ import annotations
 
+import comfy.samplers
 from comfy_api.latest import io
 
 from ..core.calibration.plan import FIELDS
@@ -25,3 +26,17 @@ def planned(name: str, **other):
     asked = FIELDS[name]
     given = dict(default=asked.default, min=asked.low, max=asked.high, step=asked.step, tooltip=asked.help) | other
     return io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)
+
+
+def sampling() -> list:
+    """The inputs for how pictures are made."""
+    return [
+        io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
+        io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
+            "Height of the images in pixels.")),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG."),
+        io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
+                       tooltip="The sampler."),
+        io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
+                       tooltip="The scheduler.")]
