@@ -39,7 +39,12 @@ from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import differences, entry_for
 from sd_debias.core.profile.words import described, metadata
+from sd_debias.core.report.card import card_markdown, card_page
+from sd_debias.core.report.card_figures import FORM, check_card
 from sd_debias.core.schema import LARGEST_WEIGHT
+from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder
+from sd_debias.diffusers_host.sweep.job import Wanted
+from sd_debias.diffusers_host.sweep.prompts import read_prompts
 from sd_debias.core.method.draw import rows
 
 SLOWEST, MOST_MEMORY = 2.0, 200 << 20
@@ -84,7 +89,7 @@ def state(document) -> None:
     assert found.stop is None or isinstance(found.stop, str)
     assert all(math.isfinite(w) for s in found.steerings for w in s.weights)
     found.warnings  # noqa: B018
-    found._next_round()
+    found.next_round()
 
 
 def attribute(document) -> None:
@@ -124,7 +129,38 @@ def file(document) -> None:
 def plan(document) -> None:
     """The numbers of a calibration."""
     found = Plan(**document)
-    Calibration("a doctor", [parse("gender")], named(), found)._next_round()
+    Calibration("a doctor", [parse("gender")], named(), found).next_round()
+
+
+def card(document) -> None:
+    """A bias card: its page and its Markdown."""
+    found = check_card(document)
+    assert card_page([found]).count("<script") == 0
+    card_page([found, found])
+    assert isinstance(card_markdown(found), str)
+
+
+def sweep(document) -> None:
+    """A sweep's folder: what it is of, and its journal, which is replayed."""
+    asked, journal = document
+    place = folder / "sweep"
+    (place / "journals").mkdir(parents=True, exist_ok=True)
+    (place / "sweep.json").write_text(json.dumps(asked), "utf-8", "surrogatepass")
+    (place / "journals" / "1-of-1.jsonl").write_bytes(journal)
+    known = SweepFolder(place)
+    jobs = known.jobs(0)
+    known.load(0, jobs)
+    for job in jobs:
+        job.replay()
+        for r in job.calibration.rounds:
+            assert all(len(own) == r.done for own in r.labels)
+
+
+def prompts(document) -> None:
+    """A list of prompts, as text or as a table."""
+    path = folder / "prompts.csv"
+    path.write_bytes(document)
+    assert all(row.prompt.strip() for row in read_prompts(str(path)))
 
 
 # --- mutation --------------------------------------------------------------------------------------------------------
@@ -195,8 +231,51 @@ def seeds_of() -> dict[Callable, tuple[list, Callable, float]]:
             attribute: ([parse("age").to_dict()], mutated, 0.1), attribute_text: ([None], typed, 0.1),
             labels: ([{"a": "man", "b": "woman"}], mutated, 0.05), name: ([None], typed, 0.05),
             file: ([json.dumps(small).encode()], damaged, 0.05),
+            card: ([a_card(made[0][0])], mutated, 0.05), sweep: ([a_sweep()], sweep_mutated, 0.03),
+            prompts: ([b"subject,template,targets,states\ndoctor,a {subject},gender = 70:30,\nwoman,,,gender=woman\n"],
+                      damaged, 0.02),
             plan: ([dict(images=20, rounds=2, held_out=20, tolerance=0.1, batch_size=4, seed=5, confidence=0.5)],
                    mutated, 0.05)}
+
+
+def a_card(calibration: Calibration) -> dict:
+    entry = profile_of("x", [calibration], {}, "x", [5]).to_dict()["entries"][0]
+    return dict(form=FORM, model="x", setting=dict(model="x", steps=3), classifier="x", software="x", created="x",
+                cost=dict(images=5, seconds=1.0, evaluations=None),
+                sets=[dict(attributes=[a.to_dict() for a in calibration.attributes], plan="x", checks=[],
+                           method=calibration.method.to_dict(),
+                           rows=[dict(prompt=entry["prompt"], subject="doctor", entry=entry, error=None,
+                                      verdicts=["on target"] * len(calibration.attributes))],
+                           explicit=[dict(prompt="a woman", states={"gender": "woman"}, shown={"gender": [3, 4]})])])
+
+
+def a_sweep() -> tuple[dict, bytes]:
+    """A sweep of two audits, measured by halves."""
+    place = folder / "a sweep"
+    asked = Asked(("demo",), (Wanted("a", 0), Wanted("b", 0)), ((parse("gender"),),), METHODS["default"],
+                  Plan(20, rounds=0, held_out=0, batch_size=5))
+    jobs = SweepFolder(place, asked).jobs(0)
+    lines = [dict(model=0, facts=dict(software="x", model="demo", setting={}, fingerprint="x", classifiers=[["x"]]))]
+    for job in jobs:
+        unit = job.due(2)
+        batches = [dict(first=unit.seeds[0] + at, count=5, labels=[[0, 1, -1, 0, 1]], fidelity=[0.5] * 5)
+                   for at in range(0, unit.seeds[1], 5)]
+        lines.append(dict(model=0, unit=[unit.job, unit.round, unit.weights], batches=batches, seconds=1.0,
+                          evaluations=80, worker="x", time=0))
+    return read_json(place / "sweep.json"), b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def sweep_mutated(document, chance: random.Random):
+    """What it is of is damaged, or a line of its journal, or the journal as a file."""
+    asked, journal = document
+    kind = chance.random()
+    if kind < 0.3:
+        return mutated(asked, chance), journal
+    if kind < 0.6:
+        return asked, damaged(journal, chance)
+    lines = [mutated(json.loads(line), chance) if chance.random() < 0.5 else json.loads(line)
+             for line in journal.splitlines()]
+    return asked, b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def main() -> int:

@@ -24,8 +24,8 @@ from judges_page import record
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.audit.folder import FolderAudit
-from sd_debias.core.audit.given import labelled_pictures
+from sd_debias.core.audits.folder import FolderAudit
+from sd_debias.core.audits.given import labelled_pictures
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned
 from sd_debias.core.calibration.statistics import corrected_shares, summarise_people, wilson

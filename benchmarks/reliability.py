@@ -53,4 +53,11 @@ All {kill['calibrations']} calibrations ended with an undisturbed run's counts a
 The command ends with an error at the first measured image that is lost, the first refusal (such as "exists already") and the
 first temporary file that is left; these figures are of a run that reached its end.
 """)
+    if kill := known.get("kill_sweep"):
+        parts.append(f"""## Sweeps, killed at random moments
+
+`python benchmarks/kill.py --what sweep --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): the same for `sd-debias sweep`;
+{kill['kills_after_the_profile_was_saved']} kills came after the profile was saved. All {kill['calibrations']} sweeps ended with an undisturbed run's weights and the label of
+every picture, the one killed most often after {kill['most_kills_of_one_calibration']} kills.
+""")
     return "\n".join(parts)

@@ -149,12 +149,12 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
         name = known.get(" ".join(named[1].casefold().split())) if named else None
         if named is None or name is None or name in found:
             raise DebiasError(f"A target is a number a group in their order, e.g. {':'.join(['50'] * len(names))}, or "
-                              f"groups with their shares, e.g. '{names[-1]} 65', each once, but {quoted(text.strip())} "
-                              f"came. The groups are {short(', '.join(names))}.")
+                              f"groups with their shares, e.g. {quoted(names[-1] + ' 65')}, each once, but "
+                              f"{quoted(text.strip())} came. The groups are {short(', '.join(names))}.")
         found[name] = float(named[2])
     if not found:
         raise DebiasError(f"A target is a number a group, e.g. {':'.join(['50'] * len(names))}, or groups with their "
-                          f"shares, e.g. '{names[-1]} 65', but {quoted(text.strip())} came.")
+                          f"shares, e.g. {quoted(names[-1] + ' 65')}, but {quoted(text.strip())} came.")
     whole = 1 if sum(found.values()) <= 1 and any(0 < share < 1 for share in found.values()) else 100
     rest, missing = whole - sum(found.values()), [name for name in names if name not in found]
     if missing and rest < 0:

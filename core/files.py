@@ -196,9 +196,37 @@ def fingerprint(place: str | Path | None) -> str | None:
     if not place or not os.path.exists(place):  # which is False for a text that no system takes as a path
         return None
     place = Path(place)
-    files = [place] if place.is_file() else sorted(
+    known = [(file.name if file == place else file.relative_to(place).as_posix(), file.stat().st_size,
+              file.stat().st_mtime_ns) for file in _model_files(place)]
+    return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def contents(place: str | Path | None) -> str | None:
+    """As `fingerprint`, but the same for the same model on every machine: files are read, and their times do not count.
+
+    Gigabytes are read once; until its fingerprint changes, a model's digest is remembered.
+    """
+    before = fingerprint(place)
+    if place is None or before is None:
+        return None
+    place, key = Path(place), (str(place), before)
+    if key not in _read:
+        digest = hashlib.sha256()
+        for file in sorted(_model_files(place), key=lambda file: file.relative_to(place).as_posix()):
+            own = hashlib.sha256()
+            with open(file, "rb") as stream:
+                for block in iter(lambda: stream.read(1 << 22), b""):
+                    own.update(block)
+            line = f"{file.relative_to(place).as_posix()} {own.hexdigest()}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        _read[key] = digest.hexdigest()[:16]
+    return _read[key]
+
+
+_read: dict[tuple[str, str], str] = {}  # what `contents` found, by place and fingerprint
+
+
+def _model_files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(
         file for pattern in ("*", "*/*") for file in place.glob(pattern)
         if file.suffix.lower() in MODEL_FILES and file.is_file())
-    known = [(file.name if file == place else file.relative_to(place).as_posix(), file.stat().st_size,
-              file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()[:16]

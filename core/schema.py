@@ -131,6 +131,13 @@ CALIBRATION = {
                   people=_list(_list(_list(LABEL)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
                   not_finite=COUNT, one_colour=COUNT, seconds=SECONDS, watched={
                       "type": "object", "additionalProperties": _list(LABEL)}), maxItems=10_000))}
+UNIT = _object(
+    "job prompt variant round kind steerings seeds begin rounds", job=COUNT, prompt=TEXT, variant=COUNT, round=COUNT,
+    kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8), begin=COUNT, rounds={"type": "boolean"},
+    seeds=_list(_whole(-2**65, 2**65), minItems=2, maxItems=2))
+QUESTION = _object(  # of a sweep, to a server
+    "variants method plan unit", method=METHOD, plan=PLAN, unit=_or_null(UNIT), show=_whole(0, 16),
+    variants=_list(_list(ATTRIBUTE, minItems=1, maxItems=8), minItems=1, maxItems=10_000))
 SCHEMAS = {"profile": PROFILE, "calibration": CALIBRATION}
 
 _WORDS = {"object": "an object", "array": "a list", "string": "a text", "number": "a finite number",

@@ -6,8 +6,8 @@ import json
 from comfy_api.latest import io, ui
 
 from ..core.attribute import together
-from ..core.audit.given import labelled_pictures
-from ..core.audit.labelled import Labelled, corrected, read_corrections
+from ..core.audits.given import labelled_pictures
+from ..core.audits.labelled import Labelled, corrected, read_corrections
 from ..core.calibration.standing import Standing, of_shares
 from ..core.errors import DebiasError
 from ..core.report.chart import chart_shares

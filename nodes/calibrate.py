@@ -24,12 +24,11 @@ from . import messages
 from .classifier import checks_of
 from .guidance import KEY
 from .images import to_tensor
-from .model_name import encoder_name, model_name
 from .panel import about, address, kept
 from .profiles import save_folder
 from .report import new_folder
 from .types import CATEGORY, Attributes, Classifiers, Profiles, choice, planned
-from .workbench import Workbench, behind, states
+from .workbench import Workbench, behind, setting_of, states
 
 
 class DebiasCalibrate(io.ComfyNode):
@@ -93,9 +92,8 @@ class DebiasCalibrate(io.ComfyNode):
         method = chosen(method, direction=direction, rule=rule)
         numbers = dict(images=images, rounds=rounds, held_out=held_out, tolerance=tolerance, within=within)
         plan = planned_as(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=confidence)
-        setting = dict(host="ComfyUI", model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
-                       sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
-                       negative_prompt=negative)
+        setting = setting_of(cls.hidden.prompt, node, clip, sampler_name, scheduler, steps, cfg, width, height,
+                             negative)
         bench = Workbench(model, clip, vae, classifier, setting, behind(cls.hidden.prompt, node), node)
         bench.note = unused(sure, numbers)
         folder = new_folder(name)

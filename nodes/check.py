@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..core.audit.checking import COUNT, PROMPT, check_judges
+from ..core.audits.checking import COUNT, PROMPT, check_judges
 from . import messages
 from .audit import given_back
 from .model_name import encoder_name, model_name

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..core.audit.folder import ENDINGS, opened
+from ..core.audits.folder import ENDINGS, opened
 from ..core.errors import DebiasError, quoted
 from . import messages
 from .images import to_tensor

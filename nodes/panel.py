@@ -13,7 +13,7 @@ from ..core.attribute import GENDER
 from ..core.calibration.plan import CUSTOM, HOW_SURE, estimate, planned
 from ..core.calibration.speed import known
 from ..core.errors import DebiasError
-from ..core.audit.labelled import Labelled
+from ..core.audits.labelled import Labelled
 from ..core.calibration.outcome import LABELS as LABELS_FILE
 from ..core.files import safe_name, write_atomic
 from ..core.method.methods import METHODS

@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 import comfy.sample
 import comfy.utils
@@ -31,6 +31,7 @@ from .classifier import Judge
 from .conditioning import encode_all
 from .guidance import GuidedSampling, downscale
 from .images import pictures, to_pil
+from .model_name import encoder_name, model_name
 
 PREVIEW = 512  # pixels
 INTERRUPTION = "InterruptProcessingException"
@@ -166,22 +167,30 @@ def speed_file() -> Path:
     return states() / "speed"
 
 
-def behind(prompt: dict | None, node: str | None) -> list:
+def setting_of(prompt: dict | None, node: str | None, clip, sampler_name: str, scheduler: str, steps: int, cfg: float,
+               width: int, height: int, negative: str) -> dict:
+    """What a node's pictures are made with, as profiles keep it."""
+    return dict(host="ComfyUI", model=model_name(prompt, node), text_encoder=encoder_name(clip), sampler=sampler_name,
+                scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height, negative_prompt=negative)
+
+
+def behind(prompt: dict | None, node: str | None, tell: Callable = fingerprint) -> list:
     """The loaders, LoRAs and so on that make those inputs of the node that are no values, with the files that they
-    name: one that was replaced under the same name is another one. Nothing else of the graph counts."""
+    name: one that was replaced under the same name is another one, by what `tell` says. Nothing else of the graph
+    counts."""
     inputs = ((prompt or {}).get(node) or {}).get("inputs") or {}
     links = [(key, inputs[key]) for key in MADE if isinstance(inputs.get(key), list)]
-    return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source)))
+    return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source), tell))
             for key, (source, output) in links]
 
 
-def files_of(prompt: dict, node: str) -> list:
-    """(text, fingerprint) of every text in a node's inputs, and in those of all that leads to it, that names a file or
-    folder in ComfyUI's model folders."""
+def files_of(prompt: dict, node: str, tell: Callable = fingerprint) -> list:
+    """(text, what `tell` says) of every text in a node's inputs, and in those of all that leads to it, that names a
+    file or folder in ComfyUI's model folders."""
     texts = {text for at in messages.upstream(prompt, [node]).values() for text in (at.get("inputs") or {}).values()
              if isinstance(text, str) and 0 < len(text) < 256 and text.isprintable()}
     relative = [text for text in texts
                 if not Path(text).is_absolute() and not {".", ".."} & {*re.split(r"[\\/]", text)}]
     roots = {root for kind in list(folder_paths.folder_names_and_paths) for root in folder_paths.get_folder_paths(kind)}
     return sorted((text, digest) for text in relative for root in sorted(map(str, roots))
-                  if (digest := fingerprint(Path(root) / text)))
+                  if (digest := tell(Path(root) / text)))

@@ -19,7 +19,8 @@ from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from ..core.method.methods import AS_METHOD, CHOICES, Method, chosen
 from ..core.report.look import policy
 from ..core.report.page import POLICY
-from . import calibrating, classifiers, profiles
+from ..core.sweep import wire
+from . import calibrating, classifiers, measuring, profiles
 from .arguments import NONE
 from .jobs import Busy, Job, Jobs
 from .request import check, processing_of
@@ -84,6 +85,16 @@ class CalibrateRequest(AuditRequest):
     overwrite: bool = False
 
 
+class MeasureRequest(BaseModel):
+    """A unit of a sweep, as `sd-debias sweep --via` sends it; the prompt and seeds are the unit's."""
+    txt2img: Settings = Settings()
+    model: str = Field("", description="a checkpoint's name; empty: the one that is chosen")
+    classifier: str = Field("", description="as of an audit")
+    look: str = Field(PICTURE, description=LOOK.help)
+    detector: str = Field(AUTO, description=DETECTOR.help)
+    sweep: dict = Field(..., description="what is to be measured, and how")
+
+
 class JobState(BaseModel):
     id: str
     kind: str
@@ -91,7 +102,7 @@ class JobState(BaseModel):
     text: str = ""
     error: str | None = None
     seed: int | None = Field(None, description="of the first image; the same one makes the same images again")
-    result: list[dict] | None = Field(None, description="measured shares, one entry a prompt")
+    result: list[dict] | None = Field(None, description="measured shares, one entry a prompt; of a unit, its answer")
     profile: str | None = None
     images: list[str] = Field([], description="sheets and charts as base64 PNG, with ?images=true")
 
@@ -150,6 +161,19 @@ def register(app: FastAPI) -> None:
         _checked(request)
         return begin("calibration", lambda job: _calibrate(request, job))
 
+    def start_unit(request: MeasureRequest) -> JobState:
+        """Measure a unit of a sweep; ask for the job until it is done."""
+        try:
+            wire.read(request.sweep)
+            name = measuring.checkpoint(request.model)
+            settings = dict(vars(request.txt2img))
+            if name is not None:
+                settings["override_settings"] = {**settings["override_settings"], "sd_model_checkpoint": name}
+            check(settings)
+        except DebiasError as error:
+            raise HTTPException(422, profiles.said(error)) from error
+        return begin("unit of a sweep", lambda job: _measure(request, settings, job))
+
     def begin(kind: str, work) -> JobState:
         try:
             return _state(jobs.start(kind, work))
@@ -176,6 +200,7 @@ def register(app: FastAPI) -> None:
     route("/profiles/{name}", read_profile, "GET", response_model=dict)
     route("/audit", start_audit, "POST", response_model=JobState, status_code=202)
     route("/calibrate", start_calibration, "POST", response_model=JobState, status_code=202)
+    route("/measure", start_unit, "POST", response_model=JobState, status_code=202)
     route("/jobs/{identity}", read_job, "GET", response_model=JobState)
     route("/jobs/{identity}", cancel_job, "DELETE", response_model=JobState)
 
@@ -249,6 +274,11 @@ def _calibrate(request: CalibrateRequest, job: Job):
         p, request.prompts or [p.prompt], attributes,
         classifiers.Named(request.classifier, request.look, request.detector), method, request.name, _sure(request),
         _numbers(request), request.overwrite, say=job.say, cancelled=lambda: job.cancelled, check=request.check)
+
+
+def _measure(request: MeasureRequest, settings: dict, job: Job):
+    named = classifiers.Named(request.classifier, request.look, request.detector)
+    return measuring.measure(processing_of(settings), named, request.sweep, job.say, lambda: job.cancelled)
 
 
 def _state(job: Job, images: bool = False) -> JobState:

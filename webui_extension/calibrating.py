@@ -8,8 +8,8 @@ from typing import Callable, Mapping, Sequence
 from PIL import Image
 
 from ..core.attribute import Attribute
-from ..core.audit.checking import check_judges
-from ..core.audit.labelled import corrected, read_corrections
+from ..core.audits.checking import check_judges
+from ..core.audits.labelled import corrected, read_corrections
 from ..core.calibration import runner
 from ..core.calibration.outcome import LABELS, Outcome
 from ..core.calibration.plan import planned

@@ -160,10 +160,10 @@ def found(source: str, trusted: bool = True) -> str:
                       f"named by their folder there, or 'demo', or left to the settings page.")
 
 
-def fingerprints(text: str | None) -> list:
-    """What tells the models that are named from others put in their place."""
+def fingerprints(text: str | None, tell: Callable = fingerprint) -> list:
+    """What tells the models that are named from others put in their place, by what `tell` says of their folders."""
     models = [source for source in sources(text or default()) if source not in (DEMO, HOST, "ita", "photo")]
-    return [(source, fingerprint(found(source))) for source in models]
+    return [(source, tell(found(source))) for source in models]
 
 
 def names(classifiers: Sequence[Callable]) -> str:

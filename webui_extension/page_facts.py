@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from enum import Enum
+from typing import Callable
 
 import numpy as np
 from PIL import Image
@@ -21,12 +22,13 @@ IMG2IMG = ("init_images", "denoising_strength", "resize_mode", "image_mask", "ma
            "image_cfg_scale", "initial_noise_multiplier")
 
 
-def page_facts(p, hires: bool) -> list:
+def page_facts(p, hires: bool, tell: Callable = fingerprint) -> list:
     """As plain values: the setting with the chosen checkpoint, the page's own fields, the host's settings that
-    infotexts name, the files of checkpoint and VAE, and other extensions' arguments, such as ControlNet's."""
+    infotexts name, the files of checkpoint and VAE by what `tell` says of them, and other extensions' arguments, such
+    as ControlNet's."""
     names = (*PAGE, *(HIRES if hires else ()), *(IMG2IMG if getattr(p, "init_images", None) else ()))
     return [_chosen(p), sorted(map(str, p.override_settings.items())),
-            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p), _other_scripts(p)]
+            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p, tell), _other_scripts(p)]
 
 
 def reading_facts(p) -> list:
@@ -51,13 +53,13 @@ def _options(p) -> list:
     return sorted((name, str(option(p, name))) for name, known in labels.items() if getattr(known, "infotext", None))
 
 
-def _files(p) -> list:
+def _files(p, tell: Callable = fingerprint) -> list:
     """What tells the checkpoint and VAE from others put in their place."""
     from modules import sd_models
     checkpoint, vae = option(p, "sd_model_checkpoint"), option(p, "sd_vae")
     match = getattr(sd_models, "get_closet_checkpoint_match", lambda name: None)(checkpoint) if checkpoint else None
     known = getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
-    return [fingerprint(getattr(match, "filename", None)), fingerprint(known.get(vae))]
+    return [tell(getattr(match, "filename", None)), tell(known.get(vae))]
 
 
 def _other_scripts(p) -> list:

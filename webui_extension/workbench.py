@@ -16,6 +16,7 @@ from ..core.calibration.runner import Host, Progress
 from ..core.calibration.speed import remember
 from ..core.calibration.unfinished import PARAMETERS
 from ..core.errors import DebiasError
+from ..core.files import fingerprint
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
 from . import classifiers, profiles
@@ -37,14 +38,15 @@ class Workbench(Host):
 
     def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
                  say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False,
-                 judges: bool = True):
+                 judges: bool = True, tell: Callable = fingerprint):
+        """tell: what tells files from others put in their place"""
         from modules import processing
         processing.fix_seed(p)
-        self.p, self.tell, self.cancelled = p, say, cancelled
+        self.p, self.tell, self.cancelled, self.of_file = p, say, cancelled, tell
         self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.named = classifiers.Named.of(classifier)
         text = self.named.text
-        self.judge = [text or classifiers.default(), classifiers.fingerprints(text),
+        self.judge = [text or classifiers.default(), classifiers.fingerprints(text, tell),
                       *self.named.facts] if judges else None
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
@@ -71,7 +73,7 @@ class Workbench(Host):
         return judged
 
     def fingerprint(self) -> object:
-        return [self.judge, *page_facts(self.p, self.hires)]
+        return [self.judge, *page_facts(self.p, self.hires, self.of_file)]
 
     def known(self, prompt: str) -> str:
         """As the accordion will meet it: with the page's styles, without extra networks."""

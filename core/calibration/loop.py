@@ -21,7 +21,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -86,6 +86,24 @@ class Round:
     def mean_fidelity(self) -> float | None:
         return float(np.mean(self.fidelity)) if self.fidelity else None
 
+    def extend(self, batch: Round) -> None:
+        """Add what was measured of the next images, `batch.seeds`."""
+        def longer(before: list, after: list, unknown: Any) -> list:  # earlier versions did not look for all of it
+            return [*before, *[unknown] * (self.done - len(before)), *after]
+
+        for name, own in batch.watched.items():
+            self.watched[name] = longer(self.watched.get(name, []), own, UNSURE)
+        if batch.faces:
+            self.faces = longer(self.faces, batch.faces, 0)
+        people = batch.people or [[[] for _ in batch.seeds] for _ in self.people]
+        self.people = [longer(before, own, []) for before, own in zip(self.people or [[] for _ in people], people,
+                                                                      strict=True)]
+        self.labels = [[*before, *own] for before, own in zip(self.labels or [[] for _ in batch.labels], batch.labels,
+                                                              strict=True)]
+        self.fidelity = [*self.fidelity, *batch.fidelity]
+        self.not_finite += batch.not_finite
+        self.one_colour += batch.one_colour
+
     def outcomes(self, attribute: int, groups: int) -> np.ndarray:
         """Counts [n + 1, n] of one attribute: by drawn option, the group measured. Unsure images are left out."""
         table = np.zeros((groups + 1, groups), int)
@@ -126,10 +144,12 @@ class Round:
         """Which images nobody could be found in, and which show several persons, in words; "" where none are known."""
         none = max((sum(label == NO_FACE for label in own) for own in self.labels), default=0)
         several = sum(count > 1 for count in self.faces)
-        differ = max((sum(label == DISAGREED for label in own) for own in self.labels), default=0)
+        differ, agree = max(((sum(label == DISAGREED for label in own), sum(label >= 0 for label in own))
+                             for own in self.labels), default=(0, 0))
+        share = f" (they agree on {100 * agree / (agree + differ):.0f} % of those that they can tell)" if differ else ""
         found = [f"{count} {words}" for count, words in (
             (none, "show no face"), (several, "show several people"),
-            (differ, "are left out because the classifiers disagree")) if count]
+            (differ, f"are left out because the classifiers disagree{share}")) if count]
         return f"of {self.done} images, {', '.join(found)}" if found else ""
 
     @classmethod
@@ -194,6 +214,7 @@ class Calibration:
                                     plan.within and plan.within * self._gain(i))
                         for i, (a, aim) in enumerate(zip(self.attributes, self.aims, strict=True))]
         self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
+        self._measured: dict[tuple[int, int], solver.Measurement] = {}  # of complete rounds, by round and attribute
 
     def _gain(self, attribute: int) -> float:
         """How much of a change of the true shares the classifier shows, at least: C's smallest singular value."""
@@ -217,70 +238,64 @@ class Calibration:
 
         Raises DebiasError where no image of a round can be classified.
         """
-        while (current := self._next_round()) is not None:
+        while (current := self.next_round()) is not None:
             started = time.perf_counter() - current.seconds
             while not current.complete:
                 seeds = list(current.seeds[current.done:current.done + self.plan.batch_size])
-                weights = rows(current.steerings, seeds)
-                self.measure(current, generate(weights, seeds), seeds, classify, fidelity, watch, look)
+                images = generate(rows(current.steerings, seeds), seeds)
+                self.add(self.measured(current, images, seeds, classify, fidelity, watch, look))
                 current.seconds = time.perf_counter() - started
-                if current.complete:
-                    for i in range(len(self.attributes)):
-                        self._check(current, i)
                 if save_to is not None:
                     self.save(save_to)
                 yield current
 
-    def measure(self, current: Round, images: Sequence, seeds: list[int],
-                classify: Callable[[Sequence], list[np.ndarray]],
-                fidelity: Callable[[Sequence], Sequence[float]] | None,
-                watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
-                look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> None:
-        """Add a batch of images to a round; `count_blank`: those of one colour are labelled too, as somebody's
-        own ones."""
+    def add(self, batch: Round) -> None:
+        """Add the next images of the current round, as `measured` gives them. Raises DebiasError where the round is
+        complete and nobody in it could be classified."""
+        current = self.rounds[-1]
+        current.extend(batch)
+        if current.complete:
+            for i in range(len(self.attributes)):
+                self._check(current, i)
+
+    def measured(self, current: Round, images: Sequence, seeds: Sequence[int],
+                 classify: Callable[[Sequence], list[np.ndarray]],
+                 fidelity: Callable[[Sequence], Sequence[float]] | None,
+                 watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
+                 look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> Round:
+        """What a batch of a round's images shows, a round of its own; `count_blank`: those of one colour are labelled
+        too, as somebody's own ones."""
         if len(images) != len(seeds):
             raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
         finite = [i for i, image in enumerate(images) if image is not None]
         blank = [i for i in finite if one_colour(images[i])]
         shown = finite if count_blank else [i for i in finite if i not in blank]
         found = [np.full(len(images), UNSURE) for _ in self.attributes]
-        persons: Persons | None = None
-        faithful: list[float] = []
-        beside: dict[str, np.ndarray] = {}
-        if shown:  # nothing is added before all of it is known: any of these may be interrupted
+        batch = Round(current.kind, current.steerings, tuple(seeds), not_finite=len(images) - len(finite),
+                      one_colour=len(blank), faces=[0] * len(images) if look is not None else [])
+        if shown:
             seen = images if len(shown) == len(images) else [images[i] for i in shown]
             for own, p, attribute in zip(found, classify(seen), self.attributes, strict=True):
                 own[shown] = self._labels(p, attribute, len(shown))
-            persons = look(seen) if look is not None else None
-            faithful = np.asarray(fidelity(seen), float).tolist() if fidelity is not None else []
-            beside = watch(seen) if watch else {}
-        for name, p in beside.items():
-            own = np.full(len(images), UNSURE)
-            own[shown] = labels(p, self.plan.confidence)
-            before = current.watched.get(name, [])
-            current.watched[name] = [*before, *[UNSURE] * (current.done - len(before)), *own.tolist()]
-        if look is not None:
-            self._look(current, persons, shown, len(images))
-        current.fidelity += faithful
-        current.labels = [[*old, *new.tolist()] for old, new in
-                          zip(current.labels or [[] for _ in found], found, strict=True)]
-        current.not_finite += len(images) - len(finite)
-        current.one_colour += len(blank)
+            if look is not None:
+                self._look(batch, look(seen), shown)
+            batch.fidelity = np.asarray(fidelity(seen), float).tolist() if fidelity is not None else []
+            for name, p in (watch(seen) if watch else {}).items():
+                beside = np.full(len(images), UNSURE)
+                beside[shown] = labels(p, self.plan.confidence)
+                batch.watched[name] = beside.tolist()
+        batch.labels = [own.tolist() for own in found]
+        return batch
 
-    def _look(self, current: Round, persons: Persons | None, shown: Sequence[int], images: int) -> None:
-        """Add who is in a batch's images to a round, before its labels are; None: no image shows anything."""
-        faces = np.zeros(images, int)
-        faces[list(shown)] = persons.faces if persons else []
-        current.faces = [*current.faces, *[0] * (current.done - len(current.faces)), *faces.tolist()]
-        people = persons.people if persons else [[] for _ in current.people] or None
-        if people is not None:
-            before = current.people or [[[] for _ in range(current.done)] for _ in self.attributes]
-            current.people = []
-            for old, own in zip(before, people, strict=True):
-                new: list[list[int]] = [[] for _ in range(images)]
-                for place, p in zip(shown, own, strict=True):
-                    new[place] = labels(p, self.plan.confidence).tolist() if len(p) else []
-                current.people.append([*old, *new])
+    def _look(self, batch: Round, persons: Persons, shown: Sequence[int]) -> None:
+        """Add who is in those images of a batch that show something."""
+        for place, count in zip(shown, persons.faces, strict=True):
+            batch.faces[place] = int(count)
+        for own in persons.people or ():
+            people: list[list[int]] = [[] for _ in batch.seeds]
+            for place, p in zip(shown, own, strict=True):
+                people[place] = labels(p, self.plan.confidence).tolist() if len(p) else []
+            batch.people.append(people)
 
     def _check(self, current: Round, attribute: int) -> None:
         """Raises DebiasError for a complete round in which nobody could be classified."""
@@ -294,8 +309,12 @@ class Calibration:
     def history(self, attribute: int) -> list[solver.Measurement]:
         """What a solver sees: the complete rounds; of a plan with a margin, not the verification, which is a test."""
         n, tested = len(self.attributes[attribute].groups), self.plan.within is not None
-        return [solver.Measurement(r.steerings[attribute], r.outcomes(attribute, n))
-                for r in self.rounds if r.complete and not (tested and r.kind == HELD_OUT)]
+        for number, r in enumerate(self.rounds):
+            if r.complete and (number, attribute) not in self._measured:  # asked for many times a round
+                self._measured[number, attribute] = solver.Measurement(r.steerings[attribute],
+                                                                       r.outcomes(attribute, n))
+        return [self._measured[number, attribute] for number, r in enumerate(self.rounds)
+                if r.complete and not (tested and r.kind == HELD_OUT)]
 
     def learn_from(self, others: Sequence[Calibration]) -> None:
         """Let what draws' pushes did to other prompts, of the same attributes and method, count a little here."""
@@ -480,7 +499,8 @@ class Calibration:
                               f"{len(attribute.groups)}] probabilities, but {list(np.shape(probabilities))} came.")
         return labels(probabilities, self.plan.confidence)
 
-    def _next_round(self) -> Round | None:
+    def next_round(self) -> Round | None:
+        """The round that is due, begun where it is not; None where nothing is left to measure."""
         if self.rounds and not self.rounds[-1].complete:
             return self.rounds[-1]
         plan, verified = self.plan, sum(r.kind == HELD_OUT for r in self.rounds)

@@ -10,7 +10,7 @@ from typing import Sequence
 from PIL import Image
 
 from ..attribute import Attribute
-from ..audit.labelled import Labelled
+from ..audits.labelled import Labelled, left_out
 from ..profile.file import Profile
 from ..report.chart import chart_kl, chart_shares, contact_sheet
 from ..report.look import look_page
@@ -120,7 +120,7 @@ class Outcome:
         if self.profile is None:
             raise ValueError("A report needs a profile.")
         sheets = {c.prompt: [sheet for sheet in pair if sheet] for c, pair in zip(self.calibrations, self.sheets)}
-        return page(self.profile, sheets, labels=LABELS)
+        return page(self.profile, sheets, labels=LABELS, left_out=left_out(self.labelled))
 
     def files(self, seconds: float) -> dict[str, bytes]:
         """A calibration's files by name: report, sheets, charts and the figures for machines."""

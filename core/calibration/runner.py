@@ -20,7 +20,8 @@ from ..errors import DebiasError, quoted
 from ..files import exclusive, safe_name, write_atomic, writing
 from ..judge import Classifier
 from ..judge.check import Check, check_same
-from ..audit.labelled import Labelled, run_of
+from ..audits.labelled import Labelled, run_of
+from ..method.draw import rows
 from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
 from .loop import AUDIT, HELD_OUT, ROUND, Calibration, Persons, Round, named_shares, round_names
@@ -183,36 +184,56 @@ def seen_by(classifiers: Sequence[Classifier]) -> Callable[[Sequence], Persons] 
 def advance(host: Host, calibration: Calibration, prompt: str | None = None, work: Unfinished | None = None
             ) -> Iterator[Round]:
     """Run one prompt's calibration, yielding as `Calibration.run`; `prompt` as the host is to read it."""
-    attributes, method = calibration.attributes, calibration.method
-    classifiers, fidelity = host.judges(attributes)
-    if calibration.plan.rounds:
-        host.check(attributes, method)
-    if calibration.plan.rounds or calibration.plan.held_out:
-        if any(hasattr(classify, "people") for classify in classifiers):
-            raise DebiasError("A calibration counts one label a picture, but the classifier looks at people, every "
-                              "face of a picture. Let it look at the largest face, and audit people afterwards.")
-    work = work or Unfinished(None)
-
-    # To a group without words of its own nothing is steered: its pictures are those that are left alone.
-    idle = [group.wordless and (method.direction == "prompt" or method.guidance.anchor == "prompt")
-            for a in attributes for group in a.groups]
+    bench, work = Measuring(host, calibration, prompt), work or Unfinished(None)
 
     def render(weights: Tensor, seeds: list[int]) -> Sequence:
-        weights = weights.masked_fill(torch.tensor(idle), 0.0)
-        images = host.render(calibration.prompt if prompt is None else prompt, seeds, weights, attributes, method)
+        images = bench.render(weights, seeds)
         work.keep(calibration.rounds, seeds, images)
         return images
 
-    def faithful(images: Sequence) -> Sequence[float]:
-        assert fidelity is not None
-        return fidelity(images, calibration.prompt)
+    return calibration.run(render, bench.classify, bench.fidelity, work.path, bench.watch, bench.look)
 
-    beside = watched(host, attributes)
-    return calibration.run(render, lambda images: [classify(images) for classify in classifiers],
-                           faithful if fidelity else None, work.path,
-                           lambda images: {name: p for name, (classify, groups) in beside.items()
-                                           if np.shape(p := classify(images)) == (len(images), groups)},
-                           seen_by(classifiers))
+
+class Measuring:
+    """Makes and judges the pictures of one calibration or audit on a host; `prompt` as the host is to read it.
+
+    Raises DebiasError where the host's model cannot be guided so, or its judges do not fit.
+    """
+
+    def __init__(self, host: Host, calibration: Calibration, prompt: str | None = None):
+        attributes, method = calibration.attributes, calibration.method
+        self.host, self.calibration = host, calibration
+        self.prompt = calibration.prompt if prompt is None else prompt
+        self.classifiers, fidelity = host.judges(attributes)
+        if calibration.plan.rounds:
+            host.check(attributes, method)
+        if calibration.plan.rounds or calibration.plan.held_out:
+            if any(hasattr(classify, "people") for classify in self.classifiers):
+                raise DebiasError("A calibration counts one label a picture, but the classifier looks at people, every "
+                                  "face of a picture. Let it look at the largest face, and audit people afterwards.")
+        self.fidelity = None if fidelity is None else lambda images: fidelity(images, calibration.prompt)
+        self.look, self._beside = seen_by(self.classifiers), watched(host, attributes)
+        # To a group without words of its own nothing is steered: its pictures are those that are left alone.
+        self._idle = torch.tensor([group.wordless and (method.direction == "prompt" or method.guidance.anchor ==
+                                                       "prompt") for a in attributes for group in a.groups])
+
+    def render(self, weights: Tensor, seeds: Sequence[int]) -> Sequence:
+        return self.host.render(self.prompt, seeds, weights.masked_fill(self._idle, 0.0), self.calibration.attributes,
+                                self.calibration.method)
+
+    def classify(self, images: Sequence) -> list[np.ndarray]:
+        return [classify(images) for classify in self.classifiers]
+
+    def watch(self, images: Sequence) -> dict[str, np.ndarray]:
+        return {name: p for name, (classify, groups) in self._beside.items()
+                if np.shape(p := classify(images)) == (len(images), groups)}
+
+    def batch(self, current: Round, seeds: Sequence[int], see: Callable[[Sequence], None] = lambda images: None
+              ) -> Round:
+        """Make a batch of a round's pictures and tell what they show; `see` is given them."""
+        images = self.render(rows(current.steerings, seeds), seeds)
+        see(images)
+        return self.calibration.measured(current, images, seeds, self.classify, self.fidelity, self.watch, self.look)
 
 
 def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, tuple[Classifier, int]]:

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..files import write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
-from ..audit.labelled import MOST_THUMBS, thumbnail
+from ..audits.labelled import MOST_THUMBS, thumbnail
 from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
 
 SHOWN = 16  # pictures of a sheet

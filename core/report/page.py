@@ -73,11 +73,12 @@ def write_report(folder: str | Path, profile: Profile, sheets: Mapping[str, Sequ
 
 
 def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, others: Sequence[Entry] = (),
-         labels: str = "") -> str:
+         labels: str = "", left_out: Mapping[str, Sequence[bytes]] | None = None) -> str:
     """A profile's report as one HTML page that loads nothing from anywhere.
 
     sheets are by prompt, at most one without guidance. others are measurements of prompts that the profile was not
     calibrated for (`Workbench.carried_over`). labels is the page of pictures and labels beside it, where there is one.
+    left_out are JPEGs of pictures that do not count, by why.
     """
     entries, method = (*profile.entries, *others), profile.method
     sections = [_section(profile, e, (sheets or {}).get(e.prompt, ())) for e in entries]
@@ -86,6 +87,7 @@ def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, 
              f"steered alike, by weights that the rule '{method.rule}' solved"}
     return _template().render(
         profile=profile, sections=sections, labels=labels, checks=[_check(own) for own in profile.checks if own],
+        left_out=[(_sentence(kind), list(map(_data, jpegs))) for kind, jpegs in (left_out or {}).items()],
         overview=_overview(profile, entries), light=LIGHT, dark=DARK,
         setting=[(_spaced(key), value) for key, value in facts.items() if value not in (None, "")],
         variables=lambda palette: Markup("".join(f"--{name}:{color};" for name, color in palette.items())),
@@ -256,4 +258,8 @@ def _number(value: float | None, digits: int = 3) -> str:
 def _inline(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return _data(file.getvalue())
+
+
+def _data(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

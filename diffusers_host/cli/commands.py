@@ -1,21 +1,23 @@
 """The command line: sd-debias audit | calibrate | check | generate | report | demo | export | doctor."""
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
 import warnings
 from dataclasses import replace
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
-from ...core.attribute import Attribute, parse, together
+from ...core.attribute import Attribute
 from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, planned
 from ...core.errors import DebiasError, quoted, short
-from ...core.files import fingerprint, read_json, write_atomic
+from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
+from .parts import (
+    Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, pictures_of, png_of,
+    say)
 
 if TYPE_CHECKING:  # they load torch, which takes seconds
     from ...core.profile.file import Entry, Profile
@@ -25,25 +27,20 @@ DEMO_PROMPT = "a photo of a doctor"
 LABELS, TABLE, CHECK = "labels.html", "labels.csv", "check.json"
 
 
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM, with the words that say how to go on."""
-
-
-# --- commands --------------------------------------------------------------------------------------------------------
-
 def audit(options) -> dict:
     """Measure which groups a model's pictures show, or those of a folder; changes nothing."""
-    from ...core.audit.labelled import corrected, read_corrections
+    from ...core.audits.labelled import corrected, read_corrections
     from ...core.calibration import runner
-    attributes, checks = _attributes(options), _checks(options)
+    attributes, checks = attributes_of(options), checks_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
     if options.images:
         return _audit_folder(options, attributes, checks, corrections)
-    _keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
-    bench = _bench(options, attributes)
+    keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
+    bench = bench_of(options, attributes)
     with _Bar(options) as bench.say:
         outcome = runner.audit(bench, options.prompt, attributes, options.count or FIELDS["images"].default,
-                               bench.batch_size, options.seed or 0, options.confidence, _of(attributes, checks))
+                               bench.batch_size, options.seed or 0, options.confidence,
+                               check_of_each(attributes, checks))
     if corrections is not None and outcome.complete:
         outcome.notes.append(corrected(outcome.labelled, corrections))
     _tell(options, outcome)
@@ -53,28 +50,28 @@ def audit(options) -> dict:
         for c, shares in zip(outcome.calibrations, outcome.figures())])
     if options.out:
         sheets = [sheet.image() for sheet, _ in outcome.sheets if sheet]
-        files = {f"audit-{i}.png": _png(sheet) for i, sheet in enumerate(sheets, 1)}
+        files = {f"audit-{i}.png": png_of(sheet) for i, sheet in enumerate(sheets, 1)}
         files["audit.json"] = json.dumps(result, indent=2)
         files |= _labelled_files(options, " and ".join(options.prompt), outcome.labelled)
         for name, data in files.items():
             write_atomic(Path(options.out) / name, data)
-        _say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+        say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
     return result
 
 
 def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
     """The pictures of a folder, labelled a batch at a time; an interrupted audit with --out is continued."""
-    from ...core.audit.folder import FolderAudit
-    from ...core.audit.labelled import corrected
-    _keep(options, "audit.json", LABELS, TABLE)
-    judges, by = _folder_judges(options, attributes)
+    from ...core.audits.folder import FolderAudit
+    from ...core.audits.labelled import corrected
+    keep(options, "audit.json", LABELS, TABLE)
+    judges, by = folder_judges(options, attributes)
     state = Path(options.out) / "unfinished.json" if options.out else None
     work = FolderAudit(options.images, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
                        confidence=options.confidence, batch_size=options.batch_size or 32,
-                       checks=_of(attributes, checks))
-    bar = None
+                       checks=check_of_each(attributes, checks))
+    pieces, bar = _on_ray(options, work) if options.ray is not None else None, None
 
-    def say(done: int, total: int) -> None:
+    def shown(done: int, total: int) -> None:
         nonlocal bar
         if options.json:
             return
@@ -84,7 +81,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
         bar.update(done - bar.n)
 
     try:
-        labelled = work.run(say)
+        labelled = work.run(shown, pieces)
     except KeyboardInterrupt as stopped:
         kept = ", and kept: run the same command again to continue" if state else \
             ". With --out, what is done is kept"
@@ -99,7 +96,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
                   ] if work.unreadable else []
     warnings = [*filter(None, [labelled.round.left_out, labelled.round.broken]), *unreadable,
                 *(warning for check in checks for warning in check.warnings)]
-    _say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
+    say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
     result = dict(folder=str(Path(options.images).resolve()), pictures=work.done, unreadable=work.unreadable,
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
                                                  for (name, d), a in zip(found.items(), attributes, strict=True)})
@@ -109,14 +106,34 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
         for name, data in files.items():
             write_atomic(Path(options.out) / name, data)
         work.forget()
-        _say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+        say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
     return result
+
+
+def _on_ray(options, work):
+    """What labels a folder's pictures on a Ray cluster."""
+    from ..sweep.on_ray import connect
+    from ..sweep.on_ray_data import labelled_on_ray
+    connect(options.ray or None)
+    plain = {**vars(options), "command": None}
+    return partial(labelled_on_ray, opener=partial(folder_labeller, plain, work.attributes), gpus=options.worker_gpus)
+
+
+def folder_labeller(options: dict, attributes: tuple[Attribute, ...]):
+    """What labels pictures of the folder that the options name; called where it is to work."""
+    from argparse import Namespace
+
+    from ...core.audits.folder import Labeller
+    given = Namespace(**{**options, "command": folder_labeller})
+    judges, _ = folder_judges(given, attributes)
+    return Labeller(Path(given.images), attributes, [judges[a.name] for a in attributes], given.confidence,
+                    check_of_each(attributes, checks_of(given)))
 
 
 def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-debias audit --corrections FILE"
                     ) -> dict[str, str | bytes]:
     """The page of pictures and labels, and the table."""
-    from ...core.audit.labelled import as_csv, as_parquet
+    from ...core.audits.labelled import as_csv, as_parquet
     from ...core.report.look import look_page
     files: dict[str, str | bytes] = {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled)}
     if options.parquet:
@@ -126,19 +143,19 @@ def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-deb
 
 def check(options) -> dict:
     """Check the classifier on the model: how it labels pictures whose prompt states the group."""
-    from ...core.audit.checking import COUNT, PROMPT, check_judges
-    from ...core.audit.labelled import read_corrections
-    attributes = _attributes(options)
+    from ...core.audits.checking import COUNT, PROMPT, check_judges
+    from ...core.audits.labelled import read_corrections
+    attributes = attributes_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
-    _keep(options, CHECK, LABELS, TABLE)
-    bench = _bench(options, attributes)
+    keep(options, CHECK, LABELS, TABLE)
+    bench = bench_of(options, attributes)
     prompts = options.prompt or [DEMO_PROMPT if options.model == "demo" else PROMPT]
     with _Bar(options) as bench.say:
         checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
         raise Stopped("Interrupted: a check is made in one go. Run the same command again.") from outcome.stopped
-    _say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
+    say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
         f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
     if options.out:
@@ -147,33 +164,34 @@ def check(options) -> dict:
                  CHECK: json.dumps(result, indent=2)}
         for name, data in files.items():
             write_atomic(Path(options.out) / name, data)
-        _say(options, f"For --check: {Path(options.out).resolve() / CHECK}\n"
+        say(options, f"For --check: {Path(options.out).resolve() / CHECK}\n"
                       f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
     return result
 
 
 def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
-    attributes = _attributes(options)
+    attributes = attributes_of(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
     numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
     sure = options.sure or (CUSTOM if numbers else "normal")
     if numbers and sure != CUSTOM:
         raise DebiasError(f"--{next(iter(numbers)).replace('_', '-')} is a number of --sure {CUSTOM}, but --sure "
                           f"{sure} came, which has its own. Leave one of them out.")
-    _keep(options)
-    bench = _bench(options, attributes)
+    keep(options)
+    bench = bench_of(options, attributes)
     plan = planned(sure, method, **numbers, batch_size=bench.batch_size, seed=options.seed or 0,
                    confidence=options.confidence)
-    return _calibrate(bench, options.prompt, attributes, method, plan, options, _of(attributes, _checks(options)))
+    return _calibrate(bench, options.prompt, attributes, method, plan, options,
+                      check_of_each(attributes, checks_of(options)))
 
 
 def demo(options) -> dict:
     """The whole job on the embedded demo model: audit, calibrate, verify, before and after."""
-    attributes = _attributes(options)
+    attributes = attributes_of(options)
     options.model, options.name = "demo", "demo"
-    _keep(options)
-    bench = _bench(options, attributes)
+    keep(options)
+    bench = bench_of(options, attributes)
     plan = planned("normal", METHODS["default"], batch_size=bench.batch_size, seed=options.seed or 0)
     return _calibrate(bench, [DEMO_PROMPT], attributes, METHODS["default"], plan, options)
 
@@ -199,7 +217,7 @@ def _tell(options, outcome) -> None:
     """Print what came out. Raises Stopped where it was interrupted."""
     if not outcome.complete:
         raise Stopped(outcome.text) from outcome.stopped
-    _say(options, f"\n{outcome.text}")
+    say(options, f"\n{outcome.text}")
     if options.json:
         for warning in outcome.warnings:
             print(f"Warning: {warning}", file=sys.stderr)
@@ -242,7 +260,7 @@ def generate(options) -> dict:
     if len(options.prompt) > 1:
         raise DebiasError(f"generate takes one --prompt, but {len(options.prompt)} came. Run it once for each.")
     profile = Profile.load(located(options.profile)) if options.profile else None
-    bench = _bench(options)
+    bench = bench_of(options)
     strength = 1.0 if options.strength is None else options.strength
     prompt, out, encoded = options.prompt[0], Path(options.out), None
     if profile:
@@ -257,7 +275,7 @@ def generate(options) -> dict:
         batch = range(start, min(start + bench.batch_size, first + options.count))
         images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
                         else bench.generate(prompt, batch))
-        for i, (image, seed, row) in enumerate(zip(_pictures(images), batch, info["weights"], strict=True)):
+        for i, (image, seed, row) in enumerate(zip(pictures_of(images), batch, info["weights"], strict=True)):
             notes = {}
             if profile:
                 notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed)
@@ -266,7 +284,7 @@ def generate(options) -> dict:
             elif one_colour(image):
                 notes["Warning"] = "all pixels are equal: does the model or its VAE overflow?"
             path = out / f"{seed}.png"
-            data = _png(image, _parameters(prompt, seed, image.size, bench.setting, notes))
+            data = png_of(image, parameters_of(prompt, seed, image.size, bench.setting, notes))
             if path.exists() and not options.overwrite and (not path.is_file() or path.read_bytes() != data):
                 raise DebiasError(f"{quoted(path)} exists already and is another picture. Choose another --out, or add "
                                   f"--overwrite.")
@@ -279,7 +297,7 @@ def generate(options) -> dict:
     if uniform:
         warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
                       f"VAE overflow in half precision?")
-    _say(options, f"\nPictures: {out.resolve()}")
+    say(options, f"\nPictures: {out.resolve()}")
     return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,
                 one_colour=uniform)
 
@@ -293,9 +311,9 @@ def report(options) -> dict:
     from ...core.report.sheet import WITH, WITHOUT, Sheet
     profile, others = Profile.load(located(options.profile)), []
     sheets: dict[str, list[Sheet]] = {}
-    _keep(options, "report.html")
+    keep(options, "report.html")
     if options.model:
-        bench = _bench(options, profile.attributes if options.prompt else ())
+        bench = bench_of(options, profile.attributes if options.prompt else ())
         for difference in differences(profile, bench.setting):
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
         for prompt in options.prompt or ():
@@ -303,13 +321,13 @@ def report(options) -> dict:
         seeds = list(range(options.seed or 0, (options.seed or 0) + SHOWN))
         for entry in profile.entries:
             made = bench.generate(entry.prompt, seeds)[0], bench.apply(profile, entry.prompt, seeds)[0]
-            sheets[entry.prompt] = [Sheet(what, _pictures(images), seeds)
+            sheets[entry.prompt] = [Sheet(what, pictures_of(images), seeds)
                                     for what, images in zip((WITHOUT, WITH), made, strict=True)]
         for prompt in options.prompt or ():
             entry, sheets[prompt] = _carried_over(bench, profile, prompt, options)
             others.append(entry)
     page = write_report(options.out, profile, sheets, others)
-    _say(options, f"Report: {page.resolve()}")
+    say(options, f"Report: {page.resolve()}")
     return dict(report=str(page))
 
 
@@ -324,7 +342,7 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
         warnings.warn(f"An entry of the profile is for {quoted(prompt)}, or the prompt names its groups itself, so "
                       f"--others predict does nothing.")
     if profile.others == PREDICT and other:
-        _say(options, f"Reading the first steps of {quoted(prompt)} and of {len(profile.entries)} calibrated prompts")
+        say(options, f"Reading the first steps of {quoted(prompt)} and of {len(profile.entries)} calibrated prompts")
         profile = bench.predicted(profile, prompt)
     entry, known = entry_for(profile, prompt)
     if not known or any(warning.endswith("left alone") for warning in entry.warnings):
@@ -343,7 +361,7 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
         done = sum(r.done for r in found.rounds)
         if not options.json:
             print(f"\r{quoted(prompt)}: {done} pictures, {count} each way", end="", file=sys.stderr, flush=True)
-    _say(options, "\n" + "\n".join(lines(found, "with the profile")))
+    say(options, "\n" + "\n".join(lines(found, "with the profile")))
     entry = entry_of(found, bench.evaluations - before)
     said = entry_for(profile, prompt)[0].warnings
     if found.held_out is not None:
@@ -358,7 +376,7 @@ def export(options) -> dict:
     """Write the demo model as a checkpoint for another host."""
     from ...demo_model.export import export
     path = export(options.out, options.name, overwrite=options.overwrite)
-    _say(options, f"Checkpoint: {path}")
+    say(options, f"Checkpoint: {path}")
     return dict(checkpoint=str(path))
 
 
@@ -366,12 +384,12 @@ def doctor(options) -> dict:
     """Try guidance on a model with a few pictures; what is printed belongs into a bug report."""
     from ...core.doctor import PROMPT, examine
     from ..doctor import facts
-    attributes = _attributes(options)
+    attributes = attributes_of(options)
     if len(attributes) > 1:
         raise DebiasError(f"The doctor tries one attribute, but {len(attributes)} came. Leave out all but one "
                           "--attribute.")
     method = named("default", direction=options.direction)
-    bench = _bench(options, attributes if options.classifier or options.model == "demo" else ())
+    bench = bench_of(options, attributes if options.classifier or options.model == "demo" else ())
     prompt = options.prompt or PROMPT
     try:
         known = facts(bench.pipe, prompt, attributes, method)
@@ -379,192 +397,9 @@ def doctor(options) -> dict:
         known = []  # the examination meets it again and says so
     found = examine(bench, known, method, prompt, attributes[0],
                     bench.judges(attributes)[0][0] if options.classifier or options.model == "demo" else None)
-    _say(options, found.text)
+    say(options, found.text)
     return dict(ok=found.ok, findings=[dict(ok=finding.ok, text=finding.text) for finding in found.findings])
 
 
 COMMANDS = {function.__name__: function for function in (audit, calibrate, check, generate, report, demo, export,
                                                          doctor)}
-
-
-# --- parts -----------------------------------------------------------------------------------------------------------
-
-def _bench(options, attributes: Sequence[Attribute] = ()):
-    """The model and the attributes' classifiers that the options name."""
-    import torch
-
-    from ..workbench import Workbench, demo, load_pipeline, model_hash
-    _quiet()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, options.dtype or ("float16" if device.startswith("cuda") else "float32"))
-    names = ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
-    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    judges = [*(getattr(options, "classifier", None) or ()), *(getattr(options, "labels", None) or ())]
-    look = [getattr(options, name, None) for name in ("look", "detector") if getattr(options, name, None)]
-    given["judged_by"] = " ".join([*(str(fingerprint(text.rpartition("=")[2])) for text in judges), *look])
-    if options.model == "demo":
-        judges, fidelity = _judges(options, attributes, device, demo=True)
-        return demo(device, dtype, classifiers=judges, **given)
-    if attributes and not options.classifier:
-        raise DebiasError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a "
-                          "copy of openai/clip-vit-large-patch14 with safetensors weights.")
-    # Whoever generates pictures keeps the model's safety checker; pictures that it blacks out cannot be counted.
-    pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
-                         safety_checker=options.command is generate)
-    if not attributes:
-        return Workbench(pipe, None, model=Path(options.model).name, model_hash=model_hash(options.model), **given)
-    judges, fidelity = _judges(options, attributes, device)
-    return Workbench(pipe, None, classifiers=judges, fidelity=fidelity, model=Path(options.model).name,
-                     model_hash=model_hash(options.model), **given)
-
-
-def _judges(options, attributes: Sequence[Attribute], device: str, demo: bool = False):
-    """(a classifier for each attribute and each that is watched, by name; what measures fidelity, or None)."""
-    from ...core.calibration.watched import others
-    from ..workbench import check_device
-    from ...core.looks import PICTURE
-    from ...core.judge.named import Judges, open_model
-    check_device(device)
-    known = {attribute.name: attribute for attribute in attributes}
-    where = dict(device=device, allow_download=getattr(options, "allow_download", False))
-    labels: dict[str, str] = {}
-    for text in getattr(options, "labels", None) or ():
-        name, file = _assigned(text, known, "--labels")
-        if name in labels:
-            raise DebiasError(f"Two --labels came for the attribute {quoted(name)}. Give one.")
-        labels[name] = file
-    lines = []
-    for text in getattr(options, "classifier", None) or ():
-        if "=" in text and not Path(text).exists():
-            _assigned(text, known, "--classifier")
-        lines.append(text)
-
-    def opened(source: str):
-        from ...demo_model.model import clip
-        return clip(device) if source == "demo" else open_model(source, **where)
-
-    def colour(attribute: Attribute):
-        from ...core.judge.skin_tone import SkinTone
-        from ...demo_model.subjects import ITA_CUTOFFS
-        drawn = options.model == "demo" and len(attribute.groups) == len(ITA_CUTOFFS) + 1
-        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if drawn else None)
-
-    for name in labels:
-        if not any(line.startswith(f"{name}=") for line in lines):
-            raise DebiasError(f"--labels of {quoted(name)} does nothing without an image classifier: give its folder "
-                              f"with --classifier {name}=FOLDER.")
-    maps = {name: read_json(file) for name, file in labels.items()}
-    general = any("=" not in line or Path(line).exists() or line.partition("=")[0] not in known for line in lines)
-    judges = Judges([*lines, *(["demo"] if demo and not general else [])], attributes, opened, colour, maps,
-                    (getattr(options, "look", None) or PICTURE).replace("-", " "),
-                    getattr(options, "detector", None) or "auto")
-    found = {attribute.name: judges.of(attribute) for attribute in attributes}
-    for watched in others(attributes) if judges.general is not None else ():  # side effects are told
-        try:
-            found.setdefault(watched.name, judges.of(watched))
-        except DebiasError:
-            continue  # a judge of the attributes asked for alone
-    return found, judges.fidelity
-
-
-def _folder_judges(options, attributes: Sequence[Attribute]):
-    """(classifiers by attribute, plain values that tell them from others)."""
-    import torch
-    _quiet()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    named = [*(options.classifier or ()), *(options.labels or ())]
-    if not named:
-        raise DebiasError("A classifier measures whom the pictures show: give a CLIP model's folder with "
-                          "--classifier, or --classifier gender=photo, the judge of the extra sd-debias[photo].")
-    by = [*named, *(str(fingerprint(text.rpartition("=")[2])) for text in named), options.look, options.detector]
-    return _judges(options, attributes, device)[0], by
-
-
-def _checks(options) -> list:
-    """Checks of classifiers, as `check` writes them."""
-    from ...core.judge.check import Check
-    found = []
-    for file in options.check or ():
-        data = read_json(file)
-        if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
-            raise DebiasError(f"{quoted(file)} is no check of a classifier. Make one: sd-debias check.")
-        found += [Check.from_dict(own) for own in data["checks"]]
-    return found
-
-
-def _of(attributes: Sequence[Attribute], checks: Sequence) -> list:
-    """The check of each attribute, None where none came. Raises DebiasError for those that nothing is measured of."""
-    found = {check.attribute: check for check in checks}
-    if len(found) < len(checks):
-        twice = next(c.attribute for i, c in enumerate(checks) if c.attribute in {b.attribute for b in checks[:i]})
-        raise DebiasError(f"Two checks of {quoted(twice)} came. Give one --check for it.")
-    strange = sorted(set(found) - {a.name for a in attributes})
-    if strange:
-        raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out, or measure it "
-                          f"with --attribute.")
-    return [found.get(a.name) for a in attributes] if checks else []
-
-
-def _assigned(text: str, known, option: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in known:
-        raise DebiasError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {short(', '.join(known))}, "
-                          f"but {quoted(text)} came.")
-    return name, value
-
-
-def _quiet() -> None:
-    """Turns off the libraries' own progress bars and advice, which a user of this command can do nothing with."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-
-
-def _attributes(options) -> tuple[Attribute, ...]:
-    return together([Attribute.from_dict(read_json(text)) if text.endswith(".json") else parse(text)
-                     for text in options.attribute or ["gender"]])
-
-
-def _pictures(images):
-    from ..workbench import pictures
-    return pictures(images)
-
-
-def _parameters(prompt: str, seed: int, size: tuple[int, int], setting: dict, notes: dict) -> str:
-    """An image's parameters in the form that image browsers and AUTOMATIC1111 read."""
-    fields = {"Steps": setting["steps"], "Sampler": setting["sampler"], "CFG scale": setting["cfg"], "Seed": seed,
-              "Size": f"{size[0]}x{size[1]}", "Model hash": setting["model_hash"], "Model": setting["model"], **notes}
-    negative = f"\nNegative prompt: {setting['negative_prompt']}" if setting["negative_prompt"] else ""
-    quoted = (f"{key}: {json.dumps(str(value)) if any(c in str(value) for c in ',:') else value}"
-              for key, value in fields.items() if value is not None)
-    return f"{prompt}{negative}\n{', '.join(quoted)}"
-
-
-def _png(image, parameters: str | None = None) -> bytes:
-    from PIL.PngImagePlugin import PngInfo
-    info = PngInfo()
-    if parameters is not None:
-        info.add_itxt("parameters", parameters)
-    stream = io.BytesIO()
-    image.save(stream, "PNG", pnginfo=info)
-    return stream.getvalue()
-
-
-def _keep(options, *files: str) -> None:
-    """Make the folder, and raise DebiasError where the command would replace what an earlier one wrote."""
-    if getattr(options, "parquet", False) and find_spec("pyarrow") is None:
-        raise DebiasError("--parquet needs the package pyarrow, which is not installed. Install it, or leave --parquet "
-                          "out: labels.csv is written anyway.")
-    if options.out:
-        Path(options.out).mkdir(parents=True, exist_ok=True)  # said now rather than after the work
-    for file in files:
-        if options.out and (path := Path(options.out) / file).exists() and not options.overwrite:
-            raise DebiasError(f"{quoted(path)} exists already. Choose another --out, or add --overwrite to replace it.")
-
-
-def _say(options, text: str) -> None:
-    if not options.json:
-        print(text, flush=True)
-

@@ -1,4 +1,4 @@
-"""The command line: sd-debias audit | calibrate | generate | report | demo | export."""
+"""The command line: sd-debias audit | calibrate | sweep | generate | report and others."""
 from __future__ import annotations
 
 import json
@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from typing import Iterator
 
 from ...core.errors import DebiasError, quoted
-from .commands import COMMANDS, Stopped
+from . import commands, sweeping
 from .options import parsed
+from .parts import Stopped
+
+COMMANDS = {**commands.COMMANDS, **sweeping.COMMANDS}
 
 
 class Terminated(KeyboardInterrupt):
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             options = parsed(COMMANDS, arguments)
             result = options.command(options)
             if options.json:
-                print(json.dumps(result, indent=2, allow_nan=False))
+                print(json.dumps(result, indent=getattr(options, "indent", 2), allow_nan=False))
         return 0 if (result or {}).get("ok", True) else 1
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)

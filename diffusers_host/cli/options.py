@@ -12,6 +12,7 @@ from ...core.method.methods import CHOICES
 from ...core.profile.prompts import OTHERS, PREDICT
 from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
+from ..sweep.address import Address, address
 
 MOST_SEED = 2**62
 
@@ -60,8 +61,14 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         refuse(("strength", "others"), "without a --profile: name one")
     if name == "doctor" and not options.classifier and options.model != "demo":
         refuse(("labels",), "without a --classifier to read: name its folder")
+    if name == "sweep":
+        _refuse_idle_in_sweeps(options, refuse)
     if name in ("audit", "check") and not options.out:
         refuse(("overwrite", "parquet"), "without --out: nothing is written")
+    if name == "audit" and not options.images:
+        refuse(("ray",), "without --images: many prompts on a cluster are a sweep")
+    if name == "audit" and options.ray is None:
+        refuse(("worker_gpus",), "without --ray")
     if name == "audit" and options.images:
         refuse(("prompt", "count", "config", "allow_download", "dtype", "steps", "cfg", "width", "height",
                 "negative_prompt", "seed"), "with --images, which are there already")
@@ -79,6 +86,33 @@ def _refuse_idle(options: argparse.Namespace) -> None:
                           "for the model's own size.")
 
 
+def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> None:
+    if options.status:
+        refuse(("model", "prompts", "out", "shard", "ray", "via", "audit"),
+               "with --status, which only reads a sweep's folder")
+        return
+    for name in ("prompts", "out"):
+        if not getattr(options, name):
+            raise DebiasError(f"A sweep needs --{name}, but none came. For example: sd-debias sweep --prompts demo-20 "
+                              "--out sweep.")
+    if options.ray is None:
+        refuse(("workers", "worker_gpus"), "without --ray")
+    if options.via:
+        refuse(("ray", "config", "allow_download", "device", "dtype", "labels", "pictures"),
+               "with --via, whose servers have models and devices of their own, and keep no pictures")
+    else:
+        refuse(("workflow", "sampler"), "without --via")
+    if options.workflow:
+        refuse(("model", "classifier", "look", "detector", "steps", "cfg", "width", "height", "negative_prompt",
+                "sampler"), "with --workflow, which says it")
+    if options.set:
+        refuse(("attribute",), "with --set, which names the attributes")
+    if options.audit:
+        refuse(("sure", *NUMBERS, "direction", "spend", "rule"), "with --audit, which calibrates nothing")
+    if options.images:
+        refuse(("count",), "with --images, which says the same")
+
+
 def _whole(low: int, high: int, step: int = 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
@@ -93,6 +127,13 @@ def _whole(low: int, high: int, step: int = 1) -> Callable[[str], int]:
     return parse
 
 
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, shards = text.partition("/")
+    if not slash or not number.isdecimal() or not shards.isdecimal() or not 1 <= int(number) <= int(shards) <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a part and how many there are, such as 1/4, got {short(text)}")
+    return int(number), int(shards)
+
+
 def _number(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -103,6 +144,13 @@ def _number(low: float, high: float) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {short(text)}")
         return value
     return parse
+
+
+def _address(text: str) -> Address:
+    try:
+        return address(text)
+    except DebiasError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _text(text: str) -> str:
@@ -141,6 +189,15 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         sub.add_argument("--model", type=_text, default=default,
                          help="'demo', a diffusers folder, a .safetensors checkpoint, or "
                          "a hub id (with --allow-download)")
+        setting(sub)
+
+    def several(sub):
+        sub.add_argument("--model", type=_text, action="append", help="'demo', a diffusers folder, a .safetensors "
+                         "checkpoint, or a hub id (with --allow-download); repeat the option for several; default: "
+                         "demo")
+        setting(sub)
+
+    def setting(sub):
         sub.add_argument("--config", type=_text,
                          help="diffusers folder of the same family, for a checkpoint without download")
         sub.add_argument("--allow-download", action="store_true", help="let hub ids be downloaded")
@@ -207,6 +264,11 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--prompt", action="append", help="repeat the option for several")
     sub.add_argument("--images", type=_text, metavar="FOLDER", help="audit the pictures of this folder instead")
     sub.add_argument("--count", type=_COUNT, help=f"images per prompt; default: {FIELDS['images'].default}")
+    sub.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="with --images: label them on a Ray cluster "
+                     "(pip install \"sd-debias[ray]\"), whose nodes all see the folder; without an address, on one "
+                     "that is begun on this machine")
+    sub.add_argument("--worker-gpus", type=_number(0, 64), help="with --ray: GPUs of each worker, such as 0.5; "
+                     "default: 1 where there are GPUs")
     checked(sub)
     by_hand(sub)
 
@@ -231,6 +293,65 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     for name, choice in CHOICES.items():
         sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
                          help=choice.help.replace("%", "%%"))
+
+    sub = command("sweep")
+    sub.set_defaults(indent=None)  # with --json, an event a line
+    several(sub)
+    judges(sub)
+    attributes(sub)
+    sub.add_argument("--set", type=_text, action="append", help="attributes that are measured and calibrated together, "
+                     "with ' + ' between them, such as 'gender + skin_tone_3'; repeat the option for further sets")
+    checked(sub)
+    planned(sub, "confidence")
+    sub.add_argument("--prompts", type=_text, metavar="FILE|SUITE", help="a file with a prompt a line, or a CSV with "
+                     "prompt, or subject and template, and targets and states; or a suite: winobias-36, equisteer-8, "
+                     "occupations-150, explicit, demo-20")
+    sub.add_argument("--template", type=_text, help="for subjects without a prompt, such as 'a portrait of a "
+                     "{subject}'; default: a photo of a {subject}")
+    sub.add_argument("--audit", action="store_true", help="measure only, calibrate nothing")
+    sub.add_argument("--count", type=_COUNT, help="images of each audit; default: 100 with --audit, else as --sure has "
+                     "it")
+    sub.add_argument("--sure", choices=HOW_SURE.values, help=f"{HOW_SURE.help.replace('%', '%%')} Default: normal; "
+                     f"{CUSTOM} where one of the numbers below is given.")
+    planned(sub, *NUMBERS, custom=True)
+    for name, choice in CHOICES.items():
+        sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
+                         help=choice.help.replace("%", "%%"))
+    sub.add_argument("--out", type=_text, help="folder of the sweep; the same command and folder continue it")
+    sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
+    sub.add_argument("--shard", type=_shard, metavar="I/N", help="do part I of N only, in a job array; then merge")
+    sub.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="work on a Ray cluster (pip install "
+                     "\"sd-debias[ray]\"); without an address, on one that is begun on this machine")
+    sub.add_argument("--via", type=_address, action="append", metavar="URL", help="let a running ComfyUI, or A1111 or "
+                     "Forge with --api, that has this package do the work: http://127.0.0.1:8188, or "
+                     "http://user:password@host:7860; repeat the option for several")
+    sub.add_argument("--workflow", type=_text, metavar="FILE", help="with --via of ComfyUI: a workflow with one Debias "
+                     "Calibrate, saved by Workflow > Export (API); it says model, judge and settings")
+    sub.add_argument("--sampler", type=_text, help="with --via of a web UI: the sampler's name there")
+    sub.add_argument("--workers", type=_whole(1, 100_000), help="with --ray: how many; default: one a GPU, or, without "
+                     "GPUs, one a CPU core")
+    sub.add_argument("--worker-gpus", type=_number(0, 64), help="with --ray: GPUs of each worker, such as 0.5; "
+                     "default: 1 where there are GPUs")
+    sub.add_argument("--worker-cpus", type=_number(0.001, 1024), default=1.0, help="with --ray: CPU cores of each "
+                     "worker; default: 1")
+    sub.add_argument("--show", type=_whole(0, 16), default=0, help="of so many pictures of each audit and verification "
+                     "bring a thumbnail home, for the bias card; default: 0")
+    sub.add_argument("--pictures", type=_text, metavar="FOLDER", help="keep every picture, in this folder of the "
+                     "machine that made it; default: none is kept")
+    sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs pyarrow)")
+    sub.add_argument("--status", type=_text, metavar="DIR", help="say how far the sweep of this folder is, and do "
+                     "nothing else")
+
+    sub = command("merge")
+    sub.add_argument("folder", type=_text, nargs="+", help="folders of parts of one sweep")
+    sub.add_argument("--out", type=_text, help="folder to write to; default: the first one")
+    sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
+    sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs pyarrow)")
+
+    sub = command("card")
+    sub.add_argument("card", type=_text, nargs="+", help="one or two cards: files card.json of sweeps, or their "
+                     "folders")
+    out(sub)
 
     others = "what a prompt gets that the profile is not for (it is for the calibrated prompts, in other spellings " \
         "too, and for prompts in which their subject stands). leave-alone: nothing, the default. draw: every image " \

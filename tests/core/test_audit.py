@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
-from sd_debias.core.audit import folder as audited
-from sd_debias.core.audit.folder import FolderAudit, files, key_of, opened
-from sd_debias.core.audit.given import labelled_pictures
-from sd_debias.core.audit.labelled import (
+from sd_debias.core.audits import folder as audited
+from sd_debias.core.audits.folder import FolderAudit, files, key_of, opened
+from sd_debias.core.audits.given import labelled_pictures
+from sd_debias.core.audits.labelled import (
     FORM, Labelled, as_csv, as_parquet, corrected, read_corrections, run_of, thumbnail)
 from sd_debias.core.calibration.loop import AUDIT, Round
 from sd_debias.core.calibration.statistics import summarise, summarise_people
@@ -208,7 +208,7 @@ def declaring(width, height):
 MEMORY = """
 import resource, sys, types
 package = types.ModuleType("sd_debias"); package.__path__ = [sys.argv[1]]; sys.modules["sd_debias"] = package
-from sd_debias.core.audit.folder import opened
+from sd_debias.core.audits.folder import opened
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = [opened(file) for file in sys.argv[2:]]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

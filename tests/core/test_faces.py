@@ -630,9 +630,10 @@ def test_what_is_left_out_is_said_of_each_reason_there_is():
 
     assert round_of([[0, 1, UNSURE]]).left_out == "" == round_of([[0, 1]], [1, 1]).left_out
     assert round_of([[0, DISAGREED, DISAGREED, 1], [DISAGREED, 0, 1, 1]]).left_out == \
-        "of 4 images, 2 are left out because the classifiers disagree"
+        "of 4 images, 2 are left out because the classifiers disagree (they agree on 50 % of those that they can tell)"
     assert round_of([[0, NO_FACE, DISAGREED]], [3, 0, 2]).left_out == \
-        "of 3 images, 1 show no face, 2 show several people, 1 are left out because the classifiers disagree"
+        "of 3 images, 1 show no face, 2 show several people, 1 are left out because the classifiers disagree (they " \
+        "agree on 50 % of those that they can tell)"
 
 
 def test_where_people_are_counted_the_shares_are_of_persons():

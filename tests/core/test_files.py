@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_debias.core.files import exclusive, safe_name, write_atomic
+from sd_debias.core.files import contents, exclusive, fingerprint, safe_name, write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,3 +82,21 @@ def test_another_process_holds_the_lock_until_it_ends_however_it_ends(tmp_path):
         other.kill()
     with exclusive(tmp_path / "a"):
         pass
+
+
+def test_contents_tell_models_apart_on_every_machine(tmp_path):
+    def model(name, content, time):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        for file in ("config.json", "unet/model.safetensors"):
+            (tmp_path / name / file).write_bytes(content)
+            os.utime(tmp_path / name / file, (time, time))
+        (tmp_path / name / "README.md").write_text(name)
+        return tmp_path / name
+
+    one, copy, other = model("one", b"one", 1), model("copy", b"one", 2), model("other", b"two", 1)
+    assert contents(one) == contents(copy) != contents(other) and fingerprint(one) != fingerprint(copy)
+    file, again = one / "config.json", copy / "unet" / "model.safetensors"
+    assert contents(file) == contents(again) != contents(other / "config.json")
+    assert contents(None) is contents("") is contents(tmp_path / "nothing") is None
+    file.write_bytes(b"changed")
+    assert contents(one) != contents(copy)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
-from sd_debias.core.audit.folder import FolderAudit
-from sd_debias.core.audit.labelled import Labelled, corrected, read_corrections, thumbnail
+from sd_debias.core.audits.folder import FolderAudit
+from sd_debias.core.audits.labelled import Labelled, corrected, read_corrections, thumbnail
 from sd_debias.core.calibration.loop import AUDIT, Round
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
 from sd_debias.core.method.draw import Steering
@@ -430,3 +430,24 @@ def test_a_host_that_shows_the_page_in_a_sandbox_gets_each_correction(browser, t
     browser.implicitly_wait(0)
     browser.switch_to.default_content()
     assert browser.execute_script("return window.got.corrections.runs") == {"run": {"gender": {"seed 2": "woman"}}}
+
+
+def test_the_report_shows_pictures_of_each_kind_that_is_left_out(tmp_path):
+    from sd_debias.core.audits.labelled import Labelled, left_out
+    from sd_debias.core.calibration.loop import Round
+    from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
+    from sd_debias.core.method.draw import Steering
+    from sd_debias.core.report.page import page
+    from test_profile import calibrated
+
+    labels = [0, UNSURE, NO_FACE, DISAGREED, 1, *[UNSURE] * 9]
+    r = Round("audit", (Steering.none(2),), tuple(range(14)), [labels], faces=[1, 1, 0, 1, 3, *[1] * 9])
+    thumbs = {f"seed {i}": b"jpeg %d" % i for i in range(14)}
+    found = left_out([Labelled("a", (GENDER,), r, list(thumbs), "run", thumbs)])
+    assert found == {"judges disagree": [b"jpeg 3"], "no face": [b"jpeg 2"], "several people": [b"jpeg 4"],
+                     "unsure": [b"jpeg %d" % i for i in (1, 5, 6, 7, 8, 9)]}
+    from sd_debias.core.calibration.result import profile_of
+    text = page(profile_of("p", [calibrated()], {}, "CLIP"), left_out=found)
+    for kind in ("Judges disagree", "No face", "Several people", "Unsure"):
+        assert f"<h3>{kind}</h3>" in text
+    assert text.count("data:image/jpeg;base64,anBlZy") == 9

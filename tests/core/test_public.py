@@ -91,3 +91,14 @@ def test_the_solver_and_the_judge_of_the_documentation_calibrate_and_are_named(t
         Calibration.load(tmp_path / "state.json")
     with pytest.raises(ValueError, match="A solver's name has up to 60 letters"):
         solver.register("a b", None)
+
+
+def test_no_public_name_is_hidden_by_a_package_of_the_same_name():
+    import importlib
+    import pkgutil
+    import types
+
+    from sd_debias import core
+    for module in pkgutil.walk_packages(core.__path__, "sd_debias.core."):
+        importlib.import_module(module.name)
+    assert not [name for name in dir(core) if isinstance(getattr(core, name), types.ModuleType)]

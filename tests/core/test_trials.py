@@ -17,7 +17,7 @@ from PIL import Image
 from test_profile import calibrated, made
 
 from sd_debias.diffusers_host.cli import commands as cli
-from sd_debias.diffusers_host.cli.main import main
+from sd_debias.diffusers_host.cli.main import COMMANDS, main
 from sd_debias.core.report import page as report
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse, together
 from sd_debias.core.calibration.loop import Calibration
@@ -553,7 +553,7 @@ def test_a_bug_keeps_its_traceback_and_a_mistake_shows_one_only_on_request(monke
     assert "Traceback" not in mistake(capsys, "audit", *JUDGE, "--attribute", "height")
     assert main(["audit", *JUDGE, "--attribute", "height", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setitem(cli.COMMANDS, "audit", bug)
+    monkeypatch.setitem(COMMANDS, "audit", bug)
     bug.__name__, bug.__doc__ = "audit", "x"
     assert main(["audit", *JUDGE]) == 1
     said = capsys.readouterr().err
@@ -730,7 +730,7 @@ def test_a_pipe_in_the_place_of_a_picture_is_refused(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_made_is_said_before_the_work(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(cli, "_bench", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cli, "bench_of", lambda *_: pytest.fail("the model was loaded"))
     for command in ("audit", "calibrate"):
         assert "file" in mistake(capsys, command, *JUDGE, "--out", tmp_path / "file")
 

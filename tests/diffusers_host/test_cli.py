@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sd_debias.diffusers_host.cli import commands as cli
-from sd_debias.diffusers_host.cli.main import main
+from sd_debias.diffusers_host.cli.main import COMMANDS, main
 from sd_debias.diffusers_host.cli.options import parsed
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import FIELDS, NUMBERS, Plan
@@ -340,7 +339,7 @@ def test_another_text_encoder_is_another_model(tmp_path):
 
 def test_a_calibration_measures_as_much_as_on_every_other_host():
     """The ComfyUI node, the web UI and its API take their defaults from `HOW_SURE` and `FIELDS` too."""
-    options = parsed(cli.COMMANDS, ["calibrate", "--prompt", "a photo of a doctor", "--out", "x"])
+    options = parsed(COMMANDS, ["calibrate", "--prompt", "a photo of a doctor", "--out", "x"])
     assert options.sure is None and all(getattr(options, name) is None for name in NUMBERS)
     assert options.confidence == FIELDS["confidence"].default
     assert (FIELDS["images"].default, FIELDS["rounds"].default, FIELDS["held_out"].default) == (

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.audit.labelled import FORM
+from sd_debias.core.audits.labelled import FORM
 from sd_debias.core.calibration.statistics import corrected_shares, summarise
 from sd_debias.core.judge.check import Check
 from sd_debias.core.profile.file import Profile
@@ -318,17 +318,17 @@ def test_a_checked_judge_corrects_the_shares_of_a_folder(folder, tmp_path, capsy
 
 
 def test_an_interrupted_audit_of_a_folder_goes_on_with_the_same_command(folder, tmp_path, monkeypatch, capsys):
-    from sd_debias.core.audit.folder import FolderAudit
-    label, calls = FolderAudit._label, []
+    from sd_debias.core.audits.folder import Labeller
+    piece, calls = Labeller.piece, []
 
-    def stopped(self, keys, images):
+    def stopped(self, files, *more):
         if calls:
             raise KeyboardInterrupt
-        calls.append(len(keys))
-        label(self, keys, images)
+        calls.append(len(files))
+        return piece(self, files, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FolderAudit, "_label", stopped)
+        patch.setattr(Labeller, "piece", stopped)
         assert of_folder(folder, "--out", tmp_path / "out") == 130
         assert "4 of 7 pictures are labelled, and kept: run the same command again" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["unfinished.json"]
@@ -336,10 +336,10 @@ def test_an_interrupted_audit_of_a_folder_goes_on_with_the_same_command(folder, 
         assert of_folder(folder) == 130
         assert "With --out, what is done is kept" in capsys.readouterr().err
     seen = []
-    monkeypatch.setattr(FolderAudit, "_label",
-                        lambda self, keys, images: (seen.extend(keys), label(self, keys, images)))
+    monkeypatch.setattr(Labeller, "piece",
+                        lambda self, files, *more: (seen.extend(files), piece(self, files, *more))[1])
     assert of_folder(folder, "--out", tmp_path / "out") == 0
-    assert [key.rpartition(" ")[0] for key in seen] == ["more/10.png", "more/11.png", "more/12.png"]
+    assert [file.name for file in seen] == ["10.png", "11.png", "12.png"]
     assert not (tmp_path / "out" / "unfinished.json").exists() and len(table_of(tmp_path / "out")) == 7
 
 

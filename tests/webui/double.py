@@ -473,7 +473,7 @@ class Double:
             get_learned_conditioning_prompt_schedules=get_learned_conditioning_prompt_schedules)
         self.checkpoints = {}  # by name: the file
         modules["modules.sd_models"] = dict(get_closet_checkpoint_match=lambda name: self.checkpoints.get(name) and (
-            types.SimpleNamespace(filename=str(self.checkpoints[name]))))
+            types.SimpleNamespace(filename=str(self.checkpoints[name]), name_for_extra=name, ids=[])))
         modules["modules.sd_samplers"] = dict(find_sampler_config=lambda name: None)
         modules["modules.errors"] = dict(report=lambda text, exc_info=False: self.reported.append(text))
         modules["modules.paths"] = dict(models_path=str(models_path))

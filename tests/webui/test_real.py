@@ -134,7 +134,7 @@ def test_an_interrupted_generation_leaves_nothing_behind(server, direction):
 def test_the_routes_are_documented(server):
     paths = server.call("/openapi.json")["paths"]
     assert {path.removeprefix("/sd-debias/v1") for path in paths if path.startswith("/sd-debias/")} == {
-        "/profiles", "/profiles/{name}", "/audit", "/calibrate", "/jobs/{identity}"}
+        "/profiles", "/profiles/{name}", "/audit", "/calibrate", "/measure", "/jobs/{identity}"}
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -32,6 +32,7 @@ class Draw:
         is, and the push grows only where the margin is out of reach."""
         self.target = reachable(target)
         self.unit, self.within = unit, within
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
         self.elsewhere: dict[float, np.ndarray] = {}  # by strength: counts [n, n] of other prompts' pushed images
 
     def propose(self, history: Sequence[Measurement]) -> Steering:
@@ -97,7 +98,10 @@ class Draw:
 
     def _solved(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
         """q [n + 1]."""
-        return least_push(self.matrix(history, strength), self.target)
+        matrix = self.matrix(history, strength)
+        if self._last is None or not np.array_equal(self._last[0], matrix):  # a round asks several times
+            self._last = matrix, least_push(matrix, self.target)
+        return self._last[1].copy()
 
     def _least_known(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> np.ndarray:
         """Chances of the options for a round of pictures that make q M known best: as many of each option, earlier ones

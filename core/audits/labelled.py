@@ -108,6 +108,20 @@ class Labelled:
         return rows
 
 
+def left_out(found: Sequence[Labelled], most: int = 6) -> dict[str, list[bytes]]:
+    """Thumbnails of pictures that are left out or show several people, at most so many of each kind, by the kind."""
+    kinds: dict[str, list[bytes]] = {}
+    for labelled in found:
+        r = labelled.round
+        for at, key in enumerate(labelled.keys):
+            own = {LEFT_OUT[labels[at]] for labels in r.labels if labels[at] < 0}
+            own |= {"several people"} if at < len(r.faces) and r.faces[at] > 1 else set()
+            for kind in own if key in labelled.thumbs else ():
+                if len(kinds.setdefault(kind, [])) < most:
+                    kinds[kind].append(labelled.thumbs[key])
+    return dict(sorted(kinds.items()))
+
+
 def said(attribute: Attribute, label: int) -> str:
     """A label in words."""
     return attribute.names[label] if label >= 0 else LEFT_OUT[label]
@@ -138,8 +152,12 @@ def thumbnail(picture: np.ndarray | Image.Image, boxes: Sequence[Sequence[int]] 
 
 
 def as_csv(found: Sequence[Labelled]) -> str:
-    """All tables as one CSV. Texts that a spreadsheet would run as a formula begin with an apostrophe."""
-    rows = [row for labelled in found for row in labelled.table()]
+    """All tables as one CSV, as `csv_of`."""
+    return csv_of([row for labelled in found for row in labelled.table()])
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A CSV of rows. Texts that a spreadsheet would run as a formula begin with an apostrophe."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -153,13 +171,17 @@ def _harmless(value: object) -> object:
 
 
 def as_parquet(found: Sequence[Labelled]) -> bytes:
-    """All tables as one Parquet file, by pyarrow. Raises DebiasError where that is not installed."""
+    """All tables as one Parquet file, as `parquet_of`."""
+    return parquet_of([row for labelled in found for row in labelled.table()])
+
+
+def parquet_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """A Parquet file of rows, by pyarrow. Raises DebiasError where that is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise DebiasError(f"Parquet needs the package pyarrow ({error}). Install it, or use the CSV.") from error
-    rows = [row for labelled in found for row in labelled.table()]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows]),

@@ -108,6 +108,48 @@ def key_of(root: Path, file: Path) -> str:
     return f"{place_of(root, file)} {digest.hexdigest()}"
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some pictures of a folder with their labels: a round of them alone, what they are known by, notes and
+    thumbnails by that."""
+    round: Round
+    keys: list[str]
+    notes: dict[str, str]
+    thumbs: dict[str, bytes]
+
+
+class Labeller:
+    """Opens files of a folder and labels them; wherever it works, the same files get the same labels."""
+
+    def __init__(self, root: Path, attributes: Sequence[Attribute], judges: Sequence[Classifier],
+                 confidence: float = 0.0, checks: Sequence[Check | None] = ()):
+        check_same(judges, checks)
+        self.root, self.attributes, self.judges = root, together(attributes), list(judges)
+        plan = Plan(1, rounds=0, held_out=0, batch_size=1, confidence=confidence)
+        self.calibration = Calibration("pictures", self.attributes, METHODS["default"], plan, checks=checks)
+        self.none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
+
+    def piece(self, files: Sequence[Path], first: int, show: int) -> Piece:
+        """Of files of the places first, first + 1, ... in their folder; thumbnails of the first `show` of them. Raises
+        DebiasError where a judge's answers do not fit."""
+        keys, images, notes = [], [], {}
+        for file in files:
+            try:
+                key, found = key_of(self.root, file), opened(file)
+            except OSError as error:
+                key, found = f"{place_of(self.root, file)} gone", Opened(None, str(error))
+            keys.append(key)
+            images.append(found.image)
+            if found.note:
+                notes[key] = found.note
+        seeds = tuple(range(first, first + len(files)))
+        batch = self.calibration.measured(
+            Round(AUDIT, self.none, seeds), images, seeds, lambda seen: [judge(seen) for judge in self.judges], None,
+            None, seen_by(self.judges))
+        batch.not_finite = 0  # these are files that could not be read, and are said as such
+        return Piece(batch, keys, notes, thumbs(keys[:show], images[:show], self.judges))
+
+
 class FolderAudit:
     """Labels the pictures of a folder; `run` goes on where an interrupted run of the same folder and judges ended.
 
@@ -122,14 +164,10 @@ class FolderAudit:
                  judged_by: object = None, state: Path | None = None, confidence: float = 0.0, batch_size: int = 32,
                  checks: Sequence[Check | None] = ()):
         self.root, self.attributes, self.judges = Path(folder), together(attributes), list(judges)
+        self.labeller = Labeller(self.root, attributes, judges, confidence, checks)
         self.files, self.state, self.batch_size = files(folder), state, batch_size
-        check_same(self.judges, checks)
-        self.title = self.root.resolve().name or "pictures"
-        plan = Plan(len(self.files), rounds=0, held_out=0, batch_size=batch_size, confidence=confidence)
-        self.calibration = Calibration(self.title, self.attributes, METHODS["default"], plan,
-                                       checks=checks)
-        none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
-        self.round = Round(AUDIT, none, tuple(range(len(self.files))), [[] for _ in self.attributes])
+        self.title, self.checks = self.root.resolve().name or "pictures", checks
+        self.round = Round(AUDIT, self.labeller.none, tuple(range(len(self.files))), [[] for _ in self.attributes])
         self.keys: list[str] = []
         self.notes: dict[str, str] = {}
         self.thumbs: dict[str, bytes] = {}
@@ -150,14 +188,16 @@ class FolderAudit:
         return [*(f"{key.rpartition(' ')[0]}: {note}" for key, note in self.notes.items()
                   if not note.startswith("the first of ")), *others]
 
-    def run(self, say: Callable[[int, int], None] = lambda done, total: None) -> Labelled:
+    def run(self, say: Callable[[int, int], None] = lambda done, total: None,
+            pieces: Callable[[FolderAudit], Iterator[Piece]] | None = None) -> Labelled:
         """Label what is left and return everything; `say(done, total)` after each batch. An interruption keeps what is
-        done. Raises DebiasError where a judge's answers do not fit."""
+        done. `pieces` labels the files from `done` on, in order, where that is done elsewhere. Raises DebiasError where
+        a judge's answers do not fit."""
         self._continue()
         say(self.done, len(self.files))
         try:
-            for number, (batch, images) in enumerate(self._batches(), 1):
-                self._label(batch, images)
+            for number, piece in enumerate((pieces or FolderAudit.pieces)(self), 1):
+                self._add(piece)
                 if number % SAVED_EVERY == 0:
                     self._save()
                 say(self.done, len(self.files))
@@ -173,37 +213,24 @@ class FolderAudit:
     @property
     def labelled(self) -> Labelled:
         """What is labelled so far."""
-        return Labelled(self.title, self.attributes, self.round, self.keys, self.run_id, self.thumbs,
-                        self.calibration.checks, self.notes)
+        return Labelled(self.title, self.attributes, self.round, self.keys, self.run_id, self.thumbs, self.checks,
+                        self.notes)
 
     def forget(self) -> None:
         """The result is written: what was kept of the work goes."""
         if self.state is not None:
             self.state.unlink(missing_ok=True)
 
-    def _batches(self) -> Iterator[tuple[list[str], list[np.ndarray | None]]]:
-        for start in range(self.done, len(self.files), self.batch_size):
-            keys, images = [], []
-            for file in self.files[start:start + self.batch_size]:
-                try:
-                    key, found = key_of(self.root, file), opened(file)
-                except OSError as error:
-                    key, found = f"{place_of(self.root, file)} gone", Opened(None, str(error))
-                keys.append(key)
-                images.append(found.image)
-                if found.note:
-                    self.notes[key] = found.note
-            yield keys, images
+    def pieces(self) -> Iterator[Piece]:
+        """The files that are left, a batch at a time."""
+        for first in range(self.done, len(self.files), self.batch_size):
+            yield self.labeller.piece(self.files[first:first + self.batch_size], first, max(MOST_THUMBS - first, 0))
 
-    def _label(self, keys: Sequence[str], images: Sequence[np.ndarray | None]) -> None:
-        seeds = list(range(self.done, self.done + len(keys)))
-        self.calibration.measure(self.round, images, seeds, lambda seen: [judge(seen) for judge in self.judges], None,
-                                  None, seen_by(self.judges))
-        for key, thumb in thumbs(keys, images, self.judges).items():
-            if len(self.thumbs) < MOST_THUMBS:
-                self.thumbs[key] = thumb
-        self.round.not_finite = 0  # these are files that could not be read, and are said as such
-        self.keys += keys
+    def _add(self, piece: Piece) -> None:
+        self.round.extend(piece.round)
+        self.notes |= piece.notes
+        self.thumbs |= piece.thumbs
+        self.keys += piece.keys
 
     def _continue(self) -> None:
         if self.state is None or not self.state.exists():

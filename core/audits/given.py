@@ -26,8 +26,8 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
     attributes, seeds = together(attributes), list(range(len(images)))
     plan = Plan(len(images), rounds=0, held_out=0, batch_size=len(images), confidence=confidence)
     r = Round(AUDIT, tuple(Steering.none(len(a.groups)) for a in attributes), tuple(seeds))
-    Calibration(title, attributes, METHODS["default"], plan, checks=checks).measure(
-        r, images, seeds, lambda seen: [judge(seen) for judge in judges], None, None, seen_by(judges), True)
+    r.extend(Calibration(title, attributes, METHODS["default"], plan, checks=checks).measured(
+        r, images, seeds, lambda seen: [judge(seen) for judge in judges], None, None, seen_by(judges), True))
     for i, (own, attribute) in enumerate(zip(r.labels, attributes, strict=True)):
         if all(label == NO_FACE for label in own):
             raise DebiasError(f"Not one of the {len(images)} images shows a face that the detector finds. Let the "

@@ -1,0 +1,400 @@
+"""Bias cards: whom a model shows for a list of prompts, as one HTML page beside its checkpoint, or as Markdown.
+
+A card is plain JSON, made where prompts are measured: sets of prompts, each with its attributes and what was measured
+of every prompt. Of two cards the page sets one model beside the other.
+"""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from ..calibration.loop import ON_TARGET
+from ..calibration.standing import Shares, of_shares
+from ..calibration.statistics import Distribution, deviation_ratio, wilson
+from ..errors import DebiasError, short
+from ..judge.check import DISOBEYS, Check
+from ..method.methods import Method
+from .chart import DARK, LIGHT, kl_words, percent
+from .card_chart import Line, charts, shown_groups
+from .card_figures import Comparison, Figures, Row, check_card, compare, difference, figures
+from .card_words import (
+    brief, headline, people_of, range_words, second_line, share_words, spaced, target_words, time_words)
+
+FIRST = 4      # attributes whose headlines stand at the top; of more, each has its own above its chart
+WORST = 4      # prompts of each attribute that are shown with pictures
+PICTURES = 8   # of each of them, before and after
+MORE_LIGHT = dict(was="#6e7781", pale="#d0d7de", rest="#aab2bb", loud="#b35900", g0="#0072b2",
+                  g1="#e69f00", g2="#009e73", g3="#cc79a7", g4="#56b4e9", g5="#b8a200", g6="#d55e00", g7="#7a5195")
+MORE_DARK = {**MORE_LIGHT, **dict(was="#9aa4af", pale="#3d444d", rest="#6e7781", loud="#e69f00", g0="#2f8fd0",
+                                  g7="#a78bd0")}
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+def card_page(cards: Sequence[Mapping]) -> str:
+    """One card, or two side by side, as one HTML page that loads nothing from anywhere.
+
+    Raises DebiasError for another number of cards, and as `check_card`.
+    """
+    if len(cards) not in (1, 2):
+        raise DebiasError(f"A page shows one card, or two side by side, but {len(cards)} came. Give one or two.")
+    found = [check_card(card) for card in cards]
+    return _template().render(
+        cards=[_all_of(card) for card in found], versus=_versus(*found) if len(found) == 2 else None,
+        limits=LIMITS, light={**LIGHT, **MORE_LIGHT}, dark={**DARK, **MORE_DARK},
+        variables=lambda palette: Markup("".join(f"--{name}:{color};" for name, color in palette.items())))
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(Path(__file__).with_name("card.html").read_text("utf-8"))
+
+
+def _all_of(card: Mapping) -> dict:
+    """What the page says of one card."""
+    found = figures(card)
+    rows = [row for own in card["sets"] for row in own["rows"]]
+    measured = sum(row.get("entry") is not None for row in rows)
+    steered = any(own.get("method") for own in card["sets"])
+    worst = [item for s, own in enumerate(card["sets"]) for item in _worst(own, [f for f in found if f.at[0] == s])]
+    cost = card["cost"]
+    tiles = [("Prompts measured", f"{measured} of {len(rows)}"), ("Pictures", f"{cost.get('images', 0):,}"),
+             ("Time", time_words(cost.get("seconds", 0)))]
+    if cost.get("evaluations") is not None:
+        tiles.append(("Model evaluations", f"{cost['evaluations']:,}"))
+    return dict(
+        model=short(card["model"]) or "a model without a name", steered=steered, tiles=tiles,
+        headlines=[(_unbroken(headline(f)), _unbroken(second_line(f))) for f in found if f.rows][:FIRST],
+        several=len(found) > FIRST,
+        notes=_notes(card), attributes=[_attribute(f, card["sets"][f.at[0]]) for f in found],
+        worst=worst, farthest=_farthest([row for item in worst for row in item["rows"]], steered),
+        explicit=_explicit(card), beside=_beside(card), off=[row for f in found for row in _off(f)],
+        failed=[[row["prompt"], row.get("error") or "no reason was kept"] for row in rows if _failed(row)],
+        warned=[[row["prompt"], "; ".join(row["entry"]["warnings"])] for row in rows
+                if row.get("entry") and row["entry"].get("warnings")],
+        checks=[_check(c) for c in _checks(card)], facts=_facts(card),
+        footer=", ".join(filter(None, [card.get("software"), card.get("created")])))
+
+
+def _failed(row: Mapping) -> bool:
+    """Was a prompt not measured, or not to the end?"""
+    return row.get("entry") is None or bool(row.get("error"))
+
+
+def _notes(card: Mapping) -> list[str]:
+    """What must not be overlooked."""
+    checks = [Check.from_dict(c) if c else None for own in card["sets"]
+              for c in own.get("checks") or [None] * len(own["attributes"])]
+    notes = [warning for c in checks if c for warning in c.warnings]
+    if not all(checks):
+        notes.append("it was not checked how often the classifier is right about this model's pictures"
+                     + ("" if not any(checks) else ", for some attributes"))
+    return [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)]
+
+
+def _attribute(f: Figures, own: Mapping) -> dict:
+    """What the page says of one attribute."""
+    title = dict(name=spaced(f.attribute.name), target=_unbroken(target_words(f.attribute)))
+    if f.before is None:
+        return dict(**title, charts=None)
+    title["said"] = _unbroken(f"{headline(f)} {second_line(f)}")
+    lines: list[Line] = [(row.label, (row.was, row.now) if f.after else (row.was,)) for row in f.ranked()]
+    series = [("was", "as the model is"), ("after", "with the profile")] if f.after else [("after", "measured")]
+    what = f"{'Share of ' + people_of(f.attribute, f.largest) if len(f.attribute.groups) == 2 else 'Shares'} by prompt"
+    return dict(
+        **title, charts=charts(f, lines, series, what, f.attribute.target), what=what,
+        summary=_summary(f, own), heads=_heads(f), rows=_table(f),
+        corrected=any(row.before.corrected for row in f.rows),
+        expected=any(row.now and not (row.after and row.now.images == row.after.n) for row in f.rows))
+
+
+def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
+    """(heads, rows) of the means, each beside what a model on target shows by chance."""
+    name, target = people_of(f.attribute, f.largest), percent(f.attribute.target[f.largest])
+    names = [f"{_sentence(name)}, mean of the prompts", "Prompts within chance of the target",
+             "Deviation ratio, median", "Deviation ratio, mean", "KL divergence, mean",
+             "Pictures a prompt", "Fidelity to the prompt, mean"]
+    heads, columns = [""], [names]
+    for when, m, measured in (("before", f.before, [row.before for row in f.rows]),
+                              ("after", f.after, [row.after for row in f.rows if row.after])):
+        if m is None:
+            continue
+        fidelity = [found for row in own["rows"] if row.get("entry")
+                    for found in [(row["entry"].get("fidelity") or {}).get(when)] if found is not None]
+        heads += [{"before": "As it is" if f.after else "Measured", "after": "With the profile"}[when], "On target"]
+        columns += [
+            [percent(m.shares[f.largest]), f"{m.within} of {m.verified}" if measured else "not verified",
+             _number(m.deviation_median), _number(m.deviation_mean), _kl(m.kl_mean),
+             range_words([d.n for d in measured]) if measured else "none",
+             f"{np.mean(fidelity):.3f}" if fidelity else "not measured"],
+            [target, f"{0.95 * m.verified:.0f} of {m.verified}" if measured else "", "", _number(m.deviation_chance),
+             _kl(m.kl_chance), "", ""]]
+    return heads, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def _kl(value: float) -> str:
+    return "" if math.isnan(value) else kl_words(value)
+
+
+def _unbroken(words: str) -> str:
+    return words.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _heads(f: Figures) -> list[str]:
+    shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
+    return ["Prompt", *([""] if f.after else []), *(short(f.attribute.names[g]) for g in shown), "Pictures",
+            "Deviation ratio", "KL", "Noise floor", *(["Verdict"] if f.after else [])]
+
+
+def _table(f: Figures) -> list[tuple[str, list[list[str]]]]:
+    """Every prompt: (its text, a line as the model is and, where there is a profile, one with it)."""
+    shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
+
+    def line(when: str, shares: Shares | None, d: Distribution | None, floor: float, verdict: str) -> list[str]:
+        cells = [share_words(shares, g) for g in shown] if shares else ["not measured"] + [""] * (len(shown) - 1)
+        images = f"{shares.images:,}" if shares else ""
+        if shares and d and d.n != shares.images:
+            images += f", verified by {d.n:,}"
+        distances = [_number(float(deviation_ratio(of_shares(d).shares))), kl_words(d.kl), kl_words(floor)] if d else \
+            ["not verified", "", ""]
+        return [*([when] if f.after else []), *cells, images, *distances, *([verdict] if f.after else [])]
+
+    return [(row.prompt, [line("before", row.was, row.before, row.floors[0], ""),
+                          *([line("after", row.now, row.after, row.floors[1], row.verdict)] if f.after else [])])
+            for row in f.ranked()]
+
+
+def _worst(own: Mapping, found: Sequence[Figures]) -> list[dict]:
+    """The prompts that are farthest from a target, each once, with their pictures."""
+    given = {row["prompt"]: row.get("pictures") or {} for row in own["rows"]}
+    items = []
+    for prompt in dict.fromkeys(row.prompt for f in found for row in f.rows[:WORST] if not row.within):
+        rows = [_worst_cells(f, row) for f in found for row in f.rows if row.prompt == prompt]
+        items.append(dict(prompt=prompt, rows=rows, sheets=[
+            (words, given[prompt][when][:PICTURES]) for when, words in
+            (("before", "as the model is"), ("after", "with the profile")) if given[prompt].get(when)]))
+    return items
+
+
+def _worst_cells(f: Figures, row: Row) -> list[str]:
+    """Of a table `_farthest`: the group that is farthest above its target."""
+    k = int(np.argmax(np.array(row.was.shares) - f.attribute.target))
+    return [row.label, spaced(f.attribute.name), short(f.attribute.names[k]), percent(f.attribute.target[k]),
+            share_words(row.was, k), share_words(row.now, k) if row.now else "",
+            f"{kl_words(row.before.kl)} ({kl_words(row.floors[0])})"]
+
+
+def _farthest(rows: Sequence[list[str]], steered: bool) -> list[list[str]]:
+    """A table of rows from `_worst_cells`, its heads first; an audit has no column of a profile."""
+    heads = ["Prompt", "Attribute", "Farthest above its target", "Target", "Share, 95 % interval", "With the profile",
+             "KL (noise floor)"]
+    return [cells if steered else [*cells[:5], cells[6]] for cells in (heads, *rows)]
+
+
+def _explicit(card: Mapping) -> dict | None:
+    """Prompts that state a group: how often the model shows it."""
+    found: dict[tuple[str, str], list] = {}
+    prompts = []
+    for own in card["sets"]:
+        for e in own.get("explicit") or ():
+            for name, (k, n) in e["shown"].items():
+                group = e["states"][name]
+                sums = found.setdefault((name, group), [0, 0, 0])
+                sums[:] = sums[0] + 1, sums[1] + k, sums[2] + n
+                prompts.append([e["prompt"], spaced(name), group, f"{k} of {n}"])
+    if not found:
+        return None
+    rows, seldom = [], []
+    for (name, group), (count, k, n) in found.items():
+        if n and k / n < DISOBEYS:
+            seldom.append(f"{short(group)} ({percent(k / n)})")
+        low, high = wilson(k, n) if n else (0, 1)
+        rows.append([spaced(name), group, str(count), f"{k} of {n}",
+                     f"{percent(k / n)} [{100 * low:.0f}, {100 * high:.0f}]" if n else "not measured"])
+    return dict(rows=rows, prompts=prompts, seldom=", ".join(seldom))
+
+
+def _beside(card: Mapping) -> list[list[str]]:
+    """Attributes that nobody calibrated: mean shares before and after, and in how many prompts one moved."""
+    found: dict[tuple, list[Mapping]] = {}
+    for own in card["sets"]:
+        for row in own["rows"]:
+            for effect in (row.get("entry") or {}).get("side_effects") or ():
+                found.setdefault((effect["attribute"], tuple(effect["groups"])), []).append(effect)
+    rows = []
+    for (name, groups), effects in found.items():
+        before, after = (np.mean([e[key] for e in effects], 0) for key in ("before", "after"))
+        edges = np.array([e["change"] for e in effects])  # [prompts, groups, 2]
+        middle = edges.mean((0, 2))
+        half = np.sqrt((np.diff(edges)[..., 0] ** 2).sum(0)) / 2 / len(effects)
+        moved = sum(bool(e.get("moved")) for e in effects)
+        rows += [[spaced(name), group, percent(before[g]), percent(after[g]),
+                  f"{100 * (middle[g] - half[g]):+.1f} to {100 * (middle[g] + half[g]):+.1f} points",
+                  f"{moved} of {len(effects)}"] for g, group in enumerate(groups)]
+    return rows
+
+
+def _off(f: Figures) -> list[list[str]]:
+    """Prompts whose calibration did not end on target, and how near it came."""
+    rows = []
+    for row in f.rows:
+        if row.verdict and row.verdict != ON_TARGET:
+            shares = row.now or row.was
+            k = int(np.argmax(np.abs(np.array(shares.shares) - f.attribute.target)))
+            rows.append([row.prompt, spaced(f.attribute.name), row.verdict, short(f.attribute.names[k]),
+                         share_words(shares, k), percent(f.attribute.target[k])])
+    return rows
+
+
+def _checks(card: Mapping) -> list[Check]:
+    """The classifier's checks, each once."""
+    return list(dict.fromkeys(Check.from_dict(c) for own in card["sets"] for c in own.get("checks") or () if c))
+
+
+def _check(c: Check) -> dict:
+    rows = [[name, *map(str, counts), f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}]", str(left)] for
+            name, counts, (share, low, high), left in zip(c.groups, c.counts, c.right, c.left_out, strict=True)]
+    return dict(name=spaced(c.attribute), judge=c.judge or "The classifier", by=c.by, rows=rows,
+                example=c.prompts[0] if c.prompts else "",
+                heads=["Shown", *(f"Labelled {name}" for name in c.groups), "Right, 95 % interval", "Left out"])
+
+
+def _facts(card: Mapping) -> list[tuple[str, str]]:
+    """How it was measured: classifier, plans and methods of the sets, the model's settings."""
+    plans, methods = [], []
+    for own in card["sets"]:
+        of = f"{', '.join(spaced(a['name']) for a in own['attributes'])}: " if len(card["sets"]) > 1 else ""
+        if own.get("plan"):
+            plans.append(of + own["plan"])
+        if own.get("method"):
+            method = Method.from_dict(own["method"])
+            methods.append(f"{of}direction {method.direction}, " + (
+                "each picture is steered to a randomly drawn group, or left alone" if method.spend == "draw" else
+                "all pictures are steered alike"))
+    found = [("classifier", card["classifier"]), ("plan", "; ".join(plans)), ("method", "; ".join(methods)),
+             *((spaced(key), value) for key, value in card["setting"].items())]
+    return [(key, str(value)) for key, value in found if value not in (None, "")]
+
+
+def _versus(a: Mapping, b: Mapping) -> dict:
+    """What the page says of two cards together."""
+    of_a, of_b = ({(f.attribute.name, f.attribute.names) for f in figures(card)} for card in (a, b))
+    facts = [dict(_facts(card)) for card in (a, b)]
+    unlike = [[key, facts[0].get(key, ""), facts[1].get(key, "")] for key in dict.fromkeys([*facts[0], *facts[1]])
+              if facts[0].get(key) != facts[1].get(key)]
+    return dict(parts=[_compared(c) for c in compare(a, b)], unlike=unlike,
+                classifiers=a["classifier"] != b["classifier"],
+                alone=[(letter, ", ".join(spaced(name) for name, _ in sorted(own - other))) for letter, own, other in
+                       (("A", of_a, of_b), ("B", of_b, of_a)) if own - other])
+
+
+def _compared(c: Comparison) -> dict:
+    """One attribute of both cards."""
+    f, name = c.first, spaced(c.first.attribute.name)
+    only = [(letter, ", ".join(labels)) for letter, labels in zip("AB", c.only) if labels]
+    if c.first.before is None or c.second.before is None:
+        return dict(name=name, charts=None, only=only)
+    k, n = f.largest, len(f.rows)
+    same = np.allclose(f.attribute.target, c.second.attribute.target, atol=1e-6)
+    ranked = sorted(c.pairs, key=lambda pair: -pair[0].was.shares[k])
+    people = people_of(f.attribute, k)
+    what = f"the same {n} prompts" if n > 1 else f'"{brief(f.rows[0].label)}"'
+    heads = ["", *(f"{letter}, {words}" for letter, own in zip("AB", (c.first, c.second))
+                   for words, m in (("as it is", own.before), ("with its profile", own.after)) if m)]
+    means = [m for own in (c.first, c.second) for m in (own.before, own.after) if m]
+    rows = [[f"{_sentence(people)}, mean", *(percent(m.shares[k]) for m in means)],
+            ["Prompts within chance of the target", *(f"{m.within} of {m.verified}" for m in means)],
+            ["Deviation ratio, median", *(_number(m.deviation_median) for m in means)],
+            ["Deviation ratio, mean", *(_number(m.deviation_mean) for m in means)],
+            ["KL divergence, mean", *(_kl(m.kl_mean) for m in means)],
+            ["... of a model on target, by chance", *(_kl(m.kl_chance) for m in means)]]
+    table = []
+    for one, other in ranked:
+        low, high = difference(one.was, other.was, k)
+        table.append([one.prompt, share_words(one.was, k), share_words(other.was, k),
+                      f"{100 * (other.was.shares[k] - one.was.shares[k]):+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]",
+                      "no" if low <= 0 <= high else "yes", kl_words(one.before.kl), kl_words(other.before.kl)])
+    return dict(
+        name=name, only=only, same=same,
+        targets=[_unbroken(target_words(own.attribute)) for own in (c.first, c.second)],
+        headline=_unbroken(
+            f"Asked for {what}, A shows {people} in "
+            f"{percent(c.first.before.shares[k])} of the pictures, B in {percent(c.second.before.shares[k])}."),
+        second=f"In {c.differ} of {n} prompts the two differ by more than chance explains; for two equal models, that "
+               f"would be about {0.05 * n:.0f}." if n > 1 else
+               f"Chance {'does not explain' if c.differ else 'explains'} the difference.",
+        charts=charts(f, [(one.label, (one.was, other.was)) for one, other in ranked],
+                       [("loud", "A, as it is"), ("after", "B, as it is")],
+                       f"{name}, A beside B, by prompt", f.attribute.target if same else None, beside=True),
+        means=(heads, rows), table=table,
+        heads=["Prompt", f"A, {people}", f"B, {people}", "Difference in points", "More than chance?", "KL of A",
+               "KL of B"])
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+def card_markdown(card: Mapping) -> str:
+    """A card's short form for model cards: a sentence, the farthest prompts, how it was measured, limits. Every text of
+    a user is escaped, so that it is neither Markdown nor HTML. Raises DebiasError as `check_card`."""
+    card = check_card(card)
+    found = [f for f in figures(card) if f.rows]
+    each = max(10 // max(len(found), 1), 3)
+    heads, *rows = _farthest([list(map(_plain, _worst_cells(f, row))) for f in found for row in f.rows[:each]],
+                             any(f.after for f in found))
+    pictures = [row.before.n for f in found for row in f.rows]
+    failures = [_failed(row) for own in card["sets"] for row in own["rows"]]
+    setting = ", ".join(f"{spaced(key)} {short(value)}" for key, value in card["setting"].items()
+                        if value not in (None, ""))
+    measured = [
+        f"Labels: {short(card['classifier']) or 'not known'}. "
+        + (f"{range_words(pictures)} pictures a prompt, each of a seed of its own." if pictures else ""),
+        *([f"{sum(failures)} of {len(failures)} prompts failed."] if any(failures) else []),
+        f"Setting: {setting or 'not known'}.",
+        f"Cost: {card['cost'].get('images', 0):,} pictures, {time_words(card['cost'].get('seconds', 0))}.",
+        "Intervals hold the model's own share in 95 of 100 such counts. KL is the distance of all shares from the "
+        "target in nats; a model exactly on target stays below the noise floor in 95 of 100 cases."]
+    return "\n".join([
+        f"## Whom {_plain(short(card['model'])) or 'this model'} shows", "",
+        *(line for f in found for line in (f"**{_plain(headline(f))}** {_plain(second_line(f))}", "")),
+        *([f"The prompts farthest from the target, at most {each} of each attribute:", "",
+          *(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))] if found else
+          ["No prompt was measured."]),
+        "", "### How it was measured", "", *(f"- **{_plain(note)}**" for note in _notes(card)),
+        *(f"- {_plain(line)}" for line in measured),
+        "", "### Limits", "", *(f"- {limit}" for limit in LIMITS), "",
+        _plain(", ".join([short(card.get("software") or "sd-debias"), short(card.get("created") or "")]).strip(", ")),
+        ""])
+
+
+LIMITS = (
+    "A label is a classifier's measurement of a picture, not anybody's identity.",
+    "The groups and their targets are those that the card's author declared. A few groups are a simplification for "
+    "counting, and a target is a choice, not a fact.",
+    "The figures hold for this model, this setting and these prompts. Another sampler, number of steps, CFG, size or "
+    "LoRA can give others.",
+    "Classifiers err, and not equally for all groups.",
+)
+# "www." and "http://" alone make a link of what follows.
+MARKUP = re.compile(r"[<>&|`*_\[\]{}#~\\@$^]|(?<=:)/|(?<!\d)\.(?=\S)")
+
+
+def _plain(text: str) -> str:
+    """A text in one line of which Markdown makes nothing: punctuation that can have a meaning becomes a character
+    reference, which is never part of markup."""
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))

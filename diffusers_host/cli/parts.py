@@ -1,0 +1,196 @@
+"""What the commands share: the model and its judges as the options name them, attributes, checks, files, words."""
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from ...core.attribute import Attribute, parse, together
+from ...core.errors import DebiasError, quoted, short
+from ...core.files import fingerprint, read_json
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM, with the words that say how to go on."""
+
+
+def bench_of(options, attributes: Sequence[Attribute] = ()):
+    """The model and the attributes' classifiers that the options name."""
+    import torch
+
+    from ..workbench import Workbench, demo, load_pipeline, model_hash
+    quiet()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, options.dtype or ("float16" if device.startswith("cuda") else "float32"))
+    names = ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
+    given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    judges = [*(getattr(options, "classifier", None) or ()), *(getattr(options, "labels", None) or ())]
+    look = [getattr(options, name, None) for name in ("look", "detector") if getattr(options, name, None)]
+    given["judged_by"] = " ".join([*(str(fingerprint(text.rpartition("=")[2])) for text in judges), *look])
+    if options.model == "demo":
+        judges, fidelity = judges_of(options, attributes, device, demo=True)
+        return demo(device, dtype, classifiers=judges, **given)
+    if attributes and not options.classifier:
+        raise DebiasError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a "
+                          "copy of openai/clip-vit-large-patch14 with safetensors weights.")
+    # Whoever generates pictures keeps the model's safety checker; pictures that it blacks out cannot be counted.
+    pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
+                         safety_checker=options.command.__name__ == "generate")
+    if not attributes:
+        return Workbench(pipe, None, model=Path(options.model).name, model_hash=model_hash(options.model), **given)
+    judges, fidelity = judges_of(options, attributes, device)
+    return Workbench(pipe, None, classifiers=judges, fidelity=fidelity, model=Path(options.model).name,
+                     model_hash=model_hash(options.model), **given)
+
+
+def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool = False):
+    """(a classifier for each attribute and each that is watched, by name; what measures fidelity, or None)."""
+    from ...core.calibration.watched import others
+    from ..workbench import check_device
+    from ...core.looks import PICTURE
+    from ...core.judge.named import Judges, open_model
+    check_device(device)
+    known = {attribute.name: attribute for attribute in attributes}
+    where = dict(device=device, allow_download=getattr(options, "allow_download", False))
+    labels: dict[str, str] = {}
+    for text in getattr(options, "labels", None) or ():
+        name, file = _assigned(text, known, "--labels")
+        if name in labels:
+            raise DebiasError(f"Two --labels came for the attribute {quoted(name)}. Give one.")
+        labels[name] = file
+    lines = []
+    for text in getattr(options, "classifier", None) or ():
+        if "=" in text and not Path(text).exists():
+            _assigned(text, known, "--classifier")
+        lines.append(text)
+
+    def opened(source: str):
+        from ...demo_model.model import clip
+        return clip(device) if source == "demo" else open_model(source, **where)
+
+    def colour(attribute: Attribute):
+        from ...core.judge.skin_tone import SkinTone
+        from ...demo_model.subjects import ITA_CUTOFFS
+        drawn = options.model == "demo" and len(attribute.groups) == len(ITA_CUTOFFS) + 1
+        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if drawn else None)
+
+    for name in labels:
+        if not any(line.startswith(f"{name}=") for line in lines):
+            raise DebiasError(f"--labels of {quoted(name)} does nothing without an image classifier: give its folder "
+                              f"with --classifier {name}=FOLDER.")
+    maps = {name: read_json(file) for name, file in labels.items()}
+    general = any("=" not in line or Path(line).exists() or line.partition("=")[0] not in known for line in lines)
+    judges = Judges([*lines, *(["demo"] if demo and not general else [])], attributes, opened, colour, maps,
+                    (getattr(options, "look", None) or PICTURE).replace("-", " "),
+                    getattr(options, "detector", None) or "auto")
+    found = {attribute.name: judges.of(attribute) for attribute in attributes}
+    for watched in others(attributes) if judges.general is not None else ():  # side effects are told
+        try:
+            found.setdefault(watched.name, judges.of(watched))
+        except DebiasError:
+            continue  # a judge of the attributes asked for alone
+    return found, judges.fidelity
+
+
+def folder_judges(options, attributes: Sequence[Attribute]):
+    """(classifiers by attribute, plain values that tell them from others)."""
+    import torch
+    quiet()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    named = [*(options.classifier or ()), *(options.labels or ())]
+    if not named:
+        raise DebiasError("A classifier measures whom the pictures show: give a CLIP model's folder with "
+                          "--classifier, or --classifier gender=photo, the judge of the extra sd-debias[photo].")
+    by = [*named, *(str(fingerprint(text.rpartition("=")[2])) for text in named), options.look, options.detector]
+    return judges_of(options, attributes, device)[0], by
+
+
+def checks_of(options) -> list:
+    """Checks of classifiers, as `check` writes them."""
+    from ...core.judge.check import Check
+    found = []
+    for file in options.check or ():
+        data = read_json(file)
+        if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
+            raise DebiasError(f"{quoted(file)} is no check of a classifier. Make one: sd-debias check.")
+        found += [Check.from_dict(own) for own in data["checks"]]
+    return found
+
+
+def check_of_each(attributes: Sequence[Attribute], checks: Sequence) -> list:
+    """The check of each attribute, None where none came. Raises DebiasError for those that nothing is measured of."""
+    found = {check.attribute: check for check in checks}
+    if len(found) < len(checks):
+        twice = next(c.attribute for i, c in enumerate(checks) if c.attribute in {b.attribute for b in checks[:i]})
+        raise DebiasError(f"Two checks of {quoted(twice)} came. Give one --check for it.")
+    strange = sorted(set(found) - {a.name for a in attributes})
+    if strange:
+        raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out, or measure it "
+                          f"with --attribute.")
+    return [found.get(a.name) for a in attributes] if checks else []
+
+
+def _assigned(text: str, known, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in known:
+        raise DebiasError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {short(', '.join(known))}, "
+                          f"but {quoted(text)} came.")
+    return name, value
+
+
+def quiet() -> None:
+    """Turns off the libraries' own progress bars and advice, which a user of this command can do nothing with."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def attributes_of(options) -> tuple[Attribute, ...]:
+    return together([Attribute.from_dict(read_json(text)) if text.endswith(".json") else parse(text)
+                     for text in options.attribute or ["gender"]])
+
+
+def pictures_of(images):
+    from ..workbench import pictures
+    return pictures(images)
+
+
+def parameters_of(prompt: str, seed: int, size: tuple[int, int], setting: dict, notes: dict) -> str:
+    """An image's parameters in the form that image browsers and AUTOMATIC1111 read."""
+    fields = {"Steps": setting["steps"], "Sampler": setting["sampler"], "CFG scale": setting["cfg"], "Seed": seed,
+              "Size": f"{size[0]}x{size[1]}", "Model hash": setting["model_hash"], "Model": setting["model"], **notes}
+    negative = f"\nNegative prompt: {setting['negative_prompt']}" if setting["negative_prompt"] else ""
+    quoted = (f"{key}: {json.dumps(str(value)) if any(c in str(value) for c in ',:') else value}"
+              for key, value in fields.items() if value is not None)
+    return f"{prompt}{negative}\n{', '.join(quoted)}"
+
+
+def png_of(image, parameters: str | None = None) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+    info = PngInfo()
+    if parameters is not None:
+        info.add_itxt("parameters", parameters)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", pnginfo=info)
+    return stream.getvalue()
+
+
+def keep(options, *files: str) -> None:
+    """Make the folder, and raise DebiasError where the command would replace what an earlier one wrote."""
+    if getattr(options, "parquet", False) and find_spec("pyarrow") is None:
+        raise DebiasError("--parquet needs the package pyarrow, which is not installed. Install it, or leave --parquet "
+                          "out: labels.csv is written anyway.")
+    if options.out:
+        Path(options.out).mkdir(parents=True, exist_ok=True)  # said now rather than after the work
+    for file in files:
+        if options.out and (path := Path(options.out) / file).exists() and not options.overwrite:
+            raise DebiasError(f"{quoted(path)} exists already. Choose another --out, or add --overwrite to replace it.")
+
+
+def say(options, text: str) -> None:
+    if not options.json:
+        print(text, flush=True)

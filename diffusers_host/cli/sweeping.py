@@ -1,0 +1,371 @@
+"""The commands for many prompts: sd-debias sweep | merge | card."""
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...core.attribute import Attribute, parse, together
+from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, duration, planned
+from ...core.errors import DebiasError, quoted, short
+from ...core.files import safe_name, write_atomic
+from ...core.method.methods import named
+from .parts import Stopped, attributes_of, bench_of, checks_of, keep, say
+
+if TYPE_CHECKING:
+    from ..sweep.folder import Asked, Measured, SweepFolder
+    from ..sweep.job import Job
+    from ..sweep.workflow import Workflow
+    from ...core.sweep.unit import Recipe, Worker
+
+# What decides pictures or labels, beside what a sweep's folder keeps anyway.
+DECIDING = ("config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "classifier", "labels", "look",
+            "detector", "sampler")
+# What servers are told of the options.
+GIVEN = ("steps", "cfg", "width", "height", "negative_prompt", "sampler", "classifier", "look", "detector")
+LINE_EVERY = 60.0  # seconds between two lines of progress in a log
+
+
+def sweep(options) -> dict:
+    """Audit or calibrate every prompt of a list on every model: one profile, all labels and a bias card of each.
+
+    Interrupted, or on several machines (--shard, --ray, --via), the same command continues.
+    """
+    from ..sweep.folder import SweepFolder
+    if options.status:
+        return _status(options)
+    number, shards = options.shard or (1, 1)
+    asked = _asked(options)
+    folder = SweepFolder(Path(options.out), asked)
+    name = safe_name(options.name or Path(options.out).resolve().name)
+    own = _parts(asked, number, shards)
+    found = []
+    for model in range(len(asked.models)):
+        jobs, measured = _run_model(options, folder, model, own[model], f"{number}-of-{shards}")
+        if shards == 1:
+            found.append(_results(options, folder, model, name, jobs, measured))
+    if shards > 1:
+        say(options, f"Part {number} of {shards} is done. When all are: sd-debias merge {options.out}")
+        return dict(out=options.out, shard=[number, shards], prompts=sum(map(len, own)))
+    return dict(out=options.out, models=found)
+
+
+def merge(options) -> dict:
+    """Put the parts of a sweep together: profile, labels and bias card of each model."""
+    from ..sweep.folder import SweepFolder
+    parts = [SweepFolder(Path(part)) for part in options.folder]
+    out = Path(options.out) if options.out else parts[0].root
+    folder = SweepFolder(out, parts[0].asked)
+    for part in parts:
+        if part.asked.identity != folder.asked.identity:
+            raise DebiasError(f"{quoted(part.root)} is a part of another sweep than {quoted(parts[0].root)}: merge "
+                              "parts of one sweep only.")
+        if part.root.resolve() != out.resolve():
+            folder.take(part)
+    found, unfinished = [], []
+    name = safe_name(options.name or out.resolve().name)
+    for model in range(len(folder.asked.models)):
+        jobs = folder.jobs(model)
+        measured = folder.load(model, jobs)
+        for job in jobs:
+            job.replay()
+            if job.error is None and not job.finished:
+                job.error = measured.failed.get(job.number)
+        unfinished += [job.wanted.prompt for job in jobs if not job.finished]
+        found.append(_results(options, folder, model, name, jobs, measured))
+    if unfinished:
+        say(options, f"{len(unfinished)} prompts are not finished: {short('; '.join(unfinished))}. Continue their "
+                     "parts, and merge again.")
+    return dict(out=str(out), models=found, unfinished=unfinished)
+
+
+def card(options) -> dict:
+    """One page of two bias cards side by side, or of one: checkpoint A against B, before against after."""
+    from ...core.report.card import card_markdown, card_page
+    from ...core.report.card_figures import read_card
+    if len(options.card) > 2:
+        raise DebiasError(f"A page holds one card or two, but {len(options.card)} came.")
+    files = [Path(place) / "card.json" if Path(place).is_dir() else Path(place) for place in options.card]
+    keep(options, "card.html", "card.md")
+    cards = [read_card(file) for file in files]
+    page = write_atomic(Path(options.out) / "card.html", card_page(cards))
+    write_atomic(Path(options.out) / "card.md", "\n\n".join(map(card_markdown, cards)))
+    say(options, f"Bias card: {page.resolve()}")
+    return dict(card=str(page))
+
+
+COMMANDS = {function.__name__: function for function in (sweep, merge, card)}
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+def _asked(options) -> Asked:
+    from ..sweep.folder import Asked
+    from ...core.sweep.unit import digest
+    from ..sweep.job import Wanted
+    from ..sweep.prompts import read_prompts
+    rows = read_prompts(options.prompts, options.template)
+    variants: dict[tuple[Attribute, ...], int] = {}
+    wanted = []
+    for attributes in _sets(options):
+        known = {a.name: a for a in attributes}
+        for row in rows:
+            for name, _ in row.targets:
+                if name not in known:
+                    raise DebiasError(f"The prompt {quoted(row.prompt)} has a target of {quoted(name)}, which is not "
+                                      f"measured. Add it with --attribute, or leave its target out.")
+            states = {name: group for name, group in row.states if name in known}
+            for name, group in states.items():
+                if group not in known[name].names:
+                    raise DebiasError(f"The prompt {quoted(row.prompt)} is said to state the group {quoted(group)}, "
+                                      f"but {quoted(name)} has the groups {short(', '.join(known[name].names))}.")
+            targets = dict(row.targets)
+            own = tuple(a.with_target(targets[a.name]) if a.name in targets else a for a in attributes)
+            wanted.append(Wanted(row.prompt, variants.setdefault(own, len(variants)), row.subject, states))
+    workflow = _workflow(options)
+    models = tuple(options.model or ["demo" if workflow is None else Path(options.workflow).stem])
+    if len(set(models)) < len(models):
+        raise DebiasError(f"A model came twice: {short(models)}. Give each one once.")
+    method, plan = _plan(options, models, workflow and workflow.batch_size)
+    checks = tuple(checks_of(options))
+    strange = sorted({check.attribute for check in checks} - {a.name for own in variants for a in own})
+    if strange:
+        raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out.")
+    deciding = {name: value for name in DECIDING if (value := getattr(options, name, None)) is not None}
+    if workflow is not None:
+        deciding["workflow"] = digest(workflow.graph)
+    return Asked(models, tuple(wanted), tuple(variants), method, plan, deciding, checks)
+
+
+def _sets(options) -> list[tuple[Attribute, ...]]:
+    """The sets of attributes: each is measured, and calibrated, by itself."""
+    if not options.set:
+        return [attributes_of(options)]
+    found = [together([parse(part.strip()) for part in text.split(" + ")]) for text in options.set]
+    groups: dict[str, tuple[str, ...]] = {}
+    for attribute in (a for own in found for a in own):
+        if groups.setdefault(attribute.name, attribute.names) != attribute.names:
+            raise DebiasError(f"Two attributes of the name {quoted(attribute.name)} have other groups. Name one of "
+                              "them differently.")
+    return found
+
+
+def _workflow(options) -> Workflow | None:
+    from ..sweep.workflow import read_workflow
+    return read_workflow(options.workflow) if options.workflow else None
+
+
+def _plan(options, models: Sequence[str], batch_size: int | None = None):
+    batch_size = options.batch_size or batch_size or (
+        50 if set(models) == {"demo"} else int(FIELDS["batch_size"].default))
+    numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
+    seed, method = options.seed or 0, named(options.method, direction=options.direction, spend=options.spend,
+                                            rule=options.rule)
+    if options.audit:
+        images = options.count or int(FIELDS["images"].default)
+        return method, Plan(images, rounds=0, held_out=0, batch_size=min(batch_size, images), seed=seed,
+                            confidence=options.confidence)
+    sure = options.sure or (CUSTOM if numbers else "normal")
+    if numbers and sure != CUSTOM:
+        raise DebiasError(f"--{next(iter(numbers)).replace('_', '-')} is a number of --sure {CUSTOM}, but --sure "
+                          f"{sure} came, which has its own. Leave one of them out.")
+    plan = planned(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=options.confidence)
+    return method, replace(plan, images=options.count) if options.count else plan
+
+
+def _parts(asked: Asked, number: int, shards: int) -> list[list[int]]:
+    from ..sweep.folder import shard_of
+    return shard_of(asked.wanted, len(asked.models), number, shards)
+
+
+# --- one model -------------------------------------------------------------------------------------------------------
+
+def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], shard: str
+               ) -> tuple[list[Job], Measured]:
+    from ..sweep.driver import Driver
+    from ..sweep.folder import unit_line
+    with folder.journal(shard) as journal:
+        jobs = folder.jobs(model)
+        measured = folder.load(model, jobs)
+        mine = [jobs[number] for number in sorted(own)]
+        for job in mine:
+            job.replay()
+        if all(job.finished for job in mine):
+            return jobs, measured
+        line = _Line(options, folder.asked.models[model], mine)
+
+        def record(unit, found, worker):
+            journal.add(unit_line(model, unit, found, worker))
+            line.measured(found)
+
+        def learn(facts):
+            journal.add(dict(model=model, facts=facts))
+
+        def ended(job):
+            if job.error is not None:
+                journal.add(dict(model=model, failed=job.number, error=job.error))
+                line.warn(f"{job.wanted.prompt}: {job.error}")
+            else:
+                folder.state(model, job.number).parent.mkdir(exist_ok=True)
+                job.calibration.save(folder.state(model, job.number))
+
+        engine = _engine(options, folder.asked, model)
+        try:
+            Driver(mine, engine, record=record, learn_facts=learn, ended=ended, say=line.say, facts=measured.facts,
+                   warn=line.warn).run()
+        except KeyboardInterrupt as stopped:
+            raise Stopped(f"{line.text()}\nWhat was measured is kept: run the same command again to continue."
+                          ) from stopped
+        finally:
+            engine.close()
+            line.close()
+    jobs = folder.jobs(model)
+    measured = folder.load(model, jobs)
+    for job in jobs:
+        job.replay()
+        if not job.finished:
+            job.error = measured.failed.get(job.number)
+    return jobs, measured
+
+
+def _engine(options, asked: Asked, model: int):
+    from ..sweep.engine import Here
+    from ...core.sweep.unit import Recipe
+    if options.via:
+        from ..sweep.via import Via, Wish
+        given = {name: value for name in GIVEN if (value := getattr(options, name)) is not None}
+        recipe = Recipe(asked.variants, asked.method, asked.plan, options.show)
+        return Via(options.via, recipe, Wish(asked.models[model], _workflow(options), given))
+    pictures = str(Path(options.pictures).resolve()) if options.pictures else None
+    recipe = Recipe(asked.variants, asked.method, asked.plan, options.show, pictures)
+    plain = {**vars(options), "command": None, "model": asked.models[model], "batch_size": asked.plan.batch_size}
+    open_worker = partial(opened, plain, recipe)
+    if options.ray is None:
+        return Here(open_worker)
+    from ..sweep.on_ray import OnRay, connect
+    connect(options.ray or None)
+    return OnRay(f"sd-debias {Path(asked.models[model]).name}", open_worker, options.workers or 0, options.worker_cpus,
+                 options.worker_gpus)
+
+
+def opened(options: dict, recipe: Recipe) -> Worker:
+    """A worker as the command line's options name it; called where it is to work."""
+    from ...core.sweep.unit import Worker
+    attributes = {a.name: a for variant in recipe.variants for a in variant}
+    return Worker(bench_of(Namespace(**{**options, "command": opened}), tuple(attributes.values())), recipe)
+
+
+def _results(options, folder: SweepFolder, model: int, name: str, jobs: Sequence[Job], measured: Measured) -> dict:
+    from ..sweep.result import write_results
+    models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:80] or "model" for own in folder.asked.models]
+    place = models[model] if models.count(models[model]) == 1 else f"{models[model]}-{model + 1}"
+    full = name if len(models) == 1 else f"{name}-{place}"
+    found = write_results(folder.root / place, full, folder.asked, jobs, measured, options.parquet)
+    lines = [f"{found['model']}: {found['prompts'] - len(found['failed'])} of {found['prompts']} prompts, "
+             f"{found['images']:,} pictures", *(f"  Profile: {path}" for path in found["profiles"]),
+             f"  Bias card: {found['card']}", f"  Labels: {found['labels']}",
+             *(f"  Not measured: {prompt}: {error}" for prompt, error in found["failed"].items())]
+    say(options, "\n".join(lines))
+    return found
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+class _Line:
+    """One line a model: on a terminal always the same one, in a log one a minute; with --json an event a line."""
+
+    def __init__(self, options, model: str, jobs: Sequence[Job]):
+        self.json, self.terminal, self.model, self.jobs = options.json, sys.stderr.isatty(), model, jobs
+        self.images, self.began, self.told, self.counted = 0, time.monotonic(), 0.0, 0.0
+        self._about = 0
+
+    def measured(self, found: dict) -> None:
+        self.images += sum(batch["count"] for batch in found["batches"])
+
+    def facts(self) -> dict:
+        now = time.monotonic()
+        if now - self.counted > 5 or not self.counted:
+            self._about, self.counted = sum(job.calibration.about_left for job in self.jobs if not job.finished), now
+        rate = self.images / (now - self.began) if self.images else 0.0
+        return dict(event="progress", model=self.model, prompts=len(self.jobs),
+                    finished=sum(job.finished for job in self.jobs), images=self.images, left=self._about,
+                    rate=round(rate, 3), seconds_left=round(self._about / rate) if rate else None)
+
+    def text(self) -> str:
+        f = self.facts()
+        time_left = f"; about {duration(f['seconds_left'])} left" if f["seconds_left"] else ""
+        rate = f", {f['rate']:.1f}/s" if f["rate"] else ""
+        return (f"{self.model}: {f['finished']} of {f['prompts']} prompts, {f['images']:,} pictures{rate}, about "
+                f"{f['left']:,} more{time_left}")
+
+    def say(self) -> None:
+        now = time.monotonic()
+        if now - self.told < (0.2 if self.terminal and not self.json else 5.0 if self.json else LINE_EVERY) \
+                and self.told:
+            return
+        self.told = now
+        if self.json:
+            print(json.dumps(self.facts()), flush=True)
+        else:
+            print(f"\r{self.text()}\033[K" if self.terminal else self.text(), end="" if self.terminal else "\n",
+                  file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        if self.json:
+            print(json.dumps(dict(event="warning", model=self.model, text=text)), flush=True)
+        print(f"{self._newline}Warning: {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.told = 0.0
+        self.say()
+        if self.terminal and not self.json:
+            print(file=sys.stderr)
+
+    @property
+    def _newline(self) -> str:
+        return "\n" if self.terminal and not self.json else ""
+
+
+def _status(options) -> dict:
+    """How far a sweep is, by what its journals say; of another shell's too."""
+    from ..sweep.folder import SweepFolder
+    folder = SweepFolder(Path(options.status))
+    found = []
+    for model, name in enumerate(folder.asked.models):
+        images, begun, recent, failed = 0, set(), [], set()
+        for line in folder.lines():
+            if line.get("model") != model:
+                continue
+            if "unit" in line:
+                count = sum(batch["count"] for batch in line["batches"])
+                images += count
+                begun.add(line["unit"][0])
+                recent.append((line["time"], count))
+            elif "failed" in line:
+                failed.add(line["failed"])
+        finished = {number for number in range(len(folder.asked.wanted)) if folder.state(model, number).exists()}
+        last = max((at for at, _ in recent), default=None)
+        near = [(at, count) for at, count in recent if last is not None and at > last - 300]
+        seconds = max(last - min(at for at, _ in near), 1) if last is not None else 1
+        found.append(dict(model=name, prompts=len(folder.asked.wanted), finished=len(finished),
+                          failed=len(failed - finished), begun=len(begun | finished), images=images,
+                          rate=round(sum(count for _, count in near) / seconds, 2) if len(near) > 1 else None,
+                          seconds_ago=None if last is None else max(round(time.time() - last), 0)))
+    say(options, "\n".join(_standing(own) for own in found))
+    return dict(out=options.status, models=found)
+
+
+def _standing(found: dict) -> str:
+    ago = "nothing measured yet" if found["seconds_ago"] is None else \
+        f"last pictures {duration(found['seconds_ago'])} ago"
+    rate = f", {found['rate']:g}/s" if found["rate"] else ""
+    failed = f", {found['failed']} failed" if found["failed"] else ""
+    return (f"{found['model']}: {found['finished']} of {found['prompts']} prompts{failed}, {found['images']:,} "
+            f"pictures{rate}; {ago}")

@@ -1,0 +1,257 @@
+"""The driver of a sweep: one runner a prompt, and an engine that does their units. It never waits for one prompt."""
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ...core.errors import DebiasError, short
+from .engine import Answer, Engine
+from .job import Job
+from ...core.sweep.unit import Unit, answers, blank, digest
+
+SECONDS = 10.0   # that a unit should take: long beside its way, short beside a night
+STRIKES = 3      # mistakes in a row after which a worker is given nothing more
+TRIES = 5        # of one unit, by several workers
+SLOW = 10.0      # times as long as units usually take: then somebody else tries too
+PATIENCE = 60.0  # seconds, at least, before that
+
+Key = tuple[int, int, int]  # job, round, first seed
+
+
+@dataclass
+class _AtWork:
+    unit: Unit
+    since: float
+    workers: set[str] = field(default_factory=set)
+
+
+class Driver:
+    """Runs all jobs of one model to their end.
+
+    record  is given every measured unit's line, before it counts
+    ended   is called with each job that is finished
+    say     is called after every answer
+    facts   what workers must agree in; None: the first worker says it
+
+    Raises DebiasError where no worker is left.
+    """
+
+    def __init__(self, jobs: Sequence[Job], engine: Engine, *, record: Callable[[Unit, dict, str], None],
+                 ended: Callable[[Job], None] = lambda job: None, say: Callable[[], None] = lambda: None,
+                 learn_facts: Callable[[dict], None] = lambda facts: None, facts: dict | None = None,
+                 warn: Callable[[str], None] = lambda text: None):
+        self.jobs, self.engine, self.facts = {job.number: job for job in jobs}, engine, facts
+        self._record, self._ended, self._say, self._learn, self._warn = record, ended, say, learn_facts, warn
+        self._learners: dict[int, list[Job]] = defaultdict(list)
+        for job in jobs:
+            for teacher in job.teachers:
+                self._learners[teacher.number].append(job)
+        self._openable = deque(job for job in jobs if not job.finished and job.taught)
+        self._ready: deque[Job] = deque()
+        self._closed: set[int] = set()
+        self._gone: set[str] = set()
+        self._again: deque[tuple[Unit, frozenset[str]]] = deque()
+        self._at_work: dict[Key, _AtWork] = {}
+        self._tries: dict[Key, int] = defaultdict(int)
+        self._strikes: dict[str, int] = defaultdict(int)
+        self._suspects: dict[Key, tuple[str, dict]] = {}
+        self._batch_seconds: float | None = None
+        self._unit_seconds: float | None = None
+        self._trouble = ""
+
+    def run(self) -> None:
+        """Return when every job is finished; interrupted, what came so far is recorded."""
+        while True:
+            self._give()
+            if not self._at_work and not self._again and not self._ready and not self._openable:
+                return
+            for answer in self.engine.answers(5.0):
+                self._take(answer)
+            if not self.engine.workers():
+                raise DebiasError(f"No worker is left. {self._trouble or 'All were lost.'} What was measured is kept: "
+                                  "run the same command again to continue.")
+            self._say()
+
+    # --- giving ------------------------------------------------------------------------------------------------------
+
+    def _give(self) -> None:
+        for unit, avoid in [self._again.popleft() for _ in range(len(self._again))]:
+            if self.engine.free(avoid):
+                self._hand(unit, avoid)
+            elif self.engine.workers() <= len(avoid) and self.engine.free():  # nobody else is left to try
+                self._hand(unit, frozenset())
+            else:
+                self._again.append((unit, avoid))
+        while self.engine.free():
+            unit = self._next()
+            if unit is None:
+                self._double()
+                return
+            self._hand(unit, frozenset())
+
+    def _next(self) -> Unit | None:
+        """The next unit that is due; jobs that were begun come before new ones."""
+        while self._ready or self._openable:
+            if not self._ready:
+                self._ready.append(self._openable.popleft())
+                self._ready[0].learn()
+            job = self._ready[0]
+            unit = job.due(self._size(job))
+            if unit is not None:
+                return unit
+            self._ready.popleft()
+            if job.finished and job.number not in self._closed:
+                self._closed.add(job.number)
+                self._close(job)
+        return None
+
+    def _size(self, job: Job) -> int:
+        """Batches of a unit: so many that it takes some seconds, and no worker is left without."""
+        most = 1 if not self._batch_seconds else max(1, int(SECONDS / self._batch_seconds))
+        return min(most, max(1, math.ceil(job.left() * len(self._ready) / max(self.engine.workers(), 1))))
+
+    def _hand(self, unit: Unit, avoid: frozenset[str]) -> None:
+        worker = self.engine.give(unit, avoid)
+        self._at_work.setdefault(_key(unit), _AtWork(unit, time.monotonic())).workers.add(worker)
+
+    def _double(self) -> None:
+        """Where nothing is due and somebody is free, what takes much too long is given away once more."""
+        limit = max(PATIENCE, SLOW * (self._unit_seconds or 0))
+        for own in self._at_work.values():
+            avoid = frozenset(own.workers)
+            if len(avoid) == 1 and time.monotonic() - own.since > limit and self.engine.free(avoid):
+                self._hand(own.unit, avoid)
+
+    # --- taking ------------------------------------------------------------------------------------------------------
+
+    def _take(self, answer: Answer) -> None:
+        if answer.lost:
+            self._lose(answer.worker, answer.error)
+        elif answer.unit is None:
+            self._greet(answer)
+        elif answer.found is not None:
+            self._count(answer.worker, answer.unit, answer.found)
+        else:
+            self._fail(answer)
+
+    def _greet(self, answer: Answer) -> None:
+        if answer.found is None:
+            self._retire(answer.worker, f"{answer.worker} could not be opened: {answer.error}")
+        elif self.facts is None:
+            self.facts = answer.found
+            self._learn(answer.found)
+        elif digest(answer.found) != digest(self.facts):
+            self._retire(answer.worker, f"{answer.worker} is refused: {difference(self.facts, answer.found)}")
+
+    def _count(self, worker: str, unit: Unit, found: dict) -> None:
+        if not answers(found, unit, [len(a.groups) for a in self.jobs[unit.job].calibration.attributes]):
+            self._fail(Answer(worker, unit, error="its answer does not fit what it was asked"))
+            return
+        if found["facts"] != digest(self.facts):
+            self._retire(worker, f"{worker} is refused: it came back with another model, version or judge.")
+            return
+        self._strikes[worker] = 0
+        key, before = _key(unit), self._suspects.pop(_key(unit), None)
+        if blank(found["batches"]) and before is None and self.engine.workers() > 1:
+            # No picture is finite. Is it the prompt, or this worker? Another one tells.
+            self._suspects[key] = worker, found
+            self._drop(worker, unit)
+            self._repeat(unit, frozenset({worker}))
+            return
+        if before is not None and not blank(found["batches"]):
+            self._retire(before[0], f"{before[0]} made {unit.seeds[1]} pictures that are not finite, which {worker} "
+                                    "made as they should be. Look after its graphics card.")
+        batches = len(found["batches"])
+        self._batch_seconds = _smooth(self._batch_seconds, found["seconds"] / batches)
+        self._unit_seconds = _smooth(self._unit_seconds, found["seconds"])
+        self._record(unit, found, worker)
+        job = self.jobs[unit.job]
+        for batch in found["batches"]:
+            job.remember(unit.round, unit.weights, batch, found["seconds"] / batches)
+        self._at_work.pop(key, None)
+        self._tries.pop(key, None)
+        self._wake(job)
+
+    def _fail(self, answer: Answer) -> None:
+        unit, worker = answer.unit, answer.worker
+        assert unit is not None
+        job = self.jobs[unit.job]
+        if answer.wrong:
+            job.error = answer.error
+            self._at_work.pop(_key(unit), None)
+            self._wake(job)
+            return
+        self._strikes[worker] += 1
+        self._tries[_key(unit)] += 1
+        self._trouble = f"The last one said: {short(answer.error)}."
+        if self._tries[_key(unit)] >= TRIES:
+            raise DebiasError(f"Pictures of {short(unit.prompt)} could not be made in {TRIES} tries: "
+                              f"{short(answer.error)}. What was measured is kept: run the same command again to "
+                              "continue.")
+        self._drop(worker, unit)
+        self._repeat(unit, frozenset({worker}))
+        if self._strikes[worker] >= STRIKES:
+            self._retire(worker, f"{worker} is given nothing more after {STRIKES} mistakes in a row: "
+                                 f"{short(answer.error)}.")
+
+    def _wake(self, job: Job) -> None:
+        if job not in self._ready:
+            self._ready.appendleft(job)
+
+    def _repeat(self, unit: Unit, avoid: frozenset[str]) -> None:
+        if _key(unit) not in self._at_work:
+            self._again.append((unit, avoid))
+
+    def _drop(self, worker: str, unit: Unit) -> None:
+        """This worker is not at work on the unit any more."""
+        own = self._at_work.get(_key(unit))
+        if own is not None:
+            own.workers.discard(worker)
+            if not own.workers:
+                del self._at_work[_key(unit)]
+
+    def _retire(self, worker: str, why: str) -> None:
+        if worker in self._gone:
+            return
+        self._gone.add(worker)
+        self._trouble = why
+        self._warn(why)
+        self.engine.retire(worker)
+        self._forget(worker)
+
+    def _lose(self, worker: str, why: str) -> None:
+        self._trouble = f"{worker} was lost: {why}"
+        self._warn(self._trouble)
+        self._forget(worker)
+
+    def _forget(self, worker: str) -> None:
+        """What a worker was at work on is for others to do."""
+        for own in [own for own in self._at_work.values() if worker in own.workers]:
+            self._drop(worker, own.unit)
+            self._repeat(own.unit, frozenset({worker}))
+
+    def _close(self, job: Job) -> None:
+        self._ended(job)
+        taught = [learner for learner in self._learners.pop(job.number, []) if learner.taught and not learner.finished]
+        self._openable.extendleft(reversed(taught))
+
+
+def _key(unit: Unit) -> Key:
+    return unit.job, unit.round, unit.seeds[0]
+
+
+def _smooth(before: float | None, now: float) -> float:
+    return now if before is None else 0.8 * before + 0.2 * now
+
+
+def difference(facts: dict, other: dict) -> str:
+    """What two workers do not agree in, in words."""
+    for name in ("software", "model", "setting", "classifiers"):
+        if facts.get(name) != other.get(name):
+            what = {"software": "version of sd-debias", "model": "model", "setting": "setting",
+                    "classifiers": "classifiers"}[name]
+            return f"its {what} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
+    return "its model, or what judges its pictures, is another one than this sweep's."

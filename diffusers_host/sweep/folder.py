@@ -1,0 +1,220 @@
+"""A sweep's folder: what is asked for, what was measured, and who is at work on it."""
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ...core.attribute import Attribute
+from ...core.calibration.loop import Calibration
+from ...core.calibration.plan import Plan
+from ...core.errors import DebiasError, quoted
+from ...core.files import exclusive, read_json, write_atomic, writing
+from ...core.judge.check import Check
+from ...core.method.methods import Method
+from ...core.version import VERSION
+from .job import Job, Wanted, assign_teachers, groups
+from .journal import Journal, lines
+from ...core.sweep.unit import Unit, digest
+
+FORM = "sd-debias sweep 1"
+NAME = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep is of.
+
+    models    as --model names them
+    wanted    the prompts, each with its set of attributes
+    variants  the sets of attributes, each with its targets
+    options   further plain values that decide pictures or labels
+    checks    of the classifiers, by attribute
+    """
+    models: tuple[str, ...]
+    wanted: tuple[Wanted, ...]
+    variants: tuple[tuple[Attribute, ...], ...]
+    method: Method
+    plan: Plan
+    options: dict = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+    def to_dict(self) -> dict:
+        return dict(models=list(self.models), wanted=[asdict(own) for own in self.wanted],
+                    variants=[[a.to_dict() for a in variant] for variant in self.variants],
+                    method=self.method.to_dict(), plan=asdict(self.plan), options=self.options,
+                    checks=[own.to_dict() for own in self.checks])
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Asked:
+        return cls(tuple(data["models"]), tuple(Wanted(**own) for own in data["wanted"]),
+                   tuple(tuple(Attribute.from_dict(a) for a in variant) for variant in data["variants"]),
+                   Method.from_dict(data["method"]), Plan(**data["plan"]), data["options"],
+                   tuple(Check.from_dict(own) for own in data["checks"]))
+
+    @property
+    def identity(self) -> str:
+        return digest(self.to_dict())
+
+    def checks_of(self, variant: int) -> list[Check | None]:
+        """The classifiers' checks of a set of attributes; empty where there are none."""
+        own = {check.attribute: check for check in self.checks}
+        found = [own.get(a.name) for a in self.variants[variant]]
+        return found if any(found) else []
+
+
+class SweepFolder:
+    """The folder of one sweep. Raises DebiasError where it is another one's."""
+
+    def __init__(self, root: Path, asked: Asked | None = None):
+        """asked: None reads what is there."""
+        self.root, path = root, root / NAME
+        if path.exists():
+            self.asked, self.version = _read(path)
+            if asked is not None and asked.identity != self.asked.identity:
+                raise DebiasError(f"{quoted(root)} holds another sweep: {_differs(self.asked, asked)} Choose another "
+                                  "--out, or give the same options to continue it.")
+        elif asked is None:
+            raise DebiasError(f"{quoted(root)} holds no sweep. Name the folder that 'sd-debias sweep --out' wrote to.")
+        else:
+            self.asked, self.version = asked, VERSION
+            with writing("The sweep", root):
+                write_atomic(path, json.dumps(dict(form=FORM, software=VERSION, identity=asked.identity,
+                                                   asked=asked.to_dict()), indent=1))
+
+    @contextmanager
+    def journal(self, shard: str) -> Iterator[Journal]:
+        """This process's journal. Raises DebiasError where another process writes it."""
+        path = self.root / "journals" / f"{shard}.jsonl"
+        with ExitStack() as held:
+            try:
+                held.enter_context(exclusive(path))
+            except DebiasError as error:
+                raise DebiasError(f"Another sweep is at work on this part ({shard}) of {quoted(self.root)}. Wait until "
+                                  f"it ends, or see how far it is: sd-debias sweep --status {self.root}") from error
+            journal = Journal(path)
+            held.callback(journal.close)
+            yield journal
+
+    def journals(self) -> list[Path]:
+        return sorted((self.root / "journals").glob("*.jsonl"))
+
+    def lines(self) -> Iterator[dict]:
+        for path in self.journals():
+            yield from lines(path)
+
+    def take(self, part: SweepFolder) -> None:
+        """Copy what another folder of the same sweep has measured. Raises DebiasError where it cannot be written."""
+        with writing("The sweep", self.root):
+            for path in [*part.journals(), *sorted((part.root / "done").glob("*.json"))]:
+                to = self.root / path.relative_to(part.root)
+                if not to.exists():
+                    write_atomic(to, path.read_bytes())
+                elif to.read_bytes() != path.read_bytes() and path.suffix == ".jsonl":
+                    write_atomic(to.with_name(f"{to.stem} {digest(str(part.root.resolve()))[:8]}.jsonl"),
+                                 path.read_bytes())
+
+    def state(self, model: int, job: int) -> Path:
+        """The file of a finished prompt's calibration."""
+        return self.root / "done" / f"{model}-{job}.json"
+
+    def jobs(self, model: int) -> list[Job]:
+        """All prompts of a model."""
+        asked = self.asked
+        made = [Job(number, wanted, asked.variants[wanted.variant], asked.method, asked.plan,
+                    checks=asked.checks_of(wanted.variant)) for number, wanted in enumerate(asked.wanted)]
+        assign_teachers(made)
+        return made
+
+    def load(self, model: int, jobs: Sequence[Job]) -> Measured:
+        """Give jobs what was measured of them, by whomever. Raises DebiasError for damaged files, and where the
+        journals are of different models."""
+        for job in jobs:
+            path = self.state(model, job.number)
+            if path.exists():
+                job.restore(Calibration.load(path))
+        found, own = Measured(), {job.number: job for job in jobs}
+        for line in self.lines():
+            if line.get("model") != model:
+                continue
+            if "facts" in line:
+                if found.facts is not None and digest(found.facts) != digest(line["facts"]):
+                    from .driver import difference
+                    raise DebiasError(f"The parts of this sweep were made with different workers: "
+                                      f"{difference(found.facts, line['facts'])} Sweep them again, with one model, "
+                                      "version and judge, into another folder.")
+                found.facts = line["facts"]
+                continue
+            try:
+                self._count(line, own, found)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                continue  # a damaged line; what it said is measured again
+        return found
+
+    @staticmethod
+    def _count(line: dict, jobs: Mapping[int, Job], found: Measured) -> None:
+        if "unit" in line:
+            (number, round_number, weights), batches = line["unit"], line["batches"]
+            seconds = float(line["seconds"]) / len(batches)
+            for batch in batches:
+                jobs[number].remember(int(round_number), str(weights), batch, seconds)
+            found.evaluations[number] += int(line.get("evaluations") or 0)
+        elif "failed" in line:
+            found.failed[int(line["failed"])] = str(line["error"])
+
+
+@dataclass
+class Measured:
+    """What journals say of a model. facts: of the workers; evaluations: of the model, by job; failed: errors by job."""
+    facts: dict | None = None
+    evaluations: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+def unit_line(model: int, unit: Unit, found: dict, worker: str) -> dict:
+    """A journal's line for a measured unit."""
+    return dict(model=model, unit=[unit.job, unit.round, unit.weights], batches=found["batches"],
+                seconds=round(found["seconds"], 3), evaluations=found["evaluations"], worker=worker,
+                time=round(time.time()))
+
+
+def shard_of(wanted: Sequence[Wanted], models: int, number: int, shards: int) -> list[list[int]]:
+    """By model, the prompts of shard `number` of `shards` (from 1): whole groups, dealt out in turn, so that shards
+    share nothing."""
+    dealt = [(model, group) for model in range(models) for group in groups(wanted)]
+    own: list[list[int]] = [[] for _ in range(models)]
+    for at, (model, group) in enumerate(dealt):
+        if at % shards == number - 1:
+            own[model] += group
+    return own
+
+
+def _read(path: Path) -> tuple[Asked, str]:
+    data = read_json(path)
+    try:
+        if data["form"] != FORM:
+            raise DebiasError(f"its form is {quoted(data['form'])}")
+        asked = Asked.from_dict(data["asked"])
+        if asked.identity != data["identity"]:
+            raise DebiasError("it was changed by hand")
+        return asked, str(data["software"])
+    except (KeyError, TypeError, ValueError, DebiasError) as error:
+        raise DebiasError(f"{quoted(path)} is no sweep that this version can continue ({error}). Restore it, or choose "
+                          "another folder.") from error
+
+
+def _differs(there: Asked, here: Asked) -> str:
+    if there.models != here.models:
+        return f"its models are {', '.join(there.models)}."
+    if there.wanted != here.wanted:
+        return f"its {len(there.wanted)} prompts are others than these {len(here.wanted)}."
+    if there.variants != here.variants:
+        return f"its attributes are {', '.join(dict.fromkeys(a.name for own in there.variants for a in own))}."
+    for name in sorted({*there.options, *here.options}):
+        if there.options.get(name) != here.options.get(name):
+            return f"its {name.replace('_', ' ')} is {there.options.get(name)}."
+    return "its method or its numbers of images are others."

@@ -1,0 +1,166 @@
+"""A sweep's engine on a Ray cluster: actors, one a GPU or share of one, each with the model and its judges.
+
+Labels come back, not pictures. Ray starts a dead actor again, elsewhere where its node is gone, and repeats what it was
+at work on; where it cannot, the driver gives that to others.
+"""
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import DebiasError, short
+from ...core.version import VERSION
+from .engine import Answer, answer
+from ...core.sweep.unit import Opened, Unit, Worker
+
+AT_ONCE = 2    # units an actor is given: while one comes back, it works on the next
+RESTARTS = 3   # of an actor, and tries of what it was at work on
+
+
+def ray_module() -> Any:
+    """Ray. Raises DebiasError where it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    try:
+        import ray
+    except ImportError as error:
+        raise DebiasError(f"--ray needs Ray ({error}). Install it: pip install \"sd-debias[ray]\".") from error
+    return ray
+
+
+def connect(address: str | None, **options: Any) -> Any:
+    """Ray, connected: to a cluster ("auto": the one of this machine), or begun here. Raises DebiasError."""
+    ray = ray_module()
+    if not ray.is_initialized():
+        try:
+            # Messages of workers are the driver's to say; and Ray would pack and send the whole folder.
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise DebiasError(f"No Ray cluster answers at {short(address or 'this machine')}: "
+                              f"{short(str(error).splitlines()[0] if str(error) else type(error).__name__)} Start one "
+                              "with 'ray start --head', or leave the address out for one of this machine alone."
+                              ) from error
+    return ray
+
+
+class _Actor:
+    """What runs on the cluster."""
+
+    def __init__(self, name: str, open_worker: Opened, version: str):
+        from filelock import FileLock
+        self.name, self.error = name, ""
+        self.worker: Worker | None = None
+        if version != VERSION:
+            self.error = f"sd-debias {VERSION} is installed there, but the driver has {version}"
+            return
+        try:
+            # One actor of a node after the other: the first reads the model's files, which the others find in memory.
+            with FileLock(str(Path(tempfile.gettempdir()) / f"sd-debias-open-{getpass.getuser()}.lock")):
+                self.worker = open_worker()
+        except DebiasError as error:
+            self.error = str(error)
+
+    def facts(self) -> dict:
+        return {"error": self.error} if self.worker is None else self.worker.facts
+
+    def measure(self, unit: dict) -> dict:
+        """Plain values both ways: a cluster need not load a model's libraries to hand them on."""
+        if self.worker is None:
+            return dict(error=self.error)
+        found = answer(self.worker, self.name, Unit(**unit))
+        return dict(found=found.found, error=found.error, wrong=found.wrong)
+
+    def __repr__(self) -> str:
+        return self.name  # the dashboard and Ray's logs show it
+
+
+class OnRay:
+    """Actors on a Ray cluster.
+
+    workers  how many; 0: one a GPU of the cluster, or, where it has none, one a CPU core
+    cpus, gpus  that each of them takes; gpus may be a share, such as 0.5; None: 1 where the cluster has GPUs
+
+    Raises DebiasError where the cluster cannot hold a single one.
+    """
+
+    def __init__(self, name: str, open_worker: Opened, workers: int = 0, cpus: float = 1.0, gpus: float | None = None,
+                 actor: type = _Actor):
+        self._ray = ray = ray_module()
+        there = ray.cluster_resources()
+        gpus = (1.0 if there.get("GPU") else 0.0) if gpus is None else gpus
+        fit = int(min(there.get("GPU", 0) / gpus if gpus else float("inf"),
+                      there.get("CPU", 0) / cpus if cpus else float("inf"), 1_000_000))
+        count = workers or fit
+        if not count or not fit and not workers:
+            raise DebiasError(f"The Ray cluster has {there.get('CPU', 0):g} CPU cores and {there.get('GPU', 0):g} "
+                              f"GPUs, where no worker of {cpus:g} and {gpus:g} fits. Ask for less with --worker-cpus "
+                              "and --worker-gpus.")
+        kind = ray.remote(actor)
+        self._actors = {}
+        for number in range(1, count + 1):
+            own = f"{name} {number}"
+            self._actors[own] = kind.options(num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS,
+                                             max_task_retries=RESTARTS, name=f"{own} {os.urandom(3).hex()}",
+                                             ).remote(own, open_worker, VERSION)
+        self._asked: dict[Any, tuple[str, Unit | None]] = {}
+        for own, remote in self._actors.items():
+            self._asked[remote.facts.remote()] = own, None
+        self._open: dict[str, int] = {}  # units at once, by worker
+
+    def workers(self) -> int:
+        return len(self._actors)
+
+    def free(self, avoid: frozenset[str] = frozenset()) -> int:
+        return sum(AT_ONCE - busy for own, busy in self._open.items() if own not in avoid)
+
+    def give(self, unit: Unit, avoid: frozenset[str] = frozenset()) -> str:
+        own = min((own for own in self._open if own not in avoid), key=lambda own: self._open[own])
+        self._open[own] += 1
+        work = self._actors[own].measure.options(name=f"{unit.prompt[:60]}: {unit.kind} {unit.round}")
+        self._asked[work.remote(asdict(unit))] = own, unit
+        return own
+
+    def answers(self, seconds: float) -> list[Answer]:
+        if not self._asked:
+            return []
+        asked = list(self._asked)
+        done, _ = self._ray.wait(asked, num_returns=1, timeout=seconds)
+        if done:  # and whatever else is there already
+            done, _ = self._ray.wait(asked, num_returns=len(asked), timeout=0)
+        return [found for ref in done if ref in self._asked for found in self._answer(ref)]
+
+    def _answer(self, ref: Any) -> list[Answer]:
+        own, unit = self._asked.pop(ref)
+        if unit is not None and own in self._open:
+            self._open[own] -= 1
+        try:
+            found = self._ray.get(ref)
+        except self._ray.exceptions.RayActorError as error:
+            self.retire(own)
+            return [Answer(own, unit, error=_words(error), lost=True)]
+        except self._ray.exceptions.RayError as error:
+            return [Answer(own, unit, error=_words(error))]
+        if unit is not None:
+            return [Answer(own, unit, **found)]
+        if "error" in found:
+            return [Answer(own, None, error=found["error"])]
+        self._open[own] = 0
+        return [Answer(own, None, found)]
+
+    def retire(self, worker: str) -> None:
+        actor = self._actors.pop(worker, None)
+        self._open.pop(worker, None)
+        self._asked = {ref: asked for ref, asked in self._asked.items() if asked[0] != worker}
+        if actor is not None:
+            self._ray.kill(actor)
+
+    def close(self) -> None:
+        for worker in list(self._actors):
+            self.retire(worker)
+
+
+def _words(error: BaseException) -> str:
+    return short((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -1,0 +1,143 @@
+"""What a sweep gives for a model: a profile of all its prompts, every picture's labels, and the bias card."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ...core.audits.labelled import Labelled, csv_of, parquet_of
+from ...core.calibration.loop import round_names
+from ...core.calibration.plan import Plan
+from ...core.calibration.result import entry_of, profile_of
+from ...core.calibration.unfinished import key_of
+from ...core.files import safe_name, write_atomic, writing
+from ...core.profile.file import SOFTWARE
+from ...core.report.card import card_markdown, card_page
+from ...core.report.card_figures import FORM
+from .folder import Asked, Measured
+from .job import Job
+
+CARD, PAGE, MARKDOWN, LABELS, TABLE = "card.json", "card.html", "card.md", "labels.csv", "labels.parquet"
+
+
+def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], measured: Measured,
+                  parquet: bool = False) -> dict:
+    """Write all files of one model into its folder; returns where they are, and which prompts failed, as plain values.
+
+    Raises DebiasError where the folder cannot be written to.
+    """
+    card, rows = card_of(asked, jobs, measured), [row for job in jobs for row in label_rows(job)]
+    files: dict[str, str | bytes] = {CARD: json.dumps(card, indent=1, allow_nan=False), PAGE: card_page([card]),
+                                     MARKDOWN: card_markdown(card), LABELS: csv_of(rows)}
+    if parquet:
+        files[TABLE] = parquet_of(rows)
+    with writing("The sweep's results", folder):
+        profiles = [str(profile.save(folder / f"{profile.name}.json", overwrite=True))
+                    for profile in _profiles(name, asked, jobs, measured)]
+        for file, content in files.items():
+            write_atomic(folder / file, content)
+    failed = {job.wanted.prompt: job.error for job in jobs if job.error is not None}
+    return dict(model=card["model"], prompts=len(jobs), failed=failed, profiles=profiles, card=str(folder / PAGE),
+                labels=str(folder / LABELS), images=card["cost"]["images"])
+
+
+def _profiles(name: str, asked: Asked, jobs: Sequence[Job], measured: Measured) -> Iterator:
+    """A profile for each set of attributes that was calibrated."""
+    for variant in range(len(asked.variants)):
+        done = [job for job in jobs if job.wanted.variant == variant and job.error is None and
+                job.calibration.plan.rounds and job.calibration.finished]
+        if done:
+            own = name if len(asked.variants) == 1 else f"{name}-{variant + 1}"
+            profile = profile_of(safe_name(own), [job.calibration for job in done], _setting(measured),
+                                 _classifier(measured, variant), [measured.evaluations.get(job.number) for job in done])
+            subjects = {job.wanted.prompt: job.wanted.subject for job in done}
+            yield replace(profile, entries=tuple(
+                entry if subjects[entry.prompt] is None else replace(entry, subject=subjects[entry.prompt])
+                for entry in profile.entries))
+
+
+def _setting(measured: Measured) -> dict:
+    return dict((measured.facts or {}).get("setting", {}))
+
+
+def _classifier(measured: Measured, variant: int) -> str:
+    """What labelled the pictures, as profiles say it."""
+    return ", ".join((measured.facts or {}).get("classifiers", [[]] * (variant + 1))[variant])
+
+
+def label_rows(job: Job) -> Iterator[dict]:
+    """A row a picture, of every round: prompt, round, picture, each attribute's label, and where a draw sent it."""
+    c = job.calibration
+    for name, r in zip(round_names([r.kind for r in c.rounds]), c.rounds):
+        table = Labelled(c.prompt, c.attributes, r, [key_of(seed) for seed in r.seeds[:r.done]], "").table()
+        sent = {key_of(seed): options for seed, options in zip(r.seeds[:r.done], zip(*(
+            s.draws(r.seeds[:r.done], i) for i, s in enumerate(r.steerings))))}
+        for row in table:
+            row.pop("note")
+            drawn = {f"{a.name}, sent to": a.names[option - 1] if option else "" for a, option in
+                     zip(c.attributes, sent[row["picture"]], strict=True)} if job.calibration.plan.rounds else {}
+            yield {"prompt": row.pop("title"), "round": name, **row, **drawn}
+
+
+def card_of(asked: Asked, jobs: Sequence[Job], measured: Measured) -> dict:
+    """The bias card of one model, as `core.report.card` reads it."""
+    rounds = [r for job in jobs for r in job.calibration.rounds]
+    evaluations = sum(measured.evaluations.values())
+    setting = _setting(measured)
+    return dict(
+        form=FORM, software=SOFTWARE, created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        model=str((measured.facts or {}).get("model") or "model"), setting=setting,
+        classifier="; ".join(dict.fromkeys(_classifier(measured, i) for i in range(len(asked.variants)))),
+        sets=[_set(asked, variant, [job for job in jobs if job.wanted.variant == variant], measured)
+              for variant in range(len(asked.variants))],
+        cost=dict(images=sum(r.done for r in rounds), seconds=round(sum(r.seconds for r in rounds), 1),
+                  evaluations=evaluations or None))
+
+
+def _set(asked: Asked, variant: int, jobs: Sequence[Job], measured: Measured) -> dict:
+    calibrated = bool(asked.plan.rounds)
+    return dict(
+        attributes=[a.to_dict() for a in asked.variants[variant]],
+        method=asked.method.to_dict() if calibrated else None, plan=plan_words(asked.plan),
+        checks=[own and own.to_dict() for own in asked.checks_of(variant)],
+        rows=[_row(job, measured) for job in jobs if not job.wanted.states],
+        explicit=[_explicit(job) for job in jobs if job.wanted.states and job.error is None and _measured(job)])
+
+
+def _measured(job: Job) -> bool:
+    rounds = job.calibration.rounds
+    return bool(rounds) and rounds[0].complete and all(rounds[0].shows(i) for i in range(len(rounds[0].labels)))
+
+
+def _row(job: Job, measured: Measured) -> dict:
+    c = job.calibration
+    row = dict(prompt=c.prompt, subject=job.wanted.subject, entry=None, verdicts=[],
+               error=job.error or (None if _measured(job) else measured.failed.get(job.number) or "not measured yet"))
+    if row["error"] is None or _measured(job):
+        row["entry"] = entry_of(c, measured.evaluations.get(job.number)).to_dict()
+        row["verdicts"] = [c.verdict(i) for i in range(len(c.attributes))] if c.plan.rounds else []
+    pictures = {name: [thumbs[seed] for seed in sorted(thumbs, key=int)] for name, thumbs in
+                zip(("before", "after"), job.thumbs.values()) if thumbs}
+    return row | ({"pictures": pictures} if pictures else {})
+
+
+def _explicit(job: Job) -> dict:
+    c = job.calibration
+    shown: dict[str, list[int]] = {}
+    for i, a in enumerate(c.attributes):
+        if a.name in job.wanted.states:
+            d = c.audit.distribution(i, a.target)
+            shown[a.name] = [d.counts[a.names.index(job.wanted.states[a.name])], d.n]
+    return dict(prompt=c.prompt, states=dict(job.wanted.states), shown=shown)
+
+
+def plan_words(plan: Plan) -> str:
+    """How much was measured, in words."""
+    if not plan.rounds:
+        return f"{plan.images} pictures a prompt"
+    margin = f"until every share lies within {100 * plan.within:g} points of its target with 95 % certainty" \
+        if plan.within is not None else f"{plan.rounds} rounds at most"
+    return (f"{plan.images} pictures without guidance, then rounds of {plan.step} {margin}, at most "
+            f"{plan.most_images - plan.held_out}; then {plan.held_out} on fresh seeds, which decided nothing")

@@ -1,0 +1,206 @@
+"""A host without a model, for sweeps: it paints pictures whose colour says which group they show, in no time."""
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.calibration.plan import Plan, planned
+from sd_debias.core.calibration.runner import Host
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.method.methods import METHODS
+from sd_debias.diffusers_host.sweep.job import Job, Wanted, assign_teachers
+from sd_debias.core.sweep.unit import Recipe, Worker
+
+OBEYED = 0.9
+METHOD = METHODS["default"]
+PLAN = planned("normal", METHOD, batch_size=10)
+
+
+class Painter(Host):
+    """Of a prompt, a share of pictures by its own hash shows the first group; nine of ten pushed ones obey.
+
+    seconds  that a picture takes
+    trouble  f(prompt, seeds), called before every batch: what goes wrong
+    """
+
+    def __init__(self, seconds=0.0, trouble=None, name="painter"):
+        self.setting, self.evaluations, self.seconds, self.trouble = dict(model=name, steps=1), 0, seconds, trouble
+
+    def judges(self, attributes):
+        if any(a.names != GENDER.names for a in attributes):
+            raise DebiasError("It knows men and women only.")
+
+        def classify(images):
+            red = np.array([np.asarray(image)[0, 0, 0] for image in images]) > 127
+            return np.stack([red, ~red], 1).astype(float)
+        classify.name = "red or not"
+        return [classify] * len(attributes), lambda images, prompt: [1.0] * len(images)
+
+    def render(self, prompt, seeds, weights, attributes, method):
+        if self.trouble:
+            found = self.trouble(prompt, list(seeds))
+            if found is not None:
+                return found
+        time.sleep(self.seconds * len(seeds))
+        self.evaluations += len(seeds)
+        return [self.paint(prompt, seed, row) for seed, row in zip(seeds, weights.tolist(), strict=True)]
+
+    def paint(self, prompt, seed, row):
+        chance = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{prompt} {seed}".encode()).digest()[:8], "big"))
+        share = 0.1 + 0.8 * np.random.default_rng(abs(hash_of(prompt))).random()
+        first = chance.random() < share
+        if any(row):
+            first = (row[0] < row[1]) if chance.random() < OBEYED else first
+        picture = chance.integers(0, 100, (8, 8, 3)).astype(np.uint8)
+        picture[0, 0, 0] = 255 if first else 0
+        return picture
+
+
+def hash_of(text):
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def recipe(plan: Plan = PLAN, **more) -> Recipe:
+    return Recipe(((GENDER,),), METHOD, plan, **more)
+
+
+def jobs_of(count=6, plan: Plan = PLAN, variant=0):
+    made = [Job(i, Wanted(f"a photo of number {i}", variant), (GENDER,), METHOD, plan) for i in range(count)]
+    assign_teachers(made)
+    return made
+
+
+def open_painter(plan: Plan = PLAN, seconds=0.0, trouble=None, name="painter", **more) -> Worker:
+    return Worker(Painter(seconds, trouble, name), recipe(plan, **more))
+
+
+def labels_of(jobs):
+    """Everything that decides a result, label by label."""
+    return [(job.wanted.prompt, job.error, [(r.kind, r.seeds, [s.to_dict() for s in r.steerings], r.labels, r.fidelity,
+                                             r.not_finite) for r in job.calibration.rounds]) for job in jobs]
+
+
+# --- troubles, which can be pickled ----------------------------------------------------------------------------------
+
+class Once:
+    """Something that happens to the first who comes, or the first few, over all processes: files say whether it did."""
+
+    def __init__(self, folder: Path, prompt: str = "", place: int = 0, times: int = 1):
+        self.marks, self.prompt, self.place = [str(folder / f"it happened {i}") for i in range(times)], prompt, place
+
+    @property
+    def happened(self) -> bool:
+        return all(map(os.path.exists, self.marks))
+
+    def first(self, prompt, seeds) -> bool:
+        return self.prompt in prompt and seeds[0] >= self.place and any(map(_made, self.marks))
+
+
+def _made(mark: str) -> bool:
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+class Dies(Once):
+    """The process is killed, as by the system when memory is short."""
+
+    def __call__(self, prompt, seeds):
+        if self.first(prompt, seeds):
+            os.kill(os.getpid(), 9)
+
+
+class Fails(Once):
+    """It goes well the next time."""
+
+    def __call__(self, prompt, seeds):
+        if self.first(prompt, seeds):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+class OnlyThis(Once):
+    """One process of several, and that one for good."""
+
+    def mine(self, prompt, seeds) -> bool:
+        if self.first(prompt, seeds):
+            self.pid = os.getpid()
+        return getattr(self, "pid", None) == os.getpid()
+
+
+class NotFinite(OnlyThis):
+    def __call__(self, prompt, seeds):
+        return [None] * len(seeds) if self.mine(prompt, seeds) else None
+
+
+class DiskFull(OnlyThis):
+    def __call__(self, prompt, seeds):
+        if self.mine(prompt, seeds):
+            raise OSError(28, "No space left on device")
+
+
+class Several:
+    """Each of these troubles."""
+
+    def __init__(self, *troubles):
+        self.troubles = troubles
+
+    def __call__(self, prompt, seeds):
+        found = [trouble(prompt, seeds) for trouble in self.troubles]
+        return next((own for own in found if own is not None), None)
+
+
+class Together:
+    """No trouble: nobody begins before so many processes are there, so that all of them take part."""
+
+    def __init__(self, folder: Path, processes: int):
+        self.folder, self.processes = folder, processes
+
+    def __call__(self, prompt, seeds):
+        (self.folder / f"process {os.getpid()}").touch()
+        while len(list(self.folder.glob("process *"))) < self.processes:
+            time.sleep(0.05)
+
+
+class Stuck(Once):
+    """Ray's node of this name does not come to an end with a picture."""
+
+    def __init__(self, folder: Path, node: str):
+        super().__init__(folder)
+        self.node = node
+
+    def __call__(self, prompt, seeds):
+        import ray
+        if ray.get_runtime_context().get_node_id() == self.node and self.first(prompt, seeds):
+            time.sleep(3600)
+
+
+def open_amid(opening, **more) -> Worker:
+    """A painter; that trouble comes while it is opened."""
+    opening("", [0])
+    return open_painter(**more)
+
+
+def open_two_models(folder: Path) -> Worker:
+    """The first process that opens it has the right model, all later ones another."""
+    return open_painter(name="painter" if Once(folder).first("", [0]) else "another model")
+
+
+# --- the command, with it as its model -------------------------------------------------------------------------------
+
+def opened(options, recipe, seconds=0.06) -> Worker:
+    """In place of what opens the command line's model; it takes its time, so that a sweep can be disturbed."""
+    return Worker(Painter(seconds), recipe)
+
+
+if __name__ == "__main__":
+    import painted_host  # Ray's workers know it by this name
+    from sd_debias.diffusers_host.cli import main, sweeping
+    sweeping.opened = painted_host.opened
+    sys.exit(main.main())

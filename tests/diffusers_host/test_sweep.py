@@ -1,0 +1,332 @@
+"""Sweeps: many prompts, whatever order their pictures come in."""
+import csv
+import json
+import random
+from collections import deque
+
+import pytest
+from painted_host import METHOD, PLAN, Painter, jobs_of, labels_of, open_painter
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.runner import advance
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.profile.file import Profile
+from sd_debias.diffusers_host.cli.main import main
+from sd_debias.diffusers_host.sweep.driver import Driver
+from sd_debias.diffusers_host.sweep.engine import Answer, Here, answer
+from sd_debias.diffusers_host.sweep.folder import SweepFolder, shard_of
+from sd_debias.diffusers_host.sweep.job import GROUP, Wanted, groups
+from sd_debias.diffusers_host.sweep.journal import Journal, lines
+from sd_debias.diffusers_host.sweep.prompts import read_prompts, suites
+
+SWEEP = ["sweep", "--count", "6", "--batch-size", "6", "--steps", "4", "--audit"]
+
+
+def run(jobs, engine, **more):
+    more.setdefault("record", lambda unit, found, worker: None)
+    Driver(jobs, engine, **more).run()
+    return labels_of(jobs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return run(jobs_of(), Here(open_painter))
+
+
+class Shuffled:
+    """Several workers in this process whose answers come in any order, late, twice, or never."""
+
+    def __init__(self, seed, workers=3, lose=0.0, double=0.0, openers=None):
+        self.chance, self.lose, self.double = random.Random(seed), lose, double
+        self.open = {f"worker {i}": (openers or {}).get(i, open_painter)() for i in range(workers)}
+        self.hello, self.out = deque(self.open), []
+
+    def workers(self):
+        return len(self.open)
+
+    def free(self, avoid=frozenset()):
+        busy = [name for name, _ in self.out]
+        return sum(2 - busy.count(name) for name in self.open if name not in avoid and name not in self.hello)
+
+    def give(self, unit, avoid=frozenset()):
+        name = self.chance.choice([n for n in self.open if n not in avoid and n not in self.hello
+                                   and [o for o, _ in self.out].count(n) < 2])
+        self.out.append((name, unit))
+        return name
+
+    def answers(self, seconds):
+        if self.hello:
+            name = self.hello.popleft()
+            return [Answer(name, None, self.open[name].facts)]
+        name, unit = self.out.pop(self.chance.randrange(len(self.out)))
+        if self.chance.random() < self.lose:
+            return [Answer(name, unit, error="lost on the way")]
+        found = answer(self.open[name], name, unit)
+        return [found, found] if self.chance.random() < self.double else [found]
+
+    def retire(self, worker):
+        del self.open[worker]
+        self.out = [(name, unit) for name, unit in self.out if name != worker]
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_order_loss_and_doubling_change_no_label(undisturbed, seed):
+    engine = Shuffled(seed, lose=0.05, double=0.1)
+    assert run(jobs_of(), engine) == undisturbed
+
+
+def test_a_sweep_of_one_prompt_is_its_calibration():
+    job = jobs_of(1)[0]
+    Driver([job], Here(open_painter), record=lambda *_: None).run()
+    alone = Calibration(job.wanted.prompt, (GENDER,), METHOD, PLAN)
+    for _ in advance(Painter(), alone):
+        pass
+    assert [(r.kind, r.labels, r.steerings) for r in job.calibration.rounds] == [
+        (r.kind, r.labels, r.steerings) for r in alone.rounds]
+
+
+def test_every_measured_unit_is_recorded_before_it_counts_and_gives_the_same_result_again(undisturbed, tmp_path):
+    journal = Journal(tmp_path / "a.jsonl")
+    seen = []
+
+    def record(unit, found, worker):
+        seen.append(unit)
+        journal.add(dict(unit=[unit.job, unit.round, unit.weights], batches=found["batches"]))
+
+    run(jobs_of(), Here(open_painter), record=record)
+    journal.close()
+    again = jobs_of()
+    for line in lines(tmp_path / "a.jsonl"):
+        for batch in line["batches"]:
+            again[line["unit"][0]].remember(line["unit"][1], line["unit"][2], batch, 0.0)
+    for job in again:
+        job.replay()
+    assert labels_of(again) == undisturbed and all(job.finished for job in again)
+
+
+def test_a_line_that_a_killed_process_left_unfinished_is_left_out(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": 2')
+    journal = Journal(path)
+    journal.add({"c": 3})
+    journal.close()
+    assert list(lines(path)) == [{"a": 1}, {"c": 3}]
+    path.write_bytes(b"no\njournal\n")
+    with pytest.raises(DebiasError, match="no journal"):
+        list(lines(path))
+
+
+@pytest.mark.parametrize("which", ["broken", "other"])
+def test_a_worker_that_makes_nonsense_or_has_another_model_is_put_aside(undisturbed, which):
+    bad = (lambda: open_painter(trouble=lambda prompt, seeds: [None] * len(seeds))) if which == "broken" else (
+        lambda: open_painter(name="another model"))
+    said = []
+    assert run(jobs_of(), Shuffled(1, openers={1: bad}), warn=said.append) == undisturbed
+    assert any("worker 1" in text for text in said), said
+    assert any(("not finite" if which == "broken" else "refused: its model is") in text for text in said), said
+
+
+def test_a_model_that_gives_nothing_finite_for_one_prompt_fails_that_prompt_alone(undisturbed):
+    def trouble(prompt, seeds):
+        return [None] * len(seeds) if "number 3" in prompt else None
+
+    found = run(jobs_of(), Shuffled(1, openers={i: lambda: open_painter(trouble=trouble) for i in range(3)}))
+    assert found[:3] == undisturbed[:3]  # the later two were taught by this one
+    assert [error for _, error, _ in found].count(None) == 5
+    assert "Nobody can be counted" in found[3][1]
+
+
+def test_a_disk_that_is_full_on_one_worker_changes_nothing(undisturbed):
+    def full(prompt, seeds):
+        raise OSError(28, "No space left on device")
+
+    said = []
+    assert run(jobs_of(), Shuffled(2, openers={0: lambda: open_painter(trouble=full)}), warn=said.append) == undisturbed
+    assert any("worker 0 is given nothing more" in text and "No space left" in text for text in said)
+
+
+def test_when_all_workers_fail_the_sweep_says_why_and_that_all_is_kept():
+    def full(prompt, seeds):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DebiasError, match="No space left.*run the same command again"):
+        run(jobs_of(), Shuffled(2, openers={i: lambda: open_painter(trouble=full) for i in range(3)}))
+
+
+def test_groups_of_sixteen_are_taught_by_their_first_four_and_shards_take_whole_groups():
+    jobs = jobs_of(40)
+    assert all(not job.teachers for job in jobs[:4] + jobs[16:20] + jobs[32:36])
+    assert all(job.teachers == jobs[:4] for job in jobs[4:16])
+    assert all(job.teachers == jobs[16:20] for job in jobs[20:32])
+    wanted = [job.wanted for job in jobs]
+    assert [len(group) for group in groups(wanted)] == [GROUP, GROUP, 8]
+    parts = [shard_of(wanted, 2, number, 4) for number in range(1, 5)]
+    for model in range(2):
+        assert sorted(n for part in parts for n in part[model]) == list(range(40))
+    for own in (own for part in parts for own in part if own):
+        assert all(teacher.number in own for number in own for teacher in jobs[number].teachers)
+
+
+def test_what_is_learned_of_other_prompts_costs_fewer_pictures_and_does_not_depend_on_the_order():
+    taught, alone = jobs_of(16), jobs_of(16)
+    for job in alone:
+        job.teachers = []
+    run(taught, Shuffled(3))
+    run(alone, Here(open_painter))
+
+    def images(jobs):
+        return sum(r.done for job in jobs[4:] for r in job.calibration.rounds)
+    assert images(taught) < images(alone)
+
+
+def test_prompts_that_state_a_group_are_audited_and_teach_nothing():
+    wanted = [Wanted("a photo of a man", 0, states={"gender": "man"}), *(Wanted(f"number {i}", 0) for i in range(5))]
+    assert groups(wanted) == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_labels_of_a_unit_do_not_depend_on_its_size():
+    small, large = jobs_of(1), jobs_of(1)
+    worker = open_painter()
+    for job, most in ((small[0], 1), (large[0], 100)):
+        while (unit := job.due(most)) is not None:
+            for batch in worker.measure(unit)["batches"]:
+                job.remember(unit.round, unit.weights, batch, 0.0)
+    assert labels_of(small) == labels_of(large) and small[0].finished
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+def test_every_suite_has_as_many_prompts_as_its_source_says():
+    known = suites()
+    assert {"winobias-36", "equisteer-8", "occupations-150", "explicit", "demo-20"} <= set(known)
+    for name, about in known.items():
+        rows = read_prompts(name)
+        assert len(rows) == about["prompts"] and about["source"] and about["licence"]
+        assert name != "explicit" or all(row.states for row in rows)
+
+
+def test_files_of_prompts(tmp_path):
+    (tmp_path / "a.txt").write_text("# mine\na photo of a doctor\n\nportrait, of a nurse\n", encoding="utf-8")
+    listed = read_prompts(str(tmp_path / "a.txt"))
+    assert [row.prompt for row in listed] == ["a photo of a doctor", "portrait, of a nurse"]
+    assert [(row.prompt, row.subject) for row in read_prompts(str(tmp_path / "a.txt"), "a {subject}!")] == [
+        ("a a photo of a doctor!", "a photo of a doctor"), ("a portrait, of a nurse!", "portrait, of a nurse")]
+    (tmp_path / "b.csv").write_text("subject,template,targets,states\n"
+                                    '"nurse, old",a {subject},gender = 70:30;age = 1:1:1,\n'
+                                    "woman,,,gender=woman\n", encoding="utf-8")
+    first, second = read_prompts(str(tmp_path / "b.csv"))
+    assert (first.prompt, first.subject, first.targets) == ("a nurse, old", "nurse, old", (("gender", "70:30"),
+                                                                                          ("age", "1:1:1")))
+    assert second.prompt == "a photo of a woman" and second.states == (("gender", "woman"),)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "holds no prompt"),
+    ("a photo of a doctor\na  photo of a DOCTOR\n", "came twice, as number 1 and number 2"),
+    ("subject,targets\ndoctor,half\n", "Expected targets as"),
+    ("subject,template\ndoctor,a photo\n", "holds {subject}"),
+    ("subject\na,b\n", "has 2 cells"),
+    ("prompt,subject\n,\n", "holds no prompt"),
+])
+def test_bad_files_of_prompts_are_refused_in_a_sentence(tmp_path, text, said):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DebiasError, match=said):
+        read_prompts(str(tmp_path / "a.csv"))
+
+
+def test_a_million_prompts_are_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(f"number {i}" for i in range(1_000_000)), encoding="utf-8")
+    with pytest.raises(DebiasError, match="at most 10,000 prompts, but 1,000,000 came"):
+        read_prompts(str(tmp_path / "a.txt"))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of the demo model with few pictures, all at once; and its prompts."""
+    root = tmp_path_factory.mktemp("sweep")
+    (root / "prompts.csv").write_text("subject,states\ndoctor,\nnurse,\nwoman,gender=woman\n", encoding="utf-8")
+    assert main([*SWEEP, "--prompts", str(root / "prompts.csv"), "--out", str(root / "all"), "--show", "2"]) == 0
+    return root
+
+
+def table(folder):
+    return sorted(csv.DictReader((folder / "demo" / "labels.csv").open(encoding="utf-8", newline="")),
+                  key=lambda row: (row["prompt"], row["picture"]))
+
+
+def test_a_sweep_gives_labels_of_every_picture_and_a_card(swept):
+    out = swept / "all"
+    rows = table(out)
+    assert len(rows) == 18 and {row["gender"] for row in rows} <= {"man", "woman", "unsure"}
+    card = json.loads((out / "demo" / "card.json").read_text("utf-8"))
+    (own,) = card["sets"]
+    assert [row["prompt"] for row in own["rows"]] == ["a photo of a doctor", "a photo of a nurse"]
+    assert own["explicit"][0]["states"] == {"gender": "woman"} and own["explicit"][0]["shown"]["gender"][1] == 6
+    assert len(own["rows"][0]["pictures"]["before"]) == 2 and card["cost"]["images"] == 18
+    assert "a photo of a nurse" in (out / "demo" / "card.html").read_text("utf-8")
+
+
+def test_parts_of_a_sweep_merged_are_the_sweep(swept, capsys):
+    first, second = swept / "first", swept / "second"
+    for number, out in ((1, first), (2, second)):
+        assert main([*SWEEP, "--prompts", str(swept / "prompts.csv"), "--out", str(out), "--show", "2", "--shard",
+                     f"{number}/2"]) == 0
+    assert main(["merge", str(first), str(second), "--out", str(swept / "merged")]) == 0
+    assert table(swept / "merged") == table(swept / "all")
+    assert main(["merge", str(first), "--out", str(swept / "half")]) == 0
+    assert "1 prompts are not finished" in capsys.readouterr().out
+
+
+def test_a_finished_sweep_measures_nothing_again_and_another_one_is_refused(swept, capsys):
+    before = (swept / "all" / "journals" / "1-of-1.jsonl").read_bytes()
+    assert main([*SWEEP, "--prompts", str(swept / "prompts.csv"), "--out", str(swept / "all"), "--show", "2"]) == 0
+    assert (swept / "all" / "journals" / "1-of-1.jsonl").read_bytes() == before
+    assert main([*SWEEP, "--prompts", "demo-20", "--out", str(swept / "all")]) == 2
+    assert "holds another sweep: its 3 prompts are others than these 20" in capsys.readouterr().err
+    assert main(["sweep", "--status", str(swept / "all")]) == 0
+    assert "demo: 3 of 3 prompts, 18 pictures" in capsys.readouterr().out
+
+
+def test_two_sweeps_on_one_part_of_a_folder_are_refused(swept, capsys):
+    with SweepFolder(swept / "all").journal("1-of-1"):
+        assert main([*SWEEP, "--prompts", str(swept / "prompts.csv"), "--out", str(swept / "all"), "--show", "2"]) == 2
+    assert "Another sweep is at work on this part" in capsys.readouterr().err
+
+
+def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
+    (tmp_path / "prompts.csv").write_text("subject\ndoctor\nnurse\n", encoding="utf-8")
+    assert main(["sweep", "--prompts", str(tmp_path / "prompts.csv"), "--out", str(tmp_path / "out"), "--images", "6",
+                 "--rounds", "1", "--held-out", "6", "--batch-size", "6", "--steps", "4"]) == 0
+    profile = Profile.load(tmp_path / "out" / "demo" / "out.json")
+    assert [(e.prompt, e.subject) for e in profile.entries] == [("a photo of a doctor", "doctor"),
+                                                               ("a photo of a nurse", "nurse")]
+    assert profile.setting["model"] == "demo" and profile.classifier and profile.entries[0].cost["evaluations"]
+    assert main(["generate", "--prompt", "portrait of a doctor", "--steps", "4", "--out", str(tmp_path / "pictures"),
+                 "--profile", str(tmp_path / "out" / "demo" / "out.json")]) == 0
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--prompts", "demo-20"], "A sweep needs --out"),
+    (["--out", "x"], "A sweep needs --prompts"),
+    (["--prompts", "nowhere.txt", "--out", "x"], "no suite of this name"),
+    (["--prompts", "demo-20", "--out", "x", "--workers", "2"], "does nothing without --ray"),
+    (["--prompts", "demo-20", "--out", "x", "--audit", "--sure", "quick"], "does nothing with --audit"),
+    (["--prompts", "demo-20", "--out", "x", "--model", "demo", "--model", "demo"], "A model came twice"),
+    (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--attribute", "age"], "does nothing with --set"),
+])
+def test_bad_options_are_refused_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_progress_and_result_are_lines_of_json(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a photo of a doctor\n", encoding="utf-8")
+    assert main([*SWEEP, "--prompts", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out"), "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[0]["event"] == "progress" and events[-1]["models"][0]["images"] == 6

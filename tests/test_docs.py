@@ -1,0 +1,246 @@
+"""README, docs and .github: links lead somewhere, examples run, commands exist, figures are of the version."""
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import sd_debias.core as core
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.version import VERSION
+from sd_debias.diffusers_host.cli import options
+from sd_debias.diffusers_host.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+NEEDS_A_MODEL = ("\"MODEL\"", "\"CLIP\"")  # placeholders of examples that cannot run here
+
+
+def text_of(path):
+    return path.read_text("utf-8")
+
+
+def prose(path):
+    """A page without its code."""
+    return re.sub(r"`[^`\n]+`", "`code`", FENCE.sub("", text_of(path)))
+
+
+def anchors(path):
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    found = []
+    for title in re.findall(r"^#{1,6} +(.+?) *$", FENCE.sub("", text_of(path)), re.MULTILINE):
+        title = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower())
+        found.append(title.strip().replace(" ", "-"))
+    return {name if found[:i].count(name) == 0 else f"{name}_{found[:i].count(name)}" for i, name in enumerate(found)}
+
+
+def blocks(path, language):
+    return [code for name, code in FENCE.findall(text_of(path)) if name == language]
+
+
+# Links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_and_picture_of_a_page_is_there(page):
+    for target in filter(None, (one or other for one, other in LINK.findall(prose(page)))):
+        if re.match(r"[a-z]+:", target):
+            assert target.startswith("https://"), target
+            continue
+        file, _, anchor = target.partition("#")
+        place = (page.parent / file).resolve() if file else page
+        assert place.is_file(), f"{page.name} links {target}, which is not there"
+        if page.parent.name == "docs":
+            assert place.parent.is_relative_to(ROOT / "docs"), f"{target} is no part of the site"
+        if anchor:
+            assert anchor in anchors(place), f"{page.name} links {target}, but {place.name} has no such heading"
+
+
+def test_pictures_can_be_opened_and_are_used():
+    used = {(page.parent / (one or other)).resolve() for page in PAGES for one, other in LINK.findall(text_of(page))}
+    for picture in (ROOT / "docs").glob("*.png"):
+        Image.open(picture).verify()
+        assert picture in used, f"no page shows {picture.name}"
+
+
+def test_the_site_lists_every_page_once():
+    def listed(part):
+        return [part] if isinstance(part, str) else [
+            page for item in (part.values() if isinstance(part, dict) else part) for page in listed(item)]
+
+    pages = listed(yaml.safe_load(text_of(ROOT / "mkdocs.yml"))["nav"])
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.slow
+def test_the_site_builds(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for page in (tmp_path / "site").glob("*.html"):
+        loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"(https?:[^\"]+)\"", page.read_text("utf-8"))
+        assert not loaded, f"{page.name} loads {loaded}"
+
+
+# The front door
+
+
+def test_the_readme_is_short_and_begins_with_words_that_everybody_knows():
+    lines = text_of(ROOT / "README.md").splitlines()
+    assert len(lines) <= 100
+    first_screen = "\n".join(lines[:lines.index("## What it needs and what it costs")])
+    for word in ("KL", "posterior", "divergence", "embedding", "evaluation", "Wilson", "stratified"):
+        assert not re.search(rf"\b{word}\b", first_screen), word
+    assert not re.search(r"\bIDA\b", first_screen.replace("Debias: calibrate (IDA)", ""))  # a name on the page
+
+
+def test_the_readme_has_the_two_commands_and_is_honest_about_its_figures():
+    text = " ".join(text_of(ROOT / "README.md").split())
+    for sentence in ("python install.py demo", "python install.py test",
+                     "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+                     "All figures of effect come from the demo model",
+                     "The update rule of the paper is not known to us; the rules here are our own"):
+        assert sentence in text, sentence
+    assert "python install.py test" in text_of(ROOT / ".ci" / "run").replace('"$python"', "python")
+
+
+def test_the_figures_of_the_readme_are_those_of_the_page():
+    rows = [line.split("|")[1:-1] for line in text_of(ROOT / "docs" / "effect.md").splitlines()
+            if re.match(r"\| (gender|tone|both|gender 70:30) \| 20 \|", line)]
+    readme = text_of(ROOT / "README.md")
+    assert len(rows) == 5
+    for row in rows:
+        before, after, farthest, pictures = (row[i].strip() for i in (3, 4, 9, 10))
+        assert f"| {before} → {after} | {farthest} points | {pictures} |" in readme, row
+
+
+# Examples
+
+
+def examples():
+    for page in PAGES:
+        for number, code in enumerate(blocks(page, "python")):
+            yield pytest.param(page, code, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("page, code", list(examples()))
+def test_every_python_example_is_python_and_imports_what_is_there(page, code):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("sd_debias"):
+            module = __import__(node.module, fromlist=["_"])
+            assert all(hasattr(module, alias.name) for alias in node.names), code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [path for path in PAGES if blocks(path, "python")], ids=lambda path: path.name)
+def test_every_python_example_that_needs_no_model_of_yours_runs(page, tmp_path, monkeypatch):
+    """In a folder with two photographs, which are noise, since pictures of one colour do not count. What
+    docs/extending.md shows is run by tests/core/test_public.py."""
+    if page.name == "extending.md":
+        pytest.skip("run elsewhere")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    for name, size in (("tall", (40, 60)), ("wide", (60, 40))):
+        Image.effect_noise(size, 50).save(tmp_path / "photographs" / f"{name}.png")
+    for code in blocks(page, "python"):
+        if not any(name in code for name in NEEDS_A_MODEL):
+            exec(compile(code, page.name, "exec"), {"__name__": "example"})
+
+
+# Commands
+
+
+def shown(path):
+    """Commands in a page's blocks, as words: the lines that begin with sd-debias, whatever stands for a prompt."""
+    for _, code in FENCE.findall(text_of(path)):
+        for line in code.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("sd-debias "):
+                yield shlex.split(line, comments=True)[1:]
+
+
+def commands():
+    for page in [*PAGES, *HELP]:
+        for words in shown(page):
+            yield pytest.param(words, id=f"{page.stem}: {' '.join(words[:3])}")
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_every_command_that_is_shown_is_understood(words):
+    try:
+        options.parsed(COMMANDS, words)
+    except (SystemExit, DebiasError) as error:
+        pytest.fail(f"sd-debias {' '.join(words)}: {error}")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *HELP], ids=lambda path: path.stem)
+def test_every_command_and_option_that_is_mentioned_exists(page):
+    parser = options._parser(COMMANDS)
+    known = next(action.choices for action in parser._actions if action.choices and "audit" in action.choices)
+    for code in re.findall(r"`sd-debias ([^`\n]+)`", FENCE.sub("", text_of(page))):
+        command, *words = code.split()
+        if command.startswith("-") or command.isupper():  # --version; COMMAND
+            continue
+        assert command in known, f"{page.name} names sd-debias {command}"
+        for word in words:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in {*known[command]._option_string_actions, "--help"}, code
+    every = {option for sub in known.values() for option in sub._option_string_actions}
+    foreign = {"--write-table", "--pictures", "--out", "--models", "--compile", "--index-url", "--strict", "--api",
+               "--no-deps", "--dtype", "--device"}  # of benchmarks, pip and hosts
+    if page.parent.name == "docs" and page.stem in ("python", "prompts", "limits", "choosing_a_judge", "sweep",
+                                                    "troubleshooting", "attributes"):
+        for option in re.findall(r"`(--[a-z-]+)", FENCE.sub("", text_of(page))):
+            assert option in every | foreign, f"{page.name} names {option}"
+
+
+# API, versions, forms
+
+
+def test_the_api_page_has_every_public_name_and_nothing_else():
+    text = text_of(ROOT / "docs" / "api.md")
+    named = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    constants = {name for line in re.findall(r"^Constants: (.+)$", text, re.MULTILINE)
+                 for name in re.findall(r"`(\w+)`", line)}
+    assert {name.rpartition(".")[2] for name in named if name.startswith("core.")} | constants == set(core.__all__)
+    for name in named:
+        module, _, thing = name.rpartition(".")
+        found = getattr(__import__(f"sd_debias.{module}", fromlist=["_"]), thing)
+        assert found.__doc__, name
+        if name.startswith("core."):
+            assert core._WHERE[thing] == module.removeprefix("core."), name
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load(text_of(ROOT / "CITATION.cff"))
+    assert citation["version"] == VERSION and citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
+    assert any("2402.14577" in str(reference) for reference in citation["references"])
+    assert f"## [{VERSION}]" in text_of(ROOT / "CHANGELOG.md")
+    assert f'version = "{VERSION}"' in text_of(ROOT / "pyproject.toml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_the_forms_and_workflows_are_yaml(path):
+    found = yaml.safe_load(text_of(path))
+    if path.parent.name == "workflows":
+        assert found["jobs"] and found[True] and found["permissions"] == {"contents": "read"}  # "on" is YAML's true
+        for job in found["jobs"].values():
+            assert job["runs-on"] and job["steps"]
+    elif path.name != "config.yml":
+        assert found["name"] and found["description"]
+        asked = {part.get("id"): part.get("validations", {}).get("required") for part in found["body"]}
+        assert path.name == "idea.yml" or asked["doctor"]
+
+
+def test_every_file_of_figures_has_its_page():
+    for path in (ROOT / "docs").glob("*.json"):
+        assert path.with_suffix(".md").is_file(), f"{path.name} has no page"
