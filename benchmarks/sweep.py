@@ -24,7 +24,7 @@ from reliability import kept
 from sweep_page import page
 
 DOCS = Path(__file__).parents[1] / "docs"
-PROMPTS, COUNT, BATCH = 16, 100, 50  # of the engines' comparison
+PROMPTS, COUNT, BATCH = 16, 50, 50  # of the engines' comparison
 
 
 # --- engines ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -30,6 +31,7 @@ from ..method.methods import Method
 from ..schema import MOST_GROUPS, MOST_IMAGES
 from ..version import VERSION
 
+JPEG = re.compile(r"/9j/(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")  # in base64
 MEASURED = ("labels", "fidelity", "not_finite", "one_colour", "watched", "faces", "people")
 
 
@@ -181,7 +183,10 @@ def fits(found: object, groups: Sequence[int]) -> bool:
         and all(type(found.get(name, 0)) is int and 0 <= found.get(name, 0) <= count
                 for name in ("not_finite", "one_colour")) \
         and isinstance(found.get("fidelity", []), list) and len(found.get("fidelity", [])) <= count and all(
-            type(score) in (int, float) and abs(score) < 1e6 for score in found.get("fidelity", []))
+            type(score) in (int, float) and abs(score) < 1e6 for score in found.get("fidelity", [])) \
+        and isinstance(found.get("thumbs", {}), dict) and all(
+            re.fullmatch(r"-?\d{1,20}", seed) and isinstance(jpeg, str) and JPEG.fullmatch(jpeg)
+            for seed, jpeg in found.get("thumbs", {}).items())
 
 
 def answers(found: object, unit: Unit, groups: Sequence[int]) -> bool:

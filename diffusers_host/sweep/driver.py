@@ -254,4 +254,4 @@ def difference(facts: dict, other: dict) -> str:
             what = {"software": "version of sd-debias", "model": "model", "setting": "setting",
                     "classifiers": "classifiers"}[name]
             return f"its {what} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
-    return "its model, or what judges its pictures, is another one than this sweep's."
+    return "its model files, judges, settings page or extensions are others than this sweep's."

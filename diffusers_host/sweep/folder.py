@@ -151,7 +151,7 @@ class SweepFolder:
                 continue
             try:
                 self._count(line, own, found)
-            except (KeyError, TypeError, ValueError, AttributeError):
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
                 continue  # a damaged line; what it said is measured again
         return found
 

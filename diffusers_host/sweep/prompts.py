@@ -49,7 +49,7 @@ def read_prompts(source: str, template: str | None = None) -> list[Row]:
         raise DebiasError(f"There is no file {quoted(source)} of prompts, and no suite of this name. Suites: "
                           f"{', '.join(known)}.")
     text = read_text(path)
-    head = next(csv.reader(io.StringIO(text)), [])
+    head = next(iter(_cells(text.splitlines()[0] if text.strip() else "", path.name)), [])
     columns = [name.strip().casefold() for name in head]
     if {"prompt", "subject"} & set(columns) and all(name in COLUMNS for name in columns):
         rows = _table(text, columns, template, path.name)
@@ -76,7 +76,7 @@ def _listed(line: str, template: str | None) -> Row:
 
 def _table(text: str, columns: list[str], template: str | None, name: str) -> list[Row]:
     rows = []
-    for number, cells in enumerate(list(csv.reader(io.StringIO(text)))[1:], 2):
+    for number, cells in enumerate(_cells(text, name)[1:], 2):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) > len(columns):
@@ -90,6 +90,14 @@ def _table(text: str, columns: list[str], template: str | None, name: str) -> li
         rows.append(Row(prompt, subject, _pairs(row.get("targets", ""), "targets", number),
                         _pairs(row.get("states", ""), "states", number)))
     return rows
+
+
+def _cells(text: str, name: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(text, newline=None)))
+    except csv.Error as error:
+        raise DebiasError(f"{quoted(name)} is no table of comma-separated values ({error}). Save it again as CSV in "
+                          "UTF-8, or as a text with one prompt a line.") from error
 
 
 def _filled(template: str, subject: str) -> str:
