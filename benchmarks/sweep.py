@@ -34,7 +34,7 @@ def jobs_of(prompts: int, plan):
     from sd_debias.core.method.methods import METHODS
     from sd_debias.diffusers_host.sweep.job import Job, Wanted, assign_teachers
     made = [Job(i, Wanted(f"a photo of number {i}", 0), (GENDER,), METHODS["default"], plan) for i in range(prompts)]
-    assign_teachers(made)
+    assign_teachers(made, METHODS["default"], plan)
     return made
 
 

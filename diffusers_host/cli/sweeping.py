@@ -182,7 +182,7 @@ def _plan(options, models: Sequence[str], batch_size: int | None = None):
 
 def _parts(asked: Asked, number: int, shards: int) -> list[list[int]]:
     from ..sweep.folder import shard_of
-    return shard_of(asked.wanted, len(asked.models), number, shards)
+    return shard_of(asked, number, shards)
 
 
 # --- one model -------------------------------------------------------------------------------------------------------

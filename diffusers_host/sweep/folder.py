@@ -127,7 +127,7 @@ class SweepFolder:
         asked = self.asked
         made = [Job(number, wanted, asked.variants[wanted.variant], asked.method, asked.plan,
                     checks=asked.checks_of(wanted.variant)) for number, wanted in enumerate(asked.wanted)]
-        assign_teachers(made)
+        assign_teachers(made, asked.method, asked.plan)
         return made
 
     def load(self, model: int, jobs: Sequence[Job]) -> Measured:
@@ -182,11 +182,12 @@ def unit_line(model: int, unit: Unit, found: dict, worker: str) -> dict:
                 time=round(time.time()))
 
 
-def shard_of(wanted: Sequence[Wanted], models: int, number: int, shards: int) -> list[list[int]]:
+def shard_of(asked: Asked, number: int, shards: int) -> list[list[int]]:
     """By model, the prompts of shard `number` of `shards` (from 1): whole groups, dealt out in turn, so that shards
     share nothing."""
-    dealt = [(model, group) for model in range(models) for group in groups(wanted)]
-    own: list[list[int]] = [[] for _ in range(models)]
+    dealt = [(model, group) for model in range(len(asked.models))
+             for group in groups(asked.wanted, asked.method, asked.plan)]
+    own: list[list[int]] = [[] for _ in asked.models]
     for at, (model, group) in enumerate(dealt):
         if at % shards == number - 1:
             own[model] += group

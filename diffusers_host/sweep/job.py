@@ -12,10 +12,10 @@ from ...core.judge.check import Check
 from ...core.method.methods import Method
 from ...core.sweep.unit import Unit, audit_of, fits, fragment, weights_of
 
-# What pushes did to earlier prompts counts a little for later ones, so that those cost less. Of every sixteen prompts
-# the first four teach the other twelve: whoever works on them, and in whatever order they end, the same ones teach the
-# same ones. Groups share nothing, so that a job array can be given whole groups.
-GROUP, TEACHERS = 16, 4
+# What pushes did to earlier prompts counts a little for later ones, so that those cost less. Of every eight prompts the
+# first two teach the other six: whoever works on them, and in whatever order they end, the same ones teach the same
+# ones. Groups share nothing, so that a job array can be given whole groups.
+GROUP, TEACHERS = 8, 2
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ class Job:
         return None
 
 
-def groups(wanted: Sequence[Wanted]) -> list[list[int]]:
-    """Places of the prompts by groups of at most sixteen of one set of attributes; audited ones teach nothing and
-    stand alone."""
+def groups(wanted: Sequence[Wanted], method: Method, plan: Plan) -> list[list[int]]:
+    """Places of the prompts by groups of one set of attributes; those that neither teach nor are taught, such as all of
+    an audit, stand alone."""
     found: list[list[int]] = []
     open_groups: dict[int, list[int]] = {}
     for place, own in enumerate(wanted):
-        if own.states:
+        if own.states or not plan.rounds or method.spend != "draw":
             found.append([place])
             continue
         group = open_groups.get(own.variant)
@@ -161,10 +161,8 @@ def groups(wanted: Sequence[Wanted]) -> list[list[int]]:
     return found
 
 
-def assign_teachers(jobs: Sequence[Job]) -> None:
-    """Let the first four of each group teach the others, where a calibration is one that can be taught."""
-    for group in groups([job.wanted for job in jobs]):
-        first, rest = [jobs[place] for place in group[:TEACHERS]], [jobs[place] for place in group[TEACHERS:]]
-        for job in rest:
-            if job.calibration.plan.rounds and job.calibration.method.spend == "draw":
-                job.teachers = first
+def assign_teachers(jobs: Sequence[Job], method: Method, plan: Plan) -> None:
+    """Let the first of each group teach the others."""
+    for group in groups([job.wanted for job in jobs], method, plan):
+        for place in group[TEACHERS:]:
+            jobs[place].teachers = [jobs[first] for first in group[:TEACHERS]]

@@ -71,7 +71,7 @@ def recipe(plan: Plan = PLAN, **more) -> Recipe:
 
 def jobs_of(count=6, plan: Plan = PLAN, variant=0):
     made = [Job(i, Wanted(f"a photo of number {i}", variant), (GENDER,), METHOD, plan) for i in range(count)]
-    assign_teachers(made)
+    assign_teachers(made, METHOD, plan)
     return made
 
 

@@ -8,13 +8,15 @@ import pytest
 from painted_host import METHOD, PLAN, Painter, jobs_of, labels_of, open_painter
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.runner import advance
 from sd_debias.core.errors import DebiasError
+from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import Profile
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.sweep.driver import Driver
 from sd_debias.diffusers_host.sweep.engine import Answer, Here, answer
-from sd_debias.diffusers_host.sweep.folder import SweepFolder, shard_of
+from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder, shard_of
 from sd_debias.diffusers_host.sweep.job import GROUP, Wanted, groups
 from sd_debias.diffusers_host.sweep.journal import Journal, lines
 from sd_debias.diffusers_host.sweep.prompts import read_prompts, suites
@@ -156,35 +158,35 @@ def test_when_all_workers_fail_the_sweep_says_why_and_that_all_is_kept():
         run(jobs_of(), Shuffled(2, openers={i: lambda: open_painter(trouble=full) for i in range(3)}))
 
 
-def test_groups_of_sixteen_are_taught_by_their_first_four_and_shards_take_whole_groups():
-    jobs = jobs_of(40)
-    assert all(not job.teachers for job in jobs[:4] + jobs[16:20] + jobs[32:36])
-    assert all(job.teachers == jobs[:4] for job in jobs[4:16])
-    assert all(job.teachers == jobs[16:20] for job in jobs[20:32])
-    wanted = [job.wanted for job in jobs]
-    assert [len(group) for group in groups(wanted)] == [GROUP, GROUP, 8]
-    parts = [shard_of(wanted, 2, number, 4) for number in range(1, 5)]
+def test_groups_of_eight_are_taught_by_their_first_two_and_shards_take_whole_groups():
+    jobs = jobs_of(20)
+    assert all(not job.teachers for job in jobs[:2] + jobs[8:10] + jobs[16:18])
+    assert all(job.teachers == jobs[:2] for job in jobs[2:8])
+    assert all(job.teachers == jobs[8:10] for job in jobs[10:16])
+    wanted = tuple(job.wanted for job in jobs)
+    assert [len(group) for group in groups(wanted, METHOD, PLAN)] == [GROUP, GROUP, 4]
+    asked = Asked(("a", "b"), wanted, ((GENDER,),), METHOD, PLAN)
+    parts = [shard_of(asked, number, 4) for number in range(1, 5)]
     for model in range(2):
-        assert sorted(n for part in parts for n in part[model]) == list(range(40))
+        assert sorted(n for part in parts for n in part[model]) == list(range(20))
     for own in (own for part in parts for own in part if own):
         assert all(teacher.number in own for number in own for teacher in jobs[number].teachers)
 
 
-def test_what_is_learned_of_other_prompts_costs_fewer_pictures_and_does_not_depend_on_the_order():
-    taught, alone = jobs_of(16), jobs_of(16)
+def test_what_is_learned_of_other_prompts_does_not_depend_on_the_order():
+    shuffled, one_by_one, alone = jobs_of(4), jobs_of(4), jobs_of(4)
     for job in alone:
         job.teachers = []
-    run(taught, Shuffled(3))
-    run(alone, Here(open_painter))
-
-    def images(jobs):
-        return sum(r.done for job in jobs[4:] for r in job.calibration.rounds)
-    assert images(taught) < images(alone)
+    assert run(shuffled, Shuffled(3)) == run(one_by_one, Here(open_painter))
+    assert shuffled[2].calibration.solvers[0].elsewhere and not shuffled[1].calibration.solvers[0].elsewhere
+    assert labels_of(shuffled)[2:] != run(alone, Here(open_painter))[2:]
 
 
 def test_prompts_that_state_a_group_are_audited_and_teach_nothing():
     wanted = [Wanted("a photo of a man", 0, states={"gender": "man"}), *(Wanted(f"number {i}", 0) for i in range(5))]
-    assert groups(wanted) == [[0], [1, 2, 3, 4, 5]]
+    assert groups(wanted, METHOD, PLAN) == [[0], [1, 2, 3, 4, 5]]
+    audit = Plan(50, rounds=0, held_out=0)
+    assert groups(wanted, METHOD, audit) == groups(wanted, METHODS["shift"], PLAN) == [[i] for i in range(6)]
 
 
 def test_labels_of_a_unit_do_not_depend_on_its_size():
