@@ -115,7 +115,7 @@ def _on_ray(options, work):
     from ..sweep.on_ray import connect
     from ..sweep.on_ray_data import labelled_on_ray
     connect(options.ray or None)
-    plain = {**vars(options), "command": None}
+    plain = {**vars(options), "command": None, "images": str(Path(options.images).resolve())}
     return partial(labelled_on_ray, opener=partial(folder_labeller, plain, work.attributes), gpus=options.worker_gpus)
 
 

@@ -79,7 +79,8 @@ def _refuse_idle(options: argparse.Namespace) -> None:
                           "none came.")
     if (getattr(options, "look", None) or "picture") == "picture":
         refuse(("detector",), "while judges look at pictures: add --look largest-face or --look people")
-    if getattr(options, "model", None) == "demo":
+    if getattr(options, "model", None) in ("demo", ["demo"]) or name == "sweep" and not options.model and \
+            not options.workflow and not options.status:
         refuse(("config", "allow_download"), "with the demo model, which comes with the package")
     if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
         raise DebiasError("--width and --height belong together, but one of them came alone. Give both, or neither "
@@ -88,8 +89,8 @@ def _refuse_idle(options: argparse.Namespace) -> None:
 
 def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> None:
     if options.status:
-        refuse(("model", "prompts", "out", "shard", "ray", "via", "audit"),
-               "with --status, which only reads a sweep's folder")
+        said = vars(options).keys() - {"command", "status", "json", "debug", "indent", "confidence", "method", "show"}
+        refuse(sorted(said), "with --status, which only reads a sweep's folder")
         return
     for name in ("prompts", "out"):
         if not getattr(options, name):
@@ -107,8 +108,17 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
                 "sampler"), "with --workflow, which says it")
     if options.set:
         refuse(("attribute",), "with --set, which names the attributes")
+    if options.ray is None:
+        refuse(("worker_cpus",), "without --ray")
     if options.audit:
-        refuse(("sure", *NUMBERS, "direction", "spend", "rule"), "with --audit, which calibrates nothing")
+        refuse(("sure", *NUMBERS, "direction", "spend", "rule", "name"), "with --audit, which calibrates nothing")
+        if options.method != "default":
+            refuse(("method",), "with --audit, which calibrates nothing")
+    elif options.look == "people":
+        raise DebiasError("A calibration counts one label a picture, so --look people needs --audit. Calibrate with "
+                          "--look largest-face.")
+    if options.shard:
+        refuse(("name", "parquet", "overwrite"), "with --shard: give it to 'sd-debias merge'")
     if options.images:
         refuse(("count",), "with --images, which says the same")
 
@@ -332,13 +342,15 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
                      "GPUs, one a CPU core")
     sub.add_argument("--worker-gpus", type=_number(0, 64), help="with --ray: GPUs of each worker, such as 0.5; "
                      "default: 1 where there are GPUs")
-    sub.add_argument("--worker-cpus", type=_number(0.001, 1024), default=1.0, help="with --ray: CPU cores of each "
+    sub.add_argument("--worker-cpus", type=_number(0.001, 1024), help="with --ray: CPU cores of each "
                      "worker; default: 1")
     sub.add_argument("--show", type=_whole(0, 16), default=0, help="of so many pictures of each audit and verification "
                      "bring a thumbnail home, for the bias card; default: 0")
     sub.add_argument("--pictures", type=_text, metavar="FOLDER", help="keep every picture, in this folder of the "
                      "machine that made it; default: none is kept")
     sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs pyarrow)")
+    sub.add_argument("--overwrite", action="store_true", help="replace results that were edited since, or are not a "
+                     "sweep's")
     sub.add_argument("--status", type=_text, metavar="DIR", help="say how far the sweep of this folder is, and do "
                      "nothing else")
 
@@ -347,6 +359,8 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--out", type=_text, help="folder to write to; default: the first one")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
     sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs pyarrow)")
+    sub.add_argument("--overwrite", action="store_true", help="replace results that were edited since, or are not a "
+                     "sweep's")
 
     sub = command("card")
     sub.add_argument("card", type=_text, nargs="+", help="one or two cards: files card.json of sweeps, or their "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...core.attribute import Attribute, parse, together
 from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, duration, planned
 from ...core.errors import DebiasError, quoted, short
-from ...core.files import safe_name, write_atomic
+from ...core.files import contents, safe_name, write_atomic
 from ...core.method.methods import named
 from .parts import Stopped, attributes_of, bench_of, checks_of, keep, say
 
@@ -42,19 +42,21 @@ def sweep(options) -> dict:
     if options.status:
         return _status(options)
     number, shards = options.shard or (1, 1)
+    keep(options)
     asked = _asked(options)
     folder = SweepFolder(Path(options.out), asked)
-    name = safe_name(options.name or Path(options.out).resolve().name)
     own = _parts(asked, number, shards)
     found = []
+    if shards == 1:
+        _check_free(options, folder)
     for model in range(len(asked.models)):
         jobs, measured = _run_model(options, folder, model, own[model], f"{number}-of-{shards}")
         if shards == 1:
-            found.append(_results(options, folder, model, name, jobs, measured))
+            found.append(_results(options, folder, model, jobs, measured))
     if shards > 1:
         say(options, f"Part {number} of {shards} is done. When all are: sd-debias merge {options.out}")
         return dict(out=options.out, shard=[number, shards], prompts=sum(map(len, own)))
-    return dict(out=options.out, models=found)
+    return dict(ok=any(own["finished"] for own in found), out=options.out, models=found)
 
 
 def merge(options) -> dict:
@@ -62,7 +64,9 @@ def merge(options) -> dict:
     from ..sweep.folder import SweepFolder
     parts = [SweepFolder(Path(part)) for part in options.folder]
     out = Path(options.out) if options.out else parts[0].root
+    keep(options)
     folder = SweepFolder(out, parts[0].asked)
+    _check_free(options, folder)
     for part in parts:
         if part.asked.identity != folder.asked.identity:
             raise DebiasError(f"{quoted(part.root)} is a part of another sweep than {quoted(parts[0].root)}: merge "
@@ -70,7 +74,6 @@ def merge(options) -> dict:
         if part.root.resolve() != out.resolve():
             folder.take(part)
     found, unfinished = [], []
-    name = safe_name(options.name or out.resolve().name)
     for model in range(len(folder.asked.models)):
         jobs = folder.jobs(model)
         measured = folder.load(model, jobs)
@@ -79,11 +82,11 @@ def merge(options) -> dict:
             if job.error is None and not job.finished:
                 job.error = measured.failed.get(job.number)
         unfinished += [job.wanted.prompt for job in jobs if not job.finished]
-        found.append(_results(options, folder, model, name, jobs, measured))
+        found.append(_results(options, folder, model, jobs, measured))
     if unfinished:
         say(options, f"{len(unfinished)} prompts are not finished: {short('; '.join(unfinished))}. Continue their "
                      "parts, and merge again.")
-    return dict(out=str(out), models=found, unfinished=unfinished)
+    return dict(ok=not unfinished, out=str(out), models=found, unfinished=unfinished)
 
 
 def card(options) -> dict:
@@ -135,6 +138,8 @@ def _asked(options) -> Asked:
         raise DebiasError(f"A model came twice: {short(models)}. Give each one once.")
     method, plan = _plan(options, models, workflow and workflow.batch_size)
     checks = tuple(checks_of(options))
+    if len({check.attribute for check in checks}) < len(checks):
+        raise DebiasError("Two checks of one attribute came. Give one --check for it.")
     strange = sorted({check.attribute for check in checks} - {a.name for own in variants for a in own})
     if strange:
         raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out.")
@@ -149,6 +154,8 @@ def _sets(options) -> list[tuple[Attribute, ...]]:
     if not options.set:
         return [attributes_of(options)]
     found = [together([parse(part.strip()) for part in text.split(" + ")]) for text in options.set]
+    if len(set(found)) < len(found):
+        raise DebiasError("A set of attributes came twice. Give each one once.")
     groups: dict[str, tuple[str, ...]] = {}
     for attribute in (a for own in found for a in own):
         if groups.setdefault(attribute.name, attribute.names) != attribute.names:
@@ -197,6 +204,8 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
         mine = [jobs[number] for number in sorted(own)]
         for job in mine:
             job.replay()
+            if job.finished and job.error is None and not folder.state(model, job.number).exists():
+                _save(folder, model, job)
         if all(job.finished for job in mine):
             return jobs, measured
         line = _Line(options, folder.asked.models[model], mine)
@@ -206,6 +215,7 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
             line.measured(found)
 
         def learn(facts):
+            folder.check_judges(facts)
             journal.add(dict(model=model, facts=facts))
 
         def ended(job):
@@ -213,8 +223,7 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
                 journal.add(dict(model=model, failed=job.number, error=job.error))
                 line.warn(f"{job.wanted.prompt}: {job.error}")
             else:
-                folder.state(model, job.number).parent.mkdir(exist_ok=True)
-                job.calibration.save(folder.state(model, job.number))
+                _save(folder, model, job)
 
         engine = _engine(options, folder.asked, model)
         try:
@@ -235,6 +244,11 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
     return jobs, measured
 
 
+def _save(folder: SweepFolder, model: int, job: Job) -> None:
+    folder.state(model, job.number).parent.mkdir(exist_ok=True)
+    job.calibration.save(folder.state(model, job.number))
+
+
 def _engine(options, asked: Asked, model: int):
     from ..sweep.engine import Here
     from ...core.sweep.unit import Recipe
@@ -243,32 +257,72 @@ def _engine(options, asked: Asked, model: int):
         given = {name: value for name in GIVEN if (value := getattr(options, name)) is not None}
         recipe = Recipe(asked.variants, asked.method, asked.plan, options.show)
         return Via(options.via, recipe, Wish(asked.models[model], _workflow(options), given))
-    pictures = str(Path(options.pictures).resolve()) if options.pictures else None
+    pictures = options.pictures and str(Path(options.pictures).resolve() / asked.identity / str(model + 1))
     recipe = Recipe(asked.variants, asked.method, asked.plan, options.show, pictures)
     plain = {**vars(options), "command": None, "model": asked.models[model], "batch_size": asked.plan.batch_size}
-    open_worker = partial(opened, plain, recipe)
     if options.ray is None:
-        return Here(open_worker)
+        return Here(partial(opened, plain, recipe))
     from ..sweep.on_ray import OnRay, connect
+    open_worker = partial(opened, _absolute(plain), recipe)
     connect(options.ray or None)
-    return OnRay(f"sd-debias {Path(asked.models[model]).name}", open_worker, options.workers or 0, options.worker_cpus,
-                 options.worker_gpus)
+    return OnRay(f"sd-debias {Path(asked.models[model]).name}", open_worker, options.workers or 0,
+                 1.0 if options.worker_cpus is None else options.worker_cpus, options.worker_gpus)
+
+
+def _absolute(options: dict) -> dict:
+    """Options whose paths hold on other machines, where the working folder is another one."""
+    def of(text: str) -> str:
+        name, equals, value = text.rpartition("=")
+        return f"{name}{equals}{Path(value).resolve()}" if Path(value).exists() else text
+
+    lists = {name: [of(text) for text in options[name] or ()] or None for name in ("classifier", "labels")}
+    return {**options, **lists, **{name: of(value) for name in ("model", "config") if (value := options[name])}}
 
 
 def opened(options: dict, recipe: Recipe) -> Worker:
     """A worker as the command line's options name it; called where it is to work."""
+    import diffusers
+    import torch
+    import transformers
+
     from ...core.sweep.unit import Worker
     attributes = {a.name: a for variant in recipe.variants for a in variant}
-    return Worker(bench_of(Namespace(**{**options, "command": opened}), tuple(attributes.values())), recipe)
+    bench = bench_of(Namespace(**{**options, "command": opened}), tuple(attributes.values()))
+    # What decides a picture or a label, by content: the same files on another machine have other times.
+    judges = [*(options.get("classifier") or ()), *(options.get("labels") or ())]
+    device, dtype = bench.pipe.device.type, str(next(bench.pipe.vae.parameters()).dtype)
+    bench.judged_by = json.dumps([  # part of the fingerprint
+        contents(options["model"]), [contents(text.rpartition("=")[2]) or text for text in judges],
+        options.get("look"), options.get("detector"), device, dtype, torch.__version__, diffusers.__version__,
+        transformers.__version__])
+    return Worker(bench, recipe)
 
 
-def _results(options, folder: SweepFolder, model: int, name: str, jobs: Sequence[Job], measured: Measured) -> dict:
+def _place(options, folder: SweepFolder, model: int) -> tuple[Path, str]:
+    """(folder of a model's results, its profile's name); two models of one name, and names of a sweep's own files, are
+    told apart by a number."""
+    name = safe_name(options.name or folder.root.resolve().name)
+    models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:60] or "model" for own in folder.asked.models]
+    same = [own.casefold() for own in [*models, "journals", "done", "sweep.json"]].count(models[model].casefold())
+    place = models[model] if same == 1 else f"{model + 1}-{models[model]}"
+    return folder.root / place, name if len(models) == 1 else f"{name}-{place}"
+
+
+def _check_free(options, folder: SweepFolder) -> None:
+    """Raises DebiasError, before anything is measured, where results would replace what the user made."""
+    from ..sweep.result import check_free, profile_names
+    for model in range(len(folder.asked.models)):
+        place, name = _place(options, folder, model)
+        profile_names(name, folder.asked)
+        if not options.overwrite:
+            check_free(place, name, folder.asked)
+
+
+def _results(options, folder: SweepFolder, model: int, jobs: Sequence[Job], measured: Measured) -> dict:
     from ..sweep.result import write_results
-    models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:80] or "model" for own in folder.asked.models]
-    place = models[model] if models.count(models[model]) == 1 else f"{models[model]}-{model + 1}"
-    full = name if len(models) == 1 else f"{name}-{place}"
-    found = write_results(folder.root / place, full, folder.asked, jobs, measured, options.parquet)
-    lines = [f"{found['model']}: {found['prompts'] - len(found['failed'])} of {found['prompts']} prompts, "
+    place, name = _place(options, folder, model)
+    found = write_results(place, name, folder.asked, jobs, measured, options.parquet)
+    lines = [f"{found['model']}: {found['finished']} of {found['prompts']} prompts, "
              f"{found['images']:,} pictures", *(f"  Profile: {path}" for path in found["profiles"]),
              f"  Bias card: {found['card']}", f"  Labels: {found['labels']}",
              *(f"  Not measured: {prompt}: {error}" for prompt, error in found["failed"].items())]
@@ -323,7 +377,7 @@ class _Line:
         print(f"{self._newline}Warning: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self.told = 0.0
+        self.told = self.counted = 0.0
         self.say()
         if self.terminal and not self.json:
             print(file=sys.stderr)
@@ -341,15 +395,16 @@ def _status(options) -> dict:
     for model, name in enumerate(folder.asked.models):
         images, begun, recent, failed = 0, set(), [], set()
         for line in folder.lines():
-            if line.get("model") != model:
-                continue
-            if "unit" in line:
-                count = sum(batch["count"] for batch in line["batches"])
-                images += count
-                begun.add(line["unit"][0])
-                recent.append((line["time"], count))
-            elif "failed" in line:
-                failed.add(line["failed"])
+            try:
+                if line.get("model") == model and "unit" in line:
+                    count = sum(batch["count"] for batch in line["batches"])
+                    begun.add(line["unit"][0])
+                    recent.append((line["time"], count))
+                    images += count
+                elif line.get("model") == model and "failed" in line:
+                    failed.add(line["failed"])
+            except (LookupError, TypeError):
+                continue  # a damaged line
         finished = {number for number in range(len(folder.asked.wanted)) if folder.state(model, number).exists()}
         last = max((at for at, _ in recent), default=None)
         near = [(at, count) for at, count in recent if last is not None and at > last - 300]

@@ -13,8 +13,8 @@ from .job import Job
 from ...core.sweep.unit import Unit, answers, blank, digest
 
 SECONDS = 10.0   # that a unit should take: long beside its way, short beside a night
-STRIKES = 3      # mistakes in a row after which a worker is given nothing more
-TRIES = 5        # of one unit, by several workers
+STRIKES = 3      # units in a row at which a worker failed, after which it is given nothing more
+TRIES = 5        # of one unit, by several workers; 2 where there is one
 SLOW = 10.0      # times as long as units usually take: then somebody else tries too
 PATIENCE = 60.0  # seconds, at least, before that
 
@@ -52,12 +52,13 @@ class Driver:
         self._openable = deque(job for job in jobs if not job.finished and job.taught)
         self._ready: deque[Job] = deque()
         self._closed: set[int] = set()
+        self._open: set[str] = set()
         self._gone: set[str] = set()
         self._again: deque[tuple[Unit, frozenset[str]]] = deque()
         self._at_work: dict[Key, _AtWork] = {}
         self._tries: dict[Key, int] = defaultdict(int)
-        self._strikes: dict[str, int] = defaultdict(int)
-        self._suspects: dict[Key, tuple[str, dict]] = {}
+        self._strikes: dict[str, set[Key]] = defaultdict(set)
+        self._doubts: dict[Key, tuple[str, str]] = {}  # units that one worker says cannot be made: who, and why
         self._batch_seconds: float | None = None
         self._unit_seconds: float | None = None
         self._trouble = ""
@@ -81,7 +82,7 @@ class Driver:
         for unit, avoid in [self._again.popleft() for _ in range(len(self._again))]:
             if self.engine.free(avoid):
                 self._hand(unit, avoid)
-            elif self.engine.workers() <= len(avoid) and self.engine.free():  # nobody else is left to try
+            elif not self._open - avoid and self.engine.free():  # nobody else is there to try
                 self._hand(unit, frozenset())
             else:
                 self._again.append((unit, avoid))
@@ -145,6 +146,8 @@ class Driver:
             self._learn(answer.found)
         elif digest(answer.found) != digest(self.facts):
             self._retire(answer.worker, f"{answer.worker} is refused: {difference(self.facts, answer.found)}")
+        if answer.worker not in self._gone:
+            self._open.add(answer.worker)
 
     def _count(self, worker: str, unit: Unit, found: dict) -> None:
         if not answers(found, unit, [len(a.groups) for a in self.jobs[unit.job].calibration.attributes]):
@@ -153,17 +156,14 @@ class Driver:
         if found["facts"] != digest(self.facts):
             self._retire(worker, f"{worker} is refused: it came back with another model, version or judge.")
             return
-        self._strikes[worker] = 0
-        key, before = _key(unit), self._suspects.pop(_key(unit), None)
-        if blank(found["batches"]) and before is None and self.engine.workers() > 1:
-            # No picture is finite. Is it the prompt, or this worker? Another one tells.
-            self._suspects[key] = worker, found
-            self._drop(worker, unit)
-            self._repeat(unit, frozenset({worker}))
+        key = _key(unit)
+        if blank(found["batches"]) and self._doubtful(worker, unit, "no picture is finite"):
             return
-        if before is not None and not blank(found["batches"]):
-            self._retire(before[0], f"{before[0]} made {unit.seeds[1]} pictures that are not finite, which {worker} "
-                                    "made as they should be. Look after its graphics card.")
+        if key in self._doubts and not blank(found["batches"]):
+            before, why = self._doubts[key]
+            self._retire(before, f"{before} failed where {worker} did not: {short(why)}. Look after its machine.")
+        self._doubts.pop(key, None)
+        self._strikes.pop(worker, None)
         batches = len(found["batches"])
         self._batch_seconds = _smooth(self._batch_seconds, found["seconds"] / batches)
         self._unit_seconds = _smooth(self._unit_seconds, found["seconds"])
@@ -178,24 +178,46 @@ class Driver:
     def _fail(self, answer: Answer) -> None:
         unit, worker = answer.unit, answer.worker
         assert unit is not None
-        job = self.jobs[unit.job]
+        key, known = _key(unit), _key(unit) in self._at_work  # else another one has made it meanwhile
         if answer.wrong:
-            job.error = answer.error
-            self._at_work.pop(_key(unit), None)
-            self._wake(job)
+            if known and not self._doubtful(worker, unit, answer.error):
+                self._give_up(unit, answer.error)
             return
-        self._strikes[worker] += 1
-        self._tries[_key(unit)] += 1
+        self._strikes[worker].add(key)
         self._trouble = f"The last one said: {short(answer.error)}."
-        if self._tries[_key(unit)] >= TRIES:
-            raise DebiasError(f"Pictures of {short(unit.prompt)} could not be made in {TRIES} tries: "
-                              f"{short(answer.error)}. What was measured is kept: run the same command again to "
-                              "continue.")
-        self._drop(worker, unit)
-        self._repeat(unit, frozenset({worker}))
-        if self._strikes[worker] >= STRIKES:
+        if known:
+            self._drop(worker, unit)
+            self._try_again(unit, worker, answer.error)
+        if len(self._strikes[worker]) >= STRIKES:
             self._retire(worker, f"{worker} is given nothing more after {STRIKES} mistakes in a row: "
                                  f"{short(answer.error)}.")
+
+    def _doubtful(self, worker: str, unit: Unit, why: str) -> bool:
+        """Is it the prompt, or this worker? Where another one is there, that one tells; then True."""
+        key = _key(unit)
+        if key in self._doubts or not self._open - {worker}:
+            return False
+        self._doubts[key] = worker, why
+        self._drop(worker, unit)
+        self._repeat(unit, frozenset({worker}))
+        return True
+
+    def _try_again(self, unit: Unit, worker: str, why: str) -> None:
+        """Let another worker try, or give the prompt up; the next run of the command tries anew."""
+        self._tries[_key(unit)] += 1
+        tries = self._tries[_key(unit)]
+        if tries >= TRIES or tries >= 2 and not self._open - {worker}:
+            self._give_up(unit, f"its pictures could not be made in {tries} tries: {short(why)}")
+        else:
+            self._repeat(unit, frozenset({worker}))
+
+    def _give_up(self, unit: Unit, why: str) -> None:
+        job = self.jobs[unit.job]
+        job.error = why
+        for own in [own.unit for own in self._at_work.values() if own.unit.job == unit.job]:
+            del self._at_work[_key(own)]
+        self._again = deque(pair for pair in self._again if pair[0].job != unit.job)
+        self._wake(job)
 
     def _wake(self, job: Job) -> None:
         if job not in self._ready:
@@ -211,7 +233,7 @@ class Driver:
         if own is not None:
             own.workers.discard(worker)
             if not own.workers:
-                del self._at_work[_key(unit)]
+                self._at_work.pop(_key(unit), None)
 
     def _retire(self, worker: str, why: str) -> None:
         if worker in self._gone:
@@ -220,18 +242,20 @@ class Driver:
         self._trouble = why
         self._warn(why)
         self.engine.retire(worker)
-        self._forget(worker)
+        self._forget(worker, why)
 
     def _lose(self, worker: str, why: str) -> None:
         self._trouble = f"{worker} was lost: {why}"
         self._warn(self._trouble)
-        self._forget(worker)
+        self._forget(worker, why)
 
-    def _forget(self, worker: str) -> None:
-        """What a worker was at work on is for others to do."""
+    def _forget(self, worker: str, why: str) -> None:
+        """What a worker was at work on is for others to do; a picture may be what it died of."""
+        self._open.discard(worker)
         for own in [own for own in self._at_work.values() if worker in own.workers]:
             self._drop(worker, own.unit)
-            self._repeat(own.unit, frozenset({worker}))
+            if not own.workers:
+                self._try_again(own.unit, worker, why)
 
     def _close(self, job: Job) -> None:
         self._ended(job)
@@ -254,4 +278,5 @@ def difference(facts: dict, other: dict) -> str:
             what = {"software": "version of sd-debias", "model": "model", "setting": "setting",
                     "classifiers": "classifiers"}[name]
             return f"its {what} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
-    return "its model files, judges, settings page or extensions are others than this sweep's."
+    return ("its model files, judges, precision, device, libraries, settings page or extensions are others than this "
+            "sweep's.")

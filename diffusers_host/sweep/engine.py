@@ -60,12 +60,13 @@ class Here:
 
     def __init__(self, open_worker: Opened):
         self._open, self._worker, self._todo = open_worker, None, deque()  # type: ignore[var-annotated]
+        self._retired = False
 
     def workers(self) -> int:
-        return 1
+        return 0 if self._retired else 1
 
     def free(self, avoid: frozenset[str] = frozenset()) -> int:
-        return 0 if self._todo or self._worker is None or self.name in avoid else 1
+        return 0 if self._retired or self._todo or self._worker is None or self.name in avoid else 1
 
     def give(self, unit: Unit, avoid: frozenset[str] = frozenset()) -> str:
         self._todo.append(unit)
@@ -78,7 +79,7 @@ class Here:
         return [answer(self._worker, self.name, self._todo.popleft())] if self._todo else []
 
     def retire(self, worker: str) -> None:
-        raise DebiasError("The model in this process cannot go on.")
+        self._retired = True
 
     def close(self) -> None:
         self._worker = None

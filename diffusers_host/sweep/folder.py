@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from ...core.method.methods import Method
 from ...core.version import VERSION
 from .job import Job, Wanted, assign_teachers, groups
 from .journal import Journal, lines
-from ...core.sweep.unit import Unit, digest
+from ...core.sweep.unit import Unit, blank, digest
 
 FORM = "sd-debias sweep 1"
 NAME = "sweep.json"
@@ -73,16 +72,20 @@ class SweepFolder:
     def __init__(self, root: Path, asked: Asked | None = None):
         """asked: None reads what is there."""
         self.root, path = root, root / NAME
-        if path.exists():
-            self.asked, self.version = _read(path)
-            if asked is not None and asked.identity != self.asked.identity:
-                raise DebiasError(f"{quoted(root)} holds another sweep: {_differs(self.asked, asked)} Choose another "
-                                  "--out, or give the same options to continue it.")
-        elif asked is None:
-            raise DebiasError(f"{quoted(root)} holds no sweep. Name the folder that 'sd-debias sweep --out' wrote to.")
-        else:
-            self.asked, self.version = asked, VERSION
-            with writing("The sweep", root):
+        if asked is None:
+            if not path.exists():
+                raise DebiasError(f"{quoted(root)} holds no sweep. Name the folder that 'sd-debias sweep --out' wrote "
+                                  "to.")
+            self.asked = _read(path)
+            return
+        self.asked = asked
+        self.jobs(0)  # what cannot be measured is said before anything is written
+        with writing("The sweep", root), _waiting(path):
+            there = _read(path) if path.exists() else None
+            if there is not None and there.identity != asked.identity and any("unit" in line for line in self.lines()):
+                raise DebiasError(f"{quoted(root)} holds another sweep: {_differs(there, asked)} Choose another --out, "
+                                  "or give the same options to continue it.")
+            if there is None or there.identity != asked.identity:
                 write_atomic(path, json.dumps(dict(form=FORM, software=VERSION, identity=asked.identity,
                                                    asked=asked.to_dict()), indent=1))
 
@@ -111,12 +114,11 @@ class SweepFolder:
         """Copy what another folder of the same sweep has measured. Raises DebiasError where it cannot be written."""
         with writing("The sweep", self.root):
             for path in [*part.journals(), *sorted((part.root / "done").glob("*.json"))]:
-                to = self.root / path.relative_to(part.root)
-                if not to.exists():
-                    write_atomic(to, path.read_bytes())
-                elif to.read_bytes() != path.read_bytes() and path.suffix == ".jsonl":
-                    write_atomic(to.with_name(f"{to.stem} {digest(str(part.root.resolve()))[:8]}.jsonl"),
-                                 path.read_bytes())
+                to, content = self.root / path.relative_to(part.root), path.read_bytes()
+                if not to.exists() or content.startswith(to.read_bytes()):  # new, or grown since it was taken
+                    write_atomic(to, content)
+                elif path.suffix == ".jsonl" and not to.read_bytes().startswith(content):
+                    write_atomic(to.with_name(f"{to.stem} {digest(str(part.root.resolve()))[:8]}.jsonl"), content)
 
     def state(self, model: int, job: int) -> Path:
         """The file of a finished prompt's calibration."""
@@ -135,19 +137,23 @@ class SweepFolder:
         journals are of different models."""
         for job in jobs:
             path = self.state(model, job.number)
-            if path.exists():
-                job.restore(Calibration.load(path))
+            try:
+                if path.exists():
+                    job.restore(Calibration.load(path))
+            except DebiasError:
+                continue  # damaged; the journals hold all of it too
         found, own = Measured(), {job.number: job for job in jobs}
         for line in self.lines():
             if line.get("model") != model:
                 continue
-            if "facts" in line:
+            if isinstance(line.get("facts"), dict):
                 if found.facts is not None and digest(found.facts) != digest(line["facts"]):
                     from .driver import difference
                     raise DebiasError(f"The parts of this sweep were made with different workers: "
                                       f"{difference(found.facts, line['facts'])} Sweep them again, with one model, "
                                       "version and judge, into another folder.")
                 found.facts = line["facts"]
+                self.check_judges(found.facts)
                 continue
             try:
                 self._count(line, own, found)
@@ -159,20 +165,38 @@ class SweepFolder:
     def _count(line: dict, jobs: Mapping[int, Job], found: Measured) -> None:
         if "unit" in line:
             (number, round_number, weights), batches = line["unit"], line["batches"]
+            if blank(batches):
+                return  # not one picture was finite: perhaps the machine's fault, so the next run tries anew
             seconds = float(line["seconds"]) / len(batches)
             for batch in batches:
                 jobs[number].remember(int(round_number), str(weights), batch, seconds)
-            found.evaluations[number] += int(line.get("evaluations") or 0)
+            key = int(number), int(round_number), str(weights), int(batches[0]["first"])
+            if key not in found.counted:  # one that was measured twice counts once
+                found.counted.add(key)
+                known, more = found.evaluations.get(key[0], 0), line.get("evaluations")
+                found.evaluations[key[0]] = None if known is None or more is None else known + int(more)
         elif "failed" in line:
             found.failed[int(line["failed"])] = str(line["error"])
+
+    def check_judges(self, facts: dict) -> None:
+        """Raises DebiasError where a check is of another classifier than the one that judges here."""
+        for variant, attributes in enumerate(self.asked.variants):
+            for i, check in enumerate(self.asked.checks_of(variant)):
+                own = facts.get("classifiers", [])
+                judge = own[variant][i] if variant < len(own) and i < len(own[variant]) else None
+                if check is not None and judge is not None and check.judge != judge:
+                    raise DebiasError(f"The check of {quoted(attributes[i].name)} is of the classifier "
+                                      f"{quoted(check.judge)}, but {quoted(judge)} judges here. Check this one, or "
+                                      "leave --check out.")
 
 
 @dataclass
 class Measured:
     """What journals say of a model. facts: of the workers; evaluations: of the model, by job; failed: errors by job."""
     facts: dict | None = None
-    evaluations: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    evaluations: dict[int, int | None] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    counted: set[tuple[int, int, str, int]] = field(default_factory=set)
 
 
 def unit_line(model: int, unit: Unit, found: dict, worker: str) -> dict:
@@ -194,7 +218,23 @@ def shard_of(asked: Asked, number: int, shards: int) -> list[list[int]]:
     return own
 
 
-def _read(path: Path) -> tuple[Asked, str]:
+@contextmanager
+def _waiting(path: Path) -> Iterator[None]:
+    """A file's lock; parts of a job array, which begin together, wait for each other."""
+    until = time.monotonic() + 60
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(exclusive(path))
+                break
+            except DebiasError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        yield
+
+
+def _read(path: Path) -> Asked:
     data = read_json(path)
     try:
         if data["form"] != FORM:
@@ -202,7 +242,7 @@ def _read(path: Path) -> tuple[Asked, str]:
         asked = Asked.from_dict(data["asked"])
         if asked.identity != data["identity"]:
             raise DebiasError("it was changed by hand")
-        return asked, str(data["software"])
+        return asked
     except (KeyError, TypeError, ValueError, DebiasError) as error:
         raise DebiasError(f"{quoted(path)} is no sweep that this version can continue ({error}). Restore it, or choose "
                           "another folder.") from error
@@ -218,4 +258,10 @@ def _differs(there: Asked, here: Asked) -> str:
     for name in sorted({*there.options, *here.options}):
         if there.options.get(name) != here.options.get(name):
             return f"its {name.replace('_', ' ')} is {there.options.get(name)}."
-    return "its method or its numbers of images are others."
+    plans, others = asdict(there.plan), asdict(here.plan)
+    for name, value in plans.items():
+        if value != others[name]:
+            return f"its {name.replace('_', ' ')} is {value}."
+    if there.checks != here.checks:
+        return "it has other checks of the classifier."
+    return "its method is another one."

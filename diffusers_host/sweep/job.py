@@ -47,12 +47,15 @@ class Job:
         self.teachers: list[Job] = []
         self.asked: set[tuple[int, int]] = set()
         self.error: str | None = None
+        self._done = False
         self.thumbs: dict[str, dict[str, str]] = {AUDIT: {}, HELD_OUT: {}}
         self._came: dict[tuple[int, str, int], tuple[dict, float]] = {}  # by round, weights and first seed
 
     @property
     def finished(self) -> bool:
-        return self.error is not None or self.calibration.finished
+        if not self._done:  # asked for very often, and a calibration that is finished stays so
+            self._done = self.error is not None or self.calibration.finished
+        return self._done
 
     @property
     def taught(self) -> bool:
@@ -65,9 +68,10 @@ class Job:
 
     def replay(self) -> None:
         """Count all that an earlier run measured, before anything is asked for. Teachers first."""
-        if not self.finished and self.taught:
+        if self.error is None and self.taught:
             self.learn()
-            self._advanced()
+            if not self.finished:
+                self._advanced()
 
     def remember(self, round_number: int, weights: str, batch: dict, seconds: float) -> None:
         """A batch that was measured, now or by an earlier run. Of a doubled one the first counts."""
@@ -82,8 +86,9 @@ class Job:
         """The prompt was finished by an earlier run, with this state."""
         mine = self.calibration
         if (state.prompt, state.attributes, state.method, state.plan) == (mine.prompt, mine.attributes, mine.method,
-                                                                          mine.plan) and state.finished:
-            self.calibration = state
+                                                                          mine.plan):
+            state.learn_from([teacher.calibration for teacher in self.teachers])
+            self.calibration = state if state.finished else mine
 
     def due(self, most: int) -> Unit | None:
         """At most so many batches that nobody is at work on, which lie side by side; None where there are none."""
@@ -111,11 +116,6 @@ class Job:
                         bool(self.calibration.plan.rounds or self.calibration.plan.held_out))
         return None
 
-    def give_back(self, unit: Unit) -> None:
-        """Nobody is at work on this unit any more."""
-        first, count = unit.seeds
-        self.asked -= {(unit.round, seed) for seed in range(first, first + count)}
-
     def left(self) -> int:
         """Batches of the current round that nobody is at work on; 1 where that is not known yet."""
         current = self.calibration.rounds[-1] if self.calibration.rounds else None
@@ -131,7 +131,8 @@ class Job:
                 number, weights = len(self.calibration.rounds) - 1, weights_of(current.steerings)
                 while not current.complete:
                     found = self._came.pop((number, weights, current.seeds[current.done]), None)
-                    if found is None:
+                    due = min(self.calibration.plan.batch_size, len(current.seeds) - current.done)
+                    if found is None or found[0]["count"] != due:
                         return current
                     batch, seconds = found
                     self.asked.discard((number, batch["first"]))

@@ -5,7 +5,6 @@ at work on; where it cannot, the driver gives that to others.
 """
 from __future__ import annotations
 
-import getpass
 import os
 import tempfile
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from .engine import Answer, answer
 from ...core.sweep.unit import Opened, Unit, Worker
 
 AT_ONCE = 2    # units an actor is given: while one comes back, it works on the next
-RESTARTS = 3   # of an actor, and tries of what it was at work on
+RESTARTS = 3   # of an actor; what it was at work on waits for it, and the driver knows who has tried how often
 
 
 def ray_module() -> Any:
@@ -58,10 +57,12 @@ class _Actor:
             return
         try:
             # One actor of a node after the other: the first reads the model's files, which the others find in memory.
-            with FileLock(str(Path(tempfile.gettempdir()) / f"sd-debias-open-{getpass.getuser()}.lock")):
+            with FileLock(str(Path(tempfile.gettempdir()) / f"sd-debias-open-{getattr(os, 'getuid', int)()}.lock")):
                 self.worker = open_worker()
         except DebiasError as error:
             self.error = str(error)
+        except Exception as error:  # whatever a model or a driver raises
+            self.error = f"{type(error).__name__}: {error}"
 
     def facts(self) -> dict:
         return {"error": self.error} if self.worker is None else self.worker.facts
@@ -103,7 +104,7 @@ class OnRay:
         for number in range(1, count + 1):
             own = f"{name} {number}"
             self._actors[own] = kind.options(num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS,
-                                             max_task_retries=RESTARTS, name=f"{own} {os.urandom(3).hex()}",
+                                             max_task_retries=-1, name=f"{own} {os.urandom(3).hex()}",
                                              ).remote(own, open_worker, VERSION)
         self._asked: dict[Any, tuple[str, Unit | None]] = {}
         for own, remote in self._actors.items():

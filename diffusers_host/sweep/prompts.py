@@ -48,6 +48,8 @@ def read_prompts(source: str, template: str | None = None) -> list[Row]:
     if source not in known and not path.exists():
         raise DebiasError(f"There is no file {quoted(source)} of prompts, and no suite of this name. Suites: "
                           f"{', '.join(known)}.")
+    if source in known and template:
+        raise DebiasError(f"--template does nothing with the suite {quoted(source)}, which has its own. Leave it out.")
     text = read_text(path)
     head = next(iter(_cells(text.splitlines()[0] if text.strip() else "", path.name)), [])
     columns = [name.strip().casefold() for name in head]

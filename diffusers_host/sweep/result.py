@@ -1,6 +1,7 @@
 """What a sweep gives for a model: a profile of all its prompts, every picture's labels, and the bias card."""
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +13,8 @@ from ...core.calibration.loop import round_names
 from ...core.calibration.plan import Plan
 from ...core.calibration.result import entry_of, profile_of
 from ...core.calibration.unfinished import key_of
-from ...core.files import safe_name, write_atomic, writing
+from ...core.errors import DebiasError, quoted
+from ...core.files import read_json, safe_name, write_atomic, writing
 from ...core.profile.file import SOFTWARE
 from ...core.report.card import card_markdown, card_page
 from ...core.report.card_figures import FORM
@@ -20,6 +22,7 @@ from .folder import Asked, Measured
 from .job import Job
 
 CARD, PAGE, MARKDOWN, LABELS, TABLE = "card.json", "card.html", "card.md", "labels.csv", "labels.parquet"
+WRITTEN = "written.json"  # digests of these files: what was edited since is not replaced
 
 
 def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], measured: Measured,
@@ -28,7 +31,9 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
 
     Raises DebiasError where the folder cannot be written to.
     """
-    card, rows = card_of(asked, jobs, measured), [row for job in jobs for row in label_rows(job)]
+    several = len(asked.variants) > 1
+    card = card_of(asked, jobs, measured)
+    rows = [{**({"set": job.wanted.variant + 1} if several else {}), **row} for job in jobs for row in label_rows(job)]
     files: dict[str, str | bytes] = {CARD: json.dumps(card, indent=1, allow_nan=False), PAGE: card_page([card]),
                                      MARKDOWN: card_markdown(card), LABELS: csv_of(rows)}
     if parquet:
@@ -38,9 +43,35 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
                     for profile in _profiles(name, asked, jobs, measured)]
         for file, content in files.items():
             write_atomic(folder / file, content)
+        write_atomic(folder / WRITTEN, json.dumps({path.name: _digest(path) for path in (
+            *(folder / file for file in files), *map(Path, profiles))}, indent=1))
     failed = {job.wanted.prompt: job.error for job in jobs if job.error is not None}
-    return dict(model=card["model"], prompts=len(jobs), failed=failed, profiles=profiles, card=str(folder / PAGE),
-                labels=str(folder / LABELS), images=card["cost"]["images"])
+    finished = sum(job.finished and job.error is None for job in jobs)
+    return dict(model=card["model"], prompts=len(jobs), finished=finished, failed=failed, profiles=profiles,
+                card=str(folder / PAGE), labels=str(folder / LABELS), images=card["cost"]["images"])
+
+
+def check_free(folder: Path, name: str, asked: Asked) -> None:
+    """Raises DebiasError where results would replace what is not a sweep's, or was edited since."""
+    path = folder / WRITTEN
+    known = read_json(path) if path.exists() else {}
+    names = [CARD, PAGE, MARKDOWN, LABELS, TABLE, *(f"{own}.json" for own in profile_names(name, asked))]
+    if len({own.casefold() for own in names}) < len(names):
+        raise DebiasError(f"A profile of the name {quoted(name)} would take the card's place. Choose another --name.")
+    for file in names:
+        if (folder / file).exists() and (not isinstance(known, dict) or known.get(file) != _digest(folder / file)):
+            raise DebiasError(f"{quoted(folder / file)} exists already, and is not as a sweep wrote it. Move it, "
+                              "or add --overwrite.")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def profile_names(name: str, asked: Asked) -> list[str]:
+    """A profile's name for each set of attributes. Raises DebiasError for what is no file name."""
+    several = len(asked.variants) > 1
+    return [safe_name(f"{name}-{variant + 1}" if several else name) for variant in range(len(asked.variants))]
 
 
 def _profiles(name: str, asked: Asked, jobs: Sequence[Job], measured: Measured) -> Iterator:
@@ -49,8 +80,8 @@ def _profiles(name: str, asked: Asked, jobs: Sequence[Job], measured: Measured) 
         done = [job for job in jobs if job.wanted.variant == variant and job.error is None and
                 job.calibration.plan.rounds and job.calibration.finished]
         if done:
-            own = name if len(asked.variants) == 1 else f"{name}-{variant + 1}"
-            profile = profile_of(safe_name(own), [job.calibration for job in done], _setting(measured),
+            own = profile_names(name, asked)[variant]
+            profile = profile_of(own, [job.calibration for job in done], _setting(measured),
                                  _classifier(measured, variant), [measured.evaluations.get(job.number) for job in done])
             subjects = {job.wanted.prompt: job.wanted.subject for job in done}
             yield replace(profile, entries=tuple(
@@ -84,7 +115,8 @@ def label_rows(job: Job) -> Iterator[dict]:
 def card_of(asked: Asked, jobs: Sequence[Job], measured: Measured) -> dict:
     """The bias card of one model, as `core.report.card` reads it."""
     rounds = [r for job in jobs for r in job.calibration.rounds]
-    evaluations = sum(measured.evaluations.values())
+    counts = list(measured.evaluations.values())
+    evaluations = sum(n for n in counts if n is not None) if None not in counts else None
     setting = _setting(measured)
     return dict(
         form=FORM, software=SOFTWARE, created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -102,7 +134,7 @@ def _set(asked: Asked, variant: int, jobs: Sequence[Job], measured: Measured) ->
         attributes=[a.to_dict() for a in asked.variants[variant]],
         method=asked.method.to_dict() if calibrated else None, plan=plan_words(asked.plan),
         checks=[own and own.to_dict() for own in asked.checks_of(variant)],
-        rows=[_row(job, measured) for job in jobs if not job.wanted.states],
+        rows=[_row(job, measured) for job in jobs if not job.wanted.states or job.error is not None],
         explicit=[_explicit(job) for job in jobs if job.wanted.states and job.error is None and _measured(job)])
 
 
@@ -114,7 +146,7 @@ def _measured(job: Job) -> bool:
 def _row(job: Job, measured: Measured) -> dict:
     c = job.calibration
     row = dict(prompt=c.prompt, subject=job.wanted.subject, entry=None, verdicts=[],
-               error=job.error or (None if _measured(job) else measured.failed.get(job.number) or "not measured yet"))
+               error=job.error or (None if job.finished else "not finished yet"))
     if row["error"] is None or _measured(job):
         row["entry"] = entry_of(c, measured.evaluations.get(job.number)).to_dict()
         row["verdicts"] = [c.verdict(i) for i in range(len(c.attributes))] if c.plan.rounds else []

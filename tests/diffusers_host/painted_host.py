@@ -169,15 +169,22 @@ class Together:
 
 
 class Stuck(Once):
-    """Ray's node of this name does not come to an end with a picture."""
+    """The first process on one of these nodes of Ray does not come to an end with a picture."""
 
-    def __init__(self, folder: Path, node: str):
+    def __init__(self, folder: Path, *nodes: str):
         super().__init__(folder)
-        self.node = node
+        self.nodes = nodes
+
+    @property
+    def node(self) -> str:
+        """Where that is; "" before."""
+        return Path(self.marks[0]).read_text() if self.happened else ""
 
     def __call__(self, prompt, seeds):
         import ray
-        if ray.get_runtime_context().get_node_id() == self.node and self.first(prompt, seeds):
+        here = ray.get_runtime_context().get_node_id()
+        if here in self.nodes and self.first(prompt, seeds):
+            Path(self.marks[0]).write_text(here)
             time.sleep(3600)
 
 

@@ -11,12 +11,13 @@ from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.runner import advance
 from sd_debias.core.errors import DebiasError
+from sd_debias.core.judge.check import Check
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import Profile
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.sweep.driver import Driver
 from sd_debias.diffusers_host.sweep.engine import Answer, Here, answer
-from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder, shard_of
+from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder, shard_of, unit_line
 from sd_debias.diffusers_host.sweep.job import GROUP, Wanted, groups
 from sd_debias.diffusers_host.sweep.journal import Journal, lines
 from sd_debias.diffusers_host.sweep.prompts import read_prompts, suites
@@ -128,7 +129,7 @@ def test_a_worker_that_makes_nonsense_or_has_another_model_is_put_aside(undistur
     said = []
     assert run(jobs_of(), Shuffled(1, openers={1: bad}), warn=said.append) == undisturbed
     assert any("worker 1" in text for text in said), said
-    assert any(("not finite" if which == "broken" else "refused: its model is") in text for text in said), said
+    assert any(("is finite" if which == "broken" else "refused: its model is") in text for text in said), said
 
 
 def test_a_model_that_gives_nothing_finite_for_one_prompt_fails_that_prompt_alone(undisturbed):
@@ -156,6 +157,81 @@ def test_when_all_workers_fail_the_sweep_says_why_and_that_all_is_kept():
 
     with pytest.raises(DebiasError, match="No space left.*run the same command again"):
         run(jobs_of(), Shuffled(2, openers={i: lambda: open_painter(trouble=full) for i in range(3)}))
+
+
+def raising(error, *numbers):
+    def trouble(prompt, seeds):
+        if not numbers or any(f"number {n}" in prompt for n in numbers):
+            raise error
+    return trouble
+
+
+def test_what_only_one_worker_says_cannot_be_measured_is_measured_by_another(undisturbed):
+    said = []
+    broken = lambda: open_painter(trouble=raising(DebiasError("CLIP gave NaN.")))  # noqa: E731
+    assert run(jobs_of(), Shuffled(4, openers={1: broken}), warn=said.append) == undisturbed
+    assert any("worker 1 failed where worker" in text and "CLIP gave NaN" in text for text in said)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("too long"), DebiasError("too long")])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_prompt_that_nobody_can_measure_fails_alone(undisturbed, error, workers):
+    opener = lambda: open_painter(trouble=raising(error, 1))  # noqa: E731
+    engine = Here(opener) if workers == 1 else Shuffled(5, openers={i: opener for i in range(3)})
+    found = run(jobs_of(), engine)
+    assert "too long" in found[1][1] and [own[1] for own in found].count(None) == 5
+    assert found[0] == undisturbed[0]
+
+
+def test_a_worker_that_fails_at_everything_ends_a_sweep_in_one_process_with_its_reason():
+    with pytest.raises(DebiasError, match="out of memory.*What was measured is kept"):
+        run(jobs_of(), Here(lambda: open_painter(trouble=raising(RuntimeError("out of memory")))))
+
+
+def test_figures_do_not_depend_on_which_prompts_an_earlier_run_had_finished(tmp_path):
+    jobs = jobs_of(10)
+    asked = Asked(("painter",), tuple(job.wanted for job in jobs), ((GENDER,),), METHOD, PLAN)
+    folder = SweepFolder(tmp_path, asked)
+    with folder.journal("1-of-1") as journal:
+        own = folder.jobs(0)
+
+        def ended(job):
+            folder.state(0, job.number).parent.mkdir(exist_ok=True)
+            job.calibration.save(folder.state(0, job.number))
+        Driver(own, Here(open_painter), ended=ended,
+               record=lambda unit, found, worker: journal.add(unit_line(0, unit, found, worker))).run()
+
+    def expected():
+        again = SweepFolder(tmp_path).jobs(0)
+        folder.load(0, again)
+        for job in again:
+            job.replay()
+        return [job.calibration.expected(0) for job in again]
+
+    with_states = expected()
+    for path in (tmp_path / "done").iterdir():
+        path.unlink()
+    assert expected() == with_states == [job.calibration.expected(0) for job in own]
+
+
+def test_pictures_that_were_not_finite_are_made_again_by_the_next_run(tmp_path, undisturbed):
+    asked = Asked(("painter",), tuple(job.wanted for job in jobs_of()), ((GENDER,),), METHOD, PLAN)
+    folder = SweepFolder(tmp_path, asked)
+    for opener in (lambda: open_painter(trouble=lambda prompt, seeds: [None] * len(seeds)), open_painter):
+        with folder.journal("1-of-1") as journal:
+            jobs = folder.jobs(0)
+            folder.load(0, jobs)
+            found = run(jobs, Here(opener),
+                        record=lambda unit, found, worker, to=journal: to.add(unit_line(0, unit, found, worker)))
+    assert found == undisturbed
+
+
+def test_a_check_of_another_classifier_is_refused(tmp_path):
+    check = Check.of(GENDER, [0] * 9 + [1] * 9, [0] * 9 + [1] * 9, judge="somebody else", prompts=("a", "b"),
+                     by="prompts")
+    asked = Asked(("painter",), tuple(job.wanted for job in jobs_of()), ((GENDER,),), METHOD, PLAN, checks=(check,))
+    with pytest.raises(DebiasError, match="is of the classifier 'somebody else', but 'red or not' judges here"):
+        SweepFolder(tmp_path, asked).check_judges(open_painter().facts)
 
 
 def test_groups_of_eight_are_taught_by_their_first_two_and_shards_take_whole_groups():
@@ -280,7 +356,7 @@ def test_parts_of_a_sweep_merged_are_the_sweep(swept, capsys):
                      f"{number}/2"]) == 0
     assert main(["merge", str(first), str(second), "--out", str(swept / "merged")]) == 0
     assert table(swept / "merged") == table(swept / "all")
-    assert main(["merge", str(first), "--out", str(swept / "half")]) == 0
+    assert main(["merge", str(first), "--out", str(swept / "half")]) == 1
     assert "1 prompts are not finished" in capsys.readouterr().out
 
 
@@ -292,6 +368,25 @@ def test_a_finished_sweep_measures_nothing_again_and_another_one_is_refused(swep
     assert "holds another sweep: its 3 prompts are others than these 20" in capsys.readouterr().err
     assert main(["sweep", "--status", str(swept / "all")]) == 0
     assert "demo: 3 of 3 prompts, 18 pictures" in capsys.readouterr().out
+
+
+def test_an_edited_profile_or_table_is_not_overwritten(swept, tmp_path, capsys):
+    command = [*SWEEP, "--prompts", str(swept / "prompts.csv"), "--out", str(tmp_path / "out")]
+    (tmp_path / "out" / "demo").mkdir(parents=True)
+    (tmp_path / "out" / "demo" / "labels.csv").write_text("mine", encoding="utf-8")
+    assert main(command) == 2
+    assert "labels.csv' exists already, and is not as a sweep wrote it" in capsys.readouterr().err
+    assert (tmp_path / "out" / "demo" / "labels.csv").read_text(encoding="utf-8") == "mine"
+    assert main([*command, "--overwrite"]) == main(command) == 0
+    (tmp_path / "out" / "demo" / "card.md").write_text("mine", encoding="utf-8")
+    assert main(["merge", str(tmp_path / "out")]) == 2
+
+
+def test_a_sweep_of_which_nothing_was_measured_yet_may_be_asked_for_anew(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["sweep", "--model", "nowhere", "--classifier", "x", "--prompts", "demo-20", "--out", out]) == 2
+    (tmp_path / "a.txt").write_text("a photo of a doctor\n", encoding="utf-8")
+    assert main([*SWEEP, "--prompts", str(tmp_path / "a.txt"), "--out", out]) == 0
 
 
 def test_two_sweeps_on_one_part_of_a_folder_are_refused(swept, capsys):
@@ -320,6 +415,13 @@ def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
     (["--prompts", "demo-20", "--out", "x", "--audit", "--sure", "quick"], "does nothing with --audit"),
     (["--prompts", "demo-20", "--out", "x", "--model", "demo", "--model", "demo"], "A model came twice"),
     (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--attribute", "age"], "does nothing with --set"),
+    (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--set", "gender = 1:1"], "came twice"),
+    (["--prompts", "demo-20", "--out", "x", "--look", "people"], "needs --audit"),
+    (["--prompts", "demo-20", "--out", "x", "--worker-cpus", "2"], "does nothing without --ray"),
+    (["--prompts", "demo-20", "--out", "x", "--template", "a {subject}"], "does nothing with the suite"),
+    (["--prompts", "demo-20", "--out", "x", "--allow-download"], "does nothing with the demo model"),
+    (["--prompts", "demo-20", "--out", "x", "--name", "card"], "would take the card's place"),
+    (["--status", "x", "--template", "a {subject}"], "does nothing with --status"),
 ])
 def test_bad_options_are_refused_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
