@@ -7,6 +7,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -227,8 +228,9 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
 
         engine = _engine(options, folder.asked, model)
         try:
-            Driver(mine, engine, record=record, learn_facts=learn, ended=ended, say=line.say, facts=measured.facts,
-                   warn=line.warn).run()
+            with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what Ray prints is no event
+                Driver(mine, engine, record=record, learn_facts=learn, ended=ended, say=line.say, facts=measured.facts,
+                       warn=line.warn).run()
         except KeyboardInterrupt as stopped:
             raise Stopped(f"{line.text()}\nWhat was measured is kept: run the same command again to continue."
                           ) from stopped
@@ -338,7 +340,7 @@ class _Line:
     def __init__(self, options, model: str, jobs: Sequence[Job]):
         self.json, self.terminal, self.model, self.jobs = options.json, sys.stderr.isatty(), model, jobs
         self.images, self.began, self.told, self.counted = 0, time.monotonic(), 0.0, 0.0
-        self._about = 0
+        self._about, self.out = 0, sys.stdout
 
     def measured(self, found: dict) -> None:
         self.images += sum(batch["count"] for batch in found["batches"])
@@ -366,14 +368,14 @@ class _Line:
             return
         self.told = now
         if self.json:
-            print(json.dumps(self.facts()), flush=True)
+            print(json.dumps(self.facts()), flush=True, file=self.out)
         else:
             print(f"\r{self.text()}\033[K" if self.terminal else self.text(), end="" if self.terminal else "\n",
                   file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         if self.json:
-            print(json.dumps(dict(event="warning", model=self.model, text=text)), flush=True)
+            print(json.dumps(dict(event="warning", model=self.model, text=text)), flush=True, file=self.out)
         print(f"{self._newline}Warning: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:

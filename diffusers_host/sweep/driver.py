@@ -54,7 +54,7 @@ class Driver:
         self._closed: set[int] = set()
         self._open: set[str] = set()
         self._gone: set[str] = set()
-        self._again: deque[tuple[Unit, frozenset[str]]] = deque()
+        self._again: deque[tuple[Unit, frozenset[str], float]] = deque()  # and since when
         self._at_work: dict[Key, _AtWork] = {}
         self._tries: dict[Key, int] = defaultdict(int)
         self._strikes: dict[str, set[Key]] = defaultdict(set)
@@ -79,13 +79,14 @@ class Driver:
     # --- giving ------------------------------------------------------------------------------------------------------
 
     def _give(self) -> None:
-        for unit, avoid in [self._again.popleft() for _ in range(len(self._again))]:
+        for unit, avoid, since in [self._again.popleft() for _ in range(len(self._again))]:
+            nobody_else = self.engine.workers() <= 1 or time.monotonic() - since > PATIENCE  # who may never open
             if self.engine.free(avoid):
                 self._hand(unit, avoid)
-            elif not self._open - avoid and self.engine.free():  # nobody else is there to try
+            elif not self._open - avoid and nobody_else and self.engine.free():
                 self._hand(unit, frozenset())
             else:
-                self._again.append((unit, avoid))
+                self._again.append((unit, avoid, since))
         while self.engine.free():
             unit = self._next()
             if unit is None:
@@ -195,7 +196,7 @@ class Driver:
     def _doubtful(self, worker: str, unit: Unit, why: str) -> bool:
         """Is it the prompt, or this worker? Where another one is there, that one tells; then True."""
         key = _key(unit)
-        if key in self._doubts or not self._open - {worker}:
+        if key in self._doubts or self.engine.workers() <= 1:
             return False
         self._doubts[key] = worker, why
         self._drop(worker, unit)
@@ -206,7 +207,7 @@ class Driver:
         """Let another worker try, or give the prompt up; the next run of the command tries anew."""
         self._tries[_key(unit)] += 1
         tries = self._tries[_key(unit)]
-        if tries >= TRIES or tries >= 2 and not self._open - {worker}:
+        if tries >= TRIES or tries >= 2 and self.engine.workers() <= 1:
             self._give_up(unit, f"its pictures could not be made in {tries} tries: {short(why)}")
         else:
             self._repeat(unit, frozenset({worker}))
@@ -225,7 +226,7 @@ class Driver:
 
     def _repeat(self, unit: Unit, avoid: frozenset[str]) -> None:
         if _key(unit) not in self._at_work:
-            self._again.append((unit, avoid))
+            self._again.append((unit, avoid, time.monotonic()))
 
     def _drop(self, worker: str, unit: Unit) -> None:
         """This worker is not at work on the unit any more."""

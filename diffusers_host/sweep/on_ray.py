@@ -6,7 +6,11 @@ at work on; where it cannot, the driver gives that to others.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,14 +39,33 @@ def connect(address: str | None, **options: Any) -> Any:
     ray = ray_module()
     if not ray.is_initialized():
         try:
-            # Messages of workers are the driver's to say; and Ray would pack and send the whole folder.
-            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
+            with _signals_kept():
+                # Messages of workers are the driver's to say.
+                ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise DebiasError(f"No Ray cluster answers at {short(address or 'this machine')}: "
                               f"{short(str(error).splitlines()[0] if str(error) else type(error).__name__)} Start one "
                               "with 'ray start --head', or leave the address out for one of this machine alone."
                               ) from error
     return ray
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ctrl-C waits until Ray has begun, which takes it badly; SIGTERM, which Ray takes for itself, is given back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number))
+              for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
 class _Actor:
