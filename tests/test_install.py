@@ -264,7 +264,7 @@ def pins(python):
     return {pin.name.lower(): str(pin.specifier).removeprefix("==") for pin in here}
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_every_requirement_has_one_tested_version_in_its_range(pyproject, python):
     project = pyproject["project"]
     lists = (project["dependencies"], *project["optional-dependencies"].values())
