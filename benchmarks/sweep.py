@@ -228,7 +228,7 @@ def main() -> None:
     found = engines(options) if options.case == "engines" else cluster(options, options.case == "rounds")
     print(found)
     if options.out:
-        kept("sweep", page, options.case, found, options.out)
+        kept("sweep_speed", page, options.case, found, options.out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,12 @@ from __future__ import annotations
 from statistics import median
 
 
+WAITING = """
+Rounds of one prompt follow each other, and here there are no more prompts than workers, of which three quarters wait for those that teach them: so
+most workers are idle. Give a cluster several times as many prompts as workers.
+"""
+
+
 def page(known: dict) -> str:
     parts = ["# What a sweep costs beside its pictures\n", "Figures of the commands named below, which write this page.\n"]
     if found := known.get("engines"):
@@ -36,7 +42,7 @@ cluster of this size. All {found['workers']} workers, Ray and the driver share t
 | driver's own time a unit | {found['driver_ms_a_unit']:.2f} ms |
 | driver's memory, from 5 % to all of the units | {memory[0]} to {memory[-1]} MB |
 | journal | {found['journal_bytes_a_unit']} bytes a unit |
-""")
+{'' if name == 'cluster' else WAITING}""")
     if "cluster" in known and "rounds" in known:
         audits, rounds = (known[name]["driver_ms_a_unit"] for name in ("cluster", "rounds"))
         parts.append(f"""## On paper: 1,000 GPUs
@@ -47,7 +53,7 @@ second. {_breaks(audits, rounds)}
 What would go first beyond that: the driver's core (start one sweep a model, or `--shard`, each with a driver of its own: groups of eight prompts
 share nothing), then the time in which a calibration's rounds wait for each other: a prompt's rounds follow one another, so 1,000 workers
 need as many prompts at once; 150 prompts on five models keep at most 750 of them busy, and fewer towards the end. The journal grows by {known['rounds']['journal_bytes_a_unit']} bytes a
-round, some MB a minute. Opening is the slow part: a model of 7 GB that 1,000 workers read from one file server at 1 GB/s takes two hours; put it
+round, {60e-6 * known['rounds']['journal_bytes_a_unit'] * 1000 / rounds:.1f} MB a minute. Opening is the slow part: a model of 7 GB that 1,000 workers read from one file server at 1 GB/s takes two hours; put it
 on the nodes' own disks.
 """)
     return "\n".join(parts)

@@ -52,7 +52,6 @@ class Driver:
         self._openable = deque(job for job in jobs if not job.finished and job.taught)
         self._ready: deque[Job] = deque()
         self._closed: set[int] = set()
-        self._open: set[str] = set()
         self._gone: set[str] = set()
         self._again: deque[tuple[Unit, frozenset[str], float]] = deque()  # and since when
         self._at_work: dict[Key, _AtWork] = {}
@@ -83,7 +82,7 @@ class Driver:
             nobody_else = self.engine.workers() <= 1 or time.monotonic() - since > PATIENCE  # who may never open
             if self.engine.free(avoid):
                 self._hand(unit, avoid)
-            elif not self._open - avoid and nobody_else and self.engine.free():
+            elif nobody_else and self.engine.free():
                 self._hand(unit, frozenset())
             else:
                 self._again.append((unit, avoid, since))
@@ -147,8 +146,6 @@ class Driver:
             self._learn(answer.found)
         elif digest(answer.found) != digest(self.facts):
             self._retire(answer.worker, f"{answer.worker} is refused: {difference(self.facts, answer.found)}")
-        if answer.worker not in self._gone:
-            self._open.add(answer.worker)
 
     def _count(self, worker: str, unit: Unit, found: dict) -> None:
         if not answers(found, unit, [len(a.groups) for a in self.jobs[unit.job].calibration.attributes]):
@@ -252,7 +249,6 @@ class Driver:
 
     def _forget(self, worker: str, why: str) -> None:
         """What a worker was at work on is for others to do; a picture may be what it died of."""
-        self._open.discard(worker)
         for own in [own for own in self._at_work.values() if worker in own.workers]:
             self._drop(worker, own.unit)
             if not own.workers:

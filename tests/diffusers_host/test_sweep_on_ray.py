@@ -150,6 +150,17 @@ def test_a_sweep_goes_on_without_a_node_that_was_killed_with_its_worker(cluster,
     assert found.labels == undisturbed and stuck.happened and len(found.by) == 1
 
 
+def test_after_a_node_was_killed_what_failed_once_is_tried_again(cluster, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "PATIENCE", 2.0)
+    node = cluster.add_node(num_cpus=2)
+    stuck, failure = Stuck(tmp_path, node.node_id), once(tmp_path, "failure", Fails, place=VERIFICATION)
+    killer = killed_when_stuck(cluster, stuck, node)
+    both = once(tmp_path, "both", Together, processes=2)
+    found = Swept(partial(open_painter, trouble=Several(both, stuck, failure)), cpus=2, quiet=10)
+    killer.join(PATIENCE)
+    assert found.labels == undisturbed and stuck.happened and failure.happened
+
+
 def test_a_worker_whose_node_was_killed_begins_again_on_another_node(cluster, undisturbed, tmp_path):
     nodes = [cluster.add_node(num_cpus=3) for _ in range(2)]
     stuck = Stuck(tmp_path, *[node.node_id for node in nodes])
