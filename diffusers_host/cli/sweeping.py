@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...core.attribute import Attribute, parse, together
 from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, duration, planned
 from ...core.errors import DebiasError, quoted, short
-from ...core.files import contents, safe_name, write_atomic
+from ...core.files import contents, safe_name, write_atomic, writing
 from ...core.method.methods import named
 from .parts import Stopped, attributes_of, bench_of, checks_of, keep, say
 
@@ -212,7 +212,8 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
         line = _Line(options, folder.asked.models[model], mine)
 
         def record(unit, found, worker):
-            journal.add(unit_line(model, unit, found, worker))
+            with writing("The sweep's journal", folder.root):
+                journal.add(unit_line(model, unit, found, worker))
             line.measured(found)
 
         def learn(facts):
@@ -226,8 +227,9 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
             else:
                 _save(folder, model, job)
 
-        engine = _engine(options, folder.asked, model)
+        engine = None
         try:
+            engine = _engine(options, folder.asked, model)
             with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what Ray prints is no event
                 Driver(mine, engine, record=record, learn_facts=learn, ended=ended, say=line.say, facts=measured.facts,
                        warn=line.warn).run()
@@ -235,7 +237,8 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
             raise Stopped(f"{line.text()}\nWhat was measured is kept: run the same command again to continue."
                           ) from stopped
         finally:
-            engine.close()
+            if engine is not None:
+                engine.close()
             line.close()
     jobs = folder.jobs(model)
     measured = folder.load(model, jobs)

@@ -70,7 +70,8 @@ class Driver:
                 return
             for answer in self.engine.answers(5.0):
                 self._take(answer)
-            if not self.engine.workers():
+            due = self._at_work or self._again or self._ready or self._openable
+            if due and not self.engine.workers():
                 raise DebiasError(f"No worker is left. {self._trouble or 'All were lost.'} What was measured is kept: "
                                   "run the same command again to continue.")
             self._say()
