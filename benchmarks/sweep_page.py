@@ -14,13 +14,13 @@ def page(known: dict) -> str:
     parts = ["# What a sweep costs beside its pictures\n", "Figures of the commands named below, which write this page.\n"]
     if found := known.get("engines"):
         rows = "\n".join(
-            f"| {name} | {median(found['rates'][name]):.2f} | {median(found['ratios'][name]):.2f} "
-            f"({min(found['ratios'][name]):.2f} to {max(found['ratios'][name]):.2f}) | {found['opening'][name]:.0f} s |"
+            f"| {name} | {median(found['rates'][name]):.2f} | {_ratio(found['ratios'][name])} | {found['opening'][name]:.0f} s |"
             for name in found["rates"])
         parts.append(f"""## Engines
 
 `python benchmarks/sweep.py engines --repeats {found['repeats']}` ({found['machine']}): an audit of {found['prompts']} prompts, {found['images']:,} pictures of the demo
-model, each worker with one thread; engines take turns, {found['repeats']} times. Counted from the moment that all workers are open.
+model, each worker with one thread; {"one turn of each engine, so that no range is known" if found['repeats'] == 1 else
+f"engines take turns, {found['repeats']} times"}. Counted from the moment that all workers are open.
 
 | engine | pictures a second, median | against this process, median (range) | opening |
 |---|---|---|---|
@@ -57,6 +57,10 @@ round, {60e-6 * known['rounds']['journal_bytes_a_unit'] * 1000 / rounds:.1f} MB 
 on the nodes' own disks.
 """)
     return "\n".join(parts)
+
+
+def _ratio(ratios: list[float]) -> str:
+    return f"{median(ratios):.2f}" + (f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else "")
 
 
 def _breaks(audits: float, rounds: float) -> str:

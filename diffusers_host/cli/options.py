@@ -253,6 +253,14 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
                              default=None if custom else asked.default,
                              help=f"{asked.help.replace('%', '%%')} {default}")
 
+    def calibrated(sub):
+        sub.add_argument("--sure", choices=HOW_SURE.values, help=f"{HOW_SURE.help.replace('%', '%%')} Default: normal; "
+                         f"{CUSTOM} where one of the numbers below is given.")
+        planned(sub, *NUMBERS, custom=True)
+        for name, choice in CHOICES.items():
+            sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
+                             help=choice.help.replace("%", "%%"))
+
     def checked(sub):
         sub.add_argument("--check", type=_text, action="append", metavar="FILE", help="a check of the classifier on "
                          "this model, which 'sd-debias check' wrote: shares are corrected by it")
@@ -297,12 +305,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--prompt", action="append", required=True,
                      help="repeat the option for several; each is calibrated by itself")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
-    sub.add_argument("--sure", choices=HOW_SURE.values, help=f"{HOW_SURE.help.replace('%', '%%')} Default: normal; "
-                     f"{CUSTOM} where one of the numbers below is given.")
-    planned(sub, *NUMBERS, custom=True)
-    for name, choice in CHOICES.items():
-        sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
-                         help=choice.help.replace("%", "%%"))
+    calibrated(sub)
 
     sub = command("sweep")
     sub.set_defaults(indent=None)  # with --json, an event a line
@@ -321,12 +324,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--audit", action="store_true", help="measure only, calibrate nothing")
     sub.add_argument("--count", type=_COUNT, help="images of each audit; default: 100 with --audit, else as --sure has "
                      "it")
-    sub.add_argument("--sure", choices=HOW_SURE.values, help=f"{HOW_SURE.help.replace('%', '%%')} Default: normal; "
-                     f"{CUSTOM} where one of the numbers below is given.")
-    planned(sub, *NUMBERS, custom=True)
-    for name, choice in CHOICES.items():
-        sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
-                         help=choice.help.replace("%", "%%"))
+    calibrated(sub)
     sub.add_argument("--out", type=_text, help="folder of the sweep; the same command and folder continue it")
     sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
     sub.add_argument("--shard", type=_shard, metavar="I/N", help="do part I of N only, in a job array; then merge")

@@ -39,14 +39,14 @@ def sweep(options) -> dict:
 
     Interrupted, or on several machines (--shard, --ray, --via), the same command continues.
     """
-    from ..sweep.folder import SweepFolder
+    from ..sweep.folder import SweepFolder, shard_of
     if options.status:
         return _status(options)
     number, shards = options.shard or (1, 1)
     keep(options)
     asked = _asked(options)
     folder = SweepFolder(Path(options.out), asked)
-    own = _parts(asked, number, shards)
+    own = shard_of(asked, number, shards)
     found = []
     if shards == 1:
         _check_free(options, folder)
@@ -186,11 +186,6 @@ def _plan(options, models: Sequence[str], batch_size: int | None = None):
                           f"{sure} came, which has its own. Leave one of them out.")
     plan = planned(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=options.confidence)
     return method, replace(plan, images=options.count) if options.count else plan
-
-
-def _parts(asked: Asked, number: int, shards: int) -> list[list[int]]:
-    from ..sweep.folder import shard_of
-    return shard_of(asked, number, shards)
 
 
 # --- one model -------------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_one_server_that_cannot_be_reached_does_not_keep_others(undisturbed, sta
 
 @pytest.mark.parametrize("text, url", [
     ("host:8188", "http://host:8188"), ("http://127.0.0.1:8188/", "http://127.0.0.1:8188"),
-    ("https://farm/comfy/1/", "https://farm:443/comfy/1"), ("http://[::1]:81", "http://[::1]:81"),
+    ("https://example.org/comfy/1/", "https://example.org:443/comfy/1"), ("http://[::1]:81", "http://[::1]:81"),
     (f"http://{LOGIN}@host:7860", "http://host:7860")])
 def test_addresses(text, url):
     own = address(text)
