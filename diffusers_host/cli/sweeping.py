@@ -273,7 +273,8 @@ def _absolute(options: dict) -> dict:
     """Options whose paths hold on other machines, where the working folder is another one."""
     def of(text: str) -> str:
         name, equals, value = text.rpartition("=")
-        return f"{name}{equals}{Path(value).resolve()}" if Path(value).exists() else text
+        # A folder here may well be called demo, as the embedded model is, which is meant.
+        return f"{name}{equals}{Path(value).resolve()}" if value != "demo" and Path(value).exists() else text
 
     lists = {name: [of(text) for text in options[name] or ()] or None for name in ("classifier", "labels")}
     return {**options, **lists, **{name: of(value) for name in ("model", "config") if (value := options[name])}}
@@ -290,11 +291,11 @@ def opened(options: dict, recipe: Recipe) -> Worker:
     bench = bench_of(Namespace(**{**options, "command": opened}), tuple(attributes.values()))
     # What decides a picture or a label, by content: the same files on another machine have other times.
     judges = [*(options.get("classifier") or ()), *(options.get("labels") or ())]
-    device, dtype = bench.pipe.device.type, str(next(bench.pipe.vae.parameters()).dtype)
+    places = [options["model"], *(text.rpartition("=")[2] for text in judges)]
     bench.judged_by = json.dumps([  # part of the fingerprint
-        contents(options["model"]), [contents(text.rpartition("=")[2]) or text for text in judges],
-        options.get("look"), options.get("detector"), device, dtype, torch.__version__, diffusers.__version__,
-        transformers.__version__])
+        [place if place == "demo" else contents(place) or place for place in places], options.get("look"),
+        options.get("detector"), bench.pipe.device.type, str(bench.pipe.dtype), torch.__version__,
+        diffusers.__version__, transformers.__version__])
     return Worker(bench, recipe)
 
 

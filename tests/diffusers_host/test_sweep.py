@@ -434,3 +434,13 @@ def test_progress_and_result_are_lines_of_json(tmp_path, capsys):
     assert main([*SWEEP, "--prompts", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out"), "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[0]["event"] == "progress" and events[-1]["models"][0]["images"] == 6
+
+
+def test_a_folder_called_demo_is_not_taken_for_the_demo_model(tmp_path, monkeypatch):
+    from sd_debias.diffusers_host.cli.sweeping import _absolute
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "mine"):
+        (tmp_path / name).mkdir()
+    given = dict(model="demo", config="mine", classifier=["demo", "age=mine", "gender=photo"], labels=None)
+    assert _absolute(given) == dict(model="demo", config=str(tmp_path / "mine"), labels=None,
+                                    classifier=["demo", f"age={tmp_path / 'mine'}", "gender=photo"])
