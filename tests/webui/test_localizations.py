@@ -17,25 +17,8 @@ languages = pytest.mark.parametrize("language", LANGUAGES)
 
 
 @pytest.fixture
-def markdown(a_double, monkeypatch):
-    """Texts of all scripts in Markdown; `labels` holds the others."""
-    return texts_of(a_double, monkeypatch)[1]
-
-
-@pytest.fixture
-def shown(a_double, monkeypatch):
-    """Every text of the page that is the same each time."""
-    labels, markdown = texts_of(a_double, monkeypatch)
-    javascript = (FOLDER.parent / "javascript" / "debias.js").read_text("utf-8")
-    links = {text.removesuffix(": ") for text in re.findall(r'(?:OPEN|LOOK) = "(.+?)"', javascript)}
-    summary = set(re.findall(r'summary\.textContent = "(.+?)"', javascript))
-    assert len(links) == 2 and len(summary) == 1
-    settings = {label for label, *_ in a_double.shared.opts.labels.values()}
-    lines = {line.strip() for text in markdown for line in text.split("  \n")}
-    return (labels | lines | links | summary | settings) - NAMES
-
-
-def texts_of(host, monkeypatch):
+def texts(a_double, monkeypatch):
+    """What all scripts put on the page: labels, and texts in Markdown."""
     labels, markdown = set(), set()
 
     def recording(kind, component):
@@ -47,11 +30,24 @@ def texts_of(host, monkeypatch):
         return Recording
 
     for kind in KINDS:
-        monkeypatch.setattr(host.gradio, kind, recording(kind, getattr(host.gradio, kind)))
-    for script in host.runner.scripts:
+        monkeypatch.setattr(a_double.gradio, kind, recording(kind, getattr(a_double.gradio, kind)))
+    for script in a_double.runner.scripts:
         script.ui(False)
     # The server writes the target and the estimate anew for each input.
     return labels, {text for text in markdown if text and not text.startswith("Target: ")}
+
+
+@pytest.fixture
+def shown(a_double, texts):
+    """Every text that a page shows in these words each time."""
+    labels, markdown = texts
+    javascript = (FOLDER.parent / "javascript" / "debias.js").read_text("utf-8")
+    links = {text.removesuffix(": ") for text in re.findall(r'(?:OPEN|LOOK) = "(.+?)"', javascript)}
+    summary = set(re.findall(r'summary\.textContent = "(.+?)"', javascript))
+    assert len(links) == 2 and len(summary) == 1
+    settings = {label for label, *_ in a_double.shared.opts.labels.values()}
+    lines = {line.strip() for text in markdown for line in text.split("  \n")}
+    return (labels | lines | links | summary | settings) - NAMES
 
 
 def read(language):
@@ -76,10 +72,11 @@ def test_nothing_is_left_in_english(language):
 def test_numbers_paths_and_values_are_kept(language):
     for text, other in read(language).items():
         values = re.findall(r"(?:^|[.;] )([a-z]+):", text)
-        values += re.findall(r"\d+(?:\.\d+)?|\w[\w.-]*[/_=]\w[\w./=-]*\w|(?<=directions )\w+|(?<=choice )\w+", text, re.ASCII)
+        values += re.findall(r"\d+(?:\.\d+)?|\w[\w.-]*[/_=]\w[\w./=-]*\w|(?<=directions )\w+|(?<=choice )\w+",
+                             text, re.ASCII)
         assert [value for value in values if value not in other] == []
 
 
-def test_a_sentence_in_markdown_is_one_text_for_every_host(markdown):
+def test_a_sentence_in_markdown_is_one_text_for_every_host(texts):
     """The page translates what stands between marks, and hosts write quotes and addresses in forms of their own."""
-    assert [text for text in markdown if re.search(r"[*`'\"\[<]|\w\.(com|co|org)\b", text)] == []
+    assert [text for text in texts[1] if re.search(r"[*`'\"\[<]|\w\.(com|co|org)\b", text)] == []
