@@ -23,8 +23,9 @@ def texts(a_double, monkeypatch):
 
     def recording(kind, component):
         class Recording(component):
-            def __init__(self, *given, label=None, **options):
+            def __init__(self, *given, label=None, info=None, **options):
                 super().__init__(*given, label=label, **options)
+                labels.update([info] if info else [])
                 text = given[0] if kind in ("Accordion", "Button", "Markdown") else label
                 (markdown if kind == "Markdown" else labels).add(text)
         return Recording
