@@ -14,7 +14,7 @@ from ...core.calibration.plan import Plan
 from ...core.calibration.result import entry_of, profile_of
 from ...core.calibration.unfinished import key_of
 from ...core.errors import DebiasError, quoted
-from ...core.files import read_json, safe_name, write_atomic, writing
+from ...core.files import read_json, recover, safe_name, write_atomic, writing
 from ...core.profile.file import SOFTWARE
 from ...core.report.card import card_markdown, card_page
 from ...core.report.card_figures import FORM
@@ -54,7 +54,7 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
 def check_free(folder: Path, name: str, asked: Asked) -> None:
     """Raises DebiasError where results would replace what is not a sweep's, or was edited since."""
     path = folder / WRITTEN
-    known = read_json(path) if path.exists() else {}
+    known = read_json(path) if recover(path) else {}
     names = [CARD, PAGE, MARKDOWN, LABELS, TABLE, *(f"{own}.json" for own in profile_names(name, asked))]
     if len({own.casefold() for own in names}) < len(names):
         raise DebiasError(f"A profile of the name {quoted(name)} would take the card's place. Choose another --name.")

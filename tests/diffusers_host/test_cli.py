@@ -1,8 +1,11 @@
 """The command line on the embedded demo model, as a user runs it; figures are small so that it is quick."""
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -178,6 +181,36 @@ def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(tmp_path, mo
     assert "No space left" in capsys.readouterr().err
     assert (tmp_path / "profile.json").read_text() == "old"
     assert Calibration.load(unfinished(tmp_path)).held_out.complete
+
+
+def test_a_folder_that_may_only_be_read_is_said_before_the_first_picture(tmp_path, monkeypatch, capsys):
+    from sd_debias.diffusers_host.workbench import Workbench
+    opened = os.open
+
+    def read_only(path, flags, *mode, **more):
+        if str(path).startswith(str(tmp_path)) and flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *mode, **more)
+
+    def made(*_, **__):
+        raise AssertionError("a picture was made")
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Workbench, "generate", made)
+    assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "Read-only file system. Free some space, or check the folder's permissions" in said
+
+
+def test_a_clock_that_jumps_changes_no_figure(calibrated, tmp_path, monkeypatch, capsys):
+    jumps = itertools.cycle([0.0, 4e9, -4e9, 3600.0, -1.0])
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + next(jumps))
+    assert main(["calibrate", *QUICK, "--out", str(tmp_path), "--name", "judge"]) == 0
+    said = capsys.readouterr()
+    ours, theirs = (json.loads((out / "summary.json").read_text()) for out in (tmp_path, calibrated))
+    assert [ours[key] for key in ("shares", "kl", "n")] == [theirs[key] for key in ("shares", "kl", "n")]
+    assert not re.search(r"-\d+ (seconds|minutes|hours)", said.out + said.err)
 
 
 def test_images_that_nobody_can_classify_end_a_calibration_with_a_sentence(tmp_path, monkeypatch, capsys):
