@@ -32,7 +32,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would not survi
 from reliability import record  # noqa: E402
 
 from sd_debias.core.calibration.loop import Calibration  # noqa: E402
-from sd_debias.core.files import read_json  # noqa: E402
 from sd_debias.core.profile.file import Profile  # noqa: E402
 from sd_debias.diffusers_host.cli.main import main as command  # noqa: E402
 from sd_debias.diffusers_host.sweep.journal import lines  # noqa: E402
@@ -139,9 +138,8 @@ def killed(what: Calibrating, process: multiprocessing.Process, out: Path, chanc
     return process.exitcode == -9
 
 
-def saving(profile: Profile, state: dict, out: Path, confirmed) -> None:
+def saving(profile: Profile, calibration: Calibration, out: Path, confirmed) -> None:
     """Save a profile and a state over the former ones, on and on, numbered."""
-    calibration = Calibration.from_dict(state)
     for number in range(confirmed.value + 1, 1 << 30):
         replace(profile, name=f"number {number}").save(out / "profile.json", overwrite=True)
         calibration.rounds[0].seconds = float(number)
@@ -156,7 +154,7 @@ def saves(given: argparse.Namespace, chance: random.Random, folder: Path) -> dic
     process.start()
     while not (states := list(folder.glob("made/unfinished/*.json"))):
         time.sleep(0.01)
-    state = read_json(states[0])
+    state = Calibration.load(states[0])
     process.join()
     profile, out, confirmed = Profile.load(folder / "made" / "profile.json"), folder / "out", FORK.Value("q", 0)
     phases = Counter()

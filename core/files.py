@@ -29,8 +29,8 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     """Write a file so that, whatever happens, either the old content or the new one is there. Raises OSError.
 
     The new content is first written to a temporary file `.NAME.xxxxxxxx.tmp` beside it, which is called
-    `.NAME.xxxxxxxx.new` once it is whole, and then takes the file's place. Some network drives remove the old file before
-    they rename the new one: a writer that was killed in between leaves the only copy as `.new`, which `recover` finds.
+    `.NAME.xxxxxxxx.new` once it is whole, and then takes the file's place. Some network drives remove the old file
+    before they rename the new one: a writer killed in between leaves the only copy as `.new`, which `recover` finds.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +85,8 @@ def _temporary(path: Path) -> tuple[int, Path]:
 
 
 def recover(path: Path) -> bool:
-    """Is the file there? Where it is gone, and a killed writer has left its whole content beside it, that takes its place;
-    other temporary files whose writers are dead are removed."""
+    """Is the file there? Where it is gone, and a killed writer has left its whole content beside it, that takes its
+    place; other temporary files whose writers are dead are removed."""
     for left in sorted(path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 8}.*")):
         if left.suffix not in (".tmp", ".new"):
             continue
@@ -196,10 +196,10 @@ def exclusive(path: str | Path) -> Iterator[None]:
             _lock(handle)
         except OSError as error:
             if error.errno not in NO_LOCKS:
-                raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose another "
-                                  f"name.") from error
-            warnings.warn(f"The drive of {quoted(path.name)} has no file locks, so a second calibration of this name would "
-                          "not be noticed. Do not start one before this one ends.")
+                raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose "
+                                  "another name.") from error
+            warnings.warn(f"The drive of {quoted(path.name)} has no file locks, so a second calibration of this name "
+                          "would not be noticed. Do not start one before this one ends.")
         yield
     finally:
         os.close(handle)  # and with it the lock
