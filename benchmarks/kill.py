@@ -38,6 +38,7 @@ from sd_debias.diffusers_host.sweep.journal import lines  # noqa: E402
 from sd_debias.diffusers_host.workbench import Workbench  # noqa: E402, F401  loads the libraries
 
 FORK = multiprocessing.get_context("fork")
+LEFT = {".tmp": "a file that was being written", ".new": "a whole file that was to take its place"}
 PROMPTS = ("a photo of a doctor", "a photo of a pilot")
 HOW = ["--model", "demo", "--images", "30", "--rounds", "1", "--held-out", "30", "--batch-size", "10", "--steps", "2", "--name",
        "killed"]
@@ -77,7 +78,7 @@ class Calibrating:
     def left(self, out: Path) -> list[str]:
         """Files that should be gone."""
         return [path.name for path in out.rglob("*")
-                if path.suffix in (".tmp", ".new") or path.name.startswith("unfinished")]
+                if path.suffix in LEFT or path.name.startswith("unfinished")]
 
 
 class Sweeping(Calibrating):
@@ -166,8 +167,8 @@ def saves(given: argparse.Namespace, chance: random.Random, folder: Path) -> dic
             return f"Before kill {kill + 1} the writer ended by itself, with {process.exitcode}."
         process.kill()
         process.join()
-        last, files = confirmed.value, sorted(path.suffix for path in out.glob(".*") if path.suffix in (".tmp", ".new"))
-        phases[files[0] if files else "between writes"] += 1
+        last, left = confirmed.value, [path for path in out.glob(".*") if path.suffix in LEFT]
+        phases[LEFT[left[0].suffix] if left else "nothing"] += 1
         if not last and not (out / "state.json").exists():
             continue  # killed before its first
         found = (int(Profile.load(out / "profile.json").name.split()[1]),
