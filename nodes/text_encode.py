@@ -5,15 +5,17 @@ from comfy_api.latest import io
 
 from ..core.errors import DebiasError
 from ..core.profile.file import Profile
-from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, DRAW
+from ..core.profile.lookup import check_encoder, differences, entry_for, is_other, with_others
+from ..core.profile.prompts import ALONE, OTHERS, PREDICT
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
 from .conditioning import effect, encode_all, shift
+from .first_steps import predict
 from .guidance import PROFILE, nothing
 from .model_name import encoder_name
 from .types import CATEGORY, Profiles
+from .workbench import behind as known_by
 
 
 def shifted_conditioning(clip, text: str, profile: Profile, strength: float, seeds: range) -> tuple[list, dict]:
@@ -63,16 +65,26 @@ class DebiasTextEncode(io.ComfyNode):
                     "gives the same image; image i of a batch counts as seed + i.")),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip=(
                     "Images in the latent batch. A larger batch repeats these conditionings in turn.")),
-                io.Combo.Input("other_prompts", options=[ALONE, DRAW], default=ALONE, optional=True, tooltip=(
+                io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
                     "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
                     "are emphasised, and for prompts in which their subject stands. draw: each image is sent to a "
-                    "drawn group."))],
+                    "drawn group. predict: weights are predicted from the calibrated prompts, at least two a group. "
+                    "That takes as long as 25 to 45 images for a new prompt and, once, for each calibrated one; wire "
+                    "the model to 'model'.")),
+                io.Model.Input("model", optional=True, tooltip=(
+                    "Only needed for other_prompts = predict: its first steps are read. It is not changed."))],
             outputs=[io.Conditioning.Output(tooltip="The shifted conditioning, one embedding an image.")],
-            hidden=[io.Hidden.unique_id])
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
-    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE):
-        profile = with_others(profile, other_prompts)
+    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE,
+                model=None):
+        node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
+        if profile.others == PREDICT and is_other(profile, text):
+            if model is None:
+                raise DebiasError("other_prompts is 'predict', which reads the model's first steps, but no model is "
+                                  "wired. Wire the model to 'model', or choose another way.")
+            profile = predict(profile, text, model, clip, known_by(cls.hidden.prompt or {}, node), node)
         warned = list(entry_for(profile, text)[0].warnings)
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
@@ -86,5 +98,5 @@ class DebiasTextEncode(io.ComfyNode):
         facts = metadata(profile, text, summary, strength, seed if batch_size == 1 else None)
         messages.record({**facts, "Debias seeds": [seed, seed + batch_size - 1], "Debias rows": summary["weights"]})
         said = facts.get("Debias") or f"{profile.name}: {summary['guided_images']} of {batch_size} images steered"
-        messages.say(cls.hidden.unique_id, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))
+        messages.say(node, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))
         return io.NodeOutput(conditioning)
