@@ -44,6 +44,11 @@ function element(tag, kind, text, ...children) {
   return made;
 }
 
+// The panel's own words in the page's language, from locales/<language>/main.json. What the server says stays English.
+let languages = {};
+const word = (text, values = {}) => (languages[app.extensionManager?.setting?.get("Comfy.Locale")]?.debiasPanel?.[text] ?? text)
+  .replace(/\{(\w+)\}/g, (_, name) => values[name]);
+
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
 function bar(kind, left, right) {
@@ -56,15 +61,17 @@ function bar(kind, left, right) {
 // One attribute: a row a group. Thin and grey what was, broad and blue what is, with its 95 % interval; a mark the target.
 function shares(s, prompts, running) {
   const now = s.now ?? s.was, rows = [element("p", "head", (prompts > 1 ? `${s.prompt}: ` : "") + s.attribute)];
-  if (!now) return rows.concat(element("p", "dim", `Target: ${s.groups.map((g, i) => `${g} ${percent(s.target[i])}`).join(", ")}`));
+  if (!now) return rows.concat(element("p", "dim", `${word("Target")}: ${s.groups.map((g, i) => `${g} ${percent(s.target[i])}`).join(", ")}`));
   s.groups.forEach((group, i) => {
     const [low, high] = now.intervals[i], track = element("div", "track");
     if (s.now && s.was) track.append(bar("was", 0, s.was.shares[i]));
     track.append(bar(s.now && s.was ? "now" : "now alone", 0, now.shares[i]), bar("range", low, high), bar("target", s.target[i]));
     const row = element("div", "row", null, element("span", "", group), track,
       element("span", "", `${percent(now.shares[i])} [${(100 * low).toFixed(0)}, ${(100 * high).toFixed(0)}]`));
-    row.title = `${group}: ${s.was && s.now ? `was ${percent(s.was.shares[i])}, ` : ""}${s.now ? "now" : "without guidance"} ` +
-      `${percent(now.shares[i])}, 95 % interval ${percent(low)} to ${percent(high)}, by ${now.images} images; target ${percent(s.target[i])}`;
+    const was = s.now && s.was ? `${word("was")} ${percent(s.was.shares[i])}, ` : "";
+    row.title = `${group}: ${was}${s.now ? word("now") : word("without guidance")} ${percent(now.shares[i])}, ` +
+      word("95 % interval {low} to {high}, by {images} images; target {target}",
+        { low: percent(low), high: percent(high), images: now.images, target: percent(s.target[i]) });
     rows.push(row);
   });
   return running ? rows.concat(element("p", "dim", s.text)) : rows;
@@ -75,7 +82,7 @@ function lines(text, refit) {
   const all = text.split("\n").filter(Boolean), at = all.indexOf("Details:");
   const made = (some) => some.map((line) => element("p", /^\s*(Warning|Stopped):/.test(line) ? "warn" : "", line));
   if (at < 0) return made(all);
-  const details = element("details", "", null, element("summary", "dim", "Details"), ...made(all.slice(at + 1)));
+  const details = element("details", "", null, element("summary", "dim", word("Details")), ...made(all.slice(at + 1)));
   details.addEventListener("toggle", refit);
   return [...made(all.slice(0, at)), details];
 }
@@ -86,13 +93,13 @@ function fill(inner, state, refit) {
     const progress = element("div", "bar"), done = element("i");
     done.style.width = `${Math.min(100, 100 * state.done / state.total)}%`;
     progress.append(done);
-    inner.append(element("p", "dim", `${state.done} of about ${state.total} images`), progress);
+    inner.append(element("p", "dim", word("{done} of about {total} images", state)), progress);
   }
   const prompts = new Set((state.shares ?? []).map((s) => s.prompt)).size;
   for (const s of state.shares ?? []) inner.append(...shares(s, prompts, state.total));
   inner.append(...lines(state.text ?? "", refit));
   if (state.report) {
-    const link = element("a", "", "Open the report");
+    const link = element("a", "", word("Open the report"));
     Object.assign(link, { href: api.apiURL(state.report), target: "_blank", rel: "noopener" });
     inner.append(element("p", "", null, link));
   }
@@ -102,8 +109,8 @@ function fill(inner, state, refit) {
 
 // The page of pictures and labels, in a frame of its own: a click there corrects a label.
 function labelled(state) {
-  const frame = element("iframe", "labels"), link = element("a", "", "Open pictures and labels");
-  Object.assign(frame, { src: api.apiURL(state.labels), title: "Pictures and labels" });
+  const frame = element("iframe", "labels"), link = element("a", "", word("Open pictures and labels"));
+  Object.assign(frame, { src: api.apiURL(state.labels), title: word("Pictures and labels") });
   frame.setAttribute("sandbox", "allow-scripts allow-downloads");
   Object.assign(link, { href: api.apiURL(state.labels), target: "_blank", rel: "noopener" });
   return [frame, element("p", "", null, link)];
@@ -214,7 +221,7 @@ function fold(node) {
     else if (widget.computeSize === NO_ROW) delete widget.computeSize;
   }
   const button = node.widgets.find((w) => w.type === "button");
-  button.label = button.name = shown ? "Show fewer settings" : "Show all settings";
+  button.label = button.name = shown ? word("Show fewer settings") : word("Show all settings");
 }
 
 // A picture's metadata holds the workflow as it was queued: what an earlier run did has no place in it.
@@ -254,6 +261,8 @@ app.registerExtension({
       const workflow = data?.workflow && withoutPanels(data.workflow);
       return queue.call(this, number, workflow ? { ...data, workflow } : data, ...more);
     };
+    const found = await api.fetchApi("/i18n").catch(() => null);
+    if (found?.ok) languages = await found.json();
   },
   nodeCreated(node) {
     if (!ours(node)) return;
@@ -266,7 +275,7 @@ app.registerExtension({
       if (node.comfyClass === "DebiasCalibrate") { fold(node); estimate(node); }
     };
     if (node.comfyClass !== "DebiasCalibrate") return;
-    const button = node.addWidget("button", "Show all settings", null, () => {
+    const button = node.addWidget("button", word("Show all settings"), null, () => {
       node.properties[UNFOLDED] = !node.properties[UNFOLDED];
       fold(node);
       resize(node);

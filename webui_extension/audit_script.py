@@ -90,7 +90,7 @@ def named_classifier(script):
                             elem_id=script.elem_id("classifier"))
         ask = gr.Button("Get a classifier", size="sm", elem_id=script.elem_id("get_classifier"))
         with gr.Row(visible=False) as question:
-            gr.Markdown(f"Download {HUB} ({HUB_SIZE}) from huggingface.co into models/{classifiers.FOLDER}?")
+            gr.Markdown(f"Download {HUB} ({HUB_SIZE}) from Hugging Face into models/{classifiers.FOLDER}?")
             yes = gr.Button("Download", size="sm", elem_id=script.elem_id("download"))
             no = gr.Button("Cancel", size="sm", elem_id=script.elem_id("no_download"))
         told = gr.Markdown("", elem_id=script.elem_id("downloaded"))

@@ -18,8 +18,8 @@ class DebiasCheck(scripts.Script):
         return not is_img2img
 
     def ui(self, is_img2img):
-        gr.Markdown("Makes pictures of the prompt with each group's text, and counts how often the classifier labels "
-                    "them so. An audit or a calibration that is given the check corrects shares by it.")
+        gr.Markdown("Makes pictures of the prompt with the text of each group, and counts how often the classifier "
+                    "labels them so. An audit or a calibration that is given the check corrects shares by it.")
         with gr.Row():
             name = gr.Textbox(label="Name of the check", value="", placeholder="my-model-clip",
                               elem_id=self.elem_id("name"))

@@ -1,4 +1,4 @@
-"""Bundled workflows, help pages and locales; with COMFYUI_PATH also on a real server."""
+"""Bundled workflows and help pages; with COMFYUI_PATH also on a real server."""
 import asyncio
 import json
 import os
@@ -45,13 +45,9 @@ def test_links_of_a_workflow_fit(path):
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_every_node_has_a_help_page_and_both_languages(node):
+def test_every_node_has_a_help_page_and_texts_to_translate(node):
     assert (ROOT / "web" / "docs" / f"{node}.md").read_text("utf-8").startswith("# Debias")
-    english, other = (json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))[node]
-                      for language in ("en", "zh"))
-    assert english.keys() == other.keys()
-    assert english.get("inputs", {}).keys() == other.get("inputs", {}).keys()
-    assert english["outputs"].keys() == other["outputs"].keys()
+    assert node in json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
 
 
 # --- on a real server ------------------------------------------------------------------------------------------------
