@@ -279,7 +279,7 @@ def test_a_generation_that_fails_claims_nothing_and_the_next_is_clean(demo, call
     model, clip, _ = demo
     plain, applied = sample(model), profile(method)
     guided = sample(call(DebiasApply, model=model, clip=clip, profile=applied)[0])
-    assert (guided - plain).abs().max() > 1e-3 and len(claims) == 1
+    assert (guided - plain).abs().max() > 0.02 and len(claims) == 1
     said.clear(), claims.clear()
     theirs = model if behind else model.clone()
     if not behind:
@@ -298,7 +298,7 @@ def test_a_generation_that_fails_claims_nothing_and_the_next_is_clean(demo, call
     again = sample(call(DebiasApply, model=model, clip=clip, profile=applied)[0])
     assert torch.equal(again, guided) and len(claims) == 1 and "2 of 2 pictures steered" in said[-1][0]
     # A hook that failed once is no hindrance to the same model's next run.
-    assert (sample(patched) - guided).abs().max() < 1e-4
+    assert (sample(patched) - guided).abs().max() < 2e-3
 
 
 def test_groups_texts_that_no_memory_is_left_for_are_encoded_by_the_next_run(demo, call, said, claims, sample):
