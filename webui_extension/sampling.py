@@ -36,10 +36,11 @@ class Pass:
         self.parts: list[list[tuple[int, float]]] = []  # (row, weight) of every image's AND parts
         self.guided: dict[int, int] = {}  # image: which of its AND parts is guided
         self.schedules: dict[int, list[tuple[int, str]]] = {}  # image: (last step, text) of that part
-        self.step, self.progress = 0, 0.0
+        self.step, self.progress, self.sampled = 0, 0.0, False
         self.steps = 0  # in which anything was changed
         self.without_uncond = 0  # steps left alone because the host did not evaluate the negative prompt
         self.error: str | None = None
+        self.cause: Exception | None = None  # of it
         self.frames = 1
         self._model, self._encoded, self._shifts = None, {}, {}
         self.longer: dict[int, Parts] = {}  # in this step, images whose text is longer than the batch's own
@@ -71,7 +72,7 @@ class Pass:
 
     def at(self, step: int, total_steps: int) -> None:
         """A new evaluation. Samplers whose number of evaluations is not known beforehand may go past the total."""
-        self.step, self.progress = step, place(step, total_steps or 1, self.first)
+        self.step, self.sampled, self.progress = step, True, place(step, total_steps or 1, self.first)
 
     @property
     def active(self) -> bool:
@@ -192,7 +193,7 @@ class Pass:
     def fail(self, error: Exception) -> None:
         """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""
         if self.error is None:
-            self.error = said(error)
+            self.error, self.cause = said(error), error
             self.owner.comment(f"Debias failed: {self.error}")
         from modules import errors
         errors.report(f"sd-debias: {self.error}", exc_info=not isinstance(error, DebiasError))
@@ -203,6 +204,8 @@ class Pass:
         """What happened to one image, as `Profile.metadata` takes it."""
         if not self.weights[image].any():
             return dict(acted=False)
+        if not self.sampled and not self.error:
+            return dict(acted=False, reason="the sampling ended before its first step")
         if image not in self.guided:
             return dict(acted=False, reason="" if self.error else "no part of the prompt has a weight above 0")
         if self.shifts:

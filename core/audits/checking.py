@@ -32,7 +32,7 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
 
     Of corrections by hand, all pictures count as what the hand says they show, and the model's obedience is known.
     Where the judge is a panel, a picture on which all its judges agree counts as known too. Raises DebiasError; the
-    outcome holds the pictures with their labels, and is not complete where it was interrupted.
+    outcome holds the pictures with their labels, and is not complete where it was interrupted or an error ended it.
     """
     attributes = together(attributes)
     if not prompts:

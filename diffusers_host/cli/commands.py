@@ -8,7 +8,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from ...core.attribute import Attribute
 from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, planned
@@ -154,7 +154,7 @@ def check(options) -> dict:
         checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
-        raise Stopped("Interrupted: a check is made in one go. Run the same command again.") from outcome.stopped
+        _end(outcome, f"{outcome.why}: a check is made in one go. Run the same command again.")
     say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
         f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
@@ -214,13 +214,21 @@ def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], met
 
 
 def _tell(options, outcome) -> None:
-    """Print what came out. Raises Stopped where it was interrupted."""
+    """Print what came out. Raises what ended it early."""
     if not outcome.complete:
-        raise Stopped(outcome.text) from outcome.stopped
+        _end(outcome, outcome.text)
     say(options, f"\n{outcome.text}")
     if options.json:
         for warning in outcome.warnings:
             print(f"Warning: {warning}", file=sys.stderr)
+
+
+def _end(outcome, text: str) -> NoReturn:
+    """Raises Stopped where the user interrupted the work; else says what was measured, and raises the error."""
+    if isinstance(outcome.stopped, KeyboardInterrupt):
+        raise Stopped(text) from outcome.stopped
+    print(f"\n{text}", file=sys.stderr)
+    raise outcome.stopped
 
 
 class _Bar:
