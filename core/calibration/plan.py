@@ -38,18 +38,18 @@ class Field:
 
 FIELDS = {
     "images": Field(100, 1, MOST_IMAGES, 1000, 1, "Images a round", (
-        "Images of the audit and of each round. Fewer than 100 tell a deviation of 10 points from chance only by "
-        "luck.")),
-    "rounds": Field(4, 0, 1000, 20, 1, "Rounds at most", "Rounds after the audit, at most."),
+        "Images of the audit and of each round. With fewer than 100, a deviation of 10 points is hard to tell from "
+        "chance.")),
+    "rounds": Field(4, 0, 1000, 20, 1, "Rounds at most", "Maximum number of rounds after the audit."),
     "held_out": Field(200, 0, MOST_IMAGES, 2000, 1, "Images of the verification", (
-        "Images of the final verification, on fresh seeds. 0: the result stays unverified.")),
+        "Images of the final verification, on fresh seeds. 0: no verification.")),
     "tolerance": Field(0.0, 0.0, 100.0, 1.0, 0.001, "Tolerance, KL in nats (0: until chance explains the rest)", (
-        "KL in nats at which the target counts as reached. 0: where it cannot be told from chance.")),
+        "Stop when KL, in nats, falls below this. 0: stop at the noise floor.")),
     "confidence": Field(0.0, 0.0, 1.0, 1.0, 0.05, "Leave out images classified less surely than", (
-        "Images whose group is less probable than this are left out as unsure.")),
+        "Ignore images whose top probability is below this.")),
     "within": Field(0.0, 0.0, 50.0, 20.0, 0.5, "Margin in points (0: the tolerance counts)", (
-        "Stop when every share lies within so many points of its target, with 95 % certainty by all pictures so far; "
-        "then the verification follows. 0: the tolerance counts.")),
+        "Stop when every share lies within this many points of its target with 95 % certainty. 0: stop by the "
+        "tolerance instead.")),
     "batch_size": Field(4, 1, 4096, 64, 1, "Batch size", "Images generated at once."),
 }
 
@@ -151,7 +151,7 @@ SURE = {"quick": Sure(0.10, 30, 10, 30, 240, 20),
 CUSTOM = "custom"
 HOW_SURE = Choice((*SURE, CUSTOM), "How sure", (
     "How near to its target each share must be, with 95 % certainty: quick 10 points, normal 5, sure 3. The nearer, "
-    "the more images; it stops as soon as they suffice. custom: the numbers of images, rounds and tolerance count."))
+    "the more images it takes. custom: your own numbers of images and rounds, and your own tolerance."))
 
 
 def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1, seconds: float | None = None) -> str:

@@ -123,16 +123,18 @@ class Choice:
 AS_METHOD = "as the method says"  # what hosts offer beside the values of all but the method itself
 CHOICES = {
     "method": Choice(tuple(METHODS), "Method", (
-        "default: every seed draws a group to be steered to, or to be left alone; no extra evaluations. shift: all "
-        "images get the same shift. paper: He et al. 2024, an SLD direction.")),
+        "default: each image is steered to a randomly drawn group, or left alone; no extra evaluations. shift: all "
+        "images get the same shift. paper: the method of He et al. 2024, with an SLD direction.")),
     "direction": Choice(DIRECTIONS, "Direction", (
-        "How the weights steer: prompt costs nothing, embedding one further evaluation a step, prediction one a group; "
-        f"both in the first {100 * EARLY.end:.0f} % of the steps unless the method has a window.")),
+        "How the weights steer. prompt: no extra evaluations. embedding: one extra evaluation per step. prediction: "
+        f"one per group and step. The last two act only in the first {100 * EARLY.end:.0f} % of the steps, unless the "
+        "method sets another window.")),
     "spend": Choice(SPENDS, "Spending", (
-        "draw: each image is sent toward a drawn group, or left alone. shift: all images get the same weights.")),
+        "draw: each image is steered to a randomly drawn group, or left alone. shift: all images get the same "
+        "weights.")),
     "rule": Choice(RULES, "Rule", (
-        "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient. The default "
-        "method draws and takes no rule.")),
+        "How the methods 'shift' and 'paper' correct their weights from round to round. The method 'default' uses no "
+        "rule.")),
 }
 
 
