@@ -162,7 +162,7 @@ class DebiasApply(io.ComfyNode):
                     "the effect on gender, but only three fifths of that on five skin tones.")),
                 io.Combo.Input("direction", options=[AS_CALIBRATED, *DIRECTIONS], default=AS_CALIBRATED, tooltip=(
                     "How the weights steer. prompt: the positive conditioning is shifted, at no cost. embedding: one "
-                    "further evaluation a step. prediction: one a group. Weights hold for the direction they were "
+                    "further evaluation a step. prediction: one per group. Weights hold for the direction they were "
                     "found with.")),
                 io.String.Input("text", multiline=True, default="", optional=True,
                                 placeholder="empty: the text behind the positive conditioning", tooltip=(

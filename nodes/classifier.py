@@ -270,6 +270,6 @@ def mapping(text: str) -> dict[str, str]:
     for line in filter(None, map(str.strip, text.splitlines())):
         label, equals, group = line.rpartition("=")
         if not equals or not label.strip() or not group.strip():
-            raise DebiasError(f"Labels are mapped one a line, 'label = group', but {quoted(line)} came.")
+            raise DebiasError(f"Expected one label per line, as 'label = group', got {quoted(line)}.")
         found[label.strip()] = group.strip()
     return found

@@ -56,7 +56,7 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
     for pictures in (before, after):
         if len(pictures) % len(prompts):
             raise DebiasError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
-                              f"'{profile.name}', prompt by prompt, but {len(pictures)} came.")
+                              f"'{profile.name}', prompt by prompt, got {len(pictures)}.")
 
     def of(i: int, what: str, pictures: Sequence[Image.Image]) -> list[Sheet]:
         each = len(pictures) // len(prompts)

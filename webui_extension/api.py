@@ -240,8 +240,8 @@ def _sure(request: CalibrateRequest) -> str:
     """Raises DebiasError for numbers beside a usual plan, which has its own."""
     given = [name for name in ("count", "rounds", "held_out", "tolerance", "within") if name in _given(request)]
     if given and request.sure not in (None, CUSTOM):
-        raise DebiasError(f"{quoted(given[0])} is a number of the plan '{CUSTOM}', but sure: {quoted(request.sure)} "
-                          f"came, which has its own. Leave one of them out.")
+        raise DebiasError(f"Expected {quoted(given[0])} only with the plan '{CUSTOM}', got sure: "
+                          f"{quoted(request.sure)}, which has its own numbers. Leave one of them out.")
     return request.sure or (CUSTOM if given else "normal")
 
 

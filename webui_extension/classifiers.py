@@ -39,8 +39,8 @@ def _aimed(attribute: Attribute, target: str, names: Sequence[str]) -> Attribute
     for line in lines:
         name = next((name for name in names if line.startswith(f"{name}:")), None)
         if name is None:
-            raise DebiasError(f"With several attributes, a target begins with its attribute, e.g. '{names[0]}: "
-                              f"{attribute.names[-1]} 65', but {quoted(line)} came.")
+            raise DebiasError("Expected each target to begin with its attribute, since there are several, e.g. "
+                              f"'{names[0]}: {attribute.names[-1]} 65', got {quoted(line)}.")
         if name == attribute.name:
             attribute = attribute.with_target(line[len(name) + 1:])
     return attribute
@@ -72,7 +72,8 @@ class Named:
         """Raises DebiasError for a look or a detector that is none of the choices: over the API no files are named."""
         for value, choice in ((self.look, LOOK), (self.detector, DETECTOR)):
             if value not in choice.values:
-                raise DebiasError(f"{choice.label} is one of {', '.join(choice.values)}, but {quoted(value)} came.")
+                raise DebiasError(f"Expected {choice.label} to be one of {', '.join(choice.values)}, got "
+                                  f"{quoted(value)}.")
         return self
 
 

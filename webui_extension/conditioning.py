@@ -27,8 +27,8 @@ def parts_of(conditioning) -> Parts:
     if isinstance(conditioning, dict) and isinstance(conditioning.get(TOKENS), Tensor):
         parts = {name: conditioning[name] for name in (TOKENS, POOLED) if isinstance(conditioning.get(name), Tensor)}
         return {**parts, TOKENS: parts[TOKENS][:, int(marked(conditioning)):]}
-    raise DebiasError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', but a "
-                      f"{type(conditioning).__name__} came. This model's texts cannot be shifted.")
+    raise DebiasError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', got a "
+                      f"{type(conditioning).__name__}. This model's texts cannot be shifted.")
 
 
 def with_parts(conditioning, parts: Parts):

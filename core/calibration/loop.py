@@ -266,7 +266,7 @@ class Calibration:
         """What a batch of a round's images shows, a round of its own; `count_blank`: those of one colour are labelled
         too, as somebody's own ones."""
         if len(images) != len(seeds):
-            raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
+            raise ValueError(f"Expected {len(seeds)} images from generate, one per seed, got {len(images)}.")
         finite = [i for i, image in enumerate(images) if image is not None]
         blank = [i for i in finite if one_colour(images[i])]
         shown = finite if count_blank else [i for i in finite if i not in blank]
@@ -496,7 +496,7 @@ class Calibration:
     def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
         if np.shape(probabilities) != (images, len(attribute.groups)):
             raise DebiasError(f"The classifier of {quoted(attribute.name)} must return [{images}, "
-                              f"{len(attribute.groups)}] probabilities, but {list(np.shape(probabilities))} came.")
+                              f"{len(attribute.groups)}] probabilities, got {list(np.shape(probabilities))}.")
         return labels(probabilities, self.plan.confidence)
 
     def next_round(self) -> Round | None:

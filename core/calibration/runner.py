@@ -279,9 +279,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         check_same(host.judges(attributes)[0], checks)
     known = [host.known(prompt) for prompt in prompts]
     if not known:
-        raise DebiasError("A calibration needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
+        raise DebiasError("Expected a prompt to calibrate, got none. Give one, e.g. 'a photo of a doctor'.")
     if len({same_prompt(prompt) for prompt in known}) < len(known):
-        raise DebiasError("A prompt came twice. Give each one once.")
+        raise DebiasError("Expected different prompts, got one twice. Give each one once.")
     # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
     numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
     how = method.to_dict()

@@ -43,7 +43,7 @@ class Check:
     def __post_init__(self) -> None:
         n = len(self.groups)
         if [len(row) for row in self.counts] != [n] * n or len(self.left_out) != n:
-            raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, but others came.")
+            raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, got another shape.")
         if self.obeyed is not None and len(self.obeyed) != n:
             raise DebiasError(f"The check of {quoted(self.attribute)} knows how the model obeys for "
                               f"{len(self.obeyed)} of its {n} groups. Make it again.")

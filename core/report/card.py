@@ -44,7 +44,7 @@ def card_page(cards: Sequence[Mapping]) -> str:
     Raises DebiasError for another number of cards, and as `check_card`.
     """
     if len(cards) not in (1, 2):
-        raise DebiasError(f"A page shows one card, or two side by side, but {len(cards)} came. Give one or two.")
+        raise DebiasError(f"Expected one card, or two to compare, got {len(cards)}. Give one or two.")
     found = [check_card(card) for card in cards]
     return _template().render(
         cards=[_all_of(card) for card in found], versus=_versus(*found) if len(found) == 2 else None,

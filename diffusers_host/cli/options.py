@@ -76,16 +76,16 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         if options.model != "demo":
             raise DebiasError("--images are audited as they are, so --model does nothing. Leave one of them out.")
     if name == "audit" and not options.images and not options.prompt:
-        raise DebiasError("An audit needs a --prompt to generate pictures of, or --images, a folder of pictures, but "
-                          "none came.")
+        raise DebiasError("Expected a --prompt to generate pictures of, or a folder of pictures with --images, got "
+                          "neither. Give one.")
     if (getattr(options, "look", None) or "picture") == "picture":
         refuse(("detector",), "while judges look at pictures: add --look largest-face or --look people")
     if getattr(options, "model", None) in ("demo", ["demo"]) or name == "sweep" and not options.model and \
             not options.workflow and not options.status:
         refuse(("config", "allow_download"), "with the demo model, which comes with the package")
     if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
-        raise DebiasError("--width and --height belong together, but one of them came alone. Give both, or neither "
-                          "for the model's own size.")
+        raise DebiasError("--width and --height belong together: expected both, got one. Give both, or neither for "
+                          "the model's own size.")
 
 
 def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> None:
@@ -95,8 +95,8 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
         return
     for name in ("prompts", "out"):
         if not getattr(options, name):
-            raise DebiasError(f"A sweep needs --{name}, but none came. For example: sd-debias sweep --prompts demo-20 "
-                              "--out sweep.")
+            raise DebiasError(f"Expected --{name} for a sweep, got none. For example: sd-debias sweep --prompts "
+                              "demo-20 --out sweep.")
     if options.ray is None:
         refuse(("workers", "worker_gpus"), "without --ray")
     if options.via:

@@ -178,7 +178,7 @@ def test_a_fall_of_fidelity_is_a_warning():
 
 
 def test_a_classifier_of_the_wrong_shape_is_refused():
-    with pytest.raises(ValueError, match=r"\[8, 2\] probabilities, but \[8, 3\]"):
+    with pytest.raises(ValueError, match=r"\[8, 2\] probabilities, got \[8, 3\]"):
         list(calibration().run(Host().generate, lambda images: [np.ones((8, 3))]))
 
 
@@ -323,7 +323,7 @@ def test_own_numbers_are_the_plan_custom_and_else_said_to_be_unused():
     assert planned("custom", METHODS["default"], **numbers) == Plan(40, 2, 10, within=0.05)
     assert "images, rounds, held_out, within as set here are not used" in unused("normal", numbers)
     assert not unused("custom", numbers) and not unused("normal", dict(images=100, rounds=4, held_out=200))
-    with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom, but 'very' came"):
+    with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom, got 'very'"):
         planned("very", METHODS["default"])
 
 
@@ -339,7 +339,7 @@ def test_an_estimate_says_images_and_the_time_of_this_machine(tmp_path):
 
 
 @pytest.mark.parametrize("plan, said", [
-    (dict(within=0.0), "above 0 and at most 50 points"), (dict(within=0.51), "but 51 points came"),
+    (dict(within=0.0), "above 0 and at most 50 points"), (dict(within=0.51), "got 51 points"),
     (dict(within=float("nan")), "above 0 and at most 50 points"), (dict(within=0.05, tolerance=0.01), "Give one")])
 def test_a_margin_of_no_use_is_refused(plan, said):
     with pytest.raises(ValueError, match=said):

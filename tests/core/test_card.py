@@ -309,7 +309,7 @@ def test_the_interval_of_a_difference_is_newcombe_s():
 
 @pytest.mark.parametrize("n", [0, 3])
 def test_a_page_is_of_one_card_or_two(n):
-    with pytest.raises(DebiasError, match=f"but {n} came"):
+    with pytest.raises(DebiasError, match=f"got {n}"):
         card_page([audit()] * n)
 
 

@@ -223,7 +223,7 @@ def test_skin_tone_of_square_faces_is_the_same_by_both_ways_of_looking_at_faces(
 # ---- detectors
 
 def test_an_unknown_detector_names_the_known_ones():
-    with pytest.raises(DebiasError, match="auto, yunet, dlib, opencv.*'retina' came"):
+    with pytest.raises(DebiasError, match="auto, yunet, dlib, opencv.*got 'retina'"):
         detector("retina")
 
 
@@ -510,9 +510,9 @@ def test_two_lines_of_an_attribute_are_a_panel():
 
 
 def test_lines_that_say_two_things_are_refused():
-    with pytest.raises(DebiasError, match="Two classifiers came for all attributes"):
+    with pytest.raises(DebiasError, match="one classifier for all attributes, got two"):
         opened("one", "two")
-    with pytest.raises(DebiasError, match="'dark' came twice for 'gender'"):
+    with pytest.raises(DebiasError, match="for 'gender', got 'dark' twice"):
         opened("gender=dark", "gender = dark")
     with pytest.raises(DebiasError, match="looks at one of picture, largest face, people, but 'eyes'"):
         opened("one", look="eyes")

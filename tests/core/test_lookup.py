@@ -90,9 +90,9 @@ def test_what_the_calibrated_prompt_says_too_does_not_count_as_naming():
 def test_several_subjects_are_said_and_the_first_counts():
     entry, _ = entry_for(BOTH, "a judge beside a pilot")
     assert entry.warnings[0].startswith("carried over from 'a photo of a judge'")
-    assert "of the subjects 'judge', 'pilot' the first counts, and one label an image cannot" in entry.warnings[0]
+    assert "of the subjects 'judge', 'pilot' the first counts, and one label per image cannot" in entry.warnings[0]
     entry, _ = entry_for(BOTH, "a doctor and a nurse")
-    assert entry.warnings[0].endswith("if the prompt shows two persons, one label an image cannot balance both")
+    assert entry.warnings[0].endswith("if the prompt shows two persons, one label per image cannot balance both")
 
 
 def test_a_subject_can_be_edited_and_taken_away():

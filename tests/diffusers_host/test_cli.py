@@ -302,7 +302,7 @@ def test_a_report_with_pictures_is_not_replaced_unasked(calibrated, capsys):
 @pytest.mark.parametrize("arguments, sentence", [
     (["--attribute", "man | man"], "names a group twice"),
     (["--attribute", "man"], "No attribute is called"),
-    (["--attribute", "a | b = 1:x"], "A target is a number a group"),
+    (["--attribute", "a | b = 1:x"], "Expected a target as one number per group"),
     (["--model", "no/such/folder", "--classifier", "x"], "No folder or file"),
     (["--model", "model.ckpt", "--classifier", "x"], "is a pickle"),
     (["--model", "."], "--classifier"),
@@ -348,7 +348,7 @@ def test_a_calibration_measures_as_much_as_on_every_other_host():
 
 def test_numbers_beside_a_usual_plan_are_refused(capsys):
     assert main(["calibrate", "--prompt", "x", "--out", "x", "--sure", "quick", "--held-out", "5"]) == 2
-    assert "--held-out is a number of --sure custom, but --sure quick came" in capsys.readouterr().err
+    assert "--held-out only with --sure custom, got --sure quick" in capsys.readouterr().err
 
 
 def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(capsys, monkeypatch):

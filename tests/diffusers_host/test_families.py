@@ -265,7 +265,7 @@ def test_two_transformers_that_share_the_steps_are_not_guided_in_one_alone():
     bench = Workbench(pipe, None)
     bench.check([GENDER], Method("embedding"))
     pipe.transformer_2 = pipe.transformer
-    with pytest.raises(DebiasError, match="WanPipeline with two transformers takes the direction 'prompt' in all"):
+    with pytest.raises(DebiasError, match="WanPipeline with two transformers takes only the direction 'prompt' in all"):
         bench.check([GENDER], Method("embedding"))
     bench.check([GENDER], METHODS["default"])
 

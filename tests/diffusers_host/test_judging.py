@@ -230,7 +230,7 @@ def test_a_check_that_check_wrote_can_be_given_to_an_audit(checked, capsys):
     ({"checks": [{"attribute": "gender", "groups": ["a", "b"], "counts": [[5, 0], [0, 5]], "left_out": [0, 0]}]},
      "check is of 'gender' (a, b)"),
     ({"checks": [{"attribute": "age", "groups": ["a", "b"], "counts": [[5, 0], [0, 5]], "left_out": [0, 0]}]},
-     "A check of 'age' came, which is not measured"),
+     "of attributes that are measured, got one of 'age'"),
     ({"checks": [{"attribute": "gender", "groups": ["man", "woman"], "counts": [[5, 0], [0, 0]], "left_out": [0, 9]}]},
      "no picture that was classified"),
     ({"checks": [{"attribute": "gender", "groups": ["man", "woman"], "counts": [[5, -1], [0, 5]], "left_out": [0, 0]}]},
