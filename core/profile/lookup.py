@@ -100,7 +100,7 @@ def _any_prompt(profile: Profile, prompt: str) -> Entry:
     found = [[e.steerings[i] for e in profile.entries] for i in range(len(profile.attributes))]
     if profile.method.spend == "draw":
         steerings = tuple(_every_image(a, own, profile.method.unit) for a, own in zip(profile.attributes, found))
-        used = "every image is sent to a group drawn from the target"
+        used = "every image is steered to a group drawn from the target"
     else:
         steerings = tuple(map(_mean, found))
         several = f"{len(profile.entries)} calibrated prompts"

@@ -154,7 +154,7 @@ def from_dict(**changes):
     (lambda: parse("young | "), "a name for every group"),
     (lambda: parse("young | young"), "names a group twice"),
     (lambda: parse("gender = 1:1:1"), "needs 2 target shares, one per group, got 3"),
-    (lambda: parse("gender = some:more"), "Expected a target as one number per group in their order, e.g. 50:50, or groups"),
+    (lambda: parse("gender = some:more"), "one number per group in their order, e.g. 50:50, or groups"),
     (lambda: parse("gender ="), "Expected a target as one number per group, e.g. 50:50"),
     (lambda: GENDER.with_target(" , ;"), "Expected a target as one number per group, e.g. 50:50"),
     (lambda: GENDER.with_target("woman 65, woman 35"), "each once, got 'woman 65, woman 35'. The groups are man"),

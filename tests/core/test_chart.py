@@ -136,7 +136,7 @@ def test_captions_are_drawn_below_and_never_wider_than_their_cell():
 def test_bad_contact_sheets_are_refused():
     with pytest.raises(ValueError, match="Expected pictures"):
         contact_sheet([])
-    with pytest.raises(ValueError, match="and a column"):
+    with pytest.raises(ValueError, match="one column or more"):
         contact_sheet(pictures(2), columns=0)
     with pytest.raises(ValueError, match="a caption a picture"):
         contact_sheet(pictures(2), captions=["one"])

@@ -736,5 +736,6 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work(tmp_path, capsys, 
 
 
 def test_labels_that_come_twice_are_refused(capsys):
-    assert "one --labels for the attribute 'gender', got two" in mistake(capsys, "audit", *JUDGE, "--classifier", f"gender={CLIP}", "--labels",
-                                          "gender=a.json", "--labels", "gender=b.json")
+    assert "one --labels for the attribute" in mistake(
+        capsys, "audit", *JUDGE, "--classifier", f"gender={CLIP}", "--labels", "gender=a.json", "--labels",
+        "gender=b.json")

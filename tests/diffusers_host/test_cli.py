@@ -216,7 +216,7 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
              "--batch-size", "20", "--prompt"]
     assert main([*asked, "a photo of a pilot", "--model", "demo", "--others", "draw"]) == 0
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is sent to a group" in page
+    assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is steered to a group" in page
     assert "gender, with the profile (N = 40): man 5" in capsys.readouterr().out
     assert main([*asked, "a photo of a pilot"]) == 2
     assert main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2

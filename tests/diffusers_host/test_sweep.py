@@ -415,7 +415,7 @@ def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
     (["--prompts", "demo-20", "--out", "x", "--audit", "--sure", "quick"], "does nothing with --audit"),
     (["--prompts", "demo-20", "--out", "x", "--model", "demo", "--model", "demo"], "different models, got one twice"),
     (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--attribute", "age"], "does nothing with --set"),
-    (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--set", "gender = 1:1"], "sets of attributes, got one twice"),
+    (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--set", "gender = 1:1"], "got one twice"),
     (["--prompts", "demo-20", "--out", "x", "--look", "people"], "needs --audit"),
     (["--prompts", "demo-20", "--out", "x", "--worker-cpus", "2"], "does nothing without --ray"),
     (["--prompts", "demo-20", "--out", "x", "--template", "a {subject}"], "does nothing with the suite"),
