@@ -103,8 +103,8 @@ class Workbench(Host):
         if attribute.name in self.classifiers:
             return self.classifiers[attribute.name]
         if self.clip is None:
-            raise DebiasError(f"Nothing here can tell groups of {quoted(attribute.name)} apart. Give a CLIP model or a "
-                              f"classifier of your own.")
+            raise DebiasError(f"Expected a classifier for {quoted(attribute.name)}, got none. Give a CLIP model or a "
+                              "classifier of your own.")
         key = attribute.name, attribute.groups
         if key not in self._zero_shot:
             self._zero_shot[key] = self.clip.classifier(attribute)

@@ -36,8 +36,8 @@ def given_back(text: str) -> dict | None:
     except ValueError as error:
         if isinstance(error, DebiasError):
             raise
-        raise DebiasError("The corrections are no JSON. Paste the whole file that the page of pictures and labels "
-                          "saved, or leave them empty.") from error
+        raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page of "
+                          "pictures and labels saved, or leave them empty.") from error
 
 
 class DebiasAudit(io.ComfyNode):

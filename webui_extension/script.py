@@ -49,10 +49,11 @@ class Debias(scripts.Script):
             hires = gr.Checkbox(label="Debias also in hires pass", value=defaults.hires, elem_id=self.elem_id("hires"))
             others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
                                  label="Debias prompts that the profile is not for")
-            gr.Markdown("*draw* sends every image of such a prompt to a drawn group. *predict* predicts weights from "
-                        "the calibrated prompts, at least two a group; that takes as long as 25 to 45 images for a new "
-                        "prompt and, once, for each calibrated one.  \nThe directions *embedding* and *prediction* do "
-                        "nothing in steps in which a setting skips the negative prompt. *prompt* works everywhere.")
+            gr.Markdown("*draw* steers each image of such a prompt to a randomly drawn group. *predict* predicts "
+                        "weights from the calibrated prompts, which must be at least twice as many as groups. This "
+                        "takes as long as 25 to 45 images for a new prompt and, once, for each calibrated one.  \nThe "
+                        "directions *embedding* and *prediction* do nothing in steps in which a setting skips the "
+                        "negative prompt. *prompt* always works.")
         profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
         controls = [enabled, profile, strength, direction, start, end, hires, others]
         names = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]

@@ -120,8 +120,8 @@ class Judges:
         """The attribute's judge; a panel of several. Raises DebiasError where none is named for it."""
         sources = self.single.get(attribute.name) or ([self.general] if self.general is not None else [])
         if not sources:
-            raise DebiasError(f"Nothing tells groups of {quoted(attribute.name)} apart. Give a CLIP model's folder, "
-                              f"{FROM_CLIP}, or a classifier of this attribute.")
+            raise DebiasError(f"Expected a classifier for {quoted(attribute.name)}, got none. Give a CLIP model's "
+                              f"folder, {FROM_CLIP}, or a classifier of this attribute.")
         judges = [self._looking(self._plain(source, attribute)) for source in sources]
         return judges[0] if len(judges) == 1 else Panel(judges)
 
@@ -165,6 +165,6 @@ def of_all(judges: Judges, attributes: Sequence[Attribute]) -> dict[str, Classif
     """A judge for each attribute, by name. Raises DebiasError that names all attributes without one."""
     missing = [a.name for a in attributes if judges.general is None and a.name not in judges.single]
     if missing:
-        raise DebiasError(f"Nothing tells groups of {short(', '.join(missing))} apart. Give a CLIP model's folder, "
-                          f"{FROM_CLIP}.")
+        raise DebiasError(f"Expected a classifier for {short(', '.join(missing))}, got none. Give a CLIP model's "
+                          f"folder, {FROM_CLIP}.")
     return {attribute.name: judges.of(attribute) for attribute in attributes}

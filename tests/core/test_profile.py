@@ -151,7 +151,8 @@ def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
     profile = made(*(calibrated(prompt, (gender,), (bias,)) for prompt, bias in ((PROMPT, 2.0), ("a nurse", -2.0))))
     entry, exact = entry_for(with_others(profile, "draw"), "a photo of a lawyer")
     assert not exact and entry.before is None
-    assert entry.warnings == ("this prompt was not calibrated; every image is steered to a group drawn from the target",)
+    warning, = entry.warnings
+    assert warning == "this prompt was not calibrated; every image is steered to a group drawn from the target"
     assert entry.steerings[0].probabilities == pytest.approx((0, 0.7, 0.3))
     assert entry.steerings[0].push == np.mean([e.steerings[0].push for e in profile.entries])
 

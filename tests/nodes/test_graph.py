@@ -110,7 +110,7 @@ def test_two_texts_that_differ_are_said(call, said, demo, sample):
 def test_a_graph_without_any_text_is_said_and_of_several_prompts_refused(call, said, demo, sample):
     graph = {"apply": BASE["apply"], "end": sampler(("gone", 0))}
     sample(applied(call, demo, graph, prompts=("a photo of a doctor",)))
-    assert "no text was found behind the positive conditioning, so the profile's only prompt, 'a photo of a doctor', is used" in said[-1][0]
+    assert "so the profile's only prompt, 'a photo of a doctor', is used" in said[-1][0]
     with pytest.raises(ValueError, match="2 prompts, and the graph does not show which text .* wire it there"):
         applied(call, demo, graph)
 
