@@ -2,7 +2,7 @@
 
 An attribute ("gender") has groups ("man", "woman") and a target share for each. A group is described twice: by the
 texts that make its direction (He et al. 2024, the g_i of u = sum a_i g_i) and by the texts that a zero-shot classifier
-compares pictures with. A classifier's label is a measurement of a picture, not anybody's identity.
+compares pictures with. A classifier's label is a measurement of a picture, not a person's identity.
 """
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Group:
                               f"texts out.")
         if self.words is not None:
             if not all(word.strip() for word in self.words):
-                raise DebiasError(f"The words that name the group {quoted(self.name)} hold an empty one. Leave it out.")
+                raise DebiasError(f"Expected words that name the group {quoted(self.name)}, got an empty one. Leave "
+                                  "it out.")
             object.__setattr__(self, "words", tuple(self.words))
         object.__setattr__(self, "texts", tuple(texts))
         plain = (text.replace("{prompt}", "").strip(" ,") or self.name for text in texts)
@@ -75,8 +76,8 @@ class Attribute:
         words = [word for group in self.groups for word in {w.casefold().strip() for w in group.words or ()}]
         twice = sorted({word for word in words if words.count(word) > 1})
         if twice:
-            raise DebiasError(f"The word {quoted(twice[0])} names two groups of {quoted(self.name)}. Leave it with "
-                              f"one.")
+            raise DebiasError(f"The word {quoted(twice[0])} names two groups of {quoted(self.name)}. Keep it for one "
+                              "of them.")
         target = self.target or (1.0,) * len(names)
         if len(target) != len(names):
             raise DebiasError(f"Attribute {quoted(self.name)} needs {len(names)} target shares, one per group, got "

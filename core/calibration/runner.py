@@ -209,8 +209,8 @@ class Measuring:
             host.check(attributes, method)
         if calibration.plan.rounds or calibration.plan.held_out:
             if any(hasattr(classify, "people") for classify in self.classifiers):
-                raise DebiasError("A calibration counts one label a picture, but the classifier looks at people, every "
-                                  "face of a picture. Let it look at the largest face, and audit people afterwards.")
+                raise DebiasError("A calibration counts one label per picture, but this classifier looks at people, "
+                                  "which is every face. Let it look at the largest face, and audit people afterwards.")
         self.fidelity = None if fidelity is None else lambda images: fidelity(images, calibration.prompt)
         self.look, self._beside = seen_by(self.classifiers), watched(host, attributes)
         # To a group without words of its own nothing is steered: its pictures are those that are left alone.

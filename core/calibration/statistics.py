@@ -20,8 +20,8 @@ NO_IMAGES = ("No image could be classified, so there are no shares to report. Ge
              "confidence that the classifier asks for.")
 # A confusion matrix whose smallest singular value is below this would magnify noise more than twenty times.
 SMALLEST_SINGULAR_VALUE = 0.05
-NO_TELLING = ("The classifier's check shows that it does not tell the groups apart, so that no shares can be corrected "
-              "by it. Use another classifier, or merge the groups that it confuses.")
+NO_TELLING = ("By its check, the classifier does not tell the groups apart, so shares cannot be corrected by it. Use "
+              "another classifier, or merge the groups that it confuses.")
 
 
 def shares(counts: ArrayLike) -> np.ndarray:
@@ -354,8 +354,8 @@ class Distribution:
         unsure = f"; {self.unsure} {what} left out as unsure" if self.unsure else ""
         corrected = f"; corrected by the classifier's check: {listed(self.corrected, self.corrected_intervals)}" \
             if self.corrected is not None and self.corrected_intervals is not None else ""
-        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats, chance alone stays "
-                f"below {self.kl_floor95:.4f}{unsure}{corrected}")
+        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats (95 % of fair samples "
+                f"of this size stay below {self.kl_floor95:.4f}){unsure}{corrected}")
 
     def to_dict(self) -> dict:
         """JSON form; what is None is left out."""

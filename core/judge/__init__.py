@@ -4,7 +4,7 @@ A classifier of an attribute with n groups is a callable, `classify(images) -> p
 takes them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the picture is left out (no skin found,
 none of the mapped labels), or holds `NO_FACE` or `DISAGREED` throughout where that is why. One that looks at faces has
 `faces(images)`, how many each picture shows, int64 [N], and, where every person counts, `people(images)`, a list of
-probabilities [F, n], a row a face. A label is a measurement of a picture, not anybody's identity.
+probabilities [F, n], a row a face. A label is a measurement of a picture, not a person's identity.
 """
 from __future__ import annotations
 

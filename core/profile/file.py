@@ -213,8 +213,7 @@ class Profile:
         except DebiasError as error:
             raise DebiasError(f"{quoted(path)} cannot be used. {error}") from error
         if profile.edited:
-            warnings.warn(f"{quoted(path)} was edited since it was saved: its figures need not be those of its "
-                          f"weights.")
+            warnings.warn(f"{quoted(path)} was edited since it was saved: its figures may not belong to its weights.")
         return profile
 
 def _parsed(document: Mapping) -> dict:

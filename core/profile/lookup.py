@@ -73,10 +73,10 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         if with_another(prompt, first.about):
             several = "; if the prompt shows two persons, one label per image cannot balance both"
         if len(subjects) > 1:
-            several = (f"; of the subjects {', '.join(map(quoted, subjects))} the first counts, and one label per "
-                       "image cannot balance several persons")
+            several = (f"; of the subjects {', '.join(map(quoted, subjects))}, the first is used; one label per image "
+                       "cannot balance several persons")
         elif len(entries) > 1:
-            several += f"; {len(entries)} calibrated prompts have this subject, and the first counts"
+            several += f"; {len(entries)} calibrated prompts have this subject, and the first is used"
         said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} stands in this "
                 f"prompt{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED

@@ -116,7 +116,7 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
         if options.method != "default":
             refuse(("method",), "with --audit, which calibrates nothing")
     elif options.look == "people":
-        raise DebiasError("A calibration counts one label a picture, so --look people needs --audit. Calibrate with "
+        raise DebiasError("A calibration counts one label per picture, so --look people needs --audit. Calibrate with "
                           "--look largest-face.")
     if options.shard:
         refuse(("name", "parquet", "overwrite"), "with --shard: give it to 'sd-debias merge'")

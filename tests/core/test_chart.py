@@ -138,5 +138,5 @@ def test_bad_contact_sheets_are_refused():
         contact_sheet([])
     with pytest.raises(ValueError, match="one column or more"):
         contact_sheet(pictures(2), columns=0)
-    with pytest.raises(ValueError, match="a caption a picture"):
+    with pytest.raises(ValueError, match="a caption per picture"):
         contact_sheet(pictures(2), captions=["one"])

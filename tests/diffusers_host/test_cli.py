@@ -359,5 +359,5 @@ def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(cap
                         lambda self, prompt, seeds, *_: [np.zeros((8, 8, 3), np.uint8)] * len(seeds))
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["ok"] is False and any(line["ok"] is False and "a push changes" in line["text"]
+    assert found["ok"] is False and any(line["ok"] is False and "steering changes" in line["text"]
                                         for line in found["findings"])

@@ -223,7 +223,7 @@ def test_the_doctor_examines_every_family(tiny, usual):
     said = facts(pipe, PROMPT, [GENDER], METHODS["default"])
     found = examine(bench, said, prompt=PROMPT)
     wrong = [finding.text for finding in found.findings if finding.ok is False]
-    assert name in said[0] and all(text.startswith("a push changes") for text in wrong), found.text  # weak, of some
+    assert name in said[0] and all(text.startswith("steering changes") for text in wrong), found.text  # weak, of some
 
 
 def saved(pipe, folder, **parts):

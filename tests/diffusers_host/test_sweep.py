@@ -139,7 +139,7 @@ def test_a_model_that_gives_nothing_finite_for_one_prompt_fails_that_prompt_alon
     found = run(jobs_of(), Shuffled(1, openers={i: lambda: open_painter(trouble=trouble) for i in range(3)}))
     assert found[:3] == undisturbed[:3]  # the later two were taught by this one
     assert [error for _, error, _ in found].count(None) == 5
-    assert "Nobody can be counted" in found[3][1]
+    assert "No image can be counted" in found[3][1]
 
 
 def test_a_disk_that_is_full_on_one_worker_changes_nothing(undisturbed):

@@ -96,7 +96,7 @@ def test_apply_needs_no_second_typing_of_the_prompt(call, said, demo, sample):
 def test_two_texts_that_differ_are_said(call, said, demo, sample):
     graph = {**BASE, **GRAPHS["a text"]}
     sample(applied(call, demo, graph, text="a photo of a nurse"))
-    assert ("'text' says 'a photo of a nurse', but the positive conditioning is made of 'a photo of a doctor'"
+    assert ("'text' is 'a photo of a nurse', but the positive conditioning is made from 'a photo of a doctor'"
             in said[-1][0])
     sample(applied(call, demo, graph, text="(A photo of a doctor:1.2)"))
     assert "'text' says" not in said[-1][0]

@@ -182,7 +182,7 @@ def test_a_run_says_what_it_did_and_in_which_setting(demo, call, said, sample):
     sample(patched, cfg=3.0)
     text, warning = said[-1]
     assert warning and "2 of 2 pictures steered" in text and "cfg: calibrated at 2.0, used at 3.0" in text
-    assert "steps: calibrated" not in text and "found with the direction 'prompt'" in text
+    assert "steps: calibrated" not in text and "calibrated with the direction 'prompt'" in text
 
 
 def test_a_profile_of_several_prompts_needs_the_text(demo, call, said):

@@ -28,7 +28,7 @@ def test_audit_measures_and_changes_nothing(bench):
 def test_a_check_is_saved_and_corrects_the_audit_that_names_it(bench):
     checked = bench.post("txt2img", payload(batch_size=5, script_name="Debias: check classifier", script_args=[
         ["gender"], "", "", 10, 0.0, "", "picture", "auto", "", "mine"]))
-    assert "man: " in checked.info and "of 10 pictures labelled so" in checked.info
+    assert "man: " in checked.info and "of 10 pictures labelled correctly" in checked.info
     file = bench.profiles / "checks" / "mine.json"
     saved = json.loads(file.read_text())["checks"][0]
     assert [sum(row) for row in saved["counts"]] == [10, 10] and saved["groups"] == ["man", "woman"]
