@@ -39,7 +39,8 @@ def main(arguments):
         print(__doc__)
         return 0
     if command not in EXTRAS:
-        complain(f"Expected 'demo', 'test' or nothing, but '{command}' came; 'python install.py --help' explains them.")
+        complain(f"Expected 'demo', 'test' or nothing, got '{command}'. Run 'python install.py --help' to read what "
+                 "they do.")
         return 2
     try:
         prepare(command)

@@ -161,9 +161,8 @@ def safe_name(name: str, most: int = 220) -> str:
     device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
     hidden = any(unicodedata.category(c) in HIDDEN and c not in JOINERS for c in name[:121])
     if not allowed or device or hidden or name != name.strip(" .") or len(name.encode("utf-8")) > most:
-        raise DebiasError(f"A name must be 1 to 120 printable characters (220 bytes at most) without slashes, a "
-                          f"leading dot or any of :*?\"<>|, but {quoted(name)} came. Choose another, e.g. "
-                          f"'doctor-gender'.")
+        raise DebiasError("Expected a name of 1 to 120 printable characters (220 bytes at most) without slashes, a "
+                          f"leading dot or any of :*?\"<>|, got {quoted(name)}. Choose another, e.g. 'doctor-gender'.")
     return name
 
 
@@ -188,8 +187,8 @@ def exclusive(path: str | Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     if lock.is_symlink() or lock.exists() and not lock.is_file():
-        raise DebiasError(f"Expected a plain file at {quoted(lock)}, where the lock is kept, but a link, pipe or "
-                          f"folder is there. Remove it.")
+        raise DebiasError(f"Expected a plain file at {quoted(lock)}, which is the lock, got a link, pipe or folder. "
+                          "Remove it.")
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         try:

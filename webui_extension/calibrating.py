@@ -105,8 +105,8 @@ def given_back(corrections: object) -> dict | None:
         try:
             corrections = json.loads(corrections)
         except ValueError as error:
-            raise DebiasError("The corrections are no JSON. Paste the whole file that the page of pictures and labels "
-                              "saved, or leave them empty.") from error
+            raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page "
+                              "of pictures and labels saved, or leave them empty.") from error
     return read_corrections(corrections) if isinstance(corrections, Mapping) and corrections else None
 
 

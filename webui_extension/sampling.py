@@ -55,8 +55,8 @@ class Pass:
         """
         batch = conditioning.batch[:len(self.seeds)] if of_frames() else conditioning.batch  # a row for every frame
         if not len(batch) == len(self.seeds) == len(self.prompts) == len(schedules):
-            raise DebiasError(f"Expected {len(batch)} seeds and prompts for as many images, but "
-                              f"{len(self.seeds)} and {len(self.prompts)} came.")
+            raise DebiasError(f"Expected {len(batch)} seeds and prompts for as many images, got {len(self.seeds)} and "
+                              f"{len(self.prompts)}.")
         self.frames = len(conditioning.batch) // max(len(batch), 1)
         row = 0
         for image, parts in enumerate(batch):
@@ -97,8 +97,8 @@ class Pass:
             shifted = self.shifted(with_rows(conditioning, torch.arange(rows)), model)
             return with_rows(shifted, torch.arange(rows).repeat(self.frames))
         if len(parts[TOKENS]) != rows:
-            raise DebiasError(f"Expected {rows} rows of text, but {len(parts[TOKENS])} came: another extension has "
-                              f"changed their number.")
+            raise DebiasError(f"Expected {rows} rows of text, got {len(parts[TOKENS])}: another extension has changed "
+                              "their number.")
         made = {}
         for image, part in self.guided.items():
             row, text = self.parts[image][part][0], self._text(image)

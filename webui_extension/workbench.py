@@ -99,7 +99,7 @@ class Workbench(Host):
         from modules import processing, shared
         self._check_interrupted()
         if of_frames() and len(seeds) > 1:
-            raise DebiasError(f"This model makes one video of a batch, so {len(seeds)} pictures at once cannot be "
+            raise DebiasError(f"This model makes one video per batch, so {len(seeds)} pictures at once cannot be "
                               "counted. Set the batch size to 1.")
         one = copy.copy(self.p)
         one.prompt, one.seed, one.batch_size, one.n_iter = prompt, [int(seed) for seed in seeds], len(seeds), 1

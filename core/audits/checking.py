@@ -36,7 +36,7 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
     """
     attributes = together(attributes)
     if not prompts:
-        raise DebiasError("A check needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
+        raise DebiasError("Expected a prompt for the check, got none. Give one, e.g. 'a photo of a doctor'.")
     each = -(-count // len(prompts))
     stated = [(i, g, text) for i, a in enumerate(attributes) for g, group in enumerate(a.groups) for prompt in prompts
               for text in group_texts(group.texts[:1], host.known(prompt), METHODS["default"].context,

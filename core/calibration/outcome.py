@@ -23,7 +23,7 @@ from .watched import side_effects, words
 
 AFTER, DETAILS = "after, on fresh seeds", "Details:"
 LABELS = "labels.html"  # beside the report: its pictures with their labels
-CORRECT_AND_AUDIT = "an audit of the same prompt and seeds counts them; a calibration is not changed by them"
+CORRECT_AND_AUDIT = "to count them, audit the same prompt and seeds; a calibration does not use them"
 
 
 @dataclass
@@ -183,7 +183,7 @@ def _warnings(c: Calibration) -> list[str]:
     """Of a calibration its own; an audit changes nothing, but may have met pictures that show nobody."""
     if c.plan.rounds or c.plan.held_out:
         return c.warnings
-    return [*([f"{c.audit.broken}; they show nobody and are counted as unsure"] if c.audit.broken else []),
+    return [*([f"{c.audit.broken}; these count as unsure"] if c.audit.broken else []),
             *filter(None, [c.audit.left_out]),
             *(warning for own in c.checks if own is not None for warning in own.warnings)]
 

@@ -209,8 +209,8 @@ class Measuring:
             host.check(attributes, method)
         if calibration.plan.rounds or calibration.plan.held_out:
             if any(hasattr(classify, "people") for classify in self.classifiers):
-                raise DebiasError("A calibration counts one label a picture, but the classifier looks at people, every "
-                                  "face of a picture. Let it look at the largest face, and audit people afterwards.")
+                raise DebiasError("A calibration counts one label per picture, but this classifier looks at people, "
+                                  "which is every face. Let it look at the largest face, and audit people afterwards.")
         self.fidelity = None if fidelity is None else lambda images: fidelity(images, calibration.prompt)
         self.look, self._beside = seen_by(self.classifiers), watched(host, attributes)
         # To a group without words of its own nothing is steered: its pictures are those that are left alone.
@@ -280,9 +280,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         check_same(host.judges(attributes)[0], checks)
     known = [host.known(prompt) for prompt in prompts]
     if not known:
-        raise DebiasError("A calibration needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
+        raise DebiasError("Expected a prompt to calibrate, got none. Give one, e.g. 'a photo of a doctor'.")
     if len({same_prompt(prompt) for prompt in known}) < len(known):
-        raise DebiasError("A prompt came twice. Give each one once.")
+        raise DebiasError("Expected different prompts, got one twice. Give each one once.")
     # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
     numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
     how = method.to_dict()

@@ -176,8 +176,8 @@ def calibrate(options) -> dict:
     numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
     sure = options.sure or (CUSTOM if numbers else "normal")
     if numbers and sure != CUSTOM:
-        raise DebiasError(f"--{next(iter(numbers)).replace('_', '-')} is a number of --sure {CUSTOM}, but --sure "
-                          f"{sure} came, which has its own. Leave one of them out.")
+        raise DebiasError(f"Expected --{next(iter(numbers)).replace('_', '-')} only with --sure {CUSTOM}, got --sure "
+                          f"{sure}, which has its own numbers. Leave one of them out.")
     keep(options)
     bench = bench_of(options, attributes)
     plan = planned(sure, method, **numbers, batch_size=bench.batch_size, seed=options.seed or 0,
@@ -266,7 +266,7 @@ def generate(options) -> dict:
     from ...core.profile.lookup import differences
     from ...core.profile.words import metadata
     if len(options.prompt) > 1:
-        raise DebiasError(f"generate takes one --prompt, but {len(options.prompt)} came. Run it once for each.")
+        raise DebiasError(f"Expected one --prompt for generate, got {len(options.prompt)}. Run it once for each.")
     profile = Profile.load(located(options.profile)) if options.profile else None
     bench = bench_of(options)
     strength = 1.0 if options.strength is None else options.strength
@@ -394,7 +394,7 @@ def doctor(options) -> dict:
     from ..doctor import facts
     attributes = attributes_of(options)
     if len(attributes) > 1:
-        raise DebiasError(f"The doctor tries one attribute, but {len(attributes)} came. Leave out all but one "
+        raise DebiasError(f"Expected one attribute for the doctor, got {len(attributes)}. Leave out all but one "
                           "--attribute.")
     method = named("default", direction=options.direction)
     bench = bench_of(options, attributes if options.classifier or options.model == "demo" else ())

@@ -168,7 +168,7 @@ def _explicit(job: Job) -> dict:
 def plan_words(plan: Plan) -> str:
     """How much was measured, in words."""
     if not plan.rounds:
-        return f"{plan.images} pictures a prompt"
+        return f"{plan.images} pictures per prompt"
     margin = f"until every share lies within {100 * plan.within:g} points of its target with 95 % certainty" \
         if plan.within is not None else f"{plan.rounds} rounds at most"
     return (f"{plan.images} pictures without guidance, then rounds of {plan.step} {margin}, at most "

@@ -249,7 +249,7 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
              "--batch-size", "20", "--prompt"]
     assert main([*asked, "a photo of a pilot", "--model", "demo", "--others", "draw"]) == 0
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is sent to a group" in page
+    assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is steered to a group" in page
     assert "gender, with the profile (N = 40): man 5" in capsys.readouterr().out
     assert main([*asked, "a photo of a pilot"]) == 2
     assert main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
@@ -335,7 +335,7 @@ def test_a_report_with_pictures_is_not_replaced_unasked(calibrated, capsys):
 @pytest.mark.parametrize("arguments, sentence", [
     (["--attribute", "man | man"], "names a group twice"),
     (["--attribute", "man"], "No attribute is called"),
-    (["--attribute", "a | b = 1:x"], "A target is a number a group"),
+    (["--attribute", "a | b = 1:x"], "Expected a target as one number per group"),
     (["--model", "no/such/folder", "--classifier", "x"], "No folder or file"),
     (["--model", "model.ckpt", "--classifier", "x"], "is a pickle"),
     (["--model", "."], "--classifier"),
@@ -381,7 +381,7 @@ def test_a_calibration_measures_as_much_as_on_every_other_host():
 
 def test_numbers_beside_a_usual_plan_are_refused(capsys):
     assert main(["calibrate", "--prompt", "x", "--out", "x", "--sure", "quick", "--held-out", "5"]) == 2
-    assert "--held-out is a number of --sure custom, but --sure quick came" in capsys.readouterr().err
+    assert "--held-out only with --sure custom, got --sure quick" in capsys.readouterr().err
 
 
 def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(capsys, monkeypatch):
@@ -392,5 +392,5 @@ def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(cap
                         lambda self, prompt, seeds, *_: [np.zeros((8, 8, 3), np.uint8)] * len(seeds))
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["ok"] is False and any(line["ok"] is False and "a push changes" in line["text"]
+    assert found["ok"] is False and any(line["ok"] is False and "steering changes" in line["text"]
                                         for line in found["findings"])
