@@ -24,7 +24,7 @@ EXTRAS = ("demo", "test")  # of pyproject.toml, each with all that the one befor
 # By import name, what core needs and every host ships. A host's own versions of the first stay as they are.
 HOST_OWNS = ("torch", "numpy", "transformers")
 SMALL = {"safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm", "jinja2": "Jinja2",
-         "markupsafe": "MarkupSafe", "packaging": "packaging", "filelock": "filelock", "scipy": "scipy"}
+         "markupsafe": "MarkupSafe", "packaging": "packaging", "scipy": "scipy"}
 
 
 def main(arguments):
@@ -39,7 +39,8 @@ def main(arguments):
         print(__doc__)
         return 0
     if command not in EXTRAS:
-        complain(f"Expected 'demo', 'test' or nothing, but '{command}' came; 'python install.py --help' explains them.")
+        complain(f"Expected 'demo', 'test' or nothing, got '{command}'. Run 'python install.py --help' to read what "
+                 "they do.")
         return 2
     try:
         prepare(command)

@@ -3,7 +3,7 @@ more.
 
     python benchmarks/budget.py
 
-Every calibration is tested afterwards on 400 further seeds. A run goes on where docs/budget.json ends.
+Every calibration is tested afterwards on 400 further seeds. A run goes on where rows/budget.json.gz ends.
 """
 from __future__ import annotations
 

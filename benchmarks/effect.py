@@ -5,7 +5,7 @@
     python benchmarks/effect.py --occupations doctor judge --only gender
 
 Every case calibrates each occupation by itself as a user does who changes nothing (plan "normal"). Its weights are then
-tested once, on pictures of seeds that no decision has used. Results are added to effect.json in the folder `--out` as
+tested once, on pictures of seeds that no decision has used. Results are added to rows/effect.json.gz in the folder `--out` as
 they come, and a run goes on where that file ends; effect.md is its tables.
 """
 from __future__ import annotations

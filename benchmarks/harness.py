@@ -4,6 +4,7 @@ it was stopped; and the demo model that they measure.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import multiprocessing
 import os
@@ -103,7 +104,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--occupations", nargs="+", metavar="NAME", help="measure these alone, of those it measures")
     options.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
     options.add_argument("--fresh", action="store_true",
-                         help="begin anew; the results that are there are kept as NAME.old.json")
+                         help="begin anew; the results that are there are kept as rows/NAME.old.json.gz")
     out(options)
     return options
 
@@ -156,21 +157,21 @@ def below_floor(found: dict, attribute: str) -> bool:
 
 def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, str]], tables: Callable[[list[dict]], str],
         options: argparse.Namespace) -> list[dict]:
-    """Measure every job that NAME.json lacks in the folder `--out`; the results, with the page NAME.md made of them.
+    """Measure every job that rows/NAME.json.gz lacks in the folder `--out`; the results, with the page NAME.md made of them.
 
     `measure(job)` returns what was found, which is kept beside the job's own entries, what measured it and of which
     weights, and a line to print. Results of another demo model, say one that was trained anew, are not kept.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    store, weights = options.out / f"{name}.json", dict(model_hash=model_hash(model.FOLDER))
+    store, weights = store_of(name, options.out), dict(model_hash=model_hash(model.FOLDER))
     if options.fresh and store.exists():
-        store.replace(store.with_suffix(".old.json"))
+        store.replace(store_of(f"{name}.old", options.out))
     if options.occupations:
         known = sorted(set(map(_prompt, jobs)))
         if unknown := set(options.occupations) - set(known):
             raise SystemExit(f"{', '.join(sorted(unknown))}: not among what this measures, which is {', '.join(known)}.")
         jobs = [job for job in jobs if _prompt(job) in options.occupations]
-    stored = json.loads(store.read_text("utf-8")) if store.exists() else []
+    stored = kept(name, options.out)
     results = [result for result in stored if weights.items() <= result.items()]
     if len(results) < len(stored):
         print(f"{len(stored) - len(results)} results in {store} are of another demo model: measured anew.", flush=True)
@@ -202,9 +203,21 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
     return results
 
 
+def store_of(name: str, folder: Path) -> Path:
+    """The file of a benchmark's rows: ten times smaller than as text."""
+    return folder / "rows" / f"{name}.json.gz"
+
+
+def kept(name: str, folder: Path = DOCS) -> list[dict]:
+    """The rows of a benchmark that are there so far."""
+    store = store_of(name, folder)
+    return json.loads(gzip.decompress(store.read_bytes())) if store.exists() else []
+
+
 def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str], folder: Path) -> None:
-    """Write NAME.json and its page, which says what measured the rows."""
-    write_atomic(folder / f"{name}.json", json.dumps(results, indent=1))
+    """Write rows/NAME.json.gz and the page NAME.md, which says what measured the rows."""
+    content = json.dumps(results, separators=(",", ":")).encode()
+    write_atomic(store_of(name, folder), gzip.compress(content, mtime=0))  # the same rows are the same file
     made = Counter((r["model_hash"][:12], r.get("code", "an earlier version, which did not name itself")) for r in results)
     rows = "; ".join(f"{n} by {version} with the demo model {weights}" for (weights, version), n in made.items())
     write_atomic(folder / f"{name}.md", f"{tables(results)}\nRows measured: {rows}.\n")

@@ -3,7 +3,7 @@
     python benchmarks/intersections.py
 
 Gender and tone are calibrated one by one at the same time, or as ten joint groups. A run goes on where
-docs/intersections.json ends.
+rows/intersections.json.gz ends.
 """
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pic
 points of its target with 95 % certainty, or 8 rounds are used; then its weights are tested on 400 pictures of seeds that
 no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
 every second one.
-Results are kept in paper.json as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
+Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
 from __future__ import annotations
 

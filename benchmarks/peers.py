@@ -3,7 +3,7 @@
     python benchmarks/peers.py              # hours on two cores, resumable
     python benchmarks/peers.py --out docs   # the published ones
 
-A run goes on where peers.json of that folder ends.
+A run goes on where rows/peers.json.gz of that folder ends.
 """
 from __future__ import annotations
 

@@ -25,6 +25,11 @@ def kept(store_name: str, page: Callable[[dict], str], name: str, found: dict, f
     write_atomic(folder / f"{store_name}.md", page(known))
 
 
+def _phases(kill: dict) -> str:
+    """How many kills came in which phase."""
+    return ", ".join(f"{phase} {n}" for phase, n in sorted(kill["phases"].items(), key=lambda item: -item[1]))
+
+
 def page(known: dict) -> str:
     """The page, of what has been measured so far."""
     parts = ["# Under fire\n", "Figures of the commands named below, which print them and write this page.\n"]
@@ -48,16 +53,19 @@ by {fuzz['more_memory_mb']} MB over the run.
         parts.append(f"""## Killed at random moments
 
 `python benchmarks/kill.py --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): {kill['kills']} times kill -9 during
-`sd-debias calibrate`, half of them by the clock and half as a file appeared; {kill['kills_after_the_profile_was_saved']} came after the profile was saved.
-All {kill['calibrations']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one_calibration']} kills.
+`sd-debias calibrate`, half of them by the clock and half as a file appeared. What the killed processes were at: {_phases(kill)}.
+All {kill['ended']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one']} kills.
 The command ends with an error at the first measured image that is lost, the first refusal (such as "exists already") and the
 first temporary file that is left; these figures are of a run that reached its end.
 """)
     if kill := known.get("kill_sweep"):
-        parts.append(f"""## Sweeps, killed at random moments
-
-`python benchmarks/kill.py --what sweep --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): the same for `sd-debias sweep`;
-{kill['kills_after_the_profile_was_saved']} kills came after the profile was saved. All {kill['calibrations']} sweeps ended with an undisturbed run's weights and the label of
-every picture, the one killed most often after {kill['most_kills_of_one_calibration']} kills.
+        parts.append(f"""`python benchmarks/kill.py --what sweep --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): the same for `sd-debias sweep`:
+{_phases(kill)}. All {kill['ended']} sweeps ended with an undisturbed run's weights and the label of
+every picture, the one killed most often after {kill['most_kills_of_one']} kills.
+""")
+    if kill := known.get("kill_saving"):
+        parts.append(f"""`python benchmarks/kill.py --what saving --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): a process that
+only saves a profile and a state, over and over ({kill['saved']:,} times), was killed {kill['kills']} times. Both files loaded after each kill, and were
+the last that was confirmed or the one after it. What the kills left behind, which the next writer removes: {_phases(kill)}.
 """)
     return "\n".join(parts)

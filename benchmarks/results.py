@@ -13,9 +13,9 @@ import harness
 import numpy as np
 import peers
 import uncalibrated
-from harness import DOCS
+from harness import DOCS, kept
 
-from sd_debias.core.files import write_atomic
+from sd_debias.core.files import read_json, write_atomic
 
 PAGES = ("effect", "paper", "sure", "peers", "budget", "shortcuts", "spending", "windows", "overhead", "uncalibrated", "wordings", "intersections",
          "robustness")
@@ -38,11 +38,6 @@ Other ideas, each in the section of its name:
 - *Weights guessed from the prompt's embedding* ("Prompts that nobody calibrated"), by nearest prompt, ridge or kernel, are worse than an average
   profile: a text does not say whom the model shows. The denoiser's first predictions do.
 """
-
-
-def read(name: str) -> list[dict]:
-    path = DOCS / f"{name}.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else []
 
 
 def effect(results: list[dict]) -> dict:
@@ -77,9 +72,9 @@ def calibration(results: list[dict]) -> dict:
 
 
 def main() -> None:
-    figures = dict(effect=effect(read("effect")))
-    figures["calibration"] = calibration(read("budget"))
-    guesses = read("uncalibrated")
+    figures = dict(effect=effect(kept("effect")))
+    figures["calibration"] = calibration(kept("budget"))
+    guesses = kept("uncalibrated")
     if guesses:
         # What an uncalibrated prompt gets, and what weights predicted for it give.
         figures["uncalibrated"] = {
@@ -87,11 +82,11 @@ def main() -> None:
             / uncalibrated.mean_kl(guesses, attribute, "average profile")
             for name, how in (("", "every picture"), ("predicted_", "first steps"))
             for attribute, of in (("gender", ""), ("tone", "_tone"))}
-    for row in read("overhead"):
+    for row in read_json(DOCS / "overhead.json"):
         if row["model"] == "demo":
             figures["overhead"] = dict(prompt=row["ratios"]["prompt (default)"],
                                        embedding=row["ratios"]["embedding, default window"])
-    side_by_side, _ = peers.whole(read("peers"))
+    side_by_side, _ = peers.whole(kept("peers"))
     if side_by_side:
         figures["peers"] = {attribute: {peer: float(peers.summary(side_by_side, attribute, peer)["kl"])
                                         for peer in peers.PEERS if peers.rows_of(side_by_side, attribute, peer)}

@@ -2,16 +2,15 @@
 
     python benchmarks/robustness.py
 
-It needs the calibrations of `effect.py` (docs/effect.json), and goes on where docs/robustness.json ends.
+It needs the calibrations of `effect.py` (rows/effect.json.gz), and goes on where rows/robustness.json.gz ends.
 """
 from __future__ import annotations
 
-import json
 
 import diffusers
 import harness
 import numpy as np
-from harness import DOCS, TEST_SEED
+from harness import TEST_SEED, kept
 
 from sd_debias.core.attribute import GENDER
 from demo_training import captions
@@ -35,7 +34,7 @@ CHANGES = {
 
 def measure(job: dict) -> tuple[dict, str]:
     """A calibrated profile and no profile, both in a changed setting, on the same fresh seeds."""
-    results = json.loads((DOCS / "effect.json").read_text("utf-8"))
+    results = kept("effect")
     (row,) = [r for r in results if (r["case"], r["method"], r["occupation"]) == ("gender", "default", job["occupation"])]
     (found,) = row["steerings"]
     steering = Steering(tuple(found["weights"]), tuple(found["probabilities"]), found["strength"])

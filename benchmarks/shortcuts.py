@@ -2,7 +2,7 @@
 
     python benchmarks/shortcuts.py
 
-A run goes on where docs/shortcuts.json ends.
+A run goes on where rows/shortcuts.json.gz ends.
 """
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python benchmarks/spending.py
 
-Every calibration is tested afterwards on further seeds. A run goes on where docs/spending.json ends.
+Every calibration is tested afterwards on further seeds. A run goes on where rows/spending.json.gz ends.
 """
 from __future__ import annotations
 

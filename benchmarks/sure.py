@@ -5,7 +5,7 @@
 
 Pictures are made and labelled once an occupation, for every option of a draw, on shuffled, non-consecutive seeds: some
 for calibrations, others for the truth. Ten calibrations of each plan then take theirs in an order of their own. An answer's
-true shares are q M, with M counted on pictures that no calibration has seen. Results are kept in sure.json as they come;
+true shares are q M, with M counted on pictures that no calibration has seen. Results are kept in rows/sure.json.gz as they come;
 sure.md is their tables.
 """
 from __future__ import annotations

@@ -2,17 +2,16 @@
 
     python benchmarks/uncalibrated.py
 
-It needs the calibrations of `effect.py` (docs/effect.json), and goes on where docs/uncalibrated.json ends.
+It needs the calibrations of `effect.py` (rows/effect.json.gz), and goes on where rows/uncalibrated.json.gz ends.
 """
 from __future__ import annotations
 
 import functools
-import json
 
 import harness
 import numpy as np
 import torch
-from harness import DOCS
+from harness import kept
 
 from sd_debias.diffusers_host.encode import encode
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
@@ -32,7 +31,7 @@ IMAGES = 32  # begun, none finished, to read a prompt's shares off the first ste
 
 def calibrated(attribute: str) -> dict[str, dict]:
     """By occupation, the default method's calibration."""
-    results = json.loads((DOCS / "effect.json").read_text("utf-8"))
+    results = kept("effect")
     return {r["occupation"]: r for r in results if (r["case"], r["method"]) == (attribute, "default")}
 
 

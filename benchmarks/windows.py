@@ -2,7 +2,7 @@
 
     python benchmarks/windows.py
 
-A run goes on where docs/windows.json ends.
+A run goes on where rows/windows.json.gz ends.
 """
 from __future__ import annotations
 

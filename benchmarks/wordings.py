@@ -7,7 +7,7 @@ The profile is the shipped one, profiles/demo-gender.json. A prompt gets what th
 beside weights of its own and beside a draw for every picture, on the same 200 seeds. Its own weights are those that the
 prompt's unguided pictures of one half of the seeds call for, tested on the other half, and the reverse. Prompts that name
 a group and prompts without a person are looked up too, and pictures of the latter are compared bit by bit. Results
-are kept in wordings.json as they come; wordings.md is their tables.
+are kept in rows/wordings.json.gz as they come; wordings.md is their tables.
 """
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 An attribute ("gender") has groups ("man", "woman") and a target share for each. A group is described twice: by the
 texts that make its direction (He et al. 2024, the g_i of u = sum a_i g_i) and by the texts that a zero-shot classifier
-compares pictures with. A classifier's label is a measurement of a picture, not anybody's identity.
+compares pictures with. A classifier's label is a measurement of a picture, not a person's identity.
 """
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ class Group:
 
     def __post_init__(self) -> None:
         if not self.name.strip():
-            raise DebiasError("A group needs a name, but an empty one came. Name every group, e.g. 'man | woman'.")
+            raise DebiasError("Expected a name for every group, got an empty one. Name every group, e.g. 'man | "
+                              "woman'.")
         texts = self.texts or (self.name,)
         if not all(text.strip() for text in (*texts, *self.classifier_texts)):
             raise DebiasError(f"Group {quoted(self.name)} has an empty text. Describe it, e.g. 'a woman', or leave "
                               f"texts out.")
         if self.words is not None:
             if not all(word.strip() for word in self.words):
-                raise DebiasError(f"The words that name the group {quoted(self.name)} hold an empty one. Leave it out.")
+                raise DebiasError(f"Expected words that name the group {quoted(self.name)}, got an empty one. Leave "
+                                  "it out.")
             object.__setattr__(self, "words", tuple(self.words))
         object.__setattr__(self, "texts", tuple(texts))
         plain = (text.replace("{prompt}", "").strip(" ,") or self.name for text in texts)
@@ -64,26 +66,26 @@ class Attribute:
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]
         if not self.name.strip():
-            raise DebiasError("An attribute needs a name, but an empty one came.")
+            raise DebiasError("Expected a name for the attribute, got an empty one. Name it, e.g. 'gender'.")
         if len(names) < 2:
-            raise DebiasError(f"Attribute {quoted(self.name)} needs two groups or more, but {len(names)} came: "
-                              f"{short(names)}.")
+            raise DebiasError(f"Attribute {quoted(self.name)} needs two groups or more, got {len(names)}: "
+                              f"{short(names)}. Add a group.")
         if len(set(names)) < len(names):
             raise DebiasError(f"Attribute {quoted(self.name)} names a group twice: {short(names)}. Give every group "
                               f"its own name.")
         words = [word for group in self.groups for word in {w.casefold().strip() for w in group.words or ()}]
         twice = sorted({word for word in words if words.count(word) > 1})
         if twice:
-            raise DebiasError(f"The word {quoted(twice[0])} names two groups of {quoted(self.name)}. Leave it with "
-                              f"one.")
+            raise DebiasError(f"The word {quoted(twice[0])} names two groups of {quoted(self.name)}. Keep it for one "
+                              "of them.")
         target = self.target or (1.0,) * len(names)
         if len(target) != len(names):
-            raise DebiasError(f"Attribute {quoted(self.name)} has {len(names)} groups but {len(target)} target shares "
-                              f"came: {short(list(target))}. Give one number a group.")
+            raise DebiasError(f"Attribute {quoted(self.name)} needs {len(names)} target shares, one per group, got "
+                              f"{len(target)}: {short(list(target))}. Give one number per group.")
         total = sum(target)
         if not all(share >= 0 for share in target) or not 0 < total < math.inf:
             raise DebiasError(f"Target shares of {quoted(self.name)} must be finite, not negative, and not all zero, "
-                              f"but {short(list(target))} came.")
+                              f"got {short(list(target))}. Change them, e.g. to 50:50.")
         object.__setattr__(self, "groups", tuple(self.groups))
         # Shares that sum to 1 stay as they are: dividing again would move their last bit at every save and load.
         scale = 1 if math.isclose(total, 1, rel_tol=1e-12) else total
@@ -126,9 +128,9 @@ def together(attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:
     attributes = tuple(attributes)
     names = [attribute.name for attribute in attributes]
     if not attributes:
-        raise DebiasError("Expected an attribute to measure, but none came. Choose one, e.g. gender.")
+        raise DebiasError("Expected an attribute to measure, got none. Choose one, e.g. gender.")
     if len(attributes) > MOST_TOGETHER:
-        raise DebiasError(f"Expected at most {MOST_TOGETHER} attributes together, but {len(attributes)} came: "
+        raise DebiasError(f"Expected at most {MOST_TOGETHER} attributes together, got {len(attributes)}: "
                           f"{short(names)}. Calibrate them in two profiles.")
     if len({" ".join(name.casefold().split()) for name in names}) < len(names):
         raise DebiasError(f"Two attributes have the same name: {short(names)}. Name one of them differently, e.g. "
@@ -148,13 +150,14 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
         named = re.fullmatch(r"\s*(.*?)\s*[:=]?\s*(\d+(?:\.\d*)?|\.\d+)\s*%?\s*", part, re.DOTALL)
         name = known.get(" ".join(named[1].casefold().split())) if named else None
         if named is None or name is None or name in found:
-            raise DebiasError(f"A target is a number a group in their order, e.g. {':'.join(['50'] * len(names))}, or "
-                              f"groups with their shares, e.g. {quoted(names[-1] + ' 65')}, each once, but "
-                              f"{quoted(text.strip())} came. The groups are {short(', '.join(names))}.")
+            raise DebiasError("Expected a target as one number per group in their order, e.g. "
+                              f"{':'.join(['50'] * len(names))}, or groups with their shares, e.g. "
+                              f"{quoted(names[-1] + ' 65')}, each once, got {quoted(text.strip())}. The groups are "
+                              f"{short(', '.join(names))}.")
         found[name] = float(named[2])
     if not found:
-        raise DebiasError(f"A target is a number a group, e.g. {':'.join(['50'] * len(names))}, or groups with their "
-                          f"shares, e.g. {quoted(names[-1] + ' 65')}, but {quoted(text.strip())} came.")
+        raise DebiasError(f"Expected a target as one number per group, e.g. {':'.join(['50'] * len(names))}, or "
+                          f"groups with their shares, e.g. {quoted(names[-1] + ' 65')}, got {quoted(text.strip())}.")
     whole = 1 if sum(found.values()) <= 1 and any(0 < share < 1 for share in found.values()) else 100
     rest, missing = whole - sum(found.values()), [name for name in names if name not in found]
     if missing and rest < 0:
@@ -205,7 +208,7 @@ def parse(text: str) -> Attribute:
 def joint(attributes: Sequence[Attribute]) -> Attribute:
     """Intersections as one attribute: a group for every combination, its target the product of the single ones."""
     if not attributes:
-        raise DebiasError("Expected one attribute or more to combine, but none came.")
+        raise DebiasError("Expected one attribute or more to combine, got none.")
     combinations = list(itertools.product(*(attribute.groups for attribute in attributes)))
     groups = tuple(Group(", ".join(g.name for g in combination), (_joined([g.texts[0] for g in combination]),),
                          (", ".join(g.classifier_texts[0] for g in combination),)) for combination in combinations)

@@ -48,7 +48,7 @@ class Examination:
     @property
     def text(self) -> str:
         verdict = "Guidance works on this model." if self.ok else \
-            "Guidance does not work on this model as it must: see the lines with NO."
+            "Guidance does not work correctly on this model: see the lines with NO."
         return "\n".join([verdict, *map(str, self.findings)])
 
 
@@ -102,27 +102,29 @@ def _looked_at(host: Host, method: Method, prompt: str, attribute: Attribute, cl
     if _apart(plain, first) > _apart(plain, second):  # what the pictures show already, a push hardly changes
         one, other, first, second = other, one, second, first
     effect = _apart(plain, second)
-    found.append(Finding(f"a push changes the pictures (by {_apart(plain, first):.3g} and {effect:.3g} of 255 in the "
-                         f"mean), to each group otherwise ({_apart(first, second):.3g})",
+    found.append(Finding(f"steering changes the pictures (by {_apart(plain, first):.3g} and {effect:.3g} of 255 on "
+                         f"average), differently for each group (difference {_apart(first, second):.3g})",
                          _apart(first, second) > SEEN))
     mixed = nothing.clone()
     mixed[1, other] = -method.unit
     both = made(prompt, mixed)
     alone, beside = _apart(both[:1], plain[:1]), _apart(both[1:], second[1:])
-    found.append(Finding(f"beside a pushed picture one that is left alone stays as it is (difference {alone:.2g}), and "
-                         f"the pushed one is what it is by itself ({beside:.2g})",
+    found.append(Finding(f"a picture that is left alone stays the same beside a steered one (difference {alone:.2g}), "
+                         f"and the steered one is the same as when made alone ({beside:.2g})",
                          max(alone, beside) <= max(ROUNDING * effect, 1)))
     group = attribute.groups[other]
     if method.direction == "prompt" and len(group.texts) == 1:
         text, = group_texts(group.texts, prompt, method.context)
         off = _apart(made(text, nothing), second)
-        found.append(Finding(f"a push gives the picture of the group's own text, '{text}' (difference {off:.2g}, "
-                             f"{off / max(effect, 1e-9):.1%} of what a push does)", off <= max(ROUNDING * effect, 1)))
+        found.append(Finding(f"steering gives the picture of the group's own text, '{text}' (difference {off:.2g}, "
+                             f"which is {off / max(effect, 1e-09):.1%} of the effect of "
+                             "steering)", off <= max(ROUNDING * effect, 1)))
     if classify is not None:
         shown = [[attribute.names[i] for i in np.asarray(classify([p.astype(np.uint8) for p in pictures])).argmax(1)]
                  for pictures in (plain, first, second)]
-        found.append(Finding(f"the classifier sees {', '.join(shown[0])} without a push; {', '.join(shown[1])} pushed "
-                             f"to {attribute.names[one]}; {', '.join(shown[2])} pushed to {attribute.names[other]}"))
+        found.append(Finding(f"the classifier sees {', '.join(shown[0])} without steering; {', '.join(shown[1])} "
+                             f"steered to {attribute.names[one]}; {', '.join(shown[2])} steered to "
+                             f"{attribute.names[other]}"))
     return found
 
 

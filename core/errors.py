@@ -13,6 +13,13 @@ class DebiasError(ValueError):
     """
 
 
+def out_of_memory(error: BaseException | None) -> bool:
+    """Did memory run out? torch has a class of its own for that on CUDA; for other devices it says it in words."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words))
+
+
 def quoted(value: object) -> str:
     """A value in quotes for a message: one line, at most 200 characters, nothing that a terminal or page would obey."""
     return f"'{short(value)}'"

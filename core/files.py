@@ -1,6 +1,7 @@
 """Files that are never half written, never written by two at once, and never outside their folder."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import stat
 import sys
 import time
 import unicodedata
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, NoReturn
@@ -19,33 +21,48 @@ from .errors import DebiasError, quoted
 LARGEST = 256 << 20  # bytes of a file that is read as text
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of characters that do not show
 JOINERS = "\u200c\u200d"  # zero width, but part of spelling
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # some network drives answer so
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
     """Write a file so that, whatever happens, either the old content or the new one is there. Raises OSError.
 
-    The new content is first written to a temporary file beside it. Those that killed writers of this file have left
-    are removed.
+    The new content is first written to a temporary file `.NAME.xxxxxxxx.tmp` beside it, which is called
+    `.NAME.xxxxxxxx.new` once it is whole, and then takes the file's place. Some network drives remove the old file
+    before they rename the new one: a writer killed in between leaves the only copy as `.new`, which `recover` finds.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    recover(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, temporary = _temporary(path)
+    whole = temporary.with_suffix(".new")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
             if os.name != "nt":  # Windows cannot rename a file that is open
-                os.replace(temporary, path)
+                _put(temporary, whole, path)
         if os.name == "nt":
-            os.replace(temporary, path)
+            _put(temporary, whole, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        if path.exists():  # else it is the only copy
+            whole.unlink(missing_ok=True)
         raise
     return path
+
+
+def _put(temporary: Path, whole: Path, path: Path) -> None:
+    os.replace(temporary, whole)
+    try:
+        os.replace(whole, path)
+    except FileNotFoundError:
+        # A network drive that repeats a lost request says so of a renaming that was done.
+        if whole.exists() or not path.exists():
+            raise
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
@@ -67,22 +84,28 @@ def _temporary(path: Path) -> tuple[int, Path]:
         os.close(handle)
 
 
-def _sweep(path: Path) -> None:
-    """Remove temporary files of this file whose writers are dead."""
-    for left in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+def recover(path: Path) -> bool:
+    """Is the file there? Where it is gone, and a killed writer has left its whole content beside it, that takes its
+    place; other temporary files whose writers are dead are removed."""
+    for left in sorted(path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 8}.*")):
+        if left.suffix not in (".tmp", ".new"):
+            continue
         try:
-            if os.name == "nt":
+            if left.suffix == ".new" and not path.exists() and left.is_file() and not left.is_symlink():
+                os.replace(left, path)  # its writer, should it live, finds this done
+            elif os.name == "nt":
                 if time.time() - left.stat().st_mtime > 3600:  # a living writer's is open, or gone in a moment
                     left.unlink(missing_ok=True)
-                continue
-            handle = os.open(left, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-            try:
-                _lock(handle)
-                left.unlink(missing_ok=True)
-            finally:
-                os.close(handle)
+            else:
+                handle = os.open(left, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+                try:
+                    _lock(handle)
+                    left.unlink(missing_ok=True)
+                finally:
+                    os.close(handle)
         except OSError:
             continue  # a living writer holds it, or it cannot be removed
+    return path.exists()
 
 
 def _escaped(name: str) -> str:
@@ -93,6 +116,8 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     """The text of a file in UTF-8. Raises DebiasError for what is no regular file of at most `largest` bytes, and for
     bytes that are no UTF-8; OSError where it cannot be read."""
     path = Path(path)
+    if not path.exists():
+        recover(path)
     # O_NONBLOCK: opening a pipe would wait for its other end.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     found = os.fstat(handle)
@@ -136,9 +161,8 @@ def safe_name(name: str, most: int = 220) -> str:
     device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
     hidden = any(unicodedata.category(c) in HIDDEN and c not in JOINERS for c in name[:121])
     if not allowed or device or hidden or name != name.strip(" .") or len(name.encode("utf-8")) > most:
-        raise DebiasError(f"A name must be 1 to 120 printable characters (220 bytes at most) without slashes, a "
-                          f"leading dot or any of :*?\"<>|, but {quoted(name)} came. Choose another, e.g. "
-                          f"'doctor-gender'.")
+        raise DebiasError("Expected a name of 1 to 120 printable characters (220 bytes at most) without slashes, a "
+                          f"leading dot or any of :*?\"<>|, got {quoted(name)}. Choose another, e.g. 'doctor-gender'.")
     return name
 
 
@@ -157,25 +181,27 @@ def exclusive(path: str | Path) -> Iterator[None]:
     """Hold a file's lock, `.NAME.lock` beside it, which the system releases when the process ends, however it ends.
 
     Raises DebiasError where another process holds it, and where something else stands in its place: a link is not
-    followed, and what it points to is never touched.
+    followed, and what it points to is never touched. On a drive that has no locks it warns, and nothing is held.
     """
-    from filelock import FileLock, Timeout
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     if lock.is_symlink() or lock.exists() and not lock.is_file():
-        raise DebiasError(f"Expected a plain file at {quoted(lock)}, where the lock is kept, but a link, pipe or "
-                          f"folder is there. Remove it.")
-    held = FileLock(str(lock), timeout=0)
+        raise DebiasError(f"Expected a plain file at {quoted(lock)}, which is the lock, got a link, pipe or folder. "
+                          "Remove it.")
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        held.acquire()
-    except Timeout as error:
-        raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose another "
-                          f"name.") from error
-    try:
+        try:
+            _lock(handle)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose "
+                                  "another name.") from error
+            warnings.warn(f"The drive of {quoted(path.name)} has no file locks, so a second calibration of this name "
+                          "would not be noticed. Do not start one before this one ends.")
         yield
     finally:
-        held.release()
+        os.close(handle)  # and with it the lock
 
 
 def _lock(handle: int) -> None:

@@ -9,8 +9,8 @@ DETECTORS = ("yunet", "dlib", "opencv")  # as `judge.faces.detector` tries them
 AUTO = "auto"
 
 LOOK = Choice(LOOKS, "Look at", (
-    "What the classifier looks at: the whole picture; the largest face; or people, every face, with intervals for "
-    "persons instead of pictures (for audits). Faces need a detector."))
+    "What the classifier looks at: the whole picture; the largest face; or people, which is every face, with intervals "
+    "for persons instead of pictures (only in audits). Faces need a detector."))
 DETECTOR = Choice((AUTO, *DETECTORS), "Face detector", (
-    "What finds faces: auto is the first of yunet, dlib and opencv that is installed. 'pip install dlib-bin' into the "
-    "host's Python is enough."))
+    "What finds faces. auto: the first of yunet, dlib and opencv that is installed. To install one, run 'pip install "
+    "dlib-bin' with the host's Python."))

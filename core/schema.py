@@ -219,10 +219,11 @@ def _plain(document: Any, what: str) -> None:
                 raise DebiasError(f"{what} holds a text that is no Unicode ({short(value)}). Restore the file.")
         elif isinstance(value, float) and not math.isfinite(value) or \
                 isinstance(value, int) and not -2**80 < value < 2**80:
-            raise DebiasError(f"{what}'s numbers must be finite and below 1e24, but {short(value)[:40]} came. "
-                              f"Calibrate again.")
+            raise DebiasError(f"Expected finite numbers below 1e24, got {short(value)[:40]}: {what} cannot be read. "
+                              "Calibrate again.")
         elif not isinstance(value, (int, float, type(None))):
-            raise DebiasError(f"{what} holds JSON's plain values, but a {type(value).__name__} came.")
+            raise DebiasError(f"Expected the plain values of JSON, got a {type(value).__name__}: {what} cannot be "
+                              "used.")
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def guidance(pipe, scale: float, negative_prompt: str | None) -> dict:
     accepted, family = inspect.signature(type(pipe).__call__).parameters, family_of(pipe)
     cfg = family.cfg if family else "guidance_scale"
     if negative_prompt is not None and "negative_prompt" not in accepted:
-        raise DebiasError(f"{type(pipe).__name__} takes no negative prompt, but {quoted(negative_prompt)} came. Leave "
-                          f"it out.")
+        raise DebiasError(f"{type(pipe).__name__} takes no negative prompt, got {quoted(negative_prompt)}. Leave it "
+                          "out.")
     if cfg == "true_cfg_scale" and scale > 1:
         negative_prompt = negative_prompt or ""  # without one it is not guided
     guider = getattr(pipe, "guider", None)
@@ -176,10 +176,9 @@ def check_family(pipe, method: Method) -> None:
     inside = method.direction != "prompt" or not method.guidance.whole
     two = getattr(pipe, "transformer_2", None) is not None  # which share the steps
     if inside and (two or not family_of(pipe).inside):
-        raise DebiasError(f"{type(pipe).__name__}{' with two transformers' * two} takes the direction 'prompt' in all "
-                          f"steps, but "
-                          f"'{method.direction}' from {method.guidance.start:g} to {method.guidance.end:g} came. Use "
-                          "the method 'default', or 'shift'.")
+        raise DebiasError(f"{type(pipe).__name__}{' with two transformers' * two} takes only the direction 'prompt' "
+                          f"in all steps, got '{method.direction}' from {method.guidance.start:g} to "
+                          f"{method.guidance.end:g}. Use the method 'default', or 'shift'.")
 
 
 def check_whole_texts(pipe, attributes: Sequence[Attribute], method: Method) -> None:

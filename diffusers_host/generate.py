@@ -158,10 +158,10 @@ def _checked(weights, attributes: Sequence[Attribute], method: Method) -> Tensor
     weights = torch.as_tensor(weights, dtype=torch.float32).cpu()
     n = sum(len(attribute.groups) for attribute in attributes)
     if weights.ndim != 2 or weights.shape[1] != n or not len(weights):
-        raise DebiasError(f"Expected weights [B, n] with n = {n} groups, but {list(weights.shape)} came.")
+        raise DebiasError(f"Expected weights [B, n] with n = {n} groups, got {list(weights.shape)}.")
     if not torch.isfinite(weights).all():
-        raise DebiasError(f"Weights must be finite, but {short(weights.tolist())} came. Calibrate again, or drop "
-                          f"them.")
+        raise DebiasError(f"Expected finite weights, got {short(weights.tolist())}. Calibrate again, or leave them "
+                          "out.")
     return weights
 
 
@@ -182,7 +182,7 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     seeds = [int(seed) for seed in seeds]
     rows = _rows(attributes, steerings, weights, guidance_strength, seeds)
     if batch_size < 1:
-        raise DebiasError(f"Expected a batch size of 1 or more, but {batch_size} came.")
+        raise DebiasError(f"Expected a batch size of 1 or more, got {batch_size}.")
     rows = _checked(rows, attributes, method)
     if encoded is None and method.guidance.scale and rows.any():
         encoded = encode_all(pipe, prompt, attributes, method.context, **encoding_of(call))
@@ -219,17 +219,17 @@ def _pictures(output) -> np.ndarray:
 
 def _rows(attributes, steerings, weights, strength: float, seeds: list[int]) -> Tensor:
     if not seeds:
-        raise DebiasError("Expected a seed for each image, but none came.")
+        raise DebiasError("Expected a seed for each image, got none.")
     if weights is not None and steerings:
         raise DebiasError("Give weights or steerings, but not both.")
     if weights is not None:
         weights = torch.as_tensor(weights, dtype=torch.float32) * strength
         weights = weights.expand(len(seeds), -1) if weights.ndim == 1 else weights
         if len(weights) != len(seeds):
-            raise DebiasError(f"Expected weights [n], or a row for each of {len(seeds)} seeds, but "
-                              f"{list(weights.shape)} came.")
+            raise DebiasError(f"Expected weights [n], or a row for each of {len(seeds)} seeds, got "
+                              f"{list(weights.shape)}.")
         return weights
     if len(steerings) != len(attributes):
-        raise DebiasError(f"Expected a steering for each of {len(attributes)} attributes, but {len(steerings)} came. "
-                          f"Calibrate first, or give weights.")
+        raise DebiasError(f"Expected a steering for each of {len(attributes)} attributes, got {len(steerings)}. "
+                          "Calibrate first, or give weights.")
     return draw.rows(steerings, seeds, strength) if steerings else torch.zeros(len(seeds), 0)

@@ -54,8 +54,8 @@ class Workbench(Host):
                  negative_prompt: str | None = None, batch_size: int = 4, classifiers: dict | None = None,
                  fidelity: Callable | None = None, judged_by: str = ""):
         if (width is None) != (height is None):
-            raise DebiasError(f"Width and height belong together, but width {width} and height {height} came. Give "
-                              f"both, or neither for the model's own size.")
+            raise DebiasError(f"Expected both width and height, or neither, got width {width} and height {height}. "
+                              "Give both, or neither for the model's own size.")
         self.pipe, self.clip, self.batch_size, self.judged_by = pipe, clip, batch_size, judged_by
         self.classifiers, self.fidelity = dict(classifiers or {}), fidelity or (clip and clip.similarity)
         self._zero_shot: dict[tuple, Callable] = {}  # CLIP's, by what the groups are: a name may come with other groups
@@ -103,8 +103,8 @@ class Workbench(Host):
         if attribute.name in self.classifiers:
             return self.classifiers[attribute.name]
         if self.clip is None:
-            raise DebiasError(f"Nothing here can tell groups of {quoted(attribute.name)} apart. Give a CLIP model or a "
-                              f"classifier of your own.")
+            raise DebiasError(f"Expected a classifier for {quoted(attribute.name)}, got none. Give a CLIP model or a "
+                              "classifier of your own.")
         key = attribute.name, attribute.groups
         if key not in self._zero_shot:
             self._zero_shot[key] = self.clip.classifier(attribute)
@@ -228,8 +228,8 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
                 _check_without(pipe, lacking, name)
         elif path.is_file():
             if config and not Path(config).is_dir():
-                raise DebiasError(f"Expected a diffusers folder as the configuration of a checkpoint, but "
-                                  f"{quoted(config)} is none.")
+                raise DebiasError("Expected a diffusers folder as the configuration of a checkpoint, got "
+                                  f"{quoted(config)}, which is none.")
             family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
                 StableDiffusionPipeline
             pipe = family.from_single_file(str(path), config=config, **options)
@@ -295,8 +295,9 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).sum().item()
     except Exception as error:  # torch raises several kinds for names, drivers and devices
-        raise DebiasError(f"Expected a device that computes here, such as cpu, cuda or mps, but {quoted(str(device))} "
-                          f"does not ({short(str(error).strip().splitlines()[0] if str(error).strip() else error)}).") \
+        raise DebiasError("Expected a device that computes here, such as cpu, cuda or mps, got "
+                          f"{quoted(str(device))}, which does not "
+                          f"({short(str(error).strip().splitlines()[0] if str(error).strip() else error)}).") \
             from error
 
 

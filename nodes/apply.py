@@ -33,10 +33,10 @@ def looked_up(profile: Profile, text: str, found: bool = False) -> tuple[Entry, 
         return entry, list(entry.warnings)
     if len(profile.entries) > 1:
         raise DebiasError(f"The profile '{profile.name}' was calibrated for {len(profile.entries)} prompts, and the "
-                          "graph does not tell which text is behind the positive conditioning. Put the prompt into "
-                          "'text', or wire it there.")
-    return profile.entries[0], [f"no text was found behind the positive conditioning, so "
-                                f"{quoted(profile.entries[0].prompt)} is taken for it"]
+                          "graph does not show which text the positive conditioning was made from. Write the prompt "
+                          "into 'text', or wire it there.")
+    return profile.entries[0], ["no text was found behind the positive conditioning, so the profile's only prompt, "
+                                f"{quoted(profile.entries[0].prompt)}, is used"]
 
 
 @dataclass
@@ -81,13 +81,13 @@ class Application:
         if not self.text.strip():
             self.prompt = ", ".join(behind)
             if len(behind) > 1:
-                said.append(f"the positive conditioning is made of {len(behind)} texts, "
-                            f"{', '.join(map(quoted, behind))}, which are looked up as one")
+                said.append(f"the positive conditioning combines {len(behind)} texts, "
+                            f"{', '.join(map(quoted, behind))}, which count as one prompt")
         else:
             self.prompt = self.text
             if behind and all(bare(text) != bare(self.text) for text in behind):
-                said.append(f"'text' says {quoted(self.text)}, but the positive conditioning is made of "
-                            f"{', '.join(map(quoted, behind))}; what 'text' says counts")
+                said.append(f"'text' is {quoted(self.text)}, but the positive conditioning is made from "
+                            f"{', '.join(map(quoted, behind))}; 'text' is used")
         if self.profile.others == PREDICT and self.prompt.strip():
             self.profile = predict(self.profile, self.prompt, self.model, self.clip, known_by(self.graph, self.node),
                                    self.node)
@@ -109,7 +109,7 @@ class Application:
         """Says what a pass did, and adds it to the images' metadata."""
         images, notes = len(summary["weights"]), [*self.said, *summary["warnings"]]
         if self.method.direction != self.profile.method.direction:
-            notes.append(f"the weights were found with the direction '{self.profile.method.direction}'")
+            notes.append(f"the weights were calibrated with the direction '{self.profile.method.direction}'")
         notes += [f"other setting: {text}" for text in differences(self.profile, {**self.known, **facts})]
         idle = not summary["acted"] and any(map(any, summary["weights"]))
         own = facts["seed"] if images == 1 else None
@@ -131,7 +131,7 @@ def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed
     steered, steps = summary["guided_images"], f"{summary['steps']} steps, " if summary["steps"] else ""
     if total == 1:
         sent = told.get("Debias sent to")
-        said = f"this picture: sent to {sent}" if sent else "this picture is steered"
+        said = f"this picture: steered to {sent}" if sent else "this picture is steered"
     else:
         said = f"{steered} of {total} pictures steered"
         groups = Counter(filter(None, (sent_to(profile, entry, one) for one in range(seed, seed + total))))
@@ -146,33 +146,37 @@ class DebiasApply(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasApply", display_name="Debias Apply", category=CATEGORY,
-            description="Guides every image that is sampled with this model by a calibrated profile. Works with any "
-                        "sampler, CFG rule, ControlNet or LoRA; put it after LoRA loaders. Image i of a batch counts "
-                        "as seed + i.",
+            description="Steers every image that is sampled with this model, as a calibrated profile says. Works with "
+                        "any sampler, CFG rule, ControlNet or LoRA; put it after LoRA loaders. Image i of a batch "
+                        "uses seed + i.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide."),
-                io.Clip.Input("clip", tooltip="The same checkpoint's text encoder: it encodes the groups' texts."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It encodes the groups' texts."),
                 Profiles.Input("profile", tooltip="From Debias Load Profile or Debias Calibrate."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=(
-                    "1: as calibrated. 0: nothing is changed, bit by bit. Above 1 prompts may be shown less well.")),
+                    "1: as calibrated. 0: images stay bit-identical. Above 1, images may follow the prompt less "
+                    "well.")),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, tooltip=(
-                    "Share of the schedule at which guidance begins; the profile's own window stays a limit.")),
+                    "Share of the schedule at which guidance begins. It cannot begin before the profile's own "
+                    "window.")),
                 io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=(
-                    "Share of the schedule at which guidance ends. 0.4 costs less; on the demo model it keeps most of "
-                    "the effect on gender, but only three fifths of that on five skin tones.")),
+                    "Share of the schedule at which guidance ends. It cannot end after the profile's own window. 0.4 "
+                    "costs less: on the demo model it keeps most of the effect on gender, but only three fifths of "
+                    "the effect on five skin tones.")),
                 io.Combo.Input("direction", options=[AS_CALIBRATED, *DIRECTIONS], default=AS_CALIBRATED, tooltip=(
-                    "How the weights steer. prompt: the positive conditioning is shifted, at no cost. embedding: one "
-                    "further evaluation a step. prediction: one a group. Weights hold for the direction they were "
-                    "found with.")),
+                    "How the weights steer. prompt: shifts the positive conditioning, at no cost. embedding: one "
+                    "extra evaluation per step. prediction: one per group and step. Weights are valid for the "
+                    "direction that they were calibrated with.")),
                 io.String.Input("text", multiline=True, default="", optional=True,
                                 placeholder="empty: the text behind the positive conditioning", tooltip=(
-                    "Empty: the text behind the sampler's positive conditioning is found in the graph. Where that "
-                    "cannot be told, write the prompt here, or wire its text here too.")),
+                    "The prompt. Empty: the node finds the text of the sampler's positive conditioning in the graph. "
+                    "If it cannot, it says so: write the prompt here, or wire its text here too.")),
                 io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
-                    "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
-                    "are emphasised, and for prompts in which their subject stands. draw: each image is sent to a "
-                    "drawn group. predict: weights are predicted from the calibrated prompts, at least two a group. "
-                    "That takes as long as 25 to 45 images for a new prompt and, once, for each calibrated one."))],
+                    "What to do with a prompt that was not calibrated. (A calibrated prompt is also found with "
+                    "emphasis, and by its subject in longer prompts.) leave alone: nothing. draw: steer each image to "
+                    "a randomly drawn group. predict: predict weights from the calibrated prompts, which must be at "
+                    "least twice as many as groups. This takes as long as 25 to 45 images for a new prompt and, once, "
+                    "for each calibrated one."))],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 

@@ -33,22 +33,22 @@ class DebiasAttribute(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasAttribute", display_name="Debias Attribute", category=CATEGORY,
-            description="What to measure and balance: groups and the share that each should have. The groups and the "
-                        "target are yours to declare.",
+            description="Declares what to measure and balance: groups, and the share that each should have. You "
+                        "choose both.",
             inputs=[
                 io.Combo.Input("attribute", options=[*BUILT_IN, OWN], default="gender", tooltip=(
-                    "A built-in attribute, or own groups, listed below.")),
+                    "A built-in attribute, or 'own groups', which you list below.")),
                 io.String.Input("groups", multiline=True, default="",
                                 placeholder="young: a young person\nold: an old person",
-                                tooltip="Own groups, one a line: a name, or a name, a colon and its description. The "
-                                        "description is what the model is steered by and what CLIP looks for. Several "
-                                        "descriptions: bars between."),
+                                tooltip="Your own groups, one per line: a name, or 'name: description'. The "
+                                        "description steers the model, and CLIP looks for it. Separate several "
+                                        "descriptions with bars (|)."),
                 io.String.Input("target", default="", placeholder="70:30", tooltip=(
                     "The share that each group should have: in the groups' order, e.g. 70:30, or by name, e.g. woman "
                     "65, man 35. Empty: even shares.")),
-                io.String.Input("name", default="", tooltip="A name of your own. Empty: the built-in one."),
+                io.String.Input("name", default="", tooltip="Name of the attribute. Empty: the built-in name."),
                 Attributes.Input("also", optional=True, tooltip=(
-                    "Further attributes, to be measured and calibrated together with this one."))],
+                    "Further attributes to measure and calibrate together with this one."))],
             outputs=[Attributes.Output(display_name="attributes", tooltip="For Debias Audit and Debias Calibrate.")],
             hidden=[io.Hidden.unique_id])
 

@@ -36,8 +36,8 @@ def given_back(text: str) -> dict | None:
     except ValueError as error:
         if isinstance(error, DebiasError):
             raise
-        raise DebiasError("The corrections are no JSON. Paste the whole file that the page of pictures and labels "
-                          "saved, or leave them empty.") from error
+        raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page of "
+                          "pictures and labels saved, or leave them empty.") from error
 
 
 class DebiasAudit(io.ComfyNode):
@@ -46,20 +46,21 @@ class DebiasAudit(io.ComfyNode):
         return io.Schema(
             node_id="DebiasAudit", display_name="Debias Audit", category=CATEGORY, is_output_node=True,
             is_input_list=True,  # images of several sizes come as several batches
-            description="Counts whom images show: shares with 95 % intervals, and how far they are from the target "
-                        "compared with chance. Works on any images, generated here or loaded. Click a label to correct "
-                        "it.",
+            description="Measures which groups the images show: shares with 95 % intervals, and whether their "
+                        "distance from the target exceeds chance. Works on any images, generated or loaded. Click a "
+                        "label to correct it.",
             inputs=[
-                io.Image.Input("images", tooltip="The images to count. A few hundred of one prompt tell more than "
-                                                 "ten. Batches of several sizes are counted together."),
-                Classifiers.Input("classifier", tooltip="What tells which group a picture shows."),
+                io.Image.Input("images", tooltip="The images to count. A few hundred images of one prompt give a "
+                                                 "reliable result; ten do not. Batches of several sizes are counted "
+                                                 "together."),
+                Classifiers.Input("classifier", tooltip="Decides which group each picture shows."),
                 Attributes.Input("attributes", tooltip="From Debias Attribute."),
                 planned("confidence"),
                 io.String.Input("title", default="", tooltip="A title for the chart, e.g. the prompt."),
                 io.String.Input("corrections", default="", optional=True, tooltip=(
-                    "Labels corrected by hand. A click in the panel fills this in; a saved corrections file can be "
-                    "pasted."))],
-            outputs=[io.Image.Output(display_name="chart", tooltip="Shares against the target."),
+                    "Labels that you corrected. Clicking a label in the panel fills this in; you can also paste a "
+                    "saved file of corrections."))],
+            outputs=[io.Image.Output(display_name="chart", tooltip="Chart of the shares and the target."),
                      io.String.Output(display_name="text", tooltip="The same figures as text.")],
             hidden=[io.Hidden.unique_id])
 

@@ -37,38 +37,39 @@ class DebiasCalibrate(io.ComfyNode):
         return io.Schema(
             node_id="DebiasCalibrate", display_name="Debias Calibrate (IDA)", category=CATEGORY, is_output_node=True,
             description="Finds the weights that bring a model's images to the target shares: generates, counts, "
-                        "corrects, and verifies the result on seeds that were not used to find it. Cancel keeps what "
-                        "was measured; queued again, it continues.",
+                        "corrects, and verifies the result on fresh seeds. Cancel keeps what was measured; queue it "
+                        "again to continue.",
             inputs=[
                 io.Model.Input("model", tooltip=(
                     "The model to calibrate, with its LoRAs and patches, but without Debias Apply.")),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
                 Attributes.Input("attributes", tooltip="What to balance, and the target: from Debias Attribute."),
-                Classifiers.Input("classifier", tooltip="What tells which group a picture shows."),
+                Classifiers.Input("classifier", tooltip="Decides which group each picture shows."),
                 io.String.Input("prompts", multiline=True, default="a photo of a doctor", tooltip=(
-                    "The prompt to calibrate. Several, one a line, are calibrated one after the other into one "
+                    "The prompts to calibrate, one per line. They are calibrated one after the other, into one "
                     "profile.")),
                 io.String.Input("negative", multiline=True, default="", tooltip="The negative prompt."),
                 io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
                     "Height of the images in pixels.")),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps, as you will use later."),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps, as you will use them "
+                                                                            "later."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=(
-                    "CFG, as you will use later: bias grows with it.")),
+                    "CFG, as you will use it later. Bias grows with CFG.")),
                 io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
-                               tooltip="The sampler, as you will use later."),
+                               tooltip="The sampler, as you will use it later."),
                 io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
-                               tooltip="The scheduler, as you will use later."),
+                               tooltip="The scheduler, as you will use it later."),
                 io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False, tooltip=(
-                    "Seed of the first image; the others follow. Keep it, so that an interrupted calibration "
-                    "continues.")),
+                    "Seed of the first image; the others follow. Keep it fixed, so that an interrupted calibration "
+                    "can continue.")),
                 *(planned(name) for name in ("images", "rounds", "held_out", "batch_size", "tolerance")),
                 *(choice(name) for name in ("method", "direction", "rule")),
                 planned("confidence"),
                 io.String.Input("name", default="doctor-gender", tooltip=(
-                    "Name of the profile and of its folder in output/debias, which is numbered where there is one "
-                    "already.")),
+                    "Name of the profile and of its folder in output/debias. If the folder exists, the new one gets a "
+                    "number.")),
                 # Last and optional: graphs of earlier versions lack them.
                 planned("within", optional=True),
                 io.Combo.Input("sure", options=list(HOW_SURE.values), default="normal", optional=True,
@@ -87,8 +88,8 @@ class DebiasCalibrate(io.ComfyNode):
                 confidence, name, within=0.0, sure=CUSTOM):
         node, name = cls.hidden.unique_id, safe_name(name.strip())
         if KEY in model.wrappers.get("outer_sample", {}):
-            raise DebiasError("This model is guided by Debias Apply already, and would be calibrated on top of that. "
-                              "Wire the model as it was before Debias Apply.")
+            raise DebiasError("Expected a model without Debias Apply, got one that it guides already. Wire the model "
+                              "from before Debias Apply.")
         method = chosen(method, direction=direction, rule=rule)
         numbers = dict(images=images, rounds=rounds, held_out=held_out, tolerance=tolerance, within=within)
         plan = planned_as(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=confidence)

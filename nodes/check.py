@@ -20,9 +20,9 @@ class DebiasCheckClassifier(io.ComfyNode):
         return io.Schema(
             node_id="DebiasCheckClassifier", display_name="Debias Check Classifier", category=CATEGORY,
             is_output_node=True,
-            description="Makes pictures of prompts that state the group, and counts how often the classifier is right "
-                        "about them. With the classifier that comes out, Debias Audit and Debias Calibrate correct "
-                        "shares by its mistakes.",
+            description="Generates pictures of prompts that state the group, and counts how often the classifier is "
+                        "right. Wire its output into Debias Audit or Debias Calibrate, and they correct their shares "
+                        "for the classifier's errors.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with its LoRAs and patches, but without Debias Apply."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
@@ -30,17 +30,17 @@ class DebiasCheckClassifier(io.ComfyNode):
                 Attributes.Input("attributes", tooltip="What the classifier is checked on: from Debias Attribute."),
                 Classifiers.Input("classifier", tooltip="The classifier to check."),
                 io.String.Input("prompts", multiline=True, default=PROMPT, tooltip=(
-                    "The prompts that each group's text is added to, one a line.")),
+                    "Prompts, one per line. Each group's text is added to each of them.")),
                 io.Int.Input("count", default=COUNT, min=5, max=10000, tooltip="Images of each group."),
                 *sampling(),
                 io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False, tooltip=(
                     "Seed of the first image; the others follow.")),
                 planned("batch_size"), planned("confidence"),
                 io.String.Input("corrections", default="", optional=True, tooltip=(
-                    "Labels corrected by hand, which count as the truth. A click in the panel fills this in; a saved "
-                    "corrections file can be pasted."))],
+                    "Labels that you corrected; they count as the truth. Clicking a label in the panel fills this in; "
+                    "you can also paste a saved file of corrections."))],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="The classifier with its check."),
-                     io.String.Output(display_name="text", tooltip="What was found.")],
+                     io.String.Output(display_name="text", tooltip="The result.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
@@ -54,6 +54,7 @@ class DebiasCheckClassifier(io.ComfyNode):
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))] or [PROMPT]
         checks, outcome = check_judges(bench, texts, attributes, count, batch_size, seed, confidence, by_hand)
         if outcome.stopped is not None:
+            messages.say(node, f"{outcome.why}. A check is made in one go: queue it again.", warning=True)
             raise outcome.stopped
         warnings = [warning for check in checks for warning in check.warnings]
         text = "\n".join([*(line for check in checks for line in (f"{check.attribute}, by {check.judge}:", *(

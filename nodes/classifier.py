@@ -136,12 +136,12 @@ class DebiasClipClassifier(io.ComfyNode):
         return io.Schema(
             node_id="DebiasClipClassifier", display_name="Debias Classifier (CLIP)", category=CATEGORY,
             description="CLIP or SigLIP, zero-shot: compares pictures with each group's description. It judges every "
-                        "attribute, and how well pictures show their prompt.",
+                        "attribute, and measures how well pictures match their prompt.",
             inputs=[io.Combo.Input("model", options=[DEMO, *folders(), *pairs()], default=DEMO, tooltip=(
-                "A transformers folder in models/classifiers with a text and a vision tower, or a file of "
-                "models/clip_vision with its text tower, safetensors only. To get one: put model.safetensors of "
-                "openai/clip-vit-large-patch14 into models/clip_vision, and choose it with itself. The demo's knows "
-                "the demo's drawings and nothing else."))],
+                "A transformers folder in models/classifiers with a text and a vision tower, or a file in "
+                "models/clip_vision with its text tower; safetensors only. To get one, put model.safetensors of "
+                "openai/clip-vit-large-patch14 into models/clip_vision; it holds both towers, so choose the entry "
+                "that names it alone. The demo's classifier knows only the demo's drawings."))],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
 
     @classmethod
@@ -154,17 +154,17 @@ class DebiasSkinToneClassifier(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasSkinToneClassifier", display_name="Debias Classifier (skin tone)", category=CATEGORY,
-            description="Skin tone by colour (individual typology angle), without a network. It measures the light as "
-                        "well as the skin: on photographs its shares are rough.",
+            description="Skin tone by colour (individual typology angle), without a neural network. It measures the "
+                        "light as well as the skin, so its shares are rough on photographs.",
             inputs=[
                 io.Combo.Input("faces", options=list(FACES), default="auto", tooltip=(
-                    "auto: the largest face where a detector is installed and finds one, else the whole picture. only: "
-                    "pictures without a face are left out. off: always the whole picture.")),
+                    "auto: the largest face if a detector finds one, else the whole picture. only: pictures without a "
+                    "face are left out. off: always the whole picture.")),
                 io.Combo.Input("cutoffs", options=[PHOTOGRAPHS, DRAWINGS], default=PHOTOGRAPHS, tooltip=(
-                    "The angles that part the tones. Drawings follow their artist's palette: the demo's have their own "
-                    "for five tones.")),
+                    "The angles that separate the tones. The demo's drawings use a palette of their own, so they have "
+                    "their own angles for five tones.")),
                 Classifiers.Input("others", optional=True, tooltip=(
-                    "Judges all attributes whose name does not begin with skin_tone."))],
+                    "Classifier for all attributes whose name does not begin with skin_tone."))],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
 
     @classmethod
@@ -180,15 +180,15 @@ class DebiasImageClassifier(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasImageClassifier", display_name="Debias Classifier (trained)", category=CATEGORY,
-            description="Any transformers image classifier whose labels are mapped to an attribute's groups.",
+            description="Any image classifier of transformers. Its labels are mapped to the groups of one attribute.",
             inputs=[
                 io.Combo.Input("model", options=folders(), tooltip=(
                     "A transformers folder in models/classifiers, safetensors only.")),
                 io.String.Input("attribute", default="age", tooltip="Name of the attribute that it judges."),
                 io.String.Input("labels", multiline=True, default="", placeholder="0-2 = young\nmore than 70 = old",
-                                tooltip="The model's labels, one a line: label = group. Labels left out are not "
-                                        "counted. Empty: as far as they are known, such as Male and 20-29."),
-                Classifiers.Input("others", optional=True, tooltip="Judges all other attributes.")],
+                                tooltip="The model's labels, one per line: label = group. Labels that you leave out "
+                                        "are not counted. Empty: the known labels, such as Male and 20-29."),
+                Classifiers.Input("others", optional=True, tooltip="Classifier for all other attributes.")],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
 
     @classmethod
@@ -207,8 +207,8 @@ class DebiasAskClassifier(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasAskClassifier", display_name="Debias Classifier (questions)", category=CATEGORY,
-            description="A model that answers questions on pictures, such as BLIP-VQA or SmolVLM. It is asked whether "
-                        "the person is one of each group, and leaves a picture out where no answer is yes.",
+            description="A model that answers questions about pictures, such as BLIP-VQA or SmolVLM. For each group "
+                        "it is asked whether the picture shows it. If no answer is yes, the picture is left out.",
             inputs=[io.Combo.Input("model", options=folders(), tooltip=(
                 "A transformers folder in models/classifiers, safetensors only."))],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
@@ -230,10 +230,10 @@ class DebiasLookAtFaces(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasLookAtFaces", display_name="Debias Look At Faces", category=CATEGORY,
-            description="Lets a classifier look at faces instead of whole pictures, and counts pictures without a face "
-                        "and with several people.",
+            description="Lets a classifier look at faces instead of whole pictures, and counts the pictures without a "
+                        "face and those with several people.",
             inputs=[
-                Classifiers.Input("classifier", tooltip="The classifier that is to look at faces."),
+                Classifiers.Input("classifier", tooltip="The classifier that will look at faces."),
                 io.Combo.Input("look", options=list(LOOK.values), default=LARGEST, tooltip=LOOK.help),
                 io.Combo.Input("detector", options=list(DETECTOR.values), default=AUTO, tooltip=DETECTOR.help)],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
@@ -252,10 +252,11 @@ class DebiasPanel(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasPanel", display_name="Debias Panel", category=CATEGORY,
-            description="Two classifiers together: a picture counts only where they agree, and the others are left "
-                        "out and counted.",
-            inputs=[Classifiers.Input("classifier", tooltip="The first classifier; it measures fidelity too."),
-                    Classifiers.Input("second", tooltip="The second one, best of another kind.")],
+            description="Combines two classifiers: a picture counts only if both agree. The others are left out, and "
+                        "their number is shown.",
+            inputs=[Classifiers.Input("classifier", tooltip="The first classifier. It also measures fidelity to the "
+                                                            "prompt."),
+                    Classifiers.Input("second", tooltip="The second classifier, preferably of another kind.")],
             outputs=[Classifiers.Output(display_name="classifier", tooltip="For Debias Audit and Debias Calibrate.")])
 
     @classmethod
@@ -270,6 +271,6 @@ def mapping(text: str) -> dict[str, str]:
     for line in filter(None, map(str.strip, text.splitlines())):
         label, equals, group = line.rpartition("=")
         if not equals or not label.strip() or not group.strip():
-            raise DebiasError(f"Labels are mapped one a line, 'label = group', but {quoted(line)} came.")
+            raise DebiasError(f"Expected one label per line, as 'label = group', got {quoted(line)}.")
         found[label.strip()] = group.strip()
     return found

@@ -42,13 +42,14 @@ class VisionClip(ClipModel):
         other = one if text == vision else comfy.utils.load_torch_file(_path(TEXT, text), safe_load=True)
         if not any(key.endswith("text_projection.weight") or key == "text_projection" for key in other):
             raise DebiasError(
-                f"{quoted(text)} holds no text tower with its projection, so pictures cannot be compared with texts. "
-                f"Put the whole CLIP model that {quoted(vision)} comes from, for ViT-L/14 model{SUFFIX} of "
-                "openai/clip-vit-large-patch14, into models/clip_vision, press R, and choose it with itself.")
+                f"Expected a text tower with its projection in {quoted(text)}, got none, so pictures cannot be "
+                f"compared with texts. Put the whole CLIP model that {quoted(vision)} comes from (for ViT-L/14: "
+                f"model{SUFFIX} of openai/clip-vit-large-patch14) into models/clip_vision, press R, and choose the "
+                "entry that names it alone.")
         if "visual_projection.weight" not in one:
-            raise DebiasError(f"{quoted(vision)} has no projection into the space of texts. Put a whole CLIP model, "
-                              f"e.g. model{SUFFIX} of openai/clip-vit-large-patch14, into models/clip_vision, and "
-                              "press R.")
+            raise DebiasError(f"{quoted(vision)} has no projection into the space of texts, so its pictures cannot be "
+                              f"compared with texts. Put a whole CLIP model, e.g. model{SUFFIX} of "
+                              "openai/clip-vit-large-patch14, into models/clip_vision, and press R.")
         self.vision = comfy.clip_vision.load_clipvision_from_sd(dict(one))
         self.text = comfy.sd.load_text_encoder_state_dicts(
             [{key: value for key, value in other.items() if key.startswith("text_")}],

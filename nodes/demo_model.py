@@ -63,9 +63,9 @@ class DebiasDemoModel(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasDemoModel", display_name="Debias Demo Model", category=CATEGORY,
-            description="The small model that comes with sd-debias: 64x64 drawings of people at work, biased on "
-                        "purpose, in seconds on a CPU. Use 8 steps, CFG 2, sampler euler, scheduler simple, and "
-                        "prompts such as \"a photo of a doctor\".",
+            description="The small model that comes with sd-debias. It draws people at work at 64x64 pixels, takes "
+                        "seconds on a CPU, and is biased on purpose. Use 8 steps, CFG 2, sampler euler, scheduler "
+                        "simple, and prompts such as \"a photo of a doctor\".",
             inputs=[],
             outputs=[io.Model.Output(tooltip="The denoiser."), io.Clip.Output(tooltip="The text encoder."),
                      io.Vae.Output(tooltip="The autoencoder.")])

@@ -23,19 +23,19 @@ class DebiasDoctor(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasDoctor", display_name="Debias Doctor", category=CATEGORY, is_output_node=True,
-            description="Tries guidance on this model with a dozen pictures of two seeds, and says whether it does "
-                        "what it must. Put its text into a bug report.",
+            description="Tests guidance on this model with a dozen pictures of two seeds, and says whether it works. "
+                        "Put its text into a bug report.",
             inputs=[
-                io.Model.Input("model", tooltip="The model to try, with its LoRAs and patches."),
+                io.Model.Input("model", tooltip="The model to test, with its LoRAs and patches."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
-                io.String.Input("prompt", default="a photo of a doctor", tooltip="The prompt that is tried."),
+                io.String.Input("prompt", default="a photo of a doctor", tooltip="The prompt to test with."),
                 io.Combo.Input("direction", options=list(DIRECTIONS), default="prompt", tooltip=(
-                    "How a push steers: prompt shifts the text, embedding and prediction act inside sampling.")),
+                    "How the weights steer: prompt shifts the text; embedding and prediction act inside sampling.")),
                 *sampling(),
                 Classifiers.Input("classifier", optional=True, tooltip=(
-                    "Tells whom the pushed pictures show. Without one nobody looks."))],
-            outputs=[io.String.Output(display_name="text", tooltip="What was found.")],
+                    "Decides which group the steered pictures show. Without one, this test is skipped."))],
+            outputs=[io.String.Output(display_name="text", tooltip="The result.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
@@ -46,7 +46,7 @@ class DebiasDoctor(io.ComfyNode):
                        sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
                        negative_prompt="")
         bench = Workbench(model, clip, vae, classifier or Judge(of=None), setting, node=node)
-        messages.say(node, "Trying guidance with a dozen pictures")
+        messages.say(node, "Testing guidance with a dozen pictures")
         found = examine(bench, facts(model, clip, prompt), named("default", direction=direction), prompt,
                         classify=classifier and classifier.of(GENDER))
         messages.say(node, found.text, warning=not found.ok)

@@ -36,16 +36,16 @@ class DebiasLoadFolder(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasLoadFolder", display_name="Debias Load Folder", category=CATEGORY,
-            description="Loads the pictures of a folder of ComfyUI's input, whatever their sizes, for Debias Audit.",
+            description="Loads pictures of any size from a folder in ComfyUI's input, for Debias Audit.",
             inputs=[
                 io.String.Input("folder", default="", placeholder="pictures", tooltip=(
                     "A folder in ComfyUI's input. Empty: input itself.")),
                 io.Int.Input("most", default=1000, min=1, max=100000, tooltip=(
-                    "Pictures to load at most, by name.")),
+                    "Maximum number of pictures, in the order of their names.")),
                 io.Int.Input("size", default=512, min=32, max=4096, tooltip=(
-                    "The longer side in pixels; larger pictures are scaled down. Classifiers look at 224 to 384."))],
+                    "Longer side in pixels; larger pictures are scaled down. Classifiers see 224 to 384 pixels."))],
             outputs=[io.Image.Output(display_name="images", is_output_list=True, tooltip=(
-                "The pictures, a batch for each size."))],
+                "The pictures, one batch per size."))],
             hidden=[io.Hidden.unique_id])
 
     @classmethod

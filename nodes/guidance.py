@@ -3,13 +3,15 @@
 One OUTER_SAMPLE wrapper sits on the model. For every pass of a sampler it makes the state of that pass: the `prompt`
 direction moves the positive conditioning, the others let further conditionings ride in the model call that holds the
 positive one and take gamma off its prediction. ComfyUI's CFG rule, and whatever else is installed, then works on that.
-Nothing is kept on the model, so passes, clones and the next run cannot see each other.
+Nothing is kept on the model, and what a pass puts on its guider goes with it, also where it fails: passes, clones and
+the next run cannot see each other.
 """
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -62,8 +64,9 @@ class GuidedSampling:
         facts = facts_of(guider, noise, sampler, sigmas, seed)
         weights = self.weights(seed, len(noise))
         guide = replace(self, encoded=self.encoded()) if callable(self.encoded) and weights.any() else self
-        record = guide._begin(guider, weights, sigmas)
-        output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        with as_it_was(guider):
+            record = guide._begin(guider, weights, sigmas)
+            output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         with collected() as warned:
             summary = record()
         self.done({**summary, "direction": self.method.direction, "weights": weights.tolist(), "warnings": warned},
@@ -90,6 +93,24 @@ class GuidedSampling:
         for kind, wrapper in ((WrappersMP.CALC_COND_BATCH, step), (WrappersMP.APPLY_MODEL, step.apply_model)):
             add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
         return step.summary
+
+
+@contextmanager
+def as_it_was(guider) -> Iterator[None]:
+    """Gives a guider its conditionings and wrappers back. Another wrapper may sample once more with it, as after memory
+    ran out: it would be guided twice."""
+    conds, options = guider.conds, guider.model_options
+    guider.conds, guider.model_options = dict(conds), _copied(options)
+    try:
+        yield
+    finally:
+        guider.conds, guider.model_options = conds, options
+
+
+def _copied(options: dict) -> dict:
+    """A copy of model options with lists and dicts of their own, as the host copies them for every run."""
+    return {key: _copied(value) if isinstance(value, dict) else list(value) if isinstance(value, list) else value
+            for key, value in options.items()}
 
 
 class Shifted:

@@ -19,8 +19,8 @@ def to_uint8(images: Tensor) -> np.ndarray:
     """uint8 [N, H, W, 3], black where pixels are not finite. Raises DebiasError for other shapes and no images."""
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
         came = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise DebiasError(f"Expected RGB images [N, height, width, 3], at least one, but {came} came. Images with an "
-                          f"alpha channel, masks and latents must be converted first.")
+        raise DebiasError(f"Expected RGB images [N, height, width, 3], at least one, got {came}. Convert images with "
+                          "an alpha channel, masks and latents first.")
     return (images.float().nan_to_num(0, 0, 0) * 255).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
 
 

@@ -61,10 +61,10 @@ class DebiasLoadProfile(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasLoadProfile", display_name="Debias Load Profile", category=CATEGORY,
-            description="Loads a calibrated profile. Its measured shares and its setting are shown on the node.",
+            description="Loads a calibrated profile, and shows its measured shares and its setting on the node.",
             inputs=[io.Combo.Input("profile", options=names(), tooltip=(
-                "A .json file in models/debias_profiles, or one that comes with sd-debias. Press R after adding files; "
-                "a changed file is noticed by itself."))],
+                "A .json file in models/debias_profiles, or one that comes with sd-debias. Press R after adding "
+                "files; changed files are reloaded automatically."))],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "The profile, for Debias Apply, Text Encode and Report.")),
                      io.String.Output(display_name="description", tooltip=(

@@ -56,7 +56,7 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
     for pictures in (before, after):
         if len(pictures) % len(prompts):
             raise DebiasError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
-                              f"'{profile.name}', prompt by prompt, but {len(pictures)} came.")
+                              f"'{profile.name}', prompt by prompt, got {len(pictures)}.")
 
     def of(i: int, what: str, pictures: Sequence[Image.Image]) -> list[Sheet]:
         each = len(pictures) // len(prompts)
@@ -76,16 +76,17 @@ class DebiasReport(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasReport", display_name="Debias Report", category=CATEGORY, is_output_node=True,
-            description="Writes a profile's report with these pictures, one HTML file, to output/debias/<profile>/, "
-                        "numbered where there is one already, and shows pictures before and after side by side. Debias "
-                        "Calibrate writes one by itself.",
+            description="Writes a profile's report with these pictures as one HTML file to output/debias/<profile>/, "
+                        "and shows the pictures before and after side by side. If a report exists, the new one gets a "
+                        "number. Debias Calibrate also writes a report.",
             inputs=[Profiles.Input("profile", tooltip="From Debias Calibrate or Debias Load Profile."),
                     io.Image.Input("before", optional=True, tooltip=(
-                        "Pictures without the profile, prompt by prompt where there are several.")),
+                        "Pictures without the profile. With several prompts: all pictures of the first, then of the "
+                        "next.")),
                     io.Image.Input("after", optional=True, tooltip=(
-                        "Pictures of the same seeds with it, in the same order."))],
+                        "Pictures with the profile, of the same seeds in the same order."))],
             outputs=[io.String.Output(display_name="path", tooltip="The report's file."),
-                     io.Image.Output(display_name="sheet", tooltip="Before, left, and after, right.")],
+                     io.Image.Output(display_name="sheet", tooltip="Pictures before (left) and after (right).")],
             hidden=[io.Hidden.unique_id])
 
     @classmethod

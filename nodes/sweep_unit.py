@@ -23,32 +23,33 @@ class DebiasSweepUnit(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasSweepUnit", display_name="Debias Sweep Unit", category=CATEGORY, is_output_node=True,
-            description="Measures a part of a sweep for 'sd-debias sweep --via', which puts it in the place of Debias "
-                        "Calibrate and queues it: a node for programs.",
+            description="For programs: measures a part of a sweep. 'sd-debias sweep --via' puts this node in the "
+                        "place of Debias Calibrate and queues it.",
             inputs=[
                 io.Model.Input("model", tooltip=(
                     "The model to measure, with its LoRAs and patches, but without Debias Apply.")),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
-                Classifiers.Input("classifier", tooltip="What tells which group a picture shows."),
+                Classifiers.Input("classifier", tooltip="Decides which group each picture shows."),
                 io.String.Input("negative", multiline=True, default="", tooltip="The negative prompt."),
                 *sampling(),
                 io.String.Input("unit", multiline=True, default="", tooltip=(
-                    "What is asked for, in JSON: prompts, seeds, weights and how they are applied."))],
-            outputs=[io.String.Output(display_name="answer", tooltip="What the pictures show, in JSON.")],
+                    "The request, in JSON: prompts, seeds, weights and how they are applied."))],
+            outputs=[io.String.Output(display_name="answer", tooltip="The result, in JSON: which groups the pictures "
+                                                                     "show.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
     def execute(cls, model, clip, vae, classifier, negative, width, height, steps, cfg, sampler_name, scheduler, unit):
         node, graph = cls.hidden.unique_id, cls.hidden.prompt
         if KEY in model.wrappers.get("outer_sample", {}):
-            raise DebiasError("This model is guided by Debias Apply already, and would be measured on top of that. "
-                              "Wire the model as it was before Debias Apply.")
+            raise DebiasError("Expected a model without Debias Apply, got one that it guides already. Wire the model "
+                              "from before Debias Apply.")
         recipe, asked = read(unit)
         setting = setting_of(graph, node, clip, sampler_name, scheduler, steps, cfg, width, height, negative)
         bench = Workbench(model, clip, vae, classifier, setting, behind(graph, node, contents), node)
         bench.judged = judged_by(classifier)
-        messages.say(node, "A sweep asks what this model is." if asked is None else
+        messages.say(node, "A sweep asks for facts about this model." if asked is None else
                      f"A sweep asks for {asked.seeds[1]} pictures of {quoted(asked.prompt)} ({asked.kind})")
         answer = json.dumps(answered(Worker(bench, recipe), asked))
         return io.NodeOutput(answer, ui={ANSWER: [answer]})

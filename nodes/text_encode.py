@@ -5,15 +5,17 @@ from comfy_api.latest import io
 
 from ..core.errors import DebiasError
 from ..core.profile.file import Profile
-from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, DRAW
+from ..core.profile.lookup import check_encoder, differences, entry_for, is_other, with_others
+from ..core.profile.prompts import ALONE, OTHERS, PREDICT
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
 from . import messages
 from .conditioning import effect, encode_all, shift
+from .first_steps import predict
 from .guidance import PROFILE, nothing
 from .model_name import encoder_name
 from .types import CATEGORY, Profiles
+from .workbench import behind as known_by
 
 
 def shifted_conditioning(clip, text: str, profile: Profile, strength: float, seeds: range) -> tuple[list, dict]:
@@ -36,8 +38,8 @@ def shifted_conditioning(clip, text: str, profile: Profile, strength: float, see
     conditioning = []
     shifted, apart = shift(entries, encoded, profile.attributes, weights, context)
     if apart:
-        raise DebiasError("The images of this batch need texts of different lengths, which one conditioning cannot "
-                          "hold. Use Debias Apply, which evaluates them apart, or a batch size of 1.")
+        raise DebiasError("The images of this batch need texts of different lengths, but a conditioning holds only "
+                          "one length. Use Debias Apply, which evaluates them separately, or a batch size of 1.")
     for moved in shifted:
         options = {key: value for key, value in moved.items() if key not in ("cross_attn", "uuid")}
         conditioning.append([moved["cross_attn"], {**options, PROFILE: profile.hash}])
@@ -49,36 +51,47 @@ class DebiasTextEncode(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasTextEncode", display_name="Debias Text Encode", category=CATEGORY,
-            description="CLIP Text Encode with a profile's shift: costs nothing per step, patches no model, and works "
-                        "without CFG and with distilled models. Wire it to 'positive', instead of Debias Apply.",
+            description="CLIP Text Encode with a profile's shift. It adds no time per step, patches no model, and "
+                        "works without CFG and with distilled models. Wire it to 'positive' instead of using Debias "
+                        "Apply.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.String.Input("text", multiline=True, dynamic_prompts=True, default="", tooltip=(
                     "The prompt. It is encoded as it stands; only its conditioning is shifted.")),
                 Profiles.Input("profile", tooltip="From Debias Load Profile or Debias Calibrate."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=(
-                    "1: as calibrated. 0: the same as CLIP Text Encode, bit by bit.")),
+                    "1: as calibrated. 0: bit-identical to CLIP Text Encode.")),
                 io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True, tooltip=(
-                    "Draws where each image is steered to. Wire the sampler's seed here too, so that a seed always "
-                    "gives the same image; image i of a batch counts as seed + i.")),
+                    "Decides to which group each image is steered. Wire the sampler's seed here too, so that a seed "
+                    "always gives the same image. Image i of a batch uses seed + i.")),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip=(
-                    "Images in the latent batch. A larger batch repeats these conditionings in turn.")),
-                io.Combo.Input("other_prompts", options=[ALONE, DRAW], default=ALONE, optional=True, tooltip=(
-                    "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
-                    "are emphasised, and for prompts in which their subject stands. draw: each image is sent to a "
-                    "drawn group."))],
-            outputs=[io.Conditioning.Output(tooltip="The shifted conditioning, one embedding an image.")],
-            hidden=[io.Hidden.unique_id])
+                    "Number of images in the latent batch. If the batch is larger, the conditionings repeat.")),
+                io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
+                    "What to do with a prompt that was not calibrated. (A calibrated prompt is also found with "
+                    "emphasis, and by its subject in longer prompts.) leave alone: nothing. draw: steer each image to "
+                    "a randomly drawn group. predict: predict weights from the calibrated prompts, which must be at "
+                    "least twice as many as groups. This takes as long as 25 to 45 images for a new prompt and, once, "
+                    "for each calibrated one. Wire the model to 'model'.")),
+                io.Model.Input("model", optional=True, tooltip=(
+                    "Only needed for other_prompts = predict, which reads its first steps. It is not changed."))],
+            outputs=[io.Conditioning.Output(tooltip="The shifted conditioning, one embedding per image.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
-    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE):
-        profile = with_others(profile, other_prompts)
+    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE,
+                model=None):
+        node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
+        if profile.others == PREDICT and is_other(profile, text):
+            if model is None:
+                raise DebiasError("other_prompts is 'predict', which reads the model's first steps, but no model is "
+                                  "wired. Wire the model to 'model', or choose another way.")
+            profile = predict(profile, text, model, clip, known_by(cls.hidden.prompt or {}, node), node)
         warned = list(entry_for(profile, text)[0].warnings)
         if profile.method.direction != "prompt":
-            warned.append(f"the weights were found with the direction '{profile.method.direction}'")
+            warned.append(f"the weights were calibrated with the direction '{profile.method.direction}'")
         elif not profile.method.guidance.whole:
-            warned.append("a conditioning shifts in all steps, but the weights were found in a part of them: Debias "
-                          "Apply keeps the profile's window")
+            warned.append("a shifted conditioning acts in all steps, but the weights were calibrated for only some of "
+                          "them: use Debias Apply, which keeps the profile's window")
         check_encoder(profile, encoder_name(clip))
         known = dict(text_encoder=encoder_name(clip))
         conditioning, summary = shifted_conditioning(clip, text, profile, strength, range(seed, seed + batch_size))
@@ -86,5 +99,5 @@ class DebiasTextEncode(io.ComfyNode):
         facts = metadata(profile, text, summary, strength, seed if batch_size == 1 else None)
         messages.record({**facts, "Debias seeds": [seed, seed + batch_size - 1], "Debias rows": summary["weights"]})
         said = facts.get("Debias") or f"{profile.name}: {summary['guided_images']} of {batch_size} images steered"
-        messages.say(cls.hidden.unique_id, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))
+        messages.say(node, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))
         return io.NodeOutput(conditioning)

@@ -133,7 +133,7 @@ def one_line(text):
 def test_an_unknown_argument_is_refused_in_one_sentence():
     done = subprocess.run([sys.executable, str(ROOT / "install.py"), "dmeo"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert "'dmeo' came" in one_line(done.stderr)
+    assert "got 'dmeo'" in one_line(done.stderr)
 
 
 @pytest.fixture

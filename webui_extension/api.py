@@ -56,23 +56,23 @@ class Settings(BaseModel):
 
 class AuditRequest(BaseModel):
     txt2img: Settings = Settings()
-    prompts: list[str] = Field([], description="several prompts; empty: that of txt2img")
+    prompts: list[str] = Field([], description="several prompts; empty: the prompt of txt2img")
     attributes: list[str] = Field(["gender"], description="gender, skin_tone, ..., or own groups 'young | old = 1:1'")
-    classifier: str = Field("", description="a CLIP model's folder in models/classifiers, or 'demo'; empty: the "
-                            "one of the settings page")
+    classifier: str = Field("", description="folder of a CLIP model in models/classifiers, or 'demo'; empty: the "
+                                            "classifier of the settings page")
     look: str = Field(PICTURE, description=LOOK.help)
     detector: str = Field(AUTO, description=DETECTOR.help)
-    check: str = Field("", description="name of a check of the classifier, which the page's script saved")
-    count: int = Field(FIELDS["images"].default, description="images a prompt")
+    check: str = Field("", description="name of a check of the classifier that the page's script saved")
+    count: int = Field(FIELDS["images"].default, description="images per prompt")
     confidence: float = _planned("confidence")
-    corrections: dict = Field({}, description="labels set by hand, as the page of pictures and labels saves them; for "
-                              "audits")
+    corrections: dict = Field({}, description="only for audits: labels that were corrected by hand, as the page of "
+                                              "pictures and labels saves them")
 
 
 class CalibrateRequest(AuditRequest):
-    name: str = Field(..., description="of the profile")
-    sure: str | None = Field(None, description=f"{HOW_SURE.help} Default: normal; custom where one of the numbers is "
-                             "given.")
+    name: str = Field(..., description="name of the profile")
+    sure: str | None = Field(None, description=f"{HOW_SURE.help} Default: normal; custom if one of the numbers is "
+                                               "given.")
     count: int = _planned("images")
     rounds: int = _planned("rounds")
     held_out: int = _planned("held_out")
@@ -88,11 +88,11 @@ class CalibrateRequest(AuditRequest):
 class MeasureRequest(BaseModel):
     """A unit of a sweep, as `sd-debias sweep --via` sends it; the prompt and seeds are the unit's."""
     txt2img: Settings = Settings()
-    model: str = Field("", description="a checkpoint's name; empty: the one that is chosen")
-    classifier: str = Field("", description="as of an audit")
+    model: str = Field("", description="name of the checkpoint; empty: the one chosen on the page")
+    classifier: str = Field("", description="as in an audit")
     look: str = Field(PICTURE, description=LOOK.help)
     detector: str = Field(AUTO, description=DETECTOR.help)
-    sweep: dict = Field(..., description="what is to be measured, and how")
+    sweep: dict = Field(..., description="what to measure, and how")
 
 
 class JobState(BaseModel):
@@ -101,8 +101,9 @@ class JobState(BaseModel):
     state: str = Field(..., description="waiting, running, done, failed or cancelled")
     text: str = ""
     error: str | None = None
-    seed: int | None = Field(None, description="of the first image; the same one makes the same images again")
-    result: list[dict] | None = Field(None, description="measured shares, one entry a prompt; of a unit, its answer")
+    seed: int | None = Field(None, description="seed of the first image; the same seed gives the same images")
+    result: list[dict] | None = Field(None, description="measured shares, one entry per prompt; for a unit of a "
+                                                        "sweep, its answer")
     profile: str | None = None
     images: list[str] = Field([], description="sheets and charts as base64 PNG, with ?images=true")
 
@@ -240,8 +241,8 @@ def _sure(request: CalibrateRequest) -> str:
     """Raises DebiasError for numbers beside a usual plan, which has its own."""
     given = [name for name in ("count", "rounds", "held_out", "tolerance", "within") if name in _given(request)]
     if given and request.sure not in (None, CUSTOM):
-        raise DebiasError(f"{quoted(given[0])} is a number of the plan '{CUSTOM}', but sure: {quoted(request.sure)} "
-                          f"came, which has its own. Leave one of them out.")
+        raise DebiasError(f"Expected {quoted(given[0])} only with the plan '{CUSTOM}', got sure: "
+                          f"{quoted(request.sure)}, which has its own numbers. Leave one of them out.")
     return request.sure or (CUSTOM if given else "normal")
 
 

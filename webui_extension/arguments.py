@@ -33,16 +33,16 @@ class Arguments:
         """From values by place, missing ones and None being the defaults. Raises DebiasError for anything odd."""
         known = fields(cls)
         if len(values) > len(known):
-            raise DebiasError(f"Debias takes {len(known)} arguments ({', '.join(f.name for f in known)}), but "
-                              f"{len(values)} came.")
+            raise DebiasError(f"Expected {len(known)} arguments for Debias ({', '.join(f.name for f in known)}), "
+                              f"got {len(values)}.")
         given = {f.name: value for f, value in zip(known, values) if value is not None}
         if given.get("enabled", False) is False and not overrides:
             return cls()  # what is switched off cannot be wrong
         given.update(overrides or {})
         arguments = cls(**{f.name: _typed(f.name, given[f.name], type(f.default)) for f in known if f.name in given})
         if not 0 <= arguments.start <= arguments.end <= 1:
-            raise DebiasError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but "
-                              f"{arguments.start:g} and {arguments.end:g} came.")
+            raise DebiasError("Expected start and end as shares of the schedule with 0 <= start <= end <= 1, got "
+                              f"{arguments.start:g} and {arguments.end:g}.")
         check_strength(arguments.strength)
         return arguments
 
@@ -62,4 +62,4 @@ def _typed(name: str, value, kind: type):
     if kind is not float and isinstance(value, kind):
         return value
     words = {bool: "true or false", str: "a text", float: "a finite number"}[kind]
-    raise DebiasError(f"Expected {name} to be {words}, but {quoted(value)} came.")
+    raise DebiasError(f"Expected {name} to be {words}, got {quoted(value)}.")

@@ -42,7 +42,7 @@ class DebiasCalibrate(scripts.Script):
             own = own_groups(self)
             look, detector = looking(self, people=False)
             check = checked(self)
-            gr.Markdown(f"The numbers of images and rounds, tolerance and margin count with the choice {CUSTOM} alone.")
+            gr.Markdown(f"These numbers are used if {HOW_SURE.label} is {CUSTOM}.")
             with gr.Row():
                 images, rounds, held_out = (planned(self, name) for name in ("images", "rounds", "held_out"))
             with gr.Row():

@@ -13,13 +13,13 @@ from ..core.audits.labelled import corrected, read_corrections
 from ..core.calibration import runner
 from ..core.calibration.outcome import LABELS, Outcome
 from ..core.calibration.plan import planned
-from ..core.errors import DebiasError
+from ..core.errors import DebiasError, out_of_memory
 from ..core.files import safe_name, write_atomic, writing
 from ..core.method.methods import Method
 from ..core.profile.file import SUFFIX, Profile
 from . import checks, profiles
 from .classifiers import Named
-from .workbench import Workbench
+from .workbench import Interrupted, Workbench
 
 
 REPORT = "/sd-debias/report/"  # the address of a report, before its name
@@ -62,7 +62,19 @@ def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
     bench = Workbench(p, classifier, hires, say, cancelled)
     outcome = runner.audit(bench, prompts, attributes, count, p.batch_size, p.seed, confidence,
                            checks.load(check, attributes))
+    raised(outcome)
     return _looked_at(outcome, "Audit", AUDIT, by_hand)
+
+
+def raised(outcome: Outcome) -> None:
+    """Raises the error that ended the work early; that memory ran out is a DebiasError, which says what is kept."""
+    if outcome.complete or isinstance(outcome.stopped, Interrupted):
+        return
+    assert outcome.stopped is not None
+    if out_of_memory(outcome.stopped):
+        raise DebiasError(" ".join(outcome.notes) or f"{outcome.why}. Use smaller pictures, or a smaller batch size."
+                          ) from outcome.stopped
+    raise outcome.stopped
 
 
 def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None, count: int,
@@ -73,6 +85,7 @@ def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
     by_hand = given_back(corrections)
     bench = Workbench(p, classifier, False, say, cancelled)
     found, outcome = check_judges(bench, prompts, attributes, count, p.batch_size, p.seed, confidence, by_hand)
+    raised(outcome)
     result = _looked_at(outcome, "Check of the classifier", CHECK, None)
     if found:
         checks.store(name, found)
@@ -92,8 +105,8 @@ def given_back(corrections: object) -> dict | None:
         try:
             corrections = json.loads(corrections)
         except ValueError as error:
-            raise DebiasError("The corrections are no JSON. Paste the whole file that the page of pictures and labels "
-                              "saved, or leave them empty.") from error
+            raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page "
+                              "of pictures and labels saved, or leave them empty.") from error
     return read_corrections(corrections) if isinstance(corrections, Mapping) and corrections else None
 
 
@@ -125,6 +138,7 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
     bench.note = note
     outcome = runner.calibrate(bench, prompts, attributes, method, planned(
         sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places, checks.load(check, attributes))
+    raised(outcome)
     if outcome.report is not None:
         outcome.notes += [f"{OPEN}{REPORT}{name}", "The profile is in the list of the accordion 'Debias'."]
     return Result.of(outcome)

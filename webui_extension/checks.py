@@ -45,6 +45,6 @@ def load(name: str | None, attributes: Sequence[Attribute]) -> list[Check | None
                           f"classifier'.")
     found = {check.attribute: check for check in map(Check.from_dict, data["checks"])}
     if not {a.name for a in attributes} & set(found):
-        raise DebiasError(f"The check {quoted(name)} is of {', '.join(found)}, and none of it is measured. Choose "
-                          f"another one, or none.")
+        raise DebiasError(f"The check {quoted(name)} is for {', '.join(found)}, but none of these is measured. Choose "
+                          "another check, or none.")
     return [found.get(attribute.name) for attribute in attributes]

@@ -39,8 +39,8 @@ def _aimed(attribute: Attribute, target: str, names: Sequence[str]) -> Attribute
     for line in lines:
         name = next((name for name in names if line.startswith(f"{name}:")), None)
         if name is None:
-            raise DebiasError(f"With several attributes, a target begins with its attribute, e.g. '{names[0]}: "
-                              f"{attribute.names[-1]} 65', but {quoted(line)} came.")
+            raise DebiasError("Expected each target to begin with its attribute, since there are several, e.g. "
+                              f"'{names[0]}: {attribute.names[-1]} 65', got {quoted(line)}.")
         if name == attribute.name:
             attribute = attribute.with_target(line[len(name) + 1:])
     return attribute
@@ -72,7 +72,8 @@ class Named:
         """Raises DebiasError for a look or a detector that is none of the choices: over the API no files are named."""
         for value, choice in ((self.look, LOOK), (self.detector, DETECTOR)):
             if value not in choice.values:
-                raise DebiasError(f"{choice.label} is one of {', '.join(choice.values)}, but {quoted(value)} came.")
+                raise DebiasError(f"Expected {choice.label} to be one of {', '.join(choice.values)}, got "
+                                  f"{quoted(value)}.")
         return self
 
 
@@ -114,9 +115,9 @@ def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bo
     judges = Judges(lines_of(named.text or own), attributes, opened, look=named.look, detect=named.detector)
     missing = [a.name for a in attributes if a.name not in judges.single]
     if missing and judges.general is None:
-        raise DebiasError(f"Nothing tells groups of {short(', '.join(missing))} apart. Put a CLIP model, e.g. a copy "
-                          "of openai/clip-vit-large-patch14 with safetensors weights, into models/classifiers, and "
-                          "choose it under 'Classifier'; the button below it downloads one.")
+        raise DebiasError(f"Expected a classifier for {short(', '.join(missing))}, got none. Put a CLIP model, e.g. a "
+                          "copy of openai/clip-vit-large-patch14 with safetensors weights, into models/classifiers, "
+                          "and choose it under 'Classifier'; the button below it downloads one.")
     classifiers = [judges.of(attribute) for attribute in attributes]
     if judges.general == DEMO:
         from ..demo_model import model as demo
@@ -156,8 +157,8 @@ def found(source: str, trusted: bool = True) -> str:
         return own
     if trusted:
         return source
-    raise DebiasError(f"There is no classifier {quoted(source)} in models/{FOLDER}. Over the API, classifiers are "
-                      f"named by their folder there, or 'demo', or left to the settings page.")
+    raise DebiasError(f"There is no classifier {quoted(source)} in models/{FOLDER}. Over the API, name a folder "
+                      "there, or 'demo', or leave the classifier out to use that of the settings page.")
 
 
 def fingerprints(text: str | None, tell: Callable = fingerprint) -> list:

@@ -27,8 +27,8 @@ def parts_of(conditioning) -> Parts:
     if isinstance(conditioning, dict) and isinstance(conditioning.get(TOKENS), Tensor):
         parts = {name: conditioning[name] for name in (TOKENS, POOLED) if isinstance(conditioning.get(name), Tensor)}
         return {**parts, TOKENS: parts[TOKENS][:, int(marked(conditioning)):]}
-    raise DebiasError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', but a "
-                      f"{type(conditioning).__name__} came. This model's texts cannot be shifted.")
+    raise DebiasError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', got a "
+                      f"{type(conditioning).__name__}. This model's texts cannot be shifted.")
 
 
 def with_parts(conditioning, parts: Parts):
@@ -154,8 +154,8 @@ def of_group(anchor: Parts, encoded: Encoded, group: int) -> Parts:
 
 def check_width(one: Tensor, other: Tensor) -> None:
     if one.shape[-1] != other.shape[-1]:
-        raise DebiasError(f"Texts of width {one.shape[-1]} and {other.shape[-1]} met: the conditioning is not this "
-                          f"model's own. Is another extension replacing it?")
+        raise DebiasError(f"Expected texts of width {other.shape[-1]}, got width {one.shape[-1]}: the conditioning is "
+                          "not this model's own. Does another extension replace it? Switch that off.")
 
 
 def _fixed(name: str, encoded: Encoded) -> Tensor:

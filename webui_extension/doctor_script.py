@@ -19,21 +19,21 @@ class DebiasDoctor(scripts.Script):
         return not is_img2img
 
     def ui(self, is_img2img):
-        gr.Markdown("Tries guidance on this model with a dozen pictures of two seeds and the settings of this page, "
-                    "and says below whether it does what it must. Put that text into a bug report.")
+        gr.Markdown("Tests guidance on this model with a dozen pictures of two seeds and the page's settings, and "
+                    "says below whether it works. Put that text into a bug report.")
         prompt = gr.Textbox(label="Prompt that is tried", value=PROMPT, elem_id=self.elem_id("prompt"))
         direction = gr.Dropdown(list(DIRECTIONS), value=DIRECTIONS[0], label="Direction",
                                 elem_id=self.elem_id("direction"))
         return [prompt, direction]
 
     def run(self, p, prompt, direction):
-        shared.state.textinfo = "Debias: trying guidance with a dozen pictures"
+        shared.state.textinfo = "Debias: testing guidance with a dozen pictures"
         direction = direction if direction in DIRECTIONS else DIRECTIONS[0]
         bench = Bench(p, None, judges=False)
         try:
             text = examine(bench, facts(p), named("default", direction=direction), prompt or PROMPT).text
         except Interrupted:
-            text = "Interrupted: nothing was found out."
+            text = "Interrupted before there was a result."
         print(f"sd-debias: {text}")
         return Processed(p, [], p.seed if isinstance(p.seed, int) else -1, text, infotexts=[text])
 

@@ -50,8 +50,8 @@ def _predicted(p, profile, prompt: str, script):
 
     def shares_of(text: str) -> list[np.ndarray]:
         from modules import shared
-        said = (f"reading the first steps of {quoted(text)}, to predict weights for {quoted(plain(prompt))}: as much "
-                f"work as about {cost(profile)} images, once for each prompt")
+        said = (f"reading the first steps of {quoted(text)}, to predict weights for {quoted(plain(prompt))}. This "
+                f"takes as long as about {cost(profile)} images, once per prompt")
         shared.state.textinfo = f"Debias: {said}"
         print(f"sd-debias: {said}")
         return _first_shares(p, f"{text} {networks}".strip(), negative, profile.attributes, script)

@@ -91,7 +91,7 @@ class ProfileGuidance:
     def warnings(self, prompt: str) -> list[str]:
         found = list(entry_for(self.profile, prompt)[0].warnings)
         if self.method.direction != self.profile.method.direction:
-            found.append(f"the weights were found with the direction '{self.profile.method.direction}'")
+            found.append(f"the weights were calibrated with the direction '{self.profile.method.direction}'")
         return found
 
 

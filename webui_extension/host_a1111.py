@@ -6,7 +6,7 @@ direction is evaluated in a further call, and gamma is taken off the conditional
 """
 from __future__ import annotations
 
-from typing import NamedTuple
+import weakref
 
 import torch
 from torch import Tensor
@@ -16,15 +16,10 @@ from .conditioning import marked, tokens_of, with_rows
 from .run import CURRENT
 from .sampling import Pass
 
-
-class Evaluation(NamedTuple):
-    """What must be kept from before the host's evaluation until after it."""
-    state: Pass
-    params: object
-
-
-# Between the two callbacks of one evaluation; the second is not told which denoiser calls it.
-_evaluation: Evaluation | None = None
+STATE = "sd_debias_pass"  # on the first callback's params: the pass that the second one is for
+# Of the evaluation that runs: the second callback is not told which one calls it. The host holds its params until that
+# ends; where the model fails in between, nothing of it stays here.
+_params: weakref.ref | None = None
 
 
 def register() -> None:
@@ -40,8 +35,8 @@ def is_forge(p) -> bool:
 
 def before(params) -> None:
     """The host is about to evaluate a step."""
-    global _evaluation
-    _evaluation = None
+    global _params
+    _params = None
     p = getattr(getattr(params, "denoiser", None), "p", None)
     state = getattr(p, CURRENT, None)
     if state is None or state.owner is not p or not state.active:
@@ -51,24 +46,25 @@ def before(params) -> None:
         if state.shifts:
             from modules import shared
             params.text_cond = state.shifted(params.text_cond, shared.sd_model)
-            _evaluation = Evaluation(state, params) if state.longer and not is_forge(p) else None
-        elif not is_forge(p):
-            _evaluation = Evaluation(state, params)
+        if not is_forge(p) and (state.longer or not state.shifts):
+            setattr(params, STATE, state)
+            _params = weakref.ref(params)
     except Exception as error:
         state.fail(error)
 
 
 def after(params) -> None:
     """The host has evaluated a step; its rows are the AND parts of image 0, 1, ..., then the unconditional ones."""
-    global _evaluation
-    evaluation, _evaluation = _evaluation, None
-    if evaluation is None or not evaluation.state.active:
+    global _params
+    step, _params = _params and _params(), None
+    state = getattr(step, STATE, None)
+    if state is None or not state.active:
         return
     try:
-        act = longer if evaluation.state.shifts else guide
-        act(evaluation.state, evaluation.params, params.x, params.inner_model)
+        act = longer if state.shifts else guide
+        act(state, step, params.x, params.inner_model)
     except Exception as error:
-        evaluation.state.fail(error)
+        state.fail(error)
 
 
 def longer(state: Pass, step, x_out: Tensor, inner_model) -> None:

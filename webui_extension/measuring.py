@@ -56,7 +56,7 @@ def measure(p, classifier: Named | str | None, asked: object, say: Callable[[str
         _last[:] = bench.judge, {}
     bench.models = _last[1]
     worker = Worker(bench, recipe)
-    say("A sweep asks what this model is" if unit is None else
+    say("A sweep asks for facts about this model" if unit is None else
         f"A sweep asks for {unit.seeds[1]} pictures of {quoted(unit.prompt)} ({unit.kind})")
     try:
         if unit is None:  # one picture: the host loads its checkpoint, and knows its setting, only as it generates

@@ -38,6 +38,23 @@ def reading_facts(p) -> list:
     return [_options(p), _files(p), option(p, "forge_additional_modules"), _value(getattr(p, "tiling", None)), others]
 
 
+def host_facts(p, tell: Callable = fingerprint) -> dict[str, object]:
+    """What users may change on the page while its pictures are made, by name: the checkpoint and VAE with their files,
+    and the host's settings that decide pictures. Hosts write a checkpoint's name with its hash once it is loaded."""
+    checkpoint, vae = _files(p, tell)
+    named = dict(item for item in _options(p) if item[0] != "sd_model_checkpoint")
+    match = _match(option(p, "sd_model_checkpoint"))
+    return {"The checkpoint": getattr(match, "name_for_extra", None), "The checkpoint's file": checkpoint,
+            "The VAE": option(p, "sd_vae"), "The VAE's file": vae, **{f"The setting {name}": value
+                                                                     for name, value in named.items()}}
+
+
+def _match(name: str | None):
+    """What the host knows of a checkpoint."""
+    from modules import sd_models
+    return getattr(sd_models, "get_closet_checkpoint_match", lambda name: None)(name) if name else None
+
+
 def _chosen(p) -> dict:
     """The setting with the checkpoint that is chosen: the one in memory may be another until the host generates."""
     from modules import shared
@@ -55,11 +72,8 @@ def _options(p) -> list:
 
 def _files(p, tell: Callable = fingerprint) -> list:
     """What tells the checkpoint and VAE from others put in their place."""
-    from modules import sd_models
-    checkpoint, vae = option(p, "sd_model_checkpoint"), option(p, "sd_vae")
-    match = getattr(sd_models, "get_closet_checkpoint_match", lambda name: None)(checkpoint) if checkpoint else None
-    known = getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
-    return [tell(getattr(match, "filename", None)), tell(known.get(vae))]
+    match, known = _match(option(p, "sd_model_checkpoint")), getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
+    return [tell(getattr(match, "filename", None)), tell(known.get(option(p, "sd_vae")))]
 
 
 def _other_scripts(p) -> list:

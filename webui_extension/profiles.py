@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from ..core.errors import DebiasError, quoted
+from ..core.errors import DebiasError, out_of_memory, quoted
 from ..core.files import safe_name, writing
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described as described  # the accordion shows it
@@ -81,6 +81,8 @@ def said(error: Exception) -> str:
     """An error's text in one line. That of a bug may name anything, so the folders of this machine are left out; a
     `DebiasError` names none but what the user wrote, which must come back as it came."""
     text = str(error) or type(error).__name__
+    if out_of_memory(error):
+        return "Memory ran out. Use smaller pictures, or a smaller batch size."
     if not isinstance(error, DebiasError):
         for root in _roots():
             text = text.replace(f"{root}{os.sep}", "").replace(str(root), ".")

@@ -18,7 +18,9 @@ def check(settings: Mapping) -> None:
         name = settings["sampler_name" if what == "sampler" else what]
         if name is not None and name not in known:
             raise DebiasError(f"There is no {what} {quoted(name)}. Known: {', '.join(known)}.")
-    if checkpoint is not None and sd_models.get_closet_checkpoint_match(str(checkpoint)) is None:
+    found = None if checkpoint is None else sd_models.get_closet_checkpoint_match(str(checkpoint))
+    known = (getattr(found, "name_for_extra", None), *getattr(found, "ids", ()))
+    if checkpoint is not None and str(checkpoint) not in known:  # what is only like one, A1111 leaves out
         raise DebiasError(f"There is no checkpoint {quoted(checkpoint)}. Name one as GET /sdapi/v1/sd-models does.")
 
 

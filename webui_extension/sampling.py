@@ -36,10 +36,11 @@ class Pass:
         self.parts: list[list[tuple[int, float]]] = []  # (row, weight) of every image's AND parts
         self.guided: dict[int, int] = {}  # image: which of its AND parts is guided
         self.schedules: dict[int, list[tuple[int, str]]] = {}  # image: (last step, text) of that part
-        self.step, self.progress = 0, 0.0
+        self.step, self.progress, self.sampled = 0, 0.0, False
         self.steps = 0  # in which anything was changed
         self.without_uncond = 0  # steps left alone because the host did not evaluate the negative prompt
         self.error: str | None = None
+        self.cause: Exception | None = None  # of it
         self.frames = 1
         self._model, self._encoded, self._shifts = None, {}, {}
         self.longer: dict[int, Parts] = {}  # in this step, images whose text is longer than the batch's own
@@ -54,8 +55,8 @@ class Pass:
         """
         batch = conditioning.batch[:len(self.seeds)] if of_frames() else conditioning.batch  # a row for every frame
         if not len(batch) == len(self.seeds) == len(self.prompts) == len(schedules):
-            raise DebiasError(f"Expected {len(batch)} seeds and prompts for as many images, but "
-                              f"{len(self.seeds)} and {len(self.prompts)} came.")
+            raise DebiasError(f"Expected {len(batch)} seeds and prompts for as many images, got {len(self.seeds)} and "
+                              f"{len(self.prompts)}.")
         self.frames = len(conditioning.batch) // max(len(batch), 1)
         row = 0
         for image, parts in enumerate(batch):
@@ -71,7 +72,7 @@ class Pass:
 
     def at(self, step: int, total_steps: int) -> None:
         """A new evaluation. Samplers whose number of evaluations is not known beforehand may go past the total."""
-        self.step, self.progress = step, place(step, total_steps or 1, self.first)
+        self.step, self.sampled, self.progress = step, True, place(step, total_steps or 1, self.first)
 
     @property
     def active(self) -> bool:
@@ -96,8 +97,8 @@ class Pass:
             shifted = self.shifted(with_rows(conditioning, torch.arange(rows)), model)
             return with_rows(shifted, torch.arange(rows).repeat(self.frames))
         if len(parts[TOKENS]) != rows:
-            raise DebiasError(f"Expected {rows} rows of text, but {len(parts[TOKENS])} came: another extension has "
-                              f"changed their number.")
+            raise DebiasError(f"Expected {rows} rows of text, got {len(parts[TOKENS])}: another extension has changed "
+                              "their number.")
         made = {}
         for image, part in self.guided.items():
             row, text = self.parts[image][part][0], self._text(image)
@@ -192,7 +193,7 @@ class Pass:
     def fail(self, error: Exception) -> None:
         """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""
         if self.error is None:
-            self.error = said(error)
+            self.error, self.cause = said(error), error
             self.owner.comment(f"Debias failed: {self.error}")
         from modules import errors
         errors.report(f"sd-debias: {self.error}", exc_info=not isinstance(error, DebiasError))
@@ -203,6 +204,8 @@ class Pass:
         """What happened to one image, as `Profile.metadata` takes it."""
         if not self.weights[image].any():
             return dict(acted=False)
+        if not self.sampled and not self.error:
+            return dict(acted=False, reason="the sampling ended before its first step")
         if image not in self.guided:
             return dict(acted=False, reason="" if self.error else "no part of the prompt has a weight above 0")
         if self.shifts:

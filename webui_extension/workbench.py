@@ -15,13 +15,13 @@ from ..core.attribute import Attribute
 from ..core.calibration.runner import Host, Progress
 from ..core.calibration.speed import remember
 from ..core.calibration.unfinished import PARAMETERS
-from ..core.errors import DebiasError
+from ..core.errors import DebiasError, out_of_memory, quoted
 from ..core.files import fingerprint
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
 from . import classifiers, profiles
 from .guide import RoundGuidance, plain
-from .page_facts import page_facts
+from .page_facts import host_facts, page_facts
 from .run import STATE, setting_of
 from .sampling import of_frames
 from .script import CALIBRATION
@@ -51,7 +51,7 @@ class Workbench(Host):
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
         self.setting = setting_of(p)
-        self.skipped = False
+        self.skipped, self.model, self.chosen = False, None, host_facts(p, tell)  # what generated, what was chosen
 
     def judges(self, attributes: Sequence[Attribute]):
         key = tuple(attributes)
@@ -95,16 +95,17 @@ class Workbench(Host):
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> list[Image.Image]:
-        """Raises Interrupted; DebiasError for guidance that failed or did nothing."""
+        """Raises Interrupted; DebiasError for guidance that failed or did nothing, and for a model that was changed."""
         from modules import processing, shared
         self._check_interrupted()
         if of_frames() and len(seeds) > 1:
-            raise DebiasError(f"This model makes one video of a batch, so {len(seeds)} pictures at once cannot be "
+            raise DebiasError(f"This model makes one video per batch, so {len(seeds)} pictures at once cannot be "
                               "counted. Set the batch size to 1.")
         one = copy.copy(self.p)
         one.prompt, one.seed, one.batch_size, one.n_iter = prompt, [int(seed) for seed in seeds], len(seeds), 1
         one.subseed_strength = 0.0
         one.extra_generation_params = dict(self.p.extra_generation_params)
+        one.override_settings = dict(self.p.override_settings)  # hosts take out what they do not know
         one.do_not_save_samples = one.do_not_save_grid = True
         if hasattr(one, "enable_hr"):
             one.enable_hr = self.hires
@@ -113,14 +114,17 @@ class Workbench(Host):
         done = processing.process_images(one)
         self.setting = setting_of(one)  # the host loads a model that the page overrides only as it generates
         self._check_interrupted()
+        self._check_model()
         self.skipped = shared.state.skipped
         run = getattr(one, STATE, None)
         if run is None:
             raise DebiasError("The accordion 'Debias' did not run, so nothing can be calibrated. Is the script "
                               "switched off, or are always-on scripts disabled?")
-        errors = [current.error for passes in run.passes.values() for current, _ in passes.values() if current.error]
-        if errors or run.error:
-            raise DebiasError(run.error or errors[0])
+        failed = [current for passes in run.passes.values() for current, _ in passes.values() if current.error]
+        if failed and out_of_memory(failed[0].cause):
+            raise failed[0].cause
+        if failed or run.error:
+            raise DebiasError(run.error or failed[0].error)
         if not self.skipped:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # skipped steps are said in infotexts
@@ -131,6 +135,22 @@ class Workbench(Host):
         for picture, text in zip(pictures, texts):
             picture.info.setdefault(PARAMETERS, text)
         return pictures[::max(len(pictures) // len(seeds), 1)][:len(seeds)]  # inpainting adds masks behind each
+
+    def _check_model(self) -> None:
+        """Raises DebiasError where the last pictures were made with another model or settings than those before."""
+        def changed(name: str, before: object, now: object) -> DebiasError:
+            return DebiasError(f"{name} changed from {quoted(str(before))} to {quoted(str(now))} while pictures were "
+                               f"measured. The last ones are not counted, the others are kept: set it back, and "
+                               f"{self.again}, to continue.")
+
+        now = host_facts(self.p, self.of_file)
+        for name, before in self.chosen.items():
+            if now.get(name) != before:
+                raise changed(name, before, now.get(name))
+        model = [self.setting[name] for name in ("model", "model_hash", "text_encoder")]
+        self.model = self.model or model
+        if model != self.model:
+            raise changed("The model", self.model[:2], model[:2])
 
     def _check_interrupted(self) -> None:
         from modules import shared

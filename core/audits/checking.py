@@ -32,11 +32,11 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
 
     Of corrections by hand, all pictures count as what the hand says they show, and the model's obedience is known.
     Where the judge is a panel, a picture on which all its judges agree counts as known too. Raises DebiasError; the
-    outcome holds the pictures with their labels, and is not complete where it was interrupted.
+    outcome holds the pictures with their labels, and is not complete where it was interrupted or an error ended it.
     """
     attributes = together(attributes)
     if not prompts:
-        raise DebiasError("A check needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
+        raise DebiasError("Expected a prompt for the check, got none. Give one, e.g. 'a photo of a doctor'.")
     each = -(-count // len(prompts))
     stated = [(i, g, text) for i, a in enumerate(attributes) for g, group in enumerate(a.groups) for prompt in prompts
               for text in group_texts(group.texts[:1], host.known(prompt), METHODS["default"].context,

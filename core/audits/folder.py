@@ -16,7 +16,7 @@ from ..calibration.loop import AUDIT, Calibration, Round
 from ..calibration.plan import Plan
 from ..calibration.runner import seen_by
 from ..errors import DebiasError, quoted, short
-from ..files import read_json, write_atomic
+from ..files import read_json, recover, write_atomic
 from ..judge import Classifier
 from ..judge.check import Check, check_same
 from ..method.draw import Steering
@@ -233,7 +233,7 @@ class FolderAudit:
         self.keys += piece.keys
 
     def _continue(self) -> None:
-        if self.state is None or not self.state.exists():
+        if self.state is None or not recover(self.state):
             return
         data = read_json(self.state)
         if not isinstance(data, dict) or data.get("facts") != self.facts:

@@ -30,8 +30,8 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
         r, images, seeds, lambda seen: [judge(seen) for judge in judges], None, None, seen_by(judges), True))
     for i, (own, attribute) in enumerate(zip(r.labels, attributes, strict=True)):
         if all(label == NO_FACE for label in own):
-            raise DebiasError(f"Not one of the {len(images)} images shows a face that the detector finds. Let the "
-                              f"classifier look at whole pictures, or use another detector.")
+            raise DebiasError(f"The detector found no face in any of the {len(images)} images. Let the classifier "
+                              "look at whole pictures, or use another detector.")
         if not r.shows(i):
             raise DebiasError(f"None of the {len(images)} images could be classified by {quoted(attribute.name)}"
                               f"{f' ({r.broken})' if r.broken else ''}. Lower the confidence, or use another "

@@ -72,8 +72,8 @@ class Labelled:
             names = self.attributes[i].names
             for key, group in own.items():
                 if group is not None and group not in names:
-                    raise DebiasError(f"The corrections label {quoted(key)} as {quoted(group)}, and {quoted(name)} has "
-                                      f"the groups {short(', '.join(names))}.")
+                    raise DebiasError(f"The corrections label {quoted(key)} as {quoted(group)}, but {quoted(name)} "
+                                      f"has the groups {short(', '.join(names))}.")
                 label = UNSURE if group is None else names.index(group)
                 picture, _, person = key.rpartition("#") if self.round.people else (key, "", "1")
                 at, person_at = place.get(picture), int(person) - 1 if re.fullmatch(r"\d{1,4}", person) else -1
@@ -200,7 +200,8 @@ def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[s
             isinstance(own, Mapping) and all(isinstance(labels, Mapping) and all(
                 isinstance(key, str) and (group is None or isinstance(group, str)) for key, group in labels.items())
                 for labels in own.values()) for own in runs.values()):
-        raise DebiasError("This is no file of corrections. Save one on the page of pictures and labels, and give that.")
+        raise DebiasError("Expected a file of corrections, got something else. Save one on the page of pictures and "
+                          "labels, and give that.")
     return {run: {name: dict(labels) for name, labels in own.items()} for run, own in runs.items()}
 
 
@@ -215,5 +216,5 @@ def corrected(found: Sequence[Labelled], corrections: Mapping) -> str:
     if not done:
         raise DebiasError("The corrections are of another run: none of their pictures is among these. Give the file "
                           "that was saved for this model, prompt and attribute, or for this folder.")
-    others = f"; {missing} of pictures that are not here did nothing" if missing else ""
+    others = f"; {missing} more belong to pictures that are not here" if missing else ""
     return f"{done} label{'s' if done > 1 else ''} corrected by hand{others}"

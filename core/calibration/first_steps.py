@@ -52,13 +52,11 @@ class Distance:
         return None if self.usual is None else self.distance > self.usual
 
     def __str__(self) -> str:
-        place = f"{self.distance:.3f} (1 - cosine) from the nearest calibrated prompt, '{self.nearest}'"
+        place = f"distance {self.distance:.3f} from '{self.nearest}'"
         if self.too_far is None:
-            return f"its text lies {place}; one calibrated prompt cannot tell whether that is far"
-        if self.too_far:
-            return (f"its text is too far from anything calibrated: it lies {place}, and each of these at most "
-                    f"{self.usual:.3f} from its own nearest")
-        return f"its text lies {place}, no farther than these from their own nearest ({self.usual:.3f} at most)"
+            return f"This prompt cannot be compared: there is only one calibrated prompt ({place})."
+        return (f"This prompt is {'unlike' if self.too_far else 'like'} the calibrated ones ({place}, limit "
+                f"{self.usual:.3f}).")
 
 
 def nearest(means: np.ndarray, calibrated: Sequence[str]) -> Distance:
@@ -145,9 +143,9 @@ class FirstSteps:
         points for two groups, more where groups look alike. Raises DebiasError where nothing was seen, and for
         predictions that are not finite."""
         if not all(self.found):
-            raise DebiasError(f"No step of this sampling lies in the first {LOOKING.guidance.end:.0%} of the schedule, "
-                              f"where shares are read, or it never evaluated the prompt by itself. Begin from noise "
-                              f"(text-to-image, or strength 1), with a seed or more.")
+            raise DebiasError(f"Expected a sampling step in the first {LOOKING.guidance.end:.0%} of the schedule that "
+                              "evaluates the prompt by itself, got none, so no shares can be read. Begin from noise "
+                              "(text-to-image, or strength 1), with one seed or more.")
         steps = [[(gram.cpu().double().numpy(), product.cpu().double().numpy()) for gram, product in found.values()]
                  for found in self.found]
         if not all(np.isfinite(part).all() for found in steps for step in found for part in step):
@@ -220,11 +218,12 @@ def predicted(profile: Profile, prompt: str, shares_of: Callable[[str], Sequence
     """
     needed = PER_GROUP * max(len(a.groups) for a in profile.attributes)
     if profile.method.spend != "draw":
-        raise DebiasError(f"Weights are predicted for profiles that draw, but '{profile.name}' shifts. Calibrate this "
-                          f"prompt instead.")
+        raise DebiasError(f"Weights can be predicted only for profiles that draw, but '{profile.name}' shifts. "
+                          "Calibrate this prompt instead.")
     if len(profile.entries) < needed:
         raise DebiasError(f"To predict weights, a profile of {needed // PER_GROUP} groups needs {needed} calibrated "
-                          f"prompts, but '{profile.name}' has {len(profile.entries)}. Calibrate more, or this prompt.")
+                          f"prompts, but '{profile.name}' has {len(profile.entries)}. Calibrate more prompts, or "
+                          "calibrate this prompt.")
     *known, own = (shares_of(text) for text in (*(e.prompt for e in profile.entries), prompt))
     steerings = tuple(predicted_steering(own[i], np.array([shares[i] for shares in known]),
                                          [e.steerings[i] for e in profile.entries])

@@ -146,7 +146,7 @@ class Round:
         several = sum(count > 1 for count in self.faces)
         differ, agree = max(((sum(label == DISAGREED for label in own), sum(label >= 0 for label in own))
                              for own in self.labels), default=(0, 0))
-        share = f" (they agree on {100 * agree / (agree + differ):.0f} % of those that they can tell)" if differ else ""
+        share = f" (they agree on {100 * agree / (agree + differ):.0f} % of those that both label)" if differ else ""
         found = [f"{count} {words}" for count, words in (
             (none, "show no face"), (several, "show several people"),
             (differ, f"are left out because the classifiers disagree{share}")) if count]
@@ -266,7 +266,7 @@ class Calibration:
         """What a batch of a round's images shows, a round of its own; `count_blank`: those of one colour are labelled
         too, as somebody's own ones."""
         if len(images) != len(seeds):
-            raise ValueError(f"generate must return {len(seeds)} images, one a seed, but {len(images)} came.")
+            raise ValueError(f"Expected {len(seeds)} images from generate, one per seed, got {len(images)}.")
         finite = [i for i, image in enumerate(images) if image is not None]
         blank = [i for i in finite if one_colour(images[i])]
         shown = finite if count_blank else [i for i in finite if i not in blank]
@@ -300,11 +300,12 @@ class Calibration:
     def _check(self, current: Round, attribute: int) -> None:
         """Raises DebiasError for a complete round in which nobody could be classified."""
         if all(label == NO_FACE for label in current.labels[attribute]):
-            raise DebiasError(f"Not one of the {current.done} images of {quoted(self.prompt)} shows a face that the "
-                              f"detector finds. Let the classifier look at whole pictures, or use another detector.")
+            raise DebiasError(f"The detector found no face in any of the {current.done} images of "
+                              f"{quoted(self.prompt)}. Let the classifier look at whole pictures, or use another "
+                              "detector.")
         if not current.shows(attribute):
-            raise DebiasError(f"Nobody can be counted: {current.broken}. Does the model or its VAE overflow in half "
-                              f"precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
+            raise DebiasError(f"No image can be counted: {current.broken}. Does the model or its VAE overflow in half "
+                              "precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
 
     def history(self, attribute: int) -> list[solver.Measurement]:
         """What a solver sees: the complete rounds; of a plan with a margin, not the verification, which is a test."""
@@ -351,22 +352,22 @@ class Calibration:
             within, tolerance = self.plan.within, self.plan.tolerance
             if within is not None:
                 return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
-            return "target reached: what is left cannot be told from chance" if tolerance is None else \
+            return "target reached; the remaining difference is within sampling noise" if tolerance is None else \
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1 and any(self.checks):
             if all(self._sure(i) or self._all_but_the_check(i) for i in range(len(self.attributes))):
-                return (f"as sure as the classifier's check allows: the shares are known to lie within "
-                        f"{100 * self._widest:.0f} points of the target; a check of more pictures tells more")
+                return ("as sure as the classifier's check allows: the shares are known only to within "
+                        f"{100 * self._widest:.0f} points of the target; check the classifier on more pictures")
         if self.plan.within is not None and len(tried) > 1:
             lost = [i for i in range(len(self.attributes)) if self._hopeless(i)]
             if lost and all(i in lost or self._sure(i) for i in range(len(self.attributes))):
                 return "out of reach: " + "; ".join(
-                    f"pushing {a.name} gives about {named_shares(a.names, self.expected(i).shares)}, and the target "
+                    f"steering {a.name} gives about {named_shares(a.names, self.expected(i).shares)}, but the target "
                     f"is {named_shares(a.names, a.target)}" for i, a in enumerate(self.attributes) if i in lost)
         if len(tried) - 1 >= self.plan.rounds and self.plan.within is not None:
             used = self.plan.most_images - self.plan.held_out
-            return (f"not sure enough: all {used} images of the plan are used, and the shares are known to lie within "
-                    f"{100 * self._widest:.0f} points of the target")
+            return (f"not sure enough: all {used} images of the plan are used, and the shares are known only to "
+                    f"within {100 * self._widest:.0f} points of the target")
         if len(tried) - 1 >= self.plan.rounds:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
@@ -398,7 +399,7 @@ class Calibration:
         """Which pushes of an attribute do nothing, in words; "" where none is known to."""
         solved, names = self.solvers[attribute], self.attributes[attribute].names
         found = solved.useless(self.history(attribute)) if isinstance(solved, Draw) else []
-        does = "; ".join(f"pushing to {quoted(names[i])} does nothing, {shown} of {images} pushed images show it"
+        does = "; ".join(f"steering to {quoted(names[i])} has no effect: {shown} of {images} steered images show it"
                          for i, shown, images in found)
         return does and (f"{does}. Describe the group differently, or use a model that can draw it; "
                          f"{short(self.attributes[attribute].name)} is left alone")
@@ -496,7 +497,7 @@ class Calibration:
     def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
         if np.shape(probabilities) != (images, len(attribute.groups)):
             raise DebiasError(f"The classifier of {quoted(attribute.name)} must return [{images}, "
-                              f"{len(attribute.groups)}] probabilities, but {list(np.shape(probabilities))} came.")
+                              f"{len(attribute.groups)}] probabilities, got {list(np.shape(probabilities))}.")
         return labels(probabilities, self.plan.confidence)
 
     def next_round(self) -> Round | None:
@@ -545,8 +546,8 @@ class Calibration:
             return [*found, "not verified: no images on held-out seeds"]
         looks = sum(r.kind == HELD_OUT for r in self.rounds)
         if looks > 1:
-            found.append(f"the verification was repeated, {looks} times, until it passed or no round was left: its "
-                         f"figures are too good to be a test")
+            found.append(f"the verification was repeated, {looks} times, until it passed or no round was left, so its "
+                         "figures look better than those of an independent test")
         before, after = self.audit.mean_fidelity, last.mean_fidelity
         if before is not None and after is not None:
             chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5

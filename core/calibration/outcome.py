@@ -23,17 +23,18 @@ from .watched import side_effects, words
 
 AFTER, DETAILS = "after, on fresh seeds", "Details:"
 LABELS = "labels.html"  # beside the report: its pictures with their labels
-CORRECT_AND_AUDIT = "an audit of the same prompt and seeds counts them; a calibration is not changed by them"
+CORRECT_AND_AUDIT = "to count them, audit the same prompt and seeds; a calibration does not use them"
 
 
 @dataclass
 class Outcome:
-    """What a runner leaves, complete or interrupted.
+    """What a runner leaves, complete or not.
 
     calibrations  of every prompt that was begun; an audit's have a round
     sheets        (before, after) of each of them
     profile, path, report  what was saved, and where; None for an audit, or where no audit was complete
-    stopped       what interrupted it, None where it is complete
+    stopped       what ended it early, None where it is complete: the user's interruption, or an error of the host
+    why           the same in words
     notes         further lines: where files are, what was kept
     labelled      the pictures of audits and verifications with their labels
     """
@@ -43,6 +44,7 @@ class Outcome:
     path: Path | None = None
     report: Path | None = None
     stopped: BaseException | None = None
+    why: str = ""
     notes: list[str] = field(default_factory=list)
     labelled: list[Labelled] = field(default_factory=list)
 
@@ -69,7 +71,7 @@ class Outcome:
         """All in a few lines for each prompt: target, shares before and now, why it ended, warnings; then the notes,
         and in detail the shares with 95 % intervals and KL."""
         said = [line for c in self.measured for line in [c.prompt, *(
-            f"  {s.attribute} ({' / '.join(s.groups)}): {s.text}" for s in standings(c)), *_ending(c)]]
+            f"  {s.attribute} ({' / '.join(s.groups)}): {s.text}" for s in standings(c)), *_ending(c, self.why)]]
         details = [line for c in self.measured for line in
                    [*([c.prompt] if len(self.measured) > 1 else []), *_details(c, AFTER)]]
         return "\n".join([*said, *self.notes, *([DETAILS, *details] if details else [])])
@@ -152,7 +154,7 @@ def chart_names(attributes: Sequence[Sequence[Attribute]]) -> list[str]:
 
 def lines(c: Calibration, after: str = AFTER) -> list[str]:
     """A prompt's result: shares with 95 % intervals and, of a calibration, why it ended; warnings."""
-    return [c.prompt, *_details(c, after), *_ending(c)]
+    return [c.prompt, *_details(c, after), *_ending(c, "Interrupted")]
 
 
 def _details(c: Calibration, after: str) -> list[str]:
@@ -167,13 +169,13 @@ def _details(c: Calibration, after: str) -> list[str]:
     return [*found, *(f"  {words(effect)}" for effect in side_effects(c))]
 
 
-def _ending(c: Calibration) -> list[str]:
-    """Why it ended, where that is to be said, and warnings."""
+def _ending(c: Calibration, why: str) -> list[str]:
+    """Why it ended, where that is to be said, and warnings; `why` it ended early."""
     found = []
     if c.plan.rounds:
         found.append(f"  {c.stop or 'stopped before its end'}")
     elif not c.audit.complete:
-        found.append(f"  Interrupted after {c.audit.done} of {len(c.audit.seeds)} images.")
+        found.append(f"  {why} after {c.audit.done} of {len(c.audit.seeds)} images.")
     return [*found, *(f"  Warning: {warning}" for warning in _warnings(c))]
 
 
@@ -181,7 +183,7 @@ def _warnings(c: Calibration) -> list[str]:
     """Of a calibration its own; an audit changes nothing, but may have met pictures that show nobody."""
     if c.plan.rounds or c.plan.held_out:
         return c.warnings
-    return [*([f"{c.audit.broken}; they show nobody and are counted as unsure"] if c.audit.broken else []),
+    return [*([f"{c.audit.broken}; these count as unsure"] if c.audit.broken else []),
             *filter(None, [c.audit.left_out]),
             *(warning for own in c.checks if own is not None for warning in own.warnings)]
 

@@ -38,18 +38,18 @@ class Field:
 
 FIELDS = {
     "images": Field(100, 1, MOST_IMAGES, 1000, 1, "Images a round", (
-        "Images of the audit and of each round. Fewer than 100 tell a deviation of 10 points from chance only by "
-        "luck.")),
-    "rounds": Field(4, 0, 1000, 20, 1, "Rounds at most", "Rounds after the audit, at most."),
+        "Images of the audit and of each round. With fewer than 100, a deviation of 10 points is hard to tell from "
+        "chance.")),
+    "rounds": Field(4, 0, 1000, 20, 1, "Rounds at most", "Maximum number of rounds after the audit."),
     "held_out": Field(200, 0, MOST_IMAGES, 2000, 1, "Images of the verification", (
-        "Images of the final verification, on fresh seeds. 0: the result stays unverified.")),
+        "Images of the final verification, on fresh seeds. 0: no verification.")),
     "tolerance": Field(0.0, 0.0, 100.0, 1.0, 0.001, "Tolerance, KL in nats (0: until chance explains the rest)", (
-        "KL in nats at which the target counts as reached. 0: where it cannot be told from chance.")),
+        "Stop when KL, in nats, falls below this. 0: stop at the noise floor.")),
     "confidence": Field(0.0, 0.0, 1.0, 1.0, 0.05, "Leave out images classified less surely than", (
-        "Images whose group is less probable than this are left out as unsure.")),
+        "Ignore images whose top probability is below this.")),
     "within": Field(0.0, 0.0, 50.0, 20.0, 0.5, "Margin in points (0: the tolerance counts)", (
-        "Stop when every share lies within so many points of its target, with 95 % certainty by all pictures so far; "
-        "then the verification follows. 0: the tolerance counts.")),
+        "Stop when every share lies within this many points of its target with 95 % certainty. 0: stop by the "
+        "tolerance instead.")),
     "batch_size": Field(4, 1, 4096, 64, 1, "Batch size", "Images generated at once."),
 }
 
@@ -87,24 +87,25 @@ class Plan:
         numbers = (*whole, self.confidence, *(n for n in (self.tolerance, self.within) if n is not None))
         if not all(isinstance(n, Integral) for n in whole) or not all(
                 isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
-            raise DebiasError(f"A plan holds numbers, whole ones of images, rounds and seeds, but {self._words} came.")
+            raise DebiasError("Expected numbers for a plan, and whole ones for images, rounds and seeds, got "
+                              f"{self._words}.")
         if min(self.images, self.step, self.batch_size) < 1 or self.rounds < 0 or self.held_out < 0:
-            raise DebiasError(f"Expected at least 1 image a round and a batch, and no negative number, but "
-                              f"{self._words} came.")
+            raise DebiasError("Expected at least 1 image per round and per batch, and no negative number, got "
+                              f"{self._words}.")
         if max(self.images + self.rounds * self.step, self.held_out, self.batch_size) > MOST_IMAGES:
             raise DebiasError(f"A calibration may use {MOST_IMAGES:,} images, and as many to verify, but the plan asks "
                               f"for more: {self._words}.")
         if not abs(self.seed) <= 2**64:
-            raise DebiasError(f"A seed is a whole number of at most 64 bits, but {short(self.seed)} came.")
+            raise DebiasError(f"Expected a seed of at most 64 bits, got {short(self.seed)}.")
         if not 0 <= self.confidence <= 1:
-            raise DebiasError(f"The confidence is a probability from 0 to 1, but {short(self.confidence)} came.")
+            raise DebiasError(f"Expected a confidence from 0 to 1, got {short(self.confidence)}.")
         if self.within is not None and not 0 < self.within <= 0.5:
-            raise DebiasError(f"A margin is above 0 and at most 50 points (0.5), e.g. 5 points (0.05), but "
-                              f"{100 * self.within:g} points came.")
+            raise DebiasError("Expected a margin above 0 and at most 50 points (0.5), e.g. 5 points (0.05), got "
+                              f"{100 * self.within:g} points.")
         if self.within is not None and self.tolerance is not None:
-            raise DebiasError("A margin in points and a tolerance in nats say two things about when to stop. Give one.")
+            raise DebiasError("Expected a margin in points or a tolerance in nats, got both. Give one.")
         if self.tolerance is not None and not 0 < self.tolerance <= 1e6:
-            raise DebiasError(f"A tolerance is a positive KL in nats, e.g. 0.01, but {short(self.tolerance)} came.")
+            raise DebiasError(f"Expected a tolerance above 0, as KL in nats, e.g. 0.01, got {short(self.tolerance)}.")
 
     @property
     def _words(self) -> str:
@@ -151,7 +152,7 @@ SURE = {"quick": Sure(0.10, 30, 10, 30, 240, 20),
 CUSTOM = "custom"
 HOW_SURE = Choice((*SURE, CUSTOM), "How sure", (
     "How near to its target each share must be, with 95 % certainty: quick 10 points, normal 5, sure 3. The nearer, "
-    "the more images; it stops as soon as they suffice. custom: the numbers of images, rounds and tolerance count."))
+    "the more images it takes. custom: your own numbers of images and rounds, and your own tolerance."))
 
 
 def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1, seconds: float | None = None) -> str:
@@ -187,7 +188,7 @@ def planned(sure: str, method: Method, **numbers: Any) -> Plan:
         return Plan(**{name: int(number) if name in ("images", "rounds", "held_out") else number
                        for name, number in numbers.items()})
     if sure not in SURE:
-        raise DebiasError(f"Expected how sure to be one of {', '.join((*SURE, CUSTOM))}, but {quoted(sure)} came.")
+        raise DebiasError(f"Expected how sure to be one of {', '.join((*SURE, CUSTOM))}, got {quoted(sure)}.")
     usual = SURE[sure]
     step = usual.draw_round if method.spend == "draw" else usual.shift_round
     others = {name: numbers[name] for name in ("batch_size", "seed", "confidence") if name in numbers}

@@ -26,10 +26,10 @@ def profile_of(name: str, calibrations: Sequence[Calibration], setting: Mapping,
     complete, and for a name that is no file name.
     """
     if not calibrations:
-        raise DebiasError("A profile needs a calibration, but none came.")
+        raise DebiasError("Expected a calibration to make a profile of, got none.")
     evaluations = (None,) * len(calibrations) if evaluations is None else evaluations
     if len(evaluations) != len(calibrations):
-        raise DebiasError(f"Expected evaluations of {len(calibrations)} calibrations, but {len(evaluations)} came.")
+        raise DebiasError(f"Expected evaluations of {len(calibrations)} calibrations, got {len(evaluations)}.")
     first = calibrations[0]
     for c in calibrations:
         if (c.attributes, c.method, c.checks) != (first.attributes, first.method, first.checks):

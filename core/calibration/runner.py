@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..attribute import Attribute, together
-from ..errors import DebiasError, quoted
+from ..errors import DebiasError, out_of_memory, quoted, short
 from ..files import exclusive, safe_name, write_atomic, writing
 from ..judge import Classifier
 from ..judge.check import Check, check_same
@@ -209,8 +209,8 @@ class Measuring:
             host.check(attributes, method)
         if calibration.plan.rounds or calibration.plan.held_out:
             if any(hasattr(classify, "people") for classify in self.classifiers):
-                raise DebiasError("A calibration counts one label a picture, but the classifier looks at people, every "
-                                  "face of a picture. Let it look at the largest face, and audit people afterwards.")
+                raise DebiasError("A calibration counts one label per picture, but this classifier looks at people, "
+                                  "which is every face. Let it look at the largest face, and audit people afterwards.")
         self.fidelity = None if fidelity is None else lambda images: fidelity(images, calibration.prompt)
         self.look, self._beside = seen_by(self.classifiers), watched(host, attributes)
         # To a group without words of its own nothing is steered: its pictures are those that are left alone.
@@ -252,7 +252,7 @@ def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, tuple[Clas
 def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], count: int, batch_size: int,
           seed: int = 0, confidence: float = 0.0, checks: Sequence[Check | None] = ()) -> Outcome:
     """Shares of `count` pictures of each prompt, corrected where the classifier was checked; nothing is changed or
-    written. Raises DebiasError."""
+    written. Raises DebiasError; what else goes wrong is the outcome's `stopped`."""
     plan = Plan(count, rounds=0, held_out=0, batch_size=batch_size, seed=seed, confidence=confidence)
     outcome, attributes = Outcome(), together(attributes)
     if any(checks):
@@ -260,7 +260,7 @@ def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], c
     _run(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan, checks=checks)
                          for prompt in prompts], list(prompts), [Unfinished(None) for _ in prompts])
     if not outcome.measured and not outcome.complete:
-        outcome.notes.append("Interrupted before a picture was measured.")
+        outcome.notes.append(f"{outcome.why} before a picture was measured.")
     return outcome
 
 
@@ -268,9 +268,10 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
               name: str, places: Places, checks: Sequence[Check | None] = ()) -> Outcome:
     """Calibrate every prompt by itself, verify, and save one profile with its report.
 
-    Interrupted, what was measured is kept, and the same call continues; the best rounds so far are saved as a profile
-    "NAME (unfinished)", and one of that name stays as it was. `checks` of the classifiers, one an attribute, correct
-    what is measured. Raises DebiasError.
+    Interrupted, or ended by an error of the host, what was measured is kept, and the same call continues; the best
+    rounds so far are saved as a profile "NAME (unfinished)", and one of that name stays as it was. `checks` of the
+    classifiers, one an attribute, correct what is measured. Raises DebiasError; what else goes wrong is the outcome's
+    `stopped`.
     """
     started, attributes, prompts = time.perf_counter(), together(attributes), list(prompts)
     best = f"{safe_name(name)} (unfinished)"
@@ -279,9 +280,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         check_same(host.judges(attributes)[0], checks)
     known = [host.known(prompt) for prompt in prompts]
     if not known:
-        raise DebiasError("A calibration needs a prompt, but none came. Give one, e.g. 'a photo of a doctor'.")
+        raise DebiasError("Expected a prompt to calibrate, got none. Give one, e.g. 'a photo of a doctor'.")
     if len({same_prompt(prompt) for prompt in known}) < len(known):
-        raise DebiasError("A prompt came twice. Give each one once.")
+        raise DebiasError("Expected different prompts, got one twice. Give each one once.")
     # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
     numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
     how = method.to_dict()
@@ -387,11 +388,22 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
             after = host.evaluations
             evaluations.append(None if resumed or before is None or after is None else after - before)
     except host.interruption as stopped:
-        outcome.stopped = stopped
+        outcome.stopped, outcome.why = stopped, "Interrupted"
+    except DebiasError:
+        raise
+    except Exception as error:  # whatever a model, a driver or another extension raises: hosts raise it again
+        outcome.stopped, outcome.why = error, why(error)
     images, seconds = (after - before for after, before in zip(_done(calibrations), before_all))
     if images and seconds > 0:
         host.speed(seconds / images)
     return evaluations
+
+
+def why(error: Exception) -> str:
+    """What ended the work, in words."""
+    if out_of_memory(error):
+        return "Memory ran out"
+    return f"An error ended it ({type(error).__name__}: {short(str(error))})"
 
 
 def labelled_of(host: Host, c: Calibration, work: Unfinished) -> list[Labelled]:
@@ -423,9 +435,11 @@ def _progress(calibrations: Sequence[Calibration], number: int, current: Round |
 
 
 def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:
-    """What an interrupted calibration leaves: its states, and a profile of its best rounds where there are any."""
+    """What a calibration leaves that ended early: its states, and a profile of its best rounds where there are any."""
     images = sum(r.done for c in outcome.calibrations for r in c.rounds)
-    outcome.notes.append(f"Interrupted. What was measured is kept, {images} images: {host.again} to continue.")
+    smaller = ", or begin anew with a smaller batch size" if out_of_memory(outcome.stopped) else ""
+    outcome.notes.append(f"{outcome.why}. What was measured is kept, {images} images: {host.again} to continue"
+                         f"{smaller}.")
     audited = [c for c in outcome.calibrations if c.rounds and c.audit.complete]
     if not audited:
         outcome.notes.append("The audit is not complete, so there is no profile yet.")

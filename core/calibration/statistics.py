@@ -20,8 +20,8 @@ NO_IMAGES = ("No image could be classified, so there are no shares to report. Ge
              "confidence that the classifier asks for.")
 # A confusion matrix whose smallest singular value is below this would magnify noise more than twenty times.
 SMALLEST_SINGULAR_VALUE = 0.05
-NO_TELLING = ("The classifier's check shows that it does not tell the groups apart, so that no shares can be corrected "
-              "by it. Use another classifier, or merge the groups that it confuses.")
+NO_TELLING = ("By its check, the classifier does not tell the groups apart, so shares cannot be corrected by it. Use "
+              "another classifier, or merge the groups that it confuses.")
 
 
 def shares(counts: ArrayLike) -> np.ndarray:
@@ -36,7 +36,7 @@ def smoothed(counts: ArrayLike, alpha: float = 0.5) -> np.ndarray:
     """
     n = _counts(counts)
     if not (math.isfinite(alpha) and alpha >= 0):
-        raise DebiasError(f"Expected a finite alpha of 0 or more, but {alpha} came. 0.5 is the usual choice.")
+        raise DebiasError(f"Expected a finite alpha of 0 or more, got {alpha}. 0.5 is the usual choice.")
     return (n + alpha) / (n + alpha).sum(-1, keepdims=True)
 
 
@@ -74,7 +74,7 @@ def deviation_ratio(p: ArrayLike) -> np.ndarray | float:
     p = _simplex(p, "Shares")
     groups = p.shape[-1]
     if groups < 2:
-        raise DebiasError(f"The deviation ratio compares two groups or more, but {groups} came.")
+        raise DebiasError(f"Expected two groups or more for the deviation ratio, got {groups}.")
     return np.abs(p - 1 / groups).max(-1) / (1 - 1 / groups)
 
 
@@ -85,7 +85,7 @@ def noise_floor(groups: int, n: float, level: float = 0.95) -> tuple[float, floa
     no images, or a bad level.
     """
     if groups < 1:
-        raise DebiasError(f"Expected one group or more with a target above 0, but {groups} came.")
+        raise DebiasError(f"Expected one group or more with a target above 0, got {groups}.")
     if not n > 0:
         raise DebiasError(NO_IMAGES)
     return (groups - 1) / (2 * n), _chi2_quantile(groups - 1, _level(level)) / (2 * n)
@@ -126,7 +126,7 @@ def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray 
     if not (n > 0).all():
         raise DebiasError(NO_IMAGES)
     if not ((0 <= k) & (k <= n)).all() or not np.isfinite(n).all():
-        raise DebiasError(f"Expected counts between 0 and n, but {k.tolist()} of {n.tolist()} came.")
+        raise DebiasError(f"Expected counts between 0 and n, got {k.tolist()} of {n.tolist()}.")
     z = NormalDist().inv_cdf((1 + _level(level)) / 2)
     p, shrink = k / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
@@ -145,7 +145,7 @@ def dirichlet_interval(counts: ArrayLike, statistic: Callable[[np.ndarray], np.n
     """
     counts = _vector(counts)
     if draws < 1:
-        raise DebiasError(f"Expected one draw or more, but {draws} came. 4000 is a good number.")
+        raise DebiasError(f"Expected one draw or more, got {draws}. Use 4000, for example.")
     drawn = statistic(np.random.default_rng(seed).dirichlet(counts + 0.5, draws))
     tail = (1 - _level(level)) / 2
     # "nearest" never interpolates, which would make NaN of two infinite draws.
@@ -175,10 +175,11 @@ def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
     m = shares(_vector(measured))
     c = np.asarray(confusion, dtype=np.float64)
     if c.shape != (len(m), len(m)):
-        raise DebiasError(f"Expected a confusion matrix [{len(m)}, {len(m)}], true groups by measured ones, but "
-                          f"{list(c.shape)} came.")
+        raise DebiasError(f"Expected a confusion matrix [{len(m)}, {len(m)}], true groups by measured ones, got "
+                          f"{list(c.shape)}.")
     if not (np.isfinite(c) & (c >= 0)).all() or not (c.sum(1) > 0).all():
-        raise DebiasError(f"Every row of a confusion matrix holds shares or counts, not all 0, but {c.tolist()} came.")
+        raise DebiasError("Expected shares or counts, not all 0, in every row of a confusion matrix, got "
+                          f"{c.tolist()}.")
     c = c / c.sum(1, keepdims=True)
     smallest = np.linalg.svd(c, compute_uv=False)[-1]
     if smallest < SMALLEST_SINGULAR_VALUE:
@@ -202,7 +203,7 @@ def confusion_counts(confusion: ArrayLike) -> np.ndarray:
     prior, half of it right. Raises DebiasError for what is no square of counts, or has a row without pictures."""
     c = np.asarray(confusion, np.float64)
     if c.ndim != 2 or c.shape[0] != c.shape[1] or len(c) < 2 or not (np.isfinite(c) & (c >= 0)).all():
-        raise DebiasError(f"Expected a square of counts [true, measured], but {short(c.tolist())} came.")
+        raise DebiasError(f"Expected a square of counts [true, measured], got {short(c.tolist())}.")
     if not (c.sum(1) > 0).all():
         raise DebiasError("A group of the classifier's check has no picture that was classified. Check it again, with "
                           "more pictures.")
@@ -291,13 +292,13 @@ def intersections(labels: Sequence[ArrayLike], sizes: Sequence[int]) -> np.ndarr
     """
     columns = [np.asarray(column) for column in labels]
     if not columns or len(columns) != len(sizes):
-        raise DebiasError(f"Expected labels and a size for every attribute, but {len(columns)} and {len(sizes)} came.")
+        raise DebiasError(f"Expected labels and a size for every attribute, got {len(columns)} and {len(sizes)}.")
     if any(column.ndim != 1 or len(column) != len(columns[0]) for column in columns):
-        raise DebiasError(f"Expected one label an image from every attribute, but arrays of shapes "
-                          f"{[list(column.shape) for column in columns]} came.")
+        raise DebiasError("Expected one label per image from every attribute, got arrays of shapes "
+                          f"{[list(column.shape) for column in columns]}.")
     for column, size in zip(columns, sizes):
         if not np.isin(column, np.arange(-1, size)).all():
-            raise DebiasError(f"Expected labels from -1 (unsure) to {size - 1}, but {np.unique(column).tolist()} came.")
+            raise DebiasError(f"Expected labels from -1 (unsure) to {size - 1}, got {np.unique(column).tolist()}.")
     rows = np.stack(columns, axis=1).astype(np.int64)
     table = np.zeros(tuple(sizes), dtype=np.int64)
     np.add.at(table, tuple(rows[(rows >= 0).all(1)].T), 1)
@@ -353,8 +354,8 @@ class Distribution:
         unsure = f"; {self.unsure} {what} left out as unsure" if self.unsure else ""
         corrected = f"; corrected by the classifier's check: {listed(self.corrected, self.corrected_intervals)}" \
             if self.corrected is not None and self.corrected_intervals is not None else ""
-        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats, chance alone stays "
-                f"below {self.kl_floor95:.4f}{unsure}{corrected}")
+        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats (95 % of fair samples "
+                f"of this size stay below {self.kl_floor95:.4f}){unsure}{corrected}")
 
     def to_dict(self) -> dict:
         """JSON form; what is None is left out."""
@@ -371,8 +372,8 @@ def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: floa
     """
     counts = _vector(counts)
     if not (counts == np.round(counts)).all() or unsure < 0 or unsure != int(unsure):
-        raise DebiasError(f"Images are counted in whole numbers, not negative, but {counts.tolist()} and {unsure} "
-                          f"unsure came.")
+        raise DebiasError(f"Expected whole numbers of images, none negative, got {counts.tolist()} and {unsure} "
+                          "unsure.")
     return _summary(counts, float(counts.sum()), target, unsure, level, confusion)
 
 
@@ -387,7 +388,7 @@ def summarise_people(people: ArrayLike, target: ArrayLike, unsure: int = 0, leve
     """
     y = np.asarray(people, np.float64)
     if y.ndim != 2 or not (np.isfinite(y) & (y >= 0) & (y == np.round(y))).all():
-        raise DebiasError(f"Expected whole numbers of persons [N, K], one row a picture, but {list(y.shape)} came.")
+        raise DebiasError(f"Expected whole numbers of persons [N, K], one row per picture, got {list(y.shape)}.")
     y = y[y.sum(1) > 0]
     counts, m, pictures = _vector(y.sum(0)), y.sum(1), len(y)
     p = counts / counts.sum()
@@ -423,9 +424,9 @@ def _summary(counts: np.ndarray, effective: float, target: ArrayLike, unsure: in
 def _counts(counts: ArrayLike) -> np.ndarray:
     n = np.asarray(counts, dtype=np.float64)
     if n.ndim == 0 or n.shape[-1] == 0:
-        raise DebiasError(f"Expected counts [..., K], one a group, but {short(counts)} came.")
+        raise DebiasError(f"Expected counts [..., K], one per group, got {short(counts)}.")
     if not (np.isfinite(n) & (n >= 0)).all():
-        raise DebiasError(f"Counts must be finite and not negative, but {short(n.tolist())} came.")
+        raise DebiasError(f"Expected finite counts of 0 or more, got {short(n.tolist())}.")
     if not (n.sum(-1) > 0).all():
         raise DebiasError(NO_IMAGES)
     return n
@@ -434,21 +435,21 @@ def _counts(counts: ArrayLike) -> np.ndarray:
 def _vector(counts: ArrayLike) -> np.ndarray:
     n = _counts(counts)
     if n.ndim != 1:
-        raise DebiasError(f"Expected the counts [K] of one set of images, but {list(n.shape)} came.")
+        raise DebiasError(f"Expected the counts [K] of one set of images, got {list(n.shape)}.")
     return n
 
 
 def _simplex(p: ArrayLike, name: str) -> np.ndarray:
     p = np.asarray(p, dtype=np.float64)
     if p.ndim == 0 or not (np.isfinite(p) & (p >= 0)).all() or not (np.abs(p.sum(-1) - 1) < 1e-4).all():
-        raise DebiasError(f"{name} must be finite, not negative, and sum to 1, but {short(p.tolist())} came.")
+        raise DebiasError(f"{name} must be finite, not negative, and sum to 1, got {short(p.tolist())}.")
     return p
 
 
 def _pair(p: ArrayLike, t: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     p, t = _simplex(p, "Shares"), _simplex(t, "Target shares")
     if p.shape[-1] != t.shape[-1]:
-        raise DebiasError(f"Expected a target share for each of {p.shape[-1]} groups, but {t.shape[-1]} came.")
+        raise DebiasError(f"Expected a target share for each of {p.shape[-1]} groups, got {t.shape[-1]}.")
     return p, t
 
 
@@ -458,7 +459,7 @@ def _aimed(t: ArrayLike) -> np.ndarray:
 
 def _level(level: float) -> float:
     if not 0 < level < 1:
-        raise DebiasError(f"Expected a level between 0 and 1, but {level} came. 0.95 is the usual choice.")
+        raise DebiasError(f"Expected a level between 0 and 1, got {level}. 0.95 is the usual choice.")
     return level
 
 

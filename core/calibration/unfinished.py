@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..files import write_atomic, writing
+from ..files import recover, write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
 from ..audits.labelled import MOST_THUMBS, thumbnail
 from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
@@ -37,7 +37,7 @@ class Unfinished:
 
     def load(self) -> Calibration | None:
         """The calibration as it was left, where there is one. Raises DebiasError where its file is damaged."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not recover(self.path):
             return None
         for file in self._folder.glob("*.png"):
             at = re.fullmatch(r"(\d+) (-?\d+)\.png", file.name)

@@ -4,7 +4,7 @@ A classifier of an attribute with n groups is a callable, `classify(images) -> p
 takes them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the picture is left out (no skin found,
 none of the mapped labels), or holds `NO_FACE` or `DISAGREED` throughout where that is why. One that looks at faces has
 `faces(images)`, how many each picture shows, int64 [N], and, where every person counts, `people(images)`, a list of
-probabilities [F, n], a row a face. A label is a measurement of a picture, not anybody's identity.
+probabilities [F, n], a row a face. A label is a measurement of a picture, not a person's identity.
 """
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ def pictures(images: Pictures) -> list[np.ndarray]:
     """
     if isinstance(images, Image.Image) or isinstance(images, np.ndarray) and images.ndim != 4:
         came = "one PIL image" if isinstance(images, Image.Image) else f"an array {list(images.shape)}"
-        raise DebiasError(f"Expected a batch of images [N, H, W, 3] or a list, but {came} came. "
-                          f"Wrap one image: [image].")
+        raise DebiasError(f"Expected a batch of images [N, H, W, 3] or a list, got {came}. Wrap one image: [image].")
     arrays = [np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image) for image in images]
     for array in arrays:
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-            raise DebiasError(f"Expected uint8 RGB images [H, W, 3] in 0..255, but {array.dtype} "
-                              f"{list(array.shape)} came.")
+            raise DebiasError(f"Expected uint8 RGB images [H, W, 3] in 0..255, got {array.dtype} {list(array.shape)}.")
     return arrays
 
 
@@ -50,10 +48,10 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """
     p = np.asarray(probabilities)
     if p.ndim != 2 or p.shape[1] == 0 or not np.isfinite(p).all():
-        raise DebiasError(f"Expected finite probabilities [N, n], but {p.dtype} {list(p.shape)} came"
-                          f"{'' if p.ndim != 2 or not p.size else ', some not finite'}.")
+        raise DebiasError(f"Expected finite probabilities [N, n], got {p.dtype} "
+                          f"{list(p.shape)}{'' if p.ndim != 2 or not p.size else ', some not finite'}.")
     if not 0 <= threshold <= 1:
-        raise DebiasError(f"The threshold is a probability in [0, 1], but {threshold} came.")
+        raise DebiasError(f"Expected a threshold from 0 to 1, got {threshold}.")
     top = p.max(axis=1, keepdims=True)
     sure = (top[:, 0] > 0) & (top[:, 0] >= threshold) & ((p == top).sum(axis=1) == 1)
     why = np.where(np.isin(top[:, 0], (NO_FACE, DISAGREED)), top[:, 0], UNSURE).astype(np.int64)

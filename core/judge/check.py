@@ -43,7 +43,7 @@ class Check:
     def __post_init__(self) -> None:
         n = len(self.groups)
         if [len(row) for row in self.counts] != [n] * n or len(self.left_out) != n:
-            raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, but others came.")
+            raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, got another shape.")
         if self.obeyed is not None and len(self.obeyed) != n:
             raise DebiasError(f"The check of {quoted(self.attribute)} knows how the model obeys for "
                               f"{len(self.obeyed)} of its {n} groups. Make it again.")
@@ -64,8 +64,9 @@ class Check:
                 counts[group, label] += 1
         empty = [attribute.names[i] for i in range(n) if not counts[i].sum()]
         if empty:
-            raise DebiasError(f"Of the pictures of {quoted(empty[0])} none was classified by {quoted(attribute.name)}, "
-                              f"so the classifier cannot be checked. Make more pictures, or use another classifier.")
+            raise DebiasError(f"None of the pictures of {quoted(empty[0])} was classified by "
+                              f"{quoted(attribute.name)}, so the classifier cannot be checked. Make more pictures, or "
+                              "use another classifier.")
         return cls(attribute.name, attribute.names, tuple(map(tuple, counts.tolist())), tuple(left_out.tolist()),
                    **facts)
 
@@ -93,7 +94,7 @@ class Check:
                               enumerate(zip(self.groups, row, strict=True)) if count and j != i)
             left = f"; {self.left_out[i]} left out" if self.left_out[i] else ""
             found.append(f"{name}: {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {sum(row)} pictures "
-                         f"labelled so{f', {taken}' if taken else ''}{left}")
+                         f"labelled correctly{f', {taken}' if taken else ''}{left}")
         return found
 
     @property
@@ -104,14 +105,15 @@ class Check:
             obeyed = self.obeyed and self.obeyed[i]
             if obeyed and obeyed[1] and obeyed[0] / obeyed[1] < DISOBEYS:
                 found.append(f"the model shows {quoted(name)} in {100 * obeyed[0] / obeyed[1]:.0f} % of the pictures "
-                             f"whose prompt states it: it does not obey")
+                             "whose prompt states it: it does not follow the prompt")
             if share < GOOD:
-                either = "" if self.by != "prompts" else "; or the model does not obey the prompt: look at the pictures"
-                found.append(f"of the pictures of {quoted(name)} only {100 * share:.0f} % are labelled so by "
+                either = "" if self.by != "prompts" else ("; or the model does not follow the prompt: look at the "
+                                                          "pictures")
+                found.append(f"only {100 * share:.0f} % of the pictures of {quoted(name)} are labelled correctly by "
                              f"{short(self.judge) or 'the classifier'}{either}")
         if not self.usable:
-            found.append(f"the classifier does not tell the groups of {quoted(self.attribute)} apart: no shares can be "
-                         f"corrected by this check")
+            found.append(f"the classifier does not tell the groups of {quoted(self.attribute)} apart, so shares "
+                         "cannot be corrected by this check")
         return found
 
     def to_dict(self) -> dict:
@@ -133,9 +135,9 @@ class Check:
         """Raises DebiasError where it is of another attribute, or cannot correct shares."""
         if (self.attribute, self.groups) != (attribute.name, attribute.names):
             raise DebiasError(f"The classifier's check is of {quoted(self.attribute)} "
-                              f"({short(', '.join(self.groups))}), and {quoted(attribute.name)} "
+                              f"({short(', '.join(self.groups))}), but {quoted(attribute.name)} "
                               f"({short(', '.join(attribute.names))}) is measured. Check the classifier for this "
-                              f"attribute.")
+                              "attribute.")
         if not self.usable:
             raise DebiasError(f"By its check, the classifier does not tell the groups of {quoted(attribute.name)} "
                               f"apart. Use another one, or merge the groups that it confuses.")

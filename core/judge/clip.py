@@ -128,11 +128,10 @@ class ZeroShotClip:
     def __init__(self, model: ClipModel, attribute: Attribute, temperature: float | None = None,
                  templates: Sequence[str] = ("{}",)):
         if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-            raise DebiasError(f"The temperature must be above 0, but {temperature} came. Leave it out for the "
-                              f"model's own.")
+            raise DebiasError(f"Expected a temperature above 0, got {temperature}. Leave it out for the model's own.")
         if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
-            raise DebiasError(f"Templates are a list of texts with '{{}}' in each, e.g. 'a photo of {{}}', but "
-                              f"{short(templates)} came.")
+            raise DebiasError("Expected a list of templates with '{}' in each, e.g. 'a photo of {}', got "
+                              f"{short(templates)}.")
         self.model, self.attribute = model, attribute
         self.name = f"CLIP {model.name}"
         self.scale = 1 / temperature if temperature else model.scale

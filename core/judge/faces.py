@@ -38,8 +38,8 @@ def detector(name: str = "auto") -> Detector:
     if name.endswith(".onnx"):
         return _yunet(name)
     if name not in ("auto", *DETECTORS):
-        raise DebiasError(f"A face detector is one of auto, {', '.join(DETECTORS)}, or the .onnx file of YuNet, but "
-                          f"{quoted(name)} came.")
+        raise DebiasError(f"Expected a face detector out of auto, {', '.join(DETECTORS)}, or the .onnx file of YuNet, "
+                          f"got {quoted(name)}.")
     reasons = []
     for own in DETECTORS if name == "auto" else (name,):
         try:
@@ -169,9 +169,9 @@ class OfFaces:
 
     def __init__(self, classify: Classifier, faces: Faces, look: str = LARGEST, margin: float = MARGIN):
         if look not in (LARGEST, PEOPLE):
-            raise DebiasError(f"A judge of faces looks at the {LARGEST} or at {PEOPLE}, but {quoted(look)} came.")
+            raise DebiasError(f"Expected a judge of faces to look at '{LARGEST}' or '{PEOPLE}', got {quoted(look)}.")
         if not 0 <= margin <= 4:
-            raise DebiasError(f"A face's margin is a part of its side from 0 to 4, but {margin} came.")
+            raise DebiasError(f"Expected a face's margin from 0 to 4 times its side, got {margin}.")
         self.classify, self.found, self.look, self.margin = classify, faces, look, margin
         name = getattr(classify, "name", type(classify).__name__)
         self.name = f"{name}, {'every face' if look == PEOPLE else 'largest face'}"

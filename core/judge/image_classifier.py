@@ -35,7 +35,7 @@ class ImageClassifier:
                  min_mass: float = 0.5, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
                  allow_download: bool = False, batch_size: int = 64):
         if not 0 <= min_mass <= 1:
-            raise DebiasError(f"min_mass is a share of the probability in [0, 1], but {min_mass} came.")
+            raise DebiasError(f"Expected min_mass, a share of the probability, from 0 to 1, got {min_mass}.")
         if groups is not None:
             _check_map(groups, attribute)
         self.model: Any = load_model("AutoModelForImageClassification", source, device, dtype, allow_download)
@@ -81,7 +81,7 @@ def _check_map(groups: Mapping[str, str], attribute: Attribute) -> None:
     """Raises DebiasError for what is no map of labels to an attribute's groups, or leaves one of them out."""
     if not isinstance(groups, Mapping) or not groups or not all(
             isinstance(text, str) for pair in groups.items() for text in pair):
-        raise DebiasError(f"Labels are mapped to groups as {{\"label\": \"group\"}}, but {short(groups)} came.")
+        raise DebiasError(f"Expected a map of labels to groups, such as {{\"label\": \"group\"}}, got {short(groups)}.")
     unknown = sorted(set(groups.values()) - set(attribute.names))
     if unknown:
         raise DebiasError(f"Attribute {quoted(attribute.name)} has no group {quoted(unknown[0])}. Its groups: "

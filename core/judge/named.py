@@ -77,7 +77,7 @@ class Judges:
                  colour: Callable[[Attribute], Classifier] | None = None,
                  labels: Mapping[str, Mapping[str, str]] | None = None, look: str = PICTURE, detect: Any = "auto"):
         if look not in LOOKS:
-            raise DebiasError(f"A judge looks at one of {', '.join(LOOKS)}, but {quoted(look)} came.")
+            raise DebiasError(f"Expected a judge to look at one of {', '.join(LOOKS)}, got {quoted(look)}.")
         self.open, self.colour, self.labels, self.look, self._detect = open, colour, dict(labels or {}), look, detect
         self._models: dict[str, Any] = {}
         self._faces: Faces | None = None
@@ -90,11 +90,12 @@ class Judges:
                 if not source:
                     raise DebiasError(f"{quoted(line)} names no classifier. Name a model's folder behind the sign.")
                 if source in self.single.get(name, ()):
-                    raise DebiasError(f"The classifier {quoted(source)} came twice for {quoted(name)}. Give another "
-                                      f"one for a panel, or leave one out.")
+                    raise DebiasError(f"Expected two different classifiers for {quoted(name)}, got {quoted(source)} "
+                                      "twice. Give another one for a panel, or leave one out.")
                 self.single.setdefault(name, []).append(source)
             elif self.general is not None:
-                raise DebiasError("Two classifiers came for all attributes. Give one, and others as ATTRIBUTE=MODEL.")
+                raise DebiasError("Expected one classifier for all attributes, got two. Give one, and others as "
+                                  "ATTRIBUTE=MODEL.")
             else:
                 self.general = line.strip()
         for name in self.labels:
@@ -119,8 +120,8 @@ class Judges:
         """The attribute's judge; a panel of several. Raises DebiasError where none is named for it."""
         sources = self.single.get(attribute.name) or ([self.general] if self.general is not None else [])
         if not sources:
-            raise DebiasError(f"Nothing tells groups of {quoted(attribute.name)} apart. Give a CLIP model's folder, "
-                              f"{FROM_CLIP}, or a classifier of this attribute.")
+            raise DebiasError(f"Expected a classifier for {quoted(attribute.name)}, got none. Give a CLIP model's "
+                              f"folder, {FROM_CLIP}, or a classifier of this attribute.")
         judges = [self._looking(self._plain(source, attribute)) for source in sources]
         return judges[0] if len(judges) == 1 else Panel(judges)
 
@@ -164,6 +165,6 @@ def of_all(judges: Judges, attributes: Sequence[Attribute]) -> dict[str, Classif
     """A judge for each attribute, by name. Raises DebiasError that names all attributes without one."""
     missing = [a.name for a in attributes if judges.general is None and a.name not in judges.single]
     if missing:
-        raise DebiasError(f"Nothing tells groups of {short(', '.join(missing))} apart. Give a CLIP model's folder, "
-                          f"{FROM_CLIP}.")
+        raise DebiasError(f"Expected a classifier for {short(', '.join(missing))}, got none. Give a CLIP model's "
+                          f"folder, {FROM_CLIP}.")
     return {attribute.name: judges.of(attribute) for attribute in attributes}

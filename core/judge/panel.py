@@ -19,7 +19,7 @@ class Panel:
 
     def __init__(self, judges: Sequence[Classifier], threshold: float = 0.0):
         if len(judges) < 2:
-            raise DebiasError(f"A panel needs two judges or more, but {len(judges)} came.")
+            raise DebiasError(f"Expected two judges or more for a panel, got {len(judges)}.")
         self.judges, self.threshold = tuple(judges), threshold
         self.names = tuple(getattr(judge, "name", type(judge).__name__) for judge in judges)
         self.name = f"panel of {' and '.join(self.names)}"

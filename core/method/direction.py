@@ -74,12 +74,12 @@ def shift_prompt(prompt: Tensor, groups: Tensor, weights: Tensor, anchor: Tensor
 def _total(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     """sum_i a_i as [B, 1, ...], after all refusals."""
     if weights.ndim != 2 or weights.shape[1] != len(groups):
-        raise DebiasError(f"Expected weights [B, n] with n = {len(groups)} groups, but {list(weights.shape)} came.")
+        raise DebiasError(f"Expected weights [B, n] with n = {len(groups)} groups, got {list(weights.shape)}.")
     if groups.shape[2:] != anchor.shape[1:]:
         raise DebiasError(f"Group conditionings {list(groups.shape[2:])} and the prompt's {list(anchor.shape[1:])} "
                           f"differ in shape: was the profile made for another text encoder?")
     if not torch.isfinite(weights).all():
-        raise DebiasError(f"Weights must be finite, but {short(weights.tolist())} came. Calibrate again, or drop "
-                          f"them.")
+        raise DebiasError(f"Expected finite weights, got {short(weights.tolist())}. Calibrate again, or leave them "
+                          "out.")
     return weights.float().sum(1).reshape(-1, *(1,) * (anchor.ndim - 1)).to(
         anchor.device, non_blocking=True)

@@ -37,17 +37,15 @@ class Steering:
     def __post_init__(self) -> None:
         numbers = (*self.weights, *self.probabilities, self.push)
         if not all(math.isfinite(number) for number in numbers):
-            raise DebiasError(f"Weights must be finite numbers, but {short(numbers)} came. Calibrate again.")
+            raise DebiasError(f"Expected finite weights, got {short(numbers)}. Calibrate again.")
         if max(map(abs, self.weights), default=0) > LARGEST_WEIGHT or not 0 <= self.push <= LARGEST_WEIGHT:
-            raise DebiasError(f"Weights must lie within {LARGEST_WEIGHT:g} of 0 and a push between 0 and "
-                              f"{LARGEST_WEIGHT:g}, where pictures are spoilt already, but {short(self.weights)} and "
-                              f"{self.push:g} came. Calibrate again.")
+            raise DebiasError(f"Expected weights within {LARGEST_WEIGHT:g} of 0 and a push from 0 to "
+                              f"{LARGEST_WEIGHT:g}, got {short(self.weights)} and {self.push:g}. Calibrate again.")
         if self.probabilities and len(self.probabilities) != len(self.weights) + 1:
-            raise DebiasError(f"Expected {len(self.weights) + 1} probabilities (no push, then one a group), but "
-                              f"{len(self.probabilities)} came.")
+            raise DebiasError(f"Expected {len(self.weights) + 1} probabilities (no push, then one per group), got "
+                              f"{len(self.probabilities)}.")
         if self.probabilities and (min(self.probabilities) < 0 or abs(math.fsum(self.probabilities) - 1) > 1e-3):
-            raise DebiasError(f"Probabilities must not be negative and must sum to 1, but {short(self.probabilities)} "
-                              f"came.")
+            raise DebiasError(f"Expected probabilities of 0 or more that sum to 1, got {short(self.probabilities)}.")
 
     @classmethod
     def none(cls, n: int) -> Steering:
@@ -80,7 +78,7 @@ class Steering:
         if not self.probabilities:
             return [0] * len(seeds)
         if not 0 <= stream < len(PRIMES):
-            raise DebiasError(f"Expected at most {len(PRIMES)} attributes together, but number {stream + 1} came.")
+            raise DebiasError(f"Expected at most {len(PRIMES)} attributes together, got number {stream + 1}.")
         edges = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
         points = torch.tensor([point(int(seed), stream) for seed in seeds], dtype=torch.float64)
         return torch.bucketize(points, edges, right=True).tolist()
@@ -97,8 +95,8 @@ class Steering:
 def check_strength(strength: float) -> float:
     """A user's strength of guidance: 1 as calibrated, 0 none, 10 at most. Raises DebiasError."""
     if not 0 <= strength <= MOST_STRENGTH:
-        raise DebiasError(f"The strength is a number from 0 (no guidance) to {MOST_STRENGTH:g}, with 1 as calibrated, "
-                          f"but {strength:g} came.")
+        raise DebiasError(f"Expected a strength from 0 (no guidance) to {MOST_STRENGTH:g}, with 1 as calibrated, got "
+                          f"{strength:g}.")
     return strength
 
 

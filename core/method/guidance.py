@@ -36,8 +36,8 @@ class GuidanceRun:
         Raises DebiasError where the three shapes differ.
         """
         if not eps_cond.shape == eps_uncond.shape == eps_unsafe.shape:
-            raise DebiasError(f"Expected three predictions of one shape, but {list(eps_cond.shape)} (cond), "
-                              f"{list(eps_uncond.shape)} (uncond) and {list(eps_unsafe.shape)} (unsafe) came.")
+            raise DebiasError(f"Expected three predictions of one shape, got {list(eps_cond.shape)} (cond), "
+                              f"{list(eps_uncond.shape)} (uncond) and {list(eps_unsafe.shape)} (unsafe).")
         s = self.settings
         cond, uncond, unsafe = eps_cond.float(), eps_uncond.float(), eps_unsafe.float()
         if self.momentum is None or progress < self.progress:

@@ -45,16 +45,14 @@ class Method:
         for name, value, known in (("direction", self.direction, DIRECTIONS), ("spend", self.spend, SPENDS),
                                    ("rule", self.rule, RULES + own)):
             if value not in known:
-                raise DebiasError(f"Expected {name} to be one of {', '.join(known)}, but {quoted(value)} came.")
+                raise DebiasError(f"Expected {name} to be one of {', '.join(known)}, got {quoted(value)}.")
         if "{group}" not in self.context:
-            raise DebiasError(f"A context must contain '{{group}}', e.g. '{IN_CONTEXT}', but {quoted(self.context)} "
-                              f"came.")
+            raise DebiasError(f"Expected a context with '{{group}}', e.g. '{IN_CONTEXT}', got {quoted(self.context)}.")
         if self.spend == "draw" and self.rule != "log" and not own:
             raise _no_rule(self.rule)
         if self.direction == "prompt" and self.guidance.scale and self.guidance != self.guidance.window:
-            raise DebiasError(f"The direction 'prompt' shifts the prompt and has no SLD step: of the guidance settings "
-                              f"it takes start and end alone, but {self.guidance} came. Leave the others out, or use "
-                              f"'embedding'.")
+            raise DebiasError("Expected only start and end among the guidance settings of the direction 'prompt', "
+                              f"which has no SLD step, got {self.guidance}. Leave the others out, or use 'embedding'.")
         if self.direction == "prediction" and self.guidance.anchor == "prompt":
             raise DebiasError("The direction 'prediction' is anchored at the empty prompt. Use the anchor 'empty', or "
                               "the direction 'embedding'.")
@@ -69,8 +67,8 @@ class Method:
         of another direction leaves that one's window. Raises DebiasError.
         """
         if not 0 <= start <= end <= 1:
-            raise DebiasError(f"start and end are shares of the schedule with 0 <= start <= end <= 1, but {start:g} "
-                              f"and {end:g} came.")
+            raise DebiasError("Expected start and end as shares of the schedule with 0 <= start <= end <= 1, got "
+                              f"{start:g} and {end:g}.")
         method = self if direction in (AS_CALIBRATED, self.direction) else replace(
             self, direction=direction, guidance=SafeLatentGuidance() if direction == "prompt"
             else replace(self.guidance, anchor="empty") if direction == "prediction" else self.guidance)
@@ -123,16 +121,18 @@ class Choice:
 AS_METHOD = "as the method says"  # what hosts offer beside the values of all but the method itself
 CHOICES = {
     "method": Choice(tuple(METHODS), "Method", (
-        "default: every seed draws a group to be steered to, or to be left alone; no extra evaluations. shift: all "
-        "images get the same shift. paper: He et al. 2024, an SLD direction.")),
+        "default: each image is steered to a randomly drawn group, or left alone; no extra evaluations. shift: all "
+        "images get the same shift. paper: the method of He et al. 2024, with an SLD direction.")),
     "direction": Choice(DIRECTIONS, "Direction", (
-        "How the weights steer: prompt costs nothing, embedding one further evaluation a step, prediction one a group; "
-        f"both in the first {100 * EARLY.end:.0f} % of the steps unless the method has a window.")),
+        "How the weights steer. prompt: no extra evaluations. embedding: one extra evaluation per step. prediction: "
+        f"one per group and step. The last two act only in the first {100 * EARLY.end:.0f} % of the steps, unless the "
+        "method sets another window.")),
     "spend": Choice(SPENDS, "Spending", (
-        "draw: each image is sent toward a drawn group, or left alone. shift: all images get the same weights.")),
+        "draw: each image is steered to a randomly drawn group, or left alone. shift: all images get the same "
+        "weights.")),
     "rule": Choice(RULES, "Rule", (
-        "How weights of 'shift' and 'paper' are corrected from round to round, or the policy gradient. The default "
-        "method draws and takes no rule.")),
+        "How the methods 'shift' and 'paper' correct their weights from round to round. The method 'default' uses no "
+        "rule.")),
 }
 
 
@@ -149,7 +149,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
     A direction that costs model evaluations, in place of one that does not, pushes in the early steps alone.
     """
     if name not in METHODS:
-        raise DebiasError(f"Expected method to be one of {', '.join(METHODS)}, but {quoted(name)} came.")
+        raise DebiasError(f"Expected method to be one of {', '.join(METHODS)}, got {quoted(name)}.")
     given: dict[str, Any] = {key: value for key, value in changes.items() if value}
     if given.get("spend", METHODS[name].spend) == "draw":
         if "rule" in given and not given["rule"].startswith(OWN):

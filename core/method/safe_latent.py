@@ -36,16 +36,15 @@ class SafeLatentGuidance:
 
     def __post_init__(self) -> None:
         if self.anchor not in ANCHORS:
-            raise DebiasError(f"Expected anchor to be one of {', '.join(ANCHORS)}, but {quoted(self.anchor)} came.")
+            raise DebiasError(f"Expected anchor to be one of {', '.join(ANCHORS)}, got {quoted(self.anchor)}.")
         if self.anchor == "prompt" and self.threshold is not None:
             raise DebiasError("The anchor 'prompt' has no threshold: it would compare gamma with itself. Leave the "
                               "threshold out, or use the anchor 'empty'.")
         numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0)
         if not all(math.isfinite(number) for number in numbers):
-            raise DebiasError(f"Guidance settings must be finite numbers, but {self} came.")
+            raise DebiasError(f"Expected finite guidance settings, got {self}.")
         if self.scale < 0 or not 0 <= self.momentum_beta <= 1 or not 0 <= self.start <= self.end <= 1:
-            raise DebiasError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, but {self} "
-                              f"came.")
+            raise DebiasError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, got {self}.")
 
     @property
     def whole(self) -> bool:

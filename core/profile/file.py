@@ -93,16 +93,15 @@ class Entry:
         if [len(s.weights) for s in entry.steerings] != groups:
             came = [len(s.weights) for s in entry.steerings]
             raise DebiasError(f"The entry {quoted(entry.prompt)} needs {groups} weights for "
-                              f"{short([a.name for a in attributes])}, but {came} came.")
+                              f"{short([a.name for a in attributes])}, got {came}.")
         history = [r["attributes"] for r in entry.rounds]
         for measured in (entry.before, entry.after, *history):
             if measured is not None and [len(m["counts"]) for m in measured] != groups:
-                raise DebiasError(f"The entry {quoted(entry.prompt)} needs counts of {groups} groups, but other ones "
-                                  f"came.")
+                raise DebiasError(f"The entry {quoted(entry.prompt)} needs counts of {groups} groups, got other ones.")
         if entry.expected is not None and [(len(e["shares"]), len(e["intervals"])) for e in entry.expected] != [
                 (n, n) for n in groups]:
-            raise DebiasError(f"The entry {quoted(entry.prompt)} needs expected shares of {groups} groups, but other "
-                              f"ones came.")
+            raise DebiasError(f"The entry {quoted(entry.prompt)} needs expected shares of {groups} groups, got other "
+                              "ones.")
         for measured in (entry.before, entry.after, *history):
             if measured is not None and not all(sum(m["counts"]) for m in measured):
                 raise DebiasError(f"The entry {quoted(entry.prompt)} counts no image at all. Calibrate it again.")
@@ -154,8 +153,8 @@ class Profile:
             raise DebiasError("This is JSON, but not a profile of sd-debias: it has no 'schema' and 'entries'.")
         version = re.fullmatch(r"(\d{1,4})\.\d{1,4}", str(document["schema"])[:99])
         if not version:
-            raise DebiasError(f"A profile's schema is a version, e.g. '{SCHEMA}', but {quoted(document['schema'])} "
-                              f"came.")
+            raise DebiasError(f"Expected a version as the profile's schema, e.g. '{SCHEMA}', got "
+                              f"{quoted(document['schema'])}.")
         if version[1] != SCHEMA.split(".")[0]:
             raise DebiasError(f"This profile has schema {document['schema']}, but this version of sd-debias reads "
                               f"{SCHEMA.split('.')[0]}.x. Update sd-debias, or calibrate again.")
@@ -164,7 +163,7 @@ class Profile:
         fields = _parsed(document)
         entries = fields["entries"]
         if len({same_prompt(e.prompt) for e in entries}) < len(entries):
-            raise DebiasError(f"A profile has one entry a prompt, but these came: "
+            raise DebiasError("Expected one entry per prompt in a profile, got these: "
                               f"{short([e.prompt for e in entries])}.")
         return cls(**fields, edited=document.get("hash", own) != own, document=document)
 
@@ -214,8 +213,7 @@ class Profile:
         except DebiasError as error:
             raise DebiasError(f"{quoted(path)} cannot be used. {error}") from error
         if profile.edited:
-            warnings.warn(f"{quoted(path)} was edited since it was saved: its figures need not be those of its "
-                          f"weights.")
+            warnings.warn(f"{quoted(path)} was edited since it was saved: its figures may not belong to its weights.")
         return profile
 
 def _parsed(document: Mapping) -> dict:

@@ -71,12 +71,12 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         first, subjects = entries[0], list(dict.fromkeys(bare(e.about) for e in entries))
         several = ""
         if with_another(prompt, first.about):
-            several = "; if the prompt shows two persons, one label an image cannot balance both"
+            several = "; if the prompt shows two persons, one label per image cannot balance both"
         if len(subjects) > 1:
-            several = (f"; of the subjects {', '.join(map(quoted, subjects))} the first counts, and one label an image "
-                       f"cannot balance several persons")
+            several = (f"; of the subjects {', '.join(map(quoted, subjects))}, the first is used; one label per image "
+                       "cannot balance several persons")
         elif len(entries) > 1:
-            several += f"; {len(entries)} calibrated prompts have this subject, and the first counts"
+            several += f"; {len(entries)} calibrated prompts have this subject, and the first is used"
         said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} stands in this "
                 f"prompt{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
@@ -90,7 +90,7 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
 def with_others(profile: Profile, others: str) -> Profile:
     """The profile with another choice for prompts that no entry is for. Raises DebiasError."""
     if others not in OTHERS:
-        raise DebiasError(f"Expected other prompts to be one of {', '.join(OTHERS)}, but {quoted(others)} came.")
+        raise DebiasError(f"Expected other prompts to be one of {', '.join(OTHERS)}, got {quoted(others)}.")
     return replace(profile, others=others)
 
 
@@ -100,7 +100,7 @@ def _any_prompt(profile: Profile, prompt: str) -> Entry:
     found = [[e.steerings[i] for e in profile.entries] for i in range(len(profile.attributes))]
     if profile.method.spend == "draw":
         steerings = tuple(_every_image(a, own, profile.method.unit) for a, own in zip(profile.attributes, found))
-        used = "every image is sent to a group drawn from the target"
+        used = "every image is steered to a group drawn from the target"
     else:
         steerings = tuple(map(_mean, found))
         several = f"{len(profile.entries)} calibrated prompts"

@@ -44,7 +44,7 @@ def card_page(cards: Sequence[Mapping]) -> str:
     Raises DebiasError for another number of cards, and as `check_card`.
     """
     if len(cards) not in (1, 2):
-        raise DebiasError(f"A page shows one card, or two side by side, but {len(cards)} came. Give one or two.")
+        raise DebiasError(f"Expected one card, or two to compare, got {len(cards)}. Give one or two.")
     found = [check_card(card) for card in cards]
     return _template().render(
         cards=[_all_of(card) for card in found], versus=_versus(*found) if len(found) == 2 else None,
@@ -95,8 +95,8 @@ def _notes(card: Mapping) -> list[str]:
               for c in own.get("checks") or [None] * len(own["attributes"])]
     notes = [warning for c in checks if c for warning in c.warnings]
     if not all(checks):
-        notes.append("it was not checked how often the classifier is right about this model's pictures"
-                     + ("" if not any(checks) else ", for some attributes"))
+        notes.append(f"{'for some attributes, ' if any(checks) else ''}the classifier was not checked on this model's "
+                     "pictures, so its errors are unknown")
     return [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)]
 
 
@@ -121,7 +121,7 @@ def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
     name, target = people_of(f.attribute, f.largest), percent(f.attribute.target[f.largest])
     names = [f"{_sentence(name)}, mean of the prompts", "Prompts within chance of the target",
              "Deviation ratio, median", "Deviation ratio, mean", "KL divergence, mean",
-             "Pictures a prompt", "Fidelity to the prompt, mean"]
+             "Pictures per prompt", "Fidelity to the prompt, mean"]
     heads, columns = [""], [names]
     for when, m, measured in (("before", f.before, [row.before for row in f.rows]),
                               ("after", f.after, [row.after for row in f.rows if row.after])):
@@ -286,7 +286,7 @@ def _facts(card: Mapping) -> list[tuple[str, str]]:
             method = Method.from_dict(own["method"])
             methods.append(f"{of}direction {method.direction}, " + (
                 "each picture is steered to a randomly drawn group, or left alone" if method.spend == "draw" else
-                "all pictures are steered alike"))
+                "all pictures are steered in the same way"))
     found = [("classifier", card["classifier"]), ("plan", "; ".join(plans)), ("method", "; ".join(methods)),
              *((spaced(key), value) for key, value in card["setting"].items())]
     return [(key, str(value)) for key, value in found if value not in (None, "")]
@@ -363,14 +363,14 @@ def card_markdown(card: Mapping) -> str:
                         if value not in (None, ""))
     measured = [
         f"Labels: {short(card['classifier']) or 'not known'}. "
-        + (f"{range_words(pictures)} pictures a prompt, each of a seed of its own." if pictures else ""),
+        + (f"{range_words(pictures)} pictures per prompt, each with its own seed." if pictures else ""),
         *([f"{sum(failures)} of {len(failures)} prompts failed."] if any(failures) else []),
         f"Setting: {setting or 'not known'}.",
         f"Cost: {card['cost'].get('images', 0):,} pictures, {time_words(card['cost'].get('seconds', 0))}.",
-        "Intervals hold the model's own share in 95 of 100 such counts. KL is the distance of all shares from the "
-        "target in nats; a model exactly on target stays below the noise floor in 95 of 100 cases."]
+        "A 95 % interval covers the model's own share in 95 of 100 such counts. KL is the distance of all shares from "
+        "the target in nats; a model exactly on target stays below the noise floor in 95 of 100 cases."]
     return "\n".join([
-        f"## Whom {_plain(short(card['model'])) or 'this model'} shows", "",
+        f"## Who appears in the pictures of {_plain(short(card['model'])) or 'this model'}", "",
         *(line for f in found for line in (f"**{_plain(headline(f))}** {_plain(second_line(f))}", "")),
         *([f"The prompts farthest from the target, at most {each} of each attribute:", "",
           *(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))] if found else
@@ -383,9 +383,9 @@ def card_markdown(card: Mapping) -> str:
 
 
 LIMITS = (
-    "A label is a classifier's measurement of a picture, not anybody's identity.",
-    "The groups and their targets are those that the card's author declared. A few groups are a simplification for "
-    "counting, and a target is a choice, not a fact.",
+    "A label is a classifier's measurement of a picture, not a person's identity.",
+    "The card's author chose the groups and their targets. A few groups are a simplification for counting, and a "
+    "target is a choice, not a fact.",
     "The figures hold for this model, this setting and these prompts. Another sampler, number of steps, CFG, size or "
     "LoRA can give others.",
     "Classifiers err, and not equally for all groups.",

@@ -51,8 +51,9 @@ def charts(f: Figures, lines: Sequence[Line], series: Series, what: str, target:
         title = what if count == 1 else f"{what}, {at + 1} to {at + len(part)} of {len(lines)}"
         first, last = (f"{label} {percent(shown[0].shares[f.largest])}" if shown[0] else label
                        for label, shown in (part[0], part[-1]))
-        found.append(_svg(scene, title, f"A row a prompt, by the share of {short(f.attribute.names[f.largest])}: the "
-                                        f"first is {first}, the last {last}. Every figure is in the table below."))
+        found.append(_svg(scene, title, "One row per prompt, sorted by the share of "
+                                        f"{short(f.attribute.names[f.largest])}: the first is {first}, the last "
+                                        f"{last}. Every figure is in the table below."))
     return found
 
 

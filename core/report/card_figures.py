@@ -61,8 +61,8 @@ def check_card(data: Any) -> dict:
     """The card itself, where it is one. Raises DebiasError for other JSON, another form, a field that is missing or
     wrong, and figures that contradict each other."""
     if not isinstance(data, dict) or not str(data.get("form", "")).startswith("sd-debias card "):
-        raise DebiasError(f"Expected a bias card, JSON with the form {quoted(FORM)}, but other JSON came. Name a file "
-                          "that 'sd-debias card' wrote.")
+        raise DebiasError(f"Expected a bias card, JSON with the form {quoted(FORM)}, got other JSON. Name a file that "
+                          "'sd-debias card' wrote.")
     if data["form"] != FORM:
         raise DebiasError(f"This card has the form {quoted(data['form'])}, but this version of sd-debias reads "
                           f"{quoted(FORM)}. Update sd-debias, or make the card again.")

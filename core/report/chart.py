@@ -50,9 +50,10 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 8, captions: Seq
     Raises DebiasError for no pictures, fewer than one column, and captions of another number.
     """
     if not images or columns < 1:
-        raise DebiasError(f"A contact sheet needs pictures and a column, but {len(images)} and {columns} came.")
+        raise DebiasError(f"Expected pictures and one column or more for a contact sheet, got {len(images)} and "
+                          f"{columns}.")
     if captions is not None and len(captions) != len(images):
-        raise DebiasError(f"Expected a caption a picture, but {len(captions)} for {len(images)} came.")
+        raise DebiasError(f"Expected a caption per picture, got {len(captions)} for {len(images)}.")
     gap, line = 4, 0 if captions is None else 16
     height = round(size * min(max(images[0].height / images[0].width, 0.25), 4))
     columns = min(columns, len(images))
@@ -190,7 +191,7 @@ def shares_scene(names: Sequence[str], before: Distribution, after: Distribution
 def kl_scene(rounds: Sequence[tuple[str, Distribution]], title: str = "", width: int = WIDE) -> Scene:
     """What `chart_kl` draws, `width` CSS pixels wide. Raises DebiasError for no rounds."""
     if not rounds:
-        raise DebiasError("A chart of rounds needs a round, but none came.")
+        raise DebiasError("Expected a round to chart, got none.")
     kls, n = [d.kl for _, d in rounds], len(rounds)
     finite = [kl for kl in kls if math.isfinite(kl)]
     floors = [d.kl_floor95 for _, d in rounds]

@@ -84,7 +84,7 @@ def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, 
     sections = [_section(profile, e, (sheets or {}).get(e.prompt, ())) for e in entries]
     facts = {**profile.setting, "classifier": profile.classifier, "direction": method.direction,
              "each image": "steered to a randomly drawn group, or left alone" if method.spend == "draw" else
-             f"steered alike, by weights that the rule '{method.rule}' solved"}
+             f"steered in the same way, by weights that the rule '{method.rule}' solved"}
     return _template().render(
         profile=profile, sections=sections, labels=labels, checks=[_check(own) for own in profile.checks if own],
         left_out=[(_sentence(kind), list(map(_data, jpegs))) for kind, jpegs in (left_out or {}).items()],
@@ -170,18 +170,18 @@ def _verdict(before: Distribution, after: Distribution | None, floor: float) -> 
     moved = (f"Without guidance, {away(before)}; with the profile it is {percent(after.total_variation)}, on "
              f"{after.n} images whose seeds the calibration did not use.")
     if after.kl <= floor:
-        return moved, f"What is left cannot be told from chance at {after.n} images."
+        return moved, f"The remaining difference is within sampling noise at {after.n} images."
     if after.kl < before.kl:
-        return moved, "Nearer to the target, but what is left is more than chance explains."
+        return moved, "Nearer to the target, but the remaining difference is more than chance explains."
     return moved, "This is not nearer to the target than without guidance."
 
 
 def _expected(names: Sequence[str], expected: Mapping) -> str:
     shares = ", ".join(f"{name} {percent(share)} ({100 * low:.0f} to {100 * high:.0f})" for name, share, (low, high) in
                        zip(names, expected["shares"], expected["intervals"], strict=True))
-    return (f"By all {expected['images']} images of audit and rounds, the shares with the profile are {shares}, in "
-            f"95 % intervals. Every share lies within {100 * expected['within']:g} points of its target with "
-            f"{percent(expected['certainty'])} certainty.")
+    return (f"Estimated from all {expected['images']} images of audit and rounds, the shares with the profile are "
+            f"{shares}, in 95 % intervals. Every share lies within {100 * expected['within']:g} points of its target "
+            f"with {percent(expected['certainty'])} certainty.")
 
 
 def _corrected(names: Sequence[str], d: Distribution, when: str) -> str:

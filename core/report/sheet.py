@@ -26,8 +26,8 @@ class Sheet:
 
     def __post_init__(self) -> None:
         if len(self.seeds) not in (0, len(self.pictures)):
-            raise DebiasError(f"Expected a seed for each picture {short(self.what)}, but {len(self.seeds)} seeds and "
-                              f"{len(self.pictures)} pictures came.")
+            raise DebiasError(f"Expected a seed for each picture {short(self.what)}, got {len(self.seeds)} seeds and "
+                              f"{len(self.pictures)} pictures.")
 
     def image(self, columns: int = 8, most: int | None = None) -> Image.Image:
         """A contact sheet of the first pictures, with their seeds below. Raises DebiasError for none."""

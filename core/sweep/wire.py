@@ -29,8 +29,8 @@ def read(asked: object) -> tuple[Recipe, Unit | None]:
         try:
             asked = json.loads(asked)
         except (ValueError, RecursionError) as error:
-            raise DebiasError("Expected a unit of a sweep in JSON, as 'sd-debias sweep --via' sends it, but another "
-                              "text came.") from error
+            raise DebiasError("Expected a unit of a sweep in JSON, as 'sd-debias sweep --via' sends it, got another "
+                              "text.") from error
     version = asked.get("software") if isinstance(asked, dict) else None
     if version is not None and version != VERSION:
         raise DebiasError(f"sd-debias {VERSION} is installed here, but the sweep is of {short(version)}. Install the "
@@ -46,9 +46,9 @@ def read(asked: object) -> tuple[Recipe, Unit | None]:
         steerings=tuple(asked["unit"]["steerings"]), seeds=tuple(asked["unit"]["seeds"])))
     if unit.variant >= len(recipe.variants) or len(unit.steerings) != len(recipe.variants[unit.variant]) or any(
             len(s["weights"]) != len(a.groups) for s, a in zip(unit.steerings, recipe.variants[unit.variant])):
-        raise DebiasError("A unit of a sweep has weights for each group of its attributes, but others came.")
+        raise DebiasError("Expected weights for each group of the unit's attributes, got other ones.")
     if not 1 <= unit.seeds[1] <= MOST_IMAGES:
-        raise DebiasError(f"A unit of a sweep has 1 to {MOST_IMAGES:,} pictures, but {short(unit.seeds[1])} came.")
+        raise DebiasError(f"Expected 1 to {MOST_IMAGES:,} pictures in a unit of a sweep, got {short(unit.seeds[1])}.")
     return recipe, unit
 
 

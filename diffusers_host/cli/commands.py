@@ -8,7 +8,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from ...core.attribute import Attribute
 from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, planned
@@ -154,7 +154,7 @@ def check(options) -> dict:
         checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
-        raise Stopped("Interrupted: a check is made in one go. Run the same command again.") from outcome.stopped
+        _end(outcome, f"{outcome.why}: a check is made in one go. Run the same command again.")
     say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
         f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
@@ -176,8 +176,8 @@ def calibrate(options) -> dict:
     numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
     sure = options.sure or (CUSTOM if numbers else "normal")
     if numbers and sure != CUSTOM:
-        raise DebiasError(f"--{next(iter(numbers)).replace('_', '-')} is a number of --sure {CUSTOM}, but --sure "
-                          f"{sure} came, which has its own. Leave one of them out.")
+        raise DebiasError(f"Expected --{next(iter(numbers)).replace('_', '-')} only with --sure {CUSTOM}, got --sure "
+                          f"{sure}, which has its own numbers. Leave one of them out.")
     keep(options)
     bench = bench_of(options, attributes)
     plan = planned(sure, method, **numbers, batch_size=bench.batch_size, seed=options.seed or 0,
@@ -214,13 +214,21 @@ def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], met
 
 
 def _tell(options, outcome) -> None:
-    """Print what came out. Raises Stopped where it was interrupted."""
+    """Print what came out. Raises what ended it early."""
     if not outcome.complete:
-        raise Stopped(outcome.text) from outcome.stopped
+        _end(outcome, outcome.text)
     say(options, f"\n{outcome.text}")
     if options.json:
         for warning in outcome.warnings:
             print(f"Warning: {warning}", file=sys.stderr)
+
+
+def _end(outcome, text: str) -> NoReturn:
+    """Raises Stopped where the user interrupted the work; else says what was measured, and raises the error."""
+    if isinstance(outcome.stopped, KeyboardInterrupt):
+        raise Stopped(text) from outcome.stopped
+    print(f"\n{text}", file=sys.stderr)
+    raise outcome.stopped
 
 
 class _Bar:
@@ -258,7 +266,7 @@ def generate(options) -> dict:
     from ...core.profile.lookup import differences
     from ...core.profile.words import metadata
     if len(options.prompt) > 1:
-        raise DebiasError(f"generate takes one --prompt, but {len(options.prompt)} came. Run it once for each.")
+        raise DebiasError(f"Expected one --prompt for generate, got {len(options.prompt)}. Run it once for each.")
     profile = Profile.load(located(options.profile)) if options.profile else None
     bench = bench_of(options)
     strength = 1.0 if options.strength is None else options.strength
@@ -386,7 +394,7 @@ def doctor(options) -> dict:
     from ..doctor import facts
     attributes = attributes_of(options)
     if len(attributes) > 1:
-        raise DebiasError(f"The doctor tries one attribute, but {len(attributes)} came. Leave out all but one "
+        raise DebiasError(f"Expected one attribute for the doctor, got {len(attributes)}. Leave out all but one "
                           "--attribute.")
     method = named("default", direction=options.direction)
     bench = bench_of(options, attributes if options.classifier or options.model == "demo" else ())

@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager
 from typing import Iterator
 
-from ...core.errors import DebiasError, quoted
+from ...core.errors import DebiasError, out_of_memory, quoted
 from . import commands, sweeping
 from .options import parsed
 from .parts import Stopped
@@ -51,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         place = f": {quoted(str(error.filename))}" if error.filename else ""
         return _mistake(f"{error.strerror or error}{place}.", debug)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, whose module may not be loaded
-            return _mistake("The graphics card ran out of memory. Use a smaller --batch-size, --width or --height, or "
-                            "--dtype float16.", debug)
+        if out_of_memory(error):
+            return _mistake("Memory ran out. Use a smaller --batch-size, --width or --height, or --dtype float16.",
+                            debug)
         traceback.print_exc()
         print("sd-debias: This is a bug. Please report it with the lines above and the command.", file=sys.stderr)
         return 1

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
 
-from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS
+from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS, Field
 from ...core.errors import DebiasError, short
 from ...core.looks import DETECTORS, LOOKS
 from ...core.method.methods import CHOICES
@@ -14,7 +15,7 @@ from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
 from ..sweep.address import Address, address
 
-MOST_SEED = 2**62
+MOST_SEED, MOST_SHARDS = 2**62, 100_000
 
 
 def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,16 +76,16 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         if options.model != "demo":
             raise DebiasError("--images are audited as they are, so --model does nothing. Leave one of them out.")
     if name == "audit" and not options.images and not options.prompt:
-        raise DebiasError("An audit needs a --prompt to generate pictures of, or --images, a folder of pictures, but "
-                          "none came.")
+        raise DebiasError("Expected a --prompt to generate pictures of, or a folder of pictures with --images, got "
+                          "neither. Give one.")
     if (getattr(options, "look", None) or "picture") == "picture":
         refuse(("detector",), "while judges look at pictures: add --look largest-face or --look people")
     if getattr(options, "model", None) in ("demo", ["demo"]) or name == "sweep" and not options.model and \
             not options.workflow and not options.status:
         refuse(("config", "allow_download"), "with the demo model, which comes with the package")
     if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
-        raise DebiasError("--width and --height belong together, but one of them came alone. Give both, or neither "
-                          "for the model's own size.")
+        raise DebiasError("--width and --height belong together: expected both, got one. Give both, or neither for "
+                          "the model's own size.")
 
 
 def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> None:
@@ -94,8 +95,8 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
         return
     for name in ("prompts", "out"):
         if not getattr(options, name):
-            raise DebiasError(f"A sweep needs --{name}, but none came. For example: sd-debias sweep --prompts demo-20 "
-                              "--out sweep.")
+            raise DebiasError(f"Expected --{name} for a sweep, got none. For example: sd-debias sweep --prompts "
+                              "demo-20 --out sweep.")
     if options.ray is None:
         refuse(("workers", "worker_gpus"), "without --ray")
     if options.via:
@@ -115,7 +116,7 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
         if options.method != "default":
             refuse(("method",), "with --audit, which calibrates nothing")
     elif options.look == "people":
-        raise DebiasError("A calibration counts one label a picture, so --look people needs --audit. Calibrate with "
+        raise DebiasError("A calibration counts one label per picture, so --look people needs --audit. Calibrate with "
                           "--look largest-face.")
     if options.shard:
         refuse(("name", "parquet", "overwrite"), "with --shard: give it to 'sd-debias merge'")
@@ -123,37 +124,58 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
         refuse(("count",), "with --images, which says the same")
 
 
-def _whole(low: int, high: int, step: int = 1) -> Callable[[str], int]:
-    def parse(text: str) -> int:
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option takes: called, it reads and checks an option's text; as a text, it is the range that
+    the option's help names.
+
+    step  the option takes whole multiples of this; 0: any number
+    """
+    low: float
+    high: float
+    step: int = 1
+
+    def __call__(self, text: str) -> float:
         try:
-            value = int(text)
+            value = int(text) if self.step else float(text)
         except ValueError:
-            value = None
-        if value is None or not low <= value <= high or value % step:
-            multiple = f", a multiple of {step}" if step > 1 else ""
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}{multiple}, got "
+            value = math.nan
+        if not self.low <= value <= self.high or self.step and value % self.step:
+            raise argparse.ArgumentTypeError(f"expected a {'whole ' if self.step else ''}number from {self}, got "
                                              f"{short(text)}")
         return value
-    return parse
+
+    def __str__(self) -> str:
+        return f"{_shown(self.low)} to {_shown(self.high)}{f', a multiple of {self.step}' if self.step > 1 else ''}"
+
+
+def _shown(number: float) -> str:
+    """1,000,000, 0.001 or -2^62."""
+    if isinstance(number, int):
+        return f"{number:,}" if abs(number) < 2**53 else f"{'-' * (number < 0)}2^{abs(number).bit_length() - 1}"
+    return f"{number:g}"
+
+
+def _option(parser: argparse.ArgumentParser, flag: str, about: str, default: Any = None, unset: object = None,
+            **given: Any) -> None:
+    """Add an option that takes a value. Its help ends with its range and with what happens without it.
+
+    default  what argparse sets
+    unset    what is used where argparse sets nothing, in words
+    """
+    kind = given.pop("type", None if "choices" in given else _text)
+    notes = [str(kind)] if isinstance(kind, Range) else []
+    notes.append("required" if given.get("required") else f"default: {default if unset is None else unset}")
+    parser.add_argument(flag, type=kind, default=default, **given,
+                        help=f"{about.rstrip('.')} ({'; '.join(notes)})".replace("%", "%%"))
 
 
 def _shard(text: str) -> tuple[int, int]:
-    number, slash, shards = text.partition("/")
-    if not slash or not number.isdecimal() or not shards.isdecimal() or not 1 <= int(number) <= int(shards) <= 100_000:
-        raise argparse.ArgumentTypeError(f"expected a part and how many there are, such as 1/4, got {short(text)}")
+    number, _, shards = text.partition("/")
+    if not (number.isdecimal() and shards.isdecimal() and 1 <= int(number) <= int(shards) <= MOST_SHARDS):
+        raise argparse.ArgumentTypeError(f"expected I/N, such as 1/4, with I from 1 to N and N from 1 to "
+                                         f"{MOST_SHARDS:,}, got {short(text)}")
     return int(number), int(shards)
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {short(text)}")
-        return value
-    return parse
 
 
 def _address(text: str) -> Address:
@@ -169,8 +191,10 @@ def _text(text: str) -> str:
     return text
 
 
-_COUNT = _whole(1, MOST_IMAGES)
-_SIZE = _whole(8, 16384, 8)
+_COUNT = Range(1, MOST_IMAGES)
+_SIZE = Range(8, 16384, 8)
+_GPUS = Range(0, 64, step=0)
+_SEVERAL = "; repeat the option for several"
 
 
 def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
@@ -186,192 +210,197 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=about, description=about)
         sub.set_defaults(command=function)
         sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
-        sub.add_argument("--debug", action="store_true", help="print the traceback of an error too")
+        sub.add_argument("--debug", action="store_true", help="after an error, print its traceback too")
         return sub
 
     def device(sub):
-        sub.add_argument("--device", type=_text, help="cuda, cpu, mps; the default is cuda where there is one")
-        sub.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
-        sub.add_argument("--batch-size", type=_whole(1, 4096), help="images at once")
-        sub.add_argument("--seed", type=_whole(-MOST_SEED, MOST_SEED), help="seed of the first image; default: 0")
+        _option(sub, "--device", "cuda, cpu, mps or another device of PyTorch", unset="cuda where there is one, else "
+                "cpu")
+        _option(sub, "--dtype", "precision of the model", unset="float16 on cuda, else float32",
+                choices=("float32", "float16", "bfloat16"))
+        _option(sub, "--batch-size", "images generated at once", unset="50 for the demo model, else 4",
+                type=Range(1, 4096))
+        _option(sub, "--seed", "seed of the first image", unset=0, type=Range(-MOST_SEED, MOST_SEED))
 
-    def model(sub, default: str | None):
-        sub.add_argument("--model", type=_text, default=default,
-                         help="'demo', a diffusers folder, a .safetensors checkpoint, or "
-                         "a hub id (with --allow-download)")
+    source = "'demo', a diffusers folder, a .safetensors checkpoint, or a hub id (with --allow-download)"
+
+    def model(sub, default: str | None, unset: str | None = None):
+        _option(sub, "--model", source, default, unset)
         setting(sub)
 
-    def several(sub):
-        sub.add_argument("--model", type=_text, action="append", help="'demo', a diffusers folder, a .safetensors "
-                         "checkpoint, or a hub id (with --allow-download); repeat the option for several; default: "
-                         "demo")
-        setting(sub)
-
-    def setting(sub):
-        sub.add_argument("--config", type=_text,
-                         help="diffusers folder of the same family, for a checkpoint without download")
-        sub.add_argument("--allow-download", action="store_true", help="let hub ids be downloaded")
+    def setting(sub, elsewhere: str = ""):
+        _option(sub, "--config", "diffusers folder of the same family, to load a checkpoint without a download",
+                unset="none")
+        sub.add_argument("--allow-download", action="store_true", help="allow hub ids to be downloaded")
         device(sub)
-        sub.add_argument("--steps", type=_whole(1, 10_000), help="sampling steps")
-        sub.add_argument("--cfg", type=_number(0, 100), help="guidance scale")
-        sub.add_argument("--width", type=_SIZE, help="in pixels, together with --height")
-        sub.add_argument("--height", type=_SIZE, help="in pixels, together with --width")
-        sub.add_argument("--negative-prompt")
+        _option(sub, "--steps", "sampling steps", unset=f"8 for the demo model, else 30{elsewhere}",
+                type=Range(1, 10_000))
+        _option(sub, "--cfg", "guidance scale", unset=f"2 for the demo model, else 7.5{elsewhere}",
+                type=Range(0, 100, step=0))
+        for side, other in (("width", "height"), ("height", "width")):
+            _option(sub, f"--{side}", f"{side} of the images in pixels; needs --{other}", unset="the model's own",
+                    type=_SIZE)
+        _option(sub, "--negative-prompt", "what the images should not show", unset="none", type=str)
 
-    def judges(sub):
-        sub.add_argument("--classifier", type=_text, action="append", help="CLIP or SigLIP folder that judges the "
-                         "pictures, or a model that answers questions on pictures; for one attribute, "
-                         "'ATTRIBUTE=FOLDER', 'skin_tone=ita' (by colour) or 'gender=photo' (the extra "
-                         "sd-debias[photo]). Two for one attribute are a panel: a picture counts where they agree")
-        sub.add_argument("--labels", type=_text, action="append", metavar="ATTRIBUTE=FILE",
-                         help="that FOLDER is an image "
-                         "classifier, and the JSON file gives each of its labels a group: {\"label\": \"group\"}; not "
-                         "needed where they are known, such as \"Male\" and \"20-29\"")
-        sub.add_argument("--look", choices=[look.replace(" ", "-") for look in LOOKS], help="what the classifier looks "
-                         "at: picture, the default; largest-face, of each picture; people, every face, with intervals "
-                         "for persons (audit only)")
-        sub.add_argument("--detector", type=_text, help=f"what finds faces: {', '.join(DETECTORS)}, the .onnx file of "
-                         "YuNet, or auto, the first one that is installed")
+    def judges(sub, unset: str = "the demo model's own; other models need one"):
+        _option(sub, "--classifier", "folder of the CLIP or SigLIP model that judges the pictures, or of a model that "
+                "answers questions about pictures. For one attribute only: ATTRIBUTE=FOLDER, 'skin_tone=ita' (by "
+                "colour) or 'gender=photo' (needs sd-debias[photo]). Two for one attribute are a panel: a picture "
+                "counts only where both agree", unset=unset, action="append")
+        _option(sub, "--labels", "says that the classifier of this attribute is an image classifier, and names a JSON "
+                "file with the group of each of its labels: {\"label\": \"group\"}. Not needed for known labels, such "
+                "as \"Male\" and \"20-29\"", unset="none", action="append", metavar="ATTRIBUTE=FILE")
+        _option(sub, "--look", "what the classifier looks at: the whole picture; the largest-face of each picture; or "
+                "people: every face, with intervals for persons (audits only)", unset="picture",
+                choices=[look.replace(" ", "-") for look in LOOKS])
+        _option(sub, "--detector", f"what finds faces: {', '.join(DETECTORS)}, the .onnx file of YuNet, or auto, which "
+                "is the first of them that is installed", unset="auto")
 
     def attributes(sub):
-        sub.add_argument("--attribute", action="append", help="gender (the default), skin_tone, skin_tone_5, "
-                         "skin_tone_3, age, own groups as 'young | old = 1:1', or a .json file; repeat the option for "
-                         "several")
+        _option(sub, "--attribute", "gender, skin_tone, skin_tone_5, skin_tone_3, age, groups of your own such as "
+                f"'young | old = 1:1', or a .json file{_SEVERAL}", unset="gender", action="append", type=str)
 
-    def measured(sub):
+    def measured(sub, unset: str = "the demo model's own; other models need one"):
         model(sub, "demo")
-        judges(sub)
+        judges(sub, unset)
         attributes(sub)
-        planned(sub, "confidence")
+        confidence(sub)
 
-    def planned(sub, *names: str, custom: bool = False):
-        for name in names:
-            asked = FIELDS[name]
-            kind = _whole if isinstance(asked.default, int) else _number
-            default = f"{f'With --sure {CUSTOM}; default' if custom else 'Default'}: {asked.default:g}."
-            sub.add_argument(f"--{name.replace('_', '-')}", type=kind(asked.low, asked.high),
-                             default=None if custom else asked.default,
-                             help=f"{asked.help.replace('%', '%%')} {default}")
+    def confidence(sub):
+        asked = FIELDS["confidence"]
+        _option(sub, "--confidence", asked.help, f"{asked.default:g}", type=_range(asked))
 
     def calibrated(sub):
-        sub.add_argument("--sure", choices=HOW_SURE.values, help=f"{HOW_SURE.help.replace('%', '%%')} Default: normal; "
-                         f"{CUSTOM} where one of the numbers below is given.")
-        planned(sub, *NUMBERS, custom=True)
+        _option(sub, "--sure", HOW_SURE.help, unset=f"normal; {CUSTOM} if you give one of the numbers below",
+                choices=HOW_SURE.values)
+        for name in NUMBERS:
+            asked = FIELDS[name]
+            _option(sub, f"--{name.replace('_', '-')}", asked.help, type=_range(asked),
+                    unset=f"as --sure says; {asked.default:g} with --sure {CUSTOM}")
         for name, choice in CHOICES.items():
-            sub.add_argument(f"--{name}", choices=choice.values, default="default" if name == "method" else None,
-                             help=choice.help.replace("%", "%%"))
+            _option(sub, f"--{name}", choice.help, choices=choice.values,
+                    **dict(default="default") if name == "method" else dict(unset="as --method says"))
 
     def checked(sub):
-        sub.add_argument("--check", type=_text, action="append", metavar="FILE", help="a check of the classifier on "
-                         "this model, which 'sd-debias check' wrote: shares are corrected by it")
+        _option(sub, "--check", "check of the classifier on this model, as 'sd-debias check' writes it; corrects the "
+                f"shares{_SEVERAL}", unset="none; shares are not corrected", action="append", metavar="FILE")
 
     def by_hand(sub):
-        sub.add_argument("--corrections", type=_text, metavar="FILE", help="labels corrected by hand on the page "
-                         "labels.html, of the same pictures")
-        sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs "
+        _option(sub, "--corrections", "labels of the same pictures that you corrected on the page labels.html",
+                unset="none", metavar="FILE")
+        sub.add_argument("--parquet", action="store_true", help="also write the labels as labels.parquet (needs "
                          "pyarrow)")
 
-    def out(sub, default: str | None = None, required: bool = True):
-        sub.add_argument("--out", type=_text, default=default, required=required and default is None,
-                         help="folder to write to")
-        sub.add_argument("--overwrite", action="store_true", help="replace what is there")
+    def out(sub, default: str | None = None, **given):
+        _option(sub, "--out", "folder to write to", default, **given or dict(required=default is None))
+        sub.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run")
 
+    def on_ray(sub, about: str):
+        _option(sub, "--ray", f"{about} on a Ray cluster (needs sd-debias[ray]). Without ADDRESS, on one that is "
+                "started on this machine", unset="no cluster", nargs="?", const="", metavar="ADDRESS", type=str)
+        _option(sub, "--worker-gpus", "with --ray: GPUs of each worker, such as 0.5",
+                unset="1 if the cluster has GPUs, else 0", type=_GPUS)
+
+    def results(sub):
+        _option(sub, "--name", "name of the profile", unset="the folder's name")
+
+    def of_a_sweep(sub):
+        sub.add_argument("--parquet", action="store_true", help="also write the labels as labels.parquet (needs "
+                         "pyarrow)")
+        sub.add_argument("--overwrite", action="store_true", help="replace results that you edited, and files that no "
+                         "sweep wrote")
+
+    nothing = dict(unset="none; nothing is written")
     sub = command("audit")
-    measured(sub)
-    out(sub, required=False)
-    sub.add_argument("--prompt", action="append", help="repeat the option for several")
-    sub.add_argument("--images", type=_text, metavar="FOLDER", help="audit the pictures of this folder instead")
-    sub.add_argument("--count", type=_COUNT, help=f"images per prompt; default: {FIELDS['images'].default}")
-    sub.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="with --images: label them on a Ray cluster "
-                     "(pip install \"sd-debias[ray]\"), whose nodes all see the folder; without an address, on one "
-                     "that is begun on this machine")
-    sub.add_argument("--worker-gpus", type=_number(0, 64), help="with --ray: GPUs of each worker, such as 0.5; "
-                     "default: 1 where there are GPUs")
+    measured(sub, "the demo model's own; other models and --images need one")
+    out(sub, **nothing)
+    _option(sub, "--prompt", f"prompt to generate pictures of{_SEVERAL}", unset="none; required without --images",
+            action="append", type=str)
+    _option(sub, "--images", "audit the pictures in this folder instead of generated ones", unset="none",
+            metavar="FOLDER")
+    _option(sub, "--count", "images per prompt", unset=FIELDS["images"].default, type=_COUNT)
+    on_ray(sub, "with --images: label the pictures of a folder that all nodes see")
     checked(sub)
     by_hand(sub)
 
     sub = command("check")
     measured(sub)
-    out(sub, required=False)
-    sub.add_argument("--prompt", action="append", help="the prompts that the groups' texts are added to; default: a "
-                     "photo of a person; repeat the option for several")
-    sub.add_argument("--count", type=_COUNT, help="images of each group; default: 50")
+    out(sub, **nothing)
+    _option(sub, "--prompt", f"prompt to which each group's text is added{_SEVERAL}",
+            unset="a photo of a person; for the demo model: a photo of a doctor", action="append", type=str)
+    _option(sub, "--count", "images of each group", unset=50, type=_COUNT)
     by_hand(sub)
 
     sub = command("calibrate")
     measured(sub)
     out(sub)
     checked(sub)
-    sub.add_argument("--prompt", action="append", required=True,
-                     help="repeat the option for several; each is calibrated by itself")
-    sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
+    _option(sub, "--prompt", "prompt to calibrate; repeat the option for several, which are calibrated one by one",
+            action="append", required=True, type=str)
+    results(sub)
     calibrated(sub)
 
     sub = command("sweep")
     sub.set_defaults(indent=None)  # with --json, an event a line
-    several(sub)
+    _option(sub, "--model", f"{source}{_SEVERAL}", unset="demo", action="append")
+    setting(sub, "; with --via, the server's own")
     judges(sub)
     attributes(sub)
-    sub.add_argument("--set", type=_text, action="append", help="attributes that are measured and calibrated together, "
-                     "with ' + ' between them, such as 'gender + skin_tone_3'; repeat the option for further sets")
+    _option(sub, "--set", "attributes that are measured and calibrated together, such as 'gender + skin_tone_3'; "
+            "repeat the option for further sets", unset="one set, of every --attribute", action="append")
     checked(sub)
-    planned(sub, "confidence")
-    sub.add_argument("--prompts", type=_text, metavar="FILE|SUITE", help="a file with a prompt a line, or a CSV with "
-                     "prompt, or subject and template, and targets and states; or a suite: winobias-36, equisteer-8, "
-                     "occupations-150, explicit, demo-20")
-    sub.add_argument("--template", type=_text, help="for subjects without a prompt, such as 'a portrait of a "
-                     "{subject}'; default: a photo of a {subject}")
-    sub.add_argument("--audit", action="store_true", help="measure only, calibrate nothing")
-    sub.add_argument("--count", type=_COUNT, help="images of each audit; default: 100 with --audit, else as --sure has "
-                     "it")
+    confidence(sub)
+    _option(sub, "--prompts", "a text file with one prompt per line; a CSV file with the column prompt, or subject and "
+            "template, and optionally targets and states; or a suite: winobias-36, equisteer-8, occupations-150, "
+            "explicit, demo-20", unset="none; required without --status", metavar="FILE|SUITE")
+    _option(sub, "--template", "for subjects without a prompt, such as 'a portrait of a {subject}'",
+            unset="a photo of a {subject}")
+    sub.add_argument("--audit", action="store_true", help="only measure; calibrate nothing")
+    _option(sub, "--count", "images of each audit", unset=f"{FIELDS['images'].default} with --audit, else as --sure "
+            "says", type=_COUNT)
     calibrated(sub)
-    sub.add_argument("--out", type=_text, help="folder of the sweep; the same command and folder continue it")
-    sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
-    sub.add_argument("--shard", type=_shard, metavar="I/N", help="do part I of N only, in a job array; then merge")
-    sub.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="work on a Ray cluster (pip install "
-                     "\"sd-debias[ray]\"); without an address, on one that is begun on this machine")
-    sub.add_argument("--via", type=_address, action="append", metavar="URL", help="let a running ComfyUI, or A1111 or "
-                     "Forge with --api, that has this package do the work: http://127.0.0.1:8188, or "
-                     "http://user:password@host:7860; repeat the option for several")
-    sub.add_argument("--workflow", type=_text, metavar="FILE", help="with --via of ComfyUI: a workflow with one Debias "
-                     "Calibrate, saved by Workflow > Export (API); it says model, judge and settings")
-    sub.add_argument("--sampler", type=_text, help="with --via of a web UI: the sampler's name there")
-    sub.add_argument("--workers", type=_whole(1, 100_000), help="with --ray: how many; default: one a GPU, or, without "
-                     "GPUs, one a CPU core")
-    sub.add_argument("--worker-gpus", type=_number(0, 64), help="with --ray: GPUs of each worker, such as 0.5; "
-                     "default: 1 where there are GPUs")
-    sub.add_argument("--worker-cpus", type=_number(0.001, 1024), help="with --ray: CPU cores of each "
-                     "worker; default: 1")
-    sub.add_argument("--show", type=_whole(0, 16), default=0, help="of so many pictures of each audit and verification "
-                     "bring a thumbnail home, for the bias card; default: 0")
-    sub.add_argument("--pictures", type=_text, metavar="FOLDER", help="keep every picture, in this folder of the "
-                     "machine that made it; default: none is kept")
-    sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs pyarrow)")
-    sub.add_argument("--overwrite", action="store_true", help="replace results that were edited since, or are not a "
-                     "sweep's")
-    sub.add_argument("--status", type=_text, metavar="DIR", help="say how far the sweep of this folder is, and do "
-                     "nothing else")
+    _option(sub, "--out", "folder of the sweep; the same command with the same folder continues it",
+            unset="none; required without --status")
+    results(sub)
+    _option(sub, "--shard", f"for job arrays: do only part I of N, with I from 1 to N and N from 1 to "
+            f"{MOST_SHARDS:,}; then put the parts together with 'sd-debias merge'", unset="the whole sweep",
+            type=_shard, metavar="I/N")
+    on_ray(sub, "work")
+    _option(sub, "--worker-cpus", "with --ray: CPU cores of each worker", unset=1, type=Range(0.001, 1024, step=0))
+    _option(sub, "--workers", "with --ray: number of workers", unset="one per GPU, or per CPU core without GPUs",
+            type=Range(1, 100_000))
+    _option(sub, "--via", "let a running server that has this package do the work: ComfyUI, or A1111 or Forge with "
+            f"--api. Such as http://127.0.0.1:8188 or http://user:password@host:7860{_SEVERAL}", unset="no server",
+            type=_address, action="append", metavar="URL")
+    _option(sub, "--workflow", "with --via of ComfyUI: a workflow with one Debias Calibrate node, saved by Workflow > "
+            "Export (API); it sets model, judge and settings", unset="the demo model's; other models need one",
+            metavar="FILE")
+    _option(sub, "--sampler", "with --via of a web UI: name of the sampler there", unset="the web UI's own")
+    _option(sub, "--show", "thumbnails of each audit and verification that the bias card shows", 0,
+            type=Range(0, 16))
+    _option(sub, "--pictures", "keep every picture in this folder, on the machine that generates it",
+            unset="none; no picture is kept", metavar="FOLDER")
+    of_a_sweep(sub)
+    _option(sub, "--status", "print the progress of the sweep in this folder, and do nothing else", unset="none",
+            metavar="DIR")
 
     sub = command("merge")
-    sub.add_argument("folder", type=_text, nargs="+", help="folders of parts of one sweep")
-    sub.add_argument("--out", type=_text, help="folder to write to; default: the first one")
-    sub.add_argument("--name", type=_text, help="name of the profile; default: the folder's name")
-    sub.add_argument("--parquet", action="store_true", help="write the labels as labels.parquet too (needs pyarrow)")
-    sub.add_argument("--overwrite", action="store_true", help="replace results that were edited since, or are not a "
-                     "sweep's")
+    sub.add_argument("folder", type=_text, nargs="+", help="folders with parts of one sweep")
+    _option(sub, "--out", "folder to write to", unset="the first of the folders")
+    results(sub)
+    of_a_sweep(sub)
 
     sub = command("card")
-    sub.add_argument("card", type=_text, nargs="+", help="one or two cards: files card.json of sweeps, or their "
-                     "folders")
+    sub.add_argument("card", type=_text, nargs="+", help="one or two bias cards: files card.json, or the folders that "
+                     "hold them")
     out(sub)
 
-    others = "what a prompt gets that the profile is not for (it is for the calibrated prompts, in other spellings " \
-        "too, and for prompts in which their subject stands). leave-alone: nothing, the default. draw: every image " \
-        "is sent to a drawn group. predict: weights predicted from those of the calibrated prompts (twice as many as " \
-        "groups, at least), which takes as long as 25 to 45 images for each of these prompts"
-
     def other_prompts(sub) -> None:
-        sub.add_argument("--others", choices=[name.replace(" ", "-") for name in OTHERS], default=None, help=others)
+        _option(sub, "--others", "what to do with a prompt that was not calibrated. (A calibrated prompt is also found "
+                "in other spellings, and by its subject in longer prompts.) leave-alone: nothing. draw: steer each "
+                "image to a randomly drawn group. predict: predict its weights from those of the calibrated prompts; "
+                "needs at least twice as many of these as groups, and takes as long as 25 to 45 images for each",
+                unset="leave-alone", choices=[name.replace(" ", "-") for name in OTHERS])
         sub.add_argument("--predict", dest="others", action="store_const", const=PREDICT,
                          help="the same as --others predict")
 
@@ -379,29 +408,30 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub = command("generate")
     model(sub, "demo")
     out(sub)
-    sub.add_argument("--prompt", action="append", required=True)
-    sub.add_argument("--profile", type=_text, help=f"{profile}; without one nothing is guided")
-    sub.add_argument("--strength", type=_number(0, 10), help="0 is no guidance, 1 (the default) as calibrated")
-    sub.add_argument("--count", type=_COUNT, default=1, help="images to make")
+    _option(sub, "--prompt", "prompt to generate pictures of", action="append", required=True, type=str)
+    _option(sub, "--profile", profile, unset="none; pictures without guidance")
+    _option(sub, "--strength", "strength of the guidance; 0 is none, 1 is as calibrated", unset=1,
+            type=Range(0, 10, step=0))
+    _option(sub, "--count", "number of images", 1, type=_COUNT)
     other_prompts(sub)
 
     sub = command("report")
-    model(sub, None)
-    judges(sub)
+    model(sub, None, "none; the report shows no pictures")
+    judges(sub, "the demo model's own; other models need one to measure a --prompt")
     out(sub)
-    sub.add_argument("--profile", type=_text, required=True, help=profile)
-    sub.add_argument("--prompt", action="append", help="also measure this prompt, which was not calibrated, without "
-                     "and with the profile; repeat the option for several")
-    sub.add_argument("--count", type=_COUNT, help="images to measure it on, each way; default: 200")
+    _option(sub, "--profile", profile, required=True)
+    _option(sub, "--prompt", "also measure this prompt, which was not calibrated, without and with the profile"
+            f"{_SEVERAL}", unset="none", action="append", type=str)
+    _option(sub, "--count", "images of each such --prompt without the profile, and as many with it", unset=200,
+            type=_COUNT)
     other_prompts(sub)
 
     sub = command("doctor")
     model(sub, "demo")
-    judges(sub)
+    judges(sub, "the demo model's own; other models are examined without one")
     attributes(sub)
-    sub.add_argument("--prompt", help="the prompt that is tried; default: a photo of a doctor")
-    sub.add_argument("--direction", choices=CHOICES["direction"].values, default="prompt",
-                     help=CHOICES["direction"].help.replace("%", "%%"))
+    _option(sub, "--prompt", "prompt to try", unset="a photo of a doctor", type=str)
+    _option(sub, "--direction", CHOICES["direction"].help, "prompt", choices=CHOICES["direction"].values)
 
     sub = command("demo")
     attributes(sub)
@@ -409,7 +439,11 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     out(sub, "demo_output")
 
     sub = command("export")
-    sub.add_argument("--for", dest="host", choices=("a1111",), required=True, help="AUTOMATIC1111's webui")
+    _option(sub, "--for", "the host: AUTOMATIC1111's web UI", dest="host", choices=("a1111",), required=True)
     out(sub)
-    sub.add_argument("--name", default="demo", help="name of the checkpoint")
+    _option(sub, "--name", "name of the checkpoint", "demo", type=str)
     return parser
+
+
+def _range(asked: Field) -> Range:
+    return Range(asked.low, asked.high, int(isinstance(asked.default, int)))

@@ -58,7 +58,7 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
     for text in getattr(options, "labels", None) or ():
         name, file = _assigned(text, known, "--labels")
         if name in labels:
-            raise DebiasError(f"Two --labels came for the attribute {quoted(name)}. Give one.")
+            raise DebiasError(f"Expected one --labels for the attribute {quoted(name)}, got two. Leave one out.")
         labels[name] = file
     lines = []
     for text in getattr(options, "classifier", None) or ():
@@ -124,19 +124,19 @@ def check_of_each(attributes: Sequence[Attribute], checks: Sequence) -> list:
     found = {check.attribute: check for check in checks}
     if len(found) < len(checks):
         twice = next(c.attribute for i, c in enumerate(checks) if c.attribute in {b.attribute for b in checks[:i]})
-        raise DebiasError(f"Two checks of {quoted(twice)} came. Give one --check for it.")
+        raise DebiasError(f"Expected one --check of {quoted(twice)}, got two. Leave one out.")
     strange = sorted(set(found) - {a.name for a in attributes})
     if strange:
-        raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out, or measure it "
-                          f"with --attribute.")
+        raise DebiasError(f"Expected checks of attributes that are measured, got one of {quoted(strange[0])}. Leave "
+                          "it out, or measure it with --attribute.")
     return [found.get(a.name) for a in attributes] if checks else []
 
 
 def _assigned(text: str, known, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name not in known:
-        raise DebiasError(f"Expected {option} as ATTRIBUTE=VALUE with one of the attributes {short(', '.join(known))}, "
-                          f"but {quoted(text)} came.")
+        raise DebiasError(f"Expected {option} as ATTRIBUTE=VALUE, with one of the attributes "
+                          f"{short(', '.join(known))}, got {quoted(text)}.")
     return name, value
 
 

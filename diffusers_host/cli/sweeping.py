@@ -95,7 +95,7 @@ def card(options) -> dict:
     from ...core.report.card import card_markdown, card_page
     from ...core.report.card_figures import read_card
     if len(options.card) > 2:
-        raise DebiasError(f"A page holds one card or two, but {len(options.card)} came.")
+        raise DebiasError(f"Expected one card, or two to compare, got {len(options.card)}. Give one or two.")
     files = [Path(place) / "card.json" if Path(place).is_dir() else Path(place) for place in options.card]
     keep(options, "card.html", "card.md")
     cards = [read_card(file) for file in files]
@@ -136,14 +136,15 @@ def _asked(options) -> Asked:
     workflow = _workflow(options)
     models = tuple(options.model or ["demo" if workflow is None else Path(options.workflow).stem])
     if len(set(models)) < len(models):
-        raise DebiasError(f"A model came twice: {short(models)}. Give each one once.")
+        raise DebiasError(f"Expected different models, got one twice: {short(models)}. Give each one once.")
     method, plan = _plan(options, models, workflow and workflow.batch_size)
     checks = tuple(checks_of(options))
     if len({check.attribute for check in checks}) < len(checks):
-        raise DebiasError("Two checks of one attribute came. Give one --check for it.")
+        raise DebiasError("Expected one --check per attribute, got two. Leave one out.")
     strange = sorted({check.attribute for check in checks} - {a.name for own in variants for a in own})
     if strange:
-        raise DebiasError(f"A check of {quoted(strange[0])} came, which is not measured. Leave it out.")
+        raise DebiasError(f"Expected checks of attributes that are measured, got one of {quoted(strange[0])}. Leave "
+                          "it out.")
     deciding = {name: value for name in DECIDING if (value := getattr(options, name, None)) is not None}
     if workflow is not None:
         deciding["workflow"] = digest(workflow.graph)
@@ -156,7 +157,7 @@ def _sets(options) -> list[tuple[Attribute, ...]]:
         return [attributes_of(options)]
     found = [together([parse(part.strip()) for part in text.split(" + ")]) for text in options.set]
     if len(set(found)) < len(found):
-        raise DebiasError("A set of attributes came twice. Give each one once.")
+        raise DebiasError("Expected different sets of attributes, got one twice. Give each one once.")
     groups: dict[str, tuple[str, ...]] = {}
     for attribute in (a for own in found for a in own):
         if groups.setdefault(attribute.name, attribute.names) != attribute.names:
@@ -182,8 +183,8 @@ def _plan(options, models: Sequence[str], batch_size: int | None = None):
                             confidence=options.confidence)
     sure = options.sure or (CUSTOM if numbers else "normal")
     if numbers and sure != CUSTOM:
-        raise DebiasError(f"--{next(iter(numbers)).replace('_', '-')} is a number of --sure {CUSTOM}, but --sure "
-                          f"{sure} came, which has its own. Leave one of them out.")
+        raise DebiasError(f"Expected --{next(iter(numbers)).replace('_', '-')} only with --sure {CUSTOM}, got --sure "
+                          f"{sure}, which has its own numbers. Leave one of them out.")
     plan = planned(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=options.confidence)
     return method, replace(plan, images=options.count) if options.count else plan
 

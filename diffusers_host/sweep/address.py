@@ -44,6 +44,6 @@ def address(text: str) -> Address:
         if login is not None:
             login.encode()
     except (ValueError, KeyError):
-        raise DebiasError(f"Expected a server's address, such as http://127.0.0.1:8188 or "
-                          f"http://user:password@host:7860, but {quoted(shown)} came.") from None
+        raise DebiasError("Expected a server's address, such as http://127.0.0.1:8188 or "
+                          f"http://user:password@host:7860, got {quoted(shown)}.") from None
     return Address(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), login)

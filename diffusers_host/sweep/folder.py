@@ -12,7 +12,7 @@ from ...core.attribute import Attribute
 from ...core.calibration.loop import Calibration
 from ...core.calibration.plan import Plan
 from ...core.errors import DebiasError, quoted
-from ...core.files import exclusive, read_json, write_atomic, writing
+from ...core.files import exclusive, read_json, recover, write_atomic, writing
 from ...core.judge.check import Check
 from ...core.method.methods import Method
 from ...core.version import VERSION
@@ -73,7 +73,7 @@ class SweepFolder:
         """asked: None reads what is there."""
         self.root, path = root, root / NAME
         if asked is None:
-            if not path.exists():
+            if not recover(path):
                 raise DebiasError(f"{quoted(root)} holds no sweep. Name the folder that 'sd-debias sweep --out' wrote "
                                   "to.")
             self.asked = _read(path)
@@ -81,7 +81,7 @@ class SweepFolder:
         self.asked = asked
         self.jobs(0)  # what cannot be measured is said before anything is written
         with writing("The sweep", root), _waiting(path):
-            there = _read(path) if path.exists() else None
+            there = _read(path) if recover(path) else None
             if there is not None and there.identity != asked.identity and any("unit" in line for line in self.lines()):
                 raise DebiasError(f"{quoted(root)} holds another sweep: {_differs(there, asked)} Choose another --out, "
                                   "or give the same options to continue it.")

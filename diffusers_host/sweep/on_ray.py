@@ -46,8 +46,14 @@ def connect(address: str | None, **options: Any) -> Any:
             raise DebiasError(f"No Ray cluster answers at {short(address or 'this machine')}: "
                               f"{short(str(error).splitlines()[0] if str(error) else type(error).__name__)} Start one "
                               "with 'ray start --head', or leave the address out for one of this machine alone."
-                              ) from error
+                              + _token_hint()) from error
     return ray
+
+
+def _token_hint() -> str:
+    """Ray from 2.60 on begins clusters that ask for a token, but shows it to them only where RAY_AUTH_MODE says so."""
+    return "" if os.environ.get("RAY_AUTH_MODE") else (
+        " If the cluster asks for a token ('ray start' says so), set RAY_AUTH_MODE=token.")
 
 
 @contextmanager
@@ -68,7 +74,7 @@ def _signals_kept() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-class _Actor:
+class SweepActor:
     """What runs on the cluster."""
 
     def __init__(self, name: str, open_worker: Opened, version: str):
@@ -111,7 +117,7 @@ class OnRay:
     """
 
     def __init__(self, name: str, open_worker: Opened, workers: int = 0, cpus: float = 1.0, gpus: float | None = None,
-                 actor: type = _Actor):
+                 actor: type = SweepActor):
         self._ray = ray = ray_module()
         there = ray.cluster_resources()
         gpus = (1.0 if there.get("GPU") else 0.0) if gpus is None else gpus

@@ -61,14 +61,14 @@ def read_prompts(source: str, template: str | None = None) -> list[Row]:
     if not rows:
         raise DebiasError(f"{quoted(source)} holds no prompt. Write one a line.")
     if len(rows) > MOST_PROMPTS:
-        raise DebiasError(f"A sweep takes at most {MOST_PROMPTS:,} prompts, but {len(rows):,} came. Split the file, "
+        raise DebiasError(f"Expected at most {MOST_PROMPTS:,} prompts for a sweep, got {len(rows):,}. Split the file, "
                           "and sweep each part into a folder of its own.")
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         first = seen.setdefault(same_prompt(row.prompt), number)
         if first != number:
-            raise DebiasError(f"The prompt {quoted(row.prompt)} came twice, as number {first} and number {number}. "
-                              "Give each one once.")
+            raise DebiasError(f"Expected different prompts, got {quoted(row.prompt)} twice, as number {first} and "
+                              f"number {number}. Give each one once.")
     return rows
 
 
@@ -104,7 +104,7 @@ def _cells(text: str, name: str) -> list[list[str]]:
 
 def _filled(template: str, subject: str) -> str:
     if "{subject}" not in template:
-        raise DebiasError(f"A template holds {{subject}}, e.g. {quoted(TEMPLATE)}, but {quoted(template)} came.")
+        raise DebiasError(f"Expected a template with {{subject}}, e.g. {quoted(TEMPLATE)}, got {quoted(template)}.")
     return template.replace("{subject}", subject)
 
 

@@ -14,7 +14,7 @@ from ...core.calibration.plan import Plan
 from ...core.calibration.result import entry_of, profile_of
 from ...core.calibration.unfinished import key_of
 from ...core.errors import DebiasError, quoted
-from ...core.files import read_json, safe_name, write_atomic, writing
+from ...core.files import read_json, recover, safe_name, write_atomic, writing
 from ...core.profile.file import SOFTWARE
 from ...core.report.card import card_markdown, card_page
 from ...core.report.card_figures import FORM
@@ -54,7 +54,7 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
 def check_free(folder: Path, name: str, asked: Asked) -> None:
     """Raises DebiasError where results would replace what is not a sweep's, or was edited since."""
     path = folder / WRITTEN
-    known = read_json(path) if path.exists() else {}
+    known = read_json(path) if recover(path) else {}
     names = [CARD, PAGE, MARKDOWN, LABELS, TABLE, *(f"{own}.json" for own in profile_names(name, asked))]
     if len({own.casefold() for own in names}) < len(names):
         raise DebiasError(f"A profile of the name {quoted(name)} would take the card's place. Choose another --name.")
@@ -168,7 +168,7 @@ def _explicit(job: Job) -> dict:
 def plan_words(plan: Plan) -> str:
     """How much was measured, in words."""
     if not plan.rounds:
-        return f"{plan.images} pictures a prompt"
+        return f"{plan.images} pictures per prompt"
     margin = f"until every share lies within {100 * plan.within:g} points of its target with 95 % certainty" \
         if plan.within is not None else f"{plan.rounds} rounds at most"
     return (f"{plan.images} pictures without guidance, then rounds of {plan.step} {margin}, at most "

@@ -282,7 +282,7 @@ class Via:
         names = [own.url for own in addresses]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise DebiasError(f"The server {twice} came twice. Give each one once.")
+            raise DebiasError(f"Expected different servers, got {twice} twice. Give each one once.")
         _check_kinds(addresses)
         self._recipe, self._wish, self._waits, self._again = recipe, wish, tuple(waits), again
         self._alive, self._opened = set(names), {}  # type: ignore[var-annotated]

@@ -178,7 +178,7 @@ def test_a_fall_of_fidelity_is_a_warning():
 
 
 def test_a_classifier_of_the_wrong_shape_is_refused():
-    with pytest.raises(ValueError, match=r"\[8, 2\] probabilities, but \[8, 3\]"):
+    with pytest.raises(ValueError, match=r"\[8, 2\] probabilities, got \[8, 3\]"):
         list(calibration().run(Host().generate, lambda images: [np.ones((8, 3))]))
 
 
@@ -244,7 +244,7 @@ class Stubborn(Host):
 def test_a_target_out_of_reach_ends_it_early_with_the_nearest_share(method):
     c = Calibration("a photo of a doctor", [GENDER], method, planned("normal", method, batch_size=10))
     run(c, Stubborn())
-    assert re.match(r"out of reach: pushing gender gives about man \d\d %, woman \d\d %, and the target is man "
+    assert re.match(r"out of reach: steering gender gives about man \d\d %, woman \d\d %, but the target is man "
                     r"50 %, woman 50 %", c.stop)
     assert sum(r.done for r in c.rounds) < 0.7 * c.plan.most_images
 
@@ -255,9 +255,9 @@ def test_a_push_that_does_nothing_is_said_and_not_saved_as_if_it_worked():
     c = Calibration("a photo of a doctor", [attribute], METHODS["default"],
                     planned("normal", METHODS["default"], batch_size=10))
     run(c, Stubborn(men=1e-9))
-    said, = (warning for warning in c.warnings if "does nothing" in warning)
-    assert re.match(r"pushing to 'in a wheelchair' does nothing, 0 of \d\d pushed images show it. Describe the group "
-                    r"differently, or use a model that can draw it; wheelchair is left alone$", said)
+    said, = (warning for warning in c.warnings if "has no effect" in warning)
+    assert re.match(r"steering to 'in a wheelchair' has no effect: 0 of \d\d steered images show it. Describe the "
+                    r"group differently, or use a model that can draw it; wheelchair is left alone$", said)
     profile = profile_of("test", [c], {}, "a test")
     assert metadata(profile, c.prompt, dict(acted=False))["Debias"] == f"not applied ({said})"
     entry = profile.entries[0]
@@ -323,7 +323,7 @@ def test_own_numbers_are_the_plan_custom_and_else_said_to_be_unused():
     assert planned("custom", METHODS["default"], **numbers) == Plan(40, 2, 10, within=0.05)
     assert "images, rounds, held_out, within as set here are not used" in unused("normal", numbers)
     assert not unused("custom", numbers) and not unused("normal", dict(images=100, rounds=4, held_out=200))
-    with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom, but 'very' came"):
+    with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom, got 'very'"):
         planned("very", METHODS["default"])
 
 
@@ -339,7 +339,7 @@ def test_an_estimate_says_images_and_the_time_of_this_machine(tmp_path):
 
 
 @pytest.mark.parametrize("plan, said", [
-    (dict(within=0.0), "above 0 and at most 50 points"), (dict(within=0.51), "but 51 points came"),
+    (dict(within=0.0), "above 0 and at most 50 points"), (dict(within=0.51), "got 51 points"),
     (dict(within=float("nan")), "above 0 and at most 50 points"), (dict(within=0.05, tolerance=0.01), "Give one")])
 def test_a_margin_of_no_use_is_refused(plan, said):
     with pytest.raises(ValueError, match=said):
@@ -379,7 +379,7 @@ def test_one_attribute_out_of_reach_does_not_end_the_other():
         return [np.eye(2)[[int(i[0, 0, 0]) for i in images]], np.eye(3)[[int(i[0, 1, 0]) - 100 for i in images]]]
 
     list(c.run(generate, classify))
-    assert c.stop.startswith("out of reach: pushing skin_tone_3") and c.certainty(0) >= 0.95
+    assert c.stop.startswith("out of reach: steering skin_tone_3") and c.certainty(0) >= 0.95
     assert any("skin_tone_3 is within 5 points of its target with 0% certainty only" in w for w in c.warnings)
 
 

@@ -42,7 +42,7 @@ def failed(subject, why="No image could be classified."):
     return dict(prompt=f"a photo of a {subject}", subject=subject, entry=None, verdicts=[], error=why)
 
 
-def a_set(*rows, attributes=(GENDER,), method=None, checks=(), explicit=(), plan="100 pictures a prompt"):
+def a_set(*rows, attributes=(GENDER,), method=None, checks=(), explicit=(), plan="100 pictures per prompt"):
     return dict(attributes=[a.to_dict() for a in attributes], method=method, plan=plan,
                 checks=[c and c.to_dict() for c in checks], rows=list(rows), explicit=list(explicit))
 
@@ -180,10 +180,10 @@ def test_the_page_says_all_that_was_measured(calibrated):
     for words in (
             "54\N{NO-BREAK SPACE}% of the pictures", "With the profile it shows men in 59",
             "2 of 3 prompts are on target",
-            "Of the pictures of 'woman' only 82 % are labelled so by a CLIP", "1,200", "2.0 hours", "3 of 4",
+            "Only 82 % of the pictures of 'woman' are labelled correctly by a CLIP", "1,200", "2.0 hours", "3 of 4",
             "a photo of a ghost", "No image could be classified.", "off target in the verification", "75 % [69, 80]",
             "30 of 40", "75 % [60, 86]", "Seldom obeyed: woman (75 %)", "20 of 20", "+5.0 to +15.0 points", "1 of 1",
-            "the push was large", "euler", "a CLIP", "0.300", "0.250", "not anybody's identity"):
+            "the push was large", "euler", "a CLIP", "0.300", "0.250", "not a person's identity"):
         assert words in p.text, words
     assert len(p.all("img")) == 3 and "picture 1 of a photo of a pilot" in p.all("img")[0]["alt"]
 
@@ -266,7 +266,7 @@ def test_many_targets_have_their_sentences_above_their_charts():
 
 
 def test_an_unchecked_classifier_is_said_loudly():
-    assert "It was not checked how often the classifier is right" in Page(card_page([audit()])).text
+    assert "The classifier was not checked on this model's pictures" in Page(card_page([audit()])).text
 
 
 # --- two cards -------------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_the_interval_of_a_difference_is_newcombe_s():
 
 @pytest.mark.parametrize("n", [0, 3])
 def test_a_page_is_of_one_card_or_two(n):
-    with pytest.raises(DebiasError, match=f"but {n} came"):
+    with pytest.raises(DebiasError, match=f"got {n}"):
         card_page([audit()] * n)
 
 
@@ -348,11 +348,12 @@ def test_text_of_users_is_text_in_markdown(hostile):
 
 def test_markdown_is_short_and_says_what_counts(calibrated):
     text = card_markdown(calibrated)
-    for words in ("## Whom a-model shows", "**Asked for 3 subjects, this model shows men in 54 % of the pictures",
+    for words in ("## Who appears in the pictures of a-model",
+                  "**Asked for 3 subjects, this model shows men in 54 % of the pictures",
                   "| pilot | gender | man | 50 % | 90 % &#91;83, 94&#93; | 52 % &#91;45, 59&#93; | 0.368 (0.019) |",
-                  "100 pictures a prompt", "- **Of the pictures of 'woman' only 82 % are labelled so",
+                  "100 pictures per prompt", "- **Only 82 % of the pictures of 'woman' are labelled correctly",
                   "- 1 of 4 prompts failed.",
-                  "steps 20", "1,200 pictures, 2.0 hours", "not anybody's identity", "sd-debias 0.1.0"):
+                  "steps 20", "1,200 pictures, 2.0 hours", "not a person's identity", "sd-debias 0.1.0"):
         assert words in text, words
     assert len(text.splitlines()) < 40 and "With the profile" not in card_markdown(audit())
 

@@ -32,7 +32,7 @@ def test_pictures_are_counted_by_what_they_show_and_how_they_are_labelled():
 
 
 def test_a_group_of_which_no_picture_was_labelled_is_named():
-    with pytest.raises(DebiasError, match="'woman' none was classified by 'gender'"):
+    with pytest.raises(DebiasError, match="None of the pictures of 'woman' was classified by 'gender'"):
         Check.of(GENDER, [0, 0, 1, 1], [0, 1, -1, -3])
 
 
@@ -65,23 +65,23 @@ def test_a_check_that_knows_the_obedience_of_one_group_only_is_refused_in_a_sent
 def test_the_lines_say_how_often_a_group_is_labelled_right_and_what_it_is_taken_for():
     first, second = gender(((46, 4), (0, 30)), left_out=(2, 0)).lines
     low, high = (100 * edge for edge in wilson(46, 50))
-    assert first == f"man: 92 % [{low:.0f}, {high:.0f}] of 50 pictures labelled so, 8 % as woman; 2 left out"
-    assert second.startswith("woman: 100 % [89, 100] of 30 pictures labelled so") and "left out" not in second
+    assert first == f"man: 92 % [{low:.0f}, {high:.0f}] of 50 pictures labelled correctly, 8 % as woman; 2 left out"
+    assert second.startswith("woman: 100 % [89, 100] of 30 pictures labelled correctly") and "left out" not in second
 
 
 def test_a_group_labelled_right_less_often_than_90_percent_is_warned_of_and_one_at_90_is_not():
     assert gender(((45, 5), (5, 45))).warnings == []
     warning, = gender(((44, 6), (5, 45)), judge="a judge").warnings
-    assert "'man' only 88 % are labelled so by a judge; or the model does not obey" in warning
+    assert "only 88 % of the pictures of 'man' are labelled correctly by a judge; or the model does" in warning
     by_hand, = gender(((44, 6), (5, 45)), by="hand").warnings
-    assert by_hand.endswith("only 88 % are labelled so by the classifier")
+    assert by_hand == "only 88 % of the pictures of 'man' are labelled correctly by the classifier"
 
 
 def test_a_model_that_does_not_show_what_its_prompt_states_is_warned_of():
     fine = gender(((50, 0), (0, 50)), obeyed=((45, 50), (0, 0)))
     assert fine.warnings == []
     warning, = gender(((50, 0), (0, 50)), obeyed=((44, 50), (50, 50))).warnings
-    assert warning.startswith("the model shows 'man' in 88 % of the pictures") and "does not obey" in warning
+    assert warning.startswith("the model shows 'man' in 88 % of the pictures") and "does not follow" in warning
 
 
 @pytest.mark.parametrize("counts", [((25, 25), (25, 25)), ((30, 20), (31, 19)), ((500, 0), (500, 0))])
@@ -342,7 +342,7 @@ def test_a_calibration_without_a_margin_aims_at_what_the_judge_would_see_of_the_
     d = c.distribution(c.held_out, 0)
     assert c.aims[0] == pytest.approx((0.65, 0.35), abs=2e-3)
     assert d.shares == pytest.approx((0.65, 0.35), abs=0.07) and d.corrected == pytest.approx((0.5, 0.5), abs=0.1)
-    assert any("'woman' only 70 % are labelled so" in warning for warning in c.warnings)
+    assert any("only 70 % of the pictures of 'woman' are labelled correctly" in warning for warning in c.warnings)
 
 
 def test_a_small_check_makes_a_calibration_less_sure_and_never_surer():

@@ -33,13 +33,13 @@ def test_a_model_that_does_what_it_must_is_well():
     found = examine(Fake(), ["Facts of the host"])
     assert found.ok and found.text.startswith("Guidance works on this model.") and "Facts of the host" in found.text
     assert "model fake, steps 4" in found.text and "width" not in found.text
-    assert "(difference 0, 0.0% of what a push does)" in found.text
+    assert "(difference 0, which is 0.0% of the effect of steering)" in found.text
 
 
 @pytest.mark.parametrize("fault, line", [
-    (dict(push=0.0), "NO  a push changes the pictures (by 0 and 0 of 255"),
-    (dict(push=0.5), "NO  a push gives the picture of the group's own text"),
-    (dict(beside=30.0), "NO  beside a pushed picture one that is left alone stays as it is (difference 30)"),
+    (dict(push=0.0), "NO  steering changes the pictures (by 0 and 0 of 255"),
+    (dict(push=0.5), "NO  steering gives the picture of the group's own text"),
+    (dict(beside=30.0), "NO  a picture that is left alone stays the same beside a steered one (difference 30)"),
     (dict(drift=3.0), "NO  the same seeds give the same pictures (difference 3 of 255)"),
     (dict(broken=True), "NO  Pictures are not finite")])
 def test_what_is_wrong_is_said(fault, line):
@@ -59,7 +59,7 @@ def test_what_the_host_refuses_is_a_finding():
 def test_a_classifier_s_view_is_told_and_not_judged():
     def classify(pictures):
         return torch.nn.functional.one_hot(torch.tensor([int(p.mean() > 130) for p in pictures]), 2).numpy()
-    assert "sees man, man without a push; man, man pushed to man; woman, woman pushed to woman" in \
+    assert "sees man, man without steering; man, man steered to man; woman, woman steered to woman" in \
         examine(Fake(), classify=classify).text
 
 

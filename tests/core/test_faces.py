@@ -223,7 +223,7 @@ def test_skin_tone_of_square_faces_is_the_same_by_both_ways_of_looking_at_faces(
 # ---- detectors
 
 def test_an_unknown_detector_names_the_known_ones():
-    with pytest.raises(DebiasError, match="auto, yunet, dlib, opencv.*'retina' came"):
+    with pytest.raises(DebiasError, match="auto, yunet, dlib, opencv.*got 'retina'"):
         detector("retina")
 
 
@@ -365,7 +365,7 @@ def test_no_pictures_are_no_answers_of_a_panel():
 
 
 def test_one_judge_is_no_panel():
-    with pytest.raises(DebiasError, match="two judges or more, but 1"):
+    with pytest.raises(DebiasError, match="two judges or more for a panel, got 1"):
         Panel([brightness])
 
 
@@ -489,9 +489,9 @@ def test_a_line_of_an_attribute_judges_it_alone():
     assert sorted(made) == ["dark", "folder"]
     alone, _ = opened("gender=dark")
     assert alone.fidelity is None
-    with pytest.raises(DebiasError, match="Nothing tells groups of 'age' apart"):
+    with pytest.raises(DebiasError, match="Expected a classifier for 'age', got none"):
         alone.of(AGE)
-    with pytest.raises(DebiasError, match="Nothing tells groups of age, skin_tone apart"):
+    with pytest.raises(DebiasError, match="Expected a classifier for age, skin_tone, got none"):
         named.of_all(alone, [GENDER, AGE, SKIN_TONE])
     assert set(named.of_all(judges, [GENDER, AGE])) == {"gender", "age"}
 
@@ -510,11 +510,11 @@ def test_two_lines_of_an_attribute_are_a_panel():
 
 
 def test_lines_that_say_two_things_are_refused():
-    with pytest.raises(DebiasError, match="Two classifiers came for all attributes"):
+    with pytest.raises(DebiasError, match="one classifier for all attributes, got two"):
         opened("one", "two")
-    with pytest.raises(DebiasError, match="'dark' came twice for 'gender'"):
+    with pytest.raises(DebiasError, match="for 'gender', got 'dark' twice"):
         opened("gender=dark", "gender = dark")
-    with pytest.raises(DebiasError, match="looks at one of picture, largest face, people, but 'eyes'"):
+    with pytest.raises(DebiasError, match="look at one of picture, largest face, people, got 'eyes'"):
         opened("one", look="eyes")
 
 
@@ -630,10 +630,10 @@ def test_what_is_left_out_is_said_of_each_reason_there_is():
 
     assert round_of([[0, 1, UNSURE]]).left_out == "" == round_of([[0, 1]], [1, 1]).left_out
     assert round_of([[0, DISAGREED, DISAGREED, 1], [DISAGREED, 0, 1, 1]]).left_out == \
-        "of 4 images, 2 are left out because the classifiers disagree (they agree on 50 % of those that they can tell)"
+        "of 4 images, 2 are left out because the classifiers disagree (they agree on 50 % of those that both label)"
     assert round_of([[0, NO_FACE, DISAGREED]], [3, 0, 2]).left_out == \
         "of 3 images, 1 show no face, 2 show several people, 1 are left out because the classifiers disagree (they " \
-        "agree on 50 % of those that they can tell)"
+        "agree on 50 % of those that both label)"
 
 
 def test_where_people_are_counted_the_shares_are_of_persons():
@@ -702,7 +702,7 @@ def test_a_state_whose_people_are_of_groups_that_are_not_there_is_refused(tmp_pa
 def test_pictures_without_a_single_face_end_a_calibration_with_what_to_do():
     judge = OfFaces(brightness, Faces(lambda _: []))
     c = Calibration("a photo of a castle", [GENDER], METHODS["default"], Plan(10, 1, 0, batch_size=5))
-    with pytest.raises(DebiasError, match="Not one of the 10 images of 'a photo of a castle' shows a face.*whole "
+    with pytest.raises(DebiasError, match="no face in any of the 10 images of 'a photo of a castle'.*whole "
                                           "pictures"):
         list(c.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
                    look=runner.seen_by([judge])))

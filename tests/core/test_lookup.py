@@ -90,9 +90,9 @@ def test_what_the_calibrated_prompt_says_too_does_not_count_as_naming():
 def test_several_subjects_are_said_and_the_first_counts():
     entry, _ = entry_for(BOTH, "a judge beside a pilot")
     assert entry.warnings[0].startswith("carried over from 'a photo of a judge'")
-    assert "of the subjects 'judge', 'pilot' the first counts, and one label an image cannot" in entry.warnings[0]
+    assert "of the subjects 'judge', 'pilot', the first is used; one label per image cannot" in entry.warnings[0]
     entry, _ = entry_for(BOTH, "a doctor and a nurse")
-    assert entry.warnings[0].endswith("if the prompt shows two persons, one label an image cannot balance both")
+    assert entry.warnings[0].endswith("if the prompt shows two persons, one label per image cannot balance both")
 
 
 def test_a_subject_can_be_edited_and_taken_away():
@@ -141,7 +141,7 @@ def test_own_words_of_a_group_are_kept_in_its_profile_and_count_alone():
     assert Attribute.from_dict(own.to_dict()) == own and "words" not in GENDER.to_dict()["groups"][0]
     with pytest.raises(ValueError, match="The word 'x' names two groups of 'a'"):
         Attribute("a", (Group("b", words=("X",)), Group("c", words=("x ",))))
-    with pytest.raises(ValueError, match="hold an empty one"):
+    with pytest.raises(ValueError, match="got an empty one"):
         Group("b", words=("",))
 
 
@@ -189,7 +189,7 @@ def test_subjects_of_scripts_without_spaces_are_found():
 def test_two_calibrated_prompts_of_one_subject_are_said():
     two = profile("a photo of a doctor", "a painting of a doctor")
     assert entry_for(two, "a doctor, rain")[0].warnings[0].endswith(
-        "2 calibrated prompts have this subject, and the first counts")
+        "2 calibrated prompts have this subject, and the first is used")
 
 
 def test_a_subject_that_stands_in_every_prompt_carries_over_to_every_prompt_and_says_so():
@@ -206,5 +206,5 @@ def test_a_subject_that_stands_in_no_prompt_carries_over_to_none_and_the_prompt_
 
 
 def test_words_of_two_groups_must_not_be_the_same():
-    with pytest.raises(ValueError, match="The word 'they' names two groups of 'x'. Leave it with one"):
+    with pytest.raises(ValueError, match="The word 'they' names two groups of 'x'. Keep it for one"):
         Attribute("x", (Group("a", words=("they",)), Group("b", words=("They", "them"))))

@@ -33,7 +33,7 @@ def test_a_direction_that_costs_evaluations_pushes_early_unless_the_method_says_
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match="default, shift, paper, but 'magic' came"):
+    with pytest.raises(ValueError, match="default, shift, paper, got 'magic'"):
         named("magic")
     with pytest.raises(ValueError, match="Expected rule to be one of log"):
         named("shift", rule="magic")

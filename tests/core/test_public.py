@@ -89,7 +89,7 @@ def test_the_solver_and_the_judge_of_the_documentation_calibrate_and_are_named(t
     assert Profile.load(tmp_path / "room.json").entries[0].steerings == c.steerings
     with pytest.raises(ValueError, match="'own:halving', which is not registered here"):
         Calibration.load(tmp_path / "state.json")
-    with pytest.raises(ValueError, match="A solver's name has up to 60 letters"):
+    with pytest.raises(ValueError, match="Expected a solver's name of up to 60 letters"):
         solver.register("a b", None)
 
 

@@ -89,7 +89,7 @@ def test_every_prompt_and_attribute_has_its_charts_figures_and_costs(profile, tm
     p = page(profile, tmp_path)
     assert len(p.all("svg")) == 2 * 2 * 2
     for words in (NASTY, PROMPT, "skin tone", "very dark", "2,400", "not counted", "noise floor", "Held-out",
-                  "Fidelity", "a measurement of a picture, not anybody's identity", "How to apply", "model hash"):
+                  "Fidelity", "a measurement of a picture, not a person's identity", "How to apply", "model hash"):
         assert words.lower() in p.text.lower(), words
 
 
@@ -101,7 +101,7 @@ def test_the_report_gives_before_and_after_with_intervals(profile, tmp_path):
 
 
 @pytest.mark.parametrize("counts, verdict", [
-    ([50, 50], "cannot be told from chance"), ([65, 35], "Nearer to the target"), ([90, 10], "not nearer")])
+    ([50, 50], "within sampling noise"), ([65, 35], "Nearer to the target"), ([90, 10], "not nearer")])
 def test_the_verdict_follows_the_figures(counts, verdict):
     after = summarise(counts, GENDER.target)
     assert verdict in report._verdict(BEFORE, after, after.kl_floor95)[1]
@@ -110,7 +110,7 @@ def test_the_verdict_follows_the_figures(counts, verdict):
 def test_a_profile_without_verification_is_reported_as_such(tmp_path):
     profile = made(calibrated(held_out=0))
     text = page(profile, tmp_path).text
-    assert "was not verified" in text and "told from chance at 100" not in text
+    assert "was not verified" in text and "sampling noise at 100" not in text
     s = summary(profile)
     assert s["shares"]["after"] is None and s["kl"]["after"] is None and s["n"] == 100
 

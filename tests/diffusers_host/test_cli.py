@@ -1,8 +1,11 @@
 """The command line on the embedded demo model, as a user runs it; figures are small so that it is quick."""
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -180,6 +183,36 @@ def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(tmp_path, mo
     assert Calibration.load(unfinished(tmp_path)).held_out.complete
 
 
+def test_a_folder_that_may_only_be_read_is_said_before_the_first_picture(tmp_path, monkeypatch, capsys):
+    from sd_debias.diffusers_host.workbench import Workbench
+    opened = os.open
+
+    def read_only(path, flags, *mode, **more):
+        if str(path).startswith(str(tmp_path)) and flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *mode, **more)
+
+    def made(*_, **__):
+        raise AssertionError("a picture was made")
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Workbench, "generate", made)
+    assert main(["calibrate", *QUICK, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "Read-only file system. Free some space, or check the folder's permissions" in said
+
+
+def test_a_clock_that_jumps_changes_no_figure(calibrated, tmp_path, monkeypatch, capsys):
+    jumps = itertools.cycle([0.0, 4e9, -4e9, 3600.0, -1.0])
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + next(jumps))
+    assert main(["calibrate", *QUICK, "--out", str(tmp_path), "--name", "judge"]) == 0
+    said = capsys.readouterr()
+    ours, theirs = (json.loads((out / "summary.json").read_text()) for out in (tmp_path, calibrated))
+    assert [ours[key] for key in ("shares", "kl", "n")] == [theirs[key] for key in ("shares", "kl", "n")]
+    assert not re.search(r"-\d+ (seconds|minutes|hours)", said.out + said.err)
+
+
 def test_images_that_nobody_can_classify_end_a_calibration_with_a_sentence(tmp_path, monkeypatch, capsys):
     from sd_debias.diffusers_host.workbench import Workbench
     monkeypatch.setattr(Workbench, "classifier", lambda *_: lambda images: np.zeros((len(images), 2), np.float32))
@@ -216,7 +249,7 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, calibrated, c
              "--batch-size", "20", "--prompt"]
     assert main([*asked, "a photo of a pilot", "--model", "demo", "--others", "draw"]) == 0
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is sent to a group" in page
+    assert "a photo of a pilot" in page and "this prompt was not calibrated; every image is steered to a group" in page
     assert "gender, with the profile (N = 40): man 5" in capsys.readouterr().out
     assert main([*asked, "a photo of a pilot"]) == 2
     assert main([*asked, "A photo of a judge", "--model", "demo", "--overwrite"]) == 2
@@ -302,7 +335,7 @@ def test_a_report_with_pictures_is_not_replaced_unasked(calibrated, capsys):
 @pytest.mark.parametrize("arguments, sentence", [
     (["--attribute", "man | man"], "names a group twice"),
     (["--attribute", "man"], "No attribute is called"),
-    (["--attribute", "a | b = 1:x"], "A target is a number a group"),
+    (["--attribute", "a | b = 1:x"], "Expected a target as one number per group"),
     (["--model", "no/such/folder", "--classifier", "x"], "No folder or file"),
     (["--model", "model.ckpt", "--classifier", "x"], "is a pickle"),
     (["--model", "."], "--classifier"),
@@ -348,7 +381,7 @@ def test_a_calibration_measures_as_much_as_on_every_other_host():
 
 def test_numbers_beside_a_usual_plan_are_refused(capsys):
     assert main(["calibrate", "--prompt", "x", "--out", "x", "--sure", "quick", "--held-out", "5"]) == 2
-    assert "--held-out is a number of --sure custom, but --sure quick came" in capsys.readouterr().err
+    assert "--held-out only with --sure custom, got --sure quick" in capsys.readouterr().err
 
 
 def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(capsys, monkeypatch):
@@ -359,5 +392,5 @@ def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(cap
                         lambda self, prompt, seeds, *_: [np.zeros((8, 8, 3), np.uint8)] * len(seeds))
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["ok"] is False and any(line["ok"] is False and "a push changes" in line["text"]
+    assert found["ok"] is False and any(line["ok"] is False and "steering changes" in line["text"]
                                         for line in found["findings"])

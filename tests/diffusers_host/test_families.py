@@ -223,7 +223,7 @@ def test_the_doctor_examines_every_family(tiny, usual):
     said = facts(pipe, PROMPT, [GENDER], METHODS["default"])
     found = examine(bench, said, prompt=PROMPT)
     wrong = [finding.text for finding in found.findings if finding.ok is False]
-    assert name in said[0] and all(text.startswith("a push changes") for text in wrong), found.text  # weak, of some
+    assert name in said[0] and all(text.startswith("steering changes") for text in wrong), found.text  # weak, of some
 
 
 def saved(pipe, folder, **parts):
@@ -265,7 +265,7 @@ def test_two_transformers_that_share_the_steps_are_not_guided_in_one_alone():
     bench = Workbench(pipe, None)
     bench.check([GENDER], Method("embedding"))
     pipe.transformer_2 = pipe.transformer
-    with pytest.raises(DebiasError, match="WanPipeline with two transformers takes the direction 'prompt' in all"):
+    with pytest.raises(DebiasError, match="WanPipeline with two transformers takes only the direction 'prompt' in all"):
         bench.check([GENDER], Method("embedding"))
     bench.check([GENDER], METHODS["default"])
 

@@ -116,7 +116,7 @@ def test_corrections_of_another_run_are_refused(audited, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text, sentence", [
-    ("{}", "no file of corrections"), ("[", "not readable JSON"), (None, "No such file")])
+    ("{}", "a file of corrections"), ("[", "not readable JSON"), (None, "No such file")])
 def test_what_is_no_file_of_corrections_is_said_before_any_picture_is_made(tmp_path, monkeypatch, capsys, text,
                                                                            sentence):
     monkeypatch.setattr("sd_debias.diffusers_host.workbench.demo", None)  # no model is loaded
@@ -158,7 +158,7 @@ def test_check_prints_the_matrix_in_words_and_in_json(capsys):
     asked = ["check", "--count", "4", "--batch-size", "4", "--steps", "4"]
     assert main(asked) == 0
     said = capsys.readouterr().out
-    assert re.search(r"gender, by .+:\n  man: \d+ % \[\d+, \d+\] of 4 pictures labelled so", said)
+    assert re.search(r"gender, by .+:\n  man: \d+ % \[\d+, \d+\] of 4 pictures labelled correctly", said)
     assert "  woman: " in said
     assert main([*asked, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -174,9 +174,9 @@ def test_a_judge_that_sees_one_group_only_is_warned_of(monkeypatch, capsys):
     monkeypatch.setattr(Workbench, "judges", lambda self, attributes: ([turned] * len(attributes), None))
     assert main(["check", "--count", "4", "--batch-size", "4", "--steps", "4"]) == 0
     said = capsys.readouterr().out
-    assert "man: 100 % [51, 100] of 4 pictures labelled so" in said
-    assert "woman: 0 % [0, 49] of 4 pictures labelled so, 100 % as man" in said
-    assert "Warning: of the pictures of 'woman' only 0 % are labelled so" in said
+    assert "man: 100 % [51, 100] of 4 pictures labelled correctly" in said
+    assert "woman: 0 % [0, 49] of 4 pictures labelled correctly, 100 % as man" in said
+    assert "Warning: only 0 % of the pictures of 'woman' are labelled correctly" in said
     assert "does not tell the groups of 'gender' apart" in said
 
 
@@ -214,7 +214,7 @@ def test_an_audit_by_a_checked_judge_prints_corrected_shares(audited, tmp_path, 
     assert found["counts"] == measured and np.allclose(found["corrected"], best)
     assert np.allclose(found["corrected_intervals"], edges)
     assert f"corrected by the classifier's check: man {best[0]:.1%} [{edges[0][0]:.1%}, {edges[0][1]:.1%}]" in said
-    assert "of the pictures of 'woman' only 70 % are labelled so" in said
+    assert "only 70 % of the pictures of 'woman' are labelled correctly" in said
 
 
 def test_a_check_that_check_wrote_can_be_given_to_an_audit(checked, capsys):
@@ -230,7 +230,7 @@ def test_a_check_that_check_wrote_can_be_given_to_an_audit(checked, capsys):
     ({"checks": [{"attribute": "gender", "groups": ["a", "b"], "counts": [[5, 0], [0, 5]], "left_out": [0, 0]}]},
      "check is of 'gender' (a, b)"),
     ({"checks": [{"attribute": "age", "groups": ["a", "b"], "counts": [[5, 0], [0, 5]], "left_out": [0, 0]}]},
-     "A check of 'age' came, which is not measured"),
+     "of attributes that are measured, got one of 'age'"),
     ({"checks": [{"attribute": "gender", "groups": ["man", "woman"], "counts": [[5, 0], [0, 0]], "left_out": [0, 9]}]},
      "no picture that was classified"),
     ({"checks": [{"attribute": "gender", "groups": ["man", "woman"], "counts": [[5, -1], [0, 5]], "left_out": [0, 0]}]},
@@ -450,7 +450,7 @@ def test_people_can_be_audited_and_not_calibrated(tmp_path, monkeypatch, capsys)
     assert [item["labels"] for item in section["items"]] == [[[0, 1]]] * 6
     assert [(row["person"], row["faces"]) for row in table_of(tmp_path / "audit")] == [("1", "2"), ("2", "2")] * 6
     assert main(["calibrate", "--prompt", PROMPT, "--steps", "4", "--out", str(tmp_path / "calibration")]) == 2
-    assert "A calibration counts one label a picture" in capsys.readouterr().err
+    assert "A calibration counts one label per picture" in capsys.readouterr().err
 
 
 def test_one_person_of_a_crowd_is_corrected(tmp_path, monkeypatch, capsys):

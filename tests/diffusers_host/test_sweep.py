@@ -139,7 +139,7 @@ def test_a_model_that_gives_nothing_finite_for_one_prompt_fails_that_prompt_alon
     found = run(jobs_of(), Shuffled(1, openers={i: lambda: open_painter(trouble=trouble) for i in range(3)}))
     assert found[:3] == undisturbed[:3]  # the later two were taught by this one
     assert [error for _, error, _ in found].count(None) == 5
-    assert "Nobody can be counted" in found[3][1]
+    assert "No image can be counted" in found[3][1]
 
 
 def test_a_disk_that_is_full_on_one_worker_changes_nothing(undisturbed):
@@ -303,7 +303,7 @@ def test_files_of_prompts(tmp_path):
 
 @pytest.mark.parametrize("text, said", [
     ("", "holds no prompt"),
-    ("a photo of a doctor\na  photo of a DOCTOR\n", "came twice, as number 1 and number 2"),
+    ("a photo of a doctor\na  photo of a DOCTOR\n", "twice, as number 1 and number 2"),
     ("subject,targets\ndoctor,half\n", "Expected targets as"),
     ("subject,template\ndoctor,a photo\n", "holds {subject}"),
     ("subject\na,b\n", "has 2 cells"),
@@ -317,7 +317,7 @@ def test_bad_files_of_prompts_are_refused_in_a_sentence(tmp_path, text, said):
 
 def test_a_million_prompts_are_refused_before_anything_is_made(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(f"number {i}" for i in range(1_000_000)), encoding="utf-8")
-    with pytest.raises(DebiasError, match="at most 10,000 prompts, but 1,000,000 came"):
+    with pytest.raises(DebiasError, match="at most 10,000 prompts for a sweep, got 1,000,000"):
         read_prompts(str(tmp_path / "a.txt"))
 
 
@@ -413,9 +413,9 @@ def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
     (["--prompts", "nowhere.txt", "--out", "x"], "no suite of this name"),
     (["--prompts", "demo-20", "--out", "x", "--workers", "2"], "does nothing without --ray"),
     (["--prompts", "demo-20", "--out", "x", "--audit", "--sure", "quick"], "does nothing with --audit"),
-    (["--prompts", "demo-20", "--out", "x", "--model", "demo", "--model", "demo"], "A model came twice"),
+    (["--prompts", "demo-20", "--out", "x", "--model", "demo", "--model", "demo"], "different models, got one twice"),
     (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--attribute", "age"], "does nothing with --set"),
-    (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--set", "gender = 1:1"], "came twice"),
+    (["--prompts", "demo-20", "--out", "x", "--set", "gender", "--set", "gender = 1:1"], "got one twice"),
     (["--prompts", "demo-20", "--out", "x", "--look", "people"], "needs --audit"),
     (["--prompts", "demo-20", "--out", "x", "--worker-cpus", "2"], "does nothing without --ray"),
     (["--prompts", "demo-20", "--out", "x", "--template", "a {subject}"], "does nothing with the suite"),

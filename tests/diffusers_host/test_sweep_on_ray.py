@@ -350,6 +350,20 @@ def test_ctrl_c_while_ray_begins_waits_until_it_has_begun(monkeypatch):
     assert begun
 
 
+@pytest.mark.parametrize("mode,hint", [(None, True), ("token", False)])
+def test_a_cluster_that_asks_for_a_token_is_refused_with_what_to_set(monkeypatch, mode, hint):
+    monkeypatch.setenv("RAY_AUTH_MODE", mode or "")
+
+    def init(**_):
+        raise ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:6379")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(DebiasError) as refused:
+        on_ray.connect("127.0.0.1:6379")
+    assert ("set RAY_AUTH_MODE=token" in str(refused.value)) == hint
+
+
 def test_with_json_every_line_is_json_also_where_a_worker_is_killed(cluster, asked, tmp_path, capsys):
     arguments, expected = asked
     out = tmp_path / "out"

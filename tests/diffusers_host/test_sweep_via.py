@@ -174,7 +174,7 @@ def test_servers_that_cannot_be_used_are_refused_in_a_sentence(start):
                           ([bare], "neither a ComfyUI nor a web UI with sd-debias answers there"),
                           ([without], "this ComfyUI has no node Debias Sweep Unit"),
                           ([comfy, web], "servers of one kind, but .* is a ComfyUI and .* is a web UI"),
-                          ([comfy, comfy.url + "/"], "came twice")]:
+                          ([comfy, comfy.url + "/"], "different servers, got ")]:
         with pytest.raises(DebiasError, match=said):
             swept(servers)
 

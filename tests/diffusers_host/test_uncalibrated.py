@@ -39,18 +39,18 @@ def profile(bench):
 def test_a_calibrated_prompt_lies_at_no_distance(bench):
     found = distance(bench.pipe, ["a photo of a judge", "a photo of a pilot"], "a photo of a pilot")
     assert found.nearest == "a photo of a pilot" and found.distance == pytest.approx(0, abs=1e-5)
-    assert found.too_far is False and "no farther than" in str(found)
+    assert found.too_far is False and "is like the calibrated" in str(found)
 
 
 def test_a_prompt_farther_than_the_calibrated_ones_from_each_other_is_too_far(bench):
     found = distance(bench.pipe, ["a photo of a doctor", "a photo of a pilot"], "two people on a beach")
     assert found.too_far and found.distance > found.usual > 0
-    assert "too far from anything calibrated" in str(found) and found.nearest in str(found)
+    assert "is unlike the calibrated" in str(found) and found.nearest in str(found)
 
 
 def test_one_calibrated_prompt_cannot_tell_what_is_far(bench):
     found = distance(bench.pipe, ["a photo of a judge"], "two people on a beach")
-    assert found.too_far is None and "cannot tell" in str(found)
+    assert found.too_far is None and "cannot be compared" in str(found)
 
 
 # --- shares ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A double of ComfyUI for tests where it is not: the names that the nodes import, and its order of hooks.
 
 A guider runs OUTER_SAMPLE wrappers and, at each step, CALC_COND_BATCH wrappers about the evaluation of all
-conditionings, then the CFG rule. The model is the demo model as diffusers loads it.
+conditionings, a model_function_wrapper about that of one, and in it attention patches; then the CFG rule. It samples
+with a model that it has loaded, until memory management unloads all. The model is the demo model as diffusers loads it.
 """
 from __future__ import annotations
 
@@ -18,6 +19,21 @@ OUTER_SAMPLE, CALC_COND_BATCH, APPLY_MODEL = "outer_sample", "calc_cond_batch", 
 
 class Interrupted(Exception):
     pass
+
+
+LOADED: list = []  # models on the device
+
+
+def load_models_gpu(models, force_full_load=False):
+    LOADED.extend(model for model in models if model not in LOADED)
+
+
+def free_memory(size, device):
+    LOADED.clear()
+
+
+def unload_all_models():
+    free_memory(1e30, "cpu")
 
 
 class Executor:
@@ -65,6 +81,12 @@ class Patcher:
     def set_model_sampler_cfg_function(self, function):
         self.model_options["sampler_cfg_function"] = function
 
+    def set_model_unet_function_wrapper(self, function):
+        self.model_options["model_function_wrapper"] = function
+
+    def set_model_attn2_patch(self, patch):
+        self.model_options["transformer_options"].setdefault("patches", {}).setdefault("attn2_patch", []).append(patch)
+
     def get_model_object(self, name):
         return {"model_sampling": self.model_sampling,
                 "latent_format": types.SimpleNamespace(latent_channels=4, latent_dimensions=2)}[name]
@@ -82,11 +104,23 @@ class ModelSampling:
 def calc_cond_batch(model, conds, x, timestep, model_options):
     def evaluate(model, conds, x, timestep, model_options):
         outs = []
-        for cond in conds:
-            parts = [model(x, timestep, **{name: repeated(entry[name], len(x)) for name in getattr(
-                model, "parts", ("cross_attn",)) if name in entry}) for entry in cond or ()]
+        for kind, cond in enumerate(conds):
+            parts = [applied({name: repeated(entry[name], len(x)) for name in getattr(
+                model, "parts", ("cross_attn",)) if name in entry}, kind) for entry in cond or ()]
             outs.append(sum(parts) / len(parts) if parts else torch.zeros_like(x))
         return outs
+
+    def applied(texts, kind):
+        def apply(x, timestep, **texts):
+            transformer = model_options.get("transformer_options", {})
+            for patch in transformer.get("patches", {}).get("attn2_patch", ()):
+                patch(x, texts["cross_attn"], texts["cross_attn"], transformer)
+            return model(x, timestep, **texts)
+
+        if "model_function_wrapper" not in model_options:
+            return apply(x, timestep, **texts)
+        return model_options["model_function_wrapper"](apply, dict(input=x, timestep=timestep, c=texts,
+                                                                   cond_or_uncond=[kind]))
     run = Executor(evaluate, None, wrappers_of(CALC_COND_BATCH, model_options))
     return run(model, conds, x, timestep, model_options)
 
@@ -112,6 +146,7 @@ class CFGGuider:
         self.cfg = cfg
 
     def predict_noise(self, x, timestep, model_options, seed=None):
+        assert self.model_patcher in LOADED
         off = self.cfg == 1 and not model_options.get("disable_cfg1_optimization", False)
         conds = [self.conds.get("positive"), None if off else self.conds.get("negative")]
         outs = calc_cond_batch(self.model_patcher.model, conds, x, timestep, model_options)
@@ -137,6 +172,7 @@ class CFGGuider:
 
     def outer_sample(self, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed):
         self.conds = {key: cond[:] for key, cond in self.conds.items()}  # the host's preparation makes new lists
+        load_models_gpu([self.model_patcher])
         options, first = copied(self.model_options), sigmas[0]
         x = noise * (first if first < self.model_patcher.model_sampling.sigma_max else (1 + first ** 2) ** 0.5)
 
@@ -212,6 +248,7 @@ def load():
         times = torch.stack([sampling.timestep(s) for s in sigma])
         return x - sigma.reshape(-1, 1, 1, 1) * pipe.unet(scaled, times, cross_attn).sample
 
+    denoise.network = pipe.unet
     return Patcher(denoise, sampling), Clip(pipe.tokenizer, SD1ClipModel(pipe.text_encoder)), Vae(pipe.vae)
 
 
@@ -303,7 +340,8 @@ def install(folder) -> None:
     module("comfy.utils", ProgressBar=MagicMock())
     module("comfy.model_management", InterruptProcessingException=Interrupted, interrupt_current_processing=interrupt,
            throw_exception_if_processing_interrupted=throw, get_torch_device=lambda: cpu,
-           text_encoder_offload_device=lambda: cpu, load_models_gpu=lambda models, force_full_load=False: None)
+           text_encoder_offload_device=lambda: cpu, load_models_gpu=load_models_gpu, free_memory=free_memory,
+           unload_all_models=unload_all_models, OOM_EXCEPTION=torch.cuda.OutOfMemoryError)
     module("comfy.model_patcher", ModelPatcher=MagicMock())
     module("comfy.sd")
     module("comfy.supported_models", SD15=object)

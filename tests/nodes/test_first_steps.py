@@ -99,6 +99,27 @@ def test_too_few_calibrated_prompts_are_refused_before_anything_is_sampled(demo,
         call(DebiasApply, model=demo[0], clip=demo[1], profile=one, text=PROMPT, other_prompts="predict")
 
 
+def test_debias_text_encode_predicts_what_debias_apply_predicts(demo, call, said, few, profile, sample):
+    from sd_debias.nodes.apply import DebiasApply
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    model, clip, _ = demo
+    asked = dict(profile=profile, text=PROMPT, other_prompts="predict")
+    shifted, = call(DebiasTextEncode, clip=clip, model=model, seed=0, batch_size=8, **asked)
+    assert any("its weights are predicted from 4 calibrated prompts" in text for text, _ in said)
+    patched, = call(DebiasApply, model=model, clip=clip, **asked)
+    plain, guided = sample(model, PROMPT, batch=8), sample(patched, PROMPT, batch=8)
+    by_text = sample(model, shifted, batch=8)
+    assert (by_text - guided).abs().max() < 1e-4 < (by_text - plain).abs().max()
+
+
+def test_predict_without_a_model_is_refused_only_where_it_is_needed(call, demo, few, profile):
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+    asked = dict(clip=demo[1], profile=profile, other_prompts="predict")
+    with pytest.raises(DebiasError, match="no model is wired. Wire the model to 'model'"):
+        call(DebiasTextEncode, text=PROMPT, **asked)
+    assert call(DebiasTextEncode, text=CALIBRATED[0], **asked)[0]
+
+
 def test_a_text_that_is_known_only_as_the_sampler_runs_is_read_there(demo, said, few, profile, sample):
     from sd_debias.core.profile.lookup import with_others
     from sd_debias.nodes.apply import Application

@@ -96,7 +96,7 @@ def test_apply_needs_no_second_typing_of_the_prompt(call, said, demo, sample):
 def test_two_texts_that_differ_are_said(call, said, demo, sample):
     graph = {**BASE, **GRAPHS["a text"]}
     sample(applied(call, demo, graph, text="a photo of a nurse"))
-    assert ("'text' says 'a photo of a nurse', but the positive conditioning is made of 'a photo of a doctor'"
+    assert ("'text' is 'a photo of a nurse', but the positive conditioning is made from 'a photo of a doctor'"
             in said[-1][0])
     sample(applied(call, demo, graph, text="(A photo of a doctor:1.2)"))
     assert "'text' says" not in said[-1][0]
@@ -104,14 +104,14 @@ def test_two_texts_that_differ_are_said(call, said, demo, sample):
            "both": node("ConditioningCombine", conditioning_1=["pos", 0], conditioning_2=["other", 0]),
            "end": sampler(("both", 0))}
     sample(applied(call, demo, two))
-    assert "made of 2 texts, 'a photo of a doctor', 'on a beach', which are looked up as one" in said[-1][0]
+    assert "combines 2 texts, 'a photo of a doctor', 'on a beach', which count as one prompt" in said[-1][0]
 
 
 def test_a_graph_without_any_text_is_said_and_of_several_prompts_refused(call, said, demo, sample):
     graph = {"apply": BASE["apply"], "end": sampler(("gone", 0))}
     sample(applied(call, demo, graph, prompts=("a photo of a doctor",)))
-    assert "no text was found behind the positive conditioning, so 'a photo of a doctor' is taken for it" in said[-1][0]
-    with pytest.raises(ValueError, match="2 prompts, and the graph does not tell which text .* wire it there"):
+    assert "so the profile's only prompt, 'a photo of a doctor', is used" in said[-1][0]
+    with pytest.raises(ValueError, match="2 prompts, and the graph does not show which text .* wire it there"):
         applied(call, demo, graph)
 
 

@@ -135,7 +135,7 @@ def test_a_prompt_that_cannot_be_measured_is_an_answer_and_anything_else_an_erro
         with pytest.raises(DebiasError):
             ask(None, text=text)
     model = types.SimpleNamespace(wrappers={"outer_sample": {sweep_unit.KEY: []}})
-    with pytest.raises(DebiasError, match="guided by Debias Apply already"):
+    with pytest.raises(DebiasError, match="Expected a model without Debias Apply"):
         ask(unit(), model=model)
 
 

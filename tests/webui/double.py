@@ -58,7 +58,8 @@ class Model:
 
     def __init__(self, xl: bool = False):
         self.is_sd1, self.is_sdxl = not xl, xl
-        self.model = types.SimpleNamespace(conditioning_key="crossattn")
+        network = types.SimpleNamespace(forward=lambda x, text: predicted(x, text))
+        self.model = types.SimpleNamespace(conditioning_key="crossattn", diffusion_model=network)
         self.sd_checkpoint_info = types.SimpleNamespace(name_for_extra="double")
         self.alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
 
@@ -153,6 +154,11 @@ def predicted(x, text):
     return pattern * torch.tensor([1.0, -0.7, 0.5, 0.3]).view(1, 4, 1, 1) + 0.05 * torch.tanh(x)
 
 
+class Params:
+    def __init__(self, **given):
+        vars(self).update(given)
+
+
 class Denoiser:
     """Classifier-free guidance as A1111 does it; k-diffusion's give x_0, DDIM's give eps at a timestep."""
 
@@ -166,9 +172,12 @@ class Denoiser:
         self.evaluations += len(x)
         text = {k: v for k, v in cond.items() if k != "c_concat"} if "crossattn" in cond else cond["c_crossattn"][0]
         if not self.timesteps:
-            return predicted(x, text)
+            return self.predicted(x, text)
         a = self.alphas[sigma.long()].view(-1, 1, 1, 1)
-        return (x - a.sqrt() * predicted(x, text)) / (1 - a).sqrt()
+        return (x - a.sqrt() * self.predicted(x, text)) / (1 - a).sqrt()
+
+    def predicted(self, x, text):
+        return self.host.shared.sd_model.model.diffusion_model.forward(x, text)
 
     def __call__(self, x, sigma, cond, uncond, cfg):
         if self.host.shared.state.interrupted or self.host.shared.state.skipped:
@@ -180,7 +189,7 @@ class Denoiser:
         negative = stacked([at_step(schedule, self.step) for schedule in uncond])
         x_in = torch.cat([x[[image for image, _ in at]], x])
         sigma_in = torch.cat([sigma[[image for image, _ in at]], sigma])
-        params = types.SimpleNamespace(x=x_in, image_cond=torch.zeros(len(x_in), 5, 1, 1), sigma=sigma_in,
+        params = Params(x=x_in, image_cond=torch.zeros(len(x_in), 5, 1, 1), sigma=sigma_in,
                                        denoiser=self, text_cond=text, text_uncond=negative)
         self.host.callback("cfg_denoiser", params)
         text, negative = params.text_cond, params.text_uncond
@@ -206,7 +215,7 @@ class Denoiser:
         weights = [part.weight for part in cond.batch[0]]
         text = stacked([at_step(part.schedules, self.step) for parts in cond.batch for part in parts])
         negative = None if uncond is None else stacked([at_step(schedule, self.step) for schedule in uncond])
-        params = types.SimpleNamespace(x=x, sigma=sigma, denoiser=self, text_cond=text, text_uncond=negative)
+        params = Params(x=x, sigma=sigma, denoiser=self, text_cond=text, text_uncond=negative)
         self.host.callback("cfg_denoiser", params)
         unet = self.p.sd_model.forge_objects.unet
         compiled = [compile_conditions(rows_of(params.text_cond, range(i, len(x) * len(weights), len(weights))))[0]
@@ -229,7 +238,7 @@ class Denoiser:
         self.evaluations += len(x)
         pooled = condition.get("pooled_output")
         tokens = condition["cross_attn"]
-        return predicted(x, tokens if pooled is None else {"crossattn": tokens, "vector": pooled})
+        return self.predicted(x, tokens if pooled is None else {"crossattn": tokens, "vector": pooled})
 
 
 def rows_of(text, rows):
@@ -472,6 +481,7 @@ class Double:
             SdConditioning=SdConditioning, get_multicond_prompt_list=get_multicond_prompt_list,
             get_learned_conditioning_prompt_schedules=get_learned_conditioning_prompt_schedules)
         self.checkpoints = {}  # by name: the file
+        self.models = {}  # by name: what is loaded where it is chosen
         modules["modules.sd_models"] = dict(get_closet_checkpoint_match=lambda name: self.checkpoints.get(name) and (
             types.SimpleNamespace(filename=str(self.checkpoints[name]), name_for_extra=name, ids=[])))
         modules["modules.sd_samplers"] = dict(find_sampler_config=lambda name: None)
@@ -486,6 +496,7 @@ class Double:
         modules["modules.call_queue"] = dict(queue_lock=threading.Lock())
         modules["modules.processing"] = dict(
             process_images=self.process_images, Processed=Processed, fix_seed=fix_seed, DecodedSamples=DecodedSamples,
+            decode_latent_batch=lambda model, x: pictured(x),
             StableDiffusionProcessingTxt2Img=type("Txt2Img", (Processing,), {
                 "__init__": lambda one, **given: Processing.__init__(one, self, **given)}))
         self.modules = {"gradio": self.gradio}
@@ -503,12 +514,14 @@ class Double:
             self.modules["backend.sampling.sampling_function"].calc_cond_uncond_batch = (
                 lambda model, cond, uncond, x, sigma, options: (model.evaluate(cond[0], x, sigma), None))
 
-    def load(self, path) -> None:
-        """Execute an extension's script, as at the start and at each "Reload UI"."""
+    def load(self, *paths) -> None:
+        """Execute extensions' scripts, as at the start and at each "Reload UI"."""
         self.callbacks.clear()
-        content = {"__file__": str(path), "__name__": path.name}
-        exec(compile(path.read_text("utf-8"), str(path), "exec"), content)
-        classes = [value for value in content.values() if isinstance(value, type) and issubclass(value, Script)]
+        classes = []
+        for path in paths:
+            content = {"__file__": str(path), "__name__": path.name}
+            exec(compile(path.read_text("utf-8"), str(path), "exec"), content)
+            classes += [value for value in content.values() if isinstance(value, type) and issubclass(value, Script)]
         self.runner = Runner(self, classes)
         for function in self.callbacks.get("ui_settings", ()):
             function()
@@ -528,6 +541,10 @@ class Double:
         p.all_seeds = fixed or [int(p.seed) + i for i in range(count)]
         p.all_prompts = [", ".join([p.prompt, *p.styles])] * count
         p.all_hr_prompts = [p.hr_prompt or p.prompt] * count
+        name = "sd_model_checkpoint"
+        chosen = p.override_settings.get(name) or getattr(self.shared.opts, name, None)
+        if chosen in self.models:
+            p.sd_model = self.shared.sd_model = self.models[chosen]
         p.scripts.call("process", p)
         images, texts = [], []
         for iteration in range(p.n_iter):
@@ -550,7 +567,8 @@ class Double:
                 x = p.sample(True, x, p.hr_cfg if self.forge else p.cfg_scale)
             p.scripts.call("postprocess_batch", p, images=x, batch_number=iteration)
             p.prompts = p.all_prompts[batch]
-            images += pictured(torch.stack(x) if getattr(x, "already_decoded", False) else x)
+            decode = sys.modules["modules.processing"].decode_latent_batch
+            images += decode(p.sd_model, torch.stack(x) if getattr(x, "already_decoded", False) else x)
             texts += [self.infotext(p, i) for i in range(len(p.seeds))]
         return Processed(p, images, seed=p.all_seeds[0], info=texts[0] if texts else "", infotexts=texts)
 

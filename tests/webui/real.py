@@ -1,7 +1,8 @@
 """A real host, started once for all tests and spoken to through its API.
 
-Its installation is changed in three places: the extension is linked into extensions/, the demo model is exported to
-models/ (of A1111), and the tests' profiles are written.
+Its installation is changed in four places: the extension is linked into extensions/, and another one whose hooks fail
+where a test asks for that, until the server stops; the demo model is exported to models/ (of A1111), and the tests'
+profiles are written.
 """
 from __future__ import annotations
 
@@ -46,6 +47,9 @@ class Server:
         link = place / "extensions" / "sd-debias"
         if not link.exists():
             link.symlink_to(root, target_is_directory=True)
+        self.failing = place / "extensions" / "failing"
+        if not self.failing.exists() and options is None and not given["URL"]:
+            self.failing.symlink_to(Path(__file__).with_name("failing").resolve(), target_is_directory=True)
         self.process, self.python = None, given["PYTHON"] or str(place / "venv" / "bin" / "python")
         if given["URL"] and options is None:
             self.url = given["URL"].rstrip("/")
@@ -106,6 +110,8 @@ class Server:
         if self.process:
             self.process.terminate()
             self.process.wait(60)
+            if self.failing.is_symlink():
+                self.failing.unlink()
 
     def call(self, path: str, payload: dict | None = None):
         return self.ask(path, payload)[1]

@@ -283,7 +283,7 @@ def test_api_with_few_and_many_arguments(host, args):
     (dict(name="absent"), "There is no profile 'absent'"), (dict(name="../test"), "without slashes"),
     (dict(name="corrupt"), "is not readable JSON"), (dict(name="foreign"), "not a profile of sd-debias"),
     (dict(name="sd3"), "calibrated with the text encoder SD3ClipModel, but this model has sd"),
-    (dict(strength="a lot"), "Expected strength to be a finite number, but 'a lot' came"),
+    (dict(strength="a lot"), "Expected strength to be a finite number, got 'a lot'"),
     (dict(enabled="yes"), "Expected enabled to be true or false"), (dict(name=7), "Expected profile to be a text"),
     (dict(start=0.9, end=0.1), "0 <= start <= end <= 1"), (dict(start=-1.0), "0 <= start <= end <= 1"),
     (dict(direction="sideways"), "Expected direction to be")])

@@ -28,7 +28,7 @@ def test_audit_measures_and_changes_nothing(bench):
 def test_a_check_is_saved_and_corrects_the_audit_that_names_it(bench):
     checked = bench.post("txt2img", payload(batch_size=5, script_name="Debias: check classifier", script_args=[
         ["gender"], "", "", 10, 0.0, "", "picture", "auto", "", "mine"]))
-    assert "man: " in checked.info and "of 10 pictures labelled so" in checked.info
+    assert "man: " in checked.info and "of 10 pictures labelled correctly" in checked.info
     file = bench.profiles / "checks" / "mine.json"
     saved = json.loads(file.read_text())["checks"][0]
     assert [sum(row) for row in saved["counts"]] == [10, 10] and saved["groups"] == ["man", "woman"]
@@ -131,12 +131,12 @@ def test_several_prompts_make_one_profile(bench):
 
 
 @pytest.mark.parametrize("changes, expected", [
-    (dict(attributes=[]), "Nothing to measure"), (dict(own="young |"), "an empty one came"),
+    (dict(attributes=[]), "Nothing to measure"), (dict(own="young |"), "got an empty one"),
     (dict(own="young"), "No attribute is called 'young'"), (dict(images=0), "at least 1 image"),
     (dict(name=""), "1 to 120 printable characters"), (dict(name="a/b"), "without slashes"),
-    (dict(name="a" * 110), r"but 'a+ \(unfinished\)' came"),
-    (dict(tolerance=-1.0), "positive KL"),
-    (dict(method="magic"), "Expected method to be one of"), (dict(prompts="a nurse\nA  nurse"), "A prompt came twice")])
+    (dict(name="a" * 110), r"got 'a+ \(unfinished\)'"),
+    (dict(tolerance=-1.0), "tolerance above 0"),
+    (dict(method="magic"), "Expected method to be one of"), (dict(prompts="a nurse\nA  nurse"), "got one twice")])
 def test_bad_input_is_refused_before_anything_is_made(bench, changes, expected):
     with pytest.raises(ValueError, match=expected):
         calibrate(bench, **changes)

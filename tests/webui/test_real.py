@@ -199,7 +199,7 @@ def test_the_setting_of_a_job_is_that_of_its_request_and_equal_seeds_give_equal_
     (dict(name="\u533b" * 70), "220 bytes"), (dict(name="a\u202eb"), "printable"), (dict(name="../x"), "slashes"),
     (dict(attributes=["gender", "gender = 70:30"]), "same name"), (dict(rule="additive"), "no use for a rule"),
     (dict(attributes=[f"a{i}: x | y" for i in range(9)]), "at most 8"),
-    (dict(sure="quick"), "'count' is a number of the plan 'custom', but sure: 'quick' came")])
+    (dict(sure="quick"), "'count' only with the plan 'custom', got sure: 'quick'")])
 def test_a_request_that_makes_no_sense_is_refused_at_once(server, changes, sentence):
     request = {**dict(txt2img=QUICK, count=5, rounds=0, held_out=5, classifier="demo", name="odd"), **changes}
     status, answer = ask(server, "/calibrate", request)
@@ -215,7 +215,7 @@ def test_settings_of_folders_and_downloads_cannot_be_changed_over_the_api(server
         server.post("txt2img", payload(steps=1, override_settings={name: value}))
         assert server.call("/sdapi/v1/options").get(name) == before.get(name)
     job = ended(server, ask(server, "/audit", dict(txt2img=QUICK, count=5))[1])
-    assert "Nothing tells groups of gender apart" in job["error"], "no classifier is set"
+    assert "Expected a classifier for gender, got none" in job["error"], "no classifier is set"
 
 
 def test_a_job_tells_neither_whether_a_folder_exists_nor_where_the_host_lies(server):

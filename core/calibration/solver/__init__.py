@@ -69,7 +69,8 @@ def register(name: str, factory: Factory) -> str:
     """
     rule = OWN + name
     if not re.fullmatch(OWN_RULE, rule):
-        raise DebiasError(f"A solver's name has up to 60 letters, digits, '_', '.' and '-', but {quoted(name)} came.")
+        raise DebiasError("Expected a solver's name of up to 60 letters, digits, '_', '.' and '-', got "
+                          f"{quoted(name)}.")
     _own[rule] = factory
     return rule
 

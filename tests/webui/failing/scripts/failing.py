@@ -1,0 +1,127 @@
+"""Another extension. It fails as a file in the host's models folder says, {"what": ..., "batch": n}, and does nothing
+without that file. The real hosts and their double load it.
+"""
+import json
+from pathlib import Path
+
+import torch
+from modules import paths, processing, script_callbacks, scripts, shared
+
+PLAN = Path(paths.models_path) / "sd-debias-failing.json"
+armed: list[str] = []  # what is to fail in this batch
+_batches: dict[str, int] = {}  # by the file's content: how many came since
+
+
+def memory_ran_out(*args, **kwargs):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def once(place, name, fail, when=lambda args: True):
+    """The next call of place.name for which `when` holds fails; then it is as it was."""
+    own = getattr(place, name)
+    held = vars(place).get(name)
+
+    def call(*args, **kwargs):
+        if not armed or not when(args):
+            return own(*args, **kwargs)
+        armed.clear()
+        return fail(*args, **kwargs)
+
+    setattr(place, name, call)
+    undo.append(lambda: setattr(place, name, held) if held is not None else vars(place).pop(name, None))
+
+
+undo: list = []
+
+
+def network():
+    """The denoiser."""
+    unet = getattr(getattr(shared.sd_model, "forge_objects", None), "unet", None)
+    inner = getattr(unet, "model", None) or shared.sd_model.model
+    return inner.diffusion_model
+
+
+def later():
+    """Is it no longer the first steps?"""
+    calls = []
+    return lambda args: calls.append(1) or len(calls) > 4
+
+
+def of_a_group(args):
+    """Is a text encoded that the host itself does not ask for?"""
+    return any("woman" in text for text in args[0])
+
+
+class Failing(scripts.Script):
+    def title(self):
+        return "Failing"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        return []
+
+    def process(self, p, *args):
+        armed.clear()
+        while undo:
+            undo.pop()()
+        if not PLAN.exists():
+            return
+        text = PLAN.read_text()
+        plan, batch = json.loads(text), _batches.setdefault(text, 0)
+        _batches[text] += 1
+        if batch != plan["batch"]:
+            return
+        what = plan["what"]
+        armed.append(what)
+        if what == "text":
+            once(shared.sd_model, "get_learned_conditioning", memory_ran_out, of_a_group)
+        elif what == "decode":
+            once(processing, "decode_latent_batch", memory_ran_out)
+        elif what == "judge":
+            import transformers
+            once(getattr(shared, "failing_judge", transformers.CLIPModel), "get_image_features", memory_ran_out)
+        elif what == "checkpoint":
+            choose(plan["name"])
+        self.hook("process")
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        if "sampling" in armed:
+            once(network(), "forward", memory_ran_out, later())
+        elif "skip" in armed:
+            shared.state.skipped = True
+        elif "interrupt" in armed:
+            shared.state.interrupted = True
+        self.hook("process_before_every_sampling")
+
+    def postprocess_batch(self, p, *args, **kwargs):
+        self.hook("postprocess_batch")
+
+    def hook(self, name):
+        if name in armed:
+            raise KeyError(f"of another extension in {name}")
+
+
+def choose(name):
+    """As a user chooses a checkpoint on the page."""
+    try:
+        from modules_forge import main_entry
+    except ImportError:
+        shared.opts.sd_model_checkpoint = name
+    else:
+        main_entry.checkpoint_change(name, save=False)
+
+
+def callback(name):
+    def fail(params):
+        if name in armed:
+            raise KeyError(f"of another extension in {name}")
+        if f"skip in {name}" in armed and params.denoiser.step == 2:
+            armed.clear()
+            shared.state.skipped = True
+    return fail
+
+
+script_callbacks.on_cfg_denoiser(callback("cfg_denoiser"))
+script_callbacks.on_cfg_denoised(callback("cfg_denoised"))

@@ -1,0 +1,344 @@
+"""What fails in the middle, on doubles of the hosts and on the real ones: memory that runs out, other extensions'
+hooks, skipping, a checkpoint that is changed meanwhile. Nothing is claimed, nothing measured is lost, the next run is
+clean."""
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import types
+import uuid
+import weakref
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webui_real as real
+from webui_double import Double, Model
+from webui_real import arrays
+from webui_settings import DIRECTIONS, calibrate, debias, keys, payload, same, save_profile
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+OURS, FAILING = ROOT / "scripts" / "sd_debias.py", HERE / "failing" / "scripts" / "failing.py"
+DOUBLES = {"a1111": False, "forge": True}
+SMALLER = "Memory ran out. Use smaller pictures, or a smaller batch size."
+
+
+class Other(Model):
+    """Another checkpoint: it reads texts differently."""
+    sd_model_hash = "fedcba9876"
+
+    def get_learned_conditioning(self, texts):
+        return 1.5 * super().get_learned_conditioning(texts)
+
+
+def brightness(images):
+    """Dark pictures are the first group, most of them by themselves."""
+    first = np.array([array.mean() < 128.45 for array in map(np.asarray, images)], np.float32)
+    return np.stack([first, 1 - first], axis=1)
+
+
+@contextmanager
+def doubled(folder, forge, monkeypatch):
+    """A double with the failing extension behind ours, a second checkpoint, and a judge of brightness."""
+    made = Double(folder, forge=forge)
+    made.name, made.profiles, other = None, folder / "debias_profiles", Other()
+    other.sd_checkpoint_info = types.SimpleNamespace(name_for_extra="other")
+    if forge:
+        other.forge_objects = made.shared.sd_model.forge_objects
+    made.models = {"double": made.shared.sd_model, "other": other}
+    for known in made.models:
+        made.checkpoints[known] = folder / f"{known}.safetensors"
+        made.checkpoints[known].write_text(known)
+    made.shared.opts.sd_model_checkpoint = "double"
+    judge = made.shared.failing_judge = types.SimpleNamespace(get_image_features=brightness)
+    with made.installed():
+        made.load(OURS, FAILING)
+        monkeypatch.setattr(sys.modules["sd_debias.webui_extension.classifiers"], "load", lambda *_: (
+            [lambda images: judge.get_image_features(images)], None))
+        yield made
+
+
+@pytest.fixture(params=[*DOUBLES, *(pytest.param(name, marks=[pytest.mark.webui, pytest.mark.slow])
+                                    for name in ("A1111", "FORGE", "REFORGE"))])
+def host(request, tmp_path, monkeypatch):
+    if request.param in DOUBLES:
+        with doubled(tmp_path, DOUBLES[request.param], monkeypatch) as made:
+            yield made
+        return
+    if not os.environ.get(f"{request.param}_PATH"):
+        pytest.skip(f"{request.param}_PATH names no installation")
+    server = real.running(request.param, ROOT)
+    if "failing" not in server.call("/sdapi/v1/scripts")["txt2img"]:
+        pytest.skip("this server was started without the extension 'failing'")
+    server.name = request.param
+    yield server
+
+
+@pytest.fixture
+def fails(host):
+    """fails(what, batch): what fails in a batch from now on; fails(): nothing more."""
+    file = host.profiles.parent / "sd-debias-failing.json"
+
+    def plan(what=None, batch=0, **more):
+        file.unlink(missing_ok=True)
+        if what:
+            file.write_text(json.dumps(dict(what=what, batch=batch, nonce=uuid.uuid4().hex, **more)))
+    plan()
+    yield plan
+    plan()
+
+
+def generate(host, **changes):
+    result = host.post("txt2img", payload(**changes))
+    return arrays(result), [keys(text) for text in result.infotexts]
+
+
+# --- a generation ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("direction, what", [*((direction, "sampling") for direction in DIRECTIONS),
+                                             ("prompt", "decode")])
+def test_a_generation_that_memory_runs_out_in_is_an_error_and_the_next_is_clean(host, fails, direction, what):
+    save_profile(host.profiles, direction=direction)
+    plain, guided = generate(host), generate(host, **debias())
+    assert not same(plain[0], guided[0])
+    fails(what)
+    with pytest.raises(Exception, match="CUDA out of memory"):
+        generate(host, **debias())
+    for now, before in ((generate(host), plain), (generate(host, **debias()), guided)):
+        assert same(now[0], before[0]) and now[1] == before[1]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_without_memory_for_the_groups_texts_the_picture_is_the_plain_one_and_says_so(host, fails, direction):
+    save_profile(host.profiles, direction=direction)
+    plain, guided = generate(host), generate(host, **debias())
+    fails("text")
+    pictures, said = generate(host, **debias())
+    assert same(pictures, plain[0]) and said == [{"Debias failed": SMALLER}]
+    for now, before in ((generate(host), plain), (generate(host, **debias()), guided)):
+        assert same(now[0], before[0]) and now[1] == before[1]
+
+
+@pytest.mark.parametrize("direction", ["prompt", "embedding"])
+@pytest.mark.parametrize("what", ["process", "process_before_every_sampling", "postprocess_batch", "cfg_denoiser",
+                                  "cfg_denoised"])
+def test_another_extensions_hook_that_raises_changes_nothing_of_ours(host, fails, direction, what):
+    save_profile(host.profiles, direction=direction)
+    plain, guided = generate(host), generate(host, **debias())
+    for order in ((OURS, FAILING), (FAILING, OURS)):
+        if host.name is None:  # a real host has one
+            host.load(*order)
+        fails(what)
+        for now, before in ((generate(host, **debias()), guided), (generate(host), plain)):
+            assert same(now[0], before[0]) and now[1] == before[1]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("what", ["skip", "interrupt"])
+def test_a_picture_that_is_ended_before_its_first_step_claims_nothing(host, fails, direction, what):
+    save_profile(host.profiles, direction=direction)
+    plain, guided = generate(host), generate(host, **debias())
+    fails(what)
+    _, said = generate(host, **debias())
+    assert [each["Debias"] for each in said] == ["not applied (the sampling ended before its first step)"]
+    assert "Debias weights" not in said[0]
+    for now, before in ((generate(host), plain), (generate(host, **debias()), guided)):
+        assert same(now[0], before[0]) and now[1] == before[1]
+
+
+def test_a_skipped_picture_of_several_leaves_the_others_as_they_are(host, fails):
+    save_profile(host.profiles)
+    whole, said = generate(host, n_iter=3, **debias())
+    fails("skip in cfg_denoiser")
+    pictures, also = generate(host, n_iter=3, **debias())
+    assert same(pictures[1:], whole[1:]) and also[1:] == said[1:] and not same(pictures[:1], whole[:1])
+
+
+# --- another checkpoint ----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def other(host):
+    """(the checkpoint that is chosen, the name of another one); the first is chosen again at the end."""
+    if host.name is None:
+        yield "double", "other"
+        return
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from sd_debias.demo_model.model import FOLDER
+    unet = UNet2DConditionModel.from_pretrained(FOLDER / "unet")
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.mul_(1.05)
+    host.post("txt2img", payload(steps=1))  # its name gets a hash as it is loaded
+    name, chosen = "sd-debias-test-other", host.call("/sdapi/v1/options")["sd_model_checkpoint"]
+    host.checkpoint(name, unet)
+    yield chosen, name
+    choose(host, chosen)
+
+
+def choose(host, name):
+    if host.name is None:
+        host.shared.opts.sd_model_checkpoint = name
+    else:
+        host.call("/sdapi/v1/options", dict(sd_model_checkpoint=name))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_jobs_of_two_checkpoints_with_one_profile_do_not_mix(host, other, direction):
+    save_profile(host.profiles, direction=direction, setting=dict(model="another"))
+    made = {}
+    for _ in range(2):
+        for name in other:
+            settings = dict(override_settings=dict(sd_model_checkpoint=name))
+            found = generate(host, **settings), generate(host, **settings, **debias())
+            model = name.split(" ")[0].removesuffix(".safetensors")
+            assert f"model: calibrated at another, used at {model}" in found[1][1][0]["Debias setting"]
+            for now, before in zip(found, made.setdefault(name, found), strict=True):
+                assert same(now[0], before[0]) and now[1] == before[1]
+    (plain, guided), (others_plain, others_guided) = made.values()
+    assert not same(plain[0], others_plain[0]) and not same(guided[0], others_guided[0])
+
+
+# --- calibrations ----------------------------------------------------------------------------------------------------
+
+_whole: dict = {}
+
+
+def measured(host, name):
+    """The labels of audit and verification with their pictures, and the profile's entry, as they were written."""
+    page = (host.profiles / "reports" / name / "labels.html").read_text("utf-8")
+    entry, = json.loads((host.profiles / f"{name}.json").read_text("utf-8"))["entries"]
+    rounds = [{**each, "seconds": None} for each in entry["rounds"]]
+    return json.loads(page.split('"data">')[1].split("</script>")[0])["sections"], {**entry, "cost": None,
+                                                                                   "rounds": rounds}
+
+
+def removed(host, name):
+    """A real host's folder is kept from one test run to the next."""
+    for file in [*host.profiles.glob(f"{name}*.json"), *(host.profiles / "unfinished").glob(f"{name}-*.json")]:
+        file.unlink()
+
+
+@pytest.fixture
+def whole(request, host):
+    """What an undisturbed calibration measures; 4 batches of the audit, at most 8 of rounds, 4 of the verification."""
+    key = request.node.callspec.params["host"]
+    if key not in _whole:
+        removed(host, "undisturbed")
+        calibrate(host, classifier="demo", name="undisturbed", overwrite=True)
+        _whole[key] = measured(host, "undisturbed")
+    return _whole[key]
+
+
+@pytest.mark.parametrize("what, batch", [("text", 4), ("sampling", 2), ("sampling", 5), ("decode", 1), ("judge", 3),
+                                         ("judge", 9)])
+def test_a_calibration_that_memory_runs_out_in_says_what_is_kept_and_goes_on_label_by_label(host, fails, whole, what,
+                                                                                          batch):
+    name = f"failed {what}"
+    removed(host, name)
+    plain = generate(host)
+    fails(what, batch)
+    with pytest.raises(ValueError) as caught:
+        calibrate(host, classifier="demo", name=name)
+    kept = f"{5 * batch} images: start it again with the same settings and seed to continue, or begin anew with a " \
+           f"smaller batch size."
+    assert f"Memory ran out. What was measured is kept, {kept}" in str(caught.value)
+    assert (f"{name} (unfinished).json" in str(caught.value)) == (batch >= 4)
+    assert not (host.profiles / f"{name}.json").exists()
+    assert same(generate(host)[0], plain[0])
+    calibrate(host, classifier="demo", name=name)
+    assert measured(host, name) == whole
+
+
+def test_a_checkpoint_that_is_changed_in_a_calibration_is_said_and_not_mixed(host, fails, whole, other):
+    chosen, another = other
+    removed(host, "changed")
+    plain = generate(host)
+    fails("checkpoint", 2, name=another)
+    with pytest.raises(ValueError) as caught:
+        calibrate(host, classifier="demo", name="changed")
+    named = chosen.split(" ")[0].removesuffix(".safetensors")
+    assert f"The checkpoint changed from '{named}' to '{another}' while pictures were measured" in str(caught.value)
+    assert "The last ones are not counted, the others are kept: set it back, and start it again" in str(caught.value)
+    state, = (host.profiles / "unfinished").glob("changed-*.json")
+    assert [len(labels) for labels in json.loads(state.read_text())["rounds"][0]["labels"]] == [10]
+    fails()
+    choose(host, chosen)
+    assert same(generate(host)[0], plain[0])
+    calibrate(host, classifier="demo", name="changed")
+    assert measured(host, "changed") == whole
+
+
+def test_an_audit_that_memory_runs_out_in_says_so(host, fails):
+    fails("judge", 1)
+    with pytest.raises(ValueError, match="Memory ran out. Use smaller pictures, or a smaller batch size"):
+        host.post("txt2img", payload(batch_size=5, script_name="Debias: audit", script_args=[
+            ["gender"], "", "demo", 10, 0.0, "", False]))
+
+
+# --- what only a double can show -------------------------------------------------------------------------------------
+
+@pytest.fixture
+def double(tmp_path, monkeypatch):
+    with doubled(tmp_path, False, monkeypatch) as made:
+        yield made
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_picture_that_memory_ran_out_for_is_not_held(double, monkeypatch, direction):
+    save_profile(double.profiles, direction=direction)
+    script, held = type(double.runner.named("Debias")), []
+    process = script.process
+
+    def seen(self, p, *args):
+        held.append(weakref.ref(p))
+        process(self, p, *args)
+
+    monkeypatch.setattr(script, "process", seen)
+    (double.profiles.parent / "sd-debias-failing.json").write_text(json.dumps(dict(what="sampling", batch=0)))
+    try:
+        generate(double, **debias())
+    except Exception as error:
+        assert "CUDA out of memory" in str(error)
+    double.denoisers.clear()
+    gc.collect()
+    assert len(held) == 1 and held[0]() is None
+
+
+@pytest.mark.parametrize("name, value", [("CLIP_stop_at_last_layers", 2), ("sd_vae", "another.pt")])
+def test_a_setting_that_is_changed_in_a_calibration_is_said(double, monkeypatch, name, value):
+    double.shared.opts.data_labels = {"CLIP_stop_at_last_layers": types.SimpleNamespace(infotext="Clip skip")}
+    double.shared.opts.CLIP_stop_at_last_layers, double.shared.opts.sd_vae = 1, "Automatic"
+    monkeypatch.setitem(sys.modules, "modules.sd_vae", types.SimpleNamespace(vae_dict={}))
+    before = getattr(double.shared.opts, name)
+
+    def change(params):
+        if len(double.denoisers) == 3:
+            setattr(double.shared.opts, name, value)
+
+    double.callbacks["cfg_denoiser"].append(change)
+    with pytest.raises(ValueError, match=f"changed from '{before}' to '{value}' while pictures were measured"):
+        calibrate(double, classifier="demo")
+    assert len(double.denoisers) == 3
+    double.callbacks["cfg_denoiser"].remove(change)
+    setattr(double.shared.opts, name, before)
+    calibrate(double, classifier="demo")
+    rounds = json.loads((double.profiles / "doctor.json").read_text())["entries"][0]["rounds"]
+    assert len(double.denoisers) == 3 - 2 + 4 * (1 + len(rounds)), "the batch that was not counted is made again"
+
+
+def test_a_model_that_takes_the_chosen_ones_place_in_a_calibration_is_said(double):
+    def swap(params):
+        if len(double.denoisers) == 3:
+            double.models["double"] = double.models["other"]
+
+    double.callbacks["cfg_denoiser"].append(swap)
+    with pytest.raises(ValueError, match=r"The model changed from '.*double.*' to '.*other.*' while pictures were"):
+        calibrate(double, classifier="demo")
+    state, = (double.profiles / "unfinished").glob("doctor-*.json")
+    assert [len(labels) for labels in json.loads(state.read_text())["rounds"][0]["labels"]] == [15]
