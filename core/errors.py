@@ -33,8 +33,8 @@ def short(value: object) -> str:
 
 
 def placed(text: str, path: Path, place: Callable[[Path], str]) -> str:
-    """A message about a file, with its place as a host's users know it: whoever asks over a network must not learn where
-    that lies."""
+    """A message about a file, with its place as a host's users know it: over a network, nobody must learn where that
+    lies."""
     for own in (path, path.parent) if path.is_absolute() and len(path.parts) > 2 else (path,):
         for form in (str(own), short(own)):  # which may be cut off
             text = text.replace(form, place(own))

@@ -94,6 +94,7 @@ def say(node_id: str | None, text: str, warning: bool = False, **shown) -> None:
     log.log(logging.WARNING if warning else logging.INFO, "sd-debias: %s", text)
     server = _server()
     if server is not None and node_id is not None and not panel.send(server, node_id, text, warning, shown):
+        text = text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")  # some frontends show it as HTML
         server.send_progress_text(text, node_id)
 
 

@@ -52,8 +52,8 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options:
     folder = Path(source).expanduser()
     found = next((file for file in PICKLED if _holds(source, file, allow_download)), None)
     if found is not None:
-        raise DebiasError(f"{quoted(source)} holds {found}, which can make the loader read a pickle. Use a model without "
-                          "it; an adapter is merged into its model first.")
+        raise DebiasError(f"{quoted(source)} holds {found}, which can make the loader read a pickle. Use a model "
+                          "without it; an adapter is merged into its model first.")
     try:
         return getattr(transformers, auto).from_pretrained(str(folder) if folder.is_dir() else str(source),
                                                            local_files_only=not allow_download, trust_remote_code=False,

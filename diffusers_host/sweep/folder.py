@@ -67,8 +67,8 @@ class Asked:
 
 
 class SweepFolder:
-    """The folder of one sweep, which may come from somebody else: no link in it is followed out of it. Raises DebiasError
-    where it is another one's."""
+    """The folder of one sweep, which may come from somebody else: no link in it is followed out of it. Raises
+    DebiasError where it is another one's."""
 
     def __init__(self, root: Path, asked: Asked | None = None):
         """asked: None reads what is there."""
