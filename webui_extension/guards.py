@@ -26,8 +26,11 @@ def known_users(page: Known | None) -> Known | None:
         return dict(pair.split(":", 1) for pair in given.split(","))
     if page is not None:
         return page
-    from modules import initialize_util
-    return dict(getattr(initialize_util, "get_gradio_auth_creds", dict)()) or None
+    try:
+        from modules.initialize_util import get_gradio_auth_creds
+    except ImportError:  # other hosts
+        return None
+    return dict(get_gradio_auth_creds()) or None
 
 
 def right(known: Known, user: str, password: str) -> bool:
@@ -49,7 +52,7 @@ def foreign(origin: str | None, host: str | None) -> bool:
     from modules import shared
     if origin is None:
         return False
-    named = (getattr(shared.cmd_opts, "cors_allow_origins", None) or "").split(",")
+    named = list(filter(None, (getattr(shared.cmd_opts, "cors_allow_origins", None) or "").split(",")))
     pattern = getattr(shared.cmd_opts, "cors_allow_origins_regex", None)
     if origin in named or "*" in named or pattern and re.fullmatch(pattern, origin):
         return False
