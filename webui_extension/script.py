@@ -8,6 +8,7 @@ from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
 from ..core.profile.prompts import OTHERS, PREDICT
+from ..core.report.markdown import literal, literal_lines
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
 from .first_steps import with_predictions
@@ -112,6 +113,6 @@ def _about(name: str) -> str:
     if not name or name == NONE:
         return ""
     try:
-        return "  \n".join(profiles.described(profiles.load(name)).splitlines())
+        return literal_lines(profiles.described(profiles.load(name)))
     except DebiasError as error:
-        return str(error)
+        return literal(str(error))
