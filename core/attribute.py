@@ -15,6 +15,8 @@ from typing import Sequence
 from .errors import DebiasError, quoted, short
 from .schema import ATTRIBUTE, check
 
+MOST_TEXT = 100_000  # characters of an attribute or a target in one line
+MOST_PART = 1000  # of one group's part of a target
 MOST_TOGETHER = 8  # attributes; a draw has as many independent streams
 
 
@@ -142,12 +144,15 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     """Target shares of groups of these names, from words: in their order, "70:30" or "70 / 30", or by name, "woman 65,
     man 35"; groups that are not named then share what is left of 100 (of 1, for "woman 0.65") evenly. Raises
     DebiasError."""
+    if len(text) > MOST_TEXT:
+        raise DebiasError(f"Expected a target of at most {MOST_TEXT:,} characters, but {len(text):,} came. Shorten it.")
     shares = _numbers(re.split(r"[:/,]", text))
     if shares is not None:
         return shares
     known, found = {" ".join(name.casefold().split()): name for name in names}, {}
     for part in filter(str.strip, re.split(r"[,;\n]", text)):
-        named = re.fullmatch(r"\s*(.*?)\s*[:=]?\s*(\d+(?:\.\d*)?|\.\d+)\s*%?\s*", part, re.DOTALL)
+        part = " ".join(part.split())
+        named = re.fullmatch(r"(.*?) ?[:=]? ?(\d+(?:\.\d*)?|\.\d+) ?%?", part) if len(part) <= MOST_PART else None
         name = known.get(" ".join(named[1].casefold().split())) if named else None
         if named is None or name is None or name in found:
             raise DebiasError("Expected a target as one number per group in their order, e.g. "
@@ -185,6 +190,9 @@ def parse(text: str) -> Attribute:
 
     Raises DebiasError for an unknown name, fewer than two groups, or a target that does not fit.
     """
+    if len(text) > MOST_TEXT:
+        raise DebiasError(f"Expected an attribute of at most {MOST_TEXT:,} characters, but {len(text):,} came. Shorten "
+                          f"it.")
     # What stands in brackets is text, whatever it holds.
     hidden = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", lambda found: "\0" * len(found[0]), text)
     end = hidden.find("=") if "=" in hidden else len(text)
@@ -200,9 +208,15 @@ def parse(text: str) -> Attribute:
         found = replace(known, name=name.strip() or known.name)
     else:
         own = tuple(Group(part[1], (part[2],)) if part else Group(group)  # "(adult)" alone is a part of a name
-                    for group in groups for part in [re.fullmatch(r"(.*?\S)\s+\((.* .*|.*\{prompt\}.*)\)", group)])
+                    for group in groups for part in [_described(group)])
         found = Attribute(name.strip() or " | ".join(group.name for group in own), own)
     return found.with_target(ratio) if equals else found
+
+
+def _described(group: str) -> re.Match | None:
+    """A group's name and its description in brackets, which holds a space or the prompt."""
+    part = re.fullmatch(r"(.*?\S)\s+\((.*)\)", group) if group.endswith(")") else None
+    return part if part and (" " in part[2] or "{prompt}" in part[2]) else None
 
 
 def joint(attributes: Sequence[Attribute]) -> Attribute:

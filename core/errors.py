@@ -1,9 +1,13 @@
 """Errors that a user can mend, and how their sentences quote what came."""
 from __future__ import annotations
 
-from pathlib import PurePath
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePath
 
 QUOTED = 200  # characters of anything that a message quotes
+# Of absolute paths, the folders: on Windows, and elsewhere; an address's are left alone.
+FOLDERS = re.compile(r"""(?<![\w.~:/\\])(?:[A-Za-z]:[\\/]|/|\\\\)(?:[^\s'"\\/:]+[\\/])+(?=[^\s'"\\/:])""")
 
 
 class DebiasError(ValueError):
@@ -33,3 +37,18 @@ def short(value: object) -> str:
     text = "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
                    for c in text[:QUOTED])
     return text[:QUOTED - 3] + "..." if longer or len(text) > QUOTED else text
+
+
+def placed(text: str, path: Path, place: Callable[[Path], str]) -> str:
+    """A message about a file, with its place as a host's users know it: over a network, nobody must learn where that
+    lies."""
+    for own in (path, path.parent) if path.is_absolute() and len(path.parts) > 2 else (path,):
+        for form in (str(own), short(own)):  # which may be cut off
+            text = text.replace(form, place(own))
+    return text
+
+
+def placeless(text: str) -> str:
+    """A text without the folders of this machine: of absolute paths in it, the names alone are left. For what is
+    shared."""
+    return FOLDERS.sub("", text.replace(str(Path.home()), "~"))

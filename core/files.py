@@ -166,6 +166,15 @@ def safe_name(name: str, most: int = 220) -> str:
     return name
 
 
+def inside(folder: str | Path, path: str | Path) -> Path:
+    """The path, where it lies in the folder with all links followed. Raises DebiasError where a link in the folder,
+    such as one of an archive that somebody sent, leads out of it. The folder itself may be a link."""
+    if not Path(path).resolve().is_relative_to(Path(folder).resolve()):
+        raise DebiasError(f"Expected a file or folder of {quoted(folder)}, but {quoted(path)} is a link that leads out "
+                          "of it. Remove the link.")
+    return Path(path)
+
+
 @contextmanager
 def writing(what: str, place: str | Path) -> Iterator[None]:
     """Around writes of our own: what the system refuses is said as a sentence, with the place as the user knows it."""

@@ -33,6 +33,7 @@ from .encode import encode, encode_all, of_one_length
 from .families import check_family, check_whole_texts, family_of, guidance
 from .generate import generate
 from .hook import check
+from .model_folder import check_no_code
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -211,6 +212,8 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     check_device(device)
     if path.suffix.lower() in PICKLES:
         raise DebiasError(f"{name} is a pickle, which can run code when it is loaded. Use a .safetensors file.")
+    if path.is_file() and path.suffix.lower() != ".safetensors":  # by another name, diffusers takes it for a pickle
+        raise DebiasError(f"Expected a .safetensors file, but {name} came. Use one.")
     precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
     lacks_text = f"{name} has no text encoder, which directions are made with. Use the whole model."
     options = {precision: dtype, "local_files_only": not allow_download}
@@ -222,6 +225,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
             parts = read_json(index)
             if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
                 raise DebiasError(lacks_text)
+            check_no_code(path)
             lacking = _lacking(path, parts)
             pipe = _pretrained(str(path), {**options, **dict.fromkeys(lacking)})
             if lacking:
@@ -230,13 +234,17 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
             if config and not Path(config).is_dir():
                 raise DebiasError("Expected a diffusers folder as the configuration of a checkpoint, got "
                                   f"{quoted(config)}, which is none.")
+            if config and (Path(config) / "model_index.json").exists():
+                check_no_code(Path(config))
             family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
                 StableDiffusionPipeline
             pipe = family.from_single_file(str(path), config=config, **options)
         elif not allow_download:
             raise DebiasError(f"No folder or file {name}. If it is a hub id, add --allow-download.")
         else:
-            pipe = _pretrained(source, options)
+            folder = diffusers.DiffusionPipeline.download(source, use_safetensors=True)
+            check_no_code(Path(folder))
+            pipe = _pretrained(str(folder), options)
         pipe.to(device)
     except DebiasError:
         raise

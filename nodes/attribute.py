@@ -42,7 +42,7 @@ class DebiasAttribute(io.ComfyNode):
                                 placeholder="young: a young person\nold: an old person",
                                 tooltip="Your own groups, one per line: a name, or 'name: description'. The "
                                         "description steers the model, and CLIP looks for it. Separate several "
-                                        "descriptions with bars (|)."),
+                                        "descriptions with vertical bars."),
                 io.String.Input("target", default="", placeholder="70:30", tooltip=(
                     "The share that each group should have: in the groups' order, e.g. 70:30, or by name, e.g. woman "
                     "65, man 35. Empty: even shares.")),

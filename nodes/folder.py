@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..core.audits.folder import ENDINGS, opened
+from ..core.audits.folder import ENDINGS, Opened, leads_out, opened
 from ..core.errors import DebiasError, quoted
 from . import messages
 from .images import to_tensor
@@ -57,7 +57,8 @@ class DebiasLoadFolder(io.ComfyNode):
     def execute(cls, folder="", most=1000, size=512):
         batches, broken = {}, []
         for file in files(folder, most):
-            found = opened(file, size)
+            out = leads_out(Path(folder_paths.get_input_directory()), file)
+            found = Opened(None, "it is a link that leads out of the folder") if out else opened(file, size)
             if found.image is None:
                 broken.append(f"Warning: {file.name} could not be read: {found.note}")
                 continue

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 from weakref import WeakValueDictionary
 
+from ..core.errors import DebiasError, placed
 from . import panel
 
 log = logging.getLogger("sd-debias")
@@ -93,6 +94,7 @@ def say(node_id: str | None, text: str, warning: bool = False, **shown) -> None:
     log.log(logging.WARNING if warning else logging.INFO, "sd-debias: %s", text)
     server = _server()
     if server is not None and node_id is not None and not panel.send(server, node_id, text, warning, shown):
+        text = text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")  # some frontends show it as HTML
         server.send_progress_text(text, node_id)
 
 
@@ -107,10 +109,26 @@ def collected() -> Iterator[list[str]]:
 
 
 def place(path) -> str:
-    """A path as users know it: from ComfyUI's folder on, where it lies in there."""
+    """A path as users know it: from ComfyUI's folder on, where it lies in there. Its output, input and user folders may
+    lie elsewhere. Panels are saved with workflows, which are shared: of any other path the name alone is said."""
     import folder_paths
-    base = Path(folder_paths.models_dir).parent
-    return Path(path).relative_to(base).as_posix() if Path(path).is_relative_to(base) else str(path)
+    path, base = Path(path), Path(folder_paths.models_dir).parent
+    if path.is_relative_to(base):
+        return path.relative_to(base).as_posix()
+    for name in ("output", "input", "user"):
+        own = Path(getattr(folder_paths, f"get_{name}_directory")())
+        if path.is_relative_to(own):
+            return (Path(name) / path.relative_to(own)).as_posix()
+    return path.name
+
+
+@contextmanager
+def called(path: Path) -> Iterator[None]:
+    """Mistakes in a file are said with its place as users know it."""
+    try:
+        yield
+    except DebiasError as error:
+        raise DebiasError(placed(str(error), path, place)) from error
 
 
 def running() -> tuple[Record | None, str]:

@@ -15,7 +15,7 @@ from ..core.calibration.speed import known
 from ..core.errors import DebiasError
 from ..core.audits.labelled import Labelled
 from ..core.calibration.outcome import LABELS as LABELS_FILE
-from ..core.files import safe_name, write_atomic
+from ..core.files import inside, safe_name, write_atomic
 from ..core.method.methods import METHODS
 from ..core.report.look import look_page, policy
 from ..core.report.page import POLICY
@@ -23,6 +23,7 @@ from ..core.report.page import POLICY
 EVENT, KEPT = "sd-debias.panel", "debias_panel"
 PAGES, REPORT, LABELS, ESTIMATE = (f"/sd-debias/{name}" for name in ("pages", "report", "labels", "estimate"))
 MOST_PAGES = 100
+MOST_BYTES = 1000  # of a page's announcement
 _pages: dict[str, None] = {}  # client ids, in the order of their announcement
 
 
@@ -77,7 +78,10 @@ def register(server) -> None:
 
     @server.routes.post(PAGES)
     async def announce(request):
-        client = (await request.json()).get("client")
+        if (request.content_length or MOST_BYTES) >= MOST_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MOST_BYTES, request.content_length or 0)
+        data = await request.json()
+        client = data.get("client") if isinstance(data, dict) else None
         if isinstance(client, str) and 0 < len(client) < 100:
             _pages.pop(client, None)
             _pages[client] = None
@@ -87,31 +91,25 @@ def register(server) -> None:
 
     @server.routes.get(REPORT + "/{folder}/{file}")
     async def report(request):
+        return served(request, folder(), "folder", "file")
+
+    def served(request, root: Path, *parts: str):
         try:
-            own, file = (safe_name(request.match_info[part]) for part in ("folder", "file"))
+            path = inside(root, root.joinpath(*(safe_name(request.match_info[part]) for part in parts)))
         except DebiasError:
             raise web.HTTPNotFound() from None
-        path = folder() / own / file
-        if path.suffix != ".html" or not path.is_file() or not path.resolve().is_relative_to(folder().resolve()):
+        if path.suffix != ".html" or not path.is_file():
             raise web.HTTPNotFound()
-        return served(path)
-
-    def served(path: Path):
         rules = policy() if path.name == LABELS_FILE or path.parent == labels_folder() else POLICY
         return web.FileResponse(path, headers={"Content-Security-Policy": rules, "X-Content-Type-Options": "nosniff"})
 
     @server.routes.get(LABELS + "/{file}")
     async def labels(request):
-        try:
-            path = labels_folder() / safe_name(request.match_info["file"])
-        except DebiasError:
-            raise web.HTTPNotFound() from None
-        if path.suffix != ".html" or not path.is_file():
-            raise web.HTTPNotFound()
-        return served(path)
+        return served(request, labels_folder(), "file")
 
     @server.routes.get(ESTIMATE)
     async def estimated(request):
         sure, prompts = request.query.get("sure", ""), request.query.get("prompts", "1")
-        usual = sure in HOW_SURE.values and sure != CUSTOM and prompts.isdecimal() and 0 < int(prompts) < 10_000
-        return web.json_response(dict(text=about(sure, int(prompts)) if usual else ""))
+        number = int(prompts) if prompts.isdecimal() and len(prompts) < 5 else 0
+        usual = sure in HOW_SURE.values and sure != CUSTOM and number
+        return web.json_response(dict(text=about(sure, number) if usual else ""))

@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..core.errors import DebiasError, quoted
+from ..core.errors import DebiasError, placed, quoted
 from ..core.files import read_text, safe_name, writing
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described
@@ -48,7 +48,8 @@ def save_folder() -> Path:
 def store(profile: Profile, overwrite: bool) -> Path:
     """Write a profile to ComfyUI's folder. Raises DebiasError where that is not possible."""
     with writing(f"The profile '{profile.name}'", messages.place(save_folder())):
-        return profile.save(save_folder(), overwrite)
+        with messages.called(save_folder() / f"{profile.name}{SUFFIX}"):
+            return profile.save(save_folder(), overwrite)
 
 
 def renamed(profile: Profile, name: str) -> Profile:
@@ -73,13 +74,15 @@ class DebiasLoadProfile(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, profile):
-        return hashlib.sha256(read_text(_path(profile)).encode()).hexdigest()
+        with messages.called(path := _path(profile)):
+            return hashlib.sha256(read_text(path).encode()).hexdigest()
 
     @classmethod
     def execute(cls, profile):
-        with messages.collected() as warned:
-            loaded = Profile.load(_path(profile))
-        text = "\n".join([*warned, described(loaded)])
+        path = _path(profile)
+        with messages.collected() as warned, messages.called(path):
+            loaded = Profile.load(path)
+        text = "\n".join([*(placed(warning, path, messages.place) for warning in warned), described(loaded)])
         messages.say(cls.hidden.unique_id, text, warning=bool(warned))
         return io.NodeOutput(loaded, text)
 

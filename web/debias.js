@@ -10,6 +10,7 @@ const UNFOLDED = "debias unfolded";  // are all settings shown?
 const WIDGET = "debias_panel";
 const FIRST = new Set(["prompts", "sure", "name", WIDGET]);
 const MOST_LINES = 40;
+const OURS = /^\/sd-debias\/(report\/[^/?#\\]+|labels)\/[^/?#\\]+\.html$/;  // addresses of our pages
 const NO_ROW = () => [0, -4];
 const MOST = 620, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
 
@@ -87,6 +88,16 @@ function lines(text, refit) {
   return [...made(all.slice(0, at)), details];
 }
 
+// What a panel shows. It comes with workflows, which somebody else may have written: of addresses, ours alone are kept.
+function checked(state) {
+  const list = (some) => Array.isArray(some) ? some : [];
+  const shares = (own) => own == null || list(own.shares).length === list(own.intervals).length && own.intervals.every(Array.isArray);
+  const page = (own) => typeof own === "string" && OURS.test(own) && !own.split("/").includes("..") ? own : undefined;
+  return { ...state, text: String(state?.text ?? ""), report: page(state?.report), labels: page(state?.labels),
+    shares: list(state?.shares).filter((s) => s && list(s.groups).length && list(s.target).length === s.groups.length
+      && [s.was, s.now].every((own) => shares(own) && (own == null || own.shares.length === s.groups.length))) };
+}
+
 function fill(inner, state, refit) {
   inner.replaceChildren();
   if (state.total) {
@@ -95,9 +106,9 @@ function fill(inner, state, refit) {
     progress.append(done);
     inner.append(element("p", "dim", word("{done} of about {total} images", state)), progress);
   }
-  const prompts = new Set((state.shares ?? []).map((s) => s.prompt)).size;
-  for (const s of state.shares ?? []) inner.append(...shares(s, prompts, state.total));
-  inner.append(...lines(state.text ?? "", refit));
+  const prompts = new Set(state.shares.map((s) => s.prompt)).size;
+  for (const s of state.shares) inner.append(...shares(s, prompts, state.total));
+  inner.append(...lines(state.text, refit));
   if (state.report) {
     const link = element("a", "", word("Open the report"));
     Object.assign(link, { href: api.apiURL(state.report), target: "_blank", rel: "noopener" });
@@ -118,7 +129,7 @@ function labelled(state) {
 
 // What was corrected in such a frame goes into its node's input.
 function corrected({ source, data }) {
-  if (!data?.corrections || !source) return;
+  if (!data?.corrections?.runs || !source) return;
   for (const frame of document.querySelectorAll(".debias-panel iframe.labels")) {
     const node = frame.contentWindow === source && frame.closest(".debias-panel").debiasNode;
     const widget = node && node.widgets?.find((w) => w.name === "corrections");
@@ -159,7 +170,7 @@ function fit(node) {
 
 function show(node, state) {
   const widget = panel(node);
-  widget.state = { ...state, estimate: widget.estimate };
+  widget.state = { ...checked(state), estimate: widget.estimate };
   fill(widget.element.firstChild, widget.state, () => fit(node));
   fit(node);
 }

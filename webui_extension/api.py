@@ -1,26 +1,26 @@
-"""Routes under /sd-debias/v1, where the host's own API is on and behind its authentication."""
+"""Routes under /sd-debias/v1, where the host's own API is on, behind its users' passwords (guards.py)."""
 from __future__ import annotations
 
 import base64
 import io
-from secrets import compare_digest
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
 from ..core.calibration.outcome import LABELS
 from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, Plan, planned
 from ..core.errors import DebiasError, quoted
-from ..core.files import safe_name
+from ..core.files import inside, safe_name
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from ..core.method.methods import AS_METHOD, CHOICES, Method, chosen
 from ..core.report.look import policy
 from ..core.report.page import POLICY
 from ..core.sweep import wire
-from . import calibrating, classifiers, measuring, profiles
+from . import calibrating, classifiers, guards, measuring, profiles
 from .arguments import NONE
 from .jobs import Busy, Job, Jobs
 from .request import check, processing_of
@@ -108,6 +108,21 @@ class JobState(BaseModel):
     images: list[str] = Field([], description="sheets and charts as base64 PNG, with ?images=true")
 
 
+_CREDENTIALS = Depends(HTTPBasic(auto_error=False))
+
+
+class Limited(APIRoute):
+    """A route that reads no more than a request needs, whoever asks: the body is read before the password."""
+
+    def get_route_handler(self):
+        handle = super().get_route_handler()
+
+        async def limited(request: Request):
+            return await handle(Request(request.scope, guards.at_most(
+                request.receive, guards.LARGEST, lambda: HTTPException(413, "The request is too large."))))
+        return limited
+
+
 def register(app: FastAPI) -> None:
     """Add the routes; without --api the host has no API, and this extension none but the page's own."""
     from modules import shared
@@ -118,13 +133,13 @@ def register(app: FastAPI) -> None:
 
     def read_page(name: str, file: str, request: Request) -> HTMLResponse:
         """A profile's report, or the page of pictures and labels beside it."""
-        if app.auth is not None and not any(  # the page's login, by Gradio
-                app.tokens.get(value) for key, value in request.cookies.items() if key.startswith("access-token")):
+        if app.auth is not None and not guards.logged_in(app.tokens, request.cookies):
             raise HTTPException(401, "Log in on the page first.")
         try:
             if file not in ("report.html", LABELS):
                 raise DebiasError("No such page.")
-            content = (profiles.save_folder() / "reports" / safe_name(name) / file).read_text("utf-8")
+            folder = profiles.save_folder() / "reports"
+            content = inside(folder, folder / safe_name(name) / file).read_text("utf-8")
         except (DebiasError, OSError) as error:
             raise HTTPException(404, f"There is no report {quoted(name)}.") from error
         return HTMLResponse(content, headers={"Content-Security-Policy": policy() if file == LABELS else POLICY,
@@ -138,8 +153,18 @@ def register(app: FastAPI) -> None:
     jobs = Jobs()
 
     def route(path: str, endpoint, method: str, **options):
-        guards = [Depends(_authenticated)] if getattr(shared.cmd_opts, "api_auth", None) else []
-        app.add_api_route(PREFIX + path, endpoint, methods=[method], dependencies=guards, tags=["sd-debias"], **options)
+        app.router.add_api_route(PREFIX + path, endpoint, methods=[method], dependencies=[Depends(admitted)],
+                                 tags=["sd-debias"], route_class_override=Limited, **options)
+
+    def admitted(request: Request, credentials: HTTPBasicCredentials | None = _CREDENTIALS) -> None:
+        """The host's users, and no page of another site."""
+        if guards.foreign(request.headers.get("origin"), request.headers.get("host")):
+            raise HTTPException(403, "A page of another site asked. Name it with --cors-allow-origins if it may.")
+        known = guards.known_users(getattr(app, "auth", None))
+        if known is None or credentials and guards.right(known, credentials.username, credentials.password):
+            return
+        if known is not getattr(app, "auth", None) or not guards.logged_in(app.tokens, request.cookies):
+            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
 
     def list_profiles() -> list[str]:
         """Names of all profiles."""
@@ -204,18 +229,6 @@ def register(app: FastAPI) -> None:
     route("/measure", start_unit, "POST", response_model=JobState, status_code=202)
     route("/jobs/{identity}", read_job, "GET", response_model=JobState)
     route("/jobs/{identity}", cancel_job, "DELETE", response_model=JobState)
-
-
-_CREDENTIALS = Depends(HTTPBasic())
-
-
-def _authenticated(credentials: HTTPBasicCredentials = _CREDENTIALS) -> None:
-    """The users of --api-auth."""
-    from modules import shared
-    known = dict(pair.split(":", 1) for pair in shared.cmd_opts.api_auth.split(","))
-    password = known.get(credentials.username)
-    if password is None or not compare_digest(credentials.password.encode(), password.encode()):
-        raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
 
 
 def _checked(request: AuditRequest) -> None:

@@ -9,6 +9,7 @@ from ..core.calibration.plan import FIELDS
 from ..core.method.methods import AS_METHOD, CHOICES
 from ..core.errors import DebiasError
 from ..core.looks import AUTO, DETECTOR, LOOK, PEOPLE, PICTURE
+from ..core.report.markdown import literal
 from . import calibrating, checks, classifiers
 from .host_clip import HUB, HUB_SIZE, download
 from .result import processed
@@ -104,8 +105,8 @@ def _download():
     try:
         name = download(classifiers.folder())
     except DebiasError as error:
-        return gr.update(), gr.update(visible=False), str(error)
-    return gr.update(choices=classifiers.choices(), value=name), gr.update(visible=False), f"{name} is there."
+        return gr.update(), gr.update(visible=False), literal(str(error))
+    return gr.update(choices=classifiers.choices(), value=name), gr.update(visible=False), literal(f"{name} is there.")
 
 
 def planned(script, name: str, **other):

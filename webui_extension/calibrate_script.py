@@ -11,6 +11,7 @@ from ..core.calibration.speed import known
 from ..core.errors import DebiasError
 from ..core.looks import AUTO, PICTURE
 from ..core.method.methods import CHOICES, chosen
+from ..core.report.markdown import literal
 from . import calibrating, classifiers, profiles
 from .audit_script import (
     checked, choice, chosen_attributes, late, looking, named_classifier, own_groups, planned, say)
@@ -94,8 +95,8 @@ def _about(sure, attributes, own, target, prompts, images=100, rounds=4, held_ou
         listed = [line for line in str(prompts or "").splitlines() if line.strip()]
         asked = classifiers.attributes_of(attributes, own, target)
         aims = "; ".join(f"{a.name}: {named_shares(a.names, a.target)}" for a in asked)
-        return f"Target: {aims}. {estimate(plan, asked, len(listed) or 1, known(profiles.speed_file()))}"
+        return literal(f"Target: {aims}. {estimate(plan, asked, len(listed) or 1, known(profiles.speed_file()))}")
     except DebiasError as error:
-        return str(error)
+        return literal(str(error))
     except (TypeError, ValueError):  # a number that is being written
         return ""

@@ -18,9 +18,9 @@ class DebiasCheck(scripts.Script):
         return not is_img2img
 
     def ui(self, is_img2img):
-        gr.Markdown("Generates pictures of the prompt with each group's text, and counts how often the classifier is "
-                    "right. Choose this check in an audit or a calibration to correct its shares for the classifier's "
-                    "errors.")
+        gr.Markdown("Generates pictures of the prompt with the text of each group, and counts how often the classifier "
+                    "is right. Choose this check in an audit or a calibration to correct its shares for the errors of "
+                    "the classifier.")
         with gr.Row():
             name = gr.Textbox(label="Name of the check", value="", placeholder="my-model-clip",
                               elem_id=self.elem_id("name"))

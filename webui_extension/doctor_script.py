@@ -19,8 +19,8 @@ class DebiasDoctor(scripts.Script):
         return not is_img2img
 
     def ui(self, is_img2img):
-        gr.Markdown("Tests guidance on this model with a dozen pictures of two seeds and the page's settings, and "
-                    "says below whether it works. Put that text into a bug report.")
+        gr.Markdown("Tests guidance on this model with a dozen pictures of two seeds and the settings of this page, "
+                    "and says below whether it works. Put that text into a bug report.")
         prompt = gr.Textbox(label="Prompt that is tried", value=PROMPT, elem_id=self.elem_id("prompt"))
         direction = gr.Dropdown(list(DIRECTIONS), value=DIRECTIONS[0], label="Direction",
                                 elem_id=self.elem_id("direction"))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from ..core.errors import DebiasError, out_of_memory, quoted
+from ..core.errors import DebiasError, out_of_memory, placed, placeless, quoted
 from ..core.files import safe_name, writing
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described as described  # the accordion shows it
@@ -86,6 +86,7 @@ def said(error: Exception) -> str:
     if not isinstance(error, DebiasError):
         for root in _roots():
             text = text.replace(f"{root}{os.sep}", "").replace(str(root), ".")
+        text = placeless(text)
     return " ".join(text.split())
 
 
@@ -95,7 +96,8 @@ def called(path: Path | str, name: str) -> Iterator[None]:
     try:
         yield
     except DebiasError as error:
-        raise DebiasError(str(error).replace(str(path), name)) from error
+        raise DebiasError(placed(str(error), Path(path), lambda own: name if str(own) == str(path) else
+                                 place(own))) from error
 
 
 def _roots() -> list[Path]:

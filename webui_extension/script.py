@@ -8,6 +8,7 @@ from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
 from ..core.profile.prompts import OTHERS, PREDICT
+from ..core.report.markdown import literal, literal_lines
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
 from .first_steps import with_predictions
@@ -50,11 +51,11 @@ class Debias(scripts.Script):
             others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
                                  label="Debias prompts that the profile is not for")
             # Texts of all scripts have no marks within a sentence: localizations translate what stands between marks.
-            gr.Markdown("draw steers each image of such a prompt to a randomly drawn group. predict predicts "
-                        "weights from the calibrated prompts, which must be at least twice as many as groups. This "
+            gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group. predict: weights are "
+                        "predicted from the calibrated prompts, which must be at least twice as many as groups. This "
                         "takes as long as 25 to 45 images for a new prompt and, once, for each calibrated one.  \nThe "
                         "directions embedding and prediction do nothing in steps in which a setting skips the "
-                        "negative prompt. prompt always works.")
+                        "negative prompt. The direction prompt always works.")
         profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
         controls = [enabled, profile, strength, direction, start, end, hires, others]
         names = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
@@ -112,6 +113,6 @@ def _about(name: str) -> str:
     if not name or name == NONE:
         return ""
     try:
-        return "  \n".join(profiles.described(profiles.load(name)).splitlines())
+        return literal_lines(profiles.described(profiles.load(name)))
     except DebiasError as error:
-        return str(error)
+        return literal(str(error))

@@ -46,7 +46,8 @@ class Workbench(Host):
         self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.named = classifiers.Named.of(classifier)
         text = self.named.text
-        self.judge = [text or classifiers.default(), classifiers.fingerprints(text, tell),
+        self.by_name = bool(getattr(p, "is_api", False))
+        self.judge = [text or classifiers.default(), classifiers.fingerprints(text, tell, self.by_name),
                       *self.named.facts] if judges else None
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
@@ -56,8 +57,7 @@ class Workbench(Host):
     def judges(self, attributes: Sequence[Attribute]):
         key = tuple(attributes)
         if key not in self.judged:
-            by_name = bool(getattr(self.p, "is_api", False))
-            found, fidelity = classifiers.load(self.named, key, by_name, self.models)
+            found, fidelity = classifiers.load(self.named, key, self.by_name, self.models)
             self.judged[key] = [self._unless_skipped(classify, a) for classify, a in zip(found, key)], \
                 fidelity and (lambda images, prompt: [] if self.skipped else fidelity(images, prompt))
         return self.judged[key]

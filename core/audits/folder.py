@@ -25,6 +25,8 @@ from .given import thumbs
 from .labelled import MOST_THUMBS, Labelled, run_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+# Whatever a file is called: of other formats Pillow hands some to another program.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
 LONGER = 1024  # pixels of the longer side that judges see; faces of a crowd need them, classifiers look at 224 to 384
 HUGE = 200_000_000  # pixels; a larger picture is left out: it would fill the memory
 SAVED_EVERY = 20  # batches
@@ -43,7 +45,8 @@ def opened(file: Path, longer: int = LONGER) -> Opened:
     animation, 16 bits scaled to 8, its longer side `longer` pixels at most."""
     note = ""
     try:
-        with Image.open(file) as picture:
+        Image.init()  # it knows its formats from then on
+        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
             width, height = picture.size
             if width * height > HUGE:
                 return Opened(None, f"{width} x {height} pixels are too many")
@@ -57,7 +60,8 @@ def opened(file: Path, longer: int = LONGER) -> Opened:
     except Image.DecompressionBombError:
         return Opened(None, "it has too many pixels")
     except Exception as error:  # Pillow's decoders raise every kind of error for damaged files
-        return Opened(None, f"it cannot be read ({short(str(error) or type(error).__name__)})")
+        said = str(error).replace(str(file), file.name) or type(error).__name__  # notes are shared
+        return Opened(None, f"it cannot be read ({short(said)})")
 
 
 def _rgb(picture: Image.Image, longer: int) -> np.ndarray:
@@ -80,10 +84,16 @@ def files(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise DebiasError(f"There is no folder {quoted(folder)}.")
-    found = [file for file in _named(root) if file.is_file()]
+    found = [file for file in _named(root) if file.is_file() and not leads_out(root, file)]
     if not found:
         raise DebiasError(f"The folder {quoted(folder)} holds no pictures ({', '.join(ENDINGS)}).")
     return sorted(found)
+
+
+def leads_out(root: Path, file: Path) -> bool:
+    """Is it a link to a picture that is not in the folder? A folder that somebody sent must not have others labelled,
+    and shown on a page."""
+    return file.is_symlink() and not file.resolve().is_relative_to(root.resolve())
 
 
 def _named(root: Path) -> Iterator[Path]:
@@ -137,7 +147,7 @@ class Labeller:
             try:
                 key, found = key_of(self.root, file), opened(file)
             except OSError as error:
-                key, found = f"{place_of(self.root, file)} gone", Opened(None, str(error))
+                key, found = f"{place_of(self.root, file)} gone", Opened(None, error.strerror or "it cannot be read")
             keys.append(key)
             images.append(found.image)
             if found.note:
@@ -184,7 +194,8 @@ class FolderAudit:
     @property
     def unreadable(self) -> list[str]:
         """Files that could not be read, with the reason."""
-        others = [f"{place_of(self.root, file)}: it is no file" for file in _named(self.root) if not file.is_file()]
+        others = [f"{place_of(self.root, file)}: it is {'a link that leads out of the folder' * out or 'no file'}"
+                  for file in _named(self.root) if (out := leads_out(self.root, file)) or not file.is_file()]
         return [*(f"{key.rpartition(' ')[0]}: {note}" for key, note in self.notes.items()
                   if not note.startswith("the first of ")), *others]
 

@@ -24,6 +24,7 @@ from ..judge.check import Check, counts_of
 
 COLUMNS = ("title", "picture", "person", "faces", "note")
 FORM = "sd-debias corrections 1"
+FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")  # and their wide forms, which some spreadsheets take for the same
 MOST_THUMBS = 1500  # pictures of a round or a folder of which one is kept: a page of some 10 MB
 THUMB = 192  # pixels of a thumbnail's longer side
 
@@ -157,17 +158,19 @@ def as_csv(found: Sequence[Labelled]) -> str:
 
 
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV of rows. Texts that a spreadsheet would run as a formula begin with an apostrophe."""
+    """A CSV of rows. Texts that a spreadsheet would run as a formula begin with an apostrophe, and all texts stand in
+    quotes: one that parts cells at semicolons or tabs must not find the beginning of a formula in their middle."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(map(_harmless, columns))
     writer.writerows([_harmless(row.get(name)) for name in columns] for row in rows)
     return text.getvalue()
 
 
 def _harmless(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+    formula = isinstance(value, str) and value.lstrip()[:1] in FORMULA
+    return f"'{value}" if formula else value
 
 
 def as_parquet(found: Sequence[Labelled]) -> bytes:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..attribute import Attribute, together
-from ..errors import DebiasError, out_of_memory, quoted, short
-from ..files import exclusive, safe_name, write_atomic, writing
+from ..errors import DebiasError, out_of_memory, placed, quoted, short
+from ..files import exclusive, inside, safe_name, write_atomic, writing
 from ..judge import Classifier
 from ..judge.check import Check, check_same
 from ..audits.labelled import Labelled, run_of
@@ -291,6 +291,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
     asked = [[a.to_dict() for a in attributes], how, numbers, host.fingerprint(),
              *([[own and own.to_dict() for own in checks]] if any(checks) else [])]
     with ExitStack() as held:
+        for own in (places.folder, places.states):
+            with _called(host, own):
+                inside(own.parent, own)
         with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
             held.enter_context(exclusive(places.lock))
         works = [Unfinished(places.states, name, [prompt, *asked]) for prompt in prompts]
@@ -363,7 +366,7 @@ def _called(host: Host, path: Path) -> Iterator[None]:
     try:
         yield
     except DebiasError as error:
-        raise DebiasError(str(error).replace(str(path), host.place(path))) from error
+        raise DebiasError(placed(str(error), path, host.place)) from error
 
 
 def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prompts: Sequence[str],

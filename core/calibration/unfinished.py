@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..files import recover, write_atomic, writing
+from ..files import inside, recover, write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
 from ..audits.labelled import MOST_THUMBS, thumbnail
 from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
@@ -31,7 +31,7 @@ class Unfinished:
 
     def __init__(self, folder: Path | None, name: str = "", facts: object = None):
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        self.path = folder and folder / f"{name}-{key}.json"
+        self.path = folder and inside(folder, folder / f"{name}-{key}.json")
         self._pictures: dict[int, dict[int, Image.Image]] = {}  # by place of the round, then seed
         self._thumbs: dict[int, dict[int, bytes]] = {}
 
@@ -42,7 +42,7 @@ class Unfinished:
         for file in self._folder.glob("*.png"):
             at = re.fullmatch(r"(\d+) (-?\d+)\.png", file.name)
             if at:
-                with Image.open(file) as picture:
+                with Image.open(file, formats=["PNG"]) as picture:
                     self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")  # with its text
         for file in self._folder.glob("*.jpg"):
             at = re.fullmatch(r"(\d+) (-?\d+)\.jpg", file.name)
@@ -106,7 +106,7 @@ class Unfinished:
     @property
     def _folder(self) -> Path:
         assert self.path is not None
-        return self.path.with_suffix("")
+        return inside(self.path.parent, self.path.with_suffix(""))
 
 
 def key_of(seed: int) -> str:

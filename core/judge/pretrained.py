@@ -10,6 +10,9 @@ import torch
 
 from ..errors import DebiasError, quoted, short
 
+# Of a model's files: an adapter's weights, and vocabularies that some versions of transformers unpickle.
+PICKLED = ("adapter_config.json", "vocab.pkl", "vocab.bin")
+
 
 class Managed(torch.nn.Module):
     """Holds a model for a host that manages memory: its patchers set `device`, which a transformers model does not let
@@ -47,6 +50,10 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options:
     import transformers
 
     folder = Path(source).expanduser()
+    found = next((file for file in PICKLED if _holds(source, file, allow_download)), None)
+    if found is not None:
+        raise DebiasError(f"{quoted(source)} holds {found}, which can make the loader read a pickle. Use a model "
+                          "without it; an adapter is merged into its model first.")
     try:
         return getattr(transformers, auto).from_pretrained(str(folder) if folder.is_dir() else str(source),
                                                            local_files_only=not allow_download, trust_remote_code=False,
@@ -57,6 +64,19 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options:
                               "folder, or allow the download.") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DebiasError(f"{quoted(source)} could not be loaded as {auto}: {short(reason)}") from error
+
+
+def _holds(source: str | Path, file: str, allow_download: bool) -> bool:
+    """Is a file in the folder, or among those of an id?"""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return (folder / file).exists()
+    from huggingface_hub import hf_hub_download
+    try:
+        hf_hub_download(str(source), file, local_files_only=not allow_download)
+    except Exception:  # it is not there, or nobody knows
+        return False
+    return True
 
 
 def preprocess(processor: Any, arrays: Sequence[np.ndarray], model: torch.nn.Module) -> dict:

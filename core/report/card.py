@@ -6,7 +6,6 @@ of every prompt. Of two cards the page sets one model beside the other.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +25,7 @@ from .card_chart import Line, charts, shown_groups
 from .card_figures import Comparison, Figures, Row, check_card, compare, difference, figures
 from .card_words import (
     brief, headline, people_of, range_words, second_line, share_words, spaced, target_words, time_words)
+from .markdown import literal
 
 FIRST = 4      # attributes whose headlines stand at the top; of more, each has its own above its chart
 WORST = 4      # prompts of each attribute that are shown with pictures
@@ -355,7 +355,7 @@ def card_markdown(card: Mapping) -> str:
     card = check_card(card)
     found = [f for f in figures(card) if f.rows]
     each = max(10 // max(len(found), 1), 3)
-    heads, *rows = _farthest([list(map(_plain, _worst_cells(f, row))) for f in found for row in f.rows[:each]],
+    heads, *rows = _farthest([list(map(literal, _worst_cells(f, row))) for f in found for row in f.rows[:each]],
                              any(f.after for f in found))
     pictures = [row.before.n for f in found for row in f.rows]
     failures = [_failed(row) for own in card["sets"] for row in own["rows"]]
@@ -370,15 +370,15 @@ def card_markdown(card: Mapping) -> str:
         "A 95 % interval covers the model's own share in 95 of 100 such counts. KL is the distance of all shares from "
         "the target in nats; a model exactly on target stays below the noise floor in 95 of 100 cases."]
     return "\n".join([
-        f"## Who appears in the pictures of {_plain(short(card['model'])) or 'this model'}", "",
-        *(line for f in found for line in (f"**{_plain(headline(f))}** {_plain(second_line(f))}", "")),
+        f"## Who appears in the pictures of {literal(short(card['model'])) or 'this model'}", "",
+        *(line for f in found for line in (f"**{literal(headline(f))}** {literal(second_line(f))}", "")),
         *([f"The prompts farthest from the target, at most {each} of each attribute:", "",
           *(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))] if found else
           ["No prompt was measured."]),
-        "", "### How it was measured", "", *(f"- **{_plain(note)}**" for note in _notes(card)),
-        *(f"- {_plain(line)}" for line in measured),
+        "", "### How it was measured", "", *(f"- **{literal(note)}**" for note in _notes(card)),
+        *(f"- {literal(line)}" for line in measured),
         "", "### Limits", "", *(f"- {limit}" for limit in LIMITS), "",
-        _plain(", ".join([short(card.get("software") or "sd-debias"), short(card.get("created") or "")]).strip(", ")),
+        literal(", ".join([short(card.get("software") or "sd-debias"), short(card.get("created") or "")]).strip(", ")),
         ""])
 
 
@@ -390,11 +390,3 @@ LIMITS = (
     "LoRA can give others.",
     "Classifiers err, and not equally for all groups.",
 )
-# "www." and "http://" alone make a link of what follows.
-MARKUP = re.compile(r"[<>&|`*_\[\]{}#~\\@$^]|(?<=:)/|(?<!\d)\.(?=\S)")
-
-
-def _plain(text: str) -> str:
-    """A text in one line of which Markdown makes nothing: punctuation that can have a meaning becomes a character
-    reference, which is never part of markup."""
-    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))

@@ -161,10 +161,11 @@ function tools() {
 }
 
 function corrections() {
-  const runs = {};
+  const object = () => Object.create(null);  // in which a user's "__proto__" is a name like any other
+  const runs = object();
   for (const [s, a, i, p] of here()) {
     const section = data.sections[s], item = section.items[i], at = chosen[id(s, a, i, p)];
-    const own = (runs[section.run] ??= {})[section.attributes[a].name] ??= {};
+    const own = (runs[section.run] ??= object())[section.attributes[a].name] ??= object();
     own[section.people ? `${item.key}#${p + 1}` : item.key] = at < 0 ? null : section.attributes[a].groups[at];
   }
   return { form: data.form, runs };

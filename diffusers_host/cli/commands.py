@@ -97,7 +97,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     warnings = [*filter(None, [labelled.round.left_out, labelled.round.broken]), *unreadable,
                 *(warning for check in checks for warning in check.warnings)]
     say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
-    result = dict(folder=str(Path(options.images).resolve()), pictures=work.done, unreadable=work.unreadable,
+    result = dict(folder=Path(options.images).resolve().name, pictures=work.done, unreadable=work.unreadable,
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
                                                  for (name, d), a in zip(found.items(), attributes, strict=True)})
     if options.out:

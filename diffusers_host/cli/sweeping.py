@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...core.attribute import Attribute, parse, together
 from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, duration, planned
 from ...core.errors import DebiasError, quoted, short
-from ...core.files import contents, safe_name, write_atomic, writing
+from ...core.files import contents, inside, safe_name, write_atomic, writing
 from ...core.method.methods import named
 from .parts import Stopped, attributes_of, bench_of, checks_of, keep, say
 
@@ -307,7 +307,7 @@ def _place(options, folder: SweepFolder, model: int) -> tuple[Path, str]:
     models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:60] or "model" for own in folder.asked.models]
     same = [own.casefold() for own in [*models, "journals", "done", "sweep.json"]].count(models[model].casefold())
     place = models[model] if same == 1 else f"{model + 1}-{models[model]}"
-    return folder.root / place, name if len(models) == 1 else f"{name}-{place}"
+    return inside(folder.root, folder.root / place), name if len(models) == 1 else f"{name}-{place}"
 
 
 def _check_free(options, folder: SweepFolder) -> None:

@@ -12,7 +12,7 @@ from ...core.attribute import Attribute
 from ...core.calibration.loop import Calibration
 from ...core.calibration.plan import Plan
 from ...core.errors import DebiasError, quoted
-from ...core.files import exclusive, read_json, recover, write_atomic, writing
+from ...core.files import exclusive, inside, read_json, recover, write_atomic, writing
 from ...core.judge.check import Check
 from ...core.method.methods import Method
 from ...core.version import VERSION
@@ -67,11 +67,12 @@ class Asked:
 
 
 class SweepFolder:
-    """The folder of one sweep. Raises DebiasError where it is another one's."""
+    """The folder of one sweep, which may come from somebody else: no link in it is followed out of it. Raises
+    DebiasError where it is another one's."""
 
     def __init__(self, root: Path, asked: Asked | None = None):
         """asked: None reads what is there."""
-        self.root, path = root, root / NAME
+        self.root, path = root, inside(root, root / NAME)
         if asked is None:
             if not recover(path):
                 raise DebiasError(f"{quoted(root)} holds no sweep. Name the folder that 'sd-debias sweep --out' wrote "
@@ -92,7 +93,7 @@ class SweepFolder:
     @contextmanager
     def journal(self, shard: str) -> Iterator[Journal]:
         """This process's journal. Raises DebiasError where another process writes it."""
-        path = self.root / "journals" / f"{shard}.jsonl"
+        path = inside(self.root, self.root / "journals" / f"{shard}.jsonl")
         with ExitStack() as held:
             try:
                 held.enter_context(exclusive(path))
@@ -104,7 +105,7 @@ class SweepFolder:
             yield journal
 
     def journals(self) -> list[Path]:
-        return sorted((self.root / "journals").glob("*.jsonl"))
+        return [inside(self.root, path) for path in sorted((self.root / "journals").glob("*.jsonl"))]
 
     def lines(self) -> Iterator[dict]:
         for path in self.journals():
@@ -114,7 +115,8 @@ class SweepFolder:
         """Copy what another folder of the same sweep has measured. Raises DebiasError where it cannot be written."""
         with writing("The sweep", self.root):
             for path in [*part.journals(), *sorted((part.root / "done").glob("*.json"))]:
-                to, content = self.root / path.relative_to(part.root), path.read_bytes()
+                to = inside(self.root, self.root / path.relative_to(part.root))
+                content = inside(part.root, path).read_bytes()
                 if not to.exists() or content.startswith(to.read_bytes()):  # new, or grown since it was taken
                     write_atomic(to, content)
                 elif path.suffix == ".jsonl" and not to.read_bytes().startswith(content):
@@ -122,7 +124,7 @@ class SweepFolder:
 
     def state(self, model: int, job: int) -> Path:
         """The file of a finished prompt's calibration."""
-        return self.root / "done" / f"{model}-{job}.json"
+        return inside(self.root, self.root / "done" / f"{model}-{job}.json")
 
     def jobs(self, model: int) -> list[Job]:
         """All prompts of a model."""

@@ -13,7 +13,7 @@ from ...core.calibration.loop import round_names
 from ...core.calibration.plan import Plan
 from ...core.calibration.result import entry_of, profile_of
 from ...core.calibration.unfinished import key_of
-from ...core.errors import DebiasError, quoted
+from ...core.errors import DebiasError, placeless, quoted
 from ...core.files import read_json, recover, safe_name, write_atomic, writing
 from ...core.profile.file import SOFTWARE
 from ...core.report.card import card_markdown, card_page
@@ -146,7 +146,7 @@ def _measured(job: Job) -> bool:
 def _row(job: Job, measured: Measured) -> dict:
     c = job.calibration
     row = dict(prompt=c.prompt, subject=job.wanted.subject, entry=None, verdicts=[],
-               error=job.error or (None if job.finished else "not finished yet"))
+               error=placeless(job.error) if job.error else None if job.finished else "not finished yet")
     if row["error"] is None or _measured(job):
         row["entry"] = entry_of(c, measured.evaluations.get(job.number)).to_dict()
         row["verdicts"] = [c.verdict(i) for i in range(len(c.attributes))] if c.plan.rounds else []
