@@ -49,11 +49,17 @@ def test_nothing_is_left_in_english(language):
     assert {other for _, english, other in pairs(language) if english == other} == SAME[language]
 
 
+def inputs():
+    """The English names of inputs, which languages translate."""
+    return {name for of in read("en").values() for name in of.get("inputs", {})}
+
+
 def kept(text):
     """What no language translates: numbers, paths, names of files and formats, and values that a tooltip explains."""
     values = re.findall(r"(?:^|[.;] )([a-z]+):", text)
-    return sorted({*values, *re.findall(r"\d+(?:\.\d+)?|\w[\w.-]*[/_](?:[\w./-]*\w)?|safetensors|JSON|HTML|CFG|KL|LoRA",
-                                        text, re.ASCII)})
+    found = {*values, *re.findall(r"\d+(?:\.\d+)?|\w[\w.-]*[/_](?:[\w./-]*\w)?|safetensors|JSON|HTML|CFG|KL|LoRA",
+                                  text, re.ASCII)}
+    return sorted(found - {name for name in inputs() if "_" in name})
 
 
 @languages
@@ -128,7 +134,7 @@ def test_a_help_page_says_what_the_node_shows(node, language):
 @pytest.mark.parametrize("node", read("en"))
 def test_a_help_page_keeps_numbers_paths_and_code(node, language):
     english, other = (page(node, of).partition("\n## ")[2].rpartition("\n## ")[2] for of in ("en", language))
-    translated = {name for of in read("en").values() for name in of.get("inputs", {})} | {"positive", "name_2"}
+    translated = inputs() | {"positive", "name_2"}
     code = {part for part in re.findall(r"`([^`\n]+)`", english) if "<" not in part}
     blocks = re.findall(r"```\n.+?```", english, re.DOTALL)
     assert [part for part in {*kept(english), *code, *blocks} - translated if part not in other] == []
