@@ -48,7 +48,7 @@ by {fuzz['more_memory_mb']} MB over the run.
         parts.append(f"""## Killed at random moments
 
 `python benchmarks/kill.py --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): {kill['kills']} times kill -9 during
-`sd-debias calibrate`, half of them by the clock and half as a file appeared; {kill['kills_after_the_profile_was_saved']} came after the profile was saved.
+`sd-debias calibrate`, half of them at random times and half when a file appeared; {kill['kills_after_the_profile_was_saved']} of them after the profile was saved.
 All {kill['calibrations']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one_calibration']} kills.
 The command ends with an error at the first measured image that is lost, the first refusal (such as "exists already") and the
 first temporary file that is left; these figures are of a run that reached its end.
@@ -57,7 +57,7 @@ first temporary file that is left; these figures are of a run that reached its e
         parts.append(f"""## Sweeps, killed at random moments
 
 `python benchmarks/kill.py --what sweep --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): the same for `sd-debias sweep`;
-{kill['kills_after_the_profile_was_saved']} kills came after the profile was saved. All {kill['calibrations']} sweeps ended with an undisturbed run's weights and the label of
+{kill['kills_after_the_profile_was_saved']} kills of them after the profile was saved. All {kill['calibrations']} sweeps ended with an undisturbed run's weights and the label of
 every picture, the one killed most often after {kill['most_kills_of_one_calibration']} kills.
 """)
     return "\n".join(parts)

@@ -212,13 +212,14 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     if path.suffix.lower() in PICKLES:
         raise DebiasError(f"{name} is a pickle, which can run code when it is loaded. Use a .safetensors file.")
     precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
-    lacks_text = f"{name} has no text encoder, which directions are made with. Use the whole model."
+    lacks_text = f"{name} has no text encoder, which guidance needs. Use the whole model."
     options = {precision: dtype, "local_files_only": not allow_download}
     try:
         if path.is_dir():
             index = path / "model_index.json"
             if not index.exists():
-                raise DebiasError(f"{name} has no model_index.json, so it is no diffusers pipeline.")
+                raise DebiasError(f"{name} has no model_index.json, so it is not a diffusers pipeline. Name another "
+                                  "folder.")
             parts = read_json(index)
             if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
                 raise DebiasError(lacks_text)
@@ -267,7 +268,8 @@ def _pretrained(source: str, options: dict):
             raise
     pipe = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
     if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
-        raise DebiasError(f"{quoted(source)} is a {type(pipe).__name__}, which takes no prompt.")
+        raise DebiasError(f"{quoted(source)} is a {type(pipe).__name__}, which takes no prompt. Use a text-to-image "
+                          "pipeline.")
     return pipe
 
 

@@ -141,7 +141,7 @@ class Driver:
 
     def _greet(self, answer: Answer) -> None:
         if answer.found is None:
-            self._retire(answer.worker, f"{answer.worker} could not be opened: {answer.error}")
+            self._retire(answer.worker, f"{answer.worker} could not be started: {answer.error}")
         elif self.facts is None:
             self.facts = answer.found
             self._learn(answer.found)
@@ -150,17 +150,17 @@ class Driver:
 
     def _count(self, worker: str, unit: Unit, found: dict) -> None:
         if not answers(found, unit, [len(a.groups) for a in self.jobs[unit.job].calibration.attributes]):
-            self._fail(Answer(worker, unit, error="its answer does not fit what it was asked"))
+            self._fail(Answer(worker, unit, error="its answer does not fit the request"))
             return
         if found["facts"] != digest(self.facts):
-            self._retire(worker, f"{worker} is refused: it came back with another model, version or judge.")
+            self._retire(worker, f"{worker} is refused: its model, version or judge has changed.")
             return
         key = _key(unit)
         if blank(found["batches"]) and self._doubtful(worker, unit, "no picture is finite"):
             return
         if key in self._doubts and not blank(found["batches"]):
             before, why = self._doubts[key]
-            self._retire(before, f"{before} failed where {worker} did not: {short(why)}. Look after its machine.")
+            self._retire(before, f"{before} failed, but {worker} did not: {short(why)}. Check its machine.")
         self._doubts.pop(key, None)
         self._strikes.pop(worker, None)
         batches = len(found["batches"])
@@ -183,13 +183,12 @@ class Driver:
                 self._give_up(unit, answer.error)
             return
         self._strikes[worker].add(key)
-        self._trouble = f"The last one said: {short(answer.error)}."
+        self._trouble = f"The last error was: {short(answer.error)}."
         if known:
             self._drop(worker, unit)
             self._try_again(unit, worker, answer.error)
         if len(self._strikes[worker]) >= STRIKES:
-            self._retire(worker, f"{worker} is given nothing more after {STRIKES} mistakes in a row: "
-                                 f"{short(answer.error)}.")
+            self._retire(worker, f"{worker} gets no more work after {STRIKES} errors in a row: {short(answer.error)}.")
 
     def _doubtful(self, worker: str, unit: Unit, why: str) -> bool:
         """Is it the prompt, or this worker? Where another one is there, that one tells; then True."""
@@ -206,7 +205,7 @@ class Driver:
         self._tries[_key(unit)] += 1
         tries = self._tries[_key(unit)]
         if tries >= TRIES or tries >= 2 and self.engine.workers() <= 1:
-            self._give_up(unit, f"its pictures could not be made in {tries} tries: {short(why)}")
+            self._give_up(unit, f"its pictures could not be generated in {tries} tries: {short(why)}")
         else:
             self._repeat(unit, frozenset({worker}))
 
@@ -276,5 +275,5 @@ def difference(facts: dict, other: dict) -> str:
             what = {"software": "version of sd-debias", "model": "model", "setting": "setting",
                     "classifiers": "classifiers"}[name]
             return f"its {what} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
-    return ("its model files, judges, precision, device, libraries, settings page or extensions are others than this "
+    return ("its model files, judges, precision, device, libraries, settings page or extensions differ from this "
             "sweep's.")
