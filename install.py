@@ -61,7 +61,7 @@ def complain(sentence):
 
 
 def serve_host():
-    """Install small packages that the host's Python lacks, without their dependencies. Returns 0, even after an error."""
+    """Install small packages that the host's Python lacks, without their dependencies. Returns 0, even after errors."""
     try:
         absent = [name for name in HOST_OWNS if importlib.util.find_spec(name) is None]
         wanted = [package for name, package in SMALL.items() if importlib.util.find_spec(name) is None]

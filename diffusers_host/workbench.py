@@ -38,13 +38,13 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 class Workbench(Host):
-    """Generates and classifies with one model at one setting: the host of calibrations over diffusers.
+    """One diffusers model with its settings and judges: the host of calibrations in Python and on the command line.
 
     pipe         a diffusers text-to-image pipeline
-    clip         classifies, and measures fidelity where `fidelity` is not given; None where nothing is to be measured
+    clip         classifies, and measures fidelity unless `fidelity` is given; None if nothing is measured
     setting      steps, cfg, width, height, negative_prompt: what the pipeline is called with; recorded in profiles
-    classifiers  of attributes by name, where CLIP is not to judge: callables images -> probabilities
-    judged_by    what else tells the classifiers from others, such as `files.fingerprint` of their folders
+    classifiers  by attribute name, instead of CLIP: callables images -> probabilities
+    judged_by    further identification of the classifiers, such as `files.fingerprint` of their folders
     fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
     """
     again = "run the same command again"
@@ -99,7 +99,7 @@ class Workbench(Host):
                              encoded=encoded)
 
     def classifier(self, attribute: Attribute) -> Callable:
-        """The attribute's classifier, CLIP's where no other was given."""
+        """The attribute's classifier; CLIP's by default."""
         if attribute.name in self.classifiers:
             return self.classifiers[attribute.name]
         if self.clip is None:
@@ -145,7 +145,7 @@ class Workbench(Host):
 
     def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
                   plan: Plan | None = None) -> Calibration:
-        """A whole calibration, run to its end; by default within 5 points of the target with 95 % certainty."""
+        """Run a whole calibration; by default until it is within 5 points of the target with 95 % certainty."""
         plan = plan or planned("normal", method, batch_size=self.batch_size)
         calibration = Calibration(prompt, attributes, method, plan)
         for _ in self.run(calibration):

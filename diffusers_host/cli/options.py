@@ -32,7 +32,7 @@ def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None
 
 
 def given(options: argparse.Namespace, *names: str) -> list[str]:
-    """The flags of those options that the user set."""
+    """The flags of the named options that the user set."""
     return [_flag(name) for name in names if (value := getattr(options, name, None)) is not None and value is not False]
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: the model and its judges as the options name them, attributes, checks, files, words."""
+"""Shared by the commands: the model and its judges from the options, attributes, checks, files and output."""
 from __future__ import annotations
 
 import io
@@ -13,7 +13,7 @@ from ...core.files import fingerprint, read_json
 
 
 class Stopped(Exception):
-    """Ctrl-C or SIGTERM, with the words that say how to go on."""
+    """Ctrl-C or SIGTERM, with the text that says how to continue."""
 
 
 def bench_of(options, attributes: Sequence[Attribute] = ()):
@@ -122,7 +122,7 @@ def checks_of(options) -> list:
 
 
 def check_of_each(attributes: Sequence[Attribute], checks: Sequence) -> list:
-    """The check of each attribute, None where none came. Raises DebiasError for those that nothing is measured of."""
+    """The check of each attribute, or None. Raises DebiasError for checks of attributes that are not measured."""
     found = {check.attribute: check for check in checks}
     if len(found) < len(checks):
         twice = next(c.attribute for i, c in enumerate(checks) if c.attribute in {b.attribute for b in checks[:i]})

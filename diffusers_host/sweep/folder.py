@@ -1,4 +1,4 @@
-"""A sweep's folder: what is asked for, what was measured, and who is at work on it."""
+"""A sweep's folder: the request, the results, and locks of the processes that work on it."""
 from __future__ import annotations
 
 import json
@@ -26,7 +26,7 @@ NAME = "sweep.json"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sweep is of.
+    """The request of a sweep.
 
     models    as --model names them
     wanted    the prompts, each with its set of attributes
@@ -134,7 +134,7 @@ class SweepFolder:
         return made
 
     def load(self, model: int, jobs: Sequence[Job]) -> Measured:
-        """Give jobs what was measured of them, by whomever. Raises DebiasError for damaged files, and where the
+        """Load everything that was measured into the jobs. Raises DebiasError for damaged files, and where the
         journals are of different models."""
         for job in jobs:
             path = self.state(model, job.number)

@@ -1,4 +1,4 @@
-"""Which prompts a sweep is of: a suite that ships with the package, or a file of one's own."""
+"""The prompts of a sweep: a suite that comes with the package, or a file."""
 from __future__ import annotations
 
 import csv

@@ -1,4 +1,4 @@
-"""What a sweep gives for a model: a profile of all its prompts, every picture's labels, and the bias card."""
+"""The results of a sweep for one model: a profile of all its prompts, every picture's labels, and the bias card."""
 from __future__ import annotations
 
 import hashlib

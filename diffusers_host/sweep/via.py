@@ -40,7 +40,7 @@ KINDS = {"ComfyUI": "a ComfyUI", "web UI": "a web UI"}
 
 @dataclass(frozen=True)
 class Wish:
-    """What servers are to make pictures with.
+    """The model and settings that servers use.
 
     model     "demo", or, of web UIs, a checkpoint's name there
     workflow  of ComfyUI
@@ -52,7 +52,7 @@ class Wish:
 
 
 class Unreachable(Exception):
-    """Nobody answers."""
+    """The server does not answer."""
 
 
 class Failed(Exception):
@@ -435,7 +435,7 @@ def _facts(client: Client, stop: Event) -> dict:
 
 
 def _cancel(client: Client, tickets: Sequence[str]) -> None:
-    """Nobody waits for these units any more."""
+    """Cancel units that are not needed any more."""
     client.server.waits = ()
     try:
         if tickets:
