@@ -36,7 +36,7 @@ Other ideas, each in the section of its name:
 
 - *Every second step instead of the first ones* ("Which steps decide") moves fewer pictures to their group at the same cost.
 - *Weights guessed from the prompt's embedding* ("Prompts that were not calibrated"), by nearest prompt, ridge or kernel, are worse than an average
-  profile: a text does not say whom the model shows. The denoiser's first predictions do.
+  profile: a text does not tell who will appear. The denoiser's first predictions do.
 """
 
 
