@@ -161,7 +161,7 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     whole = 1 if sum(found.values()) <= 1 and any(0 < share < 1 for share in found.values()) else 100
     rest, missing = whole - sum(found.values()), [name for name in names if name not in found]
     if missing and rest < 0:
-        raise DebiasError(f"The shares in {quoted(text.strip())} are more than 100 in all, and nothing is left for "
+        raise DebiasError(f"The shares in {quoted(text.strip())} add up to more than 100, so nothing is left for "
                           f"{short(', '.join(missing))}. Lower them, or name all groups.")
     return tuple(found.get(name, rest / max(len(missing), 1)) for name in names)
 

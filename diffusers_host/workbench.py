@@ -286,10 +286,10 @@ def _check_without(pipe, lacking: list[str], name: str) -> None:
         family = family_of(pipe)
         family.encode(pipe, "a doctor") if family else encode(pipe, ["a doctor"])
     except Exception as error:  # pipelines miss them in many ways
-        raise DebiasError(f"{name} lacks {' and '.join(lacking)}, and a {type(pipe).__name__} does not go without. Put "
-                          "these parts into the folder, or load the pipeline in Python and give it to "
+        raise DebiasError(f"{name} lacks {' and '.join(lacking)}, which a {type(pipe).__name__} needs. Put these "
+                          "parts into the folder, or load the pipeline in Python and give it to "
                           "sd_debias.diffusers_host.workbench.Workbench.") from error
-    warnings.warn(f"{name} lacks {' and '.join(lacking)}; the pipeline goes without.")
+    warnings.warn(f"{name} lacks {' and '.join(lacking)}; the pipeline works without.")
 
 
 def check_device(device: str) -> None:

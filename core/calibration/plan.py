@@ -160,7 +160,7 @@ def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1, seco
     about, most = prompts * plan.about_images(attributes), prompts * plan.most_images
     images = f"About {about:,} images" + (f", at most {most:,}" if most > about else "")
     if seconds is None:
-        return f"{images}; how long that takes is said after the first ones."
+        return f"{images}; the time is shown after the first images."
     return f"{images}; about {duration(about * seconds)} at the speed of the last calibration or audit here."
 
 
@@ -173,7 +173,7 @@ def unused(sure: str, numbers: Mapping[str, float]) -> str:
     """What to tell a user whose form holds changed numbers beside a usual plan; "" where none is changed."""
     changed = [name for name in NUMBERS if name in numbers and (numbers[name] or 0) != FIELDS[name].default]
     return "" if sure == CUSTOM or not changed else (
-        f"How sure is '{sure}', which has numbers of its own: {', '.join(changed)} as set here are not used. Choose "
+        f"How sure is '{sure}', which sets its own numbers, so yours are not used: {', '.join(changed)}. Choose "
         f"'{CUSTOM}' to use them.")
 
 

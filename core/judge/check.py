@@ -45,8 +45,8 @@ class Check:
         if [len(row) for row in self.counts] != [n] * n or len(self.left_out) != n:
             raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, got another shape.")
         if self.obeyed is not None and len(self.obeyed) != n:
-            raise DebiasError(f"The check of {quoted(self.attribute)} knows how the model obeys for "
-                              f"{len(self.obeyed)} of its {n} groups. Make it again.")
+            raise DebiasError(f"The check of {quoted(self.attribute)} covers only {len(self.obeyed)} of its {n} "
+                              "groups. Make it again.")
         confusion_counts(self.counts)
 
     @classmethod

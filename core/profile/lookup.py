@@ -78,7 +78,7 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
                        "cannot balance several persons")
         elif len(entries) > 1:
             several += f"; {len(entries)} calibrated prompts have this subject, and the first is used"
-        said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} stands in this "
+        said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} is in this "
                 f"prompt{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
     if profile.others in (ALONE, PREDICT):

@@ -98,8 +98,8 @@ def _cells(text: str, name: str) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(text, newline=None)))
     except csv.Error as error:
-        raise DebiasError(f"{quoted(name)} is no table of comma-separated values ({error}). Save it again as CSV in "
-                          "UTF-8, or as a text with one prompt a line.") from error
+        raise DebiasError(f"{quoted(name)} is not a table of comma-separated values ({error}). Save it again as CSV "
+                          "in UTF-8, or as a text with one prompt per line.") from error
 
 
 def _filled(template: str, subject: str) -> str:
