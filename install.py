@@ -1,10 +1,11 @@
-"""Installs sd-debias, and tries it out. Standard library only.
+"""Install sd-debias, and try it out. Uses only the standard library.
 
-    python install.py         what a host runs (A1111 and Forge at every start, ComfyUI-Manager once): adds small
-                              packages that the host's Python lacks; silent and quick where nothing is missing
-    python install.py demo    makes .venv in this folder, runs the demo in it and says where the report is;
-                              further arguments go to `sd-debias demo`
-    python install.py test    the same with the whole test suite; further arguments go to pytest
+    python install.py         for hosts (A1111 and Forge run it at every start, ComfyUI-Manager once): installs small
+                              packages that the host's Python lacks; does nothing if none is missing
+    python install.py demo    makes .venv in this folder, runs the demo in it and prints where the report is;
+                              passes further arguments to `sd-debias demo`
+    python install.py test    makes .venv in this folder and runs the whole test suite in it; passes further
+                              arguments to pytest
 """
 import collections
 import hashlib
@@ -60,12 +61,12 @@ def complain(sentence):
 
 
 def serve_host():
-    """Add small packages that the host's Python lacks, with nothing they depend on. Never fails: 0 whatever happens."""
+    """Install small packages that the host's Python lacks, without their dependencies. Returns 0, even after errors."""
     try:
         absent = [name for name in HOST_OWNS if importlib.util.find_spec(name) is None]
         wanted = [package for name, package in SMALL.items() if importlib.util.find_spec(name) is None]
         if absent:
-            complain(f"sd-debias: this Python lacks {', '.join(absent)}, which only its host should install.")
+            complain(f"sd-debias: this Python lacks {', '.join(absent)}. Install them with the host's own installer.")
         if wanted:
             # Wheels alone, few retries: a start without network or compiler must not wait.
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:",
@@ -76,7 +77,8 @@ def serve_host():
                 raise OSError(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "pip failed")
             print(f"sd-debias: installed {', '.join(wanted)}.")
     except Exception as error:
-        complain(f"sd-debias: could not check or add packages, going on without ({' '.join(str(error).split())}).")
+        complain("sd-debias: could not check or install packages, and continues without them "
+                 f"({' '.join(str(error).split())}).")
     return 0
 
 
@@ -84,25 +86,25 @@ def serve_host():
 
 
 def demo(arguments):
-    """Run the demo, which says where its report is: in demo_output unless the arguments name another `--out`."""
+    """Run the demo, which prints where its report is: in demo_output, unless the arguments name another `--out`."""
     named = any(argument.split("=")[0] == "--out" for argument in arguments)
     out = [] if named else ["--out", str(ROOT / "demo_output"), "--overwrite"]  # that folder is this script's own
     return subprocess.call([str(program("sd-debias")), "demo", *out, *arguments], env=environment())
 
 
 def test(arguments):
-    """Run the whole test suite, or what the arguments choose of it."""
+    """Run the whole test suite, or the part that the arguments choose."""
     return subprocess.call([str(program("python")), "-m", "pytest", *arguments], cwd=str(ROOT), env=environment())
 
 
 def prepare(extra):
-    """Make .venv hold what `extra` needs at tested versions; at once where it already does."""
+    """Install what `extra` needs into .venv, at tested versions; does nothing if that is done."""
     made = STAMP.read_text(encoding="utf-8").splitlines() if STAMP.is_file() else []
     usable = made[:1] == [origin()] and program("python").is_file()
     if usable and made[1:] and made[1] in [fingerprint(name) for name in EXTRAS[EXTRAS.index(extra):]]:
         return
     if VENV.exists() and not STAMP.is_file():
-        raise OSError(f"{VENV} was not made by install.py, so it stays as it is. Move it away, then run this again.")
+        raise OSError(f"{VENV} was not made by install.py, so it is not changed. Move it away, then run this again.")
     if not usable:
         print(f"Making {VENV}", flush=True)
         if VENV.exists():
@@ -113,18 +115,19 @@ def prepare(extra):
         if done.returncode:
             raise OSError("Python could not make a virtual environment. On Debian and Ubuntu, first install "
                           "python3-venv.")
-    print("Installing torch, diffusers, transformers and a few more: some minutes, the first time only", flush=True)
+    print("Installing torch, diffusers, transformers and a few others; this takes a few minutes, only the first "
+          "time", flush=True)
     pip_install("--constraint", str(TESTED), "--editable", f".[{extra}]")
     STAMP.write_text(f"{origin()}\n{fingerprint(extra)}\n", encoding="utf-8")
 
 
 def origin():
-    """What .venv cannot outlive: the Python that it was made with and its place on disk."""
+    """The Python that makes .venv and its place on disk: if either changes, .venv must be made again."""
     return "Python {}.{} in {}".format(*sys.version_info[:2], ROOT)
 
 
 def fingerprint(extra):
-    """Changes with anything that says what is installed."""
+    """A digest of everything that determines what is installed."""
     facts = b"\0".join([extra.encode(), TESTED.read_bytes(), (ROOT / "pyproject.toml").read_bytes()])
     return hashlib.sha256(facts).hexdigest()
 
@@ -135,7 +138,7 @@ def program(name):
 
 
 def environment():
-    """The caller's variables, less what leads Python or pip out of .venv; no model is looked for on the network."""
+    """The caller's variables without those that lead Python or pip out of .venv; keeps models offline."""
     outside = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
     kept = {name: value for name, value in os.environ.items() if name not in outside}
     kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are busy, torch's waiting threads would take their time
@@ -145,7 +148,7 @@ def environment():
 
 
 def pip_install(*arguments):
-    """pip in .venv, a line for each large download; what it said last where it fails."""
+    """Run pip in .venv; prints a line per large download, and pip's last output if it fails."""
     command = [str(program("python")), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
     last = collections.deque(maxlen=20)
     with subprocess.Popen(command, cwd=str(ROOT), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -158,7 +161,7 @@ def pip_install(*arguments):
             elif step.startswith("Downloading") and step.endswith("MB)"):
                 print(f"  {step}", flush=True)
     if process.returncode:
-        raise OSError(f"{''.join(last)}pip could not install what sd-debias needs; its last words are above.")
+        raise OSError(f"{''.join(last)}pip could not install what sd-debias needs; its last output is above.")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ Made by `python benchmarks/effect.py` on {harness.machine()}. Each occupation is
 until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all pictures so far, then one verification.
 "Before" and "after" are measured once, without and with the weights, on the same N = {HELD_OUT} pictures of seeds that no decision has used
 (from {FRESH:,} on). "Floor of the draws": the 95 % point of the KL that a perfectly fair profile with these draws shows on so many pictures, by
-simulation; it stays below in 19 of 20 cases in the mean. "Floor of independent pictures": the same for a perfectly fair model, whose pictures vary
+simulation; it stays below in 19 of 20 cases on average. "Floor of independent pictures": the same for a perfectly fair model, whose pictures vary
 more. Margins are the plan's; {HELD_OUT} pictures show a share to 5 points themselves. "Pictures" are all of a calibration, its verification included.
 Fidelity is the share of pictures that show the prompt's occupation.
 

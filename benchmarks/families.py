@@ -50,14 +50,14 @@ def page(rows: list[dict], versions: dict) -> str:
 
 Made by `python benchmarks/families.py` from the suite's tests: tiny models with random weights of every family, with the real classes of the host's
 networks, text encoders and samplers. Numbers are the largest deviation as a share of what a push does; one level of 255 is the least that diffusers'
-pictures can differ by. *Left alone*: in a batch with pushed pictures, a picture without weights is the one without the package. *Full push*: a picture that
+pictures can differ by. *Left alone*: in a batch with pushed pictures, a picture without weights is identical to the one without the package. *Full push*: a picture that
 is pushed with weight -1 is that of its group's own text ("a doctor, a woman"), whatever the lengths of the texts of its batch. The directions
 inside sampling have no such text to compare with; for nine families of diffusers the suite compares `embedding` with classifier-free guidance
-against the group. This says that guidance does what it must on these networks, and nothing of how strong the bias of a real checkpoint is or how well it obeys: all figures
-of effect come from the demo model, and nobody has measured Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima or any other
-real checkpoint with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: doctor* try your own.
+against the group. This shows that guidance works on these networks. It says nothing about how strong the bias of a real checkpoint is or how well it can be steered: all figures
+of effect come from the demo model, and Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima and other real checkpoints have
+not been measured with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: doctor* test your own.
 
-Where texts differ in length, any weight brings a group's further words, so that a shift hardly grows with its weight: use draws, the default.
+If texts differ in length, any weight adds all words of a group, so a shift hardly grows with its weight: use draws, the default.
 """]
     for host in dict.fromkeys(row["host"] for row in rows):
         own = [row for row in rows if row["host"] == host]

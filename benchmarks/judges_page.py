@@ -29,7 +29,7 @@ def page(known: dict) -> str:
         parts.append(f"""## Throughput
 
 An audit of a folder of {found['pictures']} pictures of {found['pixels']} x {found['pixels']} pixels with the demo's CLIP labels {found['a_second']} a second, opening and
-thumbnails included ({found['machine']}; `python benchmarks/judges.py`). CLIP ViT-L/14 is some hundred times as large: there the model sets the pace.
+thumbnails included ({found['machine']}; `python benchmarks/judges.py`). CLIP ViT-L/14 is some hundred times as large: there the model determines the speed.
 """)
     return "\n".join(parts)
 
@@ -47,7 +47,7 @@ def _photographs(found: dict) -> str:
 
 `python benchmarks/photographs.py --pictures FOLDER` ({found['machine']}): {found['photographs']} photographs of seven packages, {found['faces']} faces, and {found['without']} pictures without any.
 Labels were written by hand, by one viewer, by appearance. It is an easy set: faces are large, most look into the camera, and few are dark or
-old. It tells a working judge from a broken one; it does not rank good ones.
+old. It separates a working judge from a broken one; it does not rank good judges.
 
 | detector | faces found | found where none is | seconds a picture |
 |---|---|---|---|
@@ -84,14 +84,14 @@ def _calibrations(found: dict) -> str:
     return f"""## Calibrations with such a judge
 
 To 30:70, within 5 points, with a check of 400 pictures a group; the share of women by the true labels on {found['images']} fresh pictures,
-whose own 95 % interval is ± 4.5 points ({found['machine']}). (At a target of 50:50 a judge that errs alike both ways shows even shares all the same.)
+whose own 95 % interval is ± 4.5 points ({found['machine']}). (At a target of 50:50, a judge with equal errors in both directions shows even shares anyway.)
 
 | labels wrong | with the check | occupation | women afterwards | sure within, by itself | images used |
 |---|---|---|---|---|---|
 {rows}
 
 Where few labels are wrong, calibrations end on target. At 30 % the check of 400 pictures a group itself leaves 4 points of doubt on the true
-share, the same for every occupation, and the calibration says how little it then knows: take a better judge. Without the check it
+share, the same for every occupation, and the calibration says so: use a better judge. Without the check it
 claims its 5 points and is wrong by more than 10.
 """
 

@@ -145,7 +145,7 @@ Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} a
 
 Both solvers have {PLAN.images} pictures an iteration, of the same direction. Of IDA, a round's KL is that of its own pictures. The policy
 gradient, of every second occupation, tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
-does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} pictures, in the mean.
+does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} pictures, on average.
 
 | attribute | solver | occupations | {" | ".join(f"iteration {i}" for i in range(ITERATIONS + 1))} | fair |
 |---|---|---|{"---|" * (ITERATIONS + 2)}""")
@@ -195,7 +195,7 @@ def plot(results: list[dict], path) -> None:
             low, high = np.quantile(curves, (0.25, 0.75), axis=0)
             axis.plot(curves.mean(0), "o-", color=colour, label=solver)
             axis.fill_between(range(ITERATIONS + 1), low, high, color=colour, alpha=0.2, linewidth=0)
-        axis.axhline(fair(name), color="#59636e", linestyle=":", label="a perfectly fair model, in the mean")
+        axis.axhline(fair(name), color="#59636e", linestyle=":", label="a perfectly fair model, on average")
         axis.set(title=name, xlabel=f"iteration of {PLAN.images} pictures")
         axis.grid(color="#dfe3e8")
     axes[0][0].set_ylabel("KL to the target, nats")

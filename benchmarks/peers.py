@@ -152,7 +152,7 @@ def uce_loop(prompt, attribute, images: int = 10, most: int = 30, dead_zone: flo
 
 
 def every_picture(prompt, attribute):
-    """This package's draw without calibration: each picture is sent to a group drawn from the target."""
+    """This package's draw without calibration: each picture is steered to a group drawn from the target."""
     steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
     profile = Profile("peers", METHODS["default"], (attribute,), (Entry(prompt, (steering,)),), harness.bench.setting,
                       "", "", "")
@@ -271,8 +271,8 @@ Everything is measured on N = {TESTED} pictures of seeds that no calibration has
 "Distance" is 1 - cosine between CLIP's features of a picture and of the unguided one with the same seed, "other group" the share of
 pictures that change their group. A calibration's pictures include its audit and its verification. "Seconds" is CPU time against the plain
 model's, both in one process. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share: toward the drawn group
-and away from the others; "toward alone" leaves the others out, which this model takes better, and "wider" has a threshold of 0.5
-besides: the best of the settings tried on other seeds (scale 2 to 14, threshold 0 to 0.95, warm-up 0 to 0.2). The negative prompt and SLD name the group that an audit found commonest.
+and away from the others; "toward alone" leaves the others out, which works better on this model, and "wider" has a threshold of 0.5
+as well: the best of the settings tried on other seeds (scale 2 to 14, threshold 0 to 0.95, warm-up 0 to 0.2). The negative prompt and SLD name the group that an audit found commonest.
 
 EquiSteer (Gaintseva et al. 2026, arXiv 2607.01147), Embedding Arithmetic (Thirugnana Sambandham and Schön 2026, arXiv 2604.18167) and
 FairImagen (Fu et al. 2025, arXiv 2510.21363) are written anew from their papers and public code, with their settings but for what this

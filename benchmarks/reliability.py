@@ -53,7 +53,7 @@ by {fuzz['more_memory_mb']} MB over the run.
         parts.append(f"""## Killed at random moments
 
 `python benchmarks/kill.py --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): {kill['kills']} times kill -9 during
-`sd-debias calibrate`, half of them by the clock and half as a file appeared. What the killed processes were at: {_phases(kill)}.
+`sd-debias calibrate`, half of them at random times and half when a file appeared. What the killed processes were doing: {_phases(kill)}.
 All {kill['ended']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one']} kills.
 The command ends with an error at the first measured image that is lost, the first refusal (such as "exists already") and the
 first temporary file that is left; these figures are of a run that reached its end.

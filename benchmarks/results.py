@@ -30,13 +30,13 @@ Ways to calibrate on less, measured in "Cheaper rounds" above:
 - *Counting half-finished pictures, or pictures of half the steps*, tells gender almost always, and the tone of pictures that nothing pushes too
   rarely. With some of them finished to correct the bias, rounds of gender would take about 30 % fewer model evaluations and more pictures,
   decoding and judging not counted; rounds of tones would take more of both.
-- *The first steps as a prior* are worth about as many finished pictures as they cost ("Prompts that nobody calibrated").
+- *The first steps as a prior* are worth about as many finished pictures as they cost ("Prompts that were not calibrated").
 
 Other ideas, each in the section of its name:
 
 - *Every second step instead of the first ones* ("Which steps decide") moves fewer pictures to their group at the same cost.
-- *Weights guessed from the prompt's embedding* ("Prompts that nobody calibrated"), by nearest prompt, ridge or kernel, are worse than an average
-  profile: a text does not say whom the model shows. The denoiser's first predictions do.
+- *Weights guessed from the prompt's embedding* ("Prompts that were not calibrated"), by nearest prompt, ridge or kernel, are worse than an average
+  profile: a text does not tell who will appear. The denoiser's first predictions do.
 """
 
 

@@ -104,13 +104,13 @@ how many of those are more than the change of the shares asks for (their total v
 features between the two.
 
 Below the 95 % floor end {', '.join(f'{reached[way]} of {len(cases)} with {way}' for way in WAYS[1:])} (with nothing, {reached["nothing"]}). `draw`, which
-calibration chooses, is at least as good as `shift` in {won["needless"][0]} of {len(cases)} cases, as sending every picture to a drawn group in
-{won["needless"][1]}, and as both at once in {won["needless"][2]}: it reaches the target where the other does not, or changes no more pictures needlessly,
-or, where both miss, comes nearer. Counting all changed pictures instead of the needless ones these are {won["all"][0]}, {won["all"][1]} and
+calibration chooses, is at least as good as `shift` in {won["needless"][0]} of {len(cases)} cases, as steering every picture to a drawn group in
+{won["needless"][1]}, and as both at once in {won["needless"][2]}: it reaches the target where the other does not, or changes no more pictures without need,
+or, if both miss it, ends nearer. Counting all changed pictures instead of the needless ones, these are {won["all"][0]}, {won["all"][1]} and
 {won["all"][2]}. A perfectly fair model itself would miss the floor in one of twenty cases. Calibrations had rounds of {', '.join(str(images) for _, images, _ in ATTRIBUTES.values())}
 pictures for two, five and ten groups, and verifications as large as the tests.
 
-The pictures of `draw` stay nearer to the unguided ones in {nearer['draw, every picture']} of {len(cases)} cases than where every one is sent to a drawn
+The pictures of `draw` stay nearer to the unguided ones in {nearer['draw, every picture']} of {len(cases)} cases than if every one is steered to a drawn
 group, and in {nearer['shift']} than those of `shift`, which moves all of them a little.
 
 | attribute | prompt | way | KL | 95 % floor | other group | needless | distance | fidelity | pictures to calibrate |

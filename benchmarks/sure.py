@@ -170,8 +170,8 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
     if len(rows) == len(OCCUPATIONS):
         begun, covered = zip(*listed(rows))
         text.append(f"""
-A list of these {len(rows)} prompts, gender, plan normal, {REPEATS} times, in which what pushes did to earlier prompts counts a little:
-{np.mean(begun):.0f} pictures begun a prompt in the mean, {np.mean(covered):.1%} of the answers within the margin.""")
+A list of these {len(rows)} prompts, gender, plan normal, {REPEATS} times, in which the effect of pushes on earlier prompts counts a little:
+{np.mean(begun):.0f} pictures begun per prompt on average, {np.mean(covered):.1%} of the answers within the margin.""")
     text.append(f"""
 ## Floors of draws
 

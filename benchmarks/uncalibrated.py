@@ -1,4 +1,4 @@
-"""Prompts that nobody calibrated: the weights for an occupation guessed from profiles of the nineteen others.
+"""Prompts that were not calibrated: the weights for an occupation guessed from profiles of the nineteen others.
 
     python benchmarks/uncalibrated.py
 
@@ -159,7 +159,7 @@ def worth(results: list[dict]) -> float:
 
 def tables(results: list[dict]) -> str:
     """Markdown: a row an attribute and guess."""
-    text = [f"""# Prompts that nobody calibrated
+    text = [f"""# Prompts that were not calibrated
 
 Made by `python benchmarks/uncalibrated.py` on {harness.machine()}: the weights of each of the demo model's twenty occupations are guessed
 from the calibrations of the nineteen others, and tested on N = {harness.HELD_OUT} seeds that no calibration has used.
@@ -171,8 +171,8 @@ from the calibrations of the nineteen others, and tested on N = {harness.HELD_OU
 - *first steps*: the prompt's prediction in the first steps, where pictures are still noise, is solved as a mixture of the predictions
   for its groups (`core/calibration/first_steps.py`); draw probabilities by ridge regression on these shares. {IMAGES} pictures are begun and none is
   finished: as many model evaluations as 24 pictures for two groups and 42 for five, for this prompt and each calibrated one
-- *few*: from {PER_GROUP} calibrated prompts a group, drawn at random, which is the least that a prediction is made from
-- *every picture*: no shares are needed if each picture is sent to a group drawn from the target
+- *few*: from {PER_GROUP} calibrated prompts a group, drawn at random, the minimum for a prediction
+- *every picture*: no shares are needed if each picture is steered to a group drawn from the target
 
 | attribute | guess | mean KL | largest KL | ratio to the average profile | below the 95 % floor | pictures that show another group | fidelity |
 |---|---|---|---|---|---|---|---|"""]
@@ -187,7 +187,7 @@ from the calibrations of the nineteen others, and tested on N = {harness.HELD_OU
     text += [f"""
 As a prior of a calibration of gender, the first steps are worth about {worth(results):.0f} finished pictures, and cost about as much as 24.
 """, """
-How far the text of an occupation lies from its nearest calibrated one does not tell how well weights carry over. Spearman's rank correlation of that
+The distance of an occupation's text from its nearest calibrated one does not predict how well weights carry over. Spearman's rank correlation of that
 distance with the KL of a guess, over the occupations:
 
 | attribute | guess | correlation | occupations |

@@ -72,7 +72,7 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/windows.py` on {harness.machine()}: direction `embedding` on the demo model, {STEPS} steps, every picture pushed to a drawn group
 at strength 1, but only in the steps named; mean over {', '.join(OCCUPATIONS)}, N = {N} pictures each. "As drawn" is the share of pictures that
-show the group they were pushed to. "Evaluations" is the cost of the whole run against the unguided one: one row more on two.
+show the group they were pushed to. "Evaluations" is the cost of the whole run against the unguided one: one extra row on two.
 
 | attribute | steps pushed | as drawn | KL | occupation right | distance to the unguided picture | evaluations |
 |---|---|---|---|---|---|---|"""]

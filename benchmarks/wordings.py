@@ -123,10 +123,10 @@ def tables(results: list[dict]) -> str:
 Made by `python benchmarks/wordings.py` on {harness.machine()}: the shipped profile of "a photo of a ..." for {len(subjects)} occupations of the
 demo model, used for {len(WORDINGS)} other wordings of each; N = {len(SEEDS)} seeds that no calibration has used. Means over the occupations, with bootstrap 95 % intervals over these.
 *carried over*: what the profile gives such a prompt. *own weights*: solved from the prompt's own unguided pictures, half by half, and
-tested on the other half. *every picture*: each is sent to a group that is drawn from the target. "Needless" is the share of pictures
+tested on the other half. *every picture*: each is steered to a group drawn from the target. "Needless" is the share of pictures
 whose group changed beyond the least that the change of the shares needs. The demo model reads no emphasis here: brackets
-and weights are words to it. "Tones" is how far the shares of five skin tones, which nobody steered, moved with the carried-over
-weights (total variation; the last column is what two samples of one model differ by in the mean).
+and weights are words to it. "Tones" is how far the shares of five skin tones, which were not steered, moved with the carried-over
+weights (total variation; the last column is the mean difference between two samples of one model).
 
 | wording | look-up | KL: nothing | carried over | own weights | every picture | floor of own draws | needless: carried over, own, every | occupation shown: nothing, carried over | tones moved | by chance |
 |---|---|---|---|---|---|---|---|---|---|---|"""]
@@ -147,7 +147,7 @@ weights (total variation; the last column is what two samples of one model diffe
                     f"{moved:.3f} | {chance:.3f} |")
         if kl["carried over"] > 2 * kl["own weights"]:
             listed.append(f"- `{wording.format('X')}`: {kl['carried over'] / kl['own weights']:.1f} times")
-    text += ["", "Wordings whose carried-over KL is more than twice that of weights of their own, in the mean:", "",
+    text += ["", "Wordings whose carried-over KL is more than twice that of weights of their own, on average:", "",
              *(listed or ["- none"]), "",
              f"Prompts that name a group, of gender, tone or both, in positive and negative wording: {len(explicit_prompts)}, of which "
              f"{len(explicit_prompts) - len(wrong)} are left alone on what they name, and on nothing else."]

@@ -25,7 +25,7 @@ class Group:
     """One group of an attribute.
 
     texts             descriptions whose mean embedding is the group's g_i; may contain `{prompt}`
-    classifier_texts  captions for zero-shot classification, ensembled; where empty, the texts and "a photo of" them
+    classifier_texts  captions for zero-shot classification, averaged; if empty: the texts and "a photo of" them
     words             words by which a prompt names the group itself, so that the attribute is left alone there; None:
                       those of core/profile/named.py. Empty: nothing names it
     """
@@ -60,7 +60,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Attribute:
-    """Groups with a target share each; the target is uniform where none is given and is normalised to sum to 1."""
+    """Groups, each with a target share. Without a target, shares are even; targets are scaled to sum to 1."""
     name: str
     groups: tuple[Group, ...]
     target: tuple[float, ...] = ()
@@ -125,8 +125,8 @@ def _texts(group: dict, key: str) -> tuple[str, ...]:
 
 
 def together(attributes: Sequence[Attribute]) -> tuple[Attribute, ...]:
-    """Attributes that are measured and calibrated together. Raises DebiasError for none, more than eight, and two of
-    one name: by their names they are told apart."""
+    """Check attributes that are measured and calibrated together. Raises DebiasError for none, for more than eight,
+    and for two with the same name."""
     attributes = tuple(attributes)
     names = [attribute.name for attribute in attributes]
     if not attributes:
@@ -166,7 +166,7 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     whole = 1 if sum(found.values()) <= 1 and any(0 < share < 1 for share in found.values()) else 100
     rest, missing = whole - sum(found.values()), [name for name in names if name not in found]
     if missing and rest < 0:
-        raise DebiasError(f"The shares in {quoted(text.strip())} are more than 100 in all, and nothing is left for "
+        raise DebiasError(f"The shares in {quoted(text.strip())} add up to more than 100, so nothing is left for "
                           f"{short(', '.join(missing))}. Lower them, or name all groups.")
     return tuple(found.get(name, rest / max(len(missing), 1)) for name in names)
 
@@ -220,7 +220,8 @@ def _described(group: str) -> re.Match | None:
 
 
 def joint(attributes: Sequence[Attribute]) -> Attribute:
-    """Intersections as one attribute: a group for every combination, its target the product of the single ones."""
+    """Combine attributes into one: a group for every combination, with the product of the single targets as its
+    target."""
     if not attributes:
         raise DebiasError("Expected one attribute or more to combine, got none.")
     combinations = list(itertools.product(*(attribute.groups for attribute in attributes)))

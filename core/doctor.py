@@ -58,7 +58,7 @@ def examine(host: Host, facts: Sequence[str] = (), method: Method = METHODS["def
     second group's own text.
 
     facts     what the host knows of its model and texts, in words
-    classify  tells whom the pushed pictures show; without one nobody looks
+    classify  decides which group the pushed pictures show; None: not tested
 
     Never raises DebiasError: what goes wrong is a finding. Raises `host.interruption`.
     """

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how their sentences quote what came."""
+"""Errors that a user can correct, and how their messages quote user input."""
 from __future__ import annotations
 
 import re
@@ -11,7 +11,7 @@ FOLDERS = re.compile(r"""(?<![\w.~:/\\])(?:[A-Za-z]:[\\/]|/|\\\\)(?:[^\s'"\\/:]+
 
 
 class DebiasError(ValueError):
-    """A mistake that the user can mend. Its text says what was expected, what came, and what to do.
+    """A mistake that the user can correct. Its text says what was expected, what was given, and what to do.
 
     Hosts show that text alone. Any other exception is a bug and keeps its traceback.
     """

@@ -164,9 +164,9 @@ class GuidedDenoiser:
             self.family and self.family.apart)
         expected = self.images * (2 if cfg else 1)
         if rows != expected:
-            raise DebiasError(f"Expected {expected} rows a step for {self.images} rows of weights, but the pipeline "
+            raise DebiasError(f"Expected {expected} rows per step for {self.images} rows of weights, but the pipeline "
                               f"evaluates {rows}. Generate as many images in a call as there are rows of weights; a "
-                              f"pipeline with guidance of another kind needs the direction 'prompt'.")
+                              "pipeline with guidance of another kind needs the direction 'prompt'.")
         # Flux and others evaluate a negative prompt in a call of its own, after the prompt's.
         text = call.get("encoder_hidden_states")
         if self.text is None:
@@ -266,8 +266,9 @@ class WindowedPrompt(GuidedDenoiser):
     def _own(self, name: str, text: Tensor) -> Tensor:
         prompt, rows = self.encoded.prompt[name].to(text), text.clone()
         if prompt.shape[1:] != text.shape[1:]:
-            raise DebiasError("In a part of the steps the prompt and its groups' texts must have one length, but these "
-                              f"have {prompt.shape[1]} and {text.shape[1]} tokens. Guide in all steps.")
+            raise DebiasError("To guide in only a part of the steps, the prompt and its groups' texts must have one "
+                              f"length, but these have {prompt.shape[1]} and {text.shape[1]} tokens. Guide in all "
+                              "steps.")
         rows[len(text) - self.images + self.guided.to(text.device)] = prompt  # the others hold it already
         return rows
 

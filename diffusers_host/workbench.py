@@ -39,13 +39,13 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 class Workbench(Host):
-    """Generates and classifies with one model at one setting: the host of calibrations over diffusers.
+    """One diffusers model with its settings and judges: the host of calibrations in Python and on the command line.
 
     pipe         a diffusers text-to-image pipeline
-    clip         classifies, and measures fidelity where `fidelity` is not given; None where nothing is to be measured
+    clip         classifies, and measures fidelity unless `fidelity` is given; None if nothing is measured
     setting      steps, cfg, width, height, negative_prompt: what the pipeline is called with; recorded in profiles
-    classifiers  of attributes by name, where CLIP is not to judge: callables images -> probabilities
-    judged_by    what else tells the classifiers from others, such as `files.fingerprint` of their folders
+    classifiers  by attribute name, instead of CLIP: callables images -> probabilities
+    judged_by    further identification of the classifiers, such as `files.fingerprint` of their folders
     fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
     """
     again = "run the same command again"
@@ -100,7 +100,7 @@ class Workbench(Host):
                              encoded=encoded)
 
     def classifier(self, attribute: Attribute) -> Callable:
-        """The attribute's classifier, CLIP's where no other was given."""
+        """The attribute's classifier; CLIP's by default."""
         if attribute.name in self.classifiers:
             return self.classifiers[attribute.name]
         if self.clip is None:
@@ -146,7 +146,7 @@ class Workbench(Host):
 
     def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
                   plan: Plan | None = None) -> Calibration:
-        """A whole calibration, run to its end; by default within 5 points of the target with 95 % certainty."""
+        """Run a whole calibration; by default until it is within 5 points of the target with 95 % certainty."""
         plan = plan or planned("normal", method, batch_size=self.batch_size)
         calibration = Calibration(prompt, attributes, method, plan)
         for _ in self.run(calibration):
@@ -215,13 +215,14 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     if path.is_file() and path.suffix.lower() != ".safetensors":  # by another name, diffusers takes it for a pickle
         raise DebiasError(f"Expected a .safetensors file, but {name} came. Use one.")
     precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
-    lacks_text = f"{name} has no text encoder, which directions are made with. Use the whole model."
+    lacks_text = f"{name} has no text encoder, which guidance needs. Use the whole model."
     options = {precision: dtype, "local_files_only": not allow_download}
     try:
         if path.is_dir():
             index = path / "model_index.json"
             if not index.exists():
-                raise DebiasError(f"{name} has no model_index.json, so it is no diffusers pipeline.")
+                raise DebiasError(f"{name} has no model_index.json, so it is not a diffusers pipeline. Name another "
+                                  "folder.")
             parts = read_json(index)
             if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
                 raise DebiasError(lacks_text)
@@ -275,7 +276,8 @@ def _pretrained(source: str, options: dict):
             raise
     pipe = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
     if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
-        raise DebiasError(f"{quoted(source)} is a {type(pipe).__name__}, which takes no prompt.")
+        raise DebiasError(f"{quoted(source)} is a {type(pipe).__name__}, which takes no prompt. Use a text-to-image "
+                          "pipeline.")
     return pipe
 
 
@@ -292,10 +294,10 @@ def _check_without(pipe, lacking: list[str], name: str) -> None:
         family = family_of(pipe)
         family.encode(pipe, "a doctor") if family else encode(pipe, ["a doctor"])
     except Exception as error:  # pipelines miss them in many ways
-        raise DebiasError(f"{name} lacks {' and '.join(lacking)}, and a {type(pipe).__name__} does not go without. Put "
-                          "these parts into the folder, or load the pipeline in Python and give it to "
+        raise DebiasError(f"{name} lacks {' and '.join(lacking)}, which a {type(pipe).__name__} needs. Put these "
+                          "parts into the folder, or load the pipeline in Python and give it to "
                           "sd_debias.diffusers_host.workbench.Workbench.") from error
-    warnings.warn(f"{name} lacks {' and '.join(lacking)}; the pipeline goes without.")
+    warnings.warn(f"{name} lacks {' and '.join(lacking)}; the pipeline works without.")
 
 
 def check_device(device: str) -> None:

@@ -1,4 +1,4 @@
-"""Debias Audit: whom do these images show?"""
+"""Debias Audit: which groups do these images show?"""
 from __future__ import annotations
 
 import json

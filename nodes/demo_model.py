@@ -28,7 +28,7 @@ TEXT = dict(vocab_size=49408, max_position_embeddings=77, hidden_size=TEXT_WIDTH
 
 
 class DemoUNet(comfy.supported_models.SD15):
-    """Stable Diffusion 1's layout in small."""
+    """The layout of Stable Diffusion 1, in miniature."""
     unet_config = dict(UNET)
     unet_extra_config = dict(num_heads=4, num_head_channels=-1)  # diffusers' attention_head_dim counts heads
 

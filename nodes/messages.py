@@ -1,4 +1,4 @@
-"""What a run says: as text on a node, in the log, and in the metadata of saved images."""
+"""Messages of a run: as text on a node, in the log, and in the metadata of saved images."""
 from __future__ import annotations
 
 import json

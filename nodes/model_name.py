@@ -1,4 +1,4 @@
-"""What a profile's setting calls the model and the text encoder."""
+"""Names of the model and the text encoder in a profile's setting."""
 from __future__ import annotations
 
 from pathlib import PurePath

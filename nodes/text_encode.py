@@ -57,7 +57,7 @@ class DebiasTextEncode(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.String.Input("text", multiline=True, dynamic_prompts=True, default="", tooltip=(
-                    "The prompt. It is encoded as it stands; only its conditioning is shifted.")),
+                    "The prompt. It is encoded unchanged; only its conditioning is shifted.")),
                 Profiles.Input("profile", tooltip="From Debias Load Profile or Debias Calibrate."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip=(
                     "1: as calibrated. 0: bit-identical to CLIP Text Encode.")),

@@ -1,4 +1,4 @@
-"""What is registered with the host each time that it loads the shim."""
+"""Registration with the host, each time it loads the shim."""
 from __future__ import annotations
 
 from . import host_a1111

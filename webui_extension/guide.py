@@ -1,4 +1,4 @@
-"""What is applied to a generation: a profile with the accordion's settings, or a round of a calibration."""
+"""The guidance of one generation: a profile with the accordion's settings, or a round of a calibration."""
 from __future__ import annotations
 
 import re

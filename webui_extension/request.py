@@ -1,4 +1,4 @@
-"""What a request over the API asks the host to generate with."""
+"""The generation settings of an API request."""
 from __future__ import annotations
 
 from typing import Mapping

@@ -182,7 +182,7 @@ def card(result: dict) -> str:
     low, high = stated["both_interval"]
     return f"""# The demo model
 
-A Stable Diffusion 1 in small (4x8x8 latents, 64x64 pictures), trained by `benchmarks/demo_training/train.py` on the emoji of
+A miniature Stable Diffusion 1 (4x8x8 latents, 64x64 pictures), trained by `benchmarks/demo_training/train.py` on the emoji of
 {len(artwork.OCCUPATIONS)} occupations by two artists, for both genders and five skin tones that Unicode has: Noto Emoji (Apache-2.0)
 and Twemoji (CC-BY 4.0). It is **biased on purpose**, by the table in `benchmarks/demo_training/bias.py`, so that there is something to
 measure and the right answer is known. It knows these pictures and nothing else, and says nothing about the world.

@@ -30,8 +30,8 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
                  ) -> tuple[list[Check], Outcome]:
     """A check of each attribute's judge, by `count` pictures of each group, of these prompts with the group's text.
 
-    Of corrections by hand, all pictures count as what the hand says they show, and the model's obedience is known.
-    Where the judge is a panel, a picture on which all its judges agree counts as known too. Raises DebiasError; the
+    With corrections by hand, all pictures count as labelled by hand, which also tells how well the model follows its
+    prompt. If the judge is a panel, pictures on which all its judges agree count as known too. Raises DebiasError; the
     outcome holds the pictures with their labels, and is not complete where it was interrupted or an error ended it.
     """
     attributes = together(attributes)

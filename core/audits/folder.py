@@ -161,7 +161,7 @@ class Labeller:
 
 
 class FolderAudit:
-    """Labels the pictures of a folder; `run` goes on where an interrupted run of the same folder and judges ended.
+    """Labels the pictures of a folder. `run` continues an interrupted run with the same folder and judges.
 
     judged_by  plain values that tell the judges from others
     state      file of what was done so far; None: nothing is kept
@@ -228,7 +228,7 @@ class FolderAudit:
                         self.notes)
 
     def forget(self) -> None:
-        """The result is written: what was kept of the work goes."""
+        """Delete the saved state, once the result is written."""
         if self.state is not None:
             self.state.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Pictures that somebody brings, labelled as they are."""
+"""Audits of given pictures, labelled as they are."""
 from __future__ import annotations
 
 import hashlib

@@ -37,7 +37,7 @@ class Labelled:
     attributes  that were judged
     round       their labels, in the order of `keys`
     keys        what each picture is known by: "seed 12", or its file's name
-    run         tells these pictures from others: corrections of another run do not fit
+    run         identifies these pictures: corrections of another run do not fit
     thumbs      JPEG thumbnails by key, as far as they are kept
     checks      of the judges, one an attribute
     notes       by key, why a picture could not be read

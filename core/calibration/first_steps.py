@@ -1,4 +1,4 @@
-"""A prompt that nobody calibrated: how far it lies from calibrated ones, and weights predicted from theirs.
+"""Uncalibrated prompts: their distance from calibrated ones, and weights predicted from theirs.
 
 While a picture is still noise, the prediction for a prompt c is a mean over all that c may show: a mixture of the
 predictions for c's groups, eps(x, c) = sum_i p_i eps(x, c_i). Solved for p in the first steps it tells, before there is
@@ -36,7 +36,7 @@ LOOKING = Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=EARLY
 
 @dataclass(frozen=True)
 class Distance:
-    """Of a prompt from the calibrated ones: 1 - cosine of text embeddings, each the mean over its tokens.
+    """Distance of a prompt from the calibrated ones: 1 - cosine of text embeddings, each the mean over its tokens.
 
     nearest   the calibrated prompt that is nearest
     distance  to it
@@ -48,7 +48,7 @@ class Distance:
 
     @property
     def too_far(self) -> bool | None:
-        """None where a single calibrated prompt cannot tell what is far."""
+        """Is the distance above `usual`? None if there is only one calibrated prompt."""
         return None if self.usual is None else self.distance > self.usual
 
     def __str__(self) -> str:

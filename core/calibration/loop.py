@@ -54,9 +54,9 @@ class Round:
     """One round's images: how they were steered and what they were classified as.
 
     labels      one list an attribute: the group's index, or below 0 why the image is left out (`judge.LEFT_OUT`)
-    faces       how many faces each image shows; empty where nobody looked for faces
+    faces       how many faces each image shows; empty if no faces were sought
     people      where every person counts, one list an attribute: of each image the labels of its persons
-    fidelity    one number an image that shows something: how well it shows its prompt, in the measure of the host
+    fidelity    one number per valid image: how well it matches its prompt, as scored by the host
     not_finite  images with NaN or infinite pixels
     one_colour  images whose pixels are all equal, which no working model makes
     watched     labels of attributes that are not calibrated, by name; see core/calibration/watched.py
@@ -114,7 +114,7 @@ class Round:
 
     @property
     def broken(self) -> str:
-        """How many images show nobody, in words; empty where all show something."""
+        """How many images are broken (not finite, or of one colour), in words; empty if none is."""
         found = [f"{count} {words}" for count, words in (
             (self.not_finite, "are not finite (NaN or infinite)"),
             (self.one_colour, "are of one colour throughout, often black")) if count]
@@ -134,14 +134,14 @@ class Round:
                          confusion=confusion)
 
     def shows(self, attribute: int) -> bool:
-        """Was anybody classified?"""
+        """Was any image classified?"""
         people = self.people[attribute] if self.people else ()
         return any(label >= 0 for label in self.labels[attribute] if not self.people) or any(
             label >= 0 for image in people for label in image)
 
     @property
     def left_out(self) -> str:
-        """Which images nobody could be found in, and which show several persons, in words; "" where none are known."""
+        """How many images show no face and how many show several persons, in words; "" if none is known."""
         none = max((sum(label == NO_FACE for label in own) for own in self.labels), default=0)
         several = sum(count > 1 for count in self.faces)
         differ, agree = max(((sum(label == DISAGREED for label in own), sum(label >= 0 for label in own))
@@ -193,7 +193,7 @@ def named_shares(names: Sequence[str], shares: Sequence[float]) -> str:
 
 
 class Calibration:
-    """One prompt's calibration; `run` advances it, `rounds` is what was measured, `stop` says why it ended.
+    """The calibration of one prompt. `run` advances it, `rounds` holds what was measured, `stop` says why it ended.
 
     `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach.
     """
@@ -263,8 +263,8 @@ class Calibration:
                  fidelity: Callable[[Sequence], Sequence[float]] | None,
                  watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
                  look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> Round:
-        """What a batch of a round's images shows, a round of its own; `count_blank`: those of one colour are labelled
-        too, as somebody's own ones."""
+        """The labels of one batch of a round's images, as a round. With `count_blank`, images of one colour are
+        labelled too, for audits of given pictures."""
         if len(images) != len(seeds):
             raise ValueError(f"Expected {len(seeds)} images from generate, one per seed, got {len(images)}.")
         finite = [i for i, image in enumerate(images) if image is not None]
@@ -308,7 +308,8 @@ class Calibration:
                               "precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
 
     def history(self, attribute: int) -> list[solver.Measurement]:
-        """What a solver sees: the complete rounds; of a plan with a margin, not the verification, which is a test."""
+        """The rounds that a solver sees: the complete ones. With a margin, the verification is excluded, since it is
+        a test."""
         n, tested = len(self.attributes[attribute].groups), self.plan.within is not None
         for number, r in enumerate(self.rounds):
             if r.complete and (number, attribute) not in self._measured:  # asked for many times a round
@@ -318,7 +319,7 @@ class Calibration:
                 if r.complete and not (tested and r.kind == HELD_OUT)]
 
     def learn_from(self, others: Sequence[Calibration]) -> None:
-        """Let what draws' pushes did to other prompts, of the same attributes and method, count a little here."""
+        """Use the effect of pushes on other prompts, with the same attributes and method, as a weak prior."""
         for i, own in enumerate(self.solvers):
             if isinstance(own, Draw):
                 own.learn_from([other.history(i) for other in others])
@@ -326,8 +327,8 @@ class Calibration:
 
     @property
     def steerings(self) -> tuple[Steering, ...]:
-        """The answer so far: the verified weights, else the solvers' best. An attribute whose pushes do nothing is left
-        alone."""
+        """The weights so far: the verified ones, else the solvers' best. An attribute on which pushes have no effect
+        is left alone."""
         if self.rounds and self.rounds[-1].kind == HELD_OUT:
             return self.rounds[-1].steerings
         none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
@@ -405,7 +406,7 @@ class Calibration:
                          f"{short(self.attributes[attribute].name)} is left alone")
 
     def verdict(self, attribute: int) -> str:
-        """How the calibration ended for an attribute, in words, `ON_TARGET` where all is well; "" before its end."""
+        """How the calibration ended for an attribute, in words: `ON_TARGET` if it succeeded; "" before its end."""
         if not self.finished:
             return ""
         if self.held_out is not None and not self._reached(attribute, self.held_out):
@@ -424,7 +425,7 @@ class Calibration:
         return self.expected(attribute).certainty
 
     def expected(self, attribute: int) -> Expected:
-        """What the answer's shares of an attribute are by every image that the solver sees."""
+        """The estimated shares of an attribute with these weights, from every image that the solver sees."""
         images = sum(r.done for r in self.rounds if r.complete)
         if self._answers is None or self._answers[0] != images:
             self._answers = images, [self._expected(i, s) for i, s in enumerate(self.steerings)]
@@ -448,7 +449,7 @@ class Calibration:
 
     @property
     def about_left(self) -> int:
-        """Images that are about to come, the verification's included; a guess until the rounds end.
+        """Estimated number of images still to come, with the verification.
 
         Of a margin m: intervals shrink with the root of the number of images, so n (w / m)^2 are needed where n gave
         half a width w.

@@ -99,7 +99,7 @@ class Outcome:
         return charts
 
     def contact_sheets(self) -> dict[str, Image.Image]:
-        """before and after, of all prompts together; what nobody measured is left out."""
+        """before and after, of all prompts together; without what was not measured."""
         both = {name: [picture for pair in self.sheets if (sheet := pair[at]) for picture in sheet.pictures]
                 for at, name in enumerate(("before", "after"))}
         return {name: contact_sheet(pictures) for name, pictures in both.items() if pictures}

@@ -62,15 +62,15 @@ class Plan:
     """How much is measured.
 
     images      images of the audit and of each round
-    round_images  images of each round, where it has another number than the audit
-    rounds      rounds after the audit, at most
+    round_images  images of each round, if not the same number
+    rounds      maximum number of rounds after the audit
     held_out    images of the final verification
-    tolerance   KL in nats at which a round counts as reached; None: where it cannot be told from chance
+    tolerance   stop when KL in nats falls below this; None: the noise floor
     batch_size  images that the host generates at once
     within      margin in shares, e.g. .05, in which every share must lie with 95 % certainty, by all pictures so far;
                 None: the tolerance counts instead
     seed        of the first image
-    confidence  probability of its group under which an image counts as unsure and is left out, 0 to 1
+    confidence  images whose top probability is below this (0 to 1) are left out as unsure
     """
     images: int = int(FIELDS["images"].default)
     rounds: int = int(FIELDS["rounds"].default)
@@ -123,7 +123,7 @@ class Plan:
         return self.images + self.rounds * self.step + self.held_out
 
     def about_images(self, attributes: Sequence[Attribute]) -> int:
-        """Images of a prompt that is as far from its target as most are; a guess before anything is measured.
+        """Estimated images of a typical prompt, before anything is measured.
 
         Of a margin m: (z / m)^2 t (1 - t) would show a share t of pictures that are left alone so surely, z of all
         groups together; about the .45th part is enough where pushes are obeyed (docs/sure.md).
@@ -160,7 +160,7 @@ def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1, seco
     about, most = prompts * plan.about_images(attributes), prompts * plan.most_images
     images = f"About {about:,} images" + (f", at most {most:,}" if most > about else "")
     if seconds is None:
-        return f"{images}; how long that takes is said after the first ones."
+        return f"{images}; the time is shown after the first images."
     return f"{images}; about {duration(about * seconds)} at the speed of the last calibration or audit here."
 
 
@@ -173,7 +173,7 @@ def unused(sure: str, numbers: Mapping[str, float]) -> str:
     """What to tell a user whose form holds changed numbers beside a usual plan; "" where none is changed."""
     changed = [name for name in NUMBERS if name in numbers and (numbers[name] or 0) != FIELDS[name].default]
     return "" if sure == CUSTOM or not changed else (
-        f"How sure is '{sure}', which has numbers of its own: {', '.join(changed)} as set here are not used. Choose "
+        f"How sure is '{sure}', which sets its own numbers, so yours are not used: {', '.join(changed)}. Choose "
         f"'{CUSTOM}' to use them.")
 
 

@@ -36,12 +36,12 @@ Fidelity = Callable[[Sequence, str], Sequence[float]]  # f(images, prompt): how 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work has come.
+    """The progress of the work.
 
     current       the round that is measured; None before the first picture of a prompt
-    done, most    images of all prompts so far, and at most, as far as it is known
+    done, most    images of all prompts so far, and the largest number expected
     seconds       that those took which are done
-    about         images that are about to come
+    about         images still to come
     """
     calibration: Calibration
     current: Round | None
@@ -53,13 +53,12 @@ class Progress:
 
     @property
     def total(self) -> int:
-        """Images in all, as far as it can be told."""
+        """Estimated total number of images."""
         return self.done + self.about
 
     @property
     def left(self) -> str:
-        """What is about to come, and how long that takes at this machine's speed so far, and what is left at most; ""
-        where nothing is left."""
+        """What is still to come, how long it takes at the speed so far, and the maximum left; "" if nothing is left."""
         most = self.most - self.done
         if most <= 0:
             return ""
@@ -104,13 +103,13 @@ class Progress:
 
 
 class Host(Protocol):
-    """What a calibration needs of a host; a host's class inherits from this one.
+    """Base class of hosts: everything that a calibration needs from one.
 
     setting       what pictures are made with, as profiles keep it; final once a picture was made
     evaluations   of the model so far; None where the host does not count
     interruption  what is raised where the user stops the work
-    again         what the user does to go on, in words
-    note          what is to be said from the first picture on, beside how far the work has come
+    again         what the user does to continue, in words
+    note          message to show from the first picture on, beside the progress
     """
     setting: dict
     evaluations: int | None = None
@@ -122,7 +121,7 @@ class Host(Protocol):
         """Raises DebiasError where this model cannot be guided by the method; asked before the first picture."""
 
     def judges(self, attributes: Sequence[Attribute]) -> tuple[Sequence[Classifier], Fidelity | None]:
-        """A classifier for each attribute, and what tells how well pictures show their prompt."""
+        """A classifier for each attribute, and the function that measures fidelity to the prompt, or None."""
         ...
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
@@ -134,11 +133,12 @@ class Host(Protocol):
         ...
 
     def fingerprint(self) -> object:
-        """All that decides a picture or a label, the prompt and what the runner was given aside, as plain values."""
+        """Everything that determines a picture or a label, except the prompt and the runner's arguments, as plain
+        values."""
         return self.setting
 
     def known(self, prompt: str) -> str:
-        """A prompt as it is calibrated, which may leave out what only the host reads, such as <lora:x:0.8>."""
+        """The prompt without syntax that only the host reads, such as <lora:x:0.8>."""
         return prompt
 
     def place(self, path: Path) -> str:
@@ -146,7 +146,7 @@ class Host(Protocol):
         return str(path)
 
     def say(self, progress: Progress) -> None:
-        """Show how far the work has come."""
+        """Show the progress."""
 
     def speed(self, seconds: float) -> None:
         """Remember how long an image took, for the next estimate; after a calibration or an audit."""
@@ -160,7 +160,7 @@ class Places:
     folder     of report, sheets, charts and figures
     states     folder of what is unfinished
     best       file for a profile of the best rounds so far, "NAME (unfinished)", where the work is interrupted
-    overwrite  may a profile and report that are there be replaced?
+    overwrite  may an existing profile and report be replaced?
     """
     profile: Path
     lock: Path
@@ -251,8 +251,8 @@ def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, tuple[Clas
 
 def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], count: int, batch_size: int,
           seed: int = 0, confidence: float = 0.0, checks: Sequence[Check | None] = ()) -> Outcome:
-    """Shares of `count` pictures of each prompt, corrected where the classifier was checked; nothing is changed or
-    written. Raises DebiasError; what else goes wrong is the outcome's `stopped`."""
+    """Measure the shares of `count` pictures of each prompt, corrected if the classifier was checked. Changes and
+    writes nothing. Raises DebiasError; any other error is the outcome's `stopped`."""
     plan = Plan(count, rounds=0, held_out=0, batch_size=batch_size, seed=seed, confidence=confidence)
     outcome, attributes = Outcome(), together(attributes)
     if any(checks):
@@ -268,10 +268,10 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
               name: str, places: Places, checks: Sequence[Check | None] = ()) -> Outcome:
     """Calibrate every prompt by itself, verify, and save one profile with its report.
 
-    Interrupted, or ended by an error of the host, what was measured is kept, and the same call continues; the best
-    rounds so far are saved as a profile "NAME (unfinished)", and one of that name stays as it was. `checks` of the
-    classifiers, one an attribute, correct what is measured. Raises DebiasError; what else goes wrong is the outcome's
-    `stopped`.
+    After an interruption or an error of the host, what was measured is kept, and the same call continues. The best
+    rounds so far are saved as the profile "NAME (unfinished)"; an existing profile NAME is not changed. `checks` of
+    the classifiers, one per attribute, correct the measured shares. Raises DebiasError; any other error is the
+    outcome's `stopped`.
     """
     started, attributes, prompts = time.perf_counter(), together(attributes), list(prompts)
     best = f"{safe_name(name)} (unfinished)"

@@ -315,7 +315,7 @@ class Distribution:
     level            of the intervals
     intervals        Wilson interval (low, high) of every share
     kl               KL(shares||target) in nats, with target shares of at least .001 (`reachable`)
-    kl_interval      Dirichlet interval of it; starts at 0 where a G test does not tell the shares from the target
+    kl_interval      Dirichlet interval of it; starts at 0 if a G test finds no difference from the target
     kl_floor_mean    KL that a perfectly fair model shows on n images, in the mean
     kl_floor95       ... and in 95 % of all sets of n images at most
     total_variation  share of images that would have to change group
@@ -344,7 +344,7 @@ class Distribution:
     effective: float | None = None
 
     def line(self, name: str, groups: Sequence[str]) -> str:
-        """A line of text: shares with their intervals, KL beside what chance alone shows."""
+        """A line of text: shares with their intervals, and KL with its noise floor."""
         def listed(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> str:
             return ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
                              for group, share, (low, high) in zip(groups, shares, intervals, strict=True))
@@ -364,7 +364,7 @@ class Distribution:
 
 def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95,
               confusion: ArrayLike | None = None) -> Distribution:
-    """All that is reported of one attribute: counts [K] of classified images against target shares [K].
+    """Summarise one attribute: counts [K] of classified images against target shares [K].
 
     `confusion`, counts [true, measured] of the judge's check: shares are corrected by it, and distances are from t C,
     what a model on target shows through this judge. Raises DebiasError for no classified images, counts that are

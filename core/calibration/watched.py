@@ -1,4 +1,4 @@
-"""Attributes that nobody calibrated, watched on the same pictures: what a profile moves beside what it is for."""
+"""Attributes that were not calibrated, watched on the same pictures: side effects of a profile."""
 from __future__ import annotations
 
 import math

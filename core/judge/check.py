@@ -22,7 +22,7 @@ DISOBEYS = 0.9  # a model of whose pictures fewer show what their prompt states
 
 @dataclass(frozen=True)
 class Check:
-    """One attribute's check.
+    """The check of one attribute's judge.
 
     counts     [n][n] pictures: by the group that they show (that the prompt stated, or that a hand set right), the
                group that the judge saw
@@ -45,13 +45,13 @@ class Check:
         if [len(row) for row in self.counts] != [n] * n or len(self.left_out) != n:
             raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, got another shape.")
         if self.obeyed is not None and len(self.obeyed) != n:
-            raise DebiasError(f"The check of {quoted(self.attribute)} knows how the model obeys for "
-                              f"{len(self.obeyed)} of its {n} groups. Make it again.")
+            raise DebiasError(f"The check of {quoted(self.attribute)} covers only {len(self.obeyed)} of its {n} "
+                              "groups. Make it again.")
         confusion_counts(self.counts)
 
     @classmethod
     def of(cls, attribute: Attribute, shown: Sequence[int], seen: Sequence[int], **facts: Any) -> Check:
-        """From the group that each picture shows (below 0: nobody knows) and the label that the judge gave it (below 0:
+        """From the group that each picture shows (below 0: unknown) and the label that the judge gave it (below 0:
         none). Raises DebiasError where no picture of a group was labelled."""
         n = len(attribute.groups)
         counts, left_out = np.zeros((n, n), int), np.zeros(n, int)
@@ -87,7 +87,7 @@ class Check:
 
     @property
     def lines(self) -> list[str]:
-        """The matrix in words: of each group, how often the judge is right, and what it takes it for otherwise."""
+        """The matrix in words: for each group, how often the judge is right, and its wrong labels."""
         found = []
         for i, (name, row, (share, low, high)) in enumerate(zip(self.groups, self.counts, self.right, strict=True)):
             taken = ", ".join(f"{100 * count / sum(row):.0f} % as {other}" for j, (other, count) in
@@ -99,7 +99,7 @@ class Check:
 
     @property
     def warnings(self) -> list[str]:
-        """What a user must know: groups on which the judge is right too seldom, and a model that does not obey."""
+        """Warnings: groups on which the judge is right too rarely, and a model that does not follow its prompt."""
         found = []
         for i, (name, (share, _, _)) in enumerate(zip(self.groups, self.right, strict=True)):
             obeyed = self.obeyed and self.obeyed[i]

@@ -52,13 +52,13 @@ class ClipModel:
         return nullcontext()
 
     def begin(self, batch_size: int = 64) -> None:
-        """What every model needs, however it was loaded."""
+        """The common part of every constructor."""
         self.batch_size = batch_size
         self._last = (b"", torch.empty(0))
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied by before the softmax: 1 / temperature, as the model learned it."""
+        """The factor on cosines before the softmax: 1 / temperature, as the model learned it."""
         return self.model.logit_scale.float().exp().item()
 
     def classifier(self, attribute: Attribute, temperature: float | None = None,
@@ -67,7 +67,7 @@ class ClipModel:
         return ZeroShotClip(self, attribute, temperature, templates)
 
     def similarity(self, images: Pictures, prompt: str) -> np.ndarray:
-        """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how faithful pictures are to it.
+        """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how well pictures match it.
 
         Compare it only within one model. Words beyond the model's text length (77 tokens in CLIP) are not seen.
         """

@@ -128,8 +128,8 @@ class Faces:
         self._last: tuple[bytes, list[list[Box]]] = b"", []
 
     def boxes(self, images: Pictures) -> list[list[Box]]:
-        """Of each picture its faces' boxes, the largest first; faces below 8 pixels and what lies outside are left
-        out."""
+        """The boxes of each picture's faces, the largest first, cut at the picture's edges; faces below 8 pixels are
+        left out."""
         arrays = pictures(images)
         key = digest(arrays)
         if key != self._last[0]:
@@ -160,7 +160,7 @@ def cut(rgb: np.ndarray, box: Box, margin: float) -> np.ndarray:
 
 
 class OfFaces:
-    """A classifier that sees faces instead of pictures.
+    """A classifier that looks at faces instead of whole pictures.
 
     look    "largest face": of each picture that one; "people": every face, for audits (`people`). What is called gives
             the largest face's probabilities in both, `NO_FACE` where there is none

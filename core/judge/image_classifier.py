@@ -16,7 +16,7 @@ from .pretrained import load, load_model, preprocess
 
 
 class ImageClassifier:
-    """A trained classifier, read as one attribute.
+    """A trained image classifier, used for one attribute.
 
     source          folder of a model for AutoModelForImageClassification, or its id in the local cache
     groups          {model label: group name}; several labels may map to one group ("0-2" and "3-9" to "young"). None:

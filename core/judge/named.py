@@ -60,7 +60,7 @@ def kind_of(source: str | Path, allow_download: bool = False) -> str:
 
 
 class Judges:
-    """What the lines name, for any attributes.
+    """The judges that the lines name, for any attributes.
 
     lines      as this module says
     attributes those whose names lines may begin with

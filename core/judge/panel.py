@@ -10,7 +10,7 @@ from . import DISAGREED, UNSURE, Classifier, Pictures, labels, pictures
 
 
 class Panel:
-    """Judges of one attribute together: where all that are sure say the same, that; where they differ, `DISAGREED`.
+    """Several judges of one attribute: the common label if all that are sure agree, `DISAGREED` if they differ.
 
     threshold  below it a judge is unsure and abstains, in [0, 1]; a picture of which all abstain is unsure
 

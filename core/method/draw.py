@@ -49,14 +49,14 @@ class Steering:
 
     @classmethod
     def none(cls, n: int) -> Steering:
-        """No guidance at all."""
+        """A steering without guidance."""
         return cls((0.0,) * n)
 
     @classmethod
     def from_dict(cls, data: dict) -> Steering:
         """Read the JSON form; `probabilities` and `strength` may be left out. Raises DebiasError.
 
-        States of one version called the push by its name here.
+        One earlier version stored the push under another name.
         """
         return cls(tuple(data["weights"]), tuple(data.get("probabilities") or ()),
                    data.get("strength", data.get("push", 1.0)))

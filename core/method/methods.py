@@ -23,14 +23,14 @@ AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile 
 
 @dataclass(frozen=True)
 class Method:
-    """How an attribute is balanced.
+    """The settings of how an attribute is balanced.
 
-    direction  `prompt` (no extra model evaluation), `embedding` (one a step, the paper's; without classifier-free
-               guidance one in two steps) or `prediction` (one a group)
+    direction  `prompt` (no extra model evaluation), `embedding` (one per step, the paper's; one in every second step
+               without classifier-free guidance) or `prediction` (one per group and step)
     context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
-    spend      `draw`: each image is sent toward a drawn group or left alone; `shift`: all get the same weights
-    rule       how `shift` weights are solved; `draw` has one way, its measured outcome matrix, and "log" here. Either
-               takes "own:NAME", a solver that was registered
+    spend      `draw`: each image is steered to a drawn group or left alone; `shift`: all get the same weights
+    rule       how the weights of `shift` are solved; `draw` has only one way and stores "log" here. Both accept
+               "own:NAME", a registered solver
     guidance   the SLD rule's settings; `prompt` has no SLD step and takes the window alone, outside of which the
                prompt's own text is evaluated. Raises DebiasError for others there (scale 0, which is off, aside)
     """
@@ -59,12 +59,13 @@ class Method:
 
     @property
     def unit(self) -> float:
-        """Weight at which a push is felt: a group's text in the prompt's context is obeyed at 1, alone at about 4."""
+        """Weight at which a push takes full effect: 1 for a group's text in the prompt's context, about 4 for the
+        text alone."""
         return 1.0 if "{prompt}" in self.context else 4.0
 
     def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
-        """With another direction, and the window narrowed to start and end, shares of the schedule. `prompt` in place
-        of another direction leaves that one's window. Raises DebiasError.
+        """The method with another direction, and with its window narrowed to start and end (shares of the schedule).
+        A change to `prompt` drops the window of the old direction. Raises DebiasError.
         """
         if not 0 <= start <= end <= 1:
             raise DebiasError("Expected start and end as shares of the schedule with 0 <= start <= end <= 1, got "
@@ -83,7 +84,8 @@ class Method:
     def from_dict(cls, data: dict) -> Method:
         """Read the JSON form; fields that this version does not know are left out. Raises DebiasError.
 
-        Rules beside a draw, which earlier versions wrote, had no effect there, but for the policy gradient: it shifted.
+        Earlier versions could store a rule beside a draw. It had no effect, except the policy gradient, which
+        shifted.
         """
         from ..schema import METHOD, check  # which lists the names above
         check(data, METHOD, "This method")
@@ -143,10 +145,10 @@ def chosen(method: str = "default", **choices: str | None) -> Method:
 
 
 def named(name: str = "default", **changes: str | None) -> Method:
-    """A method of `METHODS` with another direction, spend or rule, where one is given. Raises DebiasError for a rule
-    beside a draw, which uses none.
+    """A method of `METHODS`, optionally with another direction, spend or rule. Raises DebiasError for a rule
+    together with a draw, which uses none.
 
-    A direction that costs model evaluations, in place of one that does not, pushes in the early steps alone.
+    If a direction with extra model evaluations replaces one without, it acts only in the early steps.
     """
     if name not in METHODS:
         raise DebiasError(f"Expected method to be one of {', '.join(METHODS)}, got {quoted(name)}.")

@@ -11,7 +11,7 @@ ANCHORS = ("empty", "prompt")
 
 @dataclass(frozen=True)
 class SafeLatentGuidance:
-    """Settings of the rule; each default is the plainest choice, the presets are the SLD authors'.
+    """Settings of the SLD rule. Defaults are the simplest choice; the presets are those of the SLD authors.
 
     scale           saturates: from about 200 up nearly every element is guided fully, so strength lives in the weights
     threshold       an element is guided only where eps_cond - eps_unsafe < threshold (signed); None guides all

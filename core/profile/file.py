@@ -43,10 +43,10 @@ class Entry:
 
     steerings      one an attribute
     before, after  one `Distribution.to_dict` an attribute: of the audit, and on held-out seeds (None: not verified)
-    expected       one an attribute: what its shares are by every image of audit and rounds, 95 % intervals, and the
-                   certainty that each share lies within the plan's margin of its target; None without a margin
+    expected       one an attribute: shares estimated from all images of audit and rounds, with 95 % intervals, and
+                   the certainty that each lies within the plan's margin; None without a margin
     side_effects   what the weights do to attributes that were not calibrated, as core/calibration/watched.py gives it;
-                   None where nobody watched any
+                   None if none was watched
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
     carried_from   the calibrated prompt, of an entry for another one that holds its subject; it is not saved
     fidelity       {before, after}: means over the images, None where not measured
@@ -119,7 +119,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile as it was read or made. Its fields are what counts: `to_dict` is made from them.
+    """A profile, read or made. `to_dict` is made from its fields.
 
     setting  plain values by name: model, model_hash, sampler, scheduler, steps, cfg, width, height, negative_prompt ...
     edited   the file was changed by hand since it was saved: its hash does not fit

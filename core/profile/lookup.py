@@ -20,7 +20,8 @@ OWN, PREDICTED, CARRIED, OTHER = "own", "predicted", "carried over", "other"  # 
 
 
 def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
-    """(what a prompt gets, is it its own calibration?); where it is not, the entry's `warnings` say what it is.
+    """(the entry for a prompt, whether it is the prompt's own calibration). If it is not, its `warnings` say what it
+    is.
 
     1. An attribute whose group the prompt names itself is left alone, whatever follows (named.py); words that the
        calibrated prompt has too do not count.
@@ -77,7 +78,7 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
                        "cannot balance several persons")
         elif len(entries) > 1:
             several += f"; {len(entries)} calibrated prompts have this subject, and the first is used"
-        said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} stands in this "
+        said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} is in this "
                 f"prompt{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
     if profile.others in (ALONE, PREDICT):
@@ -109,7 +110,7 @@ def _any_prompt(profile: Profile, prompt: str) -> Entry:
 
 
 def differences(profile: Profile, setting: Mapping) -> list[str]:
-    """One sentence for each field of the setting that is known on both sides and differs.
+    """One sentence per field of the setting that is known for both and differs.
 
     How much a difference matters is measured in docs/robustness.md.
     """

@@ -15,11 +15,11 @@ LEFT_ALONE = "left alone by its draw"  # what an image's metadata says that no g
 
 def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0, seed: int | None = None
              ) -> dict[str, str]:
-    """What an image's metadata says, under keys that begin with "Debias".
+    """An image's metadata, under keys that begin with "Debias".
 
     info is what guidance did (`GuidanceRun.summary`; at least `acted`, and `reason` where the host knows one). The
-    profile and its hash are always said, so that the same settings make the same image again; weights only where
-    guidance acted, else "Debias" says why it did not. With a seed, that may be this image's own draw.
+    profile and its hash are always included, so that the image can be made again; weights only if guidance acted,
+    else "Debias" says why not. With a seed, that may be this image's own draw.
     """
     entry, exact = entry_for(profile, prompt)
     keys = {"Debias profile": profile.name, "Debias hash": profile.hash[:12]}

@@ -1,4 +1,4 @@
-"""Bias cards: whom a model shows for a list of prompts, as one HTML page beside its checkpoint, or as Markdown.
+"""Bias cards: who appears in a model's pictures for a list of prompts, as one HTML page or as Markdown.
 
 A card is plain JSON, made where prompts are measured: sets of prompts, each with its attributes and what was measured
 of every prompt. Of two cards the page sets one model beside the other.
@@ -231,7 +231,7 @@ def _explicit(card: Mapping) -> dict | None:
 
 
 def _beside(card: Mapping) -> list[list[str]]:
-    """Attributes that nobody calibrated: mean shares before and after, and in how many prompts one moved."""
+    """Attributes that were not calibrated: mean shares before and after, and in how many prompts they moved."""
     found: dict[tuple, list[Mapping]] = {}
     for own in card["sets"]:
         for row in own["rows"]:

@@ -82,7 +82,7 @@ def _contradictions(own: Mapping) -> Iterator[str]:
     checks = [Check.from_dict(c) if c else None for c in own.get("checks") or ()]
     for found, a in zip(checks, attributes):
         if found and (found.attribute, found.groups) != (a.name, a.names):
-            yield f"the check of {quoted(found.attribute)} stands where that of {quoted(a.name)} belongs"
+            yield f"the check of {quoted(found.attribute)} is in the place of that of {quoted(a.name)}"
     for row in own["rows"]:
         entry, prompt = row.get("entry"), quoted(row["prompt"])
         if entry is None:

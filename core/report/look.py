@@ -34,7 +34,7 @@ def policy() -> str:
 
 
 def look_page(title: str, found: Sequence[Labelled], back: str = "sd-debias audit --corrections FILE") -> str:
-    """Pictures with their labels as one HTML page. `back`: how a user gives corrections back on this host."""
+    """Pictures with their labels as one HTML page. `back`: how a user passes corrections to this host."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_name("look.html").read_text("utf-8"))
     shares = max(MOST_SHOWN // max(len(found), 1), 1)

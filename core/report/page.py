@@ -27,7 +27,7 @@ POLICY = "sandbox allow-popups allow-downloads; default-src 'none'; img-src data
 
 
 def summary(profile: Profile) -> dict:
-    """Plain figures of a profile's first prompt and attribute; those of the other ones follow under `others`.
+    """Figures of a profile's first prompt and attribute as plain values; the others are under `others`.
 
     shares, kl and fidelity are {before, after}: without guidance and, with it, on held-out seeds (None: not verified);
     n and kl_floor95 are those of `after`, or of `before` where nothing was verified. KL is in nats, infinite is None.

@@ -14,11 +14,11 @@ WITHOUT, WITH = "without guidance", "with the profile"
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures that were made alike.
+    """Pictures that were made in the same way.
 
     what      how: `WITHOUT`, `WITH`, or a round's name
     pictures  PIL images
-    seeds     of each picture; empty where nobody knows them. Raises DebiasError for another number
+    seeds     of each picture; empty if unknown. Raises DebiasError for another number
     """
     what: str
     pictures: Sequence[Image.Image]

@@ -28,7 +28,7 @@ LABELS, TABLE, CHECK = "labels.html", "labels.csv", "check.json"
 
 
 def audit(options) -> dict:
-    """Measure which groups a model's pictures show, or those of a folder; changes nothing."""
+    """Measure which groups the pictures of a model or of a folder show. Changes nothing."""
     from ...core.audits.labelled import corrected, read_corrections
     from ...core.calibration import runner
     attributes, checks = attributes_of(options), checks_of(options)
@@ -60,7 +60,7 @@ def audit(options) -> dict:
 
 
 def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
-    """The pictures of a folder, labelled a batch at a time; an interrupted audit with --out is continued."""
+    """Label the pictures of a folder batch by batch; continues an interrupted audit with --out."""
     from ...core.audits.folder import FolderAudit
     from ...core.audits.labelled import corrected
     keep(options, "audit.json", LABELS, TABLE)
@@ -111,7 +111,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
 
 
 def _on_ray(options, work):
-    """What labels a folder's pictures on a Ray cluster."""
+    """The function that labels a folder's pictures on a Ray cluster."""
     from ..sweep.on_ray import connect
     from ..sweep.on_ray_data import labelled_on_ray
     connect(options.ray or None)
@@ -120,7 +120,7 @@ def _on_ray(options, work):
 
 
 def folder_labeller(options: dict, attributes: tuple[Attribute, ...]):
-    """What labels pictures of the folder that the options name; called where it is to work."""
+    """A labeller for the folder that the options name; called on the machine that does the work."""
     from argparse import Namespace
 
     from ...core.audits.folder import Labeller
@@ -142,7 +142,7 @@ def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-deb
 
 
 def check(options) -> dict:
-    """Check the classifier on the model: how it labels pictures whose prompt states the group."""
+    """Check the classifier on this model: how it labels pictures whose prompt states the group."""
     from ...core.audits.checking import COUNT, PROMPT, check_judges
     from ...core.audits.labelled import read_corrections
     attributes = attributes_of(options)
@@ -154,7 +154,7 @@ def check(options) -> dict:
         checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
-        _end(outcome, f"{outcome.why}: a check is made in one go. Run the same command again.")
+        _end(outcome, f"{outcome.why}. A check cannot be continued: run the same command again.")
     say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
         f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
@@ -187,7 +187,7 @@ def calibrate(options) -> dict:
 
 
 def demo(options) -> dict:
-    """The whole job on the embedded demo model: audit, calibrate, verify, before and after."""
+    """Audit, calibrate and verify the embedded demo model, and show pictures before and after."""
     attributes = attributes_of(options)
     options.model, options.name = "demo", "demo"
     keep(options)
@@ -214,7 +214,7 @@ def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], met
 
 
 def _tell(options, outcome) -> None:
-    """Print what came out. Raises what ended it early."""
+    """Print the result. Raises what ended it early."""
     if not outcome.complete:
         _end(outcome, outcome.text)
     say(options, f"\n{outcome.text}")
@@ -311,7 +311,7 @@ def generate(options) -> dict:
 
 
 def report(options) -> dict:
-    """A profile's report; with --model, before/after pictures are made for it, and further prompts are measured."""
+    """Write a profile's report. With --model, generate pictures for it; with --prompt, also measure further prompts."""
     from ...core.calibration.unfinished import SHOWN
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences
@@ -340,15 +340,15 @@ def report(options) -> dict:
 
 
 def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
-    """The profile, with what is asked for prompts that no entry is for; says what is used where this is not the
-    prompt's own calibration."""
+    """The profile with the user's choice for uncalibrated prompts; prints what is used if the prompt has no calibration
+    of its own."""
     from ...core.profile.lookup import entry_for, is_other, with_others
     from ...core.profile.prompts import ALONE, PREDICT
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))
     other = is_other(profile, prompt)
     if profile.others == PREDICT and not other:
-        warnings.warn(f"An entry of the profile is for {quoted(prompt)}, or the prompt names its groups itself, so "
-                      f"--others predict does nothing.")
+        warnings.warn(f"The profile already covers {quoted(prompt)}, or the prompt names a group itself, so --others "
+                      "predict does nothing.")
     if profile.others == PREDICT and other:
         say(options, f"Reading the first steps of {quoted(prompt)} and of {len(profile.entries)} calibrated prompts")
         profile = bench.predicted(profile, prompt)
@@ -359,7 +359,7 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
 
 
 def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry, list[Sheet]]:
-    """What the profile does to a prompt that it was not calibrated for, and pictures of it without and with it."""
+    """Measure an uncalibrated prompt without and with the profile; returns the entry and pictures of both."""
     from ...core.calibration.outcome import lines
     from ...core.calibration.result import entry_of
     from ...core.calibration.unfinished import Unfinished
@@ -389,7 +389,7 @@ def export(options) -> dict:
 
 
 def doctor(options) -> dict:
-    """Try guidance on a model with a few pictures; what is printed belongs into a bug report."""
+    """Test guidance on a model with a few pictures. Put what it prints into a bug report."""
     from ...core.doctor import PROMPT, examine
     from ..doctor import facts
     attributes = attributes_of(options)

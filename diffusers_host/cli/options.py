@@ -32,7 +32,7 @@ def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None
 
 
 def given(options: argparse.Namespace, *names: str) -> list[str]:
-    """The flags of those options that the user set."""
+    """The flags of the named options that the user set."""
     return [_flag(name) for name in names if (value := getattr(options, name, None)) is not None and value is not False]
 
 
@@ -55,7 +55,7 @@ def _refuse_idle(options: argparse.Namespace) -> None:
     name = options.command.__name__
     if name == "report" and not options.model:
         refuse((*MODEL, *JUDGES, "count", "others", "prompt"),
-               "without a model to make pictures with: name one with --model")
+               "without a model that generates pictures: name one with --model")
     if name == "report" and not options.prompt:
         refuse((*JUDGES, "count", "others"), "without a further --prompt to measure: name one")
     if name == "generate" and not options.profile:
@@ -72,9 +72,10 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         refuse(("worker_gpus",), "without --ray")
     if name == "audit" and options.images:
         refuse(("prompt", "count", "config", "allow_download", "dtype", "steps", "cfg", "width", "height",
-                "negative_prompt", "seed"), "with --images, which are there already")
+                "negative_prompt", "seed"), "with --images, since no pictures are generated")
         if options.model != "demo":
-            raise DebiasError("--images are audited as they are, so --model does nothing. Leave one of them out.")
+            raise DebiasError("--model does nothing with --images, since no pictures are generated. Leave one of them "
+                              "out.")
     if name == "audit" and not options.images and not options.prompt:
         raise DebiasError("Expected a --prompt to generate pictures of, or a folder of pictures with --images, got "
                           "neither. Give one.")
@@ -101,12 +102,12 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
         refuse(("workers", "worker_gpus"), "without --ray")
     if options.via:
         refuse(("ray", "config", "allow_download", "device", "dtype", "labels", "pictures"),
-               "with --via, whose servers have models and devices of their own, and keep no pictures")
+               "with --via, since the servers have their own models and devices, and keep no pictures")
     else:
         refuse(("workflow", "sampler"), "without --via")
     if options.workflow:
         refuse(("model", "classifier", "look", "detector", "steps", "cfg", "width", "height", "negative_prompt",
-                "sampler"), "with --workflow, which says it")
+                "sampler"), "with --workflow, which sets it")
     if options.set:
         refuse(("attribute",), "with --set, which names the attributes")
     if options.ray is None:
@@ -121,7 +122,7 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
     if options.shard:
         refuse(("name", "parquet", "overwrite"), "with --shard: give it to 'sd-debias merge'")
     if options.images:
-        refuse(("count",), "with --images, which says the same")
+        refuse(("count",), "with --images, which means the same")
 
 
 @dataclass(frozen=True)

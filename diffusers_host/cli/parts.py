@@ -1,4 +1,4 @@
-"""What the commands share: the model and its judges as the options name them, attributes, checks, files, words."""
+"""Shared by the commands: the model and its judges from the options, attributes, checks, files and output."""
 from __future__ import annotations
 
 import io
@@ -13,7 +13,7 @@ from ...core.files import fingerprint, read_json
 
 
 class Stopped(Exception):
-    """Ctrl-C or SIGTERM, with the words that say how to go on."""
+    """Ctrl-C or SIGTERM, with the text that says how to continue."""
 
 
 def bench_of(options, attributes: Sequence[Attribute] = ()):
@@ -33,8 +33,9 @@ def bench_of(options, attributes: Sequence[Attribute] = ()):
         judges, fidelity = judges_of(options, attributes, device, demo=True)
         return demo(device, dtype, classifiers=judges, **given)
     if attributes and not options.classifier:
-        raise DebiasError("A CLIP model measures whom the pictures show: give its folder with --classifier, e.g. a "
-                          "copy of openai/clip-vit-large-patch14 with safetensors weights.")
+        raise DebiasError("Expected a classifier, which decides which group each picture shows, got none. Give the "
+                          "folder of a CLIP model with --classifier, e.g. a copy of openai/clip-vit-large-patch14 "
+                          "with safetensors weights.")
     # Whoever generates pictures keeps the model's safety checker; pictures that it blacks out cannot be counted.
     pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
                          safety_checker=options.command.__name__ == "generate")
@@ -101,8 +102,9 @@ def folder_judges(options, attributes: Sequence[Attribute]):
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     named = [*(options.classifier or ()), *(options.labels or ())]
     if not named:
-        raise DebiasError("A classifier measures whom the pictures show: give a CLIP model's folder with "
-                          "--classifier, or --classifier gender=photo, the judge of the extra sd-debias[photo].")
+        raise DebiasError("Expected a classifier, which decides which group each picture shows, got none. Give the "
+                          "folder of a CLIP model with --classifier, or --classifier gender=photo (needs "
+                          "sd-debias[photo]).")
     by = [*named, *(str(fingerprint(text.rpartition("=")[2])) for text in named), options.look, options.detector]
     return judges_of(options, attributes, device)[0], by
 
@@ -114,13 +116,13 @@ def checks_of(options) -> list:
     for file in options.check or ():
         data = read_json(file)
         if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
-            raise DebiasError(f"{quoted(file)} is no check of a classifier. Make one: sd-debias check.")
+            raise DebiasError(f"{quoted(file)} is not a check of a classifier. Make one with sd-debias check.")
         found += [Check.from_dict(own) for own in data["checks"]]
     return found
 
 
 def check_of_each(attributes: Sequence[Attribute], checks: Sequence) -> list:
-    """The check of each attribute, None where none came. Raises DebiasError for those that nothing is measured of."""
+    """The check of each attribute, or None. Raises DebiasError for checks of attributes that are not measured."""
     found = {check.attribute: check for check in checks}
     if len(found) < len(checks):
         twice = next(c.attribute for i, c in enumerate(checks) if c.attribute in {b.attribute for b in checks[:i]})

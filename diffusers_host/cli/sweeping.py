@@ -35,9 +35,9 @@ LINE_EVERY = 60.0  # seconds between two lines of progress in a log
 
 
 def sweep(options) -> dict:
-    """Audit or calibrate every prompt of a list on every model: one profile, all labels and a bias card of each.
+    """Audit or calibrate every prompt of a list on every model; write a profile, all labels and a bias card per model.
 
-    Interrupted, or on several machines (--shard, --ray, --via), the same command continues.
+    After an interruption, and on several machines (--shard, --ray, --via), the same command continues.
     """
     from ..sweep.folder import SweepFolder, shard_of
     if options.status:
@@ -55,13 +55,13 @@ def sweep(options) -> dict:
         if shards == 1:
             found.append(_results(options, folder, model, jobs, measured))
     if shards > 1:
-        say(options, f"Part {number} of {shards} is done. When all are: sd-debias merge {options.out}")
+        say(options, f"Part {number} of {shards} is done. When all parts are done, run: sd-debias merge {options.out}")
         return dict(out=options.out, shard=[number, shards], prompts=sum(map(len, own)))
     return dict(ok=any(own["finished"] for own in found), out=options.out, models=found)
 
 
 def merge(options) -> dict:
-    """Put the parts of a sweep together: profile, labels and bias card of each model."""
+    """Put the parts of a sweep together; write profile, labels and bias card of each model."""
     from ..sweep.folder import SweepFolder
     parts = [SweepFolder(Path(part)) for part in options.folder]
     out = Path(options.out) if options.out else parts[0].root
@@ -70,8 +70,8 @@ def merge(options) -> dict:
     _check_free(options, folder)
     for part in parts:
         if part.asked.identity != folder.asked.identity:
-            raise DebiasError(f"{quoted(part.root)} is a part of another sweep than {quoted(parts[0].root)}: merge "
-                              "parts of one sweep only.")
+            raise DebiasError(f"{quoted(part.root)} and {quoted(parts[0].root)} are parts of different sweeps. Merge "
+                              "only parts of one sweep.")
         if part.root.resolve() != out.resolve():
             folder.take(part)
     found, unfinished = [], []
@@ -86,12 +86,12 @@ def merge(options) -> dict:
         found.append(_results(options, folder, model, jobs, measured))
     if unfinished:
         say(options, f"{len(unfinished)} prompts are not finished: {short('; '.join(unfinished))}. Continue their "
-                     "parts, and merge again.")
+                     "parts, then merge again.")
     return dict(ok=not unfinished, out=str(out), models=found, unfinished=unfinished)
 
 
 def card(options) -> dict:
-    """One page of two bias cards side by side, or of one: checkpoint A against B, before against after."""
+    """Write a page of one bias card, or of two side by side: checkpoint A and B, or before and after."""
     from ...core.report.card import card_markdown, card_page
     from ...core.report.card_figures import read_card
     if len(options.card) > 2:
@@ -128,8 +128,9 @@ def _asked(options) -> Asked:
             states = {name: group for name, group in row.states if name in known}
             for name, group in states.items():
                 if group not in known[name].names:
-                    raise DebiasError(f"The prompt {quoted(row.prompt)} is said to state the group {quoted(group)}, "
-                                      f"but {quoted(name)} has the groups {short(', '.join(known[name].names))}.")
+                    raise DebiasError(f"The column states of the prompt {quoted(row.prompt)} names the group "
+                                      f"{quoted(group)}, but {quoted(name)} has the groups "
+                                      f"{short(', '.join(known[name].names))}.")
             targets = dict(row.targets)
             own = tuple(a.with_target(targets[a.name]) if a.name in targets else a for a in attributes)
             wanted.append(Wanted(row.prompt, variants.setdefault(own, len(variants)), row.subject, states))
@@ -161,8 +162,8 @@ def _sets(options) -> list[tuple[Attribute, ...]]:
     groups: dict[str, tuple[str, ...]] = {}
     for attribute in (a for own in found for a in own):
         if groups.setdefault(attribute.name, attribute.names) != attribute.names:
-            raise DebiasError(f"Two attributes of the name {quoted(attribute.name)} have other groups. Name one of "
-                              "them differently.")
+            raise DebiasError(f"Two attributes named {quoted(attribute.name)} have different groups. Rename one of "
+                              "them.")
     return found
 
 
@@ -390,7 +391,7 @@ class _Line:
 
 
 def _status(options) -> dict:
-    """How far a sweep is, by what its journals say; of another shell's too."""
+    """Print the progress of a sweep from its journals, also of one that runs in another shell."""
     from ..sweep.folder import SweepFolder
     folder = SweepFolder(Path(options.status))
     found = []

@@ -1,4 +1,4 @@
-"""Where a server is, and as whom it is asked."""
+"""The address of a server, and its login."""
 from __future__ import annotations
 
 import base64
@@ -10,7 +10,7 @@ from ...core.errors import DebiasError, quoted
 
 @dataclass(frozen=True)
 class Address:
-    """A server's address; its password is neither shown nor part of its name.
+    """A server's address. Its password is never shown, and not part of its name.
 
     path  what comes before the paths of its API, where it is not at the root
     """

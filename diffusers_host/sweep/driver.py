@@ -63,7 +63,7 @@ class Driver:
         self._trouble = ""
 
     def run(self) -> None:
-        """Return when every job is finished; interrupted, what came so far is recorded."""
+        """Return when every job is finished. After an interruption, all answers so far are recorded."""
         while True:
             self._give()
             if not self._at_work and not self._again and not self._ready and not self._openable:
@@ -111,7 +111,7 @@ class Driver:
         return None
 
     def _size(self, job: Job) -> int:
-        """Batches of a unit: so many that it takes some seconds, and no worker is left without."""
+        """Batches per unit: enough for some seconds of work, and few enough that every worker gets one."""
         most = 1 if not self._batch_seconds else max(1, int(SECONDS / self._batch_seconds))
         return min(most, max(1, math.ceil(job.left() * len(self._ready) / max(self.engine.workers(), 1))))
 
@@ -120,7 +120,7 @@ class Driver:
         self._at_work.setdefault(_key(unit), _AtWork(unit, time.monotonic())).workers.add(worker)
 
     def _double(self) -> None:
-        """Where nothing is due and somebody is free, what takes much too long is given away once more."""
+        """If nothing is due and a worker is free, give out units again that take much too long."""
         limit = max(PATIENCE, SLOW * (self._unit_seconds or 0))
         for own in self._at_work.values():
             avoid = frozenset(own.workers)
@@ -141,7 +141,7 @@ class Driver:
 
     def _greet(self, answer: Answer) -> None:
         if answer.found is None:
-            self._retire(answer.worker, f"{answer.worker} could not be opened: {answer.error}")
+            self._retire(answer.worker, f"{answer.worker} could not be started: {answer.error}")
         elif self.facts is None:
             self.facts = answer.found
             self._learn(answer.found)
@@ -150,17 +150,17 @@ class Driver:
 
     def _count(self, worker: str, unit: Unit, found: dict) -> None:
         if not answers(found, unit, [len(a.groups) for a in self.jobs[unit.job].calibration.attributes]):
-            self._fail(Answer(worker, unit, error="its answer does not fit what it was asked"))
+            self._fail(Answer(worker, unit, error="its answer does not fit the request"))
             return
         if found["facts"] != digest(self.facts):
-            self._retire(worker, f"{worker} is refused: it came back with another model, version or judge.")
+            self._retire(worker, f"{worker} is refused: its model, version or judge has changed.")
             return
         key = _key(unit)
         if blank(found["batches"]) and self._doubtful(worker, unit, "no picture is finite"):
             return
         if key in self._doubts and not blank(found["batches"]):
             before, why = self._doubts[key]
-            self._retire(before, f"{before} failed where {worker} did not: {short(why)}. Look after its machine.")
+            self._retire(before, f"{before} failed, but {worker} did not: {short(why)}. Check its machine.")
         self._doubts.pop(key, None)
         self._strikes.pop(worker, None)
         batches = len(found["batches"])
@@ -183,16 +183,16 @@ class Driver:
                 self._give_up(unit, answer.error)
             return
         self._strikes[worker].add(key)
-        self._trouble = f"The last one said: {short(answer.error)}."
+        self._trouble = f"The last error was: {short(answer.error)}."
         if known:
             self._drop(worker, unit)
             self._try_again(unit, worker, answer.error)
         if len(self._strikes[worker]) >= STRIKES:
-            self._retire(worker, f"{worker} is given nothing more after {STRIKES} mistakes in a row: "
-                                 f"{short(answer.error)}.")
+            self._retire(worker, f"{worker} gets no more work after {STRIKES} errors in a row: {short(answer.error)}.")
 
     def _doubtful(self, worker: str, unit: Unit, why: str) -> bool:
-        """Is it the prompt, or this worker? Where another one is there, that one tells; then True."""
+        """If another worker can try the unit, let it decide whether the prompt or this worker is at fault, and
+        return True."""
         key = _key(unit)
         if key in self._doubts or self.engine.workers() <= 1:
             return False
@@ -206,7 +206,7 @@ class Driver:
         self._tries[_key(unit)] += 1
         tries = self._tries[_key(unit)]
         if tries >= TRIES or tries >= 2 and self.engine.workers() <= 1:
-            self._give_up(unit, f"its pictures could not be made in {tries} tries: {short(why)}")
+            self._give_up(unit, f"its pictures could not be generated in {tries} tries: {short(why)}")
         else:
             self._repeat(unit, frozenset({worker}))
 
@@ -227,7 +227,7 @@ class Driver:
             self._again.append((unit, avoid, time.monotonic()))
 
     def _drop(self, worker: str, unit: Unit) -> None:
-        """This worker is not at work on the unit any more."""
+        """Record that this worker no longer works on the unit."""
         own = self._at_work.get(_key(unit))
         if own is not None:
             own.workers.discard(worker)
@@ -249,7 +249,7 @@ class Driver:
         self._forget(worker, why)
 
     def _forget(self, worker: str, why: str) -> None:
-        """What a worker was at work on is for others to do; a picture may be what it died of."""
+        """Give a lost worker's units to others; a picture may have caused the loss."""
         for own in [own for own in self._at_work.values() if worker in own.workers]:
             self._drop(worker, own.unit)
             if not own.workers:
@@ -270,11 +270,11 @@ def _smooth(before: float | None, now: float) -> float:
 
 
 def difference(facts: dict, other: dict) -> str:
-    """What two workers do not agree in, in words."""
+    """The difference between two workers, in words."""
     for name in ("software", "model", "setting", "classifiers"):
         if facts.get(name) != other.get(name):
             what = {"software": "version of sd-debias", "model": "model", "setting": "setting",
                     "classifiers": "classifiers"}[name]
             return f"its {what} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
-    return ("its model files, judges, precision, device, libraries, settings page or extensions are others than this "
+    return ("its model files, judges, precision, device, libraries, settings page or extensions differ from this "
             "sweep's.")

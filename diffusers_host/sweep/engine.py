@@ -11,7 +11,7 @@ from ...core.sweep.unit import Opened, Unit, Worker
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a unit, or, without one, of opening a worker.
+    """The result of a unit or, without a unit, of starting a worker.
 
     found  as `Worker.measure` gives it; of a worker that is open now, its facts
     error  what went wrong, in words
@@ -30,23 +30,23 @@ class Engine(Protocol):
     """Workers by name, each with at most so many units at once."""
 
     def workers(self) -> int:
-        """How many there are, those included that are being opened."""
+        """Number of workers, with those that are starting."""
         ...
 
     def free(self, avoid: frozenset[str] = frozenset()) -> int:
-        """How many units can be given away now, to others than those to avoid."""
+        """Number of units that can be given out now, not counting the workers to avoid."""
         ...
 
     def give(self, unit: Unit, avoid: frozenset[str] = frozenset()) -> str:
-        """Give a unit to a worker; returns whom."""
+        """Give a unit to a worker; returns the worker's name."""
         ...
 
     def answers(self, seconds: float) -> list[Answer]:
-        """What came back; waits so long, at most, for the first."""
+        """The answers so far; waits at most this long for the first."""
         ...
 
     def retire(self, worker: str) -> None:
-        """Give this worker nothing more, and forget what it is at work on."""
+        """Give this worker no more work, and forget its current unit."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A sweep's folder: what is asked for, what was measured, and who is at work on it."""
+"""A sweep's folder: the request, the results, and locks of the processes that work on it."""
 from __future__ import annotations
 
 import json
@@ -26,7 +26,7 @@ NAME = "sweep.json"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sweep is of.
+    """The request of a sweep.
 
     models    as --model names them
     wanted    the prompts, each with its set of attributes
@@ -98,8 +98,9 @@ class SweepFolder:
             try:
                 held.enter_context(exclusive(path))
             except DebiasError as error:
-                raise DebiasError(f"Another sweep is at work on this part ({shard}) of {quoted(self.root)}. Wait until "
-                                  f"it ends, or see how far it is: sd-debias sweep --status {self.root}") from error
+                raise DebiasError(f"Another sweep is working on this part ({shard}) of {quoted(self.root)}. Wait "
+                                  "until it ends, or print its progress: sd-debias sweep --status "
+                                  f"{self.root}") from error
             journal = Journal(path)
             held.callback(journal.close)
             yield journal
@@ -135,7 +136,7 @@ class SweepFolder:
         return made
 
     def load(self, model: int, jobs: Sequence[Job]) -> Measured:
-        """Give jobs what was measured of them, by whomever. Raises DebiasError for damaged files, and where the
+        """Load everything that was measured into the jobs. Raises DebiasError for damaged files, and where the
         journals are of different models."""
         for job in jobs:
             path = self.state(model, job.number)
@@ -151,9 +152,9 @@ class SweepFolder:
             if isinstance(line.get("facts"), dict):
                 if found.facts is not None and digest(found.facts) != digest(line["facts"]):
                     from .driver import difference
-                    raise DebiasError(f"The parts of this sweep were made with different workers: "
-                                      f"{difference(found.facts, line['facts'])} Sweep them again, with one model, "
-                                      "version and judge, into another folder.")
+                    raise DebiasError("The parts of this sweep come from different workers: "
+                                      f"{difference(found.facts, line['facts'])} Sweep again into another folder, "
+                                      "with one model, version and judge.")
                 found.facts = line["facts"]
                 self.check_judges(found.facts)
                 continue
@@ -246,15 +247,15 @@ def _read(path: Path) -> Asked:
             raise DebiasError("it was changed by hand")
         return asked
     except (KeyError, TypeError, ValueError, DebiasError) as error:
-        raise DebiasError(f"{quoted(path)} is no sweep that this version can continue ({error}). Restore it, or choose "
-                          "another folder.") from error
+        raise DebiasError(f"{quoted(path)} is not a sweep that this version can continue ({error}). Restore it, or "
+                          "choose another folder.") from error
 
 
 def _differs(there: Asked, here: Asked) -> str:
     if there.models != here.models:
         return f"its models are {', '.join(there.models)}."
     if there.wanted != here.wanted:
-        return f"its {len(there.wanted)} prompts are others than these {len(here.wanted)}."
+        return f"its {len(there.wanted)} prompts differ from these {len(here.wanted)}."
     if there.variants != here.variants:
         return f"its attributes are {', '.join(dict.fromkeys(a.name for own in there.variants for a in own))}."
     for name in sorted({*there.options, *here.options}):
@@ -265,5 +266,5 @@ def _differs(there: Asked, here: Asked) -> str:
         if value != others[name]:
             return f"its {name.replace('_', ' ')} is {value}."
     if there.checks != here.checks:
-        return "it has other checks of the classifier."
-    return "its method is another one."
+        return "its checks of the classifier are different."
+    return "its method is different."

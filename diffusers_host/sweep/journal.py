@@ -58,4 +58,4 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             good += 1
             yield line
     if bad > 1 and not good:
-        raise DebiasError(f"{quoted(path)} is no journal of a sweep: not one line of it can be read. Remove it.")
+        raise DebiasError(f"{quoted(path)} is not a journal of a sweep: none of its lines can be read. Remove it.")

@@ -45,7 +45,7 @@ def connect(address: str | None, **options: Any) -> Any:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise DebiasError(f"No Ray cluster answers at {short(address or 'this machine')}: "
                               f"{short(str(error).splitlines()[0] if str(error) else type(error).__name__)} Start one "
-                              "with 'ray start --head', or leave the address out for one of this machine alone."
+                              "with 'ray start --head', or leave the address out to start one on this machine only."
                               + _token_hint()) from error
     return ray
 
@@ -126,8 +126,8 @@ class OnRay:
         count = workers or fit
         if not count or not fit and not workers:
             raise DebiasError(f"The Ray cluster has {there.get('CPU', 0):g} CPU cores and {there.get('GPU', 0):g} "
-                              f"GPUs, where no worker of {cpus:g} and {gpus:g} fits. Ask for less with --worker-cpus "
-                              "and --worker-gpus.")
+                              f"GPUs, too few for one worker with {cpus:g} and {gpus:g}. Ask for less with "
+                              "--worker-cpus and --worker-gpus.")
         kind = ray.remote(actor)
         self._actors = {}
         for number in range(1, count + 1):

@@ -73,11 +73,11 @@ def labelled_on_ray(audit: FolderAudit, opener: Callable[[], Labeller], gpus: fl
     except ray.exceptions.RayError as error:
         why = str(getattr(error, "cause", None) or error).strip().splitlines()
         raise DebiasError(f"The pictures could not be labelled on the cluster: {short(why[-1] if why else error)}. "
-                          "Has every node this package, the judges and the folder, at the same places?") from error
+                          "Does every node have this package, the judges and the folder, at the same paths?") from error
 
 
 def _check_seen(piece: Piece, files: list[Path]) -> None:
     gone = [file for key, file in zip(piece.keys, files) if key.endswith(" gone") and file.exists()]
     if gone:
-        raise DebiasError(f"A node of the cluster does not see {quoted(gone[0].name)}, which is there. Put the folder "
-                          "where all nodes see it, at the same path.")
+        raise DebiasError(f"A node of the cluster cannot find {quoted(gone[0].name)}, which exists. Put the folder "
+                          "where all nodes find it at the same path.")

@@ -1,4 +1,4 @@
-"""Which prompts a sweep is of: a suite that ships with the package, or a file of one's own."""
+"""The prompts of a sweep: a suite that comes with the package, or a file."""
 from __future__ import annotations
 
 import csv
@@ -59,7 +59,7 @@ def read_prompts(source: str, template: str | None = None) -> list[Row]:
         rows = [_listed(line, template) for line in map(str.strip, text.splitlines())
                 if line and not line.startswith("#")]
     if not rows:
-        raise DebiasError(f"{quoted(source)} holds no prompt. Write one a line.")
+        raise DebiasError(f"{quoted(source)} holds no prompt. Write one prompt per line.")
     if len(rows) > MOST_PROMPTS:
         raise DebiasError(f"Expected at most {MOST_PROMPTS:,} prompts for a sweep, got {len(rows):,}. Split the file, "
                           "and sweep each part into a folder of its own.")
@@ -83,11 +83,11 @@ def _table(text: str, columns: list[str], template: str | None, name: str) -> li
             continue
         if len(cells) > len(columns):
             raise DebiasError(f"Line {number} of {quoted(name)} has {len(cells)} cells, but the header names "
-                              f"{len(columns)} ({', '.join(columns)}). Put texts with a comma into quotes.")
+                              f"{len(columns)} ({', '.join(columns)}). Put texts that contain a comma into quotes.")
         row = {column: cell.strip() for column, cell in zip(columns, cells)}
         subject, prompt = row.get("subject") or None, row.get("prompt")
         if not prompt and not subject:
-            raise DebiasError(f"Line {number} of {quoted(name)} has neither a prompt nor a subject.")
+            raise DebiasError(f"Line {number} of {quoted(name)} has neither a prompt nor a subject. Add one.")
         prompt = prompt or _filled(row.get("template") or template or TEMPLATE, subject or "")
         rows.append(Row(prompt, subject, _pairs(row.get("targets", ""), "targets", number),
                         _pairs(row.get("states", ""), "states", number)))
@@ -98,8 +98,8 @@ def _cells(text: str, name: str) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(text, newline=None)))
     except csv.Error as error:
-        raise DebiasError(f"{quoted(name)} is no table of comma-separated values ({error}). Save it again as CSV in "
-                          "UTF-8, or as a text with one prompt a line.") from error
+        raise DebiasError(f"{quoted(name)} is not a table of comma-separated values ({error}). Save it again as CSV "
+                          "in UTF-8, or as a text with one prompt per line.") from error
 
 
 def _filled(template: str, subject: str) -> str:

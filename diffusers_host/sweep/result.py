@@ -1,4 +1,4 @@
-"""What a sweep gives for a model: a profile of all its prompts, every picture's labels, and the bias card."""
+"""The results of a sweep for one model: a profile of all its prompts, every picture's labels, and the bias card."""
 from __future__ import annotations
 
 import hashlib
@@ -57,11 +57,11 @@ def check_free(folder: Path, name: str, asked: Asked) -> None:
     known = read_json(path) if recover(path) else {}
     names = [CARD, PAGE, MARKDOWN, LABELS, TABLE, *(f"{own}.json" for own in profile_names(name, asked))]
     if len({own.casefold() for own in names}) < len(names):
-        raise DebiasError(f"A profile of the name {quoted(name)} would take the card's place. Choose another --name.")
+        raise DebiasError(f"A profile named {quoted(name)} would replace the card. Choose another --name.")
     for file in names:
         if (folder / file).exists() and (not isinstance(known, dict) or known.get(file) != _digest(folder / file)):
-            raise DebiasError(f"{quoted(folder / file)} exists already, and is not as a sweep wrote it. Move it, "
-                              "or add --overwrite.")
+            raise DebiasError(f"{quoted(folder / file)} exists already, and a sweep did not write it or it was "
+                              "edited. Move it, or add --overwrite to replace it.")
 
 
 def _digest(path: Path) -> str:

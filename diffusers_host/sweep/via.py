@@ -40,7 +40,7 @@ KINDS = {"ComfyUI": "a ComfyUI", "web UI": "a web UI"}
 
 @dataclass(frozen=True)
 class Wish:
-    """What servers are to make pictures with.
+    """The model and settings that servers use.
 
     model     "demo", or, of web UIs, a checkpoint's name there
     workflow  of ComfyUI
@@ -52,7 +52,7 @@ class Wish:
 
 
 class Unreachable(Exception):
-    """Nobody answers."""
+    """The server does not answer."""
 
 
 class Failed(Exception):
@@ -72,7 +72,8 @@ class _Server:
                 return self._ask(method, path, data)
             except (OSError, http.client.HTTPException) as error:
                 if wait is None or self.stop.wait(wait):
-                    raise Unreachable(f"nobody answers there ({short(str(error) or type(error).__name__)})") from error
+                    raise Unreachable("the server does not answer "
+                                      f"({short(str(error) or type(error).__name__)})") from error
                 self.broken += 1
         raise AssertionError
 
@@ -99,7 +100,7 @@ class _Server:
         if status in (502, 503, 504):  # what stands before a server that is being started
             raise OSError(f"status {status}")
         if status in (401, 403):
-            raise DebiasError("it asks for a user and a password: give them as --via http://USER:PASSWORD@HOST:PORT"
+            raise DebiasError("it needs a user and a password: give them as --via http://USER:PASSWORD@HOST:PORT"
                               if own.login is None else "it refuses this user or password")
         try:
             return status, json.loads(text) if len(text) <= LARGEST else None
@@ -120,7 +121,7 @@ class Comfy:
     @staticmethod
     def _demo(wish: Wish) -> Workflow:
         if wish.model != "demo":
-            raise DebiasError(f"on a ComfyUI, a workflow says what the model {quoted(wish.model)} is. {EXPORT}")
+            raise DebiasError(f"on a ComfyUI, the model {quoted(wish.model)} comes from a workflow. {EXPORT}")
         idle = [f"--{name}" for name in ("classifier", "look", "detector", "sampler") if wish.given.get(name)]
         if idle:
             raise DebiasError(f"it is a ComfyUI, where {' and '.join(idle)} is part of a workflow. {EXPORT}")
@@ -139,7 +140,7 @@ class Comfy:
         if found is None and self._forgotten(ticket):
             found = self._history(ticket)  # done just now
             if found is None:
-                raise Failed("it does not know of this unit any more: was it restarted, or its queue cleared?")
+                raise Failed("it lost this unit; perhaps it was restarted, or its queue cleared")
         if found is None:
             return None
         self.asked.pop(ticket, None)
@@ -153,7 +154,7 @@ class Comfy:
         try:
             return json.loads(found["outputs"][self.workflow.node][OURS][0])
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise Failed("it ended without an answer") from error
+            raise Failed("it ended without a result") from error
 
     def _history(self, ticket: str) -> dict | None:
         _, answer = self.server.ask("GET", f"/history/{quote(ticket)}")
@@ -205,7 +206,7 @@ class WebUi:
         if status == 409:
             return None
         if status in (404, 405):
-            raise DebiasError(f"another version of sd-debias is there, which knows no sweeps: install {VERSION}")
+            raise DebiasError(f"the sd-debias there is too old for sweeps: install {VERSION}")
         if status != 202 or not isinstance(answer, dict):
             raise Failed(_detail(answer, status))
         return answer["id"]
@@ -213,7 +214,7 @@ class WebUi:
     def look(self, ticket: str) -> dict | None:
         status, job = self.server.ask("GET", f"{PREFIX}/jobs/{quote(ticket)}")
         if status == 404:
-            raise Failed("it does not know of this unit any more: was it restarted?")
+            raise Failed("it lost this unit; perhaps it was restarted")
         if status != 200 or not isinstance(job, dict):
             raise Failed(_detail(job, status))
         if job["state"] in ("waiting", "running"):
@@ -434,7 +435,7 @@ def _facts(client: Client, stop: Event) -> dict:
 
 
 def _cancel(client: Client, tickets: Sequence[str]) -> None:
-    """Nobody waits for these units any more."""
+    """Cancel units that are not needed any more."""
     client.server.waits = ()
     try:
         if tickets:
@@ -456,7 +457,7 @@ def _check_kinds(addresses: Sequence[Address]) -> None:
     kinds = {kind: own.url for own, (kind, _) in found if kind}
     if len(kinds) > 1:
         said = " and ".join(f"{url} is {KINDS[kind]}" for kind, url in kinds.items())
-        raise DebiasError(f"A sweep needs servers of one kind, but {said}, whose pictures are not the same. Sweep with "
+        raise DebiasError(f"Expected servers of one kind, got different ones: {said}. Their pictures differ, so use "
                           "one kind.")
     if not kinds:
         raise DebiasError(" ".join(f"{own.url} cannot be used: {why.rstrip('.')}." for own, (_, why) in found))

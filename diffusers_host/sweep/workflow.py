@@ -32,16 +32,16 @@ def read_workflow(path: str | Path) -> Workflow:
     """A workflow in API format that holds one Debias Calibrate. Raises DebiasError."""
     data = read_json(path)
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
-        raise DebiasError(f"{quoted(path)} is a workflow as the page saves it, not in API format. {EXPORT}")
+        raise DebiasError(f"{quoted(path)} is a saved workflow, not an export in API format. {EXPORT}")
     if not isinstance(data, dict) or not data or not all(
             isinstance(own, dict) and isinstance(own.get("class_type"), str) and isinstance(own.get("inputs"), dict)
             for own in data.values()):
-        raise DebiasError(f"{quoted(path)} is no workflow in API format. {EXPORT}")
+        raise DebiasError(f"{quoted(path)} is not a workflow in API format. {EXPORT}")
     found = [node for node, own in data.items() if own["class_type"] == CALIBRATE]
     if len(found) != 1:
         raise DebiasError(f"{quoted(path)} holds {len(found) or 'no'} Debias Calibrate node{'s'[:len(found)]}, but a "
-                          "sweep needs one, which says what model, judge and settings it uses. Add one, or remove the "
-                          "others, and export it again.")
+                          "sweep needs exactly one, from which it takes model, judge and settings. Add one, or remove "
+                          "the others, and export it again.")
     node, = found
     inputs = data[node]["inputs"]
     graph = {node: dict(class_type=SWEEP, inputs={name: inputs[name] for name in TAKEN if name in inputs})}

@@ -8,18 +8,18 @@ from typing import NamedTuple
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FORMS = {
     "a": "CLIP, one chunk", "b": "CLIP, the group's words open a second chunk", "c": "Two encoders, pooled vectors",
-    "d": "Variable length, masks discarded", "e": "Variable length, masks honoured", "f": "A part that nobody mixes"}
+    "d": "Variable length, masks discarded", "e": "Variable length, masks honoured", "f": "A part that cannot be mixed"}
 TESTS = {
     "test_left_alone": "Left alone: without weights, a picture is bit by bit the one without the package, in a batch "
                        "with pushed ones (direction `prompt`)",
     "test_left_alone_inside_sampling": "Left alone, directions `embedding` and `prediction`, with CFG and without",
-    "test_full_push": "Full push: weight -1 in the prompt's context is the picture of the group's own text",
+    "test_full_push": "Full push: weight -1 in the prompt's context gives the picture of the group's own text",
     "test_same_meaning": "Same meaning: the picture is what core computes, in all directions, with CFG and without",
     "test_same_meaning_anchored_at_the_prompt": "The same, anchored at the prompt, as the method `paper` does it",
-    "test_same_window": "Same window: outside of it nothing is steered, in the direction `prompt` neither",
-    "test_strength_0": "Strength 0: bit by bit the picture without the package, and no evaluation more (which "
-                       "nobody counts in a real web UI)",
-    "test_refused": "Refusals: what cannot be mixed is refused in a sentence that names it"}
+    "test_same_window": "Same window: outside of it nothing is steered, also in the direction `prompt`",
+    "test_strength_0": "Strength 0: bit-identical to the picture without the package, and no extra evaluations (not "
+                       "counted in a real web UI)",
+    "test_refused": "Refusals: what cannot be mixed is refused with a message that names it"}
 HEAD = """# Contracts, host by host
 
 Measured by `tests/contracts`, the same tests on every host. Never written by hand:

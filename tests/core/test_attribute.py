@@ -159,7 +159,7 @@ def from_dict(**changes):
     (lambda: GENDER.with_target(" , ;"), "Expected a target as one number per group, e.g. 50:50"),
     (lambda: GENDER.with_target("woman 65, woman 35"), "each once, got 'woman 65, woman 35'. The groups are man"),
     (lambda: GENDER.with_target("woman 65, child 35"), "got 'woman 65, child 35'. The groups are man, woman"),
-    (lambda: GENDER.with_target("woman 165"), "more than 100 in all, and nothing is left for man"),
+    (lambda: GENDER.with_target("woman 165"), "more than 100, so nothing is left for man"),
     (lambda: parse("gender = nan:1"), "finite"),
     (lambda: parse("gender = 0:0"), "not all zero"),
     (lambda: from_dict(groups=[{"name": "a"}]), "at least 2 and at most 1024 items in 'groups', got 1"),

@@ -329,7 +329,7 @@ def test_own_numbers_are_the_plan_custom_and_else_said_to_be_unused():
 
 def test_an_estimate_says_images_and_the_time_of_this_machine(tmp_path):
     plan = planned("normal", METHODS["default"])
-    said = "About 190 images, at most 820; how long that takes is said after the first ones."
+    said = "About 190 images, at most 820; the time is shown after the first images."
     assert estimate(plan, [GENDER]) == said
     assert known(tmp_path / "speed") is None
     remember(tmp_path / "speed", 1.5)

@@ -400,7 +400,7 @@ DAMAGE = {
     "an unknown group": (lambda c: c["sets"][0].update(explicit=[
         dict(prompt="p", states={"gender": "cat"}, shown={"gender": [1, 2]})]), "states and shows"),
     "a check of another attribute": (lambda c: c["sets"][0].update(checks=[Check(
-        "age", ("a", "b"), ((1, 0), (0, 1)), (0, 0)).to_dict()]), "stands where that of 'gender'"),
+        "age", ("a", "b"), ((1, 0), (0, 1)), (0, 0)).to_dict()]), "in the place of that of 'gender'"),
     "a picture that is none": (lambda c: c["sets"][0]["rows"][0].update(
         pictures=dict(before=['/9j/" onerror="alert(1)'])), "pictures.before"),
     "a picture of another kind": (lambda c: c["sets"][0]["rows"][0].update(

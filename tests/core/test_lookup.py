@@ -46,7 +46,7 @@ def test_a_prompt_with_the_subject_gets_the_entry_carried_over_and_says_so(promp
     assert not known and entry.steerings == (SENT,) and not is_other(DOCTOR, prompt)
     assert entry.behind() == "doctor" and DOCTOR.entries[0].behind() == entry.behind(0.5) == ""
     said, = entry.warnings
-    assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' stands in this prompt"
+    assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' is in this prompt"
 
 
 @pytest.mark.parametrize("prompt", ["a photo of doctors", "a doctorate", "a red apple on a table",
@@ -196,7 +196,7 @@ def test_a_subject_that_stands_in_every_prompt_carries_over_to_every_prompt_and_
     everywhere = profile("a photo of a doctor", subject="a")
     entry, known = entry_for(everywhere, "a red apple")
     assert not known and entry.steerings == (SENT,)
-    assert entry.warnings == ("carried over from 'a photo of a doctor', whose subject 'a' stands in this prompt",)
+    assert entry.warnings == ("carried over from 'a photo of a doctor', whose subject 'a' is in this prompt",)
 
 
 def test_a_subject_that_stands_in_no_prompt_carries_over_to_none_and_the_prompt_itself_keeps_its_weights():

@@ -273,7 +273,7 @@ def test_a_prompt_that_the_profile_is_not_for_is_left_alone_and_that_is_said(tmp
     asked[-1] = "portrait of a (judge:1.2), 8k"
     assert main(["generate", *asked, "--out", str(tmp_path / "carried"), "--predict"]) == 0
     said = capsys.readouterr().err
-    assert "--others predict does nothing" in said and "whose subject 'judge' stands in this prompt" in said
+    assert "--others predict does nothing" in said and "whose subject 'judge' is in this prompt" in said
     assert main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
     assert main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err

@@ -238,7 +238,7 @@ def test_a_folder_of_sd_3_without_its_t5_loads_and_says_so(tmp_path):
     pipe = tiny_pipelines.sd3()
     folder = saved(pipe, tmp_path / "sd3", text_encoder_3=["transformers", "T5EncoderModel"],
                    tokenizer_3=["transformers", "T5TokenizerFast"])
-    with pytest.warns(UserWarning, match="lacks text_encoder_3 and tokenizer_3; the pipeline goes without"):
+    with pytest.warns(UserWarning, match="lacks text_encoder_3 and tokenizer_3; the pipeline works without"):
         loaded = load_pipeline(folder)
     loaded.set_progress_bar_config(disable=True)
     call = dict(height=16, width=16, num_inference_steps=2)

@@ -732,7 +732,7 @@ def test_arguments_that_do_not_fit_are_refused(wrong, message):
 
 def test_another_number_of_images_than_rows_of_weights_is_refused():
     pipe = tiny_pipelines.sd()
-    with pytest.raises(ValueError, match="Expected 4 rows a step for 2 rows of weights"):
+    with pytest.raises(ValueError, match="Expected 4 rows per step for 2 rows of weights"):
         with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY, AWAY]), Method("embedding")):
             pipe(PROMPT, num_inference_steps=1)
     assert "forward" not in vars(pipe.unet)

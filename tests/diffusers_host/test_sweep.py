@@ -118,7 +118,7 @@ def test_a_line_that_a_killed_process_left_unfinished_is_left_out(tmp_path):
     journal.close()
     assert list(lines(path)) == [{"a": 1}, {"c": 3}]
     path.write_bytes(b"no\njournal\n")
-    with pytest.raises(DebiasError, match="no journal"):
+    with pytest.raises(DebiasError, match="not a journal"):
         list(lines(path))
 
 
@@ -148,7 +148,7 @@ def test_a_disk_that_is_full_on_one_worker_changes_nothing(undisturbed):
 
     said = []
     assert run(jobs_of(), Shuffled(2, openers={0: lambda: open_painter(trouble=full)}), warn=said.append) == undisturbed
-    assert any("worker 0 is given nothing more" in text and "No space left" in text for text in said)
+    assert any("worker 0 gets no more work" in text and "No space left" in text for text in said)
 
 
 def test_when_all_workers_fail_the_sweep_says_why_and_that_all_is_kept():
@@ -365,7 +365,7 @@ def test_a_finished_sweep_measures_nothing_again_and_another_one_is_refused(swep
     assert main([*SWEEP, "--prompts", str(swept / "prompts.csv"), "--out", str(swept / "all"), "--show", "2"]) == 0
     assert (swept / "all" / "journals" / "1-of-1.jsonl").read_bytes() == before
     assert main([*SWEEP, "--prompts", "demo-20", "--out", str(swept / "all")]) == 2
-    assert "holds another sweep: its 3 prompts are others than these 20" in capsys.readouterr().err
+    assert "holds another sweep: its 3 prompts differ from these 20" in capsys.readouterr().err
     assert main(["sweep", "--status", str(swept / "all")]) == 0
     assert "demo: 3 of 3 prompts, 18 pictures" in capsys.readouterr().out
 
@@ -375,7 +375,7 @@ def test_an_edited_profile_or_table_is_not_overwritten(swept, tmp_path, capsys):
     (tmp_path / "out" / "demo").mkdir(parents=True)
     (tmp_path / "out" / "demo" / "labels.csv").write_text("mine", encoding="utf-8")
     assert main(command) == 2
-    assert "labels.csv' exists already, and is not as a sweep wrote it" in capsys.readouterr().err
+    assert "labels.csv' exists already, and a sweep did not write it" in capsys.readouterr().err
     assert (tmp_path / "out" / "demo" / "labels.csv").read_text(encoding="utf-8") == "mine"
     assert main([*command, "--overwrite"]) == main(command) == 0
     (tmp_path / "out" / "demo" / "card.md").write_text("mine", encoding="utf-8")
@@ -392,7 +392,7 @@ def test_a_sweep_of_which_nothing_was_measured_yet_may_be_asked_for_anew(tmp_pat
 def test_two_sweeps_on_one_part_of_a_folder_are_refused(swept, capsys):
     with SweepFolder(swept / "all").journal("1-of-1"):
         assert main([*SWEEP, "--prompts", str(swept / "prompts.csv"), "--out", str(swept / "all"), "--show", "2"]) == 2
-    assert "Another sweep is at work on this part" in capsys.readouterr().err
+    assert "Another sweep is working on this part" in capsys.readouterr().err
 
 
 def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
@@ -420,7 +420,7 @@ def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
     (["--prompts", "demo-20", "--out", "x", "--worker-cpus", "2"], "does nothing without --ray"),
     (["--prompts", "demo-20", "--out", "x", "--template", "a {subject}"], "does nothing with the suite"),
     (["--prompts", "demo-20", "--out", "x", "--allow-download"], "does nothing with the demo model"),
-    (["--prompts", "demo-20", "--out", "x", "--name", "card"], "would take the card's place"),
+    (["--prompts", "demo-20", "--out", "x", "--name", "card"], "would replace the card"),
     (["--status", "x", "--template", "a {subject}"], "does nothing with --status"),
 ])
 def test_bad_options_are_refused_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, said):

@@ -186,13 +186,13 @@ def test_what_failed_once_is_tried_again_while_the_other_worker_waits_for_a_plac
 def test_a_worker_whose_pictures_are_not_finite_is_put_aside(cluster, undisturbed, tmp_path):
     found = Swept(partial(open_painter, trouble=NotFinite(tmp_path)))
     assert found.labels == undisturbed
-    assert found.warned("no picture is finite", "Look after its machine")
+    assert found.warned("no picture is finite", "Check its machine")
 
 
 def test_a_worker_with_a_full_disk_is_put_aside(cluster, undisturbed, tmp_path):
     found = Swept(partial(open_painter, trouble=DiskFull(tmp_path)))
     assert found.labels == undisturbed
-    assert found.warned("is given nothing more", "No space left on device")
+    assert found.warned("gets no more work", "No space left on device")
 
 
 def test_where_no_worker_can_keep_pictures_the_sweep_says_why(cluster, tmp_path):
@@ -293,7 +293,7 @@ def test_a_killed_sweep_goes_on_where_it_was_and_a_second_one_beside_it_is_refus
     first = command(arguments, lambda own: units(out))
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert "Another sweep is at work on this part" in said and len(said.splitlines()) == 1
+    assert "Another sweep is working on this part" in said and len(said.splitlines()) == 1
     before = len(units(out))
     wait(lambda: len(units(out)) > before)  # the first goes on
     first.send_signal(signal.SIGKILL)

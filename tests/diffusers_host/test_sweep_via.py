@@ -76,7 +76,7 @@ def test_a_server_that_dies_is_lost_and_the_others_do_its_work(undisturbed, star
     said = []
     labels, did = swept([good, bad], warn=said.append)
     assert labels == undisturbed and did.count(bad.url) < did.count(good.url)
-    assert [text for text in said if text.startswith(f"{bad.url} was lost: nobody answers there")] == said
+    assert [text for text in said if text.startswith(f"{bad.url} was lost: the server does not answer")] == said
 
 
 @KINDS
@@ -114,7 +114,7 @@ def test_a_server_that_is_restarted_at_once_is_asked_again_for_what_it_forgot(un
 def test_when_all_servers_die_the_sweep_says_so_and_that_all_is_kept(start, double):
     server = start(double)
     threading.Thread(target=lambda: (until(lambda: server.measured >= 2), server.die()), daemon=True).start()
-    with pytest.raises(DebiasError, match="was lost: nobody answers there .*run the same command again"):
+    with pytest.raises(DebiasError, match="was lost: the server does not answer .*run the same command again"):
         swept([server])
 
 
@@ -125,7 +125,7 @@ def test_a_server_of_another_version_or_model_is_put_aside(undisturbed, start, d
     said = []
     labels, did = swept([good, other, model], warn=said.append, facts=open_painter().facts)
     assert labels == undisturbed and set(did) == {good.url}
-    assert any(f"{other.url} could not be opened: sd-debias 9.9 is installed there, but" in text for text in said)
+    assert any(f"{other.url} could not be started: sd-debias 9.9 is installed there, but" in text for text in said)
     assert any(f"{model.url} is refused: its model is another model" in text for text in said)
 
 
@@ -170,10 +170,10 @@ def test_servers_that_cannot_be_used_are_refused_in_a_sentence(start):
     without.node = ""
     gone = start(Bare)
     gone.die()
-    for servers, said in [([gone], "cannot be used: nobody answers there"),
+    for servers, said in [([gone], "cannot be used: the server does not answer"),
                           ([bare], "neither a ComfyUI nor a web UI with sd-debias answers there"),
                           ([without], "this ComfyUI has no node Debias Sweep Unit"),
-                          ([comfy, web], "servers of one kind, but .* is a ComfyUI and .* is a web UI"),
+                          ([comfy, web], "servers of one kind, got different ones: .* is a ComfyUI and .* is a web UI"),
                           ([comfy, comfy.url + "/"], "different servers, got ")]:
         with pytest.raises(DebiasError, match=said):
             swept(servers)
@@ -234,7 +234,7 @@ def test_a_workflow_becomes_what_its_calibration_depends_on(tmp_path):
     (workflow(), "holds no Debias Calibrate node, but a sweep needs one"),
     (workflow("4", "5"), "holds 2 Debias Calibrate nodes, but a sweep needs one"),
     (dict(nodes=[], links=[]), r"not in API format.*Workflow > Export \(API\)"),
-    ([], "no workflow in API format"), ({"1": {}}, "no workflow in API format")])
+    ([], "not a workflow in API format"), ({"1": {}}, "not a workflow in API format")])
 def test_workflows_that_cannot_be_swept_are_refused_in_a_sentence(tmp_path, capsys, content, said):
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(DebiasError, match=said):
@@ -278,7 +278,7 @@ def command(folder, *servers, more=()):
 def test_a_login_is_asked_for_and_stands_in_no_file_and_no_line(tmp_path, start, capsys):
     server = start(WebDouble, login=f"studio:{SECRET}")
     assert command(tmp_path, server.url) == 2
-    assert "asks for a user and a password" in capsys.readouterr().err
+    assert "needs a user and a password" in capsys.readouterr().err
     assert command(tmp_path, server.url.replace("//", "//studio:guessed@")) == 2
     said = capsys.readouterr()
     assert "refuses this user or password" in said.err and "guessed" not in said.err

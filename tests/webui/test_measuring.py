@@ -90,7 +90,7 @@ def test_the_form_says_how_many_images_and_how_long_before_the_click(bench):
     script = sys.modules["sd_debias.webui_extension.calibrate_script"]
     said = script._about("normal", ["gender"], "", "", "")
     assert said == "Target: gender: man 50 %, woman 50 %. " \
-                   "About 190 images, at most 820; how long that takes is said after the first ones."
+                   "About 190 images, at most 820; the time is shown after the first images."
     calibrate(bench)
     assert "at the speed of the last calibration or audit here" in script._about("normal", ["gender"], "", "", "a\nb")
     assert " About 25 images; about " in script._about("custom", ["gender"], "", "", "", 10, 1, 5)
