@@ -198,7 +198,7 @@ def test_a_check_that_is_interrupted_says_to_run_it_again(monkeypatch, capsys):
     from sd_debias.diffusers_host.workbench import Workbench
     monkeypatch.setattr(Workbench, "render", interrupted)
     assert main(["check", "--count", "4"]) == 130
-    assert "Run the same command again" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def interrupted(*_, **__):
@@ -345,7 +345,7 @@ def test_an_interrupted_audit_of_a_folder_goes_on_with_the_same_command(folder, 
 
 def test_a_folder_needs_a_classifier_and_pictures(folder, tmp_path, capsys):
     assert main(["audit", "--images", str(folder)]) == 2
-    assert "give a CLIP model's folder with --classifier" in capsys.readouterr().err
+    assert "Give the folder of a CLIP model with --classifier" in capsys.readouterr().err
     assert of_folder(tmp_path) == of_folder(tmp_path / "nowhere") == 2
     said = capsys.readouterr().err
     assert "holds no pictures" in said and "There is no folder" in said
@@ -390,7 +390,7 @@ def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, capsys)
     (["check", "--parquet"], "--parquet does nothing without --out"),
     ([*AUDIT, "--detector", "dlib"], "--detector does nothing while judges look at pictures"),
     (["check", "--detector", "dlib", "--look", "picture"], "--detector does nothing while judges look at pictures"),
-    (["audit"], "needs a --prompt to generate pictures of, or --images"),
+    (["audit"], "Expected a --prompt to generate pictures of, or a folder of pictures with --images, got neither"),
     (["audit", "--images", ".", "--prompt", "x"], "--prompt does nothing with --images"),
     (["audit", "--images", ".", "--count", "5", "--seed", "0"], "--count and --seed do nothing with --images"),
     (["audit", "--images", ".", "--steps", "5"], "--steps does nothing with --images"),

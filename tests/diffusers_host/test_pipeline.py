@@ -361,7 +361,7 @@ def called(pipe, call):
 
 
 def test_a_method_takes_no_settings_that_it_does_not_use():
-    with pytest.raises(ValueError, match="it takes start and end alone"):
+    with pytest.raises(ValueError, match="only start and end .* of the direction 'prompt'"):
         Method(guidance=SafeLatentGuidance(momentum_scale=0.3))
 
 

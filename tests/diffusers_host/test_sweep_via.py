@@ -141,7 +141,7 @@ def test_a_prompt_that_cannot_be_measured_fails_alone_and_mistakes_are_tried_els
     said = []
     labels, _ = swept([start(double, trouble=wrong), start(double, trouble=full)], warn=said.append)
     assert labels[:5] == undisturbed[:5] and labels[5][1] == "It paints no fives."
-    assert any("3 mistakes in a row" in text and "No space left" in text for text in said)
+    assert any("3 errors in a row" in text and "No space left" in text for text in said)
 
 
 def test_another_job_of_a_web_ui_is_waited_for(undisturbed, start):
@@ -231,9 +231,9 @@ def test_a_workflow_becomes_what_its_calibration_depends_on(tmp_path):
 
 
 @pytest.mark.parametrize("content, said", [
-    (workflow(), "holds no Debias Calibrate node, but a sweep needs one"),
-    (workflow("4", "5"), "holds 2 Debias Calibrate nodes, but a sweep needs one"),
-    (dict(nodes=[], links=[]), r"not in API format.*Workflow > Export \(API\)"),
+    (workflow(), "holds no Debias Calibrate node, but a sweep needs exactly one"),
+    (workflow("4", "5"), "holds 2 Debias Calibrate nodes, but a sweep needs exactly one"),
+    (dict(nodes=[], links=[]), r"not an export in API format.*Workflow > Export \(API\)"),
     ([], "not a workflow in API format"), ({"1": {}}, "not a workflow in API format")])
 def test_workflows_that_cannot_be_swept_are_refused_in_a_sentence(tmp_path, capsys, content, said):
     (tmp_path / "a.json").write_text(json.dumps(content))
@@ -241,11 +241,11 @@ def test_workflows_that_cannot_be_swept_are_refused_in_a_sentence(tmp_path, caps
         read_workflow(tmp_path / "a.json")
     assert main(["sweep", "--prompts", "demo-20", "--out", str(tmp_path / "out"), "--via", "http://127.0.0.1:1",
                  "--workflow", str(tmp_path / "a.json")]) == 2
-    assert "API" in capsys.readouterr().err or "needs one" in said
+    assert "API" in capsys.readouterr().err or "exactly one" in said
 
 
 def test_a_model_of_a_comfyui_needs_a_workflow_and_a_web_ui_takes_none(tmp_path, start):
-    with pytest.raises(DebiasError, match=r"a workflow says what the model 'xl' is.*Workflow > Export \(API\)"):
+    with pytest.raises(DebiasError, match=r"the model 'xl' comes from a workflow.*Workflow > Export \(API\)"):
         swept([start(ComfyDouble)], wish=Wish("xl"))
     with pytest.raises(DebiasError, match="where --classifier and --sampler is part of a workflow"):
         swept([start(ComfyDouble)], wish=Wish(given=dict(classifier=["x"], sampler="euler")))

@@ -1,4 +1,4 @@
-"""A prompt that nobody calibrated: distance, shares in the first steps, predicted weights."""
+"""Uncalibrated prompts: distance, shares in the first steps, predicted weights."""
 from dataclasses import replace
 
 import numpy as np

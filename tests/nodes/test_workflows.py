@@ -390,7 +390,7 @@ def test_a_page_with_the_extension_gets_panels_and_the_report_opens(server):
     ("DebiasApply", dict(start=0.5, end=0.2), "0 <= start <= end"),
     ("DebiasSaveProfile", dict(name="../x"), "Expected a name of 1 to 120"),
     ("DebiasCalibrate", dict(name="../x"), "Expected a name of 1 to 120"),
-    ("DebiasCalibrate", dict(prompts=""), "needs a prompt")])
+    ("DebiasCalibrate", dict(prompts=""), "a prompt to calibrate, got none")])
 def test_bad_input_is_one_sentence_on_the_node_and_leaves_no_trace(server, untouched, node, inputs, sentence):
     prompt = prompt_of(server, 1)
     of_type(prompt, node).update(inputs)

@@ -221,14 +221,14 @@ def test_sdxl_keeps_the_size_behind_the_pooled_text(tmp_path):
 
 def test_texts_of_another_encoder_are_refused(a_double):
     conditioning = sys.modules["sd_debias.webui_extension.conditioning"]
-    with pytest.raises(ValueError, match="Texts of width 12 and 8 met"):
+    with pytest.raises(ValueError, match="Expected texts of width 8, got width 12"):
         conditioning.check_width(torch.zeros(1, 77, 12), torch.zeros(1, 77, 8))
     attributes = [sys.modules["sd_debias.core.attribute"].GENDER]
     encoded = conditioning.encode(a_double.shared.sd_model, "a doctor", attributes, "{prompt}, {group}", 64, 64)
     foreign = {"crossattn": torch.zeros(1, 77, 12)}
     for call in (lambda: conditioning.moved(foreign, encoded, encoded.prompt), lambda: conditioning.mixed(
             foreign, encoded, torch.tensor([0.0, -1.0])), lambda: conditioning.of_group(foreign, encoded, 0)):
-        with pytest.raises(ValueError, match="Texts of width 12 and 8 met"):
+        with pytest.raises(ValueError, match="Expected texts of width 8, got width 12"):
             call()
 
 

@@ -106,7 +106,7 @@ def test_the_form_says_the_target_by_name_and_what_is_wrong_with_it(bench):
     assert script._about("normal", two, "", "gender: woman 65\nskin_tone_3: dark 40", "").startswith(
         "Target: gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About ")
     assert "Nothing to measure: choose an attribute" in script._about("normal", [], "", "", "")
-    assert "With several attributes, a target begins with its attribute" in script._about("normal", two, "", "1:2", "")
+    assert "Expected each target to begin with its attribute" in script._about("normal", two, "", "1:2", "")
     assert "The groups are man, woman" in script._about("normal", ["gender"], "", "child 3", "")
 
 
