@@ -274,6 +274,15 @@ def test_a_checkpoint_that_is_changed_in_a_calibration_is_said_and_not_mixed(hos
     assert measured(host, "changed") == whole
 
 
+def test_a_skipped_batch_of_the_verification_is_left_out_and_the_others_are_as_they_were(host, fails, whole):
+    removed(host, "skipped")
+    fails("skip in cfg_denoiser", 4 * (len(whole[1]["rounds"]) - 1))
+    calibrate(host, classifier="demo", name="skipped")
+    (_, (_, items)), entry = measured(host, "skipped")
+    assert (entry["after"][0]["n"], entry["after"][0]["unsure"]) == (15, 5)
+    assert items[5:] == whole[0][1][1][5:] and items[:5] != whole[0][1][1][:5]
+
+
 def test_an_audit_that_memory_runs_out_in_says_so(host, fails):
     fails("judge", 1)
     with pytest.raises(ValueError, match="Memory ran out. Use smaller pictures, or a smaller batch size"):
