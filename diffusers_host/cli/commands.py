@@ -80,12 +80,20 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
             bar = tqdm(unit="picture", total=total, initial=done)
         bar.update(done - bar.n)
 
+    def left() -> str:
+        kept = ", and kept: run the same command again to continue" if state else \
+            ". With --out, what is done is kept"
+        return f"{work.done} of {len(work.files)} pictures are labelled{kept}."
+
     try:
         labelled = work.run(shown, pieces)
     except KeyboardInterrupt as stopped:
-        kept = ", and kept: run the same command again to continue" if state else \
-            ". With --out, what is done is kept"
-        raise Stopped(f"\nInterrupted. {work.done} of {len(work.files)} pictures are labelled{kept}.") from stopped
+        raise Stopped(f"\nInterrupted. {left()}") from stopped
+    except DebiasError:
+        raise
+    except Exception:
+        print(f"\n{left()}", file=sys.stderr)
+        raise
     finally:
         if bar is not None:
             bar.close()

@@ -214,8 +214,8 @@ def measured(host, name):
     page = (host.profiles / "reports" / name / "labels.html").read_text("utf-8")
     entry, = json.loads((host.profiles / f"{name}.json").read_text("utf-8"))["entries"]
     rounds = [{**each, "seconds": None} for each in entry["rounds"]]
-    return json.loads(page.split('"data">')[1].split("</script>")[0])["sections"], {**entry, "cost": None,
-                                                                                   "rounds": rounds}
+    sections = json.loads(page.split('"data">')[1].split("</script>")[0])["sections"]
+    return [(own["title"], own["items"]) for own in sections], {**entry, "cost": None, "rounds": rounds}
 
 
 def removed(host, name):
@@ -274,6 +274,15 @@ def test_a_checkpoint_that_is_changed_in_a_calibration_is_said_and_not_mixed(hos
     assert measured(host, "changed") == whole
 
 
+def test_a_skipped_batch_of_the_verification_is_left_out_and_the_others_are_as_they_were(host, fails, whole):
+    removed(host, "skipped")
+    fails("skip in cfg_denoiser", 4 * (len(whole[1]["rounds"]) - 1))
+    calibrate(host, classifier="demo", name="skipped")
+    (_, (_, items)), entry = measured(host, "skipped")
+    assert (entry["after"][0]["n"], entry["after"][0]["unsure"]) == (15, 5)
+    assert items[5:] == whole[0][1][1][5:] and items[:5] != whole[0][1][1][:5]
+
+
 def test_an_audit_that_memory_runs_out_in_says_so(host, fails):
     fails("judge", 1)
     with pytest.raises(ValueError, match="Memory ran out. Use smaller pictures, or a smaller batch size"):
@@ -329,7 +338,7 @@ def test_a_setting_that_is_changed_in_a_calibration_is_said(double, monkeypatch,
     setattr(double.shared.opts, name, before)
     calibrate(double, classifier="demo")
     rounds = json.loads((double.profiles / "doctor.json").read_text())["entries"][0]["rounds"]
-    assert len(double.denoisers) == 3 - 2 + 4 * (1 + len(rounds)), "the batch that was not counted is made again"
+    assert len(double.denoisers) == 3 - 2 + 4 * len(rounds), "the batch that was not counted is made again"
 
 
 def test_a_model_that_takes_the_chosen_ones_place_in_a_calibration_is_said(double):
