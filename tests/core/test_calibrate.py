@@ -321,7 +321,7 @@ def test_a_usual_plan_is_what_how_sure_says(sure, method, images):
 def test_own_numbers_are_the_plan_custom_and_else_said_to_be_unused():
     numbers = dict(images=40, rounds=2, held_out=10, tolerance=0.0, within=5.0)
     assert planned("custom", METHODS["default"], **numbers) == Plan(40, 2, 10, within=0.05)
-    assert "images, rounds, held_out, within as set here are not used" in unused("normal", numbers)
+    assert "yours are not used: images, rounds, held_out, within" in unused("normal", numbers)
     assert not unused("custom", numbers) and not unused("normal", dict(images=100, rounds=4, held_out=200))
     with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom, got 'very'"):
         planned("very", METHODS["default"])

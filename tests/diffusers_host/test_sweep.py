@@ -170,7 +170,7 @@ def test_what_only_one_worker_says_cannot_be_measured_is_measured_by_another(und
     said = []
     broken = lambda: open_painter(trouble=raising(DebiasError("CLIP gave NaN.")))  # noqa: E731
     assert run(jobs_of(), Shuffled(4, openers={1: broken}), warn=said.append) == undisturbed
-    assert any("worker 1 failed where worker" in text and "CLIP gave NaN" in text for text in said)
+    assert any("worker 1 failed, but worker" in text and "CLIP gave NaN" in text for text in said)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("too long"), DebiasError("too long")])

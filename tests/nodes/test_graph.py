@@ -99,7 +99,7 @@ def test_two_texts_that_differ_are_said(call, said, demo, sample):
     assert ("'text' is 'a photo of a nurse', but the positive conditioning is made from 'a photo of a doctor'"
             in said[-1][0])
     sample(applied(call, demo, graph, text="(A photo of a doctor:1.2)"))
-    assert "'text' says" not in said[-1][0]
+    assert "'text' is" not in said[-1][0]
     two = {**BASE, "other": node("CLIPTextEncode", clip=["loader", 1], text="on a beach"),
            "both": node("ConditioningCombine", conditioning_1=["pos", 0], conditioning_2=["other", 0]),
            "end": sampler(("both", 0))}

@@ -79,7 +79,7 @@ def test_a_calibration_ends_as_soon_as_it_is_sure_enough(bench):
 
 def test_how_sure_decides_the_numbers_and_unused_ones_are_said(bench):
     info = calibrate(bench, within=0.0, sure="quick").info
-    assert "images, rounds, held_out as set here are not used" in info and "(N = 30)" in info and "(N = 20)" in info
+    assert "yours are not used: images, rounds, held_out" in info and "(N = 30)" in info and "(N = 20)" in info
     plain = dict(images=100, rounds=4, held_out=200, within=0.0, sure="quick", overwrite=True)
     assert "not used" not in calibrate(bench, **plain).info
     with pytest.raises(ValueError, match="Expected how sure to be one of quick, normal, sure, custom"):
@@ -94,7 +94,7 @@ def test_the_form_says_how_many_images_and_how_long_before_the_click(bench):
     calibrate(bench)
     assert "at the speed of the last calibration or audit here" in script._about("normal", ["gender"], "", "", "a\nb")
     assert " About 25 images; about " in script._about("custom", ["gender"], "", "", "", 10, 1, 5)
-    assert "but images 0, rounds 0, held out 5" in script._about("custom", ["gender"], "", "", "", None, "", 5)
+    assert "got images 0, rounds 0, held out 5" in script._about("custom", ["gender"], "", "", "", None, "", 5)
     assert script._about("custom", ["gender"], "", "", "", "1o") == ""
 
 
