@@ -15,10 +15,11 @@ import argparse
 import json
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 from reliability import record
-from soak_watch import complaint
+from soak_watch import Different, check
 
 
 def main() -> int:
@@ -36,18 +37,16 @@ def main() -> int:
         kind.add_argument("--out", type=Path, metavar="FOLDER",
                           help="keep the figures in FOLDER/reliability.json; the published ones are in docs")
     given = options.parse_args()
-    started = time.perf_counter()
-    if given.kind == "process":
-        import soak_process as kind
-        found, wrong = kind.soak(given.pictures)
-        of = "pictures"
-    else:
-        kind = __import__(f"soak_{given.kind}")
-        found, wrong = kind.soak(given.url.rstrip("/"), given.pid, given.runs, given.seed)
-        of = "runs"
-    found |= dict(minutes=round((time.perf_counter() - started) / 60, 1), bounds=kind.BOUNDS)
-    print(json.dumps(found, indent=1))
-    if wrong := wrong or complaint(found, kind.BOUNDS, of):
+    soak, started = import_module(f"soak_{given.kind}"), time.perf_counter()
+    try:
+        if given.kind == "process":
+            found = soak.soak(given.pictures)
+        else:
+            found = soak.soak(given.url.rstrip("/"), given.pid, given.runs, given.seed)
+        found |= dict(minutes=round((time.perf_counter() - started) / 60, 1), bounds=soak.BOUNDS)
+        print(json.dumps(found, indent=1))
+        check(found, soak.BOUNDS, "pictures" if given.kind == "process" else "runs")
+    except Different as wrong:
         print(wrong, file=sys.stderr)
         return 1
     if given.out:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from soak_watch import Watch
+from soak_watch import Different, Watch
 
 from sd_debias.core.attribute import parse
 from sd_debias.core.calibration import runner
@@ -108,8 +108,8 @@ class Soak:
         self.kinds["commands"] += 1
 
 
-def soak(pictures: int) -> tuple[dict, str | None]:
-    """Figures, and a sentence where the last pictures differ from the first.
+def soak(pictures: int) -> dict:
+    """Figures. Raises Different where the last pictures differ from the first.
 
     What is free is given back before memory is read, so that it is what the process holds; `memory with what is free`
     is what the allocator had kept.
@@ -130,7 +130,7 @@ def soak(pictures: int) -> tuple[dict, str | None]:
             number += 1
             print(f"{soaking.done:,} pictures, {watch.seen['memory'][-1]:.1f} MB, {watch.seen['objects'][-1]:,} objects",
                   flush=True)
-        same = all(map(np.array_equal, before, soaking.pictures()))
+        if not all(map(np.array_equal, before, soaking.pictures())):
+            raise Different("Expected the last pictures to be the first ones bit for bit, but they differ.")
         tempfile.tempdir = None
-    found = dict(pictures=soaking.done, **soaking.kinds, **watch.found(EACH), same=same)
-    return found, None if same else "Expected the last pictures to be the first ones bit for bit, but they differ."
+    return dict(pictures=soaking.done, **soaking.kinds, **watch.found(EACH))

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Callable
+from pathlib import Path
+from typing import Callable, Sequence
 
 import numpy as np
 import psutil
@@ -34,6 +35,23 @@ def leaked(values) -> bool:
     """Does a number of handles only go up: is the least of the last third above the most of the first third?"""
     third = max(len(values) // 3, 1)
     return min(values[-third:]) > max(values[:third])
+
+
+class Different(Exception):
+    """The sentence that says what was expected and what came; it ends the soak."""
+
+
+def folder_of(pid: int, option: str) -> Path:
+    """A server's folder: what the option of its command line says, else where it was started."""
+    process = psutil.Process(pid)
+    words = process.cmdline()
+    return Path(words[words.index(option) + 1] if option in words else process.cwd())
+
+
+def temporary(pid: int, folders: Sequence[Path]) -> int:
+    """How many temporary files are left in these folders, and in the one that the process has for such files."""
+    own = psutil.Process(pid).environ().get("TMPDIR")
+    return sum(1 for folder in folders for _ in folder.rglob("*.tmp")) + (sum(1 for _ in Path(own).iterdir()) if own else 0)
 
 
 @dataclass
@@ -71,14 +89,14 @@ class Watch:
         return result
 
 
-def complaint(found: dict, bounds: dict[str, float], of: str) -> str | None:
-    """A sentence where something grows: a slope's upper limit above its bound, or handles that only go up."""
+def check(found: dict, bounds: dict[str, float], of: str) -> None:
+    """Raises Different where something grows: a slope's upper limit is above its bound, or handles only go up."""
     for name, bound in bounds.items():
         slope, low, high = found[name]["slope"]
         if high > bound:
-            return (f"Expected {name} to grow by at most {bound:g} per {found['each']:,} {of}, got {slope:.2f} "
-                    f"(95 % interval {low:.2f} to {high:.2f}).")
+            raise Different(f"Expected {name} to grow by at most {bound:g} per {found['each']:,} {of}, got {slope:.2f} "
+                            f"(95 % interval {low:.2f} to {high:.2f}).")
     for name in HANDLES:
         if found[name]["leaked"]:
-            return f"Expected as many {name} as before, got {found[name]['last']:g} after {found[name]['first']:g}."
-    return None
+            raise Different(f"Expected no more {name} than before, got {found[name]['last']:g} after "
+                            f"{found[name]['first']:g}.")
