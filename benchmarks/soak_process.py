@@ -3,16 +3,21 @@ turn, some of them interrupted, refused, or by the command line.
 """
 from __future__ import annotations
 
+import os
+
+# Whatever varies the size of a batch, as guidance of some pictures of it does, has a program made for it by oneDNN, which
+# keeps 1,024 of them: with fewer, these are full when the warm-up ends.
+os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "100"
+
 import contextlib
 import ctypes
 import gc
 import io
-import os
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import psutil
 from soak_watch import Different, Watch
 
 from sd_debias.core.attribute import parse
@@ -25,23 +30,26 @@ from sd_debias.demo_model.subjects import OCCUPATIONS, prompt
 from sd_debias.diffusers_host.cli.main import main as command_line
 from sd_debias.diffusers_host.workbench import demo
 
-# By what grows, of 1,000 pictures. Memory in MB: a latent of the demo model has 1 kB, the smallest thing that could be
-# kept of every picture, and 1,000 of them 1 MB. Objects: whatever is kept of each batch of 40 pictures, with its arrays,
-# is some ten objects a batch or more, and what is kept of each calibration some hundreds.
-BOUNDS = dict(memory=1.0, objects=200.0)
+# By what grows, of 1,000 pictures. A picture of 32 x 32 has 3 kB, and 1,000 of them 3 MB: `allocated` is what malloc has
+# given out, in MB. Objects and blocks (of Python's own allocator): whatever is kept of each batch of 60 pictures is some
+# ten objects or more, and of each calibration some hundreds. `memory`, in MB, is what the system sees: holes between
+# what is allocated count too, and may make up a tenth of a GB after 20,000 pictures.
+BOUNDS = {"allocated": 0.5, "objects": 200.0, "blocks": 1000.0, "memory": 5.0}
+SIZE = 32  # pixels: the demo model's own size takes four times as long, and other parts of the package no longer
 ATTRIBUTES = [[parse(text) for text in texts] for texts in (
-    ("gender",), ("skin_tone_3",), ("gender", "skin_tone_3"), ("gender = woman 65, man 35",))]
+    ("gender",), ("skin_tone_3",), ("gender", "skin_tone_3"), ("gender = woman 65, man 35",), ("skin_tone_5",))]
 WAYS = [METHODS["default"], METHODS["shift"], METHODS["paper"], named("default", direction="embedding"),
         named("default", direction="prediction")]
-PICTURES = 40  # of an audit, a round and so on
+PICTURES = 60  # of a batch, an audit, a round and so on
 EACH = 1000
+WARM_UP = 2 * len(WAYS)  # turns: everything has been twice
 
 
 class Soak:
     """One process's work; `done` counts its pictures, `kinds` what was done."""
 
     def __init__(self, folder: Path):
-        self.folder, self.bench, self.done = folder, demo(steps=2, batch_size=PICTURES), 0
+        self.folder, self.bench, self.done = folder, demo(steps=2, width=SIZE, height=SIZE, batch_size=PICTURES), 0
         self.kinds = dict(calibrations=0, interrupted=0, refused=0, audits=0, commands=0)
         generate = self.bench.generate
 
@@ -59,7 +67,7 @@ class Soak:
     def turn(self, number: int) -> None:
         """A calibration with all that surrounds it; every further turn has other prompts, seeds, attributes, method."""
         bench, first = self.bench, 1000 * number
-        attributes, method = ATTRIBUTES[number % len(ATTRIBUTES)], WAYS[number % len(WAYS)]
+        attributes, method = ATTRIBUTES[number % len(WAYS)], WAYS[number % len(WAYS)]
         prompts = [prompt(OCCUPATIONS[(number + i) % len(OCCUPATIONS)]) for i in range(3)]
         runner.audit(bench, prompts[:1], attributes, PICTURES, PICTURES, first).look("Audit", "nowhere")
         self.kinds["audits"] += 1
@@ -82,11 +90,7 @@ class Soak:
             bench.apply(profile, text, range(first, first + PICTURES))
         for _ in bench.carried_over(profile, prompts[2], PICTURES, first):
             pass
-        if number % 4 == 0:
-            self.command("generate", "--model", "demo", "--profile", str(outcome.path), "--prompt", prompts[0],
-                         "--count", str(PICTURES), "--batch-size", str(PICTURES), "--steps", "2", "--overwrite")
-            self.done += PICTURES
-            self.command("report", "--profile", str(outcome.path), "--overwrite")
+        self.command("report", "--profile", str(outcome.path), "--overwrite")
 
     def interrupted(self, ask: tuple, places: runner.Places) -> None:
         """The calibration, stopped in its second round by Ctrl-C; what follows continues it."""
@@ -108,12 +112,25 @@ class Soak:
         self.kinds["commands"] += 1
 
 
-def soak(pictures: int) -> dict:
-    """Figures. Raises Different where the last pictures differ from the first.
+class Allocated(ctypes.Structure):
+    """mallinfo2(3)"""
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
 
-    What is free is given back before memory is read, so that it is what the process holds; `memory with what is free`
-    is what the allocator had kept.
-    """
+
+def held() -> dict[str, float]:
+    """What this process holds, once what nobody uses is given back."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    libc.mallinfo2.restype = Allocated
+    found = libc.mallinfo2()
+    return dict(allocated=(found.uordblks + found.hblkhd) / 1e6, objects=len(gc.get_objects()),
+                blocks=sys.getallocatedblocks())
+
+
+def soak(pictures: int) -> dict:
+    """Figures. Raises Different where the last pictures differ from the first."""
     with tempfile.TemporaryDirectory() as place:
         work, temporary = Path(place) / "work", Path(place) / "temporary"
         temporary.mkdir()
@@ -123,14 +140,10 @@ def soak(pictures: int) -> dict:
         before = soaking.pictures()
         while soaking.done < pictures:
             soaking.turn(number)
-            kept = psutil.Process().memory_info().rss / 1e6
-            gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)
-            watch.sample(soaking.done, objects=len(gc.get_objects()), **{"memory with what is free": kept})
+            watch.sample(soaking.done, **held())
             number += 1
-            print(f"{soaking.done:,} pictures, {watch.seen['memory'][-1]:.1f} MB, {watch.seen['objects'][-1]:,} objects",
-                  flush=True)
+            print(f"{soaking.done:,} pictures: {', '.join(f'{n} {own[-1]:,.1f}' for n, own in watch.seen.items())}", flush=True)
         if not all(map(np.array_equal, before, soaking.pictures())):
             raise Different("Expected the last pictures to be the first ones bit for bit, but they differ.")
         tempfile.tempdir = None
-    return dict(pictures=soaking.done, **soaking.kinds, **watch.found(EACH))
+    return dict(pictures=soaking.done, **soaking.kinds, **watch.found(EACH, min(WARM_UP, number // 2)))

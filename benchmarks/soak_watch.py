@@ -11,7 +11,6 @@ import psutil
 from scipy import stats
 
 HANDLES = ("file descriptors", "threads", "temporary files")
-WARM_UP = 0.2  # share of the run: caches, pools and the allocator's arenas fill first
 
 
 def trend(x, y) -> tuple[float, float, float]:
@@ -74,9 +73,9 @@ class Watch:
         for name, value in found.items():
             self.seen.setdefault(name, []).append(value)
 
-    def found(self, each: int) -> dict:
-        """Figures after the warm-up; slopes are of `each` pictures or runs."""
-        warm = next(i for i, done in enumerate(self.at) if done >= WARM_UP * self.at[-1])
+    def found(self, each: int, warm: int) -> dict:
+        """Figures after the first `warm` samples, while caches, pools and the allocator's arenas fill; slopes are of
+        `each` pictures or runs."""
         at, result = np.array(self.at[warm:]) / each, dict(samples=len(self.at) - warm, warm_up=self.at[warm], each=each)
         for name, values in self.seen.items():
             own = values[warm:]
