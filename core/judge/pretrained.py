@@ -79,6 +79,18 @@ def _holds(source: str | Path, file: str, allow_download: bool) -> bool:
     return True
 
 
+def load_tokenizer(source: str | Path, allow_download: bool = False) -> Any:
+    """The folder's tokenizer, to encode texts. Raises DebiasError.
+
+    That of CLIP before transformers 4.42 puts a `decode` of its own into its backend, which holds the tokenizer for as
+    long as the process lives (github.com/huggingface/transformers/issues/30930): without it, the tokenizer goes when
+    nobody uses it any more.
+    """
+    tokenizer = load("AutoTokenizer", source, allow_download)
+    getattr(getattr(tokenizer, "backend_tokenizer", None), "__dict__", {}).pop("decode", None)
+    return tokenizer
+
+
 def preprocess(processor: Any, arrays: Sequence[np.ndarray], model: torch.nn.Module) -> dict:
     """Inputs of `model` for uint8 RGB arrays [H, W, 3] of any sizes, made by the folder's own image processor."""
     from PIL import Image

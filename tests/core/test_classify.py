@@ -1,6 +1,8 @@
 """Classifiers, checked on random tiny models, reference colours and the demo's artwork."""
+import gc
 import json
 import socket
+import weakref
 
 import numpy as np
 import pytest
@@ -185,6 +187,25 @@ def test_features_of_older_transformers_are_plain_tensors(clip, images, monkeypa
     expected = clip.embed_texts(["a man"])
     monkeypatch.setattr(clip.model, "get_text_features", lambda **_: expected * 3)
     torch.testing.assert_close(clip.embed_texts(["a man"]), expected)
+
+
+def test_audits_of_a_web_ui_do_not_each_keep_their_tokenizer(folders, monkeypatch):
+    """transformers before 4.42, which AUTOMATIC1111 has, gives the backend of CLIP's a way to decode that holds it."""
+    usual, backends = transformers.AutoTokenizer.from_pretrained, []
+
+    def earlier(*args, **options):
+        tokenizer = usual(*args, **options)
+        tokenizer.backend_tokenizer.decode = lambda ids: tokenizer.backend_tokenizer.decode(ids)
+        backends.append(tokenizer.backend_tokenizer)  # into which the garbage collector could not look
+        return tokenizer
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", earlier)
+    model = ClipModel(folders["clip"])
+    assert np.isfinite(model.embed_texts(["a man"]).numpy()).all()
+    kept = weakref.ref(model.tokenizer)
+    del model
+    gc.collect()
+    assert backends and kept() is None
 
 
 def test_texts_longer_than_the_model_reads_are_cut(clip):

@@ -1,0 +1,58 @@
+"""Long runs: does a process, or a host, hold after many pictures what it held after few, and make the same pictures?
+
+    python benchmarks/soak.py process [--pictures 20000]
+    python benchmarks/soak.py comfyui --url http://127.0.0.1:8188 --pid PID [--runs 200]
+    python benchmarks/soak.py a1111 --url http://127.0.0.1:7860 --pid PID [--runs 200]
+
+`process` generates in this process. The others queue work in a server that runs on this machine, as its page would, and
+cancel about a third of it at random moments. Ends with 1 and a sentence where memory grows by more than a bound, which
+the soak's module explains, where a handle leaks, or where a picture differs from the same one before.
+--out FOLDER keeps the figures in reliability.json.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+from reliability import record
+from soak_watch import Different, check
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = options.add_subparsers(dest="kind", required=True)
+    process = kinds.add_parser("process")
+    process.add_argument("--pictures", type=int, default=20_000)
+    for name in ("comfyui", "a1111"):
+        host = kinds.add_parser(name)
+        host.add_argument("--url", required=True)
+        host.add_argument("--pid", type=int, required=True, help="of the server's process")
+        host.add_argument("--runs", type=int, default=200)
+        host.add_argument("--seed", type=int, default=0, help="of what is queued and when it is cancelled")
+    for kind in kinds.choices.values():
+        kind.add_argument("--out", type=Path, metavar="FOLDER",
+                          help="keep the figures in FOLDER/reliability.json; the published ones are in docs")
+    given = options.parse_args()
+    soak, started = import_module(f"soak_{given.kind}"), time.perf_counter()
+    try:
+        if given.kind == "process":
+            found = soak.soak(given.pictures)
+        else:
+            found = soak.soak(given.url.rstrip("/"), given.pid, given.runs, given.seed)
+        found |= dict(minutes=round((time.perf_counter() - started) / 60, 1), bounds=soak.BOUNDS)
+        print(json.dumps(found, indent=1))
+        check(found, soak.BOUNDS, "pictures" if given.kind == "process" else "runs")
+    except Different as wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+    if given.out:
+        record(f"soak_{given.kind}", found, given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
