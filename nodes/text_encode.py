@@ -8,7 +8,7 @@ from ..core.profile.file import Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
 from ..core.profile.prompts import ALONE, DRAW
 from ..core.profile.words import metadata
-from ..core.method.draw import rows
+from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import effect, encode_all, shift
 from .guidance import PROFILE, nothing
@@ -73,6 +73,7 @@ class DebiasTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE):
         profile = with_others(profile, other_prompts)
+        check_strength(strength)  # a wired one is not held to the widget's range
         warned = list(entry_for(profile, text)[0].warnings)
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")

@@ -5,6 +5,7 @@ conditionings, then the CFG rule. The model is the demo model as diffusers loads
 """
 from __future__ import annotations
 
+import os
 import sys
 import types
 import uuid
@@ -286,7 +287,7 @@ def install(folder) -> None:
     folders: dict = {"classifiers": ([str(folder / "models" / "classifiers")], {""})}
 
     def full_path(name, file):
-        return next((str(Path(root) / file) for root in folders[name][0] if (Path(root) / file).is_file()), None)
+        return next((str(Path(root) / file) for root in folders[name][0] if os.path.isfile(Path(root) / file)), None)
 
     def files(name):
         return sorted(path.name for root in folders[name][0] for path in Path(root).glob("*"))
