@@ -77,7 +77,11 @@ def register(server) -> None:
 
     @server.routes.post(PAGES)
     async def announce(request):
-        client = (await request.json()).get("client")
+        try:
+            found = await request.json()
+        except ValueError:
+            found = None
+        client = found.get("client") if isinstance(found, dict) else None
         if isinstance(client, str) and 0 < len(client) < 100:
             _pages.pop(client, None)
             _pages[client] = None
@@ -113,5 +117,6 @@ def register(server) -> None:
     @server.routes.get(ESTIMATE)
     async def estimated(request):
         sure, prompts = request.query.get("sure", ""), request.query.get("prompts", "1")
-        usual = sure in HOW_SURE.values and sure != CUSTOM and prompts.isdecimal() and 0 < int(prompts) < 10_000
+        named = sure in HOW_SURE.values and sure != CUSTOM
+        usual = named and prompts.isdecimal() and len(prompts) < 5 and int(prompts) > 0
         return web.json_response(dict(text=about(sure, int(prompts)) if usual else ""))
