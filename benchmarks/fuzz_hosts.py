@@ -216,6 +216,8 @@ class Webui:
             value = self.pasting.pasted(name, parameters)
             assert value is None or type(value) is type(default), (name, value)
             assert not isinstance(value, float) or math.isfinite(value), (name, value)
+        assert len(self.host.reported) <= len(parameters)
+        self.host.reported.clear()  # values that are none, which the log tells
         if "Debias profile" not in parameters:
             raise DebiasError("This is of no picture of sd-debias: the accordion is switched off.")
 
