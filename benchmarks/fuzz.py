@@ -4,8 +4,9 @@
 
 Each is read as a user's would be. It must be accepted or refused with a sentence of `DebiasError`; whatever is accepted
 must make sense (bounded weights, whole counts, a report that renders, a file that loads as the same again), and none may
-take more than two seconds or 200 MB more memory. The first that fails is printed with its seed, and ends the run with 1.
---out FOLDER keeps what was found in reliability.json.
+take more than two seconds of a core, a minute, or 200 MB more memory. The first that fails is printed with its seed, and
+ends the run with 1. --only KIND reads nothing else; --out FOLDER keeps what was found in reliability.json. Requests to
+the web UIs' routes need FastAPI, which comes with these hosts: pip install fastapi.
 """
 from __future__ import annotations
 
@@ -24,12 +25,21 @@ from pathlib import Path
 from typing import Callable
 
 import numpy as np
+from fuzz_hosts import Comfy, Reached, Webui
+from PIL import Image
 from reliability import record
 
 from sd_debias.core.report import page as report
 from sd_debias.core.attribute import Attribute, parse, together
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.audits.folder import FolderAudit
+from sd_debias.core.audits.labelled import FORM as CORRECTIONS
+from sd_debias.core.audits.labelled import Labelled, corrected, read_corrections
+from sd_debias.core.calibration.first_steps import kept
+from sd_debias.core.calibration.loop import Round
+from sd_debias.core.calibration.speed import known as known_speed
+from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.image_classifier import ImageClassifier
 from sd_debias.demo_model.model import CLASSIFIER
 from sd_debias.core.errors import DebiasError
@@ -44,10 +54,13 @@ from sd_debias.core.report.card_figures import FORM, check_card
 from sd_debias.core.schema import LARGEST_WEIGHT
 from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder
 from sd_debias.diffusers_host.sweep.job import Wanted
+from sd_debias.core.sweep.unit import Recipe, Unit
+from sd_debias.core.sweep.wire import question, read
 from sd_debias.diffusers_host.sweep.prompts import read_prompts
-from sd_debias.core.method.draw import rows
+from sd_debias.diffusers_host.sweep.workflow import read_workflow
+from sd_debias.core.method.draw import Steering, rows
 
-SLOWEST, MOST_MEMORY = 2.0, 200 << 20
+SLOWEST, LONGEST, MOST_MEMORY = 2.0, 60.0, 200 << 20  # seconds of a core, seconds, bytes
 ODD = [None, True, False, 0, -1, 1, 7, 0.5, -0.5, 1e30, -1e30, 1e-300, 2**63, 2**70, 10**400, math.nan, math.inf, "", " ",
        "x", "a" * 300, "\ud800", "\u202egpj", "\0", "\n", "<script>alert(1)</script>", "../../etc/passwd", "{prompt}",
        "{group}", "{", "'; DROP", [], [[]], [0], ["a"], [None] * 3, [1e30, 1], {}, {"a": 1}, {"name": "x"}, [{}] * 3]
@@ -65,6 +78,12 @@ def profile(document) -> None:
     for entry in found.entries:
         assert all(abs(w) <= LARGEST_WEIGHT for s in entry.steerings for w in (*s.weights, s.push))
         assert all(math.isclose(math.fsum(s.probabilities), 1, abs_tol=2e-3) for s in entry.steerings if s.probabilities)
+        for m in (*(entry.before or ()), *(entry.after or ()), *(m for r in entry.rounds for m in r["attributes"])):
+            assert m.get("n") in (None, sum(m["counts"])), "a number of images that the counts are not"
+            assert all(math.isclose(share, count / sum(m["counts"]), abs_tol=1e-3)
+                       for share, count in zip(m.get("shares") or (), m["counts"])), "shares that the counts are not"
+            assert all(low <= high for low, high in m.get("intervals") or ()), "an interval that ends before it begins"
+        assert all(math.isclose(math.fsum(e["shares"]), 1, abs_tol=2e-3) for e in entry.expected or ()), "shares"
         assert all(isinstance(n, int) or n == int(n) and n >= 0
                    for m in entry.before or () for n in m["counts"]), "whole counts"
         if found.method.spend == "draw" or not any(s.probabilities for s in entry.steerings):
@@ -88,6 +107,10 @@ def state(document) -> None:
     found = Calibration.load(path)
     assert found.stop is None or isinstance(found.stop, str)
     assert all(math.isfinite(w) for s in found.steerings for w in s.weights)
+    for r in found.rounds:
+        assert len(set(r.seeds)) == len(r.seeds), "a picture that is counted twice"
+    held_out = [{*r.seeds} for r in found.rounds if r.kind == "held-out"]
+    assert not any(own & {*r.seeds} for own in held_out for r in found.rounds if r.kind != "held-out"), "no test"
     found.warnings  # noqa: B018
     found.next_round()
 
@@ -95,7 +118,9 @@ def state(document) -> None:
 def attribute(document) -> None:
     """An attribute's file."""
     found = Attribute.from_dict(document)
-    assert len(found.groups) >= 2 and math.isclose(math.fsum(found.target), 1)
+    assert len(found.groups) >= 2 and math.isclose(math.fsum(found.target), 1) and min(found.target) >= 0
+    assert len({" ".join(name.casefold().split()) for name in found.names}) == len(found.groups), "a group twice"
+    assert found.with_target(f"{found.names[0]} 100").target[0] == 1, "a group that a target cannot name"
     assert Attribute.from_dict(found.to_dict()) == found
 
 
@@ -129,6 +154,7 @@ def file(document) -> None:
 def plan(document) -> None:
     """The numbers of a calibration."""
     found = Plan(**document)
+    assert all(type(n) is int for n in (found.images, found.rounds, found.held_out, found.batch_size, found.seed))
     Calibration("a doctor", [parse("gender")], named(), found).next_round()
 
 
@@ -163,6 +189,75 @@ def prompts(document) -> None:
     assert all(row.prompt.strip() for row in read_prompts(str(path)))
 
 
+def corrections(document) -> None:
+    """A file of labels corrected by hand, applied to three pictures."""
+    path = folder / "corrections.json"
+    path.write_text(json.dumps(document), "utf-8", "surrogatepass")
+    gender = parse("gender")
+    pictures = Labelled("x", (gender,), Round("audit", (Steering.none(2),), (1, 2, 3), [[0, 1, -1]]),
+                        ["seed 1", "seed 2", "seed 3"], "a run")
+    said = corrected([pictures], read_corrections(path))
+    assert said and set(pictures.round.labels[0]) <= {-1, 0, 1}
+    if pictures.round.shows(0):
+        pictures.distribution(0)
+
+
+def checks(document) -> None:
+    """What a check of a classifier found, as profiles, cards and the web UIs keep it."""
+    found = Check.from_dict(document)
+    assert all(math.isfinite(share) and 0 <= low <= share <= high <= 1 for share, low, high in found.right)
+    assert all(kept <= of for kept, of in found.obeyed or ()), "a model that obeys more often than it is asked"
+    assert len(set(found.groups)) == len(found.groups) and found.attribute.strip() and all(map(str.strip, found.groups))
+    assert all("\n" not in line for line in (*found.lines, *found.warnings)), "a line"
+    found.fits(parse("gender"))
+    assert Check.from_dict(found.to_dict()) == found
+
+
+def folder_state(document) -> None:
+    """What an interrupted audit of a folder left."""
+    audit = an_audit()
+    path = audit.state
+    path.write_text(json.dumps(document), "utf-8", "surrogatepass")
+    found = audit.run()
+    assert found.round.done == len(found.keys) == 3 and len(set(found.keys)) == 3, "every picture once"
+    assert all(isinstance(label, int) and -3 <= label < 2 for own in found.round.labels for label in own)
+    assert not found.round.shows(0) or found.distribution(0).n <= 3
+    found.table()
+
+
+def unit(document) -> None:
+    """What a sweep on another machine asks for."""
+    recipe, asked = read(document)
+    assert all(math.isclose(math.fsum(a.target), 1) for own in recipe.variants for a in own)
+    if asked is not None:
+        first, count = asked.seeds
+        assert isinstance(first, int) and isinstance(count, int) and count > 0, "whole seeds"
+        assert np.isfinite(rows([Steering.from_dict(s) for s in asked.steerings], range(first, first + 3)).numpy()).all()
+        asked.weights  # noqa: B018
+
+
+def workflow_file(document) -> None:
+    """The workflow that a sweep queues on a ComfyUI."""
+    path = folder / "workflow.json"
+    path.write_text(json.dumps(document), "utf-8", "surrogatepass")
+    found = read_workflow(path)
+    assert found.batch_size is None or type(found.batch_size) is int and found.batch_size > 0
+    json.dumps(found.asking("x"))
+
+
+def caches(document) -> None:
+    """Files that only save time: what cannot be read of them is made anew."""
+    path = folder / "cache.json"
+    path.write_text(json.dumps(document), "utf-8", "surrogatepass")
+    speed = known_speed(path)
+    assert speed is None or 0 < speed < 1e6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = kept(path, lambda prompt: [np.array([0.5, 0.5])])("a doctor")
+    assert all(np.isfinite(part).all() and (part >= 0).all() and part.ndim == 1 and math.isclose(part.sum(), 1, abs_tol=1e-3)
+               for part in found), "shares"
+
+
 # --- mutation --------------------------------------------------------------------------------------------------------
 
 def places(value, at=()):
@@ -192,7 +287,7 @@ def mutated(document, chance: random.Random):
         elif kind < 0.5 and isinstance(holder[last], str):
             holder[last] += chance.choice(WORDS)
         elif kind < 0.55:
-            for _ in range(chance.choice((5, 40, 200))):
+            for _ in range(chance.choice((5, 40, 100))):
                 holder[last] = [holder[last]]
         else:
             holder[last] = copy.deepcopy(chance.choice(ODD))
@@ -227,15 +322,65 @@ def seeds_of() -> dict[Callable, tuple[list, Callable, float]]:
         calibration.save(folder / "state.json")
         made.append((calibration, read_json(folder / "state.json")))
     profiles = [small, *(profile_of("x", [c], {"steps": 3}, "x", [5]).to_dict() for c, _ in made)]
-    return {profile: (profiles, mutated, 0.35), state: ([document for _, document in made], mutated, 0.25),
-            attribute: ([parse("age").to_dict()], mutated, 0.1), attribute_text: ([None], typed, 0.1),
-            labels: ([{"a": "man", "b": "woman"}], mutated, 0.05), name: ([None], typed, 0.05),
-            file: ([json.dumps(small).encode()], damaged, 0.05),
-            card: ([a_card(made[0][0])], mutated, 0.05), sweep: ([a_sweep()], sweep_mutated, 0.03),
-            prompts: ([b"subject,template,targets,states\ndoctor,a {subject},gender = 70:30,\nwoman,,,gender=woman\n"],
-                      damaged, 0.02),
-            plan: ([dict(images=20, rounds=2, held_out=20, tolerance=0.1, batch_size=4, seed=5, confidence=0.5)],
-                   mutated, 0.05)}
+    nodes, webui = Comfy(folder / "comfyui", small), Webui(folder / "webui", small)
+    found = {
+        profile: (profiles, mutated, 0.22), state: ([document for _, document in made], mutated, 0.16),
+        attribute: ([parse("age").to_dict()], mutated, 0.08), attribute_text: ([None], typed, 0.08),
+        labels: ([{"a": "man", "b": "woman"}], mutated, 0.04), name: ([None], typed, 0.04),
+        file: ([json.dumps(small).encode()], damaged, 0.04),
+        card: ([a_card(made[0][0])], mutated, 0.04), sweep: ([a_sweep()], sweep_mutated, 0.02),
+        prompts: ([b"subject,template,targets,states\ndoctor,a {subject},gender = 70:30,\nwoman,,,gender=woman\n"],
+                  damaged, 0.02),
+        plan: ([dict(images=20, rounds=2, held_out=20, tolerance=0.1, batch_size=4, seed=5, confidence=0.5)],
+               mutated, 0.04),
+        corrections: ([dict(form=CORRECTIONS, runs={"a run": {"gender": {"seed 1": "woman", "seed 3": None}}})],
+                      mutated, 0.03),
+        checks: ([Check("gender", ("man", "woman"), ((9, 1), (2, 8)), (0, 1), "a judge", ("a man", "a woman"),
+                        ((9, 10), (9, 10))).to_dict()], mutated, 0.03),
+        folder_state: ([read_json(an_audit(2).state)], mutated, 0.02),
+        unit: ([question(Recipe(((parse("gender"),),), METHODS["default"], Plan(20)), own) for own in (
+            None, Unit(0, "a doctor", 0, 0, "audit", (Steering.none(2).to_dict(),), (5, 10), 0, False))], mutated, 0.03),
+        workflow_file: ([nodes.graph], mutated, 0.02),
+        caches: ([dict(seconds_an_image=1.5), {"a doctor": [[0.4, 0.6]], "x": [[1, 0]]}], mutated, 0.01),
+        nodes.workflow: (nodes.documents(), lambda document, chance: nodes.mutated(document, chance, mutated), 0.04),
+        webui.infotext: (webui.valid, infotext_mutated, 0.03)}
+    if webui.app is not None:
+        found[webui.api] = (webui.requests(), lambda document, chance: webui.requested(document, chance, mutated), 0.02)
+    else:
+        print("No FastAPI is installed, so no request is sent to the web UIs' routes.", flush=True)
+    return found
+
+
+def infotext_mutated(text: str, chance: random.Random) -> str:
+    """A picture's infotext with a value replaced, cut or doubled, or garbage."""
+    kind = chance.random()
+    if kind < 0.15:
+        return f"{typed(None, chance)}\nSteps: 20, Debias profile: {typed(None, chance)}, Debias {typed(None, chance)}"
+    if kind < 0.3:
+        return damaged(text.encode("utf-8", "surrogatepass"), chance).decode("utf-8", "replace")
+    if kind < 0.4:
+        return text
+    head, line = text.rsplit("\n", 1)
+    parts = line.split(", ")
+    at = chance.randrange(len(parts))
+    parts[at] = f"{parts[at].split(':')[0]}: {chance.choice((*map(str, ODD), *WORDS))[:400]}"
+    return f"{head}\n{', '.join(parts)}"
+
+
+def an_audit(most: int = 3) -> FolderAudit:
+    """An audit of a folder of three pictures; with `most` below, one that was interrupted after so many."""
+    place = folder / "pictures"
+    if not place.exists():
+        place.mkdir()
+        for value in (0, 30, 60):
+            Image.fromarray(np.arange(value, value + 192, dtype=np.uint8).reshape(8, 8, 3)).save(place / f"{value}.png")
+    judge = lambda images: np.tile([[0.2, 0.8]], (len(images), 1))  # noqa: E731
+    audit = FolderAudit(place, [parse("gender")], [judge], state=folder / "audit.json", batch_size=1)
+    if most < 3:
+        for piece, _ in zip(audit.pieces(), range(most)):
+            audit._add(piece)
+        audit._save()
+    return audit
 
 
 def a_card(calibration: Calibration) -> dict:
@@ -282,41 +427,51 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--documents", type=int, default=100_000)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--only", metavar="KIND", help="documents of this kind alone, such as profile")
     options.add_argument("--out", type=Path, metavar="FOLDER",
                          help="keep the figures in FOLDER/reliability.json; the published ones are in docs")
     given = options.parse_args()
     kinds = seeds_of()
-    readers, shares = list(kinds), [share for _, _, share in kinds.values()]
-    accepted, refused, slowest = Counter(), Counter(), 0.0
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    readers = [reader for reader in kinds if given.only in (None, reader.__name__)]
+    if not readers:
+        options.error(f"Expected --only to be one of {', '.join(r.__name__ for r in kinds)}, got {given.only!r}.")
+    shares = [kinds[reader][2] for reader in readers]
+    accepted, refused, slowest, spent = Counter(), Counter(), 0.0, Counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     for number in range(given.seed, given.seed + given.documents):
         chance = random.Random(number)
         reader = chance.choices(readers, shares)[0]
         documents, mutate, _ = kinds[reader]
         document = mutate(chance.choice(documents), chance)
-        started = time.perf_counter()
+        started, at = time.perf_counter(), time.process_time()
         try:
             reader(document)
+            accepted[reader.__name__] += 1
+        except Reached:
             accepted[reader.__name__] += 1
         except DebiasError as error:
             said = str(error)
             refused[reader.__name__] += 1
-            if len(said) > 1500 or "\n" in said or not said.isprintable():
+            if not said or len(said) > 1500 or "\n" in said or not said.isprintable():
                 return failed(number, reader, document, f"a message of {len(said)} characters: {said[:300]!r}")
         except Exception as error:
             return failed(number, reader, document, repr(error))
-        slowest = max(slowest, time.perf_counter() - started)
-        if slowest > SLOWEST:
-            return failed(number, reader, document, f"{slowest:.1f} seconds")
-        if (number + 1) % 10_000 == 0:
-            print(f"{number + 1 - given.seed:,} documents, {sum(accepted.values()):,} accepted", flush=True)
-    # ru_maxrss is in kB on Linux.
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-    if memory > MOST_MEMORY:
-        return failed(given.documents, main, None, f"{memory >> 20} MB more memory")
+        took = time.process_time() - at
+        slowest, spent[reader.__name__] = max(slowest, took), spent[reader.__name__] + took
+        if took > SLOWEST or time.perf_counter() - started > LONGEST:
+            return failed(number, reader, document, f"{took:.1f} seconds of a core")
+        # ru_maxrss is in kB on Linux.
+        memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+        if memory > MOST_MEMORY:
+            return failed(number, reader, document, f"{memory >> 20} MB more memory than at the beginning")
+        done = number + 1 - given.seed
+        if done % 10_000 == 0:
+            print(f"{done:,} documents, {sum(accepted.values()):,} accepted, {memory >> 20} MB more, "
+                  f"{done / (time.perf_counter() - began):.0f} a second", flush=True)
     found = dict(documents=given.documents, first_seed=given.seed, slowest_seconds=round(slowest, 2),
                  more_memory_mb=memory >> 20, accepted=dict(accepted), refused=dict(refused))
-    print(json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1), {kind: f"{1000 * seconds / (accepted[kind] + refused[kind]):.1f} ms" for
+                                        kind, seconds in spent.most_common()})
     if given.out:
         record("fuzz", found, given.out)
     return 0

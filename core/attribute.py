@@ -72,7 +72,7 @@ class Attribute:
         if len(names) < 2:
             raise DebiasError(f"Attribute {quoted(self.name)} needs two groups or more, got {len(names)}: "
                               f"{short(names)}. Add a group.")
-        if len(set(names)) < len(names):
+        if len({" ".join(name.casefold().split()) for name in names}) < len(names):  # as targets name them
             raise DebiasError(f"Attribute {quoted(self.name)} names a group twice: {short(names)}. Give every group "
                               f"its own name.")
         words = [word for group in self.groups for word in {w.casefold().strip() for w in group.words or ()}]

@@ -118,19 +118,23 @@ PLAN = _object(
     round_images=_or_null(_whole(1, MOST_IMAGES)),
     seed=_whole(-2**64, 2**64),
     confidence=_number(0, 1))
+ROUND = _object(
+    "kind steerings seeds labels", kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8),
+    seeds=_list(_whole(-2**65, 2**65), minItems=1, maxItems=MOST_IMAGES),
+    labels=_list(_list(LABEL), maxItems=8), faces=_list(COUNT),
+    people=_list(_list(_list(LABEL)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
+    not_finite=COUNT, one_colour=COUNT, seconds=SECONDS, watched={
+        "type": "object", "additionalProperties": _list(LABEL)})
+FOLDER = _object(  # an unfinished audit of a folder
+    "facts round keys notes", round={**ROUND, "required": ["kind", "labels"]}, keys=_list(TEXT),
+    notes={"type": "object", "additionalProperties": TEXT})
 CALIBRATION = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "State of a calibration of sd-debias", "description": "What an unfinished calibration continues from.",
     **_object("prompt attributes method plan rounds", prompt=TEXT,
               attributes=_list(ATTRIBUTE, minItems=1, maxItems=8), method=METHOD, plan=PLAN,
               checks=_or_null(_list(_or_null(CHECK), maxItems=8)), made_with={"type": ["object", "null"]},
-              rounds=_list(_object(
-                  "kind steerings seeds labels", kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8),
-                  seeds=_list(_whole(-2**65, 2**65), minItems=1, maxItems=MOST_IMAGES),
-                  labels=_list(_list(LABEL), maxItems=8), faces=_list(COUNT),
-                  people=_list(_list(_list(LABEL)), maxItems=8), fidelity=_list(_number(-1e6, 1e6)),
-                  not_finite=COUNT, one_colour=COUNT, seconds=SECONDS, watched={
-                      "type": "object", "additionalProperties": _list(LABEL)}), maxItems=10_000))}
+              rounds=_list(ROUND, maxItems=10_000))}
 UNIT = _object(
     "job prompt variant round kind steerings seeds begin rounds", job=COUNT, prompt=TEXT, variant=COUNT, round=COUNT,
     kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8), begin=COUNT, rounds={"type": "boolean"},

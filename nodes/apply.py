@@ -14,7 +14,7 @@ from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
 from ..core.profile.prompts import ALONE, OTHERS, PREDICT, bare
 from ..core.profile.words import metadata, sent_to
-from ..core.method.draw import rows
+from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import encode_all
 from .first_steps import predict
@@ -184,6 +184,7 @@ class DebiasApply(io.ComfyNode):
     def execute(cls, model, clip, profile, strength=1.0, start=0.0, end=1.0, direction=AS_CALIBRATED, text="",
                 other_prompts=ALONE):
         node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
+        check_strength(strength)  # a wired one is not held to the widget's range
         method = profile.method.adjusted(direction, start, end)
         graph = cls.hidden.prompt or {}
         if strength == 0:

@@ -1,15 +1,12 @@
 """Debias Audit: which groups do these images show?"""
 from __future__ import annotations
 
-import json
-
 from comfy_api.latest import io, ui
 
 from ..core.attribute import together
 from ..core.audits.given import labelled_pictures
-from ..core.audits.labelled import Labelled, corrected, read_corrections
+from ..core.audits.labelled import Labelled, corrected, given_back
 from ..core.calibration.standing import Standing, of_shares
-from ..core.errors import DebiasError
 from ..core.report.chart import chart_shares
 from . import messages
 from .classifier import checks_of
@@ -25,19 +22,6 @@ def audited(batches, attributes, judge, confidence: float = 0.0, title: str = ""
     pixels = [image for images in batches for image in pictures(images)]
     return labelled_pictures(pixels, title, attributes, [judge.of(a) for a in attributes], confidence,
                              checks_of(judge, attributes))
-
-
-def given_back(text: str) -> dict | None:
-    """Corrections as the page sends them; None for an empty text. Raises DebiasError."""
-    if not text.strip():
-        return None
-    try:
-        return read_corrections(json.loads(text))
-    except ValueError as error:
-        if isinstance(error, DebiasError):
-            raise
-        raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page of "
-                          "pictures and labels saved, or leave them empty.") from error
 
 
 class DebiasAudit(io.ComfyNode):

@@ -5,6 +5,7 @@ ComfyUI like any model: loaded to the device when needed, evicted when memory is
 """
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Sequence
@@ -122,9 +123,9 @@ def folders() -> list[str]:
 
 
 def _path(folder: str) -> Path:
-    for root in folder_paths.get_folder_paths(FOLDER):
+    for root in folder_paths.get_folder_paths(FOLDER) if folder.isprintable() else ():  # others, no system takes
         path = (Path(root) / folder).resolve()
-        if path.is_relative_to(Path(root).resolve()) and (path / "config.json").is_file():
+        if path.is_relative_to(Path(root).resolve()) and os.path.isfile(path / "config.json"):
             return path
     raise DebiasError(f"There is no model folder {quoted(folder)} in models/classifiers. Put a transformers folder "
                       "there (config.json, *.safetensors, preprocessor and tokenizer files) and press R.")

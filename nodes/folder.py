@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import folder_paths
@@ -20,8 +21,8 @@ def files(folder: str, most: int) -> list[Path]:
     """The folder's pictures by name, the first `most`. Raises DebiasError for a folder outside of `input`, or for none.
     """
     root = Path(folder_paths.get_input_directory()).resolve()
-    path = (root / folder.strip()).resolve()
-    if not path.is_relative_to(root) or not path.is_dir():
+    path = (root / folder.strip()).resolve() if folder.isprintable() else None  # others, no system takes
+    if path is None or not path.is_relative_to(root) or not os.path.isdir(path):
         raise DebiasError(f"There is no folder {quoted(folder)} in {messages.place(root)}. Make it, put pictures "
                           "there, and queue again.")
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())[:most]

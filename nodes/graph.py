@@ -34,9 +34,11 @@ def samplers_of(graph: Mapping, node: str) -> list[str]:
     return [at for at in graph if at != node and led(at, set()) and next(_positive(graph, at, set()), None)]
 
 
-def _inputs(graph: Mapping, node: str) -> Mapping:
+def inputs_of(graph: Mapping, node: str) -> Mapping:
+    """A node's inputs; none where the graph holds no such node, or something else in its place."""
     at = graph.get(node)
-    return (at.get("inputs") or {}) if isinstance(at, Mapping) else {}
+    found = at.get("inputs") if isinstance(at, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _chosen(graph: Mapping, inputs: Mapping) -> Mapping:
@@ -44,21 +46,22 @@ def _chosen(graph: Mapping, inputs: Mapping) -> Mapping:
     if "switch" not in inputs or not set(BRANCHES) & set(inputs):
         return inputs
     stands, seen = inputs["switch"], set()
-    while _is_link(stands) and stands[0] not in seen:
+    while is_link(stands) and stands[0] not in seen:
         seen.add(stands[0])
-        values = list(_inputs(graph, stands[0]).values())
+        values = list(inputs_of(graph, stands[0]).values())
         stands = values[0] if len(values) == 1 else None
     name = BRANCHES[0] if stands else BRANCHES[1]
     return {name: inputs[name]} if isinstance(stands, bool) and name in inputs else {}
 
 
 def _links(graph: Mapping, node: str) -> Iterator[tuple[str, tuple[str, int]]]:
-    for key, value in _chosen(graph, _inputs(graph, node)).items():
-        if _is_link(value):
+    for key, value in _chosen(graph, inputs_of(graph, node)).items():
+        if is_link(value):
             yield key, (str(value[0]), value[1])
 
 
-def _is_link(value: object) -> bool:
+def is_link(value: object) -> bool:
+    """Is an input's value another node's output?"""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
@@ -80,7 +83,7 @@ def _texts(graph: Mapping, link: tuple[str, int], seen: set) -> Iterator[str]:
         return
     seen.add(link)
     node, output = link
-    links, inputs = dict(_links(graph, node)), _inputs(graph, node)
+    links, inputs = dict(_links(graph, node)), inputs_of(graph, node)
     if "clip" in links and (names := [name for name in TEXTS if name in inputs]):
         for name in names[:1] if "populated_text" in names else names:
             yield from _text(graph, inputs[name], set())
@@ -97,8 +100,8 @@ def _text(graph: Mapping, value: object, seen: set) -> Iterator[str]:
     texts while it runs, by replacing, choosing or asking a model, nobody knows."""
     if isinstance(value, str):
         yield value
-    elif _is_link(value) and value[0] not in seen:
-        inputs = {key: at for key, at in _chosen(graph, _inputs(graph, value[0])).items()
+    elif is_link(value) and value[0] not in seen:
+        inputs = {key: at for key, at in _chosen(graph, inputs_of(graph, value[0])).items()
                   if not key.startswith("preview")}  # what a preview last showed
         if len(inputs) == 1 and set(BRANCHES) & set(inputs):
             yield from _text(graph, *inputs.values(), seen | {value[0]})
@@ -107,8 +110,8 @@ def _text(graph: Mapping, value: object, seen: set) -> Iterator[str]:
             inputs = {"populated_text": inputs["populated_text"]}
         names = [name for name in TEXTS if name in inputs]
         others = [at for key, at in inputs.items() if key not in (*names, "delimiter")]
-        reroute = not names and len(others) == 1 and _is_link(others[0])
-        if "seed" in inputs or not reroute and any(_is_link(at) or isinstance(at, str) for at in others):
+        reroute = not names and len(others) == 1 and is_link(others[0])
+        if "seed" in inputs or not reroute and any(is_link(at) or isinstance(at, str) for at in others):
             return
         found = [list(_text(graph, inputs[name], seen | {value[0]})) for name in names] or \
             [list(_text(graph, at, seen | {value[0]})) for at in others]

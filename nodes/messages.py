@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from ..core.errors import DebiasError, placed
 from . import panel
+from .graph import inputs_of
 
 log = logging.getLogger("sd-debias")
 
@@ -71,8 +72,8 @@ def upstream(prompt: dict, nodes: Iterable[str]) -> dict[str, dict]:
         at = waiting.pop()
         if at not in found and isinstance(prompt.get(at), dict):
             found[at] = prompt[at]
-            inputs = prompt[at].get("inputs") or {}
-            waiting += [str(value[0]) for value in inputs.values() if isinstance(value, list) and len(value) == 2]
+            waiting += [str(value[0]) for value in inputs_of(prompt, at).values() if isinstance(value, list)
+                        and len(value) == 2]
     return found
 
 
@@ -80,12 +81,12 @@ def needed(prompt: dict) -> set[str]:
     """The nodes that lead to an output, which alone a host runs; none where it does not say which nodes are outputs."""
     known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
     return set(upstream(prompt, [key for key, node in prompt.items() if isinstance(node, dict) and getattr(
-        known.get(node.get("class_type")), "OUTPUT_NODE", False)]))
+        known.get(str(node.get("class_type"))), "OUTPUT_NODE", False)]))
 
 
 def making(prompt: dict, node: str) -> tuple[str, str]:
     """A node of a prompt, and all that makes it what it is."""
-    found = {key: [at.get("class_type"), at.get("inputs") or {}] for key, at in upstream(prompt, [node]).items()}
+    found = {key: [at.get("class_type"), inputs_of(prompt, key)] for key, at in upstream(prompt, [node]).items()}
     return node, json.dumps(found, sort_keys=True, default=str)
 
 
@@ -164,8 +165,10 @@ def open_record(json_data: dict) -> dict:
         with _lock:
             entry = Record(prompt)
             _records[str(json_data.setdefault("prompt_id", str(uuid.uuid4())))] = entry
-        info = json_data.setdefault("extra_data", {}).get("extra_pnginfo") or {}
-        json_data["extra_data"]["extra_pnginfo"] = {**info, METADATA: entry}
+        extra = json_data.get("extra_data")
+        extra = json_data["extra_data"] = extra if isinstance(extra, dict) else {}
+        info = extra.get("extra_pnginfo")
+        extra["extra_pnginfo"] = {**(info if isinstance(info, dict) else {}), METADATA: entry}
     return json_data
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from .graph import inputs_of, is_link
+
 NAMES = ("ckpt_name", "unet_name", "model_path", "model_name")
 
 
@@ -16,12 +18,12 @@ def model_name(prompt: dict | None, node: str | None) -> str | None:
     seen = set()
     while prompt and node in prompt and node not in seen:
         seen.add(node)
-        inputs = prompt[node].get("inputs", {})
-        if prompt[node].get("class_type") == "DebiasDemoModel":
+        inputs, at = inputs_of(prompt, node), prompt[node]
+        if isinstance(at, dict) and at.get("class_type") == "DebiasDemoModel":
             return "demo"
         for name in NAMES:
             if isinstance(inputs.get(name), str):
                 return PurePath(inputs[name].replace("\\", "/")).name
         link = inputs.get("model")
-        node = link[0] if isinstance(link, list) else None
+        node = link[0] if is_link(link) else None
     return None

@@ -80,7 +80,10 @@ def register(server) -> None:
     async def announce(request):
         if (request.content_length or MOST_BYTES) >= MOST_BYTES:
             raise web.HTTPRequestEntityTooLarge(MOST_BYTES, request.content_length or 0)
-        data = await request.json()
+        try:
+            data = await request.json()
+        except ValueError:
+            data = None
         client = data.get("client") if isinstance(data, dict) else None
         if isinstance(client, str) and 0 < len(client) < 100:
             _pages.pop(client, None)

@@ -8,7 +8,7 @@ from ..core.profile.file import Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, is_other, with_others
 from ..core.profile.prompts import ALONE, OTHERS, PREDICT
 from ..core.profile.words import metadata
-from ..core.method.draw import rows
+from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import effect, encode_all, shift
 from .first_steps import predict
@@ -81,6 +81,7 @@ class DebiasTextEncode(io.ComfyNode):
     def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE,
                 model=None):
         node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
+        check_strength(strength)  # a wired one is not held to the widget's range
         if profile.others == PREDICT and is_other(profile, text):
             if model is None:
                 raise DebiasError("other_prompts is 'predict', which reads the model's first steps, but no model is "

@@ -29,6 +29,7 @@ from ..core.report.chart import contact_sheet
 from . import messages
 from .classifier import Judge
 from .conditioning import encode_all
+from .graph import inputs_of, is_link
 from .guidance import GuidedSampling, downscale
 from .images import pictures, to_pil
 from .model_name import encoder_name, model_name
@@ -178,8 +179,8 @@ def behind(prompt: dict | None, node: str | None, tell: Callable = fingerprint) 
     """The loaders, LoRAs and so on that make those inputs of the node that are no values, with the files that they
     name: one that was replaced under the same name is another one, by what `tell` says. Nothing else of the graph
     counts."""
-    inputs = ((prompt or {}).get(node) or {}).get("inputs") or {}
-    links = [(key, inputs[key]) for key in MADE if isinstance(inputs.get(key), list)]
+    inputs = inputs_of(prompt or {}, node or "")
+    links = [(key, inputs[key]) for key in MADE if is_link(inputs.get(key))]
     return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source), tell))
             for key, (source, output) in links]
 
@@ -187,7 +188,7 @@ def behind(prompt: dict | None, node: str | None, tell: Callable = fingerprint) 
 def files_of(prompt: dict, node: str, tell: Callable = fingerprint) -> list:
     """(text, what `tell` says) of every text in a node's inputs, and in those of all that leads to it, that names a
     file or folder in ComfyUI's model folders."""
-    texts = {text for at in messages.upstream(prompt, [node]).values() for text in (at.get("inputs") or {}).values()
+    texts = {text for at in messages.upstream(prompt, [node]) for text in inputs_of(prompt, at).values()
              if isinstance(text, str) and 0 < len(text) < 256 and text.isprintable()}
     relative = [text for text in texts
                 if not Path(text).is_absolute() and not {".", ".."} & {*re.split(r"[\\/]", text)}]

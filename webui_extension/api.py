@@ -5,7 +5,8 @@ import base64
 import io
 from urllib.parse import quote
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
@@ -13,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from ..core.calibration.outcome import LABELS
 from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, Plan, planned
-from ..core.errors import DebiasError, quoted
+from ..core.errors import DebiasError, quoted, short
 from ..core.files import inside, safe_name
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from ..core.method.methods import AS_METHOD, CHOICES, Method, chosen
@@ -111,16 +112,32 @@ class JobState(BaseModel):
 _CREDENTIALS = Depends(HTTPBasic(auto_error=False))
 
 
-class Limited(APIRoute):
-    """A route that reads no more than a request needs, whoever asks: the body is read before the password."""
+class Refused(BaseModel):
+    detail: str = Field(..., description="what was expected, what was given, and what to do")
+
+
+class _Route(APIRoute):
+    """A route that reads no more than a request needs, whoever asks, since the body is read before the password; and
+    that says what is wrong with a request in a sentence. FastAPI's own answer repeats what was given, and breaks where
+    that is no JSON, such as NaN."""
 
     def get_route_handler(self):
         handle = super().get_route_handler()
 
-        async def limited(request: Request):
-            return await handle(Request(request.scope, guards.at_most(
-                request.receive, guards.LARGEST, lambda: HTTPException(413, "The request is too large."))))
-        return limited
+        async def said(request: Request):
+            try:
+                return await handle(Request(request.scope, guards.at_most(
+                    request.receive, guards.LARGEST, lambda: HTTPException(413, "The request is too large."))))
+            except RequestValidationError as error:
+                raise HTTPException(422, _wrong(error)) from error
+        return said
+
+
+def _wrong(error: RequestValidationError) -> str:
+    """The first field that is wrong, in words."""
+    first = error.errors()[0]
+    at = ".".join(str(part) for part in first["loc"] if part != "body")
+    return f"The request is wrong{f' at {quoted(at)}' if at else ''}: {short(first['msg'])}. Correct it, and try again."
 
 
 def register(app: FastAPI) -> None:
@@ -152,10 +169,6 @@ def register(app: FastAPI) -> None:
         return
     jobs = Jobs()
 
-    def route(path: str, endpoint, method: str, **options):
-        app.router.add_api_route(PREFIX + path, endpoint, methods=[method], dependencies=[Depends(admitted)],
-                                 tags=["sd-debias"], route_class_override=Limited, **options)
-
     def admitted(request: Request, credentials: HTTPBasicCredentials | None = _CREDENTIALS) -> None:
         """The host's users, and no page of another site."""
         if guards.foreign(request.headers.get("origin"), request.headers.get("host")):
@@ -165,6 +178,12 @@ def register(app: FastAPI) -> None:
             return
         if known is not getattr(app, "auth", None) or not guards.logged_in(app.tokens, request.cookies):
             raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+
+    router = APIRouter(prefix=PREFIX, route_class=_Route, tags=["sd-debias"], dependencies=[Depends(admitted)])
+
+    def route(path: str, endpoint, method: str, refuses: tuple[int, ...], **options):
+        answers = {status: {"model": Refused} for status in (401, 403, *refuses)}
+        router.add_api_route(path, endpoint, methods=[method], responses=answers, **options)
 
     def list_profiles() -> list[str]:
         """Names of all profiles."""
@@ -222,13 +241,13 @@ def register(app: FastAPI) -> None:
         jobs.cancel(job)
         return _state(job)
 
-    route("/profiles", list_profiles, "GET", response_model=list[str])
-    route("/profiles/{name}", read_profile, "GET", response_model=dict)
-    route("/audit", start_audit, "POST", response_model=JobState, status_code=202)
-    route("/calibrate", start_calibration, "POST", response_model=JobState, status_code=202)
-    route("/measure", start_unit, "POST", response_model=JobState, status_code=202)
-    route("/jobs/{identity}", read_job, "GET", response_model=JobState)
-    route("/jobs/{identity}", cancel_job, "DELETE", response_model=JobState)
+    route("/profiles", list_profiles, "GET", (), response_model=list[str])
+    route("/profiles/{name}", read_profile, "GET", (404,), response_model=dict)
+    for path, start in (("/audit", start_audit), ("/calibrate", start_calibration), ("/measure", start_unit)):
+        route(path, start, "POST", (400, 409, 413, 422), response_model=JobState, status_code=202)
+    route("/jobs/{identity}", read_job, "GET", (404, 422), response_model=JobState)
+    route("/jobs/{identity}", cancel_job, "DELETE", (404,), response_model=JobState)
+    app.include_router(router)
 
 
 def _checked(request: AuditRequest) -> None:
@@ -237,7 +256,7 @@ def _checked(request: AuditRequest) -> None:
         classifiers.attributes_of(request.attributes, None)
         if isinstance(request, CalibrateRequest):
             _method(request)
-            safe_name(f"{safe_name(request.name)} (unfinished)")
+            safe_name(f"{profiles.new_name(request.name)} (unfinished)")
             planned(_sure(request), _method(request), **_numbers(request), batch_size=request.txt2img.batch_size)
         else:
             Plan(request.count, 0, 0, confidence=request.confidence)

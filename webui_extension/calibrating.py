@@ -1,20 +1,19 @@
 """Audits and calibrations with what the page says, and what the page then shows."""
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Sequence
 
 from PIL import Image
 
 from ..core.attribute import Attribute
 from ..core.audits.checking import check_judges
-from ..core.audits.labelled import corrected, read_corrections
+from ..core.audits.labelled import corrected, given_back
 from ..core.calibration import runner
 from ..core.calibration.outcome import LABELS, Outcome
 from ..core.calibration.plan import planned
 from ..core.errors import DebiasError, out_of_memory
-from ..core.files import safe_name, write_atomic, writing
+from ..core.files import write_atomic, writing
 from ..core.method.methods import Method
 from ..core.profile.file import SUFFIX, Profile
 from . import checks, profiles
@@ -81,7 +80,7 @@ def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
           confidence: float, name: str, corrections: object = None, say: Callable[[str], None] = lambda text: None,
           cancelled: Callable[[], bool] = lambda: False) -> Result:
     """Check the classifier with the page's settings, and save the check under a name. Raises DebiasError."""
-    safe_name(name)  # said before the first picture
+    checks.new_name(name)  # said before the first picture
     by_hand = given_back(corrections)
     bench = Workbench(p, classifier, False, say, cancelled)
     found, outcome = check_judges(bench, prompts, attributes, count, p.batch_size, p.seed, confidence, by_hand)
@@ -95,19 +94,6 @@ def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
             f"The check '{name}' is in the list of the scripts 'Debias: audit' and 'Debias: calibrate (IDA)'."])
         result.summary = [own.to_dict() for own in found]
     return result
-
-
-def given_back(corrections: object) -> dict | None:
-    """Corrections as a page's text or plain values; None where there are none. Raises DebiasError."""
-    if isinstance(corrections, str):
-        if not corrections.strip():
-            return None
-        try:
-            corrections = json.loads(corrections)
-        except ValueError as error:
-            raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page "
-                              "of pictures and labels saved, or leave them empty.") from error
-    return read_corrections(corrections) if isinstance(corrections, Mapping) and corrections else None
 
 
 def _looked_at(outcome: Outcome, title: str, name: str, by_hand: dict | None) -> Result:
@@ -131,7 +117,7 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
     sure, numbers: the plan, as `planned` takes them; note: what is said from the first picture on
     """
     folder = profiles.save_folder()
-    target = folder / (safe_name(name) + SUFFIX)
+    target = folder / (profiles.new_name(name) + SUFFIX)
     places = runner.Places(profile=target, lock=target, folder=folder / "reports" / name, states=folder / "unfinished",
                            best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite)
     bench = Workbench(p, classifier, hires, say, cancelled)

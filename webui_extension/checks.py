@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ..core.attribute import Attribute
-from ..core.errors import DebiasError, quoted
+from ..core.errors import DebiasError, quoted, short
 from ..core.files import read_json, safe_name, write_atomic, writing
 from ..core.judge.check import Check
 from . import profiles
@@ -24,9 +24,17 @@ def names() -> list[str]:
     return [NONE, *found]
 
 
+def new_name(name: str) -> str:
+    """A name for a new check, as `safe_name`. Raises DebiasError for the one that chooses none in the list."""
+    if name == NONE:
+        raise DebiasError(f"{quoted(NONE)} chooses no check in the list, so none can have this name. Choose another, "
+                          "e.g. 'clip on my model'.")
+    return safe_name(name)
+
+
 def store(name: str, checks: Sequence[Check]) -> Path:
     """Save under a name; an earlier check of that name is replaced, since it is of the same classifier and model."""
-    path = folder() / f"{safe_name(name)}.json"
+    path = folder() / f"{new_name(name)}.json"
     with writing("The check", profiles.place(folder())):
         return write_atomic(path, json.dumps(dict(checks=[check.to_dict() for check in checks]), indent=2))
 
@@ -45,6 +53,6 @@ def load(name: str | None, attributes: Sequence[Attribute]) -> list[Check | None
                           f"classifier'.")
     found = {check.attribute: check for check in map(Check.from_dict, data["checks"])}
     if not {a.name for a in attributes} & set(found):
-        raise DebiasError(f"The check {quoted(name)} is for {', '.join(found)}, but none of these is measured. Choose "
-                          "another check, or none.")
+        raise DebiasError(f"The check {quoted(name)} is for {short(', '.join(found))}, but none of these is measured. "
+                          "Choose another check, or none.")
     return [found.get(attribute.name) for attribute in attributes]

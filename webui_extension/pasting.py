@@ -1,9 +1,11 @@
 """Infotext that is pasted back into the accordion."""
 from __future__ import annotations
 
+import math
 from typing import Mapping
 
 from . import profiles
+from ..core.errors import short
 from ..core.profile.prompts import DRAW
 from .arguments import Arguments
 
@@ -24,6 +26,21 @@ def pasted(name: str, parameters: Mapping):
     text = parameters.get(f"Debias {name}")
     if text is None and name == "others" and "was not calibrated; " in parameters.get("Debias prompt", ""):
         return DRAW  # as earlier versions did unasked
-    if text is None:
-        return default
-    return text == "True" if isinstance(default, bool) else type(default)(text)
+    value = default if text is None else _read(text, default)
+    if value is None:
+        from modules import errors
+        errors.report(f"sd-debias: the pasted text says 'Debias {name}: {short(text)}', which is no value of it, so "
+                      f"{default} is taken.")
+    return default if value is None else value
+
+
+def _read(text: str, default: bool | float | str) -> bool | float | str | None:
+    """A text as a value of the default's type; None where it is none."""
+    if isinstance(default, bool):
+        return {"True": True, "False": False}.get(text)
+    if isinstance(default, str):
+        return text
+    try:
+        return number if math.isfinite(number := float(text)) else None
+    except ValueError:
+        return None

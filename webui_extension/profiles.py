@@ -38,13 +38,22 @@ def files() -> dict[str, Path]:
     found = {}
     for folder in folders():
         for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else ():
-            found.setdefault(path.stem, path)
+            if not any("\ud800" <= letter <= "\udfff" for letter in path.stem):  # no page can show such a name
+                found.setdefault(path.stem, path)
     return found
 
 
 def names() -> list[str]:
     """What the dropdown offers."""
     return [NONE, *sorted(files(), key=str.casefold)]
+
+
+def new_name(name: str) -> str:
+    """A name for a new profile, as `safe_name`. Raises DebiasError for the one that chooses none in the list."""
+    if name == NONE:
+        raise DebiasError(f"{quoted(NONE)} chooses no profile in the list, so none can have this name. Choose another, "
+                          "e.g. 'doctor-gender'.")
+    return safe_name(name)
 
 
 def load(name: str) -> Profile:

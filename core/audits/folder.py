@@ -21,6 +21,7 @@ from ..judge import Classifier
 from ..judge.check import Check, check_same
 from ..method.draw import Steering
 from ..method.methods import METHODS
+from ..schema import FOLDER, check
 from .given import thumbs
 from .labelled import MOST_THUMBS, Labelled, run_of
 
@@ -249,9 +250,20 @@ class FolderAudit:
         data = read_json(self.state)
         if not isinstance(data, dict) or data.get("facts") != self.facts:
             return  # another folder, or other judges
-        self.round = Round.from_dict({**data["round"], "steerings": [s.to_dict() for s in self.round.steerings],
-                                      "seeds": self.round.seeds})
-        self.keys, self.notes = list(data["keys"]), dict(data["notes"])
+        try:
+            check(data, FOLDER, "It", "It was changed.")
+            found = Round.from_dict({**data["round"], "steerings": [s.to_dict() for s in self.round.steerings],
+                                     "seeds": self.round.seeds})
+            calibration = self.labeller.calibration
+            Calibration(calibration.prompt, self.attributes, calibration.method, calibration.plan, [found]
+                        ).check_rounds()
+            places = [place_of(self.root, file) for file in self.files[:found.done]]
+            if [key.rpartition(" ")[0] for key in data["keys"]] != places or not set(data["notes"]) <= {*data["keys"]}:
+                raise DebiasError("It names other pictures than the folder holds.")
+        except DebiasError as error:
+            raise DebiasError(f"{quoted(self.state)} is not what an interrupted audit of this folder left: {error} "
+                              f"Delete it to label all pictures anew.") from error
+        self.round, self.keys, self.notes = found, list(data["keys"]), dict(data["notes"])
         for key, file in zip(self.keys[:MOST_THUMBS], self.files):
             self.thumbs |= thumbs([key], [opened(file).image], self.judges)
 

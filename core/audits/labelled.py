@@ -208,6 +208,20 @@ def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[s
     return {run: {name: dict(labels) for name, labels in own.items()} for run, own in runs.items()}
 
 
+def given_back(given: object) -> dict[str, dict[str, dict[str, str | None]]] | None:
+    """Corrections as a page sends them: a file's text, or its content as plain values; None where there are none.
+    Raises DebiasError."""
+    if isinstance(given, str) and given.strip():
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError) as error:
+            raise DebiasError("The corrections are no JSON. Paste the whole file that the page of pictures and labels "
+                              "saved, or leave them empty.") from error
+    elif not given or isinstance(given, str):
+        return None
+    return read_corrections(given if isinstance(given, Mapping) else {})  # a text in the text names no file
+
+
 def corrected(found: Sequence[Labelled], corrections: Mapping) -> str:
     """Apply corrections; what they did, in words. Raises DebiasError where they are of other pictures altogether."""
     if not any(labels for own in corrections.values() for labels in own.values()):

@@ -193,8 +193,8 @@ def kept(path: Path, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Callab
     def known(prompt: str) -> Sequence[np.ndarray]:
         try:
             found: dict[str, Sequence[np.ndarray]] = {
-                text: [np.array(part, float) for part in shares] for text, shares in read_json(path).items()}
-        except (DebiasError, OSError, AttributeError, TypeError, ValueError):
+                text: [_shares(part) for part in shares] for text, shares in read_json(path).items()}
+        except (DebiasError, OSError, AttributeError, TypeError, ValueError, ArithmeticError):
             found = {}
         if prompt not in found:
             found[prompt] = read[prompt] if prompt in read else shares_of(prompt)
@@ -209,6 +209,14 @@ def kept(path: Path, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Callab
 
     read: dict[str, Sequence[np.ndarray]] = {}
     return known
+
+
+def _shares(part: object) -> np.ndarray:
+    """Shares that were kept. Raises ValueError for what are none."""
+    found = np.array(part, float)
+    if found.ndim != 1 or not (found >= 0).all() or not math.isclose(found.sum(), 1, abs_tol=1e-3):
+        raise ValueError
+    return found
 
 
 def predicted(profile: Profile, prompt: str, shares_of: Callable[[str], Sequence[np.ndarray]]) -> Entry:

@@ -586,23 +586,26 @@ class Calibration:
                                                                   if f.name in data["plan"]}),
                         [Round.from_dict(r) for r in data["rounds"]],
                         [own and Check.from_dict(own) for own in data.get("checks") or ()])
-            state._check_rounds()
+            state.check_rounds()
         except DebiasError as error:
             raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "
                               f"anew.") from error
         return state
 
-    def _check_rounds(self) -> None:
+    def check_rounds(self) -> None:
         """Raises DebiasError for rounds that no calibration could have left."""
         groups = [len(a.groups) for a in self.attributes]
         for number, r in enumerate(self.rounds):
             fits = [len(s.weights) for s in r.steerings] == groups and len(r.labels) in (0, len(groups)) \
                 and len({len(own) for own in r.labels}) <= 1 and r.done <= len(r.seeds) \
                 and all(label < n for own, n in zip(r.labels, groups) for label in own) \
-                and len(r.fidelity) <= r.done and len(r.faces) <= r.done and r.not_finite + r.one_colour <= r.done
+                and len(r.fidelity) <= r.done and len(r.faces) in (0, r.done) and r.not_finite + r.one_colour <= r.done
             if not fits or (number == 0) != (r.kind == AUDIT) or not r.complete and number < len(self.rounds) - 1:
                 raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
-            if any(len(own) > r.done or any(label >= n for image in own for label in image)
+            used = {seed for other in self.rounds[:number] for seed in other.seeds} if r.kind == HELD_OUT else set()
+            if len(set(r.seeds)) < len(r.seeds) or used & set(r.seeds):
+                raise DebiasError(f"its round {number} counts a picture twice: a seed stands there again.")
+            if any(len(own) != r.done or any(label >= n for image in own for label in image)
                    for own, n in zip(r.people, groups)) or len(r.people) not in (0, len(groups)):
                 raise DebiasError(f"its round {number} holds people that do not fit its attributes and images.")
             if r.complete and not all(r.shows(i) for i in range(len(r.labels))):

@@ -24,5 +24,5 @@ def known(path: Path) -> float | None:
     try:
         seconds = read_json(path)["seconds_an_image"]
         return float(seconds) if 0 < float(seconds) < 1e6 else None
-    except (OSError, DebiasError, KeyError, TypeError, ValueError):
+    except (OSError, DebiasError, KeyError, TypeError, ValueError, ArithmeticError):
         return None

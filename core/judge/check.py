@@ -42,11 +42,17 @@ class Check:
 
     def __post_init__(self) -> None:
         n = len(self.groups)
+        if not self.attribute.strip() or len(set(self.groups)) < n or not all(map(str.strip, self.groups)):
+            raise DebiasError(f"A check of a classifier names an attribute and its groups, each once, but "
+                              f"{quoted(self.attribute)} with {short(', '.join(self.groups))} came. Make it again.")
         if [len(row) for row in self.counts] != [n] * n or len(self.left_out) != n:
             raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, got another shape.")
         if self.obeyed is not None and len(self.obeyed) != n:
             raise DebiasError(f"The check of {quoted(self.attribute)} covers only {len(self.obeyed)} of its {n} "
                               "groups. Make it again.")
+        if any(shown > pictures for shown, pictures in self.obeyed or ()):
+            raise DebiasError(f"By the check of {quoted(self.attribute)}, more pictures obey than were made. Make it "
+                              "again.")
         confusion_counts(self.counts)
 
     @classmethod
@@ -90,11 +96,11 @@ class Check:
         """The matrix in words: for each group, how often the judge is right, and its wrong labels."""
         found = []
         for i, (name, row, (share, low, high)) in enumerate(zip(self.groups, self.counts, self.right, strict=True)):
-            taken = ", ".join(f"{100 * count / sum(row):.0f} % as {other}" for j, (other, count) in
+            taken = ", ".join(f"{100 * count / sum(row):.0f} % as {short(other)}" for j, (other, count) in
                               enumerate(zip(self.groups, row, strict=True)) if count and j != i)
             left = f"; {self.left_out[i]} left out" if self.left_out[i] else ""
-            found.append(f"{name}: {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {sum(row)} pictures "
-                         f"labelled correctly{f', {taken}' if taken else ''}{left}")
+            found.append(f"{short(name)}: {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {sum(row)} "
+                         f"pictures labelled correctly{f', {taken}' if taken else ''}{left}")
         return found
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import re
 import warnings
 from dataclasses import dataclass, field, fields
@@ -28,6 +29,7 @@ from .prompts import ALONE, subject_of
 SCHEMA = "1.0"
 SOFTWARE = f"sd-debias {VERSION}"
 SUFFIX = ".json"
+PER_GROUP = ("shares", "target", "intervals", "corrected", "corrected_intervals")  # of a measurement
 SHIPPED = Path(__file__).resolve().parents[2] / "profiles"  # those that come with the package; never written to
 
 
@@ -105,6 +107,12 @@ class Entry:
         for measured in (entry.before, entry.after, *history):
             if measured is not None and not all(sum(m["counts"]) for m in measured):
                 raise DebiasError(f"The entry {quoted(entry.prompt)} counts no image at all. Calibrate it again.")
+            if measured is not None and not all(map(_agrees, measured)):
+                raise DebiasError(f"The entry {quoted(entry.prompt)} holds figures that contradict its counts. "
+                                  "Calibrate it again.")
+        if not all(math.isclose(math.fsum(e["shares"]), 1, abs_tol=1e-3) and _ordered(e["intervals"])
+                   for e in entry.expected or ()):
+            raise DebiasError(f"The entry {quoted(entry.prompt)} expects shares that are none. Calibrate it again.")
         return entry
 
     def to_dict(self) -> dict:
@@ -244,6 +252,19 @@ def _spelled(entry: Entry, read: dict, document: Mapping) -> dict:
             made = entry.to_dict()
             return {**{key: value for key, value in given.items() if key not in made}, **made}
     return entry.to_dict()
+
+
+def _agrees(m: Mapping) -> bool:
+    """Do the figures of a measurement, as far as it has them, say what its counts say?"""
+    counts, known = m["counts"], {key: value for key, value in m.items() if value is not None}
+    n = sum(counts)
+    return known.get("n", n) == n and all(len(known[key]) == len(counts) for key in PER_GROUP if key in known) \
+        and all(math.isclose(share, count / n, abs_tol=1e-3) for share, count in zip(known.get("shares", ()), counts)) \
+        and _ordered(known.get("intervals", ())) and _ordered(known.get("corrected_intervals", ()))
+
+
+def _ordered(intervals: Sequence[Sequence[float]]) -> bool:
+    return all(low <= high for low, high in intervals)
 
 
 def _listed(value: object) -> object:

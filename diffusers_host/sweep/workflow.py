@@ -52,7 +52,7 @@ def read_workflow(path: str | Path) -> Workflow:
             graph[at] = dict(class_type=data[at]["class_type"], inputs=data[at]["inputs"])
             waiting += _sources(data[at]["inputs"])
     batch_size = inputs.get("batch_size")
-    return Workflow(graph, node, batch_size if isinstance(batch_size, int) and batch_size > 0 else None)
+    return Workflow(graph, node, batch_size if type(batch_size) is int and batch_size > 0 else None)
 
 
 def demo_workflow(setting: Mapping) -> Workflow:

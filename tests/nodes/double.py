@@ -6,6 +6,7 @@ with a model that it has loaded, until memory management unloads all. The model 
 """
 from __future__ import annotations
 
+import os
 import sys
 import types
 import uuid
@@ -323,7 +324,7 @@ def install(folder) -> None:
     folders: dict = {"classifiers": ([str(folder / "models" / "classifiers")], {""})}
 
     def full_path(name, file):
-        return next((str(Path(root) / file) for root in folders[name][0] if (Path(root) / file).is_file()), None)
+        return next((str(Path(root) / file) for root in folders[name][0] if os.path.isfile(Path(root) / file)), None)
 
     def files(name):
         return sorted(path.name for root in folders[name][0] for path in Path(root).glob("*"))
