@@ -215,8 +215,8 @@ def given_back(given: object) -> dict[str, dict[str, dict[str, str | None]]] | N
         try:
             given = json.loads(given)
         except (ValueError, RecursionError) as error:
-            raise DebiasError("The corrections are no JSON. Paste the whole file that the page of pictures and labels "
-                              "saved, or leave them empty.") from error
+            raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page "
+                              "of pictures and labels saved, or leave them empty.") from error
     elif not given or isinstance(given, str):
         return None
     return read_corrections(given if isinstance(given, Mapping) else {})  # a text in the text names no file

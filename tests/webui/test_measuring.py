@@ -1,6 +1,7 @@
 """The scripts "Debias: audit" and "Debias: calibrate (IDA)", the XYZ axes, the settings and the API's jobs."""
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import sys
@@ -103,7 +104,7 @@ def test_the_form_says_the_target_by_name_and_what_is_wrong_with_it(bench):
     two = ["gender", "skin_tone_3"]
     assert script._about("normal", ["gender"], "", "woman 65, man 35", "").startswith(
         "Target: gender: man 35 %, woman 65 %. About ")
-    assert script._about("normal", two, "", "gender: woman 65\nskin_tone_3: dark 40", "").startswith(
+    assert html.unescape(script._about("normal", two, "", "gender: woman 65\nskin_tone_3: dark 40", "")).startswith(
         "Target: gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About ")
     assert "Nothing to measure: choose an attribute" in script._about("normal", [], "", "", "")
     assert "Expected each target to begin with its attribute" in script._about("normal", two, "", "1:2", "")
