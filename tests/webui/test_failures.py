@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import sys
 import types
 import uuid
@@ -220,6 +221,7 @@ def measured(host, name):
 
 def removed(host, name):
     """A real host's folder is kept from one test run to the next."""
+    shutil.rmtree(host.profiles / "reports" / name, ignore_errors=True)
     for file in [*host.profiles.glob(f"{name}*.json"), *(host.profiles / "unfinished").glob(f"{name}-*.json")]:
         file.unlink()
 
@@ -239,7 +241,7 @@ def whole(request, host):
                                          ("judge", 9)])
 def test_a_calibration_that_memory_runs_out_in_says_what_is_kept_and_goes_on_label_by_label(host, fails, whole, what,
                                                                                           batch):
-    name = f"failed {what}"
+    name = f"failed {what} {batch}"
     removed(host, name)
     plain = generate(host)
     fails(what, batch)
