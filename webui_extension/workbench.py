@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+import weakref
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -58,19 +59,12 @@ class Workbench(Host):
         key = tuple(attributes)
         if key not in self.judged:
             found, fidelity = classifiers.load(self.named, key, self.by_name, self.models)
-            self.judged[key] = [self._unless_skipped(classify, a) for classify, a in zip(found, key)], \
-                fidelity and (lambda images, prompt: [] if self.skipped else fidelity(images, prompt))
+            # Held by this bench, they do not hold it: with it, their models go at once, and not when Python next looks
+            # for what holds itself.
+            bench = weakref.proxy(self)
+            self.judged[key] = [_unless_skipped(bench, classify, a) for classify, a in zip(found, key)], \
+                fidelity and (lambda images, prompt: [] if bench.skipped else fidelity(images, prompt))
         return self.judged[key]
-
-    def _unless_skipped(self, classify: Callable, attribute: Attribute) -> Callable:
-        """An unfinished picture says nothing."""
-        def judged(images):
-            return np.zeros((len(images), len(attribute.groups)), np.float32) if self.skipped else classify(images)
-        judged.name = getattr(classify, "name", type(classify).__name__)
-        for own in ("faces", "people"):
-            if hasattr(classify, own):
-                setattr(judged, own, getattr(classify, own))
-        return judged
 
     def fingerprint(self) -> object:
         return [self.judge, *page_facts(self.p, self.hires, self.of_file)]
@@ -156,3 +150,14 @@ class Workbench(Host):
         from modules import shared
         if shared.state.interrupted or getattr(shared.state, "stopping_generation", False) or self.cancelled():
             raise Interrupted
+
+
+def _unless_skipped(bench, classify: Callable, attribute: Attribute) -> Callable:
+    """An unfinished picture says nothing."""
+    def judged(images):
+        return np.zeros((len(images), len(attribute.groups)), np.float32) if bench.skipped else classify(images)
+    judged.name = getattr(classify, "name", type(classify).__name__)
+    for own in ("faces", "people"):
+        if hasattr(classify, own):
+            setattr(judged, own, getattr(classify, own))
+    return judged

@@ -26,8 +26,7 @@ def test_an_interval_of_memory_that_stays_where_it_was_holds_the_truth():
 
 
 @pytest.mark.parametrize("values, found", [
-    ([5, 7, 5, 6, 5, 7, 6, 5, 7], False), ([5, 6, 7, 8, 9, 10, 11, 12, 13], True),
-    ([9, 9, 8, 8, 8, 8, 7, 7, 7], False)])
+    ([5, 7, 5, 6, 5, 7], False), ([5, 6, 7, 8, 9, 10], True), ([9, 9, 8, 8, 7, 7], False)])
 def test_handles_leak_where_they_only_go_up(values, found):
     assert soak_watch.leaked(values) == found
 

@@ -1,12 +1,14 @@
 """The scripts "Debias: audit" and "Debias: calibrate (IDA)", the XYZ axes, the settings and the API's jobs."""
 from __future__ import annotations
 
+import gc
 import html
 import importlib
 import json
 import sys
 import time
 import types
+import weakref
 
 import pytest
 from PIL import Image
@@ -24,6 +26,28 @@ def test_audit_measures_and_changes_nothing(bench):
     assert "\nDetails:\n  gender, audit (N = 10): man " in result.info and "\n  first seed " in result.info
     page, = (path for path in bench.profiles.rglob("*") if path.is_file())  # of pictures and labels, no profile
     assert len(result.images) == 2 and page.name == "labels.html"
+
+
+def test_the_judges_model_goes_when_an_audit_ends(bench, monkeypatch):
+    """It may have a GB; without a collection of garbage, those of several audits were there together."""
+    module, made = sys.modules["sd_debias.webui_extension.classifiers"], []
+
+    class Model:
+        def __call__(self, images):
+            return [[1.0, 0.0]] * len(images)
+
+    def load(text, attributes, by_name=False, models=None):
+        model = Model()
+        made.append(weakref.ref(model))
+        return [model] * len(attributes), lambda images, prompt: [float(model is not None)] * len(images)
+
+    monkeypatch.setattr(module, "load", load)
+    gc.disable()
+    try:
+        assert "man 100.0%" in audit(bench).info
+        assert made and not any(one() for one in made)
+    finally:
+        gc.enable()
 
 
 def test_a_check_is_saved_and_corrects_the_audit_that_names_it(bench):
