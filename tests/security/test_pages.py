@@ -35,7 +35,8 @@ def made_of(text):
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "# h", "- a", "+ a", "= a", "1. a", "12) a", "--- ", "> q", "    code",
-                                  "a\n---", "| a | b |", "a@b.example", "ftp://e.example", "&lt;b&gt;", "\\<b>", "{% raw %}"])
+                                  "a\n---", "| a | b |", "a@b.example", "ftp://e.example", "&lt;b&gt;", "\\<b>",
+                                  "{% raw %}"])
 def test_nothing_of_a_literal_text_is_markdown(text):
     found = made_of(literal(text))
     assert not re.search(r"[<>&`*_\[\]{}#~\\@$|!]|://|www\.|^\s*([-+=]|\d+[.)](\s|$))", found), found
