@@ -212,8 +212,6 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     check_device(device)
     if path.suffix.lower() in PICKLES:
         raise DebiasError(f"{name} is a pickle, which can run code when it is loaded. Use a .safetensors file.")
-    if path.is_file() and path.suffix.lower() != ".safetensors":  # by another name, diffusers takes it for a pickle
-        raise DebiasError(f"Expected a .safetensors file, but {name} came. Use one.")
     precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
     lacks_text = f"{name} has no text encoder, which guidance needs. Use the whole model."
     options = {precision: dtype, "local_files_only": not allow_download}
@@ -232,6 +230,8 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
             if lacking:
                 _check_without(pipe, lacking, name)
         elif path.is_file():
+            if path.suffix.lower() != ".safetensors":  # diffusers would take it for a pickle
+                raise DebiasError(f"Expected a .safetensors file, but {name} came. Use one.")
             if config and not Path(config).is_dir():
                 raise DebiasError("Expected a diffusers folder as the configuration of a checkpoint, got "
                                   f"{quoted(config)}, which is none.")

@@ -91,7 +91,7 @@ function lines(text, refit) {
 // What a panel shows. It comes with workflows, which somebody else may have written: of addresses, ours alone are kept.
 function checked(state) {
   const list = (some) => Array.isArray(some) ? some : [];
-  const shares = (own) => own == null || list(own.shares).length === list(own.intervals).length && own.intervals.every(Array.isArray);
+  const shares = (own) => own == null || list(own.intervals).length && list(own.shares).length === own.intervals.length && own.intervals.every(Array.isArray);
   const page = (own) => typeof own === "string" && OURS.test(own) && !own.split("/").includes("..") ? own : undefined;
   return { ...state, text: String(state?.text ?? ""), report: page(state?.report), labels: page(state?.labels),
     shares: list(state?.shares).filter((s) => s && list(s.groups).length && list(s.target).length === s.groups.length

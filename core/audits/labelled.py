@@ -24,7 +24,9 @@ from ..judge.check import Check, counts_of
 
 COLUMNS = ("title", "picture", "person", "faces", "note")
 FORM = "sd-debias corrections 1"
-FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")  # and their wide forms, which some spreadsheets take for the same
+# Where a formula would begin: in its cell, or behind what some spreadsheets part cells and lines at. Some take the wide
+# forms for the same.
+FORMULA = re.compile(r"(\A|[;\t\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 MOST_THUMBS = 1500  # pictures of a round or a folder of which one is kept: a page of some 10 MB
 THUMB = 192  # pixels of a thumbnail's longer side
 
@@ -158,19 +160,18 @@ def as_csv(found: Sequence[Labelled]) -> str:
 
 
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV of rows. Texts that a spreadsheet would run as a formula begin with an apostrophe, and all texts stand in
-    quotes: one that parts cells at semicolons or tabs must not find the beginning of a formula in their middle."""
+    """A CSV of rows. What a spreadsheet would run as a formula has an apostrophe before it."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(_harmless, columns))
     writer.writerows([_harmless(row.get(name)) for name in columns] for row in rows)
     return text.getvalue()
 
 
 def _harmless(value: object) -> object:
-    formula = isinstance(value, str) and value.lstrip()[:1] in FORMULA
-    return f"'{value}" if formula else value
+    # Python before 3.13 puts no quotes around a lone \r, where readers begin a new line.
+    return FORMULA.sub(r"\1'", re.sub(r"\r\n?", "\n", value)) if isinstance(value, str) else value
 
 
 def as_parquet(found: Sequence[Labelled]) -> bytes:

@@ -1,6 +1,7 @@
 """Loads transformers folders: safetensors only, none of their code, and nothing is downloaded unless asked."""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def load_model(auto: str, source: str | Path, device: str | torch.device, dtype:
     pickle can run code when it is loaded), where weights are missing (they would be random numbers), or where loading
     fails.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+    folder = folder_of(source)
+    if folder is not None and not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         raise DebiasError(f"{quoted(source)} has no .safetensors weights "
                           f"({', '.join(pickled) or 'no weights at all'}), and pickled ones are never loaded. Use a "
@@ -49,31 +50,50 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options:
     """`auto.from_pretrained(source)` with this module's rules. Raises DebiasError."""
     import transformers
 
-    folder = Path(source).expanduser()
-    found = next((file for file in PICKLED if _holds(source, file, allow_download)), None)
+    folder = folder_of(source)
+    if folder is None and not allow_download:
+        folder = _cached(str(source))  # by a name, some versions ask the hub for other things, whatever they are told
+        if folder is None:
+            raise DebiasError(f"{quoted(source)} is no folder and no model in the local cache. Give a model's "
+                              "folder, or allow the download.")
+    found = next((file for file in PICKLED if _holds(folder or str(source), file)), None)
     if found is not None:
         raise DebiasError(f"{quoted(source)} holds {found}, which can make the loader read a pickle. Use a model "
                           "without it; an adapter is merged into its model first.")
     try:
-        return getattr(transformers, auto).from_pretrained(str(folder) if folder.is_dir() else str(source),
-                                                           local_files_only=not allow_download, trust_remote_code=False,
-                                                           **options)
+        return getattr(transformers, auto).from_pretrained(str(folder or source), local_files_only=not allow_download,
+                                                           trust_remote_code=False, **options)
     except Exception as error:  # the file formats and versions behind this raise every kind of error
-        if not folder.is_dir() and not allow_download:
-            raise DebiasError(f"{quoted(source)} is no folder and no model in the local cache. Give a model's "
-                              "folder, or allow the download.") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DebiasError(f"{quoted(source)} could not be loaded as {auto}: {short(reason)}") from error
 
 
-def _holds(source: str | Path, file: str, allow_download: bool) -> bool:
-    """Is a file in the folder, or among those of an id?"""
+def folder_of(source: str | Path) -> Path | None:
+    """The folder that is named; None for an id."""
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        return (folder / file).exists()
+    return folder if os.path.isdir(folder) else None
+
+
+def _cached(name: str) -> Path | None:
+    """Where the hub's local cache holds an id; nobody is asked."""
+    from huggingface_hub import try_to_load_from_cache
+    for cache in dict.fromkeys((None, os.environ.get("TRANSFORMERS_CACHE"))):
+        try:
+            found = try_to_load_from_cache(name, "config.json", cache_dir=cache)
+        except Exception:  # it is no id
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _holds(place: str | Path, file: str) -> bool:
+    """Is a file in the folder, or among those of an id that may be downloaded?"""
+    if isinstance(place, Path):
+        return (place / file).exists()
     from huggingface_hub import hf_hub_download
     try:
-        hf_hub_download(str(source), file, local_files_only=not allow_download)
+        hf_hub_download(place, file)
     except Exception:  # it is not there, or nobody knows
         return False
     return True

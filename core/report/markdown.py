@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 
 # "www." and "http://" alone make a link of what follows, and "$" a formula; "-", "+" and "=" count where a line begins.
-MARKUP = re.compile(r"[<>&|`*_\[\]{}#~\\@$^!]|(?<=:)/|(?<!\d)\.(?=\S)|^[-+=]|^\d+[.)](?=\s|$)")
+MARKUP = re.compile(r"[<>&|`*_\[\]{}#~\\@$^!]|(?<=:)/|(?<!\d)\.(?=\S)|^[-+=]+|^\d+[.)](?=\s|$)")
 
 
 def literal(text: str) -> str:

@@ -49,7 +49,7 @@ def test_a_password_is_right_for_its_own_user_alone(guards):
 
 def test_a_login_is_a_cookie_of_gradio_s_that_the_page_knows(guards):
     tokens = {"token": "me"}
-    for name in ("access-token", "access-token-x1"):
+    for name in ("access-token", "access-token-unsecure", "access-token-x1"):
         assert guards.logged_in(tokens, {name: "token"})
     for cookies in ({}, {"access-token": "guess"}, {"other": "token"}, {"access-token": ""}):
         assert not guards.logged_in(tokens, cookies)
@@ -86,6 +86,22 @@ def test_no_more_than_a_request_needs_is_read(guards):
     assert len(asyncio.run(read(1))) == 1
     with pytest.raises(ValueError, match="too large"):
         asyncio.run(read(2))
+
+
+def test_no_other_folder_is_looked_at_for_a_request_before_its_classifier_is_refused(bench, tmp_path):
+    """A sweep's unit has all files of its classifier read: of any folder of this machine, before it was refused."""
+    measuring = sys.modules["sd_debias.webui_extension.workbench"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.json").write_text("{}")
+    own = tmp_path / "classifiers" / "mine"
+    own.mkdir(parents=True)
+    for by_api in (True, False):
+        p = sys.modules["modules.processing"].StableDiffusionProcessingTxt2Img(sd_model=bench.shared.sd_model)
+        p.is_api, looked = by_api, []
+        for name in (str(tmp_path / "home"), f"gender={tmp_path / 'home'}", "../home", "mine", "gender=mine"):
+            measuring.Workbench(p, name, tell=looked.append)
+        outside = [place for place in looked if place != str(own.resolve())]
+        assert looked.count(str(own.resolve())) == 2 and bool(outside) is not by_api
 
 
 # --- the routes themselves -------------------------------------------------------------------------------------------

@@ -1,0 +1,221 @@
+"""Nothing that somebody sent makes code run: no pickle, no code that comes with a model, no name that is imported."""
+import ast
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_profile import calibrated, made
+
+from sd_debias.core.audits.folder import opened
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.judge.pretrained import load
+from sd_debias.core.profile.file import Profile
+from sd_debias.demo_model.model import FOLDER
+from sd_debias.diffusers_host.model_folder import check_no_code
+from sd_debias.diffusers_host.workbench import load_pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [*(file for part in ("core", "nodes", "webui_extension", "diffusers_host", "demo_model", "scripts")
+             for file in sorted((ROOT / part).rglob("*.py"))), ROOT / "__init__.py"]
+RUNS = {"eval", "exec", "compile", "__import__", "import_module", "importlib.import_module", "os.system", "os.popen",
+        "runpy.run_path", "runpy.run_module"}
+UNPICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+# Names that a programmer wrote: the lazy names of the public package, Ray's own module, the host's module for a shim.
+IMPORTS = {"core/__init__.py": {"import_module"}, "diffusers_host/sweep/on_ray_data.py": {"import_module", "pickle"}}
+
+
+def called(node):
+    return ast.unparse(node.func).rpartition(".")[2]
+
+
+def words_of(tree):
+    """Imported modules and called functions that can run what a file says."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node, (node.module or "").split(".")[0]
+        elif isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_no_source_unpickles_evaluates_or_imports_by_a_name(file):
+    allowed = IMPORTS.get(file.relative_to(ROOT).as_posix(), set())
+    found = [f"{name} in line {node.lineno}" for node, name in words_of(ast.parse(file.read_text("utf-8")))
+             if name in (RUNS | UNPICKLES | {"subprocess"}) - allowed]
+    assert not found
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_every_loader_is_told_to_read_weights_alone(file):
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if ast.unparse(node.func) == "torch.load":
+            assert given.get("weights_only") == "True", node.lineno
+        if called(node) == "load_torch_file":
+            assert given.get("safe_load") == "True", node.lineno
+        assert given.get("trust_remote_code", "False") == "False", node.lineno
+        if called(node) == "from_pretrained":
+            assert {"trust_remote_code", "use_safetensors"} & given.keys(), node.lineno
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def model(tmp_path):
+    """The demo model's folder, as somebody sent it, and what its code would leave behind."""
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("classifier"))
+    return folder
+
+
+def code(mark):
+    return (f"open({str(mark)!r}, 'w').close()\nfrom diffusers import DDIMScheduler, StableDiffusionPipeline\n"
+            "class Own(StableDiffusionPipeline): pass\nclass Noise(DDIMScheduler): pass\n")
+
+
+def changed(folder, **parts):
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | parts))
+
+
+FOREIGN = {
+    "a pipeline of its own": lambda f: (f / "own.py", dict(_class_name=["own", "Own"])),
+    "what diffusers takes for one": lambda f: (f / "None.py", {}),
+    "a part of its own": lambda f: (f / "scheduler" / "noise.py", dict(scheduler=["noise", "Noise"])),
+    "a part in a known name": lambda f: (f / "scheduler" / "diffusers.py", {}),
+    "another package": lambda f: (f.parent / "somebodys_package.py", dict(scheduler=["somebodys_package", "Noise"])),
+    "a module that is installed": lambda f: (f / "unused.py", dict(scheduler=["antigravity", "Noise"])),
+    "a module of the package for pipelines": lambda f: (f / "unused.py", dict(scheduler=["sys", "Noise"])),
+}
+
+
+@pytest.mark.parametrize("how", FOREIGN)
+def test_a_models_folder_that_needs_code_of_its_own_is_refused_and_its_code_does_not_run(model, how, monkeypatch):
+    """Versions of diffusers before 0.42 ran it without a word."""
+    file, parts = FOREIGN[how](model)
+    mark = model.parent / "it ran"
+    file.write_text(code(mark))
+    changed(model, **parts)
+    monkeypatch.syspath_prepend(str(model.parent))
+    for use in (check_no_code, lambda folder: load_pipeline(str(folder))):
+        with pytest.raises(DebiasError, match="without running code that comes with it"):
+            use(model)
+    assert not mark.exists() and not {"somebodys_package", "antigravity"} & set(sys.modules)
+
+
+def test_the_configuration_of_a_checkpoint_is_looked_at_too(model, tmp_path):
+    mark = tmp_path / "it ran"
+    (model / "scheduler" / "noise.py").write_text(code(mark))
+    changed(model, scheduler=["noise", "Noise"])
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"{}")
+    with pytest.raises(DebiasError, match="without running code"):
+        load_pipeline(str(tmp_path / "checkpoint.safetensors"), config=str(model))
+    assert not mark.exists()
+
+
+def test_a_model_of_the_hub_is_looked_at_before_it_is_loaded(model, monkeypatch):
+    import diffusers
+    changed(model, scheduler=["antigravity", "Noise"])
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", staticmethod(lambda source, **options: str(model)))
+    with pytest.raises(DebiasError, match="without running code"):
+        load_pipeline("somebody/model", allow_download=True)
+
+
+def test_the_demo_models_folder_is_as_it_must_be(model):
+    check_no_code(model)
+
+
+def test_a_part_whose_class_is_named_by_its_own_files_is_refused(model):
+    changed(model, text_encoder=["transformers", "AutoModel"])
+    check_no_code(model)
+    config = json.loads((model / "text_encoder" / "config.json").read_text())
+    (model / "text_encoder" / "config.json").write_text(json.dumps(
+        {**config, "auto_map": {"AutoModel": "somebody/code--own.Own"}}))
+    with pytest.raises(DebiasError, match="text_encoder names its own classes"):
+        check_no_code(model)
+
+
+class Runs:
+    """What leaves a file behind where it is unpickled."""
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "model.sft", "model.foo", "model"])
+def test_a_checkpoint_that_is_no_safetensors_is_refused_by_any_name(tmp_path, name):
+    torch.save(Runs(tmp_path / "it ran"), tmp_path / name)
+    with pytest.raises(DebiasError, match="safetensors"):
+        load_pipeline(str(tmp_path / name))
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "vocab.bin", "vocab.pkl"])
+def test_a_classifiers_folder_that_would_be_unpickled_is_refused(tmp_path, file):
+    folder = shutil.copytree(FOLDER / "classifier", tmp_path / "classifier")
+    load("AutoConfig", folder)
+    torch.save(Runs(tmp_path / "it ran"), folder / file)
+    with pytest.raises(DebiasError, match=f"holds {file}"):
+        load("AutoConfig", folder)
+    part = shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
+    (part / "text_encoder" / "adapter_config.json").write_text("{}")
+    with pytest.raises(DebiasError, match="adapter_config.json"):
+        check_no_code(part)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_pickle_beside_safetensors_is_not_read(tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(Runs(tmp_path / "it ran"), folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(DebiasError, match="could not be loaded"):
+        load_pipeline(str(folder))
+    assert not (tmp_path / "it ran").exists()
+
+
+# --- profiles, states, pictures --------------------------------------------------------------------------------------
+
+NAMES = ["own:os.system", "own:antigravity", "own:antigravity:Solver", "antigravity:Solver", "own:../x", "own:a b"]
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_a_solver_that_a_profile_or_a_state_names_is_never_imported(tmp_path, rule):
+    """Only who calls `register` in Python makes one known."""
+    document = made(calibrated()).to_dict()
+    document["method"]["rule"] = rule
+    state = calibrated()
+    state.save(tmp_path / "state.json")
+    saved = json.loads((tmp_path / "state.json").read_text())
+    saved["method"]["rule"] = rule
+    (tmp_path / "state.json").write_text(json.dumps(saved))
+    for use in (lambda: Profile.from_dict(document), lambda: Calibration.load(tmp_path / "state.json").next_round()):
+        try:
+            use()
+        except DebiasError:
+            pass
+    assert "antigravity" not in sys.modules
+
+
+def test_a_picture_that_another_program_would_draw_is_not_opened_by_the_name_of_a_png(tmp_path, monkeypatch):
+    """Pillow knows PostScript by its first letters, and lets Ghostscript run it."""
+    from PIL import EpsImagePlugin
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **more: ran.append(given) or Image.new("RGB", (
+        8, 8)).im)
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n8 8 moveto\n%%EOF\n")
+    Image.open(picture).load()
+    assert ran.pop(), "Pillow alone would"
+    found = opened(picture)
+    assert found.image is None and "cannot be read" in found.note and not ran

@@ -1,0 +1,190 @@
+"""Nothing is read or written outside its folder: not by a name, and not by a link in a folder that somebody sent."""
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_profile import calibrated
+
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.audits.folder import FolderAudit
+from sd_debias.core.calibration.unfinished import Unfinished
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.files import inside
+from sd_debias.core.profile.file import located
+from sd_debias.diffusers_host.cli.main import main
+from sd_debias.diffusers_host.cli.sweeping import _place
+from sd_debias.diffusers_host.sweep.folder import SweepFolder
+from sd_debias.diffusers_host.sweep.prompts import read_prompts
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+SWEEP = ["sweep", "--count", "6", "--batch-size", "6", "--steps", "2", "--audit"]
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file of the user's, which no folder that is sent may reach."""
+    file = tmp_path / "home" / "secret.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"secret": 1}\n')
+    return file
+
+
+def test_a_link_may_be_the_folder_but_not_lead_out_of_it(tmp_path, secret):
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    (folder / "own").symlink_to(folder / "a")
+    assert inside(link, link / "a") and inside(folder, folder / "own") and inside(folder, folder / "new" / "b")
+    (folder / "out").symlink_to(secret.parent)
+    for path in (folder / "out", folder / "out" / "x", folder / ".." / "home", secret):
+        with pytest.raises(DebiasError, match="leads out of it"):
+            inside(folder, path)
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep that was begun, as somebody sent it."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photo of a doctor\n")
+    folder = tmp_path / "sweep"
+    assert main([*SWEEP, "--prompts", str(prompts), "--out", str(folder), "--shard", "1/2"]) == 0
+    for file in (folder / "journals").iterdir():
+        file.unlink()
+    return folder, [*SWEEP, "--prompts", str(prompts), "--out", str(folder), "--shard", "1/2"]
+
+
+def test_a_journal_that_is_a_link_is_not_written_to(sweep, secret, capsys):
+    folder, command = sweep
+    (folder / "journals" / "1-of-2.jsonl").symlink_to(secret)
+    assert main(command) == 2 and "leads out of it" in capsys.readouterr().err
+    assert secret.read_text() == '{"secret": 1}\n'
+
+
+@pytest.mark.parametrize("name", ["journals", "done"])
+def test_folders_of_a_sweep_that_are_links_are_not_written_to(sweep, secret, capsys, name):
+    folder, command = sweep
+    for file in (folder / name).glob("*"):
+        file.unlink()
+    if (folder / name).exists():
+        (folder / name).rmdir()
+    (folder / name).symlink_to(secret.parent)
+    assert main(command) == 2 and "leads out of it" in capsys.readouterr().err
+    assert [file.name for file in secret.parent.iterdir()] == ["secret.jsonl"]
+
+
+@pytest.mark.parametrize("place", ["journals/x.jsonl", "done/0-7.json"])
+def test_merging_takes_no_file_of_the_user_s_into_the_sweep(sweep, secret, tmp_path, capsys, place):
+    folder, _ = sweep
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).symlink_to(secret)
+    assert main(["merge", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "leads out of it" in capsys.readouterr().err
+    assert not any("secret" in file.read_text() for file in (tmp_path / "out").rglob("*") if file.is_file())
+
+
+def test_a_sweep_that_is_a_link_to_another_file_is_not_read(tmp_path, secret):
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "sweep.json").symlink_to(secret)
+    with pytest.raises(DebiasError, match="leads out of it"):
+        SweepFolder(tmp_path / "sent")
+
+
+@pytest.mark.parametrize("model", ["../../x", "/etc/passwd", "..", ".", "a\\..\\b", "~/x", "", "a/../../b", "a/../x\0"])
+def test_a_models_name_is_a_folder_of_the_sweep(tmp_path, model):
+    class Options:
+        name = "profile"
+
+    class Folder:
+        root = tmp_path
+        asked = type("Asked", (), {"models": (model,)})
+
+    place, _ = _place(Options, Folder, 0)
+    assert place.resolve().parent == tmp_path.resolve() and place.name not in ("", ".", "..")
+
+
+def test_results_are_not_written_through_a_link_in_the_place_of_a_models_folder(tmp_path, secret):
+    class Options:
+        name = "profile"
+
+    class Folder:
+        root = tmp_path / "sweep"
+        asked = type("Asked", (), {"models": ("demo",)})
+
+    Folder.root.mkdir()
+    (Folder.root / "demo").symlink_to(secret.parent)
+    with pytest.raises(DebiasError, match="leads out of it"):
+        _place(Options, Folder, 0)
+
+
+@pytest.mark.parametrize("suite", ["../sources", "../../sweep/suites/demo-20", "sources.json", "/etc/hostname\0"])
+def test_a_suite_is_known_by_its_name_alone(tmp_path, monkeypatch, suite):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((DebiasError, ValueError)):
+        read_prompts(suite)
+
+
+@pytest.mark.parametrize("name", ["../demo_model/weights/model_index", "sub/demo-gender", "..", "."])
+def test_a_profile_that_comes_with_the_package_is_known_by_its_name_alone(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert located(name).resolve().is_relative_to(tmp_path.resolve()) or not located(name).is_file()
+
+
+# --- calibrations ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("ending", ["", ".json"])
+def test_unfinished_work_that_is_a_link_is_neither_read_nor_written(tmp_path, secret, ending):
+    own = Unfinished(tmp_path / "unfinished", "p", "facts")
+    own.path.parent.mkdir()
+    own.path.with_suffix(ending).symlink_to(secret.parent if not ending else secret)
+    with pytest.raises(DebiasError, match="leads out of it"):
+        again = Unfinished(tmp_path / "unfinished", "p", "facts")
+        again.keep(calibrated().rounds[:1], [0], [np.zeros((8, 8, 3), np.uint8)])
+    assert [file.name for file in secret.parent.iterdir()] == ["secret.jsonl"]
+
+
+def test_a_calibration_writes_nothing_through_a_link_in_its_folder(tmp_path, secret, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "unfinished").symlink_to(secret.parent)
+    command = ["calibrate", "--prompt", "a photo of a doctor", "--images", "4", "--rounds", "1", "--held-out", "4",
+               "--batch-size", "4", "--steps", "2", "--out", str(out)]
+    assert main(command) == 2 and "leads out of it" in capsys.readouterr().err
+    assert [file.name for file in secret.parent.iterdir()] == ["secret.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "con", ".x", "a\0b", "x" * 300])
+def test_a_profiles_name_is_a_file_of_its_folder(tmp_path, capsys, name):
+    assert main(["calibrate", "--prompt", "x", "--out", str(tmp_path / "out"), "--name", name]) == 2
+    assert "A name must be" in capsys.readouterr().err
+    assert not [file for file in tmp_path.rglob("*.json")]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+def test_a_picture_that_is_a_link_out_of_its_folder_is_not_labelled_nor_shown_and_is_named(tmp_path, secret):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "a.png")
+    (folder / "b.png").symlink_to(folder / "a.png")
+    Image.fromarray(255 - noise).save(secret.parent / "private.png")
+    (folder / "c.png").symlink_to(secret.parent / "private.png")
+    seen = []
+
+    def judge(images):
+        seen.extend(images)
+        return np.tile(np.array([1, 0], np.float32), (len(images), 1))
+
+    audit = FolderAudit(folder, [GENDER], [judge])
+    labelled = audit.run()
+    assert [key.split()[0] for key in labelled.keys] == ["a.png", "b.png"] and len(seen) == 2
+    assert audit.unreadable == ["c.png: it is a link that leads out of the folder"]
+    (folder / "a.png").unlink()
+    (folder / "b.png").unlink()
+    with pytest.raises(DebiasError, match="holds no pictures"):
+        FolderAudit(folder, [GENDER], [judge])
+    assert json.dumps(labelled.table()).count("private") == 0
