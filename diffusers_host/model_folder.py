@@ -31,9 +31,10 @@ def _wrong(folder: Path) -> Iterator[str]:
     if not isinstance(parts.get("_class_name"), str) or (folder / "None.py").exists():  # which diffusers takes for one
         yield "its pipeline is a file of its own"
     for part, named in parts.items():
-        if part.startswith("_") or not isinstance(named, list) or named[:1] == [None]:
-            continue
-        library, kind = [*map(str, named), "", ""][:2]
+        if part.startswith("_") or not isinstance(named, list) or len(named) != 2 or not all(
+                isinstance(text, str) for text in named):
+            continue  # no part, or one that is left out
+        library, kind = named
         if library not in LIBRARIES and not isinstance(getattr(pipelines, library, None), ModuleType):
             yield f"{short(part)} is of the package {short(library)}"
         for file in (f"{library}.py", "adapter_config.json"):  # adapters may be pickles
