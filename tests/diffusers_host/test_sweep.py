@@ -305,7 +305,7 @@ def test_files_of_prompts(tmp_path):
     ("", "holds no prompt"),
     ("a photo of a doctor\na  photo of a DOCTOR\n", "twice, as number 1 and number 2"),
     ("subject,targets\ndoctor,half\n", "Expected targets as"),
-    ("subject,template\ndoctor,a photo\n", "holds {subject}"),
+    ("subject,template\ndoctor,a photo\n", "with {subject}"),
     ("subject\na,b\n", "has 2 cells"),
     ("prompt,subject\n,\n", "holds no prompt"),
 ])
@@ -408,8 +408,8 @@ def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--prompts", "demo-20"], "A sweep needs --out"),
-    (["--out", "x"], "A sweep needs --prompts"),
+    (["--prompts", "demo-20"], "Expected --out for a sweep"),
+    (["--out", "x"], "Expected --prompts for a sweep"),
     (["--prompts", "nowhere.txt", "--out", "x"], "no suite of this name"),
     (["--prompts", "demo-20", "--out", "x", "--workers", "2"], "does nothing without --ray"),
     (["--prompts", "demo-20", "--out", "x", "--audit", "--sure", "quick"], "does nothing with --audit"),
