@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core.errors import DebiasError
+from ..core.errors import DebiasError, short
 from ..core.profile.file import Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
 from ..core.profile.prompts import ALONE, DRAW
@@ -14,6 +14,8 @@ from .conditioning import effect, encode_all, shift
 from .guidance import PROFILE, nothing
 from .model_name import encoder_name
 from .types import CATEGORY, Profiles
+
+MOST = 4096  # images in a batch
 
 
 def shifted_conditioning(clip, text: str, profile: Profile, strength: float, seeds: range) -> tuple[list, dict]:
@@ -61,7 +63,7 @@ class DebiasTextEncode(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True, tooltip=(
                     "Draws where each image is steered to. Wire the sampler's seed here too, so that a seed always "
                     "gives the same image; image i of a batch counts as seed + i.")),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip=(
+                io.Int.Input("batch_size", default=1, min=1, max=MOST, tooltip=(
                     "Images in the latent batch. A larger batch repeats these conditionings in turn.")),
                 io.Combo.Input("other_prompts", options=[ALONE, DRAW], default=ALONE, optional=True, tooltip=(
                     "What a prompt gets that the profile is not for. It is for the calibrated prompts, however they "
@@ -73,7 +75,9 @@ class DebiasTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE):
         profile = with_others(profile, other_prompts)
-        check_strength(strength)  # a wired one is not held to the widget's range
+        check_strength(strength)  # wired numbers are not held to the widgets' ranges
+        if not 1 <= batch_size <= MOST:
+            raise DebiasError(f"Expected a batch size of 1 to {MOST}, got {short(batch_size)}. Lower it.")
         warned = list(entry_for(profile, text)[0].warnings)
         if profile.method.direction != "prompt":
             warned.append(f"the weights were found with the direction '{profile.method.direction}'")
