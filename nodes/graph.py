@@ -28,8 +28,10 @@ def texts_behind(graph: Mapping, sampler: str) -> list[str]:
 def samplers_of(graph: Mapping, node: str) -> list[str]:
     """The nodes with a positive conditioning to which this one's model leads."""
     def led(at: str, seen: set[str]) -> bool:
-        return at == node or at not in seen and any(led(source, seen | {at}) for key, (source, _) in
-                                                    _links(graph, at) if key in ("model", "guider", *BRANCHES))
+        if at == node or at in seen:
+            return at == node
+        seen.add(at)
+        return any(led(source, seen) for key, (source, _) in _links(graph, at) if key in ("model", "guider", *BRANCHES))
 
     return [at for at in graph if at != node and led(at, set()) and next(_positive(graph, at, set()), None)]
 

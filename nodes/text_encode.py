@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..core.errors import DebiasError
+from ..core.errors import DebiasError, short
 from ..core.profile.file import Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, is_other, with_others
 from ..core.profile.prompts import ALONE, OTHERS, PREDICT
@@ -16,6 +16,8 @@ from .guidance import PROFILE, nothing
 from .model_name import encoder_name
 from .types import CATEGORY, Profiles
 from .workbench import behind as known_by
+
+MOST = 4096  # images in a batch
 
 
 def shifted_conditioning(clip, text: str, profile: Profile, strength: float, seeds: range) -> tuple[list, dict]:
@@ -64,7 +66,7 @@ class DebiasTextEncode(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True, tooltip=(
                     "Decides to which group each image is steered. Wire the sampler's seed here too, so that a seed "
                     "always gives the same image. Image i of a batch uses seed + i.")),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip=(
+                io.Int.Input("batch_size", default=1, min=1, max=MOST, tooltip=(
                     "Number of images in the latent batch. If the batch is larger, the conditionings repeat.")),
                 io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
                     "What to do with a prompt that was not calibrated. (A calibrated prompt is also found with "
@@ -81,7 +83,9 @@ class DebiasTextEncode(io.ComfyNode):
     def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE,
                 model=None):
         node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
-        check_strength(strength)  # a wired one is not held to the widget's range
+        check_strength(strength)  # wired numbers are not held to the widgets' ranges
+        if not 1 <= batch_size <= MOST:
+            raise DebiasError(f"Expected a batch size of 1 to {MOST}, got {short(batch_size)}. Lower it.")
         if profile.others == PREDICT and is_other(profile, text):
             if model is None:
                 raise DebiasError("other_prompts is 'predict', which reads the model's first steps, but no model is "

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from pydantic import BaseModel, Field
+from pydantic import VERSION, BaseModel, Field
 
 from ..core.calibration.outcome import LABELS
 from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, Plan, planned
@@ -37,6 +37,12 @@ def _planned(name: str):
 def _choice(name: str):
     """The field for one of a method's choices; `Method` checks it."""
     return Field(AS_METHOD, description=CHOICES[name].help)
+
+
+def _or_null(description: str):
+    """A field of an answer that is null without a value. The schema of pydantic 1 does not say that by itself."""
+    said = {} if VERSION.partition(".")[0] != "1" else {"nullable": True}
+    return Field(None, description=description, **said)
 
 
 class Settings(BaseModel):
@@ -101,11 +107,10 @@ class JobState(BaseModel):
     kind: str
     state: str = Field(..., description="waiting, running, done, failed or cancelled")
     text: str = ""
-    error: str | None = None
-    seed: int | None = Field(None, description="seed of the first image; the same seed gives the same images")
-    result: list[dict] | None = Field(None, description="measured shares, one entry per prompt; for a unit of a "
-                                                        "sweep, its answer")
-    profile: str | None = None
+    error: str | None = _or_null("why it failed")
+    seed: int | None = _or_null("seed of the first image; the same seed gives the same images")
+    result: list[dict] | None = _or_null("measured shares, one entry per prompt; for a unit of a sweep, its answer")
+    profile: str | None = _or_null("name of the profile that a calibration saved")
     images: list[str] = Field([], description="sheets and charts as base64 PNG, with ?images=true")
 
 

@@ -174,3 +174,24 @@ def test_a_switch_that_is_turned_while_it_runs_is_not_guessed_and_a_lora_s_leads
             "turn": node("ComfySwitchNode", switch=False, on_true=["lora", 0], on_false=["apply", 0]),
             "end": node("KSampler", model=["turn", 0], positive=["pos", 0], negative=["neg", 0])}
     assert samplers_of(lora, "apply") == ["end"]
+
+
+def test_forty_switches_in_a_row_are_walked_once_each(comfyui):
+    from sd_debias.nodes.graph import samplers_of
+    row = {str(i): node("Switch", on_true=[str(i + 1), 0], on_false=[str(i + 1), 0]) for i in range(40)}
+    end = node("KSampler", model=["0", 0], positive=["pos", 0])
+    assert samplers_of({**BASE, **row, "end": end}, "nowhere") == []
+    assert samplers_of({**BASE, **row, "40": BASE["apply"], "end": end}, "40") == ["end"]
+
+
+@pytest.mark.parametrize("odd", [None, 5, [], {}, "x", dict(class_type=[], inputs=[]), dict(inputs=dict(model=[[], 0])),
+                                 dict(inputs=dict(model=["end"])), dict(inputs=None)])
+def test_a_graph_with_something_else_in_a_nodes_place_ends_nothing(comfyui, odd):
+    """What the host does not run, it does not check."""
+    from sd_debias.nodes.messages import open_record
+    from sd_debias.nodes.model_name import model_name
+    from sd_debias.nodes.workbench import behind
+    graph = {**BASE, "loader": odd, "end": sampler(("pos", 0))}
+    assert model_name(graph, "end") is None and len(behind(graph, "end")) == 1 and behind({"end": odd}, "end") == []
+    posted = open_record(dict(prompt=graph, extra_data=odd))
+    assert posted["prompt"] is graph and list(posted["extra_data"]["extra_pnginfo"]) == ["debias"]
