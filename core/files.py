@@ -18,6 +18,7 @@ from .errors import DebiasError, quoted
 
 LARGEST = 256 << 20  # bytes of a file that is read as text
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of characters that do not show
+TEMPORARY = re.compile(r"[0-9a-f]{8}\.tmp")  # how a temporary file's name ends
 JOINERS = "\u200c\u200d"  # zero width, but part of spelling
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 
@@ -69,7 +70,13 @@ def _temporary(path: Path) -> tuple[int, Path]:
 
 def _sweep(path: Path) -> None:
     """Remove temporary files of this file whose writers are dead."""
-    for left in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+    prefix = f".{path.name}."
+    try:
+        # No glob: Python keeps every pattern, which would be one for each name that a server ever wrote.
+        names = [name for name in os.listdir(path.parent) if name.startswith(prefix)]
+    except OSError:
+        return  # a folder that may be written to, but not read
+    for left in (path.with_name(name) for name in names if TEMPORARY.fullmatch(name[len(prefix):])):
         try:
             if os.name == "nt":
                 if time.time() - left.stat().st_mtime > 3600:  # a living writer's is open, or gone in a moment
@@ -83,10 +90,6 @@ def _sweep(path: Path) -> None:
                 os.close(handle)
         except OSError:
             continue  # a living writer holds it, or it cannot be removed
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:

@@ -1,8 +1,10 @@
 """Atomic writes, file names of users, and locks."""
 import errno
+import gc
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,19 @@ def test_a_file_is_written_and_replaced_and_its_folder_made(tmp_path):
     assert path.read_bytes() == "one\r\nä".encode()
     write_atomic(path, b"two")
     assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["a.json"]
+
+
+def test_a_server_that_writes_many_names_keeps_none_of_them_in_memory(tmp_path):
+    write_atomic(tmp_path / "first", "x")
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            write_atomic(tmp_path / f"{number} of many pictures.png", "x").unlink()
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 50_000, "a pattern for each of the names had 1 kB"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
