@@ -1,4 +1,4 @@
-"""What fuzz.py, api_fuzz.py and kill.py found, in reliability.json and as the page reliability.md."""
+"""What fuzz.py, api_fuzz.py, kill.py and soak.py found, in reliability.json and as the page reliability.md."""
 from __future__ import annotations
 
 import json
@@ -70,6 +70,18 @@ every picture, the one killed most often after {kill['most_kills_of_one']} kills
 only saves a profile and a state, over and over ({kill['saved']:,} times), was killed {kill['kills']} times. Both files loaded after each kill, and were
 the last that was confirmed or the one after it. What the kills left behind, which the next writer removes: {_phases(kill)}.
 """)
+    if rows := [_soaked(kind, soak) for kind in ("process", "comfyui", "a1111") if (soak := known.get(f"soak_{kind}"))]:
+        parts.append(f"""## Long runs
+
+`python benchmarks/soak.py`: what a process holds after many pictures, and whether it still makes the same ones. A third of a server's
+runs are cancelled at random moments. Each command ended well: growth is below its bound, no handle leaks, the queue is empty, nothing
+is left unfinished, and pictures, plain and debiased, are bit for bit those of the beginning. Growth is after a warm-up, with its 95 %
+interval, which allows for samples that resemble their neighbours.
+
+| command | work | growth | file descriptors, threads, temporary files: first and last |
+|---|---|---|---|
+{chr(10).join(rows)}
+""")
     return "\n".join(parts)
 
 
@@ -82,3 +94,17 @@ def _api(api: dict) -> str:
 {api['requests']:,} requests to the {api['routes']} routes of the extension in a running {api['host']}, made of the host's own schema, right and wrong ones. Every
 answer had a status below 500 that the schema knows, and its form; the command ends with an error otherwise. By status: {statuses}.
 """
+
+
+def _soaked(kind: str, soak: dict) -> str:
+    """A soak's row of the table."""
+    of = "pictures" if kind == "process" else "runs"
+    more = f"{soak['calibrations']} calibrations, {soak['interrupted']} interrupted" if kind == "process" else ", ".join(
+        f"{count} {name}" for name, count in soak["kinds"].items()) + f"; {soak['cancelled']} of them cancelled"
+    units = dict(memory=" MB", allocated=" MB")
+    growth = "; ".join(f"{name} {slope:.2f} [{low:.2f}, {high:.2f}]{units.get(name, '')}, bound {bound:g}"
+                       for name, bound in soak["bounds"].items() for slope, low, high in [soak[name]["slope"]])
+    handles = ", ".join(f"{soak[name]['first']:g} and {soak[name]['last']:g}" for name in (
+        "file descriptors", "threads", "temporary files"))
+    return (f"| `{kind}` ({soak['machine']}) | {soak[of]:,} {of} in {soak['minutes']:g} minutes: {more} | "
+            f"per {soak['each']:,} {of}: {growth} | {handles} |")

@@ -139,13 +139,13 @@ def soak(url: str, pid: int, runs: int, seed: int) -> dict:
     folder = folder_of(pid, "--base-directory")
     watch = Watch(pid, lambda: temporary(pid, [folder / part for part in ("output", "user", "temp", "models")]))
     before = {kind: server.pictures(kind) for kind in ("plain", "apply")}
-    stopped: list[dict] = []  # cancelled calibrations
+    stopped: list[tuple[str, dict]] = []  # cancelled calibrations
     number, seconds = 0, 2.0
     while number < runs or stopped:
         burst, begun = {}, time.monotonic()
         for _ in range(chance.randint(1, 3)):
             if stopped and (number >= runs or chance.random() < 0.5):
-                graph, kind = stopped.pop(0), "calibration"
+                kind, graph = stopped.pop(0)
                 count["continued"] += 1
             else:
                 kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
@@ -163,8 +163,8 @@ def soak(url: str, pid: int, runs: int, seed: int) -> dict:
             if state == "error" or state == "interrupted" and prompt not in told:
                 raise Different(f"Expected run {number}, {kind}, to end well, got {history['status']['messages'][-1]}")
             count[state] += 1
-            if kind == "calibration" and state != "success":
-                stopped.append(graph)
+            if kind in ("calibration", "mixed") and state != "success":
+                stopped.append((kind, graph))
         seconds = 0.9 * seconds + 0.1 * (time.monotonic() - begun) / len(burst)
         watch.sample(number)
         if number // CHECKED > (number - len(burst)) // CHECKED:
@@ -177,5 +177,5 @@ def soak(url: str, pid: int, runs: int, seed: int) -> dict:
     if left := sorted(path.name for path in (folder / "user" / "debias").glob(f"soak {seed} *")):
         raise Different(f"Expected nothing to be unfinished at the end, but {', '.join(left)[:300]} are left.")
     return dict(runs=number, kinds={kind: count[kind] for kind in KINDS}, ended={
-        state: count[state] for state in ("success", "interrupted", "deleted")}, continued=count["continued"],
-        seed=seed, **watch.found(EACH, len(watch.at) // 4))
+        state: count[state] for state in ("success", "interrupted", "deleted")}, cancelled=count["interrupted"] + count["deleted"],
+        continued=count["continued"], seed=seed, **watch.found(EACH, len(watch.at) // 4))

@@ -20,6 +20,7 @@ from .errors import DebiasError, quoted
 
 LARGEST = 256 << 20  # bytes of a file that is read as text
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of characters that do not show
+TEMPORARY = re.compile(r"[0-9a-f]{8}\.(tmp|new)")  # how a temporary file's name ends
 JOINERS = "\u200c\u200d"  # zero width, but part of spelling
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # some network drives answer so
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
@@ -87,9 +88,13 @@ def _temporary(path: Path) -> tuple[int, Path]:
 def recover(path: Path) -> bool:
     """Is the file there? Where it is gone, and a killed writer has left its whole content beside it, that takes its
     place; other temporary files whose writers are dead are removed."""
-    for left in sorted(path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 8}.*")):
-        if left.suffix not in (".tmp", ".new"):
-            continue
+    prefix = f".{path.name}."
+    try:
+        # No glob: Python keeps every pattern, which would be one for each name that a server ever wrote.
+        names = sorted(name for name in os.listdir(path.parent) if name.startswith(prefix))
+    except OSError:
+        return path.exists()  # no folder, or one that may be written to, but not read
+    for left in (path.with_name(name) for name in names if TEMPORARY.fullmatch(name[len(prefix):])):
         try:
             if left.suffix == ".new" and not path.exists() and left.is_file() and not left.is_symlink():
                 os.replace(left, path)  # its writer, should it live, finds this done
@@ -106,10 +111,6 @@ def recover(path: Path) -> bool:
         except OSError:
             continue  # a living writer holds it, or it cannot be removed
     return path.exists()
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:

@@ -1,8 +1,10 @@
 """Atomic writes, file names of users, and locks."""
 import errno
+import gc
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,28 @@ def test_a_file_is_written_and_replaced_and_its_folder_made(tmp_path):
     assert path.read_bytes() == "one\r\nä".encode()
     write_atomic(path, b"two")
     assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["a.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, a young file may be a living writer's")
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_nothing_else(tmp_path):
+    others = [".b.json.0123abcd.tmp", ".a.json.xyz.tmp", ".a.json.x.0123abcd.tmp", "a.json.0123abcd.tmp"]
+    for name in (".a.json.0123abcd.tmp", *others):
+        (tmp_path / name).touch()
+    write_atomic(tmp_path / "a.json", "x")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "a.json"])
+
+
+def test_a_server_that_writes_many_names_keeps_none_of_them_in_memory(tmp_path):
+    write_atomic(tmp_path / "first", "x")
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            write_atomic(tmp_path / f"{number} of many pictures.png", "x").unlink()
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 50_000, "a pattern for each of the names had 1 kB"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
