@@ -44,7 +44,7 @@ def main() -> int:
                    "examples,coverage,fuzzing", "--checks", ",".join(CHECKS), "--max-examples", str(given.examples),
                    "--max-time", str(given.seconds), "--seed", str(given.seed), "--continue-on-failure",
                    "--report", "ndjson", "--report-ndjson-path", str(log)]
-        done = subprocess.run(command)
+        done = subprocess.run(command, cwd=place)  # it keeps files where it runs
         statuses = statuses_of(log)
     urllib.request.urlopen(urllib.request.Request(f"{given.url}/sdapi/v1/interrupt", method="POST")).close()
     version = subprocess.run([given.schemathesis, "--version"], capture_output=True, text=True).stdout.split()[-1]
