@@ -48,7 +48,7 @@ def main() -> int:
         statuses = statuses_of(log)
     urllib.request.urlopen(urllib.request.Request(f"{given.url}/sdapi/v1/interrupt", method="POST")).close()
     version = subprocess.run([given.schemathesis, "--version"], capture_output=True, text=True).stdout.split()[-1]
-    found = dict(host=given.host, routes=routes, requests=sum(statuses.values()), seed=given.seed, examples=given.examples,
+    found = dict(host=given.host, routes=routes, requests=sum(statuses.values()), seed=given.seed, examples=given.examples, seconds=given.seconds,
                  statuses={str(status): number for status, number in sorted(statuses.items(), key=str)}, schemathesis=version)
     print(json.dumps(found, indent=1))
     if done.returncode:
