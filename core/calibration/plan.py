@@ -99,8 +99,9 @@ class Plan:
         if not 0 <= self.confidence <= 1:
             raise DebiasError(f"The confidence is a probability from 0 to 1, but {short(self.confidence)} came.")
         if self.within is not None and not 0 < self.within <= 0.5:
-            raise DebiasError(f"A margin is above 0 and at most 50 points (0.5), e.g. 5 points (0.05), but "
-                              f"{100 * self.within:g} points came.")
+            came = f"{100 * self.within:g}" if abs(self.within) < 1e24 else short(self.within)  # whole ones have no end
+            raise DebiasError(f"A margin is above 0 and at most 50 points (0.5), e.g. 5 points (0.05), but {came} "
+                              "points came.")
         if self.within is not None and self.tolerance is not None:
             raise DebiasError("A margin in points and a tolerance in nats say two things about when to stop. Give one.")
         if self.tolerance is not None and not 0 < self.tolerance <= 1e6:

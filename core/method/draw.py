@@ -98,7 +98,7 @@ def check_strength(strength: float) -> float:
     """A user's strength of guidance: 1 as calibrated, 0 none, 10 at most. Raises DebiasError."""
     if not 0 <= strength <= MOST_STRENGTH:
         raise DebiasError(f"The strength is a number from 0 (no guidance) to {MOST_STRENGTH:g}, with 1 as calibrated, "
-                          f"but {strength:g} came.")
+                          f"but {short(strength)} came.")
     return strength
 
 
