@@ -44,11 +44,11 @@ def main() -> int:
                    "examples,coverage,fuzzing", "--checks", ",".join(CHECKS), "--max-examples", str(given.examples),
                    "--max-time", str(given.seconds), "--seed", str(given.seed), "--continue-on-failure",
                    "--report", "ndjson", "--report-ndjson-path", str(log)]
-        done = subprocess.run(command)
+        done = subprocess.run(command, cwd=place)  # it keeps files where it runs
         statuses = statuses_of(log)
     urllib.request.urlopen(urllib.request.Request(f"{given.url}/sdapi/v1/interrupt", method="POST")).close()
     version = subprocess.run([given.schemathesis, "--version"], capture_output=True, text=True).stdout.split()[-1]
-    found = dict(host=given.host, routes=routes, requests=sum(statuses.values()), seed=given.seed, examples=given.examples,
+    found = dict(host=given.host, routes=routes, requests=sum(statuses.values()), seed=given.seed, examples=given.examples, seconds=given.seconds,
                  statuses={str(status): number for status, number in sorted(statuses.items(), key=str)}, schemathesis=version)
     print(json.dumps(found, indent=1))
     if done.returncode:

@@ -110,6 +110,8 @@ class Comfy:
         own, changed = self.widgets[name], {}
         for widget in chance.sample(own, min(len(own), chance.choice((0, 1, 1, 2, 3)))):
             changed[widget.id] = _value(widget, chance)
+            if widget.id == "batch_size" and 64 < changed["batch_size"] <= widget.max:
+                changed["batch_size"] = 64  # 4096 conditionings take the memory of 4096 conditionings
         return name, graph(graph_now, chance) if chance.random() < 0.3 else graph_now, changed
 
     def workflow(self, document: tuple) -> None:

@@ -90,7 +90,7 @@ def _api(api: dict) -> str:
     statuses = ", ".join(f"{number:,} of {status}" for status, number in api["statuses"].items())
     return f"""## Requests to a web UI's routes
 
-`python benchmarks/api_fuzz.py URL --examples {api['examples']} --seed {api['seed']}` ({api['machine']}): schemathesis {api['schemathesis']} sent
+`python benchmarks/api_fuzz.py URL --examples {api['examples']} --seconds {api['seconds']} --seed {api['seed']}` ({api['machine']}): schemathesis {api['schemathesis']} sent
 {api['requests']:,} requests to the {api['routes']} routes of the extension in a running {api['host']}, made of the host's own schema, right and wrong ones. Every
 answer had a status below 500 that the schema knows, and its form; the command ends with an error otherwise. By status: {statuses}.
 """

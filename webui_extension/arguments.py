@@ -4,7 +4,6 @@ The API passes them by place, so new ones are only ever appended.
 """
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Mapping, Sequence
 
@@ -57,7 +56,7 @@ class Arguments:
 
 def _typed(name: str, value, kind: type):
     number = kind is float and isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and math.isfinite(value):
+    if number and abs(value) < 1e300:  # neither NaN nor a whole number that is no float
         return float(value)
     if kind is not float and isinstance(value, kind):
         return value

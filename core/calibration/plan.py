@@ -100,8 +100,10 @@ class Plan:
         if not 0 <= self.confidence <= 1:
             raise DebiasError(f"Expected a confidence from 0 to 1, got {short(self.confidence)}.")
         if self.within is not None and not 0 < self.within <= 0.5:
+            # Whole numbers have no end: a long one cannot be formatted as a float.
+            got = f"{100 * self.within:g}" if abs(self.within) < 1e24 else short(self.within)
             raise DebiasError("Expected a margin above 0 and at most 50 points (0.5), e.g. 5 points (0.05), got "
-                              f"{100 * self.within:g} points.")
+                              f"{got} points.")
         if self.within is not None and self.tolerance is not None:
             raise DebiasError("Expected a margin in points or a tolerance in nats, got both. Give one.")
         if self.tolerance is not None and not 0 < self.tolerance <= 1e6:

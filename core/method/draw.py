@@ -96,7 +96,7 @@ def check_strength(strength: float) -> float:
     """A user's strength of guidance: 1 as calibrated, 0 none, 10 at most. Raises DebiasError."""
     if not 0 <= strength <= MOST_STRENGTH:
         raise DebiasError(f"Expected a strength from 0 (no guidance) to {MOST_STRENGTH:g}, with 1 as calibrated, got "
-                          f"{strength:g}.")
+                          f"{short(strength)}.")
     return strength
 
 

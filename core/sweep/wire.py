@@ -39,11 +39,13 @@ def read(asked: object) -> tuple[Recipe, Unit | None]:
     assert isinstance(asked, dict)
     plan = {f.name: asked["plan"][f.name] for f in fields(Plan) if f.name in asked["plan"]}
     recipe = Recipe(tuple(tuple(map(Attribute.from_dict, own)) for own in asked["variants"]),
-                    Method.from_dict(asked["method"]), Plan(**plan), asked.get("show", 0))
+                    Method.from_dict(asked["method"]), Plan(**plan), int(asked.get("show", 0)))
     if asked["unit"] is None:
         return recipe, None
-    unit = Unit(**{f.name: asked["unit"][f.name] for f in fields(Unit)} | dict(
-        steerings=tuple(asked["unit"]["steerings"]), seeds=tuple(asked["unit"]["seeds"])))
+    own = asked["unit"]
+    whole = {name: int(own[name]) for name in ("job", "variant", "round", "begin")}  # JSON's 5.0 is 5
+    unit = Unit(**{f.name: own[f.name] for f in fields(Unit)} | whole | dict(
+        steerings=tuple(own["steerings"]), seeds=tuple(map(int, own["seeds"]))))
     if unit.variant >= len(recipe.variants) or len(unit.steerings) != len(recipe.variants[unit.variant]) or any(
             len(s["weights"]) != len(a.groups) for s, a in zip(unit.steerings, recipe.variants[unit.variant])):
         raise DebiasError("Expected weights for each group of the unit's attributes, got other ones.")

@@ -13,7 +13,11 @@ from sd_debias.core.calibration.loop import Round
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.image_classifier import _check_map
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.method.draw import Steering
+from sd_debias.core.method.methods import METHODS
+from sd_debias.core.sweep.unit import Recipe, Unit
+from sd_debias.core.sweep.wire import question, read
 from sd_debias.diffusers_host.sweep.workflow import CALIBRATE, SWEEP, read_workflow
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -84,6 +88,15 @@ def test_a_check_of_nothing_or_of_one_group_twice_is_refused(changes):
     document = dict(attribute="gender", groups=["man", "woman"], counts=[[1, 0], [0, 1]], left_out=[0, 0])
     with pytest.raises(DebiasError, match="each once"):
         Check.from_dict({**document, **changes})
+
+
+def test_a_unit_whose_whole_numbers_are_written_with_a_point_is_measured_as_it_is_meant():
+    recipe = Recipe(((GENDER,),), METHODS["default"], Plan(20))
+    asked = Unit(0, "a doctor", 0, 0, "audit", (Steering.none(2).to_dict(),), (5, 10), 0, False)
+    sent = question(recipe, asked)
+    pointed = {key: float(value) if type(value) is int else value for key, value in sent["unit"].items()}
+    _, found = read({**sent, "show": 0.0, "unit": {**pointed, "seeds": [5.0, 10.0]}})
+    assert found == asked and {type(n) for n in (found.job, found.variant, *found.seeds, found.begin)} == {int}
 
 
 LINKED = dict(class_type=CALIBRATE, inputs=dict(model=["1", 0], clip=["1", 1], steps=8, batch_size=4))

@@ -95,3 +95,9 @@ def test_the_words_that_choose_nothing_in_the_lists_are_no_names(a_double):
     with pytest.raises(ValueError, match="chooses no profile"):
         a_double.post("txt2img", dict(prompt=PROMPT, script_name="Debias: calibrate (IDA)", script_args=arguments))
     assert not (a_double.profiles / "None.json").exists()
+
+
+@pytest.mark.parametrize("strength", [10**400, -10**400, math.nan, math.inf, True, "1"])
+def test_a_number_without_end_over_the_api_is_refused_in_a_sentence(a_double, strength):
+    with pytest.raises(ValueError, match="Expected strength to be a finite number"):
+        ours("arguments").Arguments.read([True, "x", strength])

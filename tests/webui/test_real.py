@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import urllib.error
@@ -204,6 +205,14 @@ def test_a_request_that_makes_no_sense_is_refused_at_once(server, changes, sente
     request = {**dict(txt2img=QUICK, count=5, rounds=0, held_out=5, classifier="demo", name="odd"), **changes}
     status, answer = ask(server, "/calibrate", request)
     assert status == 422 and sentence in answer["detail"]
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(count="many"), dict(txt2img=dict(steps=math.nan)), dict(txt2img=dict(width=math.inf)),
+    dict(prompts=["\ud800", None])])
+def test_a_request_of_wrong_types_is_refused_in_a_sentence_and_never_with_an_error_of_the_server(server, wrong):
+    status, answer = ask(server, "/audit", wrong)
+    assert status == 422 and answer["detail"].startswith("The request is wrong at '"), answer
 
 
 def test_settings_of_folders_and_downloads_cannot_be_changed_over_the_api(server):
