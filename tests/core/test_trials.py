@@ -532,7 +532,7 @@ def test_a_model_without_a_tokenizer_is_refused_with_a_sentence(tmp_path, capsys
 
 
 def test_a_device_that_does_not_compute_is_refused_with_a_sentence(capsys):
-    assert "'meta' does not" in mistake(capsys, "audit", *JUDGE, "--device", "meta")
+    assert "got 'meta', which does not" in mistake(capsys, "audit", *JUDGE, "--device", "meta")
 
 
 @pytest.mark.parametrize("option", ["--cfg", "--confidence"])

@@ -159,7 +159,7 @@ def test_a_calibration_writes_nothing_through_a_link_in_its_folder(tmp_path, sec
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "con", ".x", "a\0b", "x" * 300])
 def test_a_profiles_name_is_a_file_of_its_folder(tmp_path, capsys, name):
     assert main(["calibrate", "--prompt", "x", "--out", str(tmp_path / "out"), "--name", name]) == 2
-    assert "A name must be" in capsys.readouterr().err
+    assert "Expected a name of" in capsys.readouterr().err
     assert not [file for file in tmp_path.rglob("*.json")]
 
 
