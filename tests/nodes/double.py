@@ -10,6 +10,7 @@ import os
 import sys
 import types
 import uuid
+import weakref
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -22,11 +23,11 @@ class Interrupted(Exception):
     pass
 
 
-LOADED: list = []  # models on the device
+LOADED: weakref.WeakSet = weakref.WeakSet()  # models on the device; the host holds them no more than this
 
 
 def load_models_gpu(models, force_full_load=False):
-    LOADED.extend(model for model in models if model not in LOADED)
+    LOADED.update(models)
 
 
 def free_memory(size, device):
