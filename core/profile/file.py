@@ -200,6 +200,11 @@ class Profile:
         """SHA-256 over the content without the hash itself, 64 hexadecimal digits."""
         return _hash(self._content)
 
+    @property
+    def text(self) -> str:
+        """The content of its file."""
+        return _readable(self.to_dict())
+
     def save(self, place: str | Path, overwrite: bool = False) -> Path:
         """Write atomically to a folder, under the profile's name, or to a path that ends in .json; returns the path.
 
@@ -211,7 +216,7 @@ class Profile:
         type(self).from_dict(self._content)  # what would not load is not written
         if path.exists() and not overwrite:
             raise DebiasError(f"{quoted(path)} exists already. Choose another name, or allow overwriting.")
-        return write_atomic(path, _readable(self.to_dict()))
+        return write_atomic(path, self.text)
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:

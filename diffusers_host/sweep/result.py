@@ -22,7 +22,7 @@ from .folder import Asked, Measured
 from .job import Job
 
 CARD, PAGE, MARKDOWN, LABELS, TABLE = "card.json", "card.html", "card.md", "labels.csv", "labels.parquet"
-WRITTEN = "written.json"  # digests of these files: what was edited since is not replaced
+WRITTEN = "written.json"  # digests of these files, by name: what was edited since is not replaced
 
 
 def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], measured: Measured,
@@ -39,12 +39,17 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
     if parquet:
         files[TABLE] = parquet_of(rows)
     with writing("The sweep's results", folder):
-        profiles = [str(profile.save(folder / f"{profile.name}.json", overwrite=True))
-                    for profile in _profiles(name, asked, jobs, measured)]
+        made = list(_profiles(name, asked, jobs, measured))
+        digests = {file: [_digest(content)] for file, content in
+                   {**files, **{f"{profile.name}.json": profile.text for profile in made}}.items()}
+        # Said before they are written: if this is killed halfway, old and new files are both known as a sweep's.
+        known = _written(folder)
+        announced = {file: [*known.get(file, ()), *own] for file, own in digests.items()}
+        write_atomic(folder / WRITTEN, json.dumps(announced))
+        profiles = [str(profile.save(folder / f"{profile.name}.json", overwrite=True)) for profile in made]
         for file, content in files.items():
             write_atomic(folder / file, content)
-        write_atomic(folder / WRITTEN, json.dumps({path.name: _digest(path) for path in (
-            *(folder / file for file in files), *map(Path, profiles))}, indent=1))
+        write_atomic(folder / WRITTEN, json.dumps(digests, indent=1))
     failed = {job.wanted.prompt: job.error for job in jobs if job.error is not None}
     finished = sum(job.finished and job.error is None for job in jobs)
     return dict(model=card["model"], prompts=len(jobs), finished=finished, failed=failed, profiles=profiles,
@@ -53,19 +58,26 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
 
 def check_free(folder: Path, name: str, asked: Asked) -> None:
     """Raises DebiasError where results would replace what is not a sweep's, or was edited since."""
-    path = folder / WRITTEN
-    known = read_json(path) if recover(path) else {}
+    known = _written(folder)
     names = [CARD, PAGE, MARKDOWN, LABELS, TABLE, *(f"{own}.json" for own in profile_names(name, asked))]
     if len({own.casefold() for own in names}) < len(names):
         raise DebiasError(f"A profile named {quoted(name)} would replace the card. Choose another --name.")
     for file in names:
-        if (folder / file).exists() and (not isinstance(known, dict) or known.get(file) != _digest(folder / file)):
+        if (folder / file).exists() and _digest((folder / file).read_bytes()) not in known.get(file, ()):
             raise DebiasError(f"{quoted(folder / file)} exists already, and a sweep did not write it or it was "
                               "edited. Move it, or add --overwrite to replace it.")
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _written(folder: Path) -> dict[str, list]:
+    """Digests that a sweep's files may have, by name; earlier versions kept one each."""
+    path = folder / WRITTEN
+    known = read_json(path) if recover(path) else {}
+    return {file: own if isinstance(own, list) else [own] for file, own in known.items()
+            } if isinstance(known, dict) else {}
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def profile_names(name: str, asked: Asked) -> list[str]:

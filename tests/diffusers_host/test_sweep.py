@@ -382,6 +382,30 @@ def test_an_edited_profile_or_table_is_not_overwritten(swept, tmp_path, capsys):
     assert main(["merge", str(tmp_path / "out")]) == 2
 
 
+@pytest.mark.parametrize("last", ["card.json", "card.md"])
+def test_a_sweep_that_was_killed_while_it_wrote_its_results_writes_them_again(swept, tmp_path, monkeypatch, last):
+    from sd_debias.diffusers_host.sweep import result
+
+    class Killed(BaseException):
+        pass
+
+    command = [*SWEEP, "--prompts", str(swept / "prompts.csv"), "--out", str(tmp_path / "out")]
+    write = result.write_atomic
+
+    def killed(path, content):
+        write(path, content)
+        if path.name == last:
+            raise Killed
+
+    monkeypatch.setattr(result, "write_atomic", killed)
+    with pytest.raises(Killed):
+        main(command)
+    monkeypatch.setattr(result, "write_atomic", write)
+    assert main(command) == 0
+    own, undisturbed = (place / "demo" / "labels.csv" for place in (tmp_path / "out", swept / "all"))
+    assert own.read_bytes() == undisturbed.read_bytes()
+
+
 def test_a_sweep_of_which_nothing_was_measured_yet_may_be_asked_for_anew(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["sweep", "--model", "nowhere", "--classifier", "x", "--prompts", "demo-20", "--out", out]) == 2
