@@ -438,37 +438,41 @@ def main() -> int:
     shares = [kinds[reader][2] for reader in readers]
     accepted, refused, slowest, spent = Counter(), Counter(), 0.0, Counter()
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    for number in range(given.seed, given.seed + given.documents):
-        chance = random.Random(number)
-        reader = chance.choices(readers, shares)[0]
-        documents, mutate, _ = kinds[reader]
-        document = mutate(chance.choice(documents), chance)
-        started, at = time.perf_counter(), time.process_time()
-        try:
-            reader(document)
-            accepted[reader.__name__] += 1
-        except Reached:
-            accepted[reader.__name__] += 1
-        except DebiasError as error:
-            said = str(error)
-            refused[reader.__name__] += 1
-            if not said or len(said) > 1500 or "\n" in said or not said.isprintable():
-                return failed(number, reader, document, f"a message of {len(said)} characters: {said[:300]!r}")
-        except Exception as error:
-            return failed(number, reader, document, repr(error))
-        took = time.process_time() - at
-        slowest, spent[reader.__name__] = max(slowest, took), spent[reader.__name__] + took
-        if took > SLOWEST or time.perf_counter() - started > LONGEST:
-            return failed(number, reader, document, f"{took:.1f} seconds of a core")
-        # ru_maxrss is in kB on Linux.
-        memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-        if memory > MOST_MEMORY:
-            return failed(number, reader, document, f"{memory >> 20} MB more memory than at the beginning")
-        done = number + 1 - given.seed
-        if done % 10_000 == 0:
-            print(f"{done:,} documents, {sum(accepted.values()):,} accepted, {memory >> 20} MB more, "
-                  f"{done / (time.perf_counter() - began):.0f} a second", flush=True)
-    found = dict(documents=given.documents, first_seed=given.seed, slowest_seconds=round(slowest, 2),
+    done = memory = 0
+    try:
+        for number in range(given.seed, given.seed + given.documents):
+            chance = random.Random(number)
+            reader = chance.choices(readers, shares)[0]
+            documents, mutate, _ = kinds[reader]
+            document = mutate(chance.choice(documents), chance)
+            started, at = time.perf_counter(), time.process_time()
+            try:
+                reader(document)
+                accepted[reader.__name__] += 1
+            except Reached:
+                accepted[reader.__name__] += 1
+            except DebiasError as error:
+                said = str(error)
+                refused[reader.__name__] += 1
+                if not said or len(said) > 1500 or "\n" in said or not said.isprintable():
+                    return failed(number, reader, document, f"a message of {len(said)} characters: {said[:300]!r}")
+            except Exception as error:
+                return failed(number, reader, document, repr(error))
+            took = time.process_time() - at
+            slowest, spent[reader.__name__] = max(slowest, took), spent[reader.__name__] + took
+            if took > SLOWEST or time.perf_counter() - started > LONGEST:
+                return failed(number, reader, document, f"{took:.1f} seconds of a core")
+            # ru_maxrss is in kB on Linux.
+            memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+            if memory > MOST_MEMORY:
+                return failed(number, reader, document, f"{memory >> 20} MB more memory than at the beginning")
+            done = number + 1 - given.seed
+            if done % 10_000 == 0:
+                print(f"{done:,} documents, {sum(accepted.values()):,} accepted, {memory >> 20} MB more, "
+                      f"{done / (time.perf_counter() - began):.0f} a second", flush=True)
+    except KeyboardInterrupt:
+        print(f"Interrupted after {done:,} documents.", flush=True)
+    found = dict(documents=done, first_seed=given.seed, slowest_seconds=round(slowest, 2),
                  more_memory_mb=memory >> 20, accepted=dict(accepted), refused=dict(refused))
     print(json.dumps(found, indent=1), {kind: f"{1000 * seconds / (accepted[kind] + refused[kind]):.1f} ms" for
                                         kind, seconds in spent.most_common()})

@@ -602,7 +602,7 @@ class Calibration:
                 and len(r.fidelity) <= r.done and len(r.faces) in (0, r.done) and r.not_finite + r.one_colour <= r.done
             if not fits or (number == 0) != (r.kind == AUDIT) or not r.complete and number < len(self.rounds) - 1:
                 raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
-            used = {seed for other in self.rounds[:number] for seed in other.seeds} if r.kind == HELD_OUT else set()
+            used = {seed for other in self.rounds[:number] if HELD_OUT in (r.kind, other.kind) for seed in other.seeds}
             if len(set(r.seeds)) < len(r.seeds) or used & set(r.seeds):
                 raise DebiasError(f"its round {number} counts a picture twice: a seed stands there again.")
             if any(len(own) != r.done or any(label >= n for image in own for label in image)

@@ -89,11 +89,13 @@ def test_a_profile_of_any_groups_and_prompt_comes_back(attribute, weight, prompt
     assert Profile.from_dict(dict(reversed(document.items()))).hash == found.hash, "the order of fields is no content"
 
 
-@pytest.mark.parametrize("seeds, kind", [([1, 1, 2], "audit"), ([1, 2, 3], "held-out")])
+@pytest.mark.parametrize("seeds, kind", [([1, 1, 2], "audit"), ([1, 2, 3], "held-out"), ([1, 5, 3], "round")])
 def test_a_state_in_which_a_picture_counts_twice_is_refused(tmp_path, seeds, kind):
     steering = dict(weights=[0, 0])
     rounds = [dict(kind="audit", steerings=[steering], seeds=[1, 2, 3], labels=[[0, 1, 0]])]
     changed = dict(kind=kind, steerings=[steering], seeds=seeds, labels=[[0, 1, 1]])
+    if kind == "round":  # with a picture of the verification before it
+        rounds.append(dict(kind="held-out", steerings=[steering], seeds=[4, 5, 6], labels=[[0, 1, 0]]))
     rounds = [changed] if kind == "audit" else [*rounds, changed]
     path, gender = tmp_path / "state.json", dict(name="gender", groups=[dict(name="man"), dict(name="woman")])
     path.write_text(json.dumps(dict(prompt="x", attributes=[gender], method={}, rounds=rounds,
