@@ -55,7 +55,7 @@ def test_a_node_that_does_not_see_the_folder_is_said(folder, tmp_path):
     from sd_debias.core.audits.folder import Piece
     from sd_debias.diffusers_host.sweep.on_ray_data import _check_seen
     file = folder / "0.png"
-    with pytest.raises(DebiasError, match="does not see '0.png'"):
+    with pytest.raises(DebiasError, match="cannot find '0.png'"):
         _check_seen(Piece(None, ["0.png gone"], {}, {}), [file])
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     _check_seen(Piece(None, ["a.png 12345678"], {}, {}), [tmp_path / "a.png"])
