@@ -103,7 +103,7 @@ def test_an_audit_and_a_check_that_memory_runs_out_in_say_so(tmp_path, capsys, f
     said = capsys.readouterr().err
     assert SMALLER in said and "Traceback" not in said and not list(tmp_path.glob("*.json"))
     assert ("Memory ran out after 4 of 8 images." if command == "audit" else
-            "Memory ran out: a check is made in one go. Run the same command again.") in said
+            "Memory ran out. A check cannot be continued: run the same command again.") in said
 
 
 def test_a_folder_whose_judge_runs_out_of_memory_is_continued(tmp_path, capsys, monkeypatch, fails):
