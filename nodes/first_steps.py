@@ -41,8 +41,10 @@ def predict(profile: Profile, prompt: str, model, clip, making: Sequence, node: 
     bar, read = comfy.utils.ProgressBar(len(profile.entries) + 1, node_id=node), []
 
     def shares_of(text: str) -> list[np.ndarray]:
-        messages.say(node, f"Reading the first steps of {quoted(text)}, to predict weights for {quoted(prompt)}. This "
-                           f"takes as long as about {cost(profile)} images, once per prompt")
+        at = f"text {len(read) + 1} of {len(profile.entries) + 1}"
+        messages.say(node, f"Reading the first steps of {quoted(text)}, to predict weights for {quoted(prompt)}: {at}. "
+                           f"This takes as long as about {cost(profile)} images per text. What was read is kept, also "
+                           "after Cancel")
         return first_shares(model, clip, text, profile.attributes, setting)
 
     def counted(text: str) -> Sequence[np.ndarray]:

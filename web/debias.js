@@ -12,7 +12,7 @@ const FIRST = new Set(["prompts", "sure", "name", WIDGET]);
 const MOST_LINES = 40;
 const OURS = /^\/sd-debias\/(report\/[^/?#\\]+|labels)\/[^/?#\\]+\.html$/;  // addresses of our pages
 const NO_ROW = () => [0, -4];
-const MOST = 620, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
+const MOST = 620, MOST_TEXT = 240, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
 
 const STYLE = `
 .debias-panel { font: 11px/${LINE}px sans-serif; color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
@@ -145,7 +145,8 @@ function height(widget) {
   const rows = (state.shares ?? []).reduce((n, s) => n + s.groups.length + 3, 0);
   const lines = (state.text ?? "").split("\n").reduce((n, line) => n + Math.ceil((line.length || 1) / 55), 0);
   const frame = state.labels ? 320 : 0;
-  return Math.min(MOST, inner.offsetHeight || 20 + frame + LINE * (rows + lines + 1)) + MARGIN;
+  const most = frame || rows ? MOST : MOST_TEXT;  // a long text alone is scrolled
+  return Math.min(most, inner.offsetHeight || 20 + frame + LINE * (rows + lines + 1)) + MARGIN;
 }
 
 function panel(node) {

@@ -223,7 +223,8 @@ def test_a_check_that_check_wrote_can_be_given_to_an_audit(checked, capsys):
 
 
 @pytest.mark.parametrize("document, sentence", [
-    ({}, "is not a check of a classifier"), ([], "is not a check of a classifier"), ({"checks": "x"}, "is not a check of a"),
+    ({}, "is not a check of a classifier"), ([], "is not a check of a classifier"),
+    ({"checks": "x"}, "is not a check of a classifier"),
     ({"checks": [{}]}, "check of a classifier"), ({"checks": [1]}, "check of a classifier"),
     ({"checks": [{"attribute": "gender", "groups": ["man", "woman"], "counts": [[5, 5], [5, 5]], "left_out": [0, 0]}]},
      "does not tell the groups of 'gender' apart"),
