@@ -19,18 +19,15 @@ from .parts import Stopped
 COMMANDS = {**commands.COMMANDS, **sweeping.COMMANDS}
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: like Ctrl-C, it ends the work where the state is safe."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0; 2 after a user's mistake, said in one sentence; 1 after a bug, with its traceback,
     and where the doctor finds something wrong;
     130 after Ctrl-C and 143 after SIGTERM."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads sleep, not spin
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    terminated: list[int] = []
     try:
-        with _terminable(), warnings.catch_warnings():
+        with _terminable(terminated), warnings.catch_warnings():
             warnings.simplefilter("once")
             warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
             options = parsed(COMMANDS, arguments)
@@ -42,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(stop.code or 0)
     except (KeyboardInterrupt, Stopped) as stopped:
         print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
-        return 143 if isinstance(stopped, Terminated) or isinstance(stopped.__cause__, Terminated) else 130
+        return 143 if terminated else 130
     except DebiasError as error:
         return _mistake(str(error), debug)
     except BrokenPipeError:
@@ -67,10 +64,12 @@ def _mistake(sentence: str, debug: bool) -> int:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does; only the main thread may say so."""
-    def stop(*_):
-        raise Terminated
+def _terminable(terminated: list[int]) -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does, where the state is safe; only the main thread may say so. It is added to
+    `terminated`, since libraries may turn what is raised here into an interrupt of their own, as Ray does."""
+    def stop(number, _):
+        terminated.append(number)
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -42,7 +42,7 @@ def connect(address: str | None, **options: Any) -> Any:
             with _signals_kept():
                 # Messages of workers are the driver's to say.
                 ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # which is what Ray raises where it does not start in time
             raise DebiasError(f"No Ray cluster answers at {short(address or 'this machine')}: "
                               f"{short(str(error).splitlines()[0] if str(error) else type(error).__name__)} Start one "
                               "with 'ray start --head', or leave the address out to start one on this machine only."
