@@ -78,8 +78,9 @@ def register(server) -> None:
 
     @server.routes.post(PAGES)
     async def announce(request):
-        if (request.content_length or MOST_BYTES) >= MOST_BYTES:
-            raise web.HTTPRequestEntityTooLarge(MOST_BYTES, request.content_length or 0)
+        length = MOST_BYTES if request.content_length is None else request.content_length
+        if length >= MOST_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MOST_BYTES, length)
         try:
             data = await request.json()
         except ValueError:
