@@ -250,7 +250,7 @@ def test_a_folder_without_an_encoder_that_is_needed_says_what_to_pass(tmp_path):
     pipe.save_pretrained(tmp_path / "hidream")
     for part in ("text_encoder_4", "tokenizer_4"):
         shutil.rmtree(tmp_path / "hidream" / part)
-    with pytest.raises(DebiasError, match="lacks text_encoder_4 and tokenizer_4, and a HiDreamImagePipeline does"):
+    with pytest.raises(DebiasError, match="lacks text_encoder_4 and tokenizer_4, which a HiDreamImagePipeline needs"):
         load_pipeline(str(tmp_path / "hidream"))
 
 
