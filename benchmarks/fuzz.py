@@ -5,9 +5,9 @@
 Each is read as a user's would be. It must be accepted or refused with a sentence of `DebiasError`; whatever is accepted
 must make sense (bounded weights, whole counts, a report that renders, a file that loads as the same again), and none may
 take more than two seconds of a core, a minute, or 200 MB more memory. The first that fails is printed with its seed, and
-ends the run with 1. --only KIND reads nothing else; --out FOLDER keeps what was found in reliability.json, after Ctrl-C that of the documents
-so far. Requests to
-the web UIs' routes need FastAPI, which comes with these hosts: pip install fastapi.
+ends the run with 1. --only KIND reads nothing else; --out FOLDER keeps what was found in reliability.json, after Ctrl-C
+that of the documents so far. Requests to the web UIs' routes need FastAPI, which comes with these hosts: pip install
+fastapi.
 """
 from __future__ import annotations
 

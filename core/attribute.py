@@ -145,7 +145,7 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     man 35"; groups that are not named then share what is left of 100 (of 1, for "woman 0.65") evenly. Raises
     DebiasError."""
     if len(text) > MOST_TEXT:
-        raise DebiasError(f"Expected a target of at most {MOST_TEXT:,} characters, but {len(text):,} came. Shorten it.")
+        raise DebiasError(f"Expected a target of at most {MOST_TEXT:,} characters, got {len(text):,}. Shorten it.")
     shares = _numbers(re.split(r"[:/,]", text))
     if shares is not None:
         return shares
@@ -191,8 +191,7 @@ def parse(text: str) -> Attribute:
     Raises DebiasError for an unknown name, fewer than two groups, or a target that does not fit.
     """
     if len(text) > MOST_TEXT:
-        raise DebiasError(f"Expected an attribute of at most {MOST_TEXT:,} characters, but {len(text):,} came. Shorten "
-                          f"it.")
+        raise DebiasError(f"Expected an attribute of at most {MOST_TEXT:,} characters, got {len(text):,}. Shorten it.")
     # What stands in brackets is text, whatever it holds.
     hidden = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", lambda found: "\0" * len(found[0]), text)
     end = hidden.find("=") if "=" in hidden else len(text)

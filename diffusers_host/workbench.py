@@ -231,7 +231,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
                 _check_without(pipe, lacking, name)
         elif path.is_file():
             if path.suffix.lower() != ".safetensors":  # diffusers would take it for a pickle
-                raise DebiasError(f"Expected a .safetensors file, but {name} came. Use one.")
+                raise DebiasError(f"Expected a .safetensors file, got {name}. Use one.")
             if config and not Path(config).is_dir():
                 raise DebiasError("Expected a diffusers folder as the configuration of a checkpoint, got "
                                   f"{quoted(config)}, which is none.")

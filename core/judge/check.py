@@ -43,8 +43,8 @@ class Check:
     def __post_init__(self) -> None:
         n = len(self.groups)
         if not self.attribute.strip() or len(set(self.groups)) < n or not all(map(str.strip, self.groups)):
-            raise DebiasError(f"A check of a classifier names an attribute and its groups, each once, but "
-                              f"{quoted(self.attribute)} with {short(', '.join(self.groups))} came. Make it again.")
+            raise DebiasError("Expected a check of an attribute and its groups, each once, got "
+                              f"{quoted(self.attribute)} with {short(', '.join(self.groups))}. Make it again.")
         if [len(row) for row in self.counts] != [n] * n or len(self.left_out) != n:
             raise DebiasError(f"The check of {quoted(self.attribute)} needs {n} rows of {n} counts, got another shape.")
         if self.obeyed is not None and len(self.obeyed) != n:

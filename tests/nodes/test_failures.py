@@ -48,6 +48,17 @@ def network(model):
 
 
 @contextmanager
+def replaced(place, name, call):
+    """place.name is `call` for a while."""
+    held = vars(place).get(name)
+    setattr(place, name, call)
+    try:
+        yield
+    finally:
+        delattr(place, name) if held is None else setattr(place, name, held)
+
+
+@contextmanager
 def once(place, name, fail, at=0):
     """Calls of place.name fail, the one after `at` others; the rest are as ever."""
     own, count = getattr(place, name), iter(range(10 ** 6))
@@ -57,15 +68,8 @@ def once(place, name, fail, at=0):
             fail()
         return own(*args, **kwargs)
 
-    held = vars(place).get(name)
-    setattr(place, name, call)
-    try:
+    with replaced(place, name, call):
         yield
-    finally:
-        if held is None:
-            delattr(place, name)
-        else:
-            setattr(place, name, held)
 
 
 # --- calibrations ----------------------------------------------------------------------------------------------------
@@ -125,13 +129,11 @@ class Studio:
                 maybe()
             return own(*args, **kwargs)
 
-        held = vars(place).get(name)
-        setattr(place, name, call)
         try:
-            yield
+            with replaced(place, name, call):
+                yield
         finally:
             self.before = lambda: None
-            delattr(place, name) if held is None else setattr(place, name, held)
 
 
 @pytest.fixture
