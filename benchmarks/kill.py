@@ -1,12 +1,13 @@
 """What a kill -9 at any moment costs: calibrations that are killed again and again, and continued by the same command.
 
-    python benchmarks/kill.py [--kills 60] [--seed 0] [--what calibrate|sweep|saving]
+    python benchmarks/kill.py [--kills 60] [--seed 0] [--what calibrate|sweep|results|saving]
 
 Every process is killed at a random moment, half of them by the clock and half as soon as a file appears in the folder,
 where the dangerous moments are. After every kill the same command is run again; whenever one ends by itself, its result
 must be an undisturbed run's, label by label, no temporary or unfinished file may be left, and no command may refuse with
 "exists already". Processes are forked from one that has loaded the libraries, since no file is touched while they load.
 
+"results" is a sweep that has measured everything and has only its results to write, anew for each command.
 "saving" saves profiles and states as fast as it can, over the former ones: after a kill, both must load, and be the last
 that was confirmed or the one after it. The first that fails ends the run with 1. --out FOLDER keeps what was found in
 reliability.json.
@@ -47,6 +48,10 @@ HOW = ["--model", "demo", "--images", "30", "--rounds", "1", "--held-out", "30",
 class Calibrating:
     """`sd-debias calibrate`, its files and its result."""
     moments = ("unfinished", "report.html", "before.png", "summary.json", "profile.json")
+    by_the_clock, at_most = 0.5, 0.02  # share of kills; seconds between a moment's file and the kill
+
+    def begin(self, undisturbed: Path, out: Path) -> None:
+        """What is there before the first command."""
 
     def arguments(self, folder: Path) -> list[str]:
         return ["calibrate", *HOW, *(part for prompt in PROMPTS for part in ("--prompt", prompt))]
@@ -111,6 +116,23 @@ class Sweeping(Calibrating):
         return ("audit", "round", "held-out")[units[-1][1]] if units else "before the first batch"
 
 
+class Writing(Sweeping):
+    """A sweep that has measured everything: its results alone are missing."""
+    moments = tuple(f"demo/{name}" for name in ("written.json", "killed.json", "card.json", "card.html", "card.md",
+                                                "labels.csv"))
+    by_the_clock, at_most = 0.1, 0.004
+
+    def begin(self, undisturbed: Path, out: Path) -> None:
+        shutil.copytree(undisturbed, out, ignore=shutil.ignore_patterns("demo"))
+
+    def done(self, out: Path) -> bool:
+        return False  # the next command says so itself
+
+    def phase(self, out: Path) -> str:
+        there = [name for name in self.moments if (out / name).exists()]
+        return f"{len(there)} of {len(self.moments)} files were there"
+
+
 def run(arguments: list[str], log: Path) -> None:
     with open(log, "w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         sys.exit(command(arguments))
@@ -124,12 +146,12 @@ def started(what: Calibrating, out: Path) -> multiprocessing.Process:
 
 def killed(what: Calibrating, process: multiprocessing.Process, out: Path, chance: random.Random, longest: float) -> bool:
     """Kill a process at a random moment; False where it had ended by itself."""
-    moment = out / chance.choice(what.moments) if chance.random() < 0.5 else None
+    moment = out / chance.choice(what.moments) if chance.random() >= what.by_the_clock else None
     before = moment.stat().st_mtime_ns if moment and moment.exists() else None
     until = time.time() + chance.uniform(0, longest)
     while process.is_alive() and time.time() < until:
         if moment and moment.exists() and moment.stat().st_mtime_ns != before:
-            time.sleep(chance.uniform(0, 0.02))
+            time.sleep(chance.uniform(0, what.at_most))
             break
         time.sleep(0.0005)
     if not process.is_alive():
@@ -185,11 +207,11 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--kills", type=int, default=60)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--what", choices=("calibrate", "sweep", "saving"), default="calibrate")
+    options.add_argument("--what", choices=("calibrate", "sweep", "results", "saving"), default="calibrate")
     options.add_argument("--out", type=Path, metavar="FOLDER",
                          help="keep the figures in FOLDER/reliability.json; the published ones are in docs")
     given = options.parse_args()
-    what = Sweeping() if given.what == "sweep" else Calibrating()
+    what = dict(sweep=Sweeping, results=Writing).get(given.what, Calibrating)()
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -211,6 +233,7 @@ def main() -> int:
         phases: Counter = Counter()
         while kills < given.kills:
             out, own = folder / f"run-{ended}", 0
+            what.begin(folder / "undisturbed", out)
             while True:
                 process, images = started(what, out), what.readable(out)
                 if kills < given.kills and own < 12 and killed(what, process, out, chance, longest):
@@ -239,7 +262,7 @@ def main() -> int:
     found = dict(kills=kills, first_seed=given.seed, ended=ended, phases=dict(phases), most_kills_of_one=most)
     print(json.dumps(found, indent=1))
     if given.out:
-        record("kill" if given.what == "calibrate" else "kill_sweep", found, given.out)
+        record("kill" if given.what == "calibrate" else f"kill_{given.what}", found, given.out)
     return 0
 
 

@@ -65,6 +65,10 @@ first temporary file that is left; these figures are of a run that reached its e
 {_phases(kill)}. All {kill['ended']} sweeps ended with an undisturbed run's weights and the label of
 every picture, the one killed most often after {kill['most_kills_of_one']} kills.
 """)
+    if kill := known.get("kill_results"):
+        parts.append(f"""`python benchmarks/kill.py --what results --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): a sweep that had
+measured everything was killed while it wrote its results: {_phases(kill)}. All {kill['ended']} ended as undisturbed.
+""")
     if kill := known.get("kill_saving"):
         parts.append(f"""`python benchmarks/kill.py --what saving --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): a process that
 only saves a profile and a state, over and over ({kill['saved']:,} times), was killed {kill['kills']} times. Both files loaded after each kill, and were
@@ -101,6 +105,8 @@ def _soaked(kind: str, soak: dict) -> str:
     of = "pictures" if kind == "process" else "runs"
     more = f"{soak['calibrations']} calibrations, {soak['interrupted']} interrupted" if kind == "process" else ", ".join(
         f"{count} {name}" for name, count in soak["kinds"].items()) + f"; {soak['cancelled']} of them cancelled"
+    if settings := " ".join(soak.get("settings", [])):
+        more += f"; the server had {settings}"
     units = dict(memory=" MB", allocated=" MB")
     growth = "; ".join(f"{name} {slope:.2f} [{low:.2f}, {high:.2f}]{units.get(name, '')}, bound {bound:g}"
                        for name, bound in soak["bounds"].items() for slope, low, high in [soak[name]["slope"]])

@@ -5,9 +5,15 @@
     python benchmarks/soak.py a1111 --url http://127.0.0.1:7860 --pid PID [--runs 200]
 
 `process` generates in this process. The others queue work in a server that runs on this machine, as its page would, and
-cancel about a third of it at random moments. Ends with 1 and a sentence where memory grows by more than a bound, which
-the soak's module explains, where a handle leaks, or where a picture differs from the same one before.
---out FOLDER keeps the figures in reliability.json.
+cancel about a third of it at random moments. Of a server, the system sees what is free in its heap as well, as much as
+was ever used at once, and caches of programs, one for each size of a batch, that torch fills for hours on a CPU. These
+variables, set where the server is started, give back what is free and keep those caches small:
+
+    MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=100000 MALLOC_TRIM_THRESHOLD_=100000
+    LRU_CACHE_CAPACITY=32 ONEDNN_PRIMITIVE_CACHE_CAPACITY=32
+
+Ends with 1 and a sentence where memory grows by more than a bound, which the soak's module explains, where a handle
+leaks, or where a picture differs from the same one before. --out FOLDER keeps the figures in reliability.json.
 """
 from __future__ import annotations
 
@@ -18,8 +24,18 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 from reliability import record
 from soak_watch import Different, check
+
+VARIABLES = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LRU_CACHE_CAPACITY",
+             "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+
+
+def settings(pid: int) -> list[str]:
+    """Which of those variables a server was started with."""
+    given = psutil.Process(pid).environ()
+    return [f"{name}={value}" for name, value in sorted(given.items()) if name in VARIABLES]
 
 
 def main() -> int:
@@ -42,7 +58,7 @@ def main() -> int:
         if given.kind == "process":
             found = soak.soak(given.pictures)
         else:
-            found = soak.soak(given.url.rstrip("/"), given.pid, given.runs, given.seed)
+            found = dict(settings=settings(given.pid)) | soak.soak(given.url.rstrip("/"), given.pid, given.runs, given.seed)
         found |= dict(minutes=round((time.perf_counter() - started) / 60, 1), bounds=soak.BOUNDS)
         print(json.dumps(found, indent=1))
         check(found, soak.BOUNDS, "pictures" if given.kind == "process" else "runs")

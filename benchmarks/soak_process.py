@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 
-# Whatever varies the size of a batch, as guidance of some pictures of it does, has a program made for it by oneDNN, which
-# keeps 1,024 of them: with fewer, these are full when the warm-up ends.
-os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "100"
+# Whatever varies the size of a batch, as guidance of some pictures of it does, has programs made for it by oneDNN and by
+# torch's convolutions, 0.6 MB each on a CPU. Each keeps 1,024 of them: with fewer, these are full when the warm-up ends.
+os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = os.environ["LRU_CACHE_CAPACITY"] = "32"
 
 import contextlib
 import ctypes
@@ -137,6 +137,8 @@ def soak(pictures: int) -> dict:
         tempfile.tempdir = str(temporary)  # of this process: what it leaves there is counted
         watch = Watch(os.getpid(), lambda: len([*temporary.iterdir(), *work.rglob("*.tmp")]))
         soaking, number = Soak(work), 0
+        # Python's table of interned strings doubles by 4 MB, once enough of them have come and gone: now, not later.
+        _ = [sys.intern(f"soak {i}") for i in range(200_000)]
         before = soaking.pictures()
         while soaking.done < pictures:
             soaking.turn(number)

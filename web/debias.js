@@ -12,7 +12,7 @@ const FIRST = new Set(["prompts", "sure", "name", WIDGET]);
 const MOST_LINES = 40;
 const OURS = /^\/sd-debias\/(report\/[^/?#\\]+|labels)\/[^/?#\\]+\.html$/;  // addresses of our pages
 const NO_ROW = () => [0, -4];
-const MOST = 620, MOST_TEXT = 240, LINE = 15, MARGIN = 24;  // pixels; frontends keep a margin around a widget
+const MOST = 620, MOST_TEXT = 240, LINE = 15, MARGIN = 24, NARROW = 100;  // pixels; frontends keep a margin around a widget
 
 const STYLE = `
 .debias-panel { font: 11px/${LINE}px sans-serif; color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
@@ -139,14 +139,15 @@ function corrected({ source, data }) {
   }
 }
 
-// About the height that a panel needs, where the page has not laid it out.
+// The height that a panel needs, as laid out; about it, where the page has given it no width yet and every word wraps.
 function height(widget) {
   const inner = widget.element.firstChild, state = widget.state ?? {};
   const rows = (state.shares ?? []).reduce((n, s) => n + s.groups.length + 3, 0);
   const lines = (state.text ?? "").split("\n").reduce((n, line) => n + Math.ceil((line.length || 1) / 55), 0);
   const frame = state.labels ? 320 : 0;
   const most = frame || rows ? MOST : MOST_TEXT;  // a long text alone is scrolled
-  return Math.min(most, inner.offsetHeight || 20 + frame + LINE * (rows + lines + 1)) + MARGIN;
+  const laid = inner.offsetWidth > NARROW ? inner.offsetHeight : 0;
+  return Math.min(most, laid || 20 + frame + LINE * (rows + lines + 1)) + MARGIN;
 }
 
 function panel(node) {
