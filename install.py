@@ -115,7 +115,8 @@ def prepare(extra):
         if done.returncode:
             raise OSError("Python could not make a virtual environment. On Debian and Ubuntu, first install "
                           "python3-venv.")
-    print("Installing torch, diffusers, transformers and a few others; this takes a few minutes, only the first "
+    more = ", pytest, Ray" if extra == "test" else ""
+    print(f"Installing torch, diffusers, transformers{more} and a few others; this takes a few minutes, only the first "
           "time", flush=True)
     pip_install("--constraint", str(TESTED), "--editable", f".[{extra}]")
     STAMP.write_text(f"{origin()}\n{fingerprint(extra)}\n", encoding="utf-8")
@@ -157,7 +158,7 @@ def pip_install(*arguments):
             last.append(line)
             step = line.strip()
             if step.startswith("Installing collected"):
-                print("  Unpacking", flush=True)
+                print("  Unpacking; nothing more is printed for a minute or two", flush=True)
             elif step.startswith("Downloading") and step.endswith("MB)"):
                 print(f"  {step}", flush=True)
     if process.returncode:

@@ -120,8 +120,8 @@ class Host:
         working = bool(self.server.call("/sdapi/v1/progress")["state"]["job"])
         if self.job and run.kind.endswith("route") and chance.random() < 0.5:
             self.server.ask(f"{ROUTES}/jobs/{self.job}", method="DELETE")
-        else:
-            self.server.call("/sdapi/v1/interrupt", {})
+            return True  # also where the job only waits
+        self.server.call("/sdapi/v1/interrupt", {})
         return working
 
 

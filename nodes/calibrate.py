@@ -107,7 +107,7 @@ class DebiasCalibrate(io.ComfyNode):
                      shares=[s.to_dict() for c in found.measured for s in standings(c)])
         messages.say(node, found.text, bool(found.warnings), **shown)
         if found.stopped is not None:
-            raise found.stopped
+            raise found.taken()
         before, after = ([sheet for pair in found.sheets if (sheet := pair[at] or pair[0])] for at in (0, 1))
         for c, sheet in zip(found.calibrations, after, strict=True):
             record(found.profile, c, sheet)

@@ -55,7 +55,7 @@ class DebiasCheckClassifier(io.ComfyNode):
         checks, outcome = check_judges(bench, texts, attributes, count, batch_size, seed, confidence, by_hand)
         if outcome.stopped is not None:
             messages.say(node, f"{outcome.why}. A check is made in one go: queue it again.", warning=True)
-            raise outcome.stopped
+            raise outcome.taken()
         warnings = [warning for check in checks for warning in check.warnings]
         text = "\n".join([*(line for check in checks for line in (f"{check.attribute}, by {check.judge}:", *(
             f"  {line}" for line in check.lines))), *(f"Warning: {warning}" for warning in warnings), *outcome.notes])

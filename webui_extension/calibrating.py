@@ -69,11 +69,10 @@ def raised(outcome: Outcome) -> None:
     """Raises the error that ended the work early; that memory ran out is a DebiasError, which says what is kept."""
     if outcome.complete or isinstance(outcome.stopped, Interrupted):
         return
-    assert outcome.stopped is not None
     if out_of_memory(outcome.stopped):
         raise DebiasError(" ".join(outcome.notes) or f"{outcome.why}. Use smaller pictures, or a smaller batch size."
-                          ) from outcome.stopped
-    raise outcome.stopped
+                          ) from outcome.taken()
+    raise outcome.taken()
 
 
 def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None, count: int,

@@ -192,11 +192,13 @@ class Pass:
 
     def fail(self, error: Exception) -> None:
         """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""
-        if self.error is None:
-            self.error, self.cause = said(error), error
-            self.owner.comment(f"Debias failed: {self.error}")
+        first = self.error is None
+        self.error = self.error or said(error)
         from modules import errors
         errors.report(f"sd-debias: {self.error}", exc_info=not isinstance(error, DebiasError))
+        if first:
+            self.owner.comment(f"Debias failed: {self.error}")
+            self.cause = error.with_traceback(None)  # with its frames, which hold this, all of a failed step would stay
 
     # --- what was done ---
 

@@ -52,6 +52,14 @@ class Outcome:
         """The page of pictures and labels; `back` as in `look_page`."""
         return look_page(title, self.labelled, back)
 
+    def taken(self) -> BaseException:
+        """What ended it, to be raised, and kept here no longer: its frames hold this outcome and the model, and all of
+        them would stay until Python next looks for what holds itself. Raises ValueError for a complete one."""
+        if self.stopped is None:
+            raise ValueError("Nothing ended this outcome early.")
+        stopped, self.stopped = self.stopped, None
+        return stopped
+
     @property
     def complete(self) -> bool:
         return self.stopped is None

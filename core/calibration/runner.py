@@ -391,7 +391,8 @@ def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prom
             after = host.evaluations
             evaluations.append(None if resumed or before is None or after is None else after - before)
     except host.interruption as stopped:
-        outcome.stopped, outcome.why = stopped, "Interrupted"
+        # Its frames hold the model and would be held by it: without them all goes at once, not when Python next looks.
+        outcome.stopped, outcome.why = stopped.with_traceback(None), "Interrupted"
     except DebiasError:
         raise
     except Exception as error:  # whatever a model, a driver or another extension raises: hosts raise it again

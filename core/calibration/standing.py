@@ -27,6 +27,7 @@ class Standing:
     now      with the weights so far: by every image of a plan with a margin, else of the last round; None for a model's
              audit. Of pictures that somebody brought, as they are
     verdict  how a finished calibration ended, "on target" or what is amiss; "" before that, and for an audit
+    fresh    what a verification showed, where `now` is by other images: it has few, and may look off by chance alone
     """
     prompt: str
     attribute: str
@@ -35,12 +36,18 @@ class Standing:
     was: Shares | None
     now: Shares | None
     verdict: str = ""
+    fresh: Shares | None = None
 
     @property
     def text(self) -> str:
         """In a sentence or two: "Target 50 / 50. Was 71 / 29. Now 48 / 52: on target."."""
         parts = [f"Target {in_percent(self.target)}", *([f"Was {self.was.words()}"] if self.was else []),
                  *([f"Now {self.now.words()}" + (f": {self.verdict}" if self.verdict else "")] if self.now else [])]
+        if self.fresh is not None:
+            off = max(max(high - share, share - low) for share, (low, high) in zip(
+                self.fresh.shares, self.fresh.intervals, strict=True))
+            parts += [f"The verification's {self.fresh.images} images showed {self.fresh.words()}; so few are exact only "
+                      f"to about {100 * off:.0f} points"]
         return ". ".join(parts) + "."
 
     def to_dict(self) -> dict:
@@ -89,4 +96,6 @@ def _standing(c: Calibration, i: int) -> Standing:
             found = c.expected(i)
             now = Shares(found.shares, found.intervals, sum(r.done for r in tried))
     was = seen(labelled[0]) if labelled else None
-    return Standing(c.prompt, a.name, a.names, a.target, was, now, c.verdict(i) if c.plan.rounds else "")
+    verification = c.held_out if c.plan.within is not None and c.held_out in labelled else None
+    return Standing(c.prompt, a.name, a.names, a.target, was, now, c.verdict(i) if c.plan.rounds else "",
+                    None if verification is None else seen(verification))

@@ -234,9 +234,9 @@ def _tell(options, outcome) -> None:
 def _end(outcome, text: str) -> NoReturn:
     """Raises Stopped where the user interrupted the work; else says what was measured, and raises the error."""
     if isinstance(outcome.stopped, KeyboardInterrupt):
-        raise Stopped(text) from outcome.stopped
+        raise Stopped(text) from outcome.taken()
     print(f"\n{text}", file=sys.stderr)
-    raise outcome.stopped
+    raise outcome.taken()
 
 
 class _Bar:

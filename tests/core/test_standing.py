@@ -49,3 +49,11 @@ def test_a_round_that_nobody_labelled_yet_counts_for_nothing():
     begun = Round(ROUND, (SENT,), tuple(range(100, 200)))
     found, = standings(calibration([of(AUDIT, NONE, 80), begun]))
     assert found.now is None and found.was.words() == "80 / 20"
+
+
+def test_a_verification_of_few_images_is_no_failure_because_it_says_how_exact_it_is():
+    plan = Plan(100, rounds=1, held_out=20, within=0.2)
+    even = calibration([of(AUDIT, NONE, 80), of(ROUND, SENT, 50, first=100), of(HELD_OUT, SENT, 8, 20, 10 ** 6)], plan)
+    found, = standings(even)
+    assert "on target." in found.text and "The verification's 20 images showed 40 / 60; so few are exact only to about " in found.text
+    assert found.fresh.images == 20 and found.now.images == 200

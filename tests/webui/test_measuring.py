@@ -28,12 +28,16 @@ def test_audit_measures_and_changes_nothing(bench):
     assert len(result.images) == 2 and page.name == "labels.html"
 
 
-def test_the_judges_model_goes_when_an_audit_ends(bench, monkeypatch):
+@pytest.mark.parametrize("how", ["well", "interrupted", "failed"])
+def test_the_judges_model_goes_when_an_audit_ends(bench, monkeypatch, how):
     """It may have a GB; without a collection of garbage, those of several audits were there together."""
     module, made = sys.modules["sd_debias.webui_extension.classifiers"], []
 
     class Model:
         def __call__(self, images):
+            if how == "failed":
+                raise RuntimeError("the judge fell over")
+            bench.shared.state.interrupted |= how == "interrupted"
             return [[1.0, 0.0]] * len(images)
 
     def load(text, attributes, by_name=False, models=None):
@@ -44,7 +48,11 @@ def test_the_judges_model_goes_when_an_audit_ends(bench, monkeypatch):
     monkeypatch.setattr(module, "load", load)
     gc.disable()
     try:
-        assert "man 100.0%" in audit(bench).info
+        if how == "failed":
+            with pytest.raises(RuntimeError, match="fell over"):
+                audit(bench)
+        else:
+            assert ("Interrupted" in audit(bench).info) == (how == "interrupted")
         assert made and not any(one() for one in made)
     finally:
         gc.enable()
