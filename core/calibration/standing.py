@@ -46,8 +46,8 @@ class Standing:
         if self.fresh is not None:
             off = max(max(high - share, share - low) for share, (low, high) in zip(
                 self.fresh.shares, self.fresh.intervals, strict=True))
-            parts += [f"The verification's {self.fresh.images} images showed {self.fresh.words()}; so few are exact only "
-                      f"to about {100 * off:.0f} points"]
+            parts += [f"The verification's {self.fresh.images} images showed {self.fresh.words()}, exact to about "
+                      f"{100 * off:.0f} points"]
         return ". ".join(parts) + "."
 
     def to_dict(self) -> dict:
