@@ -113,6 +113,16 @@ class Run:
                 keys["Debias setting"] = "; ".join(differences)
         return keys
 
+    def of_grid(self, p) -> dict[str, str]:
+        """What is written about the grid of all images: how many were steered, and what is the same for these."""
+        found = [self.metadata(p, place) for place in range(max(min(self.sampled, len(p.all_seeds)), 1))]
+        if failed := next((keys for keys in found if "Debias failed" in keys), None):
+            return failed
+        steered = [keys for keys in found if "Debias" not in keys] or found
+        same = {key: value for key, value in steered[0].items() if all(keys.get(key) == value for keys in steered)}
+        return same if len(steered) == len(found) else {
+            "Debias": f"{len(steered)} of {len(found)} images steered", **same}
+
     def _unguided(self, p, place: int) -> dict[str, str]:
         """Of an image without a pass; nothing before its sampling, when hosts note down a first infotext."""
         if self.guide is None or place >= self.sampled:
@@ -121,10 +131,12 @@ class Run:
         return self.guide.metadata(plain(p.all_prompts[place]), p.all_seeds[place], info)
 
     def _answer(self, key: str):
-        def answer(p, index, all_seeds, **_):
+        def answer(p, index, all_seeds, use_main_prompt=False, **_):
             run = getattr(p, STATE, None)
             if run is None:
                 return None
+            if use_main_prompt:
+                return run.of_grid(p).get(key)
             # An image's own infotext counts within its batch, all others over the whole job.
             place = index + (p.iteration * p.batch_size if all_seeds is p.seeds else 0)
             return run.metadata(p, place).get(key)

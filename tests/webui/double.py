@@ -570,11 +570,14 @@ class Double:
             decode = sys.modules["modules.processing"].decode_latent_batch
             images += decode(p.sd_model, torch.stack(x) if getattr(x, "already_decoded", False) else x)
             texts += [self.infotext(p, i) for i in range(len(p.seeds))]
+        if len(images) > 1:
+            self.grid_txt = self.infotext(p, 0, use_main_prompt=True)
         return Processed(p, images, seed=p.all_seeds[0], info=texts[0] if texts else "", infotexts=texts)
 
-    def infotext(self, p, index):
+    def infotext(self, p, index, use_main_prompt=False):
         all_seeds, all_prompts = p.seeds, p.prompts
-        found = {"Steps": p.steps, "Sampler": p.sampler_name, "Seed": all_seeds[index], **p.extra_generation_params}
+        seed = p.all_seeds[0] if use_main_prompt else all_seeds[index]
+        found = {"Steps": p.steps, "Sampler": p.sampler_name, "Seed": seed, **p.extra_generation_params}
         for key, value in found.items():
             try:
                 if callable(value):

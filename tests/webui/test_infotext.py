@@ -8,7 +8,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
-from webui_settings import PROMPT, keys, save_profile
+from webui_settings import PROMPT, debias, keys, payload, save_profile
 
 hypothesis = pytest.importorskip("hypothesis", reason="comes with the extra 'test', not with a host")
 from hypothesis import given  # noqa: E402
@@ -60,6 +60,24 @@ def test_what_a_picture_says_comes_back_whatever_the_names_and_prompts(a_double,
     assert said == {key: str(value) for key, value in {**told, **arguments.changed()}.items()}
     pasted = ours("pasting").pasted
     assert {field: pasted(field, said) for field in asdict(arguments)} == asdict(arguments)
+
+
+def test_the_infotext_of_a_grid_says_how_many_of_its_images_were_steered(a_double):
+    """Hosts write it below a batch. It was that of one image: "left alone by its draw", beside seven that were not."""
+    def grid(q, **changes):
+        save_profile(a_double.profiles, steering=dict(weights=[0, 0], probabilities=[1 - q, 0.0, q], strength=1.0))
+        result = a_double.post("txt2img", payload(batch_size=2, n_iter=2, seed=20, **{**debias(), **changes}))
+        return keys(a_double.grid_txt), [keys(text) for text in result.infotexts]
+
+    said, images = grid(0.5)
+    steered = [one for one in images if "Debias" not in one]
+    assert len(steered) == 2 and said == {"Debias": "2 of 4 images steered", **steered[0]}
+    said, images = grid(1.0)
+    assert said == images[0] == images[3] and "Debias weights" in said
+    said, images = grid(0.0)
+    assert said == images[0] and "Debias weights" not in said
+    assert "no profile" in grid(0.5, **debias(name="gone"))[0]["Debias failed"]
+    assert grid(0.5, alwayson_scripts={})[0] == {}
 
 
 ODD = st.sampled_from([
