@@ -85,7 +85,7 @@ class Workbench(Host):
         from modules import shared
         if progress.current is None and progress.calibration.rounds == []:
             shared.state.job_count = math.ceil(progress.about / self.p.batch_size)
-        self.tell("; ".join(filter(None, [self.note, *progress.text.splitlines()])))
+        self.tell("; ".join(filter(None, [self.note, progress.line])))
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> list[Image.Image]:

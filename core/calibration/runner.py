@@ -95,11 +95,18 @@ class Progress:
     @property
     def text(self) -> str:
         """A few lines: the prompt, where there are several; the round; the shares so far; what is left."""
+        return "\n".join([*self._head, *self.shares, *filter(None, [self.left])])
+
+    @property
+    def line(self) -> str:
+        """The same in one line for a place that cuts long ones: what is left stands before the shares."""
+        return "; ".join([*self._head, *filter(None, [self.left]), *self.shares])
+
+    @property
+    def _head(self) -> list[str]:
         prompt = [self.calibration.prompt] if self.prompts > 1 else []
-        if self.current is None:
-            return "\n".join([*prompt, self.left])
-        done = f"{self.title}: {self.current.done} of {len(self.current.seeds)} images"
-        return "\n".join([*prompt, done, *self.shares, *filter(None, [self.left])])
+        return prompt if self.current is None else [
+            *prompt, f"{self.title}: {self.current.done} of {len(self.current.seeds)} images"]
 
 
 class Host(Protocol):

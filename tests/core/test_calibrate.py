@@ -355,6 +355,17 @@ def test_what_is_left_is_said_at_the_speed_so_far(done, most, seconds, about, le
     assert Progress(calibration(), None, 1, done, most, seconds, about).left == left
 
 
+def test_where_long_lines_are_cut_the_shares_come_last():
+    """AUTOMATIC1111's progress bar cut off how much was left."""
+    from sd_debias.core.calibration.runner import Progress
+    c = calibration()
+    run(c, Host())
+    said = Progress(c, c.rounds[0], 1, 100, 400, 50.0, 300)
+    assert said.line.startswith("audit: ") and said.line.split("; ")[1] == "about 300 images more, 3 minutes"
+    assert "; gender: man " in said.line and sorted(said.line.split("; ")) == sorted("; ".join(
+        said.text.splitlines()).split("; "))
+
+
 def test_what_is_about_to_come_follows_what_is_known():
     plan = planned("normal", METHODS["default"], batch_size=10)
     c = Calibration("a photo of a doctor", [GENDER], METHODS["default"], plan)
