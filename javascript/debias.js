@@ -1,10 +1,17 @@
 // Below the pictures of "Debias: calibrate (IDA)": the report's address becomes a link, the figures fold, and the new
-// profile is put into the accordion's list.
+// profile, or a new check of the classifier, is put into the lists of them.
 (function () {
     const OURS = /^\/sd-debias\/report\/[^/]+(\/labels\.html)?$/;
     const OPEN = "Open the report: ", LOOK = "Look at the pictures and their labels: ", DETAILS = "Details:", TABS = ["txt2img", "img2img"], known = new Set();
+    const CHECK = "/(last check)/", PROFILES = ["debias_refresh"], CHECKS = ["debias_audit_refresh_checks", "debias_calibrate_ida_refresh_checks"];
+
+    function renew(lists) {
+        for (const tab of TABS)
+            for (const list of lists) gradioApp().querySelector(`#script_${tab}_${list}`)?.click();
+    }
 
     function linked(paragraph) {
+        const said = paragraph.textContent;  // comes again when another picture was looked at
         for (const node of [...paragraph.childNodes]) {
             const text = node.nodeType === Node.TEXT_NODE ? node.textContent.trim() : "";
             const words = [OPEN, LOOK].find((some) => text.startsWith(some));
@@ -14,10 +21,9 @@
                 Object.assign(link, { href: address.split("/").map(encodeURIComponent).join("/").replace(/^\//, ""),
                     target: "_blank", rel: "noopener", textContent: words.replace(": ", "") });
                 node.replaceWith(link);
-                if (words === OPEN && !known.has(address)) {
-                    known.add(address);
-                    for (const each of TABS) gradioApp().querySelector(`#script_${each}_debias_refresh`)?.click();
-                }
+                const lists = words === OPEN ? PROFILES : address.includes(CHECK) ? CHECKS : [];
+                if (!known.has(said)) renew(lists);
+                known.add(said);
             } else if (text === DETAILS) {
                 const details = document.createElement("details"), summary = document.createElement("summary");
                 summary.textContent = "Details";
@@ -29,6 +35,8 @@
         }
     }
 
+    // The page is as it was when the server started; its buttons answer once they all are there.
+    onUiLoaded(() => setTimeout(() => renew([...PROFILES, ...CHECKS])));
     onAfterUiUpdate(() => {
         for (const tab of TABS)
             gradioApp().querySelectorAll(`#html_info_${tab} p`).forEach(linked);

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import gradio as gr
-from modules import scripts, shared
+from modules import scripts, shared, ui_common
 
 from ..core.attribute import BUILT_IN
 from ..core.calibration.plan import FIELDS
@@ -25,6 +25,7 @@ class DebiasAudit(scripts.Script):
     def ui(self, is_img2img):
         with gr.Row():
             attributes, classifier = chosen_attributes(self), named_classifier(self)
+        a_way_to_get_one(self, classifier)
         own = own_groups(self)
         count = planned(self, "images", elem_id=self.elem_id("count"), label="Images a prompt")
         confidence = planned(self, "confidence")
@@ -68,9 +69,13 @@ def looking(script, *, people: bool = True):
 
 
 def checked(script):
-    """The check of the classifier that shares are corrected by."""
-    return gr.Dropdown(checks.names(), value=checks.NONE, allow_custom_value=True,
-                       label="Check of the classifier (shares are corrected by it)", elem_id=script.elem_id("check"))
+    """The check of the classifier that shares are corrected by; javascript/debias.js presses the button after one."""
+    with gr.Row():
+        check = gr.Dropdown(checks.names(), value=checks.NONE, allow_custom_value=True, elem_id=script.elem_id("check"),
+                            label="Check of the classifier (shares are corrected by it)")
+        ui_common.create_refresh_button(check, lambda: None, lambda: {"choices": checks.names()},
+                                        script.elem_id("refresh_checks"))
+    return check
 
 
 def corrections_field(script):
@@ -80,25 +85,27 @@ def corrections_field(script):
 
 def own_groups(script):
     return gr.Textbox(label="Own groups, one attribute per line", lines=2, value="", elem_id=script.elem_id("own"),
-                      placeholder="young | middle-aged | old = 1:1:1        gender = 70:30")
+                      placeholder="young | middle-aged | old = 1:1:1\ngender = 70:30")
 
 
 def named_classifier(script):
-    """The classifier's field, and beside it a way to get one."""
-    with gr.Column():
-        field = gr.Dropdown(classifiers.choices(), value=classifiers.default(), allow_custom_value=True,
-                            label="Classifier (a model; add ;skin_tone=ita for tones by colour)",
-                            elem_id=script.elem_id("classifier"))
-        ask = gr.Button("Get a classifier", size="sm", elem_id=script.elem_id("get_classifier"))
-        with gr.Row(visible=False) as question:
-            gr.Markdown(f"Download {HUB} ({HUB_SIZE}) from Hugging Face into models/{classifiers.FOLDER}?")
+    return gr.Dropdown(classifiers.choices(), value=classifiers.default(), allow_custom_value=True,
+                       label="Classifier (a model; add ;skin_tone=ita for tones by colour)",
+                       elem_id=script.elem_id("classifier"))
+
+
+def a_way_to_get_one(script, field) -> None:
+    """Below the row with the classifier's field: hosts leave no room between a column and what stands beside it."""
+    ask = gr.Button("Get a classifier", size="sm", elem_id=script.elem_id("get_classifier"))
+    with gr.Column(visible=False) as question:
+        gr.Markdown(f"Download {HUB} ({HUB_SIZE}) from Hugging Face into models/{classifiers.FOLDER}?")
+        with gr.Row():
             yes = gr.Button("Download", size="sm", elem_id=script.elem_id("download"))
             no = gr.Button("Cancel", size="sm", elem_id=script.elem_id("no_download"))
-        told = gr.Markdown("", elem_id=script.elem_id("downloaded"))
+    told = gr.Markdown("", elem_id=script.elem_id("downloaded"))
     ask.click(lambda: gr.update(visible=True), inputs=[], outputs=[question])
     no.click(lambda: gr.update(visible=False), inputs=[], outputs=[question])
     yes.click(_download, inputs=[], outputs=[field, question, told])
-    return field
 
 
 def _download():

@@ -14,7 +14,7 @@ from ..core.method.methods import CHOICES, chosen
 from ..core.report.markdown import literal
 from . import calibrating, classifiers, profiles
 from .audit_script import (
-    checked, choice, chosen_attributes, late, looking, named_classifier, own_groups, planned, say)
+    a_way_to_get_one, checked, choice, chosen_attributes, late, looking, named_classifier, own_groups, planned, say)
 from .result import processed
 
 
@@ -36,6 +36,7 @@ class DebiasCalibrate(scripts.Script):
             sure = gr.Dropdown(list(HOW_SURE.values), value="normal", label="How sure: within 10, 5 or 3 points",
                                elem_id=self.elem_id("sure"))
             classifier = named_classifier(self)
+        a_way_to_get_one(self, classifier)
         about = gr.Markdown(_about("normal", ["gender"], "", "", ""), elem_id=self.elem_id("about"))
         with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
             prompts = gr.Textbox(label="Prompts, one per line (empty: the prompt above)", lines=2, value="",

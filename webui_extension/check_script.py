@@ -6,7 +6,8 @@ from modules import scripts
 
 from ..core.audits.checking import COUNT
 from . import calibrating, classifiers
-from .audit_script import chosen_attributes, corrections_field, looking, named_classifier, own_groups, planned, say
+from .audit_script import (
+    a_way_to_get_one, chosen_attributes, corrections_field, looking, named_classifier, own_groups, planned, say)
 from .result import processed
 
 
@@ -25,6 +26,7 @@ class DebiasCheck(scripts.Script):
             name = gr.Textbox(label="Name of the check", value="", placeholder="my-model-clip",
                               elem_id=self.elem_id("name"))
             attributes, classifier = chosen_attributes(self), named_classifier(self)
+        a_way_to_get_one(self, classifier)
         look, detector = looking(self)
         own = own_groups(self)
         count = gr.Slider(5, 1000, step=1, value=COUNT, label="Images of each group", elem_id=self.elem_id("count"))
