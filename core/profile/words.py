@@ -52,17 +52,21 @@ def described(profile: Profile) -> str:
     """A profile in a few lines: what it balances, what was measured, and in which setting."""
     names = short(", ".join(a.name for a in profile.attributes))
     method = profile.method
-    lines = [f"{profile.name} ({profile.hash[:12]}): {names} by direction '{method.direction}', {method.spend}"]
+    setting = ", ".join(f"{short(key.replace('_', ' '))} {short(value)}" for key, value in profile.setting.items()
+                        if value not in (None, "") and key != "model_hash")
+    # The setting comes first: entries may be many.
+    lines = [f"{profile.name} ({profile.hash[:12]}): {names} by direction '{method.direction}', {method.spend}",
+             f"Calibrated with {setting}; labels by {short(profile.classifier)}"]
     for entry in profile.entries:
         for i, attribute in enumerate(profile.attributes):
             before, after = ([f"{share:.0%}" for share in shares(measured[i]["counts"])] if measured else
                              ["not verified"] for measured in (entry.before, entry.after))
+            if entry.expected:  # of all images: a verification after them has few
+                after = [f"{share:.0%}" for share in entry.expected[i]["shares"]]
             lines.append(f"{short(entry.prompt)}: {short(' / '.join(attribute.names))}: {' / '.join(before)} -> "
                          f"{' / '.join(after)}")
         lines += [f"Warning: {short(warning)}" for warning in entry.warnings]
-    setting = ", ".join(f"{short(key.replace('_', ' '))} {short(value)}" for key, value in profile.setting.items()
-                        if value not in (None, "") and key != "model_hash")
-    return "\n".join([*lines, f"Calibrated with {setting}; labels by {short(profile.classifier)}"])
+    return "\n".join(lines)
 
 
 def _idle(profile: Profile, entry: Entry, info: Mapping, strength: float, seed: int | None) -> str:

@@ -16,7 +16,7 @@ from sd_debias.core.calibration.statistics import summarise
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import SHIPPED, SOFTWARE, Profile
 from sd_debias.core.profile.lookup import check_encoder, differences, entry_for, with_others
-from sd_debias.core.profile.words import metadata
+from sd_debias.core.profile.words import described, metadata
 from sd_debias.core.method.draw import Steering
 from sd_debias.diffusers_host.workbench import model_hash
 
@@ -335,3 +335,12 @@ def test_shipped_profiles_are_verified_and_unedited(path):
     assert shipped.name == path.stem and not shipped.edited
     assert all(entry.after for entry in shipped.entries)
     assert shipped.setting["model"] != "demo" or shipped.setting["model_hash"] == model_hash(FOLDER)
+
+
+def test_a_described_profile_says_its_setting_before_its_prompts_and_the_shares_that_its_calibration_said():
+    """Twenty prompts hid the setting; a verification's few images said other shares than "Now"."""
+    own = made(calibrated(within=0.05))
+    first, setting, *entries = described(own).splitlines()
+    shares, = (" / ".join(f"{share:.0%}" for share in entry["shares"]) for entry in own.entries[0].expected)
+    assert setting == "Calibrated with model sd15.safetensors, sampler euler, steps 12, cfg 7.0; labels by synthetic"
+    assert entries[0].startswith(f"{PROMPT}: man / woman: ") and entries[0].endswith(f"-> {shares}")
