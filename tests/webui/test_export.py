@@ -49,4 +49,6 @@ def test_the_decoders_levels_are_counted_from_the_picture():
 def test_the_command_line_writes_it(tmp_path, capsys):
     assert main(["export", "--for", "a1111", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["checkpoint"] == str(tmp_path / "demo.safetensors")
+    assert main(["export", "--for", "a1111", "--out", str(tmp_path)]) == 0
+    assert "64x64 pixels, 8 steps" in capsys.readouterr().out
     assert main(["export", "--for", "a1111", "--out", str(tmp_path), "--name", "a/b"]) == 2
