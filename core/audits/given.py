@@ -46,7 +46,8 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
 def thumbs(keys: Sequence[str], images: Sequence[np.ndarray | None], judges: Sequence[Classifier]) -> dict[str, bytes]:
     """Thumbnails by key of those images that can be shown, with the faces that are labelled."""
     boxes = boxes_in(images, judges)
-    return {key: thumbnail(image, own) for key, image, own in zip(keys, images, boxes, strict=True) if image is not None}
+    return {key: thumbnail(image, own) for key, image, own in zip(keys, images, boxes, strict=True)
+            if image is not None}
 
 
 def _digest(image: np.ndarray | None) -> str:
