@@ -181,7 +181,8 @@ def safe_name(name: str, most: int = 220) -> str:
     are empty, longer than 120 characters or longer than `most` bytes; 220 leave room for endings.
     """
     allowed = re.fullmatch(r"[^\\/:*?\"<>|.][^\\/:*?\"<>|]{0,119}", name)
-    device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
+    device = re.fullmatch(r"(con|prn|aux|nul|(conin|conout)\$|(com|lpt)[\d\u00b9\u00b2\u00b3]) *(\..*)?", name,
+                          re.IGNORECASE)
     hidden = any(unicodedata.category(c) in HIDDEN and c not in JOINERS for c in name[:121])
     if not allowed or device or hidden or name != name.strip(" .") or len(name.encode("utf-8")) > most:
         raise DebiasError("Expected a name of 1 to 120 printable characters (220 bytes at most) without slashes, a "

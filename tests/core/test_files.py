@@ -118,7 +118,8 @@ def test_plain_names_are_kept(name):
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "..\\x", "/x", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "a*",
-                                  "a?", "a|b", "<a>", '"a"', ".hidden", " a", "a ", "a.", "a" * 121])
+                                  "a?", "a|b", "<a>", '"a"', ".hidden", " a", "a ", "a.", "a" * 121,
+                                  "con", "NUL.json", "nul .x", "com1", "lpt\u00b2", "CONOUT$"])
 def test_names_that_leave_the_folder_or_cannot_be_files_are_refused(name):
     with pytest.raises(ValueError, match="Expected a name of 1 to 120"):
         safe_name(name)
