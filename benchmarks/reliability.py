@@ -79,8 +79,9 @@ the last that was confirmed or the one after it. What the kills left behind, whi
 
 `python benchmarks/soak.py`: what a process holds after many pictures, and whether it still makes the same ones. A third of a server's
 runs are cancelled at random moments. Each command ended well: growth is below its bound, no handle leaks, the queue is empty, nothing
-is left unfinished, and pictures, plain and debiased, are bit for bit those of the beginning. Growth is after a warm-up, with its 95 %
-interval, which allows for samples that resemble their neighbours.
+is left unfinished, and pictures, plain and debiased, are bit for bit those of the beginning. Growth is after a warm-up: of the process
+with its 95 % interval, which allows for samples that resemble their neighbours; of a server, whose memory swings as Python collects
+garbage now and then, from the least of the first third to the least of the last.
 
 | command | work | growth | file descriptors, threads, temporary files: first and last |
 |---|---|---|---|
@@ -108,8 +109,13 @@ def _soaked(kind: str, soak: dict) -> str:
     if settings := " ".join(soak.get("settings", [])):
         more += f"; the server had {settings}"
     units = dict(memory=" MB", allocated=" MB")
-    growth = "; ".join(f"{name} {slope:.2f} [{low:.2f}, {high:.2f}]{units.get(name, '')}, bound {bound:g}"
-                       for name, bound in soak["bounds"].items() for slope, low, high in [soak[name]["slope"]])
+    if of == "runs":
+        growth = "; ".join(f"least {name} {soak[name]['floor']:.2f}{units[name]}, bound {bound:g}; it was between "
+                           f"{soak[name]['least']:.0f} and {soak[name]['most']:.0f}{units[name]}"
+                           for name, bound in soak["bounds"].items())
+    else:
+        growth = "; ".join(f"{name} {slope:.2f} [{low:.2f}, {high:.2f}]{units.get(name, '')}, bound {bound:g}"
+                           for name, bound in soak["bounds"].items() for slope, low, high in [soak[name]["slope"]])
     handles = ", ".join(f"{soak[name]['first']:g} and {soak[name]['last']:g}" for name in (
         "file descriptors", "threads", "temporary files"))
     return (f"| `{kind}` ({soak['machine']}) | {soak[of]:,} {of} in {soak['minutes']:g} minutes: {more} | "

@@ -7,7 +7,9 @@ from pathlib import Path, PurePath
 
 QUOTED = 200  # characters of anything that a message quotes
 # Of absolute paths, the folders: on Windows, and elsewhere; an address's are left alone.
-FOLDERS = re.compile(r"""(?<![\w.~:/\\])(?:[A-Za-z]:[\\/]|/|\\\\)(?:[^\s'"\\/:]+[\\/])+(?=[^\s'"\\/:])""")
+# Messages of Windows double each backslash.
+FOLDERS = re.compile(
+    r"""(?<![\w.~:/\\])(?:[A-Za-z]:[\\/]{1,2}|/|\\{2,4})(?:[^\s'"\\/:]+[\\/]{1,2})+(?=[^\s'"\\/:])""")
 
 
 class DebiasError(ValueError):
@@ -43,7 +45,8 @@ def placed(text: str, path: Path, place: Callable[[Path], str]) -> str:
     """A message about a file, with its place as a host's users know it: over a network, nobody must learn where that
     lies."""
     for own in (path, path.parent) if path.is_absolute() and len(path.parts) > 2 else (path,):
-        for form in (str(own), short(own)):  # which may be cut off
+        # It may be cut off, or quoted as Python does it.
+        for form in (str(own), short(own), repr(str(own))[1:-1]):
             text = text.replace(form, place(own))
     return text
 
@@ -51,4 +54,5 @@ def placed(text: str, path: Path, place: Callable[[Path], str]) -> str:
 def placeless(text: str) -> str:
     """A text without the folders of this machine: of absolute paths in it, the names alone are left. For what is
     shared."""
-    return FOLDERS.sub("", text.replace(str(Path.home()), "~"))
+    home = str(Path.home())
+    return FOLDERS.sub("", text.replace(home, "~").replace(repr(home)[1:-1], "~"))

@@ -14,7 +14,7 @@ import unicodedata
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, NoReturn
+from typing import Any, Callable, Iterator, NoReturn, TypeVar
 
 from .errors import DebiasError, quoted
 
@@ -23,6 +23,8 @@ HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # categories of characters that d
 TEMPORARY = re.compile(r"[0-9a-f]{8}\.(tmp|new)")  # how a temporary file's name ends
 JOINERS = "\u200c\u200d"  # zero width, but part of spelling
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # some network drives answer so
+WINDOWS = os.name == "nt"
+PATIENCE = 2.0  # seconds, on Windows, until a file that another program has open counts as refused
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 
 
@@ -44,9 +46,9 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            if os.name != "nt":  # Windows cannot rename a file that is open
+            if not WINDOWS:  # which cannot rename a file that is open
                 _put(temporary, whole, path)
-        if os.name == "nt":
+        if WINDOWS:
             _put(temporary, whole, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -57,13 +59,29 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
 
 
 def _put(temporary: Path, whole: Path, path: Path) -> None:
-    os.replace(temporary, whole)
+    _patiently(lambda: os.replace(temporary, whole))
     try:
-        os.replace(whole, path)
+        _patiently(lambda: os.replace(whole, path))
     except FileNotFoundError:
         # A network drive that repeats a lost request says so of a renaming that was done.
         if whole.exists() or not path.exists():
             raise
+
+
+T = TypeVar("T")
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """What `work` gives. Windows refuses to open, or to replace, a file that somebody else has open just then: another
+    process of ours, a virus scanner, a search index. There it is tried again for a moment."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
@@ -74,7 +92,7 @@ def _temporary(path: Path) -> tuple[int, Path]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        if os.name != "nt":  # there, a file that is open cannot be removed
+        if not WINDOWS:  # where a file that is open cannot be removed
             import fcntl
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)  # waits where another process is about to sweep it away
@@ -98,7 +116,7 @@ def recover(path: Path) -> bool:
         try:
             if left.suffix == ".new" and not path.exists() and left.is_file() and not left.is_symlink():
                 os.replace(left, path)  # its writer, should it live, finds this done
-            elif os.name == "nt":
+            elif WINDOWS:
                 if time.time() - left.stat().st_mtime > 3600:  # a living writer's is open, or gone in a moment
                     left.unlink(missing_ok=True)
             else:
@@ -119,12 +137,16 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     path = Path(path)
     if not path.exists():
         recover(path)
+    no_file = f"Expected a file, but {quoted(path)} is a folder, pipe or device. Name a file."
+    if path.is_dir():  # which Windows does not open
+        raise DebiasError(no_file)
     # O_NONBLOCK: opening a pipe would wait for its other end.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = _patiently(lambda: os.open(path, flags))
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
-        raise DebiasError(f"Expected a file, but {quoted(path)} is a folder, pipe or device. Name a file.")
+        raise DebiasError(no_file)
     with os.fdopen(handle, "rb") as file:
         if found.st_size > largest:
             raise DebiasError(f"Expected a file of at most {largest >> 20} MB, but {quoted(path)} has "
@@ -159,7 +181,8 @@ def safe_name(name: str, most: int = 220) -> str:
     are empty, longer than 120 characters or longer than `most` bytes; 220 leave room for endings.
     """
     allowed = re.fullmatch(r"[^\\/:*?\"<>|.][^\\/:*?\"<>|]{0,119}", name)
-    device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE)
+    device = re.fullmatch(r"(con|prn|aux|nul|(conin|conout)\$|(com|lpt)[\d\u00b9\u00b2\u00b3]) *(\..*)?", name,
+                          re.IGNORECASE)
     hidden = any(unicodedata.category(c) in HIDDEN and c not in JOINERS for c in name[:121])
     if not allowed or device or hidden or name != name.strip(" .") or len(name.encode("utf-8")) > most:
         raise DebiasError("Expected a name of 1 to 120 printable characters (220 bytes at most) without slashes, a "
@@ -174,6 +197,19 @@ def inside(folder: str | Path, path: str | Path) -> Path:
         raise DebiasError(f"Expected a file or folder of {quoted(folder)}, but {quoted(path)} is a link that leads out "
                           "of it. Remove the link.")
     return Path(path)
+
+
+def below(folder: str | Path, text: str) -> Path | None:
+    """What a text, of whomever, names in a folder, with all links followed; None for what lies elsewhere, and for a
+    text that no system takes.
+
+    The text is looked at before the disk is: a Windows that opens `\\\\machine\\share` tells that machine who asks.
+    """
+    if not text.isprintable() or not Path(os.path.normpath(Path(folder) / text)).is_relative_to(
+            os.path.normpath(folder)):
+        return None
+    path = (Path(folder) / text).resolve()
+    return path if path.is_relative_to(Path(folder).resolve()) else None
 
 
 @contextmanager
@@ -211,7 +247,8 @@ def exclusive(path: str | Path) -> Iterator[None]:
                           "would not be noticed. Do not start one before this one ends.")
         yield
     finally:
-        os.close(handle)  # and with it the lock
+        _unlock(handle)
+        os.close(handle)
 
 
 def _lock(handle: int) -> None:
@@ -221,6 +258,16 @@ def _lock(handle: int) -> None:
     else:
         import fcntl
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(handle: int) -> None:
+    """Before a handle is closed: Windows may otherwise hold its lock for some time longer."""
+    if sys.platform == "win32":
+        import msvcrt
+        try:
+            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+        except OSError:
+            pass  # it holds none: somebody else does, or the drive has none
 
 
 def fingerprint(place: str | Path | None) -> str | None:

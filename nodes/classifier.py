@@ -29,6 +29,7 @@ from ..core.judge.questions import AskingModel
 from ..core.judge.skin_tone import FACES, SkinTone
 from ..core.looks import AUTO, DETECTOR, LARGEST, LOOK, PICTURE
 from ..core.errors import DebiasError, quoted
+from ..core.files import below
 from .clip_vision import WITH, VisionClip, pairs
 from .types import CATEGORY, Classifiers
 
@@ -123,9 +124,9 @@ def folders() -> list[str]:
 
 
 def _path(folder: str) -> Path:
-    for root in folder_paths.get_folder_paths(FOLDER) if folder.isprintable() else ():  # others, no system takes
-        path = (Path(root) / folder).resolve()
-        if path.is_relative_to(Path(root).resolve()) and os.path.isfile(path / "config.json"):
+    for root in folder_paths.get_folder_paths(FOLDER):
+        path = below(root, folder)
+        if path is not None and os.path.isfile(path / "config.json"):
             return path
     raise DebiasError(f"There is no model folder {quoted(folder)} in models/classifiers. Put a transformers folder "
                       "there (config.json, *.safetensors, preprocessor and tokenizer files) and press R.")

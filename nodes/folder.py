@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..core.audits.folder import ENDINGS, Opened, leads_out, opened
 from ..core.errors import DebiasError, quoted
+from ..core.files import below
 from . import messages
 from .images import to_tensor
 from .types import CATEGORY
@@ -21,8 +22,8 @@ def files(folder: str, most: int) -> list[Path]:
     """The folder's pictures by name, the first `most`. Raises DebiasError for a folder outside of `input`, or for none.
     """
     root = Path(folder_paths.get_input_directory()).resolve()
-    path = (root / folder.strip()).resolve() if folder.isprintable() else None  # others, no system takes
-    if path is None or not path.is_relative_to(root) or not os.path.isdir(path):
+    path = below(root, folder.strip())
+    if path is None or not os.path.isdir(path):
         raise DebiasError(f"There is no folder {quoted(folder)} in {messages.place(root)}. Make it, put pictures "
                           "there, and queue again.")
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())[:most]

@@ -233,8 +233,12 @@ def test_the_forms_and_workflows_are_yaml(path):
     if path.parent.name == "workflows":
         assert found["jobs"] and found[True] and found["permissions"] == {"contents": "read"}  # "on" is YAML's true
         for job in found["jobs"].values():
-            assert job["runs-on"] and job["steps"]
-    elif path.name != "config.yml":
+            assert job["runs-on"] and job["steps"] and job["timeout-minutes"]
+            for step in job["steps"]:
+                assert "checkout" not in step.get("uses", "") or step["with"]["persist-credentials"] is False
+        for action in re.findall(r"uses: (.*)", text_of(path)):  # a tag may be moved, a commit not
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v[0-9.]+", action), action
+    elif path.parent.name == "ISSUE_TEMPLATE" and path.name != "config.yml":
         assert found["name"] and found["description"]
         asked = {part.get("id"): part.get("validations", {}).get("required") for part in found["body"]}
         assert path.name == "idea.yml" or asked["doctor"]

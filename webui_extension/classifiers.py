@@ -9,7 +9,7 @@ from typing import Any, Callable, Sequence
 
 from ..core.attribute import Attribute, parse, together
 from ..core.errors import DebiasError, quoted, short
-from ..core.files import fingerprint
+from ..core.files import below, fingerprint
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from .profiles import called
 
@@ -152,9 +152,9 @@ def folder() -> Path:
 
 def found(source: str, trusted: bool = True) -> str:
     """A model's folder: one in models/classifiers, else, if trusted, what the text itself says. Raises DebiasError."""
-    root, own = folder().resolve(), os.path.realpath(folder() / source) if source.isprintable() else ""
-    if own and os.path.isdir(own) and root in Path(own).parents:
-        return own
+    own = below(folder(), source)
+    if own is not None and own != folder().resolve() and os.path.isdir(own):
+        return str(own)
     if trusted:
         return source
     raise DebiasError(f"There is no classifier {quoted(source)} in models/{FOLDER}. Over the API, name a folder "

@@ -1,7 +1,7 @@
 """Profiles as files: the user's in models/debias_profiles, shipped ones, and those of a folder from the settings."""
 from __future__ import annotations
 
-import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -94,7 +94,8 @@ def said(error: Exception) -> str:
         return "Memory ran out. Use smaller pictures, or a smaller batch size."
     if not isinstance(error, DebiasError):
         for root in _roots():
-            text = text.replace(f"{root}{os.sep}", "").replace(str(root), ".")
+            for form in (str(root), repr(str(root))[1:-1]):  # messages of Windows double each backslash
+                text = re.sub(rf"{re.escape(form)}[\\/]+", "", text).replace(form, ".")
         text = placeless(text)
     return " ".join(text.split())
 

@@ -157,7 +157,7 @@ def _unless_skipped(bench, classify: Callable, attribute: Attribute) -> Callable
     def judged(images):
         return np.zeros((len(images), len(attribute.groups)), np.float32) if bench.skipped else classify(images)
     judged.name = getattr(classify, "name", type(classify).__name__)
-    for own in ("faces", "people"):
+    for own in ("faces", "people", "boxes"):
         if hasattr(classify, own):
             setattr(judged, own, getattr(classify, own))
     return judged

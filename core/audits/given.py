@@ -9,7 +9,7 @@ import numpy as np
 from ..attribute import Attribute, together
 from ..calibration.loop import AUDIT, Calibration, Round
 from ..calibration.plan import Plan
-from ..calibration.runner import seen_by
+from ..calibration.runner import boxes_in, seen_by
 from ..errors import DebiasError, quoted
 from ..judge import NO_FACE, Classifier
 from ..judge.check import Check, check_same
@@ -45,10 +45,9 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
 
 def thumbs(keys: Sequence[str], images: Sequence[np.ndarray | None], judges: Sequence[Classifier]) -> dict[str, bytes]:
     """Thumbnails by key of those images that can be shown, with the faces that are labelled."""
-    shown = [(key, image) for key, image in zip(keys, images, strict=True) if image is not None]
-    looking = next((found for judge in judges if (found := getattr(judge, "boxes", None))), None)
-    boxes: Sequence = looking([image for _, image in shown]) if looking and shown else [()] * len(shown)
-    return {key: thumbnail(image, own) for (key, image), own in zip(shown, boxes, strict=True)}
+    boxes = boxes_in(images, judges)
+    return {key: thumbnail(image, own) for key, image, own in zip(keys, images, boxes, strict=True)
+            if image is not None}
 
 
 def _digest(image: np.ndarray | None) -> str:

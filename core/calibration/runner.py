@@ -188,6 +188,15 @@ def seen_by(classifiers: Sequence[Classifier]) -> Callable[[Sequence], Persons] 
         [classify.people(images) for classify in classifiers] if people else None)  # type: ignore[attr-defined]
 
 
+def boxes_in(images: Sequence, classifiers: Sequence[Classifier]) -> list[Sequence]:
+    """The faces (x, y, width, height) that are labelled in each picture, by the first classifier that looks for them;
+    none where none does, and of a picture that is None."""
+    looking = next((found for classify in classifiers if (found := getattr(classify, "boxes", None))), None)
+    shown = [image for image in images if image is not None]
+    found = iter(looking(shown) if looking is not None and shown else [()] * len(shown))
+    return [() if image is None else next(found) for image in images]
+
+
 def advance(host: Host, calibration: Calibration, prompt: str | None = None, work: Unfinished | None = None
             ) -> Iterator[Round]:
     """Run one prompt's calibration, yielding as `Calibration.run`; `prompt` as the host is to read it."""
@@ -195,7 +204,7 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
 
     def render(weights: Tensor, seeds: list[int]) -> Sequence:
         images = bench.render(weights, seeds)
-        work.keep(calibration.rounds, seeds, images)
+        work.keep(calibration.rounds, seeds, images, lambda images: boxes_in(images, bench.classifiers))
         return images
 
     return calibration.run(render, bench.classify, bench.fidelity, work.path, bench.watch, bench.look)

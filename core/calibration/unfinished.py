@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -50,14 +50,15 @@ class Unfinished:
                 self._thumbs.setdefault(int(at[1]), {})[int(at[2])] = file.read_bytes()
         return Calibration.load(self.path)
 
-    def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence) -> None:
+    def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence,
+             boxes: Callable[[Sequence], Sequence[Sequence]] = lambda images: [()] * len(images)) -> None:
         """Keep what the sheets show of the current round's batch, the first pictures that are finite, and of audit and
-        verification a thumbnail of each, to be looked at beside its label.
+        verification a thumbnail of each, to be looked at beside its label, with the faces that `boxes` finds in them.
 
         Of the rounds after the audit the last one counts; the pictures of those before it go.
         """
         if rounds[-1].kind in (AUDIT, HELD_OUT):
-            self._keep_thumbs(len(rounds) - 1, seeds, images)
+            self._keep_thumbs(len(rounds) - 1, seeds, images, boxes)
         at, first = len(rounds) - 1, set(rounds[-1].seeds[:SHOWN])
         own = self._pictures.setdefault(at, {})
         for seed, image in zip(seeds, images):
@@ -71,11 +72,14 @@ class Unfinished:
                 if self.path is not None:
                     (self._folder / f"{old} {seed}.png").unlink(missing_ok=True)
 
-    def _keep_thumbs(self, at: int, seeds: Sequence[int], images: Sequence) -> None:
+    def _keep_thumbs(self, at: int, seeds: Sequence[int], images: Sequence,
+                     boxes: Callable[[Sequence], Sequence[Sequence]]) -> None:
         own = self._thumbs.setdefault(at, {})
-        for seed, image in zip(seeds, images):
+        if len(own) >= MOST_THUMBS:
+            return
+        for seed, image, faces in zip(seeds, images, boxes(images)):
             if image is not None and len(own) < MOST_THUMBS:
-                own[seed] = thumbnail(image if isinstance(image, Image.Image) else np.asarray(image))
+                own[seed] = thumbnail(image if isinstance(image, Image.Image) else np.asarray(image), faces)
                 if self.path is not None:
                     with writing("The calibration's pictures", self.path.parent.name):
                         write_atomic(self._folder / f"{at} {seed}.jpg", own[seed])

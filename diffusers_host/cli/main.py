@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     and where the doctor finds something wrong;
     130 after Ctrl-C and 143 after SIGTERM."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: waiting threads sleep, not spin
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a pipe on Windows has few letters, and prompts have any
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     terminated: list[int] = []
     try:

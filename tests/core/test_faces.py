@@ -9,6 +9,7 @@ import transformers
 from test_classify import CLASSES, VISION, build, save_processor
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_5, Attribute, Group, parse
+from sd_debias.core.audits.labelled import thumbnail
 from sd_debias.core.calibration import runner
 from sd_debias.core.calibration.loop import Calibration, Persons, Round
 from sd_debias.core.calibration.plan import Plan
@@ -765,3 +766,16 @@ def test_a_calibration_by_the_largest_face_says_in_its_report_who_was_left_out(t
                                Plan(20, 1, 20, batch_size=10), "x", places)
     assert outcome.complete and outcome.profile is not None
     assert "held-out: of 20 images, 2 show no face, 2 show several people" in " ".join(outcome.warnings)
+
+
+@pytest.mark.parametrize("look", [LARGEST, PEOPLE])
+def test_pictures_of_a_models_audit_show_the_faces_that_were_labelled(look):
+    host = Studio(look)
+    detect, asked = host.judge.found.detect, []
+    host.judge.found.detect = lambda rgb: asked.append(rgb) or detect(rgb)
+    outcome = runner.audit(host, ["a photo of a doctor"], [GENDER], 20, 5)
+    assert len(asked) == 20  # once a picture, though boxes, counts and labels all want to know
+    (labelled,) = outcome.labelled
+    plain = pictures_of(range(20))
+    framed = [thumbnail(rgb, boxes) for rgb, boxes in zip(plain, host.judge.boxes(plain), strict=True)]
+    assert list(labelled.thumbs.values()) == framed != [thumbnail(rgb) for rgb in plain]

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sd_debias.core.files import contents, exclusive, fingerprint, safe_name, write_atomic
+from sd_debias.core import files
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.files import below, contents, exclusive, fingerprint, read_text, safe_name, write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,13 +60,66 @@ def test_the_old_file_survives_a_write_that_fails(tmp_path, monkeypatch, step, e
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
 
 
+def refusing(monkeypatch, name, times):
+    """As Windows does where somebody else has the file open, the first times."""
+    real, left = getattr(os, name), [times]
+
+    def call(*given, **more):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise PermissionError(errno.EACCES, "used by another process", str(given[0]))
+        return real(*given, **more)
+
+    monkeypatch.setattr(os, name, call)
+    monkeypatch.setattr(files, "WINDOWS", True)
+
+
+@pytest.mark.parametrize("name", ["replace", "open"])
+def test_on_windows_a_file_that_somebody_has_open_for_a_moment_is_waited_for(tmp_path, monkeypatch, name):
+    path = write_atomic(tmp_path / "a.json", "old")
+    refusing(monkeypatch, name, 3)
+    if name == "replace":
+        write_atomic(path, "new")
+    assert read_text(path) == ("new" if name == "replace" else "old") and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_on_windows_a_file_that_somebody_keeps_open_is_refused_and_stays_as_it_was(tmp_path, monkeypatch):
+    path = write_atomic(tmp_path / "a.json", "old")
+    refusing(monkeypatch, "replace", 10**9)
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    with pytest.raises(PermissionError):
+        write_atomic(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_folder_is_no_file_where_the_system_does_not_open_folders_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("Windows: [Errno 13] Permission denied"))
+    with pytest.raises(DebiasError, match="is a folder, pipe or device"):
+        read_text(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["/etc", "../b", "a/../../b", "//machine/share", "a\0b", "a\nb"])
+def test_what_a_text_names_elsewhere_is_not_even_looked_for(tmp_path, monkeypatch, text):
+    """Windows tells another machine who asks, where a text names one of its folders."""
+    monkeypatch.setattr(Path, "resolve", lambda *_, **__: pytest.fail("the disk was asked"))
+    assert below(tmp_path, text) is None
+
+
+def test_what_a_text_names_in_a_folder_is_found_with_its_links_followed(tmp_path):
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    assert below(tmp_path / "root", "a/../a") == (tmp_path / "root" / "a").resolve()
+    assert below(tmp_path / "root", "") == (tmp_path / "root").resolve()
+    assert below(tmp_path / "root", "not there") == (tmp_path / "root" / "not there").resolve()
+
+
 @pytest.mark.parametrize("name", ["doctor-gender", "doctor, gender (2)", "医生", "a.b", "a" * 120])
 def test_plain_names_are_kept(name):
     assert safe_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "..\\x", "/x", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "a*",
-                                  "a?", "a|b", "<a>", '"a"', ".hidden", " a", "a ", "a.", "a" * 121])
+                                  "a?", "a|b", "<a>", '"a"', ".hidden", " a", "a ", "a.", "a" * 121,
+                                  "con", "NUL.json", "nul .x", "com1", "lpt\u00b2", "CONOUT$"])
 def test_names_that_leave_the_folder_or_cannot_be_files_are_refused(name):
     with pytest.raises(ValueError, match="Expected a name of 1 to 120"):
         safe_name(name)

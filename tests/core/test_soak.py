@@ -40,3 +40,19 @@ def test_memory_that_may_grow_above_its_bound_ends_a_soak():
     soak_watch.check(found, dict(memory=21.0), "pictures")
     with pytest.raises(soak_watch.Different, match="at most 19 per 1,000 pictures, got 20.00"):
         soak_watch.check(found, dict(memory=19.0), "pictures")
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.2])
+def test_a_servers_garbage_is_no_leak_but_what_stays_is(leak):
+    watch = soak_watch.Watch(0, int)
+    watch.at = list(range(0, 600, 5))
+    garbage = [0.5 * (at % 90) for at in watch.at]  # grows until Python collects it
+    watch.seen = {"memory": [leak * at + own for at, own in zip(watch.at, garbage)],
+                  **dict.fromkeys(soak_watch.HANDLES, [3] * len(watch.at))}
+    found = watch.found(100, 30)
+    assert found["memory"]["floor"] == pytest.approx(100 * leak, abs=2)
+    if leak:
+        with pytest.raises(soak_watch.Different, match="least memory to grow by at most 10 per 100 runs"):
+            soak_watch.check(found, dict(memory=10.0), "runs")
+    else:
+        soak_watch.check(found, dict(memory=10.0), "runs")

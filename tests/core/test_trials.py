@@ -562,10 +562,12 @@ def test_a_bug_keeps_its_traceback_and_a_mistake_shows_one_only_on_request(monke
 
 @pytest.mark.parametrize("call", [
     lambda text: parse(text), lambda text: parse(f"gender = {text}"), lambda text: safe_name(text),
-    lambda text: Profile.from_dict({"schema": text, "entries": []}), lambda text: read_json(Path(text[:99])),
+    lambda text: Profile.from_dict({"schema": text, "entries": []}),
+    pytest.param(lambda text: read_json(Path(text[:99])), marks=pytest.mark.skipif(os.name == "nt", reason="no name")),
     lambda text: named(text), lambda text: Method(direction=text), lambda text: load_pipeline(text)])
 def test_messages_quote_at_most_200_characters(call, tmp_path, monkeypatch):
-    (tmp_path / ("long\n\u202e" * 20)[:99]).write_text("no JSON")
+    if os.name != "nt":
+        (tmp_path / ("long\n\u202e" * 20)[:99]).write_text("no JSON")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DebiasError) as caught:
         call("long\n\u202e" * 20_000)

@@ -10,7 +10,7 @@ from sd_debias.diffusers_host.cli.main import main
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="Ray is in beta there")]
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -1,10 +1,12 @@
 """The command line on the embedded demo model, as a user runs it; figures are small so that it is quick."""
 import errno
+import io
 import itertools
 import json
 import os
 import re
 import shutil
+import sys
 import time
 
 import numpy as np
@@ -47,6 +49,14 @@ def test_calibrate_never_replaces_a_profile_unasked(calibrated, capsys):
     assert main(["calibrate", *QUICK, "--out", str(calibrated)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert (calibrated / "profile.json").read_bytes() == before
+
+
+def test_a_prompt_of_any_script_goes_through_a_pipe_of_few_letters(tmp_path, monkeypatch):
+    """As a Windows console's or pipe's: it ended a finished audit with a traceback."""
+    said = io.TextIOWrapper(io.BytesIO(), "cp1252")
+    monkeypatch.setattr(sys, "stdout", said)
+    assert main(["audit", "--prompt", "\u533b\u751f", "--count", "4", "--steps", "1", "--out", str(tmp_path)]) == 0
+    assert b"\\u533b\\u751f" in said.buffer.getvalue()
 
 
 def generate(out, *options):

@@ -449,6 +449,26 @@ def test_half_precision_models_are_guided_in_float32(dtype, direction, family, d
     assert len(seen) == {"prompt": 0, "embedding": 2 if family == "flux" else 3, "prediction": 3}[direction]
 
 
+@pytest.mark.filterwarnings("ignore:.*quant")  # torch's own, which it will replace by another library
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_fp8_weights_and_quantised_text_encoders_are_guided_as_others(direction, family):
+    pipe = FAMILIES[family]()
+    denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+    denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        if getattr(pipe, name, None) is not None:
+            whole = getattr(pipe, name)
+            setattr(pipe, name, torch.ao.quantization.quantize_dynamic(whole, {torch.nn.Linear}, torch.qint8))
+    assert any(weights.dtype == torch.float8_e4m3fn for weights in denoiser.parameters())
+    plain, _ = images_of(pipe, **settings(pipe))
+    images, info = images_of(pipe, AWAY, direction=direction, **settings(pipe))
+    assert info["acted"] and not info["skipped"] and not info["broken"]
+    assert not close(images, plain)
+    none, _ = images_of(pipe, [0.0, 0.0], direction=direction, **settings(pipe))
+    assert all(map(np.array_equal, none, plain))
+
+
 def test_flux_finds_its_place_in_the_schedule_though_bfloat16_rounds_its_timesteps(seen):
     pipe = tiny_pipelines.flux().to(torch.bfloat16)
     images_of(pipe, AWAY, seeds=(1,), direction="embedding", **{**settings(pipe), "num_inference_steps": 40})

@@ -1,7 +1,7 @@
 """What is shared names no folder of its maker's machine."""
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -29,9 +29,19 @@ FEW = ["--batch-size", "4", "--steps", "2"]
 @pytest.mark.parametrize("text, expected", [
     ("[Errno 2] No such file: '/srv/alice/pics/x.png'", "[Errno 2] No such file: 'x.png'"),
     (f"{HOME}/pics/x.png is gone", "~/pics/x.png is gone"), (r"C:\Users\al\x.bin gone", "x.bin gone"),
-    (r"\\server\share\f.txt", "f.txt"), ("see https://a.example/b/c, and/or 60/40 in ~/x/y or models/x/y",) * 2])
+    (r"\\server\share\f.txt", "f.txt"),
+    (r"[Errno 2] No such file: 'C:\\Users\\al\\x y.bin'", "[Errno 2] No such file: 'x y.bin'"),
+    (r"'\\\\server\\share\\f.txt'", "'f.txt'"),
+    ("see https://a.example/b/c, and/or 60/40 in ~/x/y or models/x/y",) * 2])
 def test_of_a_place_the_name_is_left(text, expected):
     assert placeless(text) == expected
+
+
+def test_a_users_name_of_windows_is_left_out_however_it_is_quoted(monkeypatch):
+    home = PureWindowsPath(r"C:\Users\Al Smith")
+    monkeypatch.setattr(Path, "home", lambda: home)
+    for form in (str(home / "x.bin"), repr(str(home / "x.bin")), f"{home}/x.bin"):
+        assert "Smith" not in placeless(f"[Errno 2] No such file: {form}")
 
 
 def test_a_message_about_a_file_says_its_place_as_the_host_knows_it(tmp_path):
