@@ -30,6 +30,9 @@ SMALL = {"safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm", "jinja2"
 
 def main(arguments):
     """Exit status of one of the three commands."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a pipe on Windows has few letters, and a folder's name has any
+            stream.reconfigure(errors="backslashreplace")
     command = arguments[0] if arguments else None
     if sys.version_info < (3, 10):
         complain(f"sd-debias needs Python 3.10 or newer, but this is {sys.version.split()[0]}. Use a newer one.")

@@ -7,6 +7,7 @@ from modules.processing import Processed
 
 from ..core.doctor import PROMPT, examine
 from ..core.method.methods import DIRECTIONS, named
+from .console import tell
 from .sampling import of_frames
 from .workbench import Interrupted, Workbench
 
@@ -34,7 +35,7 @@ class DebiasDoctor(scripts.Script):
             text = examine(bench, facts(p), named("default", direction=direction), prompt or PROMPT).text
         except Interrupted:
             text = "Interrupted before there was a result."
-        print(f"sd-debias: {text}")
+        tell(text)
         return Processed(p, [], p.seed if isinstance(p.seed, int) else -1, text, infotexts=[text])
 
 

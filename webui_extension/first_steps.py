@@ -22,6 +22,7 @@ from ..core.version import VERSION
 from . import profiles
 from .guide import NETWORK, ProfileGuidance, plain
 from .conditioning import references
+from .console import tell
 from .page_facts import reading_facts
 from .run import Run, setting_of
 from .sampling import of_frames
@@ -53,7 +54,7 @@ def _predicted(p, profile, prompt: str, script):
         said = (f"reading the first steps of {quoted(text)}, to predict weights for {quoted(plain(prompt))}. This "
                 f"takes as long as about {cost(profile)} images, once per prompt")
         shared.state.textinfo = f"Debias: {said}"
-        print(f"sd-debias: {said}")
+        tell(said)
         return _first_shares(p, f"{text} {networks}".strip(), negative, profile.attributes, script)
 
     name = f"first_steps_{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import sys
 import threading
@@ -453,3 +454,12 @@ def test_a_scheduler_that_the_host_chose_itself_is_no_other_setting(a_double):
     made = guide.from_profile(loaded, ours("arguments").Arguments(enabled=True, profile="test"))
     assert made.differences(dict(scheduler="Normal", steps=6)) == []
     assert made.differences(dict(scheduler="Normal", steps=7)) == ["steps: calibrated at 6, used at 7"]
+
+
+def test_a_console_of_few_letters_does_not_end_a_picture(a_double, monkeypatch):
+    """As a Windows host's whose output a launcher collects."""
+    said = io.TextIOWrapper(io.BytesIO(), "cp1252", newline="")
+    monkeypatch.setattr(sys, "stdout", said)
+    sys.modules["sd_debias.webui_extension.doctor_script"].tell("reading 'a \u533b\u751f'")
+    said.flush()
+    assert said.buffer.getvalue() == b"sd-debias: reading 'a \\u533b\\u751f'\n"
