@@ -35,6 +35,7 @@ LOOK_AFTER = 30.0     # seconds after which a server is asked whether it still k
 PREFIX = "/sd-debias/v1"
 DEMO = dict(steps=STEPS, cfg=CFG, width=64, height=64)
 OURS = "sd_debias_unit"  # the node's output
+CLIENT = "sd-debias sweep"  # without a client's name, some ComfyUIs tell nothing of what they have in their cache
 KINDS = {"ComfyUI": "a ComfyUI", "web UI": "a web UI"}
 
 
@@ -129,7 +130,7 @@ class Comfy:
 
     def begin(self, unit: Unit | None) -> str:
         text = json.dumps(question(self.recipe, unit))
-        status, answer = self.server.ask("POST", "/prompt", dict(prompt=self.workflow.asking(text)))
+        status, answer = self.server.ask("POST", "/prompt", dict(prompt=self.workflow.asking(text), client_id=CLIENT))
         if status != 200 or not isinstance(answer, dict) or "prompt_id" not in answer:
             raise Failed(f"it refuses the workflow: {_refusal(answer, status)}")
         self.asked[answer["prompt_id"]] = time.monotonic(), self.server.broken
@@ -145,10 +146,10 @@ class Comfy:
             return None
         self.asked.pop(ticket, None)
         self.server.tell("POST", "/history", dict(delete=[ticket]))
-        for kind, about in (found.get("status") or {}).get("messages") or ():
+        for kind, about in map(_message, (found.get("status") or {}).get("messages") or ()):
             if kind == "execution_error":
                 said = " ".join(str(about.get("exception_message")).split())
-                raise Failed(short(f"{about.get('node_type')}: {said}"))
+                raise Failed(short(f"{about['node_type']}: {said}" if "node_type" in about else said))
             if kind == "execution_interrupted":
                 raise Failed("it was cancelled there")
         try:
@@ -172,7 +173,8 @@ class Comfy:
         """Ids of what is at work, and of what waits."""
         _, answer = self.server.ask("GET", "/queue")
         parts = answer if isinstance(answer, dict) else {}
-        running, waiting = ([own[1] for own in parts.get(name) or ()] for name in ("queue_running", "queue_pending"))
+        running, waiting = ([own["prompt_id"] if isinstance(own, dict) else own[1] for own in parts.get(name) or ()]
+                            for name in ("queue_running", "queue_pending"))
         return running, waiting
 
     def cancel(self, tickets: Sequence[str]) -> None:
@@ -244,6 +246,14 @@ def kind_of(server: _Server) -> type[Client]:
         return WebUi
     raise DebiasError("neither a ComfyUI nor a web UI with sd-debias answers there. Is the package installed, and the "
                       "web UI started with --api?")
+
+
+def _message(of_history: str | Sequence) -> tuple[str, dict]:
+    """(kind, what is said); the installable fork of ComfyUI gives a text, "kind: message"."""
+    if not isinstance(of_history, str):
+        return of_history[0], of_history[1]
+    kind, _, said = of_history.partition(": ")
+    return kind, dict(exception_message=said)
 
 
 def _refusal(answer: object, status: int) -> str:

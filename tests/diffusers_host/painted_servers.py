@@ -123,6 +123,31 @@ class ComfyDouble(Server):
                     outputs={self.at: {"sd_debias_unit": [json.dumps(found)]}})
 
 
+class ForkDouble(ComfyDouble):
+    """The installable fork: its history holds texts, its queue objects. What it has in its cache, it gives only to a
+    client with a name, and so does ComfyUI itself from the end of 2025 to the middle of 2026."""
+
+    def __init__(self, *args, **given):
+        self.cached, self.withheld = set(), set()
+        super().__init__(*args, **given)
+
+    def route(self, method, path, data):
+        status, found = super().route(method, path, data)
+        if path == "/prompt" and status == 200:
+            asked = data["prompt"][self.at]["inputs"]["unit"]
+            if asked in self.cached and "client_id" not in data:
+                self.withheld.add(found["prompt_id"])
+            self.cached.add(asked)
+        if path == "/queue" and method == "GET":
+            found = {part: [dict(prompt_id=own[1]) for own in items] for part, items in found.items()}
+        if path.startswith("/history/"):
+            for identity, ended in found.items():
+                ended["status"]["messages"] = ["execution_start", *(
+                    f"{kind}: {about['exception_message']}" for kind, about in ended["status"]["messages"])]
+                ended["outputs"] = {} if identity in self.withheld else ended["outputs"]
+        return status, found
+
+
 class WebDouble(Server):
     def route(self, method, path, data):
         if path == "/sd-debias/v1/profiles":

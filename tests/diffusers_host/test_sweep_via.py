@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from painted_host import PLAN, jobs_of, labels_of, open_painter, recipe
-from painted_servers import Bare, ComfyDouble, Server, WebDouble, until
+from painted_servers import Bare, ComfyDouble, ForkDouble, Server, WebDouble, until
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.sweep.unit import digest
@@ -17,7 +17,7 @@ from sd_debias.diffusers_host.sweep.engine import Here
 from sd_debias.diffusers_host.sweep.via import Via, Wish
 from sd_debias.diffusers_host.sweep.workflow import read_workflow
 
-KINDS = pytest.mark.parametrize("double", [ComfyDouble, WebDouble])
+KINDS = pytest.mark.parametrize("double", [ComfyDouble, ForkDouble, WebDouble])
 SECRET = "s3cret/p@ss"
 LOGIN = "studio:s3cret%2Fp%40ss"
 
@@ -149,6 +149,21 @@ def test_another_job_of_a_web_ui_is_waited_for(undisturbed, start):
     server.jobs["somebody else's"] = None
     threading.Timer(0.3, lambda: server.jobs.pop("somebody else's")).start()
     assert swept([server])[0] == undisturbed
+
+
+@KINDS
+def test_a_sweep_that_is_run_again_does_not_end_without_a_result(undisturbed, start, double):
+    server = start(double)
+    assert swept([server])[0] == swept([server])[0] == undisturbed
+
+
+@pytest.mark.parametrize("double", [ComfyDouble, ForkDouble])
+def test_what_failed_on_a_comfyui_is_said_and_no_word_of_unpacking(start, double):
+    def full(prompt, seeds):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DebiasError, match=r"errors in a row.*: (DebiasSweepUnit: )?\[Errno 28\] No space left"):
+        swept([start(double, trouble=full)])
 
 
 @KINDS

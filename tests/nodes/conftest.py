@@ -29,6 +29,27 @@ def comfyui(tmp_path_factory):
     return _host().start(tmp_path_factory)
 
 
+@pytest.fixture
+def set_folder(comfyui):
+    """set_folder(kind, path, suffixes): ComfyUI's only folder of a kind of files, for one test."""
+    import folder_paths
+    known, before = folder_paths.folder_names_and_paths, {}
+
+    def set_folder(kind, path, suffixes):
+        if kind in known:
+            paths, own = known[kind]  # the installable fork's are views, which the next line would change
+            before.setdefault(kind, (list(paths), set(own)))
+        else:
+            before.setdefault(kind, None)
+        known[kind] = ([str(path)], suffixes)
+    yield set_folder
+    for kind, own in before.items():
+        if own is None:
+            del known[kind]
+        else:
+            known[kind] = own
+
+
 @pytest.fixture(scope="session")
 def demo(comfyui):
     """(MODEL, CLIP, VAE) of the demo model."""

@@ -184,11 +184,9 @@ def throw(error):
     raise error
 
 
-def test_memory_that_runs_out_behind_the_audit_leaves_the_best_rounds_as_a_profile(studio, said, tmp_path, monkeypatch):
-    import folder_paths
-
+def test_memory_that_runs_out_behind_the_audit_leaves_the_best_rounds_as_a_profile(studio, said, tmp_path, set_folder):
     from sd_debias.nodes import profiles
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, profiles.FOLDER, ([str(tmp_path)], {".json"}))
+    set_folder(profiles.FOLDER, tmp_path, {".json"})
     with pytest.raises(torch.cuda.OutOfMemoryError), studio.failing("decode", 4, lambda: throw(memory_ran_out())):
         studio("best so far")
     assert Profile.load(tmp_path / "best so far (unfinished).json").entries[0].after is None

@@ -64,16 +64,11 @@ def test_chained_attributes_need_names_of_their_own(call, said):
 # --- profiles as files -----------------------------------------------------------------------------------------------
 
 @pytest.fixture
-def profiles(comfyui, tmp_path):
+def profiles(set_folder, tmp_path):
     """The module, with an empty folder."""
-    import folder_paths
     from sd_debias.nodes import profiles as module
-    known = folder_paths.folder_names_and_paths
-    paths, suffixes = known[module.FOLDER]
-    before = list(paths), set(suffixes)
-    known[module.FOLDER] = ([str(tmp_path)], {".json"})
-    yield module
-    known[module.FOLDER] = before
+    set_folder(module.FOLDER, tmp_path, {".json"})
+    return module
 
 
 def test_a_saved_profile_is_loaded_and_described(call, said, profiles):
@@ -403,10 +398,9 @@ def test_a_folder_that_cannot_be_loaded_is_refused(call, said, pictures, folder,
         call(DebiasLoadFolder, folder=folder)
 
 
-def test_a_classifier_without_a_text_tower_is_refused(call, comfyui, monkeypatch, tmp_path):
-    import folder_paths
+def test_a_classifier_without_a_text_tower_is_refused(call, set_folder, tmp_path):
     from sd_debias.nodes.classifier import FOLDER, DebiasClipClassifier
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path)], {""}))
+    set_folder(FOLDER, tmp_path, {""})
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(ValueError, match="has no text tower"):
@@ -780,12 +774,12 @@ def test_the_models_name_is_found_upstream():
 # --- CLIP of ComfyUI's own files -------------------------------------------------------------------------------------
 
 @pytest.fixture
-def clip_files(comfyui, tmp_path, monkeypatch):
+def clip_files(set_folder, tmp_path, monkeypatch):
     """Folders of models/clip_vision and models/text_encoders."""
     import folder_paths
     for kind in ("clip_vision", "text_encoders"):
         (tmp_path / kind).mkdir()
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {".safetensors"}))
+        set_folder(kind, tmp_path / kind, {".safetensors"})
     monkeypatch.setattr(folder_paths, "filename_list_cache", {}, raising=False)
     return tmp_path
 

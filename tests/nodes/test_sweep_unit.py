@@ -94,13 +94,11 @@ def test_facts_are_the_same_whatever_is_asked_and_whatever_the_node_is_called(as
     assert ask(None, steps=3)["facts"] != facts
 
 
-def test_files_tell_models_apart_by_their_contents_on_every_machine(ask, said, tmp_path, monkeypatch):
+def test_files_tell_models_apart_by_their_contents_on_every_machine(ask, said, tmp_path, set_folder):
     import os
 
-    import folder_paths
-
     from sd_debias.core.files import contents, fingerprint
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], {""}))
+    set_folder("checkpoints", tmp_path, {""})
     file = tmp_path / "demo"  # as the classifier's input says
     found, prints = [], []
     for content, time in (b"one", 1), (b"one", 2), (b"two", 3):

@@ -48,11 +48,10 @@ def no_states():
 
 
 @pytest.mark.parametrize("replaced", ["checkpoints/sub/x.safetensors", "classifiers/clip/model.safetensors"])
-def test_rounds_are_not_continued_with_a_file_replaced_under_the_same_name(comfyui, tmp_path, monkeypatch, replaced):
-    import folder_paths
+def test_rounds_are_not_continued_with_a_file_replaced_under_the_same_name(set_folder, tmp_path, replaced):
     from sd_debias.nodes import workbench
     for kind in ("checkpoints", "classifiers"):
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {""}))
+        set_folder(kind, tmp_path / kind, {""})
     for file in ("checkpoints/sub/x.safetensors", "classifiers/clip/model.safetensors", "classifiers/clip/config.json"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"first")
@@ -62,10 +61,9 @@ def test_rounds_are_not_continued_with_a_file_replaced_under_the_same_name(comfy
     assert workbench.behind(GRAPH, "9") != before
 
 
-def test_a_name_that_leaves_the_model_folders_is_not_looked_up(comfyui, tmp_path, monkeypatch):
-    import folder_paths
+def test_a_name_that_leaves_the_model_folders_is_not_looked_up(set_folder, tmp_path):
     from sd_debias.nodes import workbench
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path / "own")], {""}))
+    set_folder("checkpoints", tmp_path / "own", {""})
     (tmp_path / "own").mkdir()
     (tmp_path / "secret.safetensors").write_bytes(b"x")
     for text in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".", "a\nb", "\u4e00" * 120):

@@ -129,6 +129,8 @@ class Server:
         if self.forge:
             # Its API fails without them: on any hires pass, and on any infotext, for which it cannot check lists.
             payload = {"styles": [], "hr_additional_modules": ["Use same choices"], **payload}
+        if payload.get("hr_upscaler") == "Latent" and not self.call("/sdapi/v1/latent-upscale-modes"):  # Forge Neo's
+            payload["hr_upscaler"] = "None"
         images = payload.get("init_images")
         if images:
             payload["init_images"] = [encoded(image) for image in images]

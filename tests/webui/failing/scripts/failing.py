@@ -2,6 +2,7 @@
 without that file. The real hosts and their double load it.
 """
 import json
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -110,7 +111,8 @@ def choose(name):
     except ImportError:
         shared.opts.sd_model_checkpoint = name
     else:
-        main_entry.checkpoint_change(name, save=False)
+        neo = dict(preset=None) if "preset" in signature(main_entry.checkpoint_change).parameters else {}  # Forge Neo's
+        main_entry.checkpoint_change(name, save=False, **neo)
 
 
 def callback(name):
