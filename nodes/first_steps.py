@@ -36,7 +36,7 @@ def predict(profile: Profile, prompt: str, model, clip, making: Sequence, node: 
     making tells the model and its text encoder from others. What is read is kept in the user's folder. Raises
     DebiasError.
     """
-    setting = setting_of(profile)
+    setting = setting_of(profile, model)
     told = json.dumps([VERSION, profile.hash, setting, list(making)], sort_keys=True, default=str)
     bar, read = comfy.utils.ProgressBar(len(profile.entries) + 1, node_id=node), []
 
@@ -58,14 +58,15 @@ def predict(profile: Profile, prompt: str, model, clip, making: Sequence, node: 
     return with_predicted(profile, prompt, counted)
 
 
-def setting_of(profile: Profile) -> dict:
-    """What the first steps are sampled with: the profile's setting, as far as this host has it."""
-    s = profile.setting
+def setting_of(profile: Profile, model) -> dict:
+    """What the first steps are sampled with: the profile's setting, as far as this host has it. A profile without a
+    size was calibrated at the model's own."""
+    s, side = profile.setting, getattr(model.model, "debias_side", SIDE)
     sampler, scheduler = s.get("sampler"), s.get("scheduler")
     return dict(steps=s.get("steps") or STEPS, cfg=CFG if s.get("cfg") is None else s["cfg"],
                 sampler=sampler if sampler in comfy.samplers.SAMPLER_NAMES else SAMPLER,
                 scheduler=scheduler if scheduler in comfy.samplers.SCHEDULER_NAMES else SCHEDULER,
-                width=s.get("width") or SIDE, height=s.get("height") or SIDE,
+                width=s.get("width") or side, height=s.get("height") or side,
                 negative_prompt=s.get("negative_prompt") or "")
 
 

@@ -133,3 +133,14 @@ def test_a_text_that_is_known_only_as_the_sampler_runs_is_read_there(demo, said,
     plain, guided = sample(model, PROMPT, batch=8), sample(patched, PROMPT, batch=8)
     assert 0 < ((plain - guided).abs().flatten(1).amax(1) > 1e-3).sum() < 8
     assert any("its weights are predicted from 4 calibrated prompts" in text for text, warning in said if warning)
+
+
+def test_a_profile_without_a_size_is_read_at_the_models_own_and_not_at_512_for_minutes(demo, few, profile):
+    import dataclasses
+    import types
+    sizeless = dataclasses.replace(profile, setting={**profile.setting, "width": None, "height": None})
+    small = types.SimpleNamespace(model=types.SimpleNamespace(debias_side=64))
+    other = types.SimpleNamespace(model=types.SimpleNamespace())
+    assert [few.setting_of(sizeless, model)["width"] for model in (small, other)] == [64, few.SIDE]
+    sized = dataclasses.replace(profile, setting={**profile.setting, "width": 96, "height": 128})
+    assert (few.setting_of(sized, small)["width"], few.setting_of(sized, small)["height"]) == (96, 128)
