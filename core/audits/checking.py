@@ -18,7 +18,7 @@ from ..profile.prompts import subject_of
 from ..calibration.loop import Calibration
 from ..calibration.outcome import Outcome
 from ..calibration.plan import Plan
-from ..calibration.runner import Host, _run
+from ..calibration.runner import Host, measure
 from ..calibration.unfinished import Unfinished
 
 PROMPT = "a photo of a person"
@@ -46,7 +46,7 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
         each, rounds=0, held_out=0, batch_size=batch_size, seed=seed + number * each, confidence=confidence))
         for number, (_, _, text) in enumerate(stated)]
     outcome = Outcome()
-    _run(host, outcome, calibrations, [text for _, _, text in stated], [Unfinished(None) for _ in stated])
+    measure(host, outcome, calibrations, [text for _, _, text in stated], [Unfinished(None) for _ in stated])
     if not outcome.complete:
         return [], outcome
     seen = [[np.array(labelled.round.labels[i]) for i in range(len(attributes))] for labelled in outcome.labelled]

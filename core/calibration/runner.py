@@ -273,8 +273,8 @@ def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], c
     outcome, attributes = Outcome(), together(attributes)
     if any(checks):
         check_same(host.judges(attributes)[0], checks)
-    _run(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan, checks=checks)
-                         for prompt in prompts], list(prompts), [Unfinished(None) for _ in prompts])
+    measure(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan, checks=checks)
+                            for prompt in prompts], list(prompts), [Unfinished(None) for _ in prompts])
     if not outcome.measured and not outcome.complete:
         outcome.notes.append(f"{outcome.why} before a picture was measured.")
     return outcome
@@ -325,7 +325,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         if saved and not all(begun):  # ended while its states were removed
             outcome.calibrations, outcome.profile = [c for c in begun if c], _profile(host, places)
         else:
-            evaluations = _run(host, outcome, calibrations, prompts, works)
+            evaluations = measure(host, outcome, calibrations, prompts, works)
             if not outcome.complete:
                 return _kept(host, outcome, name=best, places=places)
             outcome.profile = _profile(host, places) if saved else \
@@ -385,9 +385,10 @@ def _called(host: Host, path: Path) -> Iterator[None]:
         raise DebiasError(placed(str(error), path, host.place)) from error
 
 
-def _run(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prompts: Sequence[str],
-         works: Sequence[Unfinished]) -> list[int | None]:
-    """Measure what is left of all prompts; returns the evaluations of each, None where a part was measured before."""
+def measure(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prompts: Sequence[str],
+            works: Sequence[Unfinished]) -> list[int | None]:
+    """Measure what is left of all prompts; returns the evaluations of each, None where a part was measured before.
+    An interruption, or an error of the model, is the outcome's `stopped`. Raises DebiasError."""
     evaluations: list[int | None] = []
     before_all = _done(calibrations)
     try:

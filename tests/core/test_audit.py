@@ -824,6 +824,38 @@ def test_a_thumbnail_shows_which_face_is_which(tmp_path):
     assert not yellow[110:, 100:].any() and len(shown.labels(0, 0)) == 2
 
 
+def test_faces_are_numbered_alike_in_an_interrupted_audit_and_in_an_undisturbed_one(tmp_path):
+    from sd_debias.core.judge.faces import Faces, OfFaces
+    from sd_debias.core.looks import PEOPLE
+    root, state = tmp_path / "crowds", tmp_path / "unfinished.json"
+    root.mkdir()
+    for i in range(5):
+        image = np.full((192, 192, 3), 240, np.uint8)
+        image[0, 0] = i
+        Image.fromarray(image).save(root / f"{i}.png")
+    seen = []
+
+    def places(rgb):
+        seen.append(int(rgb[0, 0, 0]))
+        return [(10 + 5 * rgb[0, 0, 0], 20, 60, 80), (120, 20, 50, 60)][:1 + rgb[0, 0, 0] % 2]
+
+    def judge(stop_at=None):
+        def brightness(cuts):
+            if stop_at is not None and stop_at in seen:
+                raise KeyboardInterrupt
+            return np.tile([1.0, 0.0], (len(cuts), 1))
+        return OfFaces(brightness, Faces(places), PEOPLE)
+
+    undisturbed = work(root, judge(), batch_size=2).run()
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        work(root, judge(stop_at=2), state=state, batch_size=2).run()
+    assert state.exists() and 4 not in seen  # it ended half-way
+    resumed = work(root, judge(), state=state, batch_size=2).run()
+    assert resumed.thumbs == undisturbed.thumbs and len(set(resumed.thumbs.values())) == 5
+    assert resumed.table() == undisturbed.table() and len(resumed.table()) == 7
+
+
 def test_given_pictures_count_where_only_their_smaller_faces_are_sure():
     from sd_debias.core.judge.faces import Faces, OfFaces
     from sd_debias.core.looks import PEOPLE
