@@ -31,17 +31,23 @@ TEXTS = [PROMPT, f"{PROMPT}, a man", f"{PROMPT}, a woman"]
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES) or ["none"])
 def family(request, comfyui):
-    """(name, run), where run(text, places, weights, method, cfg) gives latents of noise at these places, and what was
-    done."""
-    if request.param not in FAMILIES:
+    """(name, run) of a family; see `made`."""
+    return request.param, made(request.param)
+
+
+def made(name, change=lambda model, clip: None):
+    """run(text, places, weights, method, cfg), which gives latents of noise at these places, and what was done, of a
+    new model after a change."""
+    if name not in FAMILIES:
         pytest.skip("COMFYUI_PATH names no ComfyUI checkout")
     import comfy.sample
     import comfy.samplers
-    module, name = FAMILIES[request.param], request.param
+    module = FAMILIES[name]
     try:
         model, clip = module.FAMILIES[name]()
     except (ImportError, AttributeError) as error:
         pytest.skip(f"this ComfyUI has no {name} ({error})")
+    change(model, clip)
     shape, usual = module.LATENTS[name], module.CFG[name]
     noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3)])
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
@@ -66,7 +72,7 @@ def family(request, comfyui):
         assert latents.isfinite().all()
         return latents, done
     run.usual = usual
-    return name, run
+    return run
 
 
 @pytest.fixture
@@ -118,3 +124,32 @@ def test_inside_sampling_pushed_pictures_move_and_others_stay(family, noted, dir
     noted(direction, "left alone", f"{float(moved[0] / moved[1:].min()):.1e}")
     assert done["acted"] and done["extra_evaluations"] > 0
     assert moved[0] <= 1e-3 * moved[1:].min()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", ["SDXL", "Flux 1", "Z-Image", "Qwen-Image"])
+def test_models_and_texts_of_fp8_weights_are_guided_as_the_same_weights_in_float32(comfyui, monkeypatch, name, direction):
+    fp8 = torch.float8_e4m3fn
+
+    def parts(model, clip):
+        return [weight for part in (model.model.diffusion_model, clip.cond_stage_model) for weight in part.parameters()
+                if weight.is_floating_point()]
+
+    def stored(model, clip):
+        assert sum(weight.dtype == fp8 for weight in parts(model, clip)) > 0.9 * len(parts(model, clip))
+
+    def rounded(model, clip):
+        with torch.no_grad():
+            for weight in parts(model, clip):
+                weight.copy_(weight.to(fp8))
+
+    whole = made(name, rounded)
+    monkeypatch.setattr(FAMILIES[name], "STORED", fp8)
+    monkeypatch.setitem(FAMILIES[name].OPTIONS, "dtype", fp8)
+    small = made(name, stored)
+    plain, method = small(PROMPT, [0, 1, 2])[0], Method(direction)
+    found, (done,) = small(PROMPT, [0, 1, 2], ROWS, method)
+    moved = (found - plain).abs().flatten(1).amax(1)
+    assert done["acted"] and not done["skipped"] and moved[0] <= 1e-3 * moved[1:].min()
+    same = whole(PROMPT, [0, 1, 2], ROWS, method)[0] - whole(PROMPT, [0, 1, 2])[0]
+    assert ((found - plain) - same).abs().amax() <= 1e-2 * moved.max()

@@ -28,11 +28,16 @@ def lively(module):
     for name, weight in [*module.named_parameters(), *module.named_buffers()]:
         if not weight.is_floating_point() or name.endswith("logit_scale"):
             continue
+        drawn = torch.empty(weight.shape)  # what weights are stored as cannot always be drawn
+        if weight.ndim > 1:
+            drawn.normal_(0, (weight.numel() / len(weight)) ** -0.5 * 1.5)
+        else:
+            drawn.normal_(0, 0.1).add_("bias" not in name)  # gains of norms around 1
         with torch.no_grad():
-            if weight.ndim > 1:
-                weight.normal_(0, (weight.numel() / len(weight)) ** -0.5 * 1.5)
-            else:
-                weight.normal_(0, 0.1).add_("bias" not in name)  # gains of norms around 1
+            weight.copy_(drawn)
+
+
+STORED = torch.float32  # what a network's weights are stored as; they are computed with in float32
 
 
 def model_of(config, **network):
@@ -40,7 +45,7 @@ def model_of(config, **network):
     import comfy.model_management
     import comfy.model_patcher
     config = config(network)
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(STORED, None if STORED == torch.float32 else torch.float32)
     made = config.get_model({}, "", device=torch.device("cpu"))
     lively(made.diffusion_model)
     return comfy.model_patcher.ModelPatcher(made.eval(), load_device=comfy.model_management.get_torch_device(),
