@@ -128,7 +128,7 @@ def test_inside_sampling_pushed_pictures_move_and_others_stay(family, noted, dir
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", ["SDXL", "Flux 1", "Z-Image", "Qwen-Image"])
-def test_models_and_texts_of_fp8_weights_are_guided_as_the_same_weights_in_float32(comfyui, monkeypatch, name, direction):
+def test_models_and_texts_of_fp8_weights_are_guided_as_the_same_in_float32(comfyui, monkeypatch, name, direction):
     fp8 = torch.float8_e4m3fn
 
     def parts(model, clip):
