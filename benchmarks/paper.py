@@ -11,6 +11,8 @@ Results are kept in rows/paper.json.gz as they come; paper.md is their tables, a
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 import harness
 import numpy as np
 from demo_training import artwork, captions
@@ -23,17 +25,21 @@ from sd_debias.core.calibration.solver import Measurement
 from sd_debias.core.calibration.solver.policy_gradient import PolicyGradient
 from sd_debias.core.calibration.statistics import kl_divergence, noise_floor, shares
 from sd_debias.core.method.draw import Steering
-from sd_debias.core.method.methods import METHODS
+from sd_debias.core.method.methods import METHODS, Method
 
 METHOD = METHODS["paper"]
+SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
+PUSHES = ("doctor", "construction worker")  # the occupations of the table of pushes
 # No choice of the method's was made on pictures of these seeds.
 FRESH = TEST_SEED + 20_000_000
 MANY = 1000  # pictures of the test, for every seventh occupation
 PLAN = Plan(images=100, rounds=8, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
-IDA, GRADIENT = "IDA", "policy gradient"
+IDA, GRADIENT, PUSH = "IDA", "policy gradient", "push"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
 TRIED, SHOWN = FIRST_SEED + 100_000, FIRST_SEED + 200_000  # its seeds: what it learns from, and what the figure shows
+PUSHED = FIRST_SEED + 300_000  # seeds of pushes to one group
+LENGTHS = (0.5, 1.0, 2.0)      # of these pushes
 
 
 def jobs(options) -> list[dict]:
@@ -41,7 +47,9 @@ def jobs(options) -> list[dict]:
     every = [(case, IDA) for case in ("gender", "tone")] + [(case, GRADIENT) for case in ("gender", "tone")]
     every += [(case, IDA) for case in CASES if (case, IDA) not in every]
     return [dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict()) for case, solver in every
-            for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 2] if options.only in (None, case)]
+            for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 2] if options.only in (None, case)] + [
+        dict(case="tone", solver=PUSH, occupation=subject, method=side.to_dict()) for subject in PUSHES for side in SIDES
+        if options.only in (None, "tone")]
 
 
 def learned(job: dict) -> tuple[dict, str]:
@@ -66,10 +74,27 @@ def learned(job: dict) -> tuple[dict, str]:
         "KL " + ", ".join(f"{k:.3f}" for k in kl)
 
 
+def pushed(job: dict) -> tuple[dict, str]:
+    """Shares [n, lengths, n]: of pictures that all are pushed to one group, the groups that they show."""
+    (attribute,), prompt, method = CASES[job["case"]], captions.prompt(job["occupation"]), Method.from_dict(job["method"])
+    n, classify, found = len(attribute.groups), harness.bench.classifier(attribute), []
+    for group in range(n):
+        for length in LENGTHS:
+            weights = np.full(n, length / (n - 1))
+            weights[group] = -length
+            pictures = harness.bench.generate(prompt, range(PUSHED, PUSHED + PLAN.images), [attribute],
+                                              [Steering(tuple(weights.tolist()))], method)[0]
+            found.append(shares(np.bincount(classify(pictures).argmax(1), minlength=n)).tolist())
+    each = np.array(found).reshape(n, len(LENGTHS), n)
+    return dict(shares=each.tolist()), "shown at length 1: " + ", ".join(f"{each[g, 1, g]:.2f}" for g in range(n))
+
+
 def measure(job: dict) -> tuple[dict, str]:
     """One calibration, and its test."""
     if job["solver"] == GRADIENT:
         return learned(job)
+    if job["solver"] == PUSH:
+        return pushed(job)
     attributes, prompt = CASES[job["case"]], captions.prompt(job["occupation"])
     calibration = Calibration(prompt, attributes, METHOD, PLAN)
     for _ in harness.bench.run(calibration):
@@ -101,7 +126,7 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `{METHOD.direction}`, the groups' texts
 alone, one shift for all pictures, rule `{METHOD.rule}`, in the first {METHOD.guidance.end:.0%} of the steps, a push that grows with its
-weights (`linear`), anchored at the prompt: one further evaluation in these steps. {PLAN.images} pictures in the audit and each
+weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each
 round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
 rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
 no decision has used (from {FRESH:,} on); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
@@ -152,6 +177,20 @@ does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images
     for attribute, solver, curves in lines(results):
         text.append(f"| {attribute} | {solver} | {len(curves)} | {' | '.join(f'{kl:.3f}' for kl in curves.mean(0))} "
                     f"| {fair(attribute):.3f} |")
+    (attribute,) = CASES["tone"]
+    text.append(f"""
+## What pushes to one group show
+
+Share of {PLAN.images} pictures that show the group that all are pushed to, of {" and ".join(PUSHES)}: with the text moved away from the groups, as the
+rule has it, and moved toward where the weights lead, as the method has it (`toward`).
+
+| group | {" | ".join(f"length {length:g}, {side}" for length in LENGTHS for side in ("away", "toward"))} |
+|---|{"---|---|" * len(LENGTHS)}""")
+    mean = {method.guidance.toward: np.mean([r["shares"] for r in results if r["solver"] == PUSH
+                                             and r["method"] == method.to_dict()] or [np.full((5, 3, 5), np.nan)], 0)
+            for method in SIDES}
+    text += [f"| {name} | {' | '.join(f'{mean[side][g, i, g]:.2f}' for i in range(len(LENGTHS)) for side in (False, True))} |"
+             for g, name in enumerate(attribute.names)]
     text.append("\n| case | occupation | attribute | shares before | shares in the test [95 %] | KL by round | KL in the test | "
                 "weights |\n|---|---|---|---|---|---|---|---|")
     for r in calibrated:

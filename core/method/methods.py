@@ -72,7 +72,7 @@ class Method:
                               f"{start:g} and {end:g}.")
         method = self if direction in (AS_CALIBRATED, self.direction) else replace(
             self, direction=direction, guidance=SafeLatentGuidance() if direction == "prompt"
-            else replace(self.guidance, anchor="empty") if direction == "prediction" else self.guidance)
+            else replace(self.guidance, anchor="empty", toward=False) if direction == "prediction" else self.guidance)
         window = method.guidance
         start = max(start, window.start)
         return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
@@ -107,7 +107,7 @@ METHODS = {
     # What He et al. 2024 state: weights on the groups' own embeddings, one unsafe direction inside sampling, IDA. Its
     # SLD settings and update rule are not known to us; these are ours, chosen by measurement (docs/paper.md).
     "paper": Method("embedding", ALONE, "shift", "log", SafeLatentGuidance(end=EARLY.end, linear=True,
-                                                                              anchor="prompt")),
+                                                                              anchor="prompt", toward=True)),
 }
 
 
@@ -161,7 +161,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
     if direction != usual.direction and "prompt" in (direction, usual.direction):
         given["guidance"] = SafeLatentGuidance() if direction == "prompt" else EARLY
     elif direction == "prediction":  # which is linear in its weights anyway
-        given["guidance"] = replace(usual.guidance, linear=False, anchor="empty")
+        given["guidance"] = replace(usual.guidance, linear=False, anchor="empty", toward=False)
     return replace(usual, **given)
 
 

@@ -24,6 +24,10 @@ class SafeLatentGuidance:
                     negative prompt, and gamma is eps_unsafe - eps_uncond, as the rule has it. "prompt": the unsafe text
                     is the prompt moved by the weights, and gamma is eps_unsafe - eps_cond: what the groups change *in
                     this picture*, so that a strong push keeps what else the prompt says. Ours
+    toward          with the anchor "prompt": the text that is evaluated is the prompt moved the other way, to where the
+                    weights lead, and gamma is what is taken from it, eps_cond - eps_toward. To first order the same;
+                    but a text that says a group is one that the model knows, and one that says "away from it" is not:
+                    only so can a push reach a group between others (docs/method.md). Ours
     """
     scale: float = 1000.0
     threshold: float | None = None
@@ -33,6 +37,7 @@ class SafeLatentGuidance:
     end: float = 1.0
     linear: bool = False
     anchor: str = "empty"
+    toward: bool = False
 
     def __post_init__(self) -> None:
         if self.anchor not in ANCHORS:
@@ -40,6 +45,9 @@ class SafeLatentGuidance:
         if self.anchor == "prompt" and self.threshold is not None:
             raise DebiasError("The anchor 'prompt' has no threshold: it would compare gamma with itself. Leave the "
                               "threshold out, or use the anchor 'empty'.")
+        if self.toward and self.anchor != "prompt":
+            raise DebiasError("'toward' moves the prompt, so it needs the anchor 'prompt', got "
+                              f"{quoted(self.anchor)}. Change one of them.")
         numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0)
         if not all(math.isfinite(number) for number in numbers):
             raise DebiasError(f"Expected finite guidance settings, got {self}.")

@@ -45,8 +45,12 @@ class Steps:
             not has_uncond or method.guidance.anchor == "prompt")
         self.run = GuidanceRun(replace(method.guidance, threshold=None) if self.prompt_is_baseline
                                else method.guidance)
-        self.linear = method.guidance.linear and self.direction == "embedding"
-        self.lengths = weights.abs().amax(1).clamp(min=1e-12)
+        # An image's weights are so many times its text's, and the difference that the text makes counts as often.
+        self.lengths: Tensor | None = None
+        linear, toward = method.guidance.linear, method.guidance.toward
+        if self.direction == "embedding" and (linear or toward):
+            lengths = weights.abs().amax(1).clamp(min=1e-12) if linear else torch.ones_like(weights[:, 0])
+            self.lengths = -lengths if toward else lengths
         self._lengths: Tensor | None = None  # the same where predictions are
         self.evaluated = -EVERY  # the last step that was; none before the first
         self._mask: Tensor | None = None  # which images are guided
@@ -58,8 +62,9 @@ class Steps:
 
     @property
     def text_weights(self) -> Tensor:
-        """a [B, n] of the `embedding` direction's text: the weights, or of length 1 where gamma is `linear` in it."""
-        return self.weights / self.lengths[:, None] if self.linear else self.weights
+        """a [B, n] of the `embedding` direction's text: the weights, of length 1 where gamma is `linear` in it, and
+        turned round where it is evaluated `toward`."""
+        return self.weights if self.lengths is None else self.weights / self.lengths[:, None]
 
     def idle(self, progress: float) -> bool:
         """Is nothing to be done at this share of the schedule?"""
@@ -84,7 +89,7 @@ class Steps:
         The three are predictions [B, C, ...] in eps units: for the prompt, for the baseline, and for the unsafe text
         (`embedding`) or of `unsafe` (`prediction`). An offset common to all cancels.
         """
-        if self.linear:
+        if self.lengths is not None:
             if self._lengths is None or self._lengths.device != eps_unsafe.device:
                 self._lengths = self.lengths.to(eps_unsafe.device)  # moved once: a copy a step would make a GPU wait
             length = self._lengths.view(-1, *(1,) * (eps_unsafe.ndim - 1))

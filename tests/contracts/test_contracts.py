@@ -77,12 +77,13 @@ def test_same_window(case, measured, direction):
     check_meaning(case, measured, Method(direction, guidance=guidance), 3.0)
 
 
-def test_same_meaning_anchored_at_the_prompt(case, measured):
-    """As `paper` does it: the unsafe text is the prompt, moved, and the prompt's own prediction is the baseline."""
+@pytest.mark.parametrize("toward", [False, True], ids=["away", "toward"])
+def test_same_meaning_anchored_at_the_prompt(case, measured, toward):
+    """As `paper` does it: the text is the prompt, moved, and the prompt's own prediction is the baseline."""
     if case.reference:
         pytest.skip(case.reference)
     skip_where_there_is_none(case, "embedding", 3.0)
-    guidance = replace(SMOOTH, scale=1000.0, linear=True, anchor="prompt")
+    guidance = replace(SMOOTH, scale=1000.0, linear=True, anchor="prompt", toward=toward)
     check_meaning(case, measured, Method("embedding", guidance=guidance), 3.0)
 
 

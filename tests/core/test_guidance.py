@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.guidance import GuidanceRun
+from sd_debias.core.method.methods import Method
 from sd_debias.core.method.safe_latent import PRESETS, SafeLatentGuidance
+from sd_debias.core.method.step import Steps
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[
     pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
@@ -183,3 +186,24 @@ def test_predictions_of_different_shapes_are_refused():
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ValueError):
         SafeLatentGuidance(**setting)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("has_uncond", [True, False])
+def test_toward_evaluates_where_the_weights_lead_and_takes_its_difference_the_other_way(device, linear, has_uncond):
+    weights = torch.tensor([[0.5, -2.0], [0.0, 0.0], [-0.25, 0.125]], device=device)
+    method = Method("embedding", guidance=SafeLatentGuidance(linear=linear, anchor="prompt", toward=True))
+    steps = Steps(method, weights, has_uncond)
+    length = torch.tensor([2.0, 1.0, 0.25] if linear else [1.0] * 3, device=device)[:, None]
+    assert steps.prompt_is_baseline
+    # A host's text is the prompt, shifted by minus these: toward the second group in the first row.
+    assert torch.allclose(steps.text_weights, -weights / length)
+    cond, _, text = predictions(3, 4, 8, 8, device=device)
+    expected = length[:, :, None, None] * (cond - text)
+    expected[1] = 0
+    assert torch.allclose(steps.gamma(0, 0.0, cond, cond, text), expected, atol=1e-6)
+
+
+def test_toward_without_the_anchor_at_the_prompt_is_refused():
+    with pytest.raises(DebiasError, match="needs the anchor 'prompt', got 'empty'"):
+        SafeLatentGuidance(toward=True)

@@ -69,9 +69,12 @@ def test_six_groups_come_near_the_target(spend):
 
 @pytest.mark.parametrize("spend", ["shift", "draw"])
 def test_a_target_that_is_not_even_is_met(spend):
-    model = Model([0.9, 0.1])
-    answer, _ = solve(model, make(Method(spend=spend), GENDER.with_target((70, 30))))
-    assert abs(model.expected(answer)[0] - 0.7) < 0.05
+    off = []
+    for seed in range(6):
+        model = Model([0.9, 0.1], seed=seed)
+        answer, _ = solve(model, make(Method(spend=spend), GENDER.with_target((70, 30))))
+        off.append(abs(model.expected(answer)[0] - 0.7))
+    assert max(off) < 0.07 and np.mean(off) < 0.02
 
 
 @pytest.mark.parametrize("slope", [0.4, 1.5, 6.0])
@@ -158,10 +161,20 @@ def test_a_group_that_never_appears_does_not_break_the_solvers():
         assert proposal != Steering.none(2)
 
 
-def test_a_solver_that_diverges_keeps_its_best_round():
-    history = [Measurement(Steering((w, -w)), np.array([counts, [0, 0], [0, 0]]))
-               for w, counts in ((0.0, [80, 20]), (0.3, [55, 45]), (3.0, [2, 98]))]
+def shifted(*rounds):
+    return [Measurement(Steering((w, -w)), np.array([counts, [0, 0], [0, 0]])) for w, counts in rounds]
+
+
+def test_a_solver_whose_pushes_turn_round_keeps_its_best_round():
+    history = shifted((0.0, [80, 20]), (0.3, [55, 45]), (3.0, [90, 10]))
     assert make(Method(spend="shift"), GENDER).answer(history).weights == (0.3, -0.3)
+
+
+def test_a_last_round_that_is_off_by_chance_does_not_bring_back_a_luckier_one():
+    history = shifted((0.0, [78, 22]), (0.46, [51, 49]), (0.46, [37, 63]), (0.43, [52, 48]), (0.42, [40, 60]),
+                      (0.4, [36, 64]))
+    found, _ = make(Method(spend="shift"), GENDER).answer(history).weights
+    assert 0.3 < found < 0.4  # not .46, where 51 % happened to be shown
 
 
 def test_weights_of_ida_sum_to_zero_and_stay_bounded():

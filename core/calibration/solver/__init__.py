@@ -81,7 +81,7 @@ def make(method: Method, attribute: Attribute, seed: int = 0, within: float | No
     from .draw import Draw
     from .ida import Ida
     from .policy_gradient import PolicyGradient
-    from .response import SLOPES
+    from .response import SLOPES, TOWARD
     if method.rule.startswith(OWN):
         if method.rule not in _own:
             raise DebiasError(f"The weights are solved by {quoted(method.rule)}, which is not registered here. Import "
@@ -92,4 +92,5 @@ def make(method: Method, attribute: Attribute, seed: int = 0, within: float | No
     if method.spend == "draw":
         return Draw(attribute.target, method.unit, within)
     # Directions that saturate or turn round are not pushed beyond what was seen to obey.
-    return Ida(attribute.target, method.rule, SLOPES[method.direction], 8.0 if method.guidance.linear else 4.0)
+    slope = TOWARD if method.guidance.toward else SLOPES[method.direction]
+    return Ida(attribute.target, method.rule, slope, 8.0 if method.guidance.linear else 4.0)

@@ -9,13 +9,14 @@ from typing import Sequence
 
 import numpy as np
 
-from ..statistics import g_test, noise_floor, reachable, smoothed
+from ..statistics import g_test, reachable, smoothed
 from ...method.draw import Steering
-from . import Measurement, best
+from . import Measurement
 from .response import SLOPES, Response, fit
 
 
 ENOUGH = 200  # pushed images that tell whether pushes do anything
+UNLIKELY = 0.01  # of a round beside the fit to all of them
 
 
 class Ida:
@@ -36,7 +37,7 @@ class Ida:
         last = np.asarray(history[-1].steering.weights)
         p = smoothed(history[-1].counts)
         if self.rule == "log":
-            step = self._response(history).weights(self.log_target)
+            step = self._response(history).weights(self.log_target, last)
         elif self.rule == "additive":
             step = last + p - self.target
         else:
@@ -48,12 +49,15 @@ class Ida:
 
     def answer(self, history: Sequence[Measurement]) -> Steering:
         """Of the log rule, what the fit to all rounds says: the nearest round owes part of its nearness to luck. Unless
-        the last round was farther from the target than chance explains beside the nearest one, since the fit diverges
-        there. Of the other rules, the nearest round."""
-        nearest, last = best(history, self.target), history[-1]
-        floor = noise_floor(len(self.target), max(int(last.counts.sum()), 1))[1]
-        near = last.kl(self.target) <= min(m.kl(self.target) for m in history) + floor
-        return self.propose(history) if self.rule == "log" and len(history) > 1 and near else nearest
+        chance does not explain what the nearest round or the last one showed beside the fit, which then does not hold.
+        Of the other rules, the nearest round."""
+        nearest = min(history, key=lambda measured: measured.kl(self.target))
+        if self.rule == "log" and len(history) > 1:
+            response = self._response(history)
+            if all(g_test(m.counts, response.expected(m.steering.weights))[1] > UNLIKELY for m in (nearest, history[-1])
+                   if m.counts.sum()):
+                return self.propose(history)
+        return nearest.steering
 
     def outcomes(self, history: Sequence[Measurement], steering: Steering) -> np.ndarray:
         """By the response that all rounds measured, whatever rule proposed their weights."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 # s: how much a weight of 1 changes the log-share of its group, and the standard deviation of its logarithm.
 SLOPES, SPREAD = {"prompt": 3.0, "embedding": 0.7, "prediction": 2.0}, 1.0
+TOWARD = 2.3              # of `embedding`, evaluated toward
 DEVIATION = 0.3           # standard deviation of each entry of E
-RIDGE = 0.1               # of s: directions in which A hardly moves the shares are not pushed far
+RIDGE = 0.1               # of s: in directions in which A hardly moves the shares, a step is short
 FIRST_STEP = 0.7
 
 
@@ -35,6 +36,11 @@ class Response:
     guessed: bool
     covariance: np.ndarray
 
+    def expected(self, weights: Sequence[float]) -> np.ndarray:
+        """Shares [n] under weights a [n], by the fit itself."""
+        p = np.exp(self.b - self.matrix @ np.asarray(weights))
+        return p / p.sum()
+
     def shares(self, weights: Sequence[float], draws: int = 2000, seed: int = 0) -> np.ndarray:
         """Shares [draws, n] under weights a [n], drawn from the posterior."""
         n, mode = len(self.b), np.concatenate([self.b, self.matrix.ravel()])
@@ -43,15 +49,16 @@ class Response:
         p = np.exp(log_p - log_p.max(1, keepdims=True))
         return p / p.sum(1, keepdims=True)
 
-    def weights(self, log_target: np.ndarray) -> np.ndarray:
-        """a [n], centred, at which the shares are the target's, as far as A can tell: the least-squares solution of
-        A a = b - log t on centred vectors; of a guessed scale only a part of it, for overshooting is worse than a
-        further round."""
+    def weights(self, log_target: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """a [n], centred, at which the shares are the target's, as far as A can tell: the step from the last weights
+        a' that solves A (a - a') = b - A a' - log t on centred vectors, by least squares with a ridge. Where A hardly
+        moves the shares it is a part of the way, and the next step another. Of a guessed scale only a part as well,
+        for overshooting is worse than a further round."""
         centre = np.eye(len(self.b)) - 1 / len(self.b)
         moved = centre @ self.matrix @ centre
         normal = moved.T @ moved + (RIDGE * self.scale) ** 2 * np.eye(len(self.b))
-        a = centre @ np.linalg.solve(normal, moved.T @ centre @ (self.b - log_target))
-        return FIRST_STEP * a if self.guessed else a
+        step = centre @ np.linalg.solve(normal, moved.T @ centre @ (self.b - self.matrix @ last - log_target))
+        return last + (FIRST_STEP * step if self.guessed else step)
 
 
 def fit(weights: Sequence[Sequence[float]], counts: Sequence[np.ndarray], slope: float) -> Response:
