@@ -64,7 +64,7 @@ METHOD = _object(
     guidance=_object(scale=_number(0, 1e9), threshold=_or_null(_number(-1e9, 1e9)), momentum_scale=_number(0, 100),
                      momentum_beta=_number(0, 1), start=_number(0, 1), end=_number(0, 1),
                      linear={"type": "boolean"}, anchor={"type": "string", "enum": list(ANCHORS)},
-                     toward={"type": "boolean"}))
+                     toward={"type": "boolean"}, length=_number(0.01, 10)))
 STEERING = _object(
     "weights", weights=_list(_number(-LARGEST_WEIGHT, LARGEST_WEIGHT), minItems=2, maxItems=MOST_GROUPS),
     probabilities=_list(_number(0, 1), maxItems=MOST_GROUPS + 1), strength=_number(0, LARGEST_WEIGHT),

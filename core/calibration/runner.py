@@ -302,7 +302,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
     # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
     numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
     how = method.to_dict()
-    for name, before in (("anchor", "empty"), ("toward", False)):
+    for name, before in (("anchor", "empty"), ("toward", False), ("length", 1.0)):
         if how["guidance"][name] == before:
             del how["guidance"][name]
     asked = [[a.to_dict() for a in attributes], how, numbers, host.fingerprint(),

@@ -59,9 +59,9 @@ class Method:
 
     @property
     def unit(self) -> float:
-        """Weight at which a push takes full effect: 1 for a group's text in the prompt's context, about 4 for the
-        text alone."""
-        return 1.0 if "{prompt}" in self.context else 4.0
+        """Weight at which a push takes full effect: 1 for a group's text in the prompt's context, and where the text is
+        evaluated toward which it leads; about 4 for a text alone that is evaluated on the other side."""
+        return 1.0 if "{prompt}" in self.context or self.guidance.toward else 4.0
 
     def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
         """The method with another direction, and with its window narrowed to start and end (shares of the schedule).
@@ -106,7 +106,7 @@ METHODS = {
     "shift": Method(spend="shift"),
     # What He et al. 2024 state: weights on the groups' own embeddings, one unsafe direction inside sampling, IDA. Its
     # SLD settings and update rule are not known to us; these are ours, chosen by measurement (docs/paper.md).
-    "paper": Method("embedding", ALONE, "shift", "log", SafeLatentGuidance(end=EARLY.end, linear=True,
+    "paper": Method("embedding", ALONE, "shift", "log", SafeLatentGuidance(end=EARLY.end, linear=True, length=0.5,
                                                                               anchor="prompt", toward=True)),
 }
 
@@ -161,7 +161,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
     if direction != usual.direction and "prompt" in (direction, usual.direction):
         given["guidance"] = SafeLatentGuidance() if direction == "prompt" else EARLY
     elif direction == "prediction":  # which is linear in its weights anyway
-        given["guidance"] = replace(usual.guidance, linear=False, anchor="empty", toward=False)
+        given["guidance"] = replace(usual.guidance, linear=False, length=1.0, anchor="empty", toward=False)
     return replace(usual, **given)
 
 

@@ -18,8 +18,9 @@ class SafeLatentGuidance:
     momentum_scale  share of the accumulated momentum that is added, 0 to 0.7
     momentum_beta   decay of the momentum, 0 to 1
     start, end      window of the schedule, as shares: before start (the warm-up) and from end on nothing is applied
-    linear          the `embedding` direction is evaluated at weights of length 1 (largest |a_i|), and the difference
-                    that it makes is scaled by the length: a push grows with its weights instead of saturating. Ours
+    linear          the `embedding` direction is evaluated at weights of one length (largest |a_i|), and the difference
+                    that it makes is scaled up to theirs: a push grows with its weights instead of saturating. Ours
+    length          that length: the shorter, the more of the prompt's own stays in the text. Ours
     anchor          of the `embedding` direction, one of ANCHORS. "empty": the unsafe text stands around the empty or
                     negative prompt, and gamma is eps_unsafe - eps_uncond, as the rule has it. "prompt": the unsafe text
                     is the prompt moved by the weights, and gamma is eps_unsafe - eps_cond: what the groups change *in
@@ -38,6 +39,7 @@ class SafeLatentGuidance:
     linear: bool = False
     anchor: str = "empty"
     toward: bool = False
+    length: float = 1.0
 
     def __post_init__(self) -> None:
         if self.anchor not in ANCHORS:
@@ -48,9 +50,12 @@ class SafeLatentGuidance:
         if self.toward and self.anchor != "prompt":
             raise DebiasError("'toward' moves the prompt, so it needs the anchor 'prompt', got "
                               f"{quoted(self.anchor)}. Change one of them.")
-        numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0)
+        numbers = (self.scale, self.momentum_scale, self.momentum_beta, self.start, self.end, self.threshold or 0.0,
+                   self.length)
         if not all(math.isfinite(number) for number in numbers):
             raise DebiasError(f"Expected finite guidance settings, got {self}.")
+        if not 0.01 <= self.length <= 10:
+            raise DebiasError(f"Expected a length from 0.01 to 10, got {self.length:g}.")
         if self.scale < 0 or not 0 <= self.momentum_beta <= 1 or not 0 <= self.start <= self.end <= 1:
             raise DebiasError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, got {self}.")
 

@@ -49,7 +49,8 @@ class Steps:
         self.lengths: Tensor | None = None
         linear, toward = method.guidance.linear, method.guidance.toward
         if self.direction == "embedding" and (linear or toward):
-            lengths = weights.abs().amax(1).clamp(min=1e-12) if linear else torch.ones_like(weights[:, 0])
+            lengths = weights.abs().amax(1).clamp(min=1e-12) / method.guidance.length if linear else \
+                torch.ones_like(weights[:, 0])
             self.lengths = -lengths if toward else lengths
         self._lengths: Tensor | None = None  # the same where predictions are
         self.evaluated = -EVERY  # the last step that was; none before the first
@@ -62,7 +63,7 @@ class Steps:
 
     @property
     def text_weights(self) -> Tensor:
-        """a [B, n] of the `embedding` direction's text: the weights, of length 1 where gamma is `linear` in it, and
+        """a [B, n] of the `embedding` direction's text: the weights; of the guidance's length where gamma is `linear`, and
         turned round where it is evaluated `toward`."""
         return self.weights if self.lengths is None else self.weights / self.lengths[:, None]
 

@@ -83,7 +83,7 @@ def test_same_meaning_anchored_at_the_prompt(case, measured, toward):
     if case.reference:
         pytest.skip(case.reference)
     skip_where_there_is_none(case, "embedding", 3.0)
-    guidance = replace(SMOOTH, scale=1000.0, linear=True, anchor="prompt", toward=toward)
+    guidance = replace(SMOOTH, scale=1000.0, linear=True, anchor="prompt", toward=toward, length=0.5 if toward else 1.0)
     check_meaning(case, measured, Method("embedding", guidance=guidance), 3.0)
 
 

@@ -192,9 +192,9 @@ def test_settings_out_of_range_are_refused(setting):
 @pytest.mark.parametrize("has_uncond", [True, False])
 def test_toward_evaluates_where_the_weights_lead_and_takes_its_difference_the_other_way(device, linear, has_uncond):
     weights = torch.tensor([[0.5, -2.0], [0.0, 0.0], [-0.25, 0.125]], device=device)
-    method = Method("embedding", guidance=SafeLatentGuidance(linear=linear, anchor="prompt", toward=True))
+    method = Method("embedding", guidance=SafeLatentGuidance(linear=linear, length=0.5, anchor="prompt", toward=True))
     steps = Steps(method, weights, has_uncond)
-    length = torch.tensor([2.0, 1.0, 0.25] if linear else [1.0] * 3, device=device)[:, None]
+    length = torch.tensor([4.0, 1.0, 0.5] if linear else [1.0] * 3, device=device)[:, None]  # text's of .5, or its own
     assert steps.prompt_is_baseline
     # A host's text is the prompt, shifted by minus these: toward the second group in the first row.
     assert torch.allclose(steps.text_weights, -weights / length)
