@@ -245,7 +245,7 @@ def test_caches_of_diffusers_do_not_take_one_text_for_another(direction):
 def test_a_window_holds_where_text_encoder_and_transformer_have_types_of_their_own():
     """Kandinsky's pipeline casts its text in every step."""
     pipe, call = PIPELINES["Kandinsky5T2IPipeline"](), {**CALLS["Kandinsky5T2IPipeline"], "num_inference_steps": 4}
-    pipe.transformer.to(torch.bfloat16)
+    pipe.text_encoder.to(torch.bfloat16)
     method = Method("prompt", guidance=SafeLatentGuidance(end=0.5))
     _, info = generate(pipe, PROMPT, SEEDS[:1], attributes=[GENDER], weights=torch.tensor([WOMAN]), method=method,
                        **call)
