@@ -232,7 +232,7 @@ class GuidedDenoiser:
         tokens = self._tokens(call)
         if tokens is not self.mixed_for:
             found: dict[tuple, dict[int, Parts]] = {}
-            for place, text in enumerate(self._mixed_texts(call, copies)):
+            for place, text in enumerate(self._mixed_texts(call)):
                 on_device = {name: part.to(copies.device) for name, part in text.items()}
                 found.setdefault(shape(text), {})[place] = on_device
             self.mixed_for = tokens
@@ -240,7 +240,7 @@ class GuidedDenoiser:
                           for own in found.values()]
         return self.mixed
 
-    def _mixed_texts(self, call: dict, copies: Tensor) -> list[Parts]:
+    def _mixed_texts(self, call: dict) -> list[Parts]:
         """The direction's texts of a family, of all added rows."""
         steps, texts, encoded = self.passes[-1], self.family.texts(call), self.encoded
         _check_length(encoded.prompt[self.family.tokens], texts[self.cond][self.family.tokens])
@@ -249,7 +249,7 @@ class GuidedDenoiser:
             return groups if steps.has_uncond else [encoded.empty] * len(self.guided) + groups
         if steps.prompt_is_baseline:
             return shifted_rows(encoded, self.attributes, -steps.text_weights, self.context)
-        anchors = [texts[row] for row in copies.tolist()]
+        anchors = [texts[self.uncond + image] for image in self.guided.tolist()]
         return [row for row in mixed_rows(anchors, encoded, steps.text_weights) if row]
 
     def _mixed(self, name: str, text: Tensor, rows: int, copies: Tensor) -> Tensor:
