@@ -52,8 +52,9 @@ Made by `python benchmarks/families.py` from the suite's tests: tiny models with
 networks, text encoders and samplers. Numbers are the largest deviation as a share of what a push does; one level of 255 is the least that diffusers'
 pictures can differ by. *Left alone*: in a batch with pushed pictures, a picture without weights is identical to the one without the package. *Full push*: a picture that
 is pushed with weight -1 is that of its group's own text ("a doctor, a woman"), whatever the lengths of the texts of its batch. The directions
-inside sampling have no such text to compare with; for nine families of diffusers the suite compares `embedding` with classifier-free guidance
-against the group. This shows that guidance works on these networks. It says nothing about how strong the bias of a real checkpoint is or how well it can be steered: all figures
+inside sampling have no such text to compare with: in diffusers the suite compares a step with the one computed by hand from what each text predicts
+alone""" + _by_hand(rows) + """, with classifier-free guidance and without, and `embedding` with classifier-free guidance against the group where
+a family has its usual form. This shows that guidance works on these networks. It says nothing about how strong the bias of a real checkpoint is or how well it can be steered: all figures
 of effect come from the demo model, and Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima and other real checkpoints have
 not been measured with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: doctor* test your own.
 
@@ -72,6 +73,11 @@ If texts differ in length, any weight adds all words of a group, so a shift hard
         text.append("\nWhat is refused is said before the first picture:\n\n" + "\n".join(
             f"- {sentence}" for sentence in refusals) + "\n" if refusals else "")
     return "\n".join(text)
+
+
+def _by_hand(rows: list[dict]) -> str:
+    found = [row["by hand"] for row in rows if "by hand" in row]
+    return f" (deviation at most {max(found, key=_size)})" if found else ""
 
 
 def _cell(row: dict, contract: str) -> str:

@@ -1,18 +1,20 @@
 """How a diffusers pipeline is given a text: by its family, and where that is not known, as the text itself.
 
 Stable Diffusion 1 to 3, SDXL and Flux have texts of one length, which all directions mix (encode.py, hook.py). Those
-below have texts as long as they are, with masks, as lists, or of several encoders: the direction `prompt` mixes them,
-each alone, and pictures whose texts have the same lengths are made together. Of any other pipeline a picture gets its
-group's own text.
+below have texts as long as they are, with masks, as lists, or of several encoders: each is mixed alone. Pictures whose
+texts have the same lengths are made together, and so are the evaluations of the directions inside sampling. Of any
+other pipeline a picture gets its group's own text.
 """
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field, replace
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError, quoted
@@ -34,9 +36,14 @@ class Family:
     counted   the part that tells where each text of a batch begins, [B + 1]
     negative  must the call be given the negative text's parts too?
     cfg       the call's argument for the scale of classifier-free guidance
-    inside    the denoiser's argument for each part, where all texts have one length: so the directions inside sampling
-              can act; empty where they cannot
+    inside    the denoiser's argument for each part, so that the directions inside sampling can act; empty where they
+              cannot
     apart     has the negative prompt a call of its own in every step, behind the prompt's?
+    ahead     does the prompt stand before the negative one where both are in one call?
+    negated   does the pipeline take the opposite of what the denoiser predicts?
+    texted    does the denoiser answer for the text's tokens too, before the picture's?
+    lengths   the denoiser's argument for the lengths [B] of texts that are filled up to one
+    beside    what else of a denoiser's call changes with its texts: of the call and their arguments
     """
     returned: tuple[str, ...]
     tokens: str = "prompt_embeds"
@@ -48,6 +55,11 @@ class Family:
     cfg: str = "guidance_scale"
     inside: Mapping[str, str] = field(default_factory=dict)
     apart: bool = False
+    ahead: bool = False
+    negated: bool = False
+    texted: bool = False
+    lengths: str = ""
+    beside: Callable[[dict, dict], dict] = lambda call, texts: {}
 
     def encode(self, pipe, text: str, **settings) -> Parts:
         """One text by its parts [1, ...], of its own length."""
@@ -56,6 +68,8 @@ class Family:
         usual = {name: argument.default for name, argument in call.items() if argument.default is not argument.empty}
         given = {**usual, **settings, "prompt": [text], "device": pipe._execution_device, "num_images_per_prompt": 1,
                  "do_classifier_free_guidance": False}
+        if self.counted:  # Kandinsky's call asks for the transformer's type
+            given["dtype"] = pipe.transformer.dtype
         parts = {}
         for encoder, names in enumerate(filter(None, (self.returned, self.second))):
             chosen = {**given, "text_encoder_index": encoder}
@@ -73,52 +87,114 @@ class Family:
             made.update((f"negative_{name}", part) for name, part in self._batch([negative] * len(rows)).items())
         return made
 
+    def texts(self, call: dict) -> list[Parts]:
+        """The texts of a call of the denoiser, row by row: parts [1, ...]."""
+        found = {name: call[argument] for name, argument in self.inside.items() if call.get(argument) is not None}
+        parts = {name: part if name in self.lists else part.movedim(*self.moves.get(name, (0, 0)))
+                 for name, part in found.items()}
+        lengths = call[self.lengths].tolist() if self.lengths else [None] * len(parts[self.tokens])
+        return [{name: part[i][None] if tokens is None else part[i][None, :tokens] for name, part in parts.items()}
+                for i, tokens in enumerate(lengths)]
+
+    def with_texts(self, call: dict, rows: Sequence[Parts]) -> dict:
+        """The denoiser's call with other texts, one for each of its rows."""
+        joined = self._joined(rows)
+        texts = {argument: _like(joined.get(name), call.get(argument)) for name, argument in self.inside.items()}
+        return {**call, **texts, **self.beside(call, texts)}
+
+    def _joined(self, rows: Sequence[Parts]) -> dict:
+        return {name: [row[name][0] for row in rows] if name in self.lists else
+                torch.cat([row[name] for row in rows]).movedim(*reversed(self.moves.get(name, (0, 0))))
+                for name in rows[0]}
+
     def _batch(self, rows: Sequence[Parts]) -> dict:
-        parts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-        made = {name: list(part) if name in self.lists else part.movedim(*reversed(self.moves.get(name, (0, 0))))
-                for name, part in parts.items()}
+        made = self._joined(rows)
         if self.counted:
-            made[self.counted] = torch.arange(len(rows) + 1, dtype=torch.int32, device=parts[self.tokens].device) \
-                * parts[self.tokens].shape[1]
+            made[self.counted] = torch.arange(len(rows) + 1, dtype=torch.int32, device=made[self.tokens].device) \
+                * made[self.tokens].shape[1]
         return made
 
     def _part(self, name: str, value) -> Tensor:
         return value[0][None] if name in self.lists else value.movedim(*self.moves.get(name, (0, 0)))
 
 
+def _like(part, other):
+    """A part in the other's type and on its device, where both are there."""
+    if isinstance(part, list):
+        return [text.to(other[0]) for text in part]
+    return part if part is None or other is None else part.to(other)
+
+
+def _chroma(call: dict, texts: dict) -> dict:
+    """Its mask goes on over the picture."""
+    picture = call["attention_mask"][:, call["encoder_hidden_states"].shape[1]:]
+    return dict(attention_mask=torch.cat([texts["attention_mask"], picture], dim=1))
+
+
+def _ernie(call: dict, texts: dict) -> dict:
+    """Its lists are filled up."""
+    lengths = [call["text_lens"].new_full((1,), len(text)) for text in texts["text_bth"]]  # made where they are
+    return dict(text_bth=pad_sequence(texts["text_bth"], batch_first=True), text_lens=torch.cat(lengths))
+
+
+def _kandinsky(call: dict, texts: dict) -> dict:
+    tokens = texts["encoder_hidden_states"].shape[1]
+    return dict(text_rope_pos=torch.arange(tokens, device=call["text_rope_pos"].device))
+
+
+def _qwen_image_21(call: dict, texts: dict) -> dict:
+    """Its mask of pictures begins with the text."""
+    picture = call["img_mask"][:, call["encoder_hidden_states"].shape[1]:]
+    return dict(img_mask=pad(picture, (texts["encoder_hidden_states"].shape[1], 0)))
+
+
 _TOKENS = {"prompt_embeds": "encoder_hidden_states"}
 _MASKED = Family(("prompt_embeds", "prompt_attention_mask"),
                  inside={**_TOKENS, "prompt_attention_mask": "encoder_attention_mask"})
+_QWEN = Family(("prompt_embeds", "prompt_embeds_mask"), cfg="true_cfg_scale", apart=True,
+               inside={**_TOKENS, "prompt_embeds_mask": "encoder_hidden_states_mask"})
 FAMILIES = {
     "AuraFlowPipeline": Family(("prompt_embeds", "prompt_attention_mask"), inside=_TOKENS),  # it reads no mask
-    "ChromaPipeline": Family(("prompt_embeds", "", "prompt_attention_mask")),
+    "ChromaPipeline": Family(("prompt_embeds", "", "prompt_attention_mask"), apart=True, beside=_chroma,
+                             inside={**_TOKENS, "prompt_attention_mask": "attention_mask"}),
     "BriaPipeline": Family(("prompt_embeds",), inside=_TOKENS),
     "CogView4Pipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
-    "ErnieImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",)),
+    "ErnieImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",), inside={"prompt_embeds": "text_bth"},
+                                 lengths="text_lens", beside=_ernie),
     "Flux2KleinPipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
     "Flux2Pipeline": Family(("prompt_embeds",), inside=_TOKENS),
     "HiDreamImagePipeline": Family(("prompt_embeds_t5", "", "prompt_embeds_llama3", "", "pooled_prompt_embeds"),
-                                   "prompt_embeds_llama3", moves={"prompt_embeds_llama3": (1, 0)}),
+                                   "prompt_embeds_llama3", moves={"prompt_embeds_llama3": (1, 0)}, negated=True,
+                                   inside={"prompt_embeds_t5": "encoder_hidden_states_t5",
+                                           "prompt_embeds_llama3": "encoder_hidden_states_llama3",
+                                           "pooled_prompt_embeds": "pooled_embeds"}),
     "HunyuanDiTPipeline": Family(("prompt_embeds", "", "prompt_attention_mask"),
                                  second=("prompt_embeds_2", "", "prompt_attention_mask_2"), negative=True, inside={
                                      "prompt_embeds": "encoder_hidden_states",
                                      "prompt_attention_mask": "text_embedding_mask",
                                      "prompt_embeds_2": "encoder_hidden_states_t5",
                                      "prompt_attention_mask_2": "text_embedding_mask_t5"}),
-    "HunyuanImagePipeline": Family(("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")),
+    "HunyuanImagePipeline": Family(
+        ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2"), apart=True,
+        inside={**_TOKENS, "prompt_embeds_mask": "encoder_attention_mask",
+                "prompt_embeds_2": "encoder_hidden_states_2", "prompt_embeds_mask_2": "encoder_attention_mask_2"}),
     "Kandinsky5T2IPipeline": Family(("prompt_embeds_qwen", "prompt_embeds_clip"), "prompt_embeds_qwen",
-                                    counted="prompt_cu_seqlens", negative=True),
-    "Krea2Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), moves={"prompt_embeds": (1, 2)}),
+                                    counted="prompt_cu_seqlens", negative=True, apart=True, beside=_kandinsky, inside={
+                                        "prompt_embeds_qwen": "encoder_hidden_states",
+                                        "prompt_embeds_clip": "pooled_projections"}),
+    "Krea2Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), moves={"prompt_embeds": (1, 2)}, apart=True,
+                            inside={**_TOKENS, "prompt_embeds_mask": "encoder_attention_mask"}),
     "Lumina2Pipeline": replace(_MASKED, apart=True),
     "OvisImagePipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
     "PixArtAlphaPipeline": _MASKED,
     "PixArtSigmaPipeline": _MASKED,
-    "QwenImage21Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), cfg="true_cfg_scale"),
-    "QwenImagePipeline": Family(("prompt_embeds", "prompt_embeds_mask"), cfg="true_cfg_scale"),
+    "QwenImage21Pipeline": replace(_QWEN, texted=True, beside=_qwen_image_21),
+    "QwenImagePipeline": _QWEN,
     "SanaPipeline": _MASKED,
     "SanaSprintPipeline": replace(_MASKED, inside={}),  # its scheduler's predictions cannot be compared
     "WanPipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
-    "ZImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",), negative=True),
+    "ZImagePipeline": Family(("prompt_embeds",), lists=("prompt_embeds",), negative=True, ahead=True, negated=True,
+                             inside={"prompt_embeds": "cap_feats"}),
 }
 
 
@@ -185,8 +261,10 @@ def check_whole_texts(pipe, attributes: Sequence[Attribute], method: Method) -> 
     """Raises DebiasError where a pipeline whose texts are not known cannot be guided by a method."""
     fits = method.direction == "prompt" and method.spend == "draw" and method.guidance.whole
     if not fits or not all(in_context(attribute, method.context) for attribute in attributes):
+        everything, less = ([name for name in sorted(FAMILIES) if bool(FAMILIES[name].inside) == inside]
+                            for inside in (True, False))
         raise DebiasError(
             f"How {type(pipe).__name__} encodes texts is not known here, so each picture can only be given its group's "
             f"own text: the method 'default' (direction 'prompt', draws, all steps, groups in the prompt's context). "
-            f"All directions work with Stable Diffusion 1 to 3, SDXL and Flux; 'prompt', with shifts too, also with "
-            f"{', '.join(sorted(FAMILIES))}.")
+            f"All directions work with Stable Diffusion 1 to 3, SDXL, Flux, {', '.join(everything)}; 'prompt', with "
+            f"shifts too, also with {', '.join(less)}.")

@@ -35,7 +35,7 @@ class _Onlooker(GuidedDenoiser):
     def __call__(self, *args, **kwargs):
         if self.passes and self.pipe.scheduler.timesteps is self.timesteps:
             call = dict(zip(self.parameters, args), **kwargs)
-            if self.passes[-1].idle(self._index(call["timestep"]) / len(self.times)):
+            if self.passes[-1].idle(self._index(call) / len(self.times)):
                 raise _Enough
         return super().__call__(*args, **kwargs)
 

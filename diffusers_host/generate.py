@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError, short
 from ..core.method import draw
-from ..core.method.conditioning import Encoded, Parts, effect, shifted, shifted_rows
+from ..core.method.conditioning import Encoded, Parts, effect, shape, shifted, shifted_rows
 from ..core.method.methods import METHODS, Method
 from .encode import encode, encode_all, encoding_of
 from .families import Family, WholeTexts, check_family, check_whole_texts, family_of
@@ -128,14 +128,10 @@ def _of_family(family: Family, encoded: Encoded, attributes: Sequence[Attribute]
                negative: Parts | None) -> dict:
     """Arguments of the pipeline's call for images whose texts are shifted by weights [B, n]."""
     rows = shifted_rows(encoded, attributes, weights, method.context)
-    if len(set(map(_shapes, rows))) > 1:
+    if len(set(map(shape, rows))) > 1:
         raise DebiasError("These images' texts have different lengths. Make them with `generate`, or in a call for "
                           "each length.")
     return family.call(rows, negative)
-
-
-def _shapes(parts: dict[str, Tensor]) -> tuple:
-    return tuple((name, tuple(part.shape)) for name, part in sorted(parts.items()))
 
 
 def _calls(pipe, encoded: Encoded | WholeTexts | None, attributes: Sequence[Attribute], weights: Tensor, method: Method,
@@ -146,7 +142,7 @@ def _calls(pipe, encoded: Encoded | WholeTexts | None, attributes: Sequence[Attr
     if isinstance(encoded, WholeTexts):
         keys = encoded.texts(weights)
     elif encoded is not None and family_of(pipe) is not None and method.direction == "prompt":
-        keys = [_shapes(row) if a.any() else () for row, a in
+        keys = [shape(row) if a.any() else () for row, a in
                 zip(shifted_rows(encoded, attributes, weights, method.context), weights)]
     found: dict = {}
     for i, key in enumerate(keys):

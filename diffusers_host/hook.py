@@ -1,12 +1,12 @@
 """Guidance inside a diffusers pipeline: in front of its denoiser, `pipe.unet` or `pipe.transformer`.
 
-`embedding` and `prediction` send further rows through the denoiser with the pipeline's own and take gamma off its
-conditional prediction. Sampler, guidance rule, ControlNets and LoRAs stay the pipeline's own.
+`embedding` and `prediction` send further rows through the denoiser, with the pipeline's own or behind them, and take
+gamma off its conditional prediction. Sampler, guidance rule, ControlNets and LoRAs stay the pipeline's own.
 """
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Iterator, Sequence
 
 import numpy as np
@@ -15,14 +15,18 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError, quoted
-from ..core.method.conditioning import Encoded, mixed_rows, shifted, shifted_rows
+from ..core.method.conditioning import Encoded, Parts, mixed_rows, shape, shifted, shifted_rows
 from ..core.method.direction import mix
 from ..core.method.methods import Method
 from ..core.method.step import Steps
 from .families import family_of
 
-# Tensors of a denoiser's call whose first dimension is not the batch.
-_NOT_ROWS = ("img_ids", "txt_ids", "ip_adapter_masks", "image_rotary_emb")
+# Tensors of a denoiser's call whose first dimension is not the batch, and lists with an item for each of its rows.
+_NOT_ROWS = ("img_ids", "txt_ids", "position_ids", "visual_rope_pos", "text_rope_pos", "ip_adapter_masks",
+             "image_rotary_emb")
+_LISTS = ("x", "img_shapes")
+_KEPT = ("kv_cache", "kv_cache_mode")  # what a denoiser keeps of a text from step to step
+_TIMES = ("timestep", "timesteps", "t")
 
 
 def eps_units(scheduler) -> list[float]:
@@ -47,12 +51,12 @@ def eps_units(scheduler) -> list[float]:
 
 
 class GuidedDenoiser:
-    """A denoiser's forward with the direction's rows in the same call, and gamma taken off its conditional prediction.
+    """A denoiser's forward with the direction's rows, and gamma taken off its conditional prediction.
 
-    The batch of a pipeline is [uncond, cond] or, without classifier-free guidance, [cond]; core/method/step.py says
-    what the baseline is. Rows are added for images with a weight other than 0 only, and, in the `prediction` direction,
-    for their groups with a weight other than 0. They copy the baseline's rows (ControlNet residuals, sizes, masks) in
-    everything but the text.
+    The batch of a pipeline is [uncond, cond], of one [cond, uncond], or, without classifier-free guidance, [cond];
+    core/method/step.py says what the baseline is. Rows are added for images with a weight other than 0 only, and, in
+    the `prediction` direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet
+    residuals, sizes, masks) in everything but the text. Those of a family (families.py) have calls of their own.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
@@ -70,42 +74,69 @@ class GuidedDenoiser:
 
     def __call__(self, *args, **kwargs):
         call = dict(zip(self.parameters, args), **kwargs)
-        sample = call[self.parameters[0]]
+        rows = len(call[self.parameters[0]])
         if self.pipe.scheduler.timesteps is not self.timesteps:
-            self._begin(len(sample) > self.images)
-        index = self._index(call["timestep"])
+            self._begin(rows > self.images)
+        index = self._index(call)
         progress = index / len(self.times)
         steps = self.passes[-1]
-        if not self._is_ours(call, len(sample)) or steps.idle(progress):
+        if not self._is_ours(call, rows) or steps.idle(progress):
             return self.forward(**call)
 
-        first_cond, k = len(sample) - self.images, self.units[index]
-        step = self.steps.index(self.times[index])
+        k, step = self.units[index], self.steps.index(self.times[index])
         if steps.repeats(step, progress):
             output, gamma = self.forward(**call), steps.again()
         else:
-            output, gamma = self._evaluate(call, len(sample), first_cond, k, step, progress)
+            output, gamma = self._evaluate(call, rows, k, step, progress)
 
-        at = first_cond + self.indices[0]
-        prediction = output[0][:len(sample)].clone()
+        at = self.cond + self.indices[0]
+        prediction = self._sample(output, call)[:rows].clone()
         prediction[at] = (prediction[at].float() - gamma / k).to(prediction.dtype)
         if isinstance(output, tuple):
             return (prediction, *output[1:])
         output.sample = prediction
         return output
 
-    def _evaluate(self, call: dict, rows: int, first_cond: int, k: float, step: int, progress: float) -> tuple:
-        """The denoiser's output with the direction's rows, and gamma."""
-        at, _, _, copies = self._rows_on(call[self.parameters[0]].device, first_cond)
-        output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, copies))
+    def _evaluate(self, call: dict, rows: int, k: float, step: int, progress: float) -> tuple:
+        """The denoiser's output, of the pipeline's rows first, and gamma."""
+        at, _, _, copies = self._rows_on(call[self.parameters[0]][0].device)
+        if self.family:
+            output, extra = self._separately(call, rows, copies)
+        else:
+            output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, copies))
+            extra = output[0][rows:]
         self.extra_evaluations += len(copies)
-        prediction, extra = output[0][:rows], output[0][rows:]
-        cond, uncond = prediction[first_cond + at], prediction[at]
-        if self.passes[-1].prompt_is_baseline:
+        prediction, steps = self._sample(output, call), self.passes[-1]
+        cond, uncond = prediction[self.cond + at], prediction[self.uncond + at]
+        if steps.prompt_is_baseline:
             uncond = cond
-        elif not first_cond:
+        elif not steps.has_uncond:
             uncond, extra = extra[:len(at)], extra[len(at):]
         return output, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
+
+    def _separately(self, call: dict, rows: int, copies: Tensor) -> tuple:
+        """The denoiser's output for the pipeline's call as it is, and its predictions for the direction's texts: those
+        of one length together."""
+        calls = [(places, self.family.with_texts(_with_rows(call, rows, copies[places], alone=True), texts))
+                 for places, texts in self._by_length(call, copies)]
+        output = self.forward(**call)
+        prediction = self._sample(output, call)
+        extra = prediction.new_empty(len(copies), *prediction.shape[1:])
+        for number, (places, own) in enumerate(calls):
+            with self._cache(number):
+                extra[places] = self._sample(self.forward(**own), own)
+        return output, extra
+
+    def _cache(self, number: int) -> AbstractContextManager:
+        """Where diffusers caches what changes little from step to step, it must not take it from another text."""
+        module, _ = _denoiser(self.pipe)
+        cached = getattr(module, "is_cache_enabled", False)
+        return module.cache_context(f"debias {number}") if cached else nullcontext()
+
+    def _sample(self, output, call: dict) -> Tensor:
+        """The predictions [B, ...] of a call's pictures."""
+        prediction = torch.stack(output[0]) if isinstance(output[0], list) else output[0]
+        return prediction[:, -call[self.parameters[0]].shape[1]:] if self.family and self.family.texted else prediction
 
     def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_extra: Tensor) -> Tensor:
         """What is taken off the conditional predictions of the guided images, in eps units."""
@@ -123,22 +154,28 @@ class GuidedDenoiser:
         self.times = self.timesteps.tolist()
         self.steps = list(dict.fromkeys(self.times))  # samplers of second order have most of them twice
         self.units = eps_units(self.pipe.scheduler)
+        if self.family and self.family.negated:
+            self.units = [-k for k in self.units]
+        first, second = (0, self.images) if has_uncond else (0, 0)
+        self.cond, self.uncond = (first, second) if self.family and self.family.ahead else (second, first)
         self.passes.append(Steps(self.method, self.weights, has_uncond))
         self.text = self.mixed_for = self.indices = None
 
-    def _rows_on(self, device, first_cond: int) -> tuple[Tensor, ...]:
+    def _rows_on(self, device) -> tuple[Tensor, ...]:
         """Guided images; image and group of each row of the `prediction` direction; the rows that the added ones copy.
         Moved once a run: a copy to the device in every step would make it wait."""
         if self.indices is None:
             at, image_of, group_of = (index.to(device) for index in (self.guided, self.image_of, self.group_of))
-            copies = first_cond + at if self.passes[-1].prompt_is_baseline else at
+            copies = at + (self.cond if self.passes[-1].prompt_is_baseline else self.uncond)
             if self.direction == "prediction":
-                copies = at[image_of] if first_cond else torch.cat([at, at[image_of]])
+                own = copies[image_of]
+                copies = own if self.passes[-1].has_uncond else torch.cat([copies, own])
             self.indices = at, image_of, group_of, copies
         return self.indices
 
-    def _index(self, timestep) -> int:
+    def _index(self, call: dict) -> int:
         """Place in the schedule; a second-order sampler's repeated timestep keeps its first one."""
+        timestep = next(call[name] for name in _TIMES if name in call)
         scheduler = self.pipe.scheduler
         index = getattr(scheduler, "step_index", None)
         if index is None:
@@ -167,52 +204,53 @@ class GuidedDenoiser:
             raise DebiasError(f"Expected {expected} rows per step for {self.images} rows of weights, but the pipeline "
                               f"evaluates {rows}. Generate as many images in a call as there are rows of weights; a "
                               "pipeline with guidance of another kind needs the direction 'prompt'.")
-        # Flux and others evaluate a negative prompt in a call of its own, after the prompt's.
-        text = call.get("encoder_hidden_states")
+        return self._is_first(call) or bool(cfg)
+
+    def _is_first(self, call: dict) -> bool:
+        """Flux and others evaluate a negative prompt in a call of its own, after the prompt's."""
+        text = self._tokens(call)
         if self.text is None:
             self.text = text
-        return bool(cfg) or text is self.text
+        return text is self.text
+
+    def _tokens(self, call: dict) -> Tensor:
+        """Of a call's texts, or of its first one: the same tensor in all steps."""
+        text = call[self.family.inside[self.family.tokens] if self.family else "encoder_hidden_states"]
+        return text[0] if isinstance(text, list) else text
 
     def _with_text(self, extended: dict, call: dict, rows: int, copies: Tensor) -> dict:
         """The extended call with the direction's text in its added rows."""
-        texts = self._texts(call)
+        texts = _texts(call)
         if texts["prompt_embeds"] is not self.mixed_for:
             self.mixed_for = texts["prompt_embeds"]
-            self.mixed = self._mixed_parts(texts, copies) if self.family else \
-                {name: self._mixed(name, text, rows, copies) for name, text in texts.items()}
-        joined = {name: torch.cat([text, self.mixed[name].to(text)]) for name, text in texts.items()}
-        return self._with_texts_of(extended, joined)
+            self.mixed = {name: self._mixed(name, text, rows, copies) for name, text in texts.items()}
+        return _with_texts(extended, {name: torch.cat([text, self.mixed[name].to(text)])
+                                      for name, text in texts.items()})
 
-    def _texts(self, call: dict) -> dict[str, Tensor]:
-        if self.family is None:
-            return _texts(call)
-        return {name: call[argument] for name, argument in self.family.inside.items()}
+    def _by_length(self, call: dict, copies: Tensor) -> list[tuple[Tensor, list[Parts]]]:
+        """The direction's texts of a family: those of one length, with their places among the added rows."""
+        tokens = self._tokens(call)
+        if tokens is not self.mixed_for:
+            found: dict[tuple, dict[int, Parts]] = {}
+            for place, text in enumerate(self._mixed_texts(call)):
+                on_device = {name: part.to(copies.device) for name, part in text.items()}
+                found.setdefault(shape(text), {})[place] = on_device
+            self.mixed_for = tokens
+            self.mixed = [(torch.tensor(list(own), device=copies.device), list(own.values()))
+                          for own in found.values()]
+        return self.mixed
 
-    def _with_texts_of(self, call: dict, texts: dict[str, Tensor]) -> dict:
-        if self.family is None:
-            return _with_texts(call, texts)
-        return {**call, **{self.family.inside[name]: text for name, text in texts.items()}}
-
-    def _mixed_parts(self, texts: dict[str, Tensor], copies: Tensor) -> dict[str, Tensor]:
-        """The direction's texts of a family, masks among them."""
-        steps, at, prompt = self.passes[-1], self.indices[0], self.encoded.prompt
-        for name, text in texts.items():
-            empty = [] if self.direction == "embedding" or steps.has_uncond else [self.encoded.empty[name]]
-            shapes = {prompt[name].shape[1:], text.shape[1:],
-                      *(part.shape[1:] for part in (*self.encoded.groups[name], *empty))}
-            if len(shapes) > 1:
-                raise DebiasError(f"Inside sampling all texts must have one length, but those of "
-                                  f"{type(self.pipe).__name__} have {', '.join(str(s[0]) for s in sorted(shapes))} "
-                                  f"tokens. Use the direction 'prompt'.")
+    def _mixed_texts(self, call: dict) -> list[Parts]:
+        """The direction's texts of a family, of all added rows."""
+        steps, texts, encoded = self.passes[-1], self.family.texts(call), self.encoded
+        _check_length(encoded.prompt[self.family.tokens], texts[self.cond][self.family.tokens])
         if self.direction == "prediction":
-            own = [{name: list(self.encoded.groups[name])[g] for name in texts} for g in self.group_of.tolist()]
-            rows = own if steps.has_uncond else [self.encoded.empty] * len(at) + own
-        elif steps.prompt_is_baseline:
-            rows = shifted_rows(self.encoded, self.attributes, -steps.text_weights, self.context)
-        else:
-            anchors = [{name: text[copy][None] for name, text in texts.items()} for copy in copies.tolist()]
-            rows = mixed_rows(anchors, self.encoded, steps.text_weights)
-        return {name: torch.cat([row[name].to(text.device) for row in rows]) for name, text in texts.items()}
+            groups = [{name: parts[g] for name, parts in encoded.groups.items()} for g in self.group_of.tolist()]
+            return groups if steps.has_uncond else [encoded.empty] * len(self.guided) + groups
+        if steps.prompt_is_baseline:
+            return shifted_rows(encoded, self.attributes, -steps.text_weights, self.context)
+        anchors = [texts[self.uncond + image] for image in self.guided.tolist()]
+        return [row for row in mixed_rows(anchors, encoded, steps.text_weights) if row]
 
     def _mixed(self, name: str, text: Tensor, rows: int, copies: Tensor) -> Tensor:
         groups, steps, at = self.encoded.groups[name].to(text.device), self.passes[-1], self.indices[0]
@@ -221,9 +259,7 @@ class GuidedDenoiser:
             return mix(text[copies], groups, weights)
         if self.direction == "embedding":
             prompt = self.encoded.prompt[name]
-            if prompt.shape[1:] != text.shape[1:]:
-                raise DebiasError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
-                                  f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
+            _check_length(prompt, text)
             change = shifted(self.encoded, self.attributes, -weights, self.context)[name].float() - prompt.float()
             return (text[copies].float() + change.to(text.device)).to(text.dtype)
         chosen = groups[self.group_of, 0].to(text.dtype)
@@ -245,32 +281,39 @@ class WindowedPrompt(GuidedDenoiser):
         if self.pipe.scheduler.timesteps is not self.timesteps:
             self.timesteps, self.text = self.pipe.scheduler.timesteps, None
             self.times = self.timesteps.tolist()
-        index = self._index(call["timestep"])
+        index = self._index(call)
         if self._is_ours(call, rows):
+            call = {**call, **{name: None for name in _KEPT if name in call}}
             if self.method.guidance.active(index / len(self.times)):
                 self.shifted.add(index)
             else:
-                call = self._with_texts_of(call, {name: self._own(name, text)
-                                                  for name, text in self._texts(call).items()})
+                call = self._unshifted(call, rows)
         return self.forward(**call)
 
     def _is_ours(self, call: dict, rows: int) -> bool:
         """Without an added row it does not matter where the negative prompt is: a call of its own comes second."""
-        if rows != self.images:
-            return super()._is_ours(call, rows)
-        text = call.get("encoder_hidden_states")
-        if self.text is None:
-            self.text = text
-        return text is self.text
+        return super()._is_ours(call, rows) if rows != self.images else self._is_first(call)
+
+    def _unshifted(self, call: dict, rows: int) -> dict:
+        if self.family is None:
+            return _with_texts(call, {name: self._own(name, text) for name, text in _texts(call).items()})
+        texts = [self.encoded.prompt] * self.images  # those of images that are left alone too
+        if rows > self.images:
+            own = self.family.texts(call)
+            texts = texts + own[self.images:] if self.family.ahead else own[:self.images] + texts
+        return self.family.with_texts(call, texts)
 
     def _own(self, name: str, text: Tensor) -> Tensor:
-        prompt, rows = self.encoded.prompt[name].to(text), text.clone()
-        if prompt.shape[1:] != text.shape[1:]:
-            raise DebiasError("To guide in only a part of the steps, the prompt and its groups' texts must have one "
-                              f"length, but these have {prompt.shape[1]} and {text.shape[1]} tokens. Guide in all "
-                              "steps.")
-        rows[len(text) - self.images + self.guided.to(text.device)] = prompt  # the others hold it already
+        rows = text.clone()
+        # Those of images that are left alone hold it already.
+        rows[len(text) - self.images + self.guided.to(text.device)] = self.encoded.prompt[name].to(text)
         return rows
+
+
+def _check_length(prompt: Tensor, text: Tensor) -> None:
+    if prompt.shape[1:] != text.shape[1:]:
+        raise DebiasError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
+                          f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
 
 
 def _texts(call: dict) -> dict[str, Tensor]:
@@ -292,15 +335,27 @@ def _with_texts(call: dict, texts: dict[str, Tensor]) -> dict:
     return {**call, "added_cond_kwargs": {**call["added_cond_kwargs"], "text_embeds": pooled}}
 
 
-def _with_rows(value, rows: int, copies: Tensor):
-    """A denoiser's arguments with further rows, copies of the named ones, wherever a tensor has the batch's size."""
+def _with_rows(value, rows: int, copies: Tensor, alone: bool = False):
+    """A denoiser's arguments with further rows, copies of the named ones, wherever a tensor has the batch's size; or
+    these `alone`, without what the denoiser kept of other texts."""
     if isinstance(value, Tensor):
-        return torch.cat([value, value[copies]]) if value.ndim and len(value) == rows else value
+        if not value.ndim or len(value) != rows:
+            return value
+        return value[copies] if alone else torch.cat([value, value[copies]])
     if isinstance(value, dict):
-        return {name: item if name in _NOT_ROWS else _with_rows(item, rows, copies) for name, item in value.items()}
+        return {name: item if name in _NOT_ROWS else None if name in _KEPT and alone else
+                _with_items(item, rows, copies, alone) if name in _LISTS else _with_rows(item, rows, copies, alone)
+                for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_with_rows(item, rows, copies) for item in value)
+        return type(value)(_with_rows(item, rows, copies, alone) for item in value)
     return value
+
+
+def _with_items(items: list, rows: int, copies: Tensor, alone: bool) -> list:
+    """As `_with_rows`, of a list: latents [C, 1, H, W], or what is the same for all pictures of a call."""
+    if isinstance(items[0], Tensor):
+        return list(_with_rows(torch.stack(items), rows, copies, alone))
+    return items[:1] * (len(copies) + (0 if alone else rows))
 
 
 def check(pipe) -> None:
@@ -315,7 +370,7 @@ def _denoiser(pipe) -> tuple[torch.nn.Module, list[str]]:
     module = getattr(pipe, "unet", getattr(pipe, "transformer", None))
     network = getattr(module, "_orig_mod", module)
     parameters = list(inspect.signature(type(network).forward).parameters)[1:] if network is not None else []
-    if "timestep" not in parameters or "encoder_hidden_states" not in parameters:
+    if family_of(pipe) is None and not {"timestep", "encoder_hidden_states"} <= {*parameters}:
         raise DebiasError(f"Cannot guide {type(pipe).__name__}: expected pipe.unet or pipe.transformer with timestep "
                           f"and encoder_hidden_states among its arguments. Use the direction 'prompt'.")
     return module, parameters

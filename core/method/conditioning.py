@@ -41,6 +41,11 @@ class Encoded:
     groups: dict[str, Tensor | tuple[Tensor, ...]]
 
 
+def shape(parts: Parts) -> tuple:
+    """The same for texts that can be evaluated together."""
+    return tuple((name, tuple(part.shape)) for name, part in sorted(parts.items()))
+
+
 def together(tensors: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
     """One tensor [n, ...] of n equal shapes, else the n tensors."""
     same = len({tensor.shape for tensor in tensors}) == 1
@@ -209,7 +214,7 @@ def apart(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:
     found: dict[tuple, dict[int, Parts]] = {}
     for i, row in enumerate(rows):
         if row is not None:
-            found.setdefault(tuple((name, part.shape) for name, part in row.items()), {})[i] = row
+            found.setdefault(shape(row), {})[i] = row
     result = []
     for at in found.values():
         first = next(iter(at.values()))

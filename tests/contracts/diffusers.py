@@ -6,14 +6,17 @@ from copy import copy
 from types import SimpleNamespace
 
 import diffusers
+import tiny_llm
 import tiny_masked
 import tiny_pipelines
+import tiny_several
 import torch
 import transformers
 from contracts_case import ATTRIBUTES, DEFAULT, IMAGES, NEGATIVE, SEEDS, STEPS, Case, Refused
 from transformers import GlmConfig, GlmModel
 
 from sd_debias.diffusers_host.encode import encode
+from sd_debias.diffusers_host.families import FAMILIES
 from sd_debias.diffusers_host.generate import guided
 
 FORMS = {
@@ -23,7 +26,7 @@ FORMS = {
     "c": dict.fromkeys(("sdxl", "sd3", "flux")),
     "d": {"cogview4": None, "cogview4-longer": Refused("texts of unequal length in one call",
                                                        "Make them with `generate`, or in a call for each length")},
-    "e": {"pixart": None},
+    "e": dict.fromkeys(("pixart", "chroma", "krea")),
     "f": "each picture gets its group's own text"}
 
 ENCODED = "the prompt is encoded once, not once an image"
@@ -43,8 +46,12 @@ def case(host: str, form: str, variant: str, folders):
         yield Pipeline(tiny_pipelines.sd(), "a" * (int(variant) - 61))
     elif variant == "sd2":
         yield Pipeline(tiny_pipelines.sd(prediction_type="v_prediction"), "a doctor")
-    elif form == "e":
+    elif variant == "pixart":
         yield Pipeline(tiny_masked.pixart_sigma(), "a doctor")
+    elif variant == "chroma":
+        yield Pipeline(tiny_llm.PIPELINES["ChromaPipeline"](), "a doctor")
+    elif variant == "krea":
+        yield Pipeline(tiny_several.krea(), "a doctor")
     elif form == "d":
         yield Pipeline(cogview4(), "a doctor at" if "longer" in variant else "a d")
     else:
@@ -83,6 +90,9 @@ class Pipeline(Case):
         self.encoding = {}
         if self.family == "CogView4Pipeline":
             self.apart = True
+        elif self.family in ("ChromaPipeline", "Krea2Pipeline"):
+            self.apart, self.encoding = True, dict(max_sequence_length=48)
+            self.call.update(self.encoding)
         if self.family == "PixArtSigmaPipeline":
             self.reference = "compared in tests/diffusers_host/test_families.py"
             self.call.update(tiny_masked.CALLS[self.family], num_inference_steps=STEPS)
@@ -93,7 +103,8 @@ class Pipeline(Case):
     def pictures(self, prompt, steering=None, method=DEFAULT, cfg=3.0, strength=1.0):
         denoiser = getattr(self.pipe, "unet", None) or getattr(self.pipe, "transformer", None)
         flux = self.family == "FluxPipeline"
-        call = dict(self.call, latents=self._latents(), output_type="latent", guidance_scale=3.5 if flux else cfg)
+        scale = 3.5 if flux else cfg - 1 if self.family == "Krea2Pipeline" else cfg  # Krea counts from 0
+        call = dict(self.call, latents=self._latents(), output_type="latent", guidance_scale=scale)
         negative = None if flux else NEGATIVE
         if steering is None:
             own = dict(prompt=[prompt] * IMAGES, **({} if flux else dict(negative_prompt=[negative] * IMAGES)))
@@ -114,13 +125,18 @@ class Pipeline(Case):
         return latents
 
     def _latents(self):
-        shape = (16, 16) if self.family == "FluxPipeline" else (4, 8, 8)
+        shape = {"FluxPipeline": (16, 16), "ChromaPipeline": (16, 16),
+                 "Krea2Pipeline": (16, 64)}.get(self.family, (4, 8, 8))
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS])
 
     def encode(self, text):
+        if self.family in FAMILIES:
+            return FAMILIES[self.family].encode(self.pipe, text, **self.encoding)
         return encode(self.pipe, [text], **self.encoding)
 
     def empty(self):
+        if self.family in FAMILIES:
+            return self.encode("")
         return encode(self.pipe, [self.prompt], unconditional=True, **self.encoding)
 
     def noise(self):
@@ -140,7 +156,17 @@ class Pipeline(Case):
                 return found
             return (sigma * scaled + found) / (sigma ** 2 + 1) ** 0.5  # of v = alpha eps - sigma x_0
         more = {}
-        if self.family == "CogView4Pipeline":
+        if self.family == "Krea2Pipeline":
+            return pipe.transformer(
+                hidden_states=x, timestep=t / 1000, encoder_hidden_states=parts.prompt_embeds.movedim(2, 1),
+                position_ids=pipe.prepare_position_ids(parts.prompt_embeds.shape[2], 4, 4, "cpu"),
+                encoder_attention_mask=parts.prompt_embeds_mask).sample
+        if self.family == "ChromaPipeline":
+            ids = pipe._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
+            mask = torch.cat([parts.prompt_attention_mask, torch.ones(1, 16)], 1)
+            t, more = t / 1000, dict(img_ids=ids, txt_ids=torch.zeros(parts.prompt_embeds.shape[1], 3),
+                                     attention_mask=mask)
+        elif self.family == "CogView4Pipeline":
             size = torch.tensor([[16.0, 16.0]])
             more = dict(original_size=size, target_size=size, crop_coords=torch.zeros(1, 2))
         elif self.family == "FluxPipeline":
