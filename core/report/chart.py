@@ -316,6 +316,19 @@ def _shortened(text: str, width: float, size: float) -> str:
     return whole[:fits].rstrip() + "..."
 
 
+def wrapped(text: str, width: float, size: float, most: int = 4) -> list[str]:
+    """The text in lines that fit a width in pixels, `most` of them; the rest is left out, and so is the end of a word
+    that is wider."""
+    lines: list[str] = []
+    words = text.split()
+    while words and len(lines) < most:
+        fit = next((n for n in range(1, len(words) + 1) if _length(" ".join(words[:n + 1]), size) > width), len(words))
+        rest = words if len(lines) == most - 1 else words[:fit]
+        lines.append(_shortened(" ".join(rest), width, size))
+        words = words[len(rest):]
+    return lines
+
+
 def _write(image: Image.Image, x: float, y: float, text: str, size: float, color: str, anchor: str) -> None:
     font, text, grow = _line(text, size)
     # The middle of a line, not of its letters: labels with and without descenders stand on one level.
