@@ -139,6 +139,7 @@ def test_what_stands_above_a_check_s_pictures_is_not_cut_off():
     title = "a photo of a doctor, a woman: without guidance: 0 / 100"
     lines = chart.wrapped(title, 520, 18)
     assert len(lines) == 2 and " ".join(lines) == title and all(chart._length(line, 18) <= 520 for line in lines)
+    assert lines[-1].endswith("0 / 100")
     short, long = (side_by_side([[(text, pictures(4))]]) for text in ("doctor", title))
     assert long.width == short.width and long.height == short.height + 22
     row = np.asarray(side_by_side([[("doctor", pictures(4)), (title, pictures(4))]]))
