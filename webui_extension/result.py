@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from ..core.calibration.unfinished import PARAMETERS
 from .calibrating import Result
@@ -14,7 +15,8 @@ def processed(p, result: Result):
     # Hosts write pictures that they have not saved, such as sheets, into this folder. Forge Neo makes it in its batch
     # file alone: elsewhere nothing would be shown.
     if folder := getattr(shared.opts, "temp_dir", ""):
-        os.makedirs(folder, exist_ok=True)
+        with suppress(OSError):  # the host says so, where it needs it
+            os.makedirs(folder, exist_ok=True)
     text, pictures = f"{result.text}\n  first seed {p.seed}", len(result.seeds)
     sheets = len(result.images) - pictures
     texts = [text] * sheets + [picture.info.get(PARAMETERS) or f"{text}\nSeed: {seed}" for picture, seed in
