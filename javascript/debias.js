@@ -1,13 +1,13 @@
-// Below the pictures of "Debias: calibrate (IDA)": the report's address becomes a link, the figures fold, and the new
-// profile, or a new check of the classifier, is put into the lists of them.
+// Below the pictures of "Debias: calibrate (IDA)": the report's address becomes a link, the figures fold, and what is new
+// is shown: profiles and checks in the lists of them, and the time that a calibration takes.
 (function () {
     const OURS = /^\/sd-debias\/report\/[^/]+(\/labels\.html)?$/;
     const OPEN = "Open the report: ", LOOK = "Look at the pictures and their labels: ", DETAILS = "Details:", TABS = ["txt2img", "img2img"], known = new Set();
-    const CHECK = "/(last check)/", PROFILES = ["debias_refresh"], CHECKS = ["debias_audit_refresh_checks", "debias_calibrate_ida_refresh_checks"];
+    const BUTTONS = ["debias_refresh", "debias_audit_refresh_checks", "debias_calibrate_ida_refresh_checks"];
 
-    function renew(lists) {
+    function renew() {
         for (const tab of TABS)
-            for (const list of lists) gradioApp().querySelector(`#script_${tab}_${list}`)?.click();
+            for (const button of BUTTONS) gradioApp().querySelector(`#script_${tab}_${button}`)?.click();
     }
 
     function linked(paragraph) {
@@ -21,8 +21,7 @@
                 Object.assign(link, { href: address.split("/").map(encodeURIComponent).join("/").replace(/^\//, ""),
                     target: "_blank", rel: "noopener", textContent: words.replace(": ", "") });
                 node.replaceWith(link);
-                const lists = words === OPEN ? PROFILES : address.includes(CHECK) ? CHECKS : [];
-                if (!known.has(said)) renew(lists);
+                if (!known.has(said)) renew();
                 known.add(said);
             } else if (text === DETAILS) {
                 const details = document.createElement("details"), summary = document.createElement("summary");
@@ -36,7 +35,7 @@
     }
 
     // The page is as it was when the server started; its buttons answer once they all are there.
-    onUiLoaded(() => setTimeout(() => renew([...PROFILES, ...CHECKS])));
+    onUiLoaded(() => setTimeout(renew));
     onAfterUiUpdate(() => {
         for (const tab of TABS)
             gradioApp().querySelectorAll(`#html_info_${tab} p`).forEach(linked);

@@ -33,7 +33,7 @@ class DebiasAudit(scripts.Script):
                              elem_id=self.elem_id("prompts"))
         hires = gr.Checkbox(label="With hires fix, if it is on above", value=False, elem_id=self.elem_id("hires"))
         look, detector = looking(self)
-        check, corrections = checked(self), corrections_field(self)
+        (check, _), corrections = checked(self), corrections_field(self)
         # The last four came later: requests of earlier versions end before them.
         return [attributes, own, classifier, count, confidence, prompts, hires, look, detector, check, corrections]
 
@@ -69,13 +69,14 @@ def looking(script, *, people: bool = True):
 
 
 def checked(script):
-    """The check of the classifier that shares are corrected by; javascript/debias.js presses the button after one."""
+    """The check of the classifier that shares are corrected by, and the button that renews the list of them;
+    javascript/debias.js presses it after every result."""
     with gr.Row():
         check = gr.Dropdown(checks.names(), value=checks.NONE, allow_custom_value=True, elem_id=script.elem_id("check"),
                             label="Check of the classifier (shares are corrected by it)")
-        ui_common.create_refresh_button(check, lambda: None, lambda: {"choices": checks.names()},
-                                        script.elem_id("refresh_checks"))
-    return check
+        renew = ui_common.create_refresh_button(check, lambda: None, lambda: {"choices": checks.names()},
+                                                script.elem_id("refresh_checks"))
+    return check, renew
 
 
 def corrections_field(script):

@@ -43,7 +43,7 @@ class DebiasCalibrate(scripts.Script):
                                  elem_id=self.elem_id("prompts"))
             own = own_groups(self)
             look, detector = looking(self, people=False)
-            check = checked(self)
+            check, renew = checked(self)
             gr.Markdown(f"These numbers are used if {HOW_SURE.label} is {CUSTOM}.")
             with gr.Row():
                 images, rounds, held_out = (planned(self, name) for name in ("images", "rounds", "held_out"))
@@ -61,6 +61,7 @@ class DebiasCalibrate(scripts.Script):
             component.change(_about, inputs=told, outputs=[about], show_progress=False)
         for component in (own, target, prompts):  # the page drops changes that come while one is answered
             component.blur(_about, inputs=told, outputs=[about], show_progress=False)
+        renew.click(_about, inputs=told, outputs=[about], show_progress=False)  # once the speed is known
         # The last six came later: requests of earlier versions end before them.
         return [attributes, own, classifier, images, rounds, held_out, tolerance, confidence, method, direction, spend,
                 rule, prompts, name, overwrite, hires, within, sure, target, look, detector, check]

@@ -118,7 +118,8 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
     folder = profiles.save_folder()
     target = folder / (profiles.new_name(name) + SUFFIX)
     places = runner.Places(profile=target, lock=target, folder=folder / "reports" / name, states=folder / "unfinished",
-                           best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite)
+                           best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite,
+                           earlier=folder / "reports" / f"{name} (earlier)")
     bench = Workbench(p, classifier, hires, say, cancelled)
     bench.note = note
     outcome = runner.calibrate(bench, prompts, attributes, method, planned(

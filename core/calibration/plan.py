@@ -168,7 +168,9 @@ def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1, seco
 
 def duration(seconds: float) -> str:
     """In words, rounded up."""
-    return f"{math.ceil(seconds / 60)} minutes" if seconds > 90 else f"{math.ceil(seconds)} seconds"
+    if seconds > 90:
+        return f"{math.ceil(seconds / 60)} minutes"
+    return "1 second" if seconds <= 1 else f"{math.ceil(seconds)} seconds"
 
 
 def unused(sure: str, numbers: Mapping[str, float]) -> str:

@@ -5,6 +5,8 @@ on every host: its checks, its files, its words.
 """
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -168,6 +170,7 @@ class Places:
     states     folder of what is unfinished
     best       file for a profile of the best rounds so far, "NAME (unfinished)", where the work is interrupted
     overwrite  may an existing profile and report be replaced?
+    earlier    where a report goes whose profile was deleted, numbered where that is taken; None: it is in the way
     """
     profile: Path
     lock: Path
@@ -175,6 +178,7 @@ class Places:
     states: Path
     best: Path
     overwrite: bool = False
+    earlier: Path | None = None
 
 
 def seen_by(classifiers: Sequence[Classifier]) -> Callable[[Sequence], Persons] | None:
@@ -319,10 +323,10 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
             if c:
                 c.learn_from([before for before in begun[:number] if before])
         saved = places.profile.exists() and not places.overwrite and any(begun)
-        _check_free(host, places, attributes, begun, len(prompts))
+        kept = _check_free(host, places, attributes, begun, len(prompts))
         calibrations = [c or Calibration(prompt, attributes, method, plan, checks=checks)
                         for prompt, c in zip(known, begun, strict=True)]
-        outcome = Outcome()
+        outcome = Outcome(notes=kept)
         if saved and not all(begun):  # ended while its states were removed
             outcome.calibrations, outcome.profile = [c for c in begun if c], _profile(host, places)
         else:
@@ -350,20 +354,34 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
 
 
 def _check_free(host: Host, places: Places, attributes: Sequence[Attribute], begun: Sequence[Calibration | None],
-                prompts: int) -> None:
-    """Raises DebiasError where files would be replaced that are not of this very calibration."""
+                prompts: int) -> list[str]:
+    """Raises DebiasError where files would be replaced that are not of this very calibration. A report whose profile
+    was deleted is put aside, where `places` says so; returns a note of it."""
     if places.overwrite:
-        return
+        return []
     there = places.profile.exists()
     own = [c for c in begun if c]
     if there and own and all(c.finished for c in own) and holds(_profile(host, places), own):
-        return
+        return []
     others = [] if own else [places.folder / name for name in file_names(attributes, prompts)]
-    for path in (places.profile, *others):
+    left = [path for path in others if path.exists()]
+    if left and places.earlier and not there:
+        return [_put_aside(host, places.folder, places.earlier)]
+    for path in (places.profile, *left):
         if path.exists():
             belongs = ", and is not of the unfinished calibration" if own else ""
             raise DebiasError(f"{quoted(host.place(path))} exists already{belongs}. Choose another name or folder, or "
                               "allow overwriting.")
+    return []
+
+
+def _put_aside(host: Host, folder: Path, earlier: Path) -> str:
+    """Rename a folder to the first name that is free; returns what to tell the user."""
+    free = next(path for number in itertools.count(1) if not os.path.lexists(
+        path := earlier if number == 1 else earlier.with_name(f"{earlier.name} {number}")))
+    with writing("The report of an earlier calibration", host.place(free)):
+        folder.rename(free)
+    return f"The report of an earlier calibration of this name, whose profile is gone, is now {host.place(free)}."
 
 
 def _profile(host: Host, places: Places) -> Profile:

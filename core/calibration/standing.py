@@ -40,9 +40,13 @@ class Standing:
 
     @property
     def text(self) -> str:
-        """In a sentence or two: "Target 50 / 50. Was 71 / 29. Now 48 / 52: on target."."""
-        parts = [f"Target {in_percent(self.target)}", *([f"Was {self.was.words()}"] if self.was else []),
-                 *([f"Now {self.now.words()}" + (f": {self.verdict}" if self.verdict else "")] if self.now else [])]
+        """In a sentence or two: "Target 50 / 50. Was 71 / 29. Now 48 / 52: on target."; of an audit "Shows 71 / 29"."""
+        parts, only = [f"Target {in_percent(self.target)}"], self.was or self.now
+        if self.was and self.now:
+            parts += [f"Was {self.was.words()}",
+                      f"Now {self.now.words()}" + (f": {self.verdict}" if self.verdict else "")]
+        elif only:
+            parts.append(f"Shows {only.words()}")
         if self.fresh is not None:
             off = max(max(high - share, share - low) for share, (low, high) in zip(
                 self.fresh.shares, self.fresh.intervals, strict=True))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Mapping, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
+from ..files import MODEL_FILES
 from ..method.draw import Steering
 from .file import Entry, Profile, same_prompt
 from .named import named
@@ -115,12 +117,27 @@ def differences(profile: Profile, setting: Mapping) -> list[str]:
     How much a difference matters is measured in docs/robustness.md.
     """
     shared = [key for key in profile.setting if setting.get(key) is not None and profile.setting[key] is not None]
+    if _of_folder(setting) != _of_folder(profile.setting):
+        shared = [key for key in shared if key != "model_hash"]  # of other files, be it the same model
+    if "sampler" in shared and _sampler(setting["sampler"]) == _sampler(profile.setting["sampler"]):
+        shared = [key for key in shared if key != "sampler"]  # hosts name one sampler differently
     if "model_hash" in shared and _equal(profile.setting["model_hash"], setting["model_hash"]):
         shared = [key for key in shared if key != "model"]  # a renamed file is the same model
     if "text_encoder" in shared and _family(setting["text_encoder"]) == _family(profile.setting["text_encoder"]) != "":
         shared = [key for key in shared if key != "text_encoder"]  # hosts name one encoder differently
     return [f"{short(key).replace('_', ' ')}: calibrated {_at(profile.setting[key])}, used {_at(setting[key])}"
             for key in shared if not _equal(profile.setting[key], setting[key])]
+
+
+def _sampler(name: object) -> str:
+    """A sampler's name without what diffusers adds to it: its DDIMScheduler is DDIM elsewhere."""
+    return re.sub(r"(discrete)?scheduler$", "", str(name).strip().lower())
+
+
+def _of_folder(setting: Mapping) -> bool:
+    """Is the model's hash that of a diffusers folder? It is of its parts' files, which no checkpoint is."""
+    return str(setting.get("sampler", "")).endswith("Scheduler") and \
+        not str(setting.get("model", "")).lower().endswith(MODEL_FILES)
 
 
 def _at(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Mapping
 
 from ..attribute import Attribute
+from ..calibration.loop import named_shares
 from ..calibration.statistics import shares
 from ..errors import short
 from ..method.draw import Steering
@@ -24,7 +25,8 @@ def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0
     entry, exact = entry_for(profile, prompt)
     keys = {"Debias profile": profile.name, "Debias hash": profile.hash[:12]}
     if info.get("acted"):
-        keys["Debias weights"] = "; ".join(_words(a, s) for a, s in zip(profile.attributes, entry.steerings))
+        keys["Debias weights"] = "; ".join(_words(a, s, profile.method.unit) for a, s in
+                                           zip(profile.attributes, entry.steerings))
     else:
         why = info.get("reason") or _idle(profile, entry, info, strength, seed)
         keys["Debias"] = why if why == LEFT_ALONE else f"not applied ({why})"
@@ -50,13 +52,14 @@ def sent_to(profile: Profile, entry: Entry, seed: int) -> str:
 
 def described(profile: Profile) -> str:
     """A profile in a few lines: what it balances, what was measured, and in which setting."""
-    names = short(", ".join(a.name for a in profile.attributes))
+    aims = "; ".join(f"{short(a.name)} toward {short(named_shares(a.names, a.target))}" for a in profile.attributes)
     method = profile.method
     setting = ", ".join(f"{short(key.replace('_', ' '))} {short(value)}" for key, value in profile.setting.items()
                         if value not in (None, "") and key != "model_hash")
     # The setting comes first: entries may be many.
-    lines = [f"{profile.name} ({profile.hash[:12]}): {names} by direction '{method.direction}', {method.spend}",
-             f"Calibrated with {setting}; labels by {short(profile.classifier)}"]
+    lines = [f"{profile.name} balances {aims}",
+             f"Calibrated with {setting}; labels by {short(profile.classifier)}; method: direction {method.direction}, "
+             f"{method.spend}; hash {profile.hash[:12]}"]
     for entry in profile.entries:
         for i, attribute in enumerate(profile.attributes):
             before, after = ([f"{share:.0%}" for share in shares(measured[i]["counts"])] if measured else
@@ -87,11 +90,15 @@ def _idle(profile: Profile, entry: Entry, info: Mapping, strength: float, seed: 
     return "guidance changed nothing"
 
 
-def _words(attribute: Attribute, s: Steering) -> str:
-    """A steering in one line, e.g. "gender: man 0.3, woman -0.3" or "gender: 40 % alone, 60 % woman, push 1"."""
+def _words(attribute: Attribute, s: Steering, unit: float) -> str:
+    """A steering in one line, e.g. "gender: man 0.3, woman -0.3" or "gender: 40 % left alone, 60 % steered to woman".
+
+    unit  the push that takes full effect: another one is said as a multiple of it
+    """
     shift = ", ".join(f"{name} {a:.4g}" for name, a in zip(attribute.names, s.weights))
     if s.probabilities:
-        options = zip(("alone", *attribute.names), s.probabilities)
-        draw = ", ".join(f"{100 * q:.3g} % {name}" for name, q in options if q >= 5e-4)
-        shift = f"{draw}, push {s.push:.4g}" + (f", shift {shift}" if any(s.weights) else "")
+        options = zip(("left alone", *(f"steered to {name}" for name in attribute.names)), s.probabilities)
+        shift = ", ".join([*(f"{100 * q:.3g} % {done}" for done, q in options if q >= 5e-4),
+                           *([f"{s.push / unit:.4g} times as strongly as usual"] if s.push != unit else []),
+                           *([f"all shifted by {shift}"] if any(s.weights) else [])])
     return " ".join(f"{attribute.name}: {shift}".split())

@@ -6,6 +6,7 @@ shapes, so that they are sharp, follow a dark page, and show any script that the
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
@@ -314,6 +315,19 @@ def _shortened(text: str, width: float, size: float) -> str:
         middle = (fits + above) // 2
         fits, above = (middle, above) if _length(whole[:middle] + "...", size) <= width else (fits, middle)
     return whole[:fits].rstrip() + "..."
+
+
+def wrapped(text: str, width: float, size: float, most: int = 4) -> list[str]:
+    """The text in lines that fit a width in pixels, `most` of them; the rest is left out, and so is the end of a word
+    that is wider."""
+    lines: list[str] = []
+    words = re.split(r"(?<!/) (?!/)", " ".join(text.split())) if text.strip() else []  # "0 / 100" is one
+    while words and len(lines) < most:
+        fit = next((n for n in range(1, len(words) + 1) if _length(" ".join(words[:n + 1]), size) > width), len(words))
+        rest = words if len(lines) == most - 1 else words[:fit]
+        lines.append(_shortened(" ".join(rest), width, size))
+        words = words[len(rest):]
+    return lines
 
 
 def _write(image: Image.Image, x: float, y: float, text: str, size: float, color: str, anchor: str) -> None:

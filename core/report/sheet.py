@@ -7,7 +7,7 @@ from typing import Sequence
 from PIL import Image
 
 from ..errors import DebiasError, short
-from .chart import LIGHT, contact_sheet, written
+from .chart import LIGHT, contact_sheet, wrapped, written
 
 WITHOUT, WITH = "without guidance", "with the profile"
 
@@ -37,7 +37,7 @@ class Sheet:
 
 def side_by_side(rows: Sequence[Sequence[tuple[str, Sequence[Image.Image]]]], columns: int = 4) -> Image.Image:
     """Contact sheets in rows, each with its title above. RGB, on white. Raises DebiasError for no pictures."""
-    made = [[_titled(title, contact_sheet(pictures, columns)) for title, pictures in row if pictures] for row in rows]
+    made = [_titled([(title, contact_sheet(pictures, columns)) for title, pictures in row if pictures]) for row in rows]
     made = [row for row in made if row]
     if not made:
         raise DebiasError("There are no pictures to set side by side.")
@@ -54,11 +54,16 @@ def side_by_side(rows: Sequence[Sequence[tuple[str, Sequence[Image.Image]]]], co
     return page
 
 
-def _titled(title: str, sheet: Image.Image) -> Image.Image:
-    if not title:
-        return sheet
-    line, points = 30, 18
-    page = Image.new("RGB", (sheet.width, sheet.height + line), "white")
-    page.paste(sheet, (0, line))
-    written(page, 2, line / 2, title, points, LIGHT["text"], sheet.width - 4)
-    return page
+def _titled(row: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
+    """The sheets of a row, each below its title, in as many lines as it needs: all sheets begin at one height."""
+    line, space, points = 22, 8, 18
+    titles = [wrapped(title, sheet.width - 4, points) for title, sheet in row]
+    most, made = max(map(len, titles), default=0), []
+    top = most * line + space if most else 0
+    for lines, (_, sheet) in zip(titles, row, strict=True):
+        page = Image.new("RGB", (sheet.width, sheet.height + top), "white")
+        page.paste(sheet, (0, top))
+        for number, text in enumerate(lines, most - len(lines)):
+            written(page, 2, (number + 0.5) * line + space / 2, text, points, LIGHT["text"], sheet.width - 4)
+        made.append(page)
+    return made

@@ -8,6 +8,7 @@ from PIL import Image, ImageFont
 from sd_debias.core.report import chart
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.report.chart import DARK, LIGHT, chart_kl, chart_shares, contact_sheet
+from sd_debias.core.report.sheet import side_by_side
 from sd_debias.core.calibration.statistics import summarise
 
 BEFORE, AFTER = summarise([80, 20], GENDER.target), summarise([52, 48], GENDER.target)
@@ -131,6 +132,23 @@ def test_captions_are_drawn_below_and_never_wider_than_their_cell():
     assert captioned.height == contact_sheet(pictures(2), size=64).height + 16
     strip = np.asarray(captioned)[64:]
     assert (strip[:, :64] < 200).any() and (strip[:, 64:68] == 255).all()
+
+
+def test_what_stands_above_a_check_s_pictures_is_not_cut_off():
+    """The shares at its end were."""
+    title = "a photo of a doctor, a woman: without guidance: 0 / 100"
+    lines = chart.wrapped(title, 520, 18)
+    assert len(lines) == 2 and " ".join(lines) == title and all(chart._length(line, 18) <= 520 for line in lines)
+    assert lines[-1].endswith("0 / 100")
+    short, long = (side_by_side([[(text, pictures(4))]]) for text in ("doctor", title))
+    assert long.width == short.width and long.height == short.height + 22
+    row = np.asarray(side_by_side([[("doctor", pictures(4)), (title, pictures(4))]]))
+    assert np.array_equal(row[60:, :524], row[60:, -524:]), "pictures of a row stand at one height"
+
+
+def test_words_above_pictures_end_somewhere():
+    assert chart.wrapped("", 100, 18) == []
+    assert [len(chart.wrapped(text, 200, 18)) for text in ("W" * 999, "a word " * 999)] == [1, 4]
 
 
 def test_bad_contact_sheets_are_refused():

@@ -186,6 +186,26 @@ def test_a_renamed_model_is_the_same_model(profile):
     assert differences(profile, {**SETTING, "model_hash": "cd34"}) == ["model hash: calibrated at ab12, used at cd34"]
 
 
+def test_the_shipped_profile_is_for_the_demo_model_in_every_host():
+    """A web UI said of it that model and sampler were others: they name, and read, the same ones differently."""
+    shipped = Profile.load(SHIPPED / "demo-gender.json")
+    web_ui = dict(model="demo", model_hash="822c514a49", sampler="DDIM", scheduler="Automatic", steps=8, cfg=2)
+    assert differences(shipped, web_ui) == []
+    assert differences(shipped, {**web_ui, "sampler": "Euler a"}) == [
+        "sampler: calibrated at DDIMScheduler, used at Euler a"]
+    assert differences(shipped, {**web_ui, "model": "sd15"}) == ["model: calibrated at demo, used at sd15"]
+    assert differences(shipped, {**shipped.setting, "model_hash": "cd34"}) == [
+        f"model hash: calibrated at {shipped.setting['model_hash']}, used at cd34"], "another folder of that name"
+
+
+def test_a_checkpoint_s_hash_counts_in_every_host():
+    of_cli = profile_of("doctor", [calibrated()], dict(model="sd15.safetensors", model_hash="ab12",
+                                                       sampler="EulerDiscreteScheduler"), "synthetic")
+    assert differences(of_cli, dict(model="sd15", model_hash="ab12", sampler="Euler")) == []
+    assert differences(of_cli, dict(model="sd15", model_hash="cd34", sampler="Euler")) == [
+        "model: calibrated at sd15.safetensors, used at sd15", "model hash: calibrated at ab12, used at cd34"]
+
+
 def encoded_by(name):
     return profile_of("doctor", [calibrated()], {"text_encoder": name}, "synthetic")
 
@@ -281,7 +301,7 @@ def test_metadata_names_profile_hash_and_weights(profile):
     keys = metadata(profile, PROMPT, ACTED)
     assert list(keys) == ["Debias profile", "Debias hash", "Debias weights"]
     assert keys["Debias profile"] == "doctor-gender" and keys["Debias hash"] == profile.hash[:12]
-    assert re.fullmatch(r"gender: [\d.]+ % alone, .*[\d.]+ % woman, push 1", keys["Debias weights"])
+    assert re.fullmatch(r"gender: [\d.]+ % left alone, .*[\d.]+ % steered to woman", keys["Debias weights"])
 
 
 def test_metadata_of_shift_weights_and_of_special_cases():
@@ -342,5 +362,7 @@ def test_a_described_profile_says_its_setting_before_its_prompts_and_the_shares_
     own = made(calibrated(within=0.05))
     first, setting, *entries = described(own).splitlines()
     shares, = (" / ".join(f"{share:.0%}" for share in entry["shares"]) for entry in own.entries[0].expected)
-    assert setting == "Calibrated with model sd15.safetensors, sampler euler, steps 12, cfg 7.0; labels by synthetic"
+    assert first == "doctor-gender balances gender toward man 50 %, woman 50 %"
+    assert setting == ("Calibrated with model sd15.safetensors, sampler euler, steps 12, cfg 7.0; labels by synthetic; "
+                       f"method: direction prompt, draw; hash {own.hash[:12]}")
     assert entries[0].startswith(f"{PROMPT}: man / woman: ") and entries[0].endswith(f"-> {shares}")

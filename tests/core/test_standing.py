@@ -27,9 +27,9 @@ def test_percents_have_the_sum_100():
     assert in_percent((0.0, 1.0)) == "0 / 100" and in_percent((0.125,) * 8).count("13") == 4
 
 
-def test_an_audit_has_shares_and_no_verdict():
+def test_an_audit_that_nothing_followed_says_what_it_shows_and_not_what_was():
     found, = standings(calibration([of(AUDIT, NONE, 71)], Plan(100, rounds=0, held_out=0)))
-    assert found.text == "Target 50 / 50. Was 71 / 29." and found.now is None and found.was.images == 100
+    assert found.text == "Target 50 / 50. Shows 71 / 29." and found.now is None and found.was.images == 100
     before, = standings(calibration([]))
     assert before.text == "Target 50 / 50." and before.was is None
 

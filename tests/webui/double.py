@@ -492,7 +492,7 @@ class Double:
             for name in ("cfg_denoiser", "cfg_denoised", "ui_settings", "before_ui", "app_started")}
         modules["modules.scripts"] = dict(Script=Script, AlwaysVisible=AlwaysVisible, scripts_data=[],
                                           ScriptRunner=ScriptRunner)
-        modules["modules.ui_common"] = dict(create_refresh_button=lambda *args: None)
+        modules["modules.ui_common"] = dict(create_refresh_button=lambda *args: Component())
         modules["modules.call_queue"] = dict(queue_lock=threading.Lock())
         modules["modules.processing"] = dict(
             process_images=self.process_images, Processed=Processed, fix_seed=fix_seed, DecodedSamples=DecodedSamples,

@@ -22,7 +22,7 @@ def audit(host, count=10, *later):
 
 def test_audit_measures_and_changes_nothing(bench):
     result = audit(bench)
-    assert result.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Was ")
+    assert result.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Shows ")
     assert "\nDetails:\n  gender, audit (N = 10): man " in result.info and "\n  first seed " in result.info
     page, = (path for path in bench.profiles.rglob("*") if path.is_file())  # of pictures and labels, no profile
     assert len(result.images) == 2 and page.name == "labels.html"

@@ -72,7 +72,7 @@ def test_the_scripts_measure_and_calibrate(server):
     few = dict(prompt=PROMPT, **{**SETTING, "batch_size": 4, "steps": 4})
     audit = server.post("txt2img", payload(**few, script_name="Debias: audit", script_args=[
         ["gender"], "", "demo", 8, 0.0, "", False]))
-    assert audit.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Was ") and len(audit.images) == 2
+    assert audit.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Shows ") and len(audit.images) == 2
     assert "\n  gender, audit (N = 8): man " in audit.info
     arguments = [*CALIBRATE[:3], 8, 1, 8, *CALIBRATE[6:13], "few", *CALIBRATE[14:]]
     result = server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=arguments))

@@ -382,7 +382,71 @@ def test_a_script_over_the_api_says_no_folder_of_this_machine(a_double, tmp_path
     assert str(tmp_path) not in str(caught.value)
 
 
+# --- what the page says ----------------------------------------------------------------------------------------------
+
+def test_the_estimate_names_a_time_once_a_calibration_has_measured_the_speed(bench, monkeypatch):
+    """It said "the time is shown after the first images" until a field was changed."""
+    pressed = []
+    monkeypatch.setattr(sys.modules["webui_double"].Component, "click",
+                        lambda self, fn, inputs=(), outputs=(), **_: pressed.append((fn, inputs)), raising=False)
+    bench.runner.named("Debias: calibrate (IDA)").ui(False)
+    renewed, = ((fn, inputs) for fn, inputs in pressed if fn.__name__ == "_about")
+    values = [component.value for component in renewed[1]]
+    assert "the time is shown after the first images" in renewed[0](*values)
+    calibrate(bench)
+    assert "at the speed of the last calibration or audit here" in renewed[0](*values)
+
+
+def test_an_infotext_says_in_plain_words_what_was_done(a_double):
+    """It said "push 1"; infotexts that do still bring their batch again."""
+    save_profile(a_double.profiles, steering=DRAW)
+    made = a_double.post("txt2img", payload(seed=20, batch_size=4, **debias()))
+    said = next(text for text in made.infotexts if "Debias weights" in keys(text))
+    assert keys(said)["Debias weights"] == "gender: 50 % left alone, 50 % steered to woman"
+    earlier = said.replace("50 % left alone, 50 % steered to woman", "50 % alone, 50 % woman, push 1")
+    assert earlier != said
+    again = a_double.post("txt2img", payload(seed=20, batch_size=4, infotext=earlier))
+    assert same(arrays(made), arrays(again)) and again.infotexts == made.infotexts
+    save_profile(a_double.profiles, "strong", steering={**DRAW, "strength": 1.5})
+    strong = a_double.post("txt2img", payload(seed=20, batch_size=4, **debias(name="strong"))).infotexts
+    assert {keys(text).get("Debias weights") for text in strong} == {
+        None, "gender: 50 % left alone, 50 % steered to woman, 1.5 times as strongly as usual"}
+
+
+def test_the_accordion_says_what_a_profile_balances_and_toward_which_target(a_double):
+    """Its first line was "by direction 'prompt', draw"."""
+    save_profile(a_double.profiles)
+    first, *_ = ours("script")._about("test").splitlines()
+    assert first.rstrip() == "test balances gender toward man 50 %, woman 50 %"
+
+
+def test_who_has_no_classifier_is_told_of_the_demo_model_s_own(a_double):
+    with pytest.raises(ValueError, match="The demo model has a judge of its own, 'demo'"):
+        calibrate(a_double)
+
+
+def test_a_name_whose_profile_was_deleted_can_be_calibrated_again_and_its_report_is_kept(bench):
+    calibrate(bench)
+    report = bench.profiles / "reports" / "doctor" / "report.html"
+    for kept in ("doctor (earlier)", "doctor (earlier) 2"):
+        (bench.profiles / "doctor.json").unlink()
+        report.write_text(kept)
+        done = calibrate(bench)
+        assert f"whose profile is gone, is now debias_profiles/reports/{kept}." in done.info
+        assert (bench.profiles / "reports" / kept / "report.html").read_text() == kept
+        assert (bench.profiles / "doctor.json").exists() and report.read_text() != kept
+    with pytest.raises(ValueError, match="doctor.json' exists already"):
+        calibrate(bench)
+
+
 # --- Forge Neo -------------------------------------------------------------------------------------------------------
+
+def test_the_sheets_of_a_result_find_the_folder_that_the_host_writes_them_to(bench, tmp_path):
+    """Forge Neo's batch file alone makes it: started otherwise, a finished calibration showed nothing at all."""
+    bench.shared.opts.temp_dir = str(tmp_path / "tmp")
+    calibrate(bench)
+    assert (tmp_path / "tmp").is_dir()
+
 
 def test_prompt_schedules_of_three_arguments_are_asked_with_three(a_double, monkeypatch):
     parser = sys.modules["modules.prompt_parser"]
