@@ -4,9 +4,9 @@
     python benchmarks/paper.py --only gender --occupations doctor judge
 
 Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures, until every share lies within 3.5
-points of its target with 95 % certainty, or 8 rounds are used; then its weights are tested on 400 pictures of seeds that
+points of its target with 95 % certainty, or 8 rounds are used (16 for five tones); then its weights are tested on 400 pictures of seeds that
 no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
-every second one.
+every fourth one.
 Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
 from __future__ import annotations
@@ -29,11 +29,12 @@ from sd_debias.core.method.methods import METHODS, Method
 
 METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
-PUSHES = ("doctor", "construction worker")  # the occupations of the table of pushes
+PUSHES = ("doctor",)  # the occupations of the table of pushes
 # No choice of the method's was made on pictures of these seeds.
 FRESH = TEST_SEED + 20_000_000
 MANY = 1000  # pictures of the test, for every seventh occupation
 PLAN = Plan(images=100, rounds=8, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
+MORE = replace(PLAN, rounds=16)  # of five groups, whose response has so many more entries
 IDA, GRADIENT, PUSH = "IDA", "policy gradient", "push"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
@@ -47,7 +48,7 @@ def jobs(options) -> list[dict]:
     every = [(case, IDA) for case in ("gender", "tone")] + [(case, GRADIENT) for case in ("gender", "tone")]
     every += [(case, IDA) for case in CASES if (case, IDA) not in every]
     return [dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict()) for case, solver in every
-            for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 2] if options.only in (None, case)] + [
+            for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 4] if options.only in (None, case)] + [
         dict(case="tone", solver=PUSH, occupation=subject, method=side.to_dict()) for subject in PUSHES for side in SIDES
         if options.only in (None, "tone")]
 
@@ -96,7 +97,8 @@ def measure(job: dict) -> tuple[dict, str]:
     if job["solver"] == PUSH:
         return pushed(job)
     attributes, prompt = CASES[job["case"]], captions.prompt(job["occupation"])
-    calibration = Calibration(prompt, attributes, METHOD, PLAN)
+    plan = MORE if any(len(a.groups) > 2 for a in attributes) else PLAN
+    calibration = Calibration(prompt, attributes, METHOD, plan)
     for _ in harness.bench.run(calibration):
         pass
     def tested(n: int) -> dict:
@@ -128,7 +130,7 @@ Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `
 alone, one shift for all pictures, rule `{METHOD.rule}`, in the first {METHOD.guidance.end:.0%} of the steps, a push that grows with its
 weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each
 round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
-rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
+rounds, or {MORE.rounds} where tones are balanced. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
 no decision has used (from {FRESH:,} on); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
 fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the audit and of the
 test. The paper's own SLD settings and update rule are not known to us: these are ours.
@@ -148,7 +150,7 @@ test. The paper's own SLD settings and update rule are not known to us: these ar
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "
                 f"| {kl.max():.4f} | {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} "
                 f"| {(kl <= 0.02).sum()} of {len(rows)} | {near} of {len(rows)} "
-                f"| {np.median([PLAN.rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
+                f"| {np.median([MORE.rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(min(r['certainty']) >= 0.95 for r in rows)} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
@@ -169,7 +171,7 @@ Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} a
 ![KL of both solvers against their iterations](paper.png)
 
 Both solvers have {PLAN.images} pictures an iteration, of the same direction. Of IDA, a round's KL is that of its own pictures. The policy
-gradient, of every second occupation, tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
+gradient, of every fourth occupation, tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
 does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} pictures, on average.
 
 | attribute | solver | occupations | {" | ".join(f"iteration {i}" for i in range(ITERATIONS + 1))} | fair |

@@ -6,6 +6,8 @@ A run goes on where rows/windows.json.gz ends.
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 import harness
 import numpy as np
 from harness import TEST_SEED
@@ -13,9 +15,8 @@ from harness import TEST_SEED
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from demo_training import captions
 from sd_debias.demo_model import model
-from sd_debias.core.method.methods import IN_CONTEXT
+from sd_debias.core.method.methods import EARLY, IN_CONTEXT, TOWARD, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
-from sd_debias.core.method.methods import Method
 from sd_debias.core.method import step as stepping
 from sd_debias.core.method.draw import Steering
 
@@ -23,6 +24,7 @@ EVERY = stepping.EVERY
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "farmer")
 N, STEPS = 200, model.STEPS
+MOST_STEPS = 3  # of the package's window
 WINDOWS = [(0, 0)] + [(i, i + 1) for i in range(STEPS)] + [(0, i) for i in range(2, STEPS + 1)]
 STRIDES = [(0, STEPS, 2), (0, STEPS // 2, 2)]
 # Without classifier-free guidance: last step pushed, and steps to an evaluation, between which gamma is repeated.
@@ -38,6 +40,9 @@ class Strided(SafeLatentGuidance):
 
 def measure(job: dict) -> tuple[dict, str]:
     """Pictures that are each pushed to a drawn group inside one window only."""
+    if "toward" in job:
+        guidance = replace(TOWARD if job["toward"] else EARLY, end=job["end"] / STEPS)
+        return pushed(job, guidance)
     if "alone" in job:
         end, every = job["alone"]
         harness.forget()
@@ -99,6 +104,21 @@ repeats its gamma in between. The package evaluates one in {EVERY}.
                 text.append(f"| {attribute} | {f'1 to {end}' if end else 'none'} | {('every', 'every second', 'every third')[every - 1]} | "
                             f"{np.mean([r['obeyed'] for r in rows]):.2f} | {np.mean([r['fidelity'] for r in rows]):.3f} | "
                             f"{np.mean([r['distance'] for r in rows]):.3f} | {1 + -(-end // every) / STEPS:.2f} |")
+    text.append(f"""
+The same pushes with the text evaluated on the other side (*away*, as the rule of SLD has it, and as above) or where the weights lead (*toward*,
+anchored at the prompt, what new calibrations of the direction do). {MOST_STEPS} of {STEPS} steps are the package's window.
+
+| attribute | steps pushed | text | as drawn | KL | occupation right | distance to the unguided picture | evaluations |
+|---|---|---|---|---|---|---|---|""")
+    for attribute in ATTRIBUTES:
+        for end in (MOST_STEPS, STEPS):
+            for toward in (False, True):
+                rows = [r for r in results if (r["attribute"], r.get("end"), r.get("toward")) == (attribute, end, toward)]
+                if rows:
+                    kl = np.mean([r["attributes"][ATTRIBUTES[attribute].name]["kl"] for r in rows])
+                    text.append(f"| {attribute} | 1 to {end} | {'toward' if toward else 'away'} | {np.mean([r['obeyed'] for r in rows]):.2f} | {kl:.3f} "
+                                f"| {np.mean([r['fidelity'] for r in rows]):.3f} | {np.mean([r['distance'] for r in rows]):.3f} "
+                                f"| {1 + end / STEPS / 2:.2f} |")
     return "\n".join(text) + "\n"
 
 
@@ -106,4 +126,6 @@ if __name__ == "__main__":
     harness.run("windows", [dict(attribute=attribute, window=list(window), occupation=subject) for subject in OCCUPATIONS
                             for attribute in ATTRIBUTES for window in WINDOWS + STRIDES]
                 + [dict(attribute=attribute, alone=list(alone), occupation=subject) for subject in OCCUPATIONS
-                   for attribute in ATTRIBUTES for alone in ALONE], measure, tables, harness.parser(__doc__).parse_args())
+                   for attribute in ATTRIBUTES for alone in ALONE]
+                + [dict(attribute=attribute, toward=toward, end=end, occupation=subject) for subject in OCCUPATIONS
+                   for attribute in ATTRIBUTES for end in (MOST_STEPS, STEPS) for toward in (False, True)], measure, tables, harness.parser(__doc__).parse_args())

@@ -306,9 +306,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
     # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
     numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
     how = method.to_dict()
-    for name, before in (("anchor", "empty"), ("toward", False), ("length", 1.0)):
-        if how["guidance"][name] == before:
-            del how["guidance"][name]
+    for setting, before in (("anchor", "empty"), ("toward", False), ("length", 1.0)):
+        if how["guidance"][setting] == before:
+            del how["guidance"][setting]
     asked = [[a.to_dict() for a in attributes], how, numbers, host.fingerprint(),
              *([[own and own.to_dict() for own in checks]] if any(checks) else [])]
     with ExitStack() as held:

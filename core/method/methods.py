@@ -15,9 +15,10 @@ RULES = ("log", "additive", "multiplicative", "policy_gradient")
 OWN = "own:"  # begins the names of solvers that users register (core/calibration/solver)
 OWN_RULE = r"own:[A-Za-z0-9_.-]{1,60}"
 SPENDS = ("draw", "shift")
-# At most a fifth more time. On the demo model it keeps four fifths of the push on gender, half of that on skin tones:
-# benchmarks/windows.py measures which steps decide, benchmarks/peers.py what a calibration makes of it.
+# At most a fifth more time: benchmarks/windows.py measures which steps decide.
 EARLY = SafeLatentGuidance(end=0.35)
+# In these steps a text evaluated toward is obeyed where one on the other side is not (docs/windows.md).
+TOWARD = replace(EARLY, anchor="prompt", toward=True)
 AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile was found with
 
 
@@ -106,8 +107,7 @@ METHODS = {
     "shift": Method(spend="shift"),
     # What He et al. 2024 state: weights on the groups' own embeddings, one unsafe direction inside sampling, IDA. Its
     # SLD settings and update rule are not known to us; these are ours, chosen by measurement (docs/paper.md).
-    "paper": Method("embedding", ALONE, "shift", "log", SafeLatentGuidance(end=EARLY.end, linear=True, length=0.5,
-                                                                              anchor="prompt", toward=True)),
+    "paper": Method("embedding", ALONE, "shift", "log", replace(TOWARD, linear=True, length=0.25)),
 }
 
 
@@ -159,7 +159,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
         given.setdefault("rule", "log")
     usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
     if direction != usual.direction and "prompt" in (direction, usual.direction):
-        given["guidance"] = SafeLatentGuidance() if direction == "prompt" else EARLY
+        given["guidance"] = {"prompt": SafeLatentGuidance(), "embedding": TOWARD, "prediction": EARLY}[direction]
     elif direction == "prediction":  # which is linear in its weights anyway
         given["guidance"] = replace(usual.guidance, linear=False, length=1.0, anchor="empty", toward=False)
     return replace(usual, **given)

@@ -63,8 +63,8 @@ class Steps:
 
     @property
     def text_weights(self) -> Tensor:
-        """a [B, n] of the `embedding` direction's text: the weights; of the guidance's length where gamma is `linear`, and
-        turned round where it is evaluated `toward`."""
+        """a [B, n] of the `embedding` direction's text: the weights; of the guidance's length where gamma is `linear`,
+        and turned round where it is evaluated `toward`."""
         return self.weights if self.lengths is None else self.weights / self.lengths[:, None]
 
     def idle(self, progress: float) -> bool:

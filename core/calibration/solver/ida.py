@@ -44,19 +44,22 @@ class Ida:
             even = 1 / len(p)
             v = np.clip(last / self.largest + even, 1e-3, None) * (p / np.exp(self.log_target)) ** 0.25
             step = self.largest * (v / v.sum() - even)
-        step = step - step.mean()
-        return Steering(tuple((step * min(1, self.largest / max(np.abs(step).max(), 1e-9))).tolist()))
+        return self._bounded(step - step.mean())
+
+    def _bounded(self, a: np.ndarray) -> Steering:
+        return Steering(tuple((a * min(1, self.largest / max(np.abs(a).max(), 1e-9))).tolist()))
 
     def answer(self, history: Sequence[Measurement]) -> Steering:
-        """Of the log rule, what the fit to all rounds says: the nearest round owes part of its nearness to luck. Unless
-        chance does not explain what the nearest round or the last one showed beside the fit, which then does not hold.
-        Of the other rules, the nearest round."""
+        """Of the log rule, the safest weights by the fit to all rounds: the nearest round owes part of its nearness to
+        luck. Unless chance does not explain what the nearest round or the last one showed beside the fit, which then
+        does not hold. Of the other rules, the nearest round."""
         nearest = min(history, key=lambda measured: measured.kl(self.target))
         if self.rule == "log" and len(history) > 1:
             response = self._response(history)
             if all(g_test(m.counts, response.expected(m.steering.weights))[1] > UNLIKELY for m in (nearest, history[-1])
                    if m.counts.sum()):
-                return self.propose(history)
+                start = response.weights(self.log_target, np.asarray(history[-1].steering.weights))
+                return self._bounded(response.safest(self.log_target, start))
         return nearest.steering
 
     def outcomes(self, history: Sequence[Measurement], steering: Steering) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor
 SLOPES, SPREAD = {"prompt": 3.0, "embedding": 0.7, "prediction": 2.0}, 1.0
 TOWARD = 2.3              # of `embedding`, evaluated toward
 DEVIATION = 0.3           # standard deviation of each entry of E
-RIDGE = 0.1               # of s: in directions in which A hardly moves the shares, a step is short
+RIDGE = 0.0125            # of s: in directions in which A hardly moves the shares, a step is short
 FIRST_STEP = 0.7
 
 
@@ -43,11 +43,36 @@ class Response:
 
     def shares(self, weights: Sequence[float], draws: int = 2000, seed: int = 0) -> np.ndarray:
         """Shares [draws, n] under weights a [n], drawn from the posterior."""
-        n, mode = len(self.b), np.concatenate([self.b, self.matrix.ravel()])
-        x = np.random.default_rng(seed).multivariate_normal(mode, self.covariance, draws, method="eigh")
-        log_p = x[:, :n] - x[:, n:].reshape(-1, n, n) @ np.asarray(weights)
+        b, matrix = self._drawn(draws, seed)
+        log_p = b - matrix @ np.asarray(weights)
         p = np.exp(log_p - log_p.max(1, keepdims=True))
         return p / p.sum(1, keepdims=True)
+
+    def _drawn(self, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """b [draws, n] and A [draws, n, n] of the posterior."""
+        n, mode = len(self.b), np.concatenate([self.b, self.matrix.ravel()])
+        x = np.random.default_rng(seed).multivariate_normal(mode, self.covariance, draws, method="eigh")
+        return x[:, :n], x[:, n:].reshape(-1, n, n)
+
+    def safest(self, log_target: np.ndarray, start: np.ndarray, draws: int = 256) -> np.ndarray:
+        """a [n], centred, of the least KL(p || t) on average over the posterior, sought from `start`: weights far from
+        those that were tried are not trusted as those near them are."""
+        with torch.inference_mode(False), torch.enable_grad():  # hosts call from within inference mode
+            b, matrix = map(torch.from_numpy, self._drawn(draws, 0))
+            log_t = torch.from_numpy(log_target)
+            a = torch.from_numpy(np.array(start, float)).requires_grad_()
+            optimizer = torch.optim.LBFGS([a], max_iter=60, line_search_fn="strong_wolfe")
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                log_p = torch.log_softmax(b - matrix @ (a - a.mean()), 1)
+                value = (log_p.exp() * (log_p - log_t)).sum(1).mean()
+                value.backward()
+                return value
+
+            optimizer.step(closure)
+            found = a.detach().numpy()
+        return found - found.mean() if np.isfinite(found).all() else start
 
     def weights(self, log_target: np.ndarray, last: np.ndarray) -> np.ndarray:
         """a [n], centred, at which the shares are the target's, as far as A can tell: the step from the last weights
