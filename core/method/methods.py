@@ -159,7 +159,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
         given.setdefault("rule", "log")
     usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
     if direction != usual.direction and "prompt" in (direction, usual.direction):
-        given["guidance"] = {"prompt": SafeLatentGuidance(), "embedding": TOWARD, "prediction": EARLY}[direction]
+        given["guidance"] = {"prompt": SafeLatentGuidance(), "embedding": TOWARD}.get(direction, EARLY)
     elif direction == "prediction":  # which is linear in its weights anyway
         given["guidance"] = replace(usual.guidance, linear=False, length=1.0, anchor="empty", toward=False)
     return replace(usual, **given)
