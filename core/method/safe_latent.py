@@ -28,7 +28,7 @@ class SafeLatentGuidance:
     toward          with the anchor "prompt": the text that is evaluated is the prompt moved the other way, to where the
                     weights lead, and gamma is what is taken from it, eps_cond - eps_toward. To first order the same;
                     but a text that says a group is one that the model knows, and one that says "away from it" is not:
-                    only so can a push reach a group between others (docs/method.md). Ours
+                    pushes are obeyed far more often (docs/windows.md). Ours
     """
     scale: float = 1000.0
     threshold: float | None = None
