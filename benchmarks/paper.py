@@ -220,10 +220,12 @@ def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
     found = []
     for case in ("gender", "tone"):
         for solver in (IDA, GRADIENT):
-            curves = [kl for r in results if (r["case"], r["solver"]) == (case, solver) for kl in r["kl_by_round"].values()]
+            rows = [r for r in results if (r["case"], r["solver"]) == (case, solver)]
+            own = [r for r in rows if r["method"] == METHOD.to_dict()]
+            curves = [kl for r in own or rows for kl in r["kl_by_round"].values()]
             if curves:
                 name = CASES[case][0].name
-                found.append((name, solver, np.array([(kl + [kl[-1]] * ITERATIONS)[:ITERATIONS + 1] for kl in curves])))
+                found.append((name, solver if own else f"{solver}, text away", np.array([(kl + [kl[-1]] * ITERATIONS)[:ITERATIONS + 1] for kl in curves])))
     return found
 
 
