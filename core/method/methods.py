@@ -60,8 +60,8 @@ class Method:
 
     @property
     def unit(self) -> float:
-        """Weight at which a push takes full effect: 1 for a group's text in the prompt's context, and where the text is
-        evaluated toward which it leads; about 4 for a text alone that is evaluated on the other side."""
+        """Weight at which a push takes full effect: 1 for a group's text in the prompt's context, and for one that is
+        evaluated toward where it leads; about 4 for a text alone that is evaluated on the other side."""
         return 1.0 if "{prompt}" in self.context or self.guidance.toward else 4.0
 
     def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
@@ -73,7 +73,7 @@ class Method:
                               f"{start:g} and {end:g}.")
         method = self if direction in (AS_CALIBRATED, self.direction) else replace(
             self, direction=direction, guidance=SafeLatentGuidance() if direction == "prompt"
-            else replace(self.guidance, anchor="empty", toward=False) if direction == "prediction" else self.guidance)
+            else _of_prediction(self.guidance) if direction == "prediction" else self.guidance)
         window = method.guidance
         start = max(start, window.start)
         return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
@@ -160,9 +160,14 @@ def named(name: str = "default", **changes: str | None) -> Method:
     usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
     if direction != usual.direction and "prompt" in (direction, usual.direction):
         given["guidance"] = {"prompt": SafeLatentGuidance(), "embedding": TOWARD}.get(direction, EARLY)
-    elif direction == "prediction":  # which is linear in its weights anyway
-        given["guidance"] = replace(usual.guidance, linear=False, length=1.0, anchor="empty", toward=False)
+    elif direction == "prediction":
+        given["guidance"] = _of_prediction(usual.guidance)
     return replace(usual, **given)
+
+
+def _of_prediction(guidance: SafeLatentGuidance) -> SafeLatentGuidance:
+    """The settings without those of a text: predictions are linear in their weights anyway."""
+    return replace(guidance, linear=False, length=1.0, anchor="empty", toward=False)
 
 
 def _no_rule(rule: str) -> DebiasError:

@@ -56,6 +56,9 @@ class SafeLatentGuidance:
             raise DebiasError(f"Expected finite guidance settings, got {self}.")
         if not 0.01 <= self.length <= 10:
             raise DebiasError(f"Expected a length from 0.01 to 10, got {self.length:g}.")
+        if self.length != 1 and not self.linear:
+            raise DebiasError(f"A length ({self.length:g}) is that of the text under 'linear', which is off. Turn it "
+                              "on, or leave the length out.")
         if self.scale < 0 or not 0 <= self.momentum_beta <= 1 or not 0 <= self.start <= self.end <= 1:
             raise DebiasError(f"Expected scale >= 0, momentum_beta in [0, 1] and 0 <= start <= end <= 1, got {self}.")
 

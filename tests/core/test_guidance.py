@@ -192,7 +192,8 @@ def test_settings_out_of_range_are_refused(setting):
 @pytest.mark.parametrize("has_uncond", [True, False])
 def test_toward_evaluates_where_the_weights_lead_and_takes_its_difference_the_other_way(device, linear, has_uncond):
     weights = torch.tensor([[0.5, -2.0], [0.0, 0.0], [-0.25, 0.125]], device=device)
-    method = Method("embedding", guidance=SafeLatentGuidance(linear=linear, length=0.5, anchor="prompt", toward=True))
+    method = Method("embedding", guidance=SafeLatentGuidance(linear=linear, length=0.5 if linear else 1.0,
+                                                             anchor="prompt", toward=True))
     steps = Steps(method, weights, has_uncond)
     length = torch.tensor([4.0, 1.0, 0.5] if linear else [1.0] * 3, device=device)[:, None]  # text's of .5, or its own
     assert steps.prompt_is_baseline
@@ -207,3 +208,10 @@ def test_toward_evaluates_where_the_weights_lead_and_takes_its_difference_the_ot
 def test_toward_without_the_anchor_at_the_prompt_is_refused():
     with pytest.raises(DebiasError, match="needs the anchor 'prompt', got 'empty'"):
         SafeLatentGuidance(toward=True)
+
+
+def test_a_length_without_linear_is_refused_and_not_ignored():
+    with pytest.raises(DebiasError, match="which is off"):
+        SafeLatentGuidance(length=0.5)
+    with pytest.raises(DebiasError, match="from 0.01 to 10, got 0"):
+        SafeLatentGuidance(linear=True, length=0.0)

@@ -53,9 +53,14 @@ class Solver(Protocol):
     def at_its_limit(self, history: Sequence[Measurement]) -> bool: ...
 
 
-def best(history: Sequence[Measurement], target: Sequence[float] | np.ndarray) -> Steering:
+def nearest(history: Sequence[Measurement], target: Sequence[float] | np.ndarray) -> Measurement:
     """The round nearest to the target; of equally near ones, the first."""
-    return min(history, key=lambda measured: measured.kl(target)).steering
+    return min(history, key=lambda measured: measured.kl(target))
+
+
+def best(history: Sequence[Measurement], target: Sequence[float] | np.ndarray) -> Steering:
+    """The weights of the round nearest to the target."""
+    return nearest(history, target).steering
 
 
 Factory = Callable[[Attribute, Method, int], Solver]  # of an attribute, the method, and the first image's seed

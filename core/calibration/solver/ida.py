@@ -11,7 +11,7 @@ import numpy as np
 
 from ..statistics import g_test, reachable, smoothed
 from ...method.draw import Steering
-from . import Measurement
+from . import Measurement, nearest
 from .response import SLOPES, Response, fit
 
 
@@ -53,14 +53,14 @@ class Ida:
         """Of the log rule, the safest weights by the fit to all rounds: the nearest round owes part of its nearness to
         luck. Unless chance does not explain what the nearest round or the last one showed beside the fit, which then
         does not hold. Of the other rules, the nearest round."""
-        nearest = min(history, key=lambda measured: measured.kl(self.target))
+        near = nearest(history, self.target)
         if self.rule == "log" and len(history) > 1:
             response = self._response(history)
-            if all(g_test(m.counts, response.expected(m.steering.weights))[1] > UNLIKELY for m in (nearest, history[-1])
+            if all(g_test(m.counts, response.expected(m.steering.weights))[1] > UNLIKELY for m in (near, history[-1])
                    if m.counts.sum()):
                 start = response.weights(self.log_target, np.asarray(history[-1].steering.weights))
                 return self._bounded(response.safest(self.log_target, start))
-        return nearest.steering
+        return near.steering
 
     def outcomes(self, history: Sequence[Measurement], steering: Steering) -> np.ndarray:
         """By the response that all rounds measured, whatever rule proposed their weights."""
