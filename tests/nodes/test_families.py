@@ -153,3 +153,26 @@ def test_models_and_texts_of_fp8_weights_are_guided_as_the_same_in_float32(comfy
     assert done["acted"] and not done["skipped"] and moved[0] <= 1e-3 * moved[1:].min()
     same = whole(PROMPT, [0, 1, 2], ROWS, method)[0] - whole(PROMPT, [0, 1, 2])[0]
     assert ((found - plain) - same).abs().amax() <= 1e-2 * moved.max()
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("name", ["SDXL", "Flux 1", "Qwen-Image"])
+def test_models_and_texts_of_gguf_files_are_guided_as_the_same_weights_in_float32(comfyui, set_folder, tmp_path,
+                                                                                  monkeypatch, name, kind):
+    ggufs, module = beside("tiny_ggufs"), FAMILIES[name]
+    ggufs.pack()
+    for folder in ("diffusion_models", "text_encoders"):
+        set_folder(folder, tmp_path, {".gguf", ".safetensors"})
+    whole = made(name, lambda *own: ggufs.saved(name, kind, tmp_path, *own))
+    model, clip = ggufs.loaded(name, module)
+    assert ggufs.share(model.model, kind) > 0.5 and (name == "SDXL" or ggufs.share(ggufs.texts_of(clip)[0], kind) > 0.2)
+    monkeypatch.setitem(module.FAMILIES, name, lambda: (model, clip))
+    small = made(name)
+    plain, same = (run(PROMPT, [0, 1, 2])[0] for run in (small, whole))
+    for method in map(Method, DIRECTIONS):
+        found, (done,) = small(PROMPT, [0, 1, 2], ROWS, method)
+        moved = (found - plain).abs().flatten(1).amax(1)
+        assert done["acted"] and not done["skipped"] and moved[0] <= 1e-3 * moved[1:].min()
+        pushed = whole(PROMPT, [0, 1, 2], ROWS, method)[0]
+        assert ((found - plain) - (pushed - same)).abs().amax() <= 1e-3 * moved.max()
+        assert small(PROMPT, [0, 1, 2], [ALONE] * 3, method)[0].equal(plain)

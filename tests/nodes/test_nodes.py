@@ -766,8 +766,11 @@ def test_the_models_name_is_found_upstream():
               "2": {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "lora_name": "x"}},
               "3": {"class_type": "DebiasApply", "inputs": {"model": ["2", 0]}},
               "4": {"class_type": "DebiasApply", "inputs": {"model": ["5", 0]}},
-              "5": {"class_type": "DebiasDemoModel", "inputs": {}}}
+              "5": {"class_type": "DebiasDemoModel", "inputs": {}},
+              "6": {"class_type": "DebiasApply", "inputs": {"model": ["7", 0]}},
+              "7": {"class_type": "UnetLoaderGGUF", "inputs": {"unet_name": "flux/flux1-dev-Q8_0.gguf"}}}
     assert model_name(prompt, "3") == "v1-5.safetensors" and model_name(prompt, "4") == "demo"
+    assert model_name(prompt, "6") == "flux1-dev-Q8_0.gguf"
     assert model_name(None, None) is None
 
 

@@ -60,11 +60,21 @@ def clip_of(config, found=(), spiece=None, tekken=None, **options):
     clip = comfy.sd.CLIP(target, model_options={**OPTIONS, **options},
                          tokenizer_data=dict(spiece_model=spiece, tekken_model=tekken))
     lively(clip.cond_stage_model)
+    return sharing(clip)
+
+
+def sharing(clip):
+    """The real tokenizers have up to 150000 tokens, which share embeddings here."""
     for module in clip.cond_stage_model.modules():
-        # The real tokenizers have up to 150000 tokens, which share embeddings here.
         if getattr(module, "num_embeddings", None) == VOCABULARY:
             module.register_forward_pre_hook(lambda module, given: (given[0] % VOCABULARY, *given[1:]))
     return clip
+
+
+def blind():
+    """Qwen's tower for pictures has 600 million weights more, and no pictures are shown here."""
+    import comfy.text_encoders.qwen_vl
+    return mock.patch.object(comfy.text_encoders.qwen_vl, "Qwen2VLVisionTransformer", lambda **_: torch.nn.Module())
 
 
 def spiece():
@@ -185,10 +195,8 @@ def z_image():
 
 
 def qwen_image():
-    import comfy.text_encoders.qwen_vl
     from comfy.supported_models import QwenImage
-    # It sees pictures with 600 million weights more, and none are shown here.
-    with mock.patch.object(comfy.text_encoders.qwen_vl, "Qwen2VLVisionTransformer", lambda **_: torch.nn.Module()):
+    with blind():
         clip = clip_of(QwenImage)
     return model_of(
         QwenImage, image_model="qwen_image", patch_size=2, in_channels=64, out_channels=16, num_layers=2,
