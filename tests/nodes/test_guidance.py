@@ -160,6 +160,39 @@ def test_without_a_negative_the_prompt_s_own_prediction_is_the_baseline(demo, sa
     assert torch.allclose(found, sample(model, cfg=1.0), atol=1e-4)
 
 
+@pytest.fixture
+def dual_model(sample):
+    """A guider that evaluates its negative by a model of its own, as DualModelGuider does for Ideogram 4."""
+    from comfy.samplers import CFGGuider, calc_cond_batch
+
+    class DualModel(CFGGuider):
+        def set_conds(self, positive):
+            super().set_conds(positive, sample.encode(""))
+            self.set_cfg(2.0)
+
+        def predict_noise(self, x, timestep, model_options={}, seed=None):
+            network = getattr(self, "inner_model", None) or self.model_patcher.model
+            positive, negative = (calc_cond_batch(network, [self.conds[name]], x, timestep, model_options)[0]
+                                  for name in ("positive", "negative"))
+            return negative + self.cfg * (positive - negative)
+    return DualModel
+
+
+def test_the_prompt_s_own_text_acts_where_the_negative_has_a_model_of_its_own(sample, guided, dual_model):
+    model, done = guided(Method("prompt"), torch.tensor([[0.0, -1.0], [0.0, 0.0]]))
+    assert torch.allclose(sample(model, guider=dual_model), sample(model), atol=1e-4)
+    assert done[0][0]["acted"]
+
+
+@pytest.mark.parametrize("method", [Method("embedding"), Method("prediction"), METHODS["paper"]],
+                         ids=["embedding", "prediction", "paper"])
+def test_directions_inside_sampling_say_that_they_cannot_act_where_the_negative_has_a_model_of_its_own(
+        demo, sample, guided, dual_model, method):
+    model, done = guided(method, torch.tensor([[0.0, -1.0]] * 2))
+    assert torch.equal(sample(model, guider=dual_model), sample(demo[0], guider=dual_model))
+    assert not done[0][0]["acted"] and "never evaluated the positive conditioning together" in done[0][0]["reason"]
+
+
 def test_two_profiles_stack(demo, sample, guided):
     weights = torch.tensor([[0.0, -0.5]] * 2)
     one, first = guided(Method("embedding"), weights)
