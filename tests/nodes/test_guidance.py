@@ -170,7 +170,7 @@ def dual_model(sample):
             super().set_conds(positive, sample.encode(""))
             self.set_cfg(2.0)
 
-        def predict_noise(self, x, timestep, model_options={}, seed=None):
+        def predict_noise(self, x, timestep, model_options=None, seed=None):
             network = getattr(self, "inner_model", None) or self.model_patcher.model
             positive, negative = (calc_cond_batch(network, [self.conds[name]], x, timestep, model_options)[0]
                                   for name in ("positive", "negative"))
