@@ -31,7 +31,7 @@ METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
 PUSHES = ("doctor",)  # the occupations of the table of pushes
 # No choice of the method's was made on pictures of these seeds.
-FRESH = TEST_SEED + 20_000_000
+FRESH = TEST_SEED + 50_000_000
 MANY = 1000  # pictures of the test, for every seventh occupation
 PLAN = Plan(images=100, rounds=8, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
 MORE = replace(PLAN, rounds=16)  # of five groups, whose response has so many more entries

@@ -107,7 +107,7 @@ METHODS = {
     "shift": Method(spend="shift"),
     # What He et al. 2024 state: weights on the groups' own embeddings, one unsafe direction inside sampling, IDA. Its
     # SLD settings and update rule are not known to us; these are ours, chosen by measurement (docs/paper.md).
-    "paper": Method("embedding", ALONE, "shift", "log", replace(TOWARD, linear=True, length=0.25)),
+    "paper": Method("embedding", ALONE, "shift", "log", replace(TOWARD, linear=True, length=0.5)),
 }
 
 
