@@ -2,7 +2,8 @@
 
 1. The check: of a judge that is made worse on purpose (10, 20 and 30 % of its labels are wrong), shares are corrected by
    its check; how often do their intervals hold the true shares?
-2. Calibrations with such a judge, with its check and without: whom does the model then show by the true labels?
+2. Calibrations with such a judge, with its check and without: whom does the model then show by the true labels? With a
+   usual check and plan, and with larger ones.
 3. People mode: several persons of the demo model on one canvas; how often do the intervals hold the true shares?
 4. How many pictures an audit of a folder labels in a second.
 
@@ -15,6 +16,7 @@ import hashlib
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -40,6 +42,8 @@ OCCUPATIONS = ("doctor", "nurse", "mechanic", "teacher")
 RATES = (0.1, 0.2, 0.3)
 AIM = GENDER.with_target((0.3, 0.7))  # of even shares, a judge that errs alike both ways shows even ones
 POOL, AUDIT, CHECK, RUNS, TEST = 1000, 200, 50, 200, 400
+# Of calibrations: labels wrong, pictures of the check a group (0: no check), images at most before the verification.
+CALIBRATED = [*((rate, 400, 800) for rate in RATES), (0.2, 0, 800), (0.2, 2000, 2000), (0.3, 3000, 4000)]
 SEEDS = dict(pool=90_000_000, check=91_000_000, calibration=92_000_000, test=93_000_000)  # no other command uses these
 
 
@@ -64,8 +68,8 @@ def made(bench, prompt: str, first: int, count: int, profile=None) -> list[np.nd
     return found
 
 
-def correction(bench, say) -> tuple[dict, dict, dict]:
-    """(coverage by rate, a pool's pictures by occupation, pictures whose prompt states the group)."""
+def correction(bench, say) -> tuple[dict, dict]:
+    """(coverage by rate, a pool's pictures by occupation)."""
     true = bench.classifier(GENDER)
     pools = {}
     for at, occupation in enumerate(OCCUPATIONS):
@@ -97,31 +101,36 @@ def correction(bench, say) -> tuple[dict, dict, dict]:
         found[f"{rate:g}"] = dict(runs=runs, inside=int(inside), without_correction=int(plain),
                                   mean_error=float(np.mean(off)))
         say(f"correction at {rate:.0%} wrong: {inside} of {runs}, without correction {plain}")
-    return found, pools, explicit
+    return found, pools
 
 
-def calibrations(bench, explicit, say) -> list[dict]:
-    """Calibrations to 30:70 with a spoiled judge, checked on 400 pictures a group; the true shares on fresh seeds."""
+def calibrations(bench, say) -> list[dict]:
+    """Calibrations to 30:70 with a spoiled judge, as `CALIBRATED` says; the true shares on fresh seeds."""
     from sd_debias.core.calibration.result import profile_of
-    true, rows = bench.classifier(GENDER), []
-    for rate, corrected in [(rate, True) for rate in RATES] + [(RATES[1], False)]:
-        bench.classifiers[GENDER.name] = Spoiled(true, rate)
-        judge = bench.classifiers[GENDER.name]
-        seen = [labels(judge(images)) for images in explicit.values()]
-        checks = [Check.of(GENDER, [g for g, own in enumerate(seen) for _ in own], np.concatenate(seen).tolist(),
-                           judge=judge.name)]
+    true, rows, explicit = bench.classifier(GENDER), [], [[] for _ in GENDER.groups]
+    for rate, check, most in CALIBRATED:
+        judge = bench.classifiers[GENDER.name] = Spoiled(true, rate)
+        for i, (group, pictures) in enumerate(zip(GENDER.groups, explicit)):
+            pictures += made(bench, f"a photo of a doctor, {group.texts[0]}", SEEDS["check"] + 10_000 * i + len(pictures),
+                             check - len(pictures))
+        checks = []
+        if check:
+            seen = [labels(judge(pictures[:check])) for pictures in explicit]
+            checks = [Check.of(GENDER, np.repeat(range(len(seen)), check).tolist(), np.concatenate(seen).tolist(),
+                               judge=judge.name)]
         for at, occupation in enumerate(OCCUPATIONS):
             prompt = f"a photo of a {occupation}"
             plan = planned("normal", METHODS["default"], batch_size=50, seed=SEEDS["calibration"] + 10_000 * at)
-            c = Calibration(prompt, (AIM,), METHODS["default"], plan, checks=checks if corrected else ())
+            plan = replace(plan, rounds=(most - plan.images) // plan.step)
+            c = Calibration(prompt, (AIM,), METHODS["default"], plan, checks=checks)
             for _ in bench.run(c):
                 pass
             profile = profile_of("judged", [c], bench.setting, "spoiled")
             after = labels(true(made(bench, prompt, SEEDS["test"] + 10_000 * at, TEST, profile)))
             share = float(np.mean(after[after >= 0] == 1))
-            rows.append(dict(rate=rate, corrected=corrected, occupation=occupation, woman=share,
+            rows.append(dict(rate=rate, check=check, most=most, occupation=occupation, woman=share,
                              images=sum(r.done for r in c.rounds), stop=c.stop))
-            say(f"{occupation}, {rate:.0%} wrong, {'with' if corrected else 'without'} check: woman {share:.1%}")
+            say(f"{occupation}, {rate:.0%} wrong, check of {check}: woman {share:.1%}, {c.stop}")
     bench.classifiers[GENDER.name] = true
     return rows
 
@@ -191,21 +200,22 @@ def throughput(bench, pools) -> dict:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--out", type=Path, help="where judges.json and judges.md are; default: only print")
-    options.add_argument("--quick", action="store_true", help="no calibrations")
+    options.add_argument("--only", choices=("calibrations", "others"), help="one half of it")
     given = options.parse_args()
     bench, started = demo(), time.perf_counter()
 
     def say(text: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {text}", flush=True)
 
-    corrected, pools, explicit = correction(bench, say)
-    counted, speed = people(bench, pools, say), throughput(bench, pools)
-    say(f"{speed['a_second']} pictures a second")
-    for name, found in (("correction", corrected), ("people", counted), ("throughput", speed)):
-        if given.out:
-            record(name, found, given.out)
-    if not given.quick:
-        rows = calibrations(bench, explicit, say)
+    if given.only != "calibrations":
+        corrected, pools = correction(bench, say)
+        counted, speed = people(bench, pools, say), throughput(bench, pools)
+        say(f"{speed['a_second']} pictures a second")
+        for name, found in (("correction", corrected), ("people", counted), ("throughput", speed)):
+            if given.out:
+                record(name, found, given.out)
+    if given.only != "others":
+        rows = calibrations(bench, say)
         if given.out:
             record("calibrations", dict(rows=rows, images=TEST), given.out)
 

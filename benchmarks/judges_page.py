@@ -6,6 +6,8 @@ from pathlib import Path
 
 from reliability import kept
 
+from sd_debias.core.calibration.statistics import wilson
+
 
 def record(name: str, found: dict, folder: Path) -> None:
     """Keep one part's figures beside the others, and make the page anew."""
@@ -79,21 +81,37 @@ group. How often does the 95 % interval hold the true share?
 
 
 def _calibrations(found: dict) -> str:
-    rows = "\n".join(f"| {100 * own['rate']:.0f} % | {'yes' if own['corrected'] else 'no'} | {own['occupation']} | "
+    rows = "\n".join(f"| {100 * own['rate']:.0f} % | {own['check'] or 'none'} | {own['most']} | {own['occupation']} | "
                      f"{_percent(own['woman'])} | {_said(own)} | {own['images']} |" for own in found["rows"])
     return f"""## Calibrations with such a judge
 
-To 30:70, within 5 points, with a check of 400 pictures a group; the share of women by the true labels on {found['images']} fresh pictures,
-whose own 95 % interval is ± 4.5 points ({found['machine']}). (At a target of 50:50, a judge with equal errors in both directions shows even shares anyway.)
+To 30:70, within 5 points; the share of women by the true labels on {found['images']} fresh pictures, whose own 95 % interval is ± 4.5 points
+({found['machine']}). (At a target of 50:50, a judge with equal errors in both directions shows even shares anyway.)
 
-| labels wrong | with the check | occupation | women afterwards | sure within, by itself | images used |
-|---|---|---|---|---|---|
+| labels wrong | pictures of the check, a group | images at most | occupation | women afterwards | sure within, by itself | images used |
+|---|---|---|---|---|---|---|
 {rows}
 
-Where few labels are wrong, calibrations end on target. At 30 % the check of 400 pictures a group itself leaves 4 points of doubt on the true
-share, the same for every occupation, and the calibration says so: use a better judge. Without the check it
-claims its 5 points and is wrong by more than 10.
+| labels wrong | pictures of the check, a group | mean share of women | off target: mean, largest, points | target within the test's interval |
+|---|---|---|---|---|
+{_ended(found)}
+
+The more labels are wrong, the more pictures the check itself needs: of 400 a group, labels that are wrong in 30 % leave 4 points of doubt on
+the true share, the same for every occupation, and the calibration says so. Without a check it claims its 5 points and is wrong by more than 10.
 """
+
+
+def _ended(found: dict) -> str:
+    """Of each rate and check: how far from 70 % women the calibrations ended, by the true labels."""
+    ended, text = {}, []
+    for own in found["rows"]:
+        ended.setdefault((own["rate"], own["check"]), []).append(own["woman"])
+    for (rate, check), women in ended.items():
+        off = [abs(woman - 0.7) for woman in women]
+        inside = sum(low <= 0.7 <= high for low, high in (wilson(round(w * found["images"]), found["images"]) for w in women))
+        text.append(f"| {100 * rate:.0f} % | {check or 'none'} | {_percent(sum(women) / len(women))} | {100 * sum(off) / len(off):.1f}, {100 * max(off):.1f} "
+                    f"| {inside} of {len(women)} |")
+    return "\n".join(text)
 
 
 def _said(own: dict) -> str:
