@@ -106,6 +106,16 @@ def listed(results: list[dict]) -> list[tuple[float, float]]:
     return found
 
 
+def least(truth: np.ndarray, target: np.ndarray, within: float) -> float:
+    """Pictures that must be left alone so that a share of two is known to `within`, 95 % certain, even if what pushes do
+    were known exactly: with p its share among them and m among those pushed to the rarer group, the draw leaves q alone,
+    q p + (1 - q) m = t, and the share's variance is q^2 p (1 - p) / N."""
+    rarer = int(truth[0].argmin())
+    p, m, t = truth[0][rarer], truth[1 + rarer][rarer], target[rarer]
+    q = min(1.0, (m - t) / (m - p))
+    return (1.96 * q / within) ** 2 * p * (1 - p)
+
+
 def measure(job: dict) -> tuple[dict, str]:
     """The pictures of one occupation, and the calibrations on them."""
     attribute = ATTRIBUTES[job["attribute"]]
@@ -171,7 +181,9 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
         begun, covered = zip(*listed(rows))
         text.append(f"""
 A list of these {len(rows)} prompts, gender, plan normal, {REPEATS} times, in which the effect of pushes on earlier prompts counts a little:
-{np.mean(begun):.0f} pictures begun per prompt on average, {np.mean(covered):.1%} of the answers within the margin.""")
+{np.mean(begun):.0f} pictures begun per prompt on average, {np.mean(covered):.1%} of the answers within the margin. No calibration on finished pictures
+can do with many fewer: even if the effect of pushes were known exactly, the share of pictures that are left alone must be, which takes
+{np.mean([least(np.array(r["truth"]), np.array(GENDER.target), SURE["normal"].within) for r in rows]):.0f} of them per prompt on average (for 88 : 12 some 50, for 60 : 40 some 260), and {SURE["normal"].held_out} are the verification.""")
     text.append(f"""
 ## Floors of draws
 
