@@ -199,12 +199,10 @@ def measure(job: dict) -> tuple[dict, str]:
     # The same pictures without guidance, in the same process: a ratio of two measurements of one run.
     harness.forget()
     started = time.process_time()
-    unguided, _ = bench.generate(prompt, seeds)  # `measured` remembers them
+    bench.generate(prompt, seeds)  # `measured` remembers them
     ratio = seconds / (time.process_time() - started)
     found = harness.measured(images, prompt, [attribute], seeds)
-    before = np.bincount(bench.classifier(attribute)(unguided).argmax(1), minlength=len(attribute.groups))
-    found.update(needless=needless(found["regrouped"], before, attribute.target),
-                 obeyed=obeyed(generate, prompt, attribute))
+    found.update(obeyed=obeyed(generate, prompt, attribute))
     return (dict(images=used, evaluations=evaluations, seconds_ratio=ratio, **found),
             f"KL {found['attributes'][attribute.name]['kl']:.4f}, {evaluations:.1f} evaluations a picture, explicit "
             f"prompts obeyed by {100 * np.mean(found['obeyed']):.0f} %")
@@ -249,6 +247,7 @@ def summary(results: list[dict], attribute: str, peer: str) -> dict:
     """Means over the occupations measured, of their intervals too."""
     rows, name = rows_of(results, attribute, peer), ATTRIBUTES[attribute].name
     shown = [r["attributes"][name] for r in rows]
+    alone = {r["occupation"]: r["attributes"][name]["counts"] for r in rows_of(results, attribute, "plain model")}
     return dict(
         kl=np.mean([d["kl"] for d in shown]), kl_interval=np.mean([d["kl_interval"] for d in shown], axis=0),
         deviation=np.mean([d["deviation_ratio"] for d in shown]),
@@ -256,9 +255,9 @@ def summary(results: list[dict], attribute: str, peer: str) -> dict:
         below=sum(d["kl"] <= d["kl_floor95"] for d in shown), n=len(rows),
         **{key: np.mean([r[key] for r in rows])
            for key in ("fidelity", "distance", "regrouped", "images", "evaluations", "seconds_ratio")},
-        # Rows of earlier versions lack these.
-        **{key: np.mean([r[key] for r in rows]) if all(key in r for r in rows) else None
-           for key in ("needless", "obeyed")})
+        needless=np.mean([needless(r["regrouped"], alone[r["occupation"]], ATTRIBUTES[attribute].target) for r in rows]),
+        # Rows of earlier versions lack it.
+        obeyed=np.mean([np.mean(r["obeyed"]) for r in rows]) if all("obeyed" in r for r in rows) else None)
 
 
 def tables(results: list[dict]) -> str:
