@@ -159,8 +159,9 @@ Made by `python benchmarks/overhead.py`: seconds of a whole run (of a CPU, its o
 medians of interleaved rounds, every picture pushed. Models other than the demo's have random weights. The default window is the first
 {100 * EARLY.end:.0f} % of the steps. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
-their prompt each time, as pipelines do. `embedding` adds one row an image, on a model with classifier-free guidance to two in every step
-of the window, on one without (flux) to a single one in every second step; `prediction` adds two there.
+their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
+a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a
+pipeline evaluates the negative prompt in a call of its own, after the prompt's (qwen-image, klein).
 
 | model | device | pictures, steps | {' | '.join(ways)} | most memory: unguided, embedding |
 |{'---|' * (len(ways) + 4)}"""]
