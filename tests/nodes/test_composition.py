@@ -317,8 +317,9 @@ def test_with_a_lora(demo, sample, guided):
     shape = demo[0].model.state_dict()[key].shape
     lora = {f"{key.removesuffix('.weight')}.lora_up.weight": torch.randn(shape[0], 2, generator=generator),
             f"{key.removesuffix('.weight')}.lora_down.weight": torch.randn(2, shape[1], generator=generator)}
+    plain = sample(demo[0])  # first: some newer hosts leave a LoRA's weights in the model that it was cloned from
     model, _ = comfy.sd.load_lora_for_models(demo[0], None, lora, 1.0, 0.0)
-    assert not torch.equal(sample(model), sample(demo[0]))
+    assert not torch.equal(sample(model), plain)
     together(model, guided, sample, "embedding")
 
 
