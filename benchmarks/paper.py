@@ -133,14 +133,13 @@ round, until every share lies within {100 * PLAN.within:g} points of its target 
 rounds, or {MORE.rounds} where tones are balanced. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
 no decision has used (from {FRESH:,} on); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
 fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the audit and of the
-test. The paper's own SLD settings and update rule are not known to us: these are ours. "Text away": measured with the former method and solver, whose text
-lay on the other side, in at most {PLAN.rounds} rounds.
+test. The paper's own SLD settings and update rule are not known to us: these are ours.
 
 | case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity, audit -> test | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     calibrated = measured_cases(results)
     for case, rows in calibrated.items():
-        for name in rows[0]["before"] if rows else ():
+        for name in rows[0]["before"]:
             measured = [r["test"]["attributes"][name] for r in rows]
             kl = np.array([m["kl"] for m in measured])
             near = sum(np.abs(np.subtract(m["shares"], m["target"])).max() <= 0.04 for m in measured)
@@ -205,13 +204,9 @@ rule has it, and moved toward where the weights lead, as the method has it (`tow
 
 
 def measured_cases(results: list[dict]) -> dict[str, list[dict]]:
-    """The calibrations of each case; where the method of today has none, those of the former one, named as such."""
-    found = {}
-    for case in CASES:
-        rows = [r for r in results if (r["solver"], r["case"]) == (IDA, case)]
-        own = [r for r in rows if r["method"] == METHOD.to_dict()]
-        found[case if own or not rows else f"{case}, text away"] = own or rows
-    return found
+    """The calibrations of each case."""
+    found = {case: [r for r in results if (r["solver"], r["case"]) == (IDA, case)] for case in CASES}
+    return {case: rows for case, rows in found.items() if rows}
 
 
 def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
@@ -220,12 +215,10 @@ def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
     found = []
     for case in ("gender", "tone"):
         for solver in (IDA, GRADIENT):
-            rows = [r for r in results if (r["case"], r["solver"]) == (case, solver)]
-            own = [r for r in rows if r["method"] == METHOD.to_dict()]
-            curves = [kl for r in own or rows for kl in r["kl_by_round"].values()]
+            curves = [kl for r in results if (r["case"], r["solver"]) == (case, solver) for kl in r["kl_by_round"].values()]
             if curves:
-                name = CASES[case][0].name
-                found.append((name, solver if own else f"{solver}, text away", np.array([(kl + [kl[-1]] * ITERATIONS)[:ITERATIONS + 1] for kl in curves])))
+                found.append((CASES[case][0].name, solver,
+                              np.array([(kl + [kl[-1]] * ITERATIONS)[:ITERATIONS + 1] for kl in curves])))
     return found
 
 
