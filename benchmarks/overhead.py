@@ -155,8 +155,9 @@ def tables(found: list[dict]) -> str:
     ways = [*(way for way in WAYS if way != "unguided"), TEXTS]
     text = [f"""# What applying a profile costs
 
-Made by `python benchmarks/overhead.py`: seconds of a whole run (of a CPU, its own time) as ratios to unguided generation of the same round,
-medians of interleaved rounds, every picture pushed. Models other than the demo's have random weights. The default window is the first
+Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
+interleaved rounds, every picture pushed. Of some rows it is said how many rounds they are; "CPU time": the seconds are those that
+the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is the first
 {100 * EARLY.end:.0f} % of the steps. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
@@ -171,7 +172,9 @@ pipeline evaluates the negative prompt in a call of its own, after the prompt's 
         grown = " -> ".join(f"{m / 2**30:.2f} GiB" for m in memory) if all(memory) else "not counted on a CPU"
         form = " compiled" if f["compiled"] else ""
         size = f", {f['size']}x{f['size']}" if f["size"] else ""
-        text.append(f"| {f['model']} {f['dtype']}{form}{size} | {f['device']} | {f['images']}, {f['steps']} | "
+        clock = "; CPU time" if f.get("clock") == "process" else ""
+        rounds = f"; rounds: {f['repeats']}" if "repeats" in f else ""
+        text.append(f"| {f['model']} {f['dtype']}{form}{size} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
                     f"{ratios} | {grown} |")
     return "\n".join(text) + "\n"
 
@@ -203,7 +206,8 @@ def main() -> None:
         where = torch.cuda.get_device_name() if options.device == "cuda" else harness.machine()
         key = dict(model=name, device=where, dtype=options.dtype, images=options.images, steps=steps,
                    size=options.size, compiled=options.compile)
-        result = {**key, "code": harness.code(), **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
+        result = {**key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
+                  **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
         found = [f for f in found if {k: f.get(k) for k in key} != key] + [result]
         print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, flush=True)
         write_atomic(store, json.dumps(found, indent=1))

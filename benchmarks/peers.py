@@ -202,7 +202,7 @@ def measure(job: dict) -> tuple[dict, str]:
     bench.generate(prompt, seeds)  # `measured` remembers them
     ratio = seconds / (time.process_time() - started)
     found = harness.measured(images, prompt, [attribute], seeds)
-    found.update(obeyed=obeyed(generate, prompt, attribute))
+    found["obeyed"] = obeyed(generate, prompt, attribute)
     return (dict(images=used, evaluations=evaluations, seconds_ratio=ratio, **found),
             f"KL {found['attributes'][attribute.name]['kl']:.4f}, {evaluations:.1f} evaluations a picture, explicit "
             f"prompts obeyed by {100 * np.mean(found['obeyed']):.0f} %")

@@ -179,11 +179,12 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
     rows = [r for r in results if r["attribute"] == "gender"]
     if len(rows) == len(OCCUPATIONS):
         begun, covered = zip(*listed(rows))
+        alone = [least(np.array(r["truth"]), np.array(GENDER.target), SURE["normal"].within) for r in rows]
         text.append(f"""
 A list of these {len(rows)} prompts, gender, plan normal, {REPEATS} times, in which the effect of pushes on earlier prompts counts a little:
 {np.mean(begun):.0f} pictures begun per prompt on average, {np.mean(covered):.1%} of the answers within the margin. No calibration on finished pictures
 can do with many fewer: even if the effect of pushes were known exactly, the share of pictures that are left alone must be, which takes
-{np.mean([least(np.array(r["truth"]), np.array(GENDER.target), SURE["normal"].within) for r in rows]):.0f} of them per prompt on average (for 88 : 12 some 50, for 60 : 40 some 260), and {SURE["normal"].held_out} are the verification.""")
+about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, and {SURE["normal"].held_out} are the verification.""")
     text.append(f"""
 ## Floors of draws
 
