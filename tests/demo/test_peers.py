@@ -90,9 +90,10 @@ def test_needless_changes_are_those_beyond_the_least():
     assert peers.needless(0.1, (80, 20), (0.5, 0.5)) == 0
 
 
-def test_rows_that_lack_the_new_figures_have_empty_cells():
+def test_a_row_that_lacks_a_figure_has_an_empty_cell_and_needless_changes_are_read_off_the_plain_model():
     old = dict(attribute="gender", peer="plain model", occupation="doctor", images=0, evaluations=16.0,
                seconds_ratio=1.0, fidelity=1.0, distance=0.0, regrouped=0.0,
                attributes={"gender": summarise(np.array([80, 20]), (0.5, 0.5)).to_dict()})
-    assert "| 0 % |  |  | 0 |" in peers.tables([old])
-    assert "| 0 % | 7 % | 90 % | 0 |" in peers.tables([dict(old, needless=0.07, obeyed=[1.0, 0.8])])
+    assert "| 0 % | 0 % |  | 0 |" in peers.tables([old])
+    new = dict(old, peer="random suffix", regrouped=0.37, obeyed=[1.0, 0.8])
+    assert "| 37 % | 7 % | 90 % | 0 |" in peers.tables([old, new])
