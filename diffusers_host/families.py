@@ -44,6 +44,8 @@ class Family:
     texted    does the denoiser answer for the text's tokens too, before the picture's?
     lengths   the denoiser's argument for the lengths [B] of texts that are filled up to one
     beside    what else of a denoiser's call changes with its texts: of the call and their arguments
+    texts_only  does the call take texts alone? Shifted ones then stand in their place in front of the denoiser
+    fixed     arguments of the call without which it would evaluate another text than the one that it is given
     """
     returned: tuple[str, ...]
     tokens: str = "prompt_embeds"
@@ -60,6 +62,8 @@ class Family:
     texted: bool = False
     lengths: str = ""
     beside: Callable[[dict, dict], dict] = lambda call, texts: {}
+    texts_only: bool = False
+    fixed: Mapping[str, object] = field(default_factory=dict)
 
     def encode(self, pipe, text: str, **settings) -> Parts:
         """One text by its parts [1, ...], of its own length."""
@@ -184,6 +188,9 @@ FAMILIES = {
                                         "prompt_embeds_clip": "pooled_projections"}),
     "Krea2Pipeline": Family(("prompt_embeds", "prompt_embeds_mask"), moves={"prompt_embeds": (1, 2)}, apart=True,
                             inside={**_TOKENS, "prompt_embeds_mask": "encoder_attention_mask"}),
+    # Its call has a language model rewrite the prompt, unless it is told not to, and fails for embeddings in its place.
+    "LongCatImagePipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True, texts_only=True,
+                                   fixed={"enable_prompt_rewrite": False}),
     "Lumina2Pipeline": replace(_MASKED, apart=True),
     "OvisImagePipeline": Family(("prompt_embeds",), inside=_TOKENS, apart=True),
     "PixArtAlphaPipeline": _MASKED,
@@ -201,6 +208,22 @@ FAMILIES = {
 def family_of(pipe) -> Family | None:
     """A pipeline's row, by its class's name; None for one that has none."""
     return FAMILIES.get(type(pipe).__name__)
+
+
+def fixed(pipe) -> dict:
+    """Arguments that every call of the pipeline gets, guided or not."""
+    family = family_of(pipe)
+    return dict(family.fixed) if family else {}
+
+
+def without_fixed(pipe, call: dict) -> dict:
+    """A user's arguments of the pipeline's call without the fixed ones. Raises DebiasError where they differ."""
+    for name, value in fixed(pipe).items():
+        if call.get(name, value) != value:
+            raise DebiasError(f"{type(pipe).__name__} must evaluate the texts that it is given, so it is called with "
+                              f"{name}={value}, got {call[name]}. Leave it out, and give the prompt as it shall be "
+                              "evaluated.")
+    return {name: value for name, value in call.items() if name not in fixed(pipe)}
 
 
 def guidance(pipe, scale: float, negative_prompt: str | None) -> dict:

@@ -15,6 +15,7 @@ from ..core.calibration.first_steps import LOOKING, Distance, FirstSteps, neares
 from ..core.method.methods import IN_CONTEXT
 from ..core.profile.prompts import subject_of
 from .encode import encode, encode_all, encoding_of
+from .families import fixed, without_fixed
 from .hook import GuidedDenoiser, hooked
 
 
@@ -50,6 +51,7 @@ def first_shares(pipe, prompt: str, attributes: Sequence[Attribute], seeds: Sequ
     guidance_scale ...). Raises DebiasError as `generate.guided` besides."""
     rows, seen = sum(len(a.groups) for a in attributes), FirstSteps(attributes)
     at_once = max(1, 2 * batch_size // (2 + rows))  # about as many rows as the pipeline has itself
+    call = {**fixed(pipe), **without_fixed(pipe, call)}
     encoded = encode_all(pipe, prompt, attributes, IN_CONTEXT, subject=subject_of(prompt), **encoding_of(call))
 
     if negative_prompt is not None:

@@ -19,7 +19,7 @@ from ..core.method import draw
 from ..core.method.conditioning import Encoded, Parts, effect, shape, shifted, shifted_rows
 from ..core.method.methods import METHODS, Method
 from .encode import encode, encode_all, encoding_of
-from .families import Family, WholeTexts, check_family, check_whole_texts, family_of
+from .families import Family, WholeTexts, check_family, check_whole_texts, family_of, fixed, without_fixed
 from .hook import WindowedPrompt, hooked
 
 
@@ -67,7 +67,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     """
     weights = _checked(weights, attributes, method)
     images = len(weights)
-    guide = GuidedCall(method.direction, dict(prompt=[prompt] * images))
+    guide = GuidedCall(method.direction, dict(fixed(pipe), prompt=[prompt] * images))
     if negative_prompt is not None:
         guide.call["negative_prompt"] = [negative_prompt] * images
     if method.guidance.scale == 0 or not weights.any():
@@ -86,8 +86,12 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
         reason = "the groups' texts are the prompt."
     elif method.direction == "prompt":
         family, reason = family_of(pipe), "the group texts mean the same to this model as the prompt."
+        texts_only = family is not None and family.texts_only
         if family is not None:
             check_family(pipe, method)
+        if texts_only:
+            parts = {}
+        elif family is not None:
             negative = family.encode(pipe, negative_prompt or "", **encoding) if family.negative else None
             parts = _of_family(family, encoded, attributes, weights, method, negative)
             if negative is not None:
@@ -101,8 +105,9 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
                          for name, part in parts.items()}
         done = effect(encoded, attributes, weights, method.context, family.tokens if family else "prompt_embeds")
         guide.records = [done]
-        guide.call.update(parts, prompt=None)
-        if method.guidance.whole:
+        if not texts_only:
+            guide.call.update(parts, prompt=None)
+        if method.guidance.whole and not texts_only:
             yield guide
         else:
             with hooked(pipe, attributes, weights, encoded, method, WindowedPrompt) as denoiser:
@@ -179,6 +184,7 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     rows = _rows(attributes, steerings, weights, guidance_strength, seeds)
     if batch_size < 1:
         raise DebiasError(f"Expected a batch size of 1 or more, got {batch_size}.")
+    call = without_fixed(pipe, call)
     rows = _checked(rows, attributes, method)
     if encoded is None and method.guidance.scale and rows.any():
         encoded = encode_all(pipe, prompt, attributes, method.context, **encoding_of(call))

@@ -191,7 +191,10 @@ class GuidedDenoiser:
         if timestep.untyped_storage().data_ptr() == all_of_them.untyped_storage().data_ptr():
             return (timestep.storage_offset() - all_of_them.storage_offset()) // all_of_them.stride(0)
         now = float(timestep.flatten()[0])
-        return min(range(len(self.times)), key=lambda i: abs(self.times[i] - now))
+        # Some pipelines give the denoiser a thousandth of it.
+        _, _, place = min((abs(now - unit * time) / max(unit * time, 1e-9), -unit, i)
+                          for i, time in enumerate(self.times) for unit in (1.0, 1e-3))
+        return place
 
     def _is_ours(self, call: dict, rows: int) -> bool:
         """Does this call hold the conditional rows? Raises DebiasError where its rows do not fit the weights."""
@@ -269,11 +272,15 @@ class GuidedDenoiser:
 
 class WindowedPrompt(GuidedDenoiser):
     """The `prompt` direction in a window: the pipeline was given the shifted text, and outside the window the prompt's
-    own stands in its place. `shifted` holds the places of the schedule at which it was evaluated."""
+    own stands in its place. Where it takes texts alone, it was given the prompt, and inside the window the shifted text
+    stands in its place. `shifted` holds the places of the schedule at which that was evaluated."""
 
     def __init__(self, *args):
         super().__init__(*args)
         self.shifted: set[int] = set()
+        self.given_shifted = not (self.family and self.family.texts_only)
+        self.pushed = [] if self.given_shifted else shifted_rows(self.encoded, self.attributes, self.weights,
+                                                                 self.context)
 
     def __call__(self, *args, **kwargs):
         call = dict(zip(self.parameters, args), **kwargs)
@@ -284,23 +291,30 @@ class WindowedPrompt(GuidedDenoiser):
         index = self._index(call)
         if self._is_ours(call, rows):
             call = {**call, **{name: None for name in _KEPT if name in call}}
-            if self.method.guidance.active(index / len(self.times)):
+            active = self.method.guidance.active(index / len(self.times))
+            if active:
                 self.shifted.add(index)
-            else:
-                call = self._unshifted(call, rows)
+            if active != self.given_shifted:
+                call = self._exchanged(call, rows)
         return self.forward(**call)
 
     def _is_ours(self, call: dict, rows: int) -> bool:
         """Without an added row it does not matter where the negative prompt is: a call of its own comes second."""
         return super()._is_ours(call, rows) if rows != self.images else self._is_first(call)
 
-    def _unshifted(self, call: dict, rows: int) -> dict:
+    def _exchanged(self, call: dict, rows: int) -> dict:
+        """The call with the prompt in place of the shifted texts, or with these in place of the prompt."""
         if self.family is None:
             return _with_texts(call, {name: self._own(name, text) for name, text in _texts(call).items()})
-        texts = [self.encoded.prompt] * self.images  # those of images that are left alone too
-        if rows > self.images:
-            own = self.family.texts(call)
-            texts = texts + own[self.images:] if self.family.ahead else own[:self.images] + texts
+        texts = self.family.texts(call)
+        first = 0 if self.family.ahead else rows - self.images
+        if self.given_shifted:  # images that are left alone too
+            texts[first:first + self.images] = [self.encoded.prompt] * self.images
+        else:
+            tokens = self.family.tokens
+            _check_length(self.encoded.prompt[tokens], texts[first][tokens])
+            for image, text in zip(self.guided.tolist(), self.pushed):
+                texts[first + image] = text
         return self.family.with_texts(call, texts)
 
     def _own(self, name: str, text: Tensor) -> Tensor:

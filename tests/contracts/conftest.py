@@ -23,9 +23,12 @@ def _load(name: str):
 
 _load("case")
 table = _load("table")
+NEO = Path(os.environ.get("FORGE_PATH", ""), "backend", "diffusion_engine", "zimage.py").exists()
+FORGE = "Forge Neo" if NEO else "Forge"
 HOSTS = {"diffusers": "diffusers", "ComfyUI" if os.environ.get("COMFYUI_PATH") else "ComfyUI double": "comfyui",
          "A1111 double": "webui", "Forge double": "webui",
-         **{name: "webui" for name in ("A1111", "Forge") if os.environ.get(f"{name.upper()}_PATH")}}
+         **{FORGE if name == "Forge" else name: "webui" for name in ("A1111", "Forge")
+            if os.environ.get(f"{name.upper()}_PATH")}}
 ADAPTERS = {host: _load(name) for host, name in HOSTS.items()}
 RESULTS, RAN = pytest.StashKey(), pytest.StashKey()
 
@@ -43,7 +46,7 @@ def pytest_generate_tests(metafunc):
     refusal = metafunc.function.__name__ == "test_refused"
     metafunc.parametrize("case", [
         pytest.param((host, form, variant), id=f"{host.replace(' ', '-')}-{form}-{variant}",
-                     marks=[pytest.mark.slow, pytest.mark.webui] if host in ("A1111", "Forge") else [])
+                     marks=[pytest.mark.slow, pytest.mark.webui] if host in ("A1111", FORGE) else [])
         for host, adapter in ADAPTERS.items() for form, variants in adapter.forms(host).items()
         if not isinstance(variants, str) for variant, refused in variants.items() if bool(refused) == refusal],
         indirect=True, scope="module")

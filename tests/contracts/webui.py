@@ -14,6 +14,7 @@ from contracts_case import DEFAULT, IMAGES, NEGATIVE, SEEDS, TESTS, Case, Refuse
 double, real, settings = (load("webui", name, f"webui_{name}") for name in ("double", "real", "settings"))
 SHIM = TESTS.parent / "scripts" / "sd_debias.py"
 NONE = "no such encoder"
+ALONE = "no reference: the host alone builds this network"
 CLIP = {"a": {"short": None}, "b": {"73": None, "74": None}}
 FORMS = {
     "A1111 double": {**CLIP, "c": {"xl": None}, "d": NONE, "e": NONE,
@@ -22,16 +23,23 @@ FORMS = {
         "f": {"ids": Refused("by the part's name", "t5xxl_ids")}},
     "A1111": {**CLIP, "c": {"sdxl": None}, "d": NONE, "e": NONE, "f": "no such model"},
     "Forge": {**CLIP, "c": "no small model of this kind", "d": "no small model of this kind", "e": NONE,
-              "f": "no such model"}}
+              "f": "no such model"},
+    "Forge Neo": {**CLIP, "c": "no small model of this kind", "d": {"zimage": None}, "e": NONE, "f": "no such model"}}
+
+
 
 def forms(host: str) -> dict:
     return FORMS[host]
 
 
+def served(host: str):
+    return real.running(host.split()[0].upper(), TESTS.parent)
+
+
 def versions(host: str) -> str:
     if "double" in host:
         return f"torch {torch.__version__}"
-    running = real.running(host.upper(), TESTS.parent)
+    running = served(host)
     place = running.place / ("CHANGELOG.md" if host == "A1111" else "modules_forge/forge_version.py")
     packages = subprocess.run([running.python, "-c", "import torch; print('torch', torch.__version__)"],
                               capture_output=True, text=True, check=True).stdout.strip()
@@ -42,7 +50,7 @@ def versions(host: str) -> str:
 def case(host: str, form: str, variant: str, folders):
     prompt = words(int(variant) if form == "b" else 12 if variant == "t5-longer" else 5)
     if "double" not in host:
-        yield Served(real.running(host.upper(), TESTS.parent), prompt, variant)
+        yield Served(served(host), prompt, variant)
         return
     made = double.Double(folders.mktemp("webui"), forge="Forge" in host, xl=form in "cf")
     made.profiles = Path(made.modules["modules.paths"].models_path) / "debias_profiles"
@@ -143,9 +151,12 @@ class Served(WebUI):
 
     def __init__(self, host, prompt: str, variant: str):
         super().__init__(host, prompt)
-        self.more = dict(override_settings=dict(sd_model_checkpoint="sd-debias-test"))
+        self.more = dict(override_settings=dict(sd_model_checkpoint="sd-debias-test", CLIP_stop_at_last_layers=1))
         if variant == "sdxl":
-            self.reference, self.more = "no reference: the host alone builds this network", host.sdxl("sd-debias-xl")
+            self.reference, self.more = ALONE, host.sdxl("sd-debias-xl")
+            return
+        if variant == "zimage":
+            self.reference, self.more = ALONE, host.zimage()
             return
         from diffusers import EulerDiscreteScheduler
 

@@ -30,7 +30,7 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tiny_pipelines import WIDTH, _lively, _quiet, _vae, t5_tokenizer
+from tiny_pipelines import WIDTH, _keen, _lively, _quiet, _vae, t5_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Mistral3Config,
@@ -126,14 +126,6 @@ def _flux2_vae():
     return AutoencoderKLFlux2(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
                               down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16,
                               up_block_types=("UpDecoderBlock2D",) * 2).eval()
-
-
-def _keen(transformer):
-    """Templates and padding drown a short text; with larger keys attention picks single letters out."""
-    for name, parameter in transformer.named_parameters():
-        if "norm_k." in name or "norm_added_k." in name:
-            parameter.data.mul_(3)
-    return _lively(transformer)
 
 
 def _scheduler():

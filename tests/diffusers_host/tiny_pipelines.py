@@ -72,6 +72,15 @@ def _lively(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
+def _keen(transformer: torch.nn.Module, times: float = 3.0) -> torch.nn.Module:
+    """Templates and padding drown a short text; with larger keys attention picks single letters out."""
+    for name, parameter in transformer.named_parameters():
+        if "norm_k." in name or "norm_added_k." in name:
+            start = 0.0 if parameter.any() else 1.0  # from which the norm counts its weights
+            parameter.data.add_(start).mul_(times).sub_(start)
+    return _lively(transformer)
+
+
 def _clip(projection=False, width=WIDTH):
     config = CLIPTextConfig(vocab_size=len(clip_tokenizer()), hidden_size=width, intermediate_size=37,
                             num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=TOKENS,

@@ -27,7 +27,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from diffusers.guiders import AdaptiveProjectedMixGuidance
-from tiny_pipelines import WIDTH, _clip, _lively, _quiet, _vae, clip_tokenizer, t5_tokenizer
+from tiny_pipelines import WIDTH, _clip, _keen, _lively, _quiet, _vae, clip_tokenizer, t5_tokenizer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -174,7 +174,7 @@ def krea():
     pipe = Krea2Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=6400),
         vae=_video_vae(AutoencoderKLQwenImage), text_encoder=_qwen(Qwen3VLModel, Qwen3VLConfig, layers=2),
-        tokenizer=_letters(ends=False), transformer=_lively(transformer), text_encoder_select_layers=(1, 2))
+        tokenizer=_letters(ends=False), transformer=_keen(transformer, 5.0), text_encoder_select_layers=(1, 2))
     pipe.prompt_template_encode_start_idx = _count(pipe.tokenizer, pipe.prompt_template_encode_prefix)
     pipe.prompt_template_encode_num_suffix_tokens = _count(pipe.tokenizer, pipe.prompt_template_encode_suffix)
     return _quiet(pipe)
@@ -186,7 +186,7 @@ def bria():
         in_channels=4 * LATENTS, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, axes_dims_rope=[4, 4, 8])
     return _quiet(BriaPipeline(
-        transformer=_lively(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=_keen(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(LATENTS, shift_factor=0.0), text_encoder=_t5(), tokenizer=_letters()))
 
 

@@ -1,8 +1,8 @@
 """A real host, started once for all tests and spoken to through its API.
 
-Its installation is changed in four places: the extension is linked into extensions/, and another one whose hooks fail
-where a test asks for that, until the server stops; the demo model is exported to models/ (of A1111), and the tests'
-profiles are written.
+Its installation is changed in five places: the extension is linked into extensions/; so are two others until the server
+stops, one whose hooks fail where a test asks for that, and in Forge Neo one with a small Z-Image; the demo model is
+exported to models/ (of A1111), and the tests' profiles are written.
 """
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import save_file
 
 ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api",
              "--do-not-download-clip", "--no-half"]
@@ -47,9 +48,11 @@ class Server:
         link = place / "extensions" / "sd-debias"
         if not link.exists():
             link.symlink_to(root, target_is_directory=True)
-        self.failing = place / "extensions" / "failing"
-        if not self.failing.exists() and options is None and not given["URL"]:
-            self.failing.symlink_to(Path(__file__).with_name("failing").resolve(), target_is_directory=True)
+        self.neo = (place / "backend" / "diffusion_engine" / "zimage.py").exists()
+        self.helpers = [place / "extensions" / name for name in ["failing", *["tiny"] * self.neo]]
+        for helper in self.helpers:
+            if not helper.exists() and options is None and not given["URL"]:
+                helper.symlink_to(Path(__file__).with_name(helper.name).resolve(), target_is_directory=True)
         self.process, self.python = None, given["PYTHON"] or str(place / "venv" / "bin" / "python")
         if given["URL"] and options is None:
             self.url = given["URL"].rstrip("/")
@@ -106,12 +109,21 @@ class Server:
         # A live preview of SDXL downloads a model of its own.
         return dict(override_settings=dict(sd_model_checkpoint=name, live_previews_enable=False))
 
+    def zimage(self) -> dict:
+        """Payload for the small Z-Image of Forge Neo's, whose checkpoint file says nothing but its name."""
+        name = "sd-debias-tiny-zimage"
+        folder = self.place / "models" / "Stable-diffusion"
+        save_file({"weight": np.zeros(1, np.float32)}, folder / f"{name}.safetensors")
+        self.call("/sdapi/v1/refresh-checkpoints", {})
+        return dict(override_settings=dict(sd_model_checkpoint=name))
+
     def stop(self):
         if self.process:
             self.process.terminate()
             self.process.wait(60)
-            if self.failing.is_symlink():
-                self.failing.unlink()
+            for helper in self.helpers:
+                if helper.is_symlink():
+                    helper.unlink()
 
     def call(self, path: str, payload: dict | None = None):
         return self.ask(path, payload)[1]
