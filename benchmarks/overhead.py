@@ -14,10 +14,12 @@ import json
 import statistics
 import sys
 import time
-from contextlib import contextmanager
+import weakref
 
 import harness
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model import model
@@ -26,14 +28,15 @@ from sd_debias.core.method.methods import IN_CONTEXT
 from sd_debias.core.method.methods import EARLY, METHODS, Method, named
 from sd_debias.diffusers_host.encode import encode_all
 from sd_debias.diffusers_host.families import family_of, guidance
-from sd_debias.diffusers_host.generate import generate
-from sd_debias.core.method.draw import Steering
+from sd_debias.diffusers_host.generate import generate, guided
+from sd_debias.core.method.draw import Steering, rows
 from sd_debias.diffusers_host.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
 # Every picture is pushed: the dearest case.
 DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
 TEXTS = "texts, once a prompt"
+ONE_MORE = "unguided, one more row a picture"
 WAYS = {
     "unguided": None,
     "prompt (default)": METHODS["default"],
@@ -108,25 +111,95 @@ def of_today(name: str):
     return pipe
 
 
-@contextmanager
-def peak_memory(device: str):
-    """Yields a list that holds the most bytes allocated inside, where the device counts them."""
-    found = []
-    if device == "cuda":
+class Peak(TorchDispatchMode):
+    """`most`: the bytes of the tensors made inside that live at once, at the most, as the operators return them."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        made = func(*args, **(kwargs or {}))
+        for tensor in _tensors(made):
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in before and key not in self.known:
+                self.known.add(key)
+                self.now += size
+                weakref.finalize(storage, self._freed, key, size)
+        self.most = max(self.most, self.now)
+        return made
+
+    def restart(self) -> None:
+        self.most = self.now
+
+    def _freed(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def _tensors(values) -> list[torch.Tensor]:
+    return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
+
+
+class CudaPeak:
+    """The same of a graphics card's memory."""
+
+    def __enter__(self):
         torch.cuda.synchronize()
+        self.there = torch.cuda.memory_allocated()
+        self.restart()
+        return self
+
+    def restart(self) -> None:
         torch.cuda.reset_peak_memory_stats()
-    yield found
-    if device == "cuda":
+
+    def __exit__(self, *_) -> None:
         torch.cuda.synchronize()
-        found.append(torch.cuda.max_memory_allocated())
+        self.most = torch.cuda.max_memory_allocated() - self.there
+
+
+def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
+    """Most bytes beyond the weights while two steps of two pictures are sampled, by way; text encoder and decoder, which
+    need the same in each way, are left out. ONE_MORE: of an unguided run whose calls of the denoiser have a row more for
+    each of the two pictures."""
+    sizes, attribute, found, calls = dict(width=size, height=size) if size else {}, GENDER, {}, []
+    encoded = encode_all(pipe, PROMPT, [attribute], IN_CONTEXT)
+
+    def called(_, args, named):
+        if not calls:
+            counter.restart()
+        calls.append(len(args[0] if args else next(iter(named.values()))))
+
+    hook = (getattr(pipe, "unet", None) or pipe.transformer).register_forward_pre_hook(called, with_kwargs=True)
+    at_once = 0
+    for way, method in [*_ways(pipe).items(), (ONE_MORE, None)]:
+        images = 2 * (at_once + 2) // at_once if way == ONE_MORE else 2
+        row = rows([DRAWN[attribute.name]], [0]) if method else torch.zeros(1, len(attribute.groups))
+        calls.clear()
+        with guided(pipe, PROMPT, [attribute], row.repeat(images, 1), method or METHODS["default"], encoded=encoded) as guide:
+            with CudaPeak() if device == "cuda" else Peak() as counter:
+                pipe(**guide.call, generator=[torch.Generator("cpu").manual_seed(seed) for seed in range(images)],
+                     output_type="latent", num_inference_steps=2, **sizes,
+                     **{name: value for name, value in guidance(pipe, cfg, None).items() if value is not None})
+        found[way] = counter.most
+        at_once = at_once or max(calls)
+    hook.remove()
+    return found
+
+
+def _ways(pipe) -> dict:
+    family = family_of(pipe)
+    return {way: method for way, method in WAYS.items()
+            if method is None or family is None or family.inside or method.direction == "prompt"}
 
 
 def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images: int, repeats: int) -> dict:
     """Medians over `repeats` interleaved rounds, as ratios to the unguided run of the same round."""
-    family = family_of(pipe)
-    ways = {way: method for way, method in WAYS.items()
-            if method is None or family is None or family.inside or method.direction == "prompt"}
-    seconds, memory = {way: [] for way in (*ways, TEXTS)}, {}
+    ways = _ways(pipe)
+    seconds: dict[str, list] = {way: [] for way in (*ways, TEXTS)}
     sizes = dict(width=size, height=size) if size else {}
     attribute = GENDER
     clock = time.process_time if device == "cpu" else time.perf_counter  # a CPU's time leaves out other work of the machine
@@ -137,17 +210,17 @@ def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images:
             torch.cuda.synchronize()
         seconds[TEXTS].append(clock() - started)
         for way, method in ways.items():
-            guided = dict(attributes=[attribute], steerings=[DRAWN[attribute.name]], method=method,
-                          encoded=encoded) if method else {}
-            with peak_memory(device) as peak:
-                started = clock()
-                generate(pipe, PROMPT, range(images), batch_size=images, num_inference_steps=steps,
-                         **guidance(pipe, cfg, None), **guided, **sizes)
+            given = dict(attributes=[attribute], steerings=[DRAWN[attribute.name]], method=method,
+                         encoded=encoded) if method else {}
+            started = clock()
+            generate(pipe, PROMPT, range(images), batch_size=images, num_inference_steps=steps,
+                     **guidance(pipe, cfg, None), **given, **sizes)
+            if device == "cuda":
+                torch.cuda.synchronize()
             seconds[way].append(clock() - started)
-            memory[way] = peak[0] if peak else None
     ratios = {way: statistics.median(own / plain for own, plain in zip(took[1:], seconds["unguided"][1:]))
               for way, took in seconds.items()}
-    return dict(ratios=ratios, memory=memory, seconds=statistics.median(seconds["unguided"][1:]))
+    return dict(ratios=ratios, seconds=statistics.median(seconds["unguided"][1:]))
 
 
 def tables(found: list[dict]) -> str:
@@ -164,12 +237,17 @@ their prompt each time, as pipelines do. In every step of the window, `embedding
 a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a
 pipeline evaluates the negative prompt in a call of its own, after the prompt's (qwen-image, klein).
 
-| model | device | pictures, steps | {' | '.join(ways)} | most memory: unguided, embedding |
+"Sampling's memory" is the most that the tensors of two pictures' sampling take beyond the weights, without text encoder and decoder, which need the
+same in each way; behind it the share of it that `embedding` needs, and in brackets what an unguided run needs whose calls have one row more for
+each picture. It does not depend on the number of steps.
+
+| model | device | pictures, steps | {' | '.join(ways)} | sampling's memory |
 |{'---|' * (len(ways) + 4)}"""]
     for f in found:
-        memory = [f["memory"].get(way) for way in ("unguided", "embedding, all steps")]
+        memory = [f["memory"].get(way) for way in ("unguided", "embedding, all steps", ONE_MORE)]
         ratios = " | ".join(format(f["ratios"][way], ".2f") if way in f["ratios"] else "-" for way in ways)
-        grown = " -> ".join(f"{m / 2**30:.2f} GiB" for m in memory) if all(memory) else "not counted on a CPU"
+        plain, inside, more = memory if all(memory) else (0, 0, 0)
+        grown = f"{plain / 2**20:.0f} MiB, {inside / plain:.2f} ({more / plain:.2f})" if plain else "-"
         form = " compiled" if f["compiled"] else ""
         size = f", {f['size']}x{f['size']}" if f["size"] else ""
         clock = "; CPU time" if f.get("clock") == "process" else ""
@@ -189,6 +267,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of the models with random weights")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="the denoiser with torch.compile")
+    parser.add_argument("--memory", action="store_true", help="count the memory alone, and keep the times that are there")
     harness.out(parser)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -206,10 +285,15 @@ def main() -> None:
         where = torch.cuda.get_device_name() if options.device == "cuda" else harness.machine()
         key = dict(model=name, device=where, dtype=options.dtype, images=options.images, steps=steps,
                    size=options.size, compiled=options.compile)
-        result = {**key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
-                  **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
-        found = [f for f in found if {k: f.get(k) for k in key} != key] + [result]
-        print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, flush=True)
+        memory = dict(memory={} if options.compile else sampling_memory(pipe, options.device, cfg, options.size))
+        there = next((f for f in found if {k: f.get(k) for k in key} == key), None)
+        if options.memory and there is None:
+            raise SystemExit(f"{store} has no times of {key}. Leave --memory out.")
+        result = {**there, **memory} if options.memory else {
+            **key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
+            **memory, **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
+        found = [result if f is there else f for f in found] + [result] * (there is None)
+        print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, result["memory"], flush=True)
         write_atomic(store, json.dumps(found, indent=1))
         write_atomic(options.out / "overhead.md", tables(found))
 
