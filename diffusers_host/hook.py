@@ -191,9 +191,9 @@ class GuidedDenoiser:
         if timestep.untyped_storage().data_ptr() == all_of_them.untyped_storage().data_ptr():
             return (timestep.storage_offset() - all_of_them.storage_offset()) // all_of_them.stride(0)
         now = float(timestep.flatten()[0])
-        # Some pipelines give the denoiser a thousandth of it.
-        _, _, place = min((abs(now - unit * time) / max(unit * time, 1e-9), -unit, i)
-                          for i, time in enumerate(self.times) for unit in (1.0, 1e-3))
+        # Some pipelines give the denoiser a thousandth of it. What fits both has not begun: later steps are counted.
+        _, place = min((abs(now - unit * time) / max(unit * abs(time), 1e-9), i)
+                       for i, time in enumerate(self.times) for unit in (1.0, 1e-3))
         return place
 
     def _is_ours(self, call: dict, rows: int) -> bool:

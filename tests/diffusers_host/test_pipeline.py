@@ -475,6 +475,18 @@ def test_flux_finds_its_place_in_the_schedule_though_bfloat16_rounds_its_timeste
     assert [args[3] for _, args, _ in seen] == [step / 40 for step in range(0, 40, 2)]
 
 
+@pytest.mark.parametrize("times, unit", [
+    ([1000.0, 750.0, 400.0, 2.0], 1.0), ([1000.0, 750.0, 400.0, 1.0], 1e-3), ([999.0, 500.0, 0.0], 1.0),
+    ([1.1, 0.3, -0.2, -1.5], 1.0), ([1.0, 0.7, 0.1], 1.0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_timestep_finds_its_place_whatever_its_unit_and_precision(times, unit, dtype):
+    """LongCat gives its denoiser a thousandth; EDM's timesteps are logarithms of sigma."""
+    denoiser = object.__new__(GuidedDenoiser)
+    denoiser.times, denoiser.timesteps = times, torch.tensor(times)
+    found = [denoiser._place(torch.tensor([time], dtype=dtype) * unit) for time in times]
+    assert found == list(range(len(times)))
+
+
 class Copies(TorchDispatchMode):
     """Notes what copies between devices and waits for it. ("meta", which refuses to be read, stands for the device.)"""
 
