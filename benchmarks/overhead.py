@@ -14,12 +14,10 @@ import json
 import statistics
 import sys
 import time
-import weakref
 
 import harness
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from peak import CudaPeak, Peak
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model import model
@@ -111,61 +109,11 @@ def of_today(name: str):
     return pipe
 
 
-class Peak(TorchDispatchMode):
-    """`most`: the bytes of the tensors made inside that live at once, at the most, as the operators return them."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.most = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        before = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
-        made = func(*args, **(kwargs or {}))
-        for tensor in _tensors(made):
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in before and key not in self.known:
-                self.known.add(key)
-                self.now += size
-                weakref.finalize(storage, self._freed, key, size)
-        self.most = max(self.most, self.now)
-        return made
-
-    def restart(self) -> None:
-        self.most = self.now
-
-    def _freed(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
-
-
-def _tensors(values) -> list[torch.Tensor]:
-    return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
-
-
-class CudaPeak:
-    """The same of a graphics card's memory."""
-
-    def __enter__(self):
-        torch.cuda.synchronize()
-        self.there = torch.cuda.memory_allocated()
-        self.restart()
-        return self
-
-    def restart(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
-
-    def __exit__(self, *_) -> None:
-        torch.cuda.synchronize()
-        self.most = torch.cuda.max_memory_allocated() - self.there
-
-
 def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
     """Most bytes beyond the weights while two steps of two pictures are sampled, by way; text encoder and decoder, which
     need the same in each way, are left out. ONE_MORE: of an unguided run whose calls of the denoiser have a row more for
     each of the two pictures."""
-    sizes, attribute, found, calls = dict(width=size, height=size) if size else {}, GENDER, {}, []
+    sizes, attribute, found, calls, counter = dict(width=size, height=size) if size else {}, GENDER, {}, [], None
     encoded = encode_all(pipe, PROMPT, [attribute], IN_CONTEXT)
 
     def called(_, args, named):
@@ -173,10 +121,9 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
             counter.restart()
         calls.append(len(args[0] if args else next(iter(named.values()))))
 
-    hook = (getattr(pipe, "unet", None) or pipe.transformer).register_forward_pre_hook(called, with_kwargs=True)
-    at_once = 0
-    for way, method in [*_ways(pipe).items(), (ONE_MORE, None)]:
-        images = 2 * (at_once + 2) // at_once if way == ONE_MORE else 2
+    def once(method, images: int) -> int:
+        """The most bytes of one run; `calls` are then the rows of its calls of the denoiser."""
+        nonlocal counter
         row = rows([DRAWN[attribute.name]], [0]) if method else torch.zeros(1, len(attribute.groups))
         calls.clear()
         with guided(pipe, PROMPT, [attribute], row.repeat(images, 1), method or METHODS["default"], encoded=encoded) as guide:
@@ -184,10 +131,16 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
                 pipe(**guide.call, generator=[torch.Generator("cpu").manual_seed(seed) for seed in range(images)],
                      output_type="latent", num_inference_steps=2, **sizes,
                      **{name: value for name, value in guidance(pipe, cfg, None).items() if value is not None})
-        found[way] = counter.most
-        at_once = at_once or max(calls)
-    hook.remove()
-    return found
+        return counter.most
+
+    handle = (getattr(pipe, "unet", None) or pipe.transformer).register_forward_pre_hook(called, with_kwargs=True)
+    try:
+        found["unguided"] = once(None, 2)
+        at_once = max(calls)
+        return {**found, **{way: once(method, 2) for way, method in _ways(pipe).items() if method},
+                ONE_MORE: once(None, 2 * (at_once + 2) // at_once)}
+    finally:
+        handle.remove()
 
 
 def _ways(pipe) -> dict:
@@ -270,6 +223,8 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="count the memory alone, and keep the times that are there")
     harness.out(parser)
     options = parser.parse_args()
+    if options.memory and options.compile:
+        parser.error("memory is not counted of compiled models: leave --memory or --compile out")
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "overhead.json"
     found = json.loads(store.read_text("utf-8")) if store.exists() else []
@@ -289,7 +244,7 @@ def main() -> None:
         there = next((f for f in found if {k: f.get(k) for k in key} == key), None)
         if options.memory and there is None:
             raise SystemExit(f"{store} has no times of {key}. Leave --memory out.")
-        result = {**there, **memory} if options.memory else {
+        result = {**there, **memory, "memory_code": harness.code()} if options.memory else {
             **key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
             **memory, **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
         found = [result if f is there else f for f in found] + [result] * (there is None)

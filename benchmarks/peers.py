@@ -243,9 +243,15 @@ def rows_of(results: Sequence[dict], attribute: str, peer: str) -> list[dict]:
     return [r for r in results if (r["attribute"], r["peer"]) == (attribute, peer)]
 
 
+def asked_explicitly(results: Sequence[dict]) -> list[str]:
+    """The occupations of which all rows say how explicit prompts are obeyed; those of earlier versions do not."""
+    lacking = {r["occupation"] for r in results if "obeyed" not in r}
+    return [subject for subject in dict.fromkeys(r["occupation"] for r in results) if subject not in lacking]
+
+
 def summary(results: list[dict], attribute: str, peer: str) -> dict:
     """Means over the occupations measured, of their intervals too."""
-    rows, name = rows_of(results, attribute, peer), ATTRIBUTES[attribute].name
+    rows, name, asked = rows_of(results, attribute, peer), ATTRIBUTES[attribute].name, asked_explicitly(results)
     shown = [r["attributes"][name] for r in rows]
     alone = {r["occupation"]: r["attributes"][name]["counts"] for r in rows_of(results, attribute, "plain model")}
     return dict(
@@ -256,13 +262,14 @@ def summary(results: list[dict], attribute: str, peer: str) -> dict:
         **{key: np.mean([r[key] for r in rows])
            for key in ("fidelity", "distance", "regrouped", "images", "evaluations", "seconds_ratio")},
         needless=np.mean([needless(r["regrouped"], alone[r["occupation"]], ATTRIBUTES[attribute].target) for r in rows]),
-        # Rows of earlier versions lack it.
-        obeyed=np.mean([np.mean(r["obeyed"]) for r in rows]) if all("obeyed" in r for r in rows) else None)
+        obeyed=np.mean([np.mean(r["obeyed"]) for r in rows if r["occupation"] in asked]) if asked else None)
 
 
 def tables(results: list[dict]) -> str:
     """Markdown: a row an attribute and method."""
     results, subjects = whole(results)
+    asked = asked_explicitly(results)
+    but = f" It is of {', '.join(asked) or 'no occupation'} alone: rows of an earlier version lack it." * (asked != subjects)
     text = [f"""# Peers, side by side
 
 Made by `python benchmarks/peers.py` on {harness.machine()}, on the demo model: {len(subjects)} occupations ({', '.join(subjects)}), DDIM, 8 steps, CFG 2.
@@ -284,7 +291,7 @@ pictures of the same seeds meet the target: the total variation distance between
 pictures whose group changed although it was among those that need not change. A method that falls short of the target may have none: read it beside KL.
 
 "Explicit prompts obeyed" is the share of pictures that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
-and occupation. Every method stays on as it was set up for the prompt that names none, as a style, an extension or a profile does; who writes
+and occupation.{but} Every method stays on as it was set up for the prompt that names none, as a style, an extension or a profile does; who writes
 a suffix or a negative prompt by hand would leave it out. EquiSteer's gate is part of that method. Of this package, the profile of the prompt
 that names no group is applied to the one that does, as every host applies it (`core/profile/lookup.py`).
 

@@ -36,15 +36,15 @@ class Family:
     counted   the part that tells where each text of a batch begins, [B + 1]
     negative  must the call be given the negative text's parts too?
     cfg       the call's argument for the scale of classifier-free guidance
-    inside    the denoiser's argument for each part, so that the directions inside sampling can act; empty where they
-              cannot
+    inside    the denoiser's argument for each part, so that the directions inside sampling, and windows, can act; empty
+              where they cannot
     apart     has the negative prompt a call of its own in every step, behind the prompt's?
     ahead     does the prompt stand before the negative one where both are in one call?
     negated   does the pipeline take the opposite of what the denoiser predicts?
     texted    does the denoiser answer for the text's tokens too, before the picture's?
     lengths   the denoiser's argument for the lengths [B] of texts that are filled up to one
     beside    what else of a denoiser's call changes with its texts: of the call and their arguments
-    texts_only  does the call take texts alone? Shifted ones then stand in their place in front of the denoiser
+    texts_only  does the call take texts alone? Shifted ones then take their place in front of the denoiser, by `inside`
     fixed     arguments of the call without which it would evaluate another text than the one that it is given
     """
     returned: tuple[str, ...]

@@ -26,7 +26,8 @@ from .hook import WindowedPrompt, hooked
 class GuidedCall:
     """What `guided` yields.
 
-    call       arguments for the pipeline's call: the prompt once for each image, or its shifted embeddings
+    call       arguments for the pipeline's call: the prompt once for each image, or its shifted embeddings; and what
+               the pipeline must be called with, guided or not, such as enable_prompt_rewrite=False: not to be given again
     summary()  what guidance did, for metadata; complete when the context has ended
     """
 
@@ -59,7 +60,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
             images = pipe(**guide.call, num_inference_steps=30).images
 
     weights   [B, n], the groups of all attributes side by side (`draw.rows`). A row of zeros leaves its image as it
-              is; where all are zero, or method.guidance.scale is, nothing is touched.
+              is; where all are zero, or method.guidance.scale is, no text and no prediction is touched.
     encoded   spares encoding the texts again, else `encoding` is the call's clip_skip, max_sequence_length, lora_scale
 
     Warns where guidance had no effect. Raises DebiasError for weights that do not fit, and for a pipeline or scheduler
@@ -112,7 +113,8 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
         else:
             with hooked(pipe, attributes, weights, encoded, method, WindowedPrompt) as denoiser:
                 yield guide
-            done.update(steps=len(denoiser.shifted), acted=done["acted"] and bool(denoiser.shifted))
+            done.update(steps=0 if method.guidance.whole else len(denoiser.shifted),
+                        acted=done["acted"] and bool(denoiser.shifted))
             if not denoiser.shifted:
                 reason = f"no step fell into the window {(method.guidance.start, method.guidance.end)}."
     else:

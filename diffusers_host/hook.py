@@ -191,7 +191,8 @@ class GuidedDenoiser:
         if timestep.untyped_storage().data_ptr() == all_of_them.untyped_storage().data_ptr():
             return (timestep.storage_offset() - all_of_them.storage_offset()) // all_of_them.stride(0)
         now = float(timestep.flatten()[0])
-        # Some pipelines give the denoiser a thousandth of it. What fits both has not begun: later steps are counted.
+        # Some pipelines give the denoiser a thousandth of it. Where both fit, it is the first step: schedulers of flows,
+        # whose times these are, count from the second on.
         _, place = min((abs(now - unit * time) / max(unit * abs(time), 1e-9), i)
                        for i, time in enumerate(self.times) for unit in (1.0, 1e-3))
         return place
@@ -271,9 +272,10 @@ class GuidedDenoiser:
 
 
 class WindowedPrompt(GuidedDenoiser):
-    """The `prompt` direction in a window: the pipeline was given the shifted text, and outside the window the prompt's
-    own stands in its place. Where it takes texts alone, it was given the prompt, and inside the window the shifted text
-    stands in its place. `shifted` holds the places of the schedule at which that was evaluated."""
+    """The `prompt` direction, where the text that the pipeline was given is not that of every step. It was given the
+    shifted text, and outside the window the prompt's own stands in its place; a pipeline that takes texts alone was
+    given the prompt, and inside the window the shifted text stands in its place. `shifted` holds the places of the
+    schedule at which the shifted text was evaluated."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -314,7 +316,7 @@ class WindowedPrompt(GuidedDenoiser):
             tokens = self.family.tokens
             _check_length(self.encoded.prompt[tokens], texts[first][tokens])
             for image, text in zip(self.guided.tolist(), self.pushed):
-                texts[first + image] = text
+                texts[first + image] = {name: part.to(texts[first][name]) for name, part in text.items()}
         return self.family.with_texts(call, texts)
 
     def _own(self, name: str, text: Tensor) -> Tensor:

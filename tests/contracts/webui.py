@@ -27,7 +27,6 @@ FORMS = {
     "Forge Neo": {**CLIP, "c": "no small model of this kind", "d": {"zimage": None}, "e": NONE, "f": "no such model"}}
 
 
-
 def forms(host: str) -> dict:
     return FORMS[host]
 

@@ -96,4 +96,17 @@ def test_a_row_that_lacks_a_figure_has_an_empty_cell_and_needless_changes_are_re
                attributes={"gender": summarise(np.array([80, 20]), (0.5, 0.5)).to_dict()})
     assert "| 0 % | 0 % |  | 0 |" in peers.tables([old])
     new = dict(old, peer="random suffix", regrouped=0.37, obeyed=[1.0, 0.8])
-    assert "| 37 % | 7 % | 90 % | 0 |" in peers.tables([old, new])
+    page = peers.tables([dict(old, obeyed=[1.0, 1.0]), new])
+    assert "| 37 % | 7 % | 90 % | 0 |" in page and "alone: rows of" not in page
+
+
+def test_explicit_prompts_are_compared_over_the_same_occupations():
+    """Of two occupations, one has a row of an earlier version."""
+    row = dict(attribute="gender", images=0, evaluations=16.0, seconds_ratio=1.0, fidelity=1.0, distance=0.0,
+               regrouped=0.0, attributes={"gender": summarise(np.array([80, 20]), (0.5, 0.5)).to_dict()})
+    rows = [dict(row, peer="plain model", occupation="doctor", obeyed=[1.0, 1.0]),
+            dict(row, peer="plain model", occupation="teacher", obeyed=[0.0, 0.0]),
+            dict(row, peer="random suffix", occupation="doctor", obeyed=[0.5, 0.5]),
+            dict(row, peer="random suffix", occupation="teacher")]
+    page = peers.tables(rows)
+    assert "| 100 % | 0 |" in page and "| 50 % | 0 |" in page and "It is of doctor alone: rows of" in page

@@ -21,7 +21,7 @@ from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.diffusers_host.doctor import facts
-from sd_debias.diffusers_host.encode import encoding_of, of_one_length
+from sd_debias.diffusers_host.encode import encoding_of
 from sd_debias.diffusers_host.families import FAMILIES, guidance
 from sd_debias.diffusers_host.first_steps import first_shares
 from sd_debias.diffusers_host.generate import generate, guided
@@ -65,13 +65,9 @@ def test_a_push_is_the_group_s_own_text_and_pictures_left_alone_are_the_prompt_s
     assert info["acted"] and info["guided_images"] == 2
 
 
-def test_a_shift_lies_between_or_is_refused_before_the_first_picture(tiny):
-    name, pipe, call = tiny
+def test_a_shift_lies_between(tiny):
+    _, pipe, call = tiny
     half = torch.tensor([[0.0, -0.5], [0.0, 0.0]])
-    if name not in FAMILIES and not of_one_length(pipe):
-        with pytest.raises(DebiasError, match="toward one group alone"):
-            generate(pipe, PROMPT, SEEDS[:2], attributes=[GENDER], weights=half, **call)
-        return
     (moved, same), _ = generate(pipe, PROMPT, SEEDS[:2], attributes=[GENDER], weights=half, **call)
     assert np.abs(same - plain(pipe, call, PROMPT, SEEDS[1])).max() <= 1
     to_prompt, to_group = (np.abs(moved - plain(pipe, call, text, SEEDS[0])).max()
@@ -90,11 +86,7 @@ def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
             bench.check([GENDER], Method("embedding"))
         for direction in ("embedding", "prediction"):
             noted(name, direction, "refused", str(caught.value))
-    if name in FAMILIES or of_one_length(pipe):
-        bench.check([GENDER], METHODS["shift"])
-    else:
-        with pytest.raises(DebiasError, match=f"How {name} encodes texts is not known here.* Stable Diffusion 1 to 3"):
-            bench.check([GENDER], METHODS["shift"])
+    bench.check([GENDER], METHODS["shift"])
 
 
 def test_a_negative_prompt_counts_for_pushed_pictures_too(tiny):
@@ -248,6 +240,18 @@ def test_a_prompt_is_not_rewritten_between_the_text_that_is_mixed_and_the_one_th
         first_shares(pipe, PROMPT, [GENDER], SEEDS, enable_prompt_rewrite=True, **call)
 
 
+@pytest.mark.parametrize("cfg", [4.0, 1.0])
+def test_a_call_that_takes_texts_alone_evaluates_the_shifted_ones_of_pushed_images(cfg):
+    pipe, call = PIPELINES["LongCatImagePipeline"](), {**CALLS["LongCatImagePipeline"], "guidance_scale": cfg}
+    plain, own = (latents(pipe, call, prompt=[text] * 2, negative_prompt=["a cat"] * 2)
+                  for text in (PROMPT, f"{PROMPT}, a woman"))
+    with guided(pipe, PROMPT, [GENDER], torch.tensor([ALONE, WOMAN]), negative_prompt="a cat") as guide:
+        found = [latents(pipe, call, **guide.call) for _ in range(2)]
+    assert torch.equal(*found) and torch.equal(found[0][0], plain[0])
+    assert torch.allclose(found[0][1], own[1], atol=1e-5) and not torch.allclose(plain[1], own[1], atol=1e-3)
+    assert guide.summary()["guided_images"] == 1 and guide.summary()["acted"]
+
+
 @pytest.mark.parametrize("direction", ["embedding", "prediction"])
 def test_caches_of_diffusers_do_not_take_one_text_for_another(direction):
     pipe, call = PIPELINES["QwenImagePipeline"](), CALLS["QwenImagePipeline"]
@@ -328,6 +332,15 @@ def test_a_pipeline_that_nobody_knows_gets_each_picture_s_own_text():
     unknown.__dict__.update(known.__dict__)
     call = dict(height=16, width=16, num_inference_steps=2)
     pictures, info = generate(unknown, PROMPT, SEEDS, attributes=[GENDER], weights=WEIGHTS, **call)
+    with pytest.raises(DebiasError, match="toward one group alone"):
+        generate(unknown, PROMPT, SEEDS[:1], attributes=[GENDER], weights=torch.tensor([[0.0, -0.5]]), **call)
+    bench = Workbench(unknown, None)
+    bench.check([GENDER], METHODS["default"])
+    for method in (METHODS["shift"], Method("embedding")):
+        with pytest.raises(DebiasError, match="How Renamed encodes texts is not known here.* Stable Diffusion 1 to 3"):
+            bench.check([GENDER], method)
+    with pytest.raises(DebiasError, match="Renamed"):
+        bench.predicted(types.SimpleNamespace(attributes=(GENDER,)), PROMPT)
     expected, _ = generate(known, PROMPT, SEEDS, attributes=[GENDER], weights=WEIGHTS, **call)
     assert np.abs(pictures.astype(int) - expected).max() <= 1 and info["acted"]
 

@@ -71,8 +71,6 @@ def test_audit_and_calibration_as_jobs(server):
 @pytest.mark.parametrize("model", ["demo", "zimage"])
 def test_the_scripts_measure_and_calibrate(server, model):
     """zimage: Forge Neo's, whose texts are lists of different lengths."""
-    if model == "zimage" and not server.neo:
-        pytest.skip("Forge Neo's model")
     few = dict(prompt=PROMPT, **{**SETTING, "batch_size": 4, "steps": 4})
     few.update(server.zimage() if model == "zimage" else {})
     audit = server.post("txt2img", payload(**few, script_name="Debias: audit", script_args=[
