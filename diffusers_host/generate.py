@@ -27,7 +27,7 @@ class GuidedCall:
     """What `guided` yields.
 
     call       arguments for the pipeline's call: the prompt once for each image, or its shifted embeddings; and what
-               the pipeline must be called with, guided or not, such as enable_prompt_rewrite=False: not to be given again
+               the pipeline must be called with, guided or not, as enable_prompt_rewrite=False: not to be given again
     summary()  what guidance did, for metadata; complete when the context has ended
     """
 

@@ -191,8 +191,8 @@ class GuidedDenoiser:
         if timestep.untyped_storage().data_ptr() == all_of_them.untyped_storage().data_ptr():
             return (timestep.storage_offset() - all_of_them.storage_offset()) // all_of_them.stride(0)
         now = float(timestep.flatten()[0])
-        # Some pipelines give the denoiser a thousandth of it. Where both fit, it is the first step: schedulers of flows,
-        # whose times these are, count from the second on.
+        # Some pipelines give the denoiser a thousandth of it. Where both fit, it is the first step: schedulers of
+        # flows, whose times these are, count from the second on.
         _, place = min((abs(now - unit * time) / max(unit * abs(time), 1e-9), i)
                        for i, time in enumerate(self.times) for unit in (1.0, 1e-3))
         return place
