@@ -265,6 +265,14 @@ def summary(results: list[dict], attribute: str, peer: str) -> dict:
         obeyed=np.mean([np.mean(r["obeyed"]) for r in rows if r["occupation"] in asked]) if asked else None)
 
 
+def front(results: list[dict], attribute: str) -> list[str]:
+    """The methods of which no other has both less KL and less distance to the unguided pictures."""
+    found = {peer: summary(results, attribute, peer) for peer in PEERS if rows_of(results, attribute, peer)}
+    return [peer for peer, own in found.items() if not any(
+        s["kl"] <= own["kl"] and s["distance"] <= own["distance"] and (s["kl"], s["distance"]) != (own["kl"], own["distance"])
+        for s in found.values())]
+
+
 def tables(results: list[dict]) -> str:
     """Markdown: a row an attribute and method."""
     results, subjects = whole(results)
@@ -306,6 +314,9 @@ that names no group is applied to the one that does, as every host applies it (`
             text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | {s['below']} of {s['n']} | "
                         f"{s['deviation']:.2f} [{least:.2f}, {most:.2f}] | {s['fidelity']:.3f} | "
                         f"{s['distance']:.3f} | {_percent(s['regrouped'])} | {_percent(s['needless'])} | {_percent(s['obeyed'])} | {s['images']:.0f} | {s['evaluations']:.1f} | {s['seconds_ratio']:.2f} |")
+    text.append("\nNo other method has both less KL and less distance than these:\n")
+    text += [f"- {attribute}: {'; '.join(front(results, attribute))}" for attribute in ATTRIBUTES if rows_of(
+        results, attribute, "plain model")]
     return "\n".join(text) + "\n"
 
 

@@ -100,6 +100,16 @@ def test_a_row_that_lacks_a_figure_has_an_empty_cell_and_needless_changes_are_re
     assert "| 37 % | 7 % | 90 % | 0 |" in page and "alone: rows of" not in page
 
 
+def test_the_front_is_what_no_other_method_beats_in_both():
+    def row(peer, man, distance):
+        return dict(attribute="gender", peer=peer, occupation="doctor", images=0, evaluations=16.0, seconds_ratio=1.0,
+                    fidelity=1.0, distance=distance, regrouped=0.0,
+                    attributes={"gender": summarise(np.array([man, 100 - man]), (0.5, 0.5)).to_dict()})
+    rows = [row("plain model", 80, 0.0), row("random suffix", 50, 0.3), row("negative prompt", 60, 0.2),
+            row("EquiSteer", 61, 0.25)]
+    assert peers.front(rows, "gender") == ["plain model", "random suffix", "negative prompt"]
+
+
 def test_explicit_prompts_are_compared_over_the_same_occupations():
     """Of two occupations, one has a row of an earlier version."""
     row = dict(attribute="gender", images=0, evaluations=16.0, seconds_ratio=1.0, fidelity=1.0, distance=0.0,
