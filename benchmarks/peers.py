@@ -347,9 +347,10 @@ def plot(results: list[dict]) -> Image.Image:
             x = x0 + (wide - 40) * s["distance"] / limit
             y = top + high * (1 - np.clip(np.log10(max(s["kl"], low) / low), 0, decades) / decades)
             scene.dot(x, y, 5 * s["seconds_ratio"] ** 0.5, "after" if OURS.search(peer) else "before")
-            labels.setdefault((round(x / 8), round(y / 8)), []).append((x, y, peers.index(peer) + 1))
-        for points in labels.values():  # what coincides shares a label
-            x, y, _ = points[0]
+            near = next((key for key in labels if abs(key[0] - x) < 9 and abs(key[1] - y) < 10), (x, y))
+            labels.setdefault(near, []).append((x, y, peers.index(peer) + 1))
+        for points in labels.values():  # what nearly coincides shares a label, right of the last
+            x, y = max(point[0] for point in points), points[0][1]
             scene.text(x + 10, y - 8, ", ".join(str(number) for *_, number in points), size=12)
         scene.text(x0 + (wide - 40) / 2, top + high + 14, "distance to the unguided pictures", "muted", 12, "m")
     scene.text(left, top + high + 36, "held-out KL upward (log scale); area: seconds", "muted", 12)
