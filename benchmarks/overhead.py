@@ -113,7 +113,7 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
     """Most bytes beyond the weights while two steps of two pictures are sampled, by way; text encoder and decoder, which
     need the same in each way, are left out. ONE_MORE: of an unguided run whose calls of the denoiser have a row more for
     each of the two pictures."""
-    sizes, attribute, found, calls, counter = dict(width=size, height=size) if size else {}, GENDER, {}, [], None
+    sizes, attribute, calls, counter = dict(width=size, height=size) if size else {}, GENDER, [], None
     encoded = encode_all(pipe, PROMPT, [attribute], IN_CONTEXT)
 
     def called(_, args, named):
@@ -135,9 +135,8 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
 
     handle = (getattr(pipe, "unet", None) or pipe.transformer).register_forward_pre_hook(called, with_kwargs=True)
     try:
-        found["unguided"] = once(None, 2)
-        at_once = max(calls)
-        return {**found, **{way: once(method, 2) for way, method in _ways(pipe).items() if method},
+        plain, at_once = once(None, 2), max(calls)
+        return {"unguided": plain, **{way: once(method, 2) for way, method in _ways(pipe).items() if method},
                 ONE_MORE: once(None, 2 * (at_once + 2) // at_once)}
     finally:
         handle.remove()

@@ -23,8 +23,8 @@ def _load(name: str):
 
 _load("case")
 table = _load("table")
-NEO = Path(os.environ.get("FORGE_PATH", ""), "backend", "diffusion_engine", "zimage.py").exists()
-FORGE = "Forge Neo" if NEO else "Forge"
+is_neo = sys.modules["contracts_case"].load("webui", "real", "webui_real").is_neo
+FORGE = "Forge Neo" if is_neo(Path(os.environ.get("FORGE_PATH", "."))) else "Forge"
 HOSTS = {"diffusers": "diffusers", "ComfyUI" if os.environ.get("COMFYUI_PATH") else "ComfyUI double": "comfyui",
          "A1111 double": "webui", "Forge double": "webui",
          **{FORGE if name == "Forge" else name: "webui" for name in ("A1111", "Forge")

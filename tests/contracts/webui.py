@@ -14,7 +14,7 @@ from contracts_case import DEFAULT, IMAGES, NEGATIVE, SEEDS, TESTS, Case, Refuse
 double, real, settings = (load("webui", name, f"webui_{name}") for name in ("double", "real", "settings"))
 SHIM = TESTS.parent / "scripts" / "sd_debias.py"
 NONE = "no such encoder"
-ALONE = "no reference: the host alone builds this network"
+NO_REFERENCE = "no reference: the host alone builds this network"
 CLIP = {"a": {"short": None}, "b": {"73": None, "74": None}}
 FORMS = {
     "A1111 double": {**CLIP, "c": {"xl": None}, "d": NONE, "e": NONE,
@@ -152,10 +152,10 @@ class Served(WebUI):
         super().__init__(host, prompt)
         self.more = dict(override_settings=dict(sd_model_checkpoint="sd-debias-test", CLIP_stop_at_last_layers=1))
         if variant == "sdxl":
-            self.reference, self.more = ALONE, host.sdxl("sd-debias-xl")
+            self.reference, self.more = NO_REFERENCE, host.sdxl("sd-debias-xl")
             return
         if variant == "zimage":
-            self.reference, self.more = ALONE, host.zimage()
+            self.reference, self.more = NO_REFERENCE, host.zimage()
             return
         from diffusers import EulerDiscreteScheduler
 

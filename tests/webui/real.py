@@ -29,6 +29,11 @@ ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-ver
              "--do-not-download-clip", "--no-half"]
 
 
+def is_neo(place: Path) -> bool:
+    """Is Forge's installation one of Forge Neo?"""
+    return (place / "backend" / "diffusion_engine" / "zimage.py").exists()
+
+
 class Server:
     """A1111, Forge or reForge, whose installation the variable <NAME>_PATH names, e.g. FORGE_PATH.
 
@@ -49,9 +54,8 @@ class Server:
         link = place / "extensions" / "sd-debias"
         if not link.exists():
             link.symlink_to(root, target_is_directory=True)
-        self.neo = (place / "backend" / "diffusion_engine" / "zimage.py").exists()
         own = options is None and not given["URL"]
-        self.helpers = [place / "extensions" / name for name in ["failing", *["tiny"] * self.neo]] if own else []
+        self.helpers = [place / "extensions" / name for name in ["failing", *["tiny"] * is_neo(place)]] if own else []
         for helper in self.helpers:
             if not helper.exists():
                 helper.symlink_to(Path(__file__).with_name(helper.name).resolve(), target_is_directory=True)
@@ -113,10 +117,10 @@ class Server:
         return dict(override_settings=dict(sd_model_checkpoint=name, live_previews_enable=False))
 
     def zimage(self) -> dict:
-        """Payload for the small Z-Image of Forge Neo's, whose checkpoint file says nothing but its name. Skips the test
-        where a server that runs already lacks the extension."""
+        """Payload for the small Z-Image of Forge Neo's, whose checkpoint file says nothing but its name. Skips the
+        test where the extension that makes it is not there: on other hosts, and on a server that ran already."""
         if not any(helper.name == "tiny" for helper in self.helpers):
-            pytest.skip("this server was started without the extension 'tiny'")
+            pytest.skip("only a Forge Neo that the tests start has a small Z-Image")
         name = "sd-debias-tiny-zimage"
         self.stub = self.place / "models" / "Stable-diffusion" / f"{name}.safetensors"
         save_file({"weight": np.zeros(1, np.float32)}, self.stub)
