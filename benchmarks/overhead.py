@@ -6,6 +6,8 @@
 The larger models have random weights: their pictures are noise, their cost is real. `flux`, `z-image`, `qwen-image` and `klein` are transformers of these models'
 widths with fewer blocks, so that they fit any machine; the last three have tiny text encoders and autoencoders, of which 64 pixels make as many
 tokens as 256 do in use. docs/overhead.json keeps one entry a model, device, precision and size.
+
+The memory of sampling is counted at the size that the model is made for: on a graphics card by its allocator, on CPUs without computing the denoiser.
 """
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ import json
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 
 import harness
 import torch
-from peak import CudaPeak, Peak
+from peak import CudaPeak, Peak, without_contents
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model import model
@@ -35,6 +38,8 @@ PROMPT = "a photo of a doctor"
 DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
 TEXTS = "texts, once a prompt"
 ONE_MORE = "unguided, one more row a picture"
+# Pixels of a side for which a model is made; None: the pipeline's own.
+MADE_FOR = {"sd15": 512, "sdxl": 1024, "flux": 1024, "z-image": 256, "qwen-image": 256, "klein": 256, "demo": None}
 WAYS = {
     "unguided": None,
     "prompt (default)": METHODS["default"],
@@ -112,7 +117,7 @@ def of_today(name: str):
 def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
     """Most bytes beyond the weights while two steps of two pictures are sampled, by way; text encoder and decoder, which
     need the same in each way, are left out. ONE_MORE: of an unguided run whose calls of the denoiser have a row more for
-    each of the two pictures."""
+    each of the two pictures. On CPUs the pipeline's denoiser has no weights afterwards."""
     sizes, attribute, calls, counter = dict(width=size, height=size) if size else {}, GENDER, [], None
     encoded = encode_all(pipe, PROMPT, [attribute], IN_CONTEXT)
 
@@ -133,11 +138,13 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
                      **{name: value for name, value in guidance(pipe, cfg, None).items() if value is not None})
         return counter.most
 
-    handle = (getattr(pipe, "unet", None) or pipe.transformer).register_forward_pre_hook(called, with_kwargs=True)
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    handle = denoiser.register_forward_pre_hook(called, with_kwargs=True)
     try:
-        plain, at_once = once(None, 2), max(calls)
-        return {"unguided": plain, **{way: once(method, 2) for way, method in _ways(pipe).items() if method},
-                ONE_MORE: once(None, 2 * (at_once + 2) // at_once)}
+        with nullcontext() if device == "cuda" else without_contents(denoiser):
+            plain, at_once = once(None, 2), max(calls)
+            return {"unguided": plain, **{way: once(method, 2) for way, method in _ways(pipe).items() if method},
+                    ONE_MORE: once(None, 2 * (at_once + 2) // at_once)}
     finally:
         handle.remove()
 
@@ -170,9 +177,11 @@ def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images:
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds[way].append(clock() - started)
-    ratios = {way: statistics.median(own / plain for own, plain in zip(took[1:], seconds["unguided"][1:]))
+    rounds = {way: [own / plain for own, plain in zip(took[1:], seconds["unguided"][1:])]
               for way, took in seconds.items()}
-    return dict(ratios=ratios, seconds=statistics.median(seconds["unguided"][1:]))
+    return dict(ratios={way: statistics.median(found) for way, found in rounds.items()},
+                extremes={way: [min(found), max(found)] for way, found in rounds.items()},
+                seconds=statistics.median(seconds["unguided"][1:]))
 
 
 def tables(found: list[dict]) -> str:
@@ -181,32 +190,50 @@ def tables(found: list[dict]) -> str:
     text = [f"""# What applying a profile costs
 
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
-interleaved rounds, every picture pushed. Of some rows it is said how many rounds they are; "CPU time": the seconds are those that
-the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is the first
+interleaved rounds, in brackets the least and the most of them, every picture pushed. Of some rows it is said how many rounds they are; "CPU time": the
+seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is the first
 {100 * EARLY.end:.0f} % of the steps. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
 a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a
-pipeline evaluates the negative prompt in a call of its own, after the prompt's (qwen-image, klein).
+pipeline evaluates the negative prompt in a call of its own, after the prompt's (qwen-image, klein). A U-Net evaluates the added row in the call of the
+others, a transformer in one of its own.
 
-"Sampling's memory" is the most that the tensors of two pictures' sampling take beyond the weights, without text encoder and decoder, which need the
-same in each way; behind it the share of it that `embedding` needs, and in brackets what an unguided run needs whose calls have one row more for
-each picture. It does not depend on the number of steps.
-
-| model | device | pictures, steps | {' | '.join(ways)} | sampling's memory |
-|{'---|' * (len(ways) + 4)}"""]
+| model | device | pictures, steps | {' | '.join(ways)} |
+|{'---|' * (len(ways) + 3)}"""]
     for f in found:
-        memory = [f["memory"].get(way) for way in ("unguided", "embedding, all steps", ONE_MORE)]
-        ratios = " | ".join(format(f["ratios"][way], ".2f") if way in f["ratios"] else "-" for way in ways)
-        plain, inside, more = memory if all(memory) else (0, 0, 0)
-        grown = f"{plain / 2**20:.0f} MiB, {inside / plain:.2f} ({more / plain:.2f})" if plain else "-"
+        ratios = " | ".join(_ratio(f, way) for way in ways)
         form = " compiled" if f["compiled"] else ""
         size = f", {f['size']}x{f['size']}" if f["size"] else ""
         clock = "; CPU time" if f.get("clock") == "process" else ""
         rounds = f"; rounds: {f['repeats']}" if "repeats" in f else ""
         text.append(f"| {f['model']} {f['dtype']}{form}{size} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
-                    f"{ratios} | {grown} |")
+                    f"{ratios} |")
+    ways = [way for way in WAYS if way != "unguided"]
+    text.append(f"""
+## Memory
+
+The most that the tensors of two pictures' sampling take beyond the weights, without text encoder and decoder, which need the same in each way, at the
+size that the model is made for: on CPUs counted without computing the denoiser, and with the attention of fused kernels. Other ways as shares of the
+unguided run; the last is an unguided run whose calls have one row more for each picture. It does not depend on the number of steps. (z-image,
+qwen-image, klein: 256 pixels make as many tokens as 1,024 in use.)
+
+| model | device | unguided | {' | '.join(ways)} | {ONE_MORE} |
+|{'---|' * (len(ways) + 4)}""")
+    for f in found:
+        memory = f["memory"]
+        if memory:
+            size = f", {MADE_FOR[f['model']]}x{MADE_FOR[f['model']]}" if MADE_FOR[f["model"]] else ""
+            shares = " | ".join(f"{memory[way] / memory['unguided']:.3f}" for way in (*ways, ONE_MORE))
+            text.append(f"| {f['model']} {f['dtype']}{size} | {f['device']} | {memory['unguided'] / 2**20:,.0f} MiB | {shares} |")
     return "\n".join(text) + "\n"
+
+
+def _ratio(f: dict, way: str) -> str:
+    if way not in f["ratios"]:
+        return "-"
+    least, most = f.get("extremes", {}).get(way, (None, None))
+    return f"{f['ratios'][way]:.2f}" + ("" if least is None else f" [{least:.2f}, {most:.2f}]")
 
 
 def main() -> None:
@@ -239,13 +266,14 @@ def main() -> None:
         where = torch.cuda.get_device_name() if options.device == "cuda" else harness.machine()
         key = dict(model=name, device=where, dtype=options.dtype, images=options.images, steps=steps,
                    size=options.size, compiled=options.compile)
-        memory = dict(memory={} if options.compile else sampling_memory(pipe, options.device, cfg, options.size))
         there = next((f for f in found if {k: f.get(k) for k in key} == key), None)
         if options.memory and there is None:
             raise SystemExit(f"{store} has no times of {key}. Leave --memory out.")
-        result = {**there, **memory, "memory_code": harness.code()} if options.memory else {
+        result = there if options.memory else {
             **key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
-            **memory, **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
+            **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
+        result = {**result, "memory": {} if options.compile else sampling_memory(pipe, options.device, cfg, MADE_FOR[name]),
+                  "memory_code": harness.code()}
         found = [result if f is there else f for f in found] + [result] * (there is None)
         print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, result["memory"], flush=True)
         write_atomic(store, json.dumps(found, indent=1))

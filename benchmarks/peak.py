@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
+from typing import Iterator
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 
 class Peak(TorchDispatchMode):
@@ -39,6 +42,34 @@ class Peak(TorchDispatchMode):
 
 def _tensors(values) -> list[torch.Tensor]:
     return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
+
+
+@contextmanager
+def without_contents(module: nn.Module) -> Iterator[None]:
+    """Within it, the module makes its tensors without computing them, so that those of any size are soon counted, and
+    answers with zeros. Its attention makes its result alone, as fused kernels do. Its weights are gone afterwards."""
+    inner, attention = module.forward, nn.functional.scaled_dot_product_attention
+    module.to("meta")
+
+    def forward(*args, **kwargs):
+        with _disable_current_modes():  # what it is given is counted where it is
+            args, kwargs = tree_map_only(torch.Tensor, lambda given: given.to("meta"), (args, kwargs))
+        nn.functional.scaled_dot_product_attention = _fused
+        try:
+            made = inner(*args, **kwargs)
+        finally:
+            nn.functional.scaled_dot_product_attention = attention
+        return tree_map_only(torch.Tensor, lambda one: torch.zeros(one.shape, dtype=one.dtype), made)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_, **__) -> torch.Tensor:
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
 class CudaPeak:

@@ -1,7 +1,7 @@
 """Guidance inside a diffusers pipeline: in front of its denoiser, `pipe.unet` or `pipe.transformer`.
 
-`embedding` and `prediction` send further rows through the denoiser, with the pipeline's own or behind them, and take
-gamma off its conditional prediction. Sampler, guidance rule, ControlNets and LoRAs stay the pipeline's own.
+`embedding` and `prediction` send further rows through the denoiser, and take gamma off its conditional prediction.
+Sampler, guidance rule, ControlNets and LoRAs stay the pipeline's own.
 """
 from __future__ import annotations
 
@@ -56,13 +56,18 @@ class GuidedDenoiser:
     The batch of a pipeline is [uncond, cond], of one [cond, uncond], or, without classifier-free guidance, [cond];
     core/method/step.py says what the baseline is. Rows are added for images with a weight other than 0 only, and, in
     the `prediction` direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet
-    residuals, sizes, masks) in everything but the text. Those of a family (families.py) have calls of their own.
+    residuals, sizes, masks) in everything but the text.
+
+    No step needs more memory than one further row for each of these images. So many join the pipeline's own call of a
+    U-Net, which costs less than a call of their own while a batch is small; others, and with a transformer, where that
+    saves nothing, all of them, have calls of their own, of at most as many rows as the pipeline's.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
                  encoded: Encoded, method: Method):
         self.pipe, self.forward, self.parameters = pipe, forward, parameters
         self.attributes, self.context, self.family = attributes, method.context, family_of(pipe)
+        self.joins = hasattr(pipe, "unet")
         self.images = len(weights)
         self.guided = weights.any(1).nonzero().flatten()
         self.weights = weights[self.guided]
@@ -86,11 +91,11 @@ class GuidedDenoiser:
         k, step = self.units[index], self.steps.index(self.times[index])
         if steps.repeats(step, progress):
             output, gamma = self.forward(**call), steps.again()
+            prediction = self._sample(output, call).clone()
         else:
-            output, gamma = self._evaluate(call, rows, k, step, progress)
+            output, prediction, gamma = self._evaluate(call, rows, k, step, progress)
 
         at = self.cond + self.indices[0]
-        prediction = self._sample(output, call)[:rows].clone()
         prediction[at] = (prediction[at].float() - gamma / k).to(prediction.dtype)
         if isinstance(output, tuple):
             return (prediction, *output[1:])
@@ -98,34 +103,28 @@ class GuidedDenoiser:
         return output
 
     def _evaluate(self, call: dict, rows: int, k: float, step: int, progress: float) -> tuple:
-        """The denoiser's output, of the pipeline's rows first, and gamma."""
+        """The denoiser's output for the pipeline's rows, a copy of their predictions [B, ...], and gamma."""
         at, _, _, copies = self._rows_on(call[self.parameters[0]][0].device)
-        if self.family:
-            output, extra = self._separately(call, rows, copies)
-        else:
-            output = self.forward(**self._with_text(_with_rows(call, rows, copies), call, rows, copies))
-            extra = output[0][rows:]
+        parts = self._texts_of(call, rows)
+        joining = len(parts[0][0]) if self.joins else 0
+        first = self._with_texts(_with_rows(call, rows, copies[:joining]), parts[0][1]) if joining else call
+        output = self.forward(**first)
+        found = self._sample(output, call)
+        # Copied before the next call: where a graph is captured, that takes the same memory again.
+        prediction, extra = found[:rows].clone(), found.new_empty(len(copies), *found.shape[1:])
+        extra[:joining] = found[rows:]
+        for number, (places, texts) in enumerate(parts[self.joins:]):
+            own = self._with_texts(_with_rows(call, rows, copies[places], alone=True), texts)
+            with self._cache(number):
+                extra[places] = self._sample(self.forward(**own), own)
+
         self.extra_evaluations += len(copies)
-        prediction, steps = self._sample(output, call), self.passes[-1]
-        cond, uncond = prediction[self.cond + at], prediction[self.uncond + at]
+        cond, uncond, steps = prediction[self.cond + at], prediction[self.uncond + at], self.passes[-1]
         if steps.prompt_is_baseline:
             uncond = cond
         elif not steps.has_uncond:
             uncond, extra = extra[:len(at)], extra[len(at):]
-        return output, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
-
-    def _separately(self, call: dict, rows: int, copies: Tensor) -> tuple:
-        """The denoiser's output for the pipeline's call as it is, and its predictions for the direction's texts: those
-        of one length together."""
-        calls = [(places, self.family.with_texts(_with_rows(call, rows, copies[places], alone=True), texts))
-                 for places, texts in self._by_length(call, copies)]
-        output = self.forward(**call)
-        prediction = self._sample(output, call)
-        extra = prediction.new_empty(len(copies), *prediction.shape[1:])
-        for number, (places, own) in enumerate(calls):
-            with self._cache(number):
-                extra[places] = self._sample(self.forward(**own), own)
-        return output, extra
+        return output, prediction, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
 
     def _cache(self, number: int) -> AbstractContextManager:
         """Where diffusers caches what changes little from step to step, it must not take it from another text."""
@@ -222,27 +221,32 @@ class GuidedDenoiser:
         text = call[self.family.inside[self.family.tokens] if self.family else "encoder_hidden_states"]
         return text[0] if isinstance(text, list) else text
 
-    def _with_text(self, extended: dict, call: dict, rows: int, copies: Tensor) -> dict:
-        """The extended call with the direction's text in its added rows."""
-        texts = _texts(call)
-        if texts["prompt_embeds"] is not self.mixed_for:
-            self.mixed_for = texts["prompt_embeds"]
-            self.mixed = {name: self._mixed(name, text, rows, copies) for name, text in texts.items()}
-        return _with_texts(extended, {name: torch.cat([text, self.mixed[name].to(text)])
-                                      for name, text in texts.items()})
-
-    def _by_length(self, call: dict, copies: Tensor) -> list[tuple[Tensor, list[Parts]]]:
-        """The direction's texts of a family: those of one length, with their places among the added rows."""
-        tokens = self._tokens(call)
-        if tokens is not self.mixed_for:
-            found: dict[tuple, dict[int, Parts]] = {}
+    def _texts_of(self, call: dict, rows: int) -> list[tuple]:
+        """The further rows' texts by calls of the denoiser, those of one length together, with their places among these
+        rows. In the call that they join, they stand behind the pipeline's own. Made once a run."""
+        tokens, copies = self._tokens(call), self.indices[3]
+        if tokens is self.mixed_for:
+            return self.mixed
+        if self.family:
+            lengths: dict[tuple, dict[int, Parts]] = {}
             for place, text in enumerate(self._mixed_texts(call)):
                 on_device = {name: part.to(copies.device) for name, part in text.items()}
-                found.setdefault(shape(text), {})[place] = on_device
-            self.mixed_for = tokens
-            self.mixed = [(torch.tensor(list(own), device=copies.device), list(own.values()))
-                          for own in found.values()]
-        return self.mixed
+                lengths.setdefault(shape(text), {})[place] = on_device
+            made = [(torch.tensor(list(found), device=copies.device)[i:i + rows], list(found.values())[i:i + rows])
+                    for found in lengths.values() for i in range(0, len(found), rows)]
+        else:
+            own = _texts(call)
+            texts = {name: self._mixed(name, text).to(text) for name, text in own.items()}
+            places, joining = torch.arange(len(copies), device=copies.device), len(self.guided) * self.joins
+            made = [(places[:joining], {name: torch.cat([text, texts[name][:joining]]) for name, text in own.items()}),
+                    *((some, {name: text[some] for name, text in texts.items()})
+                      for some in places[joining:].split(rows))]
+            made = [(some, texts) for some, texts in made if len(some)]
+        self.mixed_for, self.mixed = tokens, made
+        return made
+
+    def _with_texts(self, call: dict, texts) -> dict:
+        return self.family.with_texts(call, texts) if self.family else _with_texts(call, texts)
 
     def _mixed_texts(self, call: dict) -> list[Parts]:
         """The direction's texts of a family, of all added rows."""
@@ -256,14 +260,14 @@ class GuidedDenoiser:
         anchors = [texts[self.uncond + image] for image in self.guided.tolist()]
         return [row for row in mixed_rows(anchors, encoded, steps.text_weights) if row]
 
-    def _mixed(self, name: str, text: Tensor, rows: int, copies: Tensor) -> Tensor:
-        groups, steps, at = self.encoded.groups[name].to(text.device), self.passes[-1], self.indices[0]
-        weights = steps.text_weights
+    def _mixed(self, name: str, text: Tensor) -> Tensor:
+        """The direction's texts of a part, of all further rows, where all texts are of one length."""
+        groups, steps, (at, _, _, copies) = self.encoded.groups[name].to(text.device), self.passes[-1], self.indices
+        weights, prompt = steps.text_weights, self.encoded.prompt[name]
+        _check_length(prompt, text)
         if self.direction == "embedding" and not steps.prompt_is_baseline:
             return mix(text[copies], groups, weights)
         if self.direction == "embedding":
-            prompt = self.encoded.prompt[name]
-            _check_length(prompt, text)
             change = shifted(self.encoded, self.attributes, -weights, self.context)[name].float() - prompt.float()
             return (text[copies].float() + change.to(text.device)).to(text.dtype)
         chosen = groups[self.group_of, 0].to(text.dtype)
@@ -360,18 +364,19 @@ def _with_rows(value, rows: int, copies: Tensor, alone: bool = False):
         return value[copies] if alone else torch.cat([value, value[copies]])
     if isinstance(value, dict):
         return {name: item if name in _NOT_ROWS else None if name in _KEPT and alone else
-                _with_items(item, rows, copies, alone) if name in _LISTS else _with_rows(item, rows, copies, alone)
+                _with_items(item, rows, copies) if name in _LISTS else _with_rows(item, rows, copies, alone)
                 for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_with_rows(item, rows, copies, alone) for item in value)
     return value
 
 
-def _with_items(items: list, rows: int, copies: Tensor, alone: bool) -> list:
-    """As `_with_rows`, of a list: latents [C, 1, H, W], or what is the same for all pictures of a call."""
+def _with_items(items: list, rows: int, copies: Tensor) -> list:
+    """As `_with_rows`, of a list: latents [C, 1, H, W], or what is the same for all pictures of a call. Denoisers with
+    such lists are transformers, whose further rows are alone."""
     if isinstance(items[0], Tensor):
-        return list(_with_rows(torch.stack(items), rows, copies, alone))
-    return items[:1] * (len(copies) + (0 if alone else rows))
+        return list(_with_rows(torch.stack(items), rows, copies, alone=True))
+    return items[:1] * len(copies)
 
 
 def check(pipe) -> None:

@@ -157,9 +157,31 @@ def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group
     cfg = family != "flux"  # without it `prediction` evaluates the empty prompt as well
     own = 4 if cfg else 2
     assert rows_of["prompt"] == rows_of["none"] == [own] * 3
-    # Without it an added row doubles a step, and every second step repeats the last gamma.
-    assert rows_of["embedding"] == [own + 2, own + 2 if cfg else own, own + 2]
-    assert rows_of["prediction"] == [8] * 3
+    # Those of one further row an image join the call of a U-Net, all others have calls of no more rows than the
+    # pipeline's. Without guidance a further row doubles a step, and every second step repeats the last gamma.
+    joins = hasattr(pipe, "unet")
+    assert rows_of["embedding"] == ([own + 2] * 3 if joins else [own, 2] * 3 if cfg else [own, 2, own, own, 2])
+    assert rows_of["prediction"] == ([own + 2, 2] if joins else [own, 4] if cfg else [own, 2, 2, 2]) * 3
+
+
+@pytest.mark.parametrize("cfg", [5.0, 1.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_however_many_groups_a_step_needs_no_more_memory_than_one_further_row_a_pushed_image(family, cfg):
+    """And a picture is the one that it is alone, where its further rows come in other calls."""
+    pipe = FAMILIES[family]()
+    spread = torch.tensor([[0.0] * 5, [0.3, -0.2, 0.1, 0.2, -0.4], [-0.1, 0.4, -0.3, 0.1, -0.1]])
+    five = Attribute("hair", tuple(Group(name, (name,)) for name in ("red", "black", "grey", "fair", "none")))
+    method = Method("prediction", guidance=SafeLatentGuidance(), context=ALONE)
+
+    def made(seeds, weights):
+        return generate(pipe, PROMPT, seeds, attributes=[five], weights=weights, method=method,
+                        guidance_scale=cfg, **settings(pipe))
+
+    own = 6 if cfg > 1 and family != "flux" else 3
+    with counted(denoiser(pipe)) as evaluations:
+        images, info = made((1, 2, 3), spread)
+    assert max(evaluations) <= own + 2 and sum(evaluations) - 3 * own == info["extra_evaluations"] >= 3 * 2 * 5
+    assert close(images[1], made((2,), spread[1:2])[0][0])
 
 
 @pytest.mark.parametrize("name", ["img2img", "inpaint", "controlnet"])
@@ -293,7 +315,9 @@ def test_without_cfg_the_baseline_is_the_prompt_or_for_predictions_the_empty_one
     plain, _ = images_of(pipe, guidance_scale=1.0, **settings(pipe))
     with counted(denoiser(pipe)) as evaluations:
         images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, guidance_scale=1.0, **settings(pipe))
-    assert evaluations == ([2 + 1, 2, 2 + 1] if direction == "embedding" else [2 + 1 + 2] * 3)
+    joins = hasattr(pipe, "unet")
+    assert evaluations == {("embedding", True): [2 + 1, 2, 2 + 1], ("embedding", False): [2, 1, 2, 2, 1],
+                           ("prediction", True): [2 + 1, 2] * 3, ("prediction", False): [2, 2, 1] * 3}[direction, joins]
     assert info["acted"] and np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
 
 
@@ -405,8 +429,9 @@ def test_both_forms_of_the_denoiser_s_output_are_kept(return_dict):
 def test_flux_s_negative_prompt_is_evaluated_apart_and_left_alone():
     pipe = tiny_pipelines.flux()
     with counted(pipe.transformer) as evaluations:
-        images_of(pipe, AWAY, direction="embedding", negative_prompt="ugly", true_cfg_scale=3.0, **settings(pipe))
-    assert evaluations == [4, 2, 2, 2, 4, 2]
+        images_of(pipe, [[0.0, 0.0], AWAY], direction="embedding", negative_prompt="ugly", true_cfg_scale=3.0,
+                  **settings(pipe))
+    assert evaluations == [2, 1, 2, 2, 2, 2, 1, 2]  # prompts, a further row in every second step, negative prompts
 
 
 def test_sd3_s_skip_layer_guidance_is_left_alone():
@@ -414,7 +439,7 @@ def test_sd3_s_skip_layer_guidance_is_left_alone():
     with counted(pipe.transformer) as evaluations:
         images_of(pipe, AWAY, direction="embedding", skip_guidance_layers=[1], skip_layer_guidance_start=-1.0,
                   skip_layer_guidance_stop=1.0, **settings(pipe))
-    assert evaluations == [6, 2] * 3
+    assert evaluations == [4, 2, 2] * 3
 
 
 def test_the_mean_of_a_group_s_texts_and_several_attributes_side_by_side():
