@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 
 import harness
@@ -141,7 +142,8 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     handle = denoiser.register_forward_pre_hook(called, with_kwargs=True)
     try:
-        with nullcontext() if device == "cuda" else without_contents(denoiser):
+        with warnings.catch_warnings(), nullcontext() if device == "cuda" else without_contents(denoiser):
+            warnings.filterwarnings("ignore", "Guidance had no effect")  # on a prediction of zeros
             plain, at_once = once(None, 2), max(calls)
             return {"unguided": plain, **{way: once(method, 2) for way, method in _ways(pipe).items() if method},
                     ONE_MORE: once(None, 2 * (at_once + 2) // at_once)}
@@ -222,7 +224,7 @@ qwen-image, klein: 256 pixels make as many tokens as 1,024 in use.)
 |{'---|' * (len(ways) + 4)}""")
     for f in found:
         memory = f["memory"]
-        if memory:
+        if memory.get("unguided"):
             size = f", {MADE_FOR[f['model']]}x{MADE_FOR[f['model']]}" if MADE_FOR[f["model"]] else ""
             shares = " | ".join(f"{memory[way] / memory['unguided']:.3f}" for way in (*ways, ONE_MORE))
             text.append(f"| {f['model']} {f['dtype']}{size} | {f['device']} | {memory['unguided'] / 2**20:,.0f} MiB | {shares} |")
