@@ -238,10 +238,11 @@ class GuidedDenoiser:
             own = _texts(call)
             texts = {name: self._mixed(name, text).to(text) for name, text in own.items()}
             places, joining = torch.arange(len(copies), device=copies.device), len(self.guided) * self.joins
-            made = [(places[:joining], {name: torch.cat([text, texts[name][:joining]]) for name, text in own.items()}),
-                    *((some, {name: text[some] for name, text in texts.items()})
-                      for some in places[joining:].split(rows))]
-            made = [(some, texts) for some, texts in made if len(some)]
+            made = [(some, {name: text[some] for name, text in texts.items()})
+                    for some in places[joining:].split(rows) if len(some)]
+            if joining:
+                joined = {name: torch.cat([text, texts[name][:joining]]) for name, text in own.items()}
+                made.insert(0, (places[:joining], joined))
         self.mixed_for, self.mixed = tokens, made
         return made
 
