@@ -20,7 +20,7 @@ from ..core.method.conditioning import Encoded, Parts, effect, shape, shifted, s
 from ..core.method.methods import METHODS, Method
 from .encode import encode, encode_all, encoding_of
 from .families import Family, WholeTexts, check_family, check_whole_texts, family_of, fixed, without_fixed
-from .hook import WindowedPrompt, hooked
+from .hook import WindowedPrompt, check, hooked
 
 
 class GuidedCall:
@@ -120,6 +120,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     else:
         if family_of(pipe) is not None:
             check_family(pipe, method)
+        check(pipe)
         with hooked(pipe, attributes, weights, encoded, method) as denoiser:
             yield guide
         guide.records = [dict(steps.run.summary(), guided_images=guided_images) for steps in denoiser.passes]

@@ -26,6 +26,7 @@ _NOT_ROWS = ("img_ids", "txt_ids", "position_ids", "visual_rope_pos", "text_rope
              "image_rotary_emb")
 _LISTS = ("x", "img_shapes")
 _KEPT = ("kv_cache", "kv_cache_mode")  # what a denoiser keeps of a text from step to step
+_CACHES = ("pyramid_attention_broadcast", "faster_cache")  # of diffusers, that do not tell one text from another
 _TIMES = ("timestep", "timesteps", "t")
 
 
@@ -58,9 +59,9 @@ class GuidedDenoiser:
     the `prediction` direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet
     residuals, sizes, masks) in everything but the text.
 
-    No step needs more memory than one further row for each of these images. So many join the pipeline's own call of a
-    U-Net, which costs less than a call of their own while a batch is small; others, and with a transformer, where that
-    saves nothing, all of them, have calls of their own, of at most as many rows as the pipeline's.
+    No call has more than one further row for each of these images. So many join the pipeline's own call of a U-Net,
+    which costs less than a call of their own while a batch is small; others, and with a transformer, where that saves
+    nothing, all of them, have calls of their own, of at most as many rows as the pipeline's.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
@@ -106,17 +107,14 @@ class GuidedDenoiser:
         """The denoiser's output for the pipeline's rows, a copy of their predictions [B, ...], and gamma."""
         at, _, _, copies = self._rows_on(call[self.parameters[0]][0].device)
         parts = self._texts_of(call, rows)
-        joining = len(parts[0][0]) if self.joins else 0
-        first = self._with_texts(_with_rows(call, rows, copies[:joining]), parts[0][1]) if joining else call
-        output = self.forward(**first)
+        output = self.forward(**self._joined(call, rows, *parts[0])) if self.joins else self.forward(**call)
         found = self._sample(output, call)
         # Copied before the next call: where a graph is captured, that takes the same memory again.
         prediction, extra = found[:rows].clone(), found.new_empty(len(copies), *found.shape[1:])
-        extra[:joining] = found[rows:]
+        if self.joins:
+            extra[parts[0][0]] = found[rows:]
         for number, (places, texts) in enumerate(parts[self.joins:]):
-            own = self._with_texts(_with_rows(call, rows, copies[places], alone=True), texts)
-            with self._cache(number):
-                extra[places] = self._sample(self.forward(**own), own)
+            extra[places] = self._alone(call, rows, places, texts, number)
 
         self.extra_evaluations += len(copies)
         cond, uncond, steps = prediction[self.cond + at], prediction[self.uncond + at], self.passes[-1]
@@ -126,11 +124,22 @@ class GuidedDenoiser:
             uncond, extra = extra[:len(at)], extra[len(at):]
         return output, prediction, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
 
+    def _joined(self, call: dict, rows: int, places: Tensor, texts: dict[str, Tensor]) -> dict:
+        """The pipeline's call with further rows behind its own."""
+        both = {name: torch.cat([own, texts[name]]) for name, own in _texts(call).items()}
+        return _with_texts(_with_rows(call, rows, self.indices[3][places]), both)
+
+    def _alone(self, call: dict, rows: int, places: Tensor, texts, number: int) -> Tensor:
+        """Predictions of further rows in a call of their own."""
+        own = _with_rows(call, rows, self.indices[3][places], alone=True)
+        own = self.family.with_texts(own, texts) if self.family else _with_texts(own, texts)
+        with self._cache(number):
+            return self._sample(self.forward(**own), own)
+
     def _cache(self, number: int) -> AbstractContextManager:
         """Where diffusers caches what changes little from step to step, it must not take it from another text."""
         module, _ = _denoiser(self.pipe)
-        cached = getattr(module, "is_cache_enabled", False)
-        return module.cache_context(f"debias {number}") if cached else nullcontext()
+        return module.cache_context(f"debias {number}") if hasattr(module, "cache_context") else nullcontext()
 
     def _sample(self, output, call: dict) -> Tensor:
         """The predictions [B, ...] of a call's pictures."""
@@ -223,7 +232,7 @@ class GuidedDenoiser:
 
     def _texts_of(self, call: dict, rows: int) -> list[tuple]:
         """The further rows' texts by calls of the denoiser, those of one length together, with their places among these
-        rows. In the call that they join, they stand behind the pipeline's own. Made once a run."""
+        rows; first those that join the pipeline's own call. Made once a run."""
         tokens, copies = self._tokens(call), self.indices[3]
         if tokens is self.mixed_for:
             return self.mixed
@@ -235,19 +244,13 @@ class GuidedDenoiser:
             made = [(torch.tensor(list(found), device=copies.device)[i:i + rows], list(found.values())[i:i + rows])
                     for found in lengths.values() for i in range(0, len(found), rows)]
         else:
-            own = _texts(call)
-            texts = {name: self._mixed(name, text).to(text) for name, text in own.items()}
-            places, joining = torch.arange(len(copies), device=copies.device), len(self.guided) * self.joins
+            texts = {name: self._mixed(name, text).to(text) for name, text in _texts(call).items()}
+            joining = len(self.guided) * self.joins
+            places = torch.arange(len(copies), device=copies.device)
             made = [(some, {name: text[some] for name, text in texts.items()})
-                    for some in places[joining:].split(rows) if len(some)]
-            if joining:
-                joined = {name: torch.cat([text, texts[name][:joining]]) for name, text in own.items()}
-                made.insert(0, (places[:joining], joined))
+                    for some in (places[:joining], *places[joining:].split(rows)) if len(some)]
         self.mixed_for, self.mixed = tokens, made
         return made
-
-    def _with_texts(self, call: dict, texts) -> dict:
-        return self.family.with_texts(call, texts) if self.family else _with_texts(call, texts)
 
     def _mixed_texts(self, call: dict) -> list[Parts]:
         """The direction's texts of a family, of all added rows."""
@@ -382,9 +385,15 @@ def _with_items(items: list, rows: int, copies: Tensor) -> list:
 
 def check(pipe) -> None:
     """Raises DebiasError where the directions `embedding` and `prediction` cannot act on this pipeline: where its
-    denoiser or its scheduler is not of a kind that is known."""
-    _denoiser(pipe)
+    denoiser or its scheduler is not of a kind that is known, or its cache takes one text for another."""
+    module, _ = _denoiser(pipe)
     eps_units(pipe.scheduler)
+    cached = {name for part in module.modules() for name in getattr(getattr(part, "_diffusers_hook", None), "hooks", ())
+              if name.startswith(_CACHES)}
+    if cached:
+        raise DebiasError("Expected a pipeline whose cache tells one text from another, got "
+                          f"{', '.join(sorted(cached))}. Call disable_cache() on its transformer, use "
+                          "FirstBlockCacheConfig instead, or the direction 'prompt'.")
 
 
 def _denoiser(pipe) -> tuple[torch.nn.Module, list[str]]:

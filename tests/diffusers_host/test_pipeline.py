@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tiny_pipelines
 import torch
+from diffusers.hooks import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, apply_first_block_cache
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
+from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.guidance import GuidanceRun
 from sd_debias.core.method.methods import ALONE, DIRECTIONS, IN_CONTEXT, Method
 from sd_debias.core.method.conditioning import Encoded
@@ -166,22 +168,41 @@ def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group
 
 @pytest.mark.parametrize("cfg", [5.0, 1.0])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_however_many_groups_a_step_needs_no_more_memory_than_one_further_row_a_pushed_image(family, cfg):
+def test_however_many_groups_a_call_has_one_further_row_a_pushed_image_at_most(family, cfg):
     """And a picture is the one that it is alone, where its further rows come in other calls."""
     pipe = FAMILIES[family]()
-    spread = torch.tensor([[0.0] * 5, [0.3, -0.2, 0.1, 0.2, -0.4], [-0.1, 0.4, -0.3, 0.1, -0.1]])
+    spread = [[0.0] * 5, [0.3, -0.2, 0.1, 0.2, -0.4], [-0.1, 0.4, -0.3, 0.1, -0.1]]
     five = Attribute("hair", tuple(Group(name, (name,)) for name in ("red", "black", "grey", "fair", "none")))
     method = Method("prediction", guidance=SafeLatentGuidance(), context=ALONE)
 
-    def made(seeds, weights):
-        return generate(pipe, PROMPT, seeds, attributes=[five], weights=weights, method=method,
-                        guidance_scale=cfg, **settings(pipe))
+    def made(rows, seeds):
+        encoded = encode_all(pipe, PROMPT, [five], ALONE, **({"max_sequence_length": 32} if family == "flux" else {}))
+        with guided(pipe, PROMPT, [five], torch.tensor(rows), method, encoded=encoded) as guide:
+            found = pipe(**guide.call, generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                         output_type="latent", guidance_scale=cfg, **settings(pipe)).images
+        return found, guide.summary()
 
     own = 6 if cfg > 1 and family != "flux" else 3
     with counted(denoiser(pipe)) as evaluations:
-        images, info = made((1, 2, 3), spread)
+        latents, info = made(spread, (1, 2, 3))
     assert max(evaluations) <= own + 2 and sum(evaluations) - 3 * own == info["extra_evaluations"] >= 3 * 2 * 5
-    assert close(images[1], made((2,), spread[1:2])[0][0])
+    for image, seed in ((1, 2), (2, 3)):
+        alone, _ = made([spread[image]], (seed,))
+        off = (latents[image] - alone[0]).abs().max()
+        other, _ = made([spread[3 - image]], (seed,))  # the weights of the other pushed image
+        assert off < 2e-3 and (latents[image] - other[0]).abs().max() > 10 * off
+
+
+def test_a_text_that_a_callback_changes_is_changed_for_pictures_that_are_left_alone_too():
+    pipe = tiny_pipelines.sdxl()
+    call = dict(height=16, width=16, num_inference_steps=4, callback_on_step_end_tensor_inputs=["add_text_embeds"],
+                callback_on_step_end=lambda pipe, step, time, given: dict(add_text_embeds=given["add_text_embeds"] * 2))
+    method = Method("embedding")
+    plain = latents_of(pipe, [[0.0, 0.0]] * 2, method, seeds=(1, 2), **call)
+    unchanged = latents_of(pipe, [[0.0, 0.0]] * 2, method, seeds=(1, 2), height=16, width=16, num_inference_steps=4)
+    found = latents_of(pipe, [AWAY, [0.0, 0.0]], method, seeds=(1, 2), **call)
+    assert torch.equal(found[1], plain[1]) and not torch.equal(found[0], plain[0])
+    assert not torch.allclose(plain[1], unchanged[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["img2img", "inpaint", "controlnet"])
@@ -432,6 +453,31 @@ def test_flux_s_negative_prompt_is_evaluated_apart_and_left_alone():
         images_of(pipe, [[0.0, 0.0], AWAY], direction="embedding", negative_prompt="ugly", true_cfg_scale=3.0,
                   **settings(pipe))
     assert evaluations == [2, 1, 2, 2, 2, 2, 1, 2]  # prompts, a further row in every second step, negative prompts
+
+
+@pytest.mark.parametrize("direction", HOOKED)
+@pytest.mark.parametrize("cached", [lambda of: of.enable_cache(FirstBlockCacheConfig(threshold=10.0)),
+                                    lambda of: apply_first_block_cache(of, FirstBlockCacheConfig(threshold=10.0))])
+def test_flux_s_cache_of_first_blocks_keeps_the_texts_apart_however_it_was_switched_on(cached, direction):
+    pipe = tiny_pipelines.flux()
+    cached(pipe.transformer)
+    plain, _ = images_of(pipe, **settings(pipe))
+    images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, **settings(pipe))
+    assert info["acted"] and np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
+
+
+@pytest.mark.parametrize("direction", HOOKED)
+def test_a_cache_that_takes_one_text_for_another_is_refused_before_the_first_picture(direction):
+    pipe = tiny_pipelines.flux()
+    pipe.transformer.enable_cache(PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: pipe.current_timestep))
+    with counted(pipe.transformer) as evaluations:
+        with pytest.raises(DebiasError, match=r"got pyramid_attention_broadcast\. Call"):
+            images_of(pipe, AWAY, direction=direction, **settings(pipe))
+    assert not evaluations
+    pipe.transformer.disable_cache()
+    _, info = images_of(pipe, AWAY, direction=direction, **settings(pipe))
+    assert info["acted"]
 
 
 def test_sd3_s_skip_layer_guidance_is_left_alone():
