@@ -36,17 +36,19 @@ def eps_units(scheduler) -> list[float]:
     With x = alpha x_0 + sigma eps: eps-prediction 1, v-prediction alpha, x_0-prediction -alpha / sigma, flow 1 (its eps
     is the velocity). Raises DebiasError for a prediction type that is not known.
     """
+    # PNDM, which many folders of Stable Diffusion name, has no timesteps before its first run.
+    times = np.zeros(0) if scheduler.timesteps is None else scheduler.timesteps.cpu().double().numpy()
     flow = "flow_prediction" if "FlowMatch" in type(scheduler).__name__ else None
     kind = scheduler.config.get("prediction_type", flow)
     if kind in ("epsilon", "flow_prediction") and "sigma_data" not in scheduler.config:
-        return [1.0] * len(scheduler.timesteps)
+        return [1.0] * len(times)
     if kind not in ("v_prediction", "sample") or not hasattr(scheduler, "alphas_cumprod"):
         raise DebiasError(f"Cannot convert predictions of {type(scheduler).__name__} with prediction type "
                           f"{quoted(kind)}. Use a scheduler of Stable Diffusion or a flow-matching one, or the "
                           "direction 'prompt'.")
     cumprod = scheduler.alphas_cumprod.cpu().double().numpy()
     # Karras and other spacings put timesteps between the trained ones. A terminal alpha of 0 must not divide.
-    at = np.interp(scheduler.timesteps.cpu().double().numpy(), np.arange(len(cumprod)), cumprod)
+    at = np.interp(times, np.arange(len(cumprod)), cumprod)
     alpha, sigma = np.sqrt(at).clip(1e-4), np.sqrt(1 - at).clip(1e-4)
     return (alpha if kind == "v_prediction" else -alpha / sigma).tolist()
 
@@ -393,7 +395,7 @@ def check(pipe) -> None:
     if cached:
         raise DebiasError("Expected a pipeline whose cache tells one text from another, got "
                           f"{', '.join(sorted(cached))}. Call disable_cache() on its transformer, use "
-                          "FirstBlockCacheConfig instead, or the direction 'prompt'.")
+                          "FirstBlockCacheConfig instead, or the method 'default'.")
 
 
 def _denoiser(pipe) -> tuple[torch.nn.Module, list[str]]:

@@ -281,6 +281,18 @@ def test_a_network_is_guided_alike_whatever_it_predicts(kind, sampler):
     assert (latents[kind] - latents["epsilon"]).abs().max() < 2e-3 * scale
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("direction", HOOKED)
+def test_a_sampler_without_timesteps_before_its_first_run_is_guided_as_after_it(direction, kind):
+    """PNDM, which the folders of Stable Diffusion 1.5 name."""
+    pipe = tiny_pipelines.sd()
+    pipe.scheduler = tiny_pipelines.scheduler(diffusers.PNDMScheduler, prediction_type=kind, skip_prk_steps=True)
+    assert pipe.scheduler.timesteps is None
+    images, info = images_of(pipe, AWAY, direction=direction, **settings(pipe))
+    again, _ = images_of(pipe, AWAY, direction=direction, **settings(pipe))
+    assert info["acted"] and np.array_equal(images, again)
+
+
 def test_units_stay_finite_where_the_last_alpha_is_zero():
     scheduler = tiny_pipelines.scheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True,
                                          timestep_spacing="trailing")
