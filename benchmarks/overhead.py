@@ -206,10 +206,9 @@ others, a transformer in one of its own.
     for f in found:
         ratios = " | ".join(_ratio(f, way) for way in ways)
         form = " compiled" if f["compiled"] else ""
-        size = f", {f['size']}x{f['size']}" if f["size"] else ""
         clock = "; CPU time" if f.get("clock") == "process" else ""
         rounds = f"; rounds: {f['repeats']}" if "repeats" in f else ""
-        text.append(f"| {f['model']} {f['dtype']}{form}{size} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
+        text.append(f"| {f['model']} {f['dtype']}{form}{_size(f['size'])} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
                     f"{ratios} |")
     ways = [way for way in WAYS if way != "unguided"]
     text.append(f"""
@@ -225,10 +224,13 @@ qwen-image, klein: 256 pixels make as many tokens as 1,024 in use.)
     for f in found:
         memory = f["memory"]
         if memory.get("unguided"):
-            size = f", {MADE_FOR[f['model']]}x{MADE_FOR[f['model']]}" if MADE_FOR[f["model"]] else ""
             shares = " | ".join(f"{memory[way] / memory['unguided']:.3f}" for way in (*ways, ONE_MORE))
-            text.append(f"| {f['model']} {f['dtype']}{size} | {f['device']} | {memory['unguided'] / 2**20:,.0f} MiB | {shares} |")
+            text.append(f"| {f['model']} {f['dtype']}{_size(MADE_FOR[f['model']])} | {f['device']} | {memory['unguided'] / 2**20:,.0f} MiB | {shares} |")
     return "\n".join(text) + "\n"
+
+
+def _size(side: int | None) -> str:
+    return f", {side}x{side}" if side else ""
 
 
 def _ratio(f: dict, way: str) -> str:

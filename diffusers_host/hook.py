@@ -61,9 +61,9 @@ class GuidedDenoiser:
     the `prediction` direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet
     residuals, sizes, masks) in everything but the text.
 
-    No call has more than one further row for each of these images. So many join the pipeline's own call of a U-Net,
-    which costs less than a call of their own while a batch is small; others, and with a transformer, where that saves
-    nothing, all of them, have calls of their own, of at most as many rows as the pipeline's.
+    With a U-Net, one further row for each of these images joins the pipeline's own call, which costs less than a call
+    of their own while a batch is small. All others, and with a transformer, where that saves nothing, all of them, have
+    calls of their own, of at most as many rows as the pipeline's.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tiny_pipelines
 import torch
-from diffusers.hooks import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, apply_first_block_cache
+from diffusers.hooks import (
+    FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, apply_first_block_cache,
+)
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
@@ -478,13 +480,15 @@ def test_flux_s_cache_of_first_blocks_keeps_the_texts_apart_however_it_was_switc
     assert info["acted"] and np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
 
 
+@pytest.mark.parametrize("name, config", [("pyramid_attention_broadcast", PyramidAttentionBroadcastConfig),
+                                          ("faster_cache_block, faster_cache_denoiser", FasterCacheConfig)])
 @pytest.mark.parametrize("direction", HOOKED)
-def test_a_cache_that_takes_one_text_for_another_is_refused_before_the_first_picture(direction):
+def test_a_cache_that_takes_one_text_for_another_is_refused_before_the_first_picture(direction, name, config):
     pipe = tiny_pipelines.flux()
-    pipe.transformer.enable_cache(PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: pipe.current_timestep))
+    pipe.transformer.enable_cache(config(spatial_attention_block_skip_range=2,
+                                         current_timestep_callback=lambda: pipe.current_timestep))
     with counted(pipe.transformer) as evaluations:
-        with pytest.raises(DebiasError, match=r"got pyramid_attention_broadcast\. Call"):
+        with pytest.raises(DebiasError, match=rf"got {name}\. Call"):
             images_of(pipe, AWAY, direction=direction, **settings(pipe))
     assert not evaluations
     pipe.transformer.disable_cache()
