@@ -7,7 +7,8 @@ The larger models have random weights: their pictures are noise, their cost is r
 widths with fewer blocks, so that they fit any machine; the last three have tiny text encoders and autoencoders, of which 64 pixels make as many
 tokens as 256 do in use. docs/overhead.json keeps one entry a model, device, precision and size.
 
-The memory of sampling is counted at the size that the model is made for: on a graphics card by its allocator, on CPUs without computing the denoiser.
+At the size that the model is made for, whose whole runs take a CPU too long: the memory of sampling, counted on a graphics card by its allocator and on
+CPUs without computing the denoiser, and with --rows the time of an added row beside that of a step.
 """
 from __future__ import annotations
 
@@ -151,6 +152,32 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
         handle.remove()
 
 
+def added_rows(pipe, device: str, cfg: float, size: int | None, rounds: int) -> list[float]:
+    """Times of an added row, as shares of the pipeline's own call of its U-Net in the same step, for one picture."""
+    clock, times, sizes = _clock(device), [], dict(width=size, height=size) if size else {}
+    encoded = encode_all(pipe, PROMPT, [GENDER], IN_CONTEXT)
+
+    def timed(*args, **named):
+        started = clock()
+        output = forward(*args, **named)
+        times.append(clock() - started)
+        return output
+
+    forward, pipe.unet.forward = pipe.unet.forward, timed
+    with guided(pipe, PROMPT, [GENDER], rows([DRAWN[GENDER.name]], [0]), Method("embedding"), encoded=encoded) as guide:
+        pipe(**guide.call, output_type="latent", num_inference_steps=rounds + 1, **guidance(pipe, cfg, None), **sizes)
+    del pipe.unet.forward
+    return [added / own for own, added in zip(times[2::2], times[3::2], strict=True)]  # the first step warms up
+
+
+def _clock(device: str):
+    """Seconds; on CPUs those that the process computed, which other work of the machine does not lengthen."""
+    def waited() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time if device == "cpu" else waited
+
+
 def _ways(pipe) -> dict:
     family = family_of(pipe)
     return {way: method for way, method in WAYS.items()
@@ -163,12 +190,10 @@ def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images:
     seconds: dict[str, list] = {way: [] for way in (*ways, TEXTS)}
     sizes = dict(width=size, height=size) if size else {}
     attribute = GENDER
-    clock = time.process_time if device == "cpu" else time.perf_counter  # a CPU's time leaves out other work of the machine
+    clock = _clock(device)
     for _ in range(repeats + 1):
         started = clock()
         encoded = encode_all(pipe, PROMPT, [attribute], IN_CONTEXT)
-        if device == "cuda":
-            torch.cuda.synchronize()
         seconds[TEXTS].append(clock() - started)
         for way, method in ways.items():
             given = dict(attributes=[attribute], steerings=[DRAWN[attribute.name]], method=method,
@@ -176,8 +201,6 @@ def measure(pipe, device: str, steps: int, cfg: float, size: int | None, images:
             started = clock()
             generate(pipe, PROMPT, range(images), batch_size=images, num_inference_steps=steps,
                      **guidance(pipe, cfg, None), **given, **sizes)
-            if device == "cuda":
-                torch.cuda.synchronize()
             seconds[way].append(clock() - started)
     rounds = {way: [own / plain for own, plain in zip(took[1:], seconds["unguided"][1:])]
               for way, took in seconds.items()}
@@ -198,8 +221,7 @@ seconds are those that the process computed, which other work of the machine doe
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
 a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a
-pipeline evaluates the negative prompt in a call of its own, after the prompt's (qwen-image, klein). A U-Net evaluates the added row in the call of the
-others, a transformer in one of its own.
+pipeline evaluates the negative prompt in a call of its own, after the prompt's (qwen-image, klein). Added rows have calls of their own.
 
 | model | device | pictures, steps | {' | '.join(ways)} |
 |{'---|' * (len(ways) + 3)}"""]
@@ -210,6 +232,22 @@ others, a transformer in one of its own.
         rounds = f"; rounds: {f['repeats']}" if "repeats" in f else ""
         text.append(f"| {f['model']} {f['dtype']}{form}{_size(f['size'])} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
                     f"{ratios} |")
+    timed = [f for f in found if f.get("rows")]
+    if timed:
+        text.append(f"""
+## An added row at the models' own sizes
+
+Small pictures overstate the cost of a call, most of which is then to read the weights. At the size that the model is made for, one picture at a time, the
+time of an added row as a share of the step's own call, which evaluates two; and what that makes of a run's {100 * EARLY.end:.0f} %, were the
+denoiser all of it.
+
+| model | device | steps timed | an added row | the default window |
+|---|---|---|---|---|""")
+    for f in timed:
+        clock = "; CPU time" if f.get("clock") == "process" else ""
+        share, least, most = statistics.median(f["rows"]), min(f["rows"]), max(f["rows"])
+        text.append(f"| {f['model']} {f['dtype']}{_size(MADE_FOR[f['model']])} | {f['device']}{clock} | {len(f['rows'])} | {share:.2f} [{least:.2f}, {most:.2f}] "
+                    f"| {1 + EARLY.end * share:.2f} [{1 + EARLY.end * least:.2f}, {1 + EARLY.end * most:.2f}] |")
     ways = [way for way in WAYS if way != "unguided"]
     text.append(f"""
 ## Memory
@@ -251,10 +289,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="the denoiser with torch.compile")
     parser.add_argument("--memory", action="store_true", help="count the memory alone, and keep the times that are there")
+    parser.add_argument("--rows", action="store_true", help="time an added row of a U-Net alone, and keep what is there")
     harness.out(parser)
     options = parser.parse_args()
-    if options.memory and options.compile:
-        parser.error("memory is not counted of compiled models: leave --memory or --compile out")
+    if options.compile and (options.memory or options.rows):
+        parser.error("memory and added rows are not measured of compiled models: leave --memory, --rows or --compile out")
+    if options.memory and options.rows:
+        parser.error("--memory and --rows each measure alone: run the command once with either")
+    if options.rows and not {"demo", "sd15", "sdxl"}.issuperset(options.models):
+        parser.error("--rows times models with a U-Net: demo, sd15, sdxl")
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "overhead.json"
     found = json.loads(store.read_text("utf-8")) if store.exists() else []
@@ -271,15 +314,19 @@ def main() -> None:
         key = dict(model=name, device=where, dtype=options.dtype, images=options.images, steps=steps,
                    size=options.size, compiled=options.compile)
         there = next((f for f in found if {k: f.get(k) for k in key} == key), None)
-        if options.memory and there is None:
-            raise SystemExit(f"{store} has no times of {key}. Leave --memory out.")
-        result = there if options.memory else {
-            **key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
+        if (options.memory or options.rows) and there is None:
+            raise SystemExit(f"{store} has no times of {key}. Leave --memory and --rows out.")
+        result = there if options.memory or options.rows else {
+            **{part: there[part] for part in ("rows", "rows_code") if there and part in there}, **key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
             **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
-        result = {**result, "memory": {} if options.compile else sampling_memory(pipe, options.device, cfg, MADE_FOR[name]),
-                  "memory_code": harness.code()}
+        if options.rows:
+            result = {**result, "rows": added_rows(pipe, options.device, cfg, MADE_FOR[name], options.repeats),
+                      "rows_code": harness.code()}
+        else:
+            result = {**result, "memory": {} if options.compile else sampling_memory(pipe, options.device, cfg, MADE_FOR[name]),
+                      "memory_code": harness.code()}
         found = [result if f is there else f for f in found] + [result] * (there is None)
-        print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, result["memory"], flush=True)
+        print(name, {way: round(ratio, 3) for way, ratio in result["ratios"].items()}, result["memory"], result.get("rows"), flush=True)
         write_atomic(store, json.dumps(found, indent=1))
         write_atomic(options.out / "overhead.md", tables(found))
 

@@ -26,6 +26,8 @@ _NOT_ROWS = ("img_ids", "txt_ids", "position_ids", "visual_rope_pos", "text_rope
              "image_rotary_emb")
 _LISTS = ("x", "img_shapes")
 _KEPT = ("kv_cache", "kv_cache_mode")  # what a denoiser keeps of a text from step to step
+# Lists of a T2I-Adapter's residuals: a U-Net takes them out, one a block.
+_EMPTIED = ("down_intrablock_additional_residuals", "down_block_additional_residuals")
 _CACHES = ("pyramid_attention_broadcast", "faster_cache")  # of diffusers, that do not tell one text from another
 _TIMES = ("timestep", "timesteps", "t")
 
@@ -59,18 +61,14 @@ class GuidedDenoiser:
     The batch of a pipeline is [uncond, cond], of one [cond, uncond], or, without classifier-free guidance, [cond];
     core/method/step.py says what the baseline is. Rows are added for images with a weight other than 0 only, and, in
     the `prediction` direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet
-    residuals, sizes, masks) in everything but the text.
-
-    With a U-Net, one further row for each of these images joins the pipeline's own call, which costs less than a call
-    of their own while a batch is small. All others, and with a transformer, where that saves nothing, all of them, have
-    calls of their own, of at most as many rows as the pipeline's.
+    residuals, sizes, masks) in everything but the text, in calls of their own of at most as many rows as the
+    pipeline's: these need hardly any memory beyond its own.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
                  encoded: Encoded, method: Method):
         self.pipe, self.forward, self.parameters = pipe, forward, parameters
         self.attributes, self.context, self.family = attributes, method.context, family_of(pipe)
-        self.joins = hasattr(pipe, "unet")
         self.images = len(weights)
         self.guided = weights.any(1).nonzero().flatten()
         self.weights = weights[self.guided]
@@ -108,15 +106,13 @@ class GuidedDenoiser:
     def _evaluate(self, call: dict, rows: int, k: float, step: int, progress: float) -> tuple:
         """The denoiser's output for the pipeline's rows, a copy of their predictions [B, ...], and gamma."""
         at, _, _, copies = self._rows_on(call[self.parameters[0]][0].device)
-        parts = self._texts_of(call, rows)
-        output = self.forward(**self._joined(call, rows, *parts[0])) if self.joins else self.forward(**call)
-        found = self._sample(output, call)
+        output = self.forward(**{name: list(value) if name in _EMPTIED and value else value
+                                 for name, value in call.items()})
         # Copied before the next call: where a graph is captured, that takes the same memory again.
-        prediction, extra = found[:rows].clone(), found.new_empty(len(copies), *found.shape[1:])
-        if self.joins:
-            extra[parts[0][0]] = found[rows:]
-        for number, (places, texts) in enumerate(parts[self.joins:]):
-            extra[places] = self._alone(call, rows, places, texts, number)
+        prediction = self._sample(output, call).clone()
+        extra = prediction.new_empty(len(copies), *prediction.shape[1:])
+        for number, (places, texts) in enumerate(self._texts_of(call, rows)):
+            extra[places] = self._further(call, rows, places, texts, number)
 
         self.extra_evaluations += len(copies)
         cond, uncond, steps = prediction[self.cond + at], prediction[self.uncond + at], self.passes[-1]
@@ -126,14 +122,9 @@ class GuidedDenoiser:
             uncond, extra = extra[:len(at)], extra[len(at):]
         return output, prediction, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
 
-    def _joined(self, call: dict, rows: int, places: Tensor, texts: dict[str, Tensor]) -> dict:
-        """The pipeline's call with further rows behind its own."""
-        both = {name: torch.cat([own, texts[name]]) for name, own in _texts(call).items()}
-        return _with_texts(_with_rows(call, rows, self.indices[3][places]), both)
-
-    def _alone(self, call: dict, rows: int, places: Tensor, texts, number: int) -> Tensor:
-        """Predictions of further rows in a call of their own."""
-        own = _with_rows(call, rows, self.indices[3][places], alone=True)
+    def _further(self, call: dict, rows: int, places: Tensor, texts, number: int) -> Tensor:
+        """Predictions of further rows."""
+        own = _of_rows(call, rows, self.indices[3][places])
         own = self.family.with_texts(own, texts) if self.family else _with_texts(own, texts)
         with self._cache(number):
             return self._sample(self.forward(**own), own)
@@ -234,7 +225,7 @@ class GuidedDenoiser:
 
     def _texts_of(self, call: dict, rows: int) -> list[tuple]:
         """The further rows' texts by calls of the denoiser, those of one length together, with their places among these
-        rows; first those that join the pipeline's own call. Made once a run."""
+        rows. Made once a run."""
         tokens, copies = self._tokens(call), self.indices[3]
         if tokens is self.mixed_for:
             return self.mixed
@@ -247,10 +238,8 @@ class GuidedDenoiser:
                     for found in lengths.values() for i in range(0, len(found), rows)]
         else:
             texts = {name: self._mixed(name, text).to(text) for name, text in _texts(call).items()}
-            joining = len(self.guided) * self.joins
-            places = torch.arange(len(copies), device=copies.device)
             made = [(some, {name: text[some] for name, text in texts.items()})
-                    for some in (places[:joining], *places[joining:].split(rows)) if len(some)]
+                    for some in torch.arange(len(copies), device=copies.device).split(rows)]
         self.mixed_for, self.mixed = tokens, made
         return made
 
@@ -361,27 +350,24 @@ def _with_texts(call: dict, texts: dict[str, Tensor]) -> dict:
     return {**call, "added_cond_kwargs": {**call["added_cond_kwargs"], "text_embeds": pooled}}
 
 
-def _with_rows(value, rows: int, copies: Tensor, alone: bool = False):
-    """A denoiser's arguments with further rows, copies of the named ones, wherever a tensor has the batch's size; or
-    these `alone`, without what the denoiser kept of other texts."""
+def _of_rows(value, rows: int, copies: Tensor):
+    """A denoiser's arguments for copies of the named rows, wherever a tensor has the batch's size, and without what the
+    denoiser kept of a text."""
     if isinstance(value, Tensor):
-        if not value.ndim or len(value) != rows:
-            return value
-        return value[copies] if alone else torch.cat([value, value[copies]])
+        return value[copies] if value.ndim and len(value) == rows else value
     if isinstance(value, dict):
-        return {name: item if name in _NOT_ROWS else None if name in _KEPT and alone else
-                _with_items(item, rows, copies) if name in _LISTS else _with_rows(item, rows, copies, alone)
+        return {name: item if name in _NOT_ROWS else None if name in _KEPT else
+                _of_items(item, rows, copies) if name in _LISTS else _of_rows(item, rows, copies)
                 for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_with_rows(item, rows, copies, alone) for item in value)
+        return type(value)(_of_rows(item, rows, copies) for item in value)
     return value
 
 
-def _with_items(items: list, rows: int, copies: Tensor) -> list:
-    """As `_with_rows`, of a list: latents [C, 1, H, W], or what is the same for all pictures of a call. Denoisers with
-    such lists are transformers, whose further rows are alone."""
+def _of_items(items: list, rows: int, copies: Tensor) -> list:
+    """As `_of_rows`, of a list: latents [C, 1, H, W], or what is the same for all pictures of a call."""
     if isinstance(items[0], Tensor):
-        return list(_with_rows(torch.stack(items), rows, copies, alone=True))
+        return list(_of_rows(torch.stack(items), rows, copies))
     return items[:1] * len(copies)
 
 
