@@ -39,6 +39,14 @@ BATCHES = 10  # of the sweep of a command
 PATIENCE = 180  # seconds, with which tests wait for what takes some on a machine that is at rest
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Shells ignore it for what they start with `&`: these tests, and the commands that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A cluster of one node with two CPU cores, to which this process is connected."""
