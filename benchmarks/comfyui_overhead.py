@@ -69,7 +69,7 @@ def ways(model, width: int) -> dict:
     from sd_debias.core.attribute import GENDER
     from sd_debias.core.method.methods import EARLY, METHODS, Method
     from sd_debias.core.method.conditioning import Encoded
-    from sd_debias.nodes.guidance import Guide
+    from sd_debias.nodes.guidance import GuidedSampling
 
     prompt, empty, *groups = torch.randn(4, 1, 77, width, generator=torch.Generator().manual_seed(1))
     encoded = Encoded(dict(cond=prompt), dict(cond=empty), dict(cond=torch.stack(groups)))
@@ -80,7 +80,7 @@ def ways(model, width: int) -> dict:
         "paper": METHODS["paper"],
     }
     return {"plain": model} | {
-        name: Guide(encoded, (GENDER,), method, lambda seed, images: torch.tensor([[0.0, -1.0]] * images)).patch(model)
+        name: GuidedSampling(encoded, (GENDER,), method, lambda seed, images: torch.tensor([[0.0, -1.0]] * images)).patch(model)
         for name, method in methods.items()}
 
 
