@@ -237,7 +237,7 @@ pipeline evaluates the negative prompt in a call of its own, after the prompt's 
         text.append(f"""
 ## An added row at the models' own sizes
 
-Small pictures overstate the cost of a call, most of which is then to read the weights. At the size that the model is made for, one picture at a time, the
+Small pictures overstate the cost of a call, much of which is then to read the weights. At the size that the model is made for, one picture at a time, the
 time of an added row as a share of the step's own call, which evaluates two; and what that makes of a run's {100 * EARLY.end:.0f} %, were the
 denoiser all of it.
 

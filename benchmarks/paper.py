@@ -4,8 +4,8 @@
     python benchmarks/paper.py --only gender --occupations doctor judge
 
 Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures, until every share lies within 3.5
-points of its target with 95 % certainty, or 8 rounds are used (16 for five tones); then its weights are tested on 400 pictures of seeds that
-no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
+points of its target with 95 % certainty, or 8 rounds are used (16 for five tones; for 70:30 within 2 points, or 16 rounds); then its weights are
+tested on 400 pictures of seeds that no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
 every fourth one.
 Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
@@ -30,11 +30,14 @@ from sd_debias.core.method.methods import METHODS, Method
 METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
 PUSHES = ("doctor",)  # the occupations of the table of pushes
-# No choice of the method's was made on pictures of these seeds.
+# No choice of the method's or of a plan's was made on pictures of these seeds.
 FRESH = TEST_SEED + 50_000_000
+FRESH_OF = {"gender 70:30": FRESH + 20_000_000}  # its plan was made finer after a test on those of FRESH
 MANY = 1000  # pictures of the test, for every seventh occupation
 PLAN = Plan(images=100, rounds=8, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
 MORE = replace(PLAN, rounds=16)  # of five groups, whose response has so many more entries
+FINE = replace(MORE, within=0.02)  # of a case that is judged by its distance in points
+PLANS = {"gender": PLAN, "gender 70:30": FINE}  # of other cases: MORE
 IDA, GRADIENT, PUSH = "IDA", "policy gradient", "push"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
@@ -47,7 +50,8 @@ def jobs(options) -> list[dict]:
     """Case by case, so that one that is complete can be read while the next is measured."""
     every = [(case, IDA) for case in ("gender", "tone")] + [(case, GRADIENT) for case in ("gender", "tone")]
     every += [(case, IDA) for case in CASES if (case, IDA) not in every]
-    return [dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict()) for case, solver in every
+    return [dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict(),
+                 **({"within": FINE.within} if case in FRESH_OF else {})) for case, solver in every
             for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 4] if options.only in (None, case)] + [
         dict(case="tone", solver=PUSH, occupation=subject, method=side.to_dict()) for subject in PUSHES for side in SIDES
         if options.only in (None, "tone")]
@@ -97,16 +101,16 @@ def measure(job: dict) -> tuple[dict, str]:
     if job["solver"] == PUSH:
         return pushed(job)
     attributes, prompt = CASES[job["case"]], captions.prompt(job["occupation"])
-    plan = MORE if any(len(a.groups) > 2 for a in attributes) else PLAN
-    calibration = Calibration(prompt, attributes, METHOD, plan)
+    fresh = FRESH_OF.get(job["case"], FRESH)
+    calibration = Calibration(prompt, attributes, METHOD, PLANS.get(job["case"], MORE))
     for _ in harness.bench.run(calibration):
         pass
     def tested(n: int) -> dict:
-        return harness.tested(prompt, attributes, METHOD, calibration.steerings, n, FRESH, compared=False)
+        return harness.tested(prompt, attributes, METHOD, calibration.steerings, n, fresh, compared=False)
 
     test = tested(HELD_OUT)
     many = tested(MANY) if artwork.OCCUPATIONS.index(job["occupation"]) % 7 == 0 else None
-    audit = calibration.audit
+    audit, plain = calibration.audit, harness.bench.generate(prompt, range(fresh, fresh + HELD_OUT))[0]
     found = dict(
         rounds=sum(r.kind == ROUND for r in calibration.rounds), images=sum(r.done for r in calibration.rounds),
         stop=calibration.stop, certainty=[calibration.certainty(i) for i in range(len(attributes))],
@@ -114,9 +118,10 @@ def measure(job: dict) -> tuple[dict, str]:
                      for i, a in enumerate(attributes)},
         reached=next((at for at, r in enumerate(calibration.rounds) if all(
             (d := r.distribution(i, a.target)).kl <= d.kl_floor95 for i, a in enumerate(attributes))), None),
-        weights=[list(s.weights) for s in calibration.steerings], fidelity_before=audit.mean_fidelity,
+        weights=[list(s.weights) for s in calibration.steerings],
+        fidelity_plain=float(np.mean(harness.bench.fidelity(plain, prompt))),
         before={a.name: audit.distribution(i, a.target).to_dict() for i, a in enumerate(attributes)},
-        test_seed=FRESH, test=test, many=many)
+        test_seed=fresh, test=test, many=many)
     kl = ", ".join(f"{a.name} {audit.distribution(i, a.target).kl:.3f} -> {test['attributes'][a.name]['kl']:.4f}"
                    for i, a in enumerate(attributes))
     return found, f"KL {kl}, {found['rounds']} rounds, fidelity {test['fidelity']:.3f}"
@@ -130,12 +135,12 @@ Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `
 alone, one shift for all pictures, rule `{METHOD.rule}`, in the first {METHOD.guidance.end:.0%} of the steps, a push that grows with its
 weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each
 round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
-rounds, or {MORE.rounds} where tones are balanced. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
-no decision has used (from {FRESH:,} on); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
-fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the audit and of the
-test. The paper's own SLD settings and update rule are not known to us: these are ours.
+rounds, or {MORE.rounds} where tones are balanced; of 70:30 within {100 * FINE.within:g} points, at most {FINE.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
+no decision has used (from {FRESH:,} on; of 70:30, whose plan was made finer after a test on those, from {FRESH_OF['gender 70:30']:,} on); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
+fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the test's
+seeds without and with the calibrated weights. The paper's own SLD settings and update rule are not known to us: these are ours.
 
-| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity, audit -> test | largest fall |
+| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity in the test, without -> with | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     calibrated = measured_cases(results)
     for case, rows in calibrated.items():
@@ -143,7 +148,7 @@ test. The paper's own SLD settings and update rule are not known to us: these ar
             measured = [r["test"]["attributes"][name] for r in rows]
             kl = np.array([m["kl"] for m in measured])
             near = sum(np.abs(np.subtract(m["shares"], m["target"])).max() <= 0.04 for m in measured)
-            before, after = (np.array(values) for values in ([r["fidelity_before"] for r in rows],
+            before, after = (np.array(values) for values in ([r["fidelity_plain"] for r in rows],
                                                              [r["test"]["fidelity"] for r in rows]))
             text.append(
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "
