@@ -9,3 +9,7 @@ if __package__ and "comfy_api.latest" in sys.modules:
     from .nodes import comfy_entrypoint  # noqa: F401
 
     WEB_DIRECTORY = "./web"  # the nodes' help pages
+    if "comfy.nodes.vanilla_node_importing" in sys.modules:
+        # The installable fork takes the entry above too, but calls it an error where this is missing. ComfyUI itself
+        # would look no further than this.
+        NODE_CLASS_MAPPINGS: dict = {}

@@ -319,12 +319,16 @@ def test_the_roots_init_needs_no_host_when_pip_or_pytest_imports_it(name, monkey
     assert not hasattr(module, "NODE_CLASS_MAPPINGS") and not hasattr(module, "comfy_entrypoint")
 
 
-def test_comfyui_finds_what_it_looks_for_in_the_roots_init(monkeypatch):
+@pytest.mark.parametrize("fork", [False, True])
+def test_comfyui_finds_what_it_looks_for_in_the_roots_init_and_its_fork_logs_no_error(monkeypatch, fork):
     name = str(ROOT).replace(".", "_x_")  # ComfyUI's way to name a pack
     spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "comfy_api.latest", SimpleNamespace())  # ComfyUI has loaded it by then
     monkeypatch.setitem(sys.modules, f"{name}.nodes", SimpleNamespace(comfy_entrypoint="ours"))
+    if fork:
+        monkeypatch.setitem(sys.modules, "comfy.nodes.vanilla_node_importing", SimpleNamespace())
     spec.loader.exec_module(module)
+    assert getattr(module, "NODE_CLASS_MAPPINGS", None) == ({} if fork else None)
     assert module.comfy_entrypoint == "ours" and (ROOT / module.WEB_DIRECTORY / "docs").is_dir()
