@@ -67,7 +67,7 @@ def demo():
 def ways(model, width: int) -> dict:
     """The model as it is, and guided."""
     from sd_debias.core.attribute import GENDER
-    from sd_debias.core.method.methods import EARLY, METHODS, Method
+    from sd_debias.core.method.methods import MIDDLE, METHODS, Method
     from sd_debias.core.method.conditioning import Encoded
     from sd_debias.nodes.guidance import GuidedSampling
 
@@ -75,7 +75,7 @@ def ways(model, width: int) -> dict:
     encoded = Encoded(dict(cond=prompt), dict(cond=empty), dict(cond=torch.stack(groups)))
     methods = {
         "prompt": Method("prompt"),
-        WINDOW: Method("embedding", guidance=EARLY),
+        WINDOW: Method("embedding", guidance=MIDDLE),
         "embedding": Method("embedding"),
         "paper": METHODS["paper"],
     }

@@ -27,8 +27,7 @@ from peak import CudaPeak, Peak, without_contents
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model import model
 from sd_debias.core.files import write_atomic
-from sd_debias.core.method.methods import IN_CONTEXT
-from sd_debias.core.method.methods import EARLY, METHODS, Method, named
+from sd_debias.core.method.methods import IN_CONTEXT, METHODS, MIDDLE, Method, named
 from sd_debias.diffusers_host.encode import encode_all
 from sd_debias.diffusers_host.families import family_of, guidance
 from sd_debias.diffusers_host.generate import generate, guided
@@ -37,6 +36,7 @@ from sd_debias.diffusers_host.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
 # Every picture is pushed: the dearest case.
+SHARE = MIDDLE.end - MIDDLE.start  # of the steps, in the default window
 DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
 TEXTS = "texts, once a prompt"
 ONE_MORE = "unguided, one more row a picture"
@@ -216,8 +216,8 @@ def tables(found: list[dict]) -> str:
 
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
 interleaved rounds, in brackets the least and the most of them, every picture pushed. Of some rows it is said how many rounds they are; "CPU time": the
-seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is the first
-{100 * EARLY.end:.0f} % of the steps. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
+seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is
+{100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
 a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a
@@ -238,7 +238,7 @@ pipeline evaluates the negative prompt in a call of its own, after the prompt's 
 ## An added row at the models' own sizes
 
 Small pictures overstate the cost of a call, much of which is then to read the weights. At the size that the model is made for, one picture at a time, the
-time of an added row as a share of the step's own call, which evaluates two; and what that makes of a run's {100 * EARLY.end:.0f} %, were the
+time of an added row as a share of the step's own call, which evaluates two; and what that makes of a run's {100 * SHARE:.0f} %, were the
 denoiser all of it.
 
 | model | device | steps timed | an added row | the default window |
@@ -247,7 +247,7 @@ denoiser all of it.
         clock = "; CPU time" if f.get("clock") == "process" else ""
         share, least, most = statistics.median(f["rows"]), min(f["rows"]), max(f["rows"])
         text.append(f"| {f['model']} {f['dtype']}{_size(MADE_FOR[f['model']])} | {f['device']}{clock} | {len(f['rows'])} | {share:.2f} [{least:.2f}, {most:.2f}] "
-                    f"| {1 + EARLY.end * share:.2f} [{1 + EARLY.end * least:.2f}, {1 + EARLY.end * most:.2f}] |")
+                    f"| {1 + SHARE * share:.2f} [{1 + SHARE * least:.2f}, {1 + SHARE * most:.2f}] |")
     ways = [way for way in WAYS if way != "unguided"]
     text.append(f"""
 ## Memory

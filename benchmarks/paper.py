@@ -4,9 +4,9 @@
     python benchmarks/paper.py --only gender --occupations doctor judge
 
 Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures, until every share lies within 3.5
-points of its target with 95 % certainty, or 8 rounds are used (16 for five tones; for 70:30 within 2 points, or 16 rounds); then its weights are
+points of its target with 95 % certainty, or 8 rounds are used (12 for five tones; for 70:30 within 2 points, or 16 rounds); then its weights are
 tested on 400 pictures of seeds that no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
-every fourth one.
+every fourth one. Every occupation has seeds of its own, in calibrations and tests: pictures of one seed resemble each other across occupations.
 Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
 from __future__ import annotations
@@ -17,7 +17,7 @@ import harness
 import numpy as np
 from demo_training import artwork, captions
 from effect import CASES
-from harness import FIRST_SEED, HELD_OUT, TEST_SEED
+from harness import HELD_OUT
 
 from sd_debias.core.calibration.loop import ROUND, Calibration
 from sd_debias.core.calibration.plan import Plan
@@ -30,37 +30,54 @@ from sd_debias.core.method.methods import METHODS, Method
 METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
 PUSHES = ("doctor",)  # the occupations of the table of pushes
-# No choice of the method's or of a plan's was made on pictures of these seeds.
-FRESH = TEST_SEED + 50_000_000
-FRESH_OF = {"gender 70:30": FRESH + 20_000_000}  # its plan was made finer after a test on those of FRESH
 MANY = 1000  # pictures of the test, for every seventh occupation
-PLAN = Plan(images=100, rounds=8, held_out=0, seed=FIRST_SEED, batch_size=50, within=0.035)
-MORE = replace(PLAN, rounds=16)  # of five groups, whose response has so many more entries
-FINE = replace(MORE, within=0.02)  # of a case that is judged by its distance in points
+PLAN = Plan(images=100, rounds=8, held_out=0, batch_size=50, within=0.035)
+MORE = replace(PLAN, rounds=12)  # of five groups, whose response has so many more entries
+FINE = replace(PLAN, rounds=16, within=0.02)  # of a case that is judged by its distance in points
 PLANS = {"gender": PLAN, "gender 70:30": FINE}  # of other cases: MORE
-IDA, GRADIENT, PUSH = "IDA", "policy gradient", "push"
+CASE_ORDER = ("gender", "gender 70:30", "tone", "both")
+IDA, GRADIENT, PUSH, PLAIN = "IDA", "policy gradient", "push", "none"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
-TRIED, SHOWN = FIRST_SEED + 100_000, FIRST_SEED + 200_000  # its seeds: what it learns from, and what the figure shows
-PUSHED = FIRST_SEED + 300_000  # seeds of pushes to one group
+SEEDS = 1_000_000  # from here on; the next occupation's begin as many further
+TRIED, SHOWN, PUSHED = 100_000, 200_000, 300_000  # among them: what a policy learns from, what the figure shows, pushes
 LENGTHS = (0.5, 1.0, 2.0)      # of these pushes
 
 
 def jobs(options) -> list[dict]:
     """Case by case, so that one that is complete can be read while the next is measured."""
-    every = [(case, IDA) for case in ("gender", "tone")] + [(case, GRADIENT) for case in ("gender", "tone")]
-    every += [(case, IDA) for case in CASES if (case, IDA) not in every]
-    return [dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict(),
-                 **({"within": FINE.within} if case in FRESH_OF else {})) for case, solver in every
-            for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 4] if options.only in (None, case)] + [
+    every = [(case, IDA) for case in CASE_ORDER] + [(case, GRADIENT) for case in ("gender", "tone")]
+    return [dict(case=PLAIN, solver=PLAIN, occupation=subject) for subject in artwork.OCCUPATIONS] + [
+        dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict()) for case, solver in every
+        for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 4] if options.only in (None, case)] + [
         dict(case="tone", solver=PUSH, occupation=subject, method=side.to_dict()) for subject in PUSHES for side in SIDES
         if options.only in (None, "tone")]
+
+
+def first_seed(occupation: str) -> int:
+    """Of an occupation's own seeds, which calibrations use."""
+    return SEEDS * (1 + artwork.OCCUPATIONS.index(occupation))
+
+
+def test_seeds(occupation: str) -> list[int]:
+    """MANY of an occupation's own: of all 40-bit numbers, without order. No choice of the method's or of a plan's was
+    made on their pictures."""
+    chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), SEEDS])
+    return chance.choice(2 ** 40, MANY, replace=False).tolist()
+
+
+def plain(job: dict) -> tuple[dict, str]:
+    """Fidelity of an occupation's test pictures without weights."""
+    prompt = captions.prompt(job["occupation"])
+    pictures = harness.bench.generate(prompt, test_seeds(job["occupation"])[:HELD_OUT])[0]
+    fidelity = float(np.mean(harness.bench.fidelity(pictures, prompt)))
+    return dict(fidelity=fidelity), f"fidelity {fidelity:.4f}"
 
 
 def learned(job: dict) -> tuple[dict, str]:
     """KL of the policy's mean before and after each of five iterations of the policy gradient."""
     (attribute,), prompt = CASES[job["case"]], captions.prompt(job["occupation"])
-    n, classify = len(attribute.groups), harness.bench.classifier(attribute)
+    n, classify, begin = len(attribute.groups), harness.bench.classifier(attribute), first_seed(job["occupation"])
 
     def counts(steering: Steering, first: int, images: int) -> np.ndarray:
         pictures = harness.bench.generate(prompt, range(first, first + images), [attribute], [steering], METHOD)[0]
@@ -69,11 +86,11 @@ def learned(job: dict) -> tuple[dict, str]:
     solver = PolicyGradient(attribute.target, METHOD.unit, generation=GENERATION)
     history, kl, each = [Measurement(Steering.none(n), np.zeros((n + 1, n)))], [], PLAN.images // GENERATION
     for iteration in range(ITERATIONS + 1):
-        shown = counts(solver.answer(history), SHOWN + PLAN.images * iteration, PLAN.images)
+        shown = counts(solver.answer(history), begin + SHOWN + PLAN.images * iteration, PLAN.images)
         kl.append(float(kl_divergence(shares(shown), attribute.target)))
         for trial in range(GENERATION if iteration < ITERATIONS else 0):
             steering = solver.propose(history)
-            tried = counts(steering, TRIED + PLAN.images * iteration + each * trial, each)
+            tried = counts(steering, begin + TRIED + PLAN.images * iteration + each * trial, each)
             history.append(Measurement(steering, np.vstack([tried, np.zeros((n, n))])))
     return dict(kl_by_round={attribute.name: kl}, weights=[list(solver.answer(history).weights)]), \
         "KL " + ", ".join(f"{k:.3f}" for k in kl)
@@ -83,11 +100,12 @@ def pushed(job: dict) -> tuple[dict, str]:
     """Shares [n, lengths, n]: of pictures that all are pushed to one group, the groups that they show."""
     (attribute,), prompt, method = CASES[job["case"]], captions.prompt(job["occupation"]), Method.from_dict(job["method"])
     n, classify, found = len(attribute.groups), harness.bench.classifier(attribute), []
+    begin = first_seed(job["occupation"]) + PUSHED
     for group in range(n):
         for length in LENGTHS:
             weights = np.full(n, length / (n - 1))
             weights[group] = -length
-            pictures = harness.bench.generate(prompt, range(PUSHED, PUSHED + PLAN.images), [attribute],
+            pictures = harness.bench.generate(prompt, range(begin, begin + PLAN.images), [attribute],
                                               [Steering(tuple(weights.tolist()))], method)[0]
             found.append(shares(np.bincount(classify(pictures).argmax(1), minlength=n)).tolist())
     each = np.array(found).reshape(n, len(LENGTHS), n)
@@ -100,17 +118,21 @@ def measure(job: dict) -> tuple[dict, str]:
         return learned(job)
     if job["solver"] == PUSH:
         return pushed(job)
+    if job["solver"] == PLAIN:
+        return plain(job)
     attributes, prompt = CASES[job["case"]], captions.prompt(job["occupation"])
-    fresh = FRESH_OF.get(job["case"], FRESH)
-    calibration = Calibration(prompt, attributes, METHOD, PLANS.get(job["case"], MORE))
+    plan = replace(PLANS.get(job["case"], MORE), seed=first_seed(job["occupation"]))
+    calibration = Calibration(prompt, attributes, METHOD, plan)
     for _ in harness.bench.run(calibration):
         pass
-    def tested(n: int) -> dict:
-        return harness.tested(prompt, attributes, METHOD, calibration.steerings, n, fresh, compared=False)
 
-    test = tested(HELD_OUT)
+    def tested(n: int) -> dict:
+        seeds = test_seeds(job["occupation"])[:n]
+        pictures = harness.bench.generate(prompt, seeds, attributes, calibration.steerings, METHOD)[0]
+        return harness.measured(pictures, prompt, attributes, seeds, compared=False)
+
+    test, audit = tested(HELD_OUT), calibration.audit
     many = tested(MANY) if artwork.OCCUPATIONS.index(job["occupation"]) % 7 == 0 else None
-    audit, plain = calibration.audit, harness.bench.generate(prompt, range(fresh, fresh + HELD_OUT))[0]
     found = dict(
         rounds=sum(r.kind == ROUND for r in calibration.rounds), images=sum(r.done for r in calibration.rounds),
         stop=calibration.stop, certainty=[calibration.certainty(i) for i in range(len(attributes))],
@@ -119,9 +141,8 @@ def measure(job: dict) -> tuple[dict, str]:
         reached=next((at for at, r in enumerate(calibration.rounds) if all(
             (d := r.distribution(i, a.target)).kl <= d.kl_floor95 for i, a in enumerate(attributes))), None),
         weights=[list(s.weights) for s in calibration.steerings],
-        fidelity_plain=float(np.mean(harness.bench.fidelity(plain, prompt))),
         before={a.name: audit.distribution(i, a.target).to_dict() for i, a in enumerate(attributes)},
-        test_seed=fresh, test=test, many=many)
+        test=test, many=many)
     kl = ", ".join(f"{a.name} {audit.distribution(i, a.target).kl:.3f} -> {test['attributes'][a.name]['kl']:.4f}"
                    for i, a in enumerate(attributes))
     return found, f"KL {kl}, {found['rounds']} rounds, fidelity {test['fidelity']:.3f}"
@@ -132,23 +153,23 @@ def tables(results: list[dict]) -> str:
     text = [f"""# The paper's form on the demo model
 
 Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `{METHOD.direction}`, the groups' texts
-alone, one shift for all pictures, rule `{METHOD.rule}`, in the first {METHOD.guidance.end:.0%} of the steps, a push that grows with its
+alone, one shift for all pictures, rule `{METHOD.rule}`, from {METHOD.guidance.start:.0%} to {METHOD.guidance.end:.0%} of the steps, a push that grows with its
 weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each
 round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
 rounds, or {MORE.rounds} where tones are balanced; of 70:30 within {100 * FINE.within:g} points, at most {FINE.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
-no decision has used (from {FRESH:,} on; of 70:30, whose plan was made finer after a test on those, from {FRESH_OF['gender 70:30']:,} on); "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
+no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
 fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the test's
 seeds without and with the calibrated weights. The paper's own SLD settings and update rule are not known to us: these are ours.
 
 | case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity in the test, without -> with | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
-    calibrated = measured_cases(results)
+    calibrated, unguided = measured_cases(results), {r["occupation"]: r["fidelity"] for r in results if r["solver"] == PLAIN}
     for case, rows in calibrated.items():
         for name in rows[0]["before"]:
             measured = [r["test"]["attributes"][name] for r in rows]
             kl = np.array([m["kl"] for m in measured])
             near = sum(np.abs(np.subtract(m["shares"], m["target"])).max() <= 0.04 for m in measured)
-            before, after = (np.array(values) for values in ([r["fidelity_plain"] for r in rows],
+            before, after = (np.array(values) for values in ([unguided[r["occupation"]] for r in rows],
                                                              [r["test"]["fidelity"] for r in rows]))
             text.append(
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "

@@ -6,6 +6,7 @@ A run goes on where rows/windows.json.gz ends.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import harness
@@ -15,7 +16,7 @@ from harness import TEST_SEED
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from demo_training import captions
 from sd_debias.demo_model import model
-from sd_debias.core.method.methods import EARLY, IN_CONTEXT, TOWARD, Method
+from sd_debias.core.method.methods import IN_CONTEXT, MIDDLE, TOWARD, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.core.method import step as stepping
 from sd_debias.core.method.draw import Steering
@@ -24,10 +25,12 @@ EVERY = stepping.EVERY
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "farmer")
 N, STEPS = 200, model.STEPS
-MOST_STEPS = 3  # of the package's window
 WINDOWS = [(0, 0)] + [(i, i + 1) for i in range(STEPS)] + [(0, i) for i in range(2, STEPS + 1)]
 STRIDES = [(0, STEPS, 2), (0, STEPS // 2, 2)]
 # Without classifier-free guidance: last step pushed, and steps to an evaluation, between which gamma is repeated.
+# The text evaluated toward or away, in the steps from start to end.
+TOWARDS = [(toward, start, end) for start, end in ((0, 3), (0, STEPS)) for toward in (False, True)] + [
+    (True, start, end) for start, end in ((1, 4), (2, 4), (2, 5), (3, 6))]
 ALONE = [(0, 1), *((end, every) for end in (3, STEPS) for every in (1, 2, 3))]
 
 
@@ -41,7 +44,8 @@ class Strided(SafeLatentGuidance):
 def measure(job: dict) -> tuple[dict, str]:
     """Pictures that are each pushed to a drawn group inside one window only."""
     if "toward" in job:
-        guidance = replace(TOWARD if job["toward"] else EARLY, end=job["end"] / STEPS)
+        guidance = replace(TOWARD if job["toward"] else SafeLatentGuidance(), start=job.get("start", 0) / STEPS,
+                           end=job["end"] / STEPS)
         return pushed(job, guidance)
     if "alone" in job:
         end, every = job["alone"]
@@ -106,20 +110,25 @@ repeats its gamma in between. The package evaluates one in {EVERY}.
                             f"{np.mean([r['distance'] for r in rows]):.3f} | {1 + -(-end // every) / STEPS:.2f} |")
     text.append(f"""
 The same pushes with the text evaluated on the other side (*away*, as the rule of SLD has it, and as above) or where the weights lead (*toward*,
-anchored at the prompt, what new calibrations of the direction do). {MOST_STEPS} of {STEPS} steps are the package's window.
+anchored at the prompt, what new calibrations of the direction do). The package's window, from {100 * MIDDLE.start:.0f} % to {100 * MIDDLE.end:.0f} % of the
+schedule, is steps {step_of(MIDDLE.start)} to {step_of(MIDDLE.end) - 1} of these {STEPS}.
 
 | attribute | steps pushed | text | as drawn | KL | occupation right | distance to the unguided picture | evaluations |
 |---|---|---|---|---|---|---|---|""")
     for attribute in ATTRIBUTES:
-        for end in (MOST_STEPS, STEPS):
-            for toward in (False, True):
-                rows = [r for r in results if (r["attribute"], r.get("end"), r.get("toward")) == (attribute, end, toward)]
-                if rows:
-                    kl = np.mean([r["attributes"][ATTRIBUTES[attribute].name]["kl"] for r in rows])
-                    text.append(f"| {attribute} | 1 to {end} | {'toward' if toward else 'away'} | {np.mean([r['obeyed'] for r in rows]):.2f} | {kl:.3f} "
-                                f"| {np.mean([r['fidelity'] for r in rows]):.3f} | {np.mean([r['distance'] for r in rows]):.3f} "
-                                f"| {1 + end / STEPS / 2:.2f} |")
+        for toward, start, end in TOWARDS:
+            rows = [r for r in results if (r["attribute"], r.get("toward"), r.get("start", 0), r.get("end")) == (attribute, toward, start, end)]
+            if rows:
+                kl = np.mean([r["attributes"][ATTRIBUTES[attribute].name]["kl"] for r in rows])
+                text.append(f"| {attribute} | {start + 1} to {end} | {'toward' if toward else 'away'} | {np.mean([r['obeyed'] for r in rows]):.2f} | {kl:.3f} "
+                            f"| {np.mean([r['fidelity'] for r in rows]):.3f} | {np.mean([r['distance'] for r in rows]):.3f} "
+                            f"| {1 + (end - start) / STEPS / 2:.2f} |")
     return "\n".join(text) + "\n"
+
+
+def step_of(share: float) -> int:
+    """The first step, counted from 1, at or behind a share of the schedule."""
+    return math.ceil(share * STEPS) + 1
 
 
 if __name__ == "__main__":
@@ -127,5 +136,5 @@ if __name__ == "__main__":
                             for attribute in ATTRIBUTES for window in WINDOWS + STRIDES]
                 + [dict(attribute=attribute, alone=list(alone), occupation=subject) for subject in OCCUPATIONS
                    for attribute in ATTRIBUTES for alone in ALONE]
-                + [dict(attribute=attribute, toward=toward, end=end, occupation=subject) for subject in OCCUPATIONS
-                   for attribute in ATTRIBUTES for end in (MOST_STEPS, STEPS) for toward in (False, True)], measure, tables, harness.parser(__doc__).parse_args())
+                + [dict(attribute=attribute, toward=toward, end=end, occupation=subject, **({"start": start} if start else {}))
+                   for subject in OCCUPATIONS for attribute in ATTRIBUTES for toward, start, end in TOWARDS], measure, tables, harness.parser(__doc__).parse_args())

@@ -22,7 +22,7 @@ from ..attribute import Attribute
 from ..errors import DebiasError, quoted
 from ..files import read_json, write_atomic
 from ..method.draw import Steering
-from ..method.methods import EARLY, IN_CONTEXT, Method
+from ..method.methods import IN_CONTEXT, Method
 from ..method.safe_latent import SafeLatentGuidance
 from ..method.step import Steps
 from ..profile.file import Entry, Profile
@@ -31,7 +31,7 @@ from ..profile.prompts import PREDICT, bare
 
 PER_GROUP = 2  # calibrated prompts that a prediction needs, for each group
 SEEDS = range(32)  # whose noise the first steps begin from
-LOOKING = Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=EARLY.end))  # what is evaluated
+LOOKING = Method("prediction", IN_CONTEXT, guidance=SafeLatentGuidance(end=0.35))  # what is evaluated
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ RULES = ("log", "additive", "multiplicative", "policy_gradient")
 OWN = "own:"  # begins the names of solvers that users register (core/calibration/solver)
 OWN_RULE = r"own:[A-Za-z0-9_.-]{1,60}"
 SPENDS = ("draw", "shift")
-# At most a fifth more time: benchmarks/windows.py measures which steps decide.
-EARLY = SafeLatentGuidance(end=0.35)
+# After a warm-up, as SLD has one, and at most a fifth more time: benchmarks/windows.py measures which steps decide.
+MIDDLE = SafeLatentGuidance(start=0.25, end=0.55)
 # In these steps a text evaluated toward is obeyed where one on the other side is not (docs/windows.md).
-TOWARD = replace(EARLY, anchor="prompt", toward=True)
+TOWARD = replace(MIDDLE, anchor="prompt", toward=True)
 AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile was found with
 
 
@@ -127,8 +127,8 @@ CHOICES = {
         "images get the same shift. paper: the method of He et al. 2024, with an SLD direction.")),
     "direction": Choice(DIRECTIONS, "Direction", (
         "How the weights steer. prompt: no extra evaluations. embedding: one extra evaluation per step. prediction: "
-        f"one per group and step. The last two act only in the first {100 * EARLY.end:.0f} % of the steps, unless the "
-        "method sets another window.")),
+        f"one per group and step. The last two act only from {100 * MIDDLE.start:.0f} % to {100 * MIDDLE.end:.0f} % of "
+        "the steps, unless the method sets another window.")),
     "spend": Choice(SPENDS, "Spending", (
         "draw: each image is steered to a randomly drawn group, or left alone. shift: all images get the same "
         "weights.")),
@@ -148,7 +148,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
     """A method of `METHODS`, optionally with another direction, spend or rule. Raises DebiasError for a rule
     together with a draw, which uses none.
 
-    If a direction with extra model evaluations replaces one without, it acts only in the early steps.
+    If a direction with extra model evaluations replaces one without, it acts only in the middle steps.
     """
     if name not in METHODS:
         raise DebiasError(f"Expected method to be one of {', '.join(METHODS)}, got {quoted(name)}.")
@@ -159,7 +159,7 @@ def named(name: str = "default", **changes: str | None) -> Method:
         given.setdefault("rule", "log")
     usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
     if direction != usual.direction and "prompt" in (direction, usual.direction):
-        given["guidance"] = {"prompt": SafeLatentGuidance(), "embedding": TOWARD}.get(direction, EARLY)
+        given["guidance"] = {"prompt": SafeLatentGuidance(), "embedding": TOWARD}.get(direction, MIDDLE)
     elif direction == "prediction":
         given["guidance"] = _of_prediction(usual.guidance)
     return replace(usual, **given)

@@ -1,7 +1,7 @@
 """Methods: what of them a host lets its user change."""
 import pytest
 
-from sd_debias.core.method.methods import ALONE, AS_CALIBRATED, EARLY, METHODS, TOWARD, Method, named
+from sd_debias.core.method.methods import ALONE, AS_CALIBRATED, METHODS, MIDDLE, TOWARD, Method, named
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 
 
@@ -25,11 +25,11 @@ def test_what_does_not_fit_is_said(direction, start, end, said):
         Method().adjusted(direction, start, end)
 
 
-def test_a_direction_that_costs_evaluations_pushes_early_unless_the_method_says_when():
+def test_a_direction_that_costs_evaluations_pushes_in_the_middle_unless_the_method_says_when():
     assert named("default", direction=None) == METHODS["default"]
-    assert named("default", direction="embedding").guidance == TOWARD and TOWARD.end == EARLY.end
-    assert named("default", direction="prediction").guidance == EARLY
-    assert named("paper", direction="prediction").guidance == EARLY  # linear in its weights without being told
+    assert named("default", direction="embedding").guidance == TOWARD and TOWARD.window == MIDDLE
+    assert named("default", direction="prediction").guidance == MIDDLE
+    assert named("paper", direction="prediction").guidance == MIDDLE  # linear in its weights without being told
     assert named("paper", direction="prompt", rule="log") == Method(context=ALONE, spend="shift")
 
 
