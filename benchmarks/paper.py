@@ -3,9 +3,8 @@
     python benchmarks/paper.py                                    # every case: hours on two cores, resumable
     python benchmarks/paper.py --only gender --occupations doctor judge
 
-Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures, until every share lies within 3.5
-points of its target with 95 % certainty, or 8 rounds are used (12 for five tones; for 70:30 within 2 points, or 16 rounds); then its weights are
-tested on 400 pictures of seeds that no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
+Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures: gender until its shares lie within 2
+points of their target with 95 % certainty, or 16 rounds are used; tones, alone or with gender, within 3.5, or 12 rounds. Then its weights are tested on 400 pictures of seeds that no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
 every fourth one. Every occupation has seeds of its own, in calibrations and tests: pictures of one seed resemble each other across occupations.
 Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
@@ -31,10 +30,10 @@ METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
 PUSHES = ("doctor",)  # the occupations of the table of pushes
 MANY = 1000  # pictures of the test, for every seventh occupation
-PLAN = Plan(images=100, rounds=8, held_out=0, batch_size=50, within=0.035)
-MORE = replace(PLAN, rounds=12)  # of five groups, whose response has so many more entries
-FINE = replace(PLAN, rounds=16, within=0.02)  # of a case that is judged by its distance in points
-PLANS = {"gender": PLAN, "gender 70:30": FINE}  # of other cases: MORE
+PLAN = Plan(images=100, rounds=16, held_out=0, batch_size=50, within=0.02)
+TONES = replace(PLAN, rounds=12, within=0.035)
+PLANS = {"gender": PLAN, "gender 70:30": PLAN, "tone": TONES, "both": TONES}
+AGAIN = ("gender",)  # its plan was made finer, from 8 rounds, after a test on the seeds of the other cases
 CASE_ORDER = ("gender", "gender 70:30", "tone", "both")
 IDA, GRADIENT, PUSH, PLAIN = "IDA", "policy gradient", "push", "none"
 ITERATIONS = 5      # of the figure
@@ -48,7 +47,8 @@ def jobs(options) -> list[dict]:
     """Case by case, so that one that is complete can be read while the next is measured."""
     every = [(case, IDA) for case in CASE_ORDER] + [(case, GRADIENT) for case in ("gender", "tone")]
     return [dict(case=PLAIN, solver=PLAIN, occupation=subject) for subject in artwork.OCCUPATIONS] + [
-        dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict()) for case, solver in every
+        dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict(),
+             **({"most_rounds": PLANS[case].rounds} if case in AGAIN and solver == IDA else {})) for case, solver in every
         for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 4] if options.only in (None, case)] + [
         dict(case="tone", solver=PUSH, occupation=subject, method=side.to_dict()) for subject in PUSHES for side in SIDES
         if options.only in (None, "tone")]
@@ -59,10 +59,10 @@ def first_seed(occupation: str) -> int:
     return SEEDS * (1 + artwork.OCCUPATIONS.index(occupation))
 
 
-def test_seeds(occupation: str) -> list[int]:
-    """MANY of an occupation's own: of all 40-bit numbers, without order. No choice of the method's or of a plan's was
-    made on their pictures."""
-    chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), SEEDS])
+def test_seeds(occupation: str, case: str = PLAIN) -> list[int]:
+    """MANY of an occupation's own: of all 40-bit numbers, without order. No choice of the method's or of the case's
+    plan was made on their pictures."""
+    chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), SEEDS + (case in AGAIN)])
     return chance.choice(2 ** 40, MANY, replace=False).tolist()
 
 
@@ -121,13 +121,13 @@ def measure(job: dict) -> tuple[dict, str]:
     if job["solver"] == PLAIN:
         return plain(job)
     attributes, prompt = CASES[job["case"]], captions.prompt(job["occupation"])
-    plan = replace(PLANS.get(job["case"], MORE), seed=first_seed(job["occupation"]))
+    plan = replace(PLANS[job["case"]], seed=first_seed(job["occupation"]))
     calibration = Calibration(prompt, attributes, METHOD, plan)
     for _ in harness.bench.run(calibration):
         pass
 
     def tested(n: int) -> dict:
-        seeds = test_seeds(job["occupation"])[:n]
+        seeds = test_seeds(job["occupation"], job["case"])[:n]
         pictures = harness.bench.generate(prompt, seeds, attributes, calibration.steerings, METHOD)[0]
         return harness.measured(pictures, prompt, attributes, seeds, compared=False)
 
@@ -156,10 +156,10 @@ Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `
 alone, one shift for all pictures, rule `{METHOD.rule}`, from {METHOD.guidance.start:.0%} to {METHOD.guidance.end:.0%} of the steps, a push that grows with its
 weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each
 round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
-rounds, or {MORE.rounds} where tones are balanced; of 70:30 within {100 * FINE.within:g} points, at most {FINE.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
+rounds; where tones are balanced, within {100 * TONES.within:g} points, at most {TONES.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
 no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
-fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of the test's
-seeds without and with the calibrated weights. The paper's own SLD settings and update rule are not known to us: these are ours.
+fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
+The plan of gender had 8 rounds at first: 17 of 20 below the floor, 16 within 4 points; it was then made finer and tested on other seeds. The paper's own SLD settings and update rule are not known to us: these are ours.
 
 | case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity in the test, without -> with | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
@@ -175,7 +175,7 @@ seeds without and with the calibrated weights. The paper's own SLD settings and 
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "
                 f"| {kl.max():.4f} | {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} "
                 f"| {(kl <= 0.02).sum()} of {len(rows)} | {near} of {len(rows)} "
-                f"| {np.median([MORE.rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
+                f"| {np.median([PLAN.rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(min(r['certainty']) >= 0.95 for r in rows)} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""

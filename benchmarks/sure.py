@@ -32,6 +32,7 @@ TRUE_ALONE, TRUE_PUSHED = 1000, 200  # and those that tell the truth
 BATCH = 50
 FLOOR_IMAGES = 400              # of the table of floors
 PLANS = ("quick", "normal")
+FEW = dict(images=23, rounds=2, held_out=20, within=5)  # a plan "custom" of at most 89 pictures
 
 
 def jobs() -> list[dict]:
@@ -81,29 +82,31 @@ def split(labels: list) -> tuple[list, list]:
     return [own[:n] for own, n in zip(labels, used)], [own[n:] for own, n in zip(labels, used)]
 
 
-def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others=()) -> Calibration:
-    """A whole calibration on labelled pictures; others are calibrations of earlier prompts of a list."""
+def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others=(), **numbers) -> Calibration:
+    """A whole calibration on labelled pictures; others are calibrations of earlier prompts of a list, numbers those of
+    the plan "custom"."""
     pictures = Pictures(used, repeat)
-    calibration = Calibration("a picture", [attribute], METHOD, planned(sure, METHOD, batch_size=10))
+    calibration = Calibration("a picture", [attribute], METHOD, planned(sure, METHOD, batch_size=10, **numbers))
     calibration.learn_from(others)
     for _ in calibration.run(pictures.generate, pictures.classify):
         pass
     return calibration
 
 
-def listed(results: list[dict]) -> list[tuple[float, float]]:
-    """Of each repeat of a list of all occupations' prompts, gender, plan normal: pictures begun a prompt, and the share
-    of answers within the margin."""
-    found, within = [], SURE["normal"].within
+def listed(results: list[dict], sure: str, **numbers) -> np.ndarray:
+    """Of each repeat of a list of all occupations' prompts, gender [REPEATS, prompts, 4]: pictures begun, is it sure by
+    its own account, how far its true shares are from their target, and the share of pictures that it pushes."""
+    found = []
     for repeat in range(REPEATS):
-        done, off = [], []
+        done, rows = [], []
         for r in results:
             labels = [np.array(list(map(int, own))) for own in r["labels"]]
-            done.append(calibrated(GENDER, split(labels)[0], "normal", repeat, done))
+            done.append(calibrated(GENDER, split(labels)[0], sure, repeat, done, **numbers))
             q = np.array(done[-1].steerings[0].probabilities or (1.0, 0.0, 0.0))
-            off.append(np.abs(q @ np.array(r["truth"]) - GENDER.target).max())
-        found.append((float(np.mean([sum(r.done for r in c.rounds) for c in done])), float(np.mean(np.array(off) <= within))))
-    return found
+            rows.append((sum(r.done for r in done[-1].rounds), done[-1].certainty(0) >= 0.95,
+                         np.abs(q @ np.array(r["truth"]) - GENDER.target).max(), 1 - q[0]))
+        found.append(rows)
+    return np.array(found, float)
 
 
 def least(truth: np.ndarray, target: np.ndarray, within: float) -> float:
@@ -178,13 +181,23 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
                         f"| {100 * off.max():.1f} | {np.mean([run['kl'] for run in runs]):.4f} | {sum(run['said'] for run in runs)} |")
     rows = [r for r in results if r["attribute"] == "gender"]
     if len(rows) == len(OCCUPATIONS):
-        begun, covered = zip(*listed(rows))
         alone = [least(np.array(r["truth"]), np.array(GENDER.target), SURE["normal"].within) for r in rows]
         text.append(f"""
-A list of these {len(rows)} prompts, gender, plan normal, {REPEATS} times, in which the effect of pushes on earlier prompts counts a little:
-{np.mean(begun):.0f} pictures begun per prompt on average, {np.mean(covered):.1%} of the answers within the margin. No calibration on finished pictures
-can do with many fewer: even if the effect of pushes were known exactly, the share of pictures that are left alone must be, which takes
-about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, and {SURE["normal"].held_out} are the verification.""")
+## A list of prompts
+
+These {len(rows)} prompts, gender, {REPEATS} times, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
+pictures as can be needs many to calibrate: even if the effect of pushes were known exactly, the share of pictures that are left alone must be, which
+takes about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification. Where a plan ends before that,
+its answer pushes more pictures, of which it is known what they show.
+
+| plan | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
+|---|---|---|---|---|---|---|""")
+        for said, sure, numbers in (("normal", "normal", {}), (f"{FEW['images']} images a round, {FEW['rounds']} rounds", "custom", FEW)):
+            begun, certain, off, pushed = listed(rows, sure, **numbers).reshape(-1, 4).T
+            covered = int((off <= SURE["normal"].within).sum())
+            low, high = wilson(covered, len(off))
+            text.append(f"| {said} | {100 * SURE['normal'].within:g} | {begun.mean():.0f}, {begun.max():.0f} | {certain.sum():.0f} of {len(off)} "
+                        f"| {covered} [{low:.1%}, {high:.1%}] | {100 * off.max():.1f} | {pushed.mean():.0%} |")
     text.append(f"""
 ## Floors of draws
 

@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from . import solver
-from .plan import Plan
+from .plan import CERTAINTY, Plan, enough
 from ..attribute import Attribute, together
 from ..judge import DISAGREED, NO_FACE, UNSURE, labels, one_colour
 from ..judge.check import Check, counts_of
@@ -44,7 +44,6 @@ from ..method.draw import Steering, rows
 AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
-CERTAINTY = 0.95  # with which a plan's margin must hold
 ON_TARGET = "on target"
 HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
 
@@ -334,7 +333,24 @@ class Calibration:
         none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
         if not self.history(0):
             return none
-        return tuple(none[i] if self._useless(i) else s.answer(self.history(i)) for i, s in enumerate(self.solvers))
+        return tuple(none[i] if self._useless(i) else self._answer(i) for i in range(len(self.solvers)))
+
+    def _answer(self, attribute: int, least: bool = False) -> Steering:
+        """What a solver found; where all images of a plan with a margin are used, and unless it is to be the least,
+        with as many pushes as it takes to be sure."""
+        own, history = self.solvers[attribute], self.history(attribute)
+        if isinstance(own, Draw) and self._spent and not least:
+            return own.answer(history, self._certainty_of(attribute))
+        return own.answer(history)
+
+    def _certainty_of(self, attribute: int) -> Callable[[Steering], float]:
+        return lambda steering: self._expected(attribute, steering).certainty
+
+    @property
+    def _spent(self) -> bool:
+        """Has a plan with a margin no round left?"""
+        tried = [r for r in self.rounds if r.kind != HELD_OUT]
+        return self.plan.within is not None and len(tried) > max(self.plan.rounds, 1) and tried[-1].complete
 
     @property
     def stop(self) -> str | None:
@@ -352,7 +368,7 @@ class Calibration:
         if reached and self.method.rule != "policy_gradient":
             within, tolerance = self.plan.within, self.plan.tolerance
             if within is not None:
-                return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
+                return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain{self._pushed_more}"
             return "target reached; the remaining difference is within sampling noise" if tolerance is None else \
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1 and any(self.checks):
@@ -373,13 +389,24 @@ class Calibration:
             return f"all {self.plan.rounds} rounds used; the best one is kept"
         return None
 
+    @property
+    def _pushed_more(self) -> str:
+        """How many images are steered so that few measured ones are enough, in words; "" where no more than needed."""
+        found = []
+        for i, (attribute, steering) in enumerate(zip(self.attributes, self.steerings)):
+            least = self._answer(i, least=True) if self._spent and steering.probabilities else steering
+            more, fewer = (round(100 * (1 - s.probabilities[0])) if s.probabilities else 0 for s in (steering, least))
+            if more > fewer:
+                found.append(f"{more} % of the images are steered by {attribute.name}, where more images to calibrate "
+                             f"would show that about {fewer} % do")
+        return "; to be so, " + " and ".join(found) if found else ""
+
     def _sure(self, attribute: int) -> bool:
-        """Is an attribute known well enough? It is looked at after every round, and the more shares there are, the
-        sooner chance makes all of them look right at once: each has its own part of the error."""
+        """Is an attribute known well enough?"""
         return self.certainty(attribute) >= self._needed(attribute)
 
     def _needed(self, attribute: int) -> float:
-        return 1 - (1 - CERTAINTY) / (len(self.attributes[attribute].groups) - 1)
+        return enough(len(self.attributes[attribute].groups))
 
     def _all_but_the_check(self, attribute: int) -> bool:
         """Would it be known well enough if the classifier's check were exact? Then further pictures tell nothing."""
@@ -511,7 +538,7 @@ class Calibration:
             if number == 0:
                 steerings = tuple(Steering.none(len(a.groups)) for a in self.attributes)
             else:
-                steerings = tuple(s.propose(self.history(i)) for i, s in enumerate(self.solvers))
+                steerings = tuple(map(self._proposed, range(len(self.solvers))))
             # Shifted images keep the audit's seeds once, so that only what the weights change is seen to change.
             # Draws need none of that: images left alone would only be made a second time.
             block = 0 if number == 1 and self.method.spend == "shift" else number
@@ -524,6 +551,13 @@ class Calibration:
             return None
         self.rounds.append(Round(kind, steerings, tuple(range(first, first + count))))
         return self.rounds[-1]
+
+    def _proposed(self, attribute: int) -> Steering:
+        """What the next round tries."""
+        own, history = self.solvers[attribute], self.history(attribute)
+        if isinstance(own, Draw) and self.plan.scarce(self.attributes[attribute]):
+            return own.propose(history, self._certainty_of(attribute))
+        return own.propose(history)
 
     @property
     def audit(self) -> Round:

@@ -54,6 +54,15 @@ FIELDS = {
 }
 
 
+CERTAINTY = 0.95  # with which a plan's margin must hold
+
+
+def enough(groups: int) -> float:
+    """Certainty at which an attribute's shares are known well enough. They are looked at after every round, and the
+    more there are, the sooner chance makes all of them look right at once: each has its own part of the error."""
+    return 1 - (1 - CERTAINTY) / (groups - 1)
+
+
 NUMBERS = ("images", "rounds", "held_out", "tolerance", "within")  # those of the plan "custom"
 
 
@@ -132,9 +141,19 @@ class Plan:
         """
         if self.within is None:
             return self.images + min(self.rounds, 2) * self.step + self.held_out
-        needed = max(0.45 * t * (1 - t) * (NormalDist().inv_cdf(1 - 0.025 / (len(a.groups) - 1)) / self.within) ** 2
-                     for a in attributes for t in a.target)
+        needed = self._needed(attributes)
         return int(round(min(max(needed, self.images + self.step) + self.held_out, self.most_images), -1))
+
+    def scarce(self, attribute: Attribute) -> bool:
+        """Does it end before a typical prompt is known to within its margin? Then it is to learn what pushes do, which
+        takes fewer images than what the model shows by itself."""
+        return self.within is not None and self._needed([attribute]) > self.images + self.rounds * self.step
+
+    def _needed(self, attributes: Sequence[Attribute]) -> float:
+        """Images of a typical prompt until its shares are known to within the margin."""
+        assert self.within is not None
+        return max(0.45 * t * (1 - t) * (NormalDist().inv_cdf((1 + enough(len(a.groups))) / 2) / self.within) ** 2
+                   for a in attributes for t in a.target)
 
 
 @dataclass(frozen=True)

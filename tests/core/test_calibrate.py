@@ -214,6 +214,35 @@ def test_a_margin_that_is_not_reached_is_not_claimed():
     assert c.stop.startswith("not sure enough: all 30 images of the plan are used") and c.certainty(0) < 0.95
 
 
+FEW = dict(images=23, rounds=2, held_out=0, within=0.05)
+
+
+def test_few_images_are_enough_where_more_are_steered(tmp_path):
+    c, host = calibration(**FEW), Host(men=0.6, slope=6.0)
+    run(c, host, save_to=tmp_path / "state.json")
+    least, own = (1 - s.probabilities[0] for s in (c._answer(0, least=True), c.steerings[0]))
+    assert c.certainty(0) >= 0.95 and own > least + 0.1
+    assert c.stop == ("sure enough: within 5 points of the target, 95% certain; to be so, "
+                      f"{100 * own:.0f} % of the images are steered by gender, where more images to calibrate would "
+                      f"show that about {100 * least:.0f} % do")
+    fresh = list(range(10**6, 10**6 + 4000))
+    assert abs(host.generate(c.steerings[0].rows(fresh), fresh).mean() - 0.5) <= 0.05
+    assert Calibration.load(tmp_path / "state.json").steerings == c.steerings
+
+
+def test_no_more_images_are_steered_than_needed_where_a_plan_has_enough():
+    c = calibration(images=400, rounds=1, held_out=0, within=0.05)
+    run(c, Host())
+    assert c.stop == "sure enough: within 5 points of the target, 95% certain"
+    assert c.steerings[0] == c._answer(0, least=True)
+
+
+def test_where_steering_more_makes_nothing_sure_the_least_is_kept():
+    c = calibration(**{**FEW, "within": 0.01})
+    run(c, Host(men=0.6))
+    assert c.stop.startswith("not sure enough") and c.steerings[0] == c._answer(0, least=True)
+
+
 def test_a_plan_with_a_margin_verifies_once_and_learns_nothing_from_it():
     c = calibration(images=50, rounds=40, round_images=10, held_out=20, within=0.05)
     run(c, Host())

@@ -6,8 +6,8 @@ from sd_debias.core.method.safe_latent import SafeLatentGuidance
 
 
 def test_an_adjusted_method_keeps_all_but_direction_and_window():
-    adjusted = METHODS["paper"].adjusted("prediction", 0.2, 0.3)
-    assert adjusted.direction == "prediction" and (adjusted.guidance.start, adjusted.guidance.end) == (0.2, 0.3)
+    adjusted = METHODS["paper"].adjusted("prediction", 0.3, 0.4)
+    assert adjusted.direction == "prediction" and (adjusted.guidance.start, adjusted.guidance.end) == (0.3, 0.4)
     assert adjusted.rule == "log" and METHODS["paper"].adjusted(AS_CALIBRATED) == METHODS["paper"]
 
 

@@ -6,13 +6,16 @@ and every further round only measures M better. Of all q that meet it, the one t
 """
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 
+from ..plan import enough
 from ..statistics import kl_divergence, reachable, shares, wilson
 from ...method.draw import Steering
 from . import Measurement
+
+Certainty = Callable[[Steering], float]  # that the shares under a steering lie within the plan's margin
 
 
 class Draw:
@@ -25,6 +28,7 @@ class Draw:
     LARGEST = 4.0            # bound on the strength, in units
     ENOUGH = 20              # pushed images that tell whether a margin is out of reach
     NEARER = 0.02            # so much nearer to the target an answer must be that is worth its pushes
+    PARTS = 21               # answers that are tried between the least push and that of all images
     REACHED = 1e-3           # KL under which q M counts as meeting the target
 
     def __init__(self, target: Sequence[float], unit: float = 1.0, within: float | None = None):
@@ -35,7 +39,8 @@ class Draw:
         self._last: tuple[np.ndarray, np.ndarray] | None = None
         self.elsewhere: dict[float, np.ndarray] = {}  # by strength: counts [n, n] of other prompts' pushed images
 
-    def propose(self, history: Sequence[Measurement]) -> Steering:
+    def propose(self, history: Sequence[Measurement], certainty: Certainty | None = None) -> Steering:
+        """With `certainty`, a round is spread for the answer that is sure, as `answer` has it."""
         pushed = [m for m in history if m.steering.probabilities]
         strength = pushed[-1].steering.push if pushed else self.unit
         q = self._solved(history, strength)
@@ -43,11 +48,13 @@ class Draw:
             strength = min(strength * self.STRONGER, self.LARGEST * self.unit)
             q = self._solved(history, strength)
         if self.within is not None:
-            q = self._least_known(history, strength, q)
+            wanted = q if certainty is None else self._surer(history, strength, q, certainty, most=True)
+            q = self._least_known(history, strength, wanted)
         return Steering((0.0,) * len(self.target), tuple(q.tolist()), strength)
 
-    def answer(self, history: Sequence[Measurement]) -> Steering:
-        """Probabilities from all that was measured, at the strength of the last push.
+    def answer(self, history: Sequence[Measurement], certainty: Certainty | None = None) -> Steering:
+        """Probabilities from all that was measured, at the strength of the last push. With `certainty`, which tells how
+        sure it is that shares lie within the margin, as many images are pushed as it takes to be sure.
 
         A round that left every image alone is no answer by its own few images: M's first row has those of all rounds.
         """
@@ -57,7 +64,26 @@ class Draw:
             return none
         strength = pushed[-1].steering.push
         q = self._solved(history, strength)
+        if certainty is not None:
+            q = self._surer(history, strength, q, certainty)
         return Steering(none.weights, tuple(q.tolist()), strength) if q[0] < 1 else none
+
+    def _surer(self, history: Sequence[Measurement], strength: float, q: np.ndarray, certainty: Certainty,
+               most: bool = False) -> np.ndarray:
+        """The q that leaves most images alone of those that are sure; where none is, q itself, or with `most` the surest.
+
+        An image that is pushed comes out as its group nearly always, so its outcome is known from few, while the share
+        of those that are left alone takes hundreds. Between q and the chances that leave no image alone, all meet the
+        target, and the more is pushed, the less the unknown share weighs.
+        """
+        pushes = np.concatenate([[0.0], least_push(self.matrix(history, strength)[1:], self.target)])
+        tried = [_simplex((1 - part) * q + part * pushes) for part in np.linspace(0, 1, self.PARTS)]
+        sure, enough_for = [], enough(len(self.target))
+        for mixed in tried:
+            sure.append(certainty(Steering((0.0,) * len(self.target), tuple(mixed.tolist()), strength)))
+            if sure[-1] >= enough_for:
+                return mixed
+        return tried[int(np.argmax(sure))] if most else q
 
     def _too_weak(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> bool:
         """Does the nearest q M miss the target, or, of a plan with a margin, the margin on enough pushed images?"""
