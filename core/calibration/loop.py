@@ -368,7 +368,8 @@ class Calibration:
         if reached and self.method.rule != "policy_gradient":
             within, tolerance = self.plan.within, self.plan.tolerance
             if within is not None:
-                return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain{self._pushed_more}"
+                return (f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} "
+                        f"certain{self._pushed_more}")
             return "target reached; the remaining difference is within sampling noise" if tolerance is None else \
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1 and any(self.checks):

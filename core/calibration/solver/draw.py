@@ -70,7 +70,8 @@ class Draw:
 
     def _surer(self, history: Sequence[Measurement], strength: float, q: np.ndarray, certainty: Certainty,
                most: bool = False) -> np.ndarray:
-        """The q that leaves most images alone of those that are sure; where none is, q itself, or with `most` the surest.
+        """The q that leaves most images alone of those that are sure; where none is, q itself, or with `most` the
+        surest.
 
         An image that is pushed comes out as its group nearly always, so its outcome is known from few, while the share
         of those that are left alone takes hundreds. Between q and the chances that leave no image alone, all meet the
