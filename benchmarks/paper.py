@@ -35,6 +35,7 @@ TONES = replace(PLAN, rounds=12, within=0.035)
 PLANS = {"gender": PLAN, "gender 70:30": PLAN, "tone": TONES, "both": TONES}
 AGAIN = ("gender",)  # its plan was made finer, from 8 rounds, after a test on the seeds of the other cases
 CASE_ORDER = ("gender", "gender 70:30", "tone", "both")
+FORMER = ", first 35%"  # names rows of the method with its former window
 IDA, GRADIENT, PUSH, PLAIN = "IDA", "policy gradient", "push", "none"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
@@ -160,6 +161,7 @@ rounds; where tones are balanced, within {100 * TONES.within:g} points, at most 
 no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
 fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
 The plan of gender had 8 rounds at first: 17 of 20 below the floor, 16 within 4 points; it was then made finer and tested on other seeds. The paper's own SLD settings and update rule are not known to us: these are ours.
+"First 35%" is the method's former window, of as many steps here: at most 8 rounds of gender and 16 of the other cases, all occupations tested on the same {HELD_OUT} seeds.
 
 | case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity in the test, without -> with | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
@@ -169,7 +171,7 @@ The plan of gender had 8 rounds at first: 17 of 20 below the floor, 16 within 4 
             measured = [r["test"]["attributes"][name] for r in rows]
             kl = np.array([m["kl"] for m in measured])
             near = sum(np.abs(np.subtract(m["shares"], m["target"])).max() <= 0.04 for m in measured)
-            before, after = (np.array(values) for values in ([unguided[r["occupation"]] for r in rows],
+            before, after = (np.array(values) for values in ([r.get("fidelity_plain", unguided.get(r["occupation"], np.nan)) for r in rows],
                                                              [r["test"]["fidelity"] for r in rows]))
             text.append(
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "
@@ -220,7 +222,7 @@ rule has it, and moved toward where the weights lead, as the method has it (`tow
              for g, name in enumerate(attribute.names)]
     text.append("\n| case | occupation | attribute | shares before | shares in the test [95 %] | KL by round | KL in the test | "
                 "weights |\n|---|---|---|---|---|---|---|---|")
-    for case, r in [(case, r) for case, rows in calibrated.items() for r in rows]:
+    for case, r in [(case, r) for case, rows in calibrated.items() for r in rows if today(r)]:
         for (name, m), weights in zip(r["test"]["attributes"].items(), r["weights"]):
             seen = ", ".join(f"{p:.2f} [{low:.2f}, {high:.2f}]" for p, (low, high) in zip(m["shares"], m["intervals"]))
             text.append(f"| {case} | {r['occupation']} | {name} | {', '.join(f'{p:.2f}' for p in r['before'][name]['shares'])} "
@@ -230,9 +232,16 @@ rule has it, and moved toward where the weights lead, as the method has it (`tow
 
 
 def measured_cases(results: list[dict]) -> dict[str, list[dict]]:
-    """The calibrations of each case."""
-    found = {case: [r for r in results if (r["solver"], r["case"]) == (IDA, case)] for case in CASES}
-    return {case: rows for case, rows in found.items() if rows}
+    """The calibrations of each case; those of the former window by a name of their own."""
+    found: dict[str, list[dict]] = {}
+    for r in sorted((r for r in results if r["solver"] == IDA), key=lambda r: CASE_ORDER.index(r["case"])):
+        found.setdefault(r["case"] + ("" if today(r) else FORMER), []).append(r)
+    return found
+
+
+def today(result: dict) -> bool:
+    """Is a result of the method as it is now?"""
+    return result["method"] == METHOD.to_dict()
 
 
 def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
@@ -241,7 +250,7 @@ def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
     found = []
     for case in ("gender", "tone"):
         for solver in (IDA, GRADIENT):
-            curves = [kl for r in results if (r["case"], r["solver"]) == (case, solver) for kl in r["kl_by_round"].values()]
+            curves = [kl for r in results if (r["case"], r["solver"]) == (case, solver) and today(r) for kl in r["kl_by_round"].values()]
             if curves:
                 found.append((CASES[case][0].name, solver,
                               np.array([(kl + [kl[-1]] * ITERATIONS)[:ITERATIONS + 1] for kl in curves])))

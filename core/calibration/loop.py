@@ -392,15 +392,15 @@ class Calibration:
 
     @property
     def _pushed_more(self) -> str:
-        """How many images are steered so that few measured ones are enough, in words; "" where no more than needed."""
+        """How many images are steered because few were measured, in words; "" where no more than needed."""
         found = []
         for i, (attribute, steering) in enumerate(zip(self.attributes, self.steerings)):
             least = self._answer(i, least=True) if self._spent and steering.probabilities else steering
             more, fewer = (round(100 * (1 - s.probabilities[0])) if s.probabilities else 0 for s in (steering, least))
             if more > fewer:
-                found.append(f"{more} % of the images are steered by {attribute.name}, where more images to calibrate "
-                             f"would show that about {fewer} % do")
-        return "; to be so, " + " and ".join(found) if found else ""
+                found.append(f"{more} % of the images are steered by {attribute.name} (after a longer calibration, "
+                             f"about {fewer} % would do)")
+        return "; for that, " + " and ".join(found) if found else ""
 
     def _sure(self, attribute: int) -> bool:
         """Is an attribute known well enough?"""

@@ -222,9 +222,9 @@ def test_few_images_are_enough_where_more_are_steered(tmp_path):
     run(c, host, save_to=tmp_path / "state.json")
     least, own = (1 - s.probabilities[0] for s in (c._answer(0, least=True), c.steerings[0]))
     assert c.certainty(0) >= 0.95 and own > least + 0.1
-    assert c.stop == ("sure enough: within 5 points of the target, 95% certain; to be so, "
-                      f"{100 * own:.0f} % of the images are steered by gender, where more images to calibrate would "
-                      f"show that about {100 * least:.0f} % do")
+    assert c.stop == ("sure enough: within 5 points of the target, 95% certain; for that, "
+                      f"{100 * own:.0f} % of the images are steered by gender (after a longer calibration, about "
+                      f"{100 * least:.0f} % would do)")
     fresh = list(range(10**6, 10**6 + 4000))
     assert abs(host.generate(c.steerings[0].rows(fresh), fresh).mean() - 0.5) <= 0.05
     assert Calibration.load(tmp_path / "state.json").steerings == c.steerings
