@@ -177,7 +177,7 @@ The plan of gender had 8 rounds at first: 17 of 20 below the floor, 16 within 4 
                 f"| {case} | {len(rows)} | {name} | {np.mean([r['before'][name]['kl'] for r in rows]):.3f} | {kl.mean():.4f} "
                 f"| {kl.max():.4f} | {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} "
                 f"| {(kl <= 0.02).sum()} of {len(rows)} | {near} of {len(rows)} "
-                f"| {np.median([PLAN.rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
+                f"| {np.median([PLANS[r['case']].rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(min(r['certainty']) >= 0.95 for r in rows)} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
@@ -240,8 +240,9 @@ def measured_cases(results: list[dict]) -> dict[str, list[dict]]:
 
 
 def today(result: dict) -> bool:
-    """Is a result of the method as it is now?"""
-    return result["method"] == METHOD.to_dict()
+    """Is a result of the method as it is now, and of its case's plan?"""
+    plan = PLANS[result["case"]].rounds if result["case"] in AGAIN and result["solver"] == IDA else None
+    return result["method"] == METHOD.to_dict() and result.get("most_rounds") == plan
 
 
 def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:

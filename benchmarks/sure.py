@@ -17,7 +17,7 @@ from demo_training import artwork, captions
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.plan import SURE, planned
+from sd_debias.core.calibration.plan import SURE, enough, planned
 from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, noise_floor, shares, wilson
 from sd_debias.core.method.methods import METHODS
 
@@ -93,18 +93,20 @@ def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others
     return calibration
 
 
-def listed(results: list[dict], sure: str, **numbers) -> np.ndarray:
-    """Of each repeat of a list of all occupations' prompts, gender [REPEATS, prompts, 4]: pictures begun, is it sure by
-    its own account, how far its true shares are from their target, and the share of pictures that it pushes."""
-    found = []
+def listed(results: list[dict], sure: str, together: bool, **numbers) -> np.ndarray:
+    """Of each repeat of a list of all prompts of an attribute [REPEATS, prompts, 4]: pictures begun, is it sure by its
+    own account, how far its true shares are from their target, and the share of pictures that it pushes. Not together,
+    each prompt is calibrated by itself."""
+    attribute, found = ATTRIBUTES[results[0]["attribute"]], []
+    surely = enough(len(attribute.groups))
     for repeat in range(REPEATS):
         done, rows = [], []
         for r in results:
             labels = [np.array(list(map(int, own))) for own in r["labels"]]
-            done.append(calibrated(GENDER, split(labels)[0], sure, repeat, done, **numbers))
-            q = np.array(done[-1].steerings[0].probabilities or (1.0, 0.0, 0.0))
-            rows.append((sum(r.done for r in done[-1].rounds), done[-1].certainty(0) >= 0.95,
-                         np.abs(q @ np.array(r["truth"]) - GENDER.target).max(), 1 - q[0]))
+            done.append(calibrated(attribute, split(labels)[0], sure, repeat, done if together else [], **numbers))
+            q = np.array(done[-1].steerings[0].probabilities or (1.0,) + (0.0,) * len(attribute.groups))
+            rows.append((sum(r.done for r in done[-1].rounds), done[-1].certainty(0) >= surely,
+                         np.abs(q @ np.array(r["truth"]) - attribute.target).max(), 1 - q[0]))
         found.append(rows)
     return np.array(found, float)
 
@@ -185,18 +187,22 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
         text.append(f"""
 ## A list of prompts
 
-These {len(rows)} prompts, gender, {REPEATS} times, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
-pictures as can be needs many to calibrate: even if the effect of pushes were known exactly, the share of pictures that are left alone must be, which
+These {len(rows)} prompts (five of tones), {REPEATS} times, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
+pictures as can be needs many to calibrate: even if of gender the effect of pushes were known exactly, the share of pictures that are left alone must be, which
 takes about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification. Where a plan ends before that,
-its answer pushes more pictures, of which it is known what they show.
+its answer pushes more pictures, if that makes it sure: what they show is known from few.
 
-| plan | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
-|---|---|---|---|---|---|---|""")
-        for said, sure, numbers in (("normal", "normal", {}), (f"{FEW['images']} images a round, {FEW['rounds']} rounds", "custom", FEW)):
-            begun, certain, off, pushed = listed(rows, sure, **numbers).reshape(-1, 4).T
+| attribute | plan | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
+|---|---|---|---|---|---|---|---|""")
+        few = f"{FEW['images']} images a round, {FEW['rounds']} rounds"
+        for attribute, said, sure, together, numbers in (
+                ("gender", "normal", "normal", True, {}), ("gender", few, "custom", True, FEW),
+                ("gender", f"{few}, each prompt by itself", "custom", False, FEW), ("tone", few, "custom", True, FEW)):
+            rows = [r for r in results if r["attribute"] == attribute]
+            begun, certain, off, pushed = listed(rows, sure, together, **numbers).reshape(-1, 4).T
             covered = int((off <= SURE["normal"].within).sum())
             low, high = wilson(covered, len(off))
-            text.append(f"| {said} | {100 * SURE['normal'].within:g} | {begun.mean():.0f}, {begun.max():.0f} | {certain.sum():.0f} of {len(off)} "
+            text.append(f"| {attribute} | {said} | {100 * SURE['normal'].within:g} | {begun.mean():.0f}, {begun.max():.0f} | {certain.sum():.0f} of {len(off)} "
                         f"| {covered} [{low:.1%}, {high:.1%}] | {100 * off.max():.1f} | {pushed.mean():.0%} |")
     text.append(f"""
 ## Floors of draws

@@ -27,10 +27,10 @@ OCCUPATIONS = ("doctor", "teacher", "farmer")
 N, STEPS = 200, model.STEPS
 WINDOWS = [(0, 0)] + [(i, i + 1) for i in range(STEPS)] + [(0, i) for i in range(2, STEPS + 1)]
 STRIDES = [(0, STEPS, 2), (0, STEPS // 2, 2)]
-# Without classifier-free guidance: last step pushed, and steps to an evaluation, between which gamma is repeated.
 # The text evaluated toward or away, in the steps from start to end.
 TOWARDS = [(toward, start, end) for start, end in ((0, 3), (0, STEPS)) for toward in (False, True)] + [
     (True, start, end) for start, end in ((1, 4), (2, 4), (2, 5), (3, 6))]
+# Without classifier-free guidance: last step pushed, and steps to an evaluation, between which gamma is repeated.
 ALONE = [(0, 1), *((end, every) for end in (3, STEPS) for every in (1, 2, 3))]
 
 

@@ -213,6 +213,7 @@ class Calibration:
                                     plan.within and plan.within * self._gain(i))
                         for i, (a, aim) in enumerate(zip(self.attributes, self.aims, strict=True))]
         self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
+        self._solved: tuple[int, tuple[Steering, ...]] | None = None
         self._measured: dict[tuple[int, int], solver.Measurement] = {}  # of complete rounds, by round and attribute
 
     def _gain(self, attribute: int) -> float:
@@ -322,7 +323,7 @@ class Calibration:
         for i, own in enumerate(self.solvers):
             if isinstance(own, Draw):
                 own.learn_from([other.history(i) for other in others])
-        self._answers = None
+        self._answers = self._solved = None
 
     @property
     def steerings(self) -> tuple[Steering, ...]:
@@ -333,13 +334,22 @@ class Calibration:
         none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
         if not self.history(0):
             return none
-        return tuple(none[i] if self._useless(i) else self._answer(i) for i in range(len(self.solvers)))
+        images = self._images
+        if self._solved is None or self._solved[0] != images:
+            self._solved = images, tuple(none[i] if self._useless(i) else self._answer(i)
+                                         for i in range(len(self.solvers)))
+        return self._solved[1]
+
+    @property
+    def _images(self) -> int:
+        """Images of all complete rounds, by which answers are kept: they are asked for many times a round."""
+        return sum(r.done for r in self.rounds if r.complete)
 
     def _answer(self, attribute: int, least: bool = False) -> Steering:
         """What a solver found; where all images of a plan with a margin are used, and unless it is to be the least,
         with as many pushes as it takes to be sure."""
         own, history = self.solvers[attribute], self.history(attribute)
-        if isinstance(own, Draw) and self._spent and not least:
+        if type(own) is Draw and self._spent and not least:
             return own.answer(history, self._certainty_of(attribute))
         return own.answer(history)
 
@@ -355,6 +365,11 @@ class Calibration:
     @property
     def stop(self) -> str | None:
         """Why no further round is tried, in words; None while one is due."""
+        why = self._why
+        return why and why + self._pushed_more
+
+    @property
+    def _why(self) -> str | None:
         tried = [r for r in self.rounds if r.kind != HELD_OUT]
         if not tried or not tried[-1].complete:
             return None
@@ -368,8 +383,7 @@ class Calibration:
         if reached and self.method.rule != "policy_gradient":
             within, tolerance = self.plan.within, self.plan.tolerance
             if within is not None:
-                return (f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} "
-                        f"certain{self._pushed_more}")
+                return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
             return "target reached; the remaining difference is within sampling noise" if tolerance is None else \
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1 and any(self.checks):
@@ -397,10 +411,10 @@ class Calibration:
         for i, (attribute, steering) in enumerate(zip(self.attributes, self.steerings)):
             least = self._answer(i, least=True) if self._spent and steering.probabilities else steering
             more, fewer = (round(100 * (1 - s.probabilities[0])) if s.probabilities else 0 for s in (steering, least))
-            if more > fewer:
-                found.append(f"{more} % of the images are steered by {attribute.name} (after a longer calibration, "
-                             f"about {fewer} % would do)")
-        return "; for that, " + " and ".join(found) if found else ""
+            if more > fewer + 2:  # less may be what other prompts of a list have told since
+                found.append(f"{more} % of the images are steered ({attribute.name}); after a longer calibration, "
+                             f"about {fewer} % would do")
+        return "; " + " and ".join(found) if found else ""
 
     def _sure(self, attribute: int) -> bool:
         """Is an attribute known well enough?"""
@@ -454,7 +468,7 @@ class Calibration:
 
     def expected(self, attribute: int) -> Expected:
         """The estimated shares of an attribute with these weights, from every image that the solver sees."""
-        images = sum(r.done for r in self.rounds if r.complete)
+        images = self._images
         if self._answers is None or self._answers[0] != images:
             self._answers = images, [self._expected(i, s) for i, s in enumerate(self.steerings)]
         return self._answers[1][attribute]
@@ -556,7 +570,7 @@ class Calibration:
     def _proposed(self, attribute: int) -> Steering:
         """What the next round tries."""
         own, history = self.solvers[attribute], self.history(attribute)
-        if isinstance(own, Draw) and self.plan.scarce(self.attributes[attribute]):
+        if type(own) is Draw and self.plan.scarce(self.attributes[attribute]):
             return own.propose(history, self._certainty_of(attribute))
         return own.propose(history)
 

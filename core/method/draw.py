@@ -106,8 +106,8 @@ def check_steered(weights: Tensor, acted: bool) -> None:
     if not acted and bool((weights.abs() > FELT).any()):
         raise DebiasError("These pictures were to be steered, but guidance changed nothing in them, so there is "
                           "nothing to calibrate. Either the groups' texts mean the same to this model, or no "
-                          "sampling step lies in the method's window (of one step none does, unless the direction is "
-                          "'prompt'), or something in the host keeps the guidance from being called.")
+                          "sampling step lies in the method's window (choose the direction 'prompt' for a single "
+                          "step), or something in the host keeps the guidance from being called.")
 
 
 def rows(steerings: Sequence[Steering], seeds: Sequence[int], strength: float = 1.0) -> Tensor:

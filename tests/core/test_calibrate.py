@@ -222,12 +222,33 @@ def test_few_images_are_enough_where_more_are_steered(tmp_path):
     run(c, host, save_to=tmp_path / "state.json")
     least, own = (1 - s.probabilities[0] for s in (c._answer(0, least=True), c.steerings[0]))
     assert c.certainty(0) >= 0.95 and own > least + 0.1
-    assert c.stop == ("sure enough: within 5 points of the target, 95% certain; for that, "
-                      f"{100 * own:.0f} % of the images are steered by gender (after a longer calibration, about "
-                      f"{100 * least:.0f} % would do)")
+    assert c.stop == ("sure enough: within 5 points of the target, 95% certain; "
+                      f"{100 * own:.0f} % of the images are steered (gender); after a longer calibration, about "
+                      f"{100 * least:.0f} % would do")
     fresh = list(range(10**6, 10**6 + 4000))
     assert abs(host.generate(c.steerings[0].rows(fresh), fresh).mean() - 0.5) <= 0.05
     assert Calibration.load(tmp_path / "state.json").steerings == c.steerings
+
+
+def test_a_push_that_was_hardly_seen_makes_no_calibration_sure():
+    c = calibration(images=6, rounds=1, held_out=0, within=0.1)
+    run(c, Host(men=0.6, slope=6.0))
+    assert c.stop.startswith("not sure enough") and c.steerings[0] == c._answer(0, least=True)
+
+
+def test_it_is_said_that_more_images_are_steered_where_another_attribute_is_not_sure():
+    sizes = Attribute("size", (Group("small"), Group("large")))
+    c = Calibration("a photo", [GENDER, sizes], METHODS["default"], Plan(**FEW, batch_size=8))
+    host = Host(men=0.6, slope=6.0)
+    luck = np.random.default_rng(0)
+
+    def classify(images):
+        (gender,) = host.classify(images)
+        small = luck.random(len(images)) < 0.97  # whatever the push
+        return [gender, np.stack([small, ~small], 1).astype(np.float32)]
+
+    list(c.run(host.generate, classify))
+    assert not c.stop.startswith("sure enough") and "% of the images are steered (gender)" in c.stop
 
 
 def test_no_more_images_are_steered_than_needed_where_a_plan_has_enough():

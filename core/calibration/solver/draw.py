@@ -28,6 +28,7 @@ class Draw:
     LARGEST = 4.0            # bound on the strength, in units
     ENOUGH = 20              # pushed images that tell whether a margin is out of reach
     NEARER = 0.02            # so much nearer to the target an answer must be that is worth its pushes
+    OWN = 20                 # pushed images of a prompt, of all groups as they are drawn, that show if pushes work
     PARTS = 21               # answers that are tried between the least push and that of all images
     REACHED = 1e-3           # KL under which q M counts as meeting the target
 
@@ -47,9 +48,13 @@ class Draw:
         if pushed and self._too_weak(history, strength, q) and strength < self.LARGEST * self.unit:
             strength = min(strength * self.STRONGER, self.LARGEST * self.unit)
             q = self._solved(history, strength)
-        if self.within is not None:
-            wanted = q if certainty is None else self._surer(history, strength, q, certainty, most=True)
-            q = self._least_known(history, strength, wanted)
+        if self.within is not None and certainty is None:
+            q = self._least_known(history, strength, q)
+        elif certainty is not None:
+            wanted = self._surer(history, strength, q, certainty, most=True)
+            pushes = self._pushes(history, strength)
+            due = self.OWN * pushes + 2 * (pushes > 0) - self._seen(history, strength)  # 2 more, since draws scatter
+            q = self._least_known(history, strength, wanted, np.clip(due, 0, None))
         return Steering((0.0,) * len(self.target), tuple(q.tolist()), strength)
 
     def answer(self, history: Sequence[Measurement], certainty: Certainty | None = None) -> Steering:
@@ -75,9 +80,15 @@ class Draw:
 
         An image that is pushed comes out as its group nearly always, so its outcome is known from few, while the share
         of those that are left alone takes hundreds. Between q and the chances that leave no image alone, all meet the
-        target, and the more is pushed, the less the unknown share weighs.
+        target, and the more is pushed, the less the unknown share weighs. Every push that is used must have been seen
+        to work on this prompt: the prior alone, which expects that, makes no answer sure.
         """
-        pushes = np.concatenate([[0.0], least_push(self.matrix(history, strength)[1:], self.target)])
+        matrix, pushes = self.matrix(history, strength), self._pushes(history, strength)
+        if not most and np.any(self._seen(history, strength) < self.OWN * pushes):
+            return q
+        missed, own = (float(kl_divergence(chances @ matrix, self.target)) for chances in (pushes, q))
+        if missed > max(self.REACHED, own):
+            return q
         tried = [_simplex((1 - part) * q + part * pushes) for part in np.linspace(0, 1, self.PARTS)]
         sure, enough_for = [], enough(len(self.target))
         for mixed in tried:
@@ -85,6 +96,15 @@ class Draw:
             if sure[-1] >= enough_for:
                 return mixed
         return tried[int(np.argmax(sure))] if most else q
+
+    def _pushes(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
+        """q [n + 1] that leaves no image alone."""
+        return np.concatenate([[0.0], least_push(self.matrix(history, strength)[1:], self.target)])
+
+    def _seen(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
+        """Images [n + 1] of the prompt's own, by option, of rounds with this push."""
+        return np.sum([np.zeros(len(self.target) + 1), *(
+            m.outcomes.sum(1) for m in history if m.steering.probabilities and m.steering.push == strength)], axis=0)
 
     def _too_weak(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> bool:
         """Does the nearest q M miss the target, or, of a plan with a margin, the margin on enough pushed images?"""
@@ -130,15 +150,20 @@ class Draw:
             self._last = matrix, least_push(matrix, self.target)
         return self._last[1].copy()
 
-    def _least_known(self, history: Sequence[Measurement], strength: float, q: np.ndarray) -> np.ndarray:
+    def _least_known(self, history: Sequence[Measurement], strength: float, q: np.ndarray,
+                     due: np.ndarray | None = None) -> np.ndarray:
         """Chances of the options for a round of pictures that make q M known best: as many of each option, earlier ones
-        included, as its part of the standard deviation is large (Neyman 1934)."""
+        included, as its part of the standard deviation is large (Neyman 1934). `due`: images of options that come
+        before that."""
         counts = self._counts(history, strength)
         known, m = counts.sum(1), counts / counts.sum(1, keepdims=True)
         wanted = q * np.sqrt((m * (1 - m)).sum(1))
         newest = max(history[-1].counts.sum(), 1)  # about as many will come
         short = np.clip(wanted / wanted.sum() * (known.sum() + newest) - known, 0, None)
-        return _simplex(short / short.sum()) if short.sum() else q
+        q = short / short.sum() if short.sum() else q
+        if due is not None and due.any():
+            q = due / due.sum() if due.sum() >= newest else (due + (newest - due.sum()) * q) / newest
+        return _simplex(q)
 
     def outcomes(self, history: Sequence[Measurement], steering: Steering, draws: int = 2000) -> np.ndarray:
         """q M with every row of M drawn from its Dirichlet posterior."""
