@@ -217,7 +217,7 @@ def tables(found: list[dict]) -> str:
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
 interleaved rounds, in brackets the least and the most of them, every picture pushed. Of some rows it is said how many rounds they are; "CPU time": the
 seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is
-{100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
+{100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on; the "former window" is the first 35 %, of 8 steps as many, of 20 steps one more. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
 a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a
@@ -230,6 +230,7 @@ pipeline evaluates the negative prompt in a call of its own, after the prompt's 
         form = " compiled" if f["compiled"] else ""
         clock = "; CPU time" if f.get("clock") == "process" else ""
         rounds = f"; rounds: {f['repeats']}" if "repeats" in f else ""
+        rounds += "" if "window" in f else "; former window"
         text.append(f"| {f['model']} {f['dtype']}{form}{_size(f['size'])} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
                     f"{ratios} |")
     timed = [f for f in found if f.get("rows")]
@@ -317,7 +318,7 @@ def main() -> None:
         if (options.memory or options.rows) and there is None:
             raise SystemExit(f"{store} has no times of {key}. Leave --memory and --rows out.")
         result = there if options.memory or options.rows else {
-            **{part: there[part] for part in ("rows", "rows_code") if there and part in there}, **key, "code": harness.code(), "repeats": options.repeats, "clock": "process" if options.device == "cpu" else "wall",
+            **{part: there[part] for part in ("rows", "rows_code") if there and part in there}, **key, "code": harness.code(), "repeats": options.repeats, "window": [MIDDLE.start, MIDDLE.end], "clock": "process" if options.device == "cpu" else "wall",
             **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
         if options.rows:
             result = {**result, "rows": added_rows(pipe, options.device, cfg, MADE_FOR[name], options.repeats),
