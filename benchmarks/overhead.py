@@ -35,8 +35,8 @@ from sd_debias.core.method.draw import Steering, rows
 from sd_debias.diffusers_host.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
-# Every picture is pushed: the dearest case.
 SHARE = MIDDLE.end - MIDDLE.start  # of the steps, in the default window
+# Every picture is pushed: the dearest case.
 DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
 TEXTS = "texts, once a prompt"
 ONE_MORE = "unguided, one more row a picture"
@@ -217,7 +217,7 @@ def tables(found: list[dict]) -> str:
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
 interleaved rounds, in brackets the least and the most of them, every picture pushed. Of some rows it is said how many rounds they are; "CPU time": the
 seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is
-{100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on; the "former window" is the first 35 %, of 8 steps as many, of 20 steps one more. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
+{100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on; the "former window" is the first 35 %, which is as many of 8 steps, and one more of 10 or 20. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
 a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a

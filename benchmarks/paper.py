@@ -35,7 +35,8 @@ TONES = replace(PLAN, rounds=12, within=0.035)
 PLANS = {"gender": PLAN, "gender 70:30": PLAN, "tone": TONES, "both": TONES}
 AGAIN = ("gender",)  # its plan was made finer, from 8 rounds, after a test on the seeds of the other cases
 CASE_ORDER = ("gender", "gender 70:30", "tone", "both")
-FORMER = ", first 35%"  # names rows of the method with its former window
+# These name rows of a case's first plan, and of the method with its former window.
+FIRST, FORMER = ", 8 rounds", ", first 35%"
 IDA, GRADIENT, PUSH, PLAIN = "IDA", "policy gradient", "push", "none"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
@@ -160,7 +161,7 @@ round, until every share lies within {100 * PLAN.within:g} points of its target 
 rounds; where tones are balanced, within {100 * TONES.within:g} points, at most {TONES.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
 no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
 fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
-The plan of gender had 8 rounds at first: 17 of 20 below the floor, 16 within 4 points; it was then made finer and tested on other seeds. The paper's own SLD settings and update rule are not known to us: these are ours.
+"8 rounds" is the plan that gender had at first, within {100 * TONES.within:g} points; after that test it was made finer, and tested on other seeds. The paper's own SLD settings and update rule are not known to us: these are ours.
 "First 35%" is the method's former window, of as many steps here: at most 8 rounds of gender and 16 of the other cases, all occupations tested on the same {HELD_OUT} seeds.
 
 | case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity in the test, without -> with | largest fall |
@@ -232,10 +233,11 @@ rule has it, and moved toward where the weights lead, as the method has it (`tow
 
 
 def measured_cases(results: list[dict]) -> dict[str, list[dict]]:
-    """The calibrations of each case; those of the former window by a name of their own."""
+    """The calibrations of each case; those of its first plan and of the former window by names of their own."""
     found: dict[str, list[dict]] = {}
     for r in sorted((r for r in results if r["solver"] == IDA), key=lambda r: CASE_ORDER.index(r["case"])):
-        found.setdefault(r["case"] + ("" if today(r) else FORMER), []).append(r)
+        own = "" if today(r) else FIRST if r["method"] == METHOD.to_dict() else FORMER
+        found.setdefault(r["case"] + own, []).append(r)
     return found
 
 

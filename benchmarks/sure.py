@@ -190,7 +190,8 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
 These {len(rows)} prompts (five of tones), {REPEATS} times, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
 pictures as can be needs many to calibrate: even if of gender the effect of pushes were known exactly, the share of pictures that are left alone must be, which
 takes about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification. Where a plan ends before that,
-its answer pushes more pictures, if that makes it sure: what they show is known from few.
+its answer pushes more pictures, if that makes it sure: what they show is known from few. The rule for that, and the plan of {FEW['images']} images, were
+chosen with an eye on these same pictures, so their coverage is not an independent test.
 
 | attribute | plan | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
 |---|---|---|---|---|---|---|---|""")

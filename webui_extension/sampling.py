@@ -220,8 +220,6 @@ class Pass:
         reason = None
         if not done["steps"] and self.without_uncond:
             reason = "the host did not evaluate the negative prompt in any step of the guidance window"
-        elif not done["steps"]:
-            reason = "no step lies in the guidance window"
         return dict(acted=done["acted"], steps=done["steps"], skipped=done["skipped"], reason=reason)
 
     # --- texts ---

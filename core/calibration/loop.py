@@ -370,6 +370,7 @@ class Calibration:
 
     @property
     def _why(self) -> str | None:
+        """`stop` without what is said of steering more."""
         tried = [r for r in self.rounds if r.kind != HELD_OUT]
         if not tried or not tried[-1].complete:
             return None
