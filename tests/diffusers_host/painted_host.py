@@ -168,6 +168,17 @@ class Together:
             time.sleep(0.05)
 
 
+class Until:
+    """No trouble: nobody begins before this file is there."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __call__(self, prompt, seeds):
+        while not self.file.exists():
+            time.sleep(0.05)
+
+
 class Stuck(Once):
     """The first process on one of these nodes of Ray does not come to an end with a picture."""
 
@@ -194,9 +205,11 @@ def open_amid(opening, **more) -> Worker:
     return open_painter(**more)
 
 
-def open_two_models(folder: Path) -> Worker:
-    """The first process that opens it has the right model, all later ones another."""
-    return open_painter(name="painter" if Once(folder).first("", [0]) else "another model")
+def open_two_models(folder: Path, refused: Path) -> Worker:
+    """The first process that opens it has the right model, all later ones another; the first begins once there is a
+    file `refused`, so that it does not end the sweep before another one is there."""
+    right = Once(folder).first("", [0])
+    return open_painter(trouble=Until(refused), name="painter" if right else "another model")
 
 
 # --- the command, with it as its model -------------------------------------------------------------------------------

@@ -77,10 +77,11 @@ def undisturbed():
 class Swept:
     """A sweep on Ray that ran to its end; `by` counts the units of each worker, `said` are the warnings.
 
-    quiet  seconds between two units, once there was one, after which it hangs
+    quiet        seconds between two units, once there was one, after which it hangs
+    when_warned  f(), called at every warning
     """
 
-    def __init__(self, open_worker, workers=2, cpus=1.0, quiet=PATIENCE, **more):
+    def __init__(self, open_worker, workers=2, cpus=1.0, quiet=PATIENCE, when_warned=lambda: None, **more):
         self.by, self.said, jobs = Counter(), [], jobs_of(JOBS)
         until = time.monotonic() + PATIENCE
 
@@ -92,9 +93,13 @@ class Swept:
         def check_time():
             assert time.monotonic() < until, f"It hangs. It said: {self.said}"
 
+        def warn(text):
+            self.said.append(text)
+            when_warned()
+
         engine = OnRay("painter", open_worker, workers, cpus)
         try:
-            Driver(jobs, engine, record=record, warn=self.said.append, say=check_time, **more).run()
+            Driver(jobs, engine, record=record, warn=warn, say=check_time, **more).run()
         finally:
             engine.close()
         self.labels = labels_of(jobs)
@@ -211,7 +216,8 @@ def test_where_no_worker_can_keep_pictures_the_sweep_says_why(cluster, tmp_path)
 
 
 def test_a_worker_of_another_model_is_refused(cluster, undisturbed, tmp_path):
-    found = Swept(partial(open_two_models, tmp_path), facts=open_painter().facts)
+    refused = tmp_path / "refused"
+    found = Swept(partial(open_two_models, tmp_path, refused), facts=open_painter().facts, when_warned=refused.touch)
     assert found.labels == undisturbed and len(found.by) == 1
     assert found.warned("is refused: its model is another model, but this sweep's is painter")
 
