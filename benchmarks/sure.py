@@ -23,9 +23,11 @@ from sd_debias.core.method.methods import METHODS
 
 METHOD = METHODS["default"]
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
-# Occupations from nearly even to nearly of one group; tones of every second one. On tones of the others it was seen
-# that many groups need more certainty before a calibration stops.
-OCCUPATIONS = artwork.OCCUPATIONS[::2]
+OCCUPATIONS = artwork.OCCUPATIONS
+# Gender of these has decided how few pictures are answered; that of the others has decided nothing.
+CHOSEN_ON = OCCUPATIONS[::2]
+# Of tones; on those of others it was seen that many groups need more certainty before a calibration stops.
+TONES = CHOSEN_ON[1::2]
 REPEATS = 10
 ALONE, PUSHED = 800, 200        # pictures that calibrations may use, without a push and with each one
 TRUE_ALONE, TRUE_PUSHED = 1000, 200  # and those that tell the truth
@@ -37,7 +39,7 @@ FEW = dict(images=23, rounds=2, held_out=20, within=5)  # a plan "custom" of at 
 
 def jobs() -> list[dict]:
     return [dict(attribute=attribute, occupation=subject) for attribute in ATTRIBUTES
-            for subject in (OCCUPATIONS if attribute == "gender" else OCCUPATIONS[1::2])]
+            for subject in (OCCUPATIONS if attribute == "gender" else TONES)]
 
 
 def seeds_of(occupation: str, option: int, n: int) -> list[int]:
@@ -181,30 +183,35 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
             text.append(f"| {attribute} | {sure} | {100 * SURE[sure].within:g} | {len(rows)} | {len(runs)} | {np.mean(begun):.0f}, {max(begun)} "
                         f"| {sum(run['certainty'] >= 0.95 for run in runs)} | {covered} [{low:.1%}, {high:.1%}] | {100 * off.mean():.1f} "
                         f"| {100 * off.max():.1f} | {np.mean([run['kl'] for run in runs]):.4f} | {sum(run['said'] for run in runs)} |")
-    rows = [r for r in results if r["attribute"] == "gender"]
-    if len(rows) == len(OCCUPATIONS):
-        alone = [least(np.array(r["truth"]), np.array(GENDER.target), SURE["normal"].within) for r in rows]
+    gender, tones = ([r for r in results if r["attribute"] == attribute] for attribute in ATTRIBUTES)
+    if len(gender) == len(OCCUPATIONS) and len(tones) == len(TONES):
+        alone = [least(np.array(r["truth"]), np.array(GENDER.target), SURE["normal"].within) for r in gender]
         text.append(f"""
 ## A list of prompts
 
-These {len(rows)} prompts (five of tones), {REPEATS} times, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
+Lists of these prompts, {REPEATS} times each, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
 pictures as can be needs many to calibrate: even if of gender the effect of pushes were known exactly, the share of pictures that are left alone must be, which
 takes about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification. Where a plan ends before that,
 its answer pushes more pictures, if that makes it sure: what they show is known from few. The rule for that, and the plan of {FEW['images']} images, were
-chosen with an eye on these same pictures, so their coverage is not an independent test.
+chosen with an eye on the pictures of {len(CHOSEN_ON)} occupations; the {len(OCCUPATIONS) - len(CHOSEN_ON)} others are the test of it.
 
-| attribute | plan | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
-|---|---|---|---|---|---|---|---|""")
+| attribute | plan | prompts | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
+|---|---|---|---|---|---|---|---|---|""")
         few = f"{FEW['images']} images a round, {FEW['rounds']} rounds"
-        for attribute, said, sure, together, numbers in (
-                ("gender", "normal", "normal", True, {}), ("gender", few, "custom", True, FEW),
-                ("gender", f"{few}, each prompt by itself", "custom", False, FEW), ("tone", few, "custom", True, FEW)):
-            rows = [r for r in results if r["attribute"] == attribute]
+        seen = [r for r in gender if r["occupation"] in CHOSEN_ON]
+        other = [r for r in gender if r["occupation"] not in CHOSEN_ON]
+        for rows, said, which, sure, together, numbers in (
+                (gender, "normal", "all", "normal", True, {}), (gender, few, "all", "custom", True, FEW),
+                (other, few, "those that decided nothing", "custom", True, FEW),
+                (seen, few, "those it was chosen on", "custom", True, FEW),
+                (other, f"{few}, each prompt by itself", "those that decided nothing", "custom", False, FEW),
+                (seen, f"{few}, each prompt by itself", "those it was chosen on", "custom", False, FEW),
+                (tones, few, "all", "custom", True, FEW)):
             begun, certain, off, pushed = listed(rows, sure, together, **numbers).reshape(-1, 4).T
             covered = int((off <= SURE["normal"].within).sum())
             low, high = wilson(covered, len(off))
-            text.append(f"| {attribute} | {said} | {100 * SURE['normal'].within:g} | {begun.mean():.0f}, {begun.max():.0f} | {certain.sum():.0f} of {len(off)} "
-                        f"| {covered} [{low:.1%}, {high:.1%}] | {100 * off.max():.1f} | {pushed.mean():.0%} |")
+            text.append(f"| {rows[0]['attribute']} | {said} | {len(rows)}, {which} | {100 * SURE['normal'].within:g} | {begun.mean():.0f}, {begun.max():.0f} "
+                        f"| {certain.sum():.0f} of {len(off)} | {covered} of {len(off)} [{low:.1%}, {high:.1%}] | {100 * off.max():.1f} | {pushed.mean():.0%} |")
     text.append(f"""
 ## Floors of draws
 
