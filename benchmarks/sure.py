@@ -35,6 +35,8 @@ BATCH = 50
 FLOOR_IMAGES = 400              # of the table of floors
 PLANS = ("quick", "normal")
 FEW = dict(images=23, rounds=2, held_out=20, within=5)  # a plan "custom" of at most 89 pictures
+FEWEST = dict(FEW, images=20)  # of at most 80
+ABOUT_80 = 0.75, 0.86  # share of the commoner group, in which that plan is measured by itself
 
 
 def jobs() -> list[dict]:
@@ -197,15 +199,18 @@ chosen with an eye on the pictures of {len(CHOSEN_ON)} occupations; the {len(OCC
 
 | attribute | plan | prompts | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
 |---|---|---|---|---|---|---|---|---|""")
-        few = f"{FEW['images']} images a round, {FEW['rounds']} rounds"
+        few, fewest = (f"{plan['images']} images a round, {plan['rounds']} rounds" for plan in (FEW, FEWEST))
         seen = [r for r in gender if r["occupation"] in CHOSEN_ON]
         other = [r for r in gender if r["occupation"] not in CHOSEN_ON]
+        uneven = [r for r in other if ABOUT_80[0] <= max(r["truth"][0]) <= ABOUT_80[1]]
         for rows, said, which, sure, together, numbers in (
                 (gender, "normal", "all", "normal", True, {}), (gender, few, "all", "custom", True, FEW),
                 (other, few, "those that decided nothing", "custom", True, FEW),
                 (seen, few, "those it was chosen on", "custom", True, FEW),
                 (other, f"{few}, each prompt by itself", "those that decided nothing", "custom", False, FEW),
                 (seen, f"{few}, each prompt by itself", "those it was chosen on", "custom", False, FEW),
+                (uneven, f"{fewest}, each prompt by itself", f"of those, with {ABOUT_80[0]:.0%} to {ABOUT_80[1]:.0%} of one group",
+                 "custom", False, FEWEST),
                 (tones, few, "all", "custom", True, FEW)):
             begun, certain, off, pushed = listed(rows, sure, together, **numbers).reshape(-1, 4).T
             covered = int((off <= SURE["normal"].within).sum())
