@@ -37,6 +37,9 @@ FIRST_SEED = 1_000
 # Seeds of tests that come after a calibration and its verification.
 TEST_SEED = 70_000_000
 HELD_OUT = 400
+# Of pages that compare draws with the floor of independent pictures.
+FLOOR = """"The floor" is that of a perfectly fair model's independent pictures, 19 of 20 of which stay below it. Draws are spread evenly over seeds
+and vary less: a perfectly fair draw is above it in 0 to 4 of 100 runs ([floors of draws](sure.md#floors-of-draws))."""
 
 bench: Workbench  # of this process
 

@@ -48,7 +48,7 @@ def tables(results: list[dict]) -> str:
     text = [f"""# Intersections of gender and skin tone
 
 Made by `python benchmarks/intersections.py` on {harness.machine()}; N = {TESTED} pictures of seeds that no calibration has used. "Dependence" is the
-mutual information of gender and tone in nats: what balanced shares of each leave skewed in their combinations.
+mutual information of gender and tone in nats: what balanced shares of each leave skewed in their combinations. {harness.FLOOR}
 
 | occupation | calibrated | KL of gender | of tone | of the ten combinations | its 95 % floor | dependence | smallest, largest share of a combination | pictures to calibrate |
 |---|---|---|---|---|---|---|---|---|"""]

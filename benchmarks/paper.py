@@ -38,6 +38,7 @@ CASE_ORDER = ("gender", "gender 70:30", "tone", "both")
 # These name rows of a case's first plan, and of the method with its former window.
 FIRST, FORMER = ", 8 rounds", ", first 35%"
 IDA, GRADIENT, PUSH, PLAIN = "IDA", "policy gradient", "push", "none"
+EVERYWHERE = "IDA, all occupations"
 ITERATIONS = 5      # of the figure
 GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
 SEEDS = 1_000_000  # from here on; the next occupation's begin as many further
@@ -198,8 +199,8 @@ Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} a
 
 ![KL of both solvers against their iterations](paper.png)
 
-Both solvers have {PLAN.images} pictures an iteration, of the same direction. Of IDA, a round's KL is that of its own pictures. The policy
-gradient, of every fourth occupation, tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
+Both solvers have {PLAN.images} pictures an iteration, of the same direction, and the figure shows every fourth occupation of both. Of IDA, a round's KL is that of its own pictures. The policy
+gradient tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
 does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} pictures, on average.
 
 | attribute | solver | occupations | {" | ".join(f"iteration {i}" for i in range(ITERATIONS + 1))} | fair |
@@ -248,14 +249,16 @@ def today(result: dict) -> bool:
 
 
 def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
-    """Attribute, solver and KL [occupations, iterations] of each line of the figure. A calibration that was certain
-    before the last iteration ends on its last KL."""
+    """Attribute, solver and KL [occupations, iterations] of each line of the figure: both solvers on the same occupations,
+    and IDA on all. A calibration that was certain before the last iteration ends on its last KL."""
     found = []
     for case in ("gender", "tone"):
-        for solver in (IDA, GRADIENT):
-            curves = [kl for r in results if (r["case"], r["solver"]) == (case, solver) and today(r) for kl in r["kl_by_round"].values()]
+        rows = [r for r in results if r["case"] == case and r["solver"] in (IDA, GRADIENT) and today(r)]
+        both = {r["occupation"] for r in rows if r["solver"] == GRADIENT}
+        for said, solver, which in ((IDA, IDA, both), (GRADIENT, GRADIENT, both), (EVERYWHERE, IDA, artwork.OCCUPATIONS)):
+            curves = [kl for r in rows if r["solver"] == solver and r["occupation"] in which for kl in r["kl_by_round"].values()]
             if curves:
-                found.append((CASES[case][0].name, solver,
+                found.append((CASES[case][0].name, said,
                               np.array([(kl + [kl[-1]] * ITERATIONS)[:ITERATIONS + 1] for kl in curves])))
     return found
 
@@ -267,7 +270,7 @@ def fair(attribute: str) -> float:
 
 
 def plot(results: list[dict], path) -> None:
-    """KL against iterations: the mean over occupations, and the band that holds half of them."""
+    """KL against iterations of both solvers: the mean over the same occupations, and the band that holds half of them."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -275,7 +278,7 @@ def plot(results: list[dict], path) -> None:
     names = list(dict.fromkeys(name for name, _, _ in found))
     figure, axes = pyplot.subplots(1, max(len(names), 1), figsize=(9, 3.4), sharey=True, squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], names):
-        for (_, solver, curves), colour in zip([f for f in found if f[0] == name], ("#0072b2", "#d55e00")):
+        for (_, solver, curves), colour in zip([f for f in found if f[0] == name and f[1] != EVERYWHERE], ("#0072b2", "#d55e00")):
             low, high = np.quantile(curves, (0.25, 0.75), axis=0)
             axis.plot(curves.mean(0), "o-", color=colour, label=solver)
             axis.fill_between(range(ITERATIONS + 1), low, high, color=colour, alpha=0.2, linewidth=0)

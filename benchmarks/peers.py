@@ -281,7 +281,7 @@ def tables(results: list[dict]) -> str:
     text = [f"""# Peers, side by side
 
 Made by `python benchmarks/peers.py` on {harness.machine()}, on the demo model: {len(subjects)} occupations ({', '.join(subjects)}), DDIM, 8 steps, CFG 2.
-Everything is measured on N = {TESTED} pictures of seeds that no calibration has used; means over the occupations, intervals of 95 %.
+Everything is measured on N = {TESTED} pictures of seeds that no calibration has used; means over the occupations, intervals of 95 %. {harness.FLOOR}
 "Distance" is 1 - cosine between CLIP's features of a picture and of the unguided one with the same seed, "other group" the share of
 pictures that change their group. A calibration's pictures include its audit and its verification. "Seconds" is CPU time against the plain
 model's, both in one process. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share: toward the drawn group

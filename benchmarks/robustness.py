@@ -63,7 +63,7 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/robustness.py` on {harness.machine()}: {len(subjects)} occupations of the demo model ({', '.join(subjects)}), gender
 calibrated at DDIM, 8 steps, CFG 2, and applied where one thing differs; N = {harness.HELD_OUT} seeds each that no calibration has used.
-"Drift" is how far the share of men without a profile moves, in points: a profile corrects the bias that it was calibrated on.
+"Drift" is how far the share of men without a profile moves, in points: a profile corrects the bias that it was calibrated on. {harness.FLOOR}
 
 | changed | mean KL without a profile | mean KL with it | largest | below the 95 % floor | mean drift of the unguided share | fidelity with it |
 |---|---|---|---|---|---|---|"""]

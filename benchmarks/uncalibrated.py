@@ -162,7 +162,7 @@ def tables(results: list[dict]) -> str:
     text = [f"""# Prompts that were not calibrated
 
 Made by `python benchmarks/uncalibrated.py` on {harness.machine()}: the weights of each of the demo model's twenty occupations are guessed
-from the calibrations of the nineteen others, and tested on N = {harness.HELD_OUT} seeds that no calibration has used.
+from the calibrations of the nineteen others, and tested on N = {harness.HELD_OUT} seeds that no calibration has used. {harness.FLOOR}
 
 - *average profile*: the mean of their draw probabilities
 - *nearest prompt*: those of the occupation whose text embedding is nearest (cosine)
