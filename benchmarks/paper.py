@@ -19,7 +19,7 @@ from effect import CASES
 from harness import HELD_OUT
 
 from sd_debias.core.calibration.loop import ROUND, Calibration
-from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.plan import Plan, enough
 from sd_debias.core.calibration.solver import Measurement
 from sd_debias.core.calibration.solver.policy_gradient import PolicyGradient
 from sd_debias.core.calibration.statistics import kl_divergence, noise_floor, shares
@@ -180,7 +180,7 @@ fair model, 19 of 20 of which are. Fidelity is the share of pictures that show t
                 f"| {kl.max():.4f} | {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} "
                 f"| {(kl <= 0.02).sum()} of {len(rows)} | {near} of {len(rows)} "
                 f"| {np.median([PLANS[r['case']].rounds + 1 if r['reached'] is None else r['reached'] for r in rows]):g} "
-                f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(min(r['certainty']) >= 0.95 for r in rows)} of {len(rows)} "
+                f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(map(certain, rows))} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
 Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them.
@@ -240,6 +240,11 @@ def measured_cases(results: list[dict]) -> dict[str, list[dict]]:
         own = "" if today(r) else FIRST if r["method"] == METHOD.to_dict() else FORMER
         found.setdefault(r["case"] + own, []).append(r)
     return found
+
+
+def certain(result: dict) -> bool:
+    """Was every attribute known as surely as ends a calibration?"""
+    return all(found >= enough(len(a.groups)) for found, a in zip(result["certainty"], CASES[result["case"]], strict=True))
 
 
 def today(result: dict) -> bool:

@@ -183,7 +183,7 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
             covered = int(sum(off <= SURE[sure].within))
             low, high = wilson(covered, len(runs))
             text.append(f"| {attribute} | {sure} | {100 * SURE[sure].within:g} | {len(rows)} | {len(runs)} | {np.mean(begun):.0f}, {max(begun)} "
-                        f"| {sum(run['certainty'] >= 0.95 for run in runs)} | {covered} [{low:.1%}, {high:.1%}] | {100 * off.mean():.1f} "
+                        f"| {sum(run['certainty'] >= enough(len(ATTRIBUTES[attribute].groups)) for run in runs)} | {covered} [{low:.1%}, {high:.1%}] | {100 * off.mean():.1f} "
                         f"| {100 * off.max():.1f} | {np.mean([run['kl'] for run in runs]):.4f} | {sum(run['said'] for run in runs)} |")
     gender, tones = ([r for r in results if r["attribute"] == attribute] for attribute in ATTRIBUTES)
     if len(gender) == len(OCCUPATIONS) and len(tones) == len(TONES):
