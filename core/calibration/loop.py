@@ -402,7 +402,9 @@ class Calibration:
             return (f"not sure enough: all {used} images of the plan are used, and the shares are known only to "
                     f"within {100 * self._widest:.0f} points of the target")
         if len(tried) - 1 >= self.plan.rounds:
-            return f"all {self.plan.rounds} rounds used; the best one is kept"
+            return f"all {self.plan.rounds} rounds used; by all images, " + "; ".join(
+                f"{a.name} is at about {named_shares(a.names, self.expected(i).shares)}"
+                for i, a in enumerate(self.attributes))
         return None
 
     @property
