@@ -39,7 +39,7 @@ TEST_SEED = 70_000_000
 HELD_OUT = 400
 # Of pages that compare draws with the floor of independent pictures.
 FLOOR = """"The floor" is that of a perfectly fair model's independent pictures, 19 of 20 of which stay below it. Draws are spread evenly over seeds
-and vary less: a perfectly fair draw is above it in 0 to 4 of 100 runs ([floors of draws](sure.md#floors-of-draws))."""
+and vary less: a perfectly fair draw is above it in 0 to 4 of 100 runs, of gender and five tones on 400 pictures ([floors of draws](sure.md#floors-of-draws))."""
 
 bench: Workbench  # of this process
 
@@ -222,7 +222,7 @@ def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str]
     content = json.dumps(results, separators=(",", ":")).encode()
     write_atomic(store_of(name, folder), gzip.compress(content, mtime=0))  # the same rows are the same file
     made = Counter((r["model_hash"][:12], r.get("code", "an earlier version, which did not name itself")) for r in results)
-    rows = "; ".join(f"{n} by {version} with the demo model {weights}" for (weights, version), n in made.items())
+    rows = "; ".join(f"{n} by {version}, with the demo model {weights}" for (weights, version), n in made.items())
     write_atomic(folder / f"{name}.md", f"{tables(results)}\nRows measured: {rows}.\n")
 
 

@@ -36,11 +36,11 @@ AT_EMPTY = dict(anchor="empty", toward=False)  # as SLD's rule has it
 SETTINGS = {
     "the method `paper`": METHOD,
     "evaluated away, not toward": guided(toward=False),
-    "anchored at the empty prompt": guided(**AT_EMPTY),
+    "evaluated away, anchored at the empty prompt": guided(**AT_EMPTY),
     "... and not linear": guided(**AT_EMPTY, linear=False, length=1.0),
     "... with SLD's threshold (medium, 0.01)": guided(**AT_EMPTY, linear=False, length=1.0, threshold=0.01),
     "... with SLD's medium preset, in the same window": replace(METHOD, guidance=replace(PRESETS["medium"], **IN_WINDOW)),
-    "predictions of the groups": METHOD.adjusted("prediction"),
+    "predictions of the groups, anchored at the empty prompt": METHOD.adjusted("prediction"),
     "not linear": guided(linear=False, length=1.0),
     "text of length 1": guided(length=1.0),
     "momentum (SLD medium, 0.3 and 0.4)": guided(momentum_scale=0.3, momentum_beta=0.4),
@@ -76,7 +76,8 @@ def tables(results: list[dict]) -> str:
 Made by `python benchmarks/settings.py` on {harness.machine()}: the method `paper` with one thing changed, on gender of {', '.join(OCCUPATIONS)} of the
 demo model. Every setting has an audit and at most five rounds of {PLAN.images} pictures, until the shares lie within {100 * PLAN.within:g} points of even ones with
 95 % certainty, and is tested once on N = {TESTED} pictures of seeds that no calibration has used. KL of a perfectly fair model is below {noise_floor(2, TESTED)[1]:.4f}
-in 19 of 20 such tests. "Occupation lost" is the fall of the share of pictures that show the prompt's occupation, against the same seeds without weights.
+in 19 of 20 such tests. All are tested on the same seeds. A row that begins with "..." changes the row above as well. Weights are at most 8 where a push is linear, else 4,
+with a text of length 1. Police officer is among the occupations since it had lost its occupation in the former window. "Occupation lost" is the fall of the share of pictures that show the prompt's occupation, against the same seeds without weights.
 
 | setting | mean KL | largest | below the floor | farthest share from its target, points: by occupation | occupation lost, points: mean, most | distance to the unguided pictures | pictures to calibrate |
 |---|---|---|---|---|---|---|---|"""]

@@ -98,14 +98,15 @@ def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others
 
 
 def listed(results: list[dict], sure: str, together: bool, **numbers) -> np.ndarray:
-    """Of each repeat of a list of all prompts of an attribute [REPEATS, prompts, 4]: pictures begun, is it sure by its
+    """Of each repeat of a list of prompts of an attribute, in an order of its own [REPEATS, prompts, 4]: pictures begun, is it sure by its
     own account, how far its true shares are from their target, and the share of pictures that it pushes. Not together,
     each prompt is calibrated by itself."""
     attribute, found = ATTRIBUTES[results[0]["attribute"]], []
-    surely = enough(len(attribute.groups))
+    surely, orders = enough(len(attribute.groups)), np.random.default_rng(0)
+    results = sorted(results, key=lambda r: artwork.OCCUPATIONS.index(r["occupation"]))
     for repeat in range(REPEATS):
         done, rows = [], []
-        for r in results:
+        for r in [results[i] for i in orders.permutation(len(results))]:
             labels = [np.array(list(map(int, own))) for own in r["labels"]]
             done.append(calibrated(attribute, split(labels)[0], sure, repeat, done if together else [], **numbers))
             q = np.array(done[-1].steerings[0].probabilities or (1.0,) + (0.0,) * len(attribute.groups))
@@ -191,11 +192,12 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
         text.append(f"""
 ## A list of prompts
 
-Lists of these prompts, {REPEATS} times each, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
+Lists of these prompts, {REPEATS} times each, in an order of its own each time, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
 pictures as can be needs many to calibrate: even if of gender the effect of pushes were known exactly, the share of pictures that are left alone must be, which
 takes about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification. Where a plan ends before that,
 its answer pushes more pictures, if that makes it sure: what they show is known from few. The rule for that, and the plan of {FEW['images']} images, were
-chosen with an eye on the pictures of {len(CHOSEN_ON)} occupations; the {len(OCCUPATIONS) - len(CHOSEN_ON)} others are the test of it.
+chosen with an eye on the pictures of {len(CHOSEN_ON)} occupations; the {len(OCCUPATIONS) - len(CHOSEN_ON)} others are the test of it. All tones are of
+occupations that it was chosen on.
 
 | attribute | plan | prompts | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
 |---|---|---|---|---|---|---|---|---|""")
@@ -211,7 +213,7 @@ chosen with an eye on the pictures of {len(CHOSEN_ON)} occupations; the {len(OCC
                 (seen, f"{few}, each prompt by itself", "those it was chosen on", "custom", False, FEW),
                 (uneven, f"{fewest}, each prompt by itself", f"of those, with {ABOUT_80[0]:.0%} to {ABOUT_80[1]:.0%} of one group",
                  "custom", False, FEWEST),
-                (tones, few, "all", "custom", True, FEW)):
+                (tones, few, "those it was chosen on", "custom", True, FEW)):
             begun, certain, off, pushed = listed(rows, sure, together, **numbers).reshape(-1, 4).T
             covered = int((off <= SURE["normal"].within).sum())
             low, high = wilson(covered, len(off))

@@ -33,8 +33,8 @@ from ..judge import DISAGREED, NO_FACE, UNSURE, labels, one_colour
 from ..judge.check import Check, counts_of
 from .solver.draw import Draw
 from .statistics import (
-    NO_IMAGES, Distribution, confusion_counts, drawn_floor, fair_outcomes, reachable, summarise, summarise_people,
-    through, uncorrupted)
+    NO_IMAGES, Distribution, confusion_counts, drawn_floor, fair_outcomes, reachable, shares, summarise,
+    summarise_people, through, uncorrupted)
 from ..errors import DebiasError, quoted, short
 from ..files import read_json, write_atomic, writing
 from ..method.methods import Method
@@ -402,9 +402,10 @@ class Calibration:
             return (f"not sure enough: all {used} images of the plan are used, and the shares are known only to "
                     f"within {100 * self._widest:.0f} points of the target")
         if len(tried) - 1 >= self.plan.rounds:
-            return f"all {self.plan.rounds} rounds used; by all images, " + "; ".join(
-                f"{a.name} is at about {named_shares(a.names, self.expected(i).shares)}"
-                for i, a in enumerate(self.attributes))
+            nearest = [solver.nearest(self.history(i), aim).counts for i, aim in enumerate(self.aims)]
+            return f"all {self.plan.rounds} rounds used; the nearest shares that were seen: " + "; ".join(
+                f"{a.name}, {named_shares(a.names, shares(counts))}"
+                for a, counts in zip(self.attributes, nearest) if counts.any())
         return None
 
     @property
