@@ -17,7 +17,7 @@ from harness import DOCS, kept
 
 from sd_debias.core.files import read_json, write_atomic
 
-PAGES = ("effect", "paper", "sure", "peers", "budget", "shortcuts", "spending", "windows", "overhead", "uncalibrated", "wordings", "intersections",
+PAGES = ("effect", "paper", "settings", "sure", "peers", "budget", "shortcuts", "spending", "windows", "overhead", "uncalibrated", "wordings", "intersections",
          "robustness")
 DROPPED = """
 ## Tried and dropped

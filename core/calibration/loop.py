@@ -404,7 +404,7 @@ class Calibration:
         if len(tried) - 1 >= self.plan.rounds:
             nearest = [solver.nearest(self.history(i), aim).counts for i, aim in enumerate(self.aims)]
             return f"all {self.plan.rounds} rounds used; the nearest shares that were seen: " + "; ".join(
-                f"{a.name}, {named_shares(a.names, shares(counts))}"
+                f"{a.name}, {named_shares(a.names, shares(counts).tolist())}"
                 for a, counts in zip(self.attributes, nearest) if counts.any())
         return None
 
