@@ -58,13 +58,11 @@ def measure(job: dict) -> tuple[dict, str]:
 
 def tables(results: list[dict]) -> str:
     """Markdown: a row a method and plan."""
-    former = " The rows of \"shift, log\" were measured with a former solver of its weights, which is not in use any more." * any(
-        r["method"] == "shift, log" and "code" not in r for r in results)
     text = [f"""# How few pictures a calibration of gender needs
 
 Made by `python benchmarks/budget.py` on {harness.machine()}: {len({r["occupation"] for r in results})} of the {len(SKEWED)} occupations of the demo model whose prompts show one gender
 at 80 % or more. "Pictures" counts all that a calibration makes: audit, rounds and verification, repeated ones too. The weights
-are then tested on N = {HELD_OUT} further seeds. {harness.FLOOR}{former}
+are then tested on N = {HELD_OUT} further seeds. {harness.FLOOR}
 
 | method | images a round, verification | occupations | pictures: mean, most | test: mean KL | largest KL | below the 95 % floor | deviation seen, and said |
 |---|---|---|---|---|---|---|---|"""]

@@ -98,9 +98,9 @@ def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others
 
 
 def listed(results: list[dict], sure: str, together: bool, **numbers) -> np.ndarray:
-    """Of each repeat of a list of prompts of an attribute, in an order of its own [REPEATS, prompts, 4]: pictures begun, is it sure by its
-    own account, how far its true shares are from their target, and the share of pictures that it pushes. Not together,
-    each prompt is calibrated by itself."""
+    """Of each repeat of a list of prompts of an attribute, in an order of its own [REPEATS, prompts, 4]: pictures begun,
+    is it sure by its own account, how far its true shares are from their target, and the share of pictures that it
+    pushes. Not together, each prompt is calibrated by itself."""
     attribute, found = ATTRIBUTES[results[0]["attribute"]], []
     surely, orders = enough(len(attribute.groups)), np.random.default_rng(0)
     results = sorted(results, key=lambda r: artwork.OCCUPATIONS.index(r["occupation"]))
