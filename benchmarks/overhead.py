@@ -219,9 +219,9 @@ interleaved rounds, in brackets the least and the most of them, every picture pu
 seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is
 {100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on; the "former window" is the first 35 %, which is as many of 8 steps, and one more of 10 or 20. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
-their prompt each time, as pipelines do. In every step of the window, `embedding` adds one row an image to the two of classifier-free guidance, or on
-a model without it (flux) a single one in every second step; `prediction` adds as much, or two without classifier-free guidance and where a
-pipeline evaluates the negative prompt in a call of its own, after the prompt's (qwen-image, klein). Added rows have calls of their own.
+their prompt each time, as pipelines do. `embedding` and `prediction`, whose pictures are pushed to one drawn group here, add one row an image: in every step of the window, or in every
+second one without classifier-free guidance (flux) and where a pipeline evaluates the negative prompt in a call of its own, after the prompt's
+(qwen-image, klein). Added rows have calls of their own.
 
 | model | device | pictures, steps | {' | '.join(ways)} |
 |{'---|' * (len(ways) + 3)}"""]

@@ -4,7 +4,7 @@
     python benchmarks/paper.py --only gender --occupations doctor judge
 
 Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures: gender until its shares lie within 2
-points of their target with 95 % certainty, or 16 rounds are used; tones, alone or with gender, within 3.5, or 12 rounds. Then its weights are tested on 400 pictures of seeds that no decision has used, on 1,000 for every seventh occupation. The policy gradient has five rounds of as many pictures, for
+points of their target with 95 % certainty, or 16 rounds are used; tones, alone or with gender, within 3.5, or 12 rounds. Then its weights are tested on 400 pictures of seeds that no decision has used, on 1,000 for every seventh occupation, and for all at 70:30. The policy gradient has five rounds of as many pictures, for
 every fourth one. Every occupation has seeds of its own, in calibrations and tests: pictures of one seed resemble each other across occupations.
 Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
@@ -29,7 +29,8 @@ from sd_debias.core.method.methods import METHODS, Method
 METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
 PUSHES = ("doctor",)  # the occupations of the table of pushes
-MANY = 1000  # pictures of the test, for every seventh occupation
+MANY = 1000  # pictures of the test, for every seventh occupation and these cases
+MANY_OF = ("gender 70:30",)
 PLAN = Plan(images=100, rounds=16, held_out=0, batch_size=50, within=0.02)
 TONES = replace(PLAN, rounds=12, within=0.035)
 PLANS = {"gender": PLAN, "gender 70:30": PLAN, "tone": TONES, "both": TONES}
@@ -129,13 +130,9 @@ def measure(job: dict) -> tuple[dict, str]:
     for _ in harness.bench.run(calibration):
         pass
 
-    def tested(n: int) -> dict:
-        seeds = test_seeds(job["occupation"], job["case"])[:n]
-        pictures = harness.bench.generate(prompt, seeds, attributes, calibration.steerings, METHOD)[0]
-        return harness.measured(pictures, prompt, attributes, seeds, compared=False)
-
-    test, audit = tested(HELD_OUT), calibration.audit
-    many = tested(MANY) if artwork.OCCUPATIONS.index(job["occupation"]) % 7 == 0 else None
+    test, audit = tested(job, calibration.steerings, HELD_OUT), calibration.audit
+    often = job["case"] in MANY_OF or artwork.OCCUPATIONS.index(job["occupation"]) % 7 == 0
+    many = tested(job, calibration.steerings, MANY) if often else None
     found = dict(
         rounds=sum(r.kind == ROUND for r in calibration.rounds), images=sum(r.done for r in calibration.rounds),
         stop=calibration.stop, certainty=[calibration.certainty(i) for i in range(len(attributes))],
@@ -149,6 +146,14 @@ def measure(job: dict) -> tuple[dict, str]:
     kl = ", ".join(f"{a.name} {audit.distribution(i, a.target).kl:.3f} -> {test['attributes'][a.name]['kl']:.4f}"
                    for i, a in enumerate(attributes))
     return found, f"KL {kl}, {found['rounds']} rounds, fidelity {test['fidelity']:.3f}"
+
+
+def tested(job: dict, steerings: list[Steering], n: int) -> dict:
+    """What weights show on the first n of the test's seeds."""
+    attributes, prompt = CASES[job["case"]], captions.prompt(job["occupation"])
+    seeds = test_seeds(job["occupation"], job["case"])[:n]
+    pictures = harness.bench.generate(prompt, seeds, attributes, steerings, METHOD)[0]
+    return harness.measured(pictures, prompt, attributes, seeds, compared=False)
 
 
 def tables(results: list[dict]) -> str:
@@ -183,17 +188,18 @@ fair model, 19 of 20 of which are. Fidelity is the share of pictures that show t
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(map(certain, rows))} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
-Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them.
+Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them, and at 70:30 all, to tell the test's chance from the weights' errors.
 
-| case | attribute | occupations | mean KL | below the floor | farthest share from its target, in points, by occupation |
-|---|---|---|---|---|---|""")
+| case | attribute | occupations | mean KL | below the floor | within 4 points | farthest share from its target, in points, by occupation |
+|---|---|---|---|---|---|---|""")
     for case, rows in calibrated.items():
         rows = [r for r in rows if r["many"]]
         for name in rows[0]["before"] if rows else ():
             measured = [r["many"]["attributes"][name] for r in rows]
-            off = ", ".join(f"{100 * np.abs(np.subtract(m['shares'], m['target'])).max():.1f}" for m in measured)
+            off = [100 * np.abs(np.subtract(m["shares"], m["target"])).max() for m in measured]
             text.append(f"| {case} | {name} | {len(rows)} | {np.mean([m['kl'] for m in measured]):.4f} "
-                        f"| {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} | {off} |")
+                        f"| {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} | {sum(o <= 4 for o in off)} of {len(rows)} "
+                        f"| {', '.join(f'{o:.1f}' for o in off)} |")
     text.append(f"""
 ## KL against iterations
 

@@ -118,7 +118,7 @@ class GuidedDenoiser:
         cond, uncond, steps = prediction[self.cond + at], prediction[self.uncond + at], self.passes[-1]
         if steps.prompt_is_baseline:
             uncond = cond
-        elif not steps.has_uncond:
+        elif steps.evaluates_empty:
             uncond, extra = extra[:len(at)], extra[len(at):]
         return output, prediction, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
 
@@ -140,7 +140,8 @@ class GuidedDenoiser:
         return prediction[:, -call[self.parameters[0]].shape[1]:] if self.family and self.family.texted else prediction
 
     def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_extra: Tensor) -> Tensor:
-        """What is taken off the conditional predictions of the guided images, in eps units."""
+        """What is taken off the conditional predictions of the guided images, in eps units; eps_uncond is the
+        baseline's."""
         eps_unsafe = eps_extra
         if self.direction == "prediction":  # rows of groups that an image does not need are not evaluated
             _, image_of, group_of, _ = self.indices
@@ -167,10 +168,11 @@ class GuidedDenoiser:
         Moved once a run: a copy to the device in every step would make it wait."""
         if self.indices is None:
             at, image_of, group_of = (index.to(device) for index in (self.guided, self.image_of, self.group_of))
-            copies = at + (self.cond if self.passes[-1].prompt_is_baseline else self.uncond)
+            steps = self.passes[-1]
+            copies = at + (self.cond if steps.prompt_is_baseline else self.uncond)
             if self.direction == "prediction":
                 own = copies[image_of]
-                copies = own if self.passes[-1].has_uncond else torch.cat([copies, own])
+                copies = torch.cat([copies, own]) if steps.evaluates_empty else own
             self.indices = at, image_of, group_of, copies
         return self.indices
 
@@ -249,7 +251,7 @@ class GuidedDenoiser:
         _check_length(encoded.prompt[self.family.tokens], texts[self.cond][self.family.tokens])
         if self.direction == "prediction":
             groups = [{name: parts[g] for name, parts in encoded.groups.items()} for g in self.group_of.tolist()]
-            return groups if steps.has_uncond else [encoded.empty] * len(self.guided) + groups
+            return [encoded.empty] * len(self.guided) + groups if steps.evaluates_empty else groups
         if steps.prompt_is_baseline:
             return shifted_rows(encoded, self.attributes, -steps.text_weights, self.context)
         anchors = [texts[self.uncond + image] for image in self.guided.tolist()]
@@ -260,14 +262,16 @@ class GuidedDenoiser:
         groups, steps, (at, _, _, copies) = self.encoded.groups[name].to(text.device), self.passes[-1], self.indices
         weights, prompt = steps.text_weights, self.encoded.prompt[name]
         _check_length(prompt, text)
-        if self.direction == "embedding" and not steps.prompt_is_baseline:
+        if self.direction == "prediction":
+            chosen = groups[self.group_of, 0]
+            if steps.prompt_is_baseline:
+                return (text[copies].float() + (chosen.float() - prompt.to(text.device).float())).to(text.dtype)
+            empty = self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])
+            return torch.cat([empty, chosen.to(text.dtype)]) if steps.evaluates_empty else chosen.to(text.dtype)
+        if not steps.prompt_is_baseline:
             return mix(text[copies], groups, weights)
-        if self.direction == "embedding":
-            change = shifted(self.encoded, self.attributes, -weights, self.context)[name].float() - prompt.float()
-            return (text[copies].float() + change.to(text.device)).to(text.dtype)
-        chosen = groups[self.group_of, 0].to(text.dtype)
-        empty = self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])
-        return chosen if steps.has_uncond else torch.cat([empty, chosen])
+        change = shifted(self.encoded, self.attributes, -weights, self.context)[name].float() - prompt.float()
+        return (text[copies].float() + change.to(text.device)).to(text.dtype)
 
 
 class WindowedPrompt(GuidedDenoiser):

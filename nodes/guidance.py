@@ -172,20 +172,29 @@ class Pass:
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
         self.steps = guide.steps(guide.method, weights, not alone)
-        # Added conditionings differ from the baseline in nothing but the text: else gamma would hold the rest as well.
-        if self.direction == "embedding":  # images whose texts have other lengths are evaluated apart
-            if self.steps.prompt_is_baseline:
-                moved, longer = conditioning.shift(positive, guide.encoded, guide.attributes,
-                                                   -self.steps.text_weights, guide.method.context)
-                found = [(list(range(len(weights))), moved), *longer]
-            else:
-                found = conditioning.mixed(negative, guide.encoded, self.steps.text_weights)
-            self.images, extra = [at for at, _ in found], [entries for _, entries in found]
+        every = list(range(len(weights)))
+
+        def moved(weights: Tensor) -> conditioning.Apart:
+            """The positive conditioning, moved, with the images that it is for."""
+            entries, longer = conditioning.shift(positive, guide.encoded, guide.attributes, weights,
+                                                 guide.method.context)
+            return [(every, entries), *longer]
+
+        # By group, or one for all of them: entries, with the images that they are for. Texts of other lengths are
+        # evaluated apart. Entries differ from the baseline in nothing but the text: else gamma would hold the rest too.
+        found: list[conditioning.Apart]
+        if self.direction == "embedding":
+            found = [moved(-self.steps.text_weights) if self.steps.prompt_is_baseline else
+                     conditioning.mixed(negative, guide.encoded, self.steps.text_weights)]
+        elif self.steps.prompt_is_baseline:
+            found = [moved(self.steps.push_to(i)) for i in self.steps.groups]
         else:
             like = {**guide.encoded.prompt, **guide.encoded.empty}  # which may lack a part, as of quoted words
             texts = [{name: g[i].to(like[name]) for name, g in guide.encoded.groups.items()}
-                     for i in self.steps.groups] + [guide.encoded.empty] * alone
-            extra = [conditioning.replaced(positive if alone else negative, text) for text in texts]
+                     for i in self.steps.groups] + [guide.encoded.empty] * self.steps.evaluates_empty
+            found = [[(every, conditioning.replaced(positive if alone else negative, text))] for text in texts]
+        self.images = [[at for at, _ in one] for one in found]
+        extra = [entries for one in found for _, entries in one]
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
         self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
         guider.conds.update(zip(self.names, extra))
@@ -200,36 +209,40 @@ class Pass:
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
         step, sigma = self.progress.step(timestep), timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
         if self.steps.repeats(step, progress):
-            outs, gamma = list(executor(model, conds, x, timestep, model_options, *args, **kwargs)), self.steps.again()
+            outs, gamma = executor(model, conds, x, timestep, model_options, *args, **kwargs), self.steps.again()
         else:
             outs, gamma = self._gamma(at, base, sigma, step, progress, executor, model, conds, x, timestep,
                                       model_options, *args, **kwargs)
+        outs = Predictions(outs, getattr(outs, "plain", outs[at]))
         outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
         return outs
 
     def _gamma(self, at: int, base: int | None, sigma: Tensor, step: int, progress: float, executor, model, conds, x,
-               *args, **kwargs) -> tuple[list[Tensor], Tensor]:
+               *args, **kwargs) -> tuple[Predictions, Tensor]:
         """The predictions of the conditionings, and gamma."""
         kind = at if self.steps.prompt_is_baseline else 1 if self.alone else base
-        outs, extra = self._evaluate(executor, model, conds, kind, x, *args, **kwargs)
+        outs, extra = self._evaluate(executor, model, conds, at, kind, x, *args, **kwargs)
         self.evaluations += len(self.names) * len(x)
 
         def eps(denoised):
             return (x.float() - denoised.float()) / sigma
 
         eps_cond = eps(outs[at])
-        if self.direction == "embedding":
-            eps_uncond = eps(outs[at if self.steps.prompt_is_baseline else base])
-            eps_unsafe = eps_uncond.clone()
-            for images, out in zip(self.images, extra, strict=True):
-                eps_unsafe[images] = eps(out)[images]
+        if self.steps.prompt_is_baseline:
+            eps_cond = eps_uncond = eps(getattr(outs, "plain", outs[at]))
         else:
-            eps_uncond = eps(extra.pop() if self.alone else outs[base])
-            eps_unsafe = self.steps.unsafe(eps_uncond, [eps(out) for out in extra])
+            eps_uncond = eps(extra.pop() if self.steps.evaluates_empty else outs[base])
+        found, predictions = iter(extra), []
+        for one in self.images[:len(self.images) - self.steps.evaluates_empty]:
+            predictions.append(eps_uncond.clone())
+            for images in one:
+                predictions[-1][images] = eps(next(found))[images]
+        eps_unsafe = predictions[0] if self.direction == "embedding" else self.steps.unsafe(eps_uncond, predictions)
         return outs, self.steps.gamma(step, progress, eps_cond, eps_uncond, eps_unsafe)
 
-    def _evaluate(self, executor, model, conds, kind: int, *args, **kwargs) -> tuple[list[Tensor], list[Tensor]]:
-        """Predictions of the conditionings, and of the added ones, all in one model call.
+    def _evaluate(self, executor, model, conds, at: int, kind: int, *args,
+                  **kwargs) -> tuple[Predictions, list[Tensor]]:
+        """Predictions of the conditionings, the positive one at `at`, and of the added ones, all in one model call.
 
         Where there are more than two, patches index them all by their place, and there is none for added ones: these
         get a call of their own.
@@ -241,7 +254,7 @@ class Pass:
             outs = [executor(model, call, *args, **kwargs) for call in calls]
         finally:
             self.added = None
-        return list(outs[0][:own]), outs[-1][own:]
+        return Predictions(outs[0][:own], getattr(outs[0], "plain", outs[0][at])), outs[-1][own:]
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         """An APPLY_MODEL wrapper: patches that treat rows by kind treat added ones as the baseline of the direction."""
@@ -258,6 +271,15 @@ class Pass:
         done["magnitude"] *= len(self.weights) / guided  # the mean over the guided images
         return dict(done, guided_images=guided, extra_evaluations=self.evaluations,
                     **({"reason": reason} if reason else {}))
+
+
+class Predictions(list):
+    """Of a model call's conditionings; `plain` is the positive's as the model gave it, before passes took gamma off. A
+    pass around another one would else take back what that has done, where the prompt is its baseline."""
+
+    def __init__(self, outs: Sequence[Tensor], plain: Tensor):
+        super().__init__(outs)
+        self.plain = plain
 
 
 class Kinds(list):

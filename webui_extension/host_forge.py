@@ -52,13 +52,14 @@ def guided(state: Pass, args: dict, cond_scale: float):
 
     cond, base = k * args["cond_denoised"].float(), k * args["uncond_denoised"].float()
     if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
-        unsafe, base = [[]], cond.clone()
+        unsafe, base = [], cond.clone()
         for part in sorted(set(state.guided.values())):
             images = [i for i, guided in state.guided.items() if guided == part]
             text = _text(args["cond"][part], len(x))
             base[images] = (cond if len(args["cond"]) == 1 else evaluated(text))[images]
-            texts, = state.unsafe(text, shared.sd_model)
-            unsafe[0] += [([i for i in some if i in images], evaluated(moved)) for some, moved in texts]
+            found = [[([i for i in some if i in images], evaluated(moved)) for some, moved in texts]
+                     for texts in state.unsafe(text, shared.sd_model)]
+            unsafe = [[*one, *more] for one, more in zip(unsafe or [[]] * len(found), found, strict=True)]
         cond = base
     else:
         unsafe = [[(images, evaluated(text)) for images, text in texts]
@@ -81,7 +82,7 @@ def _without_uncond(state: Pass, args: dict):
         return (denoised.float() - state.again() / k).to(denoised.dtype)
     found = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in one] for one in texts]
     cond = base = k * args["cond_denoised"].float()
-    if state.guide.method.direction == "prediction":
+    if state.inside.evaluates_empty:
         base = cond.clone()
         for images, prediction in found.pop():
             base[images] = prediction[images]

@@ -141,21 +141,23 @@ class Pass:
 
         `base` is the prompt's text, one row an image, where the prompt is the baseline (core/method/step.py) or there
         is no negative prompt, else the negative prompt's. One list for `embedding`; for `prediction` one for each
-        group that any image needs, and without a negative prompt the empty text, the baseline, last.
+        group that any image needs, and last, where it is the baseline and there is no negative prompt, the empty text.
         """
         of = partial(self._each, base, model)
 
-        def away(row: Parts, encoded, image: int) -> Parts:
-            shift, = shifted_rows(encoded, self.guide.attributes, -self.inside.text_weights[image:image + 1],
-                                  self.guide.method.context)
-            return moved(row, encoded, shift)
+        def by(weights: Tensor):
+            def shift(row: Parts, encoded, image: int) -> Parts:
+                to, = shifted_rows(encoded, self.guide.attributes, weights[image:image + 1], self.guide.method.context)
+                return moved(row, encoded, to)
+            return shift
 
-        if self.inside.prompt_is_baseline:
-            return [of(away)]
         if self.guide.method.direction == "embedding":
-            return [of(lambda e, encoded, image: mixed(e, encoded, self.inside.text_weights[image]))]
+            return [of(by(-self.inside.text_weights) if self.inside.prompt_is_baseline else
+                       lambda e, encoded, image: mixed(e, encoded, self.inside.text_weights[image]))]
+        if self.inside.prompt_is_baseline:
+            return [of(by(self.inside.push_to(g))) for g in self.inside.groups]
         groups = [of(lambda row, encoded, _, g=g: of_group(row, encoded, g)) for g in self.inside.groups]
-        return groups if self.inside.has_uncond else [
+        return groups if not self.inside.evaluates_empty else [
             *groups, of(lambda row, encoded, _: {name: encoded.empty[name].to(part) for name, part in row.items()})]
 
     def _each(self, conditioning, model, make) -> list[tuple[list[int], object]]:

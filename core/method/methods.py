@@ -26,8 +26,9 @@ AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile 
 class Method:
     """The settings of how an attribute is balanced.
 
-    direction  `prompt` (no extra model evaluation), `embedding` (one per step, the paper's; one in every second step
-               without classifier-free guidance) or `prediction` (one per group and step)
+    direction  `prompt` (no extra model evaluation), `embedding` (one per step, the paper's) or `prediction` (one per
+               group and step); without classifier-free guidance these two in every second step, where the prompt is
+               their baseline (core/method/step.py)
     context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
     spend      `draw`: each image is steered to a drawn group or left alone; `shift`: all get the same weights
     rule       how the weights of `shift` are solved; `draw` has only one way and stores "log" here. Both accept
@@ -54,9 +55,13 @@ class Method:
         if self.direction == "prompt" and self.guidance.scale and self.guidance != self.guidance.window:
             raise DebiasError("Expected only start and end among the guidance settings of the direction 'prompt', "
                               f"which has no SLD step, got {self.guidance}. Leave the others out, or use 'embedding'.")
-        if self.direction == "prediction" and self.guidance.anchor == "prompt":
-            raise DebiasError("The direction 'prediction' is anchored at the empty prompt. Use the anchor 'empty', or "
-                              "the direction 'embedding'.")
+        if self.direction == "prediction" and self.guidance.anchor == "prompt" and "{prompt}" not in self.context:
+            raise DebiasError("The direction 'prediction' is anchored at the prompt only where its groups' texts stand "
+                              f"in the prompt's context, got the context {quoted(self.context)}: a push would lose the "
+                              f"prompt. Use the anchor 'empty', or the context '{IN_CONTEXT}'.")
+        if self.direction == "prediction" and self.guidance.toward:
+            raise DebiasError("'toward' moves a text, and the direction 'prediction' mixes predictions instead. Turn "
+                              "it off, or use the direction 'embedding'.")
 
     @property
     def unit(self) -> float:
@@ -66,14 +71,18 @@ class Method:
 
     def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
         """The method with another direction, and with its window narrowed to start and end (shares of the schedule).
-        A change to `prompt` drops the window of the old direction. Raises DebiasError.
+        A change to `prompt` drops the window of the old direction, one to `prediction` is anchored at the empty prompt,
+        and one from `prediction` anchored at the prompt to `embedding` leads where that does (`toward`). Raises
+        DebiasError.
         """
         if not 0 <= start <= end <= 1:
             raise DebiasError("Expected start and end as shares of the schedule with 0 <= start <= end <= 1, got "
                               f"{start:g} and {end:g}.")
-        method = self if direction in (AS_CALIBRATED, self.direction) else replace(
-            self, direction=direction, guidance=SafeLatentGuidance() if direction == "prompt"
-            else _of_prediction(self.guidance) if direction == "prediction" else self.guidance)
+        guidance = self.guidance
+        if direction not in (AS_CALIBRATED, self.direction):
+            guidance = (SafeLatentGuidance() if direction == "prompt" else _of_prediction(guidance) if
+                        direction == "prediction" else replace(guidance, toward=guidance.anchor == "prompt"))
+        method = replace(self, direction=self.direction if direction == AS_CALIBRATED else direction, guidance=guidance)
         window = method.guidance
         start = max(start, window.start)
         return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
@@ -159,7 +168,8 @@ def named(name: str = "default", **changes: str | None) -> Method:
         given.setdefault("rule", "log")
     usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
     if direction != usual.direction and "prompt" in (direction, usual.direction):
-        given["guidance"] = {"prompt": SafeLatentGuidance(), "embedding": TOWARD}.get(direction, MIDDLE)
+        given["guidance"] = dict(prompt=SafeLatentGuidance(), embedding=TOWARD,
+                                 prediction=replace(MIDDLE, anchor="prompt"))[direction]
     elif direction == "prediction":
         given["guidance"] = _of_prediction(usual.guidance)
     return replace(usual, **given)

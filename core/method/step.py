@@ -3,10 +3,10 @@
 The same for every host: a host evaluates what `Steps` asks for, in units of its own, and takes the gamma that it gets
 off the conditional prediction, in eps units. The `prompt` direction needs none of this.
 
-Baseline. With classifier-free guidance the unconditional prediction is the baseline of both directions. Without it,
-and where the guidance is anchored at the prompt, the prompt's own is that of `embedding`, which costs no row: the
-unsafe text is then the prompt, shifted, and no threshold holds, for gamma and what it compares would be one difference.
-Without it, that of `prediction` is the empty prompt, evaluated too.
+Baseline. Where the guidance is anchored at the prompt, the prompt's prediction is the baseline of both directions,
+which costs no row; no threshold holds, for gamma and what it compares would be one difference. Anchored at the empty
+prompt, it is the unconditional prediction of classifier-free guidance. Without that, `embedding` takes the prompt's
+own, and its unsafe text is the prompt, shifted; `prediction` evaluates the empty prompt too.
 """
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .direction import mix
 from .guidance import GuidanceRun
 from .methods import Method
 
-# Steps to one evaluation of `embedding` without classifier-free guidance, where an added row doubles a step; in between
-# gamma is repeated. Measured by benchmarks/windows.py.
+# Steps to one evaluation without classifier-free guidance where the prompt is the baseline: an added row doubles a step
+# there. In between gamma is repeated. Measured by benchmarks/windows.py.
 EVERY = 2
 
 
@@ -41,8 +41,8 @@ class Steps:
 
     def __init__(self, method: Method, weights: Tensor, has_uncond: bool):
         self.direction, self.weights, self.has_uncond = method.direction, weights, has_uncond
-        self.prompt_is_baseline = self.direction == "embedding" and (
-            not has_uncond or method.guidance.anchor == "prompt")
+        self.prompt_is_baseline = method.guidance.anchor == "prompt" or (
+            self.direction == "embedding" and not has_uncond)
         self.run = GuidanceRun(replace(method.guidance, threshold=None) if self.prompt_is_baseline
                                else method.guidance)
         # An image's weights are so many times its text's, and the difference that the text makes counts as often.
@@ -62,10 +62,22 @@ class Steps:
         return self.weights.any(0).nonzero().flatten().tolist()
 
     @property
+    def evaluates_empty(self) -> bool:
+        """Is the empty prompt evaluated, as the baseline of the `prediction` direction?"""
+        return not (self.has_uncond or self.prompt_is_baseline)
+
+    @property
     def text_weights(self) -> Tensor:
         """a [B, n] of the `embedding` direction's text: the weights; of the guidance's length where gamma is `linear`,
         and turned round where it is evaluated `toward`."""
         return self.weights if self.lengths is None else self.weights / self.lengths[:, None]
+
+    def push_to(self, group: int) -> Tensor:
+        """Weights [B, n] that move a prompt to the text of one of `groups` in its context, for images that weigh it:
+        what `prediction` evaluates where the prompt is the baseline."""
+        weights = torch.zeros_like(self.weights)
+        weights[:, group] = -(self.weights[:, group] != 0).to(weights.dtype)
+        return weights
 
     def idle(self, progress: float) -> bool:
         """Is nothing to be done at this share of the schedule?"""
@@ -73,16 +85,17 @@ class Steps:
 
     def repeats(self, step: int, progress: float) -> bool:
         """Does this step, counted from 0, repeat the gamma of the last one that was evaluated?"""
-        return (self.direction == "embedding" and not self.has_uncond and 0 < step - self.evaluated < EVERY
+        return (self.prompt_is_baseline and not self.has_uncond and 0 < step - self.evaluated < EVERY
                 and self.run.settings.active(progress))
 
     def again(self) -> Tensor:
         """The last gamma once more."""
         return self._guided(self.run.again())
 
-    def unsafe(self, eps_uncond: Tensor, eps_groups: Sequence[Tensor]) -> Tensor:
-        """The `prediction` direction [B, C, ...]: the predictions of `groups`, each [B, C, ...], mixed."""
-        return mix(eps_uncond, torch.stack(list(eps_groups)), self.weights[:, self.groups])
+    def unsafe(self, eps_base: Tensor, eps_groups: Sequence[Tensor]) -> Tensor:
+        """The `prediction` direction [B, C, ...]: the predictions of `groups`, each [B, C, ...], mixed around the
+        baseline's."""
+        return mix(eps_base, torch.stack(list(eps_groups)), self.weights[:, self.groups])
 
     def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Tensor) -> Tensor:
         """gamma [B, C, ...] float32 in eps units, zero for images that are left alone.

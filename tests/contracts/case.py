@@ -141,7 +141,7 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
             base = cond if steps.prompt_is_baseline else uncond
             guided = cond - steps.gamma(i, progress, cond, base, eps(unsafe_texts))
         elif steps:
-            base = uncond if beside else eps([encoded.empty] * len(a))
+            base = cond if steps.prompt_is_baseline else uncond if beside else eps([encoded.empty] * len(a))
             own = [eps([{name: list(parts)[g].to(prompt[name]) for name, parts in groups.items()}] * len(a))
                    for g in steps.groups]
             guided = cond - steps.gamma(i, progress, cond, base, steps.unsafe(base, own))

@@ -16,6 +16,8 @@ TESTS = {
     "test_full_push": "Full push: weight -1 in the prompt's context gives the picture of the group's own text",
     "test_same_meaning": "Same meaning: the picture is what core computes, in all directions, with CFG and without",
     "test_same_meaning_anchored_at_the_prompt": "The same, anchored at the prompt, as the method `paper` does it",
+    "test_same_meaning_of_predictions_anchored_at_the_prompt":
+        "The same, predictions anchored at the prompt, as calibrations by `prediction` have them, with CFG and without",
     "test_same_window": "Same window: outside of it nothing is steered, also in the direction `prompt`",
     "test_strength_0": "Strength 0: bit-identical to the picture without the package, and no extra evaluations (not "
                        "counted in a real web UI)",
@@ -35,7 +37,8 @@ bit. Pictures are latents; those of real web UIs have 256 levels, so that one le
 the demo model: small, but each host's own sampling, batching and guidance are what runs.
 
 A cell whose cases differ names them: of CLIP, a prompt's tokens; of diffusers, families; of Forge, `t5` as Flux has it
-(256 tokens, or as many as the text has), and `list` as Forge Neo's encoders of variable length give their texts.
+(256 tokens, or as many as the text has), and `list` as Forge Neo's encoders of variable length give their texts. A
+dash: there is no case, or the contract is newer than that host's run.
 """
 
 

@@ -87,6 +87,16 @@ def test_same_meaning_anchored_at_the_prompt(case, measured, toward):
     check_meaning(case, measured, Method("embedding", guidance=guidance), 3.0)
 
 
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_same_meaning_of_predictions_anchored_at_the_prompt(case, measured, cfg):
+    """As new calibrations do it: predictions of groups in the prompt's context are mixed around the prompt's own."""
+    if case.reference:
+        pytest.skip(case.reference)
+    skip_where_there_is_none(case, "prediction", cfg)
+    guidance = replace(SMOOTH, scale=1000.0, anchor="prompt")
+    check_meaning(case, measured, Method("prediction", guidance=guidance), cfg)
+
+
 def check_meaning(case, measured, method, cfg):
     plain, _ = case.plain(cfg)
     assert deviation(plain_reference(case, cfg), plain) <= case.rounding

@@ -1,6 +1,9 @@
 """Methods: what of them a host lets its user change."""
+from dataclasses import replace
+
 import pytest
 
+from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import ALONE, AS_CALIBRATED, METHODS, MIDDLE, TOWARD, Method, named
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 
@@ -28,9 +31,19 @@ def test_what_does_not_fit_is_said(direction, start, end, said):
 def test_a_direction_that_costs_evaluations_pushes_in_the_middle_unless_the_method_says_when():
     assert named("default", direction=None) == METHODS["default"]
     assert named("default", direction="embedding").guidance == TOWARD and TOWARD.window == MIDDLE
-    assert named("default", direction="prediction").guidance == MIDDLE
+    assert named("default", direction="prediction").guidance == replace(MIDDLE, anchor="prompt")
     assert named("paper", direction="prediction").guidance == MIDDLE  # linear in its weights without being told
     assert named("paper", direction="prompt", rule="log") == Method(context=ALONE, spend="shift")
+
+
+def test_predictions_around_the_prompt_are_of_groups_in_its_context_and_embedding_leads_where_they_do():
+    method = named("default", direction="prediction")
+    assert method.adjusted("embedding") == named("default", direction="embedding")
+    assert Method.from_dict(method.to_dict()) == method
+    with pytest.raises(DebiasError, match="only where its groups' texts stand in the prompt's context"):
+        replace(method, context=ALONE)
+    with pytest.raises(DebiasError, match="'toward' moves a text"):
+        replace(method, guidance=TOWARD)
 
 
 def test_an_unknown_method_is_named():

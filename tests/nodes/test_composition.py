@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.method.methods import Method
+from sd_debias.core.method.methods import Method, named
 
 pytestmark = pytest.mark.comfyui
 PROMPT = "a photo of a doctor"
@@ -19,7 +19,7 @@ WEIGHTS = torch.tensor([[0.0, -1.0], [0.4, -0.4]])
 
 @pytest.fixture
 def guided(demo):
-    """guided(model, direction) -> (the patched model, the list of what its passes did)."""
+    """guided(model, direction or method) -> (the patched model, the list of what its passes did)."""
     from sd_debias.nodes.conditioning import encode_all
     from sd_debias.nodes.guidance import GuidedSampling
 
@@ -27,7 +27,8 @@ def guided(demo):
         done = []
         with torch.inference_mode():
             encoded = encode_all(demo[1], PROMPT, (GENDER,), Method().context)
-        guide = GuidedSampling(encoded, (GENDER,), Method(direction), lambda *_: weights,
+        method = direction if isinstance(direction, Method) else Method(direction)
+        guide = GuidedSampling(encoded, (GENDER,), method, lambda *_: weights,
                                lambda did, _: done.append(did))
         return guide.patch(model), done
     return make
@@ -227,6 +228,22 @@ def test_with_regions_masks_and_timestep_ranges(demo, sample, guided, direction)
     right, = nodes.ConditioningSetTimestepRange().set_range(right, 0.2, 0.8)
     positive, = nodes.ConditioningCombine().combine(left, nodes.ConditioningCombine().combine(middle, right)[0])
     together(demo[0], guided, partial(sample, positive=positive), direction)
+
+
+@pytest.mark.parametrize("cfg", [2.0, 1.0])
+def test_a_push_by_predictions_keeps_other_regions_texts_as_one_by_the_group_s_text_does(demo, sample, guided, cfg):
+    import nodes
+    left, right = (sample.encode(text) for text in (PROMPT, "a photo of a farmer, in a field"))
+    joined, = nodes.ConditioningConcat().concat(left, right)
+    left, = nodes.ConditioningSetArea().append(joined, 32, 64, 0, 0, 1.0)
+    right, = nodes.ConditioningSetArea().append(right, 32, 64, 32, 0, 1.0)
+    run = partial(sample, positive=nodes.ConditioningCombine().combine(left, right)[0], cfg=cfg)
+    push = torch.tensor([[0.0, -1.0], [-1.0, 0.0]])
+    predictions, text, plain = (run(model) for model in (
+        guided(demo[0], named(direction="prediction"), push)[0], guided(demo[0], named(direction="embedding"), push)[0],
+        demo[0]))
+    assert (predictions - plain).abs().max() > 0.05
+    assert (predictions - text).abs().max() < 1e-3
 
 
 @pytest.fixture(scope="module")

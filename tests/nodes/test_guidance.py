@@ -6,7 +6,7 @@ import torch
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.demo_model.model import FOLDER as DEMO
-from sd_debias.core.method.methods import ALONE, DIRECTIONS, METHODS, Method
+from sd_debias.core.method.methods import ALONE, DIRECTIONS, METHODS, Method, named
 from sd_debias.diffusers_host.generate import guided as guided_pipeline
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.diffusers_host.workbench import load_pipeline
@@ -41,7 +41,7 @@ def pipe():
 
 @pytest.mark.parametrize("method", [
     Method("prompt"), Method("prompt", ALONE), Method("prompt", guidance=SafeLatentGuidance(start=0.2, end=0.6)),
-    Method("embedding"), Method("prediction"), METHODS["paper"],
+    Method("embedding"), Method("prediction"), METHODS["paper"], named(direction="prediction"),
     Method("embedding", guidance=SafeLatentGuidance(1000, 0.01, 0.3, 0.4, 0.1, 0.5))], ids=str)
 @pytest.mark.parametrize("cfg, negative", [(2.0, "blurry"), (1.0, "blurry")])
 def test_latents_are_those_of_the_diffusers_pipeline(pipe, sample, guided, method, cfg, negative):
@@ -200,6 +200,18 @@ def test_two_profiles_stack(demo, sample, guided):
     found = sample(two)
     assert first[0][0]["acted"] and second[0][0]["acted"]
     assert (found - sample(one)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("cfg", [2.0, 1.0])
+def test_two_profiles_that_are_anchored_at_the_prompt_add_up(demo, sample, guided, cfg):
+    """The outer one took the inner one's push for the prompt's own prediction, and back."""
+    method = Method("prediction", guidance=SafeLatentGuidance(1e6, anchor="prompt"))
+    half, whole = (torch.tensor([[0.0, -weight], [0.0, 0.0]]) for weight in (0.5, 1.0))
+    once, _ = guided(method, whole)
+    twice, _ = guided(method, half, base=guided(method, half)[0])
+    found, expected, plain = (sample(model, cfg=cfg) for model in (twice, once, demo[0]))
+    assert (expected - plain)[0].abs().max() > 0.1
+    assert (found - expected).abs().max() < 1e-3
 
 
 def test_a_conditioning_of_another_encoder_is_refused(sample, guided):

@@ -65,6 +65,18 @@ def test_and_parts_of_a_batch_keep_their_weights(host, direction):
     assert "Debias weights" in keys(texts[1])
 
 
+@pytest.mark.parametrize("prompt, cfg_scale", [
+    ("a photo of a doctor", 3.0), ("a photo of a doctor", 1.0), ("a photo of a doctor" + " very" * 69, 3.0),
+    ("a red room :0.5 AND a photo of a doctor :0.7", 3.0)])
+def test_a_push_by_predictions_around_the_prompt_is_the_one_by_the_group_s_text(host, prompt, cfg_scale):
+    request = dict(prompt=prompt, cfg_scale=cfg_scale, batch_size=2)
+    save_profile(host.profiles, direction="prediction", guidance=dict(anchor="prompt"), prompts=(prompt,))
+    predictions, texts = generate(host, **request, **debias())
+    save_profile(host.profiles, direction="embedding", guidance=dict(anchor="prompt", toward=True), prompts=(prompt,))
+    assert "Debias weights" in keys(texts[0]) and apart(predictions, generate(host, **request)[0]) > 2
+    assert apart(predictions, generate(host, **request, **debias())[0]) <= ROUNDING
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_an_image_left_alone_is_bit_identical_to_none(host, direction):
     save_profile(host.profiles, direction=direction, steering=dict(weights=[0, 0], probabilities=[1.0, 0.0, 0.0]))
