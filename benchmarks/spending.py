@@ -95,8 +95,6 @@ def tables(results: list[dict]) -> str:
             text.append(f"| {attribute} | {prompt} | {way} | {d['kl']:.4f} | {d['kl_floor95']:.4f} | {100 * test['regrouped']:.0f} % | "
                         f"{100 * abs(needless(test, tests['nothing'], name)):.0f} % | {abs(test['distance']):.3f} | {test['fidelity']:.3f} | "
                         f"{ways[way]['images']} |")
-    former = " The rows of shift were measured with a former solver of its weights, which is not in use any more." * any(
-        r["way"] == "shift" and "code" not in r for r in results)
     won = {by: [wins[by, way] for way in (*rivals, "both")] for by in ("needless", "all")}
     return f"""# Shift or draw
 
@@ -109,7 +107,7 @@ Below the 95 % floor end {', '.join(f'{reached[way]} of {len(cases)} with {way}'
 calibration chooses, is at least as good as `shift` in {won["needless"][0]} of {len(cases)} cases, as steering every picture to a drawn group in
 {won["needless"][1]}, and as both at once in {won["needless"][2]}: it reaches the target where the other does not, or changes no more pictures without need,
 or, if both miss it, ends nearer. Counting all changed pictures instead of the needless ones, these are {won["all"][0]}, {won["all"][1]} and
-{won["all"][2]}. {harness.FLOOR}{former} Calibrations had rounds of {', '.join(str(images) for _, images, _ in ATTRIBUTES.values())}
+{won["all"][2]}. {harness.FLOOR} Calibrations had rounds of {', '.join(str(images) for _, images, _ in ATTRIBUTES.values())}
 pictures for two, five and ten groups, and verifications as large as the tests.
 
 The pictures of `draw` stay nearer to the unguided ones in {nearer['draw, every picture']} of {len(cases)} cases than if every one is steered to a drawn
