@@ -188,7 +188,8 @@ fair model, 19 of 20 of which are. Fidelity is the share of pictures that show t
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(map(certain, rows))} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
-Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them, and at 70:30 all, to tell the test's chance from the weights' errors.
+Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them, and at 70:30 all: after the {HELD_OUT}, to tell the
+test's chance from the weights' errors.
 
 | case | attribute | occupations | mean KL | below the floor | within 4 points | farthest share from its target, in points, by occupation |
 |---|---|---|---|---|---|---|""")

@@ -266,11 +266,12 @@ def summary(results: list[dict], attribute: str, peer: str) -> dict:
 
 
 def front(results: list[dict], attribute: str) -> list[str]:
-    """The methods of which no other has both less KL and less distance to the unguided pictures."""
-    found = {peer: summary(results, attribute, peer) for peer in PEERS if rows_of(results, attribute, peer)}
-    return [peer for peer, own in found.items() if not any(
-        s["kl"] <= own["kl"] and s["distance"] <= own["distance"] and (s["kl"], s["distance"]) != (own["kl"], own["distance"])
-        for s in found.values())]
+    """The methods of which no other has both less KL and less distance to the unguided pictures, as the table prints them:
+    pictures that are the same but for rounding do not beat each other."""
+    found = {peer: (round(s["kl"], 4), round(s["distance"], 3)) for peer in PEERS if rows_of(results, attribute, peer)
+             for s in [summary(results, attribute, peer)]}
+    return [peer for peer, (kl, distance) in found.items() if not any(
+        other != (kl, distance) and other[0] <= kl and other[1] <= distance for other in found.values())]
 
 
 def tables(results: list[dict]) -> str:

@@ -227,11 +227,10 @@ class Pass:
         def eps(denoised):
             return (x.float() - denoised.float()) / sigma
 
-        eps_cond = eps(outs[at])
         if self.steps.prompt_is_baseline:
-            eps_cond = eps_uncond = eps(getattr(outs, "plain", outs[at]))
+            eps_cond = eps_uncond = eps(outs.plain)
         else:
-            eps_uncond = eps(extra.pop() if self.steps.evaluates_empty else outs[base])
+            eps_cond, eps_uncond = eps(outs[at]), eps(extra.pop() if self.steps.evaluates_empty else outs[base])
         found, predictions = iter(extra), []
         for one in self.images[:len(self.images) - self.steps.evaluates_empty]:
             predictions.append(eps_uncond.clone())
