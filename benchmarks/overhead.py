@@ -221,7 +221,8 @@ seconds are those that the process computed, which other work of the machine doe
 ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
 their prompt each time, as pipelines do. `embedding` and `prediction`, whose pictures are pushed to one drawn group here, add one row an image: in every step of the window, or in every
 second one without classifier-free guidance (flux) and where a pipeline evaluates the negative prompt in a call of its own, after the prompt's
-(qwen-image, klein). Added rows have calls of their own.
+(qwen-image, klein). In rows of the former window `prediction` was anchored at the empty prompt, which qwen-image and klein evaluated too, in every step.
+Added rows have calls of their own.
 
 | model | device | pictures, steps | {' | '.join(ways)} |
 |{'---|' * (len(ways) + 3)}"""]

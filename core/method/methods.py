@@ -168,8 +168,8 @@ def named(name: str = "default", **changes: str | None) -> Method:
         given.setdefault("rule", "log")
     usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
     if direction != usual.direction and "prompt" in (direction, usual.direction):
-        given["guidance"] = dict(prompt=SafeLatentGuidance(), embedding=TOWARD,
-                                 prediction=replace(MIDDLE, anchor="prompt"))[direction]
+        given["guidance"] = {"embedding": TOWARD, "prediction": replace(MIDDLE, anchor="prompt")}.get(
+            direction, SafeLatentGuidance())  # of an unknown one, which is refused below
     elif direction == "prediction":
         given["guidance"] = _of_prediction(usual.guidance)
     return replace(usual, **given)

@@ -47,6 +47,8 @@ def test_predictions_around_the_prompt_are_of_groups_in_its_context_and_embeddin
 
 
 def test_an_unknown_method_is_named():
+    with pytest.raises(ValueError, match="Expected direction to be one of prompt, .*got 'sideways'"):
+        named("default", direction="sideways")
     with pytest.raises(ValueError, match="default, shift, paper, got 'magic'"):
         named("magic")
     with pytest.raises(ValueError, match="Expected rule to be one of log"):
