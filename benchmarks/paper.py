@@ -191,8 +191,8 @@ fair model, 19 of 20 of which are. Fidelity is the share of pictures that show t
 Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them, and at 70:30 all: after the {HELD_OUT}, to tell the
 test's chance from the weights' errors.
 
-| case | attribute | occupations | mean KL | below the floor | within 4 points | farthest share from its target, in points, by occupation |
-|---|---|---|---|---|---|---|""")
+| case | attribute | occupations | mean KL | below the floor | within 4 points | farthest share from its target, in points: root mean square | by occupation |
+|---|---|---|---|---|---|---|---|""")
     for case, rows in calibrated.items():
         rows = [r for r in rows if r["many"]]
         for name in rows[0]["before"] if rows else ():
@@ -200,7 +200,7 @@ test's chance from the weights' errors.
             off = [100 * np.abs(np.subtract(m["shares"], m["target"])).max() for m in measured]
             text.append(f"| {case} | {name} | {len(rows)} | {np.mean([m['kl'] for m in measured]):.4f} "
                         f"| {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} | {sum(o <= 4 for o in off)} of {len(rows)} "
-                        f"| {', '.join(f'{o:.1f}' for o in off)} |")
+                        f"| {np.sqrt(np.mean(np.square(off))):.1f} | {', '.join(f'{o:.1f}' for o in off)} |")
     text.append(f"""
 ## KL against iterations
 

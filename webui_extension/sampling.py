@@ -157,8 +157,10 @@ class Pass:
         if self.inside.prompt_is_baseline:
             return [of(by(self.inside.push_to(g))) for g in self.inside.groups]
         groups = [of(lambda row, encoded, _, g=g: of_group(row, encoded, g)) for g in self.inside.groups]
-        return groups if not self.inside.evaluates_empty else [
-            *groups, of(lambda row, encoded, _: {name: encoded.empty[name].to(part) for name, part in row.items()})]
+        if self.inside.evaluates_empty:
+            groups.append(of(lambda row, encoded, _: {name: encoded.empty[name].to(part)
+                                                      for name, part in row.items()}))
+        return groups
 
     def _each(self, conditioning, model, make) -> list[tuple[list[int], object]]:
         """(images, conditioning [B, ...]) of what `make` gives for each guided image's row, encoded text and number."""
