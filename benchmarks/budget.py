@@ -21,25 +21,21 @@ SKEWED = [subject for subject in artwork.OCCUPATIONS if max(bias.shares(subject)
 SOLVERS = {
     "default (draw)": Method(),
     "shift, log": Method(spend="shift"),
-    "shift, additive": Method(spend="shift", rule="additive"),
-    "shift, multiplicative": Method(spend="shift", rule="multiplicative"),
 }
 # Images of the audit and of each round, rounds, images of the verification.
 PLANS = {
     "60 + 60, verified on 120": (60, 3, 120),
     "80 + 80, verified on 120": (80, 3, 120),
     "100 + 100, verified on 200": (100, 3, 200),
-    "100 + 100, up to 15 rounds": (100, 15, 200),
     "240 + 240, verified on 400": (240, 4, 400),
 }
-SHARED, PATIENT = "100 + 100, verified on 200", "100 + 100, up to 15 rounds"
+SHARED = "100 + 100, verified on 200"
 
 
 def jobs() -> list[dict]:
-    """The default method on every plan of few rounds; the solvers on one plan, and the additive rule, which ends short
-    of the target there, on as many rounds as it may need."""
-    chosen = [("default (draw)", plan) for plan in PLANS if plan != PATIENT] + [
-        (method, SHARED) for method in SOLVERS if method.startswith("shift")] + [("shift, additive", PATIENT)]
+    """The default method on every plan of few rounds; the solvers on one plan."""
+    chosen = [("default (draw)", plan) for plan in PLANS] + [
+        (method, SHARED) for method in SOLVERS if method.startswith("shift")]
     return [dict(method=method, plan=plan, occupation=subject) for subject in SKEWED for method, plan in chosen]
 
 

@@ -37,7 +37,6 @@ from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.audits.folder import FolderAudit
 from sd_debias.core.audits.labelled import FORM as CORRECTIONS
 from sd_debias.core.audits.labelled import Labelled, corrected, read_corrections
-from sd_debias.core.calibration.first_steps import kept
 from sd_debias.core.calibration.loop import Round
 from sd_debias.core.calibration.speed import known as known_speed
 from sd_debias.core.judge.check import Check
@@ -55,10 +54,7 @@ from sd_debias.core.report.card_figures import FORM, check_card
 from sd_debias.core.schema import LARGEST_WEIGHT
 from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder
 from sd_debias.diffusers_host.sweep.job import Wanted
-from sd_debias.core.sweep.unit import Recipe, Unit
-from sd_debias.core.sweep.wire import question, read
 from sd_debias.diffusers_host.sweep.prompts import read_prompts
-from sd_debias.diffusers_host.sweep.workflow import read_workflow
 from sd_debias.core.method.draw import Steering, rows
 
 SLOWEST, LONGEST, MOST_MEMORY = 2.0, 60.0, 200 << 20  # seconds of a core, seconds, bytes
@@ -226,37 +222,12 @@ def folder_state(document) -> None:
     found.table()
 
 
-def unit(document) -> None:
-    """What a sweep on another machine asks for."""
-    recipe, asked = read(document)
-    assert all(math.isclose(math.fsum(a.target), 1) for own in recipe.variants for a in own)
-    if asked is not None:
-        first, count = asked.seeds
-        assert isinstance(first, int) and isinstance(count, int) and count > 0, "whole seeds"
-        assert np.isfinite(rows([Steering.from_dict(s) for s in asked.steerings], range(first, first + 3)).numpy()).all()
-        asked.weights  # noqa: B018
-
-
-def workflow_file(document) -> None:
-    """The workflow that a sweep queues on a ComfyUI."""
-    path = folder / "workflow.json"
-    path.write_text(json.dumps(document), "utf-8", "surrogatepass")
-    found = read_workflow(path)
-    assert found.batch_size is None or type(found.batch_size) is int and found.batch_size > 0
-    json.dumps(found.asking("x"))
-
-
 def caches(document) -> None:
     """Files that only save time: what cannot be read of them is made anew."""
     path = folder / "cache.json"
     path.write_text(json.dumps(document), "utf-8", "surrogatepass")
     speed = known_speed(path)
     assert speed is None or 0 < speed < 1e6
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = kept(path, lambda prompt: [np.array([0.5, 0.5])])("a doctor")
-    assert all(np.isfinite(part).all() and (part >= 0).all() and part.ndim == 1 and math.isclose(part.sum(), 1, abs_tol=1e-3)
-               for part in found), "shares"
 
 
 # --- mutation --------------------------------------------------------------------------------------------------------
@@ -339,16 +310,9 @@ def seeds_of() -> dict[Callable, tuple[list, Callable, float]]:
         checks: ([Check("gender", ("man", "woman"), ((9, 1), (2, 8)), (0, 1), "a judge", ("a man", "a woman"),
                         ((9, 10), (9, 10))).to_dict()], mutated, 0.03),
         folder_state: ([read_json(an_audit(2).state)], mutated, 0.02),
-        unit: ([question(Recipe(((parse("gender"),),), METHODS["default"], Plan(20)), own) for own in (
-            None, Unit(0, "a doctor", 0, 0, "audit", (Steering.none(2).to_dict(),), (5, 10), 0, False))], mutated, 0.03),
-        workflow_file: ([nodes.graph], mutated, 0.02),
-        caches: ([dict(seconds_an_image=1.5), {"a doctor": [[0.4, 0.6]], "x": [[1, 0]]}], mutated, 0.01),
+        caches: ([dict(seconds_an_image=1.5)], mutated, 0.01),
         nodes.workflow: (nodes.documents(), lambda document, chance: nodes.mutated(document, chance, mutated), 0.04),
         webui.infotext: (webui.valid, infotext_mutated, 0.03)}
-    if webui.app is not None:
-        found[webui.api] = (webui.requests(), lambda document, chance: webui.requested(document, chance, mutated), 0.02)
-    else:
-        print("No FastAPI is installed, so no request is sent to the web UIs' routes.", flush=True)
     return found
 
 

@@ -12,7 +12,6 @@ import math
 import random
 import re
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any, Callable
@@ -30,7 +29,7 @@ NUMBERS = [0, 1, -1, 7, 2**31, 2**53, 2**70, -2**70, 10**400]
 FLOATS = [0.0, 1.0, 0.5, -0.5, 1e30, -1e30, 1e-300, math.nan, math.inf, -math.inf]
 TEXTS = ["", " ", "x", "gender", "a photo of a doctor", "young: a child\nold", "a|b=1:2", "70:30", "woman 65", "nan:1",
          "a" * 300, "\u202egpj", "\0", "<script>alert(1)</script>", "../../etc/passwd", "{prompt}", "[", "[1]",
-         '"/etc/passwd"', "null", "0", '{"form": "sd-debias labels 1", "runs": {}}', "demo", "draw", "predict",
+         '"/etc/passwd"', "null", "0", '{"form": "sd-debias labels 1", "runs": {}}', "demo", "draw",
          "custom", "quick", "as calibrated", "embedding", "prediction", "paper", "shift", "own groups", "log"]
 
 
@@ -90,7 +89,7 @@ class Comfy:
         self.classes = {own.__name__: own for own in found if own.__name__ != "DebiasDemoModel"}
         self.widgets = {name: [one for one in own.define_schema().inputs if one is not None]
                         for name, own in self.classes.items()}
-        assert audit.DebiasAudit in self.classes.values() and sum(map(len, self.widgets.values())) > 80
+        assert audit.DebiasAudit in self.classes.values() and sum(map(len, self.widgets.values())) > 60
         self.graph = {
             "1": dict(class_type="DebiasDemoModel", inputs={}),
             "2": dict(class_type="CLIPTextEncode", inputs=dict(clip=["1", 1], text="a photo of a doctor")),
@@ -172,7 +171,7 @@ def _value(widget: types.SimpleNamespace, chance: random.Random) -> Any:
 # --- A1111 -----------------------------------------------------------------------------------------------------------
 
 class Webui:
-    """Infotexts that are pasted, and requests to the routes, as FastAPI hands them on."""
+    """Infotexts that are pasted."""
 
     def __init__(self, folder: Path, profile: dict):
         double = _loaded("webui_double", TESTS / "webui" / "double.py")
@@ -194,8 +193,6 @@ class Webui:
         self.profile.save(profiles.save_folder())
         self.valid = [self._infotext(acted, prompt) for acted in (True, False) for prompt in (
             self.profile.entries[0].prompt, "a (doctor:1.2) and a nurse", "a king, 50 \u533b\u751f: \"x\"\\")]
-        self.app = self._app()
-        self.loop = asyncio.new_event_loop()
 
     def _infotext(self, acted: bool, prompt: str) -> str:
         given = self.arguments.Arguments(True, self.profile.name, 0.5, "embedding", 0.1, 0.9, False, "draw")
@@ -222,84 +219,3 @@ class Webui:
         self.host.reported.clear()  # values that are none, which the log tells
         if "Debias profile" not in parameters:
             raise DebiasError("This is of no picture of sd-debias: the accordion is switched off.")
-
-    def _app(self) -> Any:
-        try:
-            from fastapi import FastAPI
-
-            from sd_debias.webui_extension import api
-        except ImportError:
-            return None
-        app = FastAPI()
-        api.register(app)
-        return app
-
-    def requests(self) -> list:
-        from sd_debias.core.calibration.plan import Plan
-        from sd_debias.core.method.methods import METHODS
-        from sd_debias.core.sweep.unit import Recipe, Unit
-        from sd_debias.core.sweep.wire import question
-        recipe = Recipe(((GENDER,),), METHODS["default"], Plan(20, rounds=0, held_out=0, batch_size=5), 0)
-        unit = Unit(0, "a doctor", 0, 0, "audit", (dict(weights=[0.0, 0.0], probabilities=[], strength=1.0),), (5, 10), 0,
-                    False)
-        settings = dict(prompt="a doctor", seed=5, steps=6, sampler_name="Euler", width=64, height=64, batch_size=2,
-                        override_settings={}, styles=[])
-        audit = dict(txt2img=settings, prompts=["a doctor"], attributes=["gender", "young | old = 1:2"], check="none",
-                     classifier="demo", look="picture", detector="auto", count=6, confidence=0.5, corrections={})
-        numbers = dict(count=20, rounds=2, held_out=20, tolerance=0.1, within=0.0)
-        usual = {key: value for key, value in audit.items() if key not in ("count", "corrections")}
-        return [("POST", "/audit", audit),
-                ("POST", "/calibrate", dict(usual, name="x", sure="custom", overwrite=True, **numbers)),
-                ("POST", "/calibrate", dict(usual, name="x", sure="quick", method="shift", rule="log")),
-                ("POST", "/measure", dict(txt2img=settings, model="", classifier="demo", look="picture",
-                                          detector="auto", sweep=question(recipe, unit))),
-                ("GET", "/profiles/x", None), ("GET", "/jobs/x", None), ("DELETE", "/jobs/x", None)]
-
-    @staticmethod
-    def requested(document: tuple, chance: random.Random, mutated: Callable) -> tuple:
-        method, path, body = document
-        if body is None:
-            return method, path[:-1] + chance.choice(TEXTS).replace("/", "\\"), None
-        data = json.dumps(mutated(body, chance))
-        return method, path, data if chance.random() < 0.95 else data[:chance.randrange(len(data))]
-
-    def api(self, document: tuple) -> None:
-        """A request: never 500, a refusal in a sentence, and a job that ends with a sentence."""
-        method, path, body = document
-        status, answer = self._ask(method, f"/sd-debias/v1{path}", body)
-        assert status < 500, (status, answer)
-        if status >= 400:
-            said = answer["detail"]
-            assert isinstance(said, str), answer
-            raise DebiasError(said)
-        if not isinstance(answer, dict) or "state" not in answer:
-            return
-        for thread in threading.enumerate():
-            if thread.name.startswith("sd-debias"):
-                thread.join()
-        status, answer = self._ask("GET", f"/sd-debias/v1/jobs/{answer['id']}", None)
-        bugs, self.host.reported[:] = list(self.host.reported), []
-        assert not bugs, (bugs, answer)
-        if answer["state"] == "failed" and answer["error"] != str(Reached("The first picture is asked for.")):
-            raise DebiasError(answer["error"])
-
-    def _ask(self, method: str, path: str, body: str | None) -> tuple[int, Any]:
-        """A request as an ASGI server passes it."""
-        sent: list[dict] = []
-        data = (body or "").encode("utf-8", "surrogatepass")
-
-        async def receive() -> dict:
-            return dict(type="http.request", body=data, more_body=False)
-
-        async def send(message: dict) -> None:
-            sent.append(message)
-
-        scope = dict(type="http", asgi={"version": "3.0"}, http_version="1.1", method=method, scheme="http", path=path,
-                     raw_path=path.encode("utf-8", "surrogatepass"), query_string=b"", root_path="",
-                     headers=[(b"content-type", b"application/json")], client=("127.0.0.1", 1), server=("127.0.0.1", 80))
-        try:
-            self.loop.run_until_complete(self.app(scope, receive, send))
-        finally:
-            self.loop.run_until_complete(asyncio.sleep(0))
-        text = b"".join(message.get("body", b"") for message in sent[1:])
-        return sent[0]["status"], json.loads(text) if text else {}

@@ -30,7 +30,7 @@ from sd_debias.core.report.chart import LIGHT, Scene
 from demo_training import captions
 from sd_debias.core.method.methods import ALONE
 from sd_debias.core.calibration.statistics import deviation_ratio, dirichlet_interval, shares, total_variation
-from sd_debias.core.method.safe_latent import PRESETS
+from sld_presets import PRESETS
 from sd_debias.core.method.methods import METHODS, Method, named
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Entry, Profile
@@ -174,8 +174,6 @@ PEERS = {
     "FairImagen, more noise": fairimagen(1.0),
     "policy gradient": ida(Method(spend="shift", rule="policy_gradient"), replace(PLAN, images=50, rounds=23)),
     "IDA, the paper's combination": ida(METHODS["paper"]),
-    "IDA, shift, additive": ida(Method(spend="shift", rule="additive")),
-    "IDA, shift, multiplicative": ida(Method(spend="shift", rule="multiplicative")),
     "IDA, shift, log": ida(Method(spend="shift")),
     "IDA, draw, embedding": ida(named(direction="embedding")),
     "IDA, draw, embedding, all steps": ida(Method("embedding")),

@@ -1,4 +1,4 @@
-"""What fuzz.py, api_fuzz.py, kill.py and soak.py found, in reliability.json and as the page reliability.md."""
+"""What fuzz.py, kill.py and soak.py found, in reliability.json and as the page reliability.md."""
 from __future__ import annotations
 
 import json
@@ -49,8 +49,6 @@ by {fuzz['more_memory_mb']} MB over the run.
 |---|---|---|
 {rows}
 """)
-    if api := known.get("api"):
-        parts.append(_api(api))
     if kill := known.get("kill"):
         parts.append(f"""## Killed at random moments
 
@@ -88,17 +86,6 @@ garbage now and then, from the least of the first third to the least of the last
 {chr(10).join(rows)}
 """)
     return "\n".join(parts)
-
-
-def _api(api: dict) -> str:
-    """The section on requests to the web UIs' routes."""
-    statuses = ", ".join(f"{number:,} of {status}" for status, number in api["statuses"].items())
-    return f"""## Requests to a web UI's routes
-
-`python benchmarks/api_fuzz.py URL --examples {api['examples']} --seconds {api['seconds']} --seed {api['seed']}` ({api['machine']}): schemathesis {api['schemathesis']} sent
-{api['requests']:,} requests to the {api['routes']} routes of the extension in a running {api['host']}, made of the host's own schema, right and wrong ones. Every
-answer had a status below 500 that the schema knows, and its form; the command ends with an error otherwise. By status: {statuses}.
-"""
 
 
 def _soaked(kind: str, soak: dict) -> str:

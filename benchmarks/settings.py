@@ -18,7 +18,7 @@ from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.statistics import noise_floor
 from sd_debias.core.method.methods import METHODS, Method
-from sd_debias.core.method.safe_latent import PRESETS
+from sld_presets import PRESETS
 
 METHOD = METHODS["paper"]
 OCCUPATIONS = ("mechanic", "teacher", "police officer")
@@ -46,8 +46,6 @@ SETTINGS = {
     "momentum (SLD medium, 0.3 and 0.4)": guided(momentum_scale=0.3, momentum_beta=0.4),
     "momentum (SLD strong, 0.5 and 0.7)": guided(momentum_scale=0.5, momentum_beta=0.7),
     "warm-up of 25 %, then all steps": guided(end=1.0),
-    "rule additive": replace(METHOD, rule="additive"),
-    "rule multiplicative": replace(METHOD, rule="multiplicative"),
 }
 
 

@@ -20,18 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "webui"))
 
 import real  # noqa: E402  # of the tests: how a server is spoken to
-from settings import CALIBRATE, PROMPT, debias, keys, payload, save_profile  # noqa: E402
+from settings import CALIBRATE, debias, keys, payload, save_profile  # noqa: E402
 
 # MB per 100 runs. The smallest runs decode 4 pictures of 64 x 64 in 32 bits, 0.2 MB: kept of every run they are 20 MB.
 BOUNDS = dict(memory=10.0)
 EACH = 100
 CHECKED = 20  # after so many runs the plain pictures are compared
-KINDS = {"plain": 3, "applied": 3, "audit by script": 1, "audit by route": 3, "calibration by script": 2,
-         "calibration by route": 2}  # how often, relatively
+KINDS = {"plain": 3, "applied": 3, "audit": 4, "calibration": 4}  # how often, relatively
 PAGE = dict(batch_size=4, steps=4)
 COUNT = 8  # pictures of an audit
 PLAN = dict(images=COUNT, rounds=1, held_out=4)
-ROUTES = "/sd-debias/v1"
 PROFILE = "soak"
 
 
@@ -43,7 +41,7 @@ class Run:
 
     @property
     def calibrates(self) -> bool:
-        return self.kind.startswith("calibration")
+        return self.kind == "calibration"
 
 
 class Host:
@@ -53,7 +51,6 @@ class Host:
         os.environ.update(A1111_PATH=str(folder), A1111_URL=url)
         self.server = real.Server("A1111", ROOT)
         save_profile(self.server.profiles, PROFILE)
-        self.job: str | None = None  # the last one of a route
         self.weights = keys(self.pictures(True)[1][0])["Debias weights"]
 
     def post(self, **given) -> tuple[list[str], list[str]]:
@@ -67,7 +64,7 @@ class Host:
     def run(self, run: Run) -> bool:
         if run.kind in ("plain", "applied"):
             return self.said(run, self.pictures(run.kind == "applied", run.seed)[1])
-        return self.by_script(run) if run.kind.endswith("script") else self.by_route(run)
+        return self.by_script(run)
 
     def said(self, run: Run, texts: list[str]) -> bool:
         """What infotexts claim: of plain pictures nothing, of others this profile with its weights, or why not."""
@@ -88,39 +85,20 @@ class Host:
         texts = self.post(seed=run.seed, script_name=name, script_args=args)[1]
         return bool(texts) and self.ended(run, texts[0])
 
-    def by_route(self, run: Run) -> bool:
-        request = dict(txt2img=dict(prompt=PROMPT, width=64, height=64, sampler_name="Euler", seed=run.seed, **PAGE),
-                       classifier="demo", count=COUNT, **(dict(rounds=1, held_out=4, name=run.name) if run.calibrates else {}))
-        job = self.server.call(f"{ROUTES}/{'calibrate' if run.calibrates else 'audit'}", request)
-        self.job = job["id"]
-        while job["state"] in ("waiting", "running"):
-            time.sleep(0.1)
-            job = self.server.call(f"{ROUTES}/jobs/{job['id']}")
-        if job["state"] == "failed":
-            raise Different(f"Expected the {run.kind} to end well, got {job['error']}")
-        complete = job["state"] == "done"
-        if job["text"] and self.ended(run, job["text"]) != complete or (job["profile"] == run.name) != (
-                complete and run.calibrates):
-            raise Different(f"Expected a job that says how it ended, got {job}")
-        return complete
-
     def ended(self, run: Run, text: str) -> bool:
         """Whether it came to its end by its own words. Raises Different where there is no such result, or a result of
         one that did not."""
         complete = "Interrupted" not in text
         counted = f"N = {COUNT}" in text
-        saved = run.calibrates and run.name in self.server.call(f"{ROUTES}/profiles")
+        saved = run.calibrates and (self.server.profiles / f"{run.name}.json").exists()
         if complete and not counted or complete != saved and run.calibrates:
             raise Different(f"Expected the result of {run.kind} {run.name}, which is {'' if saved else 'not '}saved, got "
                             f"{text}")
         return complete
 
     def cancel(self, run: Run, chance: random.Random) -> bool:
-        """Interrupt what runs, or the job of a route; False where nothing runs."""
+        """Interrupt what runs; False where nothing runs."""
         working = bool(self.server.call("/sdapi/v1/progress")["state"]["job"])
-        if self.job and run.kind.endswith("route") and chance.random() < 0.5:
-            self.server.ask(f"{ROUTES}/jobs/{self.job}", method="DELETE")
-            return True  # also where the job only waits
         self.server.call("/sdapi/v1/interrupt", {})
         return working
 

@@ -136,13 +136,6 @@ CALIBRATION = {
               attributes=_list(ATTRIBUTE, minItems=1, maxItems=8), method=METHOD, plan=PLAN,
               checks=_or_null(_list(_or_null(CHECK), maxItems=8)), made_with={"type": ["object", "null"]},
               rounds=_list(ROUND, maxItems=10_000))}
-UNIT = _object(
-    "job prompt variant round kind steerings seeds begin rounds", job=COUNT, prompt=TEXT, variant=COUNT, round=COUNT,
-    kind=KIND, steerings=_list(STEERING, minItems=1, maxItems=8), begin=COUNT, rounds={"type": "boolean"},
-    seeds=_list(_whole(-2**65, 2**65), minItems=2, maxItems=2))
-QUESTION = _object(  # of a sweep, to a server
-    "variants method plan unit", method=METHOD, plan=PLAN, unit=_or_null(UNIT), show=_whole(0, 16),
-    variants=_list(_list(ATTRIBUTE, minItems=1, maxItems=8), minItems=1, maxItems=10_000))
 SCHEMAS = {"profile": PROFILE, "calibration": CALIBRATION}
 
 _WORDS = {"object": "an object", "array": "a list", "string": "a text", "number": "a finite number",

@@ -5,7 +5,6 @@ import hashlib
 import inspect
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.calibration.first_steps import predicted
 from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Round
 from ..core.calibration.plan import Plan, planned
 from ..core.calibration.runner import Host, advance
@@ -28,7 +26,6 @@ from ..core.method.methods import METHODS, Method
 from ..core.profile.file import Profile
 from ..core.profile.lookup import entry_for
 from ..core.method.draw import Steering, check_steered
-from . import first_steps
 from .encode import encode, encode_all, of_one_length
 from .families import check_family, check_whole_texts, family_of, guidance
 from .generate import generate
@@ -64,7 +61,6 @@ class Workbench(Host):
                             cfg=cfg, width=width, height=height, negative_prompt=negative_prompt)
         self.evaluations = 0
         self._encoded: tuple[tuple, Encoded] | None = None
-        self.first_shares: dict[str, dict] = {}  # by case and prompt: those of the calibrated ones are needed again
         pipe.set_progress_bar_config(disable=True)
 
     def generate(self, prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (),
@@ -152,24 +148,6 @@ class Workbench(Host):
         for _ in self.run(calibration):
             pass
         return calibration
-
-    def predicted(self, profile: Profile, prompt: str, images: int = 32, seed: int = 0) -> Profile:
-        """The profile with predicted weights for a prompt that it was not calibrated for. Of this one and every
-        calibrated prompt, `images` are begun, but none is finished. Raises DebiasError as
-        `core.calibration.first_steps.predicted`."""
-        self.check(profile.attributes, first_steps.LOOKING)
-        s = self.setting
-        size = {key: s[key] for key in ("width", "height") if s[key]}
-        known = self.first_shares.setdefault(repr((profile.attributes, images, seed, s)), {})
-
-        def shares_of(text):
-            if text not in known:
-                known[text] = first_steps.first_shares(
-                    self.pipe, text, profile.attributes, range(seed, seed + images), batch_size=self.batch_size,
-                    num_inference_steps=s["steps"], **guidance(self.pipe, s["cfg"], s["negative_prompt"]), **size)
-            return known[text]
-
-        return replace(profile, predicted=(*profile.predicted, predicted(profile, prompt, shares_of)))
 
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0,
                      work: Unfinished | None = None) -> Iterator[Calibration]:

@@ -17,7 +17,6 @@ from .doctor import DebiasDoctor
 from .folder import DebiasLoadFolder
 from .profiles import DebiasLoadProfile, DebiasSaveProfile
 from .report import DebiasReport
-from .sweep_unit import DebiasSweepUnit
 from .text_encode import DebiasTextEncode
 
 
@@ -26,7 +25,7 @@ class Debias(ComfyExtension):
         return [DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier, DebiasImageClassifier,
                 DebiasAskClassifier, DebiasLookAtFaces, DebiasPanel, DebiasCheckClassifier, DebiasLoadFolder,
                 DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply, DebiasTextEncode,
-                DebiasReport, DebiasDoctor, DebiasSweepUnit]
+                DebiasReport, DebiasDoctor]
 
 
 async def comfy_entrypoint() -> Debias:

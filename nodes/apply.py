@@ -12,17 +12,15 @@ from ..core.method.conditioning import Encoded
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
 from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, OTHERS, PREDICT, bare
+from ..core.profile.prompts import ALONE, OTHERS, bare
 from ..core.profile.words import metadata, sent_to
 from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import encode_all
-from .first_steps import predict
 from .graph import samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
-from .workbench import behind as known_by
 
 
 def looked_up(profile: Profile, text: str, found: bool = False) -> tuple[Entry, list[str]]:
@@ -88,9 +86,6 @@ class Application:
             if behind and all(bare(text) != bare(self.text) for text in behind):
                 said.append(f"'text' is {quoted(self.text)}, but the positive conditioning is made from "
                             f"{', '.join(map(quoted, behind))}; 'text' is used")
-        if self.profile.others == PREDICT and self.prompt.strip():
-            self.profile = predict(self.profile, self.prompt, self.model, self.clip, known_by(self.graph, self.node),
-                                   self.node)
         self.entry, warnings = looked_up(self.profile, self.prompt, bool(behind))
         self.prompt, self.said = self.prompt if self.prompt.strip() or behind else self.entry.prompt, [*said, *warnings]
 
@@ -174,9 +169,7 @@ class DebiasApply(io.ComfyNode):
                 io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
                     "What to do with a prompt that was not calibrated. (A calibrated prompt is also found with "
                     "emphasis, and by its subject in longer prompts.) leave alone: nothing. draw: steer each image to "
-                    "a randomly drawn group. predict: predict weights from the calibrated prompts, which must be at "
-                    "least twice as many as groups. This takes as long as 25 to 45 images for a new prompt and, once, "
-                    "for each calibrated one."))],
+                    "a randomly drawn group."))],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 

@@ -5,17 +5,15 @@ from comfy_api.latest import io
 
 from ..core.errors import DebiasError, short
 from ..core.profile.file import Profile
-from ..core.profile.lookup import check_encoder, differences, entry_for, is_other, with_others
-from ..core.profile.prompts import ALONE, OTHERS, PREDICT
+from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
+from ..core.profile.prompts import ALONE, OTHERS
 from ..core.profile.words import metadata
 from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import effect, encode_all, shift
-from .first_steps import predict
 from .guidance import PROFILE, nothing
 from .model_name import encoder_name
 from .types import CATEGORY, Profiles
-from .workbench import behind as known_by
 
 MOST = 4096  # images in a batch
 
@@ -71,26 +69,16 @@ class DebiasTextEncode(io.ComfyNode):
                 io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
                     "What to do with a prompt that was not calibrated. (A calibrated prompt is also found with "
                     "emphasis, and by its subject in longer prompts.) leave alone: nothing. draw: steer each image to "
-                    "a randomly drawn group. predict: predict weights from the calibrated prompts, which must be at "
-                    "least twice as many as groups. This takes as long as 25 to 45 images for a new prompt and, once, "
-                    "for each calibrated one. Wire the model to 'model'.")),
-                io.Model.Input("model", optional=True, tooltip=(
-                    "Only needed for other_prompts = predict, which reads its first steps. It is not changed."))],
+                    "a randomly drawn group."))],
             outputs=[io.Conditioning.Output(tooltip="The shifted conditioning, one embedding per image.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
-    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE,
-                model=None):
+    def execute(cls, clip, text, profile, strength=1.0, seed=0, batch_size=1, other_prompts=ALONE):
         node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
         check_strength(strength)  # wired numbers are not held to the widgets' ranges
         if not 1 <= batch_size <= MOST:
             raise DebiasError(f"Expected a batch size of 1 to {MOST}, got {short(batch_size)}. Lower it.")
-        if profile.others == PREDICT and is_other(profile, text):
-            if model is None:
-                raise DebiasError("other_prompts is 'predict', which reads the model's first steps, but no model is "
-                                  "wired. Wire the model to 'model', or choose another way.")
-            profile = predict(profile, text, model, clip, known_by(cls.hidden.prompt or {}, node), node)
         warned = list(entry_for(profile, text)[0].warnings)
         if profile.method.direction != "prompt":
             warned.append(f"the weights were calibrated with the direction '{profile.method.direction}'")

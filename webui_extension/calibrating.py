@@ -53,12 +53,11 @@ class Result:
 
 def audit(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None, count: int,
           confidence: float = 0.0, hires: bool = False, say: Callable[[str], None] = lambda text: None,
-          cancelled: Callable[[], bool] = lambda: False, check: str | None = None, corrections: object = None
-          ) -> Result:
+          check: str | None = None, corrections: object = None) -> Result:
     """Shares of the pictures that the page makes; nothing is changed. `check` names one of the classifier,
     `corrections` are labels set by hand, as a file's text or its content. Raises DebiasError."""
     by_hand = given_back(corrections)
-    bench = Workbench(p, classifier, hires, say, cancelled)
+    bench = Workbench(p, classifier, hires, say)
     outcome = runner.audit(bench, prompts, attributes, count, p.batch_size, p.seed, confidence,
                            checks.load(check, attributes))
     raised(outcome)
@@ -76,12 +75,12 @@ def raised(outcome: Outcome) -> None:
 
 
 def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None, count: int,
-          confidence: float, name: str, corrections: object = None, say: Callable[[str], None] = lambda text: None,
-          cancelled: Callable[[], bool] = lambda: False) -> Result:
+          confidence: float, name: str, corrections: object = None, say: Callable[[str], None] = lambda text: None
+          ) -> Result:
     """Check the classifier with the page's settings, and save the check under a name. Raises DebiasError."""
     checks.new_name(name)  # said before the first picture
     by_hand = given_back(corrections)
-    bench = Workbench(p, classifier, False, say, cancelled)
+    bench = Workbench(p, classifier, False, say)
     found, outcome = check_judges(bench, prompts, attributes, count, p.batch_size, p.seed, confidence, by_hand)
     raised(outcome)
     result = _looked_at(outcome, "Check of the classifier", CHECK, None)
@@ -109,8 +108,7 @@ def _looked_at(outcome: Outcome, title: str, name: str, by_hand: dict | None) ->
 
 def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier: Named | str | None,
               method: Method, name: str, sure: str, numbers: dict, overwrite: bool = False, hires: bool = False,
-              say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False,
-              note: str = "", check: str | None = None) -> Result:
+              say: Callable[[str], None] = lambda text: None, note: str = "", check: str | None = None) -> Result:
     """As `runner.calibrate`, with one profile in the user's folder. Raises DebiasError.
 
     sure, numbers: the plan, as `planned` takes them; note: what is said from the first picture on
@@ -120,7 +118,7 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
     places = runner.Places(profile=target, lock=target, folder=folder / "reports" / name, states=folder / "unfinished",
                            best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite,
                            earlier=folder / "reports" / f"{name} (earlier)")
-    bench = Workbench(p, classifier, hires, say, cancelled)
+    bench = Workbench(p, classifier, hires, say)
     bench.note = note
     outcome = runner.calibrate(bench, prompts, attributes, method, planned(
         sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places, checks.load(check, attributes))

@@ -17,5 +17,5 @@ def register() -> None:
 
 
 def routes(_demo, app) -> None:
-    from . import api  # needs fastapi, which nothing else does
-    api.register(app)
+    from . import reports  # needs fastapi, which nothing else does
+    reports.register(app)

@@ -162,15 +162,14 @@ def found(source: str, trusted: bool = True) -> str:
                       "there, or 'demo', or leave the classifier out to use that of the settings page.")
 
 
-def fingerprints(text: str | None, tell: Callable = fingerprint, by_name: bool = False) -> list:
-    """What tells the models that are named from others put in their place, by what `tell` says of their folders; with
-    `by_name`, as in `load`, of no others."""
+def fingerprints(text: str | None, by_name: bool = False) -> list:
+    """Fingerprints of the models that are named; with `by_name`, as in `load`, of no others."""
     models = [source for source in sources(text or default()) if source not in (DEMO, HOST, "ita", "photo")]
     own = sources(default())
 
     def told(source: str) -> Any:
         try:
-            return tell(found(source, not by_name or source in own))
+            return fingerprint(found(source, not by_name or source in own))
         except DebiasError:
             return None  # `load` refuses it
 

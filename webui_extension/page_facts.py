@@ -4,7 +4,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from enum import Enum
-from typing import Callable
 
 import numpy as np
 from PIL import Image
@@ -22,26 +21,19 @@ IMG2IMG = ("init_images", "denoising_strength", "resize_mode", "image_mask", "ma
            "image_cfg_scale", "initial_noise_multiplier")
 
 
-def page_facts(p, hires: bool, tell: Callable = fingerprint) -> list:
+def page_facts(p, hires: bool) -> list:
     """As plain values: the setting with the chosen checkpoint, the page's own fields, the host's settings that
-    infotexts name, the files of checkpoint and VAE by what `tell` says of them, and other extensions' arguments, such
+    infotexts name, the files of checkpoint and VAE, and other extensions' arguments, such
     as ControlNet's."""
     names = (*PAGE, *(HIRES if hires else ()), *(IMG2IMG if getattr(p, "init_images", None) else ()))
     return [_chosen(p), sorted(map(str, p.override_settings.items())),
-            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p, tell), _other_scripts(p)]
+            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p), _other_scripts(p)]
 
 
-def reading_facts(p) -> list:
-    """What the first steps of a prompt depend on beside its setting: the host's settings, the files, tiling, and, where
-    it stays on the model, what other extensions have put there."""
-    others = [] if hasattr(p.sd_model, "forge_objects") else _other_scripts(p)
-    return [_options(p), _files(p), option(p, "forge_additional_modules"), _value(getattr(p, "tiling", None)), others]
-
-
-def host_facts(p, tell: Callable = fingerprint) -> dict[str, object]:
+def host_facts(p) -> dict[str, object]:
     """What users may change on the page while its pictures are made, by name: the checkpoint and VAE with their files,
     and the host's settings that decide pictures. Hosts write a checkpoint's name with its hash once it is loaded."""
-    checkpoint, vae = _files(p, tell)
+    checkpoint, vae = _files(p)
     named = dict(item for item in _options(p) if item[0] != "sd_model_checkpoint")
     match = _match(option(p, "sd_model_checkpoint"))
     return {"The checkpoint": getattr(match, "name_for_extra", None), "The checkpoint's file": checkpoint,
@@ -70,10 +62,10 @@ def _options(p) -> list:
     return sorted((name, str(option(p, name))) for name, known in labels.items() if getattr(known, "infotext", None))
 
 
-def _files(p, tell: Callable = fingerprint) -> list:
+def _files(p) -> list:
     """What tells the checkpoint and VAE from others put in their place."""
     match, known = _match(option(p, "sd_model_checkpoint")), getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
-    return [tell(getattr(match, "filename", None)), tell(known.get(option(p, "sd_vae")))]
+    return [fingerprint(getattr(match, "filename", None)), fingerprint(known.get(option(p, "sd_vae")))]
 
 
 def _other_scripts(p) -> list:

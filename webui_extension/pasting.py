@@ -6,7 +6,6 @@ from typing import Mapping
 
 from . import profiles
 from ..core.errors import short
-from ..core.profile.prompts import DRAW
 from .arguments import Arguments
 
 
@@ -24,8 +23,6 @@ def pasted(name: str, parameters: Mapping):
         return profiles.name_of(parameters.get("Debias hash", ""), parameters["Debias profile"])
     default = getattr(Arguments(), name)
     text = parameters.get(f"Debias {name}")
-    if text is None and name == "others" and "was not calibrated; " in parameters.get("Debias prompt", ""):
-        return DRAW  # as earlier versions did unasked
     value = default if text is None else _read(text, default)
     if value is None:
         from modules import errors

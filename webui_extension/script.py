@@ -7,11 +7,10 @@ from modules import scripts, shared, ui_common
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
-from ..core.profile.prompts import OTHERS, PREDICT
+from ..core.profile.prompts import OTHERS
 from ..core.report.markdown import literal, literal_lines
 from . import host_a1111, host_forge, profiles
 from .arguments import NONE, Arguments
-from .first_steps import with_predictions
 from .guide import from_profile
 from .pasting import pasted
 from .run import STATE, Run, family
@@ -51,9 +50,7 @@ class Debias(scripts.Script):
             others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
                                  label="Debias prompts that the profile is not for")
             # Texts of all scripts have no marks within a sentence: localizations translate what stands between marks.
-            gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group. predict: weights are "
-                        "predicted from the calibrated prompts, which must be at least twice as many as groups. This "
-                        "takes as long as 25 to 45 images for a new prompt and, once, for each calibrated one.  \nThe "
+            gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group.  \nThe "
                         "directions embedding and prediction do nothing in steps in which a setting skips the "
                         "negative prompt. The direction prompt always works.")
         profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
@@ -80,18 +77,6 @@ class Debias(scripts.Script):
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")
         except Exception as error:
             Run(p, error=profiles.said(error))
-            if not isinstance(error, DebiasError):
-                raise  # the host logs it
-
-    def before_process_batch(self, p, *args, **kwargs):
-        run = getattr(p, STATE, None)
-        profile = getattr(getattr(run, "guide", None), "profile", None)
-        if profile is None or profile.others != PREDICT or run.error:
-            return
-        try:
-            run.guide = with_predictions(p, run.guide, self)
-        except Exception as error:
-            run.fail(p, profiles.said(error))
             if not isinstance(error, DebiasError):
                 raise  # the host logs it
 

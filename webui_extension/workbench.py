@@ -17,7 +17,6 @@ from ..core.calibration.runner import Host, Progress
 from ..core.calibration.speed import remember
 from ..core.calibration.unfinished import PARAMETERS
 from ..core.errors import DebiasError, out_of_memory, quoted
-from ..core.files import fingerprint
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
 from . import classifiers, profiles
@@ -38,22 +37,21 @@ class Workbench(Host):
     again = "start it again with the same settings and seed"
 
     def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
-                 say: Callable[[str], None] = lambda text: None, cancelled: Callable[[], bool] = lambda: False,
-                 judges: bool = True, tell: Callable = fingerprint):
-        """tell: what tells files from others put in their place"""
+                 say: Callable[[str], None] = lambda text: None,
+                 judges: bool = True):
         from modules import processing
         processing.fix_seed(p)
-        self.p, self.tell, self.cancelled, self.of_file = p, say, cancelled, tell
+        self.p, self.tell = p, say
         self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.named = classifiers.Named.of(classifier)
         text = self.named.text
         self.by_name = bool(getattr(p, "is_api", False))
-        self.judge = [text or classifiers.default(), classifiers.fingerprints(text, tell, self.by_name),
+        self.judge = [text or classifiers.default(), classifiers.fingerprints(text, self.by_name),
                       *self.named.facts] if judges else None
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
         self.setting = setting_of(p)
-        self.skipped, self.model, self.chosen = False, None, host_facts(p, tell)  # what generated, what was chosen
+        self.skipped, self.model, self.chosen = False, None, host_facts(p)  # what generated, what was chosen
 
     def judges(self, attributes: Sequence[Attribute]):
         key = tuple(attributes)
@@ -67,7 +65,7 @@ class Workbench(Host):
         return self.judged[key]
 
     def fingerprint(self) -> object:
-        return [self.judge, *page_facts(self.p, self.hires, self.of_file)]
+        return [self.judge, *page_facts(self.p, self.hires)]
 
     def known(self, prompt: str) -> str:
         """As the accordion will meet it: with the page's styles, without extra networks."""
@@ -137,7 +135,7 @@ class Workbench(Host):
                                f"measured. The last ones are not counted, the others are kept: set it back, and "
                                f"{self.again}, to continue.")
 
-        now = host_facts(self.p, self.of_file)
+        now = host_facts(self.p)
         for name, before in self.chosen.items():
             if now.get(name) != before:
                 raise changed(name, before, now.get(name))
@@ -148,7 +146,7 @@ class Workbench(Host):
 
     def _check_interrupted(self) -> None:
         from modules import shared
-        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False) or self.cancelled():
+        if shared.state.interrupted or getattr(shared.state, "stopping_generation", False):
             raise Interrupted
 
 

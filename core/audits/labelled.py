@@ -174,25 +174,6 @@ def _harmless(value: object) -> object:
     return FORMULA.sub(r"\1'", re.sub(r"\r\n?", "\n", value)) if isinstance(value, str) else value
 
 
-def as_parquet(found: Sequence[Labelled]) -> bytes:
-    """All tables as one Parquet file, as `parquet_of`."""
-    return parquet_of([row for labelled in found for row in labelled.table()])
-
-
-def parquet_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A Parquet file of rows, by pyarrow. Raises DebiasError where that is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DebiasError(f"Parquet needs the package pyarrow ({error}). Install it, or use the CSV.") from error
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    file = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows]),
-                                file)
-    return file.getvalue()
-
-
 def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[str, str | None]]]:
     """{run: {attribute: {picture: group, or None for left out}}} of a corrections file, as the page saves it.
 

@@ -303,14 +303,8 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         raise DebiasError("Expected a prompt to calibrate, got none. Give one, e.g. 'a photo of a doctor'.")
     if len({same_prompt(prompt) for prompt in known}) < len(known):
         raise DebiasError("Expected different prompts, got one twice. Give each one once.")
-    # What earlier versions did not have, and is not asked for, leaves their unfinished work as it is.
-    numbers = {key: value for key, value in asdict(plan).items() if key != "round_images" or value is not None}
-    how = method.to_dict()
-    for setting, before in (("anchor", "empty"), ("toward", False), ("length", 1.0)):
-        if how["guidance"][setting] == before:
-            del how["guidance"][setting]
-    asked = [[a.to_dict() for a in attributes], how, numbers, host.fingerprint(),
-             *([[own and own.to_dict() for own in checks]] if any(checks) else [])]
+    asked = [[a.to_dict() for a in attributes], method.to_dict(), asdict(plan), host.fingerprint(),
+             [own and own.to_dict() for own in checks]]
     with ExitStack() as held:
         for own in (places.folder, places.states):
             with _called(host, own):

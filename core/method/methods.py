@@ -11,7 +11,7 @@ from .safe_latent import SafeLatentGuidance
 DIRECTIONS = ("prompt", "embedding", "prediction")
 IN_CONTEXT = "{prompt}, {group}"
 ALONE = "{group}"
-RULES = ("log", "additive", "multiplicative", "policy_gradient")
+RULES = ("log", "policy_gradient")
 OWN = "own:"  # begins the names of solvers that users register (core/calibration/solver)
 OWN_RULE = r"own:[A-Za-z0-9_.-]{1,60}"
 SPENDS = ("draw", "shift")
@@ -92,22 +92,12 @@ class Method:
 
     @classmethod
     def from_dict(cls, data: dict) -> Method:
-        """Read the JSON form; fields that this version does not know are left out. Raises DebiasError.
-
-        Earlier versions could store a rule beside a draw. It had no effect, except the policy gradient, which
-        shifted.
-        """
+        """Read the JSON form; fields that this version does not know are left out. Raises DebiasError."""
         from ..schema import METHOD, check  # which lists the names above
         check(data, METHOD, "This method")
         given = {f.name: data[f.name] for f in fields(cls) if f.name in data and f.name != "guidance"}
-        if given.get("spend", cls.spend) == "draw":
-            shifted = given.get("rule") == "policy_gradient"
-            own = str(given.get("rule")).startswith(OWN)
-            given.update(dict(spend="shift") if shifted else {} if own else dict(rule=cls.rule))
         known = data.get("guidance") or {}
         guidance = SafeLatentGuidance(**{f.name: known[f.name] for f in fields(SafeLatentGuidance) if f.name in known})
-        if given.get("direction", cls.direction) == "prompt" and guidance.scale:
-            guidance = guidance.window  # files may hold others, which had no effect
         return cls(**given, guidance=guidance)
 
 
@@ -149,8 +139,7 @@ CHOICES = {
 
 def chosen(method: str = "default", **choices: str | None) -> Method:
     """A method as a form gives it: `named`, where `AS_METHOD` changes nothing. Raises DebiasError."""
-    return named(method, **{name: value for name, value in choices.items()
-                            if value not in (AS_METHOD, "as the method")})  # the latter in earlier versions of the API
+    return named(method, **{name: value for name, value in choices.items() if value != AS_METHOD})
 
 
 def named(name: str = "default", **changes: str | None) -> Method:

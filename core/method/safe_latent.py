@@ -80,11 +80,3 @@ class SafeLatentGuidance:
         """Must eps_unsafe be evaluated? Inside the window, and during the warm-up where momentum builds up."""
         return self.active(progress) or (self.scale > 0 and self.momentum_scale > 0 and progress < self.start)
 
-
-# Warm-up is a share of the authors' 50 steps.
-PRESETS = {
-    "weak": SafeLatentGuidance(200, 0.0, 0.0, 0.0, start=15 / 50),
-    "medium": SafeLatentGuidance(1000, 0.01, 0.3, 0.4, start=10 / 50),
-    "strong": SafeLatentGuidance(2000, 0.025, 0.5, 0.7, start=7 / 50),
-    "max": SafeLatentGuidance(5000, 1.0, 0.5, 0.7, start=0.0),
-}

@@ -135,7 +135,6 @@ class Profile:
                as far as the fields above still say the same
     others     what is done with a prompt that no entry is for, one of `prompts.OTHERS`; it is not saved
     checks     of the classifier on this model, one an attribute, None without one: shares are corrected by them
-    predicted  entries for prompts that were not calibrated (core/calibration/first_steps.py); they are not saved
     """
     name: str
     method: Method
@@ -148,7 +147,6 @@ class Profile:
     edited: bool = False
     document: Mapping = field(default_factory=dict, repr=False, compare=False)
     checks: tuple[Check | None, ...] = ()
-    predicted: tuple[Entry, ...] = ()
     others: str = ALONE
 
     def __post_init__(self) -> None:
@@ -232,7 +230,7 @@ class Profile:
 def _parsed(document: Mapping) -> dict:
     """A profile's fields from its JSON. Raises DebiasError."""
     attributes = together([Attribute.from_dict(a) for a in document["attributes"]])
-    name = safe_name(document["name"], most=480)  # earlier versions allowed more bytes
+    name = safe_name(document["name"])
     return dict(name=name, method=Method.from_dict(document["method"]), attributes=attributes,
                 entries=tuple(Entry.from_dict(e, attributes) for e in document["entries"]),
                 setting=dict(document.get("setting") or {}), classifier=document.get("classifier", ""),

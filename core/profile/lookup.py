@@ -14,11 +14,11 @@ from ..files import MODEL_FILES
 from ..method.draw import Steering
 from .file import Entry, Profile, same_prompt
 from .named import named
-from .prompts import ALONE, OTHERS, PREDICT, bare, place, with_another
+from .prompts import ALONE, OTHERS, bare, place, with_another
 
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
-OWN, PREDICTED, CARRIED, OTHER = "own", "predicted", "carried over", "other"  # how an entry is found for a prompt
+OWN, CARRIED, OTHER = "own", "carried over", "other"  # how an entry is found for a prompt
 
 
 def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
@@ -29,7 +29,7 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
        calibrated prompt has too do not count.
     2. The same prompt, without a host's syntax: its entry.
     3. An entry whose subject stands in the prompt: that entry, carried over; of several, the one that stands first.
-    4. Any other prompt: predicted weights, where there are some, or what `profile.others` says, one of `OTHERS`.
+    4. Any other prompt: what `profile.others` says, one of `OTHERS`.
     """
     entry, kind = _found(profile, prompt)
     steerings, said = list(entry.steerings), []
@@ -43,12 +43,6 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
     if len(said) == len(steerings) and kind != OWN:
         entry = replace(entry, warnings=())  # nothing of what is found for it is used
     return replace(entry, steerings=tuple(steerings), warnings=(*entry.warnings, *said)), kind == OWN
-
-
-def is_other(profile: Profile, prompt: str) -> bool:
-    """Is no entry for this prompt, so that `profile.others` says what it gets? Not where it names every attribute."""
-    entry, kind = _found(replace(profile, predicted=()), prompt)
-    return kind == OTHER and not all(_names(profile, prompt, entry, kind))
 
 
 def _names(profile: Profile, prompt: str, entry: Entry, kind: str) -> list[list[str]]:
@@ -65,9 +59,6 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         for entry in profile.entries:
             if spelling(entry.prompt) == spelling(prompt):
                 return entry, OWN
-    for entry in profile.predicted:
-        if bare(entry.prompt) == bare(prompt):
-            return entry, PREDICTED
     standing = sorted((at, i) for i, e in enumerate(profile.entries) if (at := place(prompt, e.about)) >= 0)
     if standing:
         entries = [profile.entries[i] for _, i in standing]
@@ -83,10 +74,9 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} is in this "
                 f"prompt{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
-    if profile.others in (ALONE, PREDICT):
+    if profile.others == ALONE:
         nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
-        why = "" if profile.others == ALONE else " and no weights were predicted for it"
-        return Entry(prompt, nothing, warnings=(f"this prompt was not calibrated{why}, so it is left alone",)), OTHER
+        return Entry(prompt, nothing, warnings=("this prompt was not calibrated, so it is left alone",)), OTHER
     return _any_prompt(profile, prompt), OTHER
 
 
@@ -99,7 +89,7 @@ def with_others(profile: Profile, others: str) -> Profile:
 
 def _any_prompt(profile: Profile, prompt: str) -> Entry:
     """Nobody knows how biased the prompt is; but where images are drawn, sending each of them to a group drawn from the
-    target needs no such knowledge (benchmarks/uncalibrated.py). Shifts are the mean of all entries'."""
+    target needs no such knowledge. Shifts are the mean of all entries'."""
     found = [[e.steerings[i] for e in profile.entries] for i in range(len(profile.attributes))]
     if profile.method.spend == "draw":
         steerings = tuple(_every_image(a, own, profile.method.unit) for a, own in zip(profile.attributes, found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-ALONE, DRAW, PREDICT = OTHERS = ("leave alone", "draw", "predict")  # what prompts get that no entry is for
+ALONE, DRAW = OTHERS = ("leave alone", "draw")  # what prompts get that no entry is for
 
 NETWORK = re.compile(r"<\w+:[^<>]*>")                            # <lora:name:0.8>
 EMBEDDING = re.compile(r"\bembedding:[\w./\\-]+")                # ComfyUI's

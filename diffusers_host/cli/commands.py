@@ -141,11 +141,9 @@ def folder_labeller(options: dict, attributes: tuple[Attribute, ...]):
 def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-debias audit --corrections FILE"
                     ) -> dict[str, str | bytes]:
     """The page of pictures and labels, and the table."""
-    from ...core.audits.labelled import as_csv, as_parquet
+    from ...core.audits.labelled import as_csv
     from ...core.report.look import look_page
     files: dict[str, str | bytes] = {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled)}
-    if options.parquet:
-        files["labels.parquet"] = as_parquet(labelled)
     return files
 
 
@@ -350,16 +348,9 @@ def report(options) -> dict:
 def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
     """The profile with the user's choice for uncalibrated prompts; prints what is used if the prompt has no calibration
     of its own."""
-    from ...core.profile.lookup import entry_for, is_other, with_others
-    from ...core.profile.prompts import ALONE, PREDICT
+    from ...core.profile.lookup import entry_for, with_others
+    from ...core.profile.prompts import ALONE
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))
-    other = is_other(profile, prompt)
-    if profile.others == PREDICT and not other:
-        warnings.warn(f"The profile already covers {quoted(prompt)}, or the prompt names a group itself, so --others "
-                      "predict does nothing.")
-    if profile.others == PREDICT and other:
-        say(options, f"Reading the first steps of {quoted(prompt)} and of {len(profile.entries)} calibrated prompts")
-        profile = bench.predicted(profile, prompt)
     entry, known = entry_for(profile, prompt)
     if not known or any(warning.endswith("left alone") for warning in entry.warnings):
         warnings.warn(f"{quoted(prompt)}: {'; '.join(entry.warnings)}.")

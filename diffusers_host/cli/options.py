@@ -10,10 +10,9 @@ from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS, Field
 from ...core.errors import DebiasError, short
 from ...core.looks import DETECTORS, LOOKS
 from ...core.method.methods import CHOICES
-from ...core.profile.prompts import OTHERS, PREDICT
+from ...core.profile.prompts import OTHERS
 from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
-from ..sweep.address import Address, address
 
 MOST_SEED, MOST_SHARDS = 2**62, 100_000
 
@@ -65,7 +64,7 @@ def _refuse_idle(options: argparse.Namespace) -> None:
     if name == "sweep":
         _refuse_idle_in_sweeps(options, refuse)
     if name in ("audit", "check") and not options.out:
-        refuse(("overwrite", "parquet"), "without --out: nothing is written")
+        refuse(("overwrite",), "without --out: nothing is written")
     if name == "audit" and not options.images:
         refuse(("ray",), "without --images: many prompts on a cluster are a sweep")
     if name == "audit" and options.ray is None:
@@ -82,7 +81,7 @@ def _refuse_idle(options: argparse.Namespace) -> None:
     if (getattr(options, "look", None) or "picture") == "picture":
         refuse(("detector",), "while judges look at pictures: add --look largest-face or --look people")
     if getattr(options, "model", None) in ("demo", ["demo"]) or name == "sweep" and not options.model and \
-            not options.workflow and not options.status:
+            not options.status:
         refuse(("config", "allow_download"), "with the demo model, which comes with the package")
     if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
         raise DebiasError("--width and --height belong together: expected both, got one. Give both, or neither for "
@@ -100,14 +99,6 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
                               "demo-20 --out sweep.")
     if options.ray is None:
         refuse(("workers", "worker_gpus"), "without --ray")
-    if options.via:
-        refuse(("ray", "config", "allow_download", "device", "dtype", "labels", "pictures"),
-               "with --via, since the servers have their own models and devices, and keep no pictures")
-    else:
-        refuse(("workflow", "sampler"), "without --via")
-    if options.workflow:
-        refuse(("model", "classifier", "look", "detector", "steps", "cfg", "width", "height", "negative_prompt",
-                "sampler"), "with --workflow, which sets it")
     if options.set:
         refuse(("attribute",), "with --set, which names the attributes")
     if options.ray is None:
@@ -120,7 +111,7 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
         raise DebiasError("A calibration counts one label per picture, so --look people needs --audit. Calibrate with "
                           "--look largest-face.")
     if options.shard:
-        refuse(("name", "parquet", "overwrite"), "with --shard: give it to 'sd-debias merge'")
+        refuse(("name", "overwrite"), "with --shard: give it to 'sd-debias merge'")
     if options.images:
         refuse(("count",), "with --images, which means the same")
 
@@ -177,13 +168,6 @@ def _shard(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"expected I/N, such as 1/4, with I from 1 to N and N from 1 to "
                                          f"{MOST_SHARDS:,}, got {short(text)}")
     return int(number), int(shards)
-
-
-def _address(text: str) -> Address:
-    try:
-        return address(text)
-    except DebiasError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _text(text: str) -> str:
@@ -289,8 +273,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     def by_hand(sub):
         _option(sub, "--corrections", "labels of the same pictures that you corrected on the page labels.html",
                 unset="none", metavar="FILE")
-        sub.add_argument("--parquet", action="store_true", help="also write the labels as labels.parquet (needs "
-                         "pyarrow)")
 
     def out(sub, default: str | None = None, **given):
         _option(sub, "--out", "folder to write to", default, **given or dict(required=default is None))
@@ -306,8 +288,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
         _option(sub, "--name", "name of the profile", unset="the folder's name")
 
     def of_a_sweep(sub):
-        sub.add_argument("--parquet", action="store_true", help="also write the labels as labels.parquet (needs "
-                         "pyarrow)")
         sub.add_argument("--overwrite", action="store_true", help="replace results that you edited, and files that no "
                          "sweep wrote")
 
@@ -344,7 +324,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub = command("sweep")
     sub.set_defaults(indent=None)  # with --json, an event a line
     _option(sub, "--model", f"{source}{_SEVERAL}", unset="demo", action="append")
-    setting(sub, "; with --via, the server's own")
+    setting(sub)
     judges(sub)
     attributes(sub)
     _option(sub, "--set", "attributes that are measured and calibrated together, such as 'gender + skin_tone_3'; "
@@ -370,13 +350,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     _option(sub, "--worker-cpus", "with --ray: CPU cores of each worker", unset=1, type=Range(0.001, 1024, step=0))
     _option(sub, "--workers", "with --ray: number of workers", unset="one per GPU, or per CPU core without GPUs",
             type=Range(1, 100_000))
-    _option(sub, "--via", "let a running server that has this package do the work: ComfyUI, or A1111 or Forge with "
-            f"--api. Such as http://127.0.0.1:8188 or http://user:password@host:7860{_SEVERAL}", unset="no server",
-            type=_address, action="append", metavar="URL")
-    _option(sub, "--workflow", "with --via of ComfyUI: a workflow with one Debias Calibrate node, saved by Workflow > "
-            "Export (API); it sets model, judge and settings", unset="the demo model's; other models need one",
-            metavar="FILE")
-    _option(sub, "--sampler", "with --via of a web UI: name of the sampler there", unset="the web UI's own")
     _option(sub, "--show", "thumbnails of each audit and verification that the bias card shows", 0,
             type=Range(0, 16))
     _option(sub, "--pictures", "keep every picture in this folder, on the machine that generates it",
@@ -399,11 +372,8 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     def other_prompts(sub) -> None:
         _option(sub, "--others", "what to do with a prompt that was not calibrated. (A calibrated prompt is also found "
                 "in other spellings, and by its subject in longer prompts.) leave-alone: nothing. draw: steer each "
-                "image to a randomly drawn group. predict: predict its weights from those of the calibrated prompts; "
-                "needs at least twice as many of these as groups, and takes as long as 25 to 45 images for each",
+                "image to a randomly drawn group",
                 unset="leave-alone", choices=[name.replace(" ", "-") for name in OTHERS])
-        sub.add_argument("--predict", dest="others", action="store_const", const=PREDICT,
-                         help="the same as --others predict")
 
     profile = "a profile's file, or the name of one that comes with the package, such as demo-gender"
     sub = command("generate")

@@ -4,7 +4,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.attribute import Attribute, parse, together
@@ -183,9 +182,6 @@ def png_of(image, parameters: str | None = None) -> bytes:
 
 def keep(options, *files: str) -> None:
     """Make the folder, and raise DebiasError where the command would replace what an earlier one wrote."""
-    if getattr(options, "parquet", False) and find_spec("pyarrow") is None:
-        raise DebiasError("--parquet needs the package pyarrow, which is not installed. Install it, or leave --parquet "
-                          "out: labels.csv is written anyway.")
     if options.out:
         Path(options.out).mkdir(parents=True, exist_ok=True)  # said now rather than after the work
     for file in files:

@@ -23,21 +23,18 @@ from .parts import Stopped, attributes_of, bench_of, checks_of, keep, say
 if TYPE_CHECKING:
     from ..sweep.folder import Asked, Measured, SweepFolder
     from ..sweep.job import Job
-    from ..sweep.workflow import Workflow
     from ...core.sweep.unit import Recipe, Worker
 
 # What decides pictures or labels, beside what a sweep's folder keeps anyway.
 DECIDING = ("config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "classifier", "labels", "look",
-            "detector", "sampler")
-# What servers are told of the options.
-GIVEN = ("steps", "cfg", "width", "height", "negative_prompt", "sampler", "classifier", "look", "detector")
+            "detector")
 LINE_EVERY = 60.0  # seconds between two lines of progress in a log
 
 
 def sweep(options) -> dict:
     """Audit or calibrate every prompt of a list on every model; write a profile, all labels and a bias card per model.
 
-    After an interruption, and on several machines (--shard, --ray, --via), the same command continues.
+    After an interruption, and on several machines (--shard, --ray), the same command continues.
     """
     from ..sweep.folder import SweepFolder, shard_of
     if options.status:
@@ -112,7 +109,6 @@ COMMANDS = {function.__name__: function for function in (sweep, merge, card)}
 
 def _asked(options) -> Asked:
     from ..sweep.folder import Asked
-    from ...core.sweep.unit import digest
     from ..sweep.job import Wanted
     from ..sweep.prompts import read_prompts
     rows = read_prompts(options.prompts, options.template)
@@ -134,11 +130,10 @@ def _asked(options) -> Asked:
             targets = dict(row.targets)
             own = tuple(a.with_target(targets[a.name]) if a.name in targets else a for a in attributes)
             wanted.append(Wanted(row.prompt, variants.setdefault(own, len(variants)), row.subject, states))
-    workflow = _workflow(options)
-    models = tuple(options.model or ["demo" if workflow is None else Path(options.workflow).stem])
+    models = tuple(options.model or ["demo"])
     if len(set(models)) < len(models):
         raise DebiasError(f"Expected different models, got one twice: {short(models)}. Give each one once.")
-    method, plan = _plan(options, models, workflow and workflow.batch_size)
+    method, plan = _plan(options, models)
     checks = tuple(checks_of(options))
     if len({check.attribute for check in checks}) < len(checks):
         raise DebiasError("Expected one --check per attribute, got two. Leave one out.")
@@ -147,8 +142,6 @@ def _asked(options) -> Asked:
         raise DebiasError(f"Expected checks of attributes that are measured, got one of {quoted(strange[0])}. Leave "
                           "it out.")
     deciding = {name: value for name in DECIDING if (value := getattr(options, name, None)) is not None}
-    if workflow is not None:
-        deciding["workflow"] = digest(workflow.graph)
     return Asked(models, tuple(wanted), tuple(variants), method, plan, deciding, checks)
 
 
@@ -167,14 +160,8 @@ def _sets(options) -> list[tuple[Attribute, ...]]:
     return found
 
 
-def _workflow(options) -> Workflow | None:
-    from ..sweep.workflow import read_workflow
-    return read_workflow(options.workflow) if options.workflow else None
-
-
-def _plan(options, models: Sequence[str], batch_size: int | None = None):
-    batch_size = options.batch_size or batch_size or (
-        50 if set(models) == {"demo"} else int(FIELDS["batch_size"].default))
+def _plan(options, models: Sequence[str]):
+    batch_size = options.batch_size or (50 if set(models) == {"demo"} else int(FIELDS["batch_size"].default))
     numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
     seed, method = options.seed or 0, named(options.method, direction=options.direction, spend=options.spend,
                                             rule=options.rule)
@@ -254,11 +241,6 @@ def _save(folder: SweepFolder, model: int, job: Job) -> None:
 def _engine(options, asked: Asked, model: int):
     from ..sweep.engine import Here
     from ...core.sweep.unit import Recipe
-    if options.via:
-        from ..sweep.via import Via, Wish
-        given = {name: value for name in GIVEN if (value := getattr(options, name)) is not None}
-        recipe = Recipe(asked.variants, asked.method, asked.plan, options.show)
-        return Via(options.via, recipe, Wish(asked.models[model], _workflow(options), given))
     pictures = options.pictures and str(Path(options.pictures).resolve() / asked.identity / str(model + 1))
     recipe = Recipe(asked.variants, asked.method, asked.plan, options.show, pictures)
     plain = {**vars(options), "command": None, "model": asked.models[model], "batch_size": asked.plan.batch_size}
@@ -324,7 +306,7 @@ def _check_free(options, folder: SweepFolder) -> None:
 def _results(options, folder: SweepFolder, model: int, jobs: Sequence[Job], measured: Measured) -> dict:
     from ..sweep.result import write_results
     place, name = _place(options, folder, model)
-    found = write_results(place, name, folder.asked, jobs, measured, options.parquet)
+    found = write_results(place, name, folder.asked, jobs, measured)
     lines = [f"{found['model']}: {found['finished']} of {found['prompts']} prompts, "
              f"{found['images']:,} pictures", *(f"  Profile: {path}" for path in found["profiles"]),
              f"  Bias card: {found['card']}", f"  Labels: {found['labels']}",

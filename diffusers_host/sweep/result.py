@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ...core.audits.labelled import Labelled, csv_of, parquet_of
+from ...core.audits.labelled import Labelled, csv_of
 from ...core.calibration.loop import round_names
 from ...core.calibration.plan import Plan
 from ...core.calibration.result import entry_of, profile_of
@@ -21,12 +21,11 @@ from ...core.report.card_figures import FORM
 from .folder import Asked, Measured
 from .job import Job
 
-CARD, PAGE, MARKDOWN, LABELS, TABLE = "card.json", "card.html", "card.md", "labels.csv", "labels.parquet"
+CARD, PAGE, MARKDOWN, LABELS = "card.json", "card.html", "card.md", "labels.csv"
 WRITTEN = "written.json"  # digests of these files, by name: what was edited since is not replaced
 
 
-def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], measured: Measured,
-                  parquet: bool = False) -> dict:
+def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], measured: Measured) -> dict:
     """Write all files of one model into its folder; returns where they are, and which prompts failed, as plain values.
 
     Raises DebiasError where the folder cannot be written to.
@@ -36,8 +35,6 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
     rows = [{**({"set": job.wanted.variant + 1} if several else {}), **row} for job in jobs for row in label_rows(job)]
     files: dict[str, str | bytes] = {CARD: json.dumps(card, indent=1, allow_nan=False), PAGE: card_page([card]),
                                      MARKDOWN: card_markdown(card), LABELS: csv_of(rows)}
-    if parquet:
-        files[TABLE] = parquet_of(rows)
     with writing("The sweep's results", folder):
         made = list(_profiles(name, asked, jobs, measured))
         digests = {file: [_digest(content)] for file, content in
@@ -59,7 +56,7 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
 def check_free(folder: Path, name: str, asked: Asked) -> None:
     """Raises DebiasError where results would replace what is not a sweep's, or was edited since."""
     known = _written(folder)
-    names = [CARD, PAGE, MARKDOWN, LABELS, TABLE, *(f"{own}.json" for own in profile_names(name, asked))]
+    names = [CARD, PAGE, MARKDOWN, LABELS, *(f"{own}.json" for own in profile_names(name, asked))]
     if len({own.casefold() for own in names}) < len(names):
         raise DebiasError(f"A profile named {quoted(name)} would replace the card. Choose another --name.")
     for file in names:
@@ -69,11 +66,10 @@ def check_free(folder: Path, name: str, asked: Asked) -> None:
 
 
 def _written(folder: Path) -> dict[str, list]:
-    """Digests that a sweep's files may have, by name; earlier versions kept one each."""
+    """Digests that a sweep's files may have, by name."""
     path = folder / WRITTEN
     known = read_json(path) if recover(path) else {}
-    return {file: own if isinstance(own, list) else [own] for file, own in known.items()
-            } if isinstance(known, dict) else {}
+    return known if isinstance(known, dict) else {}
 
 
 def _digest(content: str | bytes) -> str:

@@ -21,7 +21,7 @@ from sd_debias.core.audits import folder as audited
 from sd_debias.core.audits.folder import FolderAudit, files, key_of, opened
 from sd_debias.core.audits.given import labelled_pictures
 from sd_debias.core.audits.labelled import (
-    FORM, Labelled, as_csv, as_parquet, corrected, read_corrections, run_of, thumbnail)
+    FORM, Labelled, as_csv, corrected, read_corrections, run_of, thumbnail)
 from sd_debias.core.calibration.loop import AUDIT, Round
 from sd_debias.core.calibration.statistics import summarise, summarise_people
 from sd_debias.core.errors import DebiasError
@@ -724,19 +724,6 @@ def test_a_file_name_that_is_no_unicode_is_in_the_table_and_on_the_page(tmp_path
     assert done.distribution(0).counts == (1, 1)
     look_page("t", [done]).encode("utf-8")
     as_csv([done]).encode("utf-8")
-
-
-def test_parquet_holds_the_same_table():
-    parquet = pytest.importorskip("pyarrow.parquet")
-    own = labelled(people=[[0, 1], [], [1]], notes={"seed 2": "nobody"})
-    found = parquet.read_table(io.BytesIO(as_parquet([own]))).to_pylist()
-    assert found == own.table() and found[2]["person"] is None and found[1]["person"] == 2
-
-
-def test_parquet_without_pyarrow_is_a_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DebiasError, match="Parquet needs the package pyarrow"):
-        as_parquet([labelled()])
 
 
 # --- the page of pictures and labels ---------------------------------------------------------------------------------

@@ -13,12 +13,7 @@ from sd_debias.core.calibration.loop import Round
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.image_classifier import _check_map
-from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.method.draw import Steering
-from sd_debias.core.method.methods import METHODS
-from sd_debias.core.sweep.unit import Recipe, Unit
-from sd_debias.core.sweep.wire import question, read
-from sd_debias.diffusers_host.sweep.workflow import CALIBRATE, SWEEP, read_workflow
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
@@ -88,41 +83,3 @@ def test_a_check_of_nothing_or_of_one_group_twice_is_refused(changes):
     document = dict(attribute="gender", groups=["man", "woman"], counts=[[1, 0], [0, 1]], left_out=[0, 0])
     with pytest.raises(DebiasError, match="each once"):
         Check.from_dict({**document, **changes})
-
-
-def test_a_unit_whose_whole_numbers_are_written_with_a_point_is_measured_as_it_is_meant():
-    recipe = Recipe(((GENDER,),), METHODS["default"], Plan(20))
-    asked = Unit(0, "a doctor", 0, 0, "audit", (Steering.none(2).to_dict(),), (5, 10), 0, False)
-    sent = question(recipe, asked)
-    pointed = {key: float(value) if type(value) is int else value for key, value in sent["unit"].items()}
-    _, found = read({**sent, "show": 0.0, "unit": {**pointed, "seeds": [5.0, 10.0]}})
-    assert found == asked and {type(n) for n in (found.job, found.variant, *found.seeds, found.begin)} == {int}
-
-
-LINKED = dict(class_type=CALIBRATE, inputs=dict(model=["1", 0], clip=["1", 1], steps=8, batch_size=4))
-
-
-@examples(60)
-@given(st.dictionaries(st.sampled_from("1234567"), st.fixed_dictionaries(dict(
-    class_type=st.sampled_from(["Loader", "LoRA"]), inputs=st.dictionaries(st.sampled_from("abc"), st.tuples(
-        st.sampled_from("1234567"), st.just(0)).map(list) | st.text(max_size=3), max_size=3)))))
-def test_a_sweep_queues_all_that_leads_to_its_node_and_nothing_else(tmp_path, others):
-    path = tmp_path / "workflow.json"
-    path.write_text(json.dumps({**others, "8": LINKED}))
-    found = read_workflow(path)
-    assert found.graph[found.node]["class_type"] == SWEEP and "batch_size" not in found.graph["8"]["inputs"]
-    led, waiting = {"8"}, ["1"]
-    while waiting:
-        at = waiting.pop()
-        if at in others and at not in led:
-            led.add(at)
-            waiting += [value[0] for value in others[at]["inputs"].values() if isinstance(value, list)]
-    assert set(found.graph) == led and found.asking("x")["8"]["inputs"]["unit"] == "x"
-
-
-@pytest.mark.parametrize("batch_size, counts_as", [(4, 4), (True, None), (0, None), (["5", 0], None)])
-def test_a_batch_size_that_is_no_number_is_left_to_the_command(tmp_path, batch_size, counts_as):
-    path = tmp_path / "workflow.json"
-    path.write_text(json.dumps({"8": dict(class_type=CALIBRATE, inputs=dict(batch_size=batch_size))}))
-    found = read_workflow(path).batch_size
-    assert found == counts_as and type(found) is type(counts_as)

@@ -9,7 +9,8 @@ import torch
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.guidance import GuidanceRun
 from sd_debias.core.method.methods import Method
-from sd_debias.core.method.safe_latent import PRESETS, SafeLatentGuidance
+from sd_debias.core.method.safe_latent import SafeLatentGuidance
+from sld_presets import PRESETS
 from sd_debias.core.method.step import Steps
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[

@@ -7,7 +7,7 @@ from wordings_texts import JOBS, WITHOUT_PERSONS, explicit
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group, joint, parse
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Profile
-from sd_debias.core.profile.lookup import entry_for, is_other, with_others
+from sd_debias.core.profile.lookup import entry_for, with_others
 from sd_debias.core.profile.named import named
 from sd_debias.core.profile.prompts import bare, subject_of
 from sd_debias.core.profile.words import metadata
@@ -43,7 +43,7 @@ def test_a_spelling_of_the_calibrated_prompt_gets_its_entry(prompt):
     "a tired doctor in a hospital at night"])
 def test_a_prompt_with_the_subject_gets_the_entry_carried_over_and_says_so(prompt):
     entry, known = entry_for(DOCTOR, prompt)
-    assert not known and entry.steerings == (SENT,) and not is_other(DOCTOR, prompt)
+    assert not known and entry.steerings == (SENT,)
     assert entry.behind() == "doctor" and DOCTOR.entries[0].behind() == entry.behind(0.5) == ""
     said, = entry.warnings
     assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' is in this prompt"
@@ -53,7 +53,7 @@ def test_a_prompt_with_the_subject_gets_the_entry_carried_over_and_says_so(promp
                                     "the doctor-patient problem", "a photo of a nurse", ""])
 def test_any_other_prompt_is_left_alone_unless_the_user_chose_otherwise(prompt):
     entry, known = entry_for(DOCTOR, prompt)
-    assert not known and entry.steerings == (NONE,) and is_other(DOCTOR, prompt)
+    assert not known and entry.steerings == (NONE,)
     assert entry.warnings == ("this prompt was not calibrated, so it is left alone",)
     drawn, _ = entry_for(with_others(DOCTOR, "draw"), prompt)
     assert drawn.steerings[0].probabilities == (0.0, 0.5, 0.5)

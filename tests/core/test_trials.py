@@ -137,7 +137,6 @@ def test_pictures_of_one_colour_count_as_nobody_and_are_said(bench):
 @pytest.mark.parametrize("arguments, sentence", [
     (["audit", *JUDGE, "--width", "64"], "--width and --height belong together"),
     (["generate", *JUDGE, "--out", "x", "--height", "64"], "--width and --height belong together"),
-    (["calibrate", *JUDGE, "--out", "x", "--rule", "additive"], "has no use for a rule"),
     (["calibrate", *JUDGE, "--out", "x", "--rule", "policy_gradient"], "has no use for a rule"),
     (["calibrate", *JUDGE, "--out", "x", "--method", "paper", "--spend", "draw", "--rule", "log"], "no use for a rule"),
     (["audit", *JUDGE, "--labels", "gender=labels.json"], "--labels of 'gender' does nothing"),
@@ -161,13 +160,10 @@ def test_a_command_has_only_the_options_that_it_reads(arguments, capsys):
     assert "unrecognized arguments" in mistake(capsys, *arguments)
 
 
-def test_a_rule_beside_a_draw_is_refused_and_old_profiles_of_it_load():
+def test_a_rule_beside_a_draw_is_refused():
     with pytest.raises(DebiasError, match="no use for a rule"):
-        Method(spend="draw", rule="additive")
+        Method(spend="draw", rule="policy_gradient")
     assert named("paper", spend="draw").rule == "log" and named("shift", rule="policy_gradient").spend == "shift"
-    old = Method().to_dict()
-    assert Method.from_dict({**old, "rule": "policy_gradient"}).spend == "shift"
-    assert Method.from_dict({**old, "rule": "additive"}) == Method()
 
 
 def test_a_calibration_whose_pictures_were_never_steered_stops_in_its_first_round(bench, monkeypatch):

@@ -277,15 +277,11 @@ def test_a_prompt_that_the_profile_is_not_for_is_left_alone_and_that_is_said(tmp
     for seed in (0, 1):
         made = [np.asarray(Image.open(tmp_path / folder / f"{seed}.png")) for folder in ("with", "without")]
         assert (made[0] == made[1]).all()
-    assert main(["generate", *asked, "--out", str(tmp_path / "pictures"), "--predict"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("so it is left alone") == 2 and "needs 4 calibrated prompts, but 'judge' has 1" in said
     asked[-1] = "portrait of a (judge:1.2), 8k"
-    assert main(["generate", *asked, "--out", str(tmp_path / "carried"), "--predict"]) == 0
-    said = capsys.readouterr().err
-    assert "--others predict does nothing" in said and "whose subject 'judge' is in this prompt" in said
-    assert main(["generate", "--prompt", "two people on a beach", "--predict", "--out", str(tmp_path)]) == 2
-    assert main(["report", "--profile", asked[1], "--predict", "--out", str(tmp_path)]) == 2
+    assert main(["generate", *asked, "--out", str(tmp_path / "carried")]) == 0
+    assert "whose subject 'judge' is in this prompt" in capsys.readouterr().err
+    assert main(["generate", "--prompt", "two people on a beach", "--others", "draw", "--out", str(tmp_path)]) == 2
+    assert main(["report", "--profile", asked[1], "--others", "draw", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "--others does nothing without a --profile" in said and "--others does nothing without a model" in said
 
@@ -298,24 +294,6 @@ def test_groups_words_stand_behind_the_subject_of_a_prompt_that_is_too_long_for_
     said = [Image.open(tmp_path / f"{seed}.png").text["parameters"] for seed in range(8)]
     assert any("Debias sent to: woman" in text for text in said)
     assert "whose subject 'mechanic'" in capsys.readouterr().err
-
-
-def test_weights_are_predicted_from_calibrated_prompts_and_the_picture_says_so(tmp_path, calibrated):
-    document = json.loads((calibrated / "profile.json").read_text())
-    (entry,) = document["entries"]
-    del document["hash"]
-    document["entries"] = [{**entry, "prompt": f"a photo of a {subject}"}
-                           for subject in ("judge", "pilot", "cook", "guard")]
-    path = Profile.from_dict(document).save(tmp_path / "four.json")
-    asked = ["generate", "--profile", str(path), "--prompt", "a photo of a singer", "--count", "10"]
-    assert main([*asked, "--predict", "--out", str(tmp_path / "all")]) == 0
-    notes = [Image.open(tmp_path / "all" / f"{seed}.png").text["parameters"] for seed in range(10)]
-    assert any("its weights are predicted from 4 calibrated prompts" in text for text in notes)
-    # A picture does not depend on the seeds made with it.
-    assert main([*asked, "--predict", "--out", str(tmp_path / "some"), "--seed", "5", "--count", "5"]) == 0
-    pictures = [[np.asarray(Image.open(tmp_path / out / f"{seed}.png"), int) for seed in range(5, 10)]
-                for out in ("all", "some")]
-    assert np.abs(np.subtract(*pictures)).max() <= 1
 
 
 def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):

@@ -3,7 +3,6 @@ import functools
 import inspect
 import json
 import shutil
-import types
 
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.diffusers_host.doctor import facts
 from sd_debias.diffusers_host.encode import encoding_of
 from sd_debias.diffusers_host.families import FAMILIES, guidance
-from sd_debias.diffusers_host.first_steps import first_shares
 from sd_debias.diffusers_host.generate import generate, guided
 from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
 
@@ -233,11 +231,8 @@ def test_a_prompt_is_not_rewritten_between_the_text_that_is_mixed_and_the_one_th
         found = latents(pipe, call, **guide.call)
     assert torch.equal(found, latents(pipe, call, prompt=[PROMPT] * 2, enable_prompt_rewrite=False))
     assert not torch.equal(found, rewritten)
-    refused = pytest.raises(DebiasError, match="enable_prompt_rewrite=False, got True. Leave it out")
-    with refused:
+    with pytest.raises(DebiasError, match="enable_prompt_rewrite=False, got True. Leave it out"):
         generate(pipe, PROMPT, SEEDS, enable_prompt_rewrite=True, **call)
-    with refused:
-        first_shares(pipe, PROMPT, [GENDER], SEEDS, enable_prompt_rewrite=True, **call)
 
 
 @pytest.mark.parametrize("cfg", [4.0, 1.0])
@@ -339,8 +334,6 @@ def test_a_pipeline_that_nobody_knows_gets_each_picture_s_own_text():
     for method in (METHODS["shift"], Method("embedding")):
         with pytest.raises(DebiasError, match="How Renamed encodes texts is not known here.* Stable Diffusion 1 to 3"):
             bench.check([GENDER], method)
-    with pytest.raises(DebiasError, match="Renamed"):
-        bench.predicted(types.SimpleNamespace(attributes=(GENDER,)), PROMPT)
     expected, _ = generate(known, PROMPT, SEEDS, attributes=[GENDER], weights=WEIGHTS, **call)
     assert np.abs(pictures.astype(int) - expected).max() <= 1 and info["acted"]
 
@@ -396,24 +389,6 @@ def test_two_transformers_that_share_the_steps_are_not_guided_in_one_alone():
     with pytest.raises(DebiasError, match="WanPipeline with two transformers takes only the direction 'prompt' in all"):
         bench.check([GENDER], Method("embedding"))
     bench.check([GENDER], METHODS["default"])
-
-
-def test_weights_are_not_predicted_where_nothing_is_seen_inside_sampling():
-    bench = Workbench(PIPELINES["SanaSprintPipeline"](), None)
-    with pytest.raises(DebiasError, match="SanaSprint"):
-        bench.predicted(types.SimpleNamespace(attributes=(GENDER,)), PROMPT)
-
-
-@pytest.mark.parametrize("name", ["PixArtSigmaPipeline", "AuraFlowPipeline", "Lumina2Pipeline", "HiDreamImagePipeline",
-                                  "LongCatImagePipeline", "QwenImagePipeline", "ZImagePipeline"])
-def test_reading_the_first_steps_ends_behind_them(name):
-    """Some pipelines cannot be interrupted."""
-    pipe, call, rows = PIPELINES[name](), {**CALLS[name], "num_inference_steps": 8}, []
-    handle = pipe.transformer.register_forward_hook(lambda *_: rows.append(1))
-    shares, = first_shares(pipe, PROMPT, [GENDER], range(2), batch_size=4, **call)
-    handle.remove()
-    calls = 2 if FAMILIES[name].apart else 1
-    assert len(rows) == 3 * calls and shares.sum() == pytest.approx(1)  # 0/8, 1/8 and 2/8 of the schedule
 
 
 def test_a_workbench_leaves_the_pipeline_s_guider_as_it_was():

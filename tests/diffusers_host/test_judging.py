@@ -386,9 +386,8 @@ def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("arguments, sentence", [
-    ([*AUDIT, "--parquet"], "--parquet does nothing without --out"),
     ([*AUDIT, "--overwrite"], "--overwrite does nothing without --out"),
-    (["check", "--parquet"], "--parquet does nothing without --out"),
+    (["check", "--overwrite"], "--overwrite does nothing without --out"),
     ([*AUDIT, "--detector", "dlib"], "--detector does nothing while judges look at pictures"),
     (["check", "--detector", "dlib", "--look", "picture"], "--detector does nothing while judges look at pictures"),
     (["audit"], "Expected a --prompt to generate pictures of, or a folder of pictures with --images, got neither"),
@@ -408,25 +407,6 @@ def test_options_that_do_nothing_are_refused(arguments, sentence, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert sentence in error and "Traceback" not in error
-
-
-def test_parquet_without_pyarrow_is_said_before_any_picture_is_made(tmp_path, monkeypatch, capsys):
-    import sys
-    from sd_debias.diffusers_host.workbench import Workbench
-    render, made = Workbench.render, []
-    monkeypatch.setattr(Workbench, "render", lambda self, *args: (made.append(1), render(self, *args))[1])
-    for module in ("pyarrow", "pyarrow.parquet"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert main([*AUDIT, "--parquet", "--out", str(tmp_path)]) == 2
-    assert "--parquet needs the package pyarrow" in capsys.readouterr().err
-    assert not made or (tmp_path / "labels.html").exists()
-
-
-def test_the_labels_are_written_as_parquet_too(folder, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    assert of_folder(folder, "--out", tmp_path, "--parquet") == 0
-    rows = parquet.read_table(tmp_path / "labels.parquet").to_pylist()
-    assert [{key: value or "" for key, value in row.items()} for row in rows] == table_of(tmp_path)
 
 
 class Crowd:

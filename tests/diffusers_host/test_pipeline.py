@@ -21,7 +21,8 @@ from sd_debias.core.method.conditioning import Encoded
 from sd_debias.diffusers_host.hook import GuidedDenoiser, _of_rows, eps_units
 from sd_debias.diffusers_host.encode import encode, encode_all
 from sd_debias.diffusers_host.generate import generate, guided
-from sd_debias.core.method.safe_latent import PRESETS, SafeLatentGuidance
+from sd_debias.core.method.safe_latent import SafeLatentGuidance
+from sld_presets import PRESETS
 from sd_debias.core.method.draw import Steering, rows
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -8,7 +8,7 @@ import torch
 from sd_debias.core.attribute import Attribute, Group
 from sd_debias.core.method.methods import ALONE, Method
 from sd_debias.diffusers_host.generate import guided
-from sd_debias.core.method.safe_latent import PRESETS
+from sld_presets import PRESETS
 
 safe = pytest.importorskip("diffusers.pipelines.deprecated.stable_diffusion_safe")
 STEPS = 10

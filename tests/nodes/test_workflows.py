@@ -16,7 +16,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NODES = sorted(line.split('"')[1] for path in (ROOT / "nodes").glob("*.py") for line in path.read_text().splitlines()
                if "node_id=" in line and '"' in line)
-FOR_PROGRAMS = {"DebiasSweepUnit"}  # sd-debias sweep --via puts it into a workflow by itself
 
 
 def bundled():
@@ -32,7 +31,7 @@ workflows = bundled()
 
 def test_every_node_appears_in_a_workflow():
     used = {node["type"] for path in workflows.paths() for node in workflows.read(path)["nodes"]}
-    assert set(NODES) - FOR_PROGRAMS == used & set(NODES) and len(NODES) == 19
+    assert set(NODES) == used & set(NODES) and len(NODES) == 18
 
 
 @pytest.mark.parametrize("path", workflows.paths(), ids=lambda path: path.stem)
@@ -244,25 +243,6 @@ def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_serve
         "gender": everyone}}))
     text = server.run(prompt)["outputs"][node]["debias_panel"][0]["text"]
     assert "woman 100.0%" in text and "60 labels corrected by hand" in text
-
-
-@pytest.mark.comfyui
-def test_a_sweep_over_a_server_gives_the_labels_of_the_workflow_itself(server, tmp_path):
-    """By the package's command line, which a host's Python need not have."""
-    pytest.importorskip("diffusers")
-    from sd_debias.diffusers_host.cli.main import main
-    prompt = calibrating(server, name="beside a sweep", rounds=0, held_out=0)
-    said_ok(server, server.run(prompt))
-    profile = json.loads((server.folder / "output" / "debias" / "beside a sweep" / "profile.json").read_text("utf-8"))
-    inputs = of_type(prompt, "DebiasCalibrate")
-    (tmp_path / "mine.json").write_text(json.dumps(prompt))
-    (tmp_path / "prompts.txt").write_text(inputs["prompts"])
-    assert main(["sweep", "--via", server.url, "--workflow", str(tmp_path / "mine.json"), "--prompts",
-                 str(tmp_path / "prompts.txt"), "--audit", "--count", "24", "--seed", str(inputs["seed"]), "--out",
-                 str(tmp_path / "out")]) == 0
-    card = json.loads((tmp_path / "out" / "mine" / "card.json").read_text("utf-8"))
-    assert card["sets"][0]["rows"][0]["entry"]["before"][0]["counts"] == profile["entries"][0]["before"][0]["counts"]
-    assert card["setting"] == profile["setting"]
 
 
 @pytest.mark.comfyui

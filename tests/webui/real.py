@@ -87,8 +87,8 @@ class Server:
 
     def ready(self) -> None:
         """Raises OSError until the host generates: beside a page, its API answers before it knows all scripts."""
-        if "debias" in self.call("/sdapi/v1/scripts")["txt2img"]:
-            self.call("/sd-debias/v1/profiles")  # added last
+        if "debias" not in self.call("/sdapi/v1/scripts")["txt2img"]:
+            raise ConnectionError("no scripts yet")
 
     def checkpoint(self, name: str, unet=None, **settings) -> dict:
         """Payload for a variant of the demo model: another UNet of diffusers, other settings of its YAML."""

@@ -9,8 +9,8 @@ PROMPT = "a photo of a doctor"
 NAMES = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
 DIRECTIONS = ["prompt", "embedding", "prediction"]
 CALIBRATE = dict(attributes=["gender"], own="", classifier="", images=20, rounds=2, held_out=20, tolerance=0.0,
-                 confidence=0.0, method="default", direction="as the method", spend="as the method",
-                 rule="as the method", prompts="", name="doctor", overwrite=False, hires=False)
+                 confidence=0.0, method="default", direction="as the method says", spend="as the method says",
+                 rule="as the method says", prompts="", name="doctor", overwrite=False, hires=False)
 
 
 def payload(**changes) -> dict:

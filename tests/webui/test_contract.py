@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
-import torch
 from PIL import Image
 from webui_real import arrays
 from webui_settings import DIRECTIONS, PROMPT, apart, debias, keys, payload, same, save_profile
@@ -218,62 +216,6 @@ def test_metadata_names_another_prompt_and_setting(host):
     assert not same(plain, pictures) and said["Debias others"] == "draw"
     assert "was not calibrated" in said["Debias prompt"]
     assert said["Debias setting"] == "steps: calibrated at 30, used at 6"
-
-
-def test_predicted_weights_are_those_of_the_first_steps(host):
-    """A prompt that was not calibrated: what its first steps show tells how its pictures are drawn."""
-    calibrated = [f"a photo of a {subject}" for subject in ("doctor", "pilot", "teacher", "cook")]
-    save_profile(host.profiles, steering=DRAW, spend="draw", prompts=calibrated)
-    asked = dict(prompt="a photo of a nurse", seed=20, batch_size=4)
-    plain, _ = generate(host, **asked)
-    pictures, texts = generate(host, **asked, **debias(others="predict"))
-    said = [keys(text) for text in texts]
-    sent = [each.get("Debias sent to") for each in said]
-    assert all("its weights are predicted from 4 calibrated prompts" in each["Debias prompt"]
-               for each in said if "Debias sent to" in each)
-    assert set(sent) == {None, "woman"} and all(each["Debias others"] == "predict" for each in said)
-    moved = [not same([a], [b]) for a, b in zip(plain, pictures)]
-    assert moved == [at is not None for at in sent]
-    file, = (host.profiles / "unfinished").glob("first_steps_*.json")
-    found, written = json.loads(file.read_text()), file.stat().st_mtime_ns
-    assert set(found) == {*calibrated, asked["prompt"]}
-    share, tolerance = expected_share(host, asked["prompt"])
-    assert found[asked["prompt"]][0] == pytest.approx([share, 1 - share], abs=tolerance)
-    again, _ = generate(host, **asked, **debias(others="predict"))
-    assert same(again, pictures) and file.stat().st_mtime_ns == written, "what was read is kept"
-    assert same(generate(host, **asked)[0], plain), "nothing is left behind"
-    file.unlink()
-
-
-def test_predicted_weights_need_calibrated_prompts(host):
-    save_profile(host.profiles, steering=DRAW, spend="draw")
-    plain, _ = generate(host, prompt="a photo of a nurse")
-    pictures, texts = generate(host, prompt="a photo of a nurse", **debias(others="predict"))
-    assert same(plain, pictures)
-    assert "needs 4 calibrated prompts, but 'test' has 1" in keys(texts[0])["Debias failed"]
-
-
-def expected_share(host, prompt: str) -> tuple[float, float]:
-    """The share of the first group that is solved from texts evaluated one by one, and how near a host comes to it.
-
-    The double's predictions depend on the text alone, in every step by the same amount. Real hosts have the demo model,
-    which is asked in diffusers, at another sampler's times.
-    """
-    from sd_debias.core.calibration.first_steps import on_simplex
-    texts = [prompt, f"{prompt}, a man", f"{prompt}, a woman"]
-    if hasattr(host, "shared"):
-        double = sys.modules[type(host).__module__]
-        own, *groups = (double.predicted(torch.zeros(1, 4, 8, 8), host.shared.sd_model.get_learned_conditioning(
-            double.SdConditioning([text], width=64, height=64))).flatten().double() for text in texts)
-        mean = sum(groups) / 2
-        groups = torch.stack(groups) - mean
-        return on_simplex((groups @ groups.T).numpy(), (groups @ (own - mean)).numpy())[0], 1e-3
-    from sd_debias.core.attribute import GENDER
-    from sd_debias.diffusers_host.workbench import demo
-    from sd_debias.diffusers_host.first_steps import first_shares
-    found, = first_shares(demo().pipe, prompt, [GENDER], range(32), num_inference_steps=6,
-                          guidance_scale=4.0, negative_prompt="")
-    return found[0], 0.1
 
 
 @pytest.mark.parametrize("args", [

@@ -3,10 +3,8 @@ from __future__ import annotations
 
 import gc
 import html
-import importlib
 import json
 import sys
-import time
 import types
 import weakref
 
@@ -340,36 +338,6 @@ def test_xyz_axes_set_arguments_on_copies(a_double):
     assert arguments.read([False], other.sd_debias_overrides).strength == 0.5
     axis["Profile"](other, "None", [])
     assert not arguments.read([True, "test"], other.sd_debias_overrides).enabled
-
-
-def test_jobs_run_one_at_a_time_and_are_cancelled(a_double):
-    jobs = importlib.import_module("sd_debias.webui_extension.jobs")
-    result = sys.modules["sd_debias.webui_extension.calibrating"].Result("done", [], [], complete=False)
-    state, queue = a_double.shared.state, jobs.Jobs()
-
-    def work(job):
-        while not state.interrupted:
-            time.sleep(0.01)
-        return result
-
-    first = queue.start("audit", work)
-    with pytest.raises(jobs.Busy, match="Wait until it ends, or cancel it"):
-        queue.start("calibration", work)
-    while first.state == "waiting":
-        time.sleep(0.01)
-    queue.cancel(first)
-    ended = time.time() + 10
-    while first.state == "running" and time.time() < ended:
-        time.sleep(0.01)
-    assert first.state == "cancelled" and first.result is result
-
-    def failing(job):
-        raise jobs.Busy("nothing to measure")
-
-    second = queue.start("audit", failing)
-    while second.state in ("waiting", "running"):
-        time.sleep(0.01)
-    assert (second.state, second.error) == ("failed", "nothing to measure")
 
 
 def test_calibration_moves_the_shares(bench):

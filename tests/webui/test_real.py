@@ -1,11 +1,9 @@
-"""What only real hosts can show: calibration by their own scripts, the API's routes, parity with diffusers."""
+"""What only real hosts can show: calibration by their own scripts, over the host's API, and parity with diffusers."""
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
-import urllib.error
 
 import numpy as np
 import pytest
@@ -15,24 +13,8 @@ from webui_settings import DIRECTIONS, PROMPT, apart, debias, keys, payload, sam
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
 
 SETTING = dict(negative_prompt="", steps=10, cfg_scale=2.0, seed=0, sampler_name="Euler", batch_size=25)
-CALIBRATE = [["gender"], "", "demo", 100, 4, 400, 0.0, 0.0, "default", "as the method", "as the method",
-             "as the method", "", "real", True, False]
-
-
-def ask(host, path: str, data: dict | None = None, method: str | None = None):
-    """(status, answer) of one of the extension's routes."""
-    try:
-        return host.ask(f"/sd-debias/v1{path}", data, method)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def ended(host, job: dict, seconds: int = 600) -> dict:
-    until = time.time() + seconds
-    while job["state"] in ("waiting", "running") and time.time() < until:
-        time.sleep(0.5)
-        _, job = ask(host, f"/jobs/{job['id']}")
-    return job
+CALIBRATE = [["gender"], "", "demo", 100, 4, 400, 0.0, 0.0, "default", "as the method says", "as the method says",
+             "as the method says", "", "real", True, False]
 
 
 @pytest.mark.parametrize("subject", ["doctor", "teacher", "firefighter"])
@@ -44,28 +26,6 @@ def test_calibrated_gender_reaches_the_noise_floor(a1111, subject):
     after = entry["after"][0]
     assert after["n"] == 400 and after["kl"] <= after["kl_floor95"], result.info
     assert entry["prompt"] == prompt
-
-
-def test_audit_and_calibration_as_jobs(server):
-    txt2img = dict(prompt=PROMPT, width=64, height=64, **{**SETTING, "batch_size": 10, "steps": 4})
-    assert ask(server, "/audit", dict(txt2img=txt2img, count=0))[0] == 422
-    status, job = ask(server, "/audit", dict(txt2img=txt2img, count=20, classifier="demo"))
-    assert status == 202
-    busy, answer = ask(server, "/audit", dict(txt2img=txt2img, count=20, classifier="demo"))
-    assert busy == 409 and "Wait until it ends" in answer["detail"]
-    job = ended(server, job)
-    assert job["state"] == "done" and job["result"][0]["before"]["gender"]["n"] == 20
-    request = dict(txt2img=txt2img, count=10, rounds=1, held_out=10, classifier="demo", name="job", overwrite=True)
-    job = ended(server, ask(server, "/calibrate", request)[1])
-    assert job["state"] == "done" and job["profile"] == "job", job["error"]
-    assert "job" in ask(server, "/profiles")[1] and ask(server, "/profiles/job")[1]["name"] == "job"
-    assert ask(server, "/profiles/absent")[0] == ask(server, "/jobs/absent")[0] == 404
-    job = ask(server, "/audit", dict(txt2img=txt2img, count=1000, classifier="demo"))[1]
-    while ask(server, f"/jobs/{job['id']}")[1]["state"] == "waiting":
-        time.sleep(0.2)
-    ask(server, f"/jobs/{job['id']}", method="DELETE")
-    assert ended(server, job, 60)["state"] == "cancelled"
-    assert "Debias profile" not in keys(server.post("txt2img", payload()).infotexts[0])
 
 
 @pytest.mark.parametrize("model", ["demo", "zimage"])
@@ -98,10 +58,6 @@ def test_a_models_folder_that_cannot_be_written(server):
     try:
         with pytest.raises(ValueError, match="The calibration's files could not be written to"):
             server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=CALIBRATE))
-        status, job = ask(server, "/calibrate", dict(txt2img=dict(prompt=PROMPT, steps=4), count=10, classifier="demo",
-                                                     name="job"))
-        job = ended(server, job)
-        assert job["state"] == "failed" and "The calibration's files could not be written to" in job["error"]
         said = keys(server.post("txt2img", payload(**debias())).infotexts[0])
         assert said["Debias failed"].startswith("There is no profile 'test'")
     finally:
@@ -140,12 +96,6 @@ def test_an_interrupted_generation_leaves_nothing_behind(server, direction):
     assert same(guided, arrays(server.post("txt2img", payload(**debias()))))
 
 
-def test_the_routes_are_documented(server):
-    paths = server.call("/openapi.json")["paths"]
-    assert {path.removeprefix("/sd-debias/v1") for path in paths if path.startswith("/sd-debias/")} == {
-        "/profiles", "/profiles/{name}", "/audit", "/calibrate", "/measure", "/jobs/{identity}"}
-
-
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 def test_parity_with_core_pipeline(a1111, direction, sampler):
@@ -180,49 +130,6 @@ def test_parity_with_core_pipeline(a1111, direction, sampler):
 
 # --- what trials of the API found ------------------------------------------------------------------------------------
 
-QUICK = dict(prompt=PROMPT, width=64, height=64, steps=3, cfg_scale=2.5, seed=31, sampler_name="DDIM", batch_size=5)
-
-
-def test_the_setting_of_a_job_is_that_of_its_request_and_equal_seeds_give_equal_sheets(server):
-    request = dict(txt2img=dict(QUICK, sampler_name="Euler", scheduler="Simple"), count=5, rounds=0, held_out=0,
-                   classifier="demo", name="as asked", overwrite=True)
-    sheets = []
-    for _ in range(2):
-        job = ended(server, ask(server, "/calibrate", request)[1])
-        assert job["state"] == "done" and job["seed"] == 31, job["error"]
-        sheets.append(ask(server, f"/jobs/{job['id']}?images=true")[1]["images"])
-    setting = ask(server, "/profiles/as%20asked")[1]["setting"]
-    found = {name: setting[name] for name in ("steps", "cfg", "sampler", "scheduler", "width", "height")}
-    assert found == dict(steps=3, cfg=2.5, sampler="Euler", scheduler="Simple", width=64, height=64)
-    assert sheets[0] and sheets[0] == sheets[1]
-    drawn = ended(server, ask(server, "/audit", dict(txt2img=dict(QUICK, seed=-1), count=5, classifier="demo"))[1])
-    assert drawn["seed"] >= 0, "the seed that the host drew"
-
-
-@pytest.mark.parametrize("changes, sentence", [
-    (dict(txt2img=dict(QUICK, scheduler="Magic")), "There is no scheduler 'Magic'"),
-    (dict(txt2img=dict(QUICK, sampler_name="Magic")), "There is no sampler 'Magic'"),
-    (dict(txt2img=dict(QUICK, override_settings=dict(sd_model_checkpoint="gone"))), "There is no checkpoint 'gone'"),
-    (dict(held_out=10**12), "images"), (dict(count=10**9), "images"), (dict(confidence=5), "from 0 to 1"),
-    (dict(confidence=-1), "from 0 to 1"), (dict(name="a" * 110), "1 to 120 printable"),
-    (dict(name="\u533b" * 70), "220 bytes"), (dict(name="a\u202eb"), "printable"), (dict(name="../x"), "slashes"),
-    (dict(attributes=["gender", "gender = 70:30"]), "same name"), (dict(rule="additive"), "no use for a rule"),
-    (dict(attributes=[f"a{i}: x | y" for i in range(9)]), "at most 8"),
-    (dict(sure="quick"), "'count' only with the plan 'custom', got sure: 'quick'")])
-def test_a_request_that_makes_no_sense_is_refused_at_once(server, changes, sentence):
-    request = {**dict(txt2img=QUICK, count=5, rounds=0, held_out=5, classifier="demo", name="odd"), **changes}
-    status, answer = ask(server, "/calibrate", request)
-    assert status == 422 and sentence in answer["detail"]
-
-
-@pytest.mark.parametrize("wrong", [
-    dict(count="many"), dict(txt2img=dict(steps=math.nan)), dict(txt2img=dict(width=math.inf)),
-    dict(prompts=["\ud800", None])])
-def test_a_request_of_wrong_types_is_refused_in_a_sentence_and_never_with_an_error_of_the_server(server, wrong):
-    status, answer = ask(server, "/audit", wrong)
-    assert status == 422 and answer["detail"].startswith("The request is wrong at '"), answer
-
-
 def test_settings_of_folders_and_downloads_cannot_be_changed_over_the_api(server):
     """Forge's own route for options restricts none of them, whatever an option says; a generation's overrides do."""
     before = server.call("/sdapi/v1/options")
@@ -231,49 +138,17 @@ def test_settings_of_folders_and_downloads_cannot_be_changed_over_the_api(server
             server.call("/sdapi/v1/options", {name: value})
         server.post("txt2img", payload(steps=1, override_settings={name: value}))
         assert server.call("/sdapi/v1/options").get(name) == before.get(name)
-    job = ended(server, ask(server, "/audit", dict(txt2img=QUICK, count=5))[1])
-    assert "Expected a classifier for gender, got none" in job["error"], "no classifier is set"
 
 
-def test_a_job_tells_neither_whether_a_folder_exists_nor_where_the_host_lies(server):
+def test_a_script_tells_neither_whether_a_folder_exists_nor_where_the_host_lies(server):
     said = []
     for path in ("/etc", "/no/such/folder", str(server.place), "../../extensions"):
-        job = ended(server, ask(server, "/audit", dict(txt2img=QUICK, count=5, classifier=path))[1])
-        assert job["state"] == "failed"
-        said.append(job["error"].replace(path, "X"))
         with pytest.raises(ValueError, match="models/classifiers") as caught:
             server.post("txt2img", payload(script_name="Debias: audit", script_args=[
                 ["gender"], "", path, 5, 0.0, "", False]))
-        assert str(server.place) not in str(caught.value).replace(path, "X")
-    assert len(set(said)) == 1 and "There is no classifier 'X' in models/classifiers" in said[0]
-    request = dict(txt2img=QUICK, count=5, rounds=0, held_out=0, classifier="demo", name="placed", overwrite=True)
-    job = ended(server, ask(server, "/calibrate", request)[1])
-    assert job["state"] == "done" and str(server.place) not in json.dumps(job)
-    assert "models/debias_profiles/placed.json" in job["text"]
-
-
-def test_a_cancelled_waiting_job_blocks_no_other_while_the_page_generates(server):
-    long = threading.Thread(target=server.post, args=("txt2img", payload(steps=150, n_iter=20)))
-    long.start()
-    while server.call("/sdapi/v1/progress")["state"]["sampling_step"] < 2:
-        time.sleep(0.05)
-    first = ask(server, "/audit", dict(txt2img=QUICK, count=5, classifier="demo"))[1]
-    assert first["state"] == "waiting"
-    ask(server, f"/jobs/{first['id']}", method="DELETE")
-    status, second = ask(server, "/audit", dict(txt2img=QUICK, count=5, classifier="demo"))
-    assert status == 202 and ask(server, f"/jobs/{first['id']}")[1]["state"] == "cancelled"
-    server.call("/sdapi/v1/interrupt", {})
-    long.join(60)
-    assert ended(server, second, 60)["state"] == "done"
-
-
-def test_a_job_that_the_page_interrupted_is_not_done(server):
-    job = ask(server, "/audit", dict(txt2img=dict(QUICK, steps=20), count=1000, classifier="demo"))[1]
-    while " of 1000 images" not in ask(server, f"/jobs/{job['id']}")[1]["text"]:
-        time.sleep(0.2)
-    server.call("/sdapi/v1/interrupt", {})
-    job = ended(server, job, 60)
-    assert job["state"] == "cancelled" and "Interrupted after" in job["text"]
+        said.append(str(caught.value).replace(path, "X"))
+        assert str(server.place) not in said[-1]
+    assert len(set(said)) == 1
 
 
 def test_a_picture_that_was_left_alone_is_pasted_back_with_the_extension_on(server):

@@ -5,8 +5,6 @@ import inspect
 import io
 import json
 import sys
-import threading
-import time
 import types
 from pathlib import Path
 
@@ -21,74 +19,6 @@ DRAW = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
 
 def ours(name):
     return sys.modules[f"sd_debias.webui_extension.{name}"]
-
-
-# --- the API's requests ----------------------------------------------------------------------------------------------
-
-class FakeProcessing:
-    """A1111's: the page's scripts overwrite the settings unless the request is known as one of the API beforehand."""
-
-    def __init__(self, sd_model, **settings):
-        vars(self).update(settings, is_api=False, _scripts=None, _args=())
-
-    @property
-    def scripts(self):
-        return self._scripts
-
-    @scripts.setter
-    def scripts(self, value):
-        self._scripts = value
-        self.setup()
-
-    @property
-    def script_args(self):
-        return self._args
-
-    @script_args.setter
-    def script_args(self, value):
-        self._args = value
-        self.setup()
-
-    def setup(self):
-        if self._scripts and self._args and not self.is_api:
-            self.steps, self.sampler_name, self.scheduler, self.seed = 20, "DPM++ 2M", "Automatic", -1
-
-
-@pytest.fixture
-def requested(a_double, monkeypatch):
-    """The module for requests, on a host with two samplers, a scheduler and a checkpoint."""
-    import importlib
-    request = importlib.import_module("sd_debias.webui_extension.request")
-    processing, scripts, samplers = (sys.modules[f"modules.{name}"]
-                                     for name in ("processing", "scripts", "sd_samplers"))
-    monkeypatch.setattr(processing, "StableDiffusionProcessingTxt2Img", FakeProcessing, raising=False)
-    monkeypatch.setattr(scripts, "scripts_txt2img", a_double.runner, raising=False)
-    monkeypatch.setattr(samplers, "samplers", [types.SimpleNamespace(name="DPM++ 2M")], raising=False)
-    monkeypatch.setattr(samplers, "all_samplers_map", {"DPM++ 2M": 1, "Euler": 1}, raising=False)
-    monkeypatch.setitem(sys.modules, "modules.sd_schedulers", types.SimpleNamespace(schedulers_map={"Karras": 1}))
-    a_double.checkpoints["known"] = "known.safetensors"
-    return request
-
-
-def settings(**changes):
-    return {**dict(steps=7, sampler_name="Euler", scheduler="Karras", seed=11, override_settings={}), **changes}
-
-
-def test_the_apis_steps_sampler_scheduler_and_seed_are_those_of_the_request(requested):
-    p = requested.processing_of(settings())
-    assert (p.steps, p.sampler_name, p.scheduler, p.seed) == (7, "Euler", "Karras", 11) and p.is_api
-    assert requested.processing_of(settings(seed=-1)).seed == 12345, "the job says which seed was drawn"
-
-
-@pytest.mark.parametrize("changes, sentence", [
-    (dict(scheduler="Magic"), "There is no scheduler 'Magic'. Known: Karras"),
-    (dict(sampler_name="Magic"), "There is no sampler 'Magic'"),
-    (dict(override_settings=dict(sd_model_checkpoint="gone")), "There is no checkpoint 'gone'")])
-def test_what_the_host_does_not_have_is_refused_and_not_replaced(requested, changes, sentence):
-    requested.check(settings(override_settings=dict(sd_model_checkpoint="known")))
-    requested.check(settings(sampler_name=None, scheduler=None))
-    with pytest.raises(ValueError, match=sentence):
-        requested.check(settings(**changes))
 
 
 # --- pasting ---------------------------------------------------------------------------------------------------------
@@ -113,16 +43,6 @@ def test_a_pasted_picture_of_a_prompt_that_was_not_calibrated_comes_again(a_doub
     assert ("Debias others" in keys(made.infotexts[0])) == (others == "draw")
     again = a_double.post("txt2img", payload(**LAWYER, infotext=made.infotexts[0]))
     assert same(arrays(made), arrays(again)) and again.infotexts == made.infotexts
-
-
-def test_an_earlier_version_s_picture_of_a_prompt_that_was_not_calibrated_comes_again(a_double):
-    """It was steered unasked, and its parameters say so in other words."""
-    save_profile(a_double.profiles)
-    made = a_double.post("txt2img", payload(**LAWYER, **debias(others="draw")))
-    earlier = made.infotexts[0].replace("Debias others: draw, ", "")
-    assert earlier != made.infotexts[0]
-    again = a_double.post("txt2img", payload(**LAWYER, infotext=earlier))
-    assert same(arrays(made), arrays(again))
 
 
 # --- what a calibration is continued from ----------------------------------------------------------------------------
@@ -233,98 +153,6 @@ def test_an_error_of_the_host_is_not_blamed_on_the_folder_of_profiles(bench, mon
     with pytest.raises(OSError, match="Input/output error") as caught:
         calibrate(bench)
     assert not isinstance(caught.value, ValueError)
-
-
-# --- jobs ------------------------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def jobs(a_double):
-    import importlib
-    return importlib.import_module("sd_debias.webui_extension.jobs")
-
-
-def until(condition):
-    ended = time.time() + 10
-    while not condition() and time.time() < ended:
-        time.sleep(0.01)
-    assert condition()
-
-
-def test_a_cancelled_waiting_job_blocks_no_other_while_the_page_generates(a_double, jobs):
-    queue, result = jobs.Jobs(), ours("calibrating").Result("done", [], [])
-    with sys.modules["modules.call_queue"].queue_lock:  # the page generates
-        first = queue.start("audit", lambda job: result)
-        queue.cancel(first)
-        assert first.state == "cancelled"
-        second = queue.start("audit", lambda job: result)
-        assert second.state == "waiting"
-    until(lambda: second.state == "done")
-    assert first.state == "cancelled" and first.result is None
-
-
-def test_an_interrupt_while_a_job_starts_is_not_lost(a_double, jobs, monkeypatch):
-    queue, state, began = jobs.Jobs(), a_double.shared.state, threading.Event()
-    begin = state.begin
-
-    def slow(job=""):
-        began.set()
-        time.sleep(0.2)
-        begin(job)  # forgets an interrupt
-
-    def work(job):
-        until(lambda: state.interrupted)
-        return ours("calibrating").Result("stopped", [], [], complete=False)
-
-    monkeypatch.setattr(state, "begin", slow)
-    job = queue.start("audit", work)
-    began.wait(10)
-    queue.cancel(job)
-    until(lambda: job.state == "cancelled")
-    assert job.result.text == "stopped"
-
-
-def test_a_job_that_breaks_in_any_way_does_not_block_the_next(a_double, jobs, monkeypatch):
-    queue, result = jobs.Jobs(), ours("calibrating").Result("done", [], [])
-
-    def exits(job):
-        raise SystemExit
-
-    monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    first = queue.start("audit", exits)
-    until(lambda: first.state == "failed")
-    with monkeypatch.context() as patch:
-        patch.setattr(a_double.shared.state, "begin", lambda job="": 1 / 0)
-        second = queue.start("audit", lambda job: result)
-        until(lambda: second.state == "failed")
-    third = queue.start("audit", lambda job: result)
-    until(lambda: third.state == "done")
-
-
-def test_a_job_that_the_page_interrupted_is_not_done(bench, jobs):
-    calibrating, queue = ours("calibrating"), jobs.Jobs()
-    gender = [sys.modules["sd_debias.core.attribute"].GENDER]
-
-    def press(params):
-        bench.shared.state.interrupted |= len(bench.denoisers) > 2
-
-    def work(job):
-        p = sys.modules["webui_double"].Processing(bench, bench.shared.sd_model, **payload(batch_size=5))
-        p.scripts, p.script_args = bench.runner, tuple(c and c.value for c in bench.runner.inputs)
-        return calibrating.audit(p, [PROMPT], gender, "", 50, cancelled=lambda: job.cancelled)
-
-    bench.callbacks["cfg_denoiser"].append(press)
-    job = queue.start("audit", work)
-    until(lambda: job.state not in ("waiting", "running"))
-    assert job.state == "cancelled" and "Interrupted after 10 of 50" in job.text and job.result.summary
-
-
-def test_a_cancelled_job_stops_though_the_host_forgot_the_interrupt(bench, jobs):
-    calibrating = ours("calibrating")
-    p = sys.modules["webui_double"].Processing(bench, bench.shared.sd_model, **payload(batch_size=5))
-    p.scripts, p.script_args = bench.runner, tuple(c and c.value for c in bench.runner.inputs)
-    result = calibrating.audit(p, [PROMPT], [sys.modules["sd_debias.core.attribute"].GENDER], "", 50,
-                               cancelled=lambda: len(bench.denoisers) >= 3)
-    assert not result.complete and "Interrupted after 10 of 50" in result.text
 
 
 # --- what the API must not tell or change ----------------------------------------------------------------------------

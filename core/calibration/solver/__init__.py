@@ -84,9 +84,9 @@ def make(method: Method, attribute: Attribute, seed: int = 0, within: float | No
     """The solver that a method names, for one attribute; `seed` is that of the policy gradient; `within` the plan's
     margin, so that rounds are for what is known least."""
     from .draw import Draw
-    from .ida import Ida
     from .policy_gradient import PolicyGradient
     from .response import SLOPES, TOWARD
+    from .shift import Shift
     if method.rule.startswith(OWN):
         if method.rule not in _own:
             raise DebiasError(f"The weights are solved by {quoted(method.rule)}, which is not registered here. Import "
@@ -98,4 +98,4 @@ def make(method: Method, attribute: Attribute, seed: int = 0, within: float | No
         return Draw(attribute.target, method.unit, within)
     # Directions that saturate or turn round are not pushed beyond what was seen to obey.
     slope = TOWARD if method.guidance.toward else SLOPES[method.direction]
-    return Ida(attribute.target, method.rule, slope, 8.0 if method.guidance.linear else 4.0)
+    return Shift(attribute.target, slope, 8.0 if method.guidance.linear else 4.0)

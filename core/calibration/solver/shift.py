@@ -1,7 +1,7 @@
 """Iterative Distribution Alignment on shift weights: generate, measure the shares, correct the weights, repeat.
 
-He et al. 2024 name the algorithm and show that one or two iterations suffice; their update rule is not public. The
-three rules here are our own. All keep the weights' sum at zero, so that no push away from people in general builds up.
+He et al. 2024 name the algorithm and show that one or two iterations suffice; their update rule is not public. This
+one is our own. It keeps the weights' sum at zero, so that no push away from people in general builds up.
 """
 from __future__ import annotations
 
@@ -19,42 +19,29 @@ ENOUGH = 200  # pushed images that tell whether pushes do anything
 UNLIKELY = 0.01  # of a round beside the fit to all of them
 
 
-class Ida:
-    """IDA with one of three rules; p are a round's shares, t the target, n the number of groups.
+class Shift:
+    """IDA's solver of one shift for all images: the weights at which the response that all rounds measured meets the
+    target (response.py)."""
 
-    log             the weights at which the response that all rounds measured meets the target (response.py)
-    additive        a += p - t, from the last round
-    multiplicative  v *= (p / t)^(1/4) on the simplex, a = largest (v - 1/n), from the last round
-    """
-
-    def __init__(self, target: Sequence[float], rule: str = "log", slope: float = SLOPES["prompt"],
-                 largest: float = 4.0):
-        """`slope` is what the log rule expects of the response at first, `largest` the bound on any weight."""
-        self.target, self.rule, self.slope, self.largest = np.asarray(target, float), rule, slope, largest
+    def __init__(self, target: Sequence[float], slope: float = SLOPES["prompt"], largest: float = 4.0):
+        """`slope` is what is expected of the response at first, `largest` the bound on any weight."""
+        self.target, self.slope, self.largest = np.asarray(target, float), slope, largest
         self.log_target = np.log(reachable(target))
 
     def propose(self, history: Sequence[Measurement]) -> Steering:
         last = np.asarray(history[-1].steering.weights)
-        p = smoothed(history[-1].counts)
-        if self.rule == "log":
-            step = self._response(history).weights(self.log_target, last)
-        elif self.rule == "additive":
-            step = last + p - self.target
-        else:
-            even = 1 / len(p)
-            v = np.clip(last / self.largest + even, 1e-3, None) * (p / np.exp(self.log_target)) ** 0.25
-            step = self.largest * (v / v.sum() - even)
+        step = self._response(history).weights(self.log_target, last)
         return self._bounded(step - step.mean())
 
     def _bounded(self, a: np.ndarray) -> Steering:
         return Steering(tuple((a * min(1, self.largest / max(np.abs(a).max(), 1e-9))).tolist()))
 
     def answer(self, history: Sequence[Measurement]) -> Steering:
-        """Of the log rule, the safest weights by the fit to all rounds: the nearest round owes part of its nearness to
-        luck. Unless chance does not explain what the nearest round or the last one showed beside the fit, which then
-        does not hold. Of the other rules, the nearest round."""
+        """The safest weights by the fit to all rounds: the nearest round owes part of its nearness to luck. Unless
+        chance does not explain what the nearest round or the last one showed beside the fit, which then does not
+        hold: then the nearest round's."""
         near = nearest(history, self.target)
-        if self.rule == "log" and len(history) > 1:
+        if len(history) > 1:
             response = self._response(history)
             if all(g_test(m.counts, response.expected(m.steering.weights))[1] > UNLIKELY for m in (near, history[-1])
                    if m.counts.sum()):
@@ -63,7 +50,7 @@ class Ida:
         return near.steering
 
     def outcomes(self, history: Sequence[Measurement], steering: Steering) -> np.ndarray:
-        """By the response that all rounds measured, whatever rule proposed their weights."""
+        """By the response that all rounds measured."""
         return self._response(history).shares(steering.weights)
 
     def at_its_limit(self, history: Sequence[Measurement]) -> bool:
