@@ -4,8 +4,8 @@
                               packages that the host's Python lacks; does nothing if none is missing
     python install.py demo    makes .venv in this folder, runs the demo in it and prints where the report is;
                               passes further arguments to `sd-debias demo`
-    python install.py test    makes .venv in this folder and runs the whole test suite in it; passes further
-                              arguments to pytest
+    python install.py test    makes .venv in this folder and runs the tests that protect every change, on two cores;
+                              with --all, every test that needs no other program; passes further arguments to pytest
 """
 import collections
 import hashlib
@@ -96,8 +96,13 @@ def demo(arguments):
 
 
 def test(arguments):
-    """Run the whole test suite, or the part that the arguments choose."""
-    return subprocess.call([str(program("python")), "-m", "pytest", *arguments], cwd=str(ROOT), env=environment())
+    """Run the quick tests, with `--all` the slow ones too, in two processes; further arguments are pytest's."""
+    chosen = [] if "--all" in arguments else ["-m", "not slow"]
+    # A file's tests stay together, and share the models that it has made. A thread more for each process would only
+    # make them wait for each other.
+    command = [str(program("python")), "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *chosen,
+               *(argument for argument in arguments if argument != "--all")]
+    return subprocess.call(command, cwd=str(ROOT), env={"OMP_NUM_THREADS": "1", **environment()})
 
 
 def prepare(extra):

@@ -147,7 +147,7 @@ class GuidedDenoiser:
             _, image_of, group_of, _ = self.indices
             eps_groups = eps_uncond.repeat(self.weights.shape[1], *(1,) * eps_uncond.ndim)
             eps_groups[group_of, image_of] = eps_extra
-            eps_unsafe = mix(eps_uncond, eps_groups, self.weights)
+            eps_unsafe = self.passes[-1].unsafe(eps_uncond, [eps_groups[g] for g in self.passes[-1].groups])
         return self.passes[-1].gamma(step, progress, eps_cond, eps_uncond, eps_unsafe)
 
     def _begin(self, has_uncond: bool):

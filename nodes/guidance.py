@@ -64,8 +64,10 @@ class GuidedSampling:
         facts = facts_of(guider, noise, sampler, sigmas, seed)
         weights = self.weights(seed, len(noise))
         guide = replace(self, encoded=self.encoded()) if callable(self.encoded) and weights.any() else self
+        progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"), counted(sampler))
+        args, kwargs = _told(progress.ended, args, kwargs)
         with as_it_was(guider):
-            record = guide._begin(guider, weights, sigmas)
+            record = guide._begin(guider, weights, progress)
             output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         with collected() as warned:
             summary = record()
@@ -73,7 +75,7 @@ class GuidedSampling:
                   facts)
         return output
 
-    def _begin(self, guider, weights: Tensor, sigmas: Tensor) -> Callable[[], dict]:
+    def _begin(self, guider, weights: Tensor, progress: Progress) -> Callable[[], dict]:
         """Prepare a pass; returns what tells, after it, what was done."""
         positive = guider.conds.get(POSITIVE)
         if not weights.any():
@@ -85,11 +87,11 @@ class GuidedSampling:
         conditioning.check_width(positive, self.encoded)
         if self.method.direction == "prompt":
             made = conditioning.shift(positive, self.encoded, self.attributes, weights, self.method.context)
-            texts = Shifted(guider, *made, len(weights), self.method.guidance, sigmas)
+            texts = Shifted(guider, *made, len(weights), self.method.guidance, progress)
             return lambda: texts.summary(conditioning.effect(self.encoded, self.attributes, weights,
                                                              self.method.context))
         from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
-        step = Pass(self, guider, weights, sigmas)
+        step = Pass(self, guider, weights, progress)
         for kind, wrapper in ((WrappersMP.CALC_COND_BATCH, step), (WrappersMP.APPLY_MODEL, step.apply_model)):
             add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
         return step.summary
@@ -119,15 +121,15 @@ class Shifted:
     of their batch are evaluated by length, their images' predictions taking the place of those of the batch."""
 
     def __init__(self, guider, shifted: conditioning.Entries, longer: conditioning.Apart, images: int,
-                 window: SafeLatentGuidance, sigmas: Tensor):
+                 window: SafeLatentGuidance, progress: Progress):
         self.guider, self.images, self.window, self.evaluations = guider, images, window, 0
+        self.progress = progress
         self.steps: set[int] = set()
         # In the guider's conditionings the host prepares them with its own.
         self.name = POSITIVE if window.whole else f"{KEY} {len(guider.conds)}"
         guider.conds[self.name] = shifted
         self.names = {f"{KEY} {len(guider.conds) + i}": at for i, (at, _) in enumerate(longer)}
         guider.conds.update(zip(self.names, (entries for _, entries in longer)))
-        self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
         if longer or not window.whole:
             from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, self, guider.model_options, is_model_options=True)
@@ -162,10 +164,9 @@ class Shifted:
 class Pass:
     """State of one pass, as a CALC_COND_BATCH wrapper."""
 
-    def __init__(self, guide: GuidedSampling, guider, weights: Tensor, sigmas: Tensor):
+    def __init__(self, guide: GuidedSampling, guider, weights: Tensor, progress: Progress):
         self.guider, self.direction, self.weights = guider, guide.method.direction, weights
-        self.progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"))
-        self.evaluations = 0
+        self.progress, self.evaluations = progress, 0
         self.added: tuple[int, int] | None = None  # in a model call with them: the first one's place, and their kind
         positive, negative = guider.conds[POSITIVE], guider.conds.get(NEGATIVE)
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
@@ -233,9 +234,12 @@ class Pass:
             eps_cond, eps_uncond = eps(outs[at]), eps(extra.pop() if self.steps.evaluates_empty else outs[base])
         found, predictions = iter(extra), []
         for one in self.images[:len(self.images) - self.steps.evaluates_empty]:
-            predictions.append(eps_uncond.clone())
+            rows = list(eps_uncond)
             for images in one:
-                predictions[-1][images] = eps(next(found))[images]
+                prediction = eps(next(found))
+                for image in images:  # a list as an index would be copied to the GPU
+                    rows[image] = prediction[image]
+            predictions.append(torch.stack(rows))
         eps_unsafe = predictions[0] if self.direction == "embedding" else self.steps.unsafe(eps_uncond, predictions)
         return outs, self.steps.gamma(step, progress, eps_cond, eps_uncond, eps_unsafe)
 
@@ -299,11 +303,13 @@ class Kinds(list):
 class Progress:
     """Share of the schedule, 0 at its first step, at a sigma.
 
-    It is read from sigma because samplers of higher order evaluate more often than they step. A pass over a part of the
-    schedule (denoise below 1, start and end steps) covers that part of the shares.
+    It is read from sigma, for which a GPU waits, since samplers of higher order evaluate more often than they step. Of
+    samplers that evaluate once a step, at the schedule's own sigmas, steps are counted as they end. A pass over a part
+    of the schedule (denoise below 1, start and end steps) covers that part of the shares.
     """
 
-    def __init__(self, sigmas: Tensor, model_sampling):
+    def __init__(self, sigmas: Tensor, model_sampling, counted: bool = False):
+        self.now = 0 if counted else None  # the step that runs, where it is counted
         self.sigmas = [float(s) for s in sigmas]
         self.steps = max(len(self.sigmas) - 1, 1)
         whole = float(model_sampling.timestep(model_sampling.sigma_max)) or 1.0
@@ -320,11 +326,46 @@ class Progress:
 
     def step(self, timestep: Tensor) -> int:
         """Number of the step, from 0, that an evaluation at this sigma belongs to."""
+        if self.now is not None:
+            return self.now
         sigma = float(timestep.flatten()[0])
         return max(sum(s >= sigma * (1 - 1e-4) for s in self.sigmas[:-1]) - 1, 0)
 
+    def ended(self, step: int) -> None:
+        """The sampler has ended a step."""
+        if self.now is not None:
+            self.now = min(step + 1, self.steps - 1)
+
     def __call__(self, timestep: Tensor) -> float:
         return self.first + (self.last - self.first) * self.step(timestep) / self.steps
+
+
+# ComfyUI's samplers that evaluate the model once a step, at the schedule's sigma, and then call back: measured by
+# tests/nodes/test_guidance.py on the host itself.
+COUNTED = {"euler", "euler_ancestral", "euler_cfg_pp", "euler_ancestral_cfg_pp", "lms", "dpmpp_2m", "dpmpp_2m_cfg_pp",
+           "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v",
+           "deis", "res_multistep", "res_multistep_ancestral", "gradient_estimation", "er_sde"}
+
+
+def counted(sampler) -> bool:
+    """Can the steps of this sampler be counted, since each is one evaluation at the schedule's own sigma?"""
+    function = getattr(sampler, "sampler_function", None)
+    return (getattr(function, "__module__", "") == "comfy.k_diffusion.sampling"
+            and function.__name__.removeprefix("sample_") in COUNTED
+            and not getattr(sampler, "extra_options", {}).get("s_churn"))
+
+
+def _told(ended: Callable[[int], None], args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments behind `sigmas`, (denoise_mask, callback ...), with a callback that also says which step ended."""
+    callback = kwargs.get("callback") if len(args) < 2 else args[1]
+
+    def told(step, *given):
+        ended(step)
+        return callback(step, *given) if callback is not None else None
+
+    if len(args) < 2:
+        return args, {**kwargs, "callback": told}
+    return (args[0], told, *args[2:]), kwargs
 
 
 def facts_of(guider, noise: Tensor, sampler, sigmas: Tensor, seed: int) -> dict:

@@ -28,18 +28,24 @@ def text_of(path):
     return path.read_text("utf-8")
 
 
-def prose(path):
-    """A page without its code."""
-    return re.sub(r"`[^`\n]+`", "`code`", FENCE.sub("", text_of(path)))
+def unfenced(path):
+    return FENCE.sub("", text_of(path))
+
+
+def links(page):
+    """What a page links or shows, outside of its code."""
+    prose = re.sub(r"`[^`\n]+`", "`code`", unfenced(page))
+    return [one or other for one, other in LINK.findall(prose)]
 
 
 def anchors(path):
     """The anchors of a page's headings, as GitHub and the site make them."""
     found = []
-    for title in re.findall(r"^#{1,6} +(.+?) *$", FENCE.sub("", text_of(path)), re.MULTILINE):
+    for title in re.findall(r"^#{1,6} +(.+?) *$", unfenced(path), re.MULTILINE):
         title = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower())
         found.append(title.strip().replace(" ", "-"))
-    return {name if found[:i].count(name) == 0 else f"{name}_{found[:i].count(name)}" for i, name in enumerate(found)}
+    before = [found[:i].count(name) for i, name in enumerate(found)]
+    return {f"{name}_{count}" if count else name for name, count in zip(found, before)}
 
 
 def blocks(path, language):
@@ -51,7 +57,7 @@ def blocks(path, language):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_link_and_picture_of_a_page_is_there(page):
-    for target in filter(None, (one or other for one, other in LINK.findall(prose(page)))):
+    for target in links(page):
         if re.match(r"[a-z]+:", target):
             assert target.startswith("https://"), target
             continue
@@ -65,7 +71,7 @@ def test_every_link_and_picture_of_a_page_is_there(page):
 
 
 def test_pictures_can_be_opened_and_are_used():
-    used = {(page.parent / (one or other)).resolve() for page in PAGES for one, other in LINK.findall(text_of(page))}
+    used = {(page.parent / target).resolve() for page in PAGES for target in links(page)}
     for picture in (ROOT / "docs").glob("*.png"):
         Image.open(picture).verify()
         assert picture in used, f"no page shows {picture.name}"
@@ -127,22 +133,20 @@ def test_the_figures_of_the_readme_are_those_of_the_page():
 # Examples
 
 
-def examples():
-    for page in PAGES:
-        for number, code in enumerate(blocks(page, "python")):
-            yield pytest.param(page, code, id=f"{page.name}-{number}")
+EXAMPLES = [page for page in PAGES if blocks(page, "python")]
 
 
-@pytest.mark.parametrize("page, code", list(examples()))
-def test_every_python_example_is_python_and_imports_what_is_there(page, code):
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("sd_debias"):
-            module = __import__(node.module, fromlist=["_"])
-            assert all(hasattr(module, alias.name) for alias in node.names), code
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda path: path.name)
+def test_every_python_example_is_python_and_imports_what_is_there(page):
+    for code in blocks(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("sd_debias"):
+                module = __import__(node.module, fromlist=["_"])
+                assert all(hasattr(module, alias.name) for alias in node.names), code
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [path for path in PAGES if blocks(path, "python") and path.name != "extending.md"],
+@pytest.mark.parametrize("page", [page for page in EXAMPLES if page.name != "extending.md"],
                          ids=lambda path: path.name)
 def test_every_python_example_that_needs_no_model_of_yours_runs(page, tmp_path, monkeypatch):
     """In a folder with two photographs, which are noise, since pictures of one colour do not count. What
@@ -167,25 +171,21 @@ def shown(path):
                 yield shlex.split(line, comments=True)[1:]
 
 
-def commands():
-    for page in [*PAGES, *HELP]:
-        for words in shown(page):
-            yield pytest.param(words, id=f"{page.stem}: {' '.join(words[:3])}")
-
-
-@pytest.mark.parametrize("words", list(commands()))
-def test_every_command_that_is_shown_is_understood(words):
-    try:
-        options.parsed(COMMANDS, words)
-    except (SystemExit, DebiasError) as error:
-        pytest.fail(f"sd-debias {' '.join(words)}: {error}")
+@pytest.mark.parametrize("page", [page for page in [*PAGES, *HELP] if any(shown(page))],
+                         ids=lambda path: path.stem)
+def test_every_command_that_is_shown_is_understood(page):
+    for words in shown(page):
+        try:
+            options.parsed(COMMANDS, words)
+        except (SystemExit, DebiasError) as error:
+            pytest.fail(f"sd-debias {' '.join(words)}: {error}")
 
 
 @pytest.mark.parametrize("page", [*PAGES, *HELP], ids=lambda path: path.stem)
 def test_every_command_and_option_that_is_mentioned_exists(page):
     parser = options._parser(COMMANDS)
     known = next(action.choices for action in parser._actions if action.choices and "audit" in action.choices)
-    for code in re.findall(r"`sd-debias ([^`\n]+)`", FENCE.sub("", text_of(page))):
+    for code in re.findall(r"`sd-debias ([^`\n]+)`", unfenced(page)):
         command, *words = code.split()
         if command.startswith("-") or command.isupper():  # --version; COMMAND
             continue
@@ -198,7 +198,7 @@ def test_every_command_and_option_that_is_mentioned_exists(page):
                "--no-deps", "--dtype", "--device"}  # of benchmarks, pip and hosts
     if page.parent.name == "docs" and page.stem in ("python", "prompts", "limits", "choosing_a_judge", "sweep",
                                                     "troubleshooting", "attributes"):
-        for option in re.findall(r"`(--[a-z-]+)", FENCE.sub("", text_of(page))):
+        for option in re.findall(r"`(--[a-z-]+)", unfenced(page)):
             assert option in every | foreign, f"{page.name} names {option}"
 
 

@@ -20,20 +20,21 @@ from ..core.method.conditioning import Encoded, Parts, check_groups, check_unmix
 TOKENS, POOLED, GUIDANCE = "crossattn", "vector", "guidance"
 
 
-def parts_of(conditioning) -> Parts:
-    """A conditioning's tensors by name, without a mark. Raises DebiasError for one that is not known."""
+def parts_of(conditioning, mark: int = 0) -> Parts:
+    """A conditioning's tensors by name, without the `mark` tokens before the text. Raises DebiasError for one that is
+    not known."""
     if isinstance(conditioning, Tensor):
-        return {TOKENS: conditioning[:, int(marked(conditioning)):]}
+        return {TOKENS: conditioning[:, mark:]}
     if isinstance(conditioning, dict) and isinstance(conditioning.get(TOKENS), Tensor):
         parts = {name: conditioning[name] for name in (TOKENS, POOLED) if isinstance(conditioning.get(name), Tensor)}
-        return {**parts, TOKENS: parts[TOKENS][:, int(marked(conditioning)):]}
+        return {**parts, TOKENS: parts[TOKENS][:, mark:]}
     raise DebiasError(f"Expected a text conditioning as a tensor or a dict with '{TOKENS}', got a "
                       f"{type(conditioning).__name__}. This model's texts cannot be shifted.")
 
 
-def with_parts(conditioning, parts: Parts):
+def with_parts(conditioning, parts: Parts, mark: int = 0):
     """A copy of a conditioning with other tensors; what else it holds stays, and so does its mark."""
-    tokens = torch.cat([tokens_of(conditioning)[:, :int(marked(conditioning))], parts[TOKENS]], dim=1)
+    tokens = torch.cat([tokens_of(conditioning)[:, :mark], parts[TOKENS]], dim=1)
     if isinstance(conditioning, Tensor):
         return tokens
     result = copy.copy(conditioning)
@@ -41,19 +42,25 @@ def with_parts(conditioning, parts: Parts):
     return result
 
 
-def with_rows(conditioning, rows: Tensor):
+def with_rows(conditioning, rows: Sequence[int]):
     """A conditioning's texts by their rows."""
     if isinstance(conditioning, Tensor):
-        return conditioning[rows]
+        return chosen(conditioning, rows)
     result = copy.copy(conditioning)
-    result.update({name: part[rows] for name, part in conditioning.items()})
+    result.update({name: chosen(part, rows) for name, part in conditioning.items()})
     return result
 
 
-def marked(conditioning) -> bool:
-    """Does one value stand before the text? ControlNet tells prompt and negative prompt apart by such a token."""
+def chosen(part: Tensor, rows: Sequence[int]) -> Tensor:
+    """Rows of a tensor by their numbers; a list as an index would be copied to the GPU."""
+    return torch.stack([part[row] for row in rows])
+
+
+def mark_of(conditioning) -> int:
+    """How many tokens stand before the text: ControlNet tells prompt and negative prompt apart by a token of one value.
+    It reads the text, so ask once a pass: a GPU waits."""
     first = tokens_of(conditioning)[:, 0]
-    return bool((first == first[:, :1]).all())
+    return int((first == first[:, :1]).all())
 
 
 def tokens_of(conditioning) -> Tensor:
@@ -111,13 +118,14 @@ def _others(conditioning) -> dict:
     return {name: value for name, value in found.items() if name not in (TOKENS, POOLED)}
 
 
-def moved(row: Parts, encoded: Encoded, shifted: Parts) -> Parts:
+def moved(row: Parts, encoded: Encoded, shifted: Parts, known: dict | None = None) -> Parts:
     """A row of the host's text, moved as its prompt was, c' - c; parts [1, ...].
 
     Tokens that the prompt lacks come behind its own, in the place of what the host has filled a shorter text up with.
-    Raises DebiasError where the row comes from another text encoder.
+    `known` keeps whether it has, which is read once: a GPU waits. Raises DebiasError where the row comes from another
+    text encoder.
     """
-    result = {}
+    result, known = {}, {} if known is None else known
     for name, part in row.items():
         c, to = encoded.prompt[name].to(part.device), shifted[name].to(part.device)
         check_width(part, to)
@@ -128,10 +136,18 @@ def moved(row: Parts, encoded: Encoded, shifted: Parts) -> Parts:
         own = min(c.shape[1], part.shape[1])
         head = (part[:, :own].float() + (to[:, :own].float() - c[:, :own].float())).to(part.dtype)
         behind = part[:, max(own, to.shape[1]):]
-        if own == c.shape[1] and to.shape[1] != own and (part[:, own:] == part[:, own - 1:own]).all():
+        if own == c.shape[1] and to.shape[1] != own and _filled(part, own, known):
             behind = to[:, -1:].to(part).expand(-1, behind.shape[1], -1)  # hosts lengthen a text with its last token
         result[name] = torch.cat([head, to[:, c.shape[1]:].to(part), behind], dim=1)
     return result
+
+
+def _filled(part: Tensor, own: int, known: dict) -> bool:
+    """Does the text's last token stand in all places behind its `own` ones?"""
+    key = part.shape[1], own
+    if key not in known:
+        known[key] = bool((part[:, own:] == part[:, own - 1:own]).all())
+    return known[key]
 
 
 def mixed(anchor: Parts, encoded: Encoded, weights: Tensor) -> Parts:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DebiasError
-from .conditioning import marked, tokens_of, with_rows
+from .conditioning import chosen, tokens_of, with_rows
 from .run import CURRENT
 from .sampling import Pass
 
@@ -71,7 +71,7 @@ def longer(state: Pass, step, x_out: Tensor, inner_model) -> None:
     """Put the predictions for texts longer than the batch's own in place of the host's, which knows the prompt's."""
     places = _places(state, step.x)
     for images, text in state.evaluated_apart(step.text_uncond):
-        prediction = _evaluate(step, text, len(state.seeds), inner_model)
+        prediction = _evaluate(step, text, len(state.seeds), inner_model, state.mark)
         for image in images:
             x_out[places[image][state.guided[image]][0]] = prediction[image].to(x_out.dtype)
 
@@ -87,25 +87,33 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
         return
     b, places = len(state.seeds), _places(state, step.x)
     uncond = x_out[-b:].float()
-    if torch.equal(x_out[[parts[0][0] for parts in places]], x_out[-b:]):
+    if _may_skip(state.owner) and torch.equal(chosen(x_out, [parts[0][0] for parts in places]), x_out[-b:]):
         state.without_uncond += 1  # the host skips the negative prompt in this step and repeats the prompt instead
         return
     k = (torch.ones_like(step.sigma) if hasattr(step.denoiser, "alphas") else -1 / step.sigma)[-b:]
     k = k.float().view(-1, *(1,) * (x_out.ndim - 1))
     if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
-        rows = torch.tensor([parts[state.guided.get(image, 0)][0] for image, parts in enumerate(places)])
-        text, cond = with_rows(step.text_cond, rows), x_out[rows].float()
+        rows = [parts[state.guided.get(image, 0)][0] for image, parts in enumerate(places)]
+        text, cond = with_rows(step.text_cond, rows), chosen(x_out, rows).float()
         uncond = cond
     else:
         text, cond = step.text_uncond, torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
                                                     for u, parts in zip(uncond, places, strict=True)])
-    unsafe = [[(images, k * _evaluate(step, text, b, inner_model)) for images, text in texts]
+    unsafe = [[(images, k * _evaluate(step, text, b, inner_model, state.mark)) for images, text in texts]
               for texts in state.unsafe(text, shared.sd_model)]
     gamma = state.gamma(k * cond, k * uncond, unsafe)
     for image_of, part in state.guided.items():
         row, weight = places[image_of][part]
         shift = gamma[image_of] / k[image_of] / weight  # classifier-free guidance multiplies a part by its weight
         x_out[row] = (x_out[row].float() - shift).to(x_out.dtype)
+
+
+def _may_skip(p) -> bool:
+    """Can the host leave the negative prompt out of a step ("NGMS", "skip early CFG")? Only then is it worth to compare
+    predictions, for which a GPU waits."""
+    from modules import shared
+    return any(getattr(place, name, 0) for place, name in (
+        (p, "s_min_uncond"), (shared.opts, "s_min_uncond"), (shared.opts, "skip_early_cond")))
 
 
 def _places(state: Pass, x: Tensor) -> list[list[tuple[int, float]]]:
@@ -123,15 +131,15 @@ def _places(state: Pass, x: Tensor) -> list[list[tuple[int, float]]]:
             for rows, parts in zip(found, state.parts, strict=True)]
 
 
-def _evaluate(step, text, b: int, inner_model) -> Tensor:
+def _evaluate(step, text, b: int, inner_model, mark: int | None) -> Tensor:
     """The model's output for other texts [b, ...] of the step's images, float32."""
     from modules import shared
     x, sigma, image = (part[-b:] for part in (step.x, step.sigma, step.image_cond))
     whole = getattr(shared.opts, "batch_cond_uncond", True) and (
         tokens_of(step.text_cond).shape[1] == tokens_of(step.text_uncond).shape[1])
-    if whole and marked(step.text_uncond):
-        rows = torch.arange(len(step.x)) % b  # ControlNet keeps hints for as many rows as the host evaluates at once
-        text, x, sigma, image = with_rows(text, rows), x[rows], sigma[rows], image[rows]
+    if whole and mark:
+        rows = [row % b for row in range(len(step.x))]  # ControlNet keeps hints for all rows of one evaluation
+        text, (x, sigma, image) = with_rows(text, rows), (chosen(part, rows) for part in (x, sigma, image))
     return inner_model(x, sigma, cond=_condition(text, image))[:b].float()
 
 

@@ -12,7 +12,7 @@ from .sampling import Pass
 
 
 def attach(state: Pass, p) -> None:
-    """RoundGuidance the pass that starts now."""
+    """Hook guidance into the pass that starts now."""
     unet = p.sd_model.forge_objects.unet.clone()
     seen = {}
 
@@ -56,7 +56,9 @@ def guided(state: Pass, args: dict, cond_scale: float):
         for part in sorted(set(state.guided.values())):
             images = [i for i, guided in state.guided.items() if guided == part]
             text = _text(args["cond"][part], len(x))
-            base[images] = (cond if len(args["cond"]) == 1 else evaluated(text))[images]
+            own = cond if len(args["cond"]) == 1 else evaluated(text)
+            for image in images:
+                base[image] = own[image]
             found = [[([i for i in some if i in images], evaluated(moved)) for some, moved in texts]
                      for texts in state.unsafe(text, shared.sd_model)]
             unsafe = [[*one, *more] for one, more in zip(unsafe or [[]] * len(found), found, strict=True)]
@@ -85,7 +87,8 @@ def _without_uncond(state: Pass, args: dict):
     if state.inside.evaluates_empty:
         base = cond.clone()
         for images, prediction in found.pop():
-            base[images] = prediction[images]
+            for image in images:
+                base[image] = prediction[image]
     return (denoised.float() - state.gamma(cond, base, found) / k).to(denoised.dtype)
 
 

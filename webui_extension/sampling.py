@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Parts, apart, length, shifted_rows
 from ..core.method.step import place
-from .conditioning import TOKENS, encode, mixed, moved, of_group, parts_of, with_parts, with_rows
+from .conditioning import TOKENS, encode, mark_of, mixed, moved, of_group, parts_of, with_parts, with_rows
 from .profiles import said
 
 
@@ -43,6 +43,10 @@ class Pass:
         self.cause: Exception | None = None  # of it
         self.frames = 1
         self._model, self._encoded, self._shifts = None, {}, {}
+        # Read once a pass: in every step a GPU would wait.
+        self.mark: int | None = None  # tokens before the text
+        self._filled: dict[str, dict] = {}
+        self._mask: Tensor | None = None  # which images are guided
         self.longer: dict[int, Parts] = {}  # in this step, images whose text is longer than the batch's own
 
     # --- what the hosts' hooks call ---
@@ -92,10 +96,10 @@ class Pass:
         self.longer = {}
         if not self.guide.method.guidance.active(self.progress):
             return conditioning
-        parts, rows = parts_of(conditioning), sum(map(len, self.parts))
+        parts, rows = self._parts_of(conditioning), sum(map(len, self.parts))
         if self.frames > 1 and len(parts[TOKENS]) == rows * self.frames:  # the host evaluates the first one's
-            shifted = self.shifted(with_rows(conditioning, torch.arange(rows)), model)
-            return with_rows(shifted, torch.arange(rows).repeat(self.frames))
+            shifted = self.shifted(with_rows(conditioning, range(rows)), model)
+            return with_rows(shifted, [*range(rows)] * self.frames)
         if len(parts[TOKENS]) != rows:
             raise DebiasError(f"Expected {rows} rows of text, got {len(parts[TOKENS])}: another extension has changed "
                               "their number.")
@@ -103,13 +107,14 @@ class Pass:
         for image, part in self.guided.items():
             row, text = self.parts[image][part][0], self._text(image)
             own = {name: value[row:row + 1] for name, value in parts.items()}
-            made[row] = image, moved(own, self.encoded(text, model), self._shift(image, text, model))
+            made[row] = image, moved(own, self.encoded(text, model), self._shift(image, text, model),
+                                     self._filled.setdefault(text, {}))
         tokens = parts[TOKENS].shape[1]
         lengths = {own[TOKENS].shape[1] for _, own in made.values()}
         self.steps += 1
         if len(made) == rows and len(lengths) == 1:  # all rows move, and stay of one length
             return with_parts(conditioning, {name: torch.cat([made[row][1][name] for row in range(rows)])
-                                             for name in parts})
+                                             for name in parts}, self.mark)
         changed = {name: value.clone() for name, value in parts.items()}
         for row, (image, own) in made.items():
             if own[TOKENS].shape[1] > tokens:
@@ -117,11 +122,11 @@ class Pass:
             else:
                 for name, value in own.items():
                     changed[name][row] = value[0]
-        return with_parts(conditioning, changed)
+        return with_parts(conditioning, changed, self.mark)
 
     def evaluated_apart(self, conditioning) -> list[tuple[list[int], object]]:
         """(images, conditioning [B, ...] in the form of the one that came) of texts longer than the batch's own."""
-        return [(images, with_parts(conditioning, parts))
+        return [(images, with_parts(conditioning, parts, self.mark))
                 for images, parts in apart([self.longer.get(image) for image in range(len(self.seeds))])]
 
     @property
@@ -164,11 +169,16 @@ class Pass:
 
     def _each(self, conditioning, model, make) -> list[tuple[list[int], object]]:
         """(images, conditioning [B, ...]) of what `make` gives for each guided image's row, encoded text and number."""
-        own = parts_of(conditioning)
+        own = self._parts_of(conditioning)
         rows = [make({name: part[image:image + 1] for name, part in own.items()},
                      self.encoded(self._text(image), model), image) if image in self.guided else None
                 for image in range(len(self.seeds))]
-        return [(images, with_parts(conditioning, parts)) for images, parts in apart(rows)]
+        return [(images, with_parts(conditioning, parts, self.mark)) for images, parts in apart(rows)]
+
+    def _parts_of(self, conditioning) -> Parts:
+        if self.mark is None:
+            self.mark = mark_of(conditioning)
+        return parts_of(conditioning, self.mark)
 
     def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Sequence[tuple[list[int], Tensor]]]
               ) -> Tensor:
@@ -178,15 +188,17 @@ class Pass:
         """
         full = []
         for found in eps_unsafe:
-            one = eps_uncond.clone()
+            rows = list(eps_uncond)
             for images, prediction in found:
-                one[images] = prediction[images]
-            full.append(one)
+                for image in images:
+                    rows[image] = prediction[image]
+            full.append(torch.stack(rows))
         unsafe = full[0] if self.guide.method.direction == "embedding" else self.inside.unsafe(eps_uncond, full)
         gamma = self.inside.gamma(self.step, self.progress, eps_cond, eps_uncond, unsafe)
-        guided = torch.tensor([image in self.guided for image in range(len(self.seeds))], device=gamma.device)
+        if self._mask is None or self._mask.device != gamma.device:
+            self._mask = torch.tensor([image in self.guided for image in range(len(self.seeds))], device=gamma.device)
         self.steps = self.inside.run.steps
-        return torch.where(guided.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
+        return torch.where(self._mask.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
 
     def again(self) -> Tensor:
         """The last gamma once more."""

@@ -45,7 +45,9 @@ def _behind(prompt: str, subject: str) -> int:
 
 def weighted_sum(groups: Tensor, weights: Tensor) -> Tensor:
     """sum_i a_i g_i, float32 [B, ...]. groups [n, B or 1, ...], weights [B, n]."""
-    columns = weights.float().to(groups.device, non_blocking=True).T.reshape(len(groups), -1, *(1,) * (groups.ndim - 2))
+    columns = _like(weights.float(), groups[0]).T.reshape(len(groups), -1, *(1,) * (groups.ndim - 2))
+    if len(weights) == 1:
+        columns = columns.reshape(-1)
     return sum(a * g.float() for a, g in zip(columns, groups))
 
 
@@ -56,8 +58,14 @@ def mix(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     predictions the `prediction` direction. anchor [B or 1, ...], groups [n, B or 1, ...], weights [B, n]; returns
     [B, ...]. Raises DebiasError for weights that are not finite, or where anything does not fit.
     """
+    check_weights(anchor, groups, weights)
+    return mix_checked(anchor, groups, weights)
+
+
+def mix_checked(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
+    """`mix` where all is known to fit: nothing is read, so that weights on a GPU make no step wait."""
     # (1 - sum a_i) e + sum a_i g_i: the same, but exact in floating point where sum a_i is 0 or 1.
-    total = _total(anchor, groups, weights)
+    total = _total(anchor, weights)
     return ((1 - total) * anchor.float() + weighted_sum(groups, weights)).to(anchor.dtype)
 
 
@@ -67,12 +75,13 @@ def shift_prompt(prompt: Tensor, groups: Tensor, weights: Tensor, anchor: Tensor
     `anchor` is c itself where the groups stand in the prompt's own context, so that one weight of -1 gives exactly that
     group's prompt; else it is the groups' mean. a = 0 returns c. Shapes and errors as in `mix`.
     """
-    total = _total(anchor, groups, weights)
+    check_weights(anchor, groups, weights)
+    total = _total(anchor, weights)
     return (prompt.float() + total * anchor.float() - weighted_sum(groups, weights)).to(prompt.dtype)
 
 
-def _total(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
-    """sum_i a_i as [B, 1, ...], after all refusals."""
+def check_weights(anchor: Tensor, groups: Tensor, weights: Tensor) -> None:
+    """Raises DebiasError for weights that are not finite, or where anything does not fit; shapes as in `mix`."""
     if weights.ndim != 2 or weights.shape[1] != len(groups):
         raise DebiasError(f"Expected weights [B, n] with n = {len(groups)} groups, got {list(weights.shape)}.")
     if groups.shape[2:] != anchor.shape[1:]:
@@ -81,5 +90,14 @@ def _total(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     if not torch.isfinite(weights).all():
         raise DebiasError(f"Expected finite weights, got {short(weights.tolist())}. Calibrate again, or leave them "
                           "out.")
-    return weights.float().sum(1).reshape(-1, *(1,) * (anchor.ndim - 1)).to(
-        anchor.device, non_blocking=True)
+
+
+def _total(anchor: Tensor, weights: Tensor) -> Tensor:
+    """sum_i a_i as [B, 1, ...]."""
+    total = weights.float().sum(1)
+    return total[0] if len(total) == 1 else _like(total, anchor).reshape(-1, *(1,) * (anchor.ndim - 1))
+
+
+def _like(weights: Tensor, tensor: Tensor) -> Tensor:
+    """Weights where a tensor is. Of one row they stay: single numbers join a GPU's tensors without a copy."""
+    return weights if len(weights) == 1 else weights.to(tensor.device, non_blocking=True)

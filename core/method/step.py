@@ -16,7 +16,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from .direction import mix
+from .direction import check_weights, mix_checked
 from .guidance import GuidanceRun
 from .methods import Method
 
@@ -52,9 +52,11 @@ class Steps:
             lengths = weights.abs().amax(1).clamp(min=1e-12) / method.guidance.length if linear else \
                 torch.ones_like(weights[:, 0])
             self.lengths = -lengths if toward else lengths
-        self._lengths: Tensor | None = None  # the same where predictions are
         self.evaluated = -EVERY  # the last step that was; none before the first
+        # Moved once to where predictions are: a copy in every step would make a GPU wait.
         self._mask: Tensor | None = None  # which images are guided
+        self._of_groups: Tensor | None = None  # the weights of `groups`
+        self._lengths: Tensor | None = None
 
     @property
     def groups(self) -> list[int]:
@@ -95,7 +97,12 @@ class Steps:
     def unsafe(self, eps_base: Tensor, eps_groups: Sequence[Tensor]) -> Tensor:
         """The `prediction` direction [B, C, ...]: the predictions of `groups`, each [B, C, ...], mixed around the
         baseline's."""
-        return mix(eps_base, torch.stack(list(eps_groups)), self.weights[:, self.groups])
+        groups = torch.stack(list(eps_groups))
+        if self._of_groups is None or self._of_groups.device != eps_base.device:
+            own = self.weights[:, self.groups]
+            check_weights(eps_base, groups, own)
+            self._of_groups = own.to(eps_base.device)
+        return mix_checked(eps_base, groups, self._of_groups)
 
     def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Tensor) -> Tensor:
         """gamma [B, C, ...] float32 in eps units, zero for images that are left alone.
@@ -105,7 +112,7 @@ class Steps:
         """
         if self.lengths is not None:
             if self._lengths is None or self._lengths.device != eps_unsafe.device:
-                self._lengths = self.lengths.to(eps_unsafe.device)  # moved once: a copy a step would make a GPU wait
+                self._lengths = self.lengths.to(eps_unsafe.device)
             length = self._lengths.view(-1, *(1,) * (eps_unsafe.ndim - 1))
             eps_unsafe = eps_uncond.float() + length * (eps_unsafe.float() - eps_uncond.float())
         gamma = self.run.step(eps_cond, eps_uncond, eps_unsafe, progress)
@@ -115,6 +122,6 @@ class Steps:
 
     def _guided(self, gamma: Tensor) -> Tensor:
         # The mix of no weights is the anchor up to rounding only.
-        if self._mask is None or self._mask.device != gamma.device:  # moved once: a copy a step would make a GPU wait
+        if self._mask is None or self._mask.device != gamma.device:
             self._mask = self.weights.any(1).to(gamma.device)
         return torch.where(self._mask.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from standin_gpu import Card
 from torch import Tensor
 
 from sd_debias.core.attribute import GENDER
@@ -52,6 +54,7 @@ class Case:
     """A host with one form of text. Pictures are [3, ...] of SEEDS: latents, or pixels from 0 to 1.
 
     rounding     largest deviation, as a share of the largest value, that is a matter of rounding
+    alone_rounding  the same of pictures that are left alone
     felt         what a push moves a picture by at the least, ten times that where it is None
     cfgs         with and without classifier-free guidance
     refused      where the host refuses this form, else None
@@ -59,8 +62,11 @@ class Case:
     reference    None, or why core's reference cannot be computed here
     evaluations  rows that the denoiser evaluated in the last call; None where nobody can count them
     sigmas       of the last call's steps, and the end
+    device, dtype  of latents
     """
+    device, dtype = torch.device("cpu"), torch.float32
     prompt, cfgs, rounding, refused, apart, reference = words(5), (3.0, 1.0), 1e-5, None, False, None
+    alone_rounding = 0.0
     evaluations: int | None = None
     felt: float | None = None
     sigmas: list[float] = []
@@ -68,6 +74,10 @@ class Case:
     def pictures(self, prompt: str, steering: Steering | None = None, method: Method = DEFAULT, cfg: float = 3.0,
                  strength: float = 1.0) -> Tensor:
         """Without a steering: as if the package were not there. Raises ValueError for what is refused."""
+        raise NotImplementedError
+
+    def on_card(self, card: Card, dtype: torch.dtype) -> AbstractContextManager:
+        """Within it, pictures are made on a stand-in for a GPU, or, with `card` None, in this dtype on the CPU."""
         raise NotImplementedError
 
     @cache  # noqa: B019 - a case lives as long as its tests

@@ -10,8 +10,10 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from contracts_case import ATTRIBUTES, DEFAULT, NEGATIVE, SEEDS, STEPS, Case, Refused, load, words
+from standin_gpu import CUDA
 
 FORMS = {
     "a": {"demo": None}, "b": {"73": None, "74": None}, "c": {"pooled": None}, "d": {"discarded": None},
@@ -141,8 +143,34 @@ class Sampled(Case):
     def __init__(self, model, clip, prompt: str):
         self.model, self.clip, self.prompt = model, clip, prompt
         self._count()
-        sampling = model.get_model_object("model_sampling")
-        self.sigmas = [*sampling.sigmas[torch.linspace(999, 99, STEPS).long()].tolist(), 0.0]
+        self.sigmas, self.card = self._schedule(STEPS), None
+
+    def _schedule(self, steps):
+        sampling = self.model.get_model_object("model_sampling")
+        return [*sampling.sigmas[torch.linspace(999, 99, steps).long()].tolist(), 0.0]
+
+    @contextmanager
+    def on_card(self, card, dtype):
+        """The double's alone: a real ComfyUI chooses its device as it starts."""
+        if load("nodes", "host", "nodes_host").REAL:
+            pytest.skip("a real ComfyUI is on the device that it starts with")
+        held, self.sigmas, self.dtype = (self.model, self.sigmas), self._schedule(2 * STEPS), dtype
+        try:
+            if card is None:
+                yield
+                return
+            self.model = self.model.clone()
+            self.model.model, self.model.load_device, self.card = card.kernel(self.model.model), CUDA, card
+            self.model.model.parts = getattr(held[0].model, "parts", ("cross_attn",))
+            card.begin(0)
+            with card:
+                yield
+        finally:
+            (self.model, self.sigmas), self.card, self.dtype = held, None, Case.dtype
+
+    def _stepped(self, step, x0, x, total):
+        if self.card is not None:
+            self.card.begin(None if step == total - 1 else step + 1)
 
     def pictures(self, prompt, steering=None, method=DEFAULT, cfg=3.0, strength=1.0):
         import comfy.sample
@@ -160,8 +188,9 @@ class Sampled(Case):
                                   for text in (prompt, NEGATIVE))
             self.rows.clear()
             pictures = comfy.sample.sample_custom(
-                model, self._noise(), cfg, comfy.samplers.sampler_object("euler"), torch.tensor(self.sigmas), positive,
-                negative, torch.zeros(len(SEEDS), 4, 8, 8), disable_pbar=True, seed=SEEDS[0])
+                model, self._noise().to(self.dtype), cfg, comfy.samplers.sampler_object("euler"),
+                torch.tensor(self.sigmas), positive, negative, torch.zeros(len(SEEDS), 4, 8, 8),
+                callback=self._stepped, disable_pbar=True, seed=SEEDS[0])
         self.evaluations = sum(self.rows)
         return pictures
 

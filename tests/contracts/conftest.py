@@ -42,14 +42,33 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """A case stays until the tests of the next one: web UIs replace the package by one of their own meanwhile."""
+    """A case stays until the tests of the next one: web UIs replace the package by one of their own meanwhile.
+
+    Beside the cases, a test's `varied` choices turn from case to case, so that every pair of them meets in some case.
+    """
     refusal = metafunc.function.__name__ == "test_refused"
-    metafunc.parametrize("case", [
-        pytest.param((host, form, variant), id=f"{host.replace(' ', '-')}-{form}-{variant}",
-                     marks=[pytest.mark.slow, pytest.mark.webui] if host in ("A1111", FORGE) else [])
-        for host, adapter in ADAPTERS.items() for form, variants in adapter.forms(host).items()
-        if not isinstance(variants, str) for variant, refused in variants.items() if bool(refused) == refusal],
-        indirect=True, scope="module")
+    varied, rows = getattr(metafunc.function, "varied", ({}, 1))
+    cases = [(host, form, variant) for host, adapter in ADAPTERS.items()
+             for form, variants in adapter.forms(host).items()
+             if not isinstance(variants, str) for variant, refused in variants.items() if bool(refused) == refusal]
+    metafunc.parametrize(("case", *varied), [
+        pytest.param(case, *row, id="-".join([case[0].replace(" ", "-"), *case[1:], *map(str, row)]),
+                     marks=[pytest.mark.slow, pytest.mark.webui] if case[0] in ("A1111", FORGE) else [])
+        for number, case in enumerate(cases) for row in turned(varied, number, rows)],
+        indirect=["case"], scope="module")
+
+
+def turned(varied: dict, number: int, rows: int) -> list[tuple]:
+    """The combinations of a case: in row k of case i the first choice is its (i + k)-th, the next one turns once as
+    the first has come round, and so on."""
+    found = []
+    for turn in range(number * rows, (number + 1) * rows):
+        row = []
+        for values in varied.values():
+            row.append(values[turn % len(values)])
+            turn = turn // len(values) + turn
+        found.append(tuple(row))
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ TESTS = {
     "test_same_window": "Same window: outside of it nothing is steered, also in the direction `prompt`",
     "test_strength_0": "Strength 0: bit-identical to the picture without the package, and no extra evaluations (not "
                        "counted in a real web UI)",
+    "test_on_a_gpu": "A stand-in for a GPU: tensors of the card and of the CPU never meet, pictures are the CPU's bit "
+                     "by bit, and no step waits for the card or copies to it; in float32, float16 or bfloat16",
     "test_refused": "Refusals: what cannot be mixed is refused with a message that names it"}
 HEAD = """# Contracts, host by host
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from contracts_case import DEFAULT, IMAGES, NEGATIVE, SEEDS, TESTS, Case, Refused, load, words
+from standin_gpu import CUDA
+from torch.utils._pytree import tree_map_only
 
 double, real, settings = (load("webui", name, f"webui_{name}") for name in ("double", "real", "settings"))
 SHIM = TESTS.parent / "scripts" / "sd_debias.py"
@@ -90,6 +92,14 @@ def with_ids(texts) -> dict:
 ENCODERS = dict(t5=t5, list=listed, ids=with_ids)
 
 
+def in_dtype(function, dtype):
+    """A host's function whose tensors come in another dtype."""
+    def cast(*args):
+        return tree_map_only(torch.Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part,
+                             function(*args))
+    return cast
+
+
 class WebUI(Case):
     steps = 6
 
@@ -118,6 +128,41 @@ class WebUI(Case):
 class Doubled(WebUI):
     rounding, sigmas = 1e-4, double.SIGMAS
 
+    @contextmanager
+    def on_card(self, card, dtype):
+        host, model, euler = self.host, self.host.shared.sd_model, double.euler
+        held = model.get_learned_conditioning, model.model.diffusion_model.forward
+        call = double.Denoiser.__call__
+
+        def stepped(denoiser, *args):
+            card.begin(denoiser.step)
+            return call(denoiser, *args)
+
+        def sampled(*args):
+            x = euler(*args)
+            card.begin(None)
+            return x
+
+        host.dtype = dtype
+        model.get_learned_conditioning = in_dtype(held[0], dtype)
+        if card is None:
+            model.model.diffusion_model.forward = in_dtype(held[1], dtype)
+        try:
+            if card is None:
+                yield
+                return
+            host.device = host.modules["modules.devices"].device = CUDA
+            model.get_learned_conditioning = card.kernel(in_dtype(held[0], dtype))
+            model.model.diffusion_model.forward = card.kernel(in_dtype(held[1], dtype))
+            double.Denoiser.__call__, double.euler = stepped, sampled
+            with card:
+                yield
+        finally:
+            model.get_learned_conditioning, model.model.diffusion_model.forward = held
+            double.Denoiser.__call__, double.euler = call, euler
+            host.device = host.modules["modules.devices"].device = Case.device
+            host.dtype = Case.dtype
+
     def pictures(self, prompt, steering=None, method=DEFAULT, cfg=3.0, strength=1.0):
         seen, pictured = [], double.pictured
         double.pictured = lambda x: seen.append(x) or pictured(x)
@@ -126,7 +171,7 @@ class Doubled(WebUI):
         finally:
             double.pictured = pictured
         self.evaluations = self.host.denoisers[-1].evaluations
-        return seen[0]
+        return seen[0].cpu()
 
     def encode(self, text):
         texts = double.SdConditioning([text], width=64, height=64)

@@ -2,7 +2,6 @@
 import json
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import attributes, examples
@@ -11,7 +10,6 @@ from sd_debias.core.attribute import Attribute, Group
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
-from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import Profile
 
@@ -87,18 +85,3 @@ def test_a_profile_of_any_groups_and_prompt_comes_back(attribute, weight, prompt
     found = Profile.from_dict(document)
     assert Profile.from_dict(found.to_dict()).entries == found.entries and found.attributes == (attribute,)
     assert Profile.from_dict(dict(reversed(document.items()))).hash == found.hash, "the order of fields is no content"
-
-
-@pytest.mark.parametrize("seeds, kind", [([1, 1, 2], "audit"), ([1, 2, 3], "held-out"), ([1, 5, 3], "round")])
-def test_a_state_in_which_a_picture_counts_twice_is_refused(tmp_path, seeds, kind):
-    steering = dict(weights=[0, 0])
-    rounds = [dict(kind="audit", steerings=[steering], seeds=[1, 2, 3], labels=[[0, 1, 0]])]
-    changed = dict(kind=kind, steerings=[steering], seeds=seeds, labels=[[0, 1, 1]])
-    if kind == "round":  # with a picture of the verification before it
-        rounds.append(dict(kind="held-out", steerings=[steering], seeds=[4, 5, 6], labels=[[0, 1, 0]]))
-    rounds = [changed] if kind == "audit" else [*rounds, changed]
-    path, gender = tmp_path / "state.json", dict(name="gender", groups=[dict(name="man"), dict(name="woman")])
-    path.write_text(json.dumps(dict(prompt="x", attributes=[gender], method={}, rounds=rounds,
-                                    plan=dict(images=3, rounds=1, held_out=3))))
-    with pytest.raises(DebiasError, match="counts a picture twice"):
-        Calibration.load(path)

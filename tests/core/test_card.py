@@ -126,15 +126,12 @@ def test_shares_by_all_pictures_are_shown_and_distances_are_those_of_the_verific
 
 def test_shares_are_corrected_where_the_classifier_was_checked():
     confusion = [[45, 5], [10, 40]]
-    f, = figures(made(a_set(row([[60, 40]], confusion=confusion))))
+    card = made(a_set(row([[60, 40]], confusion=confusion)))
     d = summarise([60, 40], GENDER.target, confusion=confusion)
-    assert f.rows[0].was.shares == pytest.approx(d.corrected) != d.shares
-    assert "corrected by the classifier" in Page(card_page([made(a_set(row([[60, 40]], confusion=confusion)))])).text
-
-
-def test_a_group_s_share_is_shown_that_the_model_shows_most_whatever_its_place():
-    f, = figures(made(a_set(row([[10, 90]]), row([[30, 70]]))))
-    assert f.largest == 1 and "women in 80 %" in headline(f)
+    assert figures(card)[0].rows[0].was.shares == pytest.approx(d.corrected) != d.shares
+    assert "corrected by the classifier" in Page(card_page([card])).text
+    again = card_figures._distribution(json.loads(json.dumps(d.to_dict())))
+    assert again == d, "every field is read back"
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -145,11 +142,13 @@ def test_the_headline_says_who_appears_to_a_person_without_statistics():
                            "90 % (pilot).")
     one, = figures(made(a_set(row([[90, 10]], subject="pilot"))))
     assert headline(one).startswith('Asked for "pilot", this model shows men in 90 % of the pictures (95 %')
-    tones, = figures(made(a_set(row([[5, 0, 0, 0, 95]], attributes=(SKIN_TONE_5,)), attributes=(SKIN_TONE_5,))))
-    assert "very dark skin in 95 %" in headline(tones)
     own = Attribute("hat", (Group("with a hat"), Group("bare")))
-    hats, = figures(made(a_set(row([[70, 30]], attributes=(own,)), attributes=(own,))))
-    assert 'shows "with a hat" in 70 %' in headline(hats)
+    for attribute, counts, said in ((SKIN_TONE_5, [5, 0, 0, 0, 95], "very dark skin in 95 %"),
+                                    (own, [70, 30], 'shows "with a hat" in 70 %')):
+        f, = figures(made(a_set(row([counts], attributes=(attribute,)), attributes=(attribute,))))
+        assert said in headline(f)
+    most_women, = figures(made(a_set(row([[10, 90]]), row([[30, 70]]))))
+    assert most_women.largest == 1 and "women in 80 %" in headline(most_women)
 
 
 def test_prompts_that_share_a_subject_are_called_by_their_text():
@@ -172,7 +171,7 @@ def svgs(text):
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
 
 
-def test_the_page_says_all_that_was_measured(calibrated):
+def test_the_page_says_all_that_was_measured_and_draws_a_row_a_prompt(calibrated):
     text = card_page([calibrated])
     p = Page(text)
     loads_nothing(p)
@@ -180,33 +179,30 @@ def test_the_page_says_all_that_was_measured(calibrated):
     for words in (
             "54\N{NO-BREAK SPACE}% of the pictures", "With the profile it shows men in 59",
             "2 of 3 prompts are on target",
-            "Only 82 % of the pictures of 'woman' are labelled correctly by a CLIP", "1,200", "2.0 hours", "3 of 4",
-            "a photo of a ghost", "No image could be classified.", "off target in the verification", "75 % [69, 80]",
-            "30 of 40", "75 % [60, 86]", "Seldom obeyed: woman (75 %)", "20 of 20", "+5.0 to +15.0 points", "1 of 1",
-            "the push was large", "euler", "a CLIP", "0.300", "0.250", "not a person's identity"):
+            "82 % of the pictures of 'woman'", "1,200", "2.0 hours", "3 of 4", "a photo of a ghost",
+            "No image could be classified.", "off target in the verification", "75 % [69, 80]",
+            "30 of 40",
+            "75 % [60, 86]", "woman (75 %)", "20 of 20", "+5.0 to +15.0 points", "1 of 1",
+            "the push was large", "euler",
+            "a CLIP", "0.300", "0.250", "not a person's identity"):
         assert words in p.text, words
     assert len(p.all("img")) == 3 and "picture 1 of a photo of a pilot" in p.all("img")[0]["alt"]
-
-
-def test_charts_have_titles_descriptions_and_a_row_a_prompt(calibrated):
-    chart, = svgs(card_page([calibrated]))
+    chart, = svgs(text)
     assert [chart[0].tag, chart[1].tag] == ["title", "desc"] and "pilot 90 %" in chart[1].text
     labels = [t.text for t in chart.iter("text")]
     assert [label for label in labels if label in ("pilot", "nurse", "cook")] == ["pilot", "cook", "nurse"]
     assert {"\N{LEFTWARDS ARROW} all women", "all men \N{RIGHTWARDS ARROW}", "90 %", "52 %"} <= set(labels)
     assert len(list(chart.iter("circle"))) == 2 * 3 + 2  # two series, and the legend
+    assert "not checked" not in p.text and "not checked" in Page(card_page([audit()])).text
 
 
-def test_more_groups_are_bars_that_fill_the_row():
+def test_more_groups_are_bars_that_fill_the_row_and_of_many_the_smallest_stand_together():
     attributes = (SKIN_TONE_5,)
     chart, = svgs(card_page([made(a_set(row([[50, 20, 10, 15, 5]], attributes=attributes), attributes=attributes))]))
     bars = [bar for bar in chart.iter("rect") if bar.get("height") == "17.0"]
     assert len(bars) == 2 * 5  # the target, and one prompt
     assert sum(float(bar.get("width")) for bar in bars[:5]) == pytest.approx(
         sum(float(bar.get("width")) for bar in bars[5:]), abs=.5)
-
-
-def test_of_many_groups_the_smallest_stand_together():
     own = Attribute("hair", tuple(Group(f"colour {i}") for i in range(12)))
     p = Page(card_page([made(a_set(row([[30, *range(1, 12)]], attributes=(own,)), attributes=(own,)))]))
     assert "5 other groups" in p.text and "colour 11" in p.text
@@ -225,13 +221,20 @@ def test_a_long_list_becomes_several_small_charts_and_one_table(attributes, coun
     assert all(f"a photo of a job-{i}<" in text for i in range(150)) and len(text) < 400_000
 
 
-def test_sets_of_the_same_attribute_stand_one_after_the_other():
-    other = GENDER.with_target((70, 30))
-    card = made(a_set(row([[90, 10]])),
-                a_set(row([[90, 10]], attributes=(other,)), attributes=(other,), plan="another"))
+def of_target(*target):
+    """A set of one prompt of which this is the target."""
+    own = GENDER.with_target(target)
+    return a_set(row([[90, 10]], subject="pilot", attributes=(own,)), attributes=(own,))
+
+
+def test_sets_of_several_targets_have_their_sentences_above_their_charts():
+    card = made(of_target(50, 50), {**of_target(70, 30), "plan": "another"})
     p = Page(card_page([card]))
     assert len(figures(card)) == 2 and "gender: another" in p.text
     assert "Target: man 70\N{NO-BREAK SPACE}%, woman 30" in p.text
+    p = Page(card_page([made(*(of_target(i, 100 - i) for i in range(20, 80, 10)))]))
+    assert [a.get("class", "").split()[:1] for a in p.all("p")].count(["headline"]) == 4
+    assert p.text.count("this model shows men") == 4 + 6
 
 
 @pytest.mark.parametrize("rows", [[], [failed("pilot"), failed("nurse")]])
@@ -258,17 +261,6 @@ def test_what_a_prompt_states_beside_the_attributes_is_left_out():
     assert "19 of 20" in p.text and not re.search(r"\bold\b", p.text.replace("an old man", ""))
 
 
-def test_many_targets_have_their_sentences_above_their_charts():
-    targets = [GENDER.with_target((i, 100 - i)) for i in range(20, 80, 10)]
-    p = Page(card_page([made(*(a_set(row([[90, 10]], attributes=(a,)), attributes=(a,)) for a in targets))]))
-    assert [a.get("class", "").split()[:1] for a in p.all("p")].count(["headline"]) == 4
-    assert p.text.count("this model shows men") == 4 + 6
-
-
-def test_an_unchecked_classifier_is_said_loudly():
-    assert "The classifier was not checked on this model's pictures" in Page(card_page([audit()])).text
-
-
 # --- two cards -------------------------------------------------------------------------------------------------------
 
 def test_two_cards_are_paired_by_prompt_and_what_only_one_has_is_said():
@@ -292,11 +284,10 @@ def test_two_cards_are_paired_by_prompt_and_what_only_one_has_is_said():
 
 
 def test_sets_of_the_same_target_are_paired_first():
-    other = GENDER.with_target((70, 30))
-    one = a_set(row([[90, 10]], subject="pilot"))
-    two = a_set(row([[90, 10]], subject="pilot", attributes=(other,)), attributes=(other,))
-    assert [(c.first.attribute.target, c.second.attribute.target) for c in compare(made(one, two), made(two, one))] == [
-        (GENDER.target, GENDER.target), (other.target, other.target)]
+    one, two = of_target(50, 50), of_target(70, 30)
+    pairs = [(c.first.attribute.target, c.second.attribute.target)
+             for c in compare(made(one, two), made(two, one))]
+    assert pairs == [(GENDER.target,) * 2, ((.7, .3),) * 2]
     p = Page(card_page([made(one), made(two)]))
     assert "The targets differ" in p.text and "A even shares, 50\N{NO-BREAK SPACE}% each; B man 70" in p.text
 
@@ -328,16 +319,13 @@ def hostile():
                 classifier=NASTY, **{NASTY: NASTY})
 
 
-def test_text_of_users_is_text_on_the_page(hostile):
+def test_text_of_users_is_text_on_the_page_and_in_markdown(hostile):
     for cards in ([hostile], [hostile, audit()], [hostile, hostile]):
         p = Page(card_page(cards))
         loads_nothing(p)
         assert "<script>alert(1)</script>" in p.text
         assert all("onerror" not in a for _, a in p.tags)
         svgs(card_page(cards))  # well-formed
-
-
-def test_text_of_users_is_text_in_markdown(hostile):
     text = card_markdown(hostile)
     assert "&#60;script&#62;" in text
     own = re.sub(r"^(#+|-|\|( --- \|)+$|\|) | \|$| \| |\*\*(?=\S)|(?<=\S)\*\*", "  ", text, flags=re.MULTILINE)
@@ -365,64 +353,66 @@ def test_a_card_is_read_from_its_file(tmp_path):
     path.write_text(json.dumps(audit()), "utf-8")
     assert read_card(path) == audit()
     path.write_text(path.read_text("utf-8")[:-50], "utf-8")
-    with pytest.raises(DebiasError, match="card.json' cannot be used.*not readable JSON"):
+    with pytest.raises(DebiasError, match="card.json'.*JSON"):
         read_card(path)
 
 
-@pytest.mark.parametrize("data", [None, [], "card", {}, {"schema": "1.0", "entries": []}, {"form": 3}])
-def test_other_json_is_no_card(data):
-    with pytest.raises(DebiasError, match="Expected a bias card"):
+@pytest.mark.parametrize("data, facts", [
+    *((other, "bias card") for other in (None, [], "card", {}, {"schema": "1.0", "entries": []},
+                                         {"form": 3})),
+    ({**audit(), "form": "sd-debias card 2"}, "'sd-debias card 2'.*Update")])
+def test_other_json_is_no_card_and_another_form_says_what_to_do(data, facts):
+    with pytest.raises(DebiasError, match=facts):
         check_card(data)
 
 
-def test_another_form_says_what_to_do():
-    with pytest.raises(DebiasError, match="'sd-debias card 2', but this version.*Update sd-debias"):
-        check_card({**audit(), "form": "sd-debias card 2"})
+def measured(card):
+    return first(card)["entry"]["before"][0]
+
+
+def first(card):
+    return card["sets"][0]["rows"][0]
+
+
+def shown(group, of):
+    return [dict(prompt="p", states={"gender": group}, shown={"gender": of})]
 
 
 DAMAGE = {
-    "no model": (lambda c: c.pop("model"), "'model' is missing"),
-    "no sets": (lambda c: c.update(sets=[]), "at least 1"),
-    "attributes are gone": (lambda c: c["sets"][0].update(attributes=[]), "at least 1"),
+    "no model": (lambda c: c.pop("model"), "'model'"),
+    "no sets": (lambda c: c.update(sets=[]), "at least 1.*'sets'"),
+    "attributes are gone": (lambda c: c["sets"][0].update(attributes=[]),
+                            "at least 1.*attributes'"),
     "a setting is an object": (lambda c: c["setting"].update(x={}), "setting.x"),
-    "counts do not add up": (lambda c: measured(c).update(counts=[10, 10]), "do not fit each other"),
-    "shares of other counts": (lambda c: measured(c).update(shares=[.5, .5]), "do not fit each other"),
-    "another target": (lambda c: measured(c).update(target=[.7, .3]), "do not fit each other"),
-    "three groups of two": (lambda c: measured(c).update(counts=[90, 5, 5]), "do not fit each other"),
-    "no image": (lambda c: measured(c).update(counts=[0, 0], n=0), "do not fit each other"),
-    "no interval": (lambda c: measured(c).pop("intervals"), "intervals' is missing"),
-    "a share is a text": (lambda c: measured(c).update(shares=["a", "b"]), "a finite number"),
-    "two attributes": (lambda c: c["sets"][0]["rows"][0]["entry"]["before"].append(measured(c)), "2 attributes"),
-    "a prompt twice": (lambda c: c["sets"][0]["rows"].append(c["sets"][0]["rows"][0]), "comes twice"),
-    "verdicts of others": (lambda c: c["sets"][0]["rows"][0].update(verdicts=["a", "b"]), "2 verdicts of 1"),
-    "more shown than made": (lambda c: c["sets"][0].update(explicit=[
-        dict(prompt="p", states={"gender": "man"}, shown={"gender": [3, 2]})]), "states and shows"),
-    "an unknown group": (lambda c: c["sets"][0].update(explicit=[
-        dict(prompt="p", states={"gender": "cat"}, shown={"gender": [1, 2]})]), "states and shows"),
+    "counts do not add up": (lambda c: measured(c).update(counts=[10, 10]), "do not fit"),
+    "shares of other counts": (lambda c: measured(c).update(shares=[.5, .5]), "do not fit"),
+    "another target": (lambda c: measured(c).update(target=[.7, .3]), "do not fit"),
+    "three groups of two": (lambda c: measured(c).update(counts=[90, 5, 5]), "do not fit"),
+    "no image": (lambda c: measured(c).update(counts=[0, 0], n=0), "do not fit"),
+    "no interval": (lambda c: measured(c).pop("intervals"), "intervals'"),
+    "a share is a text": (lambda c: measured(c).update(shares=["a", "b"]), "finite.*shares"),
+    "two attributes": (lambda c: first(c)["entry"]["before"].append(measured(c)), "2 attributes"),
+    "a prompt twice": (lambda c: c["sets"][0]["rows"].append(first(c)), "twice"),
+    "verdicts of others": (lambda c: first(c).update(verdicts=["a", "b"]), "2 verdicts of 1"),
+    "more shown than made": (lambda c: c["sets"][0].update(explicit=shown("man", [3, 2])),
+                             "states and shows"),
+    "an unknown group": (lambda c: c["sets"][0].update(explicit=shown("cat", [1, 2])),
+                         "states and shows"),
     "a check of another attribute": (lambda c: c["sets"][0].update(checks=[Check(
-        "age", ("a", "b"), ((1, 0), (0, 1)), (0, 0)).to_dict()]), "in the place of that of 'gender'"),
-    "a picture that is none": (lambda c: c["sets"][0]["rows"][0].update(
+        "age", ("a", "b"), ((1, 0), (0, 1)), (0, 0)).to_dict()]), "'gender'"),
+    "a picture that is none": (lambda c: first(c).update(
         pictures=dict(before=['/9j/" onerror="alert(1)'])), "pictures.before"),
-    "a picture of another kind": (lambda c: c["sets"][0]["rows"][0].update(
+    "a picture of another kind": (lambda c: first(c).update(
         pictures=dict(before=["PHN2Zz48L3N2Zz4="])), "pictures.before"),
     "negative seconds": (lambda c: c["cost"].update(seconds=-1), "cost.seconds"),
 }
 
 
-def measured(card):
-    return card["sets"][0]["rows"][0]["entry"]["before"][0]
-
-
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_card_is_refused_in_one_sentence(what):
-    card, (damage, said) = audit(), DAMAGE[what]
+    card, (damage, facts) = audit(), DAMAGE[what]
     damage(card)
     for use in (check_card, card_markdown, lambda c: card_page([c])):
-        with pytest.raises(DebiasError, match=re.escape(said)) as error:
+        with pytest.raises(DebiasError, match=facts) as error:
             use(card)
         assert "\n" not in str(error.value)
-
-
-def test_every_field_of_a_distribution_is_read_back():
-    d = summarise([60, 40], GENDER.target, unsure=3, confusion=[[45, 5], [10, 40]])
-    assert card_figures._distribution(json.loads(json.dumps(d.to_dict()))) == d

@@ -4,18 +4,15 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
+from test_report import pictures
 
-from sd_debias.core.report import chart
 from sd_debias.core.attribute import GENDER
+from sd_debias.core.calibration.statistics import summarise
+from sd_debias.core.report import chart
 from sd_debias.core.report.chart import DARK, LIGHT, chart_kl, chart_shares, contact_sheet
 from sd_debias.core.report.sheet import side_by_side
-from sd_debias.core.calibration.statistics import summarise
 
 BEFORE, AFTER = summarise([80, 20], GENDER.target), summarise([52, 48], GENDER.target)
-
-
-def pictures(n, size=(64, 64)):
-    return [Image.new("RGB", size, (8 * i % 256, 100, 200)) for i in range(n)]
 
 
 def texts(scene):
@@ -51,17 +48,15 @@ def test_bars_are_as_long_as_their_shares():
     assert pixels(chart_shares(GENDER.names, BEFORE, AFTER, dark=True), DARK["after"]) > 10_000
 
 
-@pytest.mark.parametrize("groups", [2, 5, 12])
-@pytest.mark.parametrize("width", [chart.WIDE, chart.NARROW])
-def test_labels_of_shares_neither_overlap_nor_leave_the_chart(groups, width):
+@pytest.mark.parametrize("width, groups, rounds", [
+    (chart.WIDE, 2, 6), (chart.WIDE, 12, 1), (chart.WIDE, 5, 60), (chart.NARROW, 2, 60),
+    (chart.NARROW, 12, 2),
+    (chart.NARROW, 5, 6)])
+def test_labels_neither_overlap_nor_leave_the_chart(width, groups, rounds):
     names = [f"group number {k} with a name that is much longer than there is room for" for k in range(groups)]
     d = summarise([90] + [1] * (groups - 1), [1 / groups] * groups)
-    assert_readable(chart.shares_scene(names, d, d, "a title that is too long for the width of one line " * 3, width))
-
-
-@pytest.mark.parametrize("rounds", [1, 2, 6, 60])
-@pytest.mark.parametrize("width", [chart.WIDE, chart.NARROW])
-def test_labels_of_rounds_neither_overlap_nor_leave_the_chart(rounds, width):
+    title = "a title that is too long for the width of one line " * 3
+    assert_readable(chart.shares_scene(names, d, d, title, width))
     men = [99 - 49 * k // rounds for k in range(rounds)]
     history = [(f"round {k}", summarise([m, 100 - m], GENDER.target)) for k, m in enumerate(men)]
     scene = chart.kl_scene(history, "KL", width)
@@ -73,21 +68,16 @@ def test_labels_of_rounds_neither_overlap_nor_leave_the_chart(rounds, width):
 def test_kl_of_any_size_stays_inside_the_chart(counts):
     scene = chart.kl_scene([("audit", summarise(counts, GENDER.target))] * 2)
     assert_readable(scene)
-    for kind, *s in scene.shapes:
-        if kind == "dot":
-            assert 0 <= s[1] <= scene.height - 50
+    assert all(0 <= s[1] <= scene.height - 50 for kind, *s in scene.shapes if kind == "dot")
 
 
-def test_images_where_nobody_should_be_are_drawn_at_the_top():
-    forbidden = summarise([50, 50, 3], [0.5, 0.5, 0.0])
-    scene = chart.kl_scene([("audit", forbidden), ("held-out", summarise([50, 50, 0], [0.5, 0.5, 0.0]))])
+def test_images_where_nobody_should_be_are_drawn_at_the_top_and_no_rounds_are_refused():
+    forbidden, fine = (summarise([50, 50, n], [0.5, 0.5, 0.0]) for n in (3, 0))
+    scene = chart.kl_scene([("audit", forbidden), ("held-out", fine)])
     high, low = (s[1] for kind, *s in scene.shapes if kind == "dot" and s[2] == 5 and s[1] > 30)
     assert high < low
     chart_kl([("audit", forbidden)])
-
-
-def test_a_chart_without_rounds_is_refused():
-    with pytest.raises(ValueError, match="a round to chart"):
+    with pytest.raises(ValueError, match="round"):
         chart_kl([])
 
 
@@ -134,7 +124,7 @@ def test_captions_are_drawn_below_and_never_wider_than_their_cell():
     assert (strip[:, :64] < 200).any() and (strip[:, 64:68] == 255).all()
 
 
-def test_what_stands_above_a_check_s_pictures_is_not_cut_off():
+def test_what_stands_above_a_check_s_pictures_is_not_cut_off_and_ends_somewhere():
     """The shares at its end were."""
     title = "a photo of a doctor, a woman: without guidance: 0 / 100"
     lines = chart.wrapped(title, 520, 18)
@@ -144,17 +134,12 @@ def test_what_stands_above_a_check_s_pictures_is_not_cut_off():
     assert long.width == short.width and long.height == short.height + 22
     row = np.asarray(side_by_side([[("doctor", pictures(4)), (title, pictures(4))]]))
     assert np.array_equal(row[60:, :524], row[60:, -524:]), "pictures of a row stand at one height"
+    assert [len(chart.wrapped(text, 200, 18)) for text in ("", "W" * 999,
+                                                           "a word " * 999)] == [0, 1, 4]
 
 
-def test_words_above_pictures_end_somewhere():
-    assert chart.wrapped("", 100, 18) == []
-    assert [len(chart.wrapped(text, 200, 18)) for text in ("W" * 999, "a word " * 999)] == [1, 4]
-
-
-def test_bad_contact_sheets_are_refused():
-    with pytest.raises(ValueError, match="Expected pictures"):
-        contact_sheet([])
-    with pytest.raises(ValueError, match="one column or more"):
-        contact_sheet(pictures(2), columns=0)
-    with pytest.raises(ValueError, match="a caption per picture"):
-        contact_sheet(pictures(2), captions=["one"])
+@pytest.mark.parametrize("count, options, fact", [
+    (0, {}, "pictures"), (2, dict(columns=0), "column"), (2, dict(captions=["one"]), "caption")])
+def test_bad_contact_sheets_are_refused(count, options, fact):
+    with pytest.raises(ValueError, match=fact):
+        contact_sheet(pictures(count), **options)

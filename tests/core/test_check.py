@@ -8,7 +8,7 @@ from sd_debias.core.attribute import AGE, GENDER, Attribute, Group
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.statistics import (
-    NO_TELLING, confusion_counts, corrected_shares, summarise, summarise_people, through, uncorrupted, wilson)
+    confusion_counts, corrected_shares, summarise, summarise_people, through, uncorrupted, wilson)
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check, counts_of
 from sd_debias.core.method.draw import rows
@@ -21,6 +21,11 @@ def gender(counts, **facts):
     return Check("gender", NAMES, counts, facts.pop("left_out", (0, 0)), **facts)
 
 
+def calibration(attribute, plan=None, checks=()):
+    return Calibration("a photo of a doctor", [attribute], METHODS["default"], plan or Plan(),
+                       checks=list(checks))
+
+
 # ---- what a check is and says
 
 def test_pictures_are_counted_by_what_they_show_and_how_they_are_labelled():
@@ -29,81 +34,70 @@ def test_pictures_are_counted_by_what_they_show_and_how_they_are_labelled():
     found = Check.of(GENDER, shown, seen, judge="a judge", by="hand")
     assert found.counts == ((1, 1), (1, 2)) and found.left_out == (1, 1)
     assert (found.attribute, found.groups, found.judge, found.by) == ("gender", NAMES, "a judge", "hand")
-
-
-def test_a_group_of_which_no_picture_was_labelled_is_named():
-    with pytest.raises(DebiasError, match="None of the pictures of 'woman' was classified by 'gender'"):
+    with pytest.raises(DebiasError, match="'woman'.*'gender'"):  # of which no picture was labelled
         Check.of(GENDER, [0, 0, 1, 1], [0, 1, -1, -3])
-
-
-def test_labels_and_pictures_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError):
         Check.of(GENDER, [0, 1], [0, 1, 1])
 
 
-@pytest.mark.parametrize("facts", [{}, dict(judge="a judge", prompts=("a man", "a woman"), obeyed=((9, 10), (5, 10)),
-                                            by="hand", left_out=(0, 3))])
-def test_a_check_is_read_back_as_it_was_written(facts):
-    check = gender(((9, 1), (2, 8)), **dict(facts))
+def test_a_check_is_read_back_as_it_was_written():
+    check = gender(((9, 1), (2, 8)), judge="a judge", prompts=("a man", "a woman"),
+                   obeyed=((9, 10), (5, 10)), by="hand", left_out=(0, 3))
     assert Check.from_dict(json.loads(json.dumps(check.to_dict()))) == check
 
 
 @pytest.mark.parametrize("change", [
     dict(counts=[[9, 1]]), dict(counts=[[9, 1], [2, 8], [0, 1]]), dict(counts=[[9, 1], [0, 0]]),
     dict(counts=[[9, -1], [2, 8]]), dict(counts=[[9.5, 1], [2, 8]]), dict(left_out=[0]), dict(groups=["man"]),
-    dict(counts="many"), dict(by="a guess")])
+    dict(counts="many"), dict(by="a guess"), dict(obeyed=[[9, 10]])])
 def test_a_damaged_check_is_refused(change):
     with pytest.raises(DebiasError):
-        Check.from_dict({**gender(((9, 1), (2, 8))).to_dict(), **change})
-
-
-def test_a_check_that_knows_the_obedience_of_one_group_only_is_refused_in_a_sentence():
-    with pytest.raises(DebiasError):
-        assert Check.from_dict({**gender(((9, 1), (2, 8))).to_dict(), "obeyed": [[9, 10]]}).warnings is not None
+        assert Check.from_dict({**gender(((9, 1), (2, 8))).to_dict(),
+                                **change}).warnings is not None
 
 
 def test_the_lines_say_how_often_a_group_is_labelled_right_and_what_it_is_taken_for():
     first, second = gender(((46, 4), (0, 30)), left_out=(2, 0)).lines
     low, high = (100 * edge for edge in wilson(46, 50))
-    assert first == f"man: 92 % [{low:.0f}, {high:.0f}] of 50 pictures labelled correctly, 8 % as woman; 2 left out"
-    assert second.startswith("woman: 100 % [89, 100] of 30 pictures labelled correctly") and "left out" not in second
+    for line, facts in ((first, ("man: 92 %", f"[{low:.0f}, {high:.0f}]", "50", "8 % as woman",
+                                 "2 left out")),
+                        (second, ("woman: 100 %", "[89, 100]", "30"))):
+        assert all(fact in line for fact in facts), line
+    assert "left out" not in second
 
 
-def test_a_group_labelled_right_less_often_than_90_percent_is_warned_of_and_one_at_90_is_not():
+def test_a_group_labelled_right_or_shown_less_often_than_90_percent_is_warned_of():
     assert gender(((45, 5), (5, 45))).warnings == []
     warning, = gender(((44, 6), (5, 45)), judge="a judge").warnings
-    assert "only 88 % of the pictures of 'man' are labelled correctly by a judge; or the model does" in warning
     by_hand, = gender(((44, 6), (5, 45)), by="hand").warnings
-    assert by_hand == "only 88 % of the pictures of 'man' are labelled correctly by the classifier"
-
-
-def test_a_model_that_does_not_show_what_its_prompt_states_is_warned_of():
-    fine = gender(((50, 0), (0, 50)), obeyed=((45, 50), (0, 0)))
-    assert fine.warnings == []
+    assert "88 %" in warning and "'man'" in warning and "a judge; or the model" in warning
+    assert "88 %" in by_hand and "'man'" in by_hand and "model" not in by_hand
+    assert gender(((50, 0), (0, 50)), obeyed=((45, 50), (0, 0))).warnings == []
     warning, = gender(((50, 0), (0, 50)), obeyed=((44, 50), (50, 50))).warnings
-    assert warning.startswith("the model shows 'man' in 88 % of the pictures") and "does not follow" in warning
+    assert "'man' in 88 %" in warning and "'woman'" not in warning
 
 
 @pytest.mark.parametrize("counts", [((25, 25), (25, 25)), ((30, 20), (31, 19)), ((500, 0), (500, 0))])
 def test_a_judge_that_tells_nothing_apart_is_warned_of_and_corrects_nothing(counts):
-    check = gender(counts)
-    assert not check.usable and any("does not tell the groups of 'gender' apart" in said for said in check.warnings)
-    with pytest.raises(DebiasError, match="does not tell the groups"):
-        check.fits(GENDER)
-    with pytest.raises(DebiasError, match="does not tell the groups"):
-        Calibration("a doctor", [GENDER], METHODS["default"], Plan(), checks=[check])
-    with pytest.raises(DebiasError, match="groups apart"):
-        corrected_shares([50, 50], check.counts)
+    check, said = gender(counts), "the groups.* apart"
+    assert not check.usable
+    assert any("the groups of 'gender' apart" in warning for warning in check.warnings)
+    for use in (lambda: check.fits(GENDER), lambda: calibration(GENDER, checks=[check]),
+                lambda: corrected_shares([50, 50], check.counts)):
+        with pytest.raises(DebiasError, match=said):
+            use()
 
 
 def test_a_check_of_another_attribute_or_of_groups_in_another_order_is_refused():
     check = gender(((9, 1), (2, 8)))
     check.fits(GENDER.with_target((70, 30)))
-    for other in (AGE, Attribute("gender", tuple(map(Group, NAMES[::-1]))), Attribute("sex", tuple(map(Group, NAMES)))):
-        with pytest.raises(DebiasError, match="check is of 'gender'"):
-            check.fits(other)
-        with pytest.raises(DebiasError, match="check is of 'gender'"):
-            Calibration("a doctor", [other], METHODS["default"], Plan(), checks=[check])
+    turned, sexes = (Attribute(name, tuple(map(Group, names))) for name,
+                     names in (("gender", NAMES[::-1]),
+                                                                                   ("sex", NAMES)))
+    for other in (AGE, turned, sexes):
+        for use in (check.fits, lambda attribute: calibration(attribute, checks=[check])):
+            with pytest.raises(DebiasError, match="'gender'"):
+                use(other)
 
 
 def test_attributes_without_a_check_have_no_counts():
@@ -129,8 +123,7 @@ def test_what_is_no_square_of_counts_is_refused(counts):
 def test_shares_seen_through_a_judge_are_corrected_to_what_they_were():
     check = [[700, 200, 100], [50, 900, 50], [100, 100, 800]]
     true = np.array([0.6, 0.3, 0.1])
-    seen = through(true, check)
-    c = confusion_counts(check)
+    seen, c = through(true, check), confusion_counts(check)
     np.testing.assert_allclose(seen, true @ (c / c.sum(1, keepdims=True)))
     best, edges = corrected_shares(seen * 1e6, check)
     np.testing.assert_allclose(best, true, atol=1e-9)
@@ -153,7 +146,8 @@ def test_intervals_hold_the_pictures_uncertainty_and_the_checks():
 def test_shares_that_no_true_ones_explain_are_put_on_the_edge_and_inside_their_interval():
     best, edges = corrected_shares([100, 0], ((80, 20), (20, 80)))
     np.testing.assert_allclose(best, [1, 0], atol=1e-6)
-    assert (edges[:, 0] <= best).all() and (best <= edges[:, 1]).all() and (0 <= edges).all() and (edges <= 1).all()
+    assert (edges[:, 0] <= best).all() and (best <= edges[:, 1]).all()
+    assert (0 <= edges).all() and (edges <= 1).all()
 
 
 def test_draws_of_shares_are_corrected_one_by_one():
@@ -163,7 +157,6 @@ def test_draws_of_shares_are_corrected_one_by_one():
     np.testing.assert_allclose(found.sum(1), 1)
     with pytest.raises(DebiasError, match="does not tell the groups apart"):
         uncorrupted(measured, ((1e9, 1e9), (1e9, 1e9)))
-    assert NO_TELLING.endswith("confuses.")
 
 
 def test_a_model_on_target_has_no_distance_though_its_judge_errs():
@@ -174,13 +167,13 @@ def test_a_model_on_target_has_no_distance_though_its_judge_errs():
     assert blind.kl > 0.01 and blind.total_variation > 0.09 and blind.corrected is None
     assert found.corrected == pytest.approx((0.5, 0.5), abs=1e-3) and found.target == (0.5, 0.5)
     assert found.shares == blind.shares and found.intervals == blind.intervals
-    assert "corrected by the classifier's check: man 50.0 % [" in found.line("gender", NAMES).replace("%", " %")
+    assert "corrected" in found.line("gender", NAMES) and "man 50.0%" in found.line("gender", NAMES)
     assert "corrected" not in blind.line("gender", NAMES) and "corrected" not in blind.to_dict()
 
 
 # ---- how often the intervals are right, by simulation
 
-def covered(true, wrong, runs=400, check=50, pictures=200, draws=300):
+def covered(true, wrong, runs, check=50, pictures=200, draws=300):
     """How often the interval of each corrected share holds the true one; a judge errs in `wrong`, to any group."""
     true, n = np.asarray(true, float), len(true)
     matrix = (1 - wrong) * np.eye(n) + wrong / (n - 1) * (1 - np.eye(n))
@@ -195,15 +188,16 @@ def covered(true, wrong, runs=400, check=50, pictures=200, draws=300):
 SHARES = {2: (0.6, 0.4), 3: (0.5, 0.3, 0.2), 5: (0.3, 0.25, 0.2, 0.15, 0.1)}
 
 
-@pytest.mark.parametrize("groups", SHARES)
-@pytest.mark.parametrize("wrong", [0.1, 0.2, 0.3])
-def test_intervals_of_corrected_shares_hold_the_true_ones(groups, wrong):
-    found = covered(SHARES[groups], wrong, runs=600 if groups == 2 else 400)
-    assert found.mean() >= 0.93 and found.min() >= 0.91  # 400 runs know one group's coverage to about 1 %
+@pytest.mark.parametrize("groups, wrong, runs", [
+    (2, 0.1, 100), *(pytest.param(*cell, marks=pytest.mark.slow) for cell in (
+        (2, 0.3, 200), (3, 0.2, 150), (5, 0.3, 400)))])
+def test_intervals_of_corrected_shares_hold_the_true_ones(groups, wrong, runs):
+    found = covered(SHARES[groups], wrong, runs)  # 400 know one group's to about 1 %
+    assert found.mean() >= 0.93 and found.min() >= 0.91
 
 
 def test_intervals_of_corrected_shares_hold_the_true_ones_of_a_model_that_shows_mostly_one_of_five_groups():
-    assert covered((0.9, 0.025, 0.025, 0.025, 0.025), 0.3, runs=150)[0] >= 0.9
+    assert covered((0.9, 0.025, 0.025, 0.025, 0.025), 0.3, runs=100)[0] >= 0.9
 
 
 def crowd(chance, pictures, shares, alike):
@@ -215,22 +209,23 @@ def crowd(chance, pictures, shares, alike):
     return np.stack([((who == k) & there).sum(1) for k in range(n)], 1)
 
 
-@pytest.mark.parametrize("alike, shares", [(0.0, (0.7, 0.3)), (0.9, (0.7, 0.3)), (0.9, (0.5, 0.3, 0.2))])
+@pytest.mark.parametrize("alike, shares", [(0.0, (0.7, 0.3)), (0.9, (0.5, 0.3, 0.2))])
 def test_intervals_of_persons_hold_the_true_shares_however_alike_those_of_one_picture_are(alike, shares):
-    chance, hit, naive, worth = np.random.default_rng(3), np.zeros(len(shares)), np.zeros(len(shares)), []
-    for _ in range(400):
+    runs, chance, worth = 300, np.random.default_rng(3), []
+    hit, naive = np.zeros(len(shares)), np.zeros(len(shares))
+    for _ in range(runs):
         people = crowd(chance, 400, shares, alike)
         found = summarise_people(people, shares)
         assert found.pictures == 400 and found.counts == tuple(people.sum(0)) and found.n == people.sum()
-        low, high = np.transpose(found.intervals)
-        hit += (low <= shares) & (shares <= high)
-        low, high = wilson(people.sum(0), people.sum())
-        naive += (low <= shares) & (shares <= high)
+        for held, edges in ((hit, np.transpose(found.intervals)),
+                            (naive, wilson(people.sum(0), people.sum()))):
+            held += (edges[0] <= shares) & (shares <= edges[1])
         worth.append(found.effective / found.n)
-    assert (hit / 400).mean() >= 0.93
+    assert (hit / runs).mean() >= 0.93
     if alike:
         # Alike persons of pictures of m persons: n / (1 + 0.81 (E[m^2] / E[m] - 1)).
-        assert (naive / 400).max() < 0.85 and np.mean(worth) == pytest.approx(1 / (1 + 0.81 * (11 / 3 - 1)), rel=0.05)
+        assert (naive / runs).max() < 0.85
+        assert np.mean(worth) == pytest.approx(1 / (1 + 0.81 * (11 / 3 - 1)), rel=0.05)
     else:
         assert 0.95 < np.mean(worth) <= 1
 
@@ -245,17 +240,11 @@ def test_one_person_a_picture_counts_as_pictures_do_and_pictures_of_nobody_do_no
     assert found.kl == pytest.approx(plain.kl) and "100 persons in 100 images" in found.line("gender", NAMES)
 
 
-def test_pictures_of_five_alike_count_as_one_person_each():
+def test_alike_persons_of_a_picture_count_as_one_and_never_as_surer_than_their_pictures():
     found = summarise_people(np.repeat(5 * np.eye(2, dtype=int), (30, 20), 0), (0.5, 0.5))
     assert found.n == 250 and found.effective == pytest.approx(49, abs=0.01)
-
-
-def test_a_crowd_of_one_group_alone_is_not_surer_than_its_pictures():
     found = summarise_people([[5, 0]] * 20, (0.5, 0.5))
     assert found.effective == pytest.approx(20) and found.intervals[0][0] == pytest.approx(wilson(20, 20)[0])
-
-
-def test_a_persons_shares_are_corrected_by_the_check_too_with_the_weight_of_their_pictures():
     check, people = [[900, 100], [300, 700]], np.repeat(4 * np.eye(2, dtype=int), (60, 40), 0)
     found = summarise_people(people, (0.5, 0.5), confusion=check)
     plain = summarise([60, 40], (0.5, 0.5), confusion=check)
@@ -274,7 +263,7 @@ def test_what_is_no_count_of_persons_is_refused(people):
 class Room:
     """Pictures are (truth, seen): 85 % men where nothing is pushed, and a judge who mistakes a share of each group."""
 
-    def __init__(self, wrong, seed):
+    def __init__(self, wrong, seed=0):
         self.wrong, self.seed = np.asarray(wrong), seed
 
     def truth(self, weights, seeds):
@@ -294,23 +283,24 @@ class Room:
         return gender(tuple(tuple(round(pictures * (self.wrong[i] if i != j else 1 - self.wrong[i])) for j in range(2))
                             for i in range(2)))
 
+    def calibrated(self, target, plan, *checks, **options):
+        c = calibration(GENDER.with_target(target), plan, checks)
+        list(c.run(self.generate, self.classify, **options))
+        return c
+
 
 def women(wrong, target, checked, seeds=2, **plan):
     """True share of women that calibrations end at, one of each seed, and the calibrations."""
-    found, made = [], []
-    for seed in range(seeds):
-        room = Room(wrong, seed)
-        plan = {**dict(images=150, rounds=8, round_images=100, held_out=0, batch_size=150, within=0.05), **plan}
-        c = Calibration("a photo of a doctor", [GENDER.with_target(target)], METHODS["default"], Plan(**plan),
-                        checks=[room.checked()] if checked else [])
-        list(c.run(room.generate, room.classify))
-        fresh = list(range(5_000_000, 5_003_000))
-        found.append(room.truth(rows(c.steerings, fresh), fresh).mean())
-        made.append(c)
-    return np.array(found), made
+    plan = Plan(**{**dict(images=150, rounds=8, round_images=100, held_out=0, batch_size=150,
+                          within=0.05), **plan})
+    rooms = [Room(wrong, seed) for seed in range(seeds)]
+    made = [room.calibrated(target, plan, *[room.checked()] * checked) for room in rooms]
+    fresh = list(range(5_000_000, 5_003_000))
+    return np.array([room.truth(rows(c.steerings, fresh), fresh).mean() for room,
+                     c in zip(rooms, made)]), made
 
 
-@pytest.mark.parametrize("wrong", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("wrong", [0.1, 0.3])
 def test_a_calibration_by_a_judge_that_errs_ends_on_target_by_the_truth_with_a_check_and_not_without(wrong):
     """Of women, whom the judge takes for men and the reverse alike, 75 % are wanted."""
     with_check, made = women((wrong, wrong), (25, 75), True)
@@ -324,17 +314,14 @@ def test_a_calibration_by_a_judge_that_errs_ends_on_target_by_the_truth_with_a_c
         assert c.aims[0] == pytest.approx((1 - seen, seen), abs=2e-3)
         low, high = c.expected(0).intervals[1]
         assert low - 0.02 < 0.75 < high + 0.02 and 0.7 < c.expected(0).shares[1] < 0.8
-    for c in blind:
-        assert c.aims == [(0.25, 0.75)]
+    assert [c.aims for c in blind] == [[(0.25, 0.75)]] * 2
 
 
-@pytest.mark.parametrize("wrong", [0.2, 0.3])
-def test_a_judge_that_mistakes_one_group_only_does_not_move_the_target(wrong):
-    with_check, _ = women((0.0, wrong), (50, 50), True)
-    without, _ = women((0.0, wrong), (50, 50), False)
+def test_a_judge_that_mistakes_one_group_only_does_not_move_the_target():
+    with_check, _ = women((0.0, 0.3), (50, 50), True)
+    without, _ = women((0.0, 0.3), (50, 50), False)
     assert abs(with_check.mean() - 0.5) < 0.05 and np.abs(with_check - 0.5).max() < 0.08
-    assert without.mean() == pytest.approx(0.5 / (1 - wrong), abs=0.035)
-    assert abs(without.mean() - 0.5) > abs(with_check.mean() - 0.5)
+    assert without.mean() == pytest.approx(0.5 / 0.7, abs=0.035)
 
 
 def test_a_calibration_without_a_margin_aims_at_what_the_judge_would_see_of_the_target():
@@ -342,27 +329,23 @@ def test_a_calibration_without_a_margin_aims_at_what_the_judge_would_see_of_the_
     d = c.distribution(c.held_out, 0)
     assert c.aims[0] == pytest.approx((0.65, 0.35), abs=2e-3)
     assert d.shares == pytest.approx((0.65, 0.35), abs=0.07) and d.corrected == pytest.approx((0.5, 0.5), abs=0.1)
-    assert any("only 70 % of the pictures of 'woman' are labelled correctly" in warning for warning in c.warnings)
+    assert any("70 %" in warning and "'woman'" in warning for warning in c.warnings)
 
 
 def test_a_small_check_makes_a_calibration_less_sure_and_never_surer():
-    room = Room((0.1, 0.1), 0)
-    plan = Plan(images=400, rounds=0, held_out=0, batch_size=400, within=0.05)
-    sure = []
-    for checks in ([], [room.checked(10_000)], [room.checked(20)]):
-        c = Calibration("a photo of a doctor", [GENDER.with_target((85, 15))], METHODS["default"], plan, checks=checks)
-        list(c.run(room.generate, room.classify))
-        sure.append(c.expected(0))
+    room, plan = Room((0.1, 0.1)), Plan(images=400, rounds=0, held_out=0, batch_size=400,
+                                        within=0.05)
+    sure = [room.calibrated((85, 15), plan, *checks).expected(0)
+            for checks in ([], [room.checked(10_000)], [room.checked(20)])]
     widths = [high - low for low, high in (e.intervals[0] for e in sure)]
     assert widths[0] < widths[1] < 0.8 * widths[2] and widths[1] == pytest.approx(widths[0] / 0.8, rel=0.1)
     assert sure[2].certainty < sure[1].certainty
 
 
 def test_a_calibration_with_a_check_is_saved_and_goes_on_with_it(tmp_path):
-    room = Room((0.1, 0.2), 0)
-    c = Calibration("a photo of a doctor", [GENDER], METHODS["default"], Plan(50, 1, 0, batch_size=50),
-                    checks=[room.checked(100)])
-    list(c.run(room.generate, room.classify, save_to=tmp_path / "state.json"))
+    room = Room((0.1, 0.2))
+    c = room.calibrated((50, 50), Plan(50, 1, 0, batch_size=50), room.checked(100),
+                        save_to=tmp_path / "state.json")
     again = Calibration.load(tmp_path / "state.json")
     assert again.checks == c.checks and again.aims == c.aims and again.rounds == c.rounds
     assert again.steerings == c.steerings and again.warnings == c.warnings

@@ -1,7 +1,6 @@
 """The doctor finds what is wrong, and says that all is well only where it is."""
 import numpy as np
 import pytest
-import torch
 
 from sd_debias.core.calibration.runner import Host
 from sd_debias.core.doctor import examine
@@ -36,31 +35,31 @@ def test_a_model_that_does_what_it_must_is_well():
     assert "(difference 0, which is 0.0% of the effect of steering)" in found.text
 
 
-@pytest.mark.parametrize("fault, line", [
-    (dict(push=0.0), "NO  steering changes the pictures (by 0 and 0 of 255"),
-    (dict(push=0.5), "NO  steering gives the picture of the group's own text"),
-    (dict(beside=30.0), "NO  a picture that is left alone stays the same beside a steered one (difference 30)"),
-    (dict(drift=3.0), "NO  the same seeds give the same pictures (difference 3 of 255)"),
-    (dict(broken=True), "NO  Pictures are not finite")])
-def test_what_is_wrong_is_said(fault, line):
-    host = Fake()
+class Refusing(Fake):
+    def check(self, attributes, method):
+        raise DebiasError("This model takes no text.")
+
+
+@pytest.mark.parametrize("host, fault, line", [
+    (Fake, dict(push=0.0), "NO  steering changes the pictures (by 0 and 0 of 255"),
+    (Fake, dict(push=0.5), "NO  steering gives the picture of the group's own text"),
+    (Fake, dict(beside=30.0),
+     "NO  a picture that is left alone stays the same beside a steered one (difference 30)"),
+    (Fake, dict(drift=3.0), "NO  the same seeds give the same pictures (difference 3 of 255)"),
+    (Fake, dict(broken=True), "NO  Pictures are not finite"),
+    (Refusing, {}, "NO  This model takes no text.")])
+def test_what_is_wrong_and_what_the_host_refuses_is_said(host, fault, line):
+    host = host()
     vars(host).update(fault)
     found = examine(host)
     assert not found.ok and line in found.text and "see the lines with NO" in found.text
 
 
-def test_what_the_host_refuses_is_a_finding():
-    class Refusing(Fake):
-        def check(self, attributes, method):
-            raise DebiasError("This model takes no text.")
-    assert "NO  This model takes no text." in examine(Refusing()).text
-
-
 def test_a_classifier_s_view_is_told_and_not_judged():
     def classify(pictures):
-        return torch.nn.functional.one_hot(torch.tensor([int(p.mean() > 130) for p in pictures]), 2).numpy()
-    assert "sees man, man without steering; man, man steered to man; woman, woman steered to woman" in \
-        examine(Fake(), classify=classify).text
+        return np.eye(2)[[int(p.mean() > 130) for p in pictures]]
+    view = "man, man without steering; man, man steered to man; woman, woman steered to woman"
+    assert f"sees {view}" in examine(Fake(), classify=classify).text
 
 
 def test_inside_sampling_there_is_no_text_to_compare_with():

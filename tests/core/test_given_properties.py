@@ -24,12 +24,16 @@ KEYS = ["seed 1", "seed 2", "seed 3"]
 @examples(60)
 @given(st.dictionaries(PHRASE, st.sampled_from(["man", "woman", "Man", "child"]), max_size=5))
 def test_a_map_of_labels_knows_every_group_and_no_other(groups):
-    fits = set(groups.values()) == {"man", "woman"}
-    if fits:
-        _check_map(groups, GENDER)
-        return
+    if set(groups.values()) == {"man", "woman"}:
+        return _check_map(groups, GENDER)
     with pytest.raises(DebiasError, match="no group|No label|Expected a map of labels"):
         _check_map(groups, GENDER)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], {}, {"a": 3}])
+def test_labels_that_are_no_mapping_are_refused_with_a_sentence(labels):
+    with pytest.raises(DebiasError, match="map of labels"):
+        _check_map(labels, GENDER)
 
 
 def pictures() -> Labelled:
@@ -48,18 +52,18 @@ def test_corrected_labels_are_those_of_the_hand_and_the_others_stay(labels):
     assert said.startswith(f"{len(labels)} label")
 
 
-@examples(150)
+@examples(60)
 @given(JSON)
 def test_no_other_json_is_taken_for_corrections(document):
     if document in (None, "", {}, []) or document == 0:
         return
-    with pytest.raises(DebiasError, match="Expected a file of corrections"):
+    with pytest.raises(DebiasError, match="corrections"):
         given_back(json.dumps(document) if not isinstance(document, str) else json.dumps([document]))
 
 
 @pytest.mark.parametrize("text", ["5", "[1]", '"/etc/passwd"', "null", "[" * 100_000, "{", "\ud800"])
 def test_corrections_that_are_a_number_a_path_or_nested_without_end_are_refused_in_a_sentence(text):
-    with pytest.raises(DebiasError, match="Expected the corrections as JSON|Expected a file of corrections"):
+    with pytest.raises(DebiasError, match="corrections"):
         given_back(text)
 
 

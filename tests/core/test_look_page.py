@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.audits.folder import FolderAudit
@@ -134,11 +135,26 @@ def focused(browser):
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("labels", [[0] * 6 + [1] * 3, [0] * 7, [1], [0, UNSURE, 1, NO_FACE, DISAGREED, 1],
-                                    [0] * 31 + [1] * 2])
-def test_the_page_shows_the_shares_and_intervals_of_the_report(show, labels):
-    own = pictures([labels])
-    assert rows(show(own)) == expected(own)
+def crowds(seed):
+    rng = np.random.default_rng(seed)
+    return [[[int(rng.random() < p) - (rng.random() < .1) for _ in range(m)]
+             for m, p in zip(rng.integers(0, 6, 14), rng.random(14), strict=True)]]
+
+
+LABELS = [[0] * 6 + [1] * 3, [0] * 7, [1], [0, UNSURE, 1, NO_FACE, DISAGREED, 1],
+          [0] * 31 + [1] * 2]
+CROWDS = [*map(crowds, range(4)), [[[0, 0], [1, 1, 1], [], [0, 1]]], [[[0, 1], [1, 0], [0, 1]]],
+          [[[0, 1, 1]]], [[[0], [0], [0, 0], [0]]], [[[1, 1, 1, 1]]]]
+
+
+def test_the_page_shows_the_shares_and_intervals_of_the_report_of_pictures_and_of_persons(show):
+    found = [pictures([labels], run=f"{at}") for at, labels in enumerate(LABELS)]
+    found += [pictures(None, people=people, run=f"crowd {at}") for at, people in enumerate(CROWDS)]
+    browser = show(*found)
+    heads = browser.find_elements(By.TAG_NAME, "thead")
+    for at, own in enumerate(found):
+        assert rows(browser, at) == expected(own), at
+        assert ("Persons" in heads[at].text) == (at >= len(LABELS))
 
 
 def test_several_attributes_and_prompts_have_tables_of_their_own(show):
@@ -148,25 +164,8 @@ def test_several_attributes_and_prompts_have_tables_of_their_own(show):
     for s, own in enumerate((one, two)):
         for i in range(2):
             assert rows(browser, s, i) == expected(own, i)
-    assert [h.text for h in browser.find_elements(By.TAG_NAME, "h2")] == ["a photo of a doctor", "a photo of a nurse"]
-
-
-def crowds(seed):
-    rng = np.random.default_rng(seed)
-    return [[[int(rng.random() < p) - (rng.random() < .1) for _ in range(m)]
-             for m, p in zip(rng.integers(0, 6, 14), rng.random(14), strict=True)]]
-
-
-CROWDS = [*map(crowds, range(4)), [[[0, 0], [1, 1, 1], [], [0, 1]]], [[[0, 1], [1, 0], [0, 1]]], [[[0, 1, 1]]],
-          [[[0], [0], [0, 0], [0]]], [[[1, 1, 1, 1]]]]
-
-
-@pytest.mark.parametrize("people", CROWDS, ids=range(len(CROWDS)))
-def test_where_every_person_counts_the_intervals_are_those_of_persons(show, people):
-    own = pictures(None, people=people)
-    browser = show(own)
-    assert rows(browser) == expected(own)
-    assert "Persons" in browser.find_element(By.TAG_NAME, "thead").text
+    titles = [h.text for h in browser.find_elements(By.TAG_NAME, "h2")]
+    assert titles == ["a photo of a doctor", "a photo of a nurse"]
 
 
 def test_where_nobody_is_classified_the_page_shows_the_pictures_without_shares(show):
@@ -178,26 +177,29 @@ def test_where_nobody_is_classified_the_page_shows_the_pictures_without_shares(s
 
 def test_pictures_that_are_not_shown_count_and_the_page_says_how_many(show):
     own = pictures([[0] * 6 + [1] * 4], thumbs=3)
-    browser = show(own)
-    assert rows(browser) == expected(own) and len(cards(browser)) == 3
+    people = pictures(None, people=[[[0, 1], [1], [0, 0, 0], [], [1, 1]]], thumbs=2, run="people")
+    browser = show(own, people)
+    assert rows(browser) == expected(own) and rows(browser, 1) == expected(people)
+    assert [card[:6] for card in cards(browser)] == ["card-0"] * 3 + ["card-1"] * 2
     assert "Not shown: 7, because" in browser.find_element(By.TAG_NAME, "main").text
     chip(browser).click()
     corrected([own], read_corrections(saved(browser)))
     assert rows(browser) == expected(own)
 
 
-def test_people_of_pictures_that_are_not_shown_count_too(show):
-    own = pictures(None, people=[[[0, 1], [1], [0, 0, 0], [], [1, 1]]], thumbs=2)
-    assert rows(show(own)) == expected(own)
+def labelled_folder(folder, *names):
+    """The audit of a folder of these pictures and of a file that is none."""
+    folder.mkdir()
+    (folder / "z.png").write_text("no picture")
+    for i, name in enumerate(names):
+        noise = np.random.default_rng([i, *name.encode()]).integers(0, 255, (9, 9, 3), np.uint8)
+        Image.fromarray(noise).save(folder / name)
+    return FolderAudit(folder, (GENDER,), [lambda images: np.array([[.9, .1]] * len(images))]).run()
 
 
 def test_unreadable_files_are_not_said_to_be_counted(show, tmp_path):
-    from PIL import Image
-    (tmp_path / "in").mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "b.png").write_text("no picture")
-    own = FolderAudit(tmp_path / "in", (GENDER,), [lambda images: np.array([[.9, .1]] * len(images))]).run()
-    assert "are counted but not shown" not in show(own).find_element(By.TAG_NAME, "main").text
+    browser = show(labelled_folder(tmp_path / "in", "a.png"))
+    assert "are counted but not shown" not in browser.find_element(By.TAG_NAME, "main").text
 
 
 # --- corrections -----------------------------------------------------------------------------------------------------
@@ -247,40 +249,32 @@ def test_numbers_choose_a_group_and_arrows_go_from_label_to_label(show):
 
 def test_enter_and_the_space_bar_are_a_click(show):
     browser = show(pictures([[0, 0]]))
-    chip(browser).send_keys(Keys.ENTER)
-    assert chip(browser).text == "woman"
-    chip(browser, i=1).send_keys(Keys.SPACE)
-    assert chip(browser, i=1).text == "woman"
+    for i, key in enumerate((Keys.ENTER, Keys.SPACE)):
+        chip(browser, i=i).send_keys(key)
+        assert chip(browser, i=i).text == "woman"
 
 
 def test_the_saved_file_gives_the_same_shares_in_python(show):
     one = pictures([[0, 0, 1, 0, 1, UNSURE], [2, 1, 1, 0, 0, 0]], (GENDER, AGE))
     two = pictures([[1, 1, 0, 1], [0, 0, 0, 2]], (GENDER, AGE), run="two")
-    browser = show(one, two)
+    people = pictures(None, people=[[[0, 0, 1], [1], [], [0, 0, 0, 0], [UNSURE, 1]]], run="people")
+    browser = show(one, two, people)
+    assert chips(browser)[-10:-6] == ["1: man", "2: man", "3: woman", "woman"]
     for at, key in [((0, 0, 0), "2"), ((0, 0, 5), "1"), ((0, 1, 1), "3"), ((0, 1, 3), "0"), ((1, 0, 2), "2"),
-                    ((1, 1, 0), "2")]:
+                    ((1, 1, 0), "2"), ((2, 0, 0, 1), "2"), ((2, 0, 1, 0), "1"), ((2, 0, 3, 3), "0"),
+                    ((2, 0, 4, 0), "2")]:
         chip(browser, *at).send_keys(key)
     document = saved(browser)
     assert document["runs"] == {
         "run": {"gender": {"seed 1": "woman", "seed 6": "man"}, "age_group": {"seed 2": "old", "seed 4": None}},
-        "two": {"gender": {"seed 3": "woman"}, "age_group": {"seed 1": "middle-aged"}}}
-    assert corrected([one, two], read_corrections(document)) == "6 labels corrected by hand"
-    for s, own in enumerate((one, two)):
-        for i in range(2):
+        "two": {"gender": {"seed 3": "woman"}, "age_group": {"seed 1": "middle-aged"}},
+        "people": {"gender": {"seed 1#2": "woman", "seed 2#1": "man", "seed 4#4": None,
+                              "seed 5#1": "woman"}}}
+    assert corrected([one, two, people],
+                     read_corrections(document)) == "10 labels corrected by hand"
+    for s, own in enumerate((one, two, people)):
+        for i, _ in enumerate(own.attributes):
             assert rows(browser, s, i) == expected(own, i)
-
-
-def test_the_saved_file_of_people_gives_the_same_shares_in_python(show):
-    own = pictures(None, people=[[[0, 0, 1], [1], [], [0, 0, 0, 0], [UNSURE, 1]]])
-    browser = show(own)
-    assert chips(browser)[:4] == ["1: man", "2: man", "3: woman", "woman"]
-    for at, key in [((0, 0, 0, 1), "2"), ((0, 0, 1, 0), "1"), ((0, 0, 3, 3), "0"), ((0, 0, 4, 0), "2")]:
-        chip(browser, *at).send_keys(key)
-    document = saved(browser)
-    assert document["runs"]["run"]["gender"] == {"seed 1#2": "woman", "seed 2#1": "man", "seed 4#4": None,
-                                                 "seed 5#1": "woman"}
-    assert corrected([own], read_corrections(document)) == "4 labels corrected by hand"
-    assert rows(browser) == expected(own)
 
 
 def test_the_save_button_saves_a_file(show, tmp_path):
@@ -309,32 +303,20 @@ def test_a_reload_keeps_the_corrections_and_undo_all_forgets_them(show):
     assert rows(browser) == expected(own) and not saved(browser)["runs"]
 
 
-def test_corrections_of_one_run_are_not_shown_on_the_page_of_another(show):
-    chip(show(pictures([[0, 0, 1]]))).click()
-    assert chips(show(pictures([[0, 0, 1]], run="another"), name="other.html")) == ["man", "man", "woman"]
-
-
-def test_corrections_are_not_shown_on_other_pictures_of_the_same_run(show, browser):
-    """`audit --seed 0`, corrected; then `audit --seed 100` of the same prompt and model."""
-    chip(show(pictures([[0, 0, 1]]))).click()
-    for _ in range(4):  # what one page stores, another of the browser's processes sees some moments later
-        assert chips(show(pictures([[0, 0, 1]], first=101), name="other.html")) == ["man", "man", "woman"]
-        browser.execute_async_script("setTimeout(arguments[0], 100)")
-
-
-def test_corrections_of_one_folder_are_not_shown_on_the_page_of_another(show, browser, tmp_path):
-    from PIL import Image
-    found = []
-    for number, folder in enumerate(("cats", "dogs")):
-        (tmp_path / folder).mkdir()
-        for i in range(2):
-            Image.fromarray(np.random.default_rng([number, i]).integers(0, 255, (9, 9, 3), np.uint8)).save(
-                tmp_path / folder / f"{folder} {i}.png")
-        found.append(FolderAudit(tmp_path / folder, (GENDER,), [lambda images: np.array([[.9, .1]] * len(images))]
-                                 ).run())
-    chip(show(found[0])).click()
-    for _ in range(4):
-        assert chips(show(found[1], name="other.html")) == ["man", "man"]
+@pytest.mark.parametrize("kind", ["run", "seeds", "folder"])
+def test_corrections_of_one_page_are_not_shown_on_that_of_other_pictures(show, browser, tmp_path,
+                                                                         kind):
+    """As of `audit --seed 0`, corrected; then `audit --seed 100` of the same prompt and model."""
+    if kind == "folder":
+        one, other = (labelled_folder(tmp_path / name, f"{name} 0.png", f"{name} 1.png")
+                      for name in ("cats", "dogs"))
+    else:
+        one = pictures([[0, 0, 1]])
+        other = pictures([[0, 0, 1]], **(dict(run="another") if kind == "run" else dict(first=101)))
+    before = chips(show(other, name="other.html"))
+    chip(show(one)).click()
+    for _ in range(3):  # other processes of the browser see what one page stores a bit later
+        assert chips(show(other, name="other.html")) == before and "woman" not in before[:2]
         browser.execute_async_script("setTimeout(arguments[0], 100)")
 
 
@@ -364,12 +346,17 @@ def test_corrected_pictures_and_those_of_several_people_and_of_nobody_have_filte
     assert cards(browser) == ["card-0-1"]
 
 
-def test_a_picture_stays_where_it_is_while_its_label_is_clicked_through_in_a_filter(show):
+def test_a_picture_stays_in_a_filter_while_it_is_corrected_and_undo_all_shows_all_again(show):
     browser = show(pictures([[0, 1, 0]]))
     tool(browser, "woman").click()
     chip(browser, i=1).click()
     chip(browser, i=1).click()
     assert cards(browser) == ["card-0-1"] and chip(browser, i=1).text == "man"
+    tool(browser, "all").click()
+    chip(browser).click()
+    tool(browser, "corrected").click()
+    tool(browser, "Undo all").click()
+    assert len(cards(browser)) == 3
 
 
 def test_the_save_button_is_one_thing_and_saves_nothing_while_there_is_nothing(show):
@@ -378,14 +365,6 @@ def test_the_save_button_is_one_thing_and_saves_nothing_while_there_is_nothing(s
         const all = [...document.querySelectorAll("#tools a, #tools button")];
         return all.filter((element) => element.tabIndex >= 0 && !element.disabled).map((element) => element.textContent)
         """) == ["all", "man", "woman"]
-
-
-def test_undo_all_shows_pictures_again_where_only_corrected_ones_were_shown(show):
-    browser = show(pictures([[0, 1, 0]]))
-    chip(browser).click()
-    tool(browser, "corrected").click()
-    tool(browser, "Undo all").click()
-    assert len(cards(browser)) == 3
 
 
 # --- text of users ---------------------------------------------------------------------------------------------------
@@ -430,24 +409,3 @@ def test_a_host_that_shows_the_page_in_a_sandbox_gets_each_correction(browser, t
     browser.implicitly_wait(0)
     browser.switch_to.default_content()
     assert browser.execute_script("return window.got.corrections.runs") == {"run": {"gender": {"seed 2": "woman"}}}
-
-
-def test_the_report_shows_pictures_of_each_kind_that_is_left_out(tmp_path):
-    from sd_debias.core.audits.labelled import Labelled, left_out
-    from sd_debias.core.calibration.loop import Round
-    from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
-    from sd_debias.core.method.draw import Steering
-    from sd_debias.core.report.page import page
-    from test_profile import calibrated
-
-    labels = [0, UNSURE, NO_FACE, DISAGREED, 1, *[UNSURE] * 9]
-    r = Round("audit", (Steering.none(2),), tuple(range(14)), [labels], faces=[1, 1, 0, 1, 3, *[1] * 9])
-    thumbs = {f"seed {i}": b"jpeg %d" % i for i in range(14)}
-    found = left_out([Labelled("a", (GENDER,), r, list(thumbs), "run", thumbs)])
-    assert found == {"judges disagree": [b"jpeg 3"], "no face": [b"jpeg 2"], "several people": [b"jpeg 4"],
-                     "unsure": [b"jpeg %d" % i for i in (1, 5, 6, 7, 8, 9)]}
-    from sd_debias.core.calibration.result import profile_of
-    text = page(profile_of("p", [calibrated()], {}, "CLIP"), left_out=found)
-    for kind in ("Judges disagree", "No face", "Several people", "Unsure"):
-        assert f"<h3>{kind}</h3>" in text
-    assert text.count("data:image/jpeg;base64,anBlZy") == 9

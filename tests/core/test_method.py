@@ -22,9 +22,9 @@ def test_a_window_is_only_ever_narrowed(given, kept):
 
 @pytest.mark.parametrize("direction, start, end, said", [
     (AS_CALIBRATED, 0.6, 0.4, "0 <= start <= end <= 1"), (AS_CALIBRATED, float("nan"), 1, "0 <= start <= end <= 1"),
-    ("sideways", 0, 1, "Expected direction to be one of")])
+    ("sideways", 0, 1, "sideways")])
 def test_what_does_not_fit_is_said(direction, start, end, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(DebiasError, match=said):
         Method().adjusted(direction, start, end)
 
 
@@ -40,16 +40,18 @@ def test_predictions_around_the_prompt_are_of_groups_in_its_context_and_embeddin
     method = named("default", direction="prediction")
     assert method.adjusted("embedding") == named("default", direction="embedding")
     assert Method.from_dict(method.to_dict()) == method
-    with pytest.raises(DebiasError, match="only where its groups' texts stand in the prompt's context"):
+    with pytest.raises(DebiasError, match="context"):
         replace(method, context=ALONE)
-    with pytest.raises(DebiasError, match="'toward' moves a text"):
+    with pytest.raises(DebiasError, match="'toward'"):
         replace(method, guidance=TOWARD)
 
 
-def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match="Expected direction to be one of prompt, .*got 'sideways'"):
-        named("default", direction="sideways")
-    with pytest.raises(ValueError, match="default, shift, paper, got 'magic'"):
-        named("magic")
-    with pytest.raises(ValueError, match="Expected rule to be one of log"):
-        named("shift", rule="magic")
+def test_an_unknown_or_useless_part_of_a_method_is_named():
+    for fact, call in (("prompt, .*'sideways'", lambda: named("default", direction="sideways")),
+                       ("default, shift, paper.*'magic'", lambda: named("magic")),
+                       ("rule .*log", lambda: named("shift", rule="magic")),
+                       ("rule", lambda: Method(spend="draw", rule="policy_gradient"))):
+        with pytest.raises(DebiasError, match=fact):
+            call()
+    assert named("paper", spend="draw").rule == "log"
+    assert named("shift", rule="policy_gradient").spend == "shift"

@@ -8,8 +8,7 @@ from test_classify import build, save_processor
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.errors import DebiasError
-from sd_debias.core.judge import UNSURE, labels
-from sd_debias.core.judge import named
+from sd_debias.core.judge import UNSURE, labels, named
 from sd_debias.core.judge.clip import ClipModel
 from sd_debias.core.judge.questions import ASKED, Asked, AskingModel
 
@@ -144,31 +143,27 @@ def by_hand(kind, model, image, question):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_is_the_models_own_probability_of_yes_against_no(kind, models, images):
-    found = [float(models[kind].yes([image], MAN)[0]) for image in images]
-    expected = [by_hand(kind, models[kind], image, MAN) for image in images]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.ptp(found) > 0.005 and models[kind].yes(images, MAN).dtype == np.float32
+    model = models[kind]
+    found = [float(model.yes([image], MAN)[0]) for image in images]
+    np.testing.assert_allclose(found, [by_hand(kind, model, image, MAN) for image in images],
+                               atol=1e-5)
+    assert np.ptp(found) > 0.005 and model.yes(images, MAN).dtype == np.float32
+    man, woman = (model.yes(images[:2], ASKED.format(f"a {group}")) for group in ("man", "woman"))
+    assert np.abs(man - woman).min() > 1e-4, "another question gets another answer"
+    shows = by_hand(kind, model, images[0], ASKED.format("a doctor"))
+    assert model.similarity(images[:1], "a photo of a doctor") == pytest.approx([shows], abs=1e-5)
+    assert model.yes([], MAN).shape == (0,) and model.classifier(GENDER)([]).shape == (0, 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_question_gets_another_answer(kind, models, images):
-    man, woman = (models[kind].yes(images[:2], ASKED.format(f"a {group}")) for group in ("man", "woman"))
-    assert np.abs(man - woman).min() > 1e-4
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_do_not_change_an_answer_about_pictures_of_one_size(kind, folders, models):
-    same = [picture(seed) for seed in range(5)]
-    alone = np.concatenate([models[kind].yes([image], MAN) for image in same])
-    np.testing.assert_allclose(AskingModel(folders[kind], batch_size=2).yes(same, MAN), alone, atol=1e-5)
-    np.testing.assert_allclose(models[kind].yes(same[::-1], MAN), alone[::-1], atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_pictures_of_other_shapes_beside_it_do_not_change_an_answer(kind, models, images):
+def test_pictures_of_any_shape_beside_it_do_not_change_an_answer(kind, folders, models, images):
     """Cuts of faces and pictures of a folder differ in size."""
-    alone = np.concatenate([models[kind].yes([image], MAN) for image in images])
-    np.testing.assert_allclose(models[kind].yes(images, MAN), alone, atol=1e-4)
+    same, model = [picture(seed) for seed in range(5)], models[kind]
+    alone = np.concatenate([model.yes([image], MAN) for image in same])
+    np.testing.assert_allclose(AskingModel(folders[kind], batch_size=2).yes(same, MAN), alone, atol=1e-5)
+    np.testing.assert_allclose(model.yes(same[::-1], MAN), alone[::-1], atol=1e-5)
+    alone = np.concatenate([model.yes([image], MAN) for image in images])
+    np.testing.assert_allclose(model.yes(images, MAN), alone, atol=1e-4)
 
 
 @pytest.mark.skipif("idefics" not in KINDS, reason="this version of transformers has no Idefics3")
@@ -177,12 +172,6 @@ def test_padded_on_the_left_a_chat_models_answers_are_those_of_each_picture_alon
     model.tokenizer.padding_side = "left"
     alone = np.concatenate([model.yes([image], MAN) for image in images])
     np.testing.assert_allclose(model.yes(images, MAN), alone, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_pictures_get_no_answers(kind, models):
-    assert models[kind].yes([], MAN).shape == (0,)
-    assert models[kind].classifier(GENDER)([]).shape == (0, 2)
 
 
 def test_only_chat_models_are_told_how_to_answer(models):
@@ -224,14 +213,11 @@ def test_a_judge_of_a_real_model_divides_its_own_answers(kind, models, images):
     assert not p[~sure].any() and sure.any()
 
 
-def test_groups_are_asked_about_in_the_words_of_their_descriptions():
+def test_groups_are_asked_about_in_the_words_of_their_descriptions_which_must_differ():
     hat = Attribute("hat", (Group("with a hat", ("{prompt}, a person with a hat",)), Group("bare", ("{prompt}",))))
     assert Asked(Says([]), hat).questions == [ASKED.format("a person with a hat"), ASKED.format("bare")]
-
-
-def test_groups_that_would_be_asked_about_alike_are_refused():
     same = Attribute("x", (Group("a", ("a person",)), Group("b", ("{prompt}, a person",))))
-    with pytest.raises(DebiasError, match="described alike"):
+    with pytest.raises(DebiasError, match="alike"):
         Asked(Says([]), same)
 
 
@@ -241,7 +227,9 @@ def test_groups_that_would_be_asked_about_alike_are_refused():
     ("a photo of a (doctor:1.2), bokeh", ASKED.format("a doctor")),
     ("portrait of an old woman in a park", ASKED.format("an old woman")),
     ("engineer", ASKED.format("an engineer")),
-    ("<lora:x:0.8>", "Does this picture show anything? Answer yes or no.")])
+    ("<lora:x:0.8>", "Does this picture show anything? Answer yes or no."),
+    ("masterpiece and best quality and sharp focus",  # without a subject
+     "Does this picture show masterpiece and best quality and sharp focus? Answer yes or no.")])
 def test_fidelity_asks_whether_the_person_is_what_the_prompt_is_about(prompt, asked, models, monkeypatch):
     model = next(iter(models.values()))
     said = []
@@ -250,39 +238,22 @@ def test_fidelity_asks_whether_the_person_is_what_the_prompt_is_about(prompt, as
     assert said == [asked]
 
 
-def test_a_prompt_without_a_subject_is_asked_about_as_a_whole(models, monkeypatch):
-    model = next(iter(models.values()))
-    said = []
-    monkeypatch.setattr(model, "yes", lambda images, question: said.append(question) or np.zeros(len(images)))
-    model.similarity([picture(0)], "masterpiece and best quality and sharp focus")
-    assert said == ["Does this picture show masterpiece and best quality and sharp focus? Answer yes or no."]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_fidelity_is_the_models_own_answer(kind, models, images):
-    found = models[kind].similarity(images[:1], "a photo of a doctor")
-    assert found == pytest.approx([by_hand(kind, models[kind], images[0], ASKED.format("a doctor"))], abs=1e-5)
-
-
 # ---- what cannot be asked
 
 @pytest.mark.skipif("vilt" not in KINDS, reason="this version of transformers has no ViLT")
 def test_a_model_that_does_not_choose_between_yes_and_no_is_refused(tmp_path):
     vilt(tmp_path, answers=("red", "yes", "two"))
-    with pytest.raises(DebiasError, match="answers neither yes nor no"):
+    with pytest.raises(DebiasError, match="neither yes nor no"):
         AskingModel(tmp_path)
 
 
-def test_a_model_that_only_classifies_is_refused_in_a_sentence(tmp_path):
+def test_a_folder_of_another_model_or_of_nothing_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(DebiasError, match=tmp_path.name):
+        AskingModel(tmp_path)
     build("vit", tmp_path)
     with pytest.raises(DebiasError) as refused:
         AskingModel(tmp_path)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 600
-
-
-def test_a_folder_with_nothing_in_it_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(DebiasError, match="could not be loaded"):
-        AskingModel(tmp_path)
 
 
 def test_answers_that_overflow_are_refused_instead_of_counted(folders, images):
@@ -295,7 +266,7 @@ def test_answers_that_overflow_are_refused_instead_of_counted(folders, images):
 
 def test_a_tokenizer_that_knows_no_yes_is_refused(tmp_path, images):
     llava(tmp_path, words_of(["<image>"], words=("no", "No")))
-    with pytest.raises(DebiasError, match="does not know 'yes'"):
+    with pytest.raises(DebiasError, match="'yes'"):
         AskingModel(tmp_path).yes(images[:1], MAN)
 
 

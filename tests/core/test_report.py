@@ -1,4 +1,5 @@
 """Reports of synthetic profiles."""
+import base64
 import json
 import re
 from dataclasses import replace
@@ -7,15 +8,19 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from sd_debias.core.report import page as report
 from sd_debias.core.attribute import GENDER, SKIN_TONE, Attribute, Group
+from sd_debias.core.audits.labelled import Labelled, left_out
+from sd_debias.core.calibration.loop import Round
 from sd_debias.core.calibration.statistics import summarise
+from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.report import page as report
 from sd_debias.core.report.page import summary, write_report
 from sd_debias.core.report.sheet import WITH, WITHOUT, Sheet
 from test_profile import PROMPT, calibrated, made
 
 NASTY = "a <script>alert('x')</script> & \"quoted\" doctor"
-BEFORE, AFTER = summarise([80, 20], GENDER.target), summarise([52, 48], GENDER.target)
+BEFORE = summarise([80, 20], GENDER.target)
 
 
 class Page(HTMLParser):
@@ -64,7 +69,7 @@ def page(profile, folder, *images):
     return Page(write_report(folder, profile, *images).read_text("utf-8"))
 
 
-def test_the_report_is_one_file_that_loads_nothing(profile, tmp_path):
+def test_the_report_is_one_file_that_loads_nothing_and_carries_the_profile(profile, tmp_path):
     p = page(profile, tmp_path, sheets(PROMPT, 3))
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     sources = [a.get("src") or a.get("href") for _, a in p.tags if "src" in a or "href" in a]
@@ -73,9 +78,12 @@ def test_the_report_is_one_file_that_loads_nothing(profile, tmp_path):
     assert any("default-src 'none'" in meta.get("content", "") for meta in p.all("meta"))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert "@import" not in text and "url(" not in text
+    link, = p.all("a")
+    assert link["download"] == "doctor-gender.json"
+    assert json.loads(base64.b64decode(link["href"].partition(",")[2])) == profile.to_dict()
 
 
-def test_text_of_users_is_text_everywhere(tmp_path):
+def test_text_of_users_is_text_everywhere_and_in_any_script(tmp_path):
     attribute = Attribute("<i>tone</i>", (Group("<b>x</b>"), Group("'\">y")))
     profile = made(calibrated(NASTY, (attribute,)))
     profile = replace(profile, setting={"<u>key": "<u>value"}, classifier="<img src=x>", name="<h1>")
@@ -83,18 +91,17 @@ def test_text_of_users_is_text_everywhere(tmp_path):
     assert not {"script", "b", "u", "em"} & {tag for tag, _ in p.tags} and len(p.all("h1")) == 1
     assert all("onerror" not in a and a.get("src", "data:").startswith("data:") for _, a in p.tags)
     assert NASTY in p.text and "<b>x</b>" in p.text and "<u>value" in p.text
+    attribute = Attribute("性别", (Group("男"), Group("女")))
+    assert "女" in page(made(calibrated("医生", (attribute,))), tmp_path).text
+    assert re.search("<text[^>]*>女</text>", (tmp_path / "report.html").read_text("utf-8"))
 
 
-def test_every_prompt_and_attribute_has_its_charts_figures_and_costs(profile, tmp_path):
+def test_every_prompt_and_attribute_has_its_charts_intervals_and_costs(profile, tmp_path):
     p = page(profile, tmp_path)
     assert len(p.all("svg")) == 2 * 2 * 2
     for words in (NASTY, PROMPT, "skin tone", "very dark", "2,400", "not counted", "noise floor", "Held-out",
                   "Fidelity", "a measurement of a picture, not a person's identity", "How to apply", "model hash"):
         assert words.lower() in p.text.lower(), words
-
-
-def test_the_report_gives_before_and_after_with_intervals(profile, tmp_path):
-    p = page(profile, tmp_path)
     for measured in (profile.entries[0].before, profile.entries[0].after):
         d = summarise(measured[0]["counts"], GENDER.target)
         assert f"{d.counts[0]} of {d.n}" in p.text and f"{100 * d.intervals[0][0]:.1f} to" in p.text
@@ -107,43 +114,42 @@ def test_the_verdict_follows_the_figures(counts, verdict):
     assert verdict in report._verdict(BEFORE, after, after.kl_floor95)[1]
 
 
-def test_a_profile_without_verification_is_reported_as_such(tmp_path):
-    profile = made(calibrated(held_out=0))
-    text = page(profile, tmp_path).text
+def test_profiles_that_were_not_verified_or_not_measured_are_reported_as_such(profile, tmp_path):
+    unverified = made(calibrated(held_out=0))
+    text = page(unverified, tmp_path).text
     assert "was not verified" in text and "sampling noise at 100" not in text
-    s = summary(profile)
+    s = summary(unverified)
     assert s["shares"]["after"] is None and s["kl"]["after"] is None and s["n"] == 100
-
-
-def test_a_profile_written_by_hand_has_a_report_too(profile, tmp_path):
     entries = [{"prompt": "p", "steerings": profile.document["entries"][0]["steerings"]}]
     bare = type(profile).from_dict({**profile.document, "entries": entries})
     assert "was not measured" in page(bare, tmp_path).text
     assert summary(bare)["shares"] == {"before": None, "after": None} and summary(bare)["n"] == 0
 
 
-def test_the_report_carries_the_profile(profile, tmp_path):
-    import base64
-    link, = page(profile, tmp_path).all("a")
-    assert link["download"] == "doctor-gender.json"
-    assert json.loads(base64.b64decode(link["href"].partition(",")[2])) == profile.to_dict()
-
-
-def test_pictures_of_the_same_seeds_stand_at_the_same_place(profile, tmp_path):
+def test_only_pictures_of_the_same_seeds_are_said_to_stand_at_the_same_place(profile, tmp_path):
     p = page(profile, tmp_path, sheets(PROMPT, 30, range(30)))
     one, other = p.all("img")
     assert one["width"] == other["width"] and one["height"] == other["height"]
     assert f"first {report.MOST} of 30" in p.text and "same seed" in p.text
-
-
-def test_pictures_of_a_calibration_have_seeds_of_their_own_and_the_page_claims_no_others(profile, tmp_path):
     own = {PROMPT: [Sheet(WITHOUT, pictures(3), [1, 2, 3]), Sheet(WITH, pictures(2), [7, 8])]}
     assert "same seed" not in page(profile, tmp_path, own).text
-
-
-def test_a_seed_for_each_picture_or_none_at_all():
-    with pytest.raises(ValueError, match="a seed for each picture"):
+    with pytest.raises(ValueError, match="seed"):
         Sheet(WITHOUT, pictures(3), [1, 2])
+
+
+def test_the_report_shows_pictures_of_each_kind_that_is_left_out():
+    labels = [0, UNSURE, NO_FACE, DISAGREED, 1, *[UNSURE] * 9]
+    r = Round("audit", (Steering.none(2),), tuple(range(14)), [labels],
+              faces=[1, 1, 0, 1, 3, *[1] * 9])
+    thumbs = {f"seed {i}": b"jpeg %d" % i for i in range(14)}
+    found = left_out([Labelled("a", (GENDER,), r, list(thumbs), "run", thumbs)])
+    assert found == {"judges disagree": [b"jpeg 3"], "no face": [b"jpeg 2"],
+                     "several people": [b"jpeg 4"],
+                     "unsure": [b"jpeg %d" % i for i in (1, 5, 6, 7, 8, 9)]}
+    text = report.page(made(calibrated()), left_out=found)
+    for kind in ("Judges disagree", "No face", "Several people", "Unsure"):
+        assert f"<h3>{kind}</h3>" in text
+    assert text.count("data:image/jpeg;base64,anBlZy") == 9
 
 
 def test_the_summary_is_plain_json_of_every_prompt_and_attribute(profile):
@@ -154,11 +160,5 @@ def test_the_summary_is_plain_json_of_every_prompt_and_attribute(profile):
     assert s["kl"] == {"before": entry.before[0]["kl"], "after": entry.after[0]["kl"]}
     assert s["kl_floor95"] == entry.after[0]["kl_floor95"] and s["n"] == 100
     assert s["rounds"] == len(entry.rounds) - 2 and s["images"] == entry.cost["images"]
-    assert [(o["prompt"], o["attribute"]) for o in s["others"]] == [(NASTY, "skin_tone"), (PROMPT, "gender"),
-                                                                    (PROMPT, "skin_tone")]
-
-
-def test_a_page_names_groups_in_any_script(tmp_path):
-    attribute = Attribute("性别", (Group("男"), Group("女")))
-    assert "女" in page(made(calibrated("医生", (attribute,))), tmp_path).text
-    assert re.search("<text[^>]*>女</text>", (tmp_path / "report.html").read_text("utf-8"))
+    assert [(o["prompt"], o["attribute"]) for o in s["others"]] == [
+        (NASTY, "skin_tone"), (PROMPT, "gender"), (PROMPT, "skin_tone")]

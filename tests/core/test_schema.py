@@ -38,7 +38,7 @@ def places(value, at=()):
         yield from places(part, (*at, key))
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(160))
 def test_what_jsonschema_refuses_is_refused_and_nothing_else(documents, seed):
     chance = random.Random(seed)
     document, schema = documents[seed % 2]

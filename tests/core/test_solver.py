@@ -48,30 +48,26 @@ def solve(model, solver, images=300, rounds=4):
     return solver.answer(history), history
 
 
-@pytest.mark.parametrize("method", [Method(spend="shift"), Method(spend="draw")], ids=["shift", "draw"])
-@pytest.mark.parametrize("men", [0.6, 0.85, 0.98, 0.1])
-def test_two_groups_reach_an_even_split(method, men):
-    for seed in range(5):
+BOTH = pytest.mark.parametrize("spend", ["shift", "draw"])
+
+
+@BOTH
+@pytest.mark.parametrize("men, target", [
+    (0.6, (50, 50)), (0.85, (50, 50)), (0.98, (50, 50)), (0.1, (50, 50)), (0.9, (70, 30))])
+def test_two_groups_reach_their_target(spend, men, target):
+    attribute, off = GENDER.with_target(target), []
+    for seed in range(3 if men != 0.9 else 6):
         model = Model([men, 1 - men], seed=seed)
-        answer, _ = solve(model, make(method, GENDER))
-        assert abs(model.expected(answer)[0] - 0.5) < 0.07
+        answer, _ = solve(model, make(Method(spend=spend), attribute))
+        off.append(abs(model.expected(answer)[0] - attribute.target[0]))
+    assert max(off) < 0.07 and (target == (50, 50) or np.mean(off) < 0.02)
 
 
-@pytest.mark.parametrize("spend", ["shift", "draw"])
+@BOTH
 def test_six_groups_come_near_the_target(spend):
     model = Model(SIX)
     answer, _ = solve(model, make(Method(spend=spend), SKIN_TONE))
     assert kl_divergence(model.expected(answer), SKIN_TONE.target) < 0.02 < kl_divergence(SIX, SKIN_TONE.target)
-
-
-@pytest.mark.parametrize("spend", ["shift", "draw"])
-def test_a_target_that_is_not_even_is_met(spend):
-    off = []
-    for seed in range(6):
-        model = Model([0.9, 0.1], seed=seed)
-        answer, _ = solve(model, make(Method(spend=spend), GENDER.with_target((70, 30))))
-        off.append(abs(model.expected(answer)[0] - 0.7))
-    assert max(off) < 0.07 and np.mean(off) < 0.02
 
 
 @pytest.mark.parametrize("slope", [0.4, 1.5, 6.0])
@@ -107,7 +103,7 @@ class Neighbours(Model):
 def test_five_groups_that_answer_for_each_other_are_not_thrown_to_one_end():
     """One slope for all threw them from [.52 .15 .14 .12 .07] to [0 0 0 .03 .97] in the first round."""
     target, first, last = np.full(5, 0.2), [], []
-    for seed in range(8):
+    for seed in range(5):
         model = Neighbours([0.52, 0.15, 0.14, 0.12, 0.07], seed=seed)
         answer, history = solve(model, make(Method("prediction", spend="shift"), SKIN_TONE_5), rounds=5)
         first.append(kl_divergence(model.expected(history[1].steering), target))
@@ -125,22 +121,22 @@ def test_the_first_round_overrules_the_prior(direction):
         assert abs(model.expected(answer)[0] - 0.5) < 0.08
 
 
-@pytest.mark.parametrize("spend", ["shift", "draw"])
-def test_solvers_work_in_the_inference_mode_of_hosts(spend):
-    history = [Measurement(Steering.none(2), np.array([[80, 20], [0, 0], [0, 0]]))]
+@BOTH
+@pytest.mark.parametrize("counts", [[80, 20], [100, 0]])
+def test_solvers_work_in_the_inference_mode_of_hosts_and_where_a_group_never_appears(spend, counts):
+    history = [Measurement(Steering.none(2), np.array([counts, [0, 0], [0, 0]]))]
     with torch.inference_mode():
-        assert make(Method(spend=spend), GENDER).propose(history) != Steering.none(2)
+        proposal = make(Method(spend=spend), GENDER).propose(history)
+    assert proposal != Steering.none(2)
+    assert np.isfinite([*proposal.weights, *proposal.probabilities]).all()
 
 
-def test_draw_leaves_as_many_images_alone_as_the_target_allows():
-    matrix = np.array([[0.8, 0.2], [1.0, 0.0], [0.0, 1.0]])
-    q = least_push(matrix, np.array([0.5, 0.5]))
+def test_draw_leaves_as_many_images_alone_as_the_target_allows_or_gets_the_nearest_shares():
+    even = np.array([0.5, 0.5])
+    q = least_push(np.array([[0.8, 0.2], [1.0, 0.0], [0.0, 1.0]]), even)
     assert q == pytest.approx([0.5 / 0.8, 0, 0.5 - 0.1 / 0.8], abs=1e-9)
-
-
-def test_a_target_out_of_reach_gets_the_nearest_shares():
-    matrix = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
-    assert least_push(matrix, np.array([0.5, 0.5])) == pytest.approx([0, 0, 1], abs=1e-6)
+    q = least_push(np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]), even)  # out of reach
+    assert q == pytest.approx([0, 0, 1], abs=1e-6)
 
 
 def test_draw_pushes_harder_where_groups_are_not_obeyed():
@@ -150,31 +146,20 @@ def test_draw_pushes_harder_where_groups_are_not_obeyed():
     assert abs(model.expected(answer)[0] - 0.5) < 0.1
 
 
-def test_a_group_that_never_appears_does_not_break_the_solvers():
-    for spend in ("shift", "draw"):
-        history = [Measurement(Steering.none(2), np.array([[100, 0], [0, 0], [0, 0]]))]
-        proposal = make(Method(spend=spend), GENDER).propose(history)
-        assert np.isfinite([*proposal.weights, *proposal.probabilities]).all()
-        assert proposal != Steering.none(2)
-
-
 def shifted(*rounds):
     return [Measurement(Steering((w, -w)), np.array([counts, [0, 0], [0, 0]])) for w, counts in rounds]
 
 
-def test_a_solver_whose_pushes_turn_round_keeps_its_best_round():
+def test_a_solver_whose_pushes_turn_round_keeps_its_best_round_but_none_that_was_lucky():
     history = shifted((0.0, [80, 20]), (0.3, [55, 45]), (3.0, [90, 10]))
     assert make(Method(spend="shift"), GENDER).answer(history).weights == (0.3, -0.3)
-
-
-def test_a_last_round_that_is_off_by_chance_does_not_bring_back_a_luckier_one():
     history = shifted((0.0, [78, 22]), (0.46, [51, 49]), (0.46, [37, 63]), (0.43, [52, 48]), (0.42, [40, 60]),
                       (0.4, [36, 64]))
     found, _ = make(Method(spend="shift"), GENDER).answer(history).weights
     assert 0.3 < found < 0.4  # not .46, where 51 % happened to be shown
 
 
-def test_weights_of_ida_sum_to_zero_and_stay_bounded():
+def test_weights_of_shift_sum_to_zero_and_stay_bounded():
     history = [Measurement(Steering.none(6), np.array([[1000, 0, 0, 0, 0, 0]] + [[0] * 6] * 6))]
     weights = make(Method(spend="shift"), SKIN_TONE).propose(history).weights
     assert abs(sum(weights)) < 1e-6 and max(map(abs, weights)) <= 4
@@ -205,9 +190,10 @@ def calibrated(model, method, sure="normal", attribute=GENDER):
         pictures = []
         for row in weights.numpy():
             drawn = method.spend == "draw" and row.any()
-            steering = Steering((0.0, 0.0), tuple(np.eye(groups + 1)[row.argmin() + 1]), float(-row.min())) if drawn \
-                else Steering(
-                tuple(row.tolist()))
+            steering = Steering(tuple(row.tolist()))
+            if drawn:
+                sent = tuple(np.eye(groups + 1)[row.argmin() + 1])
+                steering = Steering((0.0, 0.0), sent, float(-row.min()))
             group = int(model.rng.choice(groups, p=model.expected(steering)))
             pictures.append(np.array([[[group] * 3, [255] * 3]], np.uint8))
         return pictures
@@ -219,18 +205,24 @@ def calibrated(model, method, sure="normal", attribute=GENDER):
     return calibration
 
 
+LINEAR = Method("embedding", spend="shift", guidance=SafeLatentGuidance(linear=True))
+
+
 @pytest.mark.parametrize("method, men, most, runs", [
-    (Method(), 0.6, 320, 40), (Method(), 0.8, 160, 40), (Method(), 0.95, 110, 40),
-    (Method("embedding", spend="shift", guidance=SafeLatentGuidance(linear=True)), 0.8, 600, 40)],
-    ids=["draw from 60:40", "from 80:20", "from 95:5", "shift from 80:20"])
+    pytest.param(Method(), 0.6, 320, 30, marks=pytest.mark.slow), (Method(), 0.8, 160, 20),
+    pytest.param(Method(), 0.95, 110, 30, marks=pytest.mark.slow),
+    pytest.param(LINEAR, 0.8, 600, 20, marks=pytest.mark.slow), (LINEAR, 0.8, 600, 3)],
+    ids=["draw from 60:40", "from 80:20", "from 95:5", "shift from 80:20", "a few"])
 def test_what_is_called_sure_holds_and_costs_few_pictures(method, men, most, runs):
-    """Of 40 calibrations at least 35 are within the margin: 95 % would be 38. `most` are pictures in the mean, those of
-    the verification included."""
+    """Of 30 calibrations at least 26 are within the margin: 95 % would be 28 or 29. `most` are
+    pictures in the mean, those of the verification included."""
     models = [Model([men, 1 - men], slope=1.0, obedience=0.98, seed=seed) for seed in range(runs)]
     found = [calibrated(model, method) for model in models]
     assert all(c.stop.startswith("sure enough") for c in found)
     assert np.mean([sum(r.done for r in c.rounds) for c in found]) <= most
-    assert sum(abs(model.expected(c.steerings[0])[0] - 0.5) <= 0.05 for model, c in zip(models, found)) >= 35
+    held = sum(abs(model.expected(c.steerings[0])[0] - 0.5) <= 0.05
+               for model, c in zip(models, found))
+    assert held >= int(0.87 * runs)
 
 
 def test_rounds_of_a_margin_measure_what_is_known_least():
@@ -257,7 +249,7 @@ def test_pushes_of_earlier_prompts_of_a_list_count_a_little():
 def test_the_push_of_a_margin_grows_only_where_the_margin_is_out_of_reach():
     """By ten pictures and a cautious prior, 5:95 seemed out of reach of a push that 97 % obey."""
     attribute = GENDER.with_target((5, 95))
-    models = [Model((0.8, 0.2), obedience=0.97, seed=seed) for seed in range(12)]
+    models = [Model((0.8, 0.2), obedience=0.97, seed=seed) for seed in range(4)]
     found = [calibrated(model, Method(), attribute=attribute) for model in models]
     assert {c.steerings[0].push for c in found} == {1.0}
     weak = calibrated(Model((0.8, 0.2), obedience=0.6, seed=1), Method(), attribute=attribute)

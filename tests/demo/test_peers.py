@@ -85,38 +85,36 @@ def test_nothing_is_learnt_from_what_is_tested():
     assert not set(peers.OCCUPATIONS) & {*peers_common.OTHERS, *peers_texts.BASE}
 
 
+def row(peer, man=80, **more):
+    """A row of the benchmark's results: a method's counts for one occupation."""
+    shown = summarise(np.array([man, 100 - man]), (0.5, 0.5)).to_dict()
+    usual = dict(attribute="gender", peer=peer, occupation="doctor", images=0, evaluations=16.0,
+                 seconds_ratio=1.0, fidelity=1.0, distance=0.0, regrouped=0.0)
+    return {**usual, "attributes": {"gender": shown}, **more}
+
+
 def test_needless_changes_are_those_beyond_the_least():
     assert peers.needless(0.5, (80, 20), (0.5, 0.5)) == pytest.approx(0.2)
     assert peers.needless(0.1, (80, 20), (0.5, 0.5)) == 0
 
 
 def test_a_row_that_lacks_a_figure_has_an_empty_cell_and_needless_changes_are_read_off_the_plain_model():
-    old = dict(attribute="gender", peer="plain model", occupation="doctor", images=0, evaluations=16.0,
-               seconds_ratio=1.0, fidelity=1.0, distance=0.0, regrouped=0.0,
-               attributes={"gender": summarise(np.array([80, 20]), (0.5, 0.5)).to_dict()})
-    assert "| 0 % | 0 % |  | 0 |" in peers.tables([old])
-    new = dict(old, peer="random suffix", regrouped=0.37, obeyed=[1.0, 0.8])
-    page = peers.tables([dict(old, obeyed=[1.0, 1.0]), new])
+    assert "| 0 % | 0 % |  | 0 |" in peers.tables([row("plain model")])
+    page = peers.tables([row("plain model", obeyed=[1.0, 1.0]),
+                         row("random suffix", regrouped=0.37, obeyed=[1.0, 0.8])])
     assert "| 37 % | 7 % | 90 % | 0 |" in page and "alone: rows of" not in page
 
 
 def test_the_front_is_what_no_other_method_beats_in_both():
-    def row(peer, man, distance):
-        return dict(attribute="gender", peer=peer, occupation="doctor", images=0, evaluations=16.0, seconds_ratio=1.0,
-                    fidelity=1.0, distance=distance, regrouped=0.0,
-                    attributes={"gender": summarise(np.array([man, 100 - man]), (0.5, 0.5)).to_dict()})
-    rows = [row("plain model", 80, 0.0), row("random suffix", 50, 0.3), row("negative prompt", 60, 0.2),
-            row("EquiSteer", 61, 0.25)]
+    rows = [row("plain model", 80), row("random suffix", 50, distance=0.3),
+            row("negative prompt", 60, distance=0.2), row("EquiSteer", 61, distance=0.25)]
     assert peers.front(rows, "gender") == ["plain model", "random suffix", "negative prompt"]
 
 
 def test_explicit_prompts_are_compared_over_the_same_occupations():
     """Of two occupations, one has a row of an earlier version."""
-    row = dict(attribute="gender", images=0, evaluations=16.0, seconds_ratio=1.0, fidelity=1.0, distance=0.0,
-               regrouped=0.0, attributes={"gender": summarise(np.array([80, 20]), (0.5, 0.5)).to_dict()})
-    rows = [dict(row, peer="plain model", occupation="doctor", obeyed=[1.0, 1.0]),
-            dict(row, peer="plain model", occupation="teacher", obeyed=[0.0, 0.0]),
-            dict(row, peer="random suffix", occupation="doctor", obeyed=[0.5, 0.5]),
-            dict(row, peer="random suffix", occupation="teacher")]
-    page = peers.tables(rows)
+    page = peers.tables([row("plain model", obeyed=[1.0, 1.0]),
+                         row("plain model", occupation="teacher", obeyed=[0.0, 0.0]),
+                         row("random suffix", obeyed=[0.5, 0.5]),
+                         row("random suffix", occupation="teacher")])
     assert "| 100 % | 0 |" in page and "| 50 % | 0 |" in page and "It is of doctor alone: rows of" in page

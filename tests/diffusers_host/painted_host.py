@@ -9,27 +9,28 @@ from pathlib import Path
 
 import numpy as np
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.calibration.plan import Plan, planned
+from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.runner import Host
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS
-from sd_debias.diffusers_host.sweep.job import Job, Wanted, assign_teachers
 from sd_debias.core.sweep.unit import Recipe, Worker
+from sd_debias.diffusers_host.sweep.job import Job, Wanted, assign_teachers
 
 OBEYED = 0.9
 METHOD = METHODS["default"]
-PLAN = planned("normal", METHOD, batch_size=10)
+PLAN = Plan(50, rounds=2, held_out=50, batch_size=10, tolerance=1e-6)
 
 
 class Painter(Host):
     """Of a prompt, a share of pictures by its own hash shows the first group; nine of ten pushed ones obey.
 
     seconds  that a picture takes
-    trouble  f(prompt, seeds), called before every batch: what goes wrong
+    trouble  f(prompt, seeds), called before every batch: what goes wrong, or is returned
     """
 
     def __init__(self, seconds=0.0, trouble=None, name="painter"):
-        self.setting, self.evaluations, self.seconds, self.trouble = dict(model=name, steps=1), 0, seconds, trouble
+        self.setting, self.evaluations = dict(model=name, steps=1), 0
+        self.seconds, self.trouble = seconds, trouble
 
     def judges(self, attributes):
         if any(a.names != GENDER.names for a in attributes):
@@ -42,17 +43,15 @@ class Painter(Host):
         return [classify] * len(attributes), lambda images, prompt: [1.0] * len(images)
 
     def render(self, prompt, seeds, weights, attributes, method):
-        if self.trouble:
-            found = self.trouble(prompt, list(seeds))
-            if found is not None:
-                return found
+        found = self.trouble(prompt, list(seeds)) if self.trouble else None
+        if found is not None:
+            return found
         time.sleep(self.seconds * len(seeds))
         self.evaluations += len(seeds)
         return [self.paint(prompt, seed, row) for seed, row in zip(seeds, weights.tolist(), strict=True)]
 
     def paint(self, prompt, seed, row):
-        chance = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{prompt} {seed}".encode()).digest()[:8], "big"))
-        share = 0.1 + 0.8 * np.random.default_rng(abs(hash_of(prompt))).random()
+        chance, share = chance_of(f"{prompt} {seed}"), 0.1 + 0.8 * chance_of(prompt).random()
         first = chance.random() < share
         if any(row):
             first = (row[0] < row[1]) if chance.random() < OBEYED else first
@@ -61,44 +60,58 @@ class Painter(Host):
         return picture
 
 
-def hash_of(text):
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+def chance_of(text):
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
-def recipe(plan: Plan = PLAN, **more) -> Recipe:
-    return Recipe(((GENDER,),), METHOD, plan, **more)
-
-
-def jobs_of(count=6, plan: Plan = PLAN, variant=0):
-    made = [Job(i, Wanted(f"a photo of number {i}", variant), (GENDER,), METHOD, plan) for i in range(count)]
-    assign_teachers(made, METHOD, plan)
+def jobs_of(count=6):
+    made = [Job(i, Wanted(f"a photo of number {i}", 0), (GENDER,), METHOD, PLAN)
+            for i in range(count)]
+    assign_teachers(made, METHOD, PLAN)
     return made
 
 
-def open_painter(plan: Plan = PLAN, seconds=0.0, trouble=None, name="painter", **more) -> Worker:
-    return Worker(Painter(seconds, trouble, name), recipe(plan, **more))
+def open_painter(trouble=None, name="painter", **more) -> Worker:
+    return Worker(Painter(0.0, trouble, name), Recipe(((GENDER,),), METHOD, PLAN, **more))
 
 
 def labels_of(jobs):
     """Everything that decides a result, label by label."""
-    return [(job.wanted.prompt, job.error, [(r.kind, r.seeds, [s.to_dict() for s in r.steerings], r.labels, r.fidelity,
-                                             r.not_finite) for r in job.calibration.rounds]) for job in jobs]
+    return [(job.wanted.prompt, job.error, [
+        (r.kind, r.seeds, [s.to_dict() for s in r.steerings], r.labels, r.fidelity, r.not_finite)
+        for r in job.calibration.rounds]) for job in jobs]
 
 
-# --- troubles, which can be pickled ----------------------------------------------------------------------------------
+# --- troubles, which can be pickled --------------------------------------------------------------
 
 class Once:
-    """Something that happens to the first who comes, or the first few, over all processes: files say whether it did."""
+    """What happens to the first process that comes, or the first few; files say whether it did.
 
-    def __init__(self, folder: Path, prompt: str = "", place: int = 0, times: int = 1):
-        self.marks, self.prompt, self.place = [str(folder / f"it happened {i}") for i in range(times)], prompt, place
+    what      f(seeds): what happens
+    prompt    words of the prompts at which it does
+    place     seed from which on it does
+    for_good  from then on it always does in that process
+    """
+
+    def __init__(self, folder: Path, what=None, prompt="", place=0, times=1, for_good=False):
+        folder.mkdir(exist_ok=True)
+        self.marks = [str(folder / f"it happened {i}") for i in range(times)]
+        self.what, self.prompt, self.place = what, prompt, place
+        self.for_good, self.pid = for_good, None
 
     @property
     def happened(self) -> bool:
         return all(map(os.path.exists, self.marks))
 
-    def first(self, prompt, seeds) -> bool:
+    def first(self, prompt="", seeds=(0,)) -> bool:
         return self.prompt in prompt and seeds[0] >= self.place and any(map(_made, self.marks))
+
+    def __call__(self, prompt, seeds):
+        if self.pid != os.getpid():
+            if not self.first(prompt, seeds):
+                return None
+            self.pid = os.getpid() if self.for_good else None
+        return self.what(seeds)
 
 
 def _made(mark: str) -> bool:
@@ -109,40 +122,21 @@ def _made(mark: str) -> bool:
     return True
 
 
-class Dies(Once):
+def not_finite(seeds):
+    return [None] * len(seeds)
+
+
+def dies(seeds):
     """The process is killed, as by the system when memory is short."""
-
-    def __call__(self, prompt, seeds):
-        if self.first(prompt, seeds):
-            os.kill(os.getpid(), 9)
+    os.kill(os.getpid(), 9)
 
 
-class Fails(Once):
-    """It goes well the next time."""
-
-    def __call__(self, prompt, seeds):
-        if self.first(prompt, seeds):
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+def fails(seeds):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-class OnlyThis(Once):
-    """One process of several, and that one for good."""
-
-    def mine(self, prompt, seeds) -> bool:
-        if self.first(prompt, seeds):
-            self.pid = os.getpid()
-        return getattr(self, "pid", None) == os.getpid()
-
-
-class NotFinite(OnlyThis):
-    def __call__(self, prompt, seeds):
-        return [None] * len(seeds) if self.mine(prompt, seeds) else None
-
-
-class DiskFull(OnlyThis):
-    def __call__(self, prompt, seeds):
-        if self.mine(prompt, seeds):
-            raise OSError(28, "No space left on device")
+def disk_full(seeds):
+    raise OSError(28, "No space left on device")
 
 
 class Several:
@@ -168,17 +162,6 @@ class Together:
             time.sleep(0.05)
 
 
-class Until:
-    """No trouble: nobody begins before this file is there."""
-
-    def __init__(self, file: Path):
-        self.file = file
-
-    def __call__(self, prompt, seeds):
-        while not self.file.exists():
-            time.sleep(0.05)
-
-
 class Stuck(Once):
     """The first process on one of these nodes of Ray does not come to an end with a picture."""
 
@@ -194,7 +177,7 @@ class Stuck(Once):
     def __call__(self, prompt, seeds):
         import ray
         here = ray.get_runtime_context().get_node_id()
-        if here in self.nodes and self.first(prompt, seeds):
+        if here in self.nodes and self.first():
             Path(self.marks[0]).write_text(here)
             time.sleep(3600)
 
@@ -205,14 +188,12 @@ def open_amid(opening, **more) -> Worker:
     return open_painter(**more)
 
 
-def open_two_models(folder: Path, refused: Path) -> Worker:
-    """The first process that opens it has the right model, all later ones another; the first begins once there is a
-    file `refused`, so that it does not end the sweep before another one is there."""
-    right = Once(folder).first("", [0])
-    return open_painter(trouble=Until(refused), name="painter" if right else "another model")
+def open_once_another(folder: Path, **more) -> Worker:
+    """The first process that opens it has another model."""
+    return open_painter(name="another model" if Once(folder).first() else "painter", **more)
 
 
-# --- the command, with it as its model -------------------------------------------------------------------------------
+# --- the command, with it as its model -----------------------------------------------------------
 
 def opened(options, recipe, seconds=0.06) -> Worker:
     """In place of what opens the command line's model; it takes its time, so that a sweep can be disturbed."""

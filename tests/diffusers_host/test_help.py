@@ -11,7 +11,7 @@ from sd_debias.core.calibration.plan import FIELDS, NUMBERS, Plan
 from sd_debias.demo_model.model import CFG, STEPS
 from sd_debias.diffusers_host import workbench
 from sd_debias.diffusers_host.cli.main import COMMANDS, main
-from sd_debias.diffusers_host.cli.options import MOST_SHARDS, Range, _parser
+from sd_debias.diffusers_host.cli.options import MOST_SHARDS, Range, _parser, parsed
 from sd_debias.diffusers_host.sweep.prompts import TEMPLATE, suites
 
 PARSERS = next(action.choices for action in _parser(COMMANDS)._actions if isinstance(action.choices, dict))
@@ -21,29 +21,19 @@ RANGES = {key: action for key, action in OPTIONS.items() if isinstance(action.ty
 DEFAULTS = inspect.signature(workbench.Workbench).parameters
 
 
-def ids(options):
-    return [" ".join(key) for key in options]
-
-
 def said(option):
     """The notes at the end of an option's help."""
     return option.help[option.help.rindex(" (") + 2:-1].replace("%%", "%")
 
 
-@pytest.mark.parametrize("option", OPTIONS.values(), ids=ids(OPTIONS))
-def test_help_says_what_happens_without_an_option(option):
-    default = said(option).rpartition("default: ")[2] if "default: " in said(option) else None
-    assert (default is None) == option.required and (default or said(option) == "required")
-    if option.default is not None:
-        assert default == str(option.default)
-
-
-def test_numbers_are_read_by_the_range_that_the_help_names():
-    assert len(RANGES) > 50
+def test_help_says_what_happens_without_an_option_and_the_range_of_its_number():
     for key, option in OPTIONS.items():
+        default = said(option).rpartition("default: ")[2] if "default: " in said(option) else None
+        assert (default is None) == option.required and (default or said(option) == "required"), key
+        assert option.default is None or default == str(option.default), key
         assert option.type not in (int, float), key
-    for (command, flag), option in RANGES.items():
-        assert said(option).startswith(f"{option.type}; "), (command, flag)
+    assert len(RANGES) > 50
+    assert all(said(option).startswith(f"{option.type}; ") for option in RANGES.values())
 
 
 def just_outside(span):
@@ -52,18 +42,18 @@ def just_outside(span):
     return math.nextafter(span.low, -math.inf), math.nextafter(span.high, math.inf)
 
 
-@pytest.mark.parametrize("key", RANGES, ids=ids(RANGES))
-def test_the_range_in_the_help_is_the_range_that_is_enforced(key, capsys):
-    (command, flag), span = key, RANGES[key].type
-    for value in just_outside(span):
-        with pytest.raises(SystemExit, match="2"):
-            PARSERS[command].parse_args([f"{flag}={value!r}"])
-        sentence = capsys.readouterr().err.splitlines()[-1]
-        assert f"argument {flag}: expected a " in sentence and f"number from {span}, got " in sentence
-    alone = argparse.ArgumentParser()
-    alone.add_argument(flag, dest="value", type=span)
-    for value in (span.low, span.high):
-        assert alone.parse_args([f"{flag}={value!r}"]).value == value
+def test_the_range_in_the_help_is_the_range_that_is_enforced(capsys):
+    for (command, flag), option in RANGES.items():
+        span = option.type
+        for value in just_outside(span):
+            with pytest.raises(SystemExit, match="2"):
+                PARSERS[command].parse_args([f"{flag}={value!r}"])
+            sentence = capsys.readouterr().err.splitlines()[-1]
+            assert f"argument {flag}: " in sentence and f"number from {span}, got " in sentence
+        alone = argparse.ArgumentParser()
+        alone.add_argument(flag, dest="value", type=span)
+        for value in (span.low, span.high):
+            assert alone.parse_args([f"{flag}={value!r}"]).value == value
 
 
 def test_ranges_are_said_in_words_that_a_person_reads():
@@ -87,15 +77,17 @@ def test_the_default_in_the_help_is_the_default_of_the_code(command, flag, defau
 
 
 def test_the_numbers_of_a_plan_are_those_of_every_host():
+    """The ComfyUI node, the web UI and its API take theirs from `HOW_SURE` and `FIELDS` too."""
     for name in (*NUMBERS, "confidence"):
         option, asked = OPTIONS["calibrate", f"--{name.replace('_', '-')}"], FIELDS[name]
         assert (option.type.low, option.type.high) == (asked.low, asked.high)
         assert option.help.startswith(asked.help.rstrip(".").replace("%", "%%"))
         assert f"{asked.default:g}" in said(option)
-
-
-def test_the_help_of_a_sweep_names_every_suite():
-    assert all(name in OPTIONS["sweep", "--prompts"].help for name in suites())
+    plain = parsed(COMMANDS, ["calibrate", "--prompt", "a photo of a doctor", "--out", "x"])
+    assert plain.sure is None and all(getattr(plain, name) is None for name in NUMBERS)
+    assert plain.confidence == FIELDS["confidence"].default
+    for name in ("images", "rounds", "held_out"):
+        assert FIELDS[name].default == getattr(Plan(), name)
 
 
 def test_a_shard_is_refused_outside_what_the_help_says():
@@ -107,7 +99,8 @@ def test_a_shard_is_refused_outside_what_the_help_says():
             option.type(text)
 
 
-def test_help_of_every_command_can_be_printed(capsys):
+def test_help_of_every_command_can_be_printed_and_a_sweeps_names_every_suite(capsys):
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
         assert f"sd-debias {command}" in capsys.readouterr().out
+    assert all(name in OPTIONS["sweep", "--prompts"].help for name in suites())

@@ -2,6 +2,8 @@
 import math
 import warnings
 from contextlib import contextmanager
+from functools import cache
+from typing import Callable
 
 import diffusers
 import numpy as np
@@ -30,13 +32,14 @@ from torch.utils._pytree import tree_leaves
 
 PROMPT = "a doctor"
 AWAY = [1.0, -1.0]  # weights: from men, toward women
-FAMILIES = {
+FAMILIES: dict[str, Callable] = {
     "sd": tiny_pipelines.sd,
     "sd2_v": lambda: tiny_pipelines.sd(prediction_type="v_prediction"),
     "sdxl": tiny_pipelines.sdxl,
     "sd3": tiny_pipelines.sd3,
     "flux": tiny_pipelines.flux,
 }
+made = cache(lambda family: FAMILIES[family]())  # for tests that change nothing of it
 HOOKED = ("embedding", "prediction")
 DEVICES = ["cpu", pytest.param("cuda", marks=[
     pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
@@ -102,58 +105,49 @@ def close(a, b, levels=1):
 
 # --- every family ----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_an_image_with_weights_changes_and_its_neighbour_without_does_not(family, direction):
-    pipe = FAMILIES[family]()
+def test_pictures_are_told_with_what_guidance_did(direction):
+    pipe = made("sd")
     plain, nothing = images_of(pipe, **settings(pipe))
     images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, **settings(pipe))
     assert images.dtype == np.uint8 and images.shape == (2, 16, 16, 3)
-    assert np.array_equal(images[0], plain[0])
-    assert not close(images[1], plain[1])
+    assert np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
     assert info["acted"] and info["guided_images"] == 1 and info["magnitude"] > 0
     assert not nothing["acted"] and nothing["guided_images"] == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_prompt_in_context_at_weight_minus_1_is_the_group_s_own_prompt(family):
-    pipe = FAMILIES[family]()
-    images, _ = images_of(pipe, [0.0, -1.0], **settings(pipe))
-    named, _ = images_of(pipe, prompt="a doctor, a woman", **settings(pipe))
-    assert close(images, named)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("family, direction", [("sd", "prompt"), ("sd2_v", "embedding"),
+                                               ("sdxl", "prediction"), ("sd3", "embedding"),
+                                               ("flux", "prediction"), ("flux", "prompt")])
 def test_an_image_is_the_same_whatever_the_batch(family, direction):
-    pipe = FAMILIES[family]()
-    rule = SafeLatentGuidance(scale=10, momentum_scale=0.3, momentum_beta=0.4) if direction in HOOKED else None
+    pipe = made(family)
+    rule = SafeLatentGuidance(scale=10, momentum_scale=0.3, momentum_beta=0.4)
+    rule = rule if direction in HOOKED else None
     weights = torch.tensor([[0.5, 0.0], [0.0, 0.0], AWAY])
-    together, _ = images_of(pipe, weights, (3, 4, 5), direction, rule=rule, batch_size=3, **settings(pipe))
-    single, _ = images_of(pipe, weights, (3, 4, 5), direction, rule=rule, batch_size=1, **settings(pipe))
+    together, single = (images_of(pipe, weights, (3, 4, 5), direction, rule, batch_size=size,
+                                  **settings(pipe))[0] for size in (3, 1))
     assert close(together, single)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("direction, off", [
-    *((direction, dict(weights=[0.0, 0.0])) for direction in DIRECTIONS),
-    *((direction, dict(weights=AWAY, guidance_strength=0.0)) for direction in DIRECTIONS),
-    *((direction, dict(weights=AWAY, rule=SafeLatentGuidance(scale=0.0))) for direction in DIRECTIONS)])
+@pytest.mark.parametrize("family, direction, off", [
+    ("sd3", "prediction", dict(weights=[0.0, 0.0])),
+    ("flux", "embedding", dict(weights=AWAY, guidance_strength=0.0)),
+    *(("sd", direction, dict(weights=AWAY, rule=SafeLatentGuidance(scale=0.0)))
+      for direction in DIRECTIONS)])
 def test_zero_weights_strength_or_scale_touch_nothing(family, direction, off):
-    pipe = FAMILIES[family]()
+    pipe = made(family)
     with counted(denoiser(pipe)) as plain_rows:
         plain, _ = images_of(pipe, **settings(pipe))
     with counted(denoiser(pipe)) as off_rows, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         images, info = images_of(pipe, direction=direction, **off, **settings(pipe))
-    assert np.array_equal(images, plain)
-    assert off_rows == plain_rows
+    assert np.array_equal(images, plain) and off_rows == plain_rows
     assert not info["acted"] and info["extra_evaluations"] == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["sd", "flux"])
 def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group(family):
-    pipe = FAMILIES[family]()
+    pipe = made(family)
     rows_of = {}
     for direction, weights in (("none", None), *((direction, AWAY) for direction in DIRECTIONS)):
         with counted(denoiser(pipe)) as rows_of[direction]:
@@ -168,32 +162,32 @@ def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group
     assert rows_of["prediction"] == ([own, 4] if cfg else [own, 2, 2, 2]) * 3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["sd", "flux"])
 def test_predictions_around_the_prompt_cost_what_a_text_costs_where_one_group_is_pushed(family):
     """On Flux, which has no guidance, the empty prompt was evaluated too, in every step: 1.58 times plain sampling."""
-    pipe, one = FAMILIES[family](), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
-    rows_of, made = {}, {}
+    pipe, one = made(family), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
+    rows_of, found = {}, {}
     for direction in ("embedding", "prediction"):
         rule = SafeLatentGuidance(anchor="prompt", toward=direction == "embedding")
         with counted(denoiser(pipe)) as rows_of[direction]:
-            made[direction], info = images_of(pipe, one, direction=direction, rule=rule, **settings(pipe))
+            found[direction], info = images_of(pipe, one, direction=direction, rule=rule,
+                                               **settings(pipe))
         assert info["acted"]
     assert rows_of["prediction"] == rows_of["embedding"]
     # A push to one group is that group's own prediction by both: it has the same text.
-    assert close(made["prediction"], made["embedding"])
-    assert not close(made["prediction"], images_of(pipe, **settings(pipe))[0])
+    assert close(found["prediction"], found["embedding"])
+    assert not close(found["prediction"], images_of(pipe, **settings(pipe))[0])
 
 
-@pytest.mark.parametrize("cfg", [5.0, 1.0])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, cfg", [("sd", 5.0), ("sdxl", 1.0), ("flux", 5.0)])
 def test_however_many_groups_no_call_has_more_rows_than_the_pipeline_s(family, cfg):
     """And a picture is the one that it is alone, where its further rows come in other calls."""
-    pipe = FAMILIES[family]()
+    pipe = made(family)
     spread = [[0.0] * 5, [0.3, -0.2, 0.1, 0.2, -0.4], [-0.1, 0.4, -0.3, 0.1, -0.1]]
     five = Attribute("hair", tuple(Group(name, (name,)) for name in ("red", "black", "grey", "fair", "none")))
     method = Method("prediction", guidance=SafeLatentGuidance(), context=ALONE)
 
-    def made(rows, seeds):
+    def latents_of_rows(rows, seeds):
         encoded = encode_all(pipe, PROMPT, [five], ALONE, **({"max_sequence_length": 32} if family == "flux" else {}))
         with guided(pipe, PROMPT, [five], torch.tensor(rows), method, encoded=encoded) as guide:
             found = pipe(**guide.call, generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -202,12 +196,12 @@ def test_however_many_groups_no_call_has_more_rows_than_the_pipeline_s(family, c
 
     own = 6 if cfg > 1 and family != "flux" else 3
     with counted(denoiser(pipe)) as evaluations:
-        latents, info = made(spread, (1, 2, 3))
+        latents, info = latents_of_rows(spread, (1, 2, 3))
     assert max(evaluations) == own and sum(evaluations) - 3 * own == info["extra_evaluations"] >= 3 * 2 * 5
     for image, seed in ((1, 2), (2, 3)):
-        alone, _ = made([spread[image]], (seed,))
+        alone, _ = latents_of_rows([spread[image]], (seed,))
         off = (latents[image] - alone[0]).abs().max()
-        other, _ = made([spread[3 - image]], (seed,))  # the weights of the other pushed image
+        other, _ = latents_of_rows([spread[3 - image]], (seed,))  # the other one's weights
         assert off < 2e-3 and (latents[image] - other[0]).abs().max() > 10 * off
 
 
@@ -223,8 +217,8 @@ def test_a_text_that_a_callback_changes_is_changed_for_pictures_that_are_left_al
     assert not torch.allclose(plain[1], unchanged[1], atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["img2img", "inpaint", "controlnet"])
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name, direction", [("img2img", "prompt"), ("inpaint", "embedding"),
+                                             ("controlnet", "prediction")])
 def test_pipelines_with_further_inputs_are_guided_too(name, direction):
     pipe = getattr(tiny_pipelines, name)()
     more = {"img2img": lambda n: dict(image=picture(), strength=0.7, num_inference_steps=5),
@@ -270,9 +264,9 @@ def test_one_step_is_the_formula(direction, cfg, negative):
     assert torch.allclose(latents, pipe.scheduler.step(eps, t, x).prev_sample, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
-@pytest.mark.parametrize("sampler", [diffusers.DDIMScheduler, diffusers.DDPMScheduler,
-                                     diffusers.DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("kind, sampler", [("v_prediction", diffusers.DDIMScheduler),
+                                           ("sample", diffusers.DDPMScheduler),
+                                           ("v_prediction", diffusers.DPMSolverMultistepScheduler)])
 def test_a_network_is_guided_alike_whatever_it_predicts(kind, sampler):
     """The same network, asked for the noise, the velocity or the image."""
     method = Method("embedding", ALONE, guidance=SafeLatentGuidance(5.0, 0.01, 0.3, 0.4))
@@ -299,8 +293,7 @@ def test_a_network_is_guided_alike_whatever_it_predicts(kind, sampler):
     assert (latents[kind] - latents["epsilon"]).abs().max() < 2e-3 * scale
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("direction", HOOKED)
+@pytest.mark.parametrize("direction, kind", zip(HOOKED, ["epsilon", "v_prediction"]))
 def test_a_sampler_without_timesteps_before_its_first_run_is_guided_as_after_it(direction, kind):
     """PNDM, which the folders of Stable Diffusion 1.5 name."""
     pipe = tiny_pipelines.sd()
@@ -326,7 +319,6 @@ def test_flow_predictions_are_taken_as_they_are():
 
 
 SAMPLERS = {
-    "ddim": dict(kind=diffusers.DDIMScheduler), "euler": dict(kind=diffusers.EulerDiscreteScheduler),
     "euler_karras": dict(kind=diffusers.EulerDiscreteScheduler, use_karras_sigmas=True),
     "euler_a": dict(kind=diffusers.EulerAncestralDiscreteScheduler),
     "dpmpp_2m": dict(kind=diffusers.DPMSolverMultistepScheduler), "heun": dict(kind=diffusers.HeunDiscreteScheduler),
@@ -359,10 +351,10 @@ def test_a_second_order_sampler_advances_the_momentum_once_a_sigma(seen):
     assert len(seen) == 5 and len({args[3] for _, args, _ in seen}) == 3
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
-@pytest.mark.parametrize("direction", HOOKED)
+@pytest.mark.parametrize("family, direction", [("sd", "prediction"), ("sdxl", "embedding"),
+                                               ("sd3", "prediction")])
 def test_without_cfg_the_baseline_is_the_prompt_or_for_predictions_the_empty_one(family, direction):
-    pipe = FAMILIES[family]()
+    pipe = made(family)
     plain, _ = images_of(pipe, guidance_scale=1.0, **settings(pipe))
     with counted(denoiser(pipe)) as evaluations:
         images, info = images_of(pipe, [[0.0, 0.0], AWAY], direction=direction, guidance_scale=1.0, **settings(pipe))
@@ -408,50 +400,8 @@ def test_the_window_evaluates_nothing_outside_of_it():
     assert info["steps"] == info["extra_evaluations"] == 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_outside_the_window_the_prompt_s_own_text_is_evaluated(family):
-    """Steps 1 and 2 of 4: as if the pipeline were given the shifted text for these alone."""
-    pipe, weights = FAMILIES[family](), torch.tensor([AWAY, (0.0, 0.0)])
-    long = {key: value for key, value in settings(pipe).items() if key == "max_sequence_length"}
-    window = Method(guidance=SafeLatentGuidance(start=0.25, end=0.75))
-    with guided(pipe, PROMPT, [GENDER], weights, window, **long) as guide:
-        found, texts = called(pipe, guide.call)
-    assert guide.summary()["steps"] == 2 and guide.summary()["acted"]
-    with guided(pipe, PROMPT, [GENDER], weights, Method(), **long) as whole:
-        _, shifted = called(pipe, whole.call)
-    plain_images, plain = called(pipe, dict(prompt=[PROMPT] * 2))
-    assert [any(torch.equal(text, other) for other in shifted) for text in texts] == [False, True, True, False]
-    # Up to rounding: a pipeline encodes a batch's prompts together.
-    assert torch.allclose(texts[0], plain[0], atol=1e-5) and torch.equal(texts[3], texts[0])
-    assert torch.allclose(found[1], plain_images[1], atol=1e-4)
-    assert not torch.allclose(found[0], plain_images[0], atol=1e-2)
-
-
-def called(pipe, call):
-    """(latents, the text of the conditional rows in each step) of a call of four steps."""
-    texts, module = [], denoiser(pipe)
-    owner = module.__dict__.get("forward", module)  # of what the hook in front of it evaluates, where there is one
-    forward = owner.forward
-
-    def spy(*args, **kwargs):
-        texts.append(kwargs["encoder_hidden_states"][-2:].clone())
-        return forward(*args, **kwargs)
-
-    owner.forward = spy
-    try:
-        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-        arguments = {**settings(pipe), "num_inference_steps": 4}
-        images = pipe(**call, generator=generators, output_type="latent", **arguments).images
-    finally:
-        if owner is module:
-            del module.forward
-        else:
-            owner.forward = forward
-    return images, texts
-
-
 def test_a_method_takes_no_settings_that_it_does_not_use():
-    with pytest.raises(ValueError, match="only start and end .* of the direction 'prompt'"):
+    with pytest.raises(DebiasError, match="start.* end.*'prompt'"):
         Method(guidance=SafeLatentGuidance(momentum_scale=0.3))
 
 
@@ -500,9 +450,9 @@ def test_flux_s_negative_prompt_is_evaluated_apart_and_left_alone():
     assert evaluations == [2, 1, 2, 2, 2, 2, 1, 2]  # prompts, a further row in every second step, negative prompts
 
 
-@pytest.mark.parametrize("direction", HOOKED)
-@pytest.mark.parametrize("cached", [lambda of: of.enable_cache(FirstBlockCacheConfig(threshold=10.0)),
-                                    lambda of: apply_first_block_cache(of, FirstBlockCacheConfig(threshold=10.0))])
+@pytest.mark.parametrize("direction, cached", zip(HOOKED, [
+    lambda of: of.enable_cache(FirstBlockCacheConfig(threshold=10.0)),
+    lambda of: apply_first_block_cache(of, FirstBlockCacheConfig(threshold=10.0))]))
 def test_flux_s_cache_of_first_blocks_keeps_the_texts_apart_however_it_was_switched_on(cached, direction):
     pipe = tiny_pipelines.flux()
     cached(pipe.transformer)
@@ -511,9 +461,9 @@ def test_flux_s_cache_of_first_blocks_keeps_the_texts_apart_however_it_was_switc
     assert info["acted"] and np.array_equal(images[0], plain[0]) and not close(images[1], plain[1])
 
 
-@pytest.mark.parametrize("name, config", [("pyramid_attention_broadcast", PyramidAttentionBroadcastConfig),
-                                          ("faster_cache_block, faster_cache_denoiser", FasterCacheConfig)])
-@pytest.mark.parametrize("direction", HOOKED)
+@pytest.mark.parametrize("direction, name, config", [
+    ("embedding", "pyramid_attention_broadcast", PyramidAttentionBroadcastConfig),
+    ("prediction", "faster_cache_block, faster_cache_denoiser", FasterCacheConfig)])
 def test_a_cache_that_takes_one_text_for_another_is_refused_before_the_first_picture(direction, name, config):
     pipe = tiny_pipelines.flux()
     pipe.transformer.enable_cache(config(spatial_attention_block_skip_range=2,
@@ -553,11 +503,12 @@ def test_the_mean_of_a_group_s_texts_and_several_attributes_side_by_side():
 
 # --- precision, devices, compilation ---------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, direction, dtype", [
+    ("sd", "embedding", torch.float16), ("sd2_v", "prediction", torch.bfloat16),
+    ("sdxl", "prompt", torch.float16), ("sd3", "prediction", torch.float16),
+    ("flux", "embedding", torch.bfloat16)])
 @pytest.mark.parametrize("device", DEVICES)
-def test_half_precision_models_are_guided_in_float32(dtype, direction, family, device, seen):
+def test_half_precision_models_are_guided_in_float32(family, direction, dtype, device, seen):
     pipe = FAMILIES[family]().to(device, dtype)
     plain, _ = images_of(pipe, **settings(pipe))
     images, info = images_of(pipe, AWAY, direction=direction, **settings(pipe))
@@ -568,17 +519,17 @@ def test_half_precision_models_are_guided_in_float32(dtype, direction, family, d
 
 
 @pytest.mark.filterwarnings("ignore:.*quant")  # torch's own, which it will replace by another library
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, direction", [
+    ("sd", "prediction"), ("sdxl", "embedding"), ("sd3", "prompt"), ("flux", "prediction")])
 def test_models_of_fp8_weights_and_quantised_text_encoders_are_guided_as_others(direction, family):
     pipe = FAMILIES[family]()
-    denoiser = pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
-    denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    denoiser(pipe).enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn,
+                                            compute_dtype=torch.float32)
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         if getattr(pipe, name, None) is not None:
             whole = getattr(pipe, name)
             setattr(pipe, name, torch.ao.quantization.quantize_dynamic(whole, {torch.nn.Linear}, torch.qint8))
-    assert any(weights.dtype == torch.float8_e4m3fn for weights in denoiser.parameters())
+    assert any(weights.dtype == torch.float8_e4m3fn for weights in denoiser(pipe).parameters())
     plain, _ = images_of(pipe, **settings(pipe))
     images, info = images_of(pipe, AWAY, direction=direction, **settings(pipe))
     assert info["acted"] and not info["skipped"] and not info["broken"]
@@ -686,7 +637,7 @@ def test_without_cfg_only_the_weights_change_of_the_text_makes_gamma():
     assert torch.equal(taken[0], other) and torch.allclose(taken[1], other + away, atol=1e-5)
     hook = GuidedDenoiser(pipe, forward, ["sample", "timestep", "encoder_hidden_states"], [GENDER],
                           torch.tensor([[0.0, -1.0]]), encoded, Method("embedding"))
-    with pytest.raises(ValueError, match="max_sequence_length"):
+    with pytest.raises(DebiasError, match="max_sequence_length"):
         hook(torch.zeros(1, 4, 2, 2), pipe.scheduler.timesteps[0], encoder_hidden_states=other[:, :-1])
 
 
@@ -744,7 +695,9 @@ def test_the_profiler_sees_no_step_wait_for_a_gpu(direction, cfg):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_compiled_denoisers_are_guided_alike(in_place):
+@pytest.mark.parametrize("stance", [pytest.param("default", marks=pytest.mark.slow), "force_eager"])
+def test_compiled_denoisers_are_guided_alike(in_place, stance):
+    """Forced to be eager, a module is wrapped as a compiled one, but nothing is traced: quick."""
     pipe = tiny_pipelines.sd()
     more = dict(direction="embedding", **{**settings(pipe), "num_inference_steps": 2})
     plain, _ = images_of(pipe, **more)
@@ -753,10 +706,19 @@ def test_compiled_denoisers_are_guided_alike(in_place):
         pipe.unet.compile(backend="eager")
     else:
         pipe.unet = torch.compile(pipe.unet, backend="eager")
-    compiled, info = images_of(pipe, AWAY, **more)
-    assert info["acted"] and close(compiled, eager) and not close(compiled, plain)
-    assert close(images_of(pipe, **more)[0], plain), "guidance must be gone afterwards"
+    entry, outside = "_compiled_call_impl" if in_place else "forward", []
+
+    def note(pipe, step, time, given):
+        outside.append(isinstance(vars(pipe.unet)[entry], GuidedDenoiser))
+        return given
+
+    with torch.compiler.set_stance(stance):
+        compiled, info = images_of(pipe, AWAY, callback_on_step_end=note, **more)
+        afterwards, _ = images_of(pipe, **more)
     torch.compiler.reset()
+    assert info["acted"] and close(compiled, eager) and not close(compiled, plain)
+    assert all(outside), "what is compiled must not trace the hook"
+    assert close(afterwards, plain), "guidance must be gone afterwards"
 
 
 # --- nothing stays behind --------------------------------------------------------------------------------------------
@@ -796,7 +758,7 @@ def test_a_forward_that_offloading_replaced_meanwhile_is_left():
 def test_guiding_twice_at_once_is_refused_and_the_first_goes_on():
     pipe = tiny_pipelines.sd()
     with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")) as guide:
-        with pytest.raises(ValueError, match="guided already"):
+        with pytest.raises(DebiasError, match="guided"):
             with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")):
                 pass
         pipe(**guide.call, num_inference_steps=1)
@@ -818,29 +780,28 @@ def test_a_step_whose_unsafe_prediction_is_nan_is_left_out_and_said():
     with pytest.warns(UserWarning) as caught:
         images, info = images_of(pipe, AWAY, seeds=(1,), direction="embedding",
                                  rule=PRESETS["max"], **settings(pipe))
-    messages = [str(warning.message) for warning in caught]
-    assert any("left out 3 of 3 steps" in message for message in messages)
-    assert any("no effect" in message for message in messages)
+    messages = " ".join(str(warning.message) for warning in caught)
+    assert "3 of 3 steps" in messages and "3 of which were skipped" in messages
     assert np.array_equal(images, plain)
     assert info["skipped"] == 3 and not info["acted"]
 
 
 def test_a_window_that_no_step_falls_into_warns():
     pipe = tiny_pipelines.sd()
-    with pytest.warns(UserWarning, match="no effect.* 0 steps"):
+    with pytest.warns(UserWarning, match=" 0 steps"):
         _, info = images_of(pipe, AWAY, direction="embedding", rule=SafeLatentGuidance(start=0.95), **settings(pipe))
     assert not info["acted"] and info["extra_evaluations"] == 0
 
 
 def test_a_context_in_which_the_pipeline_is_not_called_warns():
-    with pytest.warns(UserWarning, match="no effect: of 0 calls"):
+    with pytest.warns(UserWarning, match=" 0 calls"):
         with guided(tiny_pipelines.sd(), PROMPT, [GENDER], torch.tensor([AWAY]), Method("embedding")):
             pass
 
 
 def test_group_texts_cut_off_by_a_long_prompt_are_refused():
     pipe = tiny_pipelines.sd()
-    with pytest.raises(ValueError, match="Some groups of 'gender' read the same to this model"):
+    with pytest.raises(DebiasError, match="'gender'"):
         images_of(pipe, [0.7, -1.3], prompt="a most experienced doctor", **settings(pipe))
 
 
@@ -849,7 +810,7 @@ def test_blacked_out_and_broken_images_are_counted_and_warn():
     pipe.run_safety_checker = lambda image, device, dtype: (image * math.nan, [True] * len(image))
     with pytest.warns(UserWarning) as caught:
         _, info = images_of(pipe, **settings(pipe))
-    assert {str(warning.message).split(" images")[0][-6:] for warning in caught} >= {"2 of 2"}
+    assert sum("2 of 2" in str(warning.message) for warning in caught) == 2
     assert info["blocked"] == 2 and info["broken"] == [0, 1]
 
 
@@ -876,13 +837,13 @@ def test_generate_uses_the_rows_that_the_steerings_draw_for_its_seeds():
 def test_arguments_that_do_not_fit_are_refused(wrong, message):
     pipe = tiny_pipelines.sd()
     arguments = {**dict(seeds=[1, 2], attributes=[GENDER], weights=[0.0, 1.0]), **wrong}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DebiasError, match=message):
         generate(pipe, PROMPT, **arguments)
 
 
 def test_another_number_of_images_than_rows_of_weights_is_refused():
     pipe = tiny_pipelines.sd()
-    with pytest.raises(ValueError, match="Expected 4 rows per step for 2 rows of weights"):
+    with pytest.raises(DebiasError, match="4 rows .* 2 rows"):
         with guided(pipe, PROMPT, [GENDER], torch.tensor([AWAY, AWAY]), Method("embedding")):
             pipe(PROMPT, num_inference_steps=1)
     assert "forward" not in vars(pipe.unet)
@@ -894,10 +855,10 @@ def test_pipelines_that_are_not_known_are_refused():
         up_block_types=("UpBlock2D",) * 2), tiny_pipelines.scheduler())
     masked = object.__new__(diffusers.PixArtAlphaPipeline)
     for pipe in (unconditional, masked):
-        with pytest.raises(ValueError, match=f"but {type(pipe).__name__} does not"):
+        with pytest.raises(DebiasError, match=type(pipe).__name__):
             encode(pipe, [PROMPT])
 
 
 def test_schedulers_that_are_not_known_are_refused():
-    with pytest.raises(ValueError, match="EDMEulerScheduler"):
+    with pytest.raises(DebiasError, match="EDMEulerScheduler"):
         eps_units(diffusers.EDMEulerScheduler())

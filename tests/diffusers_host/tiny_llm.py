@@ -7,46 +7,19 @@ from typing import Callable
 
 import torch
 from diffusers import (
-    AutoencoderKLFlux2,
-    AutoencoderKLQwenImage,
-    AutoencoderKLQwenImage21,
-    ChromaPipeline,
-    ChromaTransformer2DModel,
-    DiffusionPipeline,
-    ErnieImagePipeline,
-    ErnieImageTransformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Pipeline,
-    Flux2Transformer2DModel,
-    LongCatImagePipeline,
-    LongCatImageTransformer2DModel,
-    OvisImagePipeline,
-    OvisImageTransformer2DModel,
-    QwenImage21Pipeline,
-    QwenImage21Transformer2DModel,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-    ZImagePipeline,
-    ZImageTransformer2DModel,
+    AutoencoderKLFlux2, AutoencoderKLQwenImage, AutoencoderKLQwenImage21, ChromaPipeline,
+    ChromaTransformer2DModel, DiffusionPipeline, ErnieImagePipeline, ErnieImageTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Pipeline, Flux2Transformer2DModel,
+    LongCatImagePipeline, LongCatImageTransformer2DModel, OvisImagePipeline,
+    OvisImageTransformer2DModel, QwenImage21Pipeline, QwenImage21Transformer2DModel,
+    QwenImagePipeline, QwenImageTransformer2DModel, ZImagePipeline, ZImageTransformer2DModel,
 )
-from tiny_pipelines import WIDTH, _keen, _lively, _quiet, _vae, t5_tokenizer
+from tiny_pipelines import WIDTH, _keen, _lively, _quiet, _t5, _vae, t5_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
-    Mistral3Model,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3Model,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    T5Config,
-    T5EncoderModel,
+    Mistral3Config, Mistral3ForConditionalGeneration, Mistral3Model, PreTrainedTokenizerFast,
+    ProcessorMixin, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3Config,
+    Qwen3ForCausalLM, Qwen3Model, Qwen3VLConfig, Qwen3VLForConditionalGeneration,
 )
 
 HEADS = dict(num_attention_heads=2, attention_head_dim=16)
@@ -114,11 +87,6 @@ def _mistral3(kind, layers=2):
                   num_attention_heads=2)
     return _lively(kind(Mistral3Config(text_config=dict(model_type="mistral", **_decoder(layers)),
                                        vision_config=vision)))
-
-
-def _t5():
-    return T5EncoderModel(T5Config(vocab_size=len(t5_tokenizer()), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=1,
-                                   num_heads=4)).eval()
 
 
 def _flux2_vae():

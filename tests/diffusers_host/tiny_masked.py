@@ -7,41 +7,17 @@ from typing import Any, Callable
 
 import torch
 from diffusers import (
-    AuraFlowPipeline,
-    AuraFlowTransformer2DModel,
-    AutoencoderDC,
-    AutoencoderKL,
-    CogView4Pipeline,
-    CogView4Transformer2DModel,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    HunyuanDiT2DModel,
-    HunyuanDiTPipeline,
-    Lumina2Pipeline,
-    Lumina2Transformer2DModel,
-    PixArtAlphaPipeline,
-    PixArtSigmaPipeline,
-    PixArtTransformer2DModel,
-    SanaPipeline,
-    SanaSprintPipeline,
-    SanaTransformer2DModel,
-    SCMScheduler,
+    AuraFlowPipeline, AuraFlowTransformer2DModel, AutoencoderDC, CogView4Pipeline,
+    CogView4Transformer2DModel, DDPMScheduler, DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline, Lumina2Pipeline,
+    Lumina2Transformer2DModel, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel,
+    SanaPipeline, SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler,
 )
-from tiny_pipelines import WIDTH, _lively, _quiet, _vae
+from tiny_pipelines import WIDTH, _lively, _quiet, _t5, _vae
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    BertConfig,
-    BertModel,
-    Gemma2Config,
-    Gemma2Model,
-    GlmConfig,
-    GlmModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    UMT5Config,
-    UMT5EncoderModel,
+    BertConfig, BertModel, Gemma2Config, Gemma2Model, GlmConfig, GlmModel, PreTrainedTokenizerFast,
+    UMT5Config, UMT5EncoderModel,
 )
 
 
@@ -57,22 +33,11 @@ def _letters(template: str, **config) -> PreTrainedTokenizerFast:
                                    model_input_names=["input_ids", "attention_mask"], **config)
 
 
-def _t5(tokenizer, kind=T5EncoderModel, config=T5Config):
-    return kind(config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=1, num_heads=4)).eval()
-
-
 def _decoder(tokenizer, kind, config):
     """A language model's states. Two layers: some families read the last but one, which should have attended."""
     return kind(config(vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=37, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=2, head_dim=8, pad_token_id=0, eos_token_id=1,
                        bos_token_id=2, initializer_range=0.3)).eval()
-
-
-def _eightfold_vae(channels=4, **config):
-    """For families that count on 8 pixels a latent, whatever their VAE's blocks."""
-    return AutoencoderKL(block_out_channels=(8,) * 4, layers_per_block=1, norm_num_groups=4, latent_channels=channels,
-                         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                         sample_size=64, **config).eval()
 
 
 def _pixart(kind, sample_size):
@@ -125,7 +90,7 @@ def lumina2():
         num_kv_heads=2, multiple_of=16, axes_dim_rope=(4, 2, 2), axes_lens=(300, 16, 16), cap_feat_dim=WIDTH)
     return _quiet(Lumina2Pipeline(
         tokenizer=tokenizer, text_encoder=_decoder(tokenizer, Gemma2Model, Gemma2Config),
-        vae=_eightfold_vae(shift_factor=0.0), transformer=_lively(transformer),
+        vae=_vae(blocks=4, shift_factor=0.0), transformer=_lively(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0)))
 
 
@@ -153,7 +118,8 @@ def hunyuan_dit():
         sample_size=8, in_channels=4, patch_size=2, num_layers=2, num_attention_heads=2, attention_head_dim=16,
         hidden_size=32, cross_attention_dim=WIDTH, cross_attention_dim_t5=WIDTH, pooled_projection_dim=16)
     return _quiet(HunyuanDiTPipeline(
-        vae=_eightfold_vae(), text_encoder=bert.eval(), tokenizer=tokenizer, text_encoder_2=_t5(tokenizer_2),
+        vae=_vae(blocks=4), text_encoder=bert.eval(), tokenizer=tokenizer,
+        text_encoder_2=_t5(tokenizer_2),
         tokenizer_2=tokenizer_2, transformer=_lively(transformer), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False, scheduler=DDPMScheduler(
             beta_start=0.00085, beta_end=0.018, beta_schedule="scaled_linear", prediction_type="v_prediction",
@@ -188,13 +154,14 @@ def _call(pixels, **arguments):
     return dict(height=pixels, width=pixels, num_inference_steps=2, guidance_scale=4.0, **arguments)
 
 
+# With its own long instruction it would be slow.
+_SANA = _call(32, use_resolution_binning=False, complex_human_instruction=["User Prompt: "])
 CALLS: dict[str, dict[str, Any]] = {
     # Captions are cleaned only where Beautiful Soup and ftfy are installed.
     "PixArtAlphaPipeline": _call(16, use_resolution_binning=False, clean_caption=False),
     "PixArtSigmaPipeline": _call(16, use_resolution_binning=False, clean_caption=False),
-    "SanaPipeline": _call(32, use_resolution_binning=False),
-    # Its guidance is a number it is told. With its own long instruction, as Sana here, it would be slow.
-    "SanaSprintPipeline": _call(32, use_resolution_binning=False, complex_human_instruction=["User Prompt: "]),
+    "SanaPipeline": _SANA,
+    "SanaSprintPipeline": _SANA,  # its guidance is a number it is told
     "Lumina2Pipeline": _call(64),
     "AuraFlowPipeline": _call(16, max_sequence_length=32),  # no mask: more padding would drown the text
     "HunyuanDiTPipeline": _call(64, use_resolution_binning=False),

@@ -9,30 +9,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
+    AutoencoderKL, ControlNetModel, DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline,
+    FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusion3Pipeline,
+    StableDiffusionControlNetPipeline, StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
+    CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer,
+    PreTrainedTokenizerFast, T5Config, T5EncoderModel,
 )
 
 TOKENS = 16
@@ -89,10 +75,18 @@ def _clip(projection=False, width=WIDTH):
     return _lively((CLIPTextModelWithProjection if projection else CLIPTextModel)(config))
 
 
-def _vae(channels=4, **config):
-    return AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=channels,
-                         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                         sample_size=16, **config).eval()
+def _t5(tokenizer=None, kind=T5EncoderModel, config=T5Config):
+    made = kind(config(vocab_size=len(tokenizer or t5_tokenizer()), d_model=WIDTH, d_kv=8, d_ff=37,
+                       num_layers=1, num_heads=4))
+    return made.eval().requires_grad_(False)
+
+
+def _vae(channels=4, blocks=2, **config):
+    """All blocks but one halve a picture."""
+    return AutoencoderKL(
+        block_out_channels=(8,) * blocks, layers_per_block=1, norm_num_groups=4,
+        latent_channels=channels, down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks, sample_size=4 * 2 ** blocks, **config).eval()
 
 
 def _unet(**config):
@@ -172,9 +166,8 @@ def flux():
     transformer = FluxTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8), guidance_embeds=True)
-    t5 = T5EncoderModel(T5Config(vocab_size=len(t5_tokenizer()), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=1,
-                                 num_heads=4)).eval()
     return _quiet(FluxPipeline(
         transformer=_lively(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(shift_factor=0.0), text_encoder=_clip(), tokenizer=clip_tokenizer(), text_encoder_2=t5,
+        vae=_vae(shift_factor=0.0), text_encoder=_clip(), tokenizer=clip_tokenizer(),
+        text_encoder_2=_t5(),
         tokenizer_2=t5_tokenizer()))

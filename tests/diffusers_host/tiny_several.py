@@ -6,40 +6,20 @@ from copy import deepcopy
 
 import torch
 from diffusers import (
-    AutoencoderKLHunyuanImage,
-    AutoencoderKLQwenImage,
-    AutoencoderKLWan,
-    BriaPipeline,
-    BriaTransformer2DModel,
-    Cosmos2TextToImagePipeline,
-    CosmosTransformer3DModel,
-    FlowMatchEulerDiscreteScheduler,
-    HiDreamImagePipeline,
-    HiDreamImageTransformer2DModel,
-    HunyuanImagePipeline,
-    HunyuanImageTransformer2DModel,
-    Kandinsky5T2IPipeline,
-    Kandinsky5Transformer3DModel,
-    Krea2Pipeline,
-    Krea2Transformer2DModel,
-    UniPCMultistepScheduler,
-    WanPipeline,
-    WanTransformer3DModel,
+    AutoencoderKLHunyuanImage, AutoencoderKLQwenImage, AutoencoderKLWan, BriaPipeline,
+    BriaTransformer2DModel, Cosmos2TextToImagePipeline, CosmosTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler, HiDreamImagePipeline, HiDreamImageTransformer2DModel,
+    HunyuanImagePipeline, HunyuanImageTransformer2DModel, Kandinsky5T2IPipeline,
+    Kandinsky5Transformer3DModel, Krea2Pipeline, Krea2Transformer2DModel, UniPCMultistepScheduler,
+    WanPipeline, WanTransformer3DModel,
 )
 from diffusers.guiders import AdaptiveProjectedMixGuidance
-from tiny_pipelines import WIDTH, _clip, _keen, _lively, _quiet, _vae, clip_tokenizer, t5_tokenizer
+from tiny_pipelines import (
+    WIDTH, _clip, _keen, _lively, _quiet, _t5, _vae, clip_tokenizer, t5_tokenizer,
+)
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLModel,
-    T5Config,
-    T5EncoderModel,
-    UMT5Config,
-    UMT5EncoderModel,
+    LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLModel, UMT5Config, UMT5EncoderModel,
 )
 
 LENGTH = 48  # tokens of a prompt; the pipelines' own 128 to 1000 only cost time
@@ -85,11 +65,6 @@ def _letters(kind=PreTrainedTokenizerFast, ends=True):
 def _count(tokenizer, template):
     """How many tokens of a chat template come before the prompt: the pipelines' own counts are for Qwen's tokens."""
     return len(tokenizer(template.split("{}")[0]).input_ids)
-
-
-def _t5(kind=T5EncoderModel, config=T5Config):
-    return kind(config(vocab_size=len(t5_tokenizer()), d_model=WIDTH, d_kv=8, d_ff=37, num_layers=1,
-                       num_heads=4)).eval().requires_grad_(False)
 
 
 def _qwen(kind, config, layers):
@@ -196,7 +171,8 @@ def wan():
         num_attention_heads=2, attention_head_dim=16, in_channels=LATENTS, out_channels=LATENTS, text_dim=WIDTH,
         freq_dim=32, ffn_dim=WIDTH, num_layers=2, rope_max_seq_len=32)
     return _quiet(WanPipeline(
-        tokenizer=_letters(), text_encoder=_t5(UMT5EncoderModel, UMT5Config), transformer=_lively(transformer),
+        tokenizer=_letters(), text_encoder=_t5(None, UMT5EncoderModel, UMT5Config),
+        transformer=_lively(transformer),
         vae=_video_vae(AutoencoderKLWan, scale_factor_spatial=2),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)))
 

@@ -1,4 +1,4 @@
-"""The host of the contract tests: a real ComfyUI where COMFYUI_PATH names a checkout, else a double of it."""
+"""The host of the tests: a real ComfyUI where COMFYUI_PATH names a checkout, else its double."""
 import importlib.util
 import sys
 import types
@@ -7,26 +7,32 @@ from pathlib import Path
 import pytest
 import torch
 
+from sd_debias.core.attribute import GENDER
 
-def _host():
-    """host.py, which other folders' tests start as well."""
-    if "nodes_host" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("nodes_host", Path(__file__).with_name("host.py"))
-        sys.modules["nodes_host"] = module = importlib.util.module_from_spec(spec)
+
+def _beside(name):
+    """The module <name>.py of this folder as nodes_<name>; other folders' tests load some too."""
+    if f"nodes_{name}" not in sys.modules:
+        place = Path(__file__).with_name(f"{name}.py")
+        spec = importlib.util.spec_from_file_location(f"nodes_{name}", place)
+        sys.modules[f"nodes_{name}"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return sys.modules["nodes_host"]
+    return sys.modules[f"nodes_{name}"]
+
+
+host, given, _ = (_beside(name) for name in ("host", "given", "workflows"))
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("comfyui") and not _host().REAL:
+        if item.get_closest_marker("comfyui") and not host.REAL:
             item.add_marker(pytest.mark.skip(reason="COMFYUI_PATH names no ComfyUI checkout"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def comfyui(tmp_path_factory):
     """Makes ComfyUI's modules importable; its folders are temporary ones."""
-    return _host().start(tmp_path_factory)
+    return host.start(tmp_path_factory)
 
 
 @pytest.fixture
@@ -48,6 +54,14 @@ def set_folder(comfyui):
             del known[kind]
         else:
             known[kind] = own
+
+
+@pytest.fixture
+def profiles(set_folder, tmp_path):
+    """The module of profiles as files, with an empty folder, tmp_path."""
+    from sd_debias.nodes import profiles as module
+    set_folder(module.FOLDER, tmp_path, {".json"})
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +88,24 @@ def call(comfyui):
         with torch.inference_mode():
             return type(node.__name__, (node,), {"hidden": hidden}).execute(**inputs).args
     return run
+
+
+@pytest.fixture
+def guided(demo):
+    """guided(method, weights) -> (the patched demo model, [(summary, facts) of each pass])"""
+    from sd_debias.nodes.conditioning import encode_all
+    from sd_debias.nodes.guidance import GuidedSampling
+    model, clip, _ = demo
+
+    def make(method, weights, base=model, text=given.PROMPT, change=lambda own: own, **more):
+        done = []
+        with torch.inference_mode():
+            encoded = change(encode_all(clip, text, (GENDER,), method.context))
+        asked = weights if callable(weights) else lambda *_: torch.as_tensor(weights)
+        guide = GuidedSampling(encoded, (GENDER,), method, asked,
+                               lambda *did: done.append(did), **more)
+        return guide.patch(base), done
+    return make
 
 
 @pytest.fixture

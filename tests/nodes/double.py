@@ -74,6 +74,7 @@ class Patcher:
 
     def clone(self):
         other = Patcher(self.model, self.model_sampling)
+        other.load_device = self.load_device
         other.model_options, other.wrappers = copied(self.model_options), copied(self.wrappers)
         return other
 
@@ -173,9 +174,17 @@ class CFGGuider:
             del self.conds
 
     def outer_sample(self, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed):
-        self.conds = {key: cond[:] for key, cond in self.conds.items()}  # the host's preparation makes new lists
+        device = self.model_patcher.load_device
+
+        def prepared(entry):
+            return {name: value.to(device) if isinstance(value, torch.Tensor) else value
+                    for name, value in entry.items()}
+
+        # The host's preparation makes new lists, on the device.
+        self.conds = {key: [prepared(entry) for entry in cond] for key, cond in self.conds.items()}
         load_models_gpu([self.model_patcher])
-        options, first = copied(self.model_options), sigmas[0]
+        noise, first = noise.to(device), sigmas[0]
+        sigmas, options = sigmas.to(device), copied(self.model_options)
         x = noise * (first if first < self.model_patcher.model_sampling.sigma_max else (1 + first ** 2) ** 0.5)
 
         def denoised(x, sigma):
@@ -189,7 +198,7 @@ class CFGGuider:
             x = there
             if callback is not None:
                 callback(i, x0, x, len(sigmas) - 1)
-        return x / 0.18215
+        return (x / 0.18215).cpu()
 
 
 class BasicGuider(CFGGuider):
@@ -257,8 +266,8 @@ def load():
 def sampler_object(name):
     def function():
         """Stands for the sampler's own."""
-    function.__name__ = f"sample_{name}"
-    return types.SimpleNamespace(sampler_function=function)
+    function.__name__, function.__module__ = f"sample_{name}", "comfy.k_diffusion.sampling"
+    return types.SimpleNamespace(sampler_function=function, extra_options={})
 
 
 def simple(model_sampling, steps):

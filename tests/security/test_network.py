@@ -1,11 +1,14 @@
 """No command asks another host for anything, unless it was told to: sockets to other machines are forbidden."""
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from sd_debias.diffusers_host.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 # As the package is loaded elsewhere, in a process whose libraries have not been told to stay offline.
@@ -42,8 +45,11 @@ package = types.ModuleType("sd_debias")
 package.__path__ = [sys.argv[1]]
 sys.modules["sd_debias"] = package
 from sd_debias.diffusers_host.cli.main import main
-codes = [main(command) for command in json.loads(sys.argv[2])]
-print(json.dumps(dict(codes=codes, asked=asked)))
+found = []
+for command in json.loads(sys.argv[2]):
+    asked.clear()
+    found.append((main(command), list(asked)))
+print(json.dumps(found))
 """
 FEW = ["--batch-size", "4", "--steps", "2"]
 PROMPT = ["--prompt", "a photo of a doctor"]
@@ -51,7 +57,7 @@ PROMPT = ["--prompt", "a photo of a doctor"]
 
 @pytest.fixture
 def run(tmp_path):
-    """run(commands) -> (exit codes, hosts that were asked for)."""
+    """run(commands) -> (exit code, hosts that were asked for) of each, and what they said."""
     def start(*commands):
         offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DIFFUSERS_OFFLINE",
                    "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"}
@@ -59,15 +65,27 @@ def run(tmp_path):
         done = subprocess.run([sys.executable, "-c", RUN, str(ROOT), json.dumps(commands)], cwd=tmp_path, text=True,
                               env={**environment, "HF_HOME": str(tmp_path / "hub")}, capture_output=True)
         assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout.splitlines()[-1])
-        return found["codes"], found["asked"], done.stderr
+        return json.loads(done.stdout.splitlines()[-1]), done.stderr
     return start
 
 
+HUB = ["audit", *PROMPT, "--count", "4", "--classifier", "somebody/clip"]
+HUB_MODEL = ["audit", *PROMPT, "--count", "4", "--model", "somebody/model", "--classifier", "demo"]
+
+
+def test_a_model_or_a_classifier_of_the_hub_is_refused_unless_it_is_allowed(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **_: asked.append(given))
+    assert main(HUB) == main(HUB_MODEL) == 2 and not asked
+    said = capsys.readouterr().err
+    assert "'somebody/clip'" in said and "'somebody/model'" in said and "--allow-download" in said
+
+
 @pytest.mark.slow
-def test_no_command_asks_another_host(run, tmp_path):
+def test_no_command_asks_another_host_unless_it_is_told_to(run, tmp_path):
+    """That the last one asks shows that the guard of this test sees it."""
     (tmp_path / "prompts.txt").write_text("a photo of a doctor\n")
-    codes, asked, said = run(
+    found, said = run(
         ["audit", *PROMPT, "--count", "4", *FEW, "--out", "audit"],
         ["check", "--count", "5", *FEW, "--out", "check"],
         ["calibrate", *PROMPT, "--images", "4", "--rounds", "1", "--held-out", "4", *FEW, "--out", "calibrated"],
@@ -76,20 +94,9 @@ def test_no_command_asks_another_host(run, tmp_path):
         ["sweep", "--audit", "--prompts", "prompts.txt", "--count", "4", *FEW, "--out", "sweep"],
         ["card", "sweep/demo", "--out", "card"],
         ["audit", "--images", "pictures", "--classifier", "demo", "--out", "folder"],
-        ["export", "--for", "a1111", "--out", "exported"],
-        ["doctor", "--steps", "2"])
-    assert not asked and codes[:-1] == [0] * 9, said
+        ["export", "--for", "a1111", "--out", "exported"], ["doctor", "--steps", "2"],
+        HUB, HUB_MODEL, [*HUB_MODEL[:-1], "somebody/clip", "--allow-download"])
+    codes, asked = zip(*found)
+    assert codes[:9] == (0,) * 9 and codes[10:] == (2,) * 3, said
+    assert not any(asked[:-1]) and asked[-1], said
     assert (tmp_path / "card" / "card.html").exists() and (tmp_path / "report" / "report.html").exists()
-
-
-def test_a_model_or_a_classifier_of_the_hub_is_not_asked_for_unless_it_is_allowed(run):
-    codes, asked, said = run(["audit", *PROMPT, "--count", "4", "--classifier", "somebody/clip"],
-                             ["audit", *PROMPT, "--count", "4", "--model", "somebody/model", "--classifier", "demo"])
-    assert codes == [2, 2] and not asked and "allow the download" in said and "--allow-download" in said
-
-
-def test_what_is_allowed_asks_so_the_guard_of_these_tests_sees_it(run):
-    codes, asked, _ = run(["audit", *PROMPT, "--count", "4", "--classifier", "somebody/clip", "--allow-download"],
-                          ["audit", *PROMPT, "--count", "4", "--model", "somebody/model", "--classifier",
-                           "somebody/clip", "--allow-download"])
-    assert codes == [2, 2] and len(asked) > 1

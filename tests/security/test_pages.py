@@ -35,7 +35,7 @@ def made_of(text):
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "# h", "- a", "+ a", "= a", "1. a", "12) a", "--- ", "> q", "    code",
-                                  "a\n---", "| a | b |", "a@b.example", "ftp://e.example", "&lt;b&gt;", "\\<b>",
+                                  "a\n---", "| a | b |", "ftp://e.example", "&lt;b&gt;", "\\<b>",
                                   "{% raw %}"])
 def test_nothing_of_a_literal_text_is_markdown(text):
     found = made_of(literal(text))
@@ -44,14 +44,27 @@ def test_nothing_of_a_literal_text_is_markdown(text):
     assert literal_lines("a\nb") == "a  \nb"
 
 
-def test_markdown_is_not_made_of_what_a_strangers_profile_says():
-    """In the accordion, a profile's text drew pictures of other sites."""
+@pytest.fixture(scope="module")
+def stranger():
+    """A profile whose every text is hostile."""
     document = made(calibrated(HOSTILE)).to_dict()
-    document["setting"] = {HOSTILE: HOSTILE}
-    document["classifier"] = HOSTILE
-    document["entries"][0]["warnings"] = [HOSTILE]
-    found = made_of(literal_lines(described(Profile.from_dict(document))))
+    document.update(classifier=HOSTILE, software=HOSTILE, created=HOSTILE,
+                    setting={HOSTILE: HOSTILE})
+    document["entries"][0].update(stop=HOSTILE, warnings=[HOSTILE])
+    document["attributes"][0]["name"] = document["attributes"][0]["groups"][0]["name"] = HOSTILE
+    return Profile.from_dict(document)
+
+
+def test_markdown_is_not_made_of_what_a_strangers_profile_says(stranger):
+    """In the accordion, a profile's text drew pictures of other sites."""
+    found = made_of(literal_lines(described(stranger)))
     assert not re.search(r"[<>`*_\[\]]|://|www\.", found)
+
+
+def test_texts_of_a_profile_are_texts_in_the_report(stranger):
+    found = page.page(stranger)
+    assert not re.search("<img src=x|<form|<base|<svg onload", found) and "&lt;img src=x" in found
+    assert "form-action 'none'; base-uri 'none'" in found
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

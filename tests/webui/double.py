@@ -189,14 +189,14 @@ class Denoiser:
         negative = stacked([at_step(schedule, self.step) for schedule in uncond])
         x_in = torch.cat([x[[image for image, _ in at]], x])
         sigma_in = torch.cat([sigma[[image for image, _ in at]], sigma])
-        params = Params(x=x_in, image_cond=torch.zeros(len(x_in), 5, 1, 1), sigma=sigma_in,
+        params = Params(x=x_in, image_cond=x_in.new_zeros(len(x_in), 5, 1, 1), sigma=sigma_in,
                                        denoiser=self, text_cond=text, text_uncond=negative)
         self.host.callback("cfg_denoiser", params)
         text, negative = params.text_cond, params.text_uncond
         skip = self.step % 2 == 1 and self.p.s_min_uncond > 0
-        out = self.inner_model(x_in[:len(at)], sigma_in[:len(at)], cond=self.condition(text, len(at)))
+        out = self.inner_model(x_in[:len(at)], sigma_in[:len(at)], cond=self.condition(text, x[:1], len(at)))
         first = [next(i for i, (image, _) in enumerate(at) if image == each) for each in range(len(x))]
-        rest = out[first] if skip else self.inner_model(x, sigma, cond=self.condition(negative, len(x)))
+        rest = out[first] if skip else self.inner_model(x, sigma, cond=self.condition(negative, x[:1], len(x)))
         out = torch.cat([out, rest])
         self.host.callback("cfg_denoised", types.SimpleNamespace(x=out, inner_model=self.inner_model))
         base = out[-len(x):]
@@ -207,8 +207,8 @@ class Denoiser:
         return result
 
     @staticmethod
-    def condition(text, rows):
-        image = torch.zeros(rows, 5, 1, 1)
+    def condition(text, like, rows):
+        image = like.new_zeros(rows, 5, 1, 1)
         return {**(text if isinstance(text, dict) else {"c_crossattn": [text]}), "c_concat": [image]}
 
     def forge(self, x, sigma, cond, uncond, cfg):
@@ -326,7 +326,7 @@ class Processing:
 def euler(denoiser, x, cond, uncond, cfg):
     x = x * SIGMAS[0]
     for now, later in zip(SIGMAS[:-1], SIGMAS[1:]):
-        sigma = torch.full((len(x),), now)
+        sigma = torch.full((len(x),), now, device=x.device)
         x = x + (x - denoiser(x, sigma, cond, uncond, cfg)) / now * (later - now)
     return x
 
@@ -346,7 +346,7 @@ def noise(seeds, width, height):
 
 
 def pictured(x):
-    pixels = (torch.sigmoid(3 * x[:, :3]) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = (torch.sigmoid(3 * x[:, :3].float().cpu()) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture.repeat(8, 0).repeat(8, 1)) for picture in pixels]
 
 
@@ -457,6 +457,7 @@ class Double:
 
     def __init__(self, models_path, forge: bool = False, xl: bool = False):
         self.forge, self.callbacks, self.reported, self.denoisers = forge, {}, [], []
+        self.device, self.dtype = torch.device("cpu"), torch.float32  # of latents
         self.gradio = types.ModuleType("gradio")
         for name in ("Accordion", "Button", "Checkbox", "Column", "Row", "Dropdown", "Markdown", "Slider", "Textbox",
                      "Number"):
@@ -557,7 +558,7 @@ class Double:
             p.scripts.call("before_process_batch", p, batch_number=iteration, prompts=p.prompts)
             if iteration == 0:
                 self.params_txt = self.infotext(p, 0)
-            x = noise(p.seeds, p.width, p.height)
+            x = noise(p.seeds, p.width, p.height).to(self.device, self.dtype)
             if p.init_images:
                 x = 0.5 * x
             if not p.firstpass_image:

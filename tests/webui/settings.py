@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 
@@ -11,6 +12,8 @@ DIRECTIONS = ["prompt", "embedding", "prediction"]
 CALIBRATE = dict(attributes=["gender"], own="", classifier="", images=20, rounds=2, held_out=20, tolerance=0.0,
                  confidence=0.0, method="default", direction="as the method says", spend="as the method says",
                  rule="as the method says", prompts="", name="doctor", overwrite=False, hires=False)
+# Of the seeds 20 to 23 it leaves two alone.
+DRAW = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
 
 
 def payload(**changes) -> dict:
@@ -54,12 +57,22 @@ def apart(one, other) -> int:
 
 def keys(text: str) -> dict:
     """What an infotext says under keys that begin with Debias."""
-    import re
     found = re.findall(r'(Debias[\w \-/]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', text.splitlines()[-1])
     return {key: json.loads(value) if value.startswith('"') else value for key, value in found}
+
+
+def brightness(images):
+    """A judge: dark pictures are the first group, most of them by themselves."""
+    first = np.array([array.mean() < 128.45 for array in map(np.asarray, images)], np.float32)
+    return np.stack([first, 1 - first], axis=1)
 
 
 def calibrate(host, page=None, **changes):
     """page holds what is not at the script, such as init_images."""
     return host.post("txt2img", payload(batch_size=5, script_name="Debias: calibrate (IDA)",
                                         script_args=list({**CALIBRATE, **changes}.values()), **(page or {})))
+
+
+def audit(host, count=10, *later, classifier="", **page):
+    return host.post("txt2img", payload(batch_size=5, script_name="Debias: audit", script_args=[
+        ["gender"], "", classifier, count, 0.0, "", False, *later], **page))

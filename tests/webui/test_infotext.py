@@ -1,14 +1,14 @@
-"""Infotexts that are pasted: what a picture says comes back, and anything else ends nothing."""
+"""Infotexts, written and pasted: what a picture says comes back, and anything else ends nothing."""
 from __future__ import annotations
 
 import math
-import re
-import sys
 from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
-from webui_settings import PROMPT, debias, keys, payload, save_profile
+from webui_hosts import generate, ours
+from webui_real import arrays
+from webui_settings import DRAW, debias, keys, payload, same, save_profile
 
 hypothesis = pytest.importorskip("hypothesis", reason="comes with the extra 'test', not with a host")
 from hypothesis import given  # noqa: E402
@@ -20,12 +20,81 @@ from sd_debias.core.files import safe_name  # noqa: E402
 from sd_debias.core.profile.file import Profile  # noqa: E402
 from sd_debias.core.profile.words import metadata  # noqa: E402
 
+FOUR = dict(seed=20, batch_size=4)
 
-def ours(name: str):
-    """A module of the extension as the double loaded it."""
-    return next(module for key, module in sys.modules.items() if re.fullmatch(
-        rf"sd_debias\w*\.webui_extension\.{name}", key))
 
+def check_comes_again(host, batch, infotext, **given):
+    """The infotext of one of its pictures brings a batch again, bit by bit and word by word."""
+    again = host.post("txt2img", payload(**FOUR, infotext=infotext, **given))
+    assert same(arrays(batch), arrays(again)) and again.infotexts == batch.infotexts
+
+
+def test_a_pasted_picture_that_was_left_alone_keeps_the_extension_on_and_its_batch_comes_again(a_double):
+    save_profile(a_double.profiles, steering=DRAW)
+    batch = a_double.post("txt2img", payload(**FOUR, **debias(strength=0.8)))
+    said = [keys(text) for text in batch.infotexts]
+    alone = [i for i, each in enumerate(said) if each.get("Debias") == "left alone by its draw"]
+    assert len(alone) == 2 and all(each["Debias profile"] == "test" and each["Debias hash"] for each in said)
+    check_comes_again(a_double, batch, batch.infotexts[alone[0]])
+
+
+@pytest.mark.parametrize("others", ["draw", "leave alone"])
+def test_a_pasted_picture_of_a_prompt_that_was_not_calibrated_comes_again(a_double, others):
+    save_profile(a_double.profiles)
+    lawyer = dict(prompt="a photo of a lawyer")
+    made = a_double.post("txt2img", payload(**FOUR, **lawyer, **debias(others=others)))
+    assert ("Debias others" in keys(made.infotexts[0])) == (others == "draw")
+    check_comes_again(a_double, made, made.infotexts[0], **lawyer)
+
+
+def test_an_infotext_says_in_plain_words_what_was_done(a_double):
+    """It said "push 1"; infotexts that do still bring their batch again."""
+    save_profile(a_double.profiles, steering=DRAW)
+    made = a_double.post("txt2img", payload(**FOUR, **debias()))
+    said = next(text for text in made.infotexts if "Debias weights" in keys(text))
+    weights = "50 % left alone, 50 % steered to woman"
+    assert keys(said)["Debias weights"] == f"gender: {weights}"
+    check_comes_again(a_double, made, said.replace(weights, "50 % alone, 50 % woman, push 1"))
+    save_profile(a_double.profiles, "strong", steering={**DRAW, "strength": 1.5})
+    _, strong = generate(a_double, **FOUR, **debias(name="strong"))
+    assert {each.get("Debias weights") for each in strong} == {
+        None, f"gender: {weights}, 1.5 times as strongly as usual"}
+
+
+def test_a_pasted_hash_finds_a_renamed_profile(a_double):
+    save_profile(a_double.profiles)
+    made = a_double.post("txt2img", payload(**debias()))
+    (a_double.profiles / "test.json").rename(a_double.profiles / "renamed.json")
+    assert same(arrays(made), generate(a_double, infotext=made.infotexts[0])[0])
+
+
+def test_an_infotext_from_before_the_sampling_does_not_say_that_nothing_was_guided(a_double):
+    """A1111 and Forge write params.txt then."""
+    save_profile(a_double.profiles)
+    _, (said,) = generate(a_double, **debias())
+    assert "Debias weights" in said and keys(a_double.params_txt) == {}
+
+
+def test_the_infotext_of_a_grid_says_how_many_of_its_images_were_steered(a_double):
+    """Hosts write it below a batch. It was that of one image: "left alone by its draw", beside seven that were not."""
+    def grid(q, **changes):
+        draw = dict(weights=[0, 0], probabilities=[1 - q, 0.0, q], strength=1.0)
+        save_profile(a_double.profiles, steering=draw)
+        _, said = generate(a_double, batch_size=2, n_iter=2, seed=20, **{**debias(), **changes})
+        return keys(a_double.grid_txt), said
+
+    said, images = grid(0.5)
+    steered = [one for one in images if "Debias" not in one]
+    assert len(steered) == 2 and said == {"Debias": "2 of 4 images steered", **steered[0]}
+    said, images = grid(1.0)
+    assert said == images[0] == images[3] and "Debias weights" in said
+    said, images = grid(0.0)
+    assert said == images[0] and "Debias weights" not in said
+    assert "'gone'" in grid(0.5, **debias(name="gone"))[0]["Debias failed"]
+    assert grid(0.5, alwayson_scripts={})[0] == {}
+
+
+# --- any name, prompt and value -------------------------------------------------------------------
 
 def safe(name: str) -> bool:
     try:
@@ -35,6 +104,10 @@ def safe(name: str) -> bool:
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+ODD = st.sampled_from([
+    "", " ", "nan", "-inf", "1e999", "9" * 400, "true", "None", "\0", "1,5", "0x10", "\u0661", "{}", '"'])
+
+
 def numbers(low: float, high: float):
     """Numbers as an infotext writes them."""
     return st.floats(low, high).map(lambda number: float(f"{number:g}"))
@@ -62,28 +135,6 @@ def test_what_a_picture_says_comes_back_whatever_the_names_and_prompts(a_double,
     assert {field: pasted(field, said) for field in asdict(arguments)} == asdict(arguments)
 
 
-def test_the_infotext_of_a_grid_says_how_many_of_its_images_were_steered(a_double):
-    """Hosts write it below a batch. It was that of one image: "left alone by its draw", beside seven that were not."""
-    def grid(q, **changes):
-        save_profile(a_double.profiles, steering=dict(weights=[0, 0], probabilities=[1 - q, 0.0, q], strength=1.0))
-        result = a_double.post("txt2img", payload(batch_size=2, n_iter=2, seed=20, **{**debias(), **changes}))
-        return keys(a_double.grid_txt), [keys(text) for text in result.infotexts]
-
-    said, images = grid(0.5)
-    steered = [one for one in images if "Debias" not in one]
-    assert len(steered) == 2 and said == {"Debias": "2 of 4 images steered", **steered[0]}
-    said, images = grid(1.0)
-    assert said == images[0] == images[3] and "Debias weights" in said
-    said, images = grid(0.0)
-    assert said == images[0] and "Debias weights" not in said
-    assert "no profile" in grid(0.5, **debias(name="gone"))[0]["Debias failed"]
-    assert grid(0.5, alwayson_scripts={})[0] == {}
-
-
-ODD = st.sampled_from([
-    "", " ", "nan", "-inf", "1e999", "9" * 400, "true", "None", "\0", "1,5", "0x10", "\u0661", "{}", '"'])
-
-
 @examples(80)
 @given(st.dictionaries(st.sampled_from([f"Debias {name}" for name in (
     "strength", "direction", "start", "end", "hires", "others", "hash", "prompt", "weights")]), ODD | TEXTS),
@@ -100,22 +151,4 @@ def test_a_pasted_number_that_is_none_is_told_in_the_log_and_its_default_taken(a
     pasted = ours("pasting").pasted
     assert pasted("strength", {"Debias profile": "x", "Debias strength": "much"}) == 1.0
     said, = a_double.reported
-    assert "'Debias strength: much'" in said and "1.0 is taken" in said
-
-
-def test_the_words_that_choose_nothing_in_the_lists_are_no_names(a_double):
-    save_profile(a_double.profiles)
-    with pytest.raises(ValueError, match="chooses no profile"):
-        ours("profiles").new_name("None")
-    with pytest.raises(ValueError, match="chooses no check"):
-        ours("checks").new_name("none")
-    arguments = [["gender"], "", "", 20, 2, 20, 0.0, 0.0, "default", *["as the method says"] * 3, "", "None", False, False]
-    with pytest.raises(ValueError, match="chooses no profile"):
-        a_double.post("txt2img", dict(prompt=PROMPT, script_name="Debias: calibrate (IDA)", script_args=arguments))
-    assert not (a_double.profiles / "None.json").exists()
-
-
-@pytest.mark.parametrize("strength", [10**400, -10**400, math.nan, math.inf, True, "1"])
-def test_a_number_without_end_over_the_api_is_refused_in_a_sentence(a_double, strength):
-    with pytest.raises(ValueError, match="Expected strength to be a finite number"):
-        ours("arguments").Arguments.read([True, "x", strength])
+    assert "'Debias strength: much'" in said and "1.0" in said

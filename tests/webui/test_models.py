@@ -4,18 +4,10 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from webui_real import arrays
-from webui_settings import DIRECTIONS, PROMPT, apart, debias, keys, payload, same, save_profile
+from webui_hosts import generate
+from webui_settings import DIRECTIONS, PROMPT, apart, debias, same, save_profile
 
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
-
-
-def generate(host, *more, **changes):
-    merged = payload(**changes)
-    for each in more:
-        merged.update(each)
-    result = host.post("txt2img", merged)
-    return arrays(result), keys(result.infotexts[0])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -23,11 +15,11 @@ def generate(host, *more, **changes):
 def test_v_prediction(a1111, direction, sampler):
     model = a1111.checkpoint("sd-debias-v", parameterization="v")
     save_profile(a1111.profiles, direction=direction)
-    plain, _ = generate(a1111, model, sampler_name=sampler)
-    guided, said = generate(a1111, model, debias(), sampler_name=sampler)
+    plain, _ = generate(a1111, **model, sampler_name=sampler)
+    guided, (said, *_) = generate(a1111, **model, **debias(), sampler_name=sampler)
     assert apart(plain, guided) > 8 and "Debias weights" in said
-    assert same(plain, generate(a1111, model, debias(enabled=False), sampler_name=sampler)[0])
-    assert same(plain, generate(a1111, model, debias(strength=0.0), sampler_name=sampler)[0])
+    assert same(plain, generate(a1111, **model, **debias(enabled=False), sampler_name=sampler)[0])
+    assert same(plain, generate(a1111, **model, **debias(strength=0.0), sampler_name=sampler)[0])
     assert apart(plain, generate(a1111, sampler_name=sampler)[0]) > 8  # it is another model
 
 
@@ -36,12 +28,12 @@ def test_v_prediction(a1111, direction, sampler):
 def test_sdxl(a1111, direction, sampler):
     model = a1111.sdxl("sd-debias-xl")
     save_profile(a1111.profiles, direction=direction)
-    plain, _ = generate(a1111, model, sampler_name=sampler)
-    guided, said = generate(a1111, model, debias(), sampler_name=sampler, batch_size=2)
+    plain, _ = generate(a1111, **model, sampler_name=sampler)
+    guided, (said, *_) = generate(a1111, **model, **debias(), sampler_name=sampler, batch_size=2)
     assert apart(plain, guided[:1]) > 2 and "Debias weights" in said and "Debias failed" not in said
-    assert apart(guided[1:], generate(a1111, model, debias(), sampler_name=sampler, seed=6)[0]) <= 1
-    assert same(plain, generate(a1111, model, debias(enabled=False), sampler_name=sampler)[0])
-    assert same(plain, generate(a1111, model, debias(strength=0.0), sampler_name=sampler)[0])
+    assert apart(guided[1:], generate(a1111, **model, **debias(), sampler_name=sampler, seed=6)[0]) <= 1
+    assert same(plain, generate(a1111, **model, **debias(enabled=False), sampler_name=sampler)[0])
+    assert same(plain, generate(a1111, **model, **debias(strength=0.0), sampler_name=sampler)[0])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -52,10 +44,10 @@ def test_nan_is_claimed_by_nobody(a1111, direction):
         unet.conv_out.bias.fill_(float("nan"))
     model = a1111.checkpoint("sd-debias-nan", unet)
     save_profile(a1111.profiles, direction=direction)
-    before = generate(a1111, debias())
+    before = generate(a1111, **debias())
     with pytest.raises(ValueError, match="NansException"):
-        generate(a1111, model, debias())
-    after = generate(a1111, debias())
+        generate(a1111, **model, **debias())
+    after = generate(a1111, **debias())
     assert same(before[0], after[0]) and before[1] == after[1]
 
 
@@ -64,9 +56,9 @@ def test_the_refiner_takes_over(a1111, direction):
     a1111.checkpoint("sd-debias-refiner", parameterization="v")
     refiner = dict(refiner_checkpoint="sd-debias-refiner", refiner_switch_at=0.5)
     save_profile(a1111.profiles, direction=direction)
-    plain, _ = generate(a1111, refiner)
-    guided, said = generate(a1111, refiner, debias())
-    late, _ = generate(a1111, refiner, debias(start=0.6))
+    plain, _ = generate(a1111, **refiner)
+    guided, (said, *_) = generate(a1111, **refiner, **debias())
+    late, _ = generate(a1111, **refiner, **debias(start=0.6))
     assert "Debias weights" in said and "Debias failed" not in said
     assert apart(plain, guided) > 2 and apart(plain, late) > 0 and apart(plain, generate(a1111)[0]) > 2
 
@@ -85,10 +77,10 @@ def test_a_lora(a1111, direction):
     save_profile(a1111.profiles, direction=direction)
     prompt = f"{PROMPT} <lora:sd-debias-test:1>"
     alone, _ = generate(a1111, prompt=prompt)
-    both, said = generate(a1111, debias(), prompt=prompt)
+    both, (said,) = generate(a1111, **debias(), prompt=prompt)
     assert apart(alone, generate(a1111)[0]) > 2 and apart(alone, both) > 2
     assert "Debias weights" in said and "Debias prompt" not in said  # the LoRA is no part of the calibrated prompt
-    assert apart(both, generate(a1111, debias())[0]) > 2
+    assert apart(both, generate(a1111, **debias())[0]) > 2
 
 
 @pytest.mark.parametrize("direction", ["prompt", "embedding"])
@@ -97,7 +89,7 @@ def test_every_sampler(a1111, direction):
     failed = {}
     for sampler in (each["name"] for each in a1111.call("/sdapi/v1/samplers")):
         plain, _ = generate(a1111, sampler_name=sampler)
-        guided, said = generate(a1111, debias(), sampler_name=sampler)
+        guided, (said, *_) = generate(a1111, **debias(), sampler_name=sampler)
         if apart(plain, guided) <= 8 or "Debias weights" not in said or "Debias failed" in said:
             failed[sampler] = said
     assert not failed

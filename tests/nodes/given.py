@@ -1,0 +1,105 @@
+"""What several files here are given: a profile, a judge, a small calibration, and what fails."""
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.calibration.loop import Calibration, Round
+from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.result import profile_of
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.method.methods import METHODS
+
+PROMPT = "a photo of a doctor"
+ALL_TO_WOMEN = Steering((0.0, 0.0), (0.0, 0.0, 1.0))
+
+
+def profile(steering=ALL_TO_WOMEN, prompts=(PROMPT,), method=METHODS["default"], attribute=GENDER,
+            name="doctor-gender", **setting):
+    """A profile as a calibration leaves it, verified on two images."""
+    rounds = (("audit", Steering.none(len(attribute.groups))), ("held-out", steering))
+    made = [Calibration(prompt, [attribute], method, Plan(2, held_out=2),
+                        [Round(kind, (own,), (1, 2), [[0, 1]]) for kind, own in rounds])
+            for prompt in prompts]
+    return profile_of(name, made, {"steps": 4, "cfg": 2.0, **setting}, "a test")
+
+
+class Brightness:
+    """A judge by the mean of a picture: half of random ones are the first group."""
+    name = "brightness"
+
+    def __call__(self, images):
+        bright = np.array([np.mean(image) > 100 for image in images])
+        return np.stack([bright, ~bright], 1).astype(np.float32)
+
+
+def judge():
+    from sd_debias.nodes.classifier import Judge
+    return Judge(lambda attribute: Brightness())
+
+
+def calibration(demo, **more):
+    """Inputs of the node for a small calibration."""
+    model, clip, vae = demo
+    return dict(model=model, clip=clip, vae=vae, attributes=(GENDER.with_target((1, 3)),),
+                classifier=judge(), prompts=PROMPT, negative="", width=64, height=64, steps=2,
+                cfg=2.0, sampler_name="euler", scheduler="simple", seed=3, images=6, rounds=2,
+                held_out=4, batch_size=4, tolerance=1e-6, method="default", confidence=0.0,
+                direction="as the method says", rule="as the method says", name="test") | more
+
+
+# --- what fails ---------------------------------------------------------------------------------
+
+def memory_ran_out():
+    return torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def cancelled():
+    from sd_debias.nodes import workbench
+    return workbench.interruption()()
+
+
+def others_error():
+    return KeyError("of another pack")
+
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def network(model):
+    """The denoiser, of the host or of its double."""
+    return getattr(model.model, "diffusion_model", None) or model.model.network
+
+
+@contextmanager
+def replaced(place, name, call):
+    """place.name is `call` for a while."""
+    held = vars(place).get(name)
+    setattr(place, name, call)
+    try:
+        yield
+    finally:
+        delattr(place, name) if held is None else setattr(place, name, held)
+
+
+@contextmanager
+def failing(place, name, fail, when):
+    """Calls of place.name raise `fail()` once: the first of which when() is true."""
+    own, failed = getattr(place, name), []
+
+    def call(*args, **kwargs):
+        if not failed and when():
+            failed.append(True)
+            raise fail()
+        return own(*args, **kwargs)
+
+    with replaced(place, name, call):
+        yield
+
+
+def third():
+    """A condition that is true when it is asked for the third time."""
+    count = iter(range(10 ** 6))
+    return lambda: next(count) == 2

@@ -1,0 +1,132 @@
+"""Debias Apply and Debias Text Encode, over the real host and its double."""
+import math
+
+import pytest
+import torch
+from nodes_given import PROMPT, profile
+
+from sd_debias.core.attribute import GENDER, Attribute, Group
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.method.methods import METHODS, Method
+
+DRAWING = Steering((0.0, 0.0), (0.5, 0.0, 0.5))
+
+
+@pytest.fixture
+def use(demo, call, said):
+    """use("apply" or "text encode", profile, **inputs) -> the model or the conditioning."""
+    from sd_debias.nodes.apply import DebiasApply
+    from sd_debias.nodes.text_encode import DebiasTextEncode
+
+    def use(node, applied=None, **inputs):
+        asked = dict(clip=demo[1], profile=applied or profile()) | inputs
+        if node == "apply":
+            return call(DebiasApply, **dict(model=demo[0]) | asked)[0]
+        return call(DebiasTextEncode, **dict(text=PROMPT) | asked)[0]
+    return use
+
+
+def test_strength_0_hands_the_very_model_and_clips_own_text_on(demo, use, sample):
+    assert use("apply", strength=0.0) is demo[0]
+    found = use("text encode", strength=0.0)
+    with torch.inference_mode():
+        plain = sample.encode(PROMPT)
+    assert torch.equal(found[0][0], plain[0][0]) and found[0][1].keys() == plain[0][1].keys()
+
+
+def test_image_i_of_a_batch_counts_as_seed_plus_i_in_both_nodes(demo, use, sample):
+    model, patched = demo[0], use("apply", profile(DRAWING))
+
+    def changed(seed, batch):
+        found, plain = (sample(each, seed=seed, batch=batch, steps=2) for each in (patched, model))
+        return ((found - plain).abs().amax((1, 2, 3)) > 1e-3).tolist()
+
+    drawn = list(map(bool, DRAWING.draws([4, 5])))
+    assert changed(4, 2) == [*changed(4, 1), *changed(5, 1)] == drawn
+    positive = use("text encode", profile(DRAWING), seed=4, batch_size=2)
+    assert positive[0][0].shape[0] == 2
+    assert torch.allclose(sample(model, positive=positive, seed=4, steps=2),
+                          sample(patched, seed=4, steps=2), atol=1e-5)
+
+
+def test_a_run_says_what_it_did_and_in_which_setting(use, said, sample):
+    sample(use("apply", direction="embedding"), cfg=3.0)
+    text, warning = said[-1]
+    assert warning and "2 of 2 pictures steered" in text
+    assert "cfg: calibrated at 2.0, used at 3.0" in text
+    assert "steps: calibrated" not in text and "calibrated with the direction 'prompt'" in text
+
+
+def test_a_profile_of_several_prompts_needs_the_text(use):
+    several = profile(prompts=(PROMPT, "a photo of a nurse"))
+    with pytest.raises(DebiasError, match="2 prompts"):
+        use("apply", several)
+    use("apply", several, text=PROMPT)
+
+
+@pytest.mark.parametrize("node, inputs, fact", [
+    ("apply", dict(start=0.5, end=0.2), "0 <= start <= end"),
+    ("apply", dict(clip=None), "text encoder"),
+    # What is wired into a widget, the host holds to no range.
+    *((node, dict(strength=strength), "strength from 0") for node, strength in (
+        ("apply", math.nan), ("apply", 1e30), ("text encode", math.inf), ("text encode", -1.0))),
+    *(("text encode", dict(batch_size=size), "1 to 4096") for size in (0, -1, 2**31, 2**70))])
+def test_what_cannot_be_applied_is_refused(use, node, inputs, fact):
+    with pytest.raises(DebiasError, match=fact):
+        use(node, **inputs)
+
+
+def test_a_window_narrows_that_of_the_profile():
+    window = profile(method=METHODS["paper"]).method.adjusted(start=0.1, end=0.5).guidance
+    assert (window.start, window.end) == (0.25, 0.5)  # the method's own start stays
+
+
+@pytest.mark.parametrize("node", ["apply", "text encode"])
+def test_a_profile_of_another_family_of_text_encoders_is_refused(use, node):
+    with pytest.raises(DebiasError, match="SDXLClipModel.* SD1ClipModel"):
+        use(node, profile(text_encoder="SDXLClipModel"))
+
+
+@pytest.mark.parametrize("node, name, differs", [
+    ("apply", "sd1", False), ("text encode", "SD1ClipModel", False),
+    ("apply", "OtherClipModel", True),
+    ("text encode", "OtherClipModel", True)])
+def test_the_name_of_a_text_encoder_is_compared_by_family(use, said, sample, node, name, differs):
+    made = use(node, profile(text_encoder=name))
+    if node == "apply":
+        sample(made, steps=1)  # it says what differs after the run
+    assert (f"text encoder: calibrated at {name}" in said[-1][0]) == differs
+
+
+# --- text encode --------------------------------------------------------------------------------
+
+def test_both_with_one_profile_is_noticed(demo, use, said, sample):
+    one = profile()  # made twice, it would differ in the second of its creation
+    patched, positive = use("apply", one), use("text encode", one)
+    assert torch.equal(sample(patched, positive=positive), sample(demo[0], positive=positive))
+    assert "has applied this profile" in said[-1][0] and said[-1][1]
+
+
+def test_a_shift_alike_for_all_images_is_one_conditioning(use):
+    assert use("text encode", profile(Steering((0.5, -0.5))), batch_size=8)[0][0].shape[0] == 1
+
+
+def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo):
+    """A conditioning of two chunks and groups of one: what is not moved stays as it was."""
+    from sd_debias.nodes.conditioning import encode_all, shift
+    entry, context = dict(cross_attn=torch.randn(1, 154, 56)), Method().context
+    with torch.inference_mode():
+        encoded = encode_all(demo[1], PROMPT, (GENDER,), context)
+        (found,), apart = shift([entry], encoded, (GENDER,),
+                                torch.tensor([[0.0, -1.0], [0.0, 0.0]]), context)
+    moved, own = found["cross_attn"], entry["cross_attn"][0]
+    assert moved.shape == (2, 154, 56) and not apart and torch.equal(moved[1], own)
+    assert torch.equal(moved[0, 77:], own[77:]) and not torch.equal(moved[0, :77], own[:77])
+
+
+def test_groups_that_read_the_same_are_refused(demo):
+    from sd_debias.nodes.conditioning import encode_all
+    same = Attribute("age", (Group("young", ("a person",)), Group("old", ("a person",))))
+    with pytest.raises(DebiasError, match="'age'"):
+        encode_all(demo[1], PROMPT, (same,), Method().context)

@@ -1,0 +1,335 @@
+"""Debias Calibrate and Debias Check: what they make, refuse, keep when ended, and continue."""
+import shutil
+import types
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from nodes_given import (
+    PROMPT,
+    Brightness,
+    calibration,
+    cancelled,
+    failing,
+    full_disk,
+    judge,
+    memory_ran_out,
+    network,
+    others_error,
+    profile,
+)
+
+from sd_debias.core.attribute import GENDER
+from sd_debias.core.errors import DebiasError
+from sd_debias.core.method.methods import Method
+from sd_debias.core.profile.file import Profile
+
+
+@pytest.fixture(autouse=True)
+def no_states(comfyui):
+    """No test finds the unfinished calibrations of another."""
+    from sd_debias.nodes import workbench
+    yield
+    shutil.rmtree(workbench.states(), ignore_errors=True)
+
+
+@pytest.fixture
+def calibrate(demo, call, said):
+    """Runs the node with a small calibration's inputs, and these."""
+    from sd_debias.nodes.calibrate import DebiasCalibrate
+
+    def run(graph=None, own=None, **inputs):
+        return call(DebiasCalibrate, graph, own, **calibration(demo, **inputs))
+    return run
+
+
+# --- what it makes ------------------------------------------------------------------------------
+
+def test_a_calibrations_picture_is_that_of_ksampler_alone(demo, sample):
+    import comfy.sample
+
+    from sd_debias.nodes.workbench import Workbench
+    model, _, vae = demo
+    bench = Workbench(*demo, judge(), dict(
+        negative_prompt="", width=64, height=64, sampler="euler", scheduler="simple", steps=2,
+        cfg=2.0))
+    with torch.inference_mode():
+        pictures = bench.generate(PROMPT, (GENDER,), Method(), torch.zeros(3, 2), [5, 6, 7])
+        latent = torch.zeros(1, 4, 8, 8)
+        alone = vae.decode(comfy.sample.sample(
+            model, comfy.sample.prepare_noise(latent, 6), 2, 2.0, "euler", "simple",
+            sample.encode(PROMPT), sample.encode(""), latent, denoise=1.0, disable_pbar=True,
+            seed=6))
+    assert torch.allclose(pictures[1], alone[0], atol=1e-4)
+
+
+def test_a_calibration_gives_profile_pictures_and_report_and_a_later_replaces_nothing(calibrate):
+    made, charts, before, after, report = calibrate(name="twice", steps=1, rounds=1)
+    assert made.setting["scheduler"] == "simple" and made.setting["steps"] == 1
+    assert made.entries[0].rounds[0]["images"] == 6 and made.entries[0].after
+    assert charts.shape[-1] == 3 and before.shape == (6, 64, 64, 3)  # of the audit
+    assert after.shape == (4, 64, 64, 3)  # of the verification
+    first = Path(report).parent
+    content = {path: path.read_bytes() for path in first.iterdir()}
+    assert {"report.html", "profile.json"} <= {path.name for path in content}
+    *_, report = calibrate(name="twice", seed=4, images=2, rounds=0, held_out=2, steps=1)
+    second = Path(report).parent
+    assert (first.name, second.name) == ("twice", "twice_2") and (second / "profile.json").exists()
+    assert content == {path: path.read_bytes() for path in first.iterdir()}
+
+
+def test_a_calibration_ends_as_soon_as_it_is_sure_enough(calibrate):
+    inputs = dict(attributes=(GENDER,), tolerance=0.0, images=8, batch_size=8, held_out=0, steps=1)
+    assert len(calibrate(name="sure", **inputs)[0].entries[0].rounds) == 3
+    inputs["within"] = 50.0  # which any audit is
+    assert len(calibrate(name="sure", **inputs)[0].entries[0].rounds) == 1
+    with pytest.raises(DebiasError, match="got both"):
+        calibrate(**inputs | dict(tolerance=0.1))
+
+
+# --- what it refuses ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("inputs, fact", [
+    (dict(name="a/b"), "1 to 120"), (dict(prompts=" \n"), "got none"),
+    (dict(prompts="a\nA"), "twice"),
+    (dict(method="default", direction="other"), "direction")])
+def test_what_cannot_be_calibrated_is_refused(calibrate, inputs, fact):
+    with pytest.raises(DebiasError, match=fact):
+        calibrate(**inputs)
+
+
+def test_a_guided_model_is_not_calibrated(demo, call, calibrate):
+    from sd_debias.nodes.apply import DebiasApply
+    guided, = call(DebiasApply, model=demo[0], clip=demo[1], profile=profile())
+    with pytest.raises(DebiasError, match="Debias Apply"):
+        calibrate(model=guided)
+
+
+def test_a_full_disk_stops_a_calibration_with_a_sentence(calibrate, monkeypatch):
+    from sd_debias.core.calibration import loop
+    monkeypatch.setattr(loop, "write_atomic", full_disk)
+    with pytest.raises(DebiasError, match="No space left on device"):
+        calibrate(name="full")
+
+
+def test_a_vae_that_overflows_stops_a_calibration_with_a_sentence(demo, calibrate):
+    vae = demo[2]
+    broken = types.SimpleNamespace(decode=lambda samples: vae.decode(samples) * float("nan"))
+    with pytest.raises(DebiasError, match="of 6 images, 6 are not finite"):
+        calibrate(vae=broken, steps=1)
+
+
+def test_a_host_that_never_calls_the_wrapper_stops_in_the_first_round(calibrate, monkeypatch):
+    from sd_debias.nodes import workbench
+    monkeypatch.setattr(workbench.GuidedSampling, "patch", lambda self, model: model.clone())
+    with pytest.raises(DebiasError, match="changed nothing"):
+        calibrate(steps=1)
+
+
+def test_an_error_of_the_host_is_not_blamed_on_the_folder_of_profiles(calibrate, monkeypatch):
+    from sd_debias.nodes import workbench
+
+    def broken(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(workbench.comfy.sample, "sample", broken)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        calibrate()
+    assert not isinstance(caught.value, ValueError)
+
+
+# --- ended in the middle ------------------------------------------------------------------------
+
+class Studio:
+    """Calibrations of 2 batches of the audit, 2 and 2 of rounds, 1 of the verification."""
+
+    def __init__(self, demo, calibrate, monkeypatch):
+        from sd_debias.nodes import calibrate as module
+        from sd_debias.nodes import workbench
+        self.calibrate, self.before = calibrate, lambda: None
+        self.batches, self.calibrations = [], []
+        self.place = dict(text=(demo[1], "encode_from_tokens"),
+                          sampling=(network(demo[0]), "forward"),
+                          decode=(demo[2], "decode"), judge=(Brightness, "__call__"))
+        generate = workbench.Workbench.generate
+
+        def counted(bench, *args, **kwargs):
+            self.batches.append(list(args[4]))
+            self.before()
+            return generate(bench, *args, **kwargs)
+
+        monkeypatch.setattr(workbench.Workbench, "generate", counted)
+        monkeypatch.setattr(module, "record", lambda profile, c, sheet: self.calibrations.append(c))
+
+    def __call__(self, name, **more):
+        """(labels of every round, evaluations)"""
+        self.batches.clear(), self.calibrations.clear()
+        made = self.calibrate(name=name, **more)[0]
+        labels = [(r.kind, r.seeds, r.labels, r.steerings)
+                  for c in self.calibrations for r in c.rounds]
+        return labels, made.entries[0].cost["evaluations"]
+
+    @contextmanager
+    def failing(self, phase, batch, fail):
+        """A phase fails in a batch; sampling does in its middle."""
+        calls = iter(range(10 ** 6))
+
+        def now():
+            return len(self.batches) == batch + 1 and (phase != "sampling" or bool(next(calls)))
+
+        with failing(*self.place[phase], fail, now):
+            yield
+
+
+@pytest.fixture
+def studio(demo, calibrate, monkeypatch):
+    return Studio(demo, calibrate, monkeypatch)
+
+
+_whole: list = []
+
+
+@pytest.fixture
+def whole(studio):
+    """(labels, batches) of an undisturbed calibration, made once."""
+    if not _whole:
+        labels, evaluations = studio("undisturbed")
+        assert evaluations
+        _whole[:] = labels, list(studio.batches)
+        assert len(_whole[1]) == 2 + 2 + 2 + 1
+    return _whole
+
+
+FIRST = {memory_ran_out: "Memory ran out", cancelled: "Interrupted",
+         others_error: "KeyError: 'of another pack'"}
+
+
+@pytest.mark.parametrize("fail, phase, batch", [
+    (memory_ran_out, "text", 0), (cancelled, "decode", 1), (others_error, "sampling", 3),
+    (memory_ran_out, "judge", 6),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (memory_ran_out, "sampling", 0), (memory_ran_out, "decode", 1), (cancelled, "text", 0),
+        (cancelled, "sampling", 3), (cancelled, "judge", 6)))])
+def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
+        demo, studio, whole, said, sample, fail, phase, batch):
+    from sd_debias.nodes import workbench
+    labels, batches = whole
+    plain, kept = sample(demo[0]), sum(map(len, batches[:batch]))
+    with pytest.raises(type(fail())) as caught, studio.failing(phase, batch, fail):
+        studio("ended")
+    assert not isinstance(caught.value, ValueError), "the host unloads models for its own errors"
+    text, _ = said[-1]
+    assert FIRST[fail] in text and f"kept, {kept} images: queue again" in text
+    assert ("smaller batch size" in text) == (fail is memory_ran_out)
+    assert studio.batches == batches[:batch + 1] and not studio.calibrations, "recorded"
+    if fail is memory_ran_out:
+        import comfy.model_management as management
+        assert isinstance(caught.value, management.OOM_EXCEPTION)
+        management.unload_all_models()  # what ComfyUI does then
+    assert torch.equal(sample(demo[0]), plain)
+    found, evaluations = studio("ended")
+    assert found == labels and studio.batches == batches[batch:], "nothing twice, nothing left out"
+    assert (evaluations is None) == (batch > 0), "evaluations before a restart are not known"
+    assert not list(workbench.states().glob("ended-*.json"))
+
+
+@pytest.mark.parametrize("fail, batch", [(memory_ran_out, 4), (cancelled, 2)])
+def test_what_ends_it_behind_the_audit_leaves_the_best_rounds_as_a_profile(
+        studio, said, profiles, tmp_path, fail, batch):
+    with pytest.raises(type(fail())), studio.failing("decode", batch, fail):
+        studio("best so far", steps=1)
+    assert Profile.load(tmp_path / "best so far (unfinished).json").entries[0].after is None
+    assert "best so far (unfinished).json" in said[-1][0]
+
+
+def test_models_that_are_unloaded_between_batches_change_no_label(studio, whole):
+    import comfy.model_management as management
+    labels, batches = whole
+
+    def unload():
+        management.free_memory(1e30, management.get_torch_device())
+        management.unload_all_models()
+
+    studio.before = unload
+    assert studio("unloaded")[0] == labels and studio.batches == batches
+
+
+@pytest.mark.comfyui
+def test_the_hosts_own_tiled_decoding_after_memory_ran_out_goes_on(demo, studio, whole):
+    """ComfyUI decodes in tiles then, which a picture of one tile is not changed by."""
+    calls = iter(range(10 ** 6))
+    with failing(demo[2].first_stage_model, "decode", memory_ran_out, lambda: next(calls) == 3):
+        assert studio("tiled")[0] == whole[0]
+    assert studio.batches == whole[1]
+
+
+def test_a_check_that_memory_ran_out_in_says_that_it_begins_anew(demo, studio, call, said, sample):
+    from sd_debias.nodes.check import DebiasCheckClassifier
+    model, clip, vae = demo
+    plain = sample(model)
+    with pytest.raises(torch.cuda.OutOfMemoryError), studio.failing("judge", 1, memory_ran_out):
+        call(DebiasCheckClassifier, model=model, clip=clip, vae=vae, attributes=(GENDER,),
+             classifier=judge(), prompts=PROMPT, count=5, width=64, height=64, steps=1, cfg=2.0,
+             sampler_name="euler", scheduler="simple", seed=0, batch_size=5, confidence=0.0)
+    text, warning = said[-1]
+    assert warning and "Memory ran out" in text and "queue it again" in text and "kept" not in text
+    assert torch.equal(sample(model), plain)
+
+
+# --- what its first rounds were measured with ---------------------------------------------------
+
+def graph(strength=0.5, judge="one", seed=0, title="Calibrate"):
+    """A prompt in which a calibration, node 9, hangs on a LoRA and a classifier."""
+    return {"1": {"class_type": "CheckpointLoaderSimple",
+                  "inputs": {"ckpt_name": "sub/x.safetensors"}},
+            "2": {"class_type": "LoraLoader", "inputs": {
+                "model": ["1", 0], "clip": ["1", 1], "strength": strength}},
+            "3": {"class_type": "DebiasClipClassifier", "inputs": {"model": judge}},
+            "9": {"class_type": "DebiasCalibrate", "_meta": {"title": title}, "inputs": {
+                "model": ["2", 0], "clip": ["2", 1], "vae": ["1", 2], "classifier": ["3", 0]}},
+            "10": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "seed": seed}}}
+
+
+@pytest.mark.parametrize("change, anew", [
+    (dict(strength=0.9), True), (dict(judge="other"), True), (dict(seed=1, title="Mine"), False)],
+    ids=["lora", "classifier", "nothing that it measures with"])
+def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_with(
+        studio, calibrate, change, anew):
+    def cancel():
+        if len(studio.batches) > 1:
+            raise cancelled()
+
+    studio.before = cancel
+    for queued in (graph(), graph(**change)):
+        with pytest.raises(type(cancelled())):
+            calibrate(queued, "9", steps=1)
+    first, second = [3, 4, 5, 6], [7, 8]
+    assert studio.batches == [first, second, first if anew else second]
+
+
+@pytest.mark.parametrize("replaced",
+                         ["checkpoints/sub/x.safetensors", "classifiers/one/model.safetensors"])
+def test_rounds_are_not_continued_with_a_file_replaced_under_the_same_name(
+        set_folder, tmp_path, replaced):
+    from sd_debias.nodes import workbench
+    for kind in ("checkpoints", "classifiers"):
+        set_folder(kind, tmp_path / kind, {""})
+    for file in ("checkpoints/sub/x.safetensors", "classifiers/one/model.safetensors",
+                 "classifiers/one/config.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"first")
+    before = workbench.behind(graph(), "9")
+    assert workbench.behind(graph(), "9") == before
+    (tmp_path / replaced).write_bytes(b"another")
+    assert workbench.behind(graph(), "9") != before
+
+
+def test_a_name_that_leaves_the_model_folders_is_not_looked_up(set_folder, tmp_path):
+    from sd_debias.nodes import workbench
+    set_folder("checkpoints", tmp_path / "own", {""})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "secret.safetensors").write_bytes(b"x")
+    for text in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".", "a\nb",
+                 "\u4e00" * 120):
+        assert workbench.files_of({"1": {"class_type": "X", "inputs": {"name": text}}}, "1") == []

@@ -1,0 +1,280 @@
+"""What counts pictures: attributes, folders, classifiers, Debias Audit, and the doctor."""
+import json
+import shutil
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nodes_given import PROMPT, Brightness, judge
+from PIL import Image
+
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
+from sd_debias.core.errors import DebiasError
+
+# --- attribute ----------------------------------------------------------------------------------
+
+def test_attributes_are_built_in_or_own_and_chain_under_names_of_their_own(call, said):
+    from sd_debias.nodes.attribute import OWN, DebiasAttribute
+    first, = call(DebiasAttribute, attribute="gender", target="70:30")
+    both, = call(DebiasAttribute, attribute=OWN, groups="young: a child | a youth\n\nold",
+                 name="age", also=first)
+    assert [a.name for a in both] == ["gender", "age"] and both[0].target == (0.7, 0.3)
+    assert both[1].groups[0].texts == ("a child", "a youth") and both[1].groups[1].texts == ("old",)
+    with pytest.raises(DebiasError, match="gender"):
+        call(DebiasAttribute, attribute="gender", also=first)
+
+
+@pytest.mark.parametrize("inputs, fact", [
+    (dict(groups="young:\nold"), "'young'"), (dict(groups="young"), "two groups"),
+    (dict(groups="a\nb", target="1:2:3"), "2 target.*got 3"),
+    (dict(groups="a\nb", target="half"), "'half'")])
+def test_attributes_that_do_not_fit_are_refused(call, said, inputs, fact):
+    from sd_debias.nodes.attribute import OWN, DebiasAttribute
+    with pytest.raises(DebiasError, match=fact):
+        call(DebiasAttribute, attribute=OWN, **inputs)
+
+
+# --- audit --------------------------------------------------------------------------------------
+
+@pytest.fixture
+def audit(call, said):
+    """audit(images, ...) -> (chart, text)"""
+    from sd_debias.nodes.audit import DebiasAudit
+
+    def audit(*images, attributes=(GENDER,), **more):
+        return call(DebiasAudit, images=list(images), classifier=[judge()], attributes=[attributes],
+                    **more)
+    return audit
+
+
+def test_audit_counts_images(audit):
+    chart, text = audit(torch.cat([torch.ones(3, 8, 8, 3), torch.zeros(1, 8, 8, 3)]))
+    assert "man 75.0%" in text and "woman 25.0%" in text
+    assert chart.ndim == 4 and chart.shape[-1] == 3
+
+
+@pytest.mark.parametrize("images, fact", [
+    (torch.zeros(2, 8, 8, 4), r"got \[2, 8, 8, 4\]"), (torch.zeros(8, 8, 3), r"got \[8, 8, 3\]"),
+    (torch.zeros(0, 8, 8, 3), "at least one"),
+    (torch.full((1, 8, 8, 3), float("nan")), "not finite")])
+def test_images_of_another_shape_are_refused(audit, images, fact):
+    with pytest.raises(DebiasError, match=fact):
+        audit(images)
+
+
+def test_images_that_are_not_finite_are_unsure_in_an_audit_and_said(audit, said):
+    images = torch.rand(4, 8, 8, 3)
+    images[0, 0, 0, 0] = float("nan")
+    images[3] = 0
+    _, text = audit(images)
+    assert "1 images left out as unsure" in text and said[-1][1]
+    assert "of 4 images, 1 are not finite (NaN or infinite) and 1 are of one colour" in text
+
+
+def test_two_attributes_of_one_name_are_not_counted_as_one(audit):
+    from dataclasses import replace
+    with pytest.raises(DebiasError, match="same name"):
+        audit(torch.rand(2, 8, 8, 3), attributes=(GENDER, replace(AGE, name="Gender")))
+
+
+@pytest.mark.parametrize("text", ["5", '"/etc/passwd"', "[" * 100_000, "null"])
+def test_corrections_that_are_none_are_refused_and_name_no_file(audit, text):
+    with pytest.raises(DebiasError, match="corrections") as caught:
+        audit(torch.rand(2, 8, 8, 3), corrections=[text])
+    assert "passwd" not in str(caught.value)
+
+
+def test_an_audit_s_output_brings_its_bars(comfyui, said):
+    from sd_debias.nodes.audit import DebiasAudit
+    hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
+    node = type("DebiasAudit", (DebiasAudit,), dict(hidden=hidden))
+    made = node.execute([torch.rand(4, 8, 8, 3)], [judge()], [(GENDER,)], title=["a title"])
+    shown, = made.ui["debias_panel"]
+    share, = shown["shares"]
+    assert share["prompt"] == "a title" and share["now"]["images"] == 4
+    assert share["was"] is None  # nobody knows whether these pictures were guided
+    assert sum(share["now"]["shares"]) == pytest.approx(1) and len(made.ui["images"]) == 1
+
+
+# --- folders of pictures ------------------------------------------------------------------------
+
+@pytest.fixture
+def pictures(comfyui):
+    """A folder of ComfyUI's input."""
+    import folder_paths
+    folder = Path(folder_paths.get_input_directory()) / "pictures"
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_folder_of_any_sizes_is_counted_together(call, said, audit, pictures):
+    from sd_debias.nodes.folder import DebiasLoadFolder
+    for file, mode, size, colour in (
+            ("wide.jpg", "RGB", (60, 30), "white"), ("large.png", "RGB", (2000, 1000), "white"),
+            ("transparent.png", "RGBA", (30, 60), (0, 0, 0, 0)),
+            ("grey.PNG", "L", (30, 60), "black")):
+        Image.new(mode, size, colour).save(pictures / file)
+    before = DebiasLoadFolder.fingerprint_inputs("pictures")
+    (pictures / "broken.png").write_bytes(b"no picture")
+    (pictures / "notes.txt").write_text("no picture")
+    assert DebiasLoadFolder.fingerprint_inputs("pictures") != before
+    batches, = call(DebiasLoadFolder, folder="pictures", size=100)
+    shapes = sorted(tuple(batch.shape) for batch in batches)
+    assert shapes == [(1, 30, 60, 3), (1, 50, 100, 3), (2, 60, 30, 3)]
+    text, warning = said[-1]
+    assert "4 pictures" in text and "broken.png" in text and warning
+    assert "(N = 4): man 75.0%" in audit(*batches)[1]  # bright ones; transparent is white
+
+
+@pytest.mark.parametrize("folder, fact", [
+    *((name, "no folder") for name in ("gone", "..", "../output", "a\0b", "\ud800", "a" * 300)),
+    ("pictures", "holds no pictures")])
+def test_a_folder_that_cannot_be_loaded_is_refused(call, said, pictures, folder, fact):
+    from sd_debias.nodes.folder import DebiasLoadFolder
+    with pytest.raises(DebiasError, match=fact):
+        call(DebiasLoadFolder, folder=folder)
+
+
+# --- classifiers --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["../vit", "a\0b", "\ud800", "a" * 300, "\n"])
+def test_a_model_folder_that_no_system_takes_is_not_there(call, comfyui, name):
+    from sd_debias.nodes.classifier import DebiasAskClassifier, DebiasClipClassifier
+    for node in (DebiasAskClassifier, DebiasClipClassifier):
+        with pytest.raises(DebiasError, match="no model folder"):
+            call(node, model=name)
+
+
+def test_a_classifier_without_a_text_tower_is_refused(call, set_folder, tmp_path):
+    from sd_debias.nodes.classifier import FOLDER, DebiasClipClassifier
+    set_folder(FOLDER, tmp_path, {""})
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(DebiasError, match=r"vit.* no text tower"):
+        call(DebiasClipClassifier, model="vit")
+
+
+@pytest.mark.comfyui
+def test_clip_is_evicted_as_any_model_and_comes_back(call):
+    import comfy.model_management as management
+
+    from sd_debias.nodes.classifier import DEMO, DebiasClipClassifier, Managed
+    judged, = call(DebiasClipClassifier, model=DEMO)
+    classify, images = judged.of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
+    before = classify(images)
+    assert any(isinstance(patcher.model, Managed) for patcher in management.loaded_models())
+    management.unload_all_models()
+    assert not management.loaded_models() and np.array_equal(classify(images), before)
+
+
+def test_a_judge_of_one_attribute_leaves_the_rest_to_others(call):
+    from sd_debias.nodes.classifier import DebiasSkinToneClassifier
+    alone, = call(DebiasSkinToneClassifier, faces="off")
+    with pytest.raises(DebiasError, match="'gender'"):
+        alone.of(GENDER)
+    both, = call(DebiasSkinToneClassifier, faces="off", others=judge())
+    assert both.of(GENDER).name == Brightness.name
+    assert "tone" in type(both.of(SKIN_TONE_3)).__name__.lower()
+
+
+def test_labels_are_mapped_one_a_line(comfyui):
+    from sd_debias.nodes.classifier import mapping
+    assert mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
+    with pytest.raises(DebiasError, match="'0-2'"):
+        mapping("0-2")
+
+
+@pytest.fixture
+def clip_files(set_folder, tmp_path, monkeypatch):
+    """Folders of models/clip_vision and models/text_encoders."""
+    import folder_paths
+    for kind in ("clip_vision", "text_encoders"):
+        (tmp_path / kind).mkdir()
+        set_folder(kind, tmp_path / kind, {".safetensors"})
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {}, raising=False)
+    return tmp_path
+
+
+def test_vision_files_are_offered_with_themselves_and_with_clip_s_text_encoders(clip_files):
+    from sd_debias.nodes.clip_vision import pairs
+    for place in ("clip_vision/vit.safetensors", "clip_vision/old.bin",
+                  "text_encoders/clip_l.safetensors", "text_encoders/t5xxl.safetensors"):
+        (clip_files / place).write_bytes(b"")
+    assert pairs() == ["vit.safetensors with vit.safetensors",
+                       "vit.safetensors with clip_l.safetensors"]
+
+
+@pytest.mark.comfyui
+def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files, call, said):
+    """ViT-L/14 of random weights: ComfyUI knows CLIP by its sizes. Half of it is refused."""
+    from safetensors.torch import save_file
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from sd_debias.demo_model.model import FOLDER
+    from sd_debias.nodes.classifier import DebiasClipClassifier
+    text = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12,
+                num_hidden_layers=12, projection_dim=768, eos_token_id=49407)
+    vision = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16,
+                  num_hidden_layers=24, patch_size=14, projection_dim=768)
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).eval()
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, clip_files / "clip_vision" / "whole.safetensors")
+    save_file({name: value for name, value in weights.items() if not name.startswith("text_")},
+              clip_files / "clip_vision" / "vision.safetensors")
+    pictures = [np.random.default_rng(seed).integers(0, 255, (240, 224, 3), np.uint8)
+                for seed in range(2)]
+    judge, = call(DebiasClipClassifier, model="whole.safetensors with whole.safetensors")
+    p = judge.of(GENDER)(pictures)
+    tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")  # CLIP's own
+    with torch.inference_mode():
+        groups = []
+        for group in GENDER.groups:
+            tokens = tokenizer(list(group.classifier_texts), padding="max_length", max_length=77,
+                               return_tensors="pt")
+            one = torch.nn.functional.normalize(model.get_text_features(**tokens), dim=-1).mean(0)
+            groups.append(torch.nn.functional.normalize(one, dim=0))
+        pixels = CLIPImageProcessor()([Image.fromarray(picture) for picture in pictures],
+                                      return_tensors="pt")
+        features = torch.nn.functional.normalize(model.get_image_features(**pixels), dim=-1)
+        expected = (model.logit_scale.exp() * features @ torch.stack(groups).T).softmax(-1)
+    assert np.allclose(p, expected, atol=1e-3) and len(judge.fidelity(pictures, "a photo")) == 2
+    with pytest.raises(DebiasError, match="text tower"):
+        call(DebiasClipClassifier, model="vision.safetensors with vision.safetensors")
+
+
+# --- the demo model and the doctor --------------------------------------------------------------
+
+@pytest.mark.comfyui
+def test_the_demo_model_is_that_of_diffusers(demo, sample):
+    from sd_debias.demo_model.model import FOLDER
+    from sd_debias.diffusers_host.workbench import load_pipeline
+    pipe = load_pipeline(str(FOLDER))
+    model, clip, vae = demo
+    generator = torch.Generator().manual_seed(0)
+    x, latent = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    with torch.inference_mode():
+        text = sample.encode(PROMPT)[0][0]
+        ids = pipe.tokenizer([PROMPT], padding="max_length", max_length=77,
+                             return_tensors="pt").input_ids
+        assert (text - pipe.text_encoder(ids)[0]).abs().max() < 1e-4
+        times, text = torch.tensor([800, 300]), text.expand(2, -1, -1)
+        predicted = model.model.diffusion_model(x, times, context=text)
+        assert (predicted - pipe.unet(x, times, text).sample).abs().max() < 1e-4
+        decoded = (pipe.vae.decode(latent).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+        assert (vae.decode(latent) - decoded).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("direction", [
+    "prompt",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("embedding", "prediction"))])
+def test_the_doctor_finds_the_demo_model_well(call, said, demo, direction):
+    from sd_debias.nodes.doctor import DebiasDoctor
+    model, clip, vae = demo
+    text, = call(DebiasDoctor, model=model, clip=clip, vae=vae, prompt=PROMPT, direction=direction,
+                 width=64, height=64, steps=4, cfg=2.0, sampler_name="euler", scheduler="simple",
+                 classifier=judge())
+    assert text.startswith("Guidance works on this model.") and "NO  " not in text
+    assert "SD1ClipModel" in text and "the classifier sees" in text and said[-1] == (text, False)

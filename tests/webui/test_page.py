@@ -1,0 +1,106 @@
+"""What the page says before the click, the plot's axes, the settings page and what is printed."""
+from __future__ import annotations
+
+import html
+import io
+import sys
+import types
+
+import pytest
+from webui_hosts import SHIM, ours
+from webui_settings import calibrate, save_profile
+
+FEW = dict(images=5, rounds=1, held_out=5)
+
+
+@pytest.mark.parametrize("form, said", [
+    (["normal", ["gender"], "", "", ""],
+     "Target: gender: man 50 %, woman 50 %. About 190 images, at most 820; the time is shown "),
+    (["normal", ["gender"], "", "woman 65, man 35", ""], "gender: man 35 %, woman 65 %. About "),
+    (["normal", ["gender", "skin_tone_3"], "", "gender: woman 65\nskin_tone_3: dark 40", ""],
+     "gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About "),
+    (["normal", ["gender"], "gender = 70:30", "", ""], "Target: gender: man 70 %, woman 30 %. "),
+    (["normal", [], "", "", ""], "'young | old = 1:1'"),
+    (["custom", ["gender"], "", "", "", "1o"], ""),
+    (["normal", ["gender", "skin_tone_3"], "", "1:2", ""], "'gender: woman 65', got '1:2'"),
+    (["normal", ["gender"], "", "child 3", ""], "man, woman"),
+    (["custom", ["gender"], "", "", "", None, "", 5], "got images 0, rounds 0, held out 5")])
+def test_the_form_says_the_target_by_name_how_many_images_and_what_is_wrong(a_double, form, said):
+    text = html.unescape(ours("calibrate_script")._about(*form))
+    assert said in text and bool(text) == bool(said)
+
+
+def test_the_estimate_names_a_time_once_a_calibration_has_measured_the_speed(bench, monkeypatch):
+    """It said "the time is shown after the first images" until a field was changed."""
+    pressed = []
+    monkeypatch.setattr(sys.modules["webui_double"].Component, "click",
+                        lambda self, fn, inputs=(), outputs=(), **_: pressed.append((fn, inputs)))
+    bench.runner.named("Debias: calibrate (IDA)").ui(False)
+    about, fields = next(each for each in pressed if each[0].__name__ == "_about")
+    values = [component.value for component in fields]
+    assert "the time is shown after the first images" in about(*values)
+    calibrate(bench, **FEW)
+    assert "at the speed of the last calibration or audit here" in about(*values)
+    assert " About 25 images; about " in about("custom", ["gender"], "", "", "", 10, 1, 5)
+
+
+def test_the_accordion_says_what_a_profile_balances_and_toward_which_target(a_double):
+    """Its first line was "by direction 'prompt', draw"."""
+    save_profile(a_double.profiles)
+    first, *_ = ours("script")._about("test").splitlines()
+    assert first.rstrip() == "test balances gender toward man 50 %, woman 50 %"
+
+
+def test_settings_are_closed_to_the_api_and_name_a_further_folder_of_profiles(a_double, tmp_path):
+    """Over the API nobody may choose folders of this machine, nor let it download."""
+    options, names = a_double.shared.opts, ours("profiles").names
+    assert options.labels.keys() == {
+        "sd_debias_folder", "sd_debias_classifier", "sd_debias_download"}
+    assert all(restricted for _, restricted in options.labels.values())
+    save_profile(tmp_path / "elsewhere", name="other")
+    assert "other" not in names()
+    options.sd_debias_folder = str(tmp_path / "elsewhere")
+    assert "other" in names()
+
+
+def test_xyz_axes_set_arguments_on_copies(a_double):
+    class Option:
+        def __init__(self, label, kind, apply, choices=None):
+            self.label, self.apply, self.choices = label, apply, choices
+
+    grid = types.SimpleNamespace(AxisOption=Option, axis_options=[])
+    plot = types.SimpleNamespace(path="/x/xyz_grid.py", module=grid)
+    sys.modules["modules.scripts"].scripts_data = [plot]
+    for _ in range(2):
+        ours("xyz").register()
+    assert [option.label for option in grid.axis_options] == [
+        f"[Debias] {name}" for name in ("Profile", "Strength", "Direction", "Start", "End")]
+    axis = {option.label.split()[1]: option.apply for option in grid.axis_options}
+    read = ours("arguments").Arguments.read
+    p = types.SimpleNamespace()
+    axis["Profile"](p, "test", [])
+    other = types.SimpleNamespace(**vars(p))
+    axis["Strength"](other, 0.5, [])
+    assert p.sd_debias_overrides == dict(profile="test", enabled=True)
+    assert read([False], other.sd_debias_overrides).strength == 0.5
+    axis["Profile"](other, "None", [])
+    assert not read([True, "test"], other.sd_debias_overrides).enabled
+
+
+def test_sd_next_whose_hooks_are_never_called_is_told_so(a_double, monkeypatch, capsys):
+    import importlib.machinery
+    known = types.ModuleType("modules.sd_offload")
+    known.__spec__ = importlib.machinery.ModuleSpec("modules.sd_offload", None)
+    monkeypatch.setitem(sys.modules, "modules.sd_offload", known)
+    a_double.load(SHIM)
+    assert "SD.Next" in capsys.readouterr().out
+    assert a_double.runner.scripts == [] and a_double.callbacks == {}
+
+
+def test_a_console_of_few_letters_does_not_end_a_picture(a_double, monkeypatch):
+    """As a Windows host's whose output a launcher collects."""
+    said = io.TextIOWrapper(io.BytesIO(), "cp1252", newline="")
+    monkeypatch.setattr(sys, "stdout", said)
+    ours("doctor_script").tell("reading 'a \u533b\u751f'")
+    said.flush()
+    assert said.buffer.getvalue() == b"sd-debias: reading 'a \\u533b\\u751f'\n"
