@@ -1,0 +1,176 @@
+"""How many small changes of `core` the tests notice: docs/mutation.md.
+
+    python benchmarks/mutation.py                       # the tests of this checkout
+    python benchmarks/mutation.py --tests CHECKOUT --name before
+
+Cosmic Ray's operators change one place of `core`; seeded, the same places for every run. A change is
+killed if a test file fails that runs the changed line (tests/core and tests/contracts, without what
+is marked slow; a time-out counts too). Results are kept in docs/mutation.json, one entry a name.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = ("test_fire.py", "test_soak.py", "test_photographs.py")
+SECONDS = 240  # of one test file
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+
+
+def places() -> list[tuple[str, str, int, int]]:
+    """(file, operator, occurrence, line) of every change that can be made of core."""
+    from cosmic_ray.ast import get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+    found = []
+    # Variables need names; `|` stands in annotations, which nothing runs.
+    operators = [name for name in operator_names() if "Variable" not in name and "_BitOr_" not in name]
+    for file in sorted((ROOT / "core").rglob("*.py")):
+        tree = get_ast(file.read_text("utf-8"))
+        for name in operators:
+            found += [(str(file.relative_to(ROOT)), name, i, line)
+                      for i, line in enumerate(_lines(tree, get_operator(name)()))]
+    return found
+
+
+def _lines(tree, operator) -> list[int]:
+    """Lines of the places that an operator can change."""
+    found, waiting = [], [tree]
+    while waiting:
+        node = waiting.pop(0)
+        found += [position[0][0] for position in operator.mutation_positions(node)]
+        waiting = list(getattr(node, "children", ())) + waiting
+    return found
+
+
+def changed(file: str, operator: str, occurrence: int) -> str | None:
+    """The file's text with that change; None where there is none."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+    return mutate_code((ROOT / file).read_text("utf-8"), get_operator(operator)(), occurrence)
+
+
+def copied(tests: Path, folder: Path) -> Path:
+    """This checkout's product with another one's tests."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "results", "tests"))
+    shutil.copytree(tests / "tests", folder / "tests")
+    shutil.copy(tests / "pyproject.toml", folder / "pyproject.toml")
+    return folder
+
+
+def run(folder: Path, test: str, *more: str) -> bool:
+    """Does a test file pass?"""
+    command = [sys.executable, *more, "-m", "pytest", test, "-q", "-x", "-m", "not slow",
+               "-p", "no:cacheprovider"]
+    try:
+        return subprocess.run(command, cwd=folder, env=QUIET, capture_output=True,
+                              timeout=SECONDS).returncode in (0, 5)
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def covered(folder: Path, test: str) -> dict[str, list[int]]:
+    """Lines of core that a test file runs, by file."""
+    from coverage import CoverageData
+    data = folder / f"coverage-{Path(test).stem}"
+    if not run(folder, test, "-m", "coverage", "run", f"--data-file={data}", "--include=core/*"):
+        raise SystemExit(f"{test} fails without a change.")
+    read = CoverageData(str(data))
+    read.read()
+    return {str(Path(file).resolve().relative_to(folder.resolve())): sorted(read.lines(file) or ())
+            for file in read.measured_files()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tests", type=Path, default=ROOT, help="the checkout whose tests run")
+    parser.add_argument("--name", default="today", help="of the entry")
+    parser.add_argument("--mutants", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "results", metavar="FOLDER")
+    options = parser.parse_args()
+    every, chance = places(), random.Random(options.seed)
+    chance.shuffle(every)
+    # One change a line: of an operator's eleven substitutes, one.
+    every = list({(one[0], one[3]): one for one in every}.values())
+    chance.shuffle(every)
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(options.jobs) as pool:
+        folders: SimpleQueue = SimpleQueue()
+        for number in range(options.jobs):
+            folders.put(copied(options.tests, Path(place) / str(number)))
+
+        def on_a_copy(work, *given):
+            folder = folders.get()
+            try:
+                return work(folder, *given)
+            finally:
+                folders.put(folder)
+
+        tests = [str(test.relative_to(options.tests)) for room in ("core", "contracts")
+                 for test in sorted((options.tests / "tests" / room).glob("test_*.py"))
+                 if test.name not in LEFT_OUT]
+        lines = dict(zip(tests, pool.map(lambda test: on_a_copy(covered, test), tests)))
+
+        def killed(folder: Path, file: str, operator: str, occurrence: int, line: int):
+            """By which test file; None: by none. Places that no test runs survive."""
+            text, own = changed(file, operator, occurrence), (folder / file).read_text("utf-8")
+            if text is None or text == own:
+                return "no change"
+            wanted = sorted((test for test in tests if line in lines[test].get(file, ())),
+                            key=lambda test: sum(map(len, lines[test].values())))
+            (folder / file).write_text(text, "utf-8")
+            try:
+                return next((test for test in wanted if not run(folder, test)), None)
+            finally:
+                (folder / file).write_text(own, "utf-8")
+
+        made = [one for one in islice(every, 2 * options.mutants)
+                if changed(*one[:3]) not in (None, (ROOT / one[0]).read_text("utf-8"))]
+        made, found = made[:options.mutants], []
+        for one, by in zip(made, pool.map(lambda one: on_a_copy(killed, *one), made)):
+            found.append(dict(zip(("file", "operator", "occurrence", "line"), one)) | {"killed": by})
+            print(f"{len(found)} of {len(made)}: {one[0]}:{one[3]} {one[1].split('/')[-1]}: "
+                  f"{by or 'SURVIVES'}", flush=True)
+    store = options.out / "mutation.json"
+    options.out.mkdir(parents=True, exist_ok=True)
+    known = json.loads(store.read_text("utf-8")) if store.exists() else {}
+    known[options.name] = found
+    store.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+    (options.out / "mutation.md").write_text(page(known, options.seed, len(every)), "utf-8")
+
+
+def page(known: dict[str, list[dict]], seed: int, every: int) -> str:
+    rows = "\n".join(f"| {name} | {len(found)} | {sum(bool(one['killed']) for one in found)} |"
+                     for name, found in known.items())
+    last = list(known.values())[-1]
+    alive = "\n".join(f"- `{one['file']}`, line {one['line']}: {one['operator'].split('/')[-1]}"
+                      for one in last if not one["killed"])
+    return f"""# Changes that the tests notice
+
+Made by `python benchmarks/mutation.py --seed {seed}`: of the {every:,} lines of `core` that Cosmic Ray can change, a seeded sample; killed are those
+that a test file of tests/core or tests/contracts notices.
+
+| tests | changes | killed |
+|---|---|---|
+{rows}
+
+Not noticed by the last of these:
+
+{alive}
+"""
+
+
+if __name__ == "__main__":
+    main()
