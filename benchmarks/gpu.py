@@ -99,7 +99,7 @@ def throughput(pipe) -> float:
 
 
 def waiting(pipe, card: Card, method) -> str:
-    """Waits and copies in the steps of one run on the stand-in, counted by what asks for them."""
+    """Waits and copies that come again in the steps of one run on the stand-in, by what asks for them."""
     step, done = pipe.scheduler.step, [0]
 
     def stepped(*args, **kwargs):
@@ -113,7 +113,7 @@ def waiting(pipe, card: Card, method) -> str:
     with card:
         sampled(pipe, method, card)
     pipe.scheduler.step = step
-    return ", ".join(card.in_steps(2)) or "none"
+    return ", ".join(card.again()) or "none"
 
 
 def measured(dtype: str, compiled: bool, standin: bool) -> list[str]:
@@ -143,7 +143,7 @@ Made by `python benchmarks/gpu.py{' --standin' if standin else ''}` on {where}, 
 
 Contracts: {contracts(standin)}.
 
-| precision | direction | time | memory | calibrate, pictures/s | waits and copies in the steps |
+| precision | direction | time | memory | calibrate, pictures/s | waits and copies in every step |
 |---|---|---|---|---|---|"""]
     forms = [(dtype, False) for dtype in DTYPES] + ([] if standin else [("float32", True)])
     for dtype, compiled in forms:

@@ -48,11 +48,14 @@ class Card(TorchFunctionMode):
         """A sampler's step begins, counted from 0; None: sampling has ended."""
         self.step = step
 
-    def in_steps(self, first: int) -> list[str]:
-        """Waits and copies from step `first` on, until sampling ended: what once was made lies
-        behind, so each of these comes again in every step."""
-        return sorted({f"{what} ({file}:{line})" for what, file, line, step in self.waits
-                       if step is not None and step >= first})
+    def again(self) -> list[str]:
+        """Waits and copies that come in more than one step: what is moved once a run is not among
+        them."""
+        steps = collections.defaultdict(set)
+        for what, file, line, step in self.waits:
+            if step is not None:
+                steps[f"{what} ({file}:{line})"].add(step)
+        return sorted(place for place, seen in steps.items() if len(seen) > 1)
 
     def put(self, module: torch.nn.Module) -> torch.nn.Module:
         """A module on the card; its numbers stay where they are."""

@@ -65,6 +65,7 @@ class Case:
     device, dtype  of latents
     """
     device, dtype = torch.device("cpu"), torch.float32
+    has_gpu = False  # can `on_card` take "cuda", this machine's card?
     prompt, cfgs, rounding, refused, apart, reference = words(5), (3.0, 1.0), 1e-5, None, False, None
     alone_rounding = 0.0
     evaluations: int | None = None
@@ -76,8 +77,9 @@ class Case:
         """Without a steering: as if the package were not there. Raises ValueError for what is refused."""
         raise NotImplementedError
 
-    def on_card(self, card: Card, dtype: torch.dtype) -> AbstractContextManager:
-        """Within it, pictures are made on a stand-in for a GPU, or, with `card` None, in this dtype on the CPU."""
+    def on_card(self, card: Card | str | None, dtype: torch.dtype) -> AbstractContextManager:
+        """Within it, pictures are made on a stand-in for a GPU; with `card` None in this dtype on the CPU, and with
+        "cuda" on this machine's card."""
         raise NotImplementedError
 
     @cache  # noqa: B019 - a case lives as long as its tests

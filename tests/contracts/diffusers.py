@@ -77,7 +77,7 @@ def cogview4():
 
 
 class Pipeline(Case):
-    rounding = 1e-4
+    rounding, has_gpu = 1e-4, True
 
     def __init__(self, pipe, prompt: str):
         self.pipe, self.prompt = pipe, prompt
@@ -105,7 +105,7 @@ class Pipeline(Case):
     @contextmanager
     def on_card(self, card, dtype):
         held, self.dtype = (self.pipe, self.call), dtype
-        self.pipe = deepcopy(self.pipe).to(dtype)
+        self.pipe = deepcopy(self.pipe).to(card if card == "cuda" else "cpu", dtype)
         self.call = dict(self.call, num_inference_steps=2 * STEPS)
         scheduler = self.pipe.scheduler
         step = scheduler.step
@@ -114,7 +114,8 @@ class Pipeline(Case):
             card.begin(None if card.step == 2 * STEPS - 1 else card.step + 1)
             return step(*args, **kwargs)
         try:
-            if card is None:
+            if card in (None, "cuda"):
+                self.device = torch.device(card or "cpu")
                 yield
                 return
             scheduler.step, self.device = stepped, CUDA

@@ -23,6 +23,7 @@ TESTS = {
                        "counted in a real web UI)",
     "test_on_a_gpu": "A stand-in for a GPU: tensors of the card and of the CPU never meet, pictures are the CPU's bit "
                      "by bit, and no step waits for the card or copies to it; in float32, float16 or bfloat16",
+    "test_on_a_real_gpu": "On this machine's GPU: pushed pictures move, and one that is left alone stays as it is",
     "test_refused": "Refusals: what cannot be mixed is refused with a message that names it"}
 HEAD = """# Contracts, host by host
 

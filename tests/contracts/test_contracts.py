@@ -14,6 +14,7 @@ from sd_debias.core.method.draw import Steering
 MIXED = replace(PUSH, weights=(0.3, 0.0), push=0.6)  # away from one group, and toward the drawn one
 SMOOTH = SafeLatentGuidance(scale=20.0, momentum_scale=0.3, momentum_beta=0.4)  # where no rounding decides
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}  # of a left-alone picture, on a card
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -137,7 +138,23 @@ def test_on_a_gpu(case, measured, direction, dtype, cfg):
     with case.on_card(card, dtype):
         found = case.pictures(case.prompt, MIXED, method, cfg)
     assert torch.equal(found, expected) and measured(0.0) == 0
-    assert card.in_steps(2) == []
+    assert card.again() == []
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@vary(direction=DIRECTIONS, dtype=DTYPES, cfg=(3.0, 1.0))
+def test_on_a_real_gpu(case, measured, direction, dtype, cfg):
+    """A pushed picture moves, one that is left alone stays, in batches of the card's own rounding."""
+    skip_where_there_is_none(case, direction, cfg)
+    if not case.has_gpu:
+        pytest.skip("this host chooses its device as it starts, or is a double")
+    with case.on_card("cuda", dtype):
+        plain = case.pictures(case.prompt, cfg=cfg).float().cpu()
+        found = case.pictures(case.prompt, PUSH, Method(direction), cfg).float().cpu()
+    rounding = ROUNDING[dtype]
+    assert all(deviation(found[i], plain[i]) > rounding for i in PUSHED)
+    assert measured(deviation(found[ALONE], plain[ALONE])) <= rounding
 
 
 def test_refused(case, measured):
