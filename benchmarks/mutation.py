@@ -24,7 +24,7 @@ from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = ("test_fire.py", "test_soak.py", "test_photographs.py")
-SECONDS = 240  # of one test file
+SECONDS = 900  # of one test file
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 

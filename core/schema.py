@@ -49,7 +49,7 @@ DESCRIBED = {"type": "string", "maxLength": 10_000, "pattern": r"\S"}
 COUNT = _whole(0, 10**9)
 SECONDS = _number(0, 1e12)
 NATS = _or_null(_number(0, 1e6))  # null where infinite
-KIND = {"type": "string", "enum": ["audit", "round", "held-out"]}
+KIND = {"type": "string", "enum": ["audit", "round", "proof", "held-out"]}
 
 TEXTS = {**DESCRIBED, "type": ["array", "string", "null"], "items": DESCRIBED, "maxItems": MOST_GROUPS}
 
@@ -101,6 +101,7 @@ ENTRY = _object(
         fidelity=_or_null(_number(-1e6, 1e6)), seconds=SECONDS,
         attributes=_list({**MEASURED, "properties": {**MEASURED["properties"], "steering": STEERING}})),
         maxItems=10_000)),
+    told=_or_null(_list(_object("right made", right=_list(COUNT), made=_list(COUNT)), maxItems=8)),
     stop=_or_null(TEXT), warnings=_or_null(_list(TEXT, maxItems=1000)),
     cost=_or_null(_object(images=_or_null(COUNT), evaluations=_or_null(_whole(0, 10**15)), seconds=_or_null(SECONDS))))
 PROFILE = {

@@ -9,6 +9,8 @@ The loop knows neither model nor host. It is driven by two callables of the host
 
     generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image; an image that is
                                             not finite is None
+                                            not finite is None. In a round of the kind `proof`, -1 stands for the
+                                            group's own text, whatever the method
     classify(images) -> [probabilities]     one array [B, n] an attribute; rows as core/judge says
 
 Images that are not finite, and those of one colour throughout, show nobody: they are unsure, and the calibration says
@@ -26,7 +28,7 @@ from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
-from . import solver
+from . import solver, telling
 from .plan import CERTAINTY, Plan, enough
 from ..attribute import Attribute, together
 from ..judge import DISAGREED, NO_FACE, UNSURE, labels, one_colour
@@ -41,10 +43,12 @@ from ..method.methods import Method
 from ..schema import CALIBRATION, TEXT, check
 from ..method.draw import Steering, rows
 
-AUDIT, ROUND, HELD_OUT = "audit", "round", "held-out"
+AUDIT, ROUND, PROOF, HELD_OUT = "audit", "round", "proof", "held-out"
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
-ON_TARGET = "on target"
+PROOF_OFFSET = 500_000  # and so far those of pictures that prove the judge
+ON_TARGET, NOT_KNOWN = "on target", "not known"
+TOO_FEW = 0.1  # half a width of a verification's 95 % intervals above which it tells nothing
 HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
 
 
@@ -316,7 +320,37 @@ class Calibration:
                 self._measured[number, attribute] = solver.Measurement(r.steerings[attribute],
                                                                        r.outcomes(attribute, n))
         return [self._measured[number, attribute] for number, r in enumerate(self.rounds)
-                if r.complete and not (tested and r.kind == HELD_OUT)]
+                if r.complete and r.kind != PROOF and not (tested and r.kind == HELD_OUT)]
+
+    def told(self, attribute: int) -> list[telling.Told]:
+        """Of each group: how many pictures that were fully pushed to it are labelled as it. A check of the judge stands
+        in for them where it has more pictures."""
+        names = self.attributes[attribute].names
+        rows, counts = np.zeros((len(names),) * 2, int), counts_of(self.checks, attribute)
+        # A full push of the default method is the group's own text, as every picture of a proof has it.
+        whole = self.method.direction == "prompt" and self.method.unit == 1 and self.method.guidance.whole
+        for r in self.rounds:
+            if r.complete and (r.kind == PROOF or whole and r.kind == ROUND and r.steerings[attribute].push >= 1):
+                rows += r.outcomes(attribute, len(names))[1:]
+        before = self.audit.outcomes(attribute, len(names))[0]
+        found = [rows[i] if counts is None or rows[i].sum() >= sum(counts[i]) else np.asarray(counts[i], int)
+                 for i in range(len(names))]
+        return [telling.Told(name, int(row[i]), int(row.sum()), float(before[i] / max(before.sum(), 1)), group.wordless)
+                for i, (name, row, group) in enumerate(zip(names, found, self.attributes[attribute].groups))]
+
+    def doubts(self, attribute: int) -> str:
+        """Why an attribute's shares mean nothing: its judge was not seen to tell its groups; "" where it was."""
+        if not self.plan.rounds or not self.rounds or not self.audit.complete:
+            return ""
+        return telling.doubts(self.told(attribute))
+
+    @property
+    def _unproven(self) -> list[list[int]]:
+        """Of each attribute, the groups to which pictures must still be pushed before its judge is known to tell them.
+        """
+        if not self._succeeded:
+            return [[] for _ in self.attributes]
+        return [telling.wanted(self.told(i)) for i in range(len(self.attributes))]
 
     def learn_from(self, others: Sequence[Calibration]) -> None:
         """Use the effect of pushes on other prompts, with the same attributes and method, as a weak prior."""
@@ -343,7 +377,12 @@ class Calibration:
     @property
     def _images(self) -> int:
         """Images of all complete rounds, by which answers are kept: they are asked for many times a round."""
-        return sum(r.done for r in self.rounds if r.complete)
+        return sum(r.done for r in self.rounds if r.complete and r.kind != PROOF)
+
+    @property
+    def _tried(self) -> list[Round]:
+        """The audit and the rounds that try weights."""
+        return [r for r in self.rounds if r.kind in (AUDIT, ROUND)]
 
     def _answer(self, attribute: int, least: bool = False) -> Steering:
         """What a solver found; where all images of a plan with a margin are used, and unless it is to be the least,
@@ -359,29 +398,28 @@ class Calibration:
     @property
     def _spent(self) -> bool:
         """Has a plan with a margin no round left?"""
-        tried = [r for r in self.rounds if r.kind != HELD_OUT]
+        tried = self._tried
         return self.plan.within is not None and len(tried) > max(self.plan.rounds, 1) and tried[-1].complete
 
     @property
     def stop(self) -> str | None:
         """Why no further round is tried, in words; None while one is due."""
         why = self._why
+        if self._succeeded and not any(self._unproven):
+            unclear = [f"{a.name}: {said}" for i, a in enumerate(self.attributes) if (said := self.doubts(i))]
+            if unclear:
+                return f"{NOT_KNOWN}; {'; '.join(unclear)}"
         return why and why + self._pushed_more
 
     @property
     def _why(self) -> str | None:
         """`stop` without what is said of steering more."""
-        tried = [r for r in self.rounds if r.kind != HELD_OUT]
+        tried = self._tried
         if not tried or not tried[-1].complete:
             return None
-        last = self.rounds[-1] if self.rounds[-1].complete else tried[-1]
-        if self.plan.within is None:
-            reached = all(self._reached(i, last) for i in range(len(self.attributes)))
-        else:
-            reached = all(map(self._sure, range(len(self.attributes))))
-        if reached and len(tried) == 1:
+        if self._succeeded and len(tried) == 1:
             return "the audit already meets the target; nothing to correct"
-        if reached and self.method.rule != "policy_gradient":
+        if self._succeeded:
             within, tolerance = self.plan.within, self.plan.tolerance
             if within is not None:
                 return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
@@ -407,6 +445,19 @@ class Calibration:
                 f"{a.name}, {named_shares(a.names, shares(counts).tolist())}"
                 for a, counts in zip(self.attributes, nearest) if counts.any())
         return None
+
+    @property
+    def _succeeded(self) -> bool:
+        """Do the shares that were measured say that the target is met, if the judge can tell?"""
+        tried = self._tried
+        if not self.plan.rounds or not tried or not tried[-1].complete:
+            return False
+        if self.method.rule == "policy_gradient" and len(tried) > 1:
+            return False
+        if self.plan.within is not None:
+            return all(map(self._sure, range(len(self.attributes))))
+        last = self.rounds[-1] if self.rounds[-1].complete and self.rounds[-1].kind == HELD_OUT else tried[-1]
+        return all(self._reached(i, last) for i in range(len(self.attributes)))
 
     @property
     def _pushed_more(self) -> str:
@@ -455,13 +506,23 @@ class Calibration:
         """How the calibration ended for an attribute, in words: `ON_TARGET` if it succeeded; "" before its end."""
         if not self.finished:
             return ""
+        if self._succeeded and (said := self.doubts(attribute)):
+            return f"{NOT_KNOWN}, since {said}"
         if self.held_out is not None and not self._reached(attribute, self.held_out):
             return "off target in the verification"
+        if self.plan.within is None and self.held_out is None:
+            return "not verified"
         if self.plan.within is None:
-            return ON_TARGET if self.held_out is not None else "not verified"
+            return f"{NOT_KNOWN}, the verification has too few pictures" if self._few(attribute) else ON_TARGET
         if self._sure(attribute):
             return ON_TARGET
         return "out of reach" if self._hopeless(attribute) else f"not sure within {100 * self.plan.within:g} points"
+
+    def _few(self, attribute: int) -> bool:
+        """Does the verification show too few pictures to tell shares that are far from the target?"""
+        assert self.held_out is not None
+        intervals = self.distribution(self.held_out, attribute).intervals
+        return max(high - low for low, high in intervals) / 2 > TOO_FEW
 
     def certainty(self, attribute: int) -> float:
         """Posterior probability, by every image so far, that each share of the answer lies within the plan's margin
@@ -505,12 +566,14 @@ class Calibration:
         verifying = bool(self.rounds) and self.rounds[-1].kind == HELD_OUT and not self.rounds[-1].complete
         if verifying:
             return len(self.rounds[-1].seeds) - self.rounds[-1].done
-        due, tried = self.plan.held_out, [r for r in self.rounds if r.kind != HELD_OUT]
+        due, tried = self.plan.held_out, self._tried
+        if self.rounds and self.rounds[-1].kind == PROOF and not self.rounds[-1].complete:
+            return due + len(self.rounds[-1].seeds) - self.rounds[-1].done
         begun, done = sum(len(r.seeds) for r in tried), sum(r.done for r in tried)
         if not self.rounds or not self.rounds[0].complete:
             return max(self.plan.about_images(self.attributes), begun) - done
         if self.stop is not None:
-            return begun - done + due
+            return begun - done + due + self._proof_images
         most = max(self.plan.most_images - self.plan.held_out, begun)
         if self.plan.within is None:
             return most + due - done
@@ -521,7 +584,12 @@ class Calibration:
     @property
     def finished(self) -> bool:
         """Is nothing left to measure?"""
-        return self.stop is not None and (not self.plan.held_out or self.held_out is not None)
+        return self.stop is not None and not any(self._unproven) and (
+            not self.plan.held_out or self.held_out is not None)
+
+    @property
+    def _proof_images(self) -> int:
+        return telling.PROOF * max(map(len, self._unproven))
 
     def _reached(self, attribute: int, r: Round) -> bool:
         """Is KL below what a fair model shows by chance, so that a correction would chase noise? Or the user's
@@ -552,7 +620,7 @@ class Calibration:
         if self.rounds and not self.rounds[-1].complete:
             return self.rounds[-1]
         plan, verified = self.plan, sum(r.kind == HELD_OUT for r in self.rounds)
-        number = len(self.rounds) - verified
+        number = len(self._tried)
         if self.stop is None:
             if number == 0:
                 steerings = tuple(Steering.none(len(a.groups)) for a in self.attributes)
@@ -563,6 +631,9 @@ class Calibration:
             block = 0 if number == 1 and self.method.spend == "shift" else number
             first = plan.seed + (plan.images + (block - 1) * plan.step if block else 0)
             kind, count = (ROUND, plan.step) if number else (AUDIT, plan.images)
+        elif any(groups := self._unproven):
+            first = plan.seed + PROOF_OFFSET + sum(len(r.seeds) for r in self.rounds if r.kind == PROOF)
+            steerings, kind, count = tuple(map(self._pushes_to, groups, self.attributes)), PROOF, self._proof_images
         elif plan.held_out and self.rounds[-1].kind != HELD_OUT:
             first = plan.seed + HELD_OUT_OFFSET + verified * plan.held_out
             steerings, kind, count = self.steerings, HELD_OUT, plan.held_out
@@ -570,6 +641,12 @@ class Calibration:
             return None
         self.rounds.append(Round(kind, steerings, tuple(range(first, first + count))))
         return self.rounds[-1]
+
+    def _pushes_to(self, groups: Sequence[int], attribute: Attribute) -> Steering:
+        """Every picture has the own text of one of these groups, whatever the method."""
+        n = len(attribute.groups)
+        q = (0.0, *(float(i in groups) / len(groups) for i in range(n))) if groups else ()
+        return Steering((0.0,) * n, q, 1.0)
 
     def _proposed(self, attribute: int) -> Steering:
         """What the next round tries."""
@@ -596,6 +673,7 @@ class Calibration:
         found += [f"{name}: {r.left_out}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
                   if r.kind in (AUDIT, HELD_OUT) and r.left_out]
         found += [warning for own in self.checks if own is not None for warning in own.warnings]
+        found += [f"{a.name}: {said}" for i, a in enumerate(self.attributes) if (said := self.doubts(i))]
         if last is None:
             return [*found, "not verified: no images on held-out seeds"]
         looks = sum(r.kind == HELD_OUT for r in self.rounds)

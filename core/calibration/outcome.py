@@ -15,7 +15,7 @@ from ..profile.file import Profile
 from ..report.chart import chart_kl, chart_shares, contact_sheet
 from ..report.look import look_page
 from ..report.page import page, summary
-from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
+from .loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
 from ..report.sheet import Sheet, side_by_side
 from .standing import standings
 from .unfinished import png
@@ -101,7 +101,7 @@ class Outcome:
                 told = (AUDIT, HELD_OUT) if c.plan.within is not None else None
                 rounds = [(title, c.distribution(r, i)) for title, r in
                           zip(round_names([r.kind for r in c.rounds]), c.rounds, strict=True)
-                          if r.complete and (told is None or r.kind in told)]
+                          if r.complete and r.kind != PROOF and (told is None or r.kind in told)]
                 if rounds and (c.plan.rounds or c.plan.held_out):
                     charts[f"kl-{name}.png"] = chart_kl(rounds, c.prompt)
         return charts
@@ -172,7 +172,7 @@ def _details(c: Calibration, after: str) -> list[str]:
             if r is not None:
                 found.append("  " + c.distribution(r, i).line(f"{attribute.name}, {name}", attribute.names))
         if c.plan.within is not None and c.audit.complete and c.plan.rounds:
-            images = sum(r.done for r in c.rounds if r.complete and r.kind != HELD_OUT)
+            images = sum(r.done for r in c.rounds if r.complete and r.kind not in (HELD_OUT, PROOF))
             found.append(f"  {attribute.name}, by all {images} images: {c.expected(i).line(attribute.names)}")
     return [*found, *(f"  {words(effect)}" for effect in side_effects(c))]
 

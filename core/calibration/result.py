@@ -8,7 +8,7 @@ from typing import Mapping, Sequence
 
 from ..errors import DebiasError, quoted
 from ..profile.file import SCHEMA, SOFTWARE, Entry, Profile
-from .loop import HELD_OUT, Calibration, Round
+from .loop import HELD_OUT, PROOF, Calibration, Round
 from .watched import side_effects
 
 
@@ -67,7 +67,7 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
         found = calibration.expected(i)
         return {"shares": list(found.shares), "intervals": [list(edges) for edges in found.intervals],
                 "within": calibration.plan.within, "certainty": found.certainty,
-                "images": sum(r.done for r in complete if r.kind != HELD_OUT)}
+                "images": sum(r.done for r in complete if r.kind not in (HELD_OUT, PROOF))}
 
     return {
         "prompt": calibration.prompt,
@@ -76,6 +76,8 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
             {**m, "drawn_floor95": calibration.floor(i, verified)} for i, m in enumerate(measured(verified))],
         **({"expected": [expected(i) for i in range(len(attributes))]} if calibration.plan.within else {}),
         **({"side_effects": found} if (found := side_effects(calibration)) else {}),
+        **({"told": [{"right": [own.right for own in told], "made": [own.made for own in told]}
+                     for told in map(calibration.told, range(len(attributes)))]} if calibration.plan.rounds else {}),
         "fidelity": {"before": calibration.audit.mean_fidelity, "after": verified.mean_fidelity if verified else None},
         "rounds": [{"kind": r.kind, "images": r.done, "fidelity": r.mean_fidelity, "seconds": round(r.seconds, 1),
                     **{key: getattr(r, key) for key in ("not_finite", "one_colour") if getattr(r, key)},

@@ -26,7 +26,7 @@ from ..audits.labelled import Labelled, run_of
 from ..method.draw import rows
 from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
-from .loop import AUDIT, HELD_OUT, ROUND, Calibration, Persons, Round, named_shares, round_names
+from .loop import AUDIT, HELD_OUT, PROOF, ROUND, Calibration, Persons, Round, named_shares, round_names
 from .outcome import Outcome, file_names
 from .plan import Plan, duration
 from .result import holds, profile_of
@@ -79,7 +79,7 @@ class Progress:
         if kind == ROUND and self.calibration.plan.within is not None:
             return self.name
         return f"{self.name} of at most {rounds}" if kind == ROUND else \
-            "verification on fresh seeds" if kind == HELD_OUT else "audit"
+            {HELD_OUT: "verification on fresh seeds", PROOF: "proof that the judge can tell"}.get(kind or "", "audit")
 
     @property
     def shares(self) -> list[str]:
@@ -207,7 +207,7 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
     bench, work = Measuring(host, calibration, prompt), work or Unfinished(None)
 
     def render(weights: Tensor, seeds: list[int]) -> Sequence:
-        images = bench.render(weights, seeds)
+        images = bench.render(weights, seeds, calibration.rounds[-1].kind)
         work.keep(calibration.rounds, seeds, images, lambda images: boxes_in(images, bench.classifiers))
         return images
 
@@ -237,9 +237,12 @@ class Measuring:
         self._idle = torch.tensor([group.wordless and (method.direction == "prompt" or method.guidance.anchor ==
                                                        "prompt") for a in attributes for group in a.groups])
 
-    def render(self, weights: Tensor, seeds: Sequence[int]) -> Sequence:
+    def render(self, weights: Tensor, seeds: Sequence[int], kind: str) -> Sequence:
+        """Pictures of a round of this kind; those that prove the judge have a group's own text, which is what the
+        default method's push is."""
+        method = METHODS["default"] if kind == PROOF else self.calibration.method
         return self.host.render(self.prompt, seeds, weights.masked_fill(self._idle, 0.0), self.calibration.attributes,
-                                self.calibration.method)
+                                method)
 
     def classify(self, images: Sequence) -> list[np.ndarray]:
         return [classify(images) for classify in self.classifiers]
@@ -251,7 +254,7 @@ class Measuring:
     def batch(self, current: Round, seeds: Sequence[int], see: Callable[[Sequence], None] = lambda images: None
               ) -> Round:
         """Make a batch of a round's pictures and tell what they show; `see` is given them."""
-        images = self.render(rows(current.steerings, seeds), seeds)
+        images = self.render(rows(current.steerings, seeds), seeds, current.kind)
         see(images)
         return self.calibration.measured(current, images, seeds, self.classify, self.fidelity, self.watch, self.look)
 

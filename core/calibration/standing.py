@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .loop import HELD_OUT, Calibration, Round
+from .loop import HELD_OUT, PROOF, Calibration, Round
 from .statistics import Distribution
 
 
@@ -27,7 +27,6 @@ class Standing:
     now      with the weights so far: by every image of a plan with a margin, else of the last round; None for a model's
              audit. Of pictures that somebody brought, as they are
     verdict  how a finished calibration ended, "on target" or what is amiss; "" before that, and for an audit
-    fresh    what a verification showed, where `now` is by other images: it has few, and may look off by chance alone
     """
     prompt: str
     attribute: str
@@ -36,7 +35,6 @@ class Standing:
     was: Shares | None
     now: Shares | None
     verdict: str = ""
-    fresh: Shares | None = None
 
     @property
     def text(self) -> str:
@@ -47,11 +45,6 @@ class Standing:
                       f"Now {self.now.words()}" + (f": {self.verdict}" if self.verdict else "")]
         elif only:
             parts.append(f"Shows {only.words()}")
-        if self.fresh is not None:
-            off = max(max(high - share, share - low) for share, (low, high) in zip(
-                self.fresh.shares, self.fresh.intervals, strict=True))
-            parts += [f"The verification's {self.fresh.images} images showed {self.fresh.words()}, exact to about "
-                      f"{100 * off:.0f} points"]
         return ". ".join(parts) + "."
 
     def to_dict(self) -> dict:
@@ -92,6 +85,7 @@ def _standing(c: Calibration, i: int) -> Standing:
         return of_shares(c.distribution(r, i))
 
     labelled = [r for r in c.rounds if r.done and any(label >= 0 for label in r.labels[i])]
+    labelled = [r for r in labelled if r.kind != PROOF]
     tried, now = [r for r in labelled if r.complete and r.kind != HELD_OUT], None
     if c.plan.rounds and tried:
         if c.plan.within is None:
@@ -100,6 +94,4 @@ def _standing(c: Calibration, i: int) -> Standing:
             found = c.expected(i)
             now = Shares(found.shares, found.intervals, sum(r.done for r in tried))
     was = seen(labelled[0]) if labelled else None
-    verification = c.held_out if c.plan.within is not None and c.held_out in labelled else None
-    return Standing(c.prompt, a.name, a.names, a.target, was, now, c.verdict(i) if c.plan.rounds else "",
-                    None if verification is None else seen(verification))
+    return Standing(c.prompt, a.name, a.names, a.target, was, now, c.verdict(i) if c.plan.rounds else "")

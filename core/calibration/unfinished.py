@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..files import inside, recover, write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
 from ..audits.labelled import MOST_THUMBS, thumbnail
-from .loop import AUDIT, HELD_OUT, Calibration, Round, round_names
+from .loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
 
 SHOWN = 16  # pictures of a sheet
 PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
@@ -55,8 +55,11 @@ class Unfinished:
         """Keep what the sheets show of the current round's batch, the first pictures that are finite, and of audit and
         verification a thumbnail of each, to be looked at beside its label, with the faces that `boxes` finds in them.
 
-        Of the rounds after the audit the last one counts; the pictures of those before it go.
+        Of the rounds after the audit the last one counts; the pictures of those before it go. A proof of the judge
+        shows nothing of the weights.
         """
+        if rounds[-1].kind == PROOF:
+            return
         if rounds[-1].kind in (AUDIT, HELD_OUT):
             self._keep_thumbs(len(rounds) - 1, seeds, images, boxes)
         at, first = len(rounds) - 1, set(rounds[-1].seeds[:SHOWN])

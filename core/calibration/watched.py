@@ -73,6 +73,8 @@ def _by_option(c: Calibration, attribute: Attribute) -> dict[tuple[int, ...], np
     """Counts [n] of the watched attribute by what pictures drew, one number an attribute; 0: left alone."""
     counts: dict = defaultdict(lambda: np.zeros(len(attribute.groups), int))
     for r in c.rounds:
+        if r.kind == "proof":  # which steers to prove the judge, not as the weights do
+            continue
         labels, options = r.watched.get(attribute.name, []), []
         if any(any(s.weights) for s in r.steerings):  # a shift: the last round counts as one option
             options += [(1,) * len(c.attributes)] * len(labels) if r.steerings == c.steerings else []

@@ -49,6 +49,8 @@ class Entry:
                    the certainty that each lies within the plan's margin; None without a margin
     side_effects   what the weights do to attributes that were not calibrated, as core/calibration/watched.py gives it;
                    None if none was watched
+    told           one an attribute, {right, made}: of each group, how many pictures were steered to it, and how many of
+                   these were labelled as it; None if none was
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
     carried_from   the calibrated prompt, of an entry for another one that holds its subject; it is not saved
     fidelity       {before, after}: means over the images, None where not measured
@@ -67,6 +69,7 @@ class Entry:
     cost: dict = field(default_factory=dict)
     expected: tuple[dict, ...] | None = None
     side_effects: tuple[dict, ...] | None = None
+    told: tuple[dict, ...] | None = None
     subject: str | None = None
     carried_from: str = ""
 
@@ -88,7 +91,7 @@ class Entry:
         check(data, ENTRY, "This entry")
         known = _known(cls, data)
         known["steerings"] = tuple(Steering.from_dict(s) for s in data["steerings"])
-        for key in ("before", "after", "expected", "side_effects", "rounds", "warnings"):
+        for key in ("before", "after", "expected", "side_effects", "told", "rounds", "warnings"):
             known[key] = None if known.get(key) is None else tuple(known[key])
         entry = cls(**{key: value for key, value in known.items() if value is not None})
         groups = [len(a.groups) for a in attributes]
@@ -104,6 +107,11 @@ class Entry:
                 (n, n) for n in groups]:
             raise DebiasError(f"The entry {quoted(entry.prompt)} needs expected shares of {groups} groups, got other "
                               "ones.")
+        if entry.told is not None and ([len(t[key]) for t in entry.told for key in ("right", "made")] != [
+                n for n in groups for _ in range(2)] or any(r > m for t in entry.told
+                                                            for r, m in zip(t["right"], t["made"]))):
+            raise DebiasError(f"The entry {quoted(entry.prompt)} tells of steered pictures what cannot be. Calibrate "
+                              "it again.")
         for measured in (entry.before, entry.after, *history):
             if measured is not None and not all(sum(m["counts"]) for m in measured):
                 raise DebiasError(f"The entry {quoted(entry.prompt)} counts no image at all. Calibrate it again.")
@@ -120,7 +128,7 @@ class Entry:
         return {"prompt": self.prompt, "steerings": [s.to_dict() for s in self.steerings],
                 **{key: _listed(getattr(self, key)) for key in ("before", "after", "fidelity", "rounds", "stop",
                                                                 "warnings", "cost")},
-                **{key: _listed(given) for key in ("expected", "side_effects")
+                **{key: _listed(given) for key in ("expected", "side_effects", "told")
                    if (given := getattr(self, key)) is not None},
                 **({} if self.subject is None else {"subject": self.subject})}
 

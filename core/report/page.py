@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
+from ..calibration import telling
 from ..calibration.loop import ROUND, round_names
 from .chart import DARK, LIGHT, NARROW, kl_scene, kl_words, percent, shares_scene
 from .sheet import WITHOUT, Sheet
@@ -30,7 +31,9 @@ def summary(profile: Profile) -> dict:
     """Figures of a profile's first prompt and attribute as plain values; the others are under `others`.
 
     shares, kl and fidelity are {before, after}: without guidance and, with it, on held-out seeds (None: not verified);
-    n and kl_floor95 are those of `after`, or of `before` where nothing was verified. KL is in nats, infinite is None.
+    expected, of a plan with a margin, is the result: shares with the profile by all pictures, with their intervals.
+    doubt says why shares mean nothing, "" where they do. n and kl_floor95 are those of `after`, or of `before` where
+    nothing was verified. KL is in nats, infinite is None.
     """
     rows = [_summary(profile, entry, i) for entry in profile.entries for i in range(len(profile.attributes))]
     return {**rows[0], "others": rows[1:]}
@@ -44,6 +47,7 @@ def _summary(profile: Profile, entry: Entry, i: int) -> dict:
         "prompt": entry.prompt, "attribute": attribute.name, "groups": list(attribute.names),
         "target": list(attribute.target),
         "shares": {key: list(d.shares) if d else None for key, d in measured.items()},
+        "expected": entry.expected[i] if entry.expected else None, "doubt": _doubt(profile, entry, i),
         "kl": {key: d.to_dict()["kl"] if d else None for key, d in measured.items()},
         "kl_floor95": last.kl_floor95 if last else None, "n": last.n if last else 0,
         "rounds": sum(r["kind"] == ROUND for r in entry.rounds),
@@ -124,6 +128,7 @@ def _attribute(profile: Profile, entry: Entry, i: int) -> dict:
     shares = shares_scene(attribute.names, first, last, width=NARROW).svg(f"Shares of {name}, see the table")
     kl = kl_scene(rounds, width=NARROW).svg(f"KL divergence of {name} by round, see the table") if rounds else None
     moved, verdict = _verdict(first, last, _floor(entry, i, last))
+    verdict = _doubt(profile, entry, i) or verdict
     corrected = [_corrected(attribute.names, d, when) for d, when in
                  ((first, "without guidance"), (last, "with the profile")) if d and d.corrected]
     unsure = "".join(f" {d.unsure} images {when} could not be classified and are left out." for d, when in
@@ -176,6 +181,18 @@ def _verdict(before: Distribution, after: Distribution | None, floor: float) -> 
     return moved, "This is not nearer to the target than without guidance."
 
 
+def _doubt(profile: Profile, entry: Entry, i: int) -> str:
+    """Why an attribute's shares mean nothing; "" where its judge was seen to tell the groups."""
+    if entry.told is None or entry.before is None:
+        return ""
+    attribute, told = profile.attributes[i], entry.told[i]
+    counts, n = entry.before[i]["counts"], sum(entry.before[i]["counts"])
+    rows = zip(attribute.groups, told["right"], told["made"], counts, strict=True)
+    said = telling.doubts([telling.Told(group.name, right, made, count / n, group.wordless)
+                           for group, right, made, count in rows])
+    return said and f"Not known: {said}."
+
+
 def _expected(names: Sequence[str], expected: Mapping) -> str:
     shares = ", ".join(f"{name} {percent(share)} ({100 * low:.0f} to {100 * high:.0f})" for name, share, (low, high) in
                        zip(names, expected["shares"], expected["intervals"], strict=True))
@@ -200,6 +217,7 @@ def _overview(profile: Profile, entries: Sequence[Entry]) -> list[list[str]]:
             rows.append([entry.prompt, _spaced(attribute.name), kl_words(before.kl) if before else "",
                          kl_words(after.kl) if after else "not verified",
                          kl_words(min(last.kl_floor95, floor)) if last else "",
+                         "not known" if _doubt(profile, entry, i) else
                          ("yes" if after.kl <= floor else "no") if after else ""])
     return rows
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, Attribute, Group, parse
-from sd_debias.core.calibration.loop import (AUDIT, HELD_OUT, HELD_OUT_OFFSET, ROUND, Calibration, Round,
+from sd_debias.core.calibration.loop import (AUDIT, HELD_OUT, HELD_OUT_OFFSET, PROOF, ROUND, Calibration, Round,
                                               round_names)
 from sd_debias.core.calibration import runner
 from sd_debias.core.calibration.outcome import chart_names
@@ -71,17 +71,17 @@ def test_a_verification_that_finds_what_a_small_audit_missed_is_corrected_and_ve
     c = calibration(images=20)
     run(c, Host(men=0.62))
     kinds = [r.kind for r in c.rounds]
-    assert kinds[:3] == [AUDIT, HELD_OUT, ROUND] and kinds[-1] == HELD_OUT
-    first, last = c.rounds[1], c.held_out
+    assert kinds[:4] == [AUDIT, PROOF, HELD_OUT, ROUND] and kinds[-1] == HELD_OUT
+    first, last = c.rounds[2], c.held_out
     assert not set(first.seeds) & set(last.seeds)
     assert last.distribution(0, GENDER.target).kl < first.distribution(0, GENDER.target).kl
-    assert round_names(kinds)[:3] == ["audit", "held-out", "round 1"]
+    assert round_names(kinds)[:4] == ["audit", "proof", "held-out", "round 1"]
 
 
 @pytest.mark.parametrize("method, plan, host, kinds, stop", [
-    ("default", dict(seed=5000), dict(men=0.5), [AUDIT, HELD_OUT], "nothing to correct"),
+    ("default", dict(seed=5000), dict(men=0.5), [AUDIT, PROOF, HELD_OUT], "nothing to correct"),
     ("default", dict(images=20, rounds=0), {}, [AUDIT, HELD_OUT], "all 0 rounds used"),
-    ("shift", dict(tolerance=0.5), {}, [AUDIT, HELD_OUT], ""),
+    ("shift", dict(tolerance=0.5), {}, [AUDIT, PROOF, HELD_OUT], ""),
     ("default", dict(rounds=2), dict(slope=0.0), [AUDIT, ROUND, ROUND, HELD_OUT],
      "all 2 rounds used; the nearest shares that were seen: gender, man 80 %, woman 20 %")],
     ids=["fair model", "failed verification", "tolerance of the user", "rounds of the plan"])
@@ -347,7 +347,7 @@ def test_a_yes_or_no_attribute_needs_words_for_one_group_alone():
     assert attribute.groups[1].classifier_texts == ("a photo of bare face", "bare face")
     c = Calibration("a photo of a doctor", [attribute], METHODS["default"],
                     planned("normal", METHODS["default"], batch_size=10))
-    run(c, Host(men=0.05))
+    run(c, Host(men=0.05, slope=6.0))
     assert c.stop.startswith("sure enough") and c.verdict(0) == "on target"
     assert c.steerings[0].probabilities[2] == 0  # no picture is sent to those without
 

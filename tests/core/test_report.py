@@ -159,6 +159,6 @@ def test_the_summary_is_plain_json_of_every_prompt_and_attribute(profile):
     assert s["shares"] == {"before": entry.before[0]["shares"], "after": entry.after[0]["shares"]}
     assert s["kl"] == {"before": entry.before[0]["kl"], "after": entry.after[0]["kl"]}
     assert s["kl_floor95"] == entry.after[0]["kl_floor95"] and s["n"] == 100
-    assert s["rounds"] == len(entry.rounds) - 2 and s["images"] == entry.cost["images"]
+    assert s["rounds"] == sum(r["kind"] == "round" for r in entry.rounds) and s["images"] == entry.cost["images"]
     assert [(o["prompt"], o["attribute"]) for o in s["others"]] == [
         (NASTY, "skin_tone"), (PROMPT, "gender"), (PROMPT, "skin_tone")]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE, SKIN_TONE_5
-from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.loop import PROOF, Calibration
 from sd_debias.core.calibration.plan import planned
 from sd_debias.core.calibration.statistics import kl_divergence
 from sd_debias.core.method.methods import Method
@@ -189,7 +189,8 @@ def calibrated(model, method, sure="normal", attribute=GENDER):
     def generate(weights, seeds):
         pictures = []
         for row in weights.numpy():
-            drawn = method.spend == "draw" and row.any()
+            proof = calibration.rounds[-1].kind == PROOF  # each picture has a group's own text
+            drawn = (method.spend == "draw" or proof) and row.any()
             steering = Steering(tuple(row.tolist()))
             if drawn:
                 sent = tuple(np.eye(groups + 1)[row.argmin() + 1])

@@ -8,7 +8,7 @@ from sd_debias.core.calibration.standing import in_percent, standings
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS
 
-NONE, SENT = Steering.none(2), Steering((0.0, 0.0), (0.4, 0.0, 0.6))
+NONE, SENT = Steering.none(2), Steering((0.0, 0.0), (0.6, 0.0, 0.4))
 
 
 PLAN = Plan(100, rounds=2, held_out=100)
@@ -19,7 +19,16 @@ def calibration(rounds, plan=PLAN):
 
 
 def of(kind, steering, men, n=100, first=0):
-    return Round(kind, (steering,), tuple(range(first, first + n)), [[0] * men + [1] * (n - men)])
+    """Pictures that were steered are labelled as their group; of the others so many more are men."""
+    seeds = tuple(range(first, first + n))
+    labels = [option - 1 for option in steering.draws(seeds)]
+    alone = [i for i, label in enumerate(labels) if label < 0]
+    more = men - labels.count(0)
+    for number, i in enumerate(alone):
+        labels[i] = int(number >= more)
+    if labels.count(0) != men:  # more than are left alone: steered ones that did not obey
+        labels = [0] * men + [1] * (n - men)
+    return Round(kind, (steering,), seeds, [labels])
 
 
 def test_percents_have_the_sum_100():
@@ -51,9 +60,17 @@ def test_a_round_that_nobody_labelled_yet_counts_for_nothing():
     assert found.now is None and found.was.words() == "80 / 20"
 
 
-def test_a_verification_of_few_images_is_no_failure_because_it_says_how_exact_it_is():
+def test_one_number_is_the_result_and_a_small_verification_is_no_second_one():
+    """"Now 50 / 50: on target. The verification's 20 images showed 40 / 60" read as a failure."""
     plan = Plan(100, rounds=1, held_out=20, within=0.2)
     even = calibration([of(AUDIT, NONE, 80), of(ROUND, SENT, 50, first=100), of(HELD_OUT, SENT, 8, 20, 10 ** 6)], plan)
     found, = standings(even)
-    assert found.text.endswith(": on target. The verification's 20 images showed 40 / 60, exact to about 21 points.")
-    assert found.fresh.images == 20 and found.now.images == 200
+    assert found.text.endswith(": on target.") and found.now.images == 200
+
+
+def test_a_verification_of_five_pictures_knows_nothing():
+    """A plan of five pictures a round said "Now 80 / 20: on target"."""
+    tiny = calibration([of(AUDIT, NONE, 4, 5), of(ROUND, SENT, 3, 5, 100), of(HELD_OUT, SENT, 3, 5, 10 ** 6)],
+                       Plan(5, rounds=1, held_out=5))
+    found, = standings(tiny)
+    assert "on target" not in found.text
