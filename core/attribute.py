@@ -16,6 +16,8 @@ from .errors import DebiasError, quoted, short
 from .schema import ATTRIBUTE, check
 
 MOST_TEXT = 100_000  # characters of an attribute or a target in one line
+PERCENTS = 80, 125  # a sum between these is of shares in percent, and of no ratio
+ROUNDED = 1.5       # that percents may be off 100, as 33:33:33 is
 MOST_PART = 1000  # of one group's part of a target
 MOST_TOGETHER = 8  # attributes; a draw has as many independent streams
 
@@ -148,7 +150,7 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
         raise DebiasError(f"Expected a target of at most {MOST_TEXT:,} characters, got {len(text):,}. Shorten it.")
     shares = _numbers(re.split(r"[:/,]", text))
     if shares is not None:
-        return shares
+        return _adding_up(shares, text)
     known, found = {" ".join(name.casefold().split()): name for name in names}, {}
     for part in filter(str.strip, re.split(r"[,;\n]", text)):
         part = " ".join(part.split())
@@ -168,7 +170,16 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     if missing and rest < 0:
         raise DebiasError(f"The shares in {quoted(text.strip())} add up to more than 100, so nothing is left for "
                           f"{short(', '.join(missing))}. Lower them, or name all groups.")
-    return tuple(found.get(name, rest / max(len(missing), 1)) for name in names)
+    return _adding_up(tuple(found.get(name, rest / max(len(missing), 1)) for name in names), text)
+
+
+def _adding_up(shares: tuple[float, ...], text: str) -> tuple[float, ...]:
+    """Shares that are nearly percents must add up to 100. Raises DebiasError."""
+    total = sum(shares)
+    if PERCENTS[0] <= total <= PERCENTS[1] and abs(total - 100) > ROUNDED:
+        raise DebiasError(f"The shares {quoted(text.strip())} add up to {total:g}. Write shares that add up to 100, or "
+                          "a ratio of small numbers, such as 7:4.")
+    return shares
 
 
 def _numbers(parts: Sequence[str]) -> tuple[float, ...] | None:
@@ -219,13 +230,15 @@ def _described(group: str) -> re.Match | None:
 
 
 def joint(attributes: Sequence[Attribute]) -> Attribute:
-    """Combine attributes into one: a group for every combination, with the product of the single targets as its
-    target."""
+    """Combine attributes into one: a group for every combination, with every combination of their texts, and the
+    product of the single targets as its target."""
     if not attributes:
         raise DebiasError("Expected one attribute or more to combine, got none.")
     combinations = list(itertools.product(*(attribute.groups for attribute in attributes)))
-    groups = tuple(Group(", ".join(g.name for g in combination), (_joined([g.texts[0] for g in combination]),),
-                         (", ".join(g.classifier_texts[0] for g in combination),)) for combination in combinations)
+    groups = tuple(Group(", ".join(g.name for g in combination),
+                         tuple(map(_joined, itertools.product(*(g.texts for g in combination)))),
+                         tuple(map(", ".join, itertools.product(*(g.classifier_texts for g in combination)))))
+                   for combination in combinations)
     target = tuple(math.prod(shares) for shares in itertools.product(*(a.target for a in attributes)))
     return Attribute(" x ".join(attribute.name for attribute in attributes), groups, target)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..attribute import Attribute, together
 from ..errors import DebiasError, out_of_memory, placed, quoted, short
 from ..files import exclusive, inside, safe_name, write_atomic, writing
+from ..judge import blank
 from ..judge import Classifier
 from ..judge.check import Check, check_same
 from ..audits.labelled import Labelled, run_of
@@ -407,6 +408,8 @@ def measure(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], p
     An interruption, or an error of the model, is the outcome's `stopped`. Raises DebiasError."""
     evaluations: list[int | None] = []
     before_all = _done(calibrations)
+    attributes = calibrations[0].attributes
+    outcome.notes += [f"Warning: {said}" for said in blank.warnings(host.judges(attributes)[0], attributes)]
     try:
         for number, (calibration, prompt, work) in enumerate(zip(calibrations, prompts, works, strict=True)):
             resumed, before = bool(calibration.rounds), host.evaluations

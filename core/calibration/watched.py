@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Sequence
 import numpy as np
 
 from ..attribute import AGE, GENDER, SKIN_TONE_3, Attribute
+from ..profile.named import SAME
 from .statistics import shares
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ MOST_KNOWN = 0.95  # nor where draws of this share of the pictures were not seen
 
 
 def others(attributes: Sequence[Attribute]) -> list[Attribute]:
-    """The built-in attributes that share no group, and no beginning of their name, with the calibrated ones."""
+    """The built-in attributes that share no group, by whatever word ("male" is "man"), and no beginning of their name
+    with the calibrated ones."""
     names = {a.name.split("_")[0] for a in attributes}
-    groups = {group.name for a in attributes for group in a.groups}
+    groups = {SAME.get(name.casefold(), name.casefold()) for a in attributes for name in a.names}
     return [a for a in WATCHED if a.name.split("_")[0] not in names and not groups & set(a.names)]
 
 

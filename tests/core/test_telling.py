@@ -7,6 +7,7 @@ from sd_debias.core.calibration.loop import HELD_OUT, NOT_KNOWN, PROOF, Calibrat
 from sd_debias.core.calibration.plan import Plan, planned
 from sd_debias.core.calibration.standing import standings
 from sd_debias.core.calibration.telling import MOST, PROOF as EACH, Told, doubts, wanted
+from sd_debias.core.judge.blank import sure_of_nothing
 from sd_debias.core.method.methods import METHODS
 
 DEFAULT = METHODS["default"]
@@ -73,3 +74,14 @@ def test_a_judge_that_guesses_is_found():
     chance = np.random.default_rng(0)
     found = [bool(doubts([Told("old", chance.binomial(MOST, 0.4), MOST, 0.3)])) for _ in range(2000)]
     assert np.mean(found) > 0.99
+
+
+def test_a_judge_that_is_sure_of_a_group_where_nobody_is_shown_is_named():
+    """The demo's judge labels grey images "woman 100 %"."""
+    def certain(images):
+        return np.tile(np.array([0.01, 0.99], np.float32), (len(images), 1))
+
+    def unsure(images):
+        return np.tile(np.array([0.4, 0.6], np.float32), (len(images), 1))
+
+    assert "'woman'" in sure_of_nothing(certain, GENDER) and not sure_of_nothing(unsure, GENDER)

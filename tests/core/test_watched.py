@@ -56,6 +56,12 @@ def test_a_tone_that_moves_with_the_gender_is_seen(method, plan):
     assert said.startswith("skin_tone_3, not calibrated: light ") and said.endswith("more than chance")
 
 
+def test_gender_by_other_words_is_no_further_attribute():
+    """Beside a user's own "male | female" the report showed `gender` as a side effect."""
+    assert "gender" not in [a.name for a in others([parse("male | female")])]
+    assert "gender" in [a.name for a in others([parse("with a hat | bare-headed")])]
+
+
 def test_where_nothing_moves_nothing_is_said_to_move():
     assert not any(side_effects(calibrated(0.5))[0]["moved"] for _ in range(2))
 
