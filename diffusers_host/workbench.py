@@ -134,7 +134,7 @@ class Workbench(Host):
         return [None if i in broken else image for i, image in enumerate(images)] if broken else images
 
     def fingerprint(self) -> object:
-        return [self.setting, self.judged_by]
+        return [self.setting, self.judged_by, pipeline_facts(self.pipe)]
 
     def run(self, calibration: Calibration) -> Iterator[Round]:
         """Advance a calibration with this model; yields as `Calibration.run`."""
@@ -312,6 +312,29 @@ def model_hash(source: str | Path) -> str | None:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()[:10]
+
+
+def _plain(config: object) -> list:
+    """A cache's kind and its numbers: callbacks in it have another address in every run."""
+    return [] if config is None else [type(config).__name__, {
+        name: value for name, value in sorted(vars(config).items())
+        if isinstance(value, (str, int, float, bool, type(None)))}]
+
+
+def pipeline_facts(pipe) -> dict:
+    """What of a pipeline decides its pictures beside its files, as plain values: sampler's settings, precision and kind
+    of device, LoRAs with their weights, a cache of steps, and whether the denoiser is compiled."""
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    loras: dict[str, set] = {}
+    for module in denoiser.modules() if isinstance(denoiser, torch.nn.Module) else ():
+        for name, scale in getattr(module, "scaling", {}).items() if hasattr(module, "lora_A") else ():
+            loras.setdefault(name, set()).add(float(scale))
+    config = getattr(pipe.scheduler, "config", {})
+    return dict(pipeline=type(pipe).__name__, dtype=str(getattr(pipe, "dtype", "")), device=pipe.device.type,
+                sampler={key: str(value) for key, value in sorted(config.items()) if not key.startswith("_")},
+                loras={name: sorted(scales) for name, scales in sorted(loras.items())},
+                cache=_plain(getattr(denoiser, "_cache_config", None)),
+                compiled=getattr(denoiser, "_compiled_call_impl", None) is not None)
 
 
 def pictures(images: np.ndarray) -> list[Image.Image]:

@@ -27,7 +27,7 @@ def bench_of(options, attributes: Sequence[Attribute] = ()):
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     judges = [*(getattr(options, "classifier", None) or ()), *(getattr(options, "labels", None) or ())]
     look = [getattr(options, name, None) for name in ("look", "detector") if getattr(options, name, None)]
-    given["judged_by"] = " ".join([*(str(fingerprint(text.rpartition("=")[2])) for text in judges), *look])
+    given["judged_by"] = " ".join([*map(_told, judges), *look])
     if options.model == "demo":
         judges, fidelity = judges_of(options, attributes, device, demo=True)
         return demo(device, dtype, classifiers=judges, **given)
@@ -39,10 +39,20 @@ def bench_of(options, attributes: Sequence[Attribute] = ()):
     pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
                          safety_checker=options.command.__name__ == "generate")
     if not attributes:
-        return Workbench(pipe, None, model=Path(options.model).name, model_hash=model_hash(options.model), **given)
+        return Workbench(pipe, None, model=_model_name(options.model), model_hash=model_hash(options.model), **given)
     judges, fidelity = judges_of(options, attributes, device)
-    return Workbench(pipe, None, classifiers=judges, fidelity=fidelity, model=Path(options.model).name,
+    return Workbench(pipe, None, classifiers=judges, fidelity=fidelity, model=_model_name(options.model),
                      model_hash=model_hash(options.model), **given)
+
+
+def _told(text: str) -> str:
+    """A judge or its labels as they were named, a hub's id too, with the fingerprint of a folder or file."""
+    return f"{text} {fingerprint(text.rpartition('=')[2])}"
+
+
+def _model_name(source: str) -> str:
+    """A file's or folder's own name, since its place is nobody's business; a hub's whole id."""
+    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool = False):
@@ -104,7 +114,7 @@ def folder_judges(options, attributes: Sequence[Attribute]):
         raise DebiasError("Expected a classifier, which decides which group each picture shows, got none. Give the "
                           "folder of a CLIP model with --classifier, or --classifier gender=photo (needs "
                           "sd-debias[photo]).")
-    by = [*named, *(str(fingerprint(text.rpartition("=")[2])) for text in named), options.look, options.detector]
+    by = [*map(_told, named), options.look, options.detector]
     return judges_of(options, attributes, device)[0], by
 
 

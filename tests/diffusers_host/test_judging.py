@@ -16,6 +16,7 @@ from sd_debias.core.audits.labelled import FORM
 from sd_debias.core.calibration.statistics import corrected_shares, summarise
 from sd_debias.core.judge.check import Check
 from sd_debias.core.profile.file import Profile
+from sd_debias.demo_model.model import FOLDER
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.workbench import Workbench
 
@@ -380,3 +381,37 @@ def test_a_calibration_leaves_its_pictures_and_labels_too(calibrated, checked, a
     for command, out in (("audit", audited), ("check", checked)):  # which take corrections
         assert f"(sd-debias {command} --corrections FILE)" in words_of(out / "labels.html")
     assert "(sd-debias calibrate --corrections" not in words_of(calibrated / "labels.html")
+
+
+def test_judges_and_models_of_a_hub_are_told_apart(monkeypatch):
+    """60 pictures labelled by one judge were continued with another: hub ids, `photo` and `ita` all were None."""
+    from sd_debias.diffusers_host.cli import parts
+    told = {parts._told(text) for text in (
+        "openai/clip-vit-base-patch32", "google/siglip", "gender=photo", "skin_tone=ita")}
+    assert len(told) == 4
+    assert parts._model_name("a/sdxl") != parts._model_name("b/sdxl")
+    assert parts._model_name(str(FOLDER)) == FOLDER.name, "no place of this machine"
+
+
+def test_a_lora_a_cache_or_a_compiled_denoiser_is_another_setting():
+    """Rounds measured without them were continued with them."""
+    from copy import deepcopy
+
+    from diffusers import FirstBlockCacheConfig
+    from tiny_pipelines import flux, sd
+
+    from sd_debias.diffusers_host.workbench import pipeline_facts
+    pipe = flux()
+    plain = pipeline_facts(pipe)
+    cached = deepcopy(pipe)
+    cached.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.2))
+    loaded = deepcopy(pipe)
+    layer = loaded.transformer.proj_out
+    layer.lora_A, layer.scaling = {}, {"style": 0.8}  # as peft's layers have them
+    compiled = deepcopy(sd())
+    before = pipeline_facts(compiled)
+    compiled.unet.compile()
+    facts = [pipeline_facts(each) for each in (cached, loaded)]
+    assert plain not in facts and pipeline_facts(compiled) != before
+    assert pipeline_facts(pipe) == plain and pipeline_facts(sd()) == before
+    json.dumps(facts)
