@@ -58,7 +58,7 @@ class Run:
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if hires else (p.width, p.height)
         second = hires or bool(getattr(p, "init_images", None))  # it covers the end of the schedule alone
         first = 1 - min(getattr(p, "denoising_strength", None) or 0.0, 0.999) if second else 0.0
-        current = Pass(p, self.guide, known, p.seeds[:count], size, first)
+        current = Pass(p, self.guide, known, told_apart(p, p.seeds, "subseeds")[:count], size, first)
         first = p.iteration * p.batch_size
         for image in range(len(p.seeds)):
             # Forge announces a hires pass twice; the later state is the one that samples.
@@ -128,7 +128,8 @@ class Run:
         if self.guide is None or place >= self.sampled:
             return {}
         info = dict(acted=False, reason="no pass of this image was to be guided")
-        return self.guide.metadata(plain(p.all_prompts[place]), p.all_seeds[place], info)
+        seeds = told_apart(p, p.all_seeds, "all_subseeds")
+        return self.guide.metadata(plain(p.all_prompts[place]), seeds[place], info)
 
     def _answer(self, key: str):
         def answer(p, index, all_seeds, use_main_prompt=False, **_):
@@ -141,6 +142,13 @@ class Run:
             place = index + (p.iteration * p.batch_size if all_seeds is p.seeds else 0)
             return run.metadata(p, place).get(key)
         return answer
+
+
+def told_apart(p, seeds, variations: str) -> list[int]:
+    """The seeds by which pictures differ, and so their draws: with a variation strength (Extra), all have one main seed
+    and variation seeds of their own."""
+    own = getattr(p, variations, None)
+    return list(own if own and getattr(p, "subseed_strength", 0) else seeds)
 
 
 def setting_of(p) -> dict:

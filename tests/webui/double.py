@@ -278,7 +278,7 @@ class Processing:
     def __init__(self, host, sd_model, prompt="", negative_prompt="", seed=-1, sampler_name="Euler",
                  scheduler="Automatic", steps=6, cfg_scale=4.0, width=64, height=64, batch_size=1, n_iter=1,
                  s_min_uncond=0.0, enable_hr=False, hr_cfg=1.0, hr_prompt="", styles=None, init_images=None,
-                 subseed_strength=0.0, override_settings=None, denoising_strength=0.75, mask=None, firstpass_image=None,
+                 subseed=-1, subseed_strength=0.0, override_settings=None, denoising_strength=0.75, mask=None, firstpass_image=None,
                  **_):
         self.host, self.sd_model = host, sd_model
         self.prompt, self.negative_prompt, self.seed, self.sampler_name = prompt, negative_prompt, seed, sampler_name
@@ -286,6 +286,7 @@ class Processing:
         self.batch_size, self.n_iter, self.s_min_uncond, self.enable_hr = batch_size, n_iter, s_min_uncond, enable_hr
         self.hr_prompt = hr_prompt
         self.styles, self.init_images, self.subseed_strength = styles or [], init_images, subseed_strength
+        self.subseed = 54321 if subseed == -1 else subseed
         self.denoising_strength, self.image_mask, self.firstpass_image = denoising_strength, mask, firstpass_image
         self.hr_cfg, self.hr_upscale_to_x, self.hr_upscale_to_y = hr_cfg, 2 * width, 2 * height
         self.override_settings, self.extra_generation_params, self.comments = override_settings or {}, {}, {}
@@ -539,7 +540,8 @@ class Double:
     def process_images(self, p):
         fixed = p.seed if isinstance(p.seed, list) else None
         count = p.batch_size * p.n_iter
-        p.all_seeds = fixed or [int(p.seed) + i for i in range(count)]
+        p.all_seeds = fixed or [int(p.seed) + i * (p.subseed_strength == 0) for i in range(count)]
+        p.all_subseeds = [int(p.subseed) + i for i in range(count)]
         p.all_prompts = [", ".join([p.prompt, *p.styles])] * count
         p.all_hr_prompts = [p.hr_prompt or p.prompt] * count
         name = "sd_model_checkpoint"
@@ -555,10 +557,13 @@ class Double:
                 break
             batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
             p.seeds, p.prompts = p.all_seeds[batch], p.all_prompts[batch]
+            p.subseeds = p.all_subseeds[batch]
             p.scripts.call("before_process_batch", p, batch_number=iteration, prompts=p.prompts)
             if iteration == 0:
                 self.params_txt = self.infotext(p, 0)
             x = noise(p.seeds, p.width, p.height).to(self.device, self.dtype)
+            if p.subseed_strength:
+                x = x + p.subseed_strength * (noise(p.subseeds, p.width, p.height).to(x) - x)
             if p.init_images:
                 x = 0.5 * x
             if not p.firstpass_image:

@@ -152,3 +152,13 @@ def test_a_pasted_number_that_is_none_is_told_in_the_log_and_its_default_taken(a
     assert pasted("strength", {"Debias profile": "x", "Debias strength": "much"}) == 1.0
     said, = a_double.reported
     assert "'Debias strength: much'" in said and "1.0" in said
+
+
+def test_pictures_that_differ_by_their_variation_seeds_draw_by_these(a_double):
+    """With Extra, the draw went by the main seed: eight different pictures were all sent alike."""
+    save_profile(a_double.profiles, steering=DRAW)
+    varied = dict(FOUR, subseed=20, subseed_strength=0.5)
+    said = [keys(text) for text in a_double.post("txt2img", payload(**varied, **debias())).infotexts]
+    sent = ["Debias sent to" in each for each in said]
+    plain = [keys(text) for text in a_double.post("txt2img", payload(**dict(FOUR, seed=20), **debias())).infotexts]
+    assert sum(sent) == 2 and sent == ["Debias sent to" in each for each in plain], "as main seeds of these numbers"
