@@ -24,7 +24,7 @@ from ..schema import ENTRY, PROFILE, check
 from ..judge.check import Check
 from ..method.draw import Steering
 from ..version import VERSION
-from .prompts import ALONE, subject_of
+from .prompts import ALONE, bare, subject_of
 
 SCHEMA = "1.0"
 SOFTWARE = f"sd-debias {VERSION}"
@@ -205,6 +205,21 @@ class Profile:
     def hash(self) -> str:
         """SHA-256 over the content without the hash itself, 64 hexadecimal digits."""
         return _hash(self._content)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The entry, by its place, of each of their prompts in two spellings: as it is but for white space and case,
+        and without what only a host reads. Of two entries with one spelling the first counts."""
+        found: dict[str, int] = {}
+        for spelling in (same_prompt, bare):
+            for i, entry in enumerate(self.entries):
+                found.setdefault(f"{spelling.__name__} {spelling(entry.prompt)}", i)
+        return found
+
+    @cached_property
+    def subjects(self) -> tuple[str, ...]:
+        """Of each entry, the bare subject of its prompt."""
+        return tuple(bare(entry.about) for entry in self.entries)
 
     @property
     def text(self) -> str:

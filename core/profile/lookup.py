@@ -47,7 +47,7 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
 
 def _names(profile: Profile, prompt: str, entry: Entry, kind: str) -> list[list[str]]:
     """The words of each attribute by which a prompt names its groups, and the calibrated prompt does not."""
-    persons = [e.about for e in profile.entries]
+    persons = profile.subjects
     calibrated = entry.prompt if kind == OWN else entry.carried_from
     return [[word for word in named(attribute, prompt, persons) if word not in named(attribute, calibrated, persons)]
             for attribute in profile.attributes]
@@ -56,10 +56,12 @@ def _names(profile: Profile, prompt: str, entry: Entry, kind: str) -> list[list[
 def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
     """`entry_for`, but for what the prompt names itself; and how it was found."""
     for spelling in (same_prompt, bare):
-        for entry in profile.entries:
-            if spelling(entry.prompt) == spelling(prompt):
-                return entry, OWN
-    standing = sorted((at, i) for i, e in enumerate(profile.entries) if (at := place(prompt, e.about)) >= 0)
+        known = profile.places.get(f"{spelling.__name__} {spelling(prompt)}")
+        if known is not None:
+            return profile.entries[known], OWN
+    text = bare(prompt)
+    standing = sorted((at, i) for i, subject in enumerate(profile.subjects)
+                      if subject in text and (at := place(prompt, subject)) >= 0)
     if standing:
         entries = [profile.entries[i] for _, i in standing]
         first, subjects = entries[0], list(dict.fromkeys(bare(e.about) for e in entries))

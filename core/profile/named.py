@@ -63,6 +63,7 @@ def named(attribute: Attribute, prompt: str, persons: Sequence[str] = ()) -> lis
     usual ones, such as a profile's subjects: "black" names a tone before one of them, and none before "coat".
     """
     text = bare(prompt)
+    persons = [person for person in map(str.casefold, persons) if person in text]  # of a long profile, few
     return list(dict.fromkeys(found[0] for pattern in _patterns(attribute, persons)
                               for found in re.finditer(pattern, text)))
 

@@ -19,7 +19,7 @@ ARTICLE = re.compile(r"^(?:an?|the|one|this|that|some) ")
 MOST_WORDS = 3  # of a subject that nothing but its brevity tells
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def bare(prompt: str) -> str:
     """The words of a prompt, for comparing: without emphasis, weights, extra networks, embeddings, BREAK and AND and
     punctuation at the end, white space in order, case folded. Escaped brackets are text, and underscores are spaces.

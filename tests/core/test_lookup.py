@@ -1,4 +1,7 @@
 """Which prompts a profile is for: what a prompt names itself, spellings, subjects, and everything else."""
+import re
+from dataclasses import replace
+
 import pytest
 from wordings_texts import JOBS, WITHOUT_PERSONS, explicit
 
@@ -188,3 +191,16 @@ def test_a_subject_that_stands_in_no_prompt_carries_over_to_none_and_the_prompt_
     nowhere = profile("a photo of a doctor", subject="xyzzy")
     assert entry_for(nowhere, "portrait of a doctor")[0].steerings == (NONE,)
     assert entry_for(nowhere, "a photo of a doctor")[1]
+
+
+def test_a_profile_of_ten_thousand_prompts_is_looked_up_by_an_index(monkeypatch):
+    """A look-up took 27 seconds: every entry's subject was searched for by a pattern of its own."""
+    many = replace(DOCTOR, document={}, entries=tuple(
+        replace(DOCTOR.entries[0], prompt=f"a photo of a worker{i}") for i in range(10_000)))
+    searched, search = [], re.search
+    entry_for(many, "the sea")  # the index is made
+    monkeypatch.setattr(re, "search", lambda *given: searched.append(given) or search(*given))
+    assert entry_for(many, "a photo of a (worker77:1.2)") == (many.entries[77], True)
+    entry, known = entry_for(many, "portrait of a black worker9999, bokeh")
+    assert entry.carried_from == "a photo of a worker9999" and not known
+    assert len(searched) < 100
