@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Sequence
 from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,27 +70,30 @@ def copied(tests: Path, folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, test: str, *more: str) -> bool:
-    """Does a test file pass?"""
-    command = [sys.executable, *more, "-m", "pytest", test, "-q", "-x", "-m", "not slow",
-               "-p", "no:cacheprovider"]
+def run(folder: Path, test: str, *more: str, without: Sequence[str] = (), first: bool = True) -> list[str] | None:
+    """Tests of a test file that fail, the first alone or all; None for a time-out."""
+    command = [sys.executable, *more, "-m", "pytest", test, "-q", "-rfE", *["-x"] * first, "-m", "not slow",
+               "-p", "no:cacheprovider", *(f"--deselect={one}" for one in without)]
     try:
-        return subprocess.run(command, cwd=folder, env=QUIET, capture_output=True,
-                              timeout=SECONDS).returncode in (0, 5)
+        done = subprocess.run(command, cwd=folder, env=QUIET, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return False
+        return None
+    if done.returncode in (0, 5):
+        return []
+    return re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M) or [test]
 
 
-def covered(folder: Path, test: str) -> dict[str, list[int]]:
-    """Lines of core that a test file runs, by file."""
+def covered(folder: Path, test: str) -> tuple[dict[str, list[int]], list[str]]:
+    """(lines of core that a test file runs, by file; its tests that fail without a change)."""
     from coverage import CoverageData
     data = folder / f"coverage-{Path(test).stem}"
-    if not run(folder, test, "-m", "coverage", "run", f"--data-file={data}", "--include=core/*"):
-        raise SystemExit(f"{test} fails without a change.")
+    failing = run(folder, test, "-m", "coverage", "run", f"--data-file={data}", "--include=core/*", first=False)
+    if failing is None or test in failing:
+        raise SystemExit(f"{test} does not run without a change.")
     read = CoverageData(str(data))
     read.read()
     return {str(Path(file).resolve().relative_to(folder.resolve())): sorted(read.lines(file) or ())
-            for file in read.measured_files()}
+            for file in read.measured_files()}, failing
 
 
 def main() -> None:
@@ -121,7 +126,9 @@ def main() -> None:
         tests = [str(test.relative_to(options.tests)) for room in ("core", "contracts")
                  for test in sorted((options.tests / "tests" / room).glob("test_*.py"))
                  if test.name not in LEFT_OUT]
-        lines = dict(zip(tests, pool.map(lambda test: on_a_copy(covered, test), tests)))
+        seen = dict(zip(tests, pool.map(lambda test: on_a_copy(covered, test), tests)))
+        lines, without = ({test: both[i] for test, both in seen.items()} for i in (0, 1))
+        print("Left out, for they fail without a change:", *sum(without.values(), []), sep="\n  ", flush=True)
 
         def killed(folder: Path, file: str, operator: str, occurrence: int, line: int):
             """By which test file; None: by none. Places that no test runs survive."""
@@ -132,7 +139,7 @@ def main() -> None:
                             key=lambda test: sum(map(len, lines[test].values())))
             (folder / file).write_text(text, "utf-8")
             try:
-                return next((test for test in wanted if not run(folder, test)), None)
+                return next((test for test in wanted if run(folder, test, without=without[test]) != []), None)
             finally:
                 (folder / file).write_text(own, "utf-8")
 

@@ -128,7 +128,7 @@ ROUND = _object(
     not_finite=COUNT, one_colour=COUNT, seconds=SECONDS, watched={
         "type": "object", "additionalProperties": _list(LABEL)})
 FOLDER = _object(  # an unfinished audit of a folder
-    "facts round keys notes", round={**ROUND, "required": ["kind", "labels"]}, keys=_list(TEXT),
+    "facts round keys notes lost", round={**ROUND, "required": ["kind", "labels"]}, keys=_list(TEXT), lost=_list(TEXT),
     notes={"type": "object", "additionalProperties": TEXT})
 CALIBRATION = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -69,8 +69,10 @@ def raised(outcome: Outcome) -> None:
     if outcome.complete or isinstance(outcome.stopped, Interrupted):
         return
     if out_of_memory(outcome.stopped):
-        raise DebiasError(" ".join(outcome.notes) or f"{outcome.why}. Use smaller pictures, or a smaller batch size."
-                          ) from outcome.taken()
+        # Notes say it where something is kept; they may also be of the judge alone.
+        why = [] if any(outcome.why in note for note in outcome.notes) else [
+            f"{outcome.why}. Use smaller pictures, or a smaller batch size."]
+        raise DebiasError(" ".join([*why, *outcome.notes])) from outcome.taken()
     raise outcome.taken()
 
 

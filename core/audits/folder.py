@@ -122,11 +122,12 @@ def key_of(root: Path, file: Path) -> str:
 @dataclass(frozen=True)
 class Piece:
     """Some pictures of a folder with their labels: a round of them alone, what they are known by, notes and
-    thumbnails by that."""
+    thumbnails by that; `lost` are those that could not be read."""
     round: Round
     keys: list[str]
     notes: dict[str, str]
     thumbs: dict[str, bytes]
+    lost: Sequence[str] = ()
 
 
 class Labeller:
@@ -158,7 +159,8 @@ class Labeller:
             Round(AUDIT, self.none, seeds), images, seeds, lambda seen: [judge(seen) for judge in self.judges], None,
             None, seen_by(self.judges))
         batch.not_finite = 0  # these are files that could not be read, and are said as such
-        return Piece(batch, keys, notes, thumbs(keys[:show], images[:show], self.judges))
+        return Piece(batch, keys, notes, thumbs(keys[:show], images[:show], self.judges),
+                     [key for key, image in zip(keys, images) if image is None])
 
 
 class FolderAudit:
@@ -181,6 +183,7 @@ class FolderAudit:
         self.round = Round(AUDIT, self.labeller.none, tuple(range(len(self.files))), [[] for _ in self.attributes])
         self.keys: list[str] = []
         self.notes: dict[str, str] = {}
+        self.lost: list[str] = []
         self.thumbs: dict[str, bytes] = {}
         groups = [[a.name, *a.names] for a in self.attributes]
         self.facts = json.loads(json.dumps([groups, judged_by, confidence, [
@@ -197,8 +200,7 @@ class FolderAudit:
         """Files that could not be read, with the reason."""
         others = [f"{place_of(self.root, file)}: it is {'a link that leads out of the folder' * out or 'no file'}"
                   for file in _named(self.root) if (out := leads_out(self.root, file)) or not file.is_file()]
-        return [*(f"{key.rpartition(' ')[0]}: {note}" for key, note in self.notes.items()
-                  if not note.startswith("the first of ")), *others]
+        return [*(f"{key.rpartition(' ')[0]}: {self.notes[key]}" for key in self.lost), *others]
 
     def run(self, say: Callable[[int, int], None] = lambda done, total: None,
             pieces: Callable[[FolderAudit], Iterator[Piece]] | None = None) -> Labelled:
@@ -241,6 +243,7 @@ class FolderAudit:
     def _add(self, piece: Piece) -> None:
         self.round.extend(piece.round)
         self.notes |= piece.notes
+        self.lost += piece.lost
         self.thumbs |= piece.thumbs
         self.keys += piece.keys
 
@@ -258,12 +261,13 @@ class FolderAudit:
             Calibration(calibration.prompt, self.attributes, calibration.method, calibration.plan, [found]
                         ).check_rounds()
             places = [place_of(self.root, file) for file in self.files[:found.done]]
-            if [key.rpartition(" ")[0] for key in data["keys"]] != places or not set(data["notes"]) <= {*data["keys"]}:
+            if [key.rpartition(" ")[0] for key in data["keys"]] != places or not (
+                    {*data["lost"]} <= {*data["notes"]} <= {*data["keys"]}):
                 raise DebiasError("It names other pictures than the folder holds.")
         except DebiasError as error:
             raise DebiasError(f"{quoted(self.state)} is not what an interrupted audit of this folder left: {error} "
                               f"Delete it to label all pictures anew.") from error
-        self.round, self.keys, self.notes = found, list(data["keys"]), dict(data["notes"])
+        self.round, self.keys, self.notes, self.lost = found, data["keys"], data["notes"], data["lost"]
         for key, file in zip(self.keys[:MOST_THUMBS], self.files):
             self.thumbs |= thumbs([key], [opened(file).image], self.judges)
 
@@ -273,4 +277,5 @@ class FolderAudit:
         r = self.round
         kept = dict(kind=r.kind, labels=r.labels, faces=r.faces, people=r.people, not_finite=r.not_finite,
                     one_colour=r.one_colour)
-        write_atomic(self.state, json.dumps(dict(facts=self.facts, round=kept, keys=self.keys, notes=self.notes)))
+        write_atomic(self.state, json.dumps(dict(facts=self.facts, round=kept, keys=self.keys, notes=self.notes,
+                                                lost=self.lost)))

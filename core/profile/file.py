@@ -30,6 +30,7 @@ SCHEMA = "1.0"
 SOFTWARE = f"sd-debias {VERSION}"
 SUFFIX = ".json"
 PER_GROUP = ("shares", "target", "intervals", "corrected", "corrected_intervals")  # of a measurement
+UNSAVED = ("carried_from", "left_alone")  # what a lookup says of an entry; a file cannot
 SHIPPED = Path(__file__).resolve().parents[2] / "profiles"  # those that come with the package; never written to
 
 
@@ -53,6 +54,7 @@ class Entry:
                    these were labelled as it; None if none was
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
     carried_from   the calibrated prompt, of an entry for another one that holds its subject; it is not saved
+    left_alone     why a prompt, or an attribute whose group it names itself, is left alone; it is not saved
     fidelity       {before, after}: means over the images, None where not measured
     rounds         history: kind, images, fidelity, seconds and, an attribute, counts, unsure, kl, kl_floor95, steering
     stop           why no further round was tried
@@ -72,6 +74,7 @@ class Entry:
     told: tuple[dict, ...] | None = None
     subject: str | None = None
     carried_from: str = ""
+    left_alone: tuple[str, ...] = ()
 
     def behind(self, strength: float = 1.0) -> str:
         """The subject behind which groups' words are placed, in a prompt that this entry is carried over to; "": behind
@@ -89,7 +92,7 @@ class Entry:
     def from_dict(cls, data: dict, attributes: Sequence[Attribute]) -> Entry:
         """Read the JSON form; all but `prompt` and `steerings` may be left out. Raises DebiasError."""
         check(data, ENTRY, "This entry")
-        known = _known(cls, data)
+        known = {key: value for key, value in _known(cls, data).items() if key not in UNSAVED}
         known["steerings"] = tuple(Steering.from_dict(s) for s in data["steerings"])
         for key in ("before", "after", "expected", "side_effects", "told", "rounds", "warnings"):
             known[key] = None if known.get(key) is None else tuple(known[key])

@@ -41,8 +41,9 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
     if not said:
         return entry, kind == OWN
     if len(said) == len(steerings) and kind != OWN:
-        entry = replace(entry, warnings=())  # nothing of what is found for it is used
-    return replace(entry, steerings=tuple(steerings), warnings=(*entry.warnings, *said)), kind == OWN
+        entry = replace(entry, warnings=(), left_alone=())  # nothing of what is found for it is used
+    return replace(entry, steerings=tuple(steerings), warnings=(*entry.warnings, *said),
+                   left_alone=(*entry.left_alone, *said)), kind == OWN
 
 
 def _names(profile: Profile, prompt: str, entry: Entry, kind: str) -> list[list[str]]:
@@ -78,7 +79,8 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
     if profile.others == ALONE:
         nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
-        return Entry(prompt, nothing, warnings=("this prompt was not calibrated, so it is left alone",)), OTHER
+        why = ("this prompt was not calibrated, so it is left alone",)
+        return Entry(prompt, nothing, warnings=why, left_alone=why), OTHER
     return _any_prompt(profile, prompt), OTHER
 
 

@@ -32,7 +32,7 @@ def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0
         keys["Debias"] = why if why == LEFT_ALONE else f"not applied ({why})"
     if strength != 1:
         keys["Debias strength"] = f"{strength:g}"
-    said = entry.warnings if not exact else [w for w in entry.warnings if w.endswith(" is left alone")]
+    said = entry.left_alone if exact else entry.warnings
     if info.get("acted") and said:
         keys["Debias prompt"] = "; ".join(said)
     if info.get("acted") and seed is not None:
@@ -76,9 +76,8 @@ def _idle(profile: Profile, entry: Entry, info: Mapping, strength: float, seed: 
     """Why guidance did not act, as far as it can be told from outside."""
     if strength == 0:
         return "the strength is 0"
-    if not any(any(s.weights) or s.probabilities for s in entry.steerings) and (
-            said := [w for w in entry.warnings if w.endswith("left alone")]):
-        return "; ".join(said)
+    if not any(any(s.weights) or s.probabilities for s in entry.steerings) and entry.left_alone:
+        return "; ".join(entry.left_alone)
     if not any(any(s.weights) or (s.probabilities and s.probabilities[0] < 1) for s in entry.steerings):
         return "the calibration found nothing to correct"
     if seed is not None and not any(s.rows([seed], stream=i).any() for i, s in enumerate(entry.steerings)):

@@ -352,7 +352,7 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
     from ...core.profile.prompts import ALONE
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))
     entry, known = entry_for(profile, prompt)
-    if not known or any(warning.endswith("left alone") for warning in entry.warnings):
+    if not known or entry.left_alone:
         warnings.warn(f"{quoted(prompt)}: {'; '.join(entry.warnings)}.")
     return profile
 

@@ -278,7 +278,8 @@ class Processing:
     def __init__(self, host, sd_model, prompt="", negative_prompt="", seed=-1, sampler_name="Euler",
                  scheduler="Automatic", steps=6, cfg_scale=4.0, width=64, height=64, batch_size=1, n_iter=1,
                  s_min_uncond=0.0, enable_hr=False, hr_cfg=1.0, hr_prompt="", styles=None, init_images=None,
-                 subseed=-1, subseed_strength=0.0, override_settings=None, denoising_strength=0.75, mask=None, firstpass_image=None,
+                 subseed=-1, subseed_strength=0.0, override_settings=None, denoising_strength=0.75, mask=None,
+                 firstpass_image=None,
                  **_):
         self.host, self.sd_model = host, sd_model
         self.prompt, self.negative_prompt, self.seed, self.sampler_name = prompt, negative_prompt, seed, sampler_name

@@ -291,6 +291,13 @@ def double(tmp_path, monkeypatch):
         yield made
 
 
+def test_memory_that_runs_out_is_said_beside_a_warning_of_the_judge(double):
+    ended = core("calibration.outcome").Outcome(
+        stopped=MemoryError(), why="Memory ran out", notes=["Warning: the judge is sure of noise"])
+    with pytest.raises(core("errors").DebiasError, match="Memory ran out.+sure of noise"):
+        ours("calibrating").raised(ended)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_picture_that_memory_ran_out_for_is_not_held(double, monkeypatch, direction):
     save_profile(double.profiles, direction=direction)
