@@ -370,7 +370,7 @@ class Calibration:
             return none
         images = self._images
         if self._solved is None or self._solved[0] != images:
-            self._solved = images, tuple(none[i] if self._useless(i) else self._answer(i)
+            self._solved = images, tuple(none[i] if self.useless(i) else self._answer(i)
                                          for i in range(len(self.solvers)))
         return self._solved[1]
 
@@ -493,7 +493,7 @@ class Calibration:
         return self.expected(attribute).certainty < HOPELESS and self.solvers[attribute].at_its_limit(
             self.history(attribute))
 
-    def _useless(self, attribute: int) -> str:
+    def useless(self, attribute: int) -> str:
         """Which pushes of an attribute do nothing, in words; "" where none is known to."""
         solved, names = self.solvers[attribute], self.attributes[attribute].names
         found = solved.useless(self.history(attribute)) if isinstance(solved, Draw) else []
@@ -669,7 +669,7 @@ class Calibration:
     def warnings(self) -> list[str]:
         found, last = [f"{name}: {r.broken}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
                        if r.broken], self.held_out
-        found += [said for i, s in enumerate(self.steerings) if not s.probabilities and (said := self._useless(i))]
+        found += [said for i, s in enumerate(self.steerings) if not s.probabilities and (said := self.useless(i))]
         found += [f"{name}: {r.left_out}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
                   if r.kind in (AUDIT, HELD_OUT) and r.left_out]
         found += [warning for own in self.checks if own is not None for warning in own.warnings]

@@ -30,7 +30,7 @@ SCHEMA = "1.0"
 SOFTWARE = f"sd-debias {VERSION}"
 SUFFIX = ".json"
 PER_GROUP = ("shares", "target", "intervals", "corrected", "corrected_intervals")  # of a measurement
-UNSAVED = ("carried_from", "left_alone")  # what a lookup says of an entry; a file cannot
+UNSAVED = ("carried_from",)  # what a lookup says of an entry; a file cannot
 SHIPPED = Path(__file__).resolve().parents[2] / "profiles"  # those that come with the package; never written to
 
 
@@ -54,7 +54,7 @@ class Entry:
                    these were labelled as it; None if none was
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
     carried_from   the calibrated prompt, of an entry for another one that holds its subject; it is not saved
-    left_alone     why a prompt, or an attribute whose group it names itself, is left alone; it is not saved
+    left_alone     why the prompt, or attributes of it, are left alone
     fidelity       {before, after}: means over the images, None where not measured
     rounds         history: kind, images, fidelity, seconds and, an attribute, counts, unsure, kl, kl_floor95, steering
     stop           why no further round was tried
@@ -94,7 +94,7 @@ class Entry:
         check(data, ENTRY, "This entry")
         known = {key: value for key, value in _known(cls, data).items() if key not in UNSAVED}
         known["steerings"] = tuple(Steering.from_dict(s) for s in data["steerings"])
-        for key in ("before", "after", "expected", "side_effects", "told", "rounds", "warnings"):
+        for key in ("before", "after", "expected", "side_effects", "told", "rounds", "warnings", "left_alone"):
             known[key] = None if known.get(key) is None else tuple(known[key])
         entry = cls(**{key: value for key, value in known.items() if value is not None})
         groups = [len(a.groups) for a in attributes]
@@ -133,6 +133,7 @@ class Entry:
                                                                 "warnings", "cost")},
                 **{key: _listed(given) for key in ("expected", "side_effects", "told")
                    if (given := getattr(self, key)) is not None},
+                **({"left_alone": list(self.left_alone)} if self.left_alone else {}),
                 **({} if self.subject is None else {"subject": self.subject})}
 
 

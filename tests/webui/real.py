@@ -60,6 +60,8 @@ class Server:
             if not helper.exists():
                 helper.symlink_to(Path(__file__).with_name(helper.name).resolve(), target_is_directory=True)
         self.stub: Path | None = None
+        self.bare = "--disable-extra-extensions" in (options or ())
+        self.page = options is not None and "--nowebui" not in options
         self.process, self.python = None, given["PYTHON"] or str(place / "venv" / "bin" / "python")
         if given["URL"] and options is None:
             self.url = given["URL"].rstrip("/")
@@ -83,12 +85,19 @@ class Server:
             except OSError:
                 assert self.process.poll() is None, f"The host ended; see {self.log.name}"
                 time.sleep(1)
+        self.stop()
         raise AssertionError(f"The host did not start; see {self.log.name}")
 
     def ready(self) -> None:
         """Raises OSError until the host generates: beside a page, its API answers before it knows all scripts."""
-        if "debias" not in self.call("/sdapi/v1/scripts")["txt2img"]:
+        if "debias" not in self.call("/sdapi/v1/scripts")["txt2img"] and not self.bare:
             raise ConnectionError("no scripts yet")
+        if self.page:  # its API is complete when the extensions' own addresses are there
+            try:
+                self.call("/sd-debias/report/none/report.html")
+            except urllib.error.HTTPError as error:
+                if json.load(error) == {"detail": "Not Found"}:
+                    raise ConnectionError("no addresses yet") from error
 
     def checkpoint(self, name: str, unet=None, **settings) -> dict:
         """Payload for a variant of the demo model: another UNet of diffusers, other settings of its YAML."""
