@@ -78,9 +78,8 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
         **({"side_effects": found} if (found := side_effects(calibration)) else {}),
         **({"told": [{"right": [own.right for own in told], "made": [own.made for own in told]}
                      for told in map(calibration.told, range(len(attributes)))]} if calibration.plan.rounds else {}),
-        **({"left_alone": found} if (found := [
-            said for i, s in enumerate(calibration.steerings) if not s.probabilities and (said := calibration.useless(i))
-        ]) else {}),
+        **({"left_alone": alone} if (alone := [why for i, s in enumerate(calibration.steerings)
+                                               if not s.probabilities and (why := calibration.useless(i))]) else {}),
         "fidelity": {"before": calibration.audit.mean_fidelity, "after": verified.mean_fidelity if verified else None},
         "rounds": [{"kind": r.kind, "images": r.done, "fidelity": r.mean_fidelity, "seconds": round(r.seconds, 1),
                     **{key: getattr(r, key) for key in ("not_finite", "one_colour") if getattr(r, key)},
