@@ -409,8 +409,8 @@ def measure(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], p
     evaluations: list[int | None] = []
     before_all = _done(calibrations)
     attributes = calibrations[0].attributes
-    outcome.notes += [f"Warning: {said}" for said in blank.warnings(host.judges(attributes)[0], attributes)]
     try:
+        outcome.notes += [f"Warning: {said}." for said in blank.warnings(host.judges(attributes)[0], attributes)]
         for number, (calibration, prompt, work) in enumerate(zip(calibrations, prompts, works, strict=True)):
             resumed, before = bool(calibration.rounds), host.evaluations
             calibration.learn_from(calibrations[:number])
