@@ -10,10 +10,15 @@ import itertools
 import math
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Sequence
 
 from .errors import DebiasError, quoted, short
+from .files import read_json
 from .schema import ATTRIBUTE, check
+
+FIRST = ("gender", "age", "skin_tone", "skin_tone_5", "skin_tone_3")  # of the library, as it is listed
+LIBRARY = Path(__file__).parent / "attributes"  # those that come with the package, one in each file
 
 MOST_TEXT = 100_000  # characters of an attribute or a target in one line
 PERCENTS = 80, 125  # a sum between these is of shares in percent, and of no ratio
@@ -249,17 +254,12 @@ def _joined(texts: Sequence[str]) -> str:
     return before + prompt + after.replace("{prompt}, ", "").replace("{prompt}", "")
 
 
-def _attribute(name: str, describe: str, **groups: str) -> Attribute:
-    return Attribute(name, tuple(Group(group.replace("_", " "), (describe.format(words),))
-                                 for group, words in groups.items()))
+def _library() -> dict[str, Attribute]:
+    found = {path.stem: Attribute.from_dict(read_json(path)) for path in sorted(LIBRARY.glob("*.json"))}
+    return {name: found[name] for name in (*FIRST, *(name for name in found if name not in FIRST))}
 
 
-GENDER = _attribute("gender", "a {}", man="man", woman="woman")
+BUILT_IN = _library()
+GENDER, AGE = BUILT_IN["gender"], BUILT_IN["age"]
 # Fitzpatrick's six types in everyday words, from I to VI; the five-group form merges I and II, as Unicode's emoji do.
-SKIN_TONE = _attribute("skin_tone", "a person with {} skin", pale="pale", fair="fair", olive="olive", tan="tan",
-                       brown="brown", very_dark="very dark")
-SKIN_TONE_5 = replace(SKIN_TONE, name="skin_tone_5", groups=SKIN_TONE.groups[1:], target=())
-SKIN_TONE_3 = _attribute("skin_tone_3", "a person with {} skin", light="light", medium="medium", dark="dark")
-AGE = _attribute("age", "{} person", young="a young", middle_aged="a middle-aged", old="an old")
-
-BUILT_IN = {attribute.name: attribute for attribute in (GENDER, SKIN_TONE, SKIN_TONE_5, SKIN_TONE_3, AGE)}
+SKIN_TONE, SKIN_TONE_5, SKIN_TONE_3 = (BUILT_IN[name] for name in ("skin_tone", "skin_tone_5", "skin_tone_3"))

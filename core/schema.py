@@ -110,7 +110,7 @@ PROFILE = {
     **_object("schema name method attributes entries", schema={"type": "string", "pattern": r"^\d{1,4}\.\d{1,4}$"},
               name={"type": "string"}, software=TEXT, created=TEXT, hash=TEXT, classifier=TEXT, method=METHOD,
               attributes=_list(ATTRIBUTE, minItems=1, maxItems=8), checks=_or_null(_list(_or_null(CHECK), maxItems=8)),
-              entries=_list(ENTRY, minItems=1, maxItems=10_000),
+              entries=_list(ENTRY, maxItems=10_000),
               setting={"type": ["object", "null"],
                        "additionalProperties": {"type": ["string", "number", "boolean", "null"]}})}
 LABEL = _whole(-3, MOST_GROUPS - 1)  # a group's place, or why a picture is left out

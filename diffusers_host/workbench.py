@@ -89,7 +89,7 @@ class Workbench(Host):
     def apply(self, profile: Profile, prompt: str, seeds: Sequence[int], strength: float = 1.0,
               encoded: Encoded | None = None):
         """Images with a profile's calibrated weights; see `generate`."""
-        entry, _ = entry_for(profile, prompt)
+        entry, _ = entry_for(profile, prompt, self.setting["negative_prompt"] or "")
         if encoded is None and strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
             encoded = self.encoded(profile, prompt, strength)
         return self.generate(prompt, seeds, profile.attributes, entry.steerings, profile.method, strength,

@@ -7,6 +7,7 @@ from . import messages, profiles
 from .apply import DebiasApply
 from .attribute import DebiasAttribute
 from .audit import DebiasAudit
+from .balance import DebiasBalance
 from .calibrate import DebiasCalibrate
 from .check import DebiasCheckClassifier
 from .classifier import (
@@ -22,7 +23,8 @@ from .text_encode import DebiasTextEncode
 
 class Debias(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier, DebiasImageClassifier,
+        return [DebiasBalance, DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier,
+                DebiasImageClassifier,
                 DebiasAskClassifier, DebiasLookAtFaces, DebiasPanel, DebiasCheckClassifier, DebiasLoadFolder,
                 DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply, DebiasTextEncode,
                 DebiasReport, DebiasDoctor]

@@ -23,12 +23,15 @@ from .model_name import encoder_name, model_name
 from .types import CATEGORY, Profiles
 
 
-def looked_up(profile: Profile, text: str, found: bool = False) -> tuple[Entry, list[str]]:
+def looked_up(profile: Profile, text: str, found: bool = False, negative: str = "") -> tuple[Entry, list[str]]:
     """A prompt's entry and what to say of it; one that was found may be empty. Raises DebiasError where no text is
-    known and the profile has several."""
+    known and the profile has not one entry alone."""
     if text.strip() or found:
-        entry, _ = entry_for(profile, text)
+        entry, _ = entry_for(profile, text, negative)
         return entry, list(entry.warnings)
+    if not profile.entries:
+        raise DebiasError("The graph does not show which text the positive conditioning was made from. Wire the "
+                          "prompt's text to 'text'.")
     if len(profile.entries) > 1:
         raise DebiasError(f"The profile '{profile.name}' was calibrated for {len(profile.entries)} prompts, and the "
                           "graph does not show which text the positive conditioning was made from. Write the prompt "
@@ -64,14 +67,14 @@ class Application:
             if any(any(s.weights) or s.probabilities for s in self.entry.steerings):
                 self.encoded()
 
-    def _behind(self) -> list[str]:
-        """The texts behind the positive conditioning of the sampler that runs."""
+    def _behind(self, side: str = "positive") -> list[str]:
+        """The texts behind the conditioning of the sampler that runs."""
         running, sampler = messages.running()
         graph = self.graph if running is None else running.prompt
-        if found := texts_behind(graph, sampler):
+        if found := texts_behind(graph, sampler, side):
             return found
         return list(dict.fromkeys(text for at in samplers_of(graph, self.node or "")
-                                  for text in texts_behind(graph, at)))
+                                  for text in texts_behind(graph, at, side)))
 
     def _look_up(self) -> None:
         """Sets prompt, entry and what is to be said of them."""
@@ -86,7 +89,8 @@ class Application:
             if behind and all(bare(text) != bare(self.text) for text in behind):
                 said.append(f"'text' is {quoted(self.text)}, but the positive conditioning is made from "
                             f"{', '.join(map(quoted, behind))}; 'text' is used")
-        self.entry, warnings = looked_up(self.profile, self.prompt, bool(behind))
+        self.negative = ", ".join(self._behind("negative"))
+        self.entry, warnings = looked_up(self.profile, self.prompt, bool(behind), self.negative)
         self.prompt, self.said = self.prompt if self.prompt.strip() or behind else self.entry.prompt, [*said, *warnings]
 
     def weights(self, seed: int, images: int) -> Tensor:
@@ -108,7 +112,7 @@ class Application:
         notes += [f"other setting: {text}" for text in differences(self.profile, {**self.known, **facts})]
         idle = not summary["acted"] and any(map(any, summary["weights"]))
         own = facts["seed"] if images == 1 else None
-        told = metadata(self.profile, self.prompt, summary, self.strength, own)
+        told = metadata(self.profile, self.prompt, summary, self.strength, own, self.negative)
         run = messages.running()[0]
         messages.say(self.node, "\n".join([summary_text(self.profile, self.entry, told, summary, facts["seed"]),
                                            *(f"Warning: {note}" for note in notes)]), warning=idle or bool(notes),
@@ -179,13 +183,17 @@ class DebiasApply(io.ComfyNode):
         node, profile = cls.hidden.unique_id, with_others(profile, other_prompts)
         check_strength(strength)  # a wired one is not held to the widget's range
         method = profile.method.adjusted(direction, start, end)
-        graph = cls.hidden.prompt or {}
         if strength == 0:
             messages.say(node, "Not applied (the strength is 0)")
             messages.record(metadata(profile, text or profile.entries[0].prompt, dict(acted=False), strength))
             return io.NodeOutput(model)
-        check_encoder(profile, encoder_name(clip))
-        known = dict(model=model_name(graph, node), text_encoder=encoder_name(clip))
-        applied = Application(model, clip, profile, method, strength, text or "", graph, node, known)
-        guide = GuidedSampling(applied.encoded, profile.attributes, method, applied.weights, applied.done, profile.hash)
-        return io.NodeOutput(guide.patch(model))
+        return io.NodeOutput(applied(cls.hidden, model, clip, profile, method, strength, text or ""))
+
+
+def applied(hidden, model, clip, profile: Profile, method: Method, strength: float = 1.0, text: str = ""):
+    """A model that is guided by a profile. Raises DebiasError."""
+    graph, node = hidden.prompt or {}, hidden.unique_id
+    check_encoder(profile, encoder_name(clip))
+    known = dict(model=model_name(graph, node), text_encoder=encoder_name(clip))
+    on = Application(model, clip, profile, method, strength, text, graph, node, known)
+    return GuidedSampling(on.encoded, profile.attributes, method, on.weights, on.done, profile.hash).patch(model)

@@ -11,16 +11,18 @@ POSITIVE = ("positive", "guider", "conditioning", "cond1", "base_positive", "bas
 # An encoder's texts, and the values of nodes that only hold or join texts.
 TEXTS = ("populated_text", "text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl", "prompt", "positive_prompt",
          "string", "value", "string_a", "string_b", "text_a", "text_b", "user_prompt")
+NEGATIVE = ("negative", "guider", "basic_pipe", "pipe")
 BRANCHES = ("on_true", "on_false")  # of a switch
 # What a node that is no encoder and has no input with a conditioning's name may have beside it.
 OTHERS = {"model", "clip", "vae", "image", "images", "mask", "latent", "latent_image", "samples", "pixels", "negative",
           "control_net", "clip_vision", "clip_vision_output", "style_model"}
 
 
-def texts_behind(graph: Mapping, sampler: str) -> list[str]:
-    """The texts that make a sampler's positive conditioning, each once, in the graph's order; none where the graph
-    does not tell, one that is empty where it says nothing."""
-    found = list(dict.fromkeys(text for link in _positive(graph, sampler, set())
+def texts_behind(graph: Mapping, sampler: str, side: str = "positive") -> list[str]:
+    """The texts that make a sampler's positive or negative conditioning, each once, in the graph's order;
+    none where the graph does not tell, one that is empty where it says nothing."""
+    names = POSITIVE if side == "positive" else NEGATIVE
+    found = list(dict.fromkeys(text for link in _positive(graph, sampler, set(), names)
                                for text in _texts(graph, link, set())))
     return [text for text in found if text.strip()] or found[:1]
 
@@ -67,14 +69,15 @@ def is_link(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
-def _positive(graph: Mapping, node: str, seen: set[str]) -> Iterator[tuple[str, int]]:
-    """Links to the conditioning that a sampler takes for its positive one."""
+def _positive(graph: Mapping, node: str, seen: set[str], names: tuple[str, ...] = POSITIVE
+              ) -> Iterator[tuple[str, int]]:
+    """Links to the conditioning that a sampler takes for its positive one, or by the names of its negative one."""
     links = dict(_links(graph, node))
-    name = next((name for name in POSITIVE if name in links), None)
+    name = next((name for name in names if name in links), None)
     if name is None or node in seen:
         return
     if name in ("guider", "basic_pipe", "pipe"):
-        yield from _positive(graph, links[name][0], seen | {node})
+        yield from _positive(graph, links[name][0], seen | {node}, names)
     else:
         yield links[name]
 

@@ -45,10 +45,7 @@ function element(tag, kind, text, ...children) {
   return made;
 }
 
-// The panel's own words in the page's language, from locales/<language>/main.json. What the server says stays English.
-let languages = {};
-const word = (text, values = {}) => (languages[app.extensionManager?.setting?.get("Comfy.Locale")]?.debiasPanel?.[text] ?? text)
-  .replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const word = (text, values = {}) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
@@ -274,8 +271,6 @@ app.registerExtension({
       const workflow = data?.workflow && withoutPanels(data.workflow);
       return queue.call(this, number, workflow ? { ...data, workflow } : data, ...more);
     };
-    const found = await api.fetchApi("/i18n").catch(() => null);
-    if (found?.ok) languages = await found.json();
   },
   nodeCreated(node) {
     if (!ours(node)) return;

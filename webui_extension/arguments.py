@@ -13,19 +13,21 @@ from ..core.method.draw import check_strength
 from ..core.profile.prompts import ALONE
 
 NONE = "None"  # no profile is chosen
+BALANCE = "Balance (no calibration)"  # attributes with shares take a profile's place
 
 
 @dataclass(frozen=True)
 class Arguments:
     """start and end are shares of the schedule, 0 to 1; strength 1 is as calibrated, 0 is no guidance."""
     enabled: bool = False
-    profile: str = NONE
+    profile: str = BALANCE
     strength: float = 1.0
     direction: str = AS_CALIBRATED
     start: float = 0.0
     end: float = 1.0
     hires: bool = True
     others: str = ALONE
+    attributes: str = "gender = 50:50"
 
     @classmethod
     def read(cls, values: Sequence, overrides: Mapping | None = None) -> Arguments:
@@ -50,7 +52,8 @@ class Arguments:
         keys = {"direction": self.direction, "start": f"{self.start:g}", "end": f"{self.end:g}", "hires": self.hires,
                 "others": self.others}
         defaults = Arguments()
-        return {f"Debias {name}": str(text) for name, text in keys.items()
+        balances = {"Debias attributes": self.attributes} if self.profile == BALANCE else {}
+        return balances | {f"Debias {name}": str(text) for name, text in keys.items()
                 if getattr(self, name) != getattr(defaults, name)}
 
 

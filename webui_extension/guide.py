@@ -67,6 +67,7 @@ class ProfileGuidance:
     strength: float
     hires: bool
     arguments: Arguments
+    negative: str = ""
     steps = Steps
 
     @property
@@ -74,11 +75,11 @@ class ProfileGuidance:
         return self.profile.attributes
 
     def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        return torch.cat([rows(entry_for(self.profile, prompt)[0].steerings, [int(seed)], self.strength)
+        return torch.cat([rows(entry_for(self.profile, prompt, self.negative)[0].steerings, [int(seed)], self.strength)
                           for prompt, seed in zip(prompts, seeds, strict=True)])
 
     def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
-        return {**metadata(self.profile, prompt, info, self.strength, seed), **self.arguments.changed()}
+        return {**metadata(self.profile, prompt, info, self.strength, seed, self.negative), **self.arguments.changed()}
 
     def behind(self, text: str) -> str:
         return entry_for(self.profile, text)[0].behind(self.strength)
@@ -89,14 +90,14 @@ class ProfileGuidance:
         return differences(self.profile, setting)
 
     def warnings(self, prompt: str) -> list[str]:
-        found = list(entry_for(self.profile, prompt)[0].warnings)
+        found = list(entry_for(self.profile, prompt, self.negative)[0].warnings)
         if self.method.direction != self.profile.method.direction:
             found.append(f"the weights were calibrated with the direction '{self.profile.method.direction}'")
         return found
 
 
-def from_profile(profile: Profile, arguments: Arguments) -> ProfileGuidance:
+def from_profile(profile: Profile, arguments: Arguments, negative: str = "") -> ProfileGuidance:
     """Raises ValueError for a window or direction that does not fit."""
     method = profile.method.adjusted(arguments.direction, arguments.start, arguments.end)
     profile = with_others(profile, arguments.others)
-    return ProfileGuidance(profile, method, arguments.strength, arguments.hires, arguments)
+    return ProfileGuidance(profile, method, arguments.strength, arguments.hires, arguments, negative)

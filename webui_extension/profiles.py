@@ -8,9 +8,10 @@ from typing import Iterator
 
 from ..core.errors import DebiasError, out_of_memory, placed, placeless, quoted
 from ..core.files import safe_name, writing
+from ..core.profile.balance import NAME, balanced
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described as described  # the accordion shows it
-from .arguments import NONE
+from .arguments import BALANCE, NONE, Arguments
 
 FOLDER = "debias_profiles"
 
@@ -45,15 +46,31 @@ def files() -> dict[str, Path]:
 
 def names() -> list[str]:
     """What the dropdown offers."""
-    return [NONE, *sorted(files(), key=str.casefold)]
+    return [BALANCE, NONE, *sorted(files(), key=str.casefold)]
 
 
 def new_name(name: str) -> str:
     """A name for a new profile, as `safe_name`. Raises DebiasError for the one that chooses none in the list."""
-    if name == NONE:
-        raise DebiasError(f"{quoted(NONE)} chooses no profile in the list, so none can have this name. Choose another, "
+    if name in (NONE, BALANCE):
+        raise DebiasError(f"{quoted(name)} chooses no profile in the list, so none can have this name. Choose another, "
                           "e.g. 'doctor-gender'.")
     return safe_name(name)
+
+
+def chosen(arguments: Arguments) -> Profile:
+    """The profile that the accordion names, or the balance of its attributes. Raises DebiasError."""
+    if arguments.profile != BALANCE:
+        return load(arguments.profile)
+    if not arguments.attributes.strip():
+        raise DebiasError("Expected an attribute to balance, got none. Write one, e.g. gender = 50:50.")
+    return balanced(arguments.attributes, wildcards=wildcards())
+
+
+def wildcards() -> list[Path]:
+    """Folders with the wildcard files of other extensions."""
+    from modules import paths
+    root = Path(paths.data_path)
+    return [*sorted(root.glob("extensions/*/wildcards")), root / "wildcards"]
 
 
 def load(name: str) -> Profile:
@@ -120,6 +137,8 @@ def _roots() -> list[Path]:
 
 def name_of(hash_start: str, name: str) -> str:
     """The dropdown's name of a profile that an infotext names: the file of this content, else of this name."""
+    if name == NAME and not files().get(NAME):
+        return BALANCE
     found = files()
     for candidate in sorted(found, key=lambda stem: stem != name):
         try:

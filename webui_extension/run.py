@@ -14,8 +14,9 @@ from .sampling import Pass, of_frames
 STATE, CURRENT = "sd_debias_run", "sd_debias_pass"
 # Every key that an infotext may get. They are answered when an image's infotext is written, after its sampling.
 KEYS = ("Debias", "Debias failed", "Debias profile", "Debias hash", "Debias weights", "Debias strength",
-        "Debias direction", "Debias start", "Debias end", "Debias hires", "Debias others", "Debias prompt",
-        "Debias sent to", "Debias skipped", "Debias without negative", "Debias setting", "Debias calibration")
+        "Debias attributes", "Debias direction", "Debias start", "Debias end", "Debias hires", "Debias others",
+        "Debias prompt", "Debias sent to", "Debias skipped", "Debias without negative", "Debias setting",
+        "Debias calibration")
 
 
 class Run:

@@ -1,8 +1,11 @@
 """The accordion "Debias": applies a profile to whatever is generated."""
 from __future__ import annotations
 
+import html
+
 import gradio as gr
 from modules import scripts, shared, ui_common
+from modules.ui_components import InputAccordion
 
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
@@ -10,8 +13,8 @@ from ..core.profile.lookup import check_encoder
 from ..core.profile.prompts import OTHERS
 from ..core.report.markdown import literal, literal_lines
 from . import host_a1111, host_forge, profiles
-from .arguments import NONE, Arguments
-from .guide import from_profile
+from .arguments import BALANCE, NONE, Arguments
+from .guide import from_profile, plain
 from .pasting import pasted
 from .run import STATE, Run, family
 
@@ -28,36 +31,39 @@ class Debias(scripts.Script):
 
     def ui(self, is_img2img):
         defaults = Arguments()
-        with gr.Accordion("Debias", open=False, elem_id=self.elem_id("accordion")):
-            enabled = gr.Checkbox(label="Enable Debias", value=defaults.enabled, elem_id=self.elem_id("enabled"))
+        with InputAccordion(defaults.enabled, label="Debias", elem_id=self.elem_id("enabled")) as enabled:
+            with enabled.extra():
+                header = gr.HTML(_header(defaults.profile), elem_id=self.elem_id("chosen"))
             with gr.Row():
-                profile = gr.Dropdown(label="Debias profile", choices=profiles.names(), value=NONE,
+                profile = gr.Dropdown(label="Debias profile", choices=profiles.names(), value=defaults.profile,
                                       elem_id=self.elem_id("profile"))
                 ui_common.create_refresh_button(profile, lambda: None, lambda: {"choices": profiles.names()},
                                                 self.elem_id("refresh"))
-            about = gr.Markdown("", elem_id=self.elem_id("about"))
-            with gr.Row():
-                strength = gr.Slider(0.0, 3.0, value=defaults.strength, step=0.05, elem_id=self.elem_id("strength"),
-                                     label="Debias strength (1: as calibrated, 0: none)")
+            attributes = gr.Textbox(
+                label="Balance (one attribute per line, with shares)", value=defaults.attributes, lines=2,
+                placeholder="gender = 50:50\nage", elem_id=self.elem_id("attributes"))
+            about = gr.Markdown(_about(defaults.profile), elem_id=self.elem_id("about"))
+            strength = gr.Slider(0.0, 3.0, value=defaults.strength, step=0.05, elem_id=self.elem_id("strength"),
+                                 label="Debias strength (1: as calibrated, 0: none)")
+            with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
                 direction = gr.Dropdown([AS_CALIBRATED, *DIRECTIONS], value=defaults.direction,
                                         label="Debias direction", elem_id=self.elem_id("direction"))
-            with gr.Row():
-                start = gr.Slider(0.0, 1.0, value=defaults.start, step=0.05, label="Debias start (share of the steps)",
-                                  elem_id=self.elem_id("start"))
-                end = gr.Slider(0.0, 1.0, value=defaults.end, step=0.05, label="Debias end (share of the steps)",
-                                elem_id=self.elem_id("end"))
-            hires = gr.Checkbox(label="Debias also in hires pass", value=defaults.hires, elem_id=self.elem_id("hires"))
-            others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
-                                 label="Debias prompts that the profile is not for")
-            # Texts of all scripts have no marks within a sentence: localizations translate what stands between marks.
-            gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group.  \nThe "
-                        "directions embedding and prediction do nothing in steps in which a setting skips the "
-                        "negative prompt. The direction prompt always works.")
-        profile.change(_about, inputs=[profile], outputs=[about], show_progress=False)
-        controls = [enabled, profile, strength, direction, start, end, hires, others]
-        names = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
+                with gr.Row():
+                    start = gr.Slider(0.0, 1.0, value=defaults.start, step=0.05, elem_id=self.elem_id("start"),
+                                      label="Debias start (share of the steps)")
+                    end = gr.Slider(0.0, 1.0, value=defaults.end, step=0.05, elem_id=self.elem_id("end"),
+                                    label="Debias end (share of the steps)")
+                hires = gr.Checkbox(label="Debias also in hires pass", value=defaults.hires,
+                                    elem_id=self.elem_id("hires"))
+                others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
+                                     label="Debias prompts that the profile is not for")
+                gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group.  \nThe "
+                            "directions embedding and prediction do nothing in steps in which a setting skips the "
+                            "negative prompt. The direction prompt always works.")
+        profile.change(_shown, inputs=[profile], outputs=[about, attributes, header], show_progress=False)
+        controls = [enabled, profile, strength, direction, start, end, hires, others, attributes]
         self.infotext_fields = [(control, lambda parameters, name=name: pasted(name, parameters))
-                                for control, name in zip(controls, names)]
+                                for control, name in zip(controls, Arguments.__dataclass_fields__)]
         return controls
 
     def process(self, p, *args):
@@ -70,9 +76,10 @@ class Debias(scripts.Script):
             arguments = Arguments.read(args, getattr(p, OVERRIDES, None))
             if not arguments.enabled:
                 return
-            loaded = profiles.load(arguments.profile)
+            loaded = profiles.chosen(arguments)
             check_encoder(loaded, family(shared.sd_model) or "")
-            run = Run(p, from_profile(loaded, arguments))
+            negative = plain(p.negative_prompt if isinstance(p.negative_prompt, str) else "")
+            run = Run(p, from_profile(loaded, arguments, negative))
             if loaded.edited:
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")
         except Exception as error:
@@ -94,7 +101,19 @@ class Debias(scripts.Script):
             run.end(p)
 
 
+def _shown(name: str):
+    """What the accordion says and shows once a profile is chosen."""
+    return _about(name), gr.update(visible=name == BALANCE), _header(name)
+
+
+def _header(name: str) -> str:
+    return f"<span>{html.escape(name or NONE)}</span>"
+
+
 def _about(name: str) -> str:
+    if name == BALANCE:
+        return ("Each picture gets a group by its seed. A prompt that names a group is left alone. Calibrate to change "
+                "fewer pictures, and to know the shares.")
     if not name or name == NONE:
         return ""
     try:

@@ -24,6 +24,7 @@ from ..schema import ENTRY, PROFILE, check
 from ..judge.check import Check
 from ..method.draw import Steering
 from ..version import VERSION
+from .people import noun_of
 from .prompts import ALONE, bare, subject_of
 
 SCHEMA = "1.0"
@@ -180,6 +181,8 @@ class Profile:
         document, own = copy.deepcopy(document), _hash(document)
         fields = _parsed(document)
         entries = fields["entries"]
+        if not entries and fields["method"].spend != "draw":
+            raise DebiasError("Expected entries in a profile whose method shifts, got none. Calibrate again.")
         if len({same_prompt(e.prompt) for e in entries}) < len(entries):
             raise DebiasError("Expected one entry per prompt in a profile, got these: "
                               f"{short([e.prompt for e in entries])}.")
@@ -224,6 +227,15 @@ class Profile:
     def subjects(self) -> tuple[str, ...]:
         """Of each entry, the bare subject of its prompt."""
         return tuple(bare(entry.about) for entry in self.entries)
+
+    @cached_property
+    def by_person(self) -> dict[str, list[int]]:
+        """Places of the entries by the person that their subject names, singular; "" for subjects that are none."""
+        found: dict[str, list[int]] = {}
+        for i, subject in enumerate(self.subjects):
+            if subject:
+                found.setdefault(noun_of(subject) or "", []).append(i)
+        return found
 
     @property
     def text(self) -> str:

@@ -13,23 +13,25 @@ from ..errors import DebiasError, quoted, short
 from ..files import MODEL_FILES
 from ..method.draw import Steering
 from .file import Entry, Profile, same_prompt
-from .named import named
-from .prompts import ALONE, OTHERS, bare, place, with_another
+from .named import named, of_persons
+from .people import people, shown, stands
+from .prompts import ALONE, OTHERS, bare, with_another
 
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
 OWN, CARRIED, OTHER = "own", "carried over", "other"  # how an entry is found for a prompt
 
 
-def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
+def entry_for(profile: Profile, prompt: str, negative: str = "") -> tuple[Entry, bool]:
     """(the entry for a prompt, whether it is the prompt's own calibration). If it is not, its `warnings` say what it
     is.
 
-    1. An attribute whose group the prompt names itself is left alone, whatever follows (named.py); words that the
-       calibrated prompt has too do not count.
+    1. An attribute whose group the prompt names itself is left alone, whatever follows (named.py), and so is one whose
+       group the negative prompt names; words that were calibrated with do not count.
     2. The same prompt, without a host's syntax: its entry.
-    3. An entry whose subject stands in the prompt: that entry, carried over; of several, the one that stands first.
-    4. Any other prompt: what `profile.others` says, one of `OTHERS`.
+    3. An entry whose subject the prompt shows: that entry, carried over; of several, the one that stands first.
+    4. Any other prompt: what `profile.others` says, one of `OTHERS`. A profile without entries, which balances
+       attributes and was not calibrated, draws. Attributes of persons are left alone where no person is shown.
     """
     entry, kind = _found(profile, prompt)
     steerings, said = list(entry.steerings), []
@@ -37,6 +39,10 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
         if words:
             steerings[i] = Steering.none(len(profile.attributes[i].groups))
             said.append(f"the prompt itself says {', '.join(map(quoted, words))}, so "
+                        f"{short(profile.attributes[i].name)} is left alone")
+        elif words := _refused(profile, profile.attributes[i], negative):
+            steerings[i] = Steering.none(len(profile.attributes[i].groups))
+            said.append(f"the negative prompt says {', '.join(map(quoted, words))}, so "
                         f"{short(profile.attributes[i].name)} is left alone")
     if not said:
         return entry, kind == OWN
@@ -48,10 +54,18 @@ def entry_for(profile: Profile, prompt: str) -> tuple[Entry, bool]:
 
 def _names(profile: Profile, prompt: str, entry: Entry, kind: str) -> list[list[str]]:
     """The words of each attribute by which a prompt names its groups, and the calibrated prompt does not."""
-    persons = profile.subjects
+    about = entry.about if kind != OTHER else ""
     calibrated = entry.prompt if kind == OWN else entry.carried_from
-    return [[word for word in named(attribute, prompt, persons) if word not in named(attribute, calibrated, persons)]
-            for attribute in profile.attributes]
+    return [[word for word in named(attribute, prompt, about)
+             if word not in named(attribute, calibrated, about)] for attribute in profile.attributes]
+
+
+def _refused(profile: Profile, attribute: Attribute, negative: str) -> list[str]:
+    """The words of a negative prompt that name a group, and that the calibration's did not have."""
+    if not negative.strip():
+        return []
+    known = named(attribute, str(profile.setting.get("negative_prompt") or ""))
+    return [word for word in named(attribute, negative) if word not in known]
 
 
 def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
@@ -61,8 +75,9 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         if known is not None:
             return profile.entries[known], OWN
     text = bare(prompt)
-    standing = sorted((at, i) for i, subject in enumerate(profile.subjects)
-                      if subject in text and (at := place(prompt, subject)) >= 0)
+    may = [i for word in {person.word for person in people(prompt)} for i in profile.by_person.get(word, ())]
+    may += [i for i in profile.by_person.get("", ()) if profile.subjects[i] in text]
+    standing = sorted((at, i) for i in may if (at := stands(prompt, profile.subjects[i])) >= 0)
     if standing:
         entries = [profile.entries[i] for _, i in standing]
         first, subjects = entries[0], list(dict.fromkeys(bare(e.about) for e in entries))
@@ -77,7 +92,7 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
         said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} is in this "
                 f"prompt{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
-    if profile.others == ALONE:
+    if profile.others == ALONE and profile.entries:
         nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)
         why = ("this prompt was not calibrated, so it is left alone",)
         return Entry(prompt, nothing, warnings=why, left_alone=why), OTHER
@@ -95,6 +110,7 @@ def _any_prompt(profile: Profile, prompt: str) -> Entry:
     """Nobody knows how biased the prompt is; but where images are drawn, sending each of them to a group drawn from the
     target needs no such knowledge. Shifts are the mean of all entries'."""
     found = [[e.steerings[i] for e in profile.entries] for i in range(len(profile.attributes))]
+    alone = _nobody(profile, prompt)
     if profile.method.spend == "draw":
         steerings = tuple(_every_image(a, own, profile.method.unit) for a, own in zip(profile.attributes, found))
         used = "every image is steered to a group drawn from the target"
@@ -102,7 +118,21 @@ def _any_prompt(profile: Profile, prompt: str) -> Entry:
         steerings = tuple(map(_mean, found))
         several = f"{len(profile.entries)} calibrated prompts"
         used = f"the average of {several if len(profile.entries) > 1 else 'the one calibrated prompt'} is used"
-    return Entry(prompt, steerings, warnings=(f"this prompt was not calibrated; {used}",))
+    steerings = tuple(Steering.none(len(a.groups)) if why else s
+                      for a, why, s in zip(profile.attributes, alone, steerings))
+    said = tuple(dict.fromkeys(filter(None, alone)))
+    if all(alone) or not profile.entries:
+        return Entry(prompt, steerings, warnings=said, left_alone=said)
+    return Entry(prompt, steerings, warnings=(f"this prompt was not calibrated; {used}", *said), left_alone=said)
+
+
+def _nobody(profile: Profile, prompt: str) -> list[str]:
+    """Of each attribute, why a prompt gives no reason to steer it; "" where it does."""
+    seen = shown(prompt)
+    if seen and not seen[0].named:
+        return [""] * len(profile.attributes)
+    why = "the prompt names somebody" if seen else "no word for a person was found in the prompt"
+    return [f"{why}, so {short(a.name)} is left alone" if of_persons(a) else "" for a in profile.attributes]
 
 
 def differences(profile: Profile, setting: Mapping) -> list[str]:

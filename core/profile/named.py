@@ -10,29 +10,29 @@ import re
 from typing import Iterator, Sequence
 
 from ..attribute import Attribute, Group
+from .people import Person, lexicon, people, phrase_end, singular
 from .prompts import MEDIUM, bare, whole
 
 # Persons and pronouns, then trades that name a gender, then other languages. A hyphen may follow the first ones.
 MALE, FEMALE = "male masculine", "female feminine"
 MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? dudes? blokes? fathers? dads? daddy
-    grandfathers? grandpa husbands? grooms? bridegroom boyfriends? sons? brothers? uncles? nephews? kings?(?!.size)
-    princes? dukes? lords? monks? mr sir fireman firemen policeman policemen businessman businessmen salesman salesmen
-    craftsman craftsmen handyman mailman mailmen postman postmen fisherman fishermen cameraman cameramen chairman
-    chairmen congressman congressmen statesman statesmen sportsman sportsmen nobleman noblemen horseman horsemen
-    anchorman weatherman workman workmen actors? waiters? cowboys?(?!.(?:hat|boot)) stuntman stuntmen repairman
-    repairmen doorman spaceman spacemen spokesman mann männer herr herren junge hommes? garçons? monsieur hombres?
-    señor uomo uomini homem homens
-    男 男の人 男人 남자 남성 мужчина мужчины"""
+    grandfathers? grandpa husbands? grooms? bridegroom boyfriends? sons? brothers? uncles? nephews?
+    kings?(?!.size) princes? dukes? lords? monks? emperors? mr sir fireman firemen policeman policemen
+    businessman businessmen salesman salesmen craftsman craftsmen handyman mailman mailmen postman postmen
+    fisherman fishermen cameraman cameramen chairman chairmen congressman congressmen statesman statesmen
+    sportsman sportsmen nobleman noblemen horseman horsemen bearded moustached mustached beards? moustache
+    mustache goatee anchorman weatherman workman workmen actors? waiters? cowboys?(?!.(?:hat|boot)) stuntman
+    stuntmen repairman repairmen doorman spaceman spacemen spokesman mann männer herr herren junge hommes?
+    garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
 WOMAN = """woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
-    grandma
-    wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces? queens?(?!.size) princess
-    princesses duchess nuns? mrs ms miss(?!.(?:universe|world)) madam maids? firewoman firewomen policewoman
-    policewomen businesswoman businesswomen saleswoman saleswomen craftswoman fisherwoman camerawoman chairwoman
-    congresswoman stateswoman sportswoman noblewoman horsewoman anchorwoman spokeswoman actress actresses waitress
-    waitresses stewardess stewardesses seamstress hostess cowgirls? heroines? ballerinas? schoolgirls? frau frauen
-    dame mädchen femmes? fille madame mujer mujeres señora donna donne mulher mulheres ärztin
-    女 女の人 女人 여자 여성 женщина
-    женщины"""
+    grandma wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces?
+    queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam maids?
+    pregnant firewoman firewomen policewoman policewomen businesswoman businesswomen saleswoman saleswomen
+    craftswoman fisherwoman camerawoman chairwoman congresswoman stateswoman sportswoman noblewoman horsewoman
+    anchorwoman spokeswoman actress actresses waitress waitresses stewardess stewardesses seamstress hostess
+    cowgirls? heroines? ballerinas? empress empresses sorceress sorceresses enchantress priestess goddess
+    huntress mermaids? schoolgirls? frau frauen dame mädchen femmes? fille madame mujer mujeres señora donna
+    donne mulher mulheres ärztin 女 女の人 女人 여자 여성 женщина женщины"""
 # Tones are named by the skin, or by a word before a person.
 TONES = "pale fair light medium olive tan tanned bronze brown dark black white ebony ivory porcelain"
 BEFORE_PERSON = """pale fair-skinned tanned tan black white brown african african-american afro-american afro asian
@@ -40,43 +40,80 @@ BEFORE_PERSON = """pale fair-skinned tanned tan black white brown african africa
     ghanaian somali sudanese jamaican chinese japanese korean vietnamese thai filipino filipina mexican brazilian
     pakistani bangladeshi turkish persian iranian nordic scandinavian swedish norwegian irish german russian slavic
     aboriginal polynesian native-american"""
-PERSON = """person people man men woman women male female boys? girls? guys? lady gentleman child children kids?
-    teenagers? adults? couple family"""
-THINGS = "|".join((*MEDIUM, "town", "city", "street", "house", "building", "castle", "school", "book", "tree", "car"))
-OLD = f"(?:older|elderly|old)(?! (?:{THINGS})s?\\b)"
+PRONOUNS = "he his him himself she her hers herself".split()
+OLD = f"(?:older|elderly|old)(?! (?:{'|'.join(MEDIUM)})s?\\b)"
 WORDS = {
     "man": [rf"\d*(?:{'|'.join(MAN.split())})", rf"(?:{'|'.join(MALE.split())})s?(?:-\w+)?"],
     "woman": [rf"\d*(?:{'|'.join(WOMAN.split())})", rf"(?:{'|'.join(FEMALE.split())})s?(?:-\w+)?"],
     "young": ["young", "younger", "youthful", "teenage", "teenagers?", "teens?", "child", "children", "kids?",
+              "bab(?:y|ies)(?!.(?:blue|pink|yellow|grand))", "infants?", "newborns?", "schoolboys?", "schoolgirls?",
               "toddlers?", "boys?", "girls?"],
     "middle aged": ["middle-aged", "middle aged", "midlife", "in (?:his|her|their) (?:forties|fifties)"],
-    "old": [OLD, "aged", "grandmother", "grandfather", "grandma", "grandpa", "wrinkled", "octogenarian"],
+    "old": [OLD, "aged", "grand(?:mother|father|parent|ma|pa)s?", "grann(?:y|ies)", "wrinkled", "wrinkles",
+            "retired", "octogenarians?",
+            "pensioners?", "retirees?"],
 }
 SAME = {"male": "man", "males": "man", "men": "man", "female": "woman", "females": "woman", "women": "woman",
         "elderly": "old"}
 
 
-def named(attribute: Attribute, prompt: str, persons: Sequence[str] = ()) -> list[str]:
+def named(attribute: Attribute, prompt: str, subject: str = "") -> list[str]:
     """The words in a prompt that name a group of the attribute, in the order of its groups; none where it names none.
 
-    Case, emphasis and a host's syntax do not matter; words are whole ones. `persons` are words for persons beside the
-    usual ones, such as a profile's subjects: "black" names a tone before one of them, and none before "coat".
+    Case, emphasis and a host's syntax do not matter; words are whole ones. Of an attribute of persons, only words for
+    the person count whom the subject names, else for the first whom the prompt shows: "an old doctor" says how old the
+    doctor is; "a doctor in an old hospital" and "a doctor with an old man" do not.
     """
-    text = bare(prompt)
-    persons = [person for person in map(str.casefold, persons) if person in text]  # of a long profile, few
-    return list(dict.fromkeys(found[0] for pattern in _patterns(attribute, persons)
-                              for found in re.finditer(pattern, text)))
+    text, found = bare(prompt), []
+    said = people(prompt)
+    main = main_person(said, subject) if of_persons(attribute) else None
+    for pattern, before_person in _patterns(attribute):
+        for match in re.finditer(pattern, text):
+            if before_person and not any(p.first <= match.start() < p.at for p in said):
+                continue
+            if main is None or _of(main, match, said, text):
+                found.append(match[0])
+    return list(dict.fromkeys(found))
 
 
-def _patterns(attribute: Attribute, persons: Sequence[str]) -> Iterator[str]:
+def of_persons(attribute: Attribute) -> bool:
+    """Is it about persons, as "a young person" is, rather than about the whole picture, as "at night" is?"""
+    return any(people(text.replace("{prompt}", "")) for group in attribute.groups for text in group.texts)
+
+
+def main_person(said: Sequence[Person], subject: str = "") -> Person | None:
+    """Of the persons of a prompt, the one whom a subject names, else the first who is shown."""
+    seen = [person for person in said if person.shown]
+    wanted = bare(subject).rpartition(" ")[2]
+    return next((person for person in seen if person.word == wanted), seen[0] if seen else None)
+
+
+def _of(main: Person, match: re.Match, said: Sequence[Person], text: str) -> bool:
+    """Does a word speak of this person? Tags behind commas do, and pronouns do unless another man or woman was named
+    since."""
+    if match[0] in PRONOUNS:
+        since = [p for p in said if main.at < p.at < match.start() and p.clause == main.clause]
+        return not any(re.search(whole(rf"\d*(?:{'|'.join((MAN + WOMAN).split())})"), text[p.first:p.last])
+                       for p in since)
+    inside = next((p for p in said if p.first <= match.start() < p.last), None)
+    if inside is not None:
+        low, high = sorted((said.index(inside), said.index(main)))
+        return all(p.same for p in said[low + 1:high + 1]) or (inside.tag or main.tag) and inside.clause != main.clause
+    if singular(match[0], lexicon()[0]):
+        return False  # the queen of a chess game
+    return not phrase_end(text, match.end())
+
+
+def _patterns(attribute: Attribute) -> Iterator[tuple[str, bool]]:
+    """Patterns, each with whether a person must follow."""
     for group in attribute.groups:
         words = _words(attribute, group)
         if words:
-            yield whole("|".join(words))
+            yield whole("|".join(words)), False
     if _of_skin(attribute) and all(group.words is None for group in attribute.groups):
-        someone = "|".join((*PERSON.split(), *(re.escape(bare(person)) for person in persons if bare(person))))
-        yield whole(f"(?:very )?(?:{'|'.join(TONES.split())})(?: |-)(?:skin|skinned|complexion|complexioned)(?: tone)?")
-        yield whole(f"(?<!black and )(?:{'|'.join(BEFORE_PERSON.split())})(?= (?:[\\w-]+ )?(?:{someone})(?![\\w-]))")
+        yield whole(f"(?:very )?(?:{'|'.join(TONES.split())})(?: |-)(?:skin|skinned|complexion|complexioned)(?: tone)?"
+                    ), False
+        yield whole(f"(?<!black and )(?:{'|'.join(BEFORE_PERSON.split())})"), True
 
 
 def _words(attribute: Attribute, group: Group) -> list[str]:

@@ -24,10 +24,15 @@ def bare(prompt: str) -> str:
     """The words of a prompt, for comparing: without emphasis, weights, extra networks, embeddings, BREAK and AND and
     punctuation at the end, white space in order, case folded. Escaped brackets are text, and underscores are spaces.
     """
+    return spoken(prompt).casefold()
+
+
+def spoken(prompt: str) -> str:
+    """`bare`, with capitals as they are."""
     text = STRUCTURE.sub(" ", EMBEDDING.sub(" ", NETWORK.sub(" ", prompt)))
     text = BRACKETS.sub(" ", WEIGHT.sub(" ", text)).replace("\\(", "(").replace("\\)", ")").replace("_", " ")
     text = re.sub(r"\s*,[\s,]*", ", ", " ".join(text.split()))
-    return text.strip(" ,.;:!?").casefold()
+    return text.strip(" ,.;:!?")
 
 
 def subject_of(prompt: str) -> str:

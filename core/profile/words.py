@@ -14,15 +14,15 @@ from .lookup import entry_for
 LEFT_ALONE = "left alone by its draw"  # what an image's metadata says that no group was drawn for
 
 
-def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0, seed: int | None = None
-             ) -> dict[str, str]:
+def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0, seed: int | None = None,
+             negative: str = "") -> dict[str, str]:
     """An image's metadata, under keys that begin with "Debias".
 
     info is what guidance did (`GuidanceRun.summary`; at least `acted`, and `reason` where the host knows one). The
     profile and its hash are always included, so that the image can be made again; weights only if guidance acted,
     else "Debias" says why not. With a seed, that may be this image's own draw.
     """
-    entry, exact = entry_for(profile, prompt)
+    entry, exact = entry_for(profile, prompt, negative)
     keys = {"Debias profile": profile.name, "Debias hash": profile.hash[:12]}
     if info.get("acted"):
         keys["Debias weights"] = "; ".join(_words(a, s, profile.method.unit) for a, s in
@@ -57,6 +57,8 @@ def described(profile: Profile) -> str:
     setting = ", ".join(f"{short(key.replace('_', ' '))} {short(value)}" for key, value in profile.setting.items()
                         if value not in (None, "") and key != "model_hash")
     # The setting comes first: entries may be many.
+    if not profile.entries:
+        return f"{profile.name} balances {aims}, without a calibration"
     lines = [f"{profile.name} balances {aims}",
              f"Calibrated with {setting}; labels by {short(profile.classifier)}; method: direction {method.direction}, "
              f"{method.spend}; hash {profile.hash[:12]}"]

@@ -268,12 +268,17 @@ class _Bar:
 def generate(options) -> dict:
     """Generate pictures (saved as SEED.png), with or without a profile."""
     from ...core.judge import one_colour
+    from ...core.profile.balance import balanced
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences
     from ...core.profile.words import metadata
     if len(options.prompt) > 1:
         raise DebiasError(f"Expected one --prompt for generate, got {len(options.prompt)}. Run it once for each.")
+    if options.profile and options.attribute:
+        raise DebiasError("--attribute balances without a profile: give --profile or --attribute.")
     profile = Profile.load(located(options.profile)) if options.profile else None
+    if options.attribute:
+        profile = balanced(*options.attribute, wildcards=[Path("wildcards")])
     bench = bench_of(options)
     strength = 1.0 if options.strength is None else options.strength
     prompt, out, encoded = options.prompt[0], Path(options.out), None
@@ -292,7 +297,8 @@ def generate(options) -> dict:
         for i, (image, seed, row) in enumerate(zip(pictures_of(images), batch, info["weights"], strict=True)):
             notes = {}
             if profile:
-                notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed)
+                notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed,
+                                 bench.setting["negative_prompt"] or "")
             if i in info["broken"]:
                 notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
             elif one_colour(image):
@@ -351,8 +357,8 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
     from ...core.profile.lookup import entry_for, with_others
     from ...core.profile.prompts import ALONE
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))
-    entry, known = entry_for(profile, prompt)
-    if not known or entry.left_alone:
+    entry, known = entry_for(profile, prompt, options.negative_prompt or "")
+    if entry.warnings and (not known or entry.left_alone):
         warnings.warn(f"{quoted(prompt)}: {'; '.join(entry.warnings)}.")
     return profile
 

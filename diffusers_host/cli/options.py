@@ -58,7 +58,9 @@ def _refuse_idle(options: argparse.Namespace) -> None:
     if name == "report" and not options.prompt:
         refuse((*JUDGES, "count", "others"), "without a further --prompt to measure: name one")
     if name == "generate" and not options.profile:
-        refuse(("strength", "others"), "without a --profile: name one")
+        refuse(("others",), "without a --profile: name one")
+        if not options.attribute:
+            refuse(("strength",), "without something to balance: add --attribute gender")
     if name == "doctor" and not options.classifier and options.model != "demo":
         refuse(("labels",), "without a --classifier to read: name its folder")
     if name == "sweep":
@@ -380,6 +382,8 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     model(sub, "demo")
     out(sub)
     _option(sub, "--prompt", "prompt to generate pictures of", action="append", required=True, type=str)
+    _option(sub, "--attribute", "balance this at once, without a calibration: gender, 'age = 1:1:2', "
+            f"'weather', groups of your own{_SEVERAL}", unset="none", action="append", type=str)
     _option(sub, "--profile", profile, unset="none; pictures without guidance")
     _option(sub, "--strength", "strength of the guidance; 0 is none, 1 is as calibrated", unset=1,
             type=Range(0, 10, step=0))

@@ -17,6 +17,7 @@ from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.calibration.speed import known, remember
 from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
+from sd_debias.core.calibration.unfinished import Unfinished
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.files import read_json
 from sd_debias.core.method.draw import Steering
@@ -484,3 +485,11 @@ def test_unfinished_work_is_found_by_the_same_request_and_by_no_other(tmp_path):
                          Plan(40, 2, 20, batch_size=10), "x", places)
         found.append((room.made[0], len(list((tmp_path / "s").glob("x-*.json")))))
     assert found == [(0, 1), (10, 1), (0, 2)]
+
+
+def test_of_rounds_that_a_later_one_replaces_no_pictures_stay_in_the_folder(tmp_path):
+    work, rounds = Unfinished(tmp_path, "x"), []
+    for seed, kind in enumerate((AUDIT, ROUND, ROUND, HELD_OUT)):
+        rounds.append(Round(kind, (Steering.none(2),), (seed,)))
+        work.keep(rounds, [seed], [np.zeros((4, 4, 3), np.uint8)])
+    assert sorted(file.name for file in tmp_path.rglob("*.png")) == ["0 0.png", "3 3.png"]

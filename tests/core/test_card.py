@@ -17,7 +17,7 @@ from sd_debias.core.method.methods import METHODS
 from sd_debias.core.report import card_figures
 from sd_debias.core.report.card import card_markdown, card_page
 from sd_debias.core.report.card_figures import FORM, check_card, compare, difference, figures, read_card
-from sd_debias.core.report.card_words import headline
+from sd_debias.core.report.card_words import headline, second_line
 
 JPEG = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMC"
 NASTY = ("<script>alert(1)</script> | `x` ](javascript:alert(1)) <img src=x onerror=y> & \"'[a](b) *b* _c_\n# "
@@ -105,8 +105,10 @@ def test_before_and_after_are_told_apart(calibrated):
 def test_where_draws_leave_less_to_chance_their_floor_counts():
     own = row([[90, 10]], [[112, 88]])
     assert figures(made(steered(own)))[0].after.within == 1
-    own["entry"]["after"][0]["drawn_floor95"] = 1e-4
-    assert figures(made(steered(own)))[0].after.within == 0
+    # Draws have few distances, so that the floor can be one of them: that is still chance.
+    for floor, within in ((1e-4, 0), (own["entry"]["after"][0]["kl"], 1)):
+        own["entry"]["after"][0]["drawn_floor95"] = floor
+        assert figures(made(steered(own)))[0].after.within == within
 
 
 def test_shares_by_all_pictures_are_shown_and_distances_are_those_of_the_verification():
@@ -149,6 +151,12 @@ def test_the_headline_says_who_appears_to_a_person_without_statistics():
         assert said in headline(f)
     most_women, = figures(made(a_set(row([[10, 90]]), row([[30, 70]]))))
     assert most_women.largest == 1 and "women in 80 %" in headline(most_women)
+
+
+@pytest.mark.parametrize("counts, chance", [([90, 10], False), ([52, 48], True)])
+def test_whether_chance_explains_one_prompt_is_said_without_counting_prompts(counts, chance):
+    said = second_line(figures(made(a_set(row([counts]))))[0])
+    assert "prompts" not in said and ("not explain" in said) != chance
 
 
 def test_prompts_that_share_a_subject_are_called_by_their_text():
@@ -203,6 +211,10 @@ def test_more_groups_are_bars_that_fill_the_row_and_of_many_the_smallest_stand_t
     assert len(bars) == 2 * 5  # the target, and one prompt
     assert sum(float(bar.get("width")) for bar in bars[:5]) == pytest.approx(
         sum(float(bar.get("width")) for bar in bars[5:]), abs=.5)
+    # The target's share of the largest group, where its bar ends, is a dashed line across all rows.
+    dashes = [path.get("d")[1:].replace("L", " ").split() for path in chart.iter("path")]
+    heights = [float(y) for x, y, *_ in dashes if x == bars[1].get("x")]
+    assert min(heights) < float(bars[0].get("y")) < float(bars[-1].get("y")) < max(heights)
     own = Attribute("hair", tuple(Group(f"colour {i}") for i in range(12)))
     p = Page(card_page([made(a_set(row([[30, *range(1, 12)]], attributes=(own,)), attributes=(own,)))]))
     assert "5 other groups" in p.text and "colour 11" in p.text

@@ -39,9 +39,10 @@ def pixels(image, color):
 
 
 def test_bars_are_as_long_as_their_shares():
-    for d in (BEFORE, AFTER):
-        boxes = [s for kind, *s in chart.shares_scene(GENDER.names, d, None).shapes if kind == "box" and s[2] > 16]
-        assert boxes[1][2] / boxes[0][2] == pytest.approx(d.shares[1] / d.shares[0])
+    for d in (BEFORE, AFTER, summarise([100, 0], GENDER.target)):  # nobody is no bar at all
+        scene = chart.shares_scene(GENDER.names, d, None)
+        _, men, women = (s[2] for kind, *s in scene.shapes if kind == "box")
+        assert women / men == pytest.approx(d.shares[1] / d.shares[0])
     image = chart_shares(GENDER.names, BEFORE, AFTER)
     assert pixels(image, LIGHT["before"]) > 10_000 and image.mode == "RGB" and image.width == 1344
     assert pixels(chart_shares(GENDER.names, BEFORE), LIGHT["after"]) == 0
@@ -79,6 +80,20 @@ def test_images_where_nobody_should_be_are_drawn_at_the_top_and_no_rounds_are_re
     chart_kl([("audit", forbidden)])
     with pytest.raises(ValueError, match="round"):
         chart_kl([])
+
+
+def test_a_round_s_interval_is_drawn_to_the_scale_of_its_dot():
+    *_, axis = (scene := chart.kl_scene([("audit", BEFORE), ("held-out", AFTER)])).shapes
+    bottom, (x, dot) = axis[2], [s[:2] for kind, *s in scene.shapes if kind == "dot"][-1]
+    ends = {bottom - y for kind, *s in scene.shapes if kind == "line" and s[0] == s[2] == x
+            for y in (s[1], s[3])}
+    nats = AFTER.kl / (bottom - dot)  # of a pixel
+    assert [nats * up for up in sorted(ends)] == pytest.approx(AFTER.kl_interval)
+
+
+def test_a_chart_of_rounds_is_dark_where_that_is_asked_for_alone():
+    light, dark = (chart_kl([("audit", BEFORE)], dark=dark) for dark in (False, True))
+    assert pixels(light, LIGHT["back"]) > 100_000 < pixels(dark, DARK["back"])
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ NINE = [part for i in range(9) for part in ("--attribute", f"a{i}: x | y")]
     ([*AUDIT, "--labels", "gender=labels.json"], ["--labels", "'gender'", "--classifier"]),
     ([*REPORT, "--steps", "5"], ["--steps"]), ([*REPORT, "--seed", "0"], ["--seed"]),
     ([*REPORT, "--model", "demo", "--count", "5"], ["--count"]),
-    ([*GENERATE, "--strength", "0"], ["--strength", "--profile"]),
+    ([*GENERATE, "--strength", "0"], ["--strength", "--attribute"]),
     ([*AUDIT, "--overwrite"], ["--overwrite", "--out"]), ([*AUDIT, "--config", "x"], ["--config"]),
     ([*AUDIT, "--classifier", CLIP, "--classifier", CLIP], ["one classifier", "two"]),
     ([*AUDIT, "--classifier", f"gender={CLIP}", "--labels", "gender=a", "--labels", "gender=b"],

@@ -50,9 +50,9 @@ def test_any_prompt_gets_one_entry_and_the_same_one_again(words, others):
 
 
 @examples(100)
-@given(st.lists(WORDS, max_size=5), NAMING, st.lists(WORDS, max_size=5), st.sampled_from(OTHERS))
-def test_a_prompt_that_names_a_group_is_always_left_alone(before, naming, after, others):
-    prompt = " ".join([*before, naming, ",", *after])
+@given(NAMING, st.lists(WORDS, max_size=5), st.sampled_from(OTHERS))
+def test_a_prompt_that_names_a_group_is_always_left_alone(naming, after, others):
+    prompt = ", ".join([naming, *after])
     entry, _ = entry_for(with_others(PROFILE, others), prompt)
     assert entry.steerings == (Steering.none(2),)
     assert len(entry.left_alone) == 1

@@ -140,7 +140,7 @@ def test_an_unknown_prompt_is_drawn_for_even_where_no_calibrated_one_needed_it()
     profile = made(calibrated("a photo of a person", bias=(0.0,)))
     assert profile.entries[0].steerings == (Steering.none(2),)
     profile = with_others(profile, "draw")
-    assert entry_for(profile, "other")[0].steerings == (Steering((0.0, 0.0), (0.0, 0.5, 0.5), profile.method.unit),)
+    assert entry_for(profile, "a lawyer")[0].steerings == (Steering((0.0, 0.0), (0.0, 0.5, 0.5), profile.method.unit),)
 
 
 def test_an_unknown_prompt_gets_the_average_shift():
@@ -249,7 +249,7 @@ SENT = "entries.0.steerings.0"
 @pytest.mark.parametrize("place, value, fact", [
     ("schema", "2.0", r"2\.0.* 1\.x"), ("schema", "new", "version"),
     *((name, value, "cannot be used") for name, value in (
-        ("entries", []), ("entries", {}), ("entries", [3]), ("entries", None), ("attributes", []),
+        ("entries", {}), ("entries", [3]), ("entries", None), ("attributes", []),
         ("attributes", "gender"), ("name", "../x"), ("name", None), ("name", "a\nb"),
         ("method", {"direction": "sideways"}), ("method", None), ("setting", {"size": [1]}),
         ("setting", 5))),
@@ -283,7 +283,8 @@ def test_a_profile_with_a_wrong_value_is_refused(tmp_path, two, place, value, fa
 
 
 @pytest.mark.parametrize("changes", [
-    dict(entries=()), dict(setting={"a": [1]}), dict(setting={"a": float("nan")}), dict(name="../x")])
+    dict(entries=(), method=METHODS["shift"]),
+    dict(setting={"a": [1]}), dict(setting={"a": float("nan")}), dict(name="../x")])
 def test_a_profile_that_would_not_load_is_not_saved(profile, tmp_path, changes):
     with pytest.raises(DebiasError):
         replace(profile, **changes).save(tmp_path)

@@ -259,7 +259,7 @@ def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
     path = tmp_path / "turned.json"
     Profile.from_dict({key: value for key, value in document.items() if key != "hash"}).save(path)
     assert main(["report", "--profile", str(path), "--out", str(tmp_path), "--count", "20",
-                 "--batch-size", "20", "--steps", "4", "--model", "demo", "--prompt", "the sea",
+                 "--batch-size", "20", "--steps", "4", "--model", "demo", "--prompt", "a lawyer",
                  "--others", "draw"]) == 0
     assert "does not carry over to this prompt" in (tmp_path / "report.html").read_text("utf-8")
 
@@ -293,7 +293,7 @@ def test_ctrl_c_while_the_model_loads_is_no_traceback(monkeypatch, capsys):
 
 @pytest.mark.parametrize("arguments, facts", [
     ([*AUDIT, "--attribute", "man | man"], ["'man | man'", "twice"]),
-    ([*AUDIT, "--attribute", "man"], ["'man'", "gender, skin_tone"]),
+    ([*AUDIT, "--attribute", "man"], ["'man'", "gender, age"]),
     ([*AUDIT, "--attribute", "a | b = 1:x"], ["'1:x'", "a, b"]),
     ([*AUDIT, "--model", "no/folder", "--classifier", "x"], ["'no/folder'", "--allow-download"]),
     ([*AUDIT, "--model", "model.ckpt", "--classifier", "x"], ["'model.ckpt'", ".safetensors"]),

@@ -385,6 +385,9 @@ class Component:
     def blur(self, *args, **kwargs):
         pass
 
+    def extra(self):
+        return self
+
     def __enter__(self):
         return self
 
@@ -462,8 +465,9 @@ class Double:
         self.device, self.dtype = torch.device("cpu"), torch.float32  # of latents
         self.gradio = types.ModuleType("gradio")
         for name in ("Accordion", "Button", "Checkbox", "Column", "Row", "Dropdown", "Markdown", "Slider", "Textbox",
-                     "Number"):
+                     "Number", "HTML"):
             setattr(self.gradio, name, Component)
+        self.gradio.update = lambda **changes: changes
         modules = {"modules": {}}
         model = Model(xl)
         if forge:
@@ -489,12 +493,14 @@ class Double:
             types.SimpleNamespace(filename=str(self.checkpoints[name]), name_for_extra=name, ids=[])))
         modules["modules.sd_samplers"] = dict(find_sampler_config=lambda name: None)
         modules["modules.errors"] = dict(report=lambda text, exc_info=False: self.reported.append(text))
-        modules["modules.paths"] = dict(models_path=str(models_path))
+        modules["modules.paths"] = dict(models_path=str(models_path), data_path=str(models_path.parent))
         modules["modules.script_callbacks"] = {
             f"on_{name}": (lambda function, name=name: self.callbacks.setdefault(name, []).append(function))
             for name in ("cfg_denoiser", "cfg_denoised", "ui_settings", "before_ui", "app_started")}
         modules["modules.scripts"] = dict(Script=Script, AlwaysVisible=AlwaysVisible, scripts_data=[],
                                           ScriptRunner=ScriptRunner)
+        modules["modules.ui_components"] = dict(
+            InputAccordion=lambda value, **given: Component(value=value, **given))
         modules["modules.ui_common"] = dict(create_refresh_button=lambda *args: Component())
         modules["modules.call_queue"] = dict(queue_lock=threading.Lock())
         modules["modules.processing"] = dict(

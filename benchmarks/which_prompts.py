@@ -1,0 +1,83 @@
+"""Which prompts are steered, and which are left alone: errors on labelled prompts, docs/which_prompts.md.
+
+    python benchmarks/which_prompts.py
+
+which_prompts.json holds prompts with what careful people would expect. Each set but "own" was written by
+somebody who knew nothing of the rules, used once, and seen from then on: "missed" marks what was wrong then.
+"""
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import harness  # noqa: F401  # makes sd_debias importable
+from sd_debias.core.attribute import BUILT_IN
+from sd_debias.core.calibration.statistics import wilson
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.method.methods import Method
+from sd_debias.core.profile.balance import balanced
+from sd_debias.core.profile.file import Entry, Profile
+from sd_debias.core.profile.lookup import entry_for
+
+HERE = Path(__file__).resolve().parent
+OWN = "own"
+ATTRIBUTES = {"gender": "gender", "age": "age", "skin tone": "skin_tone_3"}
+
+
+def rows() -> list[dict]:
+    return json.loads((HERE / "which_prompts.json").read_text("utf-8"))
+
+
+def answer(row: dict) -> str:
+    """What the product does with a prompt: "steer" or "leave alone"."""
+    attribute = BUILT_IN[ATTRIBUTES[row["attribute"]]]
+    profile = balanced(attribute)
+    if row["calibrated"]:
+        n = len(attribute.groups)
+        drawn = Steering((0.0,) * n, (0.2, *[0.8 / n] * n))
+        profile = Profile("calibrated", Method(), (attribute,), (Entry(f"a photo of a {row['calibrated']}", (drawn,)),),
+                          {}, "", "", "")
+    entry, _ = entry_for(profile, row["prompt"], row["negative"])
+    return "steer" if entry.steerings[0].probabilities else "leave alone"
+
+
+def main() -> None:
+    kept = rows()
+    wrong = [row for row in kept if answer(row) != row["expected"]]
+    lines = []
+    for name in dict.fromkeys(row["set"] for row in kept):
+        own = [row for row in kept if row["set"] == name]
+        missed = sum("missed" in row for row in own)
+        low, high = wilson(missed, len(own))
+        at_first = "the rules were made on it" if name == OWN else (
+            f"{missed} ({100 * missed / len(own):.1f} %; {100 * low:.1f} to {100 * high:.1f} %)")
+        lines.append(f"| {name} | {len(own)} | {at_first} | {sum(row in wrong for row in own)} |")
+    count = Counter(row["kind"] for row in kept)
+    missed = Counter(row["kind"] for row in kept if "missed" in row)
+    kinds = [f"| {kind} | {count[kind]} | {missed[kind]} |" for kind in count]
+    (HERE.parent / "docs" / "which_prompts.md").write_text(f"""# Which prompts are steered
+
+A prompt is steered where it shows a person and leaves the attribute open. It is left alone where it names a group, an
+individual or nobody. Made by `python benchmarks/which_prompts.py`: errors on {len(kept)} labelled prompts. Each set but
+the rules' own was written by somebody who knew nothing of the rules. It was used once, its errors counted (with 95 %
+intervals), and then the rules were mended; so only the third column says what to expect of your prompts.
+
+| set | prompts | wrong at first use | wrong now |
+|---|---|---|---|
+{chr(10).join(lines)}
+
+| kind of prompt | all | wrong at first use |
+|---|---|---|
+{chr(10).join(kinds)}
+
+The rules are for English (core/profile/people.py). In other languages, words that name a group are known for gender
+alone, and attributes of persons are left alone where no English word for a person is found. The words for persons and
+things come from WordNet 3.1 (`python benchmarks/lexicon.py FOLDER`).
+""", "utf-8")
+    for row in wrong:
+        print(f"{row['prompt']!r} ({row['attribute']}): expected to {row['expected']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""Whom a prompt shows: the words for persons that stand for somebody in the picture.
+
+"A doctor holding a poster" shows a doctor; "doctor poster", "the doctor's bag", "an office for a
+doctor" and "no doctor" show none. The words come from WordNet 3.1 (benchmarks/lexicon.py); the rules
+are for English, and prompts in another language show nobody to them.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .prompts import MEDIUM, bare, place, spoken, whole
+
+TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*(?:['’][sS]?(?![^\W_]))?|[,;|.:!?\"]")
+ENDS = set(",;|.:!?\"")
+FUNCTION = set("""a an the this that these those some any each every no of in on at with without and or to from by for
+    near next beside behind under over above into onto through as like is are was were be has have who whom whose
+    which while where when his her their its my your our he she they it him them me i you but not than across along
+    around inside outside between during after before against up down out off toward towards alone just also very
+    dressed wearing holding""".split())
+CONTAINED = set("a an the his her their its my your our this that these those".split())
+IN_NAMES = set("of the and who to".split())
+REFUSALS = set("no without zero lacking minus".split())
+IN_THEIR_PLACE = set("as like".split())
+TRADES = tuple("""surfer boarder player maker driver worker fighter rider keeper runner dancer writer painter hunter
+    walker climber swimmer singer teacher tender woman smith""".split())
+ACTIONS = set("""playing jogging running walking dancing reading cooking sitting standing riding swimming surfing skiing
+    climbing hiking praying laughing crying kissing hugging drinking eating working writing singing fishing cycling
+    knitting shopping meditating cheering skateboarding gardening talking posing smiling""".split())
+SAME = {"as", "is", "not", "no"}  # "a man who is a doctor", "a doctor, not a man"
+AGENTS = set("inspired owned made built written used worn designed signed belonging dedicated".split())
+UNREAL = set("""empty abandoned vacant deserted unoccupied absent toy lego plastic tin cardboard clay plush stuffed
+    gingerbread wax origami bobblehead""".split())
+ANYBODY = set("man woman girl boy person child lady guy".split())  # words that seldom go before a thing's name
+ADJECTIVES = set("""red blue green yellow black white golden silver pink purple brown grey gray dark bright
+    big small tall long short beautiful handsome pretty old new young soft sharp detailed realistic cinematic happy
+    sad alone outdoors indoors full close wide""".split())
+TITLES = set("""poster posters logo logos movie film films series show sitcom album novel paperback hardcover book vhs
+    dvd blu-ray cassette cover comic comics manga game videogame title musical playbill soundtrack emblem sticker
+    franchise trailer magazine brand ad advert advertisement merch""".split())
+GROUPS = set("""group groups team crowd pair couple line row band class crew family gang squad trio duo bunch
+    audience army choir troupe queue circle gathering""".split())
+BODY = set("""hand hands face faces head eye eyes arm arms finger fingers hair smile body back leg legs foot feet
+    shoulder shoulders silhouette profile portrait figure expression skin mouth lips palm palms fist chest""".split())
+# "Watercolor of a doctor" shows one.
+LIKENESSES = {*MEDIUM, *(f"{word}s" for word in MEDIUM), "view", "emoji", "art", "cartoon", "anime", "caricature",
+              "watercolor", "watercolour"}
+ALONE = set("portrait self-portrait selfie headshot mugshot hands face person people someone somebody".split())
+BEFORE_THING = set("waiting dressing changing operating dining living parking meeting boxing swimming sewing".split())
+# Words that are persons elsewhere, and beside these are none.
+HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "ruler": r"pencils?|paper|inch|desk", "conductor":
+              "wires?|electric|copper", "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
+              "king": r"chess\w*|playing cards?|deck", "queen": r"chess\w*|playing cards?|deck|bees?|hive",
+              "cleaner": "vacuum|spray|bottle", "coach": "bus|train|carriage|horses", "monitor": "computer|screen"}
+READS = re.compile(r"\b(?:sign|marquee|banner|text|letters|lettering|neon|shirt|poster|plaque|billboard|title|words?)\b"
+                   r"[^,;.]*?\b(?:reading|saying|says|spelling|reads|titled|called)\b[^,;.]*", re.I)
+QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»")
+NO_ACTION = set("building clothing painting drawing ring wing ceiling wedding string spring thing king".split())
+NOBODY = re.compile(r"\b(?:no|zero|without|free of) (?:\w+ )?(?:people|humans?|persons?|one|characters?|men|women)\b"
+                    r"|\bnobody\b|\bunoccupied\b|\bafter (?:closing|hours)\b|\b(?:has|have) (?:gone|left)\b"
+                    r"|\bbefore [\w ]+ arrives?\b")
+IRREGULAR = {"men": "man", "women": "woman", "children": "child", "people": "person", "wives": "wife",
+             "thieves": "thief", "elves": "elf", "dwarves": "dwarf", "folks": "person", "midwives": "midwife",
+             "housewives": "housewife", "ladies": "lady"}
+
+
+@dataclass(frozen=True)
+class Person:
+    """A word for somebody whom a prompt shows, or speaks of.
+
+    word         singular, lower case; "person" where only a likeness is named, as in "selfie"
+    first, last  letters of the spoken prompt, from the words before it ("an elderly doctor") to what
+                 belongs to it
+    at           the letter at which the word itself begins
+    shown        in the picture; a doctor whose bag alone is there is not
+    named        an individual or a title: "Doctor Who"
+    clause       number of the part between commas
+    same         the person before is meant again: "a woman working as a nurse", or one of several: "men and women"
+    tag          it begins its clause without an article, or is all of it: "1girl, doctor", "an actor, a woman"
+    """
+    word: str
+    first: int
+    at: int
+    last: int
+    shown: bool
+    named: bool = False
+    clause: int = 0
+    same: bool = False
+    tag: bool = False
+
+
+@lru_cache(maxsize=1)
+def lexicon() -> tuple[frozenset[str], frozenset[str]]:
+    """(words for persons, words for things)."""
+    folder = Path(__file__).parent
+    persons, things = (frozenset((folder / f"{name}.txt").read_text("utf-8").split())
+                       for name in ("persons", "things"))
+    return persons, things - set(MEDIUM) - BODY
+
+
+def singular(word: str, known: frozenset[str]) -> str | None:
+    """A known word of which this is the singular or plural; None for another one."""
+    word = IRREGULAR.get(word, word)
+    tries = [word, word.removesuffix("s"), word.removesuffix("es"), re.sub("ies$", "y", word),
+             re.sub("men$", "man", word), re.sub("wives$", "wife", word), word.rpartition("-")[2]]
+    return next((one for one in tries if len(one) > 1 and one in known), None)
+
+
+def _of_a_trade(word: str) -> str | None:
+    """The singular of an unknown compound: "kitesurfers"."""
+    word = word.removesuffix("s")
+    return word if word.endswith(TRADES) and word not in TRADES else None
+
+
+def shown(prompt: str) -> list[Person]:
+    """The persons whom a prompt shows, in its order."""
+    return [person for person in people(prompt) if person.shown]
+
+
+@lru_cache(maxsize=1024)
+def people(prompt: str) -> tuple[Person, ...]:
+    """All persons of whom a prompt speaks, shown or not."""
+    text = spoken(prompt)
+    for written in (QUOTED, READS):  # what a sign says shows nobody
+        text = written.sub(lambda match: "\0" * len(match[0]), text)
+    found: list[Person] = []
+    nobody = NOBODY.search(text.casefold()) is not None
+    clauses: list[list[re.Match]] = [[]]
+    for token in TOKEN.finditer(text):
+        if token[0] in ENDS:
+            clauses.append([])
+        else:
+            clauses[-1].append(token)
+    lower = sum(token[0][0].islower() and token[0] not in FUNCTION for clause in clauses for token in clause)
+    for number, clause in enumerate(clauses):
+        found += _Clause(clause, text, number, nobody, capitals=lower > 0, before=bool(found)).persons()
+    return tuple(found)
+
+
+def phrase_end(text: str, at: int) -> str:
+    """The thing in whose phrase a letter of a spoken prompt stands: "hospital" behind the "old" of "an old hospital".
+    "" where there is none."""
+    clause = re.split(f"[{re.escape(''.join(ENDS))}]", text[at:], maxsplit=1)[0]
+    follow = _Clause(list(TOKEN.finditer(clause)))
+    for i in range(len(follow.words)):
+        if follow.ends(i):
+            return ""
+        if follow.thing(i):
+            return follow.words[i]
+    return ""
+
+
+def noun_of(subject: str) -> str | None:
+    """The person whom a bare subject names, singular: "worker" of "office workers". None for one that is no person."""
+    return singular(subject.rpartition(" ")[2], lexicon()[0])
+
+
+def stands(prompt: str, subject: str) -> int:
+    """Where a subject's person is first shown in a prompt, as its first letter's place, -1 for nowhere. "Doctors" are
+    found for "doctor". A subject that is no person's word is found wherever it stands."""
+    wanted, text = bare(subject), bare(prompt)
+    known = noun_of(wanted)
+    if known is None:
+        return place(prompt, subject) if wanted in text else -1
+    for person in people(prompt):
+        if person.word == known and person.shown and not person.named and re.search(
+                whole(re.escape(wanted)), f"{text[person.first:person.at]}{known}"):
+            return person.first
+    return -1
+
+
+class _Clause:
+    """The words between two commas."""
+
+    def __init__(self, tokens: list[re.Match], whole: str = "", number: int = 0, nobody: bool = False,
+                 capitals: bool = False, before: bool = False):
+        self.tokens, self.whole, self.number, self.nobody = tokens, whole.casefold(), number, nobody
+        self.capitals, self.before = capitals, before
+        self.words = [re.sub("['’]s?$", "", token[0].lower()) for token in tokens]
+        self.owned = [bool(re.search("['’]s?$", token[0].lower())) for token in tokens]
+        self.persons_known, self.things = lexicon()
+
+    def person(self, i: int) -> str | None:
+        word = self.words[i]
+        if word in FUNCTION or word in ENDS:
+            return None
+        numbered = re.fullmatch(r"\d+(girl|boy|person|man|woman|people|other)s?", word)
+        known = numbered[1] if numbered else singular(word, self.persons_known) or (
+            None if singular(word, self.things) else _of_a_trade(word))
+        thing = HOMOGRAPHS.get(known or "")
+        return None if thing and re.search(rf"\b(?:{thing})\b", self.whole) else known
+
+    def thing(self, i: int) -> bool:
+        return self.words[i] not in FUNCTION and singular(self.words[i], self.things) is not None
+
+    def ends(self, i: int) -> bool:
+        """Does a noun phrase end before this word?"""
+        if not 0 <= i < len(self.words) or self.words[i] in FUNCTION:
+            return True
+        word = self.words[i]
+        if word in BEFORE_THING and i + 1 < len(self.words) and self.thing(i + 1):
+            return False
+        return word.endswith("ing") and word not in NO_ACTION or self.verb(i)
+
+    def verb(self, i: int) -> bool:
+        """"A guard watches the door": with an object behind it, what could be a thing is an action."""
+        return (i > 0 and self.words[i].endswith("s") and self.person(i - 1) is not None
+                and not self.owned[i - 1] and i + 1 < len(self.words) and self.words[i + 1] in CONTAINED)
+
+    def persons(self) -> list[Person]:
+        found: list[Person] = []
+        for i in range(len(self.words)):
+            word = self.person(i)
+            if word is not None and not self._before_person(i):
+                found.append(self._person(word, i, found))
+        if not any(person.shown for person in found) and not self.nobody:
+            found += self._likeness()
+        return found
+
+    def _before_person(self, i: int) -> bool:
+        """Does a person's word follow in the same phrase, as behind the "police" of "police officer"?"""
+        return (i + 1 < len(self.words) and not self.owned[i] and self.person(i + 1) is not None
+                and not self.ends(i + 1))
+
+    def _person(self, word: str, i: int, found: list[Person]) -> Person:
+        first, after = i, i + 1
+        while not self.ends(after):
+            after += 1
+        while not self.ends(first - 1) and not self.owned[first - 1]:
+            first -= 1
+        back = first - 1  # of what governs the phrase: "for" of "for a doctor"
+        while back >= 0 and self.words[back] in CONTAINED:
+            back -= 1
+        governs, before = (self.words[k] if k >= 0 else "" for k in (back, back - 1))
+        leading = self.words[first - 1] if first else ""
+        begins = self.tokens[first].start()
+        another = bool(found) or self.before
+        same = another and (governs in SAME or leading == "and" or governs == "of" and before in GROUPS
+                            or bool(found) and found[-1].at >= begins)
+        all_of_it = after == len(self.words) and set(self.words[:first]) <= CONTAINED
+        hidden = (self.nobody or not self._there(i, after) or self._unreal(first, i)
+                  or {governs, leading} & REFUSALS or self._elsewhere(back, governs, before, another))
+        return Person(word, begins, self.tokens[i].start(), self.tokens[after - 1].end(), not hidden, self._named(i),
+                      self.number, same, first == 0 or all_of_it)
+
+    def _there(self, i: int, after: int) -> bool:
+        """Is it the person who is there, rather than their bag, a thing of their name, or a work's title?"""
+        if self.owned[i]:
+            return any(self.words[k] in BODY for k in range(i + 1, after))
+        return not self._compound(i, after) and not self._title(i)
+
+    def _unreal(self, first: int, i: int) -> bool:
+        return any(word in UNREAL for word in self.words[first:i])
+
+    def _elsewhere(self, back: int, governs: str, before: str, another: bool) -> bool:
+        """Does what governs the phrase put the person out of the picture? "The desk of a doctor", "a gift for a
+        doctor", "a cat dressed as a doctor", "made by a doctor"."""
+        if back < 0:
+            return False
+        thing = back > 0 and self.thing(back - 1)
+        likeness = bool(before) and (before in LIKENESSES or before in GROUPS or before in BODY
+                                     or self.person(back - 1) is not None)
+        if governs == "of" and not likeness and (thing or set(self.words[:back]) & TITLES):
+            return True
+        if another:
+            return False
+        if governs in IN_THEIR_PLACE:
+            return back > 0 and not set(self.words[:back]) & BODY
+        return governs == "for" or before in AGENTS or governs == "by" and (thing or before in MEDIUM)
+
+    def _compound(self, i: int, after: int) -> bool:
+        """Is this word part of a thing's name? "Doctor office", "bishop chess piece", "baby grand piano"."""
+        follow = self.words[i + 1:after]
+        if self.words[i] in ("baby", "hunter") and follow and follow[0] in ADJECTIVES:
+            return True  # "baby blue", "hunter green"
+        return (bool(follow) and self.words[i] not in ANYBODY and follow[0] not in ADJECTIVES
+                and self.words[i + 1] not in LIKENESSES
+                and any(self.thing(k) for k in range(i + 1, min(after, i + 4))))
+
+    def _title(self, i: int) -> bool:
+        """Does a work's name begin here? "Pirates of the Caribbean movie poster", "doctor who logo"."""
+        for k in range(i + 1, len(self.words)):
+            if self.words[k] in TITLES:
+                return True
+            named = self.words[k] in IN_NAMES or self.words[k] == "in" and any(
+                token[0][0].isupper() for token in self.tokens[k + 1:k + 2])  # "Men in Black"
+            if not named and self.ends(k):
+                return False
+        return False
+
+    def _named(self, i: int) -> bool:
+        """"Doctor Who", "scientist Marie Curie": a name follows, where the prompt has words in small letters too."""
+        if i + 1 >= len(self.tokens) or not self.capitals:
+            return False
+        if self.words[i + 1] == "by" and i == 1 and self.tokens[0][0] == "The" and self.tokens[i][0].istitle():
+            return True  # "The Alchemist by ..."
+        one, two = self.tokens[i][0], self.tokens[i + 1][0]
+        return (two[0].isupper() and not two.isupper() and self.person(i + 1) is None
+                and (one[0].isupper() and not one.isupper() or not self.thing(i + 1)))
+
+    def _likeness(self) -> list[Person]:
+        """"Selfie at the beach" shows somebody; so does "close-up of hands", and "portrait of a cat" does not."""
+        for i, word in enumerate(self.words):
+            if i == 0 and word in ACTIONS and (word == "playing" or self.ends(1)) or self._alone(i):
+                at = self.tokens[i].start()
+                return [Person("person", at, at, self.tokens[i].end(), True, clause=self.number)]
+        return []
+
+    def _alone(self, i: int) -> bool:
+        word, follows = self.words[i], self.words[i + 1] if i + 1 < len(self.words) else ""
+        return (word in ALONE and not self.owned[i] and not (i > 1 and self.owned[i - 1])
+                and (word == "selfie" or not any(map(self.thing, range(i))))
+                and (follows != "of" or word == "hands") and not (follows and self.thing(i + 1)))

@@ -1,0 +1,127 @@
+"""A profile on a pipeline whose call stays its own: `pipe("a photo of a doctor")` is balanced.
+
+    balance(pipe, "gender", "age = 1:1:2")          # until release(pipe)
+    with applied(pipe, profile):
+        images = pipe("a photo of a doctor", num_images_per_prompt=8).images
+"""
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from ..core.attribute import Attribute
+from ..core.errors import DebiasError
+from ..core.method import draw
+from ..core.method.draw import check_strength
+from ..core.profile.balance import balanced
+from ..core.profile.file import Profile
+from ..core.profile.lookup import entry_for
+from .encode import encode_all, encoding_of
+from .generate import guided
+
+
+def balance(pipe, *attributes: Attribute | str) -> Any:
+    """Balance every picture of a pipeline, without a judge or a calibration: attributes as `balance.listed` reads them.
+    Returns the pipeline; `release(pipe)` ends it. Raises DebiasError."""
+    return apply(pipe, balanced(*attributes))
+
+
+def apply(pipe, profile: Profile, strength: float = 1.0) -> Any:
+    """Guide a pipeline's calls by a profile, in the place of any before it. Returns the pipeline.
+
+    An image's seed is its generator's: of one generator for several images, image i counts as seed + i; without a
+    generator, seeds are random. Arguments, callbacks, results and exceptions stay the pipeline's own.
+    """
+    check_strength(strength)
+    release(pipe)
+    original = type(pipe)
+
+    @functools.wraps(original.__call__)
+    def call(self, *args, **kwargs):
+        return _called(self, original, profile, strength, args, kwargs)
+
+    pipe.__class__ = type(original.__name__, (original,), {
+        "__call__": call, "__module__": original.__module__, "_sd_debias_original": original})
+    return pipe
+
+
+def release(pipe) -> Any:
+    """The pipeline without a profile, as it was before."""
+    pipe.__class__ = getattr(type(pipe), "_sd_debias_original", type(pipe))
+    return pipe
+
+
+@contextmanager
+def applied(pipe, profile: Profile, strength: float = 1.0) -> Iterator[Any]:
+    """`apply` inside a context; before and after an exception, too, the pipeline is what it was."""
+    before = type(pipe)
+    try:
+        yield apply(pipe, profile, strength)
+    finally:
+        pipe.__class__ = before
+
+
+def _called(pipe, original, profile: Profile, strength: float, args, kwargs):
+    given = inspect.signature(original.__call__).bind(pipe, *args, **kwargs).arguments
+    given.pop(next(iter(given)))  # the pipeline itself
+    given |= given.pop("kwargs", {})
+    prompt, negative = given.get("prompt"), given.get("negative_prompt")
+    if prompt is None:
+        raise DebiasError("Expected a prompt as text, got embeddings: its words decide what is steered. Give the "
+                          "prompt, or call release(pipe) first.")
+    prompts, each = [prompt] if isinstance(prompt, str) else list(prompt), given.get("num_images_per_prompt") or 1
+    negatives = [negative] * len(prompts) if negative is None or isinstance(negative, str) else list(negative)
+    seeds = _seeds(given.get("generator"), len(prompts) * each)
+    steerings = [entry_for(profile, text, no or "")[0] for text, no in zip(prompts, negatives, strict=True)]
+    rows = [draw.rows(entry.steerings, seeds[i * each:(i + 1) * each], strength) for i, entry in enumerate(steerings)]
+    if not any(row.any() for row in rows):
+        return original.__call__(pipe, **given)
+    outputs = []
+    for i, (text, no) in enumerate(zip(prompts, negatives)):
+        own = dict(given, prompt=text, negative_prompt=no) if "negative_prompt" in given else dict(given, prompt=text)
+        if isinstance(own.get("generator"), list):
+            own["generator"] = own["generator"][i * each:(i + 1) * each]
+        if not rows[i].any():
+            outputs.append(original.__call__(pipe, **own))
+            continue
+        for name in ("prompt", "negative_prompt", "num_images_per_prompt"):
+            own.pop(name, None)
+        encoded = encode_all(pipe, text, profile.attributes, profile.method.context, **encoding_of(own),
+                             subject=steerings[i].behind(strength))
+        with guided(pipe, text, profile.attributes, rows[i], profile.method, negative_prompt=no, encoded=encoded,
+                    **encoding_of(own)) as guide:
+            outputs.append(original.__call__(pipe, **(own | guide.call)))
+    return _joined(outputs, given.get("return_dict", True))
+
+
+def _seeds(generator, count: int) -> list[int]:
+    if isinstance(generator, Sequence):
+        return [int(one.initial_seed()) for one in generator]
+    first = random.SystemRandom().randrange(2**32) if generator is None else int(generator.initial_seed())
+    return list(range(first, first + count))
+
+
+def _joined(outputs: list, by_name: bool):
+    """The outputs of several prompts as one."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    if not by_name:
+        return tuple(_together([output[i] for output in outputs]) for i in range(len(first)))
+    names = [one.name for one in fields(first)]
+    return type(first)(**{name: _together([getattr(output, name) for output in outputs]) for name in names})
+
+
+def _together(parts: list):
+    if isinstance(parts[0], (list, tuple)):
+        return [one for part in parts for one in part]
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(parts)
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0]
