@@ -41,7 +41,7 @@ from sd_debias.diffusers_host.workbench import Workbench  # noqa: E402, F401  lo
 FORK = multiprocessing.get_context("fork")
 LEFT = {".tmp": "a file that was being written", ".new": "a whole file that was to take its place"}
 PROMPTS = ("a photo of a doctor", "a photo of a pilot")
-HOW = ["--model", "demo", "--images", "30", "--rounds", "1", "--held-out", "30", "--batch-size", "10", "--steps", "2", "--name",
+HOW = ["--model", "demo", "--count", "30", "--rounds", "1", "--held-out", "30", "--batch-size", "10", "--steps", "2", "--name",
        "killed"]
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from ..core.attribute import Attribute
+from ..core.attribute import Attribute, parse
 from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Round
 from ..core.calibration.plan import Plan, planned
 from ..core.calibration.runner import Host, advance
@@ -22,8 +23,8 @@ from ..core.judge.clip import ClipModel
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import read_json
 from ..core.method.conditioning import Encoded
-from ..core.method.methods import METHODS, Method
-from ..core.profile.file import Profile
+from ..core.method.methods import METHODS, Method, named
+from ..core.profile.file import Profile, located
 from ..core.profile.lookup import entry_for
 from ..core.method.draw import Steering, check_steered
 from .encode import encode, encode_all, of_one_length
@@ -46,6 +47,7 @@ class Workbench(Host):
     fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
     """
     again = "run the same command again"
+    anew = "add --overwrite"
 
     def __init__(self, pipe, clip: ClipModel | None, *, model: str = "", model_hash: str | None = None, steps: int = 30,
                  cfg: float = 7.5, width: int | None = None, height: int | None = None,
@@ -54,6 +56,8 @@ class Workbench(Host):
         if (width is None) != (height is None):
             raise DebiasError(f"Expected both width and height, or neither, got width {width} and height {height}. "
                               "Give both, or neither for the model's own size.")
+        if width is not None and height is not None and (width % 8 or height % 8 or min(width, height) < 8):
+            raise DebiasError(f"Expected a width and height in multiples of 8, got {width} x {height}. Change them.")
         self.pipe, self.clip, self.batch_size, self.judged_by = pipe, clip, batch_size, judged_by
         self.classifiers, self.fidelity = dict(classifiers or {}), fidelity or (clip and clip.similarity)
         self._zero_shot: dict[tuple, Callable] = {}  # CLIP's, by what the groups are: a name may come with other groups
@@ -86,9 +90,12 @@ class Workbench(Host):
         return encode_all(self.pipe, prompt, profile.attributes, profile.method.context,
                           subject=entry_for(profile, prompt)[0].behind(strength))
 
-    def apply(self, profile: Profile, prompt: str, seeds: Sequence[int], strength: float = 1.0,
+    def apply(self, profile: Profile | str | Path, prompt: str, seeds: Sequence[int], strength: float = 1.0,
               encoded: Encoded | None = None):
-        """Images with a profile's calibrated weights; see `generate`."""
+        """Images with the weights of a profile, its file, or the name of one that comes with the package; see
+        `generate`."""
+        if not isinstance(profile, Profile):
+            profile = Profile.load(located(str(profile)))
         entry, _ = entry_for(profile, prompt, self.setting["negative_prompt"] or "")
         if encoded is None and strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
             encoded = self.encoded(profile, prompt, strength)
@@ -140,13 +147,23 @@ class Workbench(Host):
         """Advance a calibration with this model; yields as `Calibration.run`."""
         return advance(self, calibration)
 
-    def calibrate(self, prompt: str, attributes: Sequence[Attribute], method: Method = METHODS["default"],
-                  plan: Plan | None = None) -> Calibration:
-        """Run a whole calibration; by default until it is within 5 points of the target with 95 % certainty."""
-        plan = plan or planned("normal", method, batch_size=self.batch_size)
-        calibration = Calibration(prompt, attributes, method, plan)
-        for _ in self.run(calibration):
-            pass
+    def calibrate(self, prompt: str, attributes: Attribute | str | Sequence[Attribute | str],
+                  method: Method | str = METHODS["default"], plan: Plan | str = "normal",
+                  progress: bool = True) -> Calibration:
+        """Run a whole calibration; by default until it is within 5 points of the target with 95 % certainty.
+
+        attributes  one or several, as objects or as `attribute.parse` reads them: "gender", "age = 1:1:2"
+        method      or the name of one of `METHODS`
+        plan        or how sure to be: "quick", "normal" or "thorough"
+        """
+        found = [attributes] if isinstance(attributes, (Attribute, str)) else attributes
+        method = named(method) if isinstance(method, str) else method
+        plan = planned(plan, method, batch_size=self.batch_size) if isinstance(plan, str) else plan
+        calibration = Calibration(prompt, [parse(a) if isinstance(a, str) else a for a in found], method, plan)
+        with tqdm(unit="image", disable=not progress) as bar:
+            for done in self.run(calibration):
+                bar.set_description(done.kind, refresh=False)
+                bar.update(sum(r.done for r in calibration.rounds) - bar.n)
         return calibration
 
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0,

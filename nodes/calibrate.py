@@ -26,7 +26,7 @@ from .guidance import KEY
 from .images import to_tensor
 from .panel import about, address, kept
 from .profiles import save_folder
-from .report import new_folder
+from .report import new_folder, results
 from .types import CATEGORY, Attributes, Classifiers, Profiles, choice, planned
 from .workbench import Workbench, behind, setting_of, states
 
@@ -73,7 +73,10 @@ class DebiasCalibrate(io.ComfyNode):
                 # Last and optional: graphs of earlier versions lack them.
                 planned("within", optional=True),
                 io.Combo.Input("sure", options=list(HOW_SURE.values), default="normal", optional=True,
-                               tooltip=f"{HOW_SURE.help} normal: {about('normal', 1)}")],
+                               tooltip=f"{HOW_SURE.help} normal: {about('normal', 1)}"),
+                io.Boolean.Input("again", default=False, optional=True, tooltip=(
+                    "A calibration that is done is not measured again: its result comes at once. On: measure it "
+                    "again."))],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "For Debias Apply, Text Encode, Save Profile and Report.")),
                      io.Image.Output(display_name="charts", tooltip="Shares and KL, before and after."),
@@ -85,7 +88,7 @@ class DebiasCalibrate(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, attributes, classifier, prompts, negative, width, height, steps, cfg,
                 sampler_name, scheduler, seed, images, rounds, held_out, batch_size, tolerance, method, direction, rule,
-                confidence, name, within=0.0, sure=CUSTOM):
+                confidence, name, within=0.0, sure=CUSTOM, again=False):
         node, name = cls.hidden.unique_id, safe_name(name.strip())
         if KEY in model.wrappers.get("outer_sample", {}):
             raise DebiasError("Expected a model without Debias Apply, got one that it guides already. Wire the model "
@@ -97,9 +100,10 @@ class DebiasCalibrate(io.ComfyNode):
                              negative)
         bench = Workbench(model, clip, vae, classifier, setting, behind(cls.hidden.prompt, node), node)
         bench.note = unused(sure, numbers)
-        folder = new_folder(name)
+        folder, others = new_folder(name), results(name)
         places = Places(profile=folder / "profile.json", lock=states() / name, folder=folder, states=states(),
-                        best=save_folder() / f"{name} (unfinished).json")
+                        best=save_folder() / f"{name} (unfinished).json",
+                        again=again, others=others)
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))]
         found = calibrate(bench, texts, attributes, method, plan, name, places, checks_of(classifier, attributes))
         found.notes += filter(None, [bench.note])

@@ -1,7 +1,7 @@
 """Debias Report: a profile's report in ComfyUI's output folder."""
 from __future__ import annotations
 
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Iterator, Sequence
 
@@ -31,6 +31,11 @@ def new_folder(name: str) -> Path:
     Raises DebiasError for a name that is no file name.
     """
     return next(own for own in _folders(name) if not own.exists())
+
+
+def results(name: str) -> list[tuple[Path, Path]]:
+    """(profile, folder) of the results of this name that are there."""
+    return [(own / "profile.json", own) for own in takewhile(Path.exists, _folders(name))]
 
 
 def folder_of(profile: Profile) -> Path:

@@ -64,6 +64,7 @@ class Workbench(Host):
     node: str | None = None
     evaluations: int = 0
     again = "queue again"
+    anew = "switch on 'again'"
     prepared: tuple | None = None
     acted: bool = False  # did guidance change anything in the last call?
     judged: dict = field(default_factory=dict)

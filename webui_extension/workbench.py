@@ -35,6 +35,7 @@ class Workbench(Host):
     """The page's settings, as a processing object, and the classifiers that are named."""
     interruption = Interrupted
     again = "start it again with the same settings and seed"
+    anew = "choose to overwrite the profile"
 
     def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
                  say: Callable[[str], None] = lambda text: None,

@@ -134,7 +134,7 @@ class Labeller:
     """Opens files of a folder and labels them; wherever it works, the same files get the same labels."""
 
     def __init__(self, root: Path, attributes: Sequence[Attribute], judges: Sequence[Classifier],
-                 confidence: float = 0.0, checks: Sequence[Check | None] = ()):
+                 confidence: float, checks: Sequence[Check | None]):
         check_same(judges, checks)
         self.root, self.attributes, self.judges = root, together(attributes), list(judges)
         plan = Plan(1, rounds=0, held_out=0, batch_size=1, confidence=confidence)

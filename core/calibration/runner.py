@@ -9,7 +9,7 @@ import itertools
 import os
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterator, Protocol, Sequence
 
@@ -125,6 +125,7 @@ class Host(Protocol):
     evaluations: int | None = None
     interruption: type[BaseException] | tuple[type[BaseException], ...] = KeyboardInterrupt
     again: str = "start it again with the same settings"
+    anew: str = "allow overwriting"  # how to measure again what is done
     note: str = ""
 
     def check(self, attributes: Sequence[Attribute], method: Method) -> None:
@@ -172,6 +173,8 @@ class Places:
     best       file for a profile of the best rounds so far, "NAME (unfinished)", where the work is interrupted
     overwrite  may an existing profile and report be replaced?
     earlier    where a report goes whose profile was deleted, numbered where that is taken; None: it is in the way
+    again      measure anew what is done already
+    others     (profile, folder) of results of the same name: one of this very calibration is taken as it is
     """
     profile: Path
     lock: Path
@@ -180,6 +183,8 @@ class Places:
     best: Path
     overwrite: bool = False
     earlier: Path | None = None
+    again: bool = False
+    others: Sequence[tuple[Path, Path]] = ()
 
 
 def seen_by(classifiers: Sequence[Classifier]) -> Callable[[Sequence], Persons] | None:
@@ -316,12 +321,13 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
             held.enter_context(exclusive(places.lock))
         works = [Unfinished(places.states, name, [prompt, *asked]) for prompt in prompts]
-        begun = [_loaded(host, work) for work in works]
+        begun = [_loaded(host, work, places.again or places.overwrite) for work in works]
+        places = _as_done(places, begun)
         for number, c in enumerate(begun):
             if c:
                 c.learn_from([before for before in begun[:number] if before])
         saved = places.profile.exists() and not places.overwrite and any(begun)
-        kept = _check_free(host, places, attributes, begun, len(prompts))
+        kept = _check_free(host, places, attributes, begun, len(prompts), all(work.done for work in works))
         calibrations = [c or Calibration(prompt, attributes, method, plan, checks=checks)
                         for prompt, c in zip(known, begun, strict=True)]
         outcome = Outcome(notes=kept)
@@ -340,10 +346,11 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
             with writing("The profile", host.place(places.profile.parent)):
                 outcome.profile.save(places.profile, overwrite=True)
         for work in works:
-            work.remove()
+            work.finish()
         places.best.unlink(missing_ok=True)
         outcome.path, outcome.report = places.profile, places.folder / "report.html"
-        outcome.notes += [*(["This calibration was complete already; nothing was measured again."] if saved else []),
+        complete = f"This calibration was complete already: {host.anew} to measure it again."
+        outcome.notes += [*([complete] if saved else []),
                           f"Profile: {host.place(outcome.path)}", f"Report: {host.place(outcome.report)}"]
         if any(path.name.startswith(f"{name}-") for path in places.states.glob("*.json")):
             outcome.notes.append(f"Unfinished calibrations of this name with other settings are kept in "
@@ -352,7 +359,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
 
 
 def _check_free(host: Host, places: Places, attributes: Sequence[Attribute], begun: Sequence[Calibration | None],
-                prompts: int) -> list[str]:
+                prompts: int, done: bool) -> list[str]:
     """Raises DebiasError where files would be replaced that are not of this very calibration. A report whose profile
     was deleted is put aside, where `places` says so; returns a note of it."""
     if places.overwrite:
@@ -361,7 +368,7 @@ def _check_free(host: Host, places: Places, attributes: Sequence[Attribute], beg
     own = [c for c in begun if c]
     if there and own and all(c.finished for c in own) and holds(_profile(host, places), own):
         return []
-    others = [] if own else [places.folder / name for name in file_names(attributes, prompts)]
+    others = [] if own and not done else [places.folder / name for name in file_names(attributes, prompts)]
     left = [path for path in others if path.exists()]
     if left and places.earlier and not there:
         return [_put_aside(host, places.folder, places.earlier)]
@@ -387,10 +394,22 @@ def _profile(host: Host, places: Places) -> Profile:
         return Profile.load(places.profile)
 
 
-def _loaded(host: Host, work: Unfinished) -> Calibration | None:
+def _loaded(host: Host, work: Unfinished, again: bool) -> Calibration | None:
     assert work.path is not None
     with _called(host, work.path):
-        return work.load()
+        return work.load(again)
+
+
+def _as_done(places: Places, begun: Sequence[Calibration | None]) -> Places:
+    """The places of the result, if any, that this very calibration left under another name."""
+    done = [c for c in begun if c is not None and c.finished]
+    for profile, folder in places.others if done and len(done) == len(begun) else ():
+        try:
+            if holds(Profile.load(profile), done):
+                return replace(places, profile=profile, folder=folder)
+        except (DebiasError, OSError):
+            continue
+    return places
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""What is kept of a prompt's calibration while it is not done: what was measured, and the pictures for its sheets."""
+"""What is kept of a prompt's calibration: what was measured, and the pictures for its sheets. Work that is not done
+continues from it; work that is done is not measured again."""
 from __future__ import annotations
 
 import hashlib
@@ -18,6 +19,7 @@ from ..report.sheet import WITH, WITHOUT, Sheet
 from ..audits.labelled import MOST_THUMBS, thumbnail
 from .loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
 
+FINISHED = "finished"  # folder of work that is done, beside that of work that is not
 SHOWN = 16  # pictures of a sheet
 PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
 
@@ -32,23 +34,37 @@ class Unfinished:
     def __init__(self, folder: Path | None, name: str = "", facts: object = None):
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder and inside(folder, folder / f"{name}-{key}.json")
+        self._done = folder and inside(folder.parent, folder.parent / FINISHED / f"{name}-{key}.json")
         self._pictures: dict[int, dict[int, Image.Image]] = {}  # by place of the round, then seed
         self._thumbs: dict[int, dict[int, bytes]] = {}
 
-    def load(self) -> Calibration | None:
-        """The calibration as it was left, where there is one. Raises DebiasError where its file is damaged."""
-        if self.path is None or not recover(self.path):
+    def load(self, again: bool = False) -> Calibration | None:
+        """The calibration as it was left, or as it ended unless it is to be measured again; None where there is none.
+        Raises DebiasError where its file is damaged."""
+        if self.path is None or self._done is None:
             return None
+        if not recover(self.path):
+            if again or not recover(self._done):
+                return None
+            self.path = self._done
         for file in self._folder.glob("*.png"):
             at = re.fullmatch(r"(\d+) (-?\d+)\.png", file.name)
             if at:
-                with Image.open(file, formats=["PNG"]) as picture:
-                    self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")  # with its text
+                try:
+                    with Image.open(file, formats=["PNG"]) as picture:
+                        self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")  # with its text
+                except (OSError, ValueError, SyntaxError):
+                    continue  # a damaged picture is missing from the sheet; its label is not lost
         for file in self._folder.glob("*.jpg"):
             at = re.fullmatch(r"(\d+) (-?\d+)\.jpg", file.name)
             if at:
                 self._thumbs.setdefault(int(at[1]), {})[int(at[2])] = file.read_bytes()
         return Calibration.load(self.path)
+
+    @property
+    def done(self) -> bool:
+        """Was what was loaded finished work?"""
+        return self.path is not None and self.path == self._done
 
     def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence,
              boxes: Callable[[Sequence], Sequence[Sequence]] = lambda images: [()] * len(images)) -> None:
@@ -99,12 +115,16 @@ class Unfinished:
         after = _sheet(WITH if verified else f"{names[last]}, not verified", found[last]) if last else None
         return _sheet(WITHOUT, found.get(0)), after
 
-    def remove(self) -> None:
-        """The calibration is done. The state goes last: while it is there, the work counts as not done."""
-        if self.path is None:
+    def finish(self) -> None:
+        """The calibration is done: the same request finds it. The state goes last: while it is there, the work counts
+        as not done."""
+        if self.path is None or self._done is None or self.done:
             return
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self.path.unlink(missing_ok=True)
+        self._done.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._done.with_suffix(""), ignore_errors=True)
+        if self._folder.exists():
+            self._folder.rename(self._done.with_suffix(""))
+        self.path.replace(self._done)
         try:
             self.path.parent.rmdir()
         except OSError:

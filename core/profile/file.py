@@ -38,7 +38,12 @@ SHIPPED = Path(__file__).resolve().parents[2] / "profiles"  # those that come wi
 def located(text: str) -> Path:
     """The file of a profile that a user names: a path, or the name of one that comes with the package."""
     path, shipped = Path(text).expanduser(), SHIPPED / f"{text}{SUFFIX}"
-    return shipped if not path.exists() and path.name == text and shipped.is_file() else path
+    if not path.exists() and path.name == text:
+        if shipped.is_file():
+            return shipped
+        known = ", ".join(sorted(one.stem for one in SHIPPED.glob(f"*{SUFFIX}")))
+        raise DebiasError(f"There is no profile {quoted(text)} here. Give a profile's file, or one of {known}.")
+    return path
 
 
 @dataclass(frozen=True)

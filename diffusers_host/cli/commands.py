@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from ...core.attribute import Attribute
-from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, planned
+from ...core.calibration.plan import FIELDS, Plan, planned
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
 from .parts import (
-    Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, pictures_of, png_of,
-    say)
+    Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, pictures_of,
+    plan_of, png_of, say)
 
 if TYPE_CHECKING:  # they load torch, which takes seconds
     from ...core.profile.file import Entry, Profile
@@ -33,7 +33,7 @@ def audit(options) -> dict:
     from ...core.calibration import runner
     attributes, checks = attributes_of(options), checks_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
-    if options.images:
+    if options.folder:
         return _audit_folder(options, attributes, checks, corrections)
     keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench = bench_of(options, attributes)
@@ -66,7 +66,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     keep(options, "audit.json", LABELS, TABLE)
     judges, by = folder_judges(options, attributes)
     state = Path(options.out) / "unfinished.json" if options.out else None
-    work = FolderAudit(options.images, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
+    work = FolderAudit(options.folder, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
                        confidence=options.confidence, batch_size=options.batch_size or 32,
                        checks=check_of_each(attributes, checks))
     pieces, bar = _on_ray(options, work) if options.ray is not None else None, None
@@ -105,7 +105,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     warnings = [*filter(None, [labelled.round.left_out, labelled.round.broken]), *unreadable,
                 *(warning for check in checks for warning in check.warnings)]
     say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
-    result = dict(folder=Path(options.images).resolve().name, pictures=work.done, unreadable=work.unreadable,
+    result = dict(folder=Path(options.folder).resolve().name, pictures=work.done, unreadable=work.unreadable,
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
                                                  for (name, d), a in zip(found.items(), attributes, strict=True)})
     if options.out:
@@ -123,7 +123,7 @@ def _on_ray(options, work):
     from ..sweep.on_ray import connect
     from ..sweep.on_ray_data import labelled_on_ray
     connect(options.ray or None)
-    plain = {**vars(options), "command": None, "images": str(Path(options.images).resolve())}
+    plain = {**vars(options), "command": None, "folder": str(Path(options.folder).resolve())}
     return partial(labelled_on_ray, opener=partial(folder_labeller, plain, work.attributes), gpus=options.worker_gpus)
 
 
@@ -134,7 +134,7 @@ def folder_labeller(options: dict, attributes: tuple[Attribute, ...]):
     from ...core.audits.folder import Labeller
     given = Namespace(**{**options, "command": folder_labeller})
     judges, _ = folder_judges(given, attributes)
-    return Labeller(Path(given.images), attributes, [judges[a.name] for a in attributes], given.confidence,
+    return Labeller(Path(given.folder), attributes, [judges[a.name] for a in attributes], given.confidence,
                     check_of_each(attributes, checks_of(given)))
 
 
@@ -179,15 +179,9 @@ def calibrate(options) -> dict:
     """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
     attributes = attributes_of(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
-    numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
-    sure = options.sure or (CUSTOM if numbers else "normal")
-    if numbers and sure != CUSTOM:
-        raise DebiasError(f"Expected --{next(iter(numbers)).replace('_', '-')} only with --sure {CUSTOM}, got --sure "
-                          f"{sure}, which has its own numbers. Leave one of them out.")
     keep(options)
     bench = bench_of(options, attributes)
-    plan = planned(sure, method, **numbers, batch_size=bench.batch_size, seed=options.seed or 0,
-                   confidence=options.confidence)
+    plan = plan_of(options, method, bench.batch_size)
     return _calibrate(bench, options.prompt, attributes, method, plan, options,
                       check_of_each(attributes, checks_of(options)))
 
@@ -270,7 +264,7 @@ def generate(options) -> dict:
     from ...core.judge import one_colour
     from ...core.profile.balance import balanced
     from ...core.profile.file import Profile, located
-    from ...core.profile.lookup import differences
+    from ...core.profile.lookup import differences, entry_for
     from ...core.profile.words import metadata
     if len(options.prompt) > 1:
         raise DebiasError(f"Expected one --prompt for generate, got {len(options.prompt)}. Run it once for each.")
@@ -286,7 +280,8 @@ def generate(options) -> dict:
         for difference in differences(profile, bench.setting):
             warnings.warn(f"This profile was calibrated in another setting: {difference}.")
         profile = _for_prompt(bench, profile, prompt, options)
-        if strength:
+        entry, _ = entry_for(profile, prompt, options.negative_prompt or "")
+        if strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
             encoded = bench.encoded(profile, prompt, strength)
     written, not_finite, uniform, started = [], [], [], time.perf_counter()
     first = options.seed or 0

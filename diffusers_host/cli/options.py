@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
@@ -20,7 +21,11 @@ MOST_SEED, MOST_SHARDS = 2**62, 100_000
 def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of one command, with `command` the function itself. Raises DebiasError for texts that are no UTF-8
     and for options that would do nothing; SystemExit as argparse does."""
-    options = _parser(commands).parse_args(arguments)
+    parser = _parser(commands)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help()
+        raise SystemExit(0)
+    options = parser.parse_args(arguments)
     for name, value in vars(options).items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
@@ -32,7 +37,8 @@ def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None
 
 def given(options: argparse.Namespace, *names: str) -> list[str]:
     """The flags of the named options that the user set."""
-    return [_flag(name) for name in names if (value := getattr(options, name, None)) is not None and value is not False]
+    return ["--count" if name == "images" else _flag(name) for name in names
+            if (value := getattr(options, name, None)) is not None and value is not False]
 
 
 def _flag(name: str) -> str:
@@ -67,24 +73,26 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         _refuse_idle_in_sweeps(options, refuse)
     if name in ("audit", "check") and not options.out:
         refuse(("overwrite",), "without --out: nothing is written")
-    if name == "audit" and not options.images:
-        refuse(("ray",), "without --images: many prompts on a cluster are a sweep")
+    if name == "audit" and not options.folder:
+        refuse(("ray",), "without --folder: many prompts on a cluster are a sweep")
     if name == "audit" and options.ray is None:
         refuse(("worker_gpus",), "without --ray")
-    if name == "audit" and options.images:
-        refuse(("prompt", "count", "config", "allow_download", "dtype", "steps", "cfg", "width", "height",
-                "negative_prompt", "seed"), "with --images, since no pictures are generated")
+    if name == "audit" and options.folder:
+        refuse(("prompt", "count", "config", "dtype", "steps", "cfg", "width", "height",
+                "negative_prompt", "seed"), "with --folder, since no pictures are generated")
         if options.model != "demo":
-            raise DebiasError("--model does nothing with --images, since no pictures are generated. Leave one of them "
+            raise DebiasError("--model does nothing with --folder, since no pictures are generated. Leave one of them "
                               "out.")
-    if name == "audit" and not options.images and not options.prompt:
-        raise DebiasError("Expected a --prompt to generate pictures of, or a folder of pictures with --images, got "
+    if name == "audit" and not options.folder and not options.prompt:
+        raise DebiasError("Expected a --prompt to generate pictures of, or a folder of pictures with --folder, got "
                           "neither. Give one.")
     if (getattr(options, "look", None) or "picture") == "picture":
         refuse(("detector",), "while judges look at pictures: add --look largest-face or --look people")
     if getattr(options, "model", None) in ("demo", ["demo"]) or name == "sweep" and not options.model and \
             not options.status:
-        refuse(("config", "allow_download"), "with the demo model, which comes with the package")
+        refuse(("config",), "with the demo model, which comes with the package")
+        if not getattr(options, "classifier", None):
+            refuse(("allow_download",), "with the demo model and its own judge, which come with the package")
     if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
         raise DebiasError("--width and --height belong together: expected both, got one. Give both, or neither for "
                           "the model's own size.")
@@ -106,7 +114,8 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
     if options.ray is None:
         refuse(("worker_cpus",), "without --ray")
     if options.audit:
-        refuse(("sure", *NUMBERS, "direction", "spend", "rule", "name"), "with --audit, which calibrates nothing")
+        refuse(("sure", *(name for name in NUMBERS if name != "images"), "direction", "spend", "rule", "name"),
+               "with --audit, which calibrates nothing")
         if options.method != "default":
             refuse(("method",), "with --audit, which calibrates nothing")
     elif options.look == "people":
@@ -114,8 +123,6 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
                           "--look largest-face.")
     if options.shard:
         refuse(("name", "overwrite"), "with --shard: give it to 'sd-debias merge'")
-    if options.images:
-        refuse(("count",), "with --images, which means the same")
 
 
 @dataclass(frozen=True)
@@ -262,7 +269,8 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
                 choices=HOW_SURE.values)
         for name in NUMBERS:
             asked = FIELDS[name]
-            _option(sub, f"--{name.replace('_', '-')}", asked.help, type=_range(asked),
+            flag = "--count" if name == "images" else _flag(name)
+            _option(sub, flag, asked.help, dest=name, type=_range(asked),
                     unset=f"as --sure says; {asked.default:g} with --sure {CUSTOM}")
         for name, choice in CHOICES.items():
             _option(sub, f"--{name}", choice.help, choices=choice.values,
@@ -295,14 +303,14 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
 
     nothing = dict(unset="none; nothing is written")
     sub = command("audit")
-    measured(sub, "the demo model's own; other models and --images need one")
+    measured(sub, "the demo model's own; other models and --folder need one")
     out(sub, **nothing)
-    _option(sub, "--prompt", f"prompt to generate pictures of{_SEVERAL}", unset="none; required without --images",
-            action="append", type=str)
-    _option(sub, "--images", "audit the pictures in this folder instead of generated ones", unset="none",
+    _option(sub, "--prompt", f"prompt to generate pictures of{_SEVERAL}", unset="none; required without --folder",
+            action="append", type=_text)
+    _option(sub, "--folder", "audit the pictures in this folder instead of generated ones", unset="none",
             metavar="FOLDER")
     _option(sub, "--count", "images per prompt", unset=FIELDS["images"].default, type=_COUNT)
-    on_ray(sub, "with --images: label the pictures of a folder that all nodes see")
+    on_ray(sub, "with --folder: label the pictures of a folder that all nodes see")
     checked(sub)
     by_hand(sub)
 
@@ -310,7 +318,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     measured(sub)
     out(sub, **nothing)
     _option(sub, "--prompt", f"prompt to which each group's text is added{_SEVERAL}",
-            unset="a photo of a person; for the demo model: a photo of a doctor", action="append", type=str)
+            unset="a photo of a person; for the demo model: a photo of a doctor", action="append", type=_text)
     _option(sub, "--count", "images of each group", unset=50, type=_COUNT)
     by_hand(sub)
 
@@ -319,7 +327,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     out(sub)
     checked(sub)
     _option(sub, "--prompt", "prompt to calibrate; repeat the option for several, which are calibrated one by one",
-            action="append", required=True, type=str)
+            action="append", required=True, type=_text)
     results(sub)
     calibrated(sub)
 
@@ -339,8 +347,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     _option(sub, "--template", "for subjects without a prompt, such as 'a portrait of a {subject}'",
             unset="a photo of a {subject}")
     sub.add_argument("--audit", action="store_true", help="only measure; calibrate nothing")
-    _option(sub, "--count", "images of each audit", unset=f"{FIELDS['images'].default} with --audit, else as --sure "
-            "says", type=_COUNT)
     calibrated(sub)
     _option(sub, "--out", "folder of the sweep; the same command with the same folder continues it",
             unset="none; required without --status")
@@ -381,9 +387,9 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     sub = command("generate")
     model(sub, "demo")
     out(sub)
-    _option(sub, "--prompt", "prompt to generate pictures of", action="append", required=True, type=str)
+    _option(sub, "--prompt", "prompt to generate pictures of", action="append", required=True, type=_text)
     _option(sub, "--attribute", "balance this at once, without a calibration: gender, 'age = 1:1:2', "
-            f"'weather', groups of your own{_SEVERAL}", unset="none", action="append", type=str)
+            f"'weather', groups of your own{_SEVERAL}", unset="none", action="append", type=_text)
     _option(sub, "--profile", profile, unset="none; pictures without guidance")
     _option(sub, "--strength", "strength of the guidance; 0 is none, 1 is as calibrated", unset=1,
             type=Range(0, 10, step=0))
@@ -396,7 +402,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     out(sub)
     _option(sub, "--profile", profile, required=True)
     _option(sub, "--prompt", "also measure this prompt, which was not calibrated, without and with the profile"
-            f"{_SEVERAL}", unset="none", action="append", type=str)
+            f"{_SEVERAL}", unset="none", action="append", type=_text)
     _option(sub, "--count", "images of each such --prompt without the profile, and as many with it", unset=200,
             type=_COUNT)
     other_prompts(sub)
@@ -405,7 +411,7 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     model(sub, "demo")
     judges(sub, "the demo model's own; other models are examined without one")
     attributes(sub)
-    _option(sub, "--prompt", "prompt to try", unset="a photo of a doctor", type=str)
+    _option(sub, "--prompt", "prompt to try", unset="a photo of a doctor", type=_text)
     _option(sub, "--direction", CHOICES["direction"].help, "prompt", choices=CHOICES["direction"].values)
 
     sub = command("demo")

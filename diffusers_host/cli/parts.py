@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.attribute import Attribute, parse, together
+from ...core.calibration.plan import CUSTOM, NUMBERS, Plan, planned
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import fingerprint, read_json
+from ...core.method.methods import Method
+from .options import given
 
 
 class Stopped(Exception):
@@ -202,3 +205,14 @@ def keep(options, *files: str) -> None:
 def say(options, text: str) -> None:
     if not options.json:
         print(text, flush=True)
+
+
+def plan_of(options, method: Method, batch_size: int) -> Plan:
+    """The plan that the options name. Raises DebiasError for numbers beside --sure quick, normal or thorough."""
+    numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
+    sure = options.sure or (CUSTOM if numbers else "normal")
+    if numbers and sure != CUSTOM:
+        raise DebiasError(f"Expected {given(options, *numbers)[0]} only with --sure {CUSTOM}, got --sure {sure}, which "
+                          "has its own numbers. Leave one of them out.")
+    return planned(sure, method, **numbers, batch_size=batch_size, seed=options.seed or 0,
+                   confidence=options.confidence)

@@ -8,17 +8,16 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.attribute import Attribute, parse, together
-from ...core.calibration.plan import CUSTOM, FIELDS, NUMBERS, Plan, duration, planned
+from ...core.calibration.plan import FIELDS, Plan, duration
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import contents, inside, safe_name, write_atomic, writing
 from ...core.method.methods import named
-from .parts import Stopped, attributes_of, bench_of, checks_of, keep, say
+from .parts import Stopped, attributes_of, bench_of, checks_of, keep, plan_of, say
 
 if TYPE_CHECKING:
     from ..sweep.folder import Asked, Measured, SweepFolder
@@ -162,19 +161,13 @@ def _sets(options) -> list[tuple[Attribute, ...]]:
 
 def _plan(options, models: Sequence[str]):
     batch_size = options.batch_size or (50 if set(models) == {"demo"} else int(FIELDS["batch_size"].default))
-    numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
     seed, method = options.seed or 0, named(options.method, direction=options.direction, spend=options.spend,
                                             rule=options.rule)
     if options.audit:
-        images = options.count or int(FIELDS["images"].default)
+        images = options.images or int(FIELDS["images"].default)
         return method, Plan(images, rounds=0, held_out=0, batch_size=min(batch_size, images), seed=seed,
                             confidence=options.confidence)
-    sure = options.sure or (CUSTOM if numbers else "normal")
-    if numbers and sure != CUSTOM:
-        raise DebiasError(f"Expected --{next(iter(numbers)).replace('_', '-')} only with --sure {CUSTOM}, got --sure "
-                          f"{sure}, which has its own numbers. Leave one of them out.")
-    plan = planned(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=options.confidence)
-    return method, replace(plan, images=options.count) if options.count else plan
+    return method, plan_of(options, method, batch_size)
 
 
 # --- one model -------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def audit(tmp_path_factory):
     for number in range(15):
         shutil.copy(root / f"{number % 3}.png", root / f"copy {number:02d}.png")
     (root / "broken.png").write_bytes(b"no picture")
-    return ["audit", "--images", str(root), "--classifier", "demo", "--batch-size", "4"]
+    return ["audit", "--folder", str(root), "--classifier", "demo", "--batch-size", "4"]
 
 
 @pytest.mark.slow

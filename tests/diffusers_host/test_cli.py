@@ -23,7 +23,7 @@ from sd_debias.diffusers_host.workbench import Workbench, model_hash
 
 pytestmark = pytest.mark.usefixtures("one_demo_model")
 JUDGE = "a photo of a judge"
-QUICK = ["calibrate", "--prompt", JUDGE, "--images", "8", "--rounds", "1", "--held-out", "8",
+QUICK = ["calibrate", "--prompt", JUDGE, "--count", "8", "--rounds", "1", "--held-out", "8",
          "--batch-size", "8", "--steps", "2", "--name", "judge"]
 WRITING = "sd_debias.core.calibration.outcome.Outcome.files"  # made once all is measured
 
@@ -98,13 +98,13 @@ def test_calibrate_leaves_a_summary_and_no_temporary_files(calibrated):
 
 def test_profile_and_report_are_not_replaced_unasked(calibrated, profile, refused):
     before = {name: (calibrated / name).read_bytes() for name in ("profile.json", "report.html")}
-    refused([*QUICK, "--out", calibrated], "profile.json' exists already")
+    refused([*QUICK, "--count", "9", "--out", calibrated], "profile.json' exists already")
     refused(["report", *profile, "--out", calibrated], "report.html' ", "--overwrite")
     assert all((calibrated / name).read_bytes() == content for name, content in before.items())
 
 
 @pytest.mark.parametrize("other", [
-    [], ["--steps", "1"], ["--cfg", "1.5"], ["--classifier", "{clip}"], ["--images", "6"],
+    [], ["--steps", "1"], ["--cfg", "1.5"], ["--classifier", "{clip}"], ["--count", "6"],
     ["--attribute", "skin_tone_3"], ["--name", "another"]])
 def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(
         own, tmp_path, capsys, other):
@@ -303,7 +303,7 @@ def test_ctrl_c_while_the_model_loads_is_no_traceback(monkeypatch, capsys):
     ([*AUDIT, "--classifier", "gender=ita"], ["'gender'", "2"]),
     ([*AUDIT, "--classifier", f"gender={CLASSIFIER}"], ["tokenizer"]),  # a folder without it
     ([*AUDIT, "--device", "toaster"], ["'toaster'"]),
-    ([*QUICK, "--out", "x", "--sure", "quick"], ["--images", "--sure custom", "--sure quick"]),
+    ([*QUICK, "--out", "x", "--sure", "quick"], ["--count", "--sure custom", "--sure quick"]),
     (["generate", "--prompt", "x", "--others", "draw", "--out", "x"], ["--others", "--profile"]),
     (["report", "--profile", "p", "--others", "draw", "--out", "x"], ["--others", "model"]),
 ])

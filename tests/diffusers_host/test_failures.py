@@ -18,7 +18,7 @@ from sd_debias.diffusers_host.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_demo_model")
 JUDGE = "a photo of a judge"
-QUICK = ["calibrate", "--prompt", JUDGE, "--images", "8", "--rounds", "1", "--held-out", "8",
+QUICK = ["calibrate", "--prompt", JUDGE, "--count", "8", "--rounds", "1", "--held-out", "8",
          "--batch-size", "4", "--tolerance", "0.000001", "--steps", "3"]
 PLACES = dict(text=(transformers.CLIPTextModel, "forward"), sampling=(UNet2DConditionModel, "forward"),
               decode=(AutoencoderKL, "decode"), judge=(transformers.CLIPModel, "get_image_features"))
@@ -127,7 +127,7 @@ def test_an_audit_of_a_folder_that_ends_early_is_continued(
     for i in range(8):
         noise = np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)
         Image.fromarray(noise).save(folder / f"{i}.png")
-    command = ["audit", "--images", str(folder), "--classifier", "demo", "--batch-size", "2"]
+    command = ["audit", "--folder", str(folder), "--classifier", "demo", "--batch-size", "2"]
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
     own, calls = transformers.CLIPModel.get_image_features, []
 

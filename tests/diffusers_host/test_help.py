@@ -79,7 +79,8 @@ def test_the_default_in_the_help_is_the_default_of_the_code(command, flag, defau
 def test_the_numbers_of_a_plan_are_those_of_every_host():
     """The ComfyUI node, the web UI and its API take theirs from `HOW_SURE` and `FIELDS` too."""
     for name in (*NUMBERS, "confidence"):
-        option, asked = OPTIONS["calibrate", f"--{name.replace('_', '-')}"], FIELDS[name]
+        flag = "--count" if name == "images" else f"--{name.replace('_', '-')}"
+        option, asked = OPTIONS["calibrate", flag], FIELDS[name]
         assert (option.type.low, option.type.high) == (asked.low, asked.high)
         assert option.help.startswith(asked.help.rstrip(".").replace("%", "%%"))
         assert f"{asked.default:g}" in said(option)

@@ -228,7 +228,7 @@ def test_two_checks_of_one_attribute_are_not_dropped_silently(tmp_path, refused)
 # --- audits of folders ---------------------------------------------------------------------------
 
 def of_images(folder, *options):
-    return ["audit", "--images", str(folder), "--classifier", "demo", "--batch-size", "4",
+    return ["audit", "--folder", str(folder), "--classifier", "demo", "--batch-size", "4",
             *map(str, options)]
 
 
@@ -279,7 +279,7 @@ def test_shares_of_a_folder_are_corrected_by_a_check_and_by_hand(folder, tmp_pat
 
 
 def test_a_folder_needs_a_classifier_and_pictures(folder, tmp_path, refused):
-    refused(["audit", "--images", folder], "CLIP", "--classifier")
+    refused(["audit", "--folder", folder], "CLIP", "--classifier")
     refused(of_images(tmp_path), "holds no pictures")
     refused(of_images(tmp_path / "nowhere"), "There is no folder")
 
@@ -304,8 +304,8 @@ def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, refused
     (["check", "--overwrite"], ["--overwrite", "--out"]),
     ([*AUDIT, "--detector", "dlib"], ["--detector", "--look largest-face"]),
     (["check", "--detector", "dlib", "--look", "picture"], ["--detector", "--look largest-face"]),
-    (["audit"], ["--prompt", "--images"]),
-    *((["audit", "--images", ".", *given], [" and ".join(given[::2]), "--images"]) for given in (
+    (["audit"], ["--prompt", "--folder"]),
+    *((["audit", "--folder", ".", *given], [" and ".join(given[::2]), "--folder"]) for given in (
         ["--prompt", "x"], ["--count", "5", "--seed", "0"], ["--width", "64", "--height", "64"],
         ["--steps", "5"], ["--model", "folder"])),
     ([*AUDIT, "--corrections", ""], ["--corrections", "empty"]),
@@ -350,7 +350,7 @@ def test_people_can_be_audited_and_not_calibrated(tmp_path, monkeypatch, capsys,
 @pytest.fixture(scope="module")
 def calibrated(one_demo_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("calibrated")
-    assert main(["calibrate", "--prompt", PROMPT, "--images", "8", "--rounds", "1", "--held-out",
+    assert main(["calibrate", "--prompt", PROMPT, "--count", "8", "--rounds", "1", "--held-out",
                  "8", "--batch-size", "8", "--steps", "4", "--check", a_check(out), "--name",
                  "nurse", "--out", str(out / "out")]) == 0
     return out / "out"

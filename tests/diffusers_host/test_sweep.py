@@ -422,7 +422,7 @@ def test_a_sweep_without_a_picture_may_be_asked_for_anew_and_speaks_json(tmp_pat
 def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("subject\ndoctor\nnurse\n", encoding="utf-8")
-    assert main(["sweep", "--prompts", str(prompts), "--out", str(tmp_path / "out"), "--images",
+    assert main(["sweep", "--prompts", str(prompts), "--out", str(tmp_path / "out"), "--count",
                  "6", "--rounds", "1", "--held-out", "6", "--batch-size", "6", "--steps", "2"]) == 0
     profile = Profile.load(tmp_path / "out" / "demo" / "out.json")
     assert [(e.prompt, e.subject) for e in profile.entries] == [("a photo of a doctor", "doctor"),

@@ -235,6 +235,9 @@ def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
     assert found == labels and studio.batches == batches[batch:], "nothing twice, nothing left out"
     assert (evaluations is None) == (batch > 0), "evaluations before a restart are not known"
     assert not list(workbench.states().glob("ended-*.json"))
+    assert studio("ended")[0] == labels and not studio.batches, "a finished one is taken as it is"
+    for path in (workbench.states().parent / "finished").glob("ended-*"):  # for the next case
+        path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("fail, batch", [(memory_ran_out, 4), (cancelled, 2)])

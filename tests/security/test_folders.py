@@ -146,7 +146,7 @@ def test_a_calibration_writes_nothing_through_a_link_in_its_folder(tmp_path, sec
     out = tmp_path / "out"
     out.mkdir()
     (out / "unfinished").symlink_to(secret.parent)
-    command = ["calibrate", "--prompt", "a photo of a doctor", "--images", "4", "--rounds", "1", "--held-out", "4",
+    command = ["calibrate", "--prompt", "a photo of a doctor", "--count", "4", "--rounds", "1", "--held-out", "4",
                "--batch-size", "4", "--steps", "2", "--out", str(out)]
     assert main(command) == 2 and "leads out of it" in capsys.readouterr().err
     assert [file.name for file in secret.parent.iterdir()] == ["secret.jsonl"]

@@ -88,12 +88,12 @@ def test_no_command_asks_another_host_unless_it_is_told_to(run, tmp_path):
     found, said = run(
         ["audit", *PROMPT, "--count", "4", *FEW, "--out", "audit"],
         ["check", "--count", "5", *FEW, "--out", "check"],
-        ["calibrate", *PROMPT, "--images", "4", "--rounds", "1", "--held-out", "4", *FEW, "--out", "calibrated"],
+        ["calibrate", *PROMPT, "--count", "4", "--rounds", "1", "--held-out", "4", *FEW, "--out", "calibrated"],
         ["generate", *PROMPT, "--profile", "calibrated/profile.json", *FEW, "--out", "pictures"],
         ["report", "--profile", "calibrated/profile.json", "--out", "report"],
         ["sweep", "--audit", "--prompts", "prompts.txt", "--count", "4", *FEW, "--out", "sweep"],
         ["card", "sweep/demo", "--out", "card"],
-        ["audit", "--images", "pictures", "--classifier", "demo", "--out", "folder"],
+        ["audit", "--folder", "pictures", "--classifier", "demo", "--out", "folder"],
         ["export", "--for", "a1111", "--out", "exported"], ["doctor", "--steps", "2"],
         HUB, HUB_MODEL, [*HUB_MODEL[:-1], "somebody/clip", "--allow-download"])
     codes, asked = zip(*found)

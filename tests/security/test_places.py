@@ -71,12 +71,12 @@ def test_no_file_that_a_command_writes_names_a_folder_of_this_machine(tmp_path, 
     """Profile, report, labels, table, card and pictures; a sweep's own state names models as they were given."""
     out = tmp_path / "out"
     prompt = ["--prompt", "a photo of a doctor"]
-    assert main(["calibrate", *prompt, "--images", "4", "--rounds", "1", "--held-out", "4", *FEW, "--out",
+    assert main(["calibrate", *prompt, "--count", "4", "--rounds", "1", "--held-out", "4", *FEW, "--out",
                  str(out / "c")]) == 0
     assert main(["audit", *prompt, "--count", "4", *FEW, "--out", str(out / "a")]) == 0
     assert main(["generate", *prompt, "--profile", str(out / "c" / "profile.json"), *FEW, "--out", str(out / "g")]) == 0
     (out / "g" / "broken.png").write_bytes(b"no picture")
-    assert main(["audit", "--images", str(out / "g"), "--classifier", "demo", "--out", str(out / "f")]) == 0
+    assert main(["audit", "--folder", str(out / "g"), "--classifier", "demo", "--out", str(out / "f")]) == 0
     (tmp_path / "prompts.txt").write_text("a photo of a doctor\n")
     assert main(["sweep", "--audit", "--prompts", str(tmp_path / "prompts.txt"), "--count", "4", *FEW, "--out",
                  str(out / "s")]) == 0

@@ -184,8 +184,11 @@ def test_a_name_whose_profile_was_deleted_can_be_calibrated_again_and_its_report
         assert f"debias_profiles/reports/{kept}." in done.info
         assert (bench.profiles / "reports" / kept / "report.html").read_text() == kept
         assert (bench.profiles / "doctor.json").exists() and report.read_text() != kept
+    before = (bench.profiles / "doctor.json").read_bytes()
+    assert "complete already" in calibrate(bench, **FEW).info
     with refused("doctor.json'"):
-        calibrate(bench, **FEW)
+        calibrate(bench, **FEW | dict(images=6))
+    assert (bench.profiles / "doctor.json").read_bytes() == before
     calibrate(bench, overwrite=True, **FEW)
 
 
