@@ -135,7 +135,7 @@ CALIBRATION = {
     "title": "State of a calibration of sd-debias", "description": "What an unfinished calibration continues from.",
     **_object("prompt attributes method plan rounds", prompt=TEXT,
               attributes=_list(ATTRIBUTE, minItems=1, maxItems=8), method=METHOD, plan=PLAN,
-              checks=_or_null(_list(_or_null(CHECK), maxItems=8)), made_with={"type": ["object", "null"]},
+              checks=_or_null(_list(_or_null(CHECK), maxItems=8)),
               rounds=_list(ROUND, maxItems=10_000))}
 SCHEMAS = {"profile": PROFILE, "calibration": CALIBRATION}
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.attribute import Attribute
+from ..core.calibration.plan import seeds_of
 from ..core.calibration.runner import Host, Progress
 from ..core.calibration.speed import remember
 from ..core.calibration.unfinished import PARAMETERS
@@ -34,13 +35,16 @@ class Interrupted(Exception):
 class Workbench(Host):
     """The page's settings, as a processing object, and the classifiers that are named."""
     interruption = Interrupted
-    again = "start it again with the same settings and seed"
+    again = "start it again with the same settings"
     anew = "choose to overwrite the profile"
 
     def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
                  say: Callable[[str], None] = lambda text: None,
                  judges: bool = True):
         from modules import processing
+        if p.seed in (-1, None, ""):
+            # A random seed could not be continued: nobody would know it.
+            p.seed = seeds_of(p.prompt if isinstance(p.prompt, str) else p.prompt[0])
         processing.fix_seed(p)
         self.p, self.tell = p, say
         self.hires = hires and bool(getattr(p, "enable_hr", False))

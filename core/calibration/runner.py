@@ -323,6 +323,9 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         works = [Unfinished(places.states, name, [prompt, *asked]) for prompt in prompts]
         begun = [_loaded(host, work, places.again or places.overwrite) for work in works]
         places = _as_done(places, begun)
+        if not any(begun) and (differs := next(filter(None, (work.differs() for work in works)), "")):
+            host.note = "; ".join(filter(None, [host.note, f"unfinished work of this name has other settings, so this "
+                                                           f"begins anew ({differs})"]))
         for number, c in enumerate(begun):
             if c:
                 c.learn_from([before for before in begun[:number] if before])

@@ -8,17 +8,19 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..errors import short
 from ..files import inside, recover, write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
 from ..audits.labelled import MOST_THUMBS, thumbnail
 from .loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
 
+FACTS = "facts.json"  # beside the pictures: what decides them
 FINISHED = "finished"  # folder of work that is done, beside that of work that is not
 SHOWN = 16  # pictures of a sheet
 PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
@@ -32,6 +34,7 @@ class Unfinished:
     """
 
     def __init__(self, folder: Path | None, name: str = "", facts: object = None):
+        self._name, self._facts = name, facts
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder and inside(folder, folder / f"{name}-{key}.json")
         self._done = folder and inside(folder.parent, folder.parent / FINISHED / f"{name}-{key}.json")
@@ -61,6 +64,21 @@ class Unfinished:
                 self._thumbs.setdefault(int(at[1]), {})[int(at[2])] = file.read_bytes()
         return Calibration.load(self.path)
 
+    def differs(self) -> str:
+        """What is otherwise than in unfinished work of this name, e.g. "steps: 20 then, 25 now"; "" where there is none
+        or this is it."""
+        if self.path is None or self.path.exists():
+            return ""
+        for file in sorted(self.path.parent.glob(f"{self._name}-*/{FACTS}")):
+            try:
+                before, now = (dict(_named(facts)) for facts in (json.loads(file.read_text("utf-8")), _plain(self._facts)))
+            except (OSError, ValueError):
+                continue
+            changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+            said = [f"{name}: {short(before.get(name))} then, {short(now.get(name))} now" for name in changed[:3]]
+            return "; ".join([*said, *(["and others"] if len(changed) > 3 else [])])
+        return ""
+
     @property
     def done(self) -> bool:
         """Was what was loaded finished work?"""
@@ -78,6 +96,9 @@ class Unfinished:
             return
         if rounds[-1].kind in (AUDIT, HELD_OUT):
             self._keep_thumbs(len(rounds) - 1, seeds, images, boxes)
+        if self.path is not None and not (self._folder / FACTS).exists():
+            with writing("The calibration's settings", self.path.parent.name):
+                write_atomic(self._folder / FACTS, json.dumps(_plain(self._facts)))
         at, first = len(rounds) - 1, set(rounds[-1].seeds[:SHOWN])
         own = self._pictures.setdefault(at, {})
         for seed, image in zip(seeds, images):
@@ -134,6 +155,24 @@ class Unfinished:
     def _folder(self) -> Path:
         assert self.path is not None
         return inside(self.path.parent, self.path.with_suffix(""))
+
+
+def _plain(facts: object) -> object:
+    return json.loads(json.dumps(facts, sort_keys=True, default=str))
+
+
+def _named(facts: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """The single values of facts by the last name on their way: of {"steps": 20}, and of ["steps", 20]."""
+    if isinstance(facts, dict):
+        for key, value in facts.items():
+            yield from _named(value, str(key))
+    elif isinstance(facts, list) and len(facts) == 2 and isinstance(facts[0], str) and not isinstance(facts[1], str):
+        yield from _named(facts[1], facts[0])
+    elif isinstance(facts, list):
+        for place, value in enumerate(facts):
+            yield from _named(value, f"{name} {place + 1}".strip())
+    else:
+        yield name, facts
 
 
 def key_of(seed: int) -> str:

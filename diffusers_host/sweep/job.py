@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...core.attribute import Attribute
 from ...core.calibration.loop import AUDIT, HELD_OUT, Calibration
-from ...core.calibration.plan import Plan
+from ...core.calibration.plan import Plan, seeds_of
 from ...core.errors import DebiasError
 from ...core.judge.check import Check
 from ...core.method.methods import Method
@@ -42,6 +42,7 @@ class Job:
     def __init__(self, number: int, wanted: Wanted, attributes: Sequence[Attribute], method: Method, plan: Plan,
                  checks: Sequence[Check | None] = ()):
         self.number, self.wanted = number, wanted
+        plan = replace(plan, seed=plan.seed + seeds_of(wanted.prompt))
         self.calibration = Calibration(wanted.prompt, attributes, method, audit_of(plan) if wanted.states else plan,
                                        checks=checks)
         self.teachers: list[Job] = []

@@ -4,6 +4,7 @@ import errno
 import json
 import random
 from collections import deque
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from painted_host import METHOD, PLAN, Painter, jobs_of, labels_of, open_painter
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.plan import Plan, seeds_of
 from sd_debias.core.calibration.runner import advance
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
@@ -101,7 +102,8 @@ def test_order_loss_and_doubling_change_no_label(undisturbed, seed):
 def test_a_sweep_of_one_prompt_is_its_calibration():
     job = jobs_of(1)[0]
     Driver([job], Here(open_painter), record=lambda *_: None).run()
-    alone = Calibration(job.wanted.prompt, (GENDER,), METHOD, PLAN)
+    prompt = job.wanted.prompt  # each has a block of seeds of its own
+    alone = Calibration(prompt, (GENDER,), METHOD, replace(PLAN, seed=PLAN.seed + seeds_of(prompt)))
     for _ in advance(Painter(), alone):
         pass
     assert [(r.kind, r.labels, r.steerings) for r in job.calibration.rounds] == [

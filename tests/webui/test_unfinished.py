@@ -42,7 +42,7 @@ def test_interrupt_keeps_the_best_round_and_the_same_settings_continue(bench, in
     plain, _ = generate(bench)
     interrupt(6)  # in the round
     result = calibrate(bench)
-    assert "not verified" in result.info and "same settings and seed" in result.info
+    assert "not verified" in result.info and "same settings" in result.info
     assert best_round(bench)["entries"][0]["after"] is None
     assert not (bench.profiles / "doctor.json").exists()
     interrupt(None)
@@ -58,9 +58,28 @@ def test_interrupt_keeps_the_best_round_and_the_same_settings_continue(bench, in
     assert [path.read_bytes() for path in kept] == before, "the verified profile and its report"
 
 
+def test_with_a_random_seed_on_the_page_the_same_request_continues(bench, interrupt):
+    """Seed -1, Interrupt, Generate started from picture 0: nobody knew the seed."""
+    interrupt(2)
+    calibrate(bench, page=dict(seed=-1))
+    interrupt(None)
+    assert len(states(bench)) == 1
+    assert "on fresh seeds" in calibrate(bench, page=dict(seed=-1)).info and not states(bench)
+
+
+def test_work_that_cannot_be_continued_says_which_setting_differs(bench, interrupt, monkeypatch):
+    interrupt(2)
+    calibrate(bench)
+    interrupt(None)
+    said = []
+    monkeypatch.setattr(ours("calibrate_script"), "say", said.append)
+    calibrate(bench, page=dict(steps=7))
+    assert any("begins anew (steps: 6 then, 7 now" in text for text in said), said[:2]
+
+
 def test_interrupt_in_the_verification_keeps_the_setting_that_was_generated_with(bench, interrupt):
     interrupt(10)
-    assert "same settings and seed" in calibrate(bench).info
+    assert "same settings" in calibrate(bench).info
     kept = best_round(bench)
     assert kept["entries"][0]["after"] is None and kept["setting"]["model"] == "double"
 
