@@ -13,6 +13,7 @@ FOLDER = Path(__file__).with_name("weights")
 CLASSIFIER = FOLDER / "classifier"
 # The settings its bias table holds for.
 STEPS, CFG = 8, 2.0
+SIZE = 64  # pixels of its pictures
 
 OCCUPATION = Attribute("occupation", tuple(
     Group(subject, (article(subject),), (prompt(subject),)) for subject in SUBJECTS))
@@ -39,7 +40,17 @@ def clip(device="cpu"):
             if attribute.groups == AGE.groups:
                 raise DebiasError("The artwork of the demo model shows no ages, so its classifier cannot tell them "
                                   "apart. Choose gender or a skin tone.")
-            return super().classifier(attribute, *given, **named)
+            classify = super().classifier(attribute, *given, **named)
+
+            def judged(images):
+                sizes = {np.shape(image)[:2] for image in images}
+                if sizes - {(SIZE, SIZE)}:
+                    raise DebiasError(f"The demo's judge knows only the demo model's drawings of {SIZE} x {SIZE} "
+                                      "pixels. Choose another judge for these pictures.")
+                return classify(images)
+
+            judged.name = classify.name
+            return judged
 
     return DemoClip(CLASSIFIER, device=device, tokenizer=FOLDER / "tokenizer")
 

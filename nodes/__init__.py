@@ -10,24 +10,18 @@ from .audit import DebiasAudit
 from .balance import DebiasBalance
 from .calibrate import DebiasCalibrate
 from .check import DebiasCheckClassifier
-from .classifier import (
-    DebiasAskClassifier, DebiasClipClassifier, DebiasImageClassifier, DebiasLookAtFaces, DebiasPanel,
-    DebiasSkinToneClassifier)
 from .demo_model import DebiasDemoModel
 from .doctor import DebiasDoctor
-from .folder import DebiasLoadFolder
-from .profiles import DebiasLoadProfile, DebiasSaveProfile
+from .judge import DebiasJudge
+from .profiles import DebiasLoadProfile
 from .report import DebiasReport
 from .text_encode import DebiasTextEncode
 
 
 class Debias(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [DebiasBalance, DebiasDemoModel, DebiasAttribute, DebiasClipClassifier, DebiasSkinToneClassifier,
-                DebiasImageClassifier,
-                DebiasAskClassifier, DebiasLookAtFaces, DebiasPanel, DebiasCheckClassifier, DebiasLoadFolder,
-                DebiasAudit, DebiasCalibrate, DebiasLoadProfile, DebiasSaveProfile, DebiasApply, DebiasTextEncode,
-                DebiasReport, DebiasDoctor]
+        return [DebiasBalance, DebiasApply, DebiasTextEncode, DebiasLoadProfile, DebiasAttribute, DebiasAudit,
+                DebiasCalibrate, DebiasReport, DebiasJudge, DebiasCheckClassifier, DebiasDemoModel, DebiasDoctor]
 
 
 async def comfy_entrypoint() -> Debias:

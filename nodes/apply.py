@@ -20,7 +20,7 @@ from .conditioning import encode_all
 from .graph import samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
-from .types import CATEGORY, Profiles
+from .types import APPLY, Profiles
 
 
 def looked_up(profile: Profile, text: str, found: bool = False, negative: str = "") -> tuple[Entry, list[str]]:
@@ -144,7 +144,7 @@ class DebiasApply(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasApply", display_name="Debias Apply", category=CATEGORY,
+            node_id="DebiasApply", display_name="Debias Apply", category=APPLY,
             description="Steers every image that is sampled with this model, as a calibrated profile says. Works with "
                         "any sampler, CFG rule, ControlNet or LoRA; put it after LoRA loaders. Image i of a batch "
                         "uses seed + i.",

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..core.attribute import BUILT_IN, Attribute, Group, parse, together
 from . import messages
-from .types import CATEGORY, Attributes
+from .types import CALIBRATE, Attributes
 
 OWN = "own groups"
 
@@ -32,7 +32,7 @@ class DebiasAttribute(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasAttribute", display_name="Debias Attribute", category=CATEGORY,
+            node_id="DebiasAttribute", display_name="Debias Attribute", category=CALIBRATE,
             description="Declares what to measure and balance: groups, and the share that each should have. You "
                         "choose both.",
             inputs=[

@@ -7,12 +7,14 @@ from ..core.attribute import together
 from ..core.audits.given import labelled_pictures
 from ..core.audits.labelled import Labelled, corrected, given_back
 from ..core.calibration.standing import Standing, of_shares
+from ..core.errors import DebiasError
 from ..core.report.chart import chart_shares
 from . import messages
-from .classifier import checks_of
+from .folder import changed, load
+from .judge import checks_of
 from .images import pictures, to_tensor
 from .panel import kept, labels_page
-from .types import CATEGORY, Attributes, Classifiers, planned
+from .types import CALIBRATE, Attributes, Classifiers, planned
 
 
 def audited(batches, attributes, judge, confidence: float = 0.0, title: str = "") -> Labelled:
@@ -28,19 +30,21 @@ class DebiasAudit(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasAudit", display_name="Debias Audit", category=CATEGORY, is_output_node=True,
+            node_id="DebiasAudit", display_name="Debias Audit", category=CALIBRATE, is_output_node=True,
             is_input_list=True,  # images of several sizes come as several batches
             description="Measures which groups the images show: shares with 95 % intervals, and whether their "
                         "distance from the target exceeds chance. Works on any images, generated or loaded. Click a "
                         "label to correct it.",
             inputs=[
-                io.Image.Input("images", tooltip="The images to count. A few hundred images of one prompt give a "
-                                                 "reliable result; ten do not. Batches of several sizes are counted "
-                                                 "together."),
+                io.Image.Input("images", optional=True, tooltip=(
+                    "The images to count. A few hundred images of one prompt give a reliable result; ten do not. "
+                    "Batches of several sizes are counted together.")),
                 Classifiers.Input("classifier", tooltip="Decides which group each picture shows."),
                 Attributes.Input("attributes", tooltip="From Debias Attribute."),
                 planned("confidence"),
                 io.String.Input("title", default="", tooltip="A title for the chart, e.g. the prompt."),
+                io.String.Input("folder", default="", optional=True, placeholder="pictures", tooltip=(
+                    "Instead of images: a folder of ComfyUI's input, with pictures of any sizes.")),
                 io.String.Input("corrections", default="", optional=True, tooltip=(
                     "Labels that you corrected. Clicking a label in the panel fills this in; you can also paste a "
                     "saved file of corrections."))],
@@ -49,8 +53,18 @@ class DebiasAudit(io.ComfyNode):
             hidden=[io.Hidden.unique_id])
 
     @classmethod
-    def execute(cls, images, classifier, attributes, confidence=(0.0,), title=("",), corrections=("",)):
+    def fingerprint_inputs(cls, folder=("",), **inputs):
+        return changed(folder[0]) if folder and str(folder[0]).strip() else ""
+
+    @classmethod
+    def execute(cls, classifier, attributes, confidence=(0.0,), title=("",), images=(), folder=("",),
+                corrections=("",)):
         (classifier, *_), (attributes, *_), (confidence, *_), (title, *_) = classifier, attributes, confidence, title
+        place = str((folder or ("",))[0] or "").strip()
+        if bool(place) == bool(len(images or ())):
+            raise DebiasError("Expected images or a folder to audit, got both or neither. Wire images, or write the "
+                              "name of a folder in ComfyUI's input.")
+        images = load(place, cls.hidden.unique_id) if place else images
         labelled = audited(images, attributes, classifier, confidence, title)
         page = labels_page(cls.hidden.unique_id, title or "Audit", [labelled])  # with the labels as the judge set them
         by_hand, notes = given_back((corrections or ("",))[0] or ""), []

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..core.errors import DebiasError
 from ..core.profile.balance import balanced
 from .apply import applied
-from .types import CATEGORY
+from .types import APPLY
 
 LIBRARY = ("gender, age, skin_tone, skin_tone_5, skin_tone_3, body_type, hair_color, hair_length, glasses, beard, "
            "clothing, expression, setting, time_of_day, weather, light, season, camera_angle, framing, lens, "
@@ -27,7 +27,7 @@ class DebiasBalance(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasBalance", display_name="Debias Balance", category=CATEGORY,
+            node_id="DebiasBalance", display_name="Debias Balance", category=APPLY,
             description="Balances the pictures of every prompt at once, with no judge and no calibration: each picture "
                         "gets a group by its seed. A prompt that names a group is left alone on that attribute, and so "
                         "is a prompt without a person on attributes of persons. Put it after LoRA loaders.",

@@ -21,13 +21,13 @@ from ..core.profile.file import Profile
 from ..core.profile.words import metadata
 from ..core.report.sheet import Sheet
 from . import messages
-from .classifier import checks_of
+from .judge import checks_of
 from .guidance import KEY
 from .images import to_tensor
 from .panel import about, address, kept
 from .profiles import save_folder
 from .report import new_folder, results
-from .types import CATEGORY, Attributes, Classifiers, Profiles, choice, planned
+from .types import CALIBRATE, Attributes, Classifiers, Profiles, choice, planned
 from .workbench import Workbench, behind, setting_of, states
 
 
@@ -35,7 +35,7 @@ class DebiasCalibrate(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasCalibrate", display_name="Debias Calibrate (IDA)", category=CATEGORY, is_output_node=True,
+            node_id="DebiasCalibrate", display_name="Debias Calibrate (IDA)", category=CALIBRATE, is_output_node=True,
             description="Finds the weights that bring a model's images to the target shares: generates, counts, "
                         "corrects, and verifies the result on fresh seeds. Cancel keeps what was measured; queue it "
                         "again to continue.",
@@ -78,7 +78,7 @@ class DebiasCalibrate(io.ComfyNode):
                     "A calibration that is done is not measured again: its result comes at once. On: measure it "
                     "again."))],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
-                         "For Debias Apply, Text Encode, Save Profile and Report.")),
+                         "For Debias Apply, Text Encode and Report.")),
                      io.Image.Output(display_name="charts", tooltip="Shares and KL, before and after."),
                      io.Image.Output(display_name="before", tooltip="Pictures of the audit, without the profile."),
                      io.Image.Output(display_name="after", tooltip="Pictures of the verification, with it."),

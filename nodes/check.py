@@ -10,7 +10,7 @@ from ..core.audits.labelled import given_back
 from . import messages
 from .model_name import encoder_name, model_name
 from .panel import kept, labels_page
-from .types import CATEGORY, Attributes, Classifiers, planned, sampling
+from .types import JUDGES, Attributes, Classifiers, planned, sampling
 from .workbench import Workbench, behind
 
 
@@ -18,7 +18,7 @@ class DebiasCheckClassifier(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasCheckClassifier", display_name="Debias Check Classifier", category=CATEGORY,
+            node_id="DebiasCheckClassifier", display_name="Debias Check Classifier", category=JUDGES,
             is_output_node=True,
             description="Generates pictures of prompts that state the group, and counts how often the classifier is "
                         "right. Wire its output into Debias Audit or Debias Calibrate, and they correct their shares "

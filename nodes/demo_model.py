@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..demo_model.model import FOLDER, Ratio
-from .types import CATEGORY
+from .types import TOOLS
 
 NAME = "demo"  # of the model in profiles, as the command line calls it
 WIDTHS, TEXT_WIDTH = (64, 96, 96), 56
@@ -63,7 +63,7 @@ class DebiasDemoModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasDemoModel", display_name="Debias Demo Model", category=CATEGORY,
+            node_id="DebiasDemoModel", display_name="Debias Demo Model", category=TOOLS,
             description="The small model that comes with sd-debias. It draws people at work at 64x64 pixels, takes "
                         "seconds on a CPU, and is biased on purpose. Use 8 steps, CFG 2, sampler euler, scheduler "
                         "simple, and prompts such as \"a photo of a doctor\".",

@@ -10,11 +10,11 @@ from ..core.method.conditioning import length
 from ..core.method.direction import group_texts
 from ..core.method.methods import DIRECTIONS, named
 from . import messages
-from .classifier import Judge
+from .judge import Judge
 from .conditioning import encode
 from .model_name import encoder_name, model_name
 from .panel import kept
-from .types import CATEGORY, Classifiers, sampling
+from .types import TOOLS, Classifiers, sampling
 from .workbench import Workbench
 
 
@@ -22,7 +22,7 @@ class DebiasDoctor(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasDoctor", display_name="Debias Doctor", category=CATEGORY, is_output_node=True,
+            node_id="DebiasDoctor", display_name="Debias Doctor", category=TOOLS, is_output_node=True,
             description="Tests guidance on this model with a dozen pictures of two seeds, and says whether it works. "
                         "Put its text into a bug report.",
             inputs=[

@@ -1,4 +1,4 @@
-"""Debias Load Folder: pictures of a folder, of whatever sizes, to be audited."""
+"""Pictures of a folder, of whatever sizes, for Debias Audit."""
 from __future__ import annotations
 
 import hashlib
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from comfy_api.latest import io
 from PIL import Image
 
 from ..core.audits.folder import ENDINGS, Opened, leads_out, opened
@@ -15,7 +14,9 @@ from ..core.errors import DebiasError, quoted
 from ..core.files import below
 from . import messages
 from .images import to_tensor
-from .types import CATEGORY
+
+
+MOST, SIZE = 10_000, 512  # pictures; pixels of the longer side, of which judges see 224 to 384
 
 
 def files(folder: str, most: int) -> list[Path]:
@@ -33,41 +34,27 @@ def files(folder: str, most: int) -> list[Path]:
     return found
 
 
-class DebiasLoadFolder(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="DebiasLoadFolder", display_name="Debias Load Folder", category=CATEGORY,
-            description="Loads pictures of any size from a folder in ComfyUI's input, for Debias Audit.",
-            inputs=[
-                io.String.Input("folder", default="", placeholder="pictures", tooltip=(
-                    "A folder in ComfyUI's input. Empty: input itself.")),
-                io.Int.Input("most", default=1000, min=1, max=100000, tooltip=(
-                    "Maximum number of pictures, in the order of their names.")),
-                io.Int.Input("size", default=512, min=32, max=4096, tooltip=(
-                    "Longer side in pixels; larger pictures are scaled down. Classifiers see 224 to 384 pixels."))],
-            outputs=[io.Image.Output(display_name="images", is_output_list=True, tooltip=(
-                "The pictures, one batch per size."))],
-            hidden=[io.Hidden.unique_id])
+def load(folder: str, node: str | None, most: int = MOST, size: int = SIZE) -> list[torch.Tensor]:
+    """The folder's pictures, one batch [N, H, W, 3] per size; larger ones are scaled down to `size`.
+    Raises DebiasError."""
+    batches: dict[tuple[int, int], list[torch.Tensor]] = {}
+    broken = []
+    for file in files(folder, most):
+        out = leads_out(Path(folder_paths.get_input_directory()), file)
+        found = Opened(None, "it is a link that leads out of the folder") if out else opened(file, size)
+        if found.image is None:
+            broken.append(f"Warning: {file.name} could not be read: {found.note}")
+            continue
+        picture = Image.fromarray(found.image)
+        batches.setdefault(picture.size, []).append(to_tensor(picture))
+    if not batches:
+        raise DebiasError(f"None of the {len(broken)} pictures could be read. {broken[0]}. Save them again.")
+    if broken:
+        messages.say(node, "\n".join(broken), warning=True)
+    return [torch.cat(batch) for batch in batches.values()]
 
-    @classmethod
-    def fingerprint_inputs(cls, folder="", most=1000, size=512):
-        known = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files(folder, most)]
-        return hashlib.sha256(repr(known).encode()).hexdigest()
 
-    @classmethod
-    def execute(cls, folder="", most=1000, size=512):
-        batches, broken = {}, []
-        for file in files(folder, most):
-            out = leads_out(Path(folder_paths.get_input_directory()), file)
-            found = Opened(None, "it is a link that leads out of the folder") if out else opened(file, size)
-            if found.image is None:
-                broken.append(f"Warning: {file.name} could not be read: {found.note}")
-                continue
-            picture = Image.fromarray(found.image)
-            batches.setdefault(picture.size, []).append(to_tensor(picture))
-        if not batches:
-            raise DebiasError(f"None of the {len(broken)} pictures could be read. {broken[0]}. Save them again.")
-        count = sum(map(len, batches.values()))
-        messages.say(cls.hidden.unique_id, "\n".join([f"{count} pictures", *broken]), warning=bool(broken))
-        return io.NodeOutput([torch.cat(batch) for batch in batches.values()])
+def changed(folder: str) -> str:
+    """Another text once a picture of the folder is another one."""
+    known = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files(folder, MOST)]
+    return hashlib.sha256(repr(known).encode()).hexdigest()

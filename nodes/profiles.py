@@ -1,23 +1,22 @@
-"""Profiles as files: Debias Load Profile and Debias Save Profile."""
+"""Profiles as files: Debias Load Profile."""
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..core.errors import DebiasError, placed, quoted
-from ..core.files import read_text, safe_name, writing
+from ..core.files import read_text
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described
 from . import messages
-from .panel import kept
-from .types import CATEGORY, Profiles
+from .types import APPLY, Profiles
 
 FOLDER = "debias_profiles"
+IN_OUTPUT = " (in output)"
 
 
 def register() -> None:
@@ -35,9 +34,16 @@ def shipped() -> dict[str, Path]:
 
 
 def names() -> list[str]:
-    """What the dropdown offers: the user's profiles, then the shipped ones."""
+    """What the dropdown offers: the user's profiles, those that calibrations left in output, then the shipped ones."""
     own = folder_paths.get_filename_list(FOLDER)
-    return [*own, *(name for name in shipped() if name not in own)]
+    return [*own, *(f"{folder}{IN_OUTPUT}" for folder in calibrated()),
+            *(name for name in shipped() if name not in own)]
+
+
+def calibrated() -> list[str]:
+    """The folders of output/debias that hold a profile."""
+    root = Path(folder_paths.get_output_directory()) / "debias"
+    return sorted(path.parent.name for path in root.glob("*/profile.json"))
 
 
 def save_folder() -> Path:
@@ -45,27 +51,15 @@ def save_folder() -> Path:
     return Path(folder_paths.get_folder_paths(FOLDER)[0])
 
 
-def store(profile: Profile, overwrite: bool) -> Path:
-    """Write a profile to ComfyUI's folder. Raises DebiasError where that is not possible."""
-    with writing(f"The profile '{profile.name}'", messages.place(save_folder())):
-        with messages.called(save_folder() / f"{profile.name}{SUFFIX}"):
-            return profile.save(save_folder(), overwrite)
-
-
-def renamed(profile: Profile, name: str) -> Profile:
-    """The profile under another name. Raises DebiasError for one that is no file name."""
-    return replace(profile, name=safe_name(name))
-
-
 class DebiasLoadProfile(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasLoadProfile", display_name="Debias Load Profile", category=CATEGORY,
+            node_id="DebiasLoadProfile", display_name="Debias Load Profile", category=APPLY,
             description="Loads a calibrated profile, and shows its measured shares and its setting on the node.",
             inputs=[io.Combo.Input("profile", options=names(), tooltip=(
-                "A .json file in models/debias_profiles, or one that comes with sd-debias. Press R after adding "
-                "files; changed files are reloaded automatically."))],
+                "One that a calibration left in output/debias, a .json file in models/debias_profiles, or one that "
+                "comes with sd-debias. Press R after adding files."))],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "The profile, for Debias Apply, Text Encode and Report.")),
                      io.String.Output(display_name="description", tooltip=(
@@ -87,32 +81,11 @@ class DebiasLoadProfile(io.ComfyNode):
         return io.NodeOutput(loaded, text)
 
 
-class DebiasSaveProfile(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="DebiasSaveProfile", display_name="Debias Save Profile", category=CATEGORY, is_output_node=True,
-            description="Saves a profile to models/debias_profiles, where Debias Load Profile finds it.",
-            inputs=[Profiles.Input("profile", tooltip="The profile, e.g. from Debias Calibrate."),
-                    io.String.Input("name", default="", tooltip=(
-                        "File name without folder and ending. Empty: the profile's own name.")),
-                    io.Boolean.Input("overwrite", default=False, tooltip="Replace a profile of this name.")],
-            outputs=[io.String.Output(display_name="path", tooltip="Where the profile was written.")],
-            hidden=[io.Hidden.unique_id])
-
-    @classmethod
-    def execute(cls, profile, name="", overwrite=False):
-        if name.strip():
-            profile = renamed(profile, name.strip())
-        path = store(profile, overwrite)
-        said = f"Saved: {messages.place(path)}"
-        messages.say(cls.hidden.unique_id, said)
-        return io.NodeOutput(str(path), ui=kept(said))
-
-
 def _path(name: str) -> Path:
     path = folder_paths.get_full_path(FOLDER, name) or shipped().get(name)
+    if name.endswith(IN_OUTPUT) and name.removesuffix(IN_OUTPUT) in calibrated():
+        path = Path(folder_paths.get_output_directory()) / "debias" / name.removesuffix(IN_OUTPUT) / "profile.json"
     if path is None:
-        raise DebiasError(f"There is no profile {quoted(name)} in {messages.place(save_folder())}. Save one with "
-                          "Debias Save Profile, or press R and choose another.")
+        raise DebiasError(f"There is no profile {quoted(name)} in {messages.place(save_folder())}. Calibrate one, or "
+                          "press R and choose another.")
     return Path(path)

@@ -17,7 +17,7 @@ from ..core.report.sheet import WITH, WITHOUT, Sheet, side_by_side
 from . import messages
 from .images import to_pil, to_tensor
 from .panel import address, kept
-from .types import CATEGORY, Profiles
+from .types import CALIBRATE, Profiles
 
 
 def folder() -> Path:
@@ -80,7 +80,7 @@ class DebiasReport(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasReport", display_name="Debias Report", category=CATEGORY, is_output_node=True,
+            node_id="DebiasReport", display_name="Debias Report", category=CALIBRATE, is_output_node=True,
             description="Writes a profile's report with these pictures as one HTML file to output/debias/<profile>/, "
                         "and shows the pictures before and after side by side. If a report exists, the new one gets a "
                         "number. Debias Calibrate also writes a report.",

@@ -13,7 +13,7 @@ from . import messages
 from .conditioning import effect, encode_all, shift
 from .guidance import PROFILE, nothing
 from .model_name import encoder_name
-from .types import CATEGORY, Profiles
+from .types import APPLY, Profiles
 
 MOST = 4096  # images in a batch
 
@@ -50,7 +50,7 @@ class DebiasTextEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DebiasTextEncode", display_name="Debias Text Encode", category=CATEGORY,
+            node_id="DebiasTextEncode", display_name="Debias Text Encode", category=APPLY,
             description="CLIP Text Encode with a profile's shift. It adds no time per step, patches no model, and "
                         "works without CFG and with distilled models. Wire it to 'positive' instead of using Debias "
                         "Apply.",

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..core.calibration.plan import FIELDS
 from ..core.method.methods import AS_METHOD, CHOICES
 
-CATEGORY = "debias"
+APPLY, CALIBRATE, JUDGES, TOOLS = (f"debias/{part}" for part in ("apply", "calibrate", "judges", "tools"))
 
 Attributes = io.Custom("DEBIAS_ATTRIBUTES")  # tuple[core.attribute.Attribute, ...], calibrated and measured together
 Profiles = io.Custom("DEBIAS_PROFILE")  # core.profile.Profile

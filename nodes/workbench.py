@@ -27,7 +27,7 @@ from ..core.method.draw import check_steered
 from ..core.method.methods import Method
 from ..core.report.chart import contact_sheet
 from . import messages
-from .classifier import Judge
+from .judge import Judge
 from .conditioning import encode_all
 from .graph import inputs_of, is_link
 from .guidance import GuidedSampling, downscale

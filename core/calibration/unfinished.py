@@ -71,7 +71,8 @@ class Unfinished:
             return ""
         for file in sorted(self.path.parent.glob(f"{self._name}-*/{FACTS}")):
             try:
-                before, now = (dict(_named(facts)) for facts in (json.loads(file.read_text("utf-8")), _plain(self._facts)))
+                facts = json.loads(file.read_text("utf-8")), _plain(self._facts)
+                before, now = (dict(_named(own)) for own in facts)
             except (OSError, ValueError):
                 continue
             changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]

@@ -334,7 +334,7 @@ def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(cap
     said = capsys.readouterr().out
     assert said.startswith("Guidance works") and "'prompt', 'embedding' and 'prediction'" in said
     monkeypatch.setattr(Workbench, "render",
-                        lambda self, prompt, seeds, *_: [np.zeros((8, 8, 3), np.uint8)] * len(seeds))
+                        lambda self, prompt, seeds, *_: [np.zeros((64, 64, 3), np.uint8)] * len(seeds))
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False and any(line["ok"] is False and "steering changes" in line["text"]

@@ -35,7 +35,7 @@ class Brightness:
 
 
 def judge():
-    from sd_debias.nodes.classifier import Judge
+    from sd_debias.nodes.judge import Judge
     return Judge(lambda attribute: Brightness())
 
 

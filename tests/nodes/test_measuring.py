@@ -90,7 +90,7 @@ def test_an_audit_s_output_brings_its_bars(comfyui, said):
     from sd_debias.nodes.audit import DebiasAudit
     hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
     node = type("DebiasAudit", (DebiasAudit,), dict(hidden=hidden))
-    made = node.execute([torch.rand(4, 8, 8, 3)], [judge()], [(GENDER,)], title=["a title"])
+    made = node.execute([judge()], [(GENDER,)], title=["a title"], images=[torch.rand(4, 8, 8, 3)])
     shown, = made.ui["debias_panel"]
     share, = shown["shares"]
     assert share["prompt"] == "a title" and share["now"]["images"] == 4
@@ -110,78 +110,100 @@ def pictures(comfyui):
     shutil.rmtree(folder)
 
 
-def test_a_folder_of_any_sizes_is_counted_together(call, said, audit, pictures):
-    from sd_debias.nodes.folder import DebiasLoadFolder
+def test_a_folder_of_any_sizes_is_counted_together(call, said, pictures):
+    from sd_debias.nodes.audit import DebiasAudit
+    from sd_debias.nodes.folder import load
     for file, mode, size, colour in (
             ("wide.jpg", "RGB", (60, 30), "white"), ("large.png", "RGB", (2000, 1000), "white"),
             ("transparent.png", "RGBA", (30, 60), (0, 0, 0, 0)),
             ("grey.PNG", "L", (30, 60), "black")):
         Image.new(mode, size, colour).save(pictures / file)
-    before = DebiasLoadFolder.fingerprint_inputs("pictures")
+    before = DebiasAudit.fingerprint_inputs(folder=["pictures"])
     (pictures / "broken.png").write_bytes(b"no picture")
     (pictures / "notes.txt").write_text("no picture")
-    assert DebiasLoadFolder.fingerprint_inputs("pictures") != before
-    batches, = call(DebiasLoadFolder, folder="pictures", size=100)
-    shapes = sorted(tuple(batch.shape) for batch in batches)
+    assert DebiasAudit.fingerprint_inputs(folder=["pictures"]) != before
+    shapes = sorted(tuple(batch.shape) for batch in load("pictures", "1", size=100))
     assert shapes == [(1, 30, 60, 3), (1, 50, 100, 3), (2, 60, 30, 3)]
     text, warning = said[-1]
-    assert "4 pictures" in text and "broken.png" in text and warning
-    assert "(N = 4): man 75.0%" in audit(*batches)[1]  # bright ones; transparent is white
+    assert "broken.png" in text and warning
+    _, text = call(DebiasAudit, classifier=[judge()], attributes=[(GENDER,)], folder=["pictures"])
+    assert "(N = 4): man 75.0%" in text  # bright ones; transparent is white
+    with pytest.raises(DebiasError, match="images or a folder"):
+        call(DebiasAudit, classifier=[judge()], attributes=[(GENDER,)])
 
 
 @pytest.mark.parametrize("folder, fact", [
     *((name, "no folder") for name in ("gone", "..", "../output", "a\0b", "\ud800", "a" * 300)),
     ("pictures", "holds no pictures")])
-def test_a_folder_that_cannot_be_loaded_is_refused(call, said, pictures, folder, fact):
-    from sd_debias.nodes.folder import DebiasLoadFolder
+def test_a_folder_that_cannot_be_loaded_is_refused(said, pictures, folder, fact):
+    from sd_debias.nodes.folder import load
     with pytest.raises(DebiasError, match=fact):
-        call(DebiasLoadFolder, folder=folder)
+        load(folder, None)
 
 
-# --- classifiers --------------------------------------------------------------------------------
+# --- judges -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["../vit", "a\0b", "\ud800", "a" * 300, "\n"])
-def test_a_model_folder_that_no_system_takes_is_not_there(call, comfyui, name):
-    from sd_debias.nodes.classifier import DebiasAskClassifier, DebiasClipClassifier
-    for node in (DebiasAskClassifier, DebiasClipClassifier):
-        with pytest.raises(DebiasError, match="no model folder"):
-            call(node, model=name)
+def test_a_model_folder_that_no_system_takes_is_not_there(comfyui, name):
+    from sd_debias.nodes.judge import judge_of
+    with pytest.raises(DebiasError, match="no model folder"):
+        judge_of(name)
 
 
-def test_a_classifier_without_a_text_tower_is_refused(call, set_folder, tmp_path):
-    from sd_debias.nodes.classifier import FOLDER, DebiasClipClassifier
+def test_no_judge_is_chosen_unasked(comfyui):
+    from sd_debias.nodes.judge import CHOOSE, judge_of
+    with pytest.raises(DebiasError, match="models/clip_vision"):
+        judge_of(CHOOSE)
+
+
+def test_a_classifier_without_a_text_tower_is_refused(set_folder, tmp_path):
+    from sd_debias.nodes.judge import FOLDER, judge_of
     set_folder(FOLDER, tmp_path, {""})
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(DebiasError, match=r"vit.* no text tower"):
-        call(DebiasClipClassifier, model="vit")
+        judge_of("vit")
 
 
 @pytest.mark.comfyui
-def test_clip_is_evicted_as_any_model_and_comes_back(call):
+def test_clip_is_evicted_as_any_model_and_comes_back(comfyui):
     import comfy.model_management as management
 
-    from sd_debias.nodes.classifier import DEMO, DebiasClipClassifier, Managed
-    judged, = call(DebiasClipClassifier, model=DEMO)
-    classify, images = judged.of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
+    from sd_debias.nodes.judge import DEMO, Managed, judge_of
+    classify, images = judge_of(DEMO).of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
     before = classify(images)
     assert any(isinstance(patcher.model, Managed) for patcher in management.loaded_models())
     management.unload_all_models()
     assert not management.loaded_models() and np.array_equal(classify(images), before)
 
 
-def test_a_judge_of_one_attribute_leaves_the_rest_to_others(call):
-    from sd_debias.nodes.classifier import DebiasSkinToneClassifier
-    alone, = call(DebiasSkinToneClassifier, faces="off")
+def test_a_judge_of_one_attribute_leaves_the_rest_to_the_general_one(comfyui, monkeypatch):
+    from sd_debias.nodes import judge as module
+    alone = module.judge_of(module.CHOOSE, lines="skin_tone_3=ita")
     with pytest.raises(DebiasError, match="'gender'"):
         alone.of(GENDER)
-    both, = call(DebiasSkinToneClassifier, faces="off", others=judge())
+    model = types.SimpleNamespace(classifier=lambda attribute: Brightness(), similarity=None)
+    monkeypatch.setattr(module, "opened", lambda source: model)
+    both = module.judge_of("clip", lines="skin_tone_3=ita")
     assert both.of(GENDER).name == Brightness.name
     assert "tone" in type(both.of(SKIN_TONE_3)).__name__.lower()
+    panel = module.judge_of("clip", lines="gender=one\ngender=two").of(GENDER)
+    assert type(panel).__name__ == "Panel" and len(panel.judges) == 2
+    with pytest.raises(DebiasError, match="age=FOLDER"):
+        module.judge_of("clip", lines="a line")
+
+
+def test_the_demo_s_judge_refuses_pictures_of_other_models(comfyui):
+    """It was sure of "woman" on grey pictures of any model."""
+    from sd_debias.demo_model.model import clip
+    classify = clip().classifier(GENDER)
+    assert classify(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 2)
+    with pytest.raises(DebiasError, match="64 x 64"):
+        classify(np.zeros((1, 512, 512, 3), np.uint8))
 
 
 def test_labels_are_mapped_one_a_line(comfyui):
-    from sd_debias.nodes.classifier import mapping
+    from sd_debias.nodes.judge import mapping
     assert mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
     with pytest.raises(DebiasError, match="'0-2'"):
         mapping("0-2")
@@ -213,7 +235,7 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
     from safetensors.torch import save_file
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
     from sd_debias.demo_model.model import FOLDER
-    from sd_debias.nodes.classifier import DebiasClipClassifier
+    from sd_debias.nodes.judge import judge_of
     text = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12,
                 num_hidden_layers=12, projection_dim=768, eos_token_id=49407)
     vision = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16,
@@ -230,7 +252,7 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
     def pooled(found):
         return getattr(found, "pooler_output", found)  # transformers 5 returns more than the features
 
-    judge, = call(DebiasClipClassifier, model="whole.safetensors with whole.safetensors")
+    judge = judge_of("whole.safetensors with whole.safetensors")
     p = judge.of(GENDER)(pictures)
     tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")  # CLIP's own
     with torch.inference_mode():
@@ -246,7 +268,7 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
         expected = (model.logit_scale.exp() * features @ torch.stack(groups).T).softmax(-1)
     assert np.allclose(p, expected, atol=1e-3) and len(judge.fidelity(pictures, "a photo")) == 2
     with pytest.raises(DebiasError, match="text tower"):
-        call(DebiasClipClassifier, model="vision.safetensors with vision.safetensors")
+        judge_of("vision.safetensors with vision.safetensors")
 
 
 # --- the demo model and the doctor --------------------------------------------------------------

@@ -22,7 +22,7 @@ NODES = sorted(line.split('"')[1] for path in (ROOT / "nodes").glob("*.py") for 
 def test_every_node_appears_in_a_workflow_and_has_a_help_page():
     used = {node["type"] for path in workflows.paths() for node in workflows.read(path)["nodes"]}
     pages = {path.stem for path in (ROOT / "web" / "docs").iterdir()}
-    assert set(NODES) == used & set(NODES) == pages and len(NODES) == 19
+    assert set(NODES) == used & set(NODES) == pages and len(NODES) == 12
 
 
 @pytest.mark.parametrize("path", workflows.paths(), ids=lambda path: path.stem)
@@ -175,8 +175,9 @@ def test_the_server_knows_every_node_with_tooltips_everywhere(server):
 
 @pytest.mark.comfyui
 def test_bundled_workflows_run(server):
-    """In one go: the first leaves the profile that later ones load."""
-    said_ok(server, server.run(prompt_of(server, 1)))
+    """In one go: the second leaves the profile that later ones load."""
+    for number in (0, 1):
+        said_ok(server, server.run(prompt_of(server, number)))
     for number in (2, 3, 6):
         said_ok(server, server.run(prompt_of(server, number)))
 
@@ -193,9 +194,8 @@ def test_bundled_workflows_run(server):
     for i in range(4):
         shutil.copy(picture, server.folder / "input" / "pictures" / f"{i}.png")
     audit = prompt_of(server, 5)
-    of_type(audit, "DebiasLoadFolder")["folder"] = "pictures"
-    trained = next(key for key, item in audit.items() if item["class_type"] == "DebiasImageClassifier")
-    of_type(audit, "DebiasAudit")["classifier"] = audit.pop(trained)["inputs"]["others"]
+    of_type(audit, "DebiasAudit")["folder"] = "pictures"
+    of_type(audit, "DebiasJudge").update(judge="demo (for the demo model alone)", further="skin_tone_3=ita", labels="")
     for item in audit.values():  # the demo's pictures show no ages
         if item["inputs"].get("attribute") == "age":
             item["inputs"].update(attribute="own groups", groups="cook: a cook\njudge: a judge", name="job")
@@ -359,7 +359,6 @@ def test_a_page_with_the_extension_gets_panels_and_the_report_opens(server):
     ("DebiasAttribute", dict(attribute="own groups", groups="young:\nold"), "has an empty text"),
     ("DebiasAttribute", dict(target="1:2:3"), "needs 2 target shares, one per group, got 3"),
     ("DebiasApply", dict(start=0.5, end=0.2), "0 <= start <= end"),
-    ("DebiasSaveProfile", dict(name="../x"), "Expected a name of 1 to 120"),
     ("DebiasCalibrate", dict(name="../x"), "Expected a name of 1 to 120"),
     ("DebiasCalibrate", dict(prompts=""), "a prompt to calibrate, got none")])
 def test_bad_input_is_one_sentence_on_the_node_and_leaves_no_trace(server, untouched, node, inputs, sentence):
