@@ -167,9 +167,9 @@ def sweep(document) -> None:
     """A sweep's folder: what it is of, and its journal, which is replayed."""
     asked, journal = document
     place = folder / "sweep"
-    (place / "journals").mkdir(parents=True, exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     (place / "sweep.json").write_text(json.dumps(asked), "utf-8", "surrogatepass")
-    (place / "journals" / "1-of-1.jsonl").write_bytes(journal)
+    (place / "journal.jsonl").write_bytes(journal)
     known = SweepFolder(place)
     jobs = known.jobs(0)
     known.load(0, jobs)

@@ -88,7 +88,7 @@ class Calibrating:
 
 class Sweeping(Calibrating):
     """`sd-debias sweep`: its journal keeps what was measured."""
-    moments = ("sweep.json", "journals/1-of-1.jsonl", "done", "done/0-0.json", "demo/killed.json", "demo/card.html")
+    moments = ("sweep.json", "journal.jsonl", "done", "done/0-0.json", "demo/killed.json", "demo/card.html")
 
     def arguments(self, folder: Path) -> list[str]:
         (folder / "prompts.txt").write_text("\n".join(PROMPTS), "utf-8")
@@ -98,7 +98,7 @@ class Sweeping(Calibrating):
         return [super().result(out), (out / "demo" / "labels.csv").read_text("utf-8")]
 
     def readable(self, out: Path) -> int:
-        return sum(batch["count"] for path in out.glob("journals/*.jsonl") for line in lines(path) if "unit" in line
+        return sum(batch["count"] for path in out.glob("journal.jsonl") for line in lines(path) if "unit" in line
                    for batch in line["batches"])
 
     def profile(self, out: Path) -> Path:
@@ -110,7 +110,7 @@ class Sweeping(Calibrating):
     def phase(self, out: Path) -> str:
         if self.profile(out).exists():
             return "after the profile was saved"
-        units = [line["unit"] for path in out.glob("journals/*.jsonl") for line in lines(path) if "unit" in line]
+        units = [line["unit"] for path in out.glob("journal.jsonl") for line in lines(path) if "unit" in line]
         if (out / "demo").exists() or len(list(out.glob("done/*.json"))) == len(PROMPTS):
             return "saving"
         return ("audit", "round", "held-out")[units[-1][1]] if units else "before the first batch"

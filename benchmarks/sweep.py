@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
@@ -96,48 +94,19 @@ def engines(options) -> dict:
     plan = Plan(COUNT, rounds=0, held_out=0, batch_size=BATCH)
     opener = partial(demo_worker, plan)
     connect(None, num_cpus=2, include_dashboard=False)
-    rates: dict[str, list[float]] = {"this process": [], "Ray, one worker": [], "Ray, two workers": [],
-                                     "two parts (--shard)": []}
+    rates: dict[str, list[float]] = {"this process": [], "Ray, one worker": [], "Ray, two workers": []}
     opening: dict[str, float] = {}
     for _ in range(options.repeats):
         for name, own in rates.items():
-            if name == "two parts (--shard)":
-                rate, seconds = shards()
-            else:
-                workers = 2 if "two" in name else 1
-                engine = Here(opener) if name == "this process" else OnRay("demo", opener, workers)
-                rate, seconds = timed(occupations(plan), engine, workers)
+            workers = 2 if "two" in name else 1
+            engine = Here(opener) if name == "this process" else OnRay("demo", opener, workers)
+            rate, seconds = timed(occupations(plan), engine, workers)
             own.append(rate)
             opening[name] = seconds
             print(f"{name}: {rate:.2f} pictures/s, open after {seconds:.0f} s", flush=True)
     base = np.array(rates["this process"])
     return dict(prompts=PROMPTS, images=PROMPTS * COUNT, repeats=options.repeats, rates=rates, opening=opening,
                 ratios={name: [round(float(r), 3) for r in np.array(own) / base] for name, own in rates.items()})
-
-
-def shards() -> tuple[float, float]:
-    """Two processes, each with its part, at once; the rate of their pictures by their journals' seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        prompts = Path(folder) / "prompts.txt"
-        prompts.write_text("\n".join(job.wanted.prompt for job in occupations(_audit())[:PROMPTS]), "utf-8")
-        command = [sys.executable, "-m", "sd_debias.diffusers_host.cli.main", "sweep", "--audit", "--prompts",
-                   str(prompts), "--count", str(COUNT), "--batch-size", str(BATCH), "--out", str(Path(folder) / "out"),
-                   "--json"]
-        started = time.perf_counter()
-        both = [subprocess.Popen([*command, "--shard", f"{i}/2"], stdout=subprocess.DEVNULL) for i in (1, 2)]
-        if any(process.wait() for process in both):
-            raise SystemExit("A part of the sweep failed.")
-        whole = time.perf_counter() - started
-        from sd_debias.diffusers_host.sweep.journal import lines
-        seconds = []
-        for path in (Path(folder) / "out" / "journals").glob("*.jsonl"):
-            seconds.append(sum(line["seconds"] for line in lines(path) if "unit" in line))
-        return PROMPTS * COUNT / max(seconds), whole - max(seconds)
-
-
-def _audit():
-    from sd_debias.core.calibration.plan import Plan
-    return Plan(COUNT, rounds=0, held_out=0, batch_size=BATCH)
 
 
 # --- a simulated cluster ---------------------------------------------------------------------------------------------

@@ -50,8 +50,7 @@ cluster of this size. All {found['workers']} workers, Ray and the driver share t
 This has not been run. At ten seconds a unit, 1,000 workers bring 100 units a second. The driver, one process on one core, spends {audits:.1f} ms on a
 unit of an audit and {rounds:.1f} ms on a round of a calibration, of which most is solving for the next weights: {1000 / audits:,.0f} and {1000 / rounds:,.0f} units a
 second. {_breaks(audits, rounds)}
-What would become too slow first: the driver's core (start one sweep a model, or `--shard`, each with a driver of its own: groups of eight prompts
-share nothing), then the time in which a calibration's rounds wait for each other: a prompt's rounds follow one another, so 1,000 workers
+What would become too slow first: the driver's core (start one sweep per model, each with a driver of its own), then the time in which a calibration's rounds wait for each other: a prompt's rounds follow one another, so 1,000 workers
 need as many prompts at once; 150 prompts on five models keep at most 750 of them busy, and fewer towards the end. The journal grows by {known['rounds']['journal_bytes_a_unit']} bytes a
 round, {60e-6 * known['rounds']['journal_bytes_a_unit'] * 1000 / rounds:.1f} MB a minute. Opening is the slow part: a model of 7 GB that 1,000 workers read from one file server at 1 GB/s takes two hours; put it
 on the nodes' own disks.

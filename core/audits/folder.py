@@ -131,7 +131,7 @@ class Piece:
 
 
 class Labeller:
-    """Opens files of a folder and labels them; wherever it works, the same files get the same labels."""
+    """Opens files of a folder and labels them."""
 
     def __init__(self, root: Path, attributes: Sequence[Attribute], judges: Sequence[Classifier],
                  confidence: float, checks: Sequence[Check | None]):
@@ -202,15 +202,13 @@ class FolderAudit:
                   for file in _named(self.root) if (out := leads_out(self.root, file)) or not file.is_file()]
         return [*(f"{key.rpartition(' ')[0]}: {self.notes[key]}" for key in self.lost), *others]
 
-    def run(self, say: Callable[[int, int], None] = lambda done, total: None,
-            pieces: Callable[[FolderAudit], Iterator[Piece]] | None = None) -> Labelled:
+    def run(self, say: Callable[[int, int], None] = lambda done, total: None) -> Labelled:
         """Label what is left and return everything; `say(done, total)` after each batch. An interruption keeps what is
-        done. `pieces` labels the files from `done` on, in order, where that is done elsewhere. Raises DebiasError where
-        a judge's answers do not fit."""
+        done. Raises DebiasError where a judge's answers do not fit."""
         self._continue()
         say(self.done, len(self.files))
         try:
-            for number, piece in enumerate((pieces or FolderAudit.pieces)(self), 1):
+            for number, piece in enumerate(self.pieces(), 1):
                 self._add(piece)
                 if number % SAVED_EVERY == 0:
                     self._save()

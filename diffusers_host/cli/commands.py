@@ -6,7 +6,6 @@ import sys
 import time
 import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Sequence
 
@@ -69,7 +68,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     work = FolderAudit(options.folder, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
                        confidence=options.confidence, batch_size=options.batch_size or 32,
                        checks=check_of_each(attributes, checks))
-    pieces, bar = _on_ray(options, work) if options.ray is not None else None, None
+    bar = None
 
     def shown(done: int, total: int) -> None:
         nonlocal bar
@@ -86,7 +85,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
         return f"{work.done} of {len(work.files)} pictures are labelled{kept}."
 
     try:
-        labelled = work.run(shown, pieces)
+        labelled = work.run(shown)
     except KeyboardInterrupt as stopped:
         raise Stopped(f"\nInterrupted. {left()}") from stopped
     except DebiasError:
@@ -116,26 +115,6 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
         work.forget()
         say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
     return result
-
-
-def _on_ray(options, work):
-    """The function that labels a folder's pictures on a Ray cluster."""
-    from ..sweep.on_ray import connect
-    from ..sweep.on_ray_data import labelled_on_ray
-    connect(options.ray or None)
-    plain = {**vars(options), "command": None, "folder": str(Path(options.folder).resolve())}
-    return partial(labelled_on_ray, opener=partial(folder_labeller, plain, work.attributes), gpus=options.worker_gpus)
-
-
-def folder_labeller(options: dict, attributes: tuple[Attribute, ...]):
-    """A labeller for the folder that the options name; called on the machine that does the work."""
-    from argparse import Namespace
-
-    from ...core.audits.folder import Labeller
-    given = Namespace(**{**options, "command": folder_labeller})
-    judges, _ = folder_judges(given, attributes)
-    return Labeller(Path(given.folder), attributes, [judges[a.name] for a in attributes], given.confidence,
-                    check_of_each(attributes, checks_of(given)))
 
 
 def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-debias audit --corrections FILE"

@@ -15,7 +15,7 @@ from ...core.profile.prompts import OTHERS
 from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
 
-MOST_SEED, MOST_SHARDS = 2**62, 100_000
+MOST_SEED = 2**62
 
 
 def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,10 +73,6 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         _refuse_idle_in_sweeps(options, refuse)
     if name in ("audit", "check") and not options.out:
         refuse(("overwrite",), "without --out: nothing is written")
-    if name == "audit" and not options.folder:
-        refuse(("ray",), "without --folder: many prompts on a cluster are a sweep")
-    if name == "audit" and options.ray is None:
-        refuse(("worker_gpus",), "without --ray")
     if name == "audit" and options.folder:
         refuse(("prompt", "count", "config", "dtype", "steps", "cfg", "width", "height",
                 "negative_prompt", "seed"), "with --folder, since no pictures are generated")
@@ -121,8 +117,6 @@ def _refuse_idle_in_sweeps(options: argparse.Namespace, refuse: Callable) -> Non
     elif options.look == "people":
         raise DebiasError("A calibration counts one label per picture, so --look people needs --audit. Calibrate with "
                           "--look largest-face.")
-    if options.shard:
-        refuse(("name", "overwrite"), "with --shard: give it to 'sd-debias merge'")
 
 
 @dataclass(frozen=True)
@@ -169,14 +163,6 @@ def _option(parser: argparse.ArgumentParser, flag: str, about: str, default: Any
     notes.append("required" if given.get("required") else f"default: {default if unset is None else unset}")
     parser.add_argument(flag, type=kind, default=default, **given,
                         help=f"{about.rstrip('.')} ({'; '.join(notes)})".replace("%", "%%"))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, _, shards = text.partition("/")
-    if not (number.isdecimal() and shards.isdecimal() and 1 <= int(number) <= int(shards) <= MOST_SHARDS):
-        raise argparse.ArgumentTypeError(f"expected I/N, such as 1/4, with I from 1 to N and N from 1 to "
-                                         f"{MOST_SHARDS:,}, got {short(text)}")
-    return int(number), int(shards)
 
 
 def _text(text: str) -> str:
@@ -310,7 +296,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     _option(sub, "--folder", "audit the pictures in this folder instead of generated ones", unset="none",
             metavar="FOLDER")
     _option(sub, "--count", "images per prompt", unset=FIELDS["images"].default, type=_COUNT)
-    on_ray(sub, "with --folder: label the pictures of a folder that all nodes see")
     checked(sub)
     by_hand(sub)
 
@@ -351,9 +336,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     _option(sub, "--out", "folder of the sweep; the same command with the same folder continues it",
             unset="none; required without --status")
     results(sub)
-    _option(sub, "--shard", f"for job arrays: do only part I of N, with I from 1 to N and N from 1 to "
-            f"{MOST_SHARDS:,}; then put the parts together with 'sd-debias merge'", unset="the whole sweep",
-            type=_shard, metavar="I/N")
     on_ray(sub, "work")
     _option(sub, "--worker-cpus", "with --ray: CPU cores of each worker", unset=1, type=Range(0.001, 1024, step=0))
     _option(sub, "--workers", "with --ray: number of workers", unset="one per GPU, or per CPU core without GPUs",
@@ -365,12 +347,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     of_a_sweep(sub)
     _option(sub, "--status", "print the progress of the sweep in this folder, and do nothing else", unset="none",
             metavar="DIR")
-
-    sub = command("merge")
-    sub.add_argument("folder", type=_text, nargs="+", help="folders with parts of one sweep")
-    _option(sub, "--out", "folder to write to", unset="the first of the folders")
-    results(sub)
-    of_a_sweep(sub)
 
     sub = command("card")
     sub.add_argument("card", type=_text, nargs="+", help="one or two bias cards: files card.json, or the folders that "

@@ -1,4 +1,4 @@
-"""The commands for many prompts: sd-debias sweep | merge | card."""
+"""The commands for many prompts: sd-debias sweep | card."""
 from __future__ import annotations
 
 import json
@@ -33,57 +33,18 @@ LINE_EVERY = 60.0  # seconds between two lines of progress in a log
 def sweep(options) -> dict:
     """Audit or calibrate every prompt of a list on every model; write a profile, all labels and a bias card per model.
 
-    After an interruption, and on several machines (--shard, --ray), the same command continues.
+    After an interruption, and on a cluster (--ray), the same command continues.
     """
-    from ..sweep.folder import SweepFolder, shard_of
+    from ..sweep.folder import SweepFolder
     if options.status:
         return _status(options)
-    number, shards = options.shard or (1, 1)
     keep(options)
     asked = _asked(options)
     folder = SweepFolder(Path(options.out), asked)
-    own = shard_of(asked, number, shards)
-    found = []
-    if shards == 1:
-        _check_free(options, folder)
-    for model in range(len(asked.models)):
-        jobs, measured = _run_model(options, folder, model, own[model], f"{number}-of-{shards}")
-        if shards == 1:
-            found.append(_results(options, folder, model, jobs, measured))
-    if shards > 1:
-        say(options, f"Part {number} of {shards} is done. When all parts are done, run: sd-debias merge {options.out}")
-        return dict(out=options.out, shard=[number, shards], prompts=sum(map(len, own)))
-    return dict(ok=any(own["finished"] for own in found), out=options.out, models=found)
-
-
-def merge(options) -> dict:
-    """Put the parts of a sweep together; write profile, labels and bias card of each model."""
-    from ..sweep.folder import SweepFolder
-    parts = [SweepFolder(Path(part)) for part in options.folder]
-    out = Path(options.out) if options.out else parts[0].root
-    keep(options)
-    folder = SweepFolder(out, parts[0].asked)
     _check_free(options, folder)
-    for part in parts:
-        if part.asked.identity != folder.asked.identity:
-            raise DebiasError(f"{quoted(part.root)} and {quoted(parts[0].root)} are parts of different sweeps. Merge "
-                              "only parts of one sweep.")
-        if part.root.resolve() != out.resolve():
-            folder.take(part)
-    found, unfinished = [], []
-    for model in range(len(folder.asked.models)):
-        jobs = folder.jobs(model)
-        measured = folder.load(model, jobs)
-        for job in jobs:
-            job.replay()
-            if job.error is None and not job.finished:
-                job.error = measured.failed.get(job.number)
-        unfinished += [job.wanted.prompt for job in jobs if not job.finished]
-        found.append(_results(options, folder, model, jobs, measured))
-    if unfinished:
-        say(options, f"{len(unfinished)} prompts are not finished: {short('; '.join(unfinished))}. Continue their "
-                     "parts, then merge again.")
-    return dict(ok=not unfinished, out=str(out), models=found, unfinished=unfinished)
+    found = [_results(options, folder, model, *_run_model(options, folder, model))
+             for model in range(len(asked.models))]
+    return dict(ok=any(own["finished"] for own in found), out=options.out, models=found)
 
 
 def card(options) -> dict:
@@ -101,7 +62,7 @@ def card(options) -> dict:
     return dict(card=str(page))
 
 
-COMMANDS = {function.__name__: function for function in (sweep, merge, card)}
+COMMANDS = {function.__name__: function for function in (sweep, card)}
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
@@ -172,21 +133,19 @@ def _plan(options, models: Sequence[str]):
 
 # --- one model -------------------------------------------------------------------------------------------------------
 
-def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], shard: str
-               ) -> tuple[list[Job], Measured]:
+def _run_model(options, folder: SweepFolder, model: int) -> tuple[list[Job], Measured]:
     from ..sweep.driver import Driver
     from ..sweep.folder import unit_line
-    with folder.journal(shard) as journal:
+    with folder.journal() as journal:
         jobs = folder.jobs(model)
         measured = folder.load(model, jobs)
-        mine = [jobs[number] for number in sorted(own)]
-        for job in mine:
+        for job in jobs:
             job.replay()
             if job.finished and job.error is None and not folder.state(model, job.number).exists():
                 _save(folder, model, job)
-        if all(job.finished for job in mine):
+        if all(job.finished for job in jobs):
             return jobs, measured
-        line = _Line(options, folder.asked.models[model], mine)
+        line = _Line(options, folder.asked.models[model], jobs)
 
         def record(unit, found, worker):
             with writing("The sweep's journal", folder.root):
@@ -208,7 +167,7 @@ def _run_model(options, folder: SweepFolder, model: int, own: Sequence[int], sha
         try:
             engine = _engine(options, folder.asked, model)
             with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what Ray prints is no event
-                Driver(mine, engine, record=record, learn_facts=learn, ended=ended, say=line.say, facts=measured.facts,
+                Driver(jobs, engine, record=record, learn_facts=learn, ended=ended, say=line.say, facts=measured.facts,
                        warn=line.warn).run()
         except KeyboardInterrupt as stopped:
             raise Stopped(f"{line.text()}\nWhat was measured is kept: run the same command again to continue."
@@ -281,7 +240,7 @@ def _place(options, folder: SweepFolder, model: int) -> tuple[Path, str]:
     told apart by a number."""
     name = safe_name(options.name or folder.root.resolve().name)
     models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:60] or "model" for own in folder.asked.models]
-    same = [own.casefold() for own in [*models, "journals", "done", "sweep.json"]].count(models[model].casefold())
+    same = [own.casefold() for own in [*models, "journal.jsonl", "done", "sweep.json"]].count(models[model].casefold())
     place = models[model] if same == 1 else f"{model + 1}-{models[model]}"
     return inside(folder.root, folder.root / place), name if len(models) == 1 else f"{name}-{place}"
 

@@ -16,7 +16,7 @@ from ...core.files import exclusive, inside, read_json, recover, write_atomic, w
 from ...core.judge.check import Check
 from ...core.method.methods import Method
 from ...core.version import VERSION
-from .job import Job, Wanted, assign_teachers, groups
+from .job import Job, Wanted, assign_teachers
 from .journal import Journal, lines
 from ...core.sweep.unit import Unit, blank, digest
 
@@ -81,7 +81,7 @@ class SweepFolder:
             return
         self.asked = asked
         self.jobs(0)  # what cannot be measured is said before anything is written
-        with writing("The sweep", root), _waiting(path):
+        with writing("The sweep", root), exclusive(path):
             there = _read(path) if recover(path) else None
             if there is not None and there.identity != asked.identity and any("unit" in line for line in self.lines()):
                 raise DebiasError(f"{quoted(root)} holds another sweep: {_differs(there, asked)} Choose another --out, "
@@ -91,37 +91,23 @@ class SweepFolder:
                                                    asked=asked.to_dict()), indent=1))
 
     @contextmanager
-    def journal(self, shard: str) -> Iterator[Journal]:
-        """This process's journal. Raises DebiasError where another process writes it."""
-        path = inside(self.root, self.root / "journals" / f"{shard}.jsonl")
+    def journal(self) -> Iterator[Journal]:
+        """The sweep's journal. Raises DebiasError where another process writes it."""
+        path = inside(self.root, self.root / "journal.jsonl")
         with ExitStack() as held:
             try:
                 held.enter_context(exclusive(path))
             except DebiasError as error:
-                raise DebiasError(f"Another sweep is working on this part ({shard}) of {quoted(self.root)}. Wait "
+                raise DebiasError(f"Another sweep is working on {quoted(self.root)}. Wait "
                                   "until it ends, or print its progress: sd-debias sweep --status "
                                   f"{self.root}") from error
             journal = Journal(path)
             held.callback(journal.close)
             yield journal
 
-    def journals(self) -> list[Path]:
-        return [inside(self.root, path) for path in sorted((self.root / "journals").glob("*.jsonl"))]
-
     def lines(self) -> Iterator[dict]:
-        for path in self.journals():
-            yield from lines(path)
-
-    def take(self, part: SweepFolder) -> None:
-        """Copy what another folder of the same sweep has measured. Raises DebiasError where it cannot be written."""
-        with writing("The sweep", self.root):
-            for path in [*part.journals(), *sorted((part.root / "done").glob("*.json"))]:
-                to = inside(self.root, self.root / path.relative_to(part.root))
-                content = inside(part.root, path).read_bytes()
-                if not to.exists() or content.startswith(to.read_bytes()):  # new, or grown since it was taken
-                    write_atomic(to, content)
-                elif path.suffix == ".jsonl" and not to.read_bytes().startswith(content):
-                    write_atomic(to.with_name(f"{to.stem} {digest(str(part.root.resolve()))[:8]}.jsonl"), content)
+        path = inside(self.root, self.root / "journal.jsonl")
+        return lines(path) if path.exists() else iter(())
 
     def state(self, model: int, job: int) -> Path:
         """The file of a finished prompt's calibration."""
@@ -207,34 +193,6 @@ def unit_line(model: int, unit: Unit, found: dict, worker: str) -> dict:
     return dict(model=model, unit=[unit.job, unit.round, unit.weights], batches=found["batches"],
                 seconds=round(found["seconds"], 3), evaluations=found["evaluations"], worker=worker,
                 time=round(time.time()))
-
-
-def shard_of(asked: Asked, number: int, shards: int) -> list[list[int]]:
-    """By model, the prompts of shard `number` of `shards` (from 1): whole groups, dealt out in turn, so that shards
-    share nothing."""
-    dealt = [(model, group) for model in range(len(asked.models))
-             for group in groups(asked.wanted, asked.method, asked.plan)]
-    own: list[list[int]] = [[] for _ in asked.models]
-    for at, (model, group) in enumerate(dealt):
-        if at % shards == number - 1:
-            own[model] += group
-    return own
-
-
-@contextmanager
-def _waiting(path: Path) -> Iterator[None]:
-    """A file's lock; parts of a job array, which begin together, wait for each other."""
-    until = time.monotonic() + 60
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(exclusive(path))
-                break
-            except DebiasError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
-        yield
 
 
 def _read(path: Path) -> Asked:

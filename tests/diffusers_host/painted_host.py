@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.plan import Plan, seeds_of
 from sd_debias.core.calibration.runner import Host
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS
@@ -89,7 +89,7 @@ class Once:
 
     what      f(seeds): what happens
     prompt    words of the prompts at which it does
-    place     seed from which on it does
+    place     seed from which on it does, in the prompt's own block
     for_good  from then on it always does in that process
     """
 
@@ -104,7 +104,7 @@ class Once:
         return all(map(os.path.exists, self.marks))
 
     def first(self, prompt="", seeds=(0,)) -> bool:
-        return self.prompt in prompt and seeds[0] >= self.place and any(map(_made, self.marks))
+        return self.prompt in prompt and seeds[0] - seeds_of(prompt) >= self.place and any(map(_made, self.marks))
 
     def __call__(self, prompt, seeds):
         if self.pid != os.getpid():

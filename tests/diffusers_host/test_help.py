@@ -11,7 +11,7 @@ from sd_debias.core.calibration.plan import FIELDS, NUMBERS, Plan
 from sd_debias.demo_model.model import CFG, STEPS
 from sd_debias.diffusers_host import workbench
 from sd_debias.diffusers_host.cli.main import COMMANDS, main
-from sd_debias.diffusers_host.cli.options import MOST_SHARDS, Range, _parser, parsed
+from sd_debias.diffusers_host.cli.options import Range, _parser, parsed
 from sd_debias.diffusers_host.sweep.prompts import TEMPLATE, suites
 
 PARSERS = next(action.choices for action in _parser(COMMANDS)._actions if isinstance(action.choices, dict))
@@ -90,14 +90,6 @@ def test_the_numbers_of_a_plan_are_those_of_every_host():
     for name in ("images", "rounds", "held_out"):
         assert FIELDS[name].default == getattr(Plan(), name)
 
-
-def test_a_shard_is_refused_outside_what_the_help_says():
-    option = OPTIONS["sweep", "--shard"]
-    assert f"N from 1 to {MOST_SHARDS:,}" in option.help
-    assert option.type("1/1") == (1, 1) and option.type(f"{MOST_SHARDS}/{MOST_SHARDS}") == (MOST_SHARDS, MOST_SHARDS)
-    for text in ("0/1", "2/1", f"1/{MOST_SHARDS + 1}", "1"):
-        with pytest.raises(argparse.ArgumentTypeError, match="expected "):
-            option.type(text)
 
 
 def test_help_of_every_command_can_be_printed_and_a_sweeps_names_every_suite(capsys):

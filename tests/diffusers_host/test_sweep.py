@@ -23,7 +23,7 @@ from sd_debias.diffusers_host.cli.sweeping import _absolute
 from sd_debias.diffusers_host.sweep import driver, result
 from sd_debias.diffusers_host.sweep.driver import Driver
 from sd_debias.diffusers_host.sweep.engine import Answer, Here, answer
-from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder, shard_of, unit_line
+from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder, unit_line
 from sd_debias.diffusers_host.sweep.job import GROUP, Wanted, groups
 from sd_debias.diffusers_host.sweep.journal import Journal, lines
 from sd_debias.diffusers_host.sweep.prompts import read_prompts, suites
@@ -199,7 +199,7 @@ def test_what_was_recorded_gives_the_same_figures_whatever_was_finished(tmp_path
         folder.state(0, job.number).parent.mkdir(exist_ok=True)
         job.calibration.save(folder.state(0, job.number))
 
-    with folder.journal("1-of-1") as journal:
+    with folder.journal() as journal:
         run(own, Here(open_painter), ended=ended, record=partial(keep, journal))
 
     def replayed():
@@ -222,7 +222,7 @@ def test_what_was_recorded_gives_the_same_figures_whatever_was_finished(tmp_path
 def test_pictures_that_were_not_finite_are_made_again_by_the_next_run(tmp_path, undisturbed):
     folder = SweepFolder(tmp_path, asked_for(jobs_of()))
     for opener in (troubled(None), open_painter):
-        with folder.journal("1-of-1") as journal:
+        with folder.journal() as journal:
             jobs = folder.jobs(0)
             folder.load(0, jobs)
             found = run(jobs, Here(opener), record=partial(keep, journal))
@@ -237,19 +237,12 @@ def test_a_check_of_another_classifier_is_refused(tmp_path):
         folder.check_judges(open_painter().facts)
 
 
-def test_groups_of_eight_are_taught_by_their_first_two_and_shards_take_whole_groups():
+def test_groups_of_eight_are_taught_by_their_first_two():
     jobs = jobs_of(20)
     assert all(not job.teachers for job in jobs[:2] + jobs[8:10] + jobs[16:18])
     assert all(job.teachers == jobs[:2] for job in jobs[2:8])
     assert all(job.teachers == jobs[8:10] for job in jobs[10:16])
-    wanted = tuple(job.wanted for job in jobs)
-    assert [len(group) for group in groups(wanted, METHOD, PLAN)] == [GROUP, GROUP, 4]
-    asked = Asked(("a", "b"), wanted, ((GENDER,),), METHOD, PLAN)
-    parts = [shard_of(asked, number, 4) for number in range(1, 5)]
-    for model in range(2):
-        assert sorted(n for part in parts for n in part[model]) == list(range(20))
-    for own in (own for part in parts for own in part if own):
-        assert all(teacher.number in own for number in own for teacher in jobs[number].teachers)
+    assert [len(group) for group in groups(tuple(job.wanted for job in jobs), METHOD, PLAN)] == [GROUP, GROUP, 4]
 
 
 def test_what_is_learned_of_other_prompts_counts(undisturbed):
@@ -353,24 +346,14 @@ def test_a_sweep_gives_labels_of_every_picture_and_a_card(swept):
     assert "a photo of a nurse" in (out / "demo" / "card.html").read_text("utf-8")
 
 
-def test_parts_of_a_sweep_merged_are_the_sweep(swept, capsys):
-    first, second = swept / "first", swept / "second"
-    for number, out in ((1, first), (2, second)):
-        assert sweep(swept, out, "--shard", f"{number}/2") == 0
-    assert main(["merge", str(first), str(second), "--out", str(swept / "merged")]) == 0
-    assert table(swept / "merged") == table(swept / "all")
-    assert main(["merge", str(first), "--out", str(swept / "half")]) == 1
-    assert "1 prompts are not finished" in capsys.readouterr().out
-
-
 def test_a_finished_sweep_measures_nothing_again_and_another_one_is_refused(swept, capsys):
     out = swept / "all"
-    before = (out / "journals" / "1-of-1.jsonl").read_bytes()
-    with SweepFolder(out).journal("1-of-1"):
+    before = (out / "journal.jsonl").read_bytes()
+    with SweepFolder(out).journal():
         assert sweep(swept, out) == 2
     assert "Another sweep" in capsys.readouterr().err
     assert sweep(swept, out) == 0
-    assert (out / "journals" / "1-of-1.jsonl").read_bytes() == before
+    assert (out / "journal.jsonl").read_bytes() == before
     assert main([*SWEEP, "--prompts", "demo-20", "--out", str(out)]) == 2
     assert "its 3 prompts differ from these 20" in capsys.readouterr().err
     assert main(["sweep", "--status", str(out)]) == 0
@@ -386,7 +369,7 @@ def test_an_edited_profile_or_table_is_not_overwritten(swept, tmp_path, capsys):
     assert (own / "labels.csv").read_text(encoding="utf-8") == "mine"
     assert sweep(swept, tmp_path / "out", "--overwrite") == sweep(swept, tmp_path / "out") == 0
     (own / "card.md").write_text("mine", encoding="utf-8")
-    assert main(["merge", str(tmp_path / "out")]) == 2
+    assert sweep(swept, tmp_path / "out") == 2
     assert "card.md" in capsys.readouterr().err
     assert (own / "card.md").read_text(encoding="utf-8") == "mine"
 

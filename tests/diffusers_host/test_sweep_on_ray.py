@@ -245,7 +245,7 @@ def table(folder):
 
 
 def journal_of(folder):
-    return folder / "journals" / "1-of-1.jsonl"
+    return folder / "journal.jsonl"
 
 
 def units(folder):

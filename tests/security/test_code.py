@@ -27,7 +27,7 @@ RUNS = {"eval", "exec", "compile", "__import__", "import_module", "importlib.imp
         "runpy.run_path", "runpy.run_module"}
 UNPICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 # Names that a programmer wrote: the lazy names of the public package, Ray's own module, the host's module for a shim.
-IMPORTS = {"core/__init__.py": {"import_module"}, "diffusers_host/sweep/on_ray_data.py": {"import_module", "pickle"}}
+IMPORTS = {"core/__init__.py": {"import_module"}}
 
 
 def called(node):
