@@ -27,6 +27,7 @@ class Run:
         self.passes: dict[int, dict[bool, tuple[Pass, int]]] = {}  # by place of the image, then hires or not
         self.said: set[str] = set()
         self.sampled = 0  # images whose every pass is over
+        self._told: dict[int, dict[str, str]] = {}  # their metadata: a GPU waits for it, and hosts ask for every key
         setattr(p, STATE, self)
         setattr(p, CURRENT, None)
         for key in KEYS:
@@ -88,6 +89,13 @@ class Run:
 
     def metadata(self, p, place: int) -> dict[str, str]:
         """What is written about the image at a place of all images: what was done to it, or why nothing was."""
+        if place >= self.sampled:
+            return self._metadata(p, place)
+        if place not in self._told:
+            self._told[place] = self._metadata(p, place)
+        return self._told[place]
+
+    def _metadata(self, p, place: int) -> dict[str, str]:
         passes = list(self.passes.get(place, {}).values())
         if self.error and not passes:
             return {"Debias failed": self.error}

@@ -61,6 +61,12 @@ class Debias(scripts.Script):
                             "directions embedding and prediction do nothing in steps in which a setting skips the "
                             "negative prompt. The direction prompt always works.")
         profile.change(_shown, inputs=[profile], outputs=[about, attributes, header], show_progress=False)
+
+        def chosen(name):
+            """The host puts a choice that the user saved as the page's default in the dropdown's place."""
+            about.value, attributes.visible, header.value = _about(name), name == BALANCE, _header(name)
+
+        profile.init_field = chosen
         controls = [enabled, profile, strength, direction, start, end, hires, others, attributes]
         self.infotext_fields = [(control, lambda parameters, name=name: pasted(name, parameters))
                                 for control, name in zip(controls, Arguments.__dataclass_fields__)]

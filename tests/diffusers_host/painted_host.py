@@ -104,7 +104,8 @@ class Once:
         return all(map(os.path.exists, self.marks))
 
     def first(self, prompt="", seeds=(0,)) -> bool:
-        return self.prompt in prompt and seeds[0] - seeds_of(prompt) >= self.place and any(map(_made, self.marks))
+        block = seeds_of(prompt) if prompt else 0  # opening has no prompt
+        return self.prompt in prompt and seeds[0] - block >= self.place and any(map(_made, self.marks))
 
     def __call__(self, prompt, seeds):
         if self.pid != os.getpid():

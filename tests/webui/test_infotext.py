@@ -47,6 +47,15 @@ def test_a_pasted_picture_of_a_prompt_that_was_not_calibrated_comes_again(a_doub
     check_comes_again(a_double, made, made.infotexts[0], **lawyer)
 
 
+def test_what_a_picture_s_infotext_says_is_found_once(a_double, monkeypatch):
+    """A GPU waited 54 times for it: hosts ask for every key, for every picture and the grid."""
+    save_profile(a_double.profiles)
+    asked, told = [], ours("run").Run._metadata
+    monkeypatch.setattr(ours("run").Run, "_metadata", lambda run, p, place: asked.append(place) or told(run, p, place))
+    generate(a_double, batch_size=2, n_iter=2, **debias())
+    assert [asked.count(place) for place in (1, 2, 3)] == [1, 1, 1]
+
+
 def test_an_infotext_says_in_plain_words_what_was_done(a_double):
     """It said "push 1"; infotexts that do still bring their batch again."""
     save_profile(a_double.profiles, steering=DRAW)
