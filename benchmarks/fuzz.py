@@ -34,9 +34,9 @@ from sd_debias.core.report import page as report
 from sd_debias.core.attribute import Attribute, parse, together
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.audits.folder import FolderAudit
-from sd_debias.core.audits.labelled import FORM as CORRECTIONS
-from sd_debias.core.audits.labelled import Labelled, corrected, read_corrections
+from sd_debias.core.study.folder import FolderAudit
+from sd_debias.core.calibration.labelled import FORM as CORRECTIONS
+from sd_debias.core.calibration.labelled import Labelled, corrected, read_corrections
 from sd_debias.core.calibration.loop import Round
 from sd_debias.core.calibration.speed import known as known_speed
 from sd_debias.core.judge.check import Check

@@ -73,17 +73,18 @@ class Comfy:
         from PIL import Image
 
         from sd_debias import nodes
-        from sd_debias.nodes import audit, classifier, messages, profiles, workbench
+        from sd_debias.nodes import audit, messages, profiles, workbench
+        from sd_debias.nodes.judge import DEMO, judge_of
         self.nodes, self.messages, self.io = nodes, messages, io
         messages.log.disabled = True  # nodes say what they do
         profiles.register()
         workbench.Workbench.generate = _reached
         model, clip, vae = double.load()
-        judge = classifier.clip_judge(classifier.DEMO)
+        judge = judge_of(DEMO)
         Image.new("RGB", (64, 64), "gray").save(folder / "input" / "pictures" / "a.png")
         own = Profile.from_dict(profile)
         own.save(profiles.save_folder())
-        self.given = dict(model=model, clip=clip, vae=vae, classifier=judge, second=judge, others=judge, profile=own,
+        self.given = dict(model=model, clip=clip, vae=vae, classifier=judge, profile=own,
                           attributes=(GENDER,), also=(SKIN_TONE_3,), images=torch.zeros(2, 64, 64, 3))
         found = asyncio.run(nodes.Debias().get_node_list())
         self.classes = {own.__name__: own for own in found if own.__name__ != "DebiasDemoModel"}
@@ -98,7 +99,7 @@ class Comfy:
             "5": dict(class_type="DebiasLoadProfile", inputs=dict(profile="x.json")),
             "6": dict(class_type="DebiasCalibrate", inputs=dict(
                 model=["1", 0], clip=["1", 1], vae=["1", 2], classifier=["7", 0], steps=8, batch_size=4)),
-            "7": dict(class_type="DebiasClipClassifier", inputs=dict(model="demo"))}
+            "7": dict(class_type="DebiasJudge", inputs=dict(judge="demo"))}
 
     def documents(self) -> list:
         return [(name, self.graph) for name in self.classes]

@@ -26,11 +26,11 @@ from judges_page import record
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.audits.folder import FolderAudit
-from sd_debias.core.audits.given import labelled_pictures
+from sd_debias.core.study.folder import FolderAudit
+from sd_debias.core.study.given import labelled_pictures
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned
-from sd_debias.core.calibration.statistics import corrected_shares, summarise_people, wilson
+from sd_debias.core.statistics import corrected_shares, summarise_people, wilson
 from sd_debias.core.judge import labels
 from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.faces import Faces, OfFaces

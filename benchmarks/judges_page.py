@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reliability import kept
 
-from sd_debias.core.calibration.statistics import wilson
+from sd_debias.core.statistics import wilson
 
 
 def record(name: str, found: dict, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Words for persons and for things, from WordNet 3.1: core/profile/persons.txt and things.txt.
+"""Words for persons and for things, from WordNet 3.1: core/prompts/persons.txt and things.txt.
 
     python benchmarks/lexicon.py FOLDER    # WordNet's dict folder, with index.noun and data.noun
 
@@ -13,7 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-PLACE = Path(__file__).resolve().parent.parent / "core" / "profile"
+PLACE = Path(__file__).resolve().parent.parent / "core" / "prompts"
 PERSON = 18
 THINGS = {5: 0, 6: 0, 10: 1, 13: 1, 15: 0, 17: 0, 19: 1, 20: 1, 27: 1}  # file: least count in WordNet's texts
 MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista biker blogger bodybuilder boxer

@@ -22,7 +22,7 @@ from sd_debias.core.calibration.loop import ROUND, Calibration
 from sd_debias.core.calibration.plan import Plan, enough
 from sd_debias.core.calibration.solver import Measurement
 from sd_debias.core.calibration.solver.policy_gradient import PolicyGradient
-from sd_debias.core.calibration.statistics import kl_divergence, noise_floor, shares
+from sd_debias.core.statistics import kl_divergence, noise_floor, shares
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
 

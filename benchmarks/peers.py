@@ -29,7 +29,7 @@ from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.report.chart import LIGHT, Scene
 from demo_training import captions
 from sd_debias.core.method.methods import ALONE
-from sd_debias.core.calibration.statistics import deviation_ratio, dirichlet_interval, shares, total_variation
+from sd_debias.core.statistics import deviation_ratio, dirichlet_interval, shares, total_variation
 from sld_presets import PRESETS
 from sd_debias.core.method.methods import METHODS, Method, named
 from sd_debias.core.method.draw import Steering

@@ -21,8 +21,8 @@ import numpy as np
 from judges_page import record
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
-from sd_debias.core.audits.folder import opened
-from sd_debias.core.calibration.statistics import wilson
+from sd_debias.core.study.folder import opened
+from sd_debias.core.statistics import wilson
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.files import write_atomic
 from sd_debias.core.judge import labels

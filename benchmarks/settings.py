@@ -16,7 +16,7 @@ from demo_training import captions
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.calibration.statistics import noise_floor
+from sd_debias.core.statistics import noise_floor
 from sd_debias.core.method.methods import METHODS, Method
 from sld_presets import PRESETS
 

@@ -18,7 +18,7 @@ from sd_debias.diffusers_host.generate import generate
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from demo_training import artwork, captions
 from sd_debias.demo_model import model
-from sd_debias.core.calibration.statistics import correct_confusion, kl_divergence, noise_floor
+from sd_debias.core.statistics import correct_confusion, kl_divergence, noise_floor
 from sd_debias.core.method.methods import Method
 from sd_debias.core.method.draw import Steering
 

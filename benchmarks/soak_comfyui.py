@@ -66,7 +66,7 @@ class Server:
             graph[at["DebiasApply"]]["inputs"]["profile"] = ["profile", 0]
         if kind == "audit":
             graph[at["DebiasAudit"]]["inputs"]["images"] = [first, 0]
-        outputs = dict(audit="DebiasAudit", calibration="DebiasSaveProfile")
+        outputs = dict(audit="DebiasAudit", calibration="DebiasCalibrate")
         return graph if kind == "mixed" else upstream(graph, [at[outputs.get(kind, "SaveImage")]])
 
     def queue(self, graph: dict) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from soak_watch import Different, Watch
 
 from sd_debias.core.attribute import parse
-from sd_debias.core.calibration import runner
+from sd_debias.core.study import runner
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS, named

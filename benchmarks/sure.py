@@ -18,7 +18,7 @@ from demo_training import artwork, captions
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import SURE, enough, planned
-from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, noise_floor, shares, wilson
+from sd_debias.core.statistics import drawn_floor, fair_outcomes, kl_divergence, noise_floor, shares, wilson
 from sd_debias.core.method.methods import METHODS
 
 METHOD = METHODS["default"]

@@ -48,7 +48,7 @@ def occupations(plan):
 def demo_worker(plan):
     from sd_debias.core.attribute import GENDER
     from sd_debias.core.method.methods import METHODS
-    from sd_debias.core.sweep.unit import Recipe, Worker
+    from sd_debias.core.study.unit import Recipe, Worker
     from sd_debias.diffusers_host.workbench import demo
     return Worker(demo(batch_size=plan.batch_size), Recipe(((GENDER,),), METHODS["default"], plan))
 
@@ -134,7 +134,7 @@ def sleeper(sleep: float):
             return dict(found=dict(batches=batches, seconds=10.0 * len(batches), evaluations=None,
                                    facts=_FACTS), error="", wrong=False)
 
-    from sd_debias.core.sweep.unit import digest
+    from sd_debias.core.study.unit import digest
     _FACTS = digest(dict(model="asleep", software=""))
     return Sleeper
 

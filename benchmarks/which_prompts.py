@@ -13,7 +13,7 @@ from pathlib import Path
 
 import harness  # noqa: F401  # makes sd_debias importable
 from sd_debias.core.attribute import BUILT_IN
-from sd_debias.core.calibration.statistics import wilson
+from sd_debias.core.statistics import wilson
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import Method
 from sd_debias.core.profile.balance import balanced
@@ -71,7 +71,7 @@ intervals), and then the rules were mended; so only the third column says what t
 |---|---|---|
 {chr(10).join(kinds)}
 
-The rules are for English (core/profile/people.py). In other languages, words that name a group are known for gender
+The rules are for English (core/prompts/people.py). In other languages, words that name a group are known for gender
 alone, and attributes of persons are left alone where no English word for a person is found. The words for persons and
 things come from WordNet 3.1 (`python benchmarks/lexicon.py FOLDER`).
 """, "utf-8")

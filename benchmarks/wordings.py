@@ -21,7 +21,7 @@ from wordings_texts import CALIBRATED, WITHOUT_PERSONS, WORDINGS, explicit
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model.subjects import article
 from sd_debias.core.calibration.solver.draw import Draw, least_push
-from sd_debias.core.calibration.statistics import drawn_floor, fair_outcomes, kl_divergence, shares
+from sd_debias.core.statistics import drawn_floor, fair_outcomes, kl_divergence, shares
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for

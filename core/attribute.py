@@ -34,7 +34,7 @@ class Group:
     texts             descriptions whose mean embedding is the group's g_i; may contain `{prompt}`
     classifier_texts  captions for zero-shot classification, averaged; if empty: the texts and "a photo of" them
     words             words by which a prompt names the group itself, so that the attribute is left alone there; None:
-                      those of core/profile/named.py. Empty: nothing names it
+                      those of core/prompts/named.py. Empty: nothing names it
     """
     name: str
     texts: tuple[str, ...] = ()

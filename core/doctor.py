@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .attribute import GENDER, Attribute
-from .calibration.runner import Classifier, Host
+from .study.runner import Classifier, Host
 from .errors import DebiasError
 from .method.direction import group_texts
 from .method.methods import METHODS, Method

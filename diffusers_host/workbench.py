@@ -17,8 +17,8 @@ from tqdm import tqdm
 from ..core.attribute import Attribute, parse
 from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Round
 from ..core.calibration.plan import Plan, planned
-from ..core.calibration.runner import Host, advance
-from ..core.calibration.unfinished import Unfinished
+from ..core.study.runner import Host, advance
+from ..core.study.unfinished import Unfinished
 from ..core.judge.clip import ClipModel
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import read_json

@@ -12,8 +12,8 @@ from ..core.method.conditioning import Encoded
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
 from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, OTHERS, bare
-from ..core.profile.words import metadata, sent_to
+from ..core.prompts.syntax import ALONE, OTHERS, bare
+from ..core.profile.words import metadata
 from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import encode_all
@@ -133,8 +133,10 @@ def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed
         said = f"this picture: steered to {sent}" if sent else "this picture is steered"
     else:
         said = f"{steered} of {total} pictures steered"
-        groups = Counter(filter(None, (sent_to(profile, entry, one) for one in range(seed, seed + total))))
-        said += f" ({', '.join(f'{n} to {group}' for group, n in groups.items())})" if groups else ""
+        groups = [counts for i, (a, s) in enumerate(zip(profile.attributes, entry.steerings)) if (counts := Counter(
+            a.names[option - 1] for option in s.draws(range(seed, seed + total), stream=i) if option))]
+        each = "; ".join(", ".join(f"{n} to {group}" for group, n in counts.items()) for counts in groups)
+        said += f" ({each})" if each else ""
         said += f"; {total - steered} left alone by their draw" if total > steered and groups else ""
     return (f"{profile.name}: {said}. Direction '{summary['direction']}', {steps}mean shift "
             f"{summary['magnitude']:.3g}, {summary['extra_evaluations']} extra evaluations")

@@ -4,8 +4,8 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..core.attribute import together
-from ..core.audits.given import labelled_pictures
-from ..core.audits.labelled import Labelled, corrected, given_back
+from ..core.study.given import labelled_pictures
+from ..core.calibration.labelled import Labelled, corrected, given_back
 from ..core.calibration.standing import Standing, of_shares
 from ..core.errors import DebiasError
 from ..core.report.chart import chart_shares

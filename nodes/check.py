@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..core.audits.checking import COUNT, PROMPT, check_judges
-from ..core.audits.labelled import given_back
+from ..core.study.checking import COUNT, PROMPT, check_judges
+from ..core.calibration.labelled import given_back
 from . import messages
 from .model_name import encoder_name, model_name
 from .panel import kept, labels_page

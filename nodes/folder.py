@@ -9,7 +9,7 @@ import folder_paths
 import torch
 from PIL import Image
 
-from ..core.audits.folder import ENDINGS, Opened, leads_out, opened
+from ..core.study.folder import ENDINGS, Opened, leads_out, opened
 from ..core.errors import DebiasError, quoted
 from ..core.files import below
 from . import messages

@@ -25,6 +25,8 @@ METADATA = "debias"
 _records: WeakValueDictionary[str, Record] = WeakValueDictionary()
 # What nodes recorded when they last ran, by `making`: taken from ComfyUI's cache, they do not run again.
 _earlier: dict[tuple[str, str], list[dict]] = {}
+# What nodes said last, by `making`: where a node is taken from the cache, its page is told again.
+_said: dict[tuple[str, str], dict] = {}
 _KEPT = 200
 _lock = threading.Lock()  # prompts are queued by one thread and run by another
 
@@ -94,9 +96,25 @@ def say(node_id: str | None, text: str, warning: bool = False, **shown) -> None:
     """Show text on a node and in the log, with what else its panel shows. Without a server there is only the log."""
     log.log(logging.WARNING if warning else logging.INFO, "sd-debias: %s", text)
     server = _server()
+    if server is not None and node_id is not None:
+        _remember(str(node_id), text, warning, shown)
     if server is not None and node_id is not None and not panel.send(server, node_id, text, warning, shown):
         text = text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")  # some frontends show it as HTML
         server.send_progress_text(text, node_id)
+
+
+def _remember(node: str, text: str, warning: bool, shown: dict) -> None:
+    with _lock:
+        now, _ = running()
+        if now is None or "total" in shown:  # progress is nothing to repeat
+            return
+        key, own = making(now.prompt, node), {**shown}
+        if own.pop("adds", False) and key in _said:
+            text, warning = f"{_said[key]['text']}\n{text}", warning or _said[key]["warning"]
+        _said.pop(key, None)
+        _said[key] = dict(own, text=text, warning=warning)
+        while len(_said) > _KEPT:
+            _said.pop(next(iter(_said)))
 
 
 @contextmanager
@@ -165,6 +183,9 @@ def open_record(json_data: dict) -> dict:
         with _lock:
             entry = Record(prompt)
             _records[str(json_data.setdefault("prompt_id", str(uuid.uuid4())))] = entry
+            again = [(node, found) for node in prompt if (found := _said.get(making(prompt, node)))]
+        for node, found in again:
+            panel.again(_server(), json_data.get("client_id"), node, found)
         extra = json_data.get("extra_data")
         extra = json_data["extra_data"] = extra if isinstance(extra, dict) else {}
         info = extra.get("extra_pnginfo")

@@ -13,8 +13,8 @@ from ..core.attribute import GENDER
 from ..core.calibration.plan import CUSTOM, HOW_SURE, estimate, planned
 from ..core.calibration.speed import known
 from ..core.errors import DebiasError
-from ..core.audits.labelled import Labelled
-from ..core.calibration.outcome import LABELS as LABELS_FILE
+from ..core.calibration.labelled import Labelled
+from ..core.study.outcome import LABELS as LABELS_FILE
 from ..core.files import inside, safe_name, write_atomic
 from ..core.method.methods import METHODS
 from ..core.report.look import look_page, policy
@@ -37,6 +37,12 @@ def send(server, node_id: str, text: str, warning: bool, shown: Mapping) -> bool
         return False
     server.send_sync(EVENT, dict(node=str(node_id), text=text, warning=warning, **shown), server.client_id)
     return True
+
+
+def again(server, client: object, node: str, shown: Mapping) -> None:
+    """Show in a page what one of its nodes said last: taken from the host's cache, it does not run again."""
+    if server is not None and client in _pages:
+        server.send_sync(EVENT, dict(node=node, **shown), client)
 
 
 def kept(text: str, warning: bool = False, images=None, **shown) -> dict:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..core.errors import DebiasError, short
 from ..core.profile.file import Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
-from ..core.profile.prompts import ALONE, OTHERS
+from ..core.prompts.syntax import ALONE, OTHERS
 from ..core.profile.words import metadata
 from ..core.method.draw import check_strength, rows
 from . import messages

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.calibration.runner import Host, Progress
+from ..core.study.runner import Host, Progress
 from ..core.calibration.speed import remember
 from ..core.calibration.standing import standings
-from ..core.calibration.unfinished import SHOWN
+from ..core.study.unfinished import SHOWN
 from ..core.files import fingerprint
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method

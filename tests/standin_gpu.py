@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 CUDA = torch.device("cuda", 0)
-MAKERS = {"arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randint",
+MAKERS = {"arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "ones", "rand", "randint",
           "randn", "randperm", "tensor", "zeros"}
 LIKE = {"empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like",
         "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"}
@@ -85,7 +85,7 @@ class Card(TorchFunctionMode):
         if name in MAKERS | LIKE and device is not None:
             if torch.device(device).type != "cuda":
                 return function(*args, **kwargs)
-            if name in ("tensor", "as_tensor"):
+            if name in ("tensor", "as_tensor", "asarray"):
                 self._count("copy to the card")
             return _marked(function(*args, **{**kwargs, "device": "cpu"}))
         if not any(map(_on_card, tensors)):

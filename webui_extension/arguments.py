@@ -10,7 +10,7 @@ from typing import Mapping, Sequence
 from ..core.errors import DebiasError, quoted
 from ..core.method.methods import AS_CALIBRATED
 from ..core.method.draw import check_strength
-from ..core.profile.prompts import ALONE
+from ..core.prompts.syntax import ALONE
 
 NONE = "None"  # no profile is chosen
 BALANCE = "Balance (no calibration)"  # attributes with shares take a profile's place

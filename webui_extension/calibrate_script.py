@@ -4,7 +4,6 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
-from ..core.calibration.loop import named_shares
 from ..core.calibration.plan import CUSTOM, HOW_SURE, NUMBERS, estimate, unused
 from ..core.calibration.plan import planned as planned_as
 from ..core.calibration.speed import known
@@ -12,6 +11,7 @@ from ..core.errors import DebiasError
 from ..core.looks import AUTO, PICTURE
 from ..core.method.methods import CHOICES, chosen
 from ..core.report.markdown import literal
+from ..core.statistics import named_shares
 from . import calibrating, classifiers, profiles
 from .audit_script import (
     a_way_to_get_one, checked, choice, chosen_attributes, late, looking, named_classifier, own_groups, planned, say)

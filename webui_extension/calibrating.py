@@ -7,10 +7,10 @@ from typing import Callable, Sequence
 from PIL import Image
 
 from ..core.attribute import Attribute
-from ..core.audits.checking import check_judges
-from ..core.audits.labelled import corrected, given_back
-from ..core.calibration import runner
-from ..core.calibration.outcome import LABELS, Outcome
+from ..core.study.checking import check_judges
+from ..core.calibration.labelled import corrected, given_back
+from ..core.study import runner
+from ..core.study.outcome import LABELS, Outcome
 from ..core.calibration.plan import planned
 from ..core.errors import DebiasError, out_of_memory
 from ..core.files import write_atomic, writing

@@ -4,7 +4,7 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
-from ..core.audits.checking import COUNT
+from ..core.study.checking import COUNT
 from . import calibrating, classifiers
 from .audit_script import (
     a_way_to_get_one, chosen_attributes, corrections_field, looking, named_classifier, own_groups, planned, say)

@@ -21,6 +21,8 @@ def pasted(name: str, parameters: Mapping):
         return None
     if name == "profile":
         return profiles.name_of(parameters.get("Debias hash", ""), parameters["Debias profile"])
+    if name == "attributes" and "Debias attributes" not in parameters:
+        return None  # the box is hidden then, and keeps what the user wrote
     default = getattr(Arguments(), name)
     text = parameters.get(f"Debias {name}")
     value = default if text is None else _read(text, default)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from ..core.calibration.outcome import LABELS
+from ..core.study.outcome import LABELS
 from ..core.errors import DebiasError, quoted
 from ..core.files import inside, safe_name
 from ..core.report.look import policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from ..core.calibration.unfinished import PARAMETERS
+from ..core.study.unfinished import PARAMETERS
 from .calibrating import Result
 
 

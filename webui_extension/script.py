@@ -10,7 +10,7 @@ from modules.ui_components import InputAccordion
 from ..core.errors import DebiasError
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
-from ..core.profile.prompts import OTHERS
+from ..core.prompts.syntax import OTHERS
 from ..core.report.markdown import literal, literal_lines
 from . import host_a1111, host_forge, profiles
 from .arguments import BALANCE, NONE, Arguments

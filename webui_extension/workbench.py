@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.calibration.plan import seeds_of
-from ..core.calibration.runner import Host, Progress
+from ..core.study.runner import Host, Progress
 from ..core.calibration.speed import remember
-from ..core.calibration.unfinished import PARAMETERS
+from ..core.study.unfinished import PARAMETERS
 from ..core.errors import DebiasError, out_of_memory, quoted
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method

@@ -20,7 +20,7 @@ from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.report.chart import contact_sheet
 from sd_debias.core.judge.image_classifier import ImageClassifier
 from sd_debias.core.judge.skin_tone import SkinTone
-from sd_debias.core.calibration.statistics import wilson
+from sd_debias.core.statistics import wilson
 from sd_debias.core.files import write_atomic
 from sd_debias.diffusers_host.workbench import Workbench, demo, pictures
 from demo_training import artwork, bias, captions, train

@@ -34,8 +34,8 @@ from ..attribute import Attribute, together
 from ..judge import DISAGREED, NO_FACE, UNSURE, labels, one_colour
 from ..judge.check import Check, counts_of
 from .solver.draw import Draw
-from .statistics import (
-    NO_IMAGES, Distribution, confusion_counts, drawn_floor, fair_outcomes, reachable, shares, summarise,
+from ..statistics import (
+    NO_IMAGES, Distribution, confusion_counts, drawn_floor, fair_outcomes, named_shares, reachable, shares, summarise,
     summarise_people, through, uncorrupted)
 from ..errors import DebiasError, quoted, short
 from ..files import read_json, write_atomic, writing
@@ -188,11 +188,6 @@ class Expected:
         """In words, with 95 % intervals."""
         return ", ".join(f"{name} {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
                          for name, share, (low, high) in zip(names, self.shares, self.intervals, strict=True))
-
-
-def named_shares(names: Sequence[str], shares: Sequence[float]) -> str:
-    """Shares in words: "man 50 %, woman 50 %"."""
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(names, shares, strict=True))
 
 
 class Calibration:

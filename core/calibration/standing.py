@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .loop import HELD_OUT, PROOF, Calibration, Round
-from .statistics import Distribution
+from ..statistics import Distribution
 
 
 @dataclass(frozen=True)

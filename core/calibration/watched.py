@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Sequence
 import numpy as np
 
 from ..attribute import AGE, GENDER, SKIN_TONE_3, Attribute
-from ..profile.named import SAME
-from .statistics import shares
+from ..prompts.named import SAME
+from ..statistics import shares
 
 if TYPE_CHECKING:
     from .loop import Calibration

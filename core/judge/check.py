@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..attribute import Attribute
-from ..calibration.statistics import SMALLEST_SINGULAR_VALUE, confusion_counts, wilson
+from ..statistics import SMALLEST_SINGULAR_VALUE, confusion_counts, wilson
 from ..errors import DebiasError, quoted, short
 from ..schema import CHECK, check
 

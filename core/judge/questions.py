@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
-from ..profile.prompts import bare, subject_of
+from ..prompts.syntax import bare, subject_of
 from . import Pictures, pictures
 from .pretrained import load, load_model
 

@@ -14,7 +14,7 @@ from ..errors import DebiasError, quoted
 from ..method.methods import Method
 from ..version import VERSION
 from .file import Profile
-from .prompts import DRAW
+from ..prompts.syntax import DRAW
 
 NAME = "balance"
 MOST_LISTED = 100  # groups of a list; each is encoded once for every prompt

@@ -24,8 +24,8 @@ from ..schema import ENTRY, PROFILE, check
 from ..judge.check import Check
 from ..method.draw import Steering
 from ..version import VERSION
-from .people import noun_of
-from .prompts import ALONE, bare, subject_of
+from ..prompts.people import noun_of
+from ..prompts.syntax import ALONE, bare, subject_of
 
 SCHEMA = "1.0"
 SOFTWARE = f"sd-debias {VERSION}"

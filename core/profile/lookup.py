@@ -13,9 +13,9 @@ from ..errors import DebiasError, quoted, short
 from ..files import MODEL_FILES
 from ..method.draw import Steering
 from .file import Entry, Profile, same_prompt
-from .named import named, of_persons
-from .people import people, shown, stands
-from .prompts import ALONE, OTHERS, bare, with_another
+from ..prompts.named import named, of_persons
+from ..prompts.people import people, shown, stands
+from ..prompts.syntax import ALONE, OTHERS, bare, with_another
 
 # Families of text encoders, as names of them begin: ComfyUI's are of classes, such as SD1ClipModel.
 FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")

@@ -4,8 +4,7 @@ from __future__ import annotations
 from typing import Mapping
 
 from ..attribute import Attribute
-from ..calibration.loop import named_shares
-from ..calibration.statistics import shares
+from ..statistics import named_shares, shares
 from ..errors import short
 from ..method.draw import Steering
 from .file import Entry, Profile

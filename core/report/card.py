@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from ..calibration.loop import ON_TARGET
 from ..calibration.standing import Shares, of_shares
-from ..calibration.statistics import Distribution, deviation_ratio, wilson
+from ..statistics import Distribution, deviation_ratio, wilson
 from ..errors import DebiasError, short
 from ..judge.check import DISOBEYS, Check
 from ..method.methods import Method

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..attribute import Attribute, together
 from ..calibration.standing import Shares, of_shares
-from ..calibration.statistics import Distribution, deviation_ratio
-from ..calibration.statistics import shares as shares_of
+from ..statistics import Distribution, deviation_ratio
+from ..statistics import shares as shares_of
 from ..errors import DebiasError, quoted, short
 from ..files import read_json
 from ..judge.check import Check

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..audits.labelled import FORM, Labelled
+from ..calibration.labelled import FORM, Labelled
 from .chart import DARK, LIGHT
 
 MOST_SHOWN = 1500  # pictures of a page: some 10 MB

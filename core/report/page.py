@@ -17,7 +17,7 @@ from ..calibration import telling
 from ..calibration.loop import ROUND, round_names
 from .chart import DARK, LIGHT, NARROW, kl_scene, kl_words, percent, shares_scene
 from .sheet import WITHOUT, Sheet
-from ..calibration.statistics import Distribution, summarise
+from ..statistics import Distribution, summarise
 from ..files import write_atomic
 from ..judge.check import Check, counts_of
 from ..profile.file import Entry, Profile

@@ -28,8 +28,8 @@ LABELS, TABLE, CHECK = "labels.html", "labels.csv", "check.json"
 
 def audit(options) -> dict:
     """Measure which groups the pictures of a model or of a folder show. Changes nothing."""
-    from ...core.audits.labelled import corrected, read_corrections
-    from ...core.calibration import runner
+    from ...core.calibration.labelled import corrected, read_corrections
+    from ...core.study import runner
     attributes, checks = attributes_of(options), checks_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
     if options.folder:
@@ -60,8 +60,8 @@ def audit(options) -> dict:
 
 def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
     """Label the pictures of a folder batch by batch; continues an interrupted audit with --out."""
-    from ...core.audits.folder import FolderAudit
-    from ...core.audits.labelled import corrected
+    from ...core.study.folder import FolderAudit
+    from ...core.calibration.labelled import corrected
     keep(options, "audit.json", LABELS, TABLE)
     judges, by = folder_judges(options, attributes)
     state = Path(options.out) / "unfinished.json" if options.out else None
@@ -120,7 +120,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
 def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-debias audit --corrections FILE"
                     ) -> dict[str, str | bytes]:
     """The page of pictures and labels, and the table."""
-    from ...core.audits.labelled import as_csv
+    from ...core.calibration.labelled import as_csv
     from ...core.report.look import look_page
     files: dict[str, str | bytes] = {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled)}
     return files
@@ -128,8 +128,8 @@ def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-deb
 
 def check(options) -> dict:
     """Check the classifier on this model: how it labels pictures whose prompt states the group."""
-    from ...core.audits.checking import COUNT, PROMPT, check_judges
-    from ...core.audits.labelled import read_corrections
+    from ...core.study.checking import COUNT, PROMPT, check_judges
+    from ...core.calibration.labelled import read_corrections
     attributes = attributes_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
     keep(options, CHECK, LABELS, TABLE)
@@ -177,7 +177,7 @@ def demo(options) -> dict:
 
 def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], method: Method, plan: Plan,
                options, checks: Sequence = ()) -> dict:
-    from ...core.calibration import runner
+    from ...core.study import runner
     out = Path(options.out).resolve()
     places = runner.Places(profile=out / "profile.json", lock=out / "profile.json", folder=out,
                            states=out / "unfinished", best=out / "profile (unfinished).json",
@@ -298,7 +298,7 @@ def generate(options) -> dict:
 
 def report(options) -> dict:
     """Write a profile's report. With --model, generate pictures for it; with --prompt, also measure further prompts."""
-    from ...core.calibration.unfinished import SHOWN
+    from ...core.study.unfinished import SHOWN
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences
     from ...core.report.page import write_report
@@ -329,7 +329,7 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
     """The profile with the user's choice for uncalibrated prompts; prints what is used if the prompt has no calibration
     of its own."""
     from ...core.profile.lookup import entry_for, with_others
-    from ...core.profile.prompts import ALONE
+    from ...core.prompts.syntax import ALONE
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))
     entry, known = entry_for(profile, prompt, options.negative_prompt or "")
     if entry.warnings and (not known or entry.left_alone):
@@ -339,9 +339,9 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
 
 def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry, list[Sheet]]:
     """Measure an uncalibrated prompt without and with the profile; returns the entry and pictures of both."""
-    from ...core.calibration.outcome import lines
+    from ...core.study.outcome import lines
     from ...core.calibration.result import entry_of
-    from ...core.calibration.unfinished import Unfinished
+    from ...core.study.unfinished import Unfinished
     from ...core.profile.lookup import entry_for
     found, before, count, work = None, bench.evaluations, options.count or 200, Unfinished(None)
     for found in bench.carried_over(profile, prompt, count, options.seed or 0, work):

@@ -11,7 +11,7 @@ from ...core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS, Field
 from ...core.errors import DebiasError, short
 from ...core.looks import DETECTORS, LOOKS
 from ...core.method.methods import CHOICES
-from ...core.profile.prompts import OTHERS
+from ...core.prompts.syntax import OTHERS
 from ...core.schema import MOST_IMAGES
 from ...core.version import VERSION
 

@@ -22,7 +22,7 @@ from .parts import Stopped, attributes_of, bench_of, checks_of, keep, plan_of, s
 if TYPE_CHECKING:
     from ..sweep.folder import Asked, Measured, SweepFolder
     from ..sweep.job import Job
-    from ...core.sweep.unit import Recipe, Worker
+    from ...core.study.unit import Recipe, Worker
 
 # What decides pictures or labels, beside what a sweep's folder keeps anyway.
 DECIDING = ("config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "classifier", "labels", "look",
@@ -192,7 +192,7 @@ def _save(folder: SweepFolder, model: int, job: Job) -> None:
 
 def _engine(options, asked: Asked, model: int):
     from ..sweep.engine import Here
-    from ...core.sweep.unit import Recipe
+    from ...core.study.unit import Recipe
     pictures = options.pictures and str(Path(options.pictures).resolve() / asked.identity / str(model + 1))
     recipe = Recipe(asked.variants, asked.method, asked.plan, options.show, pictures)
     plain = {**vars(options), "command": None, "model": asked.models[model], "batch_size": asked.plan.batch_size}
@@ -222,7 +222,7 @@ def opened(options: dict, recipe: Recipe) -> Worker:
     import torch
     import transformers
 
-    from ...core.sweep.unit import Worker
+    from ...core.study.unit import Worker
     attributes = {a.name: a for variant in recipe.variants for a in variant}
     bench = bench_of(Namespace(**{**options, "command": opened}), tuple(attributes.values()))
     # What decides a picture or a label, by content: the same files on another machine have other times.

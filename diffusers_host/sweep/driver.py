@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ...core.errors import DebiasError, short
 from .engine import Answer, Engine
 from .job import Job
-from ...core.sweep.unit import Unit, answers, blank, digest
+from ...core.study.unit import Unit, answers, blank, digest
 
 SECONDS = 10.0   # that a unit should take: long beside its way, short beside a night
 STRIKES = 3      # units in a row at which a worker failed, after which it is given nothing more

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...core.errors import DebiasError
-from ...core.sweep.unit import Opened, Unit, Worker
+from ...core.study.unit import Opened, Unit, Worker
 
 
 @dataclass(frozen=True)

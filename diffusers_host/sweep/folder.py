@@ -18,7 +18,7 @@ from ...core.method.methods import Method
 from ...core.version import VERSION
 from .job import Job, Wanted, assign_teachers
 from .journal import Journal, lines
-from ...core.sweep.unit import Unit, blank, digest
+from ...core.study.unit import Unit, blank, digest
 
 FORM = "sd-debias sweep 1"
 NAME = "sweep.json"

@@ -10,7 +10,7 @@ from ...core.calibration.plan import Plan, seeds_of
 from ...core.errors import DebiasError
 from ...core.judge.check import Check
 from ...core.method.methods import Method
-from ...core.sweep.unit import Unit, audit_of, fits, fragment, weights_of
+from ...core.study.unit import Unit, audit_of, fits, fragment, weights_of
 
 # What pushes did to earlier prompts counts a little for later ones, so that those cost less. Of every eight prompts the
 # first two teach the other six: whoever works on them, and in whatever order they end, the same ones teach the same

@@ -18,7 +18,7 @@ from typing import Any
 from ...core.errors import DebiasError, short
 from ...core.version import VERSION
 from .engine import Answer, answer
-from ...core.sweep.unit import Opened, Unit, Worker
+from ...core.study.unit import Opened, Unit, Worker
 
 AT_ONCE = 2    # units an actor is given: while one comes back, it works on the next
 RESTARTS = 3   # of an actor; what it was at work on waits for it, and the driver knows who has tried how often

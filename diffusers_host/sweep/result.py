@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ...core.audits.labelled import Labelled, csv_of
+from ...core.calibration.labelled import Labelled, csv_of
 from ...core.calibration.loop import round_names
 from ...core.calibration.plan import Plan
 from ...core.calibration.result import entry_of, profile_of
-from ...core.calibration.unfinished import key_of
+from ...core.study.unfinished import key_of
 from ...core.errors import DebiasError, placeless, quoted
 from ...core.files import read_json, recover, safe_name, write_atomic, writing
 from ...core.profile.file import SOFTWARE

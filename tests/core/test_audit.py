@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
-from sd_debias.core.audits import folder as audited
-from sd_debias.core.audits.folder import FolderAudit, files, key_of, opened
-from sd_debias.core.audits.given import labelled_pictures
-from sd_debias.core.audits.labelled import (
+from sd_debias.core.study import folder as audited
+from sd_debias.core.study.folder import FolderAudit, files, key_of, opened
+from sd_debias.core.study.given import labelled_pictures
+from sd_debias.core.calibration.labelled import (
     FORM, Labelled, as_csv, corrected, read_corrections, run_of, thumbnail)
 from sd_debias.core.calibration.loop import AUDIT, Round
-from sd_debias.core.calibration.statistics import summarise, summarise_people
+from sd_debias.core.statistics import summarise, summarise_people
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import NO_FACE, UNSURE
 from sd_debias.core.judge.check import Check
@@ -217,7 +217,7 @@ def test_a_small_file_that_says_it_is_huge_is_left_out_before_it_is_decoded(huge
 MEMORY = """
 import resource, sys, types
 package = types.ModuleType("sd_debias"); package.__path__ = [sys.argv[1]]; sys.modules["sd_debias"] = package
-from sd_debias.core.audits.folder import opened
+from sd_debias.core.study.folder import opened
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert all(opened(file).image is None for file in sys.argv[2:])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -508,7 +508,7 @@ def test_an_interrupted_audit_of_people_ends_as_an_undisturbed_one(crowd, tmp_pa
 
 
 def test_a_folder_in_which_everybody_is_of_one_group_has_shares_too(monkeypatch):
-    monkeypatch.setattr("sd_debias.core.calibration.statistics.dirichlet_interval", lambda *_: (0.0, 1.0))  # slow
+    monkeypatch.setattr("sd_debias.core.statistics.dirichlet_interval", lambda *_: (0.0, 1.0))  # slow
     rng = np.random.default_rng(0)
     for people in [np.array([3, 2, 1, 4]), *(rng.integers(1, 5, n) for n in rng.integers(1, 30, 150))]:
         d = summarise_people(np.stack([people, 0 * people], 1), GENDER.target)

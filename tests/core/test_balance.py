@@ -12,8 +12,8 @@ from sd_debias.core.errors import DebiasError
 from sd_debias.core.profile.balance import balanced, listed
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for
-from sd_debias.core.profile.named import named, of_persons
-from sd_debias.core.profile.people import people
+from sd_debias.core.prompts.named import named, of_persons
+from sd_debias.core.prompts.people import people
 from sd_debias.core.profile.words import metadata
 
 PERSONS = {"gender", "skin_tone", "skin_tone_5", "skin_tone_3", "age", "body_type", "hair_color", "hair_length",

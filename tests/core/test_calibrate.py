@@ -11,13 +11,13 @@ import pytest
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, Attribute, Group, parse
 from sd_debias.core.calibration.loop import (AUDIT, HELD_OUT, HELD_OUT_OFFSET, PROOF, ROUND, Calibration, Round,
                                               round_names)
-from sd_debias.core.calibration import runner
-from sd_debias.core.calibration.outcome import chart_names
+from sd_debias.core.study import runner
+from sd_debias.core.study.outcome import chart_names
 from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.calibration.speed import known, remember
-from sd_debias.core.calibration.statistics import drawn_floor, kl_divergence, noise_floor, shares
-from sd_debias.core.calibration.unfinished import Unfinished
+from sd_debias.core.statistics import drawn_floor, kl_divergence, noise_floor, shares
+from sd_debias.core.study.unfinished import Unfinished
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.files import read_json
 from sd_debias.core.method.draw import Steering

@@ -7,7 +7,7 @@ import pytest
 from sd_debias.core.attribute import AGE, GENDER, Attribute, Group
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.calibration.statistics import (
+from sd_debias.core.statistics import (
     confusion_counts, corrected_shares, summarise, summarise_people, through, uncorrupted, wilson)
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check, counts_of

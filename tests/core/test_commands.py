@@ -19,7 +19,7 @@ from test_profile import calibrated, made
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3, parse
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.calibration.statistics import summarise
+from sd_debias.core.statistics import summarise
 from sd_debias.core.errors import QUOTED, DebiasError, quoted
 from sd_debias.core.files import read_json, safe_name
 from sd_debias.core.judge import one_colour
@@ -249,7 +249,7 @@ def test_a_target_of_0_to_100_ends_with_all_files(tmp_path, ready):
 
 
 def test_outputs_are_all_made_before_the_first_is_written(tmp_path, monkeypatch, bench):
-    monkeypatch.setattr("sd_debias.core.calibration.outcome.Outcome.charts", lambda outcome: 1 / 0)
+    monkeypatch.setattr("sd_debias.core.study.outcome.Outcome.charts", lambda outcome: 1 / 0)
     assert main([*QUICK, "--out", str(tmp_path)]) == 1
     assert not [path.name for path in tmp_path.iterdir()
                 if not path.name.startswith((".", "unfinished"))]
@@ -326,7 +326,7 @@ def test_killed_after_its_profile_was_saved_the_same_command_ends_well(
 def test_a_killed_calibration_whose_report_was_removed_has_it_again(tmp_path, monkeypatch, bench):
     command = [*QUICK, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("sd_debias.core.calibration.unfinished.Unfinished.finish", _interrupted)
+        patch.setattr("sd_debias.core.study.unfinished.Unfinished.finish", _interrupted)
         assert main(command) == 130
     kept = {path.name for path in tmp_path.iterdir()} - {".profile.json.lock", "unfinished"}
     profile = (tmp_path / "profile.json").read_bytes()
@@ -339,7 +339,7 @@ def test_a_killed_calibration_whose_report_was_removed_has_it_again(tmp_path, mo
 
 def test_an_unfinished_calibration_does_not_replace_another_profile(
         tmp_path, monkeypatch, capsys, bench):
-    monkeypatch.setattr("sd_debias.core.calibration.outcome.Outcome.files", _interrupted)
+    monkeypatch.setattr("sd_debias.core.study.outcome.Outcome.files", _interrupted)
     command = [*QUICK, "--out", str(tmp_path)]
     assert main(command) == 130
     made(calibrated()).save(tmp_path / "profile.json")

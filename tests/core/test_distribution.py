@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from sd_debias.core.calibration.statistics import (
+from sd_debias.core.statistics import (
     correct_confusion, deviation_ratio, dirichlet_interval, g_test, intersections, kl_divergence,
     noise_floor, shares, smoothed, summarise, total_variation, wilson)
 from sd_debias.core.errors import DebiasError

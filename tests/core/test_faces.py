@@ -10,11 +10,11 @@ from PIL import Image
 from test_classify import CLASSES, VISION, build, save_processor
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, Attribute, Group, parse
-from sd_debias.core.audits.labelled import thumbnail
-from sd_debias.core.calibration import runner
+from sd_debias.core.calibration.labelled import thumbnail
+from sd_debias.core.study import runner
 from sd_debias.core.calibration.loop import Calibration, Persons, Round
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.calibration.statistics import summarise_people
+from sd_debias.core.statistics import summarise_people
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE, labels, named
 from sd_debias.core.judge.faces import Faces, OfFaces, cut, detector

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from properties import PHRASE, counts, examples
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.audits.labelled import FORM, Labelled, corrected, given_back
+from sd_debias.core.calibration.labelled import FORM, Labelled, corrected, given_back
 from sd_debias.core.calibration.loop import Round
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
-from sd_debias.core.audits.folder import FolderAudit
-from sd_debias.core.audits.labelled import Labelled, corrected, read_corrections, thumbnail
+from sd_debias.core.study.folder import FolderAudit
+from sd_debias.core.calibration.labelled import Labelled, corrected, read_corrections, thumbnail
 from sd_debias.core.calibration.loop import AUDIT, Round
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
 from sd_debias.core.method.draw import Steering

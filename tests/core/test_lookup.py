@@ -9,8 +9,8 @@ from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_T
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for, with_others
-from sd_debias.core.profile.named import named
-from sd_debias.core.profile.prompts import subject_of
+from sd_debias.core.prompts.named import named
+from sd_debias.core.prompts.syntax import subject_of
 from sd_debias.core.profile.words import metadata
 
 SENT = Steering((0.0, 0.0), (0.4, 0.0, 0.6))

@@ -8,7 +8,7 @@ from sd_debias.core.method.methods import METHODS
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Entry, Profile
 from sd_debias.core.profile.lookup import entry_for, with_others
-from sd_debias.core.profile.prompts import OTHERS, bare
+from sd_debias.core.prompts.syntax import OTHERS, bare
 
 DRAWN = Steering((0.0, 0.0), (0.4, 0.0, 0.6))
 PROMPT = "a photo of a doctor, bokeh"

@@ -13,7 +13,7 @@ from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.demo_model.model import FOLDER
-from sd_debias.core.calibration.statistics import summarise
+from sd_debias.core.statistics import summarise
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import SHIPPED, SOFTWARE, Profile

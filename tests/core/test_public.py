@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house
 import numpy as np
 import pytest
 
@@ -61,6 +62,12 @@ def test_arrows_point_one_way():
                     folder = path.relative_to(ROOT).parts[:-1]
                     target = (*folder[:len(folder) - node.level + 1], *(node.module or "").split("."))
                     assert target[0] in known, f"{path.relative_to(ROOT)} imports {'.'.join(target)}"
+
+
+def test_no_room_of_core_leads_back_to_itself():
+    found = house.arrows()
+    assert house.circles(found) == [] and len(found) >= 6
+    assert house.circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [("a", "b"), ("a", "c"), ("b", "c")]
 
 
 def test_the_solver_and_the_judge_of_the_documentation_calibrate_and_are_named(tmp_path):

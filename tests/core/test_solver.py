@@ -6,7 +6,7 @@ import torch
 from sd_debias.core.attribute import GENDER, SKIN_TONE, SKIN_TONE_5
 from sd_debias.core.calibration.loop import PROOF, Calibration
 from sd_debias.core.calibration.plan import planned
-from sd_debias.core.calibration.statistics import kl_divergence
+from sd_debias.core.statistics import kl_divergence
 from sd_debias.core.method.methods import Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.core.calibration.solver import Measurement, make

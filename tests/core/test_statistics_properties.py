@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import counts, examples, shares
 
-from sd_debias.core.calibration.statistics import (
+from sd_debias.core.statistics import (
     corrected_shares, deviation_ratio, g_test, kl_divergence, summarise, total_variation, wilson)
 
 GROUPS = st.integers(2, 6)

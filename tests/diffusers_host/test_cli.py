@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_demo_model")
 JUDGE = "a photo of a judge"
 QUICK = ["calibrate", "--prompt", JUDGE, "--count", "8", "--rounds", "1", "--held-out", "8",
          "--batch-size", "8", "--steps", "2", "--name", "judge"]
-WRITING = "sd_debias.core.calibration.outcome.Outcome.files"  # made once all is measured
+WRITING = "sd_debias.core.study.outcome.Outcome.files"  # made once all is measured
 
 
 @pytest.fixture(scope="module")

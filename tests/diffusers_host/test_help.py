@@ -6,7 +6,7 @@ import math
 import pytest
 
 from sd_debias.core import doctor
-from sd_debias.core.audits import checking
+from sd_debias.core.study import checking
 from sd_debias.core.calibration.plan import FIELDS, NUMBERS, Plan
 from sd_debias.demo_model.model import CFG, STEPS
 from sd_debias.diffusers_host import workbench

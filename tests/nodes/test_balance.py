@@ -27,6 +27,14 @@ def test_each_picture_is_its_group_s_own_text_and_four_of_eight_are_women(demo, 
         assert torch.allclose(made[place], texts[group - 1][place], atol=1e-4)
 
 
+def test_of_several_attributes_each_is_counted_by_itself(balance, sample, said):
+    """It said "2 to man, olive, 1 to woman, tan, 1 to woman, fair"."""
+    sample(balance("gender\nage = 1:1:2", "a doctor"), seed=4, batch=8, steps=2)
+    text = said[-1][0]
+    assert "4 to man, 4 to woman; " in text or "4 to woman, 4 to man; " in text
+    assert text.count("to old") == text.count("to young") == 1
+
+
 def test_a_prompt_that_shows_nobody_is_left_alone_and_the_weather_is_not(demo, balance, sample, said):
     plain = sample(demo[0], seed=4, batch=2, steps=2)
     assert torch.equal(sample(balance("gender", "a red car"), seed=4, batch=2, steps=2), plain)

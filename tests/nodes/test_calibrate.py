@@ -291,7 +291,7 @@ def graph(strength=0.5, judge="one", seed=0, title="Calibrate"):
                   "inputs": {"ckpt_name": "sub/x.safetensors"}},
             "2": {"class_type": "LoraLoader", "inputs": {
                 "model": ["1", 0], "clip": ["1", 1], "strength": strength}},
-            "3": {"class_type": "DebiasClipClassifier", "inputs": {"model": judge}},
+            "3": {"class_type": "DebiasJudge", "inputs": {"judge": judge}},
             "9": {"class_type": "DebiasCalibrate", "_meta": {"title": title}, "inputs": {
                 "model": ["2", 0], "clip": ["2", 1], "vae": ["1", 2], "classifier": ["3", 0]}},
             "10": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "seed": seed}}}

@@ -21,6 +21,7 @@ def records(comfyui, monkeypatch):
     from sd_debias.nodes import messages
     monkeypatch.setattr(messages, "_records", type(messages._records)())
     monkeypatch.setattr(messages, "_earlier", {})
+    monkeypatch.setattr(messages, "_said", {})
     saves = {"SaveImage": types.SimpleNamespace(OUTPUT_NODE=True)}
     monkeypatch.setitem(sys.modules, "nodes", types.SimpleNamespace(NODE_CLASS_MAPPINGS=saves))
 
@@ -32,14 +33,14 @@ def records(comfyui, monkeypatch):
     return messages, ran
 
 
-def posted(messages, prompt_id, saved="2", **inputs):
+def posted(messages, prompt_id, saved="2", client_id=None, **inputs):
     """(what is posted, its record): a sampler, node 2, hangs on Debias Apply, node 1, and the
     images of node `saved` are saved."""
     prompt = {"1": {"class_type": "DebiasApply", "inputs": inputs},
               "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0]}},
               "3": {"class_type": "KSampler", "inputs": {}},
               "4": {"class_type": "SaveImage", "inputs": {"images": [saved, 0]}}}
-    data = messages.open_record({"prompt": prompt, "prompt_id": prompt_id,
+    data = messages.open_record({"prompt": prompt, "prompt_id": prompt_id, "client_id": client_id,
                                  "extra_data": {"extra_pnginfo": {"workflow": {}}}})
     return data, data["extra_data"]["extra_pnginfo"]["debias"]
 
@@ -183,6 +184,23 @@ def test_only_a_page_that_has_the_extension_is_sent_panels(sent):
     messages.say("7", "hello", True, report="/x")
     state = dict(node="7", text="hello", warning=True, report="/x")
     assert sent == [("hello", "7"), ("sd-debias.panel", state, "page")]
+
+
+def test_a_node_taken_from_the_cache_says_again_what_it_said(records, sent):
+    """Debias Apply and Debias Attribute are no outputs: after a reload their nodes were empty."""
+    from sd_debias.nodes import panel
+    messages, ran = records
+    held = posted(messages, "first")
+    ran("first", "2")
+    panel._pages["page"] = None
+    messages.say("1", "2 pictures steered")
+    messages.say("1", "and 2 more", adds=True)
+    messages.say("1", "4 of 9", done=4, total=9)
+    sent.clear()
+    posted(messages, "again", client_id="page")
+    posted(messages, "otherwise", client_id="page", strength=0.5)
+    assert held and sent == [("sd-debias.panel", dict(
+        node="1", text="2 pictures steered\nand 2 more", warning=False), "page")]
 
 
 def test_texts_for_pages_that_show_no_panel_hold_no_markup(sent):

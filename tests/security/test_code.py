@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from test_profile import calibrated, made
 
-from sd_debias.core.audits.folder import opened
+from sd_debias.core.study.folder import opened
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.pretrained import load

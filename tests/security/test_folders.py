@@ -10,8 +10,8 @@ from PIL import Image
 from test_profile import calibrated
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.audits.folder import FolderAudit
-from sd_debias.core.calibration.unfinished import Unfinished
+from sd_debias.core.study.folder import FolderAudit
+from sd_debias.core.study.unfinished import Unfinished
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.files import inside
 from sd_debias.core.profile.file import located

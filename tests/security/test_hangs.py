@@ -23,12 +23,12 @@ def attribute(text):
 def prompt(text):
     from sd_debias.core.profile.file import SHIPPED, Profile
     from sd_debias.core.profile.lookup import entry_for
-    from sd_debias.core.profile.prompts import bare
+    from sd_debias.core.prompts.syntax import bare
     entry_for(Profile.load(SHIPPED / "demo-gender.json"), text)
     bare(text)
 
 def chart(text):
-    from sd_debias.core.calibration.statistics import summarise
+    from sd_debias.core.statistics import summarise
     from sd_debias.core.report.chart import chart_shares
     chart_shares(["man", text], summarise([50, 50], [0.5, 0.5]), title=text)
 

@@ -14,8 +14,8 @@ import pytest
 from test_profile import calibrated, made
 
 from sd_debias.core.attribute import Attribute, Group
-from sd_debias.core.audits.given import labelled_pictures
-from sd_debias.core.audits.labelled import as_csv, csv_of
+from sd_debias.core.study.given import labelled_pictures
+from sd_debias.core.calibration.labelled import as_csv, csv_of
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.words import described
 from sd_debias.core.report import look, page

@@ -9,8 +9,8 @@ from PIL import Image
 from test_profile import calibrated, made
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.audits.folder import FolderAudit
-from sd_debias.core.calibration import runner
+from sd_debias.core.study.folder import FolderAudit
+from sd_debias.core.study import runner
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.errors import DebiasError, placed, placeless
 from sd_debias.core.profile.file import Profile

@@ -293,7 +293,7 @@ def double(tmp_path, monkeypatch):
 
 
 def test_memory_that_runs_out_is_said_beside_a_warning_of_the_judge(double):
-    ended = core("calibration.outcome").Outcome(
+    ended = core("study.outcome").Outcome(
         stopped=MemoryError(), why="Memory ran out", notes=["Warning: the judge is sure of noise"])
     with pytest.raises(core("errors").DebiasError, match="Memory ran out.+sure of noise"):
         ours("calibrating").raised(ended)

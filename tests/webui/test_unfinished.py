@@ -94,7 +94,7 @@ def test_killed_after_its_profile_was_saved_the_same_calibration_ends_well(bench
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(core("calibration.unfinished").Unfinished, "finish", killed)
+        patch.setattr(core("study.unfinished").Unfinished, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             calibrate(bench)
     profile = (bench.profiles / "doctor.json").read_bytes()
@@ -161,7 +161,7 @@ def key(a_double, monkeypatch):
         p.scripts = types.SimpleNamespace(alwayson_scripts=[Neighbour(0)])
         p.script_args = tuple(args)
         fingerprint = ours("workbench").Workbench(p, "").fingerprint()
-        return core("calibration.unfinished").Unfinished(Path(), "name", fingerprint).path.name
+        return core("study.unfinished").Unfinished(Path(), "name", fingerprint).path.name
     of.host, of.options = a_double, a_double.shared.opts
     return of
 

@@ -16,7 +16,7 @@ from typing import Callable, Protocol, Sequence
 import numpy as np
 
 from ...attribute import Attribute
-from ..statistics import kl_divergence, reachable, shares
+from ...statistics import kl_divergence, reachable, shares
 from ...errors import DebiasError, quoted
 from ...method.methods import OWN, OWN_RULE, Method
 from ...method.draw import Steering

@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 from ..plan import enough
-from ..statistics import kl_divergence, reachable, shares, wilson
+from ...statistics import kl_divergence, reachable, shares, wilson
 from ...method.draw import Steering
 from . import Measurement
 

@@ -9,7 +9,7 @@ from typing import Sequence
 
 import numpy as np
 
-from ..statistics import g_test, reachable, smoothed
+from ...statistics import g_test, reachable, smoothed
 from ...method.draw import Steering
 from . import Measurement, nearest
 from .response import SLOPES, Response, fit

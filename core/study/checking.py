@@ -10,16 +10,16 @@ from ..attribute import Attribute, together
 from ..errors import DebiasError
 from ..judge import UNSURE
 from ..judge.check import Check
-from .labelled import Labelled, corrected
+from ..calibration.labelled import Labelled, corrected
 from ..judge.panel import Panel
 from ..method.direction import group_texts
 from ..method.methods import METHODS
-from ..profile.prompts import subject_of
+from ..prompts.syntax import subject_of
 from ..calibration.loop import Calibration
-from ..calibration.outcome import Outcome
+from .outcome import Outcome
 from ..calibration.plan import Plan
-from ..calibration.runner import Host, measure
-from ..calibration.unfinished import Unfinished
+from .runner import Host, measure
+from .unfinished import Unfinished
 
 PROMPT = "a photo of a person"
 COUNT = 50  # pictures of each group: a judge that is right in 90 % is known within 8 points

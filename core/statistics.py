@@ -14,7 +14,7 @@ from typing import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import DebiasError, short
+from .errors import DebiasError, short
 
 NO_IMAGES = ("No image could be classified, so there are no shares to report. Generate more images, or lower the "
              "confidence that the classifier asks for.")
@@ -27,6 +27,11 @@ NO_TELLING = ("By its check, the classifier does not tell the groups apart, so s
 def shares(counts: ArrayLike) -> np.ndarray:
     """p = n_i / N, [..., K]. Raises DebiasError for counts that are negative, not finite, or all zero."""
     return smoothed(counts, alpha=0.0)
+
+
+def named_shares(names: Sequence[str], shares: Sequence[float]) -> str:
+    """Shares in words: "man 50 %, woman 50 %"."""
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(names, shares, strict=True))
 
 
 def smoothed(counts: ArrayLike, alpha: float = 0.5) -> np.ndarray:

@@ -9,13 +9,13 @@ import numpy as np
 from ..attribute import Attribute, together
 from ..calibration.loop import AUDIT, Calibration, Round
 from ..calibration.plan import Plan
-from ..calibration.runner import boxes_in, seen_by
+from .runner import boxes_in, seen_by
 from ..errors import DebiasError, quoted
 from ..judge import NO_FACE, Classifier
 from ..judge.check import Check, check_same
 from ..method.draw import Steering
 from ..method.methods import METHODS
-from .labelled import MOST_THUMBS, Labelled, run_of, thumbnail
+from ..calibration.labelled import MOST_THUMBS, Labelled, run_of, thumbnail
 
 
 def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attributes: Sequence[Attribute],

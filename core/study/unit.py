@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 from ..attribute import Attribute
-from ..audits.labelled import thumbnail
+from ..calibration.labelled import thumbnail
 from ..calibration.loop import AUDIT, HELD_OUT, Calibration, Round
 from ..calibration.plan import Plan
-from ..calibration.runner import Host, Measuring
-from ..calibration.unfinished import png
+from .runner import Host, Measuring
+from .unfinished import png
 from ..files import safe_name, write_atomic
 from ..judge import LEFT_OUT
 from ..method.draw import Steering

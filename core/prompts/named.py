@@ -11,7 +11,7 @@ from typing import Iterator, Sequence
 
 from ..attribute import Attribute, Group
 from .people import Person, lexicon, people, phrase_end, singular
-from .prompts import MEDIUM, bare, whole
+from .syntax import MEDIUM, bare, whole
 
 # Persons and pronouns, then trades that name a gender, then other languages. A hyphen may follow the first ones.
 MALE, FEMALE = "male masculine", "female feminine"

@@ -23,16 +23,17 @@ from ..files import exclusive, inside, safe_name, write_atomic, writing
 from ..judge import blank
 from ..judge import Classifier
 from ..judge.check import Check, check_same
-from ..audits.labelled import Labelled, run_of
+from ..calibration.labelled import Labelled, run_of
 from ..method.draw import rows
 from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
-from .loop import AUDIT, HELD_OUT, PROOF, ROUND, Calibration, Persons, Round, named_shares, round_names
+from ..calibration.loop import AUDIT, HELD_OUT, PROOF, ROUND, Calibration, Persons, Round, round_names
+from ..statistics import named_shares
 from .outcome import Outcome, file_names
-from .plan import Plan, duration
-from .result import holds, profile_of
+from ..calibration.plan import Plan, duration
+from ..calibration.result import holds, profile_of
 from .unfinished import Unfinished, key_of
-from .watched import others
+from ..calibration.watched import others
 
 Fidelity = Callable[[Sequence, str], Sequence[float]]  # f(images, prompt): how well each image shows its prompt
 

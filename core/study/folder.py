@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from ..attribute import Attribute, together
 from ..calibration.loop import AUDIT, Calibration, Round
 from ..calibration.plan import Plan
-from ..calibration.runner import seen_by
+from .runner import seen_by
 from ..errors import DebiasError, quoted, short
 from ..files import read_json, recover, write_atomic
 from ..judge import Classifier
@@ -23,7 +23,7 @@ from ..method.draw import Steering
 from ..method.methods import METHODS
 from ..schema import FOLDER, check
 from .given import thumbs
-from .labelled import MOST_THUMBS, Labelled, run_of
+from ..calibration.labelled import MOST_THUMBS, Labelled, run_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 # Whatever a file is called: of other formats Pillow hands some to another program.

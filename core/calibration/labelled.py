@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..attribute import Attribute
-from ..calibration.loop import Round
-from ..calibration.statistics import Distribution
+from .loop import Round
+from ..statistics import Distribution
 from ..errors import DebiasError, quoted, short
 from ..files import read_json
 from ..judge import LEFT_OUT, UNSURE

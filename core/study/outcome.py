@@ -10,16 +10,16 @@ from typing import Sequence
 from PIL import Image
 
 from ..attribute import Attribute
-from ..audits.labelled import Labelled, left_out
+from ..calibration.labelled import Labelled, left_out
 from ..profile.file import Profile
 from ..report.chart import chart_kl, chart_shares, contact_sheet
 from ..report.look import look_page
 from ..report.page import page, summary
-from .loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
+from ..calibration.loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
 from ..report.sheet import Sheet, side_by_side
-from .standing import standings
+from ..calibration.standing import standings
 from .unfinished import png
-from .watched import side_effects, words
+from ..calibration.watched import side_effects, words
 
 AFTER, DETAILS = "after, on fresh seeds", "Details:"
 LABELS = "labels.html"  # beside the report: its pictures with their labels

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .prompts import MEDIUM, bare, place, spoken, whole
+from .syntax import MEDIUM, bare, place, spoken, whole
 
 TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*(?:['’][sS]?(?![^\W_]))?|[,;|.:!?\"]")
 ENDS = set(",;|.:!?\"")

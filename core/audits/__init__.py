@@ -1,1 +1,0 @@
-"""Audits: pictures of a model or a folder, labelled, looked at and corrected, and the check of what labels them."""
