@@ -1,0 +1,74 @@
+"""Balance without a calibration: shares, needless changes and kept occupations, docs/balance.md.
+
+    python benchmarks/balance.py
+
+Every picture of all 20 occupations is drawn a group by its seed, as Debias Balance does; the demo's judge
+labels them. A run goes on where rows/balance.json.gz ends.
+"""
+from __future__ import annotations
+
+import harness
+from demo_training import artwork, captions
+
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.profile.balance import balanced
+from sd_debias.core.profile.lookup import entry_for
+
+WAYS = {"nothing": (), "gender 50:50": ("gender",), "gender 70:30": ("gender = 70:30",),
+        "five tones": ("skin_tone_5",), "gender and five tones": ("gender", "skin_tone_5")}
+N = 200
+SEEDS = range(harness.TEST_SEED + 60_000_000, harness.TEST_SEED + 60_000_000 + N)  # no decision was made on these
+AIMED = {"gender 70:30": (GENDER.with_target((70, 30)), SKIN_TONE_5)}
+
+
+def measure(job: dict) -> tuple[dict, str]:
+    bench, prompt = harness.bench, captions.prompt(job["occupation"])
+    steerings, attributes = (), ()
+    if asked := WAYS[job["way"]]:
+        profile = balanced(*asked)
+        entry, _ = entry_for(profile, prompt)
+        steerings, attributes = entry.steerings, profile.attributes
+    images = bench.generate(prompt, SEEDS, attributes, steerings)[0]
+    found = harness.measured(images, prompt, AIMED.get(job["way"], (GENDER, SKIN_TONE_5)), SEEDS)
+    gender, tone = (found["attributes"][name]["kl"] for name in ("gender", "skin_tone_5"))
+    return found, f"{job['occupation']}, {job['way']}: KL gender {gender:.4f}, tone {tone:.4f}"
+
+
+def tables(results: list[dict]) -> str:
+    results, subjects = harness.whole(results, len(WAYS))
+    lines = []
+    for way in WAYS:
+        if not (own := [r for r in results if r["way"] == way]):
+            continue
+        cells = []
+        for name in ("gender", "skin_tone_5"):
+            kls = [r["attributes"][name]["kl"] for r in own]
+            fair = sum(harness.below_floor(r, name) for r in own)
+            off = max(abs(share - aim) for r in own for share, aim in zip(r["attributes"][name]["shares"],
+                                                                          r["attributes"][name]["target"]))
+            cells.append(f"{sum(kls) / len(own):.4f} | {100 * off:.1f} | {fair} of {len(own)}")
+        other = 100 * sum(r["regrouped"] for r in own) / len(own)
+        lines.append(f"| {way} | {' | '.join(cells)} | {other:.0f} % | "
+                     f"{100 * sum(r['fidelity'] for r in own) / len(own):.0f} % |")
+    return f"""# Balance without a calibration
+
+Made by `python benchmarks/balance.py` on {harness.machine()}: {len(subjects)} occupations of the demo model, {N} pictures each of seeds that no
+decision used, judged by the demo's own judge. Every picture is drawn a group by its seed. It balances as well as chance allows, and changes
+more pictures than a calibration does. KL is the mean over occupations; "off" is the largest distance of a share from its target, in points;
+"fair" counts occupations below the 95 % floor of a fair model. The row 70:30 aims at that. All occupations have the same seeds, so their errors
+are alike.
+
+| balanced | KL of gender | off | fair | KL of tones | off | fair | pictures of another gender or tone than without | show their occupation |
+|---|---|---|---|---|---|---|---|---|
+{chr(10).join(lines)}
+"""
+
+
+def main() -> None:
+    options = harness.parser(__doc__).parse_args()
+    jobs = [dict(occupation=subject, way=way) for subject in artwork.OCCUPATIONS for way in WAYS]
+    harness.run("balance", jobs, measure, tables, options)
+
+
+if __name__ == "__main__":
+    main()
