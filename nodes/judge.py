@@ -130,7 +130,8 @@ def judge_of(judge: str, look: str = PICTURE, detector: str = AUTO, lines: str =
 
     def colour(attribute: Attribute) -> SkinTone:
         from ..demo_model.subjects import ITA_CUTOFFS
-        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if general == DEMO else None)
+        own = general == DEMO and len(attribute.groups) == len(ITA_CUTOFFS) + 1  # its palette's, for five tones
+        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if own else None)
 
     def of(attribute: Attribute) -> Classifier:
         fits = bool(groups) and set(groups.values()) <= set(attribute.names)

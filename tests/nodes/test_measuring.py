@@ -10,7 +10,7 @@ import torch
 from nodes_given import PROMPT, Brightness, judge
 from PIL import Image
 
-from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3
+from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse
 from sd_debias.core.errors import DebiasError
 
 # --- attribute ----------------------------------------------------------------------------------
@@ -191,6 +191,13 @@ def test_a_judge_of_one_attribute_leaves_the_rest_to_the_general_one(comfyui, mo
     assert type(panel).__name__ == "Panel" and len(panel.judges) == 2
     with pytest.raises(DebiasError, match="age=FOLDER"):
         module.judge_of("clip", lines="a line")
+
+
+@pytest.mark.parametrize("tones", ["skin_tone_3", "skin_tone_5"])
+def test_beside_the_demo_s_judge_colour_tells_three_tones_and_five(comfyui, tones):
+    from sd_debias.nodes.judge import DEMO, judge_of
+    found = judge_of(DEMO, lines=f"{tones}=ita").of(parse(tones))(np.full((2, 64, 64, 3), 200, np.uint8))
+    assert found.shape == (2, int(tones[-1]))
 
 
 def test_the_demo_s_judge_refuses_pictures_of_other_models(comfyui):

@@ -56,6 +56,8 @@ def on_the_demo_model(prompt: dict) -> dict:
             inputs["shift"] = 1.0
         if item["class_type"] == "CheckpointLoaderSimple":
             item.update(class_type="DebiasDemoModel", inputs={})
+        if item["class_type"] == "DebiasJudge":
+            inputs["judge"] = "demo (for the demo model alone)"
         if item["class_type"] == "LoraLoader":
             item.update(class_type="LoraLoader", inputs=inputs)
         for name, most in (("width", 64), ("height", 64), ("images", 8), ("held_out", 4), ("rounds", 1), ("steps", 2),
