@@ -37,7 +37,8 @@ def apply(pipe, profile: Profile, strength: float = 1.0) -> Any:
     """Guide a pipeline's calls by a profile, in the place of any before it. Returns the pipeline.
 
     An image's seed is its generator's: of one generator for several images, image i counts as seed + i; without a
-    generator, seeds are random. Arguments, callbacks, results and exceptions stay the pipeline's own.
+    generator, seeds are random. Several prompts are called one after another. Arguments, callbacks, results and
+    exceptions stay the pipeline's own. Raises DebiasError for a strength that is none and, when called, without a text.
     """
     check_strength(strength)
     release(pipe)

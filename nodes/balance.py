@@ -6,14 +6,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..core.attribute import BUILT_IN
 from ..core.errors import DebiasError
 from ..core.profile.balance import balanced
 from .apply import applied
 from .types import APPLY
-
-LIBRARY = ("gender, age, skin_tone, skin_tone_5, skin_tone_3, body_type, hair_color, hair_length, glasses, beard, "
-           "clothing, expression, setting, time_of_day, weather, light, season, camera_angle, framing, lens, "
-           "art_style, medium")
 
 
 def wildcards() -> list[Path]:
@@ -35,9 +32,9 @@ class DebiasBalance(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to guide."),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It encodes the groups' texts."),
                 io.String.Input("attributes", multiline=True, default="gender = 50:50", tooltip=(
-                    f"One attribute per line, with shares if they are not even. Choose from {LIBRARY}. Or write your "
-                    "own groups: 'hat: a red hat | a blue hat = 1:2', a list (a line 'hat:', then lines '- a red hat: "
-                    "2'), or a wildcard file: 'hat: __hats__'.")),
+                    f"One attribute per line, with shares if they are not even. Choose from {', '.join(BUILT_IN)}. "
+                    "Or write your own groups: 'hat: a red hat | a blue hat = 1:2', a list (a line 'hat:', then lines "
+                    "'- a red hat: 2'), or a wildcard file: 'hat: __hats__'.")),
                 io.String.Input("text", optional=True, force_input=True, tooltip=(
                     "The prompt's text, only where the node cannot find it behind the sampler."))],
             outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],

@@ -23,14 +23,14 @@ WILDCARD = re.compile(r"(?:(?P<name>[^:]+):)?\s*__(?P<file>[^_].*?)__\s*")
 ITEM = re.compile(r"(?:(?P<before>\d+(?:\.\d+)?)::)?\s*(?P<text>.*?)\s*(?::\s*(?P<after>\d+(?:\.\d+)?)\s*%?)?")
 
 
-def balanced(*attributes: Attribute | str, name: str = NAME, wildcards: Sequence[Path] = ()) -> Profile:
+def balanced(*attributes: Attribute | str, wildcards: Sequence[Path] = ()) -> Profile:
     """A profile without entries, from attributes or texts (`listed`).
 
     Raises DebiasError for none, more than eight, two of one name, and what `listed` refuses.
     """
     found = [one for given in attributes for one in
              ([given] if isinstance(given, Attribute) else listed(given, wildcards))]
-    return Profile(name, Method(), together(found), (), {}, "", f"sd-debias {VERSION}", "", others=DRAW)
+    return Profile(NAME, Method(), together(found), (), {}, "", f"sd-debias {VERSION}", "", others=DRAW)
 
 
 def listed(text: str, wildcards: Sequence[Path] = ()) -> list[Attribute]:

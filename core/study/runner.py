@@ -313,15 +313,15 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         raise DebiasError("Expected a prompt to calibrate, got none. Give one, e.g. 'a photo of a doctor'.")
     if len({same_prompt(prompt) for prompt in known}) < len(known):
         raise DebiasError("Expected different prompts, got one twice. Give each one once.")
-    asked = [[a.to_dict() for a in attributes], method.to_dict(), asdict(plan), host.fingerprint(),
-             [own and own.to_dict() for own in checks]]
+    asked = dict(attributes=[a.to_dict() for a in attributes], method=method.to_dict(), plan=asdict(plan),
+                 host=host.fingerprint(), checks=[own and own.to_dict() for own in checks])
     with ExitStack() as held:
         for own in (places.folder, places.states):
             with _called(host, own):
                 inside(own.parent, own)
         with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
             held.enter_context(exclusive(places.lock))
-        works = [Unfinished(places.states, name, [prompt, *asked]) for prompt in prompts]
+        works = [Unfinished(places.states, name, dict(prompt=prompt, **asked)) for prompt in prompts]
         begun = [_loaded(host, work, places.again or places.overwrite) for work in works]
         places = _as_done(places, begun)
         if not any(begun) and (differs := next(filter(None, (work.differs() for work in works)), "")):

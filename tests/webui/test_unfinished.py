@@ -67,14 +67,16 @@ def test_with_a_random_seed_on_the_page_the_same_request_continues(bench, interr
     assert "on fresh seeds" in calibrate(bench, page=dict(seed=-1)).info and not states(bench)
 
 
-def test_work_that_cannot_be_continued_says_which_setting_differs(bench, interrupt, monkeypatch):
+@pytest.mark.parametrize("page, differs", [
+    (dict(steps=7), "(steps: 6 then, 7 now"), (dict(prompt="a photo of a nurse"), "(prompt: ")])
+def test_work_that_cannot_be_continued_says_which_setting_differs(bench, interrupt, monkeypatch, page, differs):
     interrupt(2)
     calibrate(bench)
     interrupt(None)
     said = []
     monkeypatch.setattr(ours("calibrate_script"), "say", said.append)
-    calibrate(bench, page=dict(steps=7))
-    assert any("begins anew (steps: 6 then, 7 now" in text for text in said), said[:2]
+    calibrate(bench, page=page)
+    assert any(f"begins anew {differs}" in text for text in said), said[:2]
 
 
 def test_interrupt_in_the_verification_keeps_the_setting_that_was_generated_with(bench, interrupt):
