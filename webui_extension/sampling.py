@@ -153,7 +153,7 @@ class Pass:
         def by(weights: Tensor):
             def shift(row: Parts, encoded, image: int) -> Parts:
                 to, = shifted_rows(encoded, self.guide.attributes, weights[image:image + 1], self.guide.method.context)
-                return moved(row, encoded, to)
+                return moved(row, encoded, to, self._filled.setdefault(self._text(image), {}))
             return shift
 
         if self.guide.method.direction == "embedding":

@@ -29,6 +29,7 @@ HOSTS = {"diffusers": "diffusers", "ComfyUI" if os.environ.get("COMFYUI_PATH") e
          "A1111 double": "webui", "Forge double": "webui",
          **{FORGE if name == "Forge" else name: "webui" for name in ("A1111", "Forge")
             if os.environ.get(f"{name.upper()}_PATH")}}
+covering = _load("pairs").covering
 ADAPTERS = {host: _load(name) for host, name in HOSTS.items()}
 RESULTS, RAN = pytest.StashKey(), pytest.StashKey()
 
@@ -44,8 +45,10 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     """A case stays until the tests of the next one: web UIs replace the package by one of their own meanwhile.
 
-    Beside the cases, a test's `varied` choices turn from case to case, so that every pair of them meets in some case.
+    Beside the cases, a test's `varied` choices differ from case to case, so that every pair meets (covering).
     """
+    if "case" not in metafunc.fixturenames:
+        return
     refusal = metafunc.function.__name__ == "test_refused"
     varied, rows = getattr(metafunc.function, "varied", ({}, 1))
     cases = [(host, form, variant) for host, adapter in ADAPTERS.items()
@@ -54,21 +57,8 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("case", *varied), [
         pytest.param(case, *row, id="-".join([case[0].replace(" ", "-"), *case[1:], *map(str, row)]),
                      marks=[pytest.mark.slow, pytest.mark.webui] if case[0] in ("A1111", FORGE) else [])
-        for number, case in enumerate(cases) for row in turned(varied, number, rows)],
+        for case, row in covering(cases, varied, rows)],
         indirect=["case"], scope="module")
-
-
-def turned(varied: dict, number: int, rows: int) -> list[tuple]:
-    """The combinations of a case: in row k of case i the first choice is its (i + k)-th, the next one turns once as
-    the first has come round, and so on."""
-    found = []
-    for turn in range(number * rows, (number + 1) * rows):
-        row = []
-        for values in varied.values():
-            row.append(values[turn % len(values)])
-            turn = turn // len(values) + turn
-        found.append(tuple(row))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +83,8 @@ def measured(request):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    if item.path.parent == HERE and (report.when == "call" or report.outcome != "passed"):
+    of_case = item.path.parent == HERE and "case" in item.fixturenames
+    if of_case and (report.when == "call" or report.outcome != "passed"):
         host, form, variant = item.callspec.params["case"]
         outcome, text = report.outcome, ""
         if outcome == "skipped":

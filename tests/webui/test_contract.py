@@ -82,35 +82,6 @@ def test_a_push_by_predictions_around_the_prompt_is_the_one_by_the_group_s_text(
     assert apart(predictions, generate(host, **request, **debias())[0]) <= ROUNDING
 
 
-@on_hosts("words", [74, 73])
-def test_texts_of_a_batch_that_differ_in_length_do_not_lengthen_each_other(host, words):
-    """A chunk of the text holds 75 tokens: with 73 or 74 the groups' words open a second one."""
-    prompt = "a photo of a doctor" + " very" * (words - 5)
-    save_profile(host.profiles, steering=DRAW, prompts=(prompt,))
-    check_left_alone(host, f"{prompt}, a woman", prompt=prompt)
-
-
-@on_hosts("direction", DIRECTIONS)
-def test_cfg_1(host, direction):
-    """Without a negative prompt the prompt is the baseline, or the empty text."""
-    save_profile(host.profiles, direction=direction, steering=DRAW)
-    check_left_alone(host, None, cfg_scale=1)
-
-
-def check_left_alone(host, own_text, **changes):
-    """What is left alone in a batch is the plain picture, the others are those of own_text."""
-    batch = dict(batch_size=4, seed=20, **changes)
-    plain, _ = generate(host, **batch)
-    guided, said = generate(host, **batch, **debias())
-    alone = [each.get("Debias") == "left alone by its draw" for each in said]
-    assert sum(alone) == 2 and ["Debias weights" not in each for each in said] == alone
-    assert [same(plain[i:i + 1], guided[i:i + 1]) for i in range(4)] == alone
-    if own_text:
-        own, _ = generate(host, **{**batch, "prompt": own_text})
-        pairs = zip(own, guided, alone)
-        assert all(left or apart([one], [other]) <= ROUNDING for one, other, left in pairs)
-
-
 @on_hosts("direction", DIRECTIONS)
 def test_hires_pass(host, direction):
     save_profile(host.profiles, direction=direction)
