@@ -56,7 +56,7 @@ inside sampling have no such text to compare with: in diffusers the suite compar
 alone""" + _by_hand(rows) + """, with classifier-free guidance and without, and `embedding` with classifier-free guidance against the group where
 a family has its usual form. This shows that guidance works on these networks. It says nothing about how strong the bias of a real checkpoint is or how well it can be steered: all figures
 of effect come from the demo model, and Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima and other real checkpoints have
-not been measured with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: doctor* test your own.
+not been measured with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: audit and calibrate* (choose doctor) test your own.
 
 If texts differ in length, any weight adds all words of a group, so a shift hardly grows with its weight: use draws, the default.
 """]

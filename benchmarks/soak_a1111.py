@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "webui"))
 
 import real  # noqa: E402  # of the tests: how a server is spoken to
-from settings import CALIBRATE, debias, keys, payload, save_profile  # noqa: E402
+from settings import CALIBRATE, SCRIPT, debias, keys, payload, save_profile  # noqa: E402
 
 # MB per 100 runs. The smallest runs decode 4 pictures of 64 x 64 in 32 bits, 0.2 MB: kept of every run they are 20 MB.
 BOUNDS = dict(memory=10.0)
@@ -77,12 +77,8 @@ class Host:
         return bool(texts) and all("Debias" not in keys(text) for text in texts)
 
     def by_script(self, run: Run) -> bool:
-        if run.calibrates:
-            name, given = "Debias: calibrate (IDA)", {**CALIBRATE, **PLAN, "classifier": "demo", "name": run.name}
-            args = list(given.values())
-        else:
-            name, args = "Debias: audit", [["gender"], "", "demo", COUNT, 0.0, "", False]
-        texts = self.post(seed=run.seed, script_name=name, script_args=args)[1]
+        given = {**CALIBRATE, **PLAN, "name": run.name} if run.calibrates else dict(work="audit", count=COUNT)
+        texts = self.post(seed=run.seed, script_name=SCRIPT, script_args=[{**given, "classifier": "demo"}])[1]
         return bool(texts) and self.ended(run, texts[0])
 
     def ended(self, run: Run, text: str) -> bool:

@@ -1,9 +1,9 @@
-// Below the pictures of "Debias: calibrate (IDA)": the report's address becomes a link, the figures fold, and what is new
-// is shown: profiles and checks in the lists of them, and the time that a calibration takes.
+// Below the pictures of "Debias: audit and calibrate": the report's address becomes a link, the figures fold, and new
+// profiles and checks appear in the lists of them.
 (function () {
     const OURS = /^\/sd-debias\/report\/[^/]+(\/labels\.html)?$/;
     const OPEN = "Open the report: ", LOOK = "Look at the pictures and their labels: ", DETAILS = "Details:", TABS = ["txt2img", "img2img"], known = new Set();
-    const BUTTONS = ["debias_refresh", "debias_audit_refresh_checks", "debias_calibrate_ida_refresh_checks"];
+    const BUTTONS = ["debias_refresh", "debias_audit_and_calibrate_refresh_checks"];
 
     function renew() {
         for (const tab of TABS)

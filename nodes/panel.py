@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from ..core.attribute import GENDER
 from ..core.calibration.plan import CUSTOM, HOW_SURE, estimate, planned
-from ..core.calibration.speed import known
 from ..core.errors import DebiasError
 from ..core.calibration.labelled import Labelled
 from ..core.study.outcome import LABELS as LABELS_FILE
@@ -71,9 +70,8 @@ def labels_folder() -> Path:
 
 
 def about(sure: str, prompts: int) -> str:
-    """What a calibration to 50:50 takes, at the speed of the last one. Raises DebiasError."""
-    from .workbench import speed_file
-    return estimate(planned(sure, METHODS["default"]), [GENDER], prompts, known(speed_file()))
+    """How many images a calibration to 50:50 takes. Raises DebiasError."""
+    return estimate(planned(sure, METHODS["default"]), [GENDER], prompts)
 
 
 def register(server) -> None:

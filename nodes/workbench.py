@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.study.runner import Host, Progress
-from ..core.calibration.speed import remember
 from ..core.calibration.standing import standings
 from ..core.study.unfinished import SHOWN
 from ..core.files import fingerprint
@@ -106,9 +105,6 @@ class Workbench(Host):
             # The preview goes by place: forks name it differently.
             self.bar.update_absolute(self.progress.done * each + steps, self.progress.total * each, preview)
 
-    def speed(self, seconds: float) -> None:
-        remember(speed_file(), seconds)
-
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> Sequence:
         each = len(seeds) * self.setting["steps"]
@@ -162,11 +158,6 @@ def sampled(model, setting: dict, seeds: Sequence[int], positive, negative, call
 def states() -> Path:
     """The folder of unfinished calibrations."""
     return Path(folder_paths.get_user_directory()) / "debias"
-
-
-def speed_file() -> Path:
-    """Where the last calibration left its speed."""
-    return states() / "speed"
 
 
 def setting_of(prompt: dict | None, node: str | None, clip, sampler_name: str, scheduler: str, steps: int, cfg: float,

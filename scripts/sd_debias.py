@@ -17,7 +17,6 @@ package.__path__ = [str(Path(__file__).resolve().parent.parent)]
 sys.modules[PACKAGE] = package
 
 
-
 def is_sd_next() -> bool:
     """Its hooks of a sampling step are there, but it never calls them."""
     try:
@@ -31,9 +30,6 @@ if is_sd_next():
           "in ComfyUI, AUTOMATIC1111, Forge or Forge Neo, or sd-debias on the command line.")
 else:
     from sd_debias.webui_extension import callbacks
-    from sd_debias.webui_extension.audit_script import DebiasAudit  # noqa: F401
-    from sd_debias.webui_extension.calibrate_script import DebiasCalibrate  # noqa: F401
-    from sd_debias.webui_extension.check_script import DebiasCheck  # noqa: F401
-    from sd_debias.webui_extension.doctor_script import DebiasDoctor  # noqa: F401
+    from sd_debias.webui_extension.measure_script import DebiasMeasure  # noqa: F401
     from sd_debias.webui_extension.script import Debias  # noqa: F401
     callbacks.register()

@@ -208,7 +208,7 @@ function stopped({ detail }) {
   show(node, node.properties[PANEL]);
 }
 
-// Debias Calibrate: how long it takes, at the speed of the last one, before it is queued.
+// Debias Calibrate: how many images it takes, before it is queued.
 async function estimate(node) {
   const value = (name) => String(node.widgets?.find((w) => w.name === name)?.value ?? "");
   const prompts = value("prompts").split("\n").filter((line) => line.trim()).length || 1;

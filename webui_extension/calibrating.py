@@ -91,7 +91,7 @@ def check(p, prompts: Sequence[str], attributes: Sequence[Attribute], classifier
         warnings = [warning for own in found for warning in own.warnings]
         result.text = "\n".join([*(line for own in found for line in (f"{own.attribute}, by {own.judge}:", *(
             f"  {line}" for line in own.lines))), *(f"Warning: {warning}" for warning in warnings), *outcome.notes,
-            f"The check '{name}' is in the list of the scripts 'Debias: audit' and 'Debias: calibrate (IDA)'."])
+            f"The check '{name}' is in the list under Advanced: choose it for an audit or a calibration."])
         result.summary = [own.to_dict() for own in found]
     return result
 

@@ -46,11 +46,11 @@ def load(name: str | None, attributes: Sequence[Attribute]) -> list[Check | None
     path = folder() / f"{safe_name(name)}.json"
     if not path.is_file():
         raise DebiasError(f"There is no check {quoted(name)} in {profiles.place(folder())}. Make one with the script "
-                          "'Debias: check classifier', or choose none.")
+                          "'Debias: audit and calibrate', or choose none.")
     data = read_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
-        raise DebiasError(f"{quoted(name)} is no check of a classifier. Make one with the script 'Debias: check "
-                          f"classifier'.")
+        raise DebiasError(f"{quoted(name)} is no check of a classifier. Make one with the script 'Debias: audit "
+                          f"and calibrate'.")
     found = {check.attribute: check for check in map(Check.from_dict, data["checks"])}
     if not {a.name for a in attributes} & set(found):
         raise DebiasError(f"The check {quoted(name)} is for {short(', '.join(found))}, but none of these is measured. "

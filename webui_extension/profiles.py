@@ -22,11 +22,6 @@ def save_folder() -> Path:
     return Path(paths.models_path) / FOLDER
 
 
-def speed_file() -> Path:
-    """Where the last calibration or audit left its speed."""
-    return save_folder() / "unfinished" / "speed"
-
-
 def folders() -> list[Path]:
     """Where profiles are looked for; the first that has a name wins."""
     from modules import shared
@@ -76,8 +71,8 @@ def wildcards() -> list[Path]:
 def load(name: str) -> Profile:
     """Raises DebiasError where no profile is chosen, it is not there, or it cannot be used."""
     if not name or name == NONE:
-        raise DebiasError("No profile is chosen. Choose one, or make one with 'Debias: calibrate (IDA)' in the Script "
-                          "dropdown.")
+        raise DebiasError("No profile is chosen. Choose one, or make one with 'Debias: audit and calibrate' in the "
+                          "Script dropdown.")
     path = files().get(safe_name(name))
     if path is None:
         raise DebiasError(f"There is no profile {quoted(name)} in {place(save_folder())}. Refresh the list and choose "

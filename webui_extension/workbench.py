@@ -15,7 +15,6 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.calibration.plan import seeds_of
 from ..core.study.runner import Host, Progress
-from ..core.calibration.speed import remember
 from ..core.study.unfinished import PARAMETERS
 from ..core.errors import DebiasError, out_of_memory, quoted
 from ..core.method.draw import check_steered
@@ -80,9 +79,6 @@ class Workbench(Host):
 
     def place(self, path: Path) -> str:
         return profiles.place(path)
-
-    def speed(self, seconds: float) -> None:
-        remember(profiles.speed_file(), seconds)
 
     def say(self, progress: Progress) -> None:
         from modules import shared

@@ -8,7 +8,6 @@ verify anew. That is repeated until it passes: its last look is no test, and war
 The loop knows neither model nor host. It is driven by two callables of the host,
 
     generate(weights, seeds) -> images      weights [B, n_1 + n_2 + ...], float32, one row an image; an image that is
-                                            not finite is None
                                             not finite is None. In a round of the kind `proof`, -1 stands for the
                                             group's own text, whatever the method
     classify(images) -> [probabilities]     one array [B, n] an attribute; rows as core/judge says
@@ -23,7 +22,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -91,16 +90,13 @@ class Round:
 
     def extend(self, batch: Round) -> None:
         """Add what was measured of the next images, `batch.seeds`."""
-        def longer(before: list, after: list, unknown: Any) -> list:  # earlier versions did not look for all of it
-            return [*before, *[unknown] * (self.done - len(before)), *after]
-
         for name, own in batch.watched.items():
-            self.watched[name] = longer(self.watched.get(name, []), own, UNSURE)
-        if batch.faces:
-            self.faces = longer(self.faces, batch.faces, 0)
+            before = self.watched.get(name, [])  # a batch in which nothing is shown has none
+            self.watched[name] = [*before, *[UNSURE] * (self.done - len(before)), *own]
+        self.faces = [*self.faces, *batch.faces]
         people = batch.people or [[[] for _ in batch.seeds] for _ in self.people]
-        self.people = [longer(before, own, []) for before, own in zip(self.people or [[] for _ in people], people,
-                                                                      strict=True)]
+        self.people = [[*before, *[[]] * (self.done - len(before)), *own]
+                       for before, own in zip(self.people or [[] for _ in people], people, strict=True)]
         self.labels = [[*before, *own] for before, own in zip(self.labels or [[] for _ in batch.labels], batch.labels,
                                                               strict=True)]
         self.fidelity = [*self.fidelity, *batch.fidelity]
@@ -554,7 +550,7 @@ class Calibration:
         """Estimated number of images still to come, with the verification.
 
         Of a margin m: intervals shrink with the root of the number of images, so n (w / m)^2 are needed where n gave
-        half a width w.
+        half a width w. The first rounds know w badly, so the plan's own number counts as three of them.
         """
         if self.finished:
             return 0
@@ -572,8 +568,10 @@ class Calibration:
         most = max(self.plan.most_images - self.plan.held_out, begun)
         if self.plan.within is None:
             return most + due - done
-        needed = done * (self._widest / self.plan.within) ** 2 if len(self.rounds) > 1 else self.plan.about_images(
-            self.attributes) - self.plan.held_out
+        needed = float(self.plan.about_images(self.attributes) - self.plan.held_out)
+        if len(self.rounds) > 1:
+            rounds = len(tried) - 1
+            needed = (needed ** 3 * (done * (self._widest / self.plan.within) ** 2) ** rounds) ** (1 / (3 + rounds))
         return round(min(max(needed, begun, done + self.plan.step), most)) + due - done
 
     @property

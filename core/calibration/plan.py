@@ -182,13 +182,12 @@ HOW_SURE = Choice((*SURE, CUSTOM), "How sure", (
     "the more images it takes. custom: your own numbers of images and rounds, and your own tolerance."))
 
 
-def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1, seconds: float | None = None) -> str:
-    """How many images a calibration takes, and how long, in words; seconds are those of an image, where known."""
+def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1) -> str:
+    """How many images a calibration takes, in words. How long is known once this model has made some in this setting.
+    """
     about, most = prompts * plan.about_images(attributes), prompts * plan.most_images
     images = f"About {about:,} images" + (f", at most {most:,}" if most > about else "")
-    if seconds is None:
-        return f"{images}; the time is shown after the first images."
-    return f"{images}; about {duration(about * seconds)} at the speed of the last calibration or audit here."
+    return f"{images}; the time is shown after the first images."
 
 
 def duration(seconds: float) -> str:

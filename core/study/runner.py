@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import textwrap
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,7 @@ from ..statistics import named_shares
 from .outcome import Outcome, file_names
 from ..calibration.plan import Plan, duration
 from ..calibration.result import holds, profile_of
+from ..calibration.standing import in_percent
 from .unfinished import Unfinished, key_of
 from ..calibration.watched import others
 
@@ -103,8 +105,20 @@ class Progress:
 
     @property
     def line(self) -> str:
-        """The same in one line for a place that cuts long ones: what is left stands before the shares."""
-        return "; ".join([*self._head, *filter(None, [self.left]), *self.shares])
+        """The same in one line for a place that cuts long ones, of about a hundred letters."""
+        head = [textwrap.shorten(part, 40, placeholder="...") for part in self._head]
+        return "; ".join([*head, *filter(None, [self.left.partition(";")[0]]), *self._brief])
+
+    @property
+    def _brief(self) -> list[str]:
+        """Shares in whole percents: those of the weights so far, where they are sought, else the round's."""
+        c, r = self.calibration, self.current
+        if r is None:
+            return []
+        if c.plan.within is not None and r.kind == ROUND and r.complete:
+            return [f"{a.name} {in_percent(c.expected(i).shares)}" for i, a in enumerate(c.attributes)]
+        return [f"{a.name} {in_percent(c.distribution(r, i).shares)}" for i, a in enumerate(c.attributes)
+                if r.labels and r.shows(i)]
 
     @property
     def _head(self) -> list[str]:
@@ -159,9 +173,6 @@ class Host(Protocol):
 
     def say(self, progress: Progress) -> None:
         """Show the progress."""
-
-    def speed(self, seconds: float) -> None:
-        """Remember how long an image took, for the next estimate; after a calibration or an audit."""
 
 
 @dataclass(frozen=True)
@@ -430,7 +441,6 @@ def measure(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], p
     """Measure what is left of all prompts; returns the evaluations of each, None where a part was measured before.
     An interruption, or an error of the model, is the outcome's `stopped`. Raises DebiasError."""
     evaluations: list[int | None] = []
-    before_all = _done(calibrations)
     attributes = calibrations[0].attributes
     try:
         outcome.notes += [f"Warning: {said}." for said in blank.warnings(host.judges(attributes)[0], attributes)]
@@ -456,9 +466,6 @@ def measure(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], p
         raise
     except Exception as error:  # whatever a model, a driver or another extension raises: hosts raise it again
         outcome.stopped, outcome.why = error, why(error)
-    images, seconds = (after - before for after, before in zip(_done(calibrations), before_all))
-    if images and seconds > 0:
-        host.speed(seconds / images)
     return evaluations
 
 
@@ -477,12 +484,6 @@ def labelled_of(host: Host, c: Calibration, work: Unfinished) -> list[Labelled]:
                      run_of(c.prompt, r.kind, [s.to_dict() for s in r.steerings], groups, host.fingerprint()),
                      work.thumbs(at), c.checks)
             for at, r in enumerate(c.rounds) if r.done and r.kind in (AUDIT, HELD_OUT)]
-
-
-def _done(calibrations: Sequence[Calibration]) -> tuple[int, float]:
-    """Images of all rounds, and the seconds that they took."""
-    rounds = [r for c in calibrations for r in c.rounds]
-    return sum(r.done for r in rounds), sum(r.seconds for r in rounds)
 
 
 def _progress(calibrations: Sequence[Calibration], number: int, current: Round | None) -> Progress:

@@ -250,11 +250,10 @@ def test_below_the_pictures_only_addresses_of_reports_become_links(served, brows
     "Open the report: /sd-debias/report/a",
     "Look at the pictures and their labels: /sd-debias/report/(last check)/labels.html",
     "Look at the pictures and their labels: /sd-debias/report/(last audit)/labels.html"])
-def test_lists_and_the_estimate_are_renewed_once_as_the_page_is_loaded_and_once_for_a_result(served, browser, said):
-    """A check was said to be in lists that only a restart renewed; so was a profile after the page was loaded anew. The
-    time that a calibration takes was said to be shown later, and was not."""
+def test_lists_are_renewed_once_as_the_page_is_loaded_and_once_for_a_result(served, browser, said):
+    """A check was said to be in lists that only a restart renewed; so was a profile after the page was loaded anew."""
     script = (ROOT / "javascript" / "debias.js").read_text("utf-8")
-    names = ["debias_refresh", "debias_audit_refresh_checks", "debias_calibrate_ida_refresh_checks"]
+    names = ["debias_refresh", "debias_audit_and_calibrate_refresh_checks"]
     buttons = "".join(f'<button id="script_txt2img_{name}" onclick="pressed.push(this.id)"></button>' for name in names)
     page = WEBUI.replace("<p>", f"<script>const pressed = [];</script>{buttons}<p>", 1) % said
     served({"index.html": page, "debias.js": script})

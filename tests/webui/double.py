@@ -372,8 +372,8 @@ class Script:
 class Component:
     """Any of gradio's: a value."""
 
-    def __init__(self, *args, value=None, label=None, choices=None, **_):
-        self.value, self.label = value, label
+    def __init__(self, *args, value=None, label=None, choices=None, visible=True, **_):
+        self.value, self.label, self.visible = value, label, visible
         self.choices = choices if choices is not None else (args[0] if args and isinstance(args[0], list) else None)
 
     def change(self, *args, **kwargs):
@@ -465,7 +465,7 @@ class Double:
         self.device, self.dtype = torch.device("cpu"), torch.float32  # of latents
         self.gradio = types.ModuleType("gradio")
         for name in ("Accordion", "Button", "Checkbox", "Column", "Row", "Dropdown", "Markdown", "Slider", "Textbox",
-                     "Number", "HTML"):
+                     "Number", "HTML", "Radio"):
             setattr(self.gradio, name, Component)
         self.gradio.update = lambda **changes: changes
         modules = {"modules": {}}
@@ -618,7 +618,7 @@ class Double:
                 args[script.args_from + i] = value
         name, script_args = payload.pop("script_name", None), payload.pop("script_args", [])
         p = Processing(self, self.shared.sd_model, **payload)
-        p.scripts, p.script_args = runner, tuple(args)
+        p.scripts, p.script_args, p.is_api = runner, tuple(args), True
         self.shared.state.begin()
         return runner.named(name).run(p, *script_args) if name else self.process_images(p)
 

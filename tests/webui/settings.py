@@ -9,9 +9,8 @@ import numpy as np
 PROMPT = "a photo of a doctor"
 NAMES = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
 DIRECTIONS = ["prompt", "embedding", "prediction"]
-CALIBRATE = dict(attributes=["gender"], own="", classifier="", images=20, rounds=2, held_out=20, tolerance=0.0,
-                 confidence=0.0, method="default", direction="as the method says", spend="as the method says",
-                 rule="as the method says", prompts="", name="doctor", overwrite=False, hires=False)
+SCRIPT = "Debias: audit and calibrate"
+CALIBRATE = dict(work="calibrate", sure="custom", images=20, rounds=2, held_out=20, name="doctor")
 # Of the seeds 20 to 23 it leaves two alone.
 DRAW = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
 
@@ -69,10 +68,13 @@ def brightness(images):
 
 def calibrate(host, page=None, **changes):
     """page holds what is not at the script, such as init_images."""
-    return host.post("txt2img", payload(batch_size=5, script_name="Debias: calibrate (IDA)",
-                                        script_args=list({**CALIBRATE, **changes}.values()), **(page or {})))
+    return script(host, {**CALIBRATE, **changes}, **(page or {}))
 
 
-def audit(host, count=10, *later, classifier="", **page):
-    return host.post("txt2img", payload(batch_size=5, script_name="Debias: audit", script_args=[
-        ["gender"], "", classifier, count, 0.0, "", False, *later], **page))
+def audit(host, count=10, page=None, **fields):
+    return script(host, dict(work="audit", count=count, **fields), **(page or {}))
+
+
+def script(host, fields, **page):
+    """Fields of the script by name, as a request has them."""
+    return host.post("txt2img", payload(**{"batch_size": 5, **page}, script_name=SCRIPT, script_args=[fields]))

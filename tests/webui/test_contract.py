@@ -8,7 +8,7 @@ from PIL import Image
 from webui_hosts import generate, on_hosts
 from webui_real import arrays
 from webui_settings import (
-    DIRECTIONS, DRAW, PROMPT, apart, debias, keys, payload, same, save_profile)
+    DIRECTIONS, DRAW, PROMPT, apart, debias, keys, payload, same, save_profile, script)
 
 ROUNDING = 2  # of 255: batches are evaluated in another order of sums
 HIRES = dict(enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.7, hr_cfg=3.0)
@@ -188,7 +188,7 @@ def test_bad_input_is_named_and_the_picture_is_not_claimed_debiased(host, given,
 
 def test_the_doctor_says_that_guidance_works_and_leaves_nothing_behind(host):
     plain, _ = generate(host)
-    result = host.post("txt2img", payload(script_name="Debias: doctor", script_args=["a photo of a nurse", "prompt"]))
+    result = script(host, dict(work="doctor", prompts="a photo of a nurse"), batch_size=1)
     text = result.infotexts[0] if result.infotexts else result.info
     assert "Guidance works on this model." in text and "NO  " not in text, text
     assert "'a photo of a nurse, a" in text

@@ -1,4 +1,4 @@
-"""The scripts "Debias: audit", "Debias: check classifier" and "Debias: calibrate (IDA)"."""
+"""The script "Debias: audit and calibrate"."""
 from __future__ import annotations
 
 import gc
@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 from webui_hosts import ours, refused
-from webui_settings import PROMPT, audit, calibrate, debias, keys, payload, save_profile
+from webui_settings import PROMPT, audit, calibrate, debias, keys, payload, save_profile, script
 
 FEW = dict(images=5, rounds=1, held_out=5)
 
@@ -21,12 +21,12 @@ def test_an_audit_measures_the_page_without_the_accordion_and_changes_nothing(be
     assert "\nDetails:\n  gender, audit (N = 10): man " in result.info
     assert "\n  first seed " in result.info and len(result.images) == 2
     state = bench.shared.state
-    assert state.textinfo.startswith("audit: 10 of 10 images; gender: man ")
+    assert state.textinfo.startswith("audit: 10 of 10 images; gender ")
     assert state.job_count == 2
     page, = (path for path in bench.profiles.rglob("*") if path.is_file())
     assert page.name == "labels.html", "of pictures and labels, no profile"
     save_profile(bench.profiles)
-    assert audit(bench, **debias()).info == result.info
+    assert audit(bench, page=debias()).info == result.info
 
 
 @pytest.mark.parametrize("how", ["well", "interrupted", "failed"])
@@ -60,15 +60,14 @@ def test_the_judges_model_goes_when_an_audit_ends(bench, monkeypatch, how):
 
 
 def test_a_check_is_saved_and_corrects_the_audit_that_names_it(bench):
-    checked = bench.post("txt2img", payload(batch_size=5, script_name="Debias: check classifier", script_args=[
-        ["gender"], "", "", 10, 0.0, "", "picture", "auto", "", "mine"]))
+    checked = script(bench, dict(work="check the judge", count=10, name="mine"))
     assert "man: " in checked.info and "of 10 pictures labelled correctly" in checked.info
     file = bench.profiles / "checks" / "mine.json"
     saved = json.loads(file.read_text())["checks"][0]
     assert [sum(row) for row in saved["counts"]] == [10, 10] and saved["groups"] == ["man", "woman"]
     file.write_text(json.dumps(dict(checks=[dict(saved, counts=[[45, 5], [10, 40]])])))
     corrected = "corrected by the classifier's check: man "
-    assert corrected in audit(bench, 20, "picture", "auto", "mine", "").info
+    assert corrected in audit(bench, 20, check="mine").info
     assert corrected not in audit(bench, 20).info
 
 
@@ -80,7 +79,7 @@ def test_labels_corrected_by_hand_are_counted(bench):
 
     def given_back(runs):
         corrections = json.dumps(dict(form=data["form"], runs=runs))
-        return audit(bench, 10, "picture", "auto", "none", corrections).info
+        return audit(bench, corrections=corrections).info
 
     labels = {item["key"]: "woman" for item in section["items"]}
     info = given_back({section["run"]: {"gender": labels}})

@@ -8,40 +8,48 @@ import types
 
 import pytest
 from webui_hosts import SHIM, ours
-from webui_settings import calibrate, save_profile
-
-FEW = dict(images=5, rounds=1, held_out=5)
+from webui_settings import save_profile, script
 
 
 @pytest.mark.parametrize("form, said", [
-    (["normal", ["gender"], "", "", ""],
-     "Target: gender: man 50 %, woman 50 %. About 190 images, at most 820; the time is shown "),
-    (["normal", ["gender"], "", "woman 65, man 35", ""], "gender: man 35 %, woman 65 %. About "),
-    (["normal", ["gender", "skin_tone_3"], "", "gender: woman 65\nskin_tone_3: dark 40", ""],
+    ({}, "Target: gender: man 50 %, woman 50 %. About 190 images, at most 820; the time is shown "),
+    (dict(target="woman 65, man 35"), "gender: man 35 %, woman 65 %. About "),
+    (dict(attributes=["gender", "skin_tone_3"], target="gender: woman 65\nskin_tone_3: dark 40"),
      "gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About "),
-    (["normal", ["gender"], "gender = 70:30", "", ""], "Target: gender: man 70 %, woman 30 %. "),
-    (["normal", [], "", "", ""], "'young | old = 1:1'"),
-    (["custom", ["gender"], "", "", "", "1o"], ""),
-    (["normal", ["gender", "skin_tone_3"], "", "1:2", ""], "'gender: woman 65', got '1:2'"),
-    (["normal", ["gender"], "", "child 3", ""], "man, woman"),
-    (["custom", ["gender"], "", "", "", None, "", 5], "got images 0, rounds 0, held out 5")])
+    (dict(own="gender = 70:30"), "Target: gender: man 70 %, woman 30 %. "),
+    (dict(attributes=[]), "'young | old = 1:1'"),
+    (dict(sure="custom", images="1o"), "images to be a number"),
+    (dict(attributes=["gender", "skin_tone_3"], target="1:2"), "'gender: woman 65', got '1:2'"),
+    (dict(target="child 3"), "man, woman"),
+    (dict(sure="custom", images=0, rounds=None, held_out="5"), "got images 0, rounds 4, held out 5"),
+    (dict(work="audit"), "without the accordion's profile")])
 def test_the_form_says_the_target_by_name_how_many_images_and_what_is_wrong(a_double, form, said):
-    text = html.unescape(ours("calibrate_script")._about(*form))
-    assert said in text and bool(text) == bool(said)
+    script = ours("measure_script")
+    values = {**script.DEFAULTS, "work": "calibrate", **form}
+    assert said in html.unescape(script._about(*values.values()))
 
 
-def test_the_estimate_names_a_time_once_a_calibration_has_measured_the_speed(bench, monkeypatch):
-    """It said "the time is shown after the first images" until a field was changed."""
-    pressed = []
-    monkeypatch.setattr(sys.modules["webui_double"].Component, "click",
-                        lambda self, fn, inputs=(), outputs=(), **_: pressed.append((fn, inputs)))
-    bench.runner.named("Debias: calibrate (IDA)").ui(False)
-    about, fields = next(each for each in pressed if each[0].__name__ == "_about")
-    values = [component.value for component in fields]
-    assert "the time is shown after the first images" in about(*values)
-    calibrate(bench, **FEW)
-    assert "at the speed of the last calibration or audit here" in about(*values)
-    assert " About 25 images; about " in about("custom", ["gender"], "", "", "", 10, 1, 5)
+def test_the_form_shows_what_the_chosen_work_needs(a_double):
+    """Four scripts stood in the list, with the same fields again."""
+    script = ours("measure_script")
+    controls = dict(zip(script.DEFAULTS, a_double.runner.named(script.DebiasMeasure().title()).ui(False)))
+    for work, shown in (("calibrate", {"name", "attributes", "target", "sure", "classifier"}), ("doctor", set()),
+                        ("audit", {"attributes", "classifier", "count"})):
+        controls["work"].init_field(work)
+        assert {name for name in script.SHOWN if controls[name].visible} == shown
+        _, *updates = script._shown(work)
+        assert {name for name, update in zip(script.SHOWN, updates) if update["visible"]} == shown
+
+
+@pytest.mark.parametrize("fields, facts", [
+    (dict(work="audit", atributes=["gender"]), ["atributes", "attributes"]),
+    (dict(work="measure"), ["'measure'", "audit, calibrate"]), (dict(count="many"), ["count", "many"]),
+    (dict(hires="yes"), ["hires", "true or false"]), (["audit", "x"], ["one object", '"attributes"'])])
+def test_a_request_with_a_field_that_the_script_does_not_know_is_refused(bench, fields, facts):
+    """An unknown one was passed over; by place, a shorter list took the next script's values."""
+    with pytest.raises(ValueError) as caught:
+        script(bench, fields)
+    assert all(fact in str(caught.value) for fact in facts), caught.value
 
 
 def test_the_accordion_says_what_a_profile_balances_and_toward_which_target(a_double):
@@ -111,6 +119,6 @@ def test_a_console_of_few_letters_does_not_end_a_picture(a_double, monkeypatch):
     """As a Windows host's whose output a launcher collects."""
     said = io.TextIOWrapper(io.BytesIO(), "cp1252", newline="")
     monkeypatch.setattr(sys, "stdout", said)
-    ours("doctor_script").tell("reading 'a \u533b\u751f'")
+    ours("console").tell("reading 'a \u533b\u751f'")
     said.flush()
     assert said.buffer.getvalue() == b"sd-debias: reading 'a \\u533b\\u751f'\n"

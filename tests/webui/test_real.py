@@ -8,20 +8,19 @@ import time
 import numpy as np
 import pytest
 from webui_real import arrays
-from webui_settings import DIRECTIONS, PROMPT, apart, debias, keys, payload, same, save_profile
+from webui_settings import DIRECTIONS, PROMPT, apart, debias, keys, payload, same, save_profile, script
 
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
 
 SETTING = dict(negative_prompt="", steps=10, cfg_scale=2.0, seed=0, sampler_name="Euler", batch_size=25)
-CALIBRATE = [["gender"], "", "demo", 100, 4, 400, 0.0, 0.0, "default", "as the method says", "as the method says",
-             "as the method says", "", "real", True, False]
+CALIBRATE = dict(work="calibrate", classifier="demo", sure="custom", images=100, rounds=4, held_out=400, name="real",
+                 overwrite=True)
 
 
 @pytest.mark.parametrize("subject", ["doctor", "teacher", "firefighter"])
 def test_calibrated_gender_reaches_the_noise_floor(a1111, subject):
     prompt = f"a photo of a {subject}"
-    result = a1111.post("txt2img", payload(prompt=prompt, **SETTING, script_name="Debias: calibrate (IDA)",
-                                           script_args=CALIBRATE))
+    result = script(a1111, CALIBRATE, prompt=prompt, **SETTING)
     entry = json.loads((a1111.profiles / "real.json").read_text())["entries"][0]
     after = entry["after"][0]
     assert after["n"] == 400 and after["kl"] <= after["kl_floor95"], result.info
@@ -33,12 +32,10 @@ def test_the_scripts_measure_and_calibrate(server, model):
     """zimage: Forge Neo's, whose texts are lists of different lengths."""
     few = dict(prompt=PROMPT, **{**SETTING, "batch_size": 4, "steps": 4})
     few.update(server.zimage() if model == "zimage" else {})
-    audit = server.post("txt2img", payload(**few, script_name="Debias: audit", script_args=[
-        ["gender"], "", "demo", 8, 0.0, "", False]))
+    audit = script(server, dict(work="audit", classifier="demo", count=8), **few)
     assert audit.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Shows ") and len(audit.images) == 2
     assert "\n  gender, audit (N = 8): man " in audit.info
-    arguments = [*CALIBRATE[:3], 8, 1, 8, *CALIBRATE[6:13], "few", *CALIBRATE[14:]]
-    result = server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=arguments))
+    result = script(server, dict(CALIBRATE, images=8, rounds=1, held_out=8, name="few"), **few)
     assert "on fresh seeds (N = 8)" in result.info and "debias_profiles/few.json" in result.info
     said = keys(server.post("txt2img", payload(**few, **debias(name="few"))).infotexts[0])
     assert "Debias failed" not in said and "Debias setting" not in said and said
@@ -57,7 +54,7 @@ def test_a_models_folder_that_cannot_be_written(server):
     server.profiles.write_text("")
     try:
         with pytest.raises(ValueError, match="The calibration's files could not be written to"):
-            server.post("txt2img", payload(**few, script_name="Debias: calibrate (IDA)", script_args=CALIBRATE))
+            script(server, CALIBRATE, **few)
         said = keys(server.post("txt2img", payload(**debias())).infotexts[0])
         assert said["Debias failed"].startswith("There is no profile 'test'")
     finally:
@@ -144,8 +141,7 @@ def test_a_script_tells_neither_whether_a_folder_exists_nor_where_the_host_lies(
     said = []
     for path in ("/etc", "/no/such/folder", str(server.place), "../../extensions"):
         with pytest.raises(ValueError, match="models/classifiers") as caught:
-            server.post("txt2img", payload(script_name="Debias: audit", script_args=[
-                ["gender"], "", path, 5, 0.0, "", False]))
+            script(server, dict(work="audit", classifier=path, count=5))
         said.append(str(caught.value).replace(path, "X"))
         assert str(server.place) not in said[-1]
     assert len(set(said)) == 1

@@ -74,7 +74,7 @@ def test_work_that_cannot_be_continued_says_which_setting_differs(bench, interru
     calibrate(bench)
     interrupt(None)
     said = []
-    monkeypatch.setattr(ours("calibrate_script"), "say", said.append)
+    monkeypatch.setattr(ours("measure_script"), "say", said.append)
     calibrate(bench, page=page)
     assert any(f"begins anew {differs}" in text for text in said), said[:2]
 
