@@ -8,8 +8,10 @@ labels them. A run goes on where rows/balance.json.gz ends.
 from __future__ import annotations
 
 import harness
+import numpy as np
 from demo_training import artwork, captions
 
+from sd_debias.core.calibration.plan import seeds_of
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.profile.balance import balanced
 from sd_debias.core.profile.lookup import entry_for
@@ -17,21 +19,28 @@ from sd_debias.core.profile.lookup import entry_for
 WAYS = {"nothing": (), "gender 50:50": ("gender",), "gender 70:30": ("gender = 70:30",),
         "five tones": ("skin_tone_5",), "gender and five tones": ("gender", "skin_tone_5")}
 N = 200
-SEEDS = range(harness.TEST_SEED + 60_000_000, harness.TEST_SEED + 60_000_000 + N)  # no decision was made on these
+FRESH = harness.TEST_SEED + 80_000_000  # behind a prompt's own first seed: no decision was made on these
 AIMED = {"gender 70:30": (GENDER.with_target((70, 30)), SKIN_TONE_5)}
 
 
 def measure(job: dict) -> tuple[dict, str]:
     bench, prompt = harness.bench, captions.prompt(job["occupation"])
+    seeds = range(seeds_of(prompt) + FRESH, seeds_of(prompt) + FRESH + N)
     steerings, attributes = (), ()
     if asked := WAYS[job["way"]]:
         profile = balanced(*asked)
         entry, _ = entry_for(profile, prompt)
         steerings, attributes = entry.steerings, profile.attributes
-    images = bench.generate(prompt, SEEDS, attributes, steerings)[0]
-    found = harness.measured(images, prompt, AIMED.get(job["way"], (GENDER, SKIN_TONE_5)), SEEDS)
+    images = bench.generate(prompt, seeds, attributes, steerings)[0]
+    found = harness.measured(images, prompt, AIMED.get(job["way"], (GENDER, SKIN_TONE_5)), seeds)
     gender, tone = (found["attributes"][name]["kl"] for name in ("gender", "skin_tone_5"))
     return found, f"{job['occupation']}, {job['way']}: KL gender {gender:.4f}, tone {tone:.4f}"
+
+
+def resampled(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean, by the bootstrap."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values))).mean(1)
+    return tuple(np.quantile(drawn, (0.025, 0.975)))
 
 
 def tables(results: list[dict]) -> str:
@@ -46,7 +55,8 @@ def tables(results: list[dict]) -> str:
             fair = sum(harness.below_floor(r, name) for r in own)
             off = max(abs(share - aim) for r in own for share, aim in zip(r["attributes"][name]["shares"],
                                                                           r["attributes"][name]["target"]))
-            cells.append(f"{sum(kls) / len(own):.4f} | {100 * off:.1f} | {fair} of {len(own)}")
+            low, high = resampled(kls)
+            cells.append(f"{sum(kls) / len(own):.4f} [{low:.4f}, {high:.4f}] | {100 * off:.1f} | {fair} of {len(own)}")
         other = 100 * sum(r["regrouped"] for r in own) / len(own)
         lines.append(f"| {way} | {' | '.join(cells)} | {other:.0f} % | "
                      f"{100 * sum(r['fidelity'] for r in own) / len(own):.0f} % |")
@@ -55,8 +65,8 @@ def tables(results: list[dict]) -> str:
 Made by `python benchmarks/balance.py` on {harness.machine()}: {len(subjects)} occupations of the demo model, {N} pictures each of seeds that no
 decision used, judged by the demo's own judge. Every picture is drawn a group by its seed. It balances as well as chance allows, and changes
 more pictures than a calibration does. KL is the mean over occupations; "off" is the largest distance of a share from its target, in points;
-"fair" counts occupations below the 95 % floor of a fair model. The row 70:30 aims at that. All occupations have the same seeds, so their errors
-are alike.
+its 95 % interval is that of the mean, by 2,000 resamples of the occupations; "fair" counts occupations below the 95 % floor of a fair model. The row 70:30 aims at that.
+Every occupation has seeds of its own.
 
 | balanced | KL of gender | off | fair | KL of tones | off | fair | pictures of another gender or tone than without | show their occupation |
 |---|---|---|---|---|---|---|---|---|

@@ -177,7 +177,7 @@ fair model, 19 of 20 of which are. Fidelity is the share of pictures that show t
         for name in rows[0]["before"]:
             measured = [r["test"]["attributes"][name] for r in rows]
             kl = np.array([m["kl"] for m in measured])
-            near = sum(np.abs(np.subtract(m["shares"], m["target"])).max() <= 0.04 for m in measured)
+            near = sum(np.abs(np.subtract(m["shares"], m["target"])).max() <= 0.04 + 1e-9 for m in measured)
             before, after = (np.array(values) for values in ([r.get("fidelity_plain", unguided.get(r["occupation"], np.nan)) for r in rows],
                                                              [r["test"]["fidelity"] for r in rows]))
             text.append(

@@ -109,6 +109,10 @@ class Application:
         images, notes = len(summary["weights"]), [*self.said, *summary["warnings"]]
         if self.method.direction != self.profile.method.direction:
             notes.append(f"the weights were calibrated with the direction '{self.profile.method.direction}'")
+        cache = {"Debias cache": facts["cache"]} if "cache" in facts else {}
+        if cache and self.method.direction != "prompt":
+            notes.append(f"{facts['cache']} repeats steps, so the direction '{self.method.direction}' does more or "
+                         "less than was calibrated. Switch the cache off, or use the direction 'prompt'")
         notes += [f"other setting: {text}" for text in differences(self.profile, {**self.known, **facts})]
         idle = not summary["acted"] and any(map(any, summary["weights"]))
         own = facts["seed"] if images == 1 else None
@@ -118,7 +122,7 @@ class Application:
                                            *(f"Warning: {note}" for note in notes)]), warning=idle or bool(notes),
                      adds=run is not None and run is self.run)
         self.run = run
-        messages.record({**told, "Debias seeds": [facts["seed"], facts["seed"] + images - 1],
+        messages.record({**told, **cache, "Debias seeds": [facts["seed"], facts["seed"] + images - 1],
                          "Debias rows": summary["weights"]})
 
 

@@ -133,6 +133,23 @@ def _of_batch(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)) if parts[0].is_floating_point() else parts[0]
 
 
+def of_rows(entries: Sequence[dict], images: Sequence[int]) -> Entries:
+    """Copies of the entries for some images of their batch, by place. What has fewer rows than the batch stands for
+    them in turn, as hosts repeat it."""
+    def rows(value):
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
+            return value
+        return value[torch.tensor([i % len(value) for i in images], device=value.device)]
+
+    def prepared(cond):  # one of comfy.conds
+        value = rows(cond.cond)
+        return cond if value is cond.cond else cond._copy_with(value)
+
+    return [{**{name: rows(value) for name, value in entry.items()}, "uuid": uuid.uuid4(),
+             **({"model_conds": {name: prepared(cond) for name, cond in entry["model_conds"].items()}}
+                if "model_conds" in entry else {})} for entry in entries]
+
+
 def replaced(entries: Sequence[dict], parts: Parts) -> Entries:
     """Copies of the entries with other text; areas, masks, ControlNets, timestep ranges and hooks stay theirs."""
     return [_replaced(entry, {name: part for name, part in parts.items() if name in texts_of(entry)})

@@ -173,13 +173,15 @@ class Pass:
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
         self.steps = guide.steps(guide.method, weights, not alone)
-        every = list(range(len(weights)))
+        self.guided = [i for i, a in enumerate(weights) if a.any()]
 
         def moved(weights: Tensor) -> conditioning.Apart:
             """The positive conditioning, moved, with the images that it is for."""
             entries, longer = conditioning.shift(positive, guide.encoded, guide.attributes, weights,
                                                  guide.method.context)
-            return [(every, entries), *longer]
+            apart = {i for at, _ in longer for i in at}
+            own = [i for i in self.guided if i not in apart]
+            return [*([(own, entries)] if own else []), *longer]
 
         # By group, or one for all of them: entries, with the images that they are for. Texts of other lengths are
         # evaluated apart. Entries differ from the baseline in nothing but the text: else gamma would hold the rest too.
@@ -193,12 +195,15 @@ class Pass:
             like = {**guide.encoded.prompt, **guide.encoded.empty}  # which may lack a part, as of quoted words
             texts = [{name: g[i].to(like[name]) for name, g in guide.encoded.groups.items()}
                      for i in self.steps.groups] + [guide.encoded.empty] * self.steps.evaluates_empty
-            found = [[(every, conditioning.replaced(positive if alone else negative, text))] for text in texts]
-        self.images = [[at for at, _ in one] for one in found]
+            found = [[(self.guided, conditioning.replaced(positive if alone else negative, text))] for text in texts]
+        self.images = [[[i for i in at if i in self.guided] for at, _ in one] for one in found]
         extra = [entries for one in found for _, entries in one]
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
         self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
         guider.conds.update(zip(self.names, extra))
+        # Where other images are left alone: the images, as a list and an index, and the numbers of what is evaluated for
+        # them alone.
+        self.few: list[tuple[Tensor, list[int], list[conditioning.Entries]]] = []
 
     def __call__(self, executor, model, conds, x, timestep, model_options, *args, **kwargs):
         held = self.guider.conds
@@ -223,7 +228,6 @@ class Pass:
         """The predictions of the conditionings, and gamma."""
         kind = at if self.steps.prompt_is_baseline else 1 if self.alone else base
         outs, extra = self._evaluate(executor, model, conds, at, kind, x, *args, **kwargs)
-        self.evaluations += len(self.names) * len(x)
 
         def eps(denoised):
             return (x.float() - denoised.float()) / sigma
@@ -243,21 +247,52 @@ class Pass:
         eps_unsafe = predictions[0] if self.direction == "embedding" else self.steps.unsafe(eps_uncond, predictions)
         return outs, self.steps.gamma(step, progress, eps_cond, eps_uncond, eps_unsafe)
 
-    def _evaluate(self, executor, model, conds, at: int, kind: int, *args,
+    def _evaluate(self, executor, model, conds, at: int, kind: int, x, timestep, model_options, *args,
                   **kwargs) -> tuple[Predictions, list[Tensor]]:
-        """Predictions of the conditionings, the positive one at `at`, and of the added ones, all in one model call.
+        """Predictions of the conditionings, the positive one at `at`, and of the added ones.
 
-        Where there are more than two, patches index them all by their place, and there is none for added ones: these
-        get a call of their own.
+        Where no image is left alone, all in one model call. Where there are more than two conditionings, patches index
+        them all by their place, and there is none for added ones: these get a call of their own, as where only some
+        images need them.
         """
-        own, added = len(conds), [self.guider.conds[name] for name in self.names]
-        calls = [[*conds, *added]] if own <= 2 else [conds, [*[None] * own, *added]]
+        own, added, given = len(conds), [self.guider.conds[name] for name in self.names], (model_options, *args)
+        if not self.few and self._separable(added, x, model_options):
+            self._separate(added, x.device)
         self.added = own, kind
         try:
-            outs = [executor(model, call, *args, **kwargs) for call in calls]
+            self.evaluations += sum(len(rows) * len(at) for rows, at, _ in self.few) or len(added) * len(x)
+            if self.few:
+                outs, extra = executor(model, conds, x, timestep, *given, **kwargs), [x] * len(added)
+                for rows, places, cut in self.few:
+                    found = executor(model, [*[None] * own, *cut], x[rows], timestep[rows], *given, **kwargs)[own:]
+                    for place, out in zip(places, found, strict=True):
+                        extra[place] = torch.zeros_like(x).index_copy(0, rows, out.to(x.dtype))
+            elif own <= 2:
+                outs = executor(model, [*conds, *added], x, timestep, *given, **kwargs)
+                extra = outs[own:]
+            else:
+                outs = executor(model, conds, x, timestep, *given, **kwargs)
+                extra = executor(model, [*[None] * own, *added], x, timestep, *given, **kwargs)[own:]
         finally:
             self.added = None
-        return Predictions(outs[0][:own], getattr(outs[0], "plain", outs[0][at])), outs[-1][own:]
+        return Predictions(outs[:own], getattr(outs, "plain", outs[at])), extra
+
+    def _separate(self, added: Sequence[conditioning.Entries], device) -> None:
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, images in enumerate(images for one in self.images for images in one):
+            places.setdefault(tuple(images), []).append(place)
+        self.few = [(torch.tensor(images, device=device), at, [conditioning.of_rows(added[i], images) for i in at])
+                    for images, at in places.items() if images]
+
+    def _separable(self, added: Sequence[conditioning.Entries], x, model_options: dict) -> bool:
+        """Are some images left alone, and can the others be evaluated without them? Not where something else of the
+        graph may tell images by their places in the batch."""
+        options = model_options.get("transformer_options", {})
+        tied = any(entry.get(name) is not None for entries in added for entry in entries
+                   for name in ("control", "gligen", "hooks"))
+        return (len(self.guided) < len(x) and isinstance(x, Tensor) and not tied and not any(
+            options.get(name) for name in ("patches", "patches_replace", "easycache")) and not model_options.get(
+            "context_handler") and "model_function_wrapper" not in model_options)
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
         """An APPLY_MODEL wrapper: patches that treat rows by kind treat added ones as the baseline of the direction."""
@@ -369,8 +404,11 @@ def _told(ended: Callable[[int], None], args: tuple, kwargs: dict) -> tuple[tupl
 
 
 def facts_of(guider, noise: Tensor, sampler, sigmas: Tensor, seed: int) -> dict:
-    """What a pass is known to run with, by the names of a profile's setting; and its seed."""
+    """What a pass is known to run with, by the names of a profile's setting; and its seed, and a cache of steps."""
     facts = dict(seed=seed, steps=len(sigmas) - 1, cfg=getattr(guider, "cfg", None), sampler=sampler_name(sampler))
+    cache = guider.model_patcher.model_options.get("transformer_options", {}).get("easycache")
+    if cache is not None:  # ComfyUI's EasyCache and LazyCache
+        facts["cache"] = type(cache).__name__.removesuffix("Holder")
     ratio = downscale(guider.model_patcher) or (8 if noise.shape[1] in (4, 16) else None)
     if ratio and noise.ndim >= 4:  # of videos the frames stand before
         facts.update(width=noise.shape[-1] * ratio, height=noise.shape[-2] * ratio)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Sequence
@@ -34,6 +35,7 @@ from .images import pictures, to_pil
 from .model_name import encoder_name, model_name
 
 PREVIEW = 512  # pixels
+SLOW = 2.0  # seconds after which a batch says its step
 INTERRUPTION = "InterruptProcessingException"
 MADE = ("model", "clip", "vae", "classifier")  # inputs that cannot be compared by value
 
@@ -67,11 +69,14 @@ class Workbench(Host):
     prepared: tuple | None = None
     acted: bool = False  # did guidance change anything in the last call?
     judged: dict = field(default_factory=dict)
+    shown: float = 0.0  # when progress was, by the clock of `time.monotonic`
 
     def __post_init__(self):
         self.interruption, self.bar, self.progress = interruption(), None, None
 
     def judges(self, attributes: Sequence[Attribute]):
+        if self.progress is None and not self.judged:
+            messages.say(self.node, "Loading the judge")
         for attribute in attributes:
             if attribute not in self.judged:
                 self.judged[attribute] = self.judge.of(attribute)
@@ -85,8 +90,7 @@ class Workbench(Host):
 
     def say(self, progress: Progress) -> None:
         self.progress = progress
-        messages.say(self.node, "\n".join(filter(None, [self.note, progress.text])), done=progress.done,
-                     total=progress.total, shares=[s.to_dict() for s in standings(progress.calibration)])
+        self._show()
         if self.bar is None:
             total = progress.total * self.setting["steps"]
             self.bar = comfy.utils.ProgressBar(total, node_id=self.node)
@@ -105,11 +109,22 @@ class Workbench(Host):
             # The preview goes by place: forks name it differently.
             self.bar.update_absolute(self.progress.done * each + steps, self.progress.total * each, preview)
 
+    def _stepped(self, step: int, total: int, each: int) -> None:
+        """A step of a batch. A slow batch is seen to go on: the first one of a large model takes a minute."""
+        self._advance(step * each // total)
+        if self.progress and time.monotonic() - self.shown > SLOW:
+            self._show(f"step {step} of {total}")
+
+    def _show(self, *more: str) -> None:
+        self.shown, progress = time.monotonic(), self.progress
+        messages.say(self.node, "\n".join(filter(None, [self.note, progress.text, *more])), done=progress.done,
+                     total=progress.total, shares=[s.to_dict() for s in standings(progress.calibration)])
+
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> Sequence:
         each = len(seeds) * self.setting["steps"]
         images = self.generate(prompt, attributes, method, weights, seeds,
-                               lambda step, x0, x, total: self._advance((step + 1) * each // total))
+                               lambda step, x0, x, total: self._stepped(step + 1, total, each))
         self._advance(each, ("JPEG", contact_sheet(to_pil(images[:SHOWN]), columns=4), PREVIEW))
         return pictures(images)
 

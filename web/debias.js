@@ -8,7 +8,7 @@ const EVENT = "sd-debias.panel";
 const PANEL = "debias panel";        // of a node's properties: what its panel shows
 const UNFOLDED = "debias unfolded";  // are all settings shown?
 const WIDGET = "debias_panel";
-const FIRST = new Set(["prompts", "sure", "name", WIDGET]);
+const FIRST = new Set(["prompts", "sure", "name", "width", "height", "steps", "cfg", "sampler_name", "scheduler", WIDGET]);
 const MOST_LINES = 40;
 const OURS = /^\/sd-debias\/(report\/[^/?#\\]+|labels)\/[^/?#\\]+\.html$/;  // addresses of our pages
 const NO_ROW = () => [0, -4];
@@ -191,21 +191,35 @@ function received({ detail }) {
   if (!node) return;
   const { node: _, adds, ...state } = detail, before = node.properties[PANEL];
   if (adds && before) state.text = `${before.text}\n${state.text}`.split("\n").slice(-MOST_LINES).join("\n");
-  if (!state.total) node.properties[PANEL] = state;  // how far it is changes often, and is nothing to save
-  show(node, state);
+  if (state.total) return show(node, state);  // how far it is changes often, and is nothing to save
+  keep(node, state);
 }
+
+// Shows and keeps what a node said. The page saves a workflow when it sees a change, and of this it sees none: what was
+// said was lost where the page was loaded anew.
+function keep(node, state) {
+  node.properties[PANEL] = state;
+  show(node, state);
+  clearTimeout(keeping);
+  keeping = setTimeout(() => app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.(), 200);
+}
+let keeping;
 
 // What a node left with its output comes again where the host takes the node from its cache.
 function executed({ detail }) {
   const [state] = detail?.output?.debias_panel ?? [];
-  if (state) received({ detail: { ...state, node: detail.node } });
+  if (!state) return;
+  received({ detail: { ...state, node: detail.node } });
+  // Nodes 2.0 shows the last preview beside the pictures that a node leaves, here the same sheet.
+  const stores = document.getElementById("vue-app")?.__vue_app__?.config?.globalProperties?.$pinia?._s;
+  stores?.get("nodeOutput")?.revokePreviewsByExecutionId?.(detail.node);
 }
 
 function stopped({ detail }) {
   const node = find(detail.node_id), state = node?.widgets?.find((w) => w.name === WIDGET)?.state;
-  if (!state?.total) return;
-  node.properties[PANEL] = { ...state, total: 0, text: `${state.text}\nStopped: ${detail.exception_message ?? "interrupted"}` };
-  show(node, node.properties[PANEL]);
+  if (!node || !state?.total && !detail.exception_message) return;
+  const text = state?.total ? `${state.text}\n` : "";  // of an earlier run, else
+  keep(node, { ...(state?.total ? state : {}), total: 0, text: `${text}Stopped: ${(detail.exception_message ?? "interrupted").trim()}` });
 }
 
 // Debias Calibrate: how many images it takes, before it is queued.

@@ -7,6 +7,7 @@ direction is evaluated in a further call, and gamma is taken off the conditional
 from __future__ import annotations
 
 import weakref
+from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -71,9 +72,8 @@ def longer(state: Pass, step, x_out: Tensor, inner_model) -> None:
     """Put the predictions for texts longer than the batch's own in place of the host's, which knows the prompt's."""
     places = _places(state, step.x)
     for images, text in state.evaluated_apart(step.text_uncond):
-        prediction = _evaluate(step, text, len(state.seeds), inner_model, state.mark)
-        for image in images:
-            x_out[places[image][state.guided[image]][0]] = prediction[image].to(x_out.dtype)
+        for image, prediction in _evaluate(step, text, images, len(state.seeds), inner_model, state.mark).items():
+            x_out[places[image][state.guided[image]][0]] = prediction.to(x_out.dtype)
 
 
 def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
@@ -99,7 +99,8 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
     else:
         text, cond = step.text_uncond, torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
                                                     for u, parts in zip(uncond, places, strict=True)])
-    unsafe = [[(images, k * _evaluate(step, text, b, inner_model, state.mark)) for images, text in texts]
+    unsafe = [{image: k[image] * prediction for images, text in texts
+               for image, prediction in _evaluate(step, text, images, b, inner_model, state.mark).items()}
               for texts in state.unsafe(text, shared.sd_model)]
     gamma = state.gamma(k * cond, k * uncond, unsafe)
     for image_of, part in state.guided.items():
@@ -131,16 +132,20 @@ def _places(state: Pass, x: Tensor) -> list[list[tuple[int, float]]]:
             for rows, parts in zip(found, state.parts, strict=True)]
 
 
-def _evaluate(step, text, b: int, inner_model, mark: int | None) -> Tensor:
-    """The model's output for other texts [b, ...] of the step's images, float32."""
+def _evaluate(step, text, images: Sequence[int], b: int, inner_model, mark: int | None) -> dict[int, Tensor]:
+    """The model's output for other texts [b, ...] of some of the step's images, float32, by image.
+
+    ControlNet, which marks the text, keeps hints for all rows of one evaluation: there all are evaluated.
+    """
     from modules import shared
-    x, sigma, image = (part[-b:] for part in (step.x, step.sigma, step.image_cond))
-    whole = getattr(shared.opts, "batch_cond_uncond", True) and (
-        tokens_of(step.text_cond).shape[1] == tokens_of(step.text_uncond).shape[1])
-    if whole and mark:
-        rows = [row % b for row in range(len(step.x))]  # ControlNet keeps hints for all rows of one evaluation
-        text, (x, sigma, image) = with_rows(text, rows), (chosen(part, rows) for part in (x, sigma, image))
-    return inner_model(x, sigma, cond=_condition(text, image))[:b].float()
+    rows = list(images)
+    if mark:
+        whole = getattr(shared.opts, "batch_cond_uncond", True) and (
+            tokens_of(step.text_cond).shape[1] == tokens_of(step.text_uncond).shape[1])
+        rows = [row % b for row in range(len(step.x) if whole else b)]
+    x, sigma, image = (chosen(part[-b:], rows) for part in (step.x, step.sigma, step.image_cond))
+    found = inner_model(x, sigma, cond=_condition(with_rows(text, rows), image)).float()
+    return {row: prediction for row, prediction in zip(rows[:b], found) if row in images}
 
 
 def _condition(text, image: Tensor) -> dict:

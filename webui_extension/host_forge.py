@@ -5,9 +5,11 @@ own patcher back before every pass. Predictions are x_0 throughout.
 """
 from __future__ import annotations
 
+from typing import Sequence
+
 import torch
 
-from .conditioning import GUIDANCE, POOLED, TOKENS
+from .conditioning import GUIDANCE, POOLED, TOKENS, chosen, with_rows
 from .sampling import Pass
 
 
@@ -47,27 +49,33 @@ def guided(state: Pass, args: dict, cond_scale: float):
     from modules import shared
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
 
-    def evaluated(text):
-        return k * _evaluate(args, text, x, sigma).float()
+    def evaluated(text, images):
+        return {image: k[image] * found.float() for image, found in _evaluate(args, text, x, sigma, images).items()}
 
     cond, base = k * args["cond_denoised"].float(), k * args["uncond_denoised"].float()
     if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
-        unsafe, base = [], cond.clone()
+        unsafe: list[dict] = []
+        base = cond.clone()
         for part in sorted(set(state.guided.values())):
             images = [i for i, guided in state.guided.items() if guided == part]
             text = _text(args["cond"][part], len(x))
-            own = cond if len(args["cond"]) == 1 else evaluated(text)
+            own = cond if len(args["cond"]) == 1 else evaluated(text, images)
             for image in images:
                 base[image] = own[image]
-            found = [[([i for i in some if i in images], evaluated(moved)) for some, moved in texts]
+            found = [_joined(evaluated(moved, [i for i in some if i in images]) for some, moved in texts)
                      for texts in state.unsafe(text, shared.sd_model)]
-            unsafe = [[*one, *more] for one, more in zip(unsafe or [[]] * len(found), found, strict=True)]
+            unsafe = [{**one, **more} for one, more in zip(unsafe or [{}] * len(found), found, strict=True)]
         cond = base
     else:
-        unsafe = [[(images, evaluated(text)) for images, text in texts]
+        unsafe = [_joined(evaluated(text, images) for images, text in texts)
                   for texts in state.unsafe(_text(args["uncond"][0], len(x)), shared.sd_model)]
     gamma = state.gamma(cond, base, unsafe)
     return (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
+
+
+def _joined(found) -> dict[int, torch.Tensor]:
+    """Predictions by image, of all of these."""
+    return {image: prediction for one in found for image, prediction in one.items()}
 
 
 def _without_uncond(state: Pass, args: dict):
@@ -82,13 +90,13 @@ def _without_uncond(state: Pass, args: dict):
     texts = state.unsafe(_text(args["cond"][0], len(x)), shared.sd_model)
     if state.inside.repeats(state.step, state.progress):
         return (denoised.float() - state.again() / k).to(denoised.dtype)
-    found = [[(images, k * _evaluate(args, text, x, sigma).float()) for images, text in one] for one in texts]
+    found = [{image: k[image] * prediction.float() for images, text in one
+              for image, prediction in _evaluate(args, text, x, sigma, images).items()} for one in texts]
     cond = base = k * args["cond_denoised"].float()
     if state.inside.evaluates_empty:
         base = cond.clone()
-        for images, prediction in found.pop():
-            for image in images:
-                base[image] = prediction[image]
+        for image, prediction in found.pop().items():
+            base[image] = prediction
     return (denoised.float() - state.gamma(cond, base, found) / k).to(denoised.dtype)
 
 
@@ -97,12 +105,11 @@ def longer(state: Pass, args: dict, cond_scale: float):
     prediction, so the change is cond_scale times the part's weight times what the longer text changes."""
     denoised, x, sigma = args["denoised"].clone(), args["input"], args["sigma"]
     for images, text in state.evaluated_apart(_text(args["cond"][0], len(x))):
-        prediction = _evaluate(args, text, x, sigma)
-        for image in images:
+        for image, prediction in _evaluate(args, text, x, sigma, images).items():
             part, weights = state.guided[image], [weight for _, weight in state.parts[image]]
             before = args["cond_denoised"] if len(weights) == 1 else \
-                _evaluate(args, _text(args["cond"][part], len(x)), x, sigma)
-            change = prediction[image].float() - before[image].float()
+                _evaluate(args, _text(args["cond"][part], len(x)), x, sigma, [image])
+            change = prediction.float() - before[image].float()
             denoised[image] = (denoised[image].float() + cond_scale * weights[part] * change).to(denoised.dtype)
     return denoised
 
@@ -117,17 +124,26 @@ def _text(condition: dict, images: int):
     return {TOKENS: tokens, POOLED: pooled[:images], **told}
 
 
-def _evaluate(args: dict, text, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """x_0 for another text, with the ControlNets and image conditioning of the prompt's own."""
+def _evaluate(args: dict, text, x: torch.Tensor, sigma: torch.Tensor, images: Sequence[int]
+              ) -> dict[int, torch.Tensor]:
+    """x_0 for another text [B, ...] of some images, by image, with the ControlNets and image conditioning of the
+    prompt's own. Where these, or patches, may tell images by their places in the batch, all are evaluated."""
     try:
         from backend.sampling.condition import compile_conditions
         from backend.sampling.sampling_function import calc_cond_uncond_batch
     except ImportError:  # reForge
         from ldm_patched.modules.samplers import calc_cond_uncond_batch
         from modules_forge.forge_sampler import cond_from_a1111_to_patched_ldm as compile_conditions
-    (condition,), own = compile_conditions(text), args["cond"][0]
+    own, options = args["cond"][0], args["model_options"].get("transformer_options", {})
+    tied = own.get("control") is not None or "c_concat" in own.get("model_conds", {}) or any(
+        options.get(name) for name in ("patches", "patches_replace"))
+    rows = list(range(len(x))) if tied else list(images)
+    if len(rows) < len(x):
+        text, x, sigma = with_rows(text, rows), chosen(x, rows), chosen(sigma, rows)
+    (condition,) = compile_conditions(text)
     if own.get("control") is not None:
         condition["control"] = own["control"]
     if "c_concat" in own.get("model_conds", {}):
         condition["model_conds"]["c_concat"] = own["model_conds"]["c_concat"]
-    return calc_cond_uncond_batch(args["model"], [condition], None, x, sigma, args["model_options"])[0]
+    found = calc_cond_uncond_batch(args["model"], [condition], None, x, sigma, args["model_options"])[0]
+    return {row: prediction for row, prediction in zip(rows, found) if row in images}

@@ -180,19 +180,12 @@ class Pass:
             self.mark = mark_of(conditioning)
         return parts_of(conditioning, self.mark)
 
-    def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[Sequence[tuple[list[int], Tensor]]]
-              ) -> Tensor:
+    def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[dict[int, Tensor]]) -> Tensor:
         """gamma [B, C, ...] from predictions in eps units (a common offset cancels); zero for images left alone.
 
-        eps_unsafe are those of `unsafe`, each [B, C, ...] with the images that it is for.
+        eps_unsafe are those of `unsafe`, each [C, ...] by image.
         """
-        full = []
-        for found in eps_unsafe:
-            rows = list(eps_uncond)
-            for images, prediction in found:
-                for image in images:
-                    rows[image] = prediction[image]
-            full.append(torch.stack(rows))
+        full = [torch.stack([found.get(image, own) for image, own in enumerate(eps_uncond)]) for found in eps_unsafe]
         unsafe = full[0] if self.guide.method.direction == "embedding" else self.inside.unsafe(eps_uncond, full)
         gamma = self.inside.gamma(self.step, self.progress, eps_cond, eps_uncond, unsafe)
         if self._mask is None or self._mask.device != gamma.device:

@@ -21,6 +21,7 @@ import itertools
 import json
 import time
 from dataclasses import asdict, dataclass, field, fields
+from math import ceil
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -418,8 +419,8 @@ class Calibration:
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1 and any(self.checks):
             if all(self._sure(i) or self._all_but_the_check(i) for i in range(len(self.attributes))):
-                return ("as sure as the classifier's check allows: the shares are known only to within "
-                        f"{100 * self._widest:.0f} points of the target; check the classifier on more pictures")
+                return ("as sure as the classifier's check allows: a share may still be up to "
+                        f"{ceil(100 * self._widest)} points off target; check the classifier on more pictures")
         if self.plan.within is not None and len(tried) > 1:
             lost = [i for i in range(len(self.attributes)) if self._hopeless(i)]
             if lost and all(i in lost or self._sure(i) for i in range(len(self.attributes))):
@@ -428,8 +429,10 @@ class Calibration:
                     f"is {named_shares(a.names, a.target)}" for i, a in enumerate(self.attributes) if i in lost)
         if len(tried) - 1 >= self.plan.rounds and self.plan.within is not None:
             used = self.plan.most_images - self.plan.held_out
-            return (f"not sure enough: all {used} images of the plan are used, and the shares are known only to "
-                    f"within {100 * self._widest:.0f} points of the target")
+            return (f"not sure enough: the plan's {used} images are used up, and a share may still be up to "
+                    f"{ceil(100 * self._widest)} points off target" if self._widest > self.plan.within else
+                    f"not sure enough: the plan's {used} images are used up at a certainty of "
+                    f"{min(map(self.certainty, range(len(self.attributes)))):.1%}")
         if len(tried) - 1 >= self.plan.rounds:
             nearest = [solver.nearest(self.history(i), aim).counts for i, aim in enumerate(self.aims)]
             return f"all {self.plan.rounds} rounds used; the nearest shares that were seen: " + "; ".join(

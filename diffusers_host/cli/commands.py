@@ -313,7 +313,8 @@ def report(options) -> dict:
         for prompt in options.prompt or ():
             profile = _for_prompt(bench, profile, prompt, options)
         seeds = list(range(options.seed or 0, (options.seed or 0) + SHOWN))
-        for entry in profile.entries:
+        from tqdm import tqdm
+        for entry in tqdm(profile.entries, unit="prompt", disable=options.json or len(profile.entries) < 2):
             made = bench.generate(entry.prompt, seeds)[0], bench.apply(profile, entry.prompt, seeds)[0]
             sheets[entry.prompt] = [Sheet(what, pictures_of(images), seeds)
                                     for what, images in zip((WITHOUT, WITH), made, strict=True)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from functools import wraps
 from types import SimpleNamespace
 
 import diffusers
@@ -136,21 +137,28 @@ class Pipeline(Case):
         negative = None if flux else NEGATIVE
         if steering is None:
             own = dict(prompt=[prompt] * IMAGES, **({} if flux else dict(negative_prompt=[negative] * IMAGES)))
-            return self._run(denoiser, dict(call, **own))
-        with guided(self.pipe, prompt, ATTRIBUTES, steering.rows(SEEDS, strength), method, negative_prompt=negative,
-                    **self.encoding) as guide:
-            return self._run(denoiser, dict(guide.call, **call))
+            with self._counted(denoiser):
+                return self.pipe(**dict(call, **own)).images
+        with self._counted(denoiser):  # before guidance, which evaluates further rows by itself
+            with guided(self.pipe, prompt, ATTRIBUTES, steering.rows(SEEDS, strength), method,
+                        negative_prompt=negative, **self.encoding) as guide:
+                return self.pipe(**dict(guide.call, **call)).images
 
-    def _run(self, denoiser, call):
-        rows, handle = [], denoiser.register_forward_pre_hook(
-            lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs.get("hidden_states"))),
-            with_kwargs=True)
+    @contextmanager
+    def _counted(self, denoiser):
+        rows, inner = [], denoiser.forward
+
+        @wraps(inner)
+        def forward(*args, **kwargs):
+            first = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+            rows.append(len(first))
+            return inner(*args, **kwargs)
+        denoiser.forward = forward
         try:
-            latents = self.pipe(**call).images
+            yield
         finally:
-            handle.remove()
+            del denoiser.forward
         self.evaluations, self.sigmas = sum(rows), self.pipe.scheduler.sigmas.tolist()
-        return latents
 
     def _latents(self):
         shape = {"FluxPipeline": (16, 16), "ChromaPipeline": (16, 16),

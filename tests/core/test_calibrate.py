@@ -234,7 +234,7 @@ def test_a_margin_ends_a_calibration_as_soon_as_it_is_sure(method):
 def test_a_margin_that_is_not_reached_is_not_claimed_and_rounds_have_their_own_number_of_images():
     c = calibration(images=50, rounds=3, round_images=20, held_out=0, within=0.01)
     run(c, Host())
-    assert c.stop.startswith("not sure enough: all 110 images of the plan are used")
+    assert c.stop.startswith("not sure enough: the plan's 110 images are used up")
     assert c.certainty(0) < 0.95
     assert [len(r.seeds) for r in c.rounds] == [50, 20, 20, 20]
     assert sorted(seed for r in c.rounds for seed in r.seeds) == list(range(110))

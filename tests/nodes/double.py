@@ -108,12 +108,12 @@ def calc_cond_batch(model, conds, x, timestep, model_options):
     def evaluate(model, conds, x, timestep, model_options):
         outs = []
         for kind, cond in enumerate(conds):
-            parts = [applied({name: repeated(entry[name], len(x)) for name in getattr(
+            parts = [applied(x, timestep, {name: repeated(entry[name], len(x)) for name in getattr(
                 model, "parts", ("cross_attn",)) if name in entry}, kind) for entry in cond or ()]
             outs.append(sum(parts) / len(parts) if parts else torch.zeros_like(x))
         return outs
 
-    def applied(texts, kind):
+    def applied(x, timestep, texts, kind):
         def apply(x, timestep, **texts):
             transformer = model_options.get("transformer_options", {})
             for patch in transformer.get("patches", {}).get("attn2_patch", ()):

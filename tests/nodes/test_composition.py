@@ -81,6 +81,29 @@ PATCHES = {
 }
 
 
+@pytest.mark.parametrize("direction, most", [("prompt", 1.5), ("embedding", 5.0), ("prediction", 5.0)])
+def test_easycache_changes_the_effect_of_directions_inside_sampling_and_the_pass_names_it(demo, sample, guided,
+                                                                                          direction, most):
+    """It was only asked whether anything is guided. A cache repeats steps, and with them what they were steered by. One
+    picture at a time: EasyCache adds the differences of all rows of a batch to each of them."""
+    from sd_debias.nodes.guidance import KEY
+    effects = []
+    for patch in (lambda model: model, node("nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False)):
+        moved = []
+        for seed in range(4):
+            model = patch(demo[0])
+            steered, done = guided(model, direction, WEIGHTS[:1])
+            guide, = steered.get_wrappers("outer_sample", KEY)
+            facts = []
+            object.__setattr__(guide, "done", lambda did, known: facts.append((did, known)))
+            plain, found = (sample(each, batch=1, steps=20, seed=seed) for each in (model, steered))
+            moved.append((found - plain).abs().mean())
+            (did, known), = facts
+            assert did["acted"] and known.get("cache") == ("EasyCache" if effects else None)
+        effects.append(torch.stack(moved).mean())
+    assert 0.5 < float(effects[1] / effects[0]) < most
+
+
 def pack(folder, address):
     """The nodes of another pack, where it is installed."""
     place = Path(os.environ.get("COMFYUI_PATH", "")) / "custom_nodes" / folder

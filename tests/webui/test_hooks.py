@@ -48,7 +48,7 @@ def test_steps_of_nan_are_left_out_and_said(a_double, monkeypatch):
     def broken_in(steps):
         def broken(self, cond, uncond, unsafe):
             factor = float("nan") if self.step in steps else 1.0
-            unsafe = [[(at, one * factor) for at, one in own] for own in unsafe]
+            unsafe = [{image: one * factor for image, one in own.items()} for own in unsafe]
             return gamma(self, cond, uncond, unsafe)
         monkeypatch.setattr(passes, "gamma", broken)
 
@@ -322,8 +322,8 @@ def test_latents_with_an_axis_of_time_are_guided(a_double):
                   for _ in range(2))
     one.guided = other.guided = {0: 0}
     flat = [torch.randn(2, 4, 8, 8) for _ in range(3)]
-    gamma = one.gamma(flat[0], flat[1], [[([0], flat[2])]])
-    deep = other.gamma(*(x[:, :, None] for x in flat[:2]), [[([0], flat[2][:, :, None])]])
+    gamma = one.gamma(flat[0], flat[1], [{0: flat[2][0]}])
+    deep = other.gamma(*(x[:, :, None] for x in flat[:2]), [{0: flat[2][0][:, None]}])
     assert torch.equal(gamma[:, :, None], deep) and gamma[0].any() and not gamma[1].any()
     for name in ("host_a1111", "host_forge"):
         assert "view(-1, 1, 1, 1)" not in inspect.getsource(ours(name))
