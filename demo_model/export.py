@@ -1,8 +1,5 @@
-"""The demo model as one checkpoint in the layout of the original Stable Diffusion code, for AUTOMATIC1111's webui.
-
-    sd-debias export --for a1111 --out .../models/Stable-diffusion
-
-writes demo.safetensors, the YAML that describes it, and a folder with its tokenizer and text settings. Its widths are
+"""The demo model as one checkpoint in the layout of the original Stable Diffusion code, for web UIs: NAME.safetensors,
+the YAML that describes it, and a folder with its tokenizer and text settings. Its widths are
 no whole multiples of the first, which that code's settings cannot say, so the YAML names a small function of this
 package: the extension must be installed where the checkpoint is loaded.
 """
@@ -43,7 +40,7 @@ def export(folder: str | Path, name: str = "demo", weights: str | Path = FOLDER,
     for path, data in files.items():
         if path.exists() and not overwrite and (not path.is_file() or path.read_bytes() != data):
             raise DebiasError(f"{quoted(path)} exists already and is another file. Choose another name, or allow "
-                              f"overwriting (--overwrite).")
+                              f"overwriting.")
     for path, data in files.items():
         write_atomic(path, data)
     return folder / f"{name}.safetensors"

@@ -12,7 +12,7 @@ from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
 from ..core.prompts.syntax import OTHERS
 from ..core.report.markdown import literal, literal_lines
-from . import host_a1111, host_forge, profiles
+from . import demo_model, host_a1111, host_forge, profiles
 from .arguments import BALANCE, NONE, Arguments
 from .guide import from_profile, plain
 from .pasting import pasted
@@ -57,6 +57,10 @@ class Debias(scripts.Script):
                                     elem_id=self.elem_id("hires"))
                 others = gr.Dropdown(list(OTHERS), value=defaults.others, elem_id=self.elem_id("others"),
                                      label="Debias prompts that the profile is not for")
+                small = gr.Button("Write the small demo model into models/Stable-diffusion", size="sm",
+                                  elem_id=self.elem_id("demo_model"))
+                told = gr.Markdown("", elem_id=self.elem_id("demo_model_told"))
+                small.click(lambda: literal(demo_model.write()), inputs=[], outputs=[told])
                 gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group.  \nThe "
                             "directions embedding and prediction do nothing in steps in which a setting skips the "
                             "negative prompt. The direction prompt always works.")

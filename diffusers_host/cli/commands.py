@@ -1,4 +1,4 @@
-"""The command line: sd-debias audit | calibrate | check | generate | report | demo | export | doctor."""
+"""The command line: sd-debias audit | calibrate | check | generate | report | demo | doctor."""
 from __future__ import annotations
 
 import json
@@ -360,14 +360,6 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
     return replace(entry, warnings=said, stop="nothing was calibrated for this prompt"), sheets
 
 
-def export(options) -> dict:
-    """Write the demo model as a checkpoint for another host."""
-    from ...demo_model.export import export
-    path = export(options.out, options.name, overwrite=options.overwrite)
-    say(options, f"Checkpoint: {path}\nUse it with 64x64 pixels, 8 steps, a CFG scale of 2, and the classifier 'demo'.")
-    return dict(checkpoint=str(path))
-
-
 def doctor(options) -> dict:
     """Test guidance on a model with a few pictures. Put what it prints into a bug report."""
     from ...core.doctor import PROMPT, examine
@@ -389,5 +381,4 @@ def doctor(options) -> dict:
     return dict(ok=found.ok, findings=[dict(ok=finding.ok, text=finding.text) for finding in found.findings])
 
 
-COMMANDS = {function.__name__: function for function in (audit, calibrate, check, generate, report, demo, export,
-                                                         doctor)}
+COMMANDS = {function.__name__: function for function in (audit, calibrate, check, generate, report, demo, doctor)}

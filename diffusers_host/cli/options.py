@@ -394,11 +394,6 @@ def _parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     attributes(sub)
     device(sub)
     out(sub, "demo_output")
-
-    sub = command("export")
-    _option(sub, "--for", "the host: AUTOMATIC1111's web UI", dest="host", choices=("a1111",), required=True)
-    out(sub)
-    _option(sub, "--name", "name of the checkpoint", "demo", type=str)
     return parser
 
 

@@ -94,7 +94,7 @@ def test_no_command_asks_another_host_unless_it_is_told_to(run, tmp_path):
         ["sweep", "--audit", "--prompts", "prompts.txt", "--count", "4", *FEW, "--out", "sweep"],
         ["card", "sweep/demo", "--out", "card"],
         ["audit", "--folder", "pictures", "--classifier", "demo", "--out", "folder"],
-        ["export", "--for", "a1111", "--out", "exported"], ["doctor", "--steps", "2"],
+        ["doctor", "--steps", "2"],
         HUB, HUB_MODEL, [*HUB_MODEL[:-1], "somebody/clip", "--allow-download"])
     codes, asked = zip(*found)
     assert codes[:9] == (0,) * 9 and codes[10:] == (2,) * 3, said

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from sd_debias.diffusers_host.cli.main import main
+from webui_hosts import ours
 from sd_debias.demo_model.export import export, unet_name, vae_name
 from sd_debias.demo_model.model import FOLDER
 
@@ -46,9 +48,24 @@ def test_the_decoders_levels_are_counted_from_the_picture():
     assert vae_name("encoder.down_blocks.0.downsamplers.0.conv.bias", 4) == "encoder.down.0.downsample.conv.bias"
 
 
-def test_the_command_line_writes_it(tmp_path, capsys):
-    assert main(["export", "--for", "a1111", "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["checkpoint"] == str(tmp_path / "demo.safetensors")
-    assert main(["export", "--for", "a1111", "--out", str(tmp_path)]) == 0
-    assert "64x64 pixels, 8 steps" in capsys.readouterr().out
-    assert main(["export", "--for", "a1111", "--out", str(tmp_path), "--name", "a/b"]) == 2
+def test_a_button_writes_it_where_the_host_finds_checkpoints(a_double):
+    module = ours("demo_model")
+    listed = []
+    sys.modules["modules.sd_models"].list_models = lambda: listed.append(1)
+    assert "64x64 pixels" in module.write() and listed == [1]
+    path = Path(sys.modules["modules.paths"].models_path) / "Stable-diffusion" / f"{module.NAME}.safetensors"
+    assert path.is_file() and "64x64" in module.write()
+    path.write_bytes(b"somebody else's")
+    assert "exists already" in module.write() and path.read_bytes() == b"somebody else's"
+
+
+def test_forge_loads_it_by_its_yaml_and_every_other_checkpoint_as_before(a_double, tmp_path, monkeypatch):
+    module, models, loaded = ours("forge_demo"), sys.modules["modules.sd_models"], []
+    models.forge_loader = lambda path, **more: loaded.append(path)
+    monkeypatch.setattr(module, "small", lambda host, params, path: loaded.append(params["scale_factor"]))
+    module.register()
+    module.register()  # again at every "Reload UI"
+    (tmp_path / "b.yaml").write_text("model: {}")
+    for path in (export(tmp_path, "a"), tmp_path / "b.safetensors", tmp_path / "c.safetensors"):
+        models.forge_loader(path)
+    assert loaded == [pytest.approx(0.18215), tmp_path / "b.safetensors", tmp_path / "c.safetensors"]
