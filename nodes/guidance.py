@@ -201,8 +201,7 @@ class Pass:
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
         self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
         guider.conds.update(zip(self.names, extra))
-        # Where other images are left alone: the images, as a list and an index, and the numbers of what is evaluated for
-        # them alone.
+        # Where other images are left alone: images as an index, and what is evaluated for them alone, with its numbers.
         self.few: list[tuple[Tensor, list[int], list[conditioning.Entries]]] = []
 
     def __call__(self, executor, model, conds, x, timestep, model_options, *args, **kwargs):

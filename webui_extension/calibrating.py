@@ -120,7 +120,7 @@ def calibrate(p, prompts: Sequence[str], attributes: Sequence[Attribute], classi
     places = runner.Places(profile=target, lock=target, folder=folder / "reports" / name, states=folder / "unfinished",
                            best=folder / f"{name} (unfinished){SUFFIX}", overwrite=overwrite,
                            earlier=folder / "reports" / f"{name} (earlier)")
-    bench = Workbench(p, classifier, hires, say)
+    bench = Workbench(p, classifier, hires, say, prompts=prompts)
     bench.note = note
     outcome = runner.calibrate(bench, prompts, attributes, method, planned(
         sure, method, **numbers, batch_size=p.batch_size, seed=p.seed), name, places, checks.load(check, attributes))

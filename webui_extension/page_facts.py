@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from enum import Enum
+from typing import Sequence
 
 import numpy as np
 from PIL import Image
@@ -21,13 +23,17 @@ IMG2IMG = ("init_images", "denoising_strength", "resize_mode", "image_mask", "ma
            "image_cfg_scale", "initial_noise_multiplier")
 
 
-def page_facts(p, hires: bool) -> list:
+NETWORK = re.compile(r"<\w+:([^:>]+)")  # <lora:NAME:0.8>
+
+
+def page_facts(p, hires: bool, prompts: Sequence[str] = ()) -> list:
     """As plain values: the setting with the chosen checkpoint, the page's own fields, the host's settings that
-    infotexts name, the files of checkpoint and VAE, and other extensions' arguments, such
+    infotexts name, the files of checkpoint, VAE and the LoRAs that prompts name, and other extensions' arguments, such
     as ControlNet's."""
     names = (*PAGE, *(HIRES if hires else ()), *(IMG2IMG if getattr(p, "init_images", None) else ()))
     return [_chosen(p), sorted(map(str, p.override_settings.items())),
-            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p), _other_scripts(p)]
+            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p), _networks([*prompts, *([p.prompt] if isinstance(p.prompt, str) else p.prompt)]),
+            _other_scripts(p)]
 
 
 def host_facts(p) -> dict[str, object]:
@@ -66,6 +72,14 @@ def _files(p) -> list:
     """What tells the checkpoint and VAE from others put in their place."""
     match, known = _match(option(p, "sd_model_checkpoint")), getattr(sys.modules.get("modules.sd_vae"), "vae_dict", {})
     return [fingerprint(getattr(match, "filename", None)), fingerprint(known.get(option(p, "sd_vae")))]
+
+
+def _networks(prompts: Sequence[str]) -> list:
+    """The LoRAs that prompts name, with what tells their files from others put in their place."""
+    host = sys.modules.get("networks")  # of the host's own extension
+    known = {**getattr(host, "available_network_aliases", {}), **getattr(host, "available_networks", {})}
+    return sorted((name, fingerprint(getattr(known.get(name), "filename", None)))
+                  for name in {name for prompt in prompts for name in NETWORK.findall(prompt)})
 
 
 def _other_scripts(p) -> list:

@@ -38,14 +38,13 @@ class Workbench(Host):
     anew = "choose to overwrite the profile"
 
     def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
-                 say: Callable[[str], None] = lambda text: None,
-                 judges: bool = True):
+                 say: Callable[[str], None] = lambda text: None, judges: bool = True, prompts: Sequence[str] = ()):
         from modules import processing
         if p.seed in (-1, None, ""):
             # A random seed could not be continued: nobody would know it.
             p.seed = seeds_of(p.prompt if isinstance(p.prompt, str) else p.prompt[0])
         processing.fix_seed(p)
-        self.p, self.tell = p, say
+        self.p, self.tell, self.prompts = p, say, list(prompts)
         self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.named = classifiers.Named.of(classifier)
         text = self.named.text
@@ -69,7 +68,7 @@ class Workbench(Host):
         return self.judged[key]
 
     def fingerprint(self) -> object:
-        return [self.judge, *page_facts(self.p, self.hires)]
+        return [self.judge, *page_facts(self.p, self.hires, self.prompts)]
 
     def known(self, prompt: str) -> str:
         """As the accordion will meet it: with the page's styles, without extra networks."""

@@ -194,6 +194,19 @@ def test_rounds_are_not_continued_with_other_arguments_of_controlnet(key):
     assert len({before, key([Unit(0.5, picture)]), key([Unit(1.0, picture + 1)]), key([None])}) == 4
 
 
+def test_rounds_are_not_continued_with_a_lora_replaced_under_its_name(key, tmp_path, monkeypatch):
+    """Its name in the prompt was all that counted."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"one")
+    known = types.SimpleNamespace(available_networks={"x": types.SimpleNamespace(filename=str(file))})
+    monkeypatch.setitem(sys.modules, "networks", known)
+    prompt = f"{PROMPT} <lora:x:0.8>"
+    before = key(prompt=prompt)
+    assert key(prompt=prompt) == before
+    file.write_bytes(b"another")
+    assert key(prompt=prompt) != before
+
+
 def test_rounds_are_not_continued_with_a_checkpoint_replaced_under_its_name(key, tmp_path):
     file = key.host.checkpoints["model"] = tmp_path / "model.safetensors"
     file.write_bytes(b"one")
