@@ -24,7 +24,7 @@ EXTRAS = ("demo", "test")  # of pyproject.toml, each with all that the one befor
 
 # By import name, what core needs and every host ships. A host's own versions of the first stay as they are.
 HOST_OWNS = ("torch", "numpy", "transformers")
-SMALL = {"safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm", "jinja2": "Jinja2",
+SMALL = {"safetensors": "safetensors", "PIL": "Pillow", "jinja2": "Jinja2",
          "markupsafe": "MarkupSafe", "packaging": "packaging", "scipy": "scipy"}
 
 

@@ -18,7 +18,7 @@ PERSON = 18
 THINGS = {5: 0, 6: 0, 10: 1, 13: 1, 15: 0, 17: 0, 19: 1, 20: 1, 27: 1}  # file: least count in WordNet's texts
 MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista biker blogger bodybuilder boxer
     boyfriend broker caregiver cashier ceo cheerleader choir cleaner clown coder cop cosplayer couple cowgirl
-    creator crew crowd cto cfo cyberpunk designer developer dj driver drummer elf esthetician everybody everyone
+    creator crew crowd cto cfo camper scout designer developer dj driver drummer elf esthetician everybody everyone
     family farmer firefighter freelancer friend gamer gang geek girlfriend goalkeeper goblin group guitarist
     hacker hairdresser hipster human influencer instagrammer instructor janitor jogger keyboardist kid lady
     librarian lifeguard lineman mathematician mechanic mermaid model mom dad neighbor neighbour nun officer orc
@@ -42,7 +42,7 @@ NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde bos
     honey individual infernal irregular joker juvenile king-size lamb lame light local longer lovely lush major
     maroon mate metropolitan mink minor modern mod moderate mummy mute national natural neutral noble occult
     offspring ordinary original passing peach personal pet pill plain platinum pool post power prime private
-    public puppet quiet rare raw red regular relative rival rose runner-up royal safe scout secular second secure
+    public puppet quiet rare raw red regular relative rival rose runner-up royal safe secular second secure
     self senior-care sharp silver slow smart snake soft solid spark square stiff still strange subject sweet tan
     tiger tone toy treasure trim turkey twist ugly unfortunate unknown upright vegetable vegetarian wild wise
     worst wolf fox rabbit monkey rat skeleton pig cow dog cat bear hawk eagle spider scarecrow god goddess-statue
@@ -53,10 +53,11 @@ NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde bos
     object orient peak piece plus prize queen-size report rock salt shade sight slip snow spirit stock stone summer
     swinger tart terror tough trial venus vision waste wonder wreck yard freeman batman superman zero bright lucky tall long short cold
     mere mediterranean cosmopolitan prodigy-logo stand-in substitute minimalist impressionist expressionist cubist
-    surrealist futurist realist batman superman freeman"""
+    surrealist futurist realist romantic modernist symbolist pointillist fauvist naturalist
+    manic melancholic cyberpunk steampunk mute"""
 OBJECTS = """hanger accumulator adapter
     adder amphisbaena applier backscratcher backstop balancer basilisk baster batter battle-axe beater bellwether
-    blocker booby booster bore breaker bunny butterball calculator camper carrier caster chachka chameleon changer
+    blocker booby booster bore breaker bunny butterball calculator carrier caster chachka chameleon changer
     choker chum clone coaster cog collector comforter controller conveyer conveyor cooky coon crawler creep crimper
     criollo crook cub cuckoo cultivator cutter decoder decoy dike diner distributer distributor divider dodger dodo
     doormat dragger dyke eater edger ejector energizer ensign excavator fastener finder finisher fixer flack flak

@@ -183,8 +183,8 @@ def test_every_command_that_is_shown_is_understood(page):
 
 @pytest.mark.parametrize("page", [*PAGES, *HELP], ids=lambda path: path.stem)
 def test_every_command_and_option_that_is_mentioned_exists(page):
-    parser = options._parser(COMMANDS)
-    known = next(action.choices for action in parser._actions if action.choices and "audit" in action.choices)
+    known = {name: {option.flag or options.flag_of(key) for key, option in options.options_of(use).items()}
+             for name, use in options.USES.items()}
     for code in re.findall(r"`sd-debias ([^`\n]+)`", unfenced(page)):
         command, *words = code.split()
         if command.startswith("-") or command.isupper():  # --version; COMMAND
@@ -192,8 +192,8 @@ def test_every_command_and_option_that_is_mentioned_exists(page):
         assert command in known, f"{page.name} names sd-debias {command}"
         for word in words:
             if word.startswith("--"):
-                assert word.partition("=")[0] in {*known[command]._option_string_actions, "--help"}, code
-    every = {option for sub in known.values() for option in sub._option_string_actions}
+                assert word.partition("=")[0] in {*known[command], "--help", options.HELP_ALL}, code
+    every = {option for own in known.values() for option in own} | {"--help", options.HELP_ALL, "--version"}
     foreign = {"--write-table", "--pictures", "--out", "--models", "--compile", "--index-url", "--strict", "--api",
                "--no-deps", "--dtype", "--device"}  # of benchmarks, pip and hosts
     if page.parent.name == "docs" and page.stem in ("python", "prompts", "limits", "choosing_a_judge", "sweep",

@@ -60,15 +60,15 @@ def test_a_host_that_has_everything_hears_nothing_and_nothing_heavy_is_imported(
     assert done.returncode == 0 and done.stdout == ""
     assert all(line.startswith("import time:") for line in lines)
     assert "pathlib" in imported
-    assert not imported & {"torch", "numpy", "transformers", "safetensors", "PIL", "tqdm", "pip", "sd_debias", "core"}
+    assert not imported & {"torch", "numpy", "transformers", "safetensors", "PIL", "scipy", "pip", "sd_debias", "core"}
 
 
 def test_a_small_package_that_is_missing_is_installed_alone(install, pip, monkeypatch, capsys):
-    lacking(monkeypatch, install, "PIL", "tqdm")
+    lacking(monkeypatch, install, "PIL", "scipy")
     assert install.main([]) == 0
     (command,) = pip
     assert command[:4] == [sys.executable, "-m", "pip", "install"]
-    assert command[-2:] == ["Pillow", "tqdm"] and "--no-deps" in command
+    assert command[-2:] == ["Pillow", "scipy"] and "--no-deps" in command
     assert capsys.readouterr().err == ""
 
 
@@ -92,15 +92,15 @@ def test_an_error_while_looking_does_not_fail_the_host(install, monkeypatch, cap
 
 
 @pytest.mark.parametrize("outcome, said", [
-    (SimpleNamespace(returncode=1, stdout="Looking\nERROR: No distribution found for tqdm\n"),
-     "No distribution found for tqdm"),
+    (SimpleNamespace(returncode=1, stdout="Looking\nERROR: No distribution found for scipy\n"),
+     "No distribution found for scipy"),
     (subprocess.TimeoutExpired("pip", 1), "timed out")])
 def test_a_pip_that_fails_or_hangs_does_not_hold_up_the_host(
         install, monkeypatch, capsys, outcome, said):
     def run(command, timeout, **kwargs):
         return raised(outcome) if isinstance(outcome, Exception) else outcome
 
-    lacking(monkeypatch, install, "tqdm")
+    lacking(monkeypatch, install, "scipy")
     monkeypatch.setattr(install.subprocess, "run", run)
     assert install.main([]) == 0
     assert said in one_line(capsys.readouterr().err)

@@ -31,8 +31,9 @@ def page_facts(p, hires: bool, prompts: Sequence[str] = ()) -> list:
     infotexts name, the files of checkpoint, VAE and the LoRAs that prompts name, and other extensions' arguments, such
     as ControlNet's."""
     names = (*PAGE, *(HIRES if hires else ()), *(IMG2IMG if getattr(p, "init_images", None) else ()))
+    texts = [*prompts, *([p.prompt] if isinstance(p.prompt, str) else p.prompt)]
     return [_chosen(p), sorted(map(str, p.override_settings.items())),
-            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p), _networks([*prompts, *([p.prompt] if isinstance(p.prompt, str) else p.prompt)]),
+            [(name, _value(getattr(p, name, None))) for name in names], _options(p), _files(p), _networks(texts),
             _other_scripts(p)]
 
 

@@ -21,7 +21,7 @@ MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? 
     businessman businessmen salesman salesmen craftsman craftsmen handyman mailman mailmen postman postmen
     fisherman fishermen cameraman cameramen chairman chairmen congressman congressmen statesman statesmen
     sportsman sportsmen nobleman noblemen horseman horsemen bearded moustached mustached beards? moustache
-    mustache goatee anchorman weatherman workman workmen actors? waiters? cowboys?(?!.(?:hat|boot)) stuntman
+    mustache goatee anchorman weatherman workman workmen waiters? cowboys?(?!.(?:hat|boot)) stuntman
     stuntmen repairman repairmen doorman spaceman spacemen spokesman mann männer herr herren junge hommes?
     garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
 WOMAN = """woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
@@ -41,7 +41,8 @@ BEFORE_PERSON = """pale fair-skinned tanned tan black white brown african africa
     pakistani bangladeshi turkish persian iranian nordic scandinavian swedish norwegian irish german russian slavic
     aboriginal polynesian native-american"""
 PRONOUNS = "he his him himself she her hers herself".split()
-OLD = f"(?:older|elderly|old)(?! (?:{'|'.join(MEDIUM)})s?\\b)"
+OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|(?:{'|'.join(MEDIUM)})s?)\\b)"
+AGES = "old older elderly young younger youthful aged".split()  # that stand before what they describe
 WORDS = {
     "man": [rf"\d*(?:{'|'.join(MAN.split())})", rf"(?:{'|'.join(MALE.split())})s?(?:-\w+)?"],
     "woman": [rf"\d*(?:{'|'.join(WOMAN.split())})", rf"(?:{'|'.join(FEMALE.split())})s?(?:-\w+)?"],
@@ -99,9 +100,9 @@ def _of(main: Person, match: re.Match, said: Sequence[Person], text: str) -> boo
     if inside is not None:
         low, high = sorted((said.index(inside), said.index(main)))
         return all(p.same for p in said[low + 1:high + 1]) or (inside.tag or main.tag) and inside.clause != main.clause
-    if singular(match[0], lexicon()[0]):
-        return False  # the queen of a chess game
-    return not phrase_end(text, match.end())
+    if singular(match[0], lexicon()[0]) or re.match(r" of (?:an?|the|his|her|their) ", text[match.end():]):
+        return False  # the queen of a chess game; the beard of another man
+    return not phrase_end(text, match.end(), match[0] in AGES)
 
 
 def _patterns(attribute: Attribute) -> Iterator[tuple[str, bool]]:

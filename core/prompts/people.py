@@ -53,7 +53,20 @@ BEFORE_THING = set("waiting dressing changing operating dining living parking me
 HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "ruler": r"pencils?|paper|inch|desk", "conductor":
               "wires?|electric|copper", "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
               "king": r"chess\w*|playing cards?|deck", "queen": r"chess\w*|playing cards?|deck|bees?|hive",
-              "cleaner": "vacuum|spray|bottle", "coach": "bus|train|carriage|horses", "monitor": "computer|screen"}
+              "cleaner": "vacuum|spray|bottle", "camper":
+              "van|trailer|caravan|rv", "guy": r"(?:lines?|ropes?|wires?)", "worker": r"bees?|ants?|hive|honeycomb",
+              "coach": "bus|train|carriage|horses", "monitor": "computer|screen"}
+# "Owl professor" is an owl; a "dog walker" is a person.
+ANIMALS = set("""owl cat kitten dog puppy fox wolf bear panda koala raccoon badger otter beaver hedgehog rabbit bunny
+    hare mouse rat hamster squirrel frog toad turtle tortoise lizard crocodile alligator penguin duck goose chicken
+    rooster
+    raven crow parrot pig goat sheep llama alpaca sloth monkey gorilla ape capybara robot corgi ferret skunk
+    mole""".split())
+OF_ANIMALS = tuple("""walker trainer keeper rider farmer breeder watcher lover owner sitter groomer tamer charmer hunter
+    catcher handler herder whisperer rescuer rescue""".split())
+SURNAMES = set("""potter granger smith baker cook taylor mason carter cooper fisher hunter miller parker turner walker
+    weaver wright porter butler archer shepherd page bishop king knight prince pope marshall ranger judge gardener
+    tyler fuller sawyer""".split())
 READS = re.compile(r"\b(?:sign|marquee|banner|text|letters|lettering|neon|shirt|poster|plaque|billboard|title|words?)\b"
                    r"[^,;.]*?\b(?:reading|saying|says|spelling|reads|titled|called)\b[^,;.]*", re.I)
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»")
@@ -139,15 +152,16 @@ def people(prompt: str) -> tuple[Person, ...]:
     return tuple(found)
 
 
-def phrase_end(text: str, at: int) -> str:
+def phrase_end(text: str, at: int, any_word: bool = False) -> str:
     """The thing in whose phrase a letter of a spoken prompt stands: "hospital" behind the "old" of "an old hospital".
-    "" where there is none."""
+    "" where there is none. With `any_word`, a word that is not known is a thing: "gouda"."""
     clause = re.split(f"[{re.escape(''.join(ENDS))}]", text[at:], maxsplit=1)[0]
     follow = _Clause(list(TOKEN.finditer(clause)))
     for i in range(len(follow.words)):
         if follow.ends(i):
             return ""
-        if follow.thing(i):
+        unknown = any_word and follow.words[i] not in ADJECTIVES and follow.words[i] not in BODY
+        if follow.thing(i) or unknown and follow.person(i) is None:
             return follow.words[i]
     return ""
 
@@ -252,7 +266,8 @@ class _Clause:
         return not self._compound(i, after) and not self._title(i)
 
     def _unreal(self, first: int, i: int) -> bool:
-        return any(word in UNREAL for word in self.words[first:i])
+        animal = i > first and self.words[i - 1] in ANIMALS and not self.words[i].startswith(OF_ANIMALS)
+        return animal or any(word in UNREAL for word in self.words[first:i])
 
     def _elsewhere(self, back: int, governs: str, before: str, another: bool) -> bool:
         """Does what governs the phrase put the person out of the picture? "The desk of a doctor", "a gift for a
@@ -291,7 +306,10 @@ class _Clause:
         return False
 
     def _named(self, i: int) -> bool:
-        """"Doctor Who", "scientist Marie Curie": a name follows, where the prompt has words in small letters too."""
+        """"Doctor Who", "scientist Marie Curie": a name follows, where the prompt has words in small letters too.
+        "Harry Potter" is one itself."""
+        if i and self.words[i] in SURNAMES and self._name(i - 1):
+            return True
         if i + 1 >= len(self.tokens) or not self.capitals:
             return False
         if self.words[i + 1] == "by" and i == 1 and self.tokens[0][0] == "The" and self.tokens[i][0].istitle():
@@ -300,12 +318,19 @@ class _Clause:
         return (two[0].isupper() and not two.isupper() and self.person(i + 1) is None
                 and (one[0].isupper() and not one.isupper() or not self.thing(i + 1)))
 
+    def _name(self, i: int) -> bool:
+        """Do two words begin here that are written as a name is?"""
+        return self.capitals and i + 1 < len(self.tokens) and all(
+            self.tokens[k][0].istitle() and self.words[k] not in FUNCTION and self.words[k] not in ADJECTIVES
+            and self.words[k] not in MEDIUM for k in (i, i + 1))
+
     def _likeness(self) -> list[Person]:
         """"Selfie at the beach" shows somebody; so does "close-up of hands", and "portrait of a cat" does not."""
         for i, word in enumerate(self.words):
             if i == 0 and word in ACTIONS and (word == "playing" or self.ends(1)) or self._alone(i):
                 at = self.tokens[i].start()
-                return [Person("person", at, at, self.tokens[i].end(), True, clause=self.number)]
+                return [Person("person", at, at, self.tokens[i].end(), True, any(map(self._name, range(i))),
+                               clause=self.number)]
         return []
 
     def _alone(self, i: int) -> bool:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from ...core.calibration.plan import FIELDS, Plan, planned
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
+from .bar import Bar
 from .parts import (
     Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, pictures_of,
     plan_of, png_of, say)
@@ -36,7 +36,7 @@ def audit(options) -> dict:
         return _audit_folder(options, attributes, checks, corrections)
     keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench = bench_of(options, attributes)
-    with _Bar(options) as bench.say:
+    with Bar(options) as bench.say:
         outcome = runner.audit(bench, options.prompt, attributes, options.count or FIELDS["images"].default,
                                bench.batch_size, options.seed or 0, options.confidence,
                                check_of_each(attributes, checks))
@@ -68,24 +68,14 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     work = FolderAudit(options.folder, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
                        confidence=options.confidence, batch_size=options.batch_size or 32,
                        checks=check_of_each(attributes, checks))
-    bar = None
-
-    def shown(done: int, total: int) -> None:
-        nonlocal bar
-        if options.json:
-            return
-        if bar is None:
-            from tqdm import tqdm
-            bar = tqdm(unit="picture", total=total, initial=done)
-        bar.update(done - bar.n)
-
     def left() -> str:
         kept = ", and kept: run the same command again to continue" if state else \
             ". With --out, what is done is kept"
         return f"{work.done} of {len(work.files)} pictures are labelled{kept}."
 
     try:
-        labelled = work.run(shown)
+        with Bar(options, "pictures") as bar:
+            labelled = work.run(bar.update)
     except KeyboardInterrupt as stopped:
         raise Stopped(f"\nInterrupted. {left()}") from stopped
     except DebiasError:
@@ -93,9 +83,6 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     except Exception:
         print(f"\n{left()}", file=sys.stderr)
         raise
-    finally:
-        if bar is not None:
-            bar.close()
     notes = [corrected([labelled], corrections)] if corrections is not None else []
     found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
     lines = [found[a.name].line(a.name, a.names) for a in attributes]
@@ -135,7 +122,7 @@ def check(options) -> dict:
     keep(options, CHECK, LABELS, TABLE)
     bench = bench_of(options, attributes)
     prompts = options.prompt or [DEMO_PROMPT if options.model == "demo" else PROMPT]
-    with _Bar(options) as bench.say:
+    with Bar(options) as bench.say:
         checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
@@ -183,7 +170,7 @@ def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], met
                            states=out / "unfinished", best=out / "profile (unfinished).json",
                            overwrite=options.overwrite)
     try:
-        with _Bar(options) as bench.say:
+        with Bar(options) as bench.say:
             outcome = runner.calibrate(bench, prompts, attributes, method, plan, options.name or out.name, places,
                                        checks)
     except KeyboardInterrupt as interrupted:  # while files are written
@@ -210,34 +197,6 @@ def _end(outcome, text: str) -> NoReturn:
     raise outcome.taken()
 
 
-class _Bar:
-    """One bar over all images, with images/s and the longest time left, and a line for each round."""
-
-    def __init__(self, options):
-        self.quiet, self.bar = options.json, None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, progress) -> None:
-        if self.quiet:
-            return
-        if self.bar is None:
-            from tqdm import tqdm
-            if progress.done:
-                print(f"Continuing after {progress.done} images.", flush=True)
-            self.bar = tqdm(unit="image", total=progress.total, initial=progress.done)
-        self.bar.set_description(progress.name.rjust(8), refresh=False)
-        self.bar.total = progress.total
-        self.bar.update(progress.done - self.bar.n)
-        if progress.current and progress.current.complete:
-            self.bar.write(f"{progress.name.rjust(8)}: {'; '.join(filter(None, [*progress.shares, progress.left]))}")
-
-
 def generate(options) -> dict:
     """Generate pictures (saved as SEED.png), with or without a profile."""
     from ...core.judge import one_colour
@@ -262,38 +221,40 @@ def generate(options) -> dict:
         entry, _ = entry_for(profile, prompt, options.negative_prompt or "")
         if strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
             encoded = bench.encoded(profile, prompt, strength)
-    written, not_finite, uniform, started = [], [], [], time.perf_counter()
-    first = options.seed or 0
-    for start in range(first, first + options.count, bench.batch_size):
-        batch = range(start, min(start + bench.batch_size, first + options.count))
-        images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
-                        else bench.generate(prompt, batch))
-        for i, (image, seed, row) in enumerate(zip(pictures_of(images), batch, info["weights"], strict=True)):
-            notes = {}
-            if profile:
-                notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed,
-                                 bench.setting["negative_prompt"] or "")
-            if i in info["broken"]:
-                notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
-            elif one_colour(image):
-                notes["Warning"] = "all pixels are equal: does the model or its VAE overflow?"
-            path = out / f"{seed}.png"
-            data = png_of(image, parameters_of(prompt, seed, image.size, bench.setting, notes))
-            if path.exists() and not options.overwrite and (not path.is_file() or path.read_bytes() != data):
-                raise DebiasError(f"{quoted(path)} exists already and is another picture. Choose another --out, or add "
-                                  f"--overwrite.")
-            written.append(str(write_atomic(path, data)))
-            not_finite += [written[-1]] if i in info["broken"] else []
-            uniform += [written[-1]] if "Warning" in notes and i not in info["broken"] else []
-        if not options.json:
-            speed = len(written) / (time.perf_counter() - started)
-            print(f"\r{len(written)} of {options.count} pictures, {speed:.1f}/s", end="", file=sys.stderr, flush=True)
+    written, not_finite, uniform, first = [], [], [], options.seed or 0
+    with Bar(options) as bar:
+        for start in range(first, first + options.count, bench.batch_size):
+            batch = range(start, min(start + bench.batch_size, first + options.count))
+            images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
+                            else bench.generate(prompt, batch))
+            for i, (image, seed, row) in enumerate(zip(pictures_of(images), batch, info["weights"], strict=True)):
+                notes = {}
+                if profile:
+                    notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed,
+                                     bench.setting["negative_prompt"] or "")
+                if i in info["broken"]:
+                    notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
+                elif one_colour(image):
+                    notes["Warning"] = "all pixels are equal: does the model or its VAE overflow?"
+                data = png_of(image, parameters_of(prompt, seed, image.size, bench.setting, notes))
+                written.append(_written(out / f"{seed}.png", data, options.overwrite))
+                not_finite += [written[-1]] if i in info["broken"] else []
+                uniform += [written[-1]] if "Warning" in notes and i not in info["broken"] else []
+            bar.update(len(written), options.count)
     if uniform:
         warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
                       f"VAE overflow in half precision?")
     say(options, f"\nPictures: {out.resolve()}")
     return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,
                 one_colour=uniform)
+
+
+def _written(path: Path, data: bytes, overwrite: bool) -> str:
+    """Write a picture; raises DebiasError where another one is there."""
+    if path.exists() and not overwrite and (not path.is_file() or path.read_bytes() != data):
+        raise DebiasError(f"{quoted(path)} exists already and is another picture. Choose another --out, or add "
+                          "--overwrite.")
+    return str(write_atomic(path, data))
 
 
 def report(options) -> dict:
@@ -313,11 +274,13 @@ def report(options) -> dict:
         for prompt in options.prompt or ():
             profile = _for_prompt(bench, profile, prompt, options)
         seeds = list(range(options.seed or 0, (options.seed or 0) + SHOWN))
-        from tqdm import tqdm
-        for entry in tqdm(profile.entries, unit="prompt", disable=options.json or len(profile.entries) < 2):
-            made = bench.generate(entry.prompt, seeds)[0], bench.apply(profile, entry.prompt, seeds)[0]
-            sheets[entry.prompt] = [Sheet(what, pictures_of(images), seeds)
-                                    for what, images in zip((WITHOUT, WITH), made, strict=True)]
+        with Bar(options, "prompts") as bar:
+            for done, entry in enumerate(profile.entries):
+                bar.update(done, len(profile.entries))
+                made = bench.generate(entry.prompt, seeds)[0], bench.apply(profile, entry.prompt, seeds)[0]
+                sheets[entry.prompt] = [Sheet(what, pictures_of(images), seeds)
+                                        for what, images in zip((WITHOUT, WITH), made, strict=True)]
+            bar.update(len(profile.entries), len(profile.entries))
         for prompt in options.prompt or ():
             entry, sheets[prompt] = _carried_over(bench, profile, prompt, options)
             others.append(entry)

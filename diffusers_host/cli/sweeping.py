@@ -200,7 +200,7 @@ def _engine(options, asked: Asked, model: int):
         return Here(partial(opened, plain, recipe))
     from ..sweep.on_ray import OnRay, connect
     open_worker = partial(opened, _absolute(plain), recipe)
-    connect(options.ray or None)
+    connect(None if options.ray == "local" else options.ray)
     return OnRay(f"sd-debias {Path(asked.models[model]).name}", open_worker, options.workers or 0,
                  1.0 if options.worker_cpus is None else options.worker_cpus, options.worker_gpus)
 

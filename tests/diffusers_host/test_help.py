@@ -1,5 +1,4 @@
 """What `sd-debias COMMAND --help` says of an option: its range and its default, and both are what the command does."""
-import argparse
 import inspect
 import math
 
@@ -11,29 +10,32 @@ from sd_debias.core.calibration.plan import FIELDS, NUMBERS, Plan
 from sd_debias.demo_model.model import CFG, STEPS
 from sd_debias.diffusers_host import workbench
 from sd_debias.diffusers_host.cli.main import COMMANDS, main
-from sd_debias.diffusers_host.cli.options import Range, _parser, parsed
+from sd_debias.diffusers_host.cli.options import HELP_ALL, OPTIONS, Range, flag_of, options_of, parsed
+from sd_debias.diffusers_host.cli.uses import USES
 from sd_debias.diffusers_host.sweep.prompts import TEMPLATE, suites
 
-PARSERS = next(action.choices for action in _parser(COMMANDS)._actions if isinstance(action.choices, dict))
-OPTIONS = {(name, action.option_strings[0]): action for name, parser in PARSERS.items() for action in parser._actions
-           if action.option_strings and action.nargs != 0}
-RANGES = {key: action for key, action in OPTIONS.items() if isinstance(action.type, Range)}
+FOUND = {(command, option.flag or flag_of(name)): option for command, use in USES.items()
+         for name, option in options_of(use).items()}
+RANGES = {key: option for key, option in FOUND.items() if isinstance(option.kind, Range)}
 DEFAULTS = inspect.signature(workbench.Workbench).parameters
+WORKS = {"calibrate": ["--prompt", "x", "--out", "y"], "generate": ["--prompt", "x", "--out", "y"],
+         "audit": ["--prompt", "x"], "check": [], "doctor": [], "demo": [],
+         "report": ["--profile", "x", "--out", "y", "--model", "z", "--prompt", "x"],
+         "sweep": ["--prompts", "x", "--out", "y", "--ray", "local"]}
 
 
 def said(option):
     """The notes at the end of an option's help."""
-    return option.help[option.help.rindex(" (") + 2:-1].replace("%%", "%")
+    return option.about[option.about.rindex(" (") + 2:-1]
 
 
 def test_help_says_what_happens_without_an_option_and_the_range_of_its_number():
-    for key, option in OPTIONS.items():
-        default = said(option).rpartition("default: ")[2] if "default: " in said(option) else None
-        assert (default is None) == option.required and (default or said(option) == "required"), key
-        assert option.default is None or default == str(option.default), key
-        assert option.type not in (int, float), key
+    for key, option in FOUND.items():
+        if option.kind is not bool and not option.required:
+            assert said(option).rpartition("default: ")[2] == str(
+                option.unset if option.default is None else option.default), key
     assert len(RANGES) > 50
-    assert all(said(option).startswith(f"{option.type}; ") for option in RANGES.values())
+    assert all(said(option).startswith(f"{option.kind}; ") for option in RANGES.values())
 
 
 def just_outside(span):
@@ -44,16 +46,12 @@ def just_outside(span):
 
 def test_the_range_in_the_help_is_the_range_that_is_enforced(capsys):
     for (command, flag), option in RANGES.items():
-        span = option.type
+        span = option.kind
         for value in just_outside(span):
-            with pytest.raises(SystemExit, match="2"):
-                PARSERS[command].parse_args([f"{flag}={value!r}"])
+            assert main([command, *WORKS[command], f"{flag}={value!r}"]) == 2
             sentence = capsys.readouterr().err.splitlines()[-1]
-            assert f"argument {flag}: " in sentence and f"number from {span}, got " in sentence
-        alone = argparse.ArgumentParser()
-        alone.add_argument(flag, dest="value", type=span)
-        for value in (span.low, span.high):
-            assert alone.parse_args([f"{flag}={value!r}"]).value == value
+            assert f"'{flag}': " in sentence and f"number from {span}, got " in sentence
+        assert [span(repr(value)) for value in (span.low, span.high)] == [span.low, span.high]
 
 
 def test_ranges_are_said_in_words_that_a_person_reads():
@@ -72,17 +70,15 @@ def test_ranges_are_said_in_words_that_a_person_reads():
     ("doctor", "--prompt", doctor.PROMPT), ("sweep", "--template", TEMPLATE),
     ("report", "--count", inspect.signature(workbench.Workbench.carried_over).parameters["images"].default)])
 def test_the_default_in_the_help_is_the_default_of_the_code(command, flag, default):
-    found = said(OPTIONS[command, flag]).rpartition("default: ")[2]
-    assert found == (f"{default:g}" if isinstance(default, float) else str(default))
+    assert said(FOUND[command, flag]).rpartition("default: ")[2] == str(default)
 
 
 def test_the_numbers_of_a_plan_are_those_of_every_host():
     """The ComfyUI node, the web UI and its API take theirs from `HOW_SURE` and `FIELDS` too."""
     for name in (*NUMBERS, "confidence"):
-        flag = "--count" if name == "images" else f"--{name.replace('_', '-')}"
-        option, asked = OPTIONS["calibrate", flag], FIELDS[name]
-        assert (option.type.low, option.type.high) == (asked.low, asked.high)
-        assert option.help.startswith(asked.help.rstrip(".").replace("%", "%%"))
+        option, asked = OPTIONS[name], FIELDS[name]
+        assert (option.kind.low, option.kind.high) == (asked.low, asked.high)
+        assert option.about.startswith(asked.help.rstrip("."))
         assert f"{asked.default:g}" in said(option)
     plain = parsed(COMMANDS, ["calibrate", "--prompt", "a photo of a doctor", "--out", "x"])
     assert plain.sure is None and all(getattr(plain, name) is None for name in NUMBERS)
@@ -91,9 +87,23 @@ def test_the_numbers_of_a_plan_are_those_of_every_host():
         assert FIELDS[name].default == getattr(Plan(), name)
 
 
-
-def test_help_of_every_command_can_be_printed_and_a_sweeps_names_every_suite(capsys):
-    for command in COMMANDS:
+def test_help_of_every_command_shows_at_most_12_options_in_groups_and_an_example(capsys, monkeypatch):
+    """`calibrate --help` showed 35 at once."""
+    monkeypatch.setenv("COLUMNS", "200")
+    for command, use in USES.items():
         assert main([command, "--help"]) == 0
-        assert f"sd-debias {command}" in capsys.readouterr().out
-    assert all(name in OPTIONS["sweep", "--prompts"].help for name in suites())
+        short = capsys.readouterr().out
+        assert main([command, HELP_ALL]) == 0
+        every = capsys.readouterr().out
+        flags = {option.flag or flag_of(name): name for name, option in options_of(use).items()}
+        shown = {flag for flag in flags if f" {flag} " in short}
+        assert shown == {flag for flag, name in flags.items() if name in use.basic} and len(shown) <= 12
+        assert all(f" {flag} " in every for flag in flags)
+        assert use.example in short and (HELP_ALL in short) == (len(flags) > len(shown) + 2)
+    assert all(name in OPTIONS["prompts"].help for name in suites())
+
+
+def test_every_example_of_a_help_is_understood():
+    for use in USES.values():
+        words = [word.strip("'") for word in __import__("shlex").split(use.example)[1:]]
+        assert parsed(COMMANDS, words).command

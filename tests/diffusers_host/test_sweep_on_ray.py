@@ -338,7 +338,7 @@ def title(process):
 def test_ctrl_c_stops_a_sweep_and_leaves_no_process_behind(cluster, asked, command, tmp_path):
     arguments, expected = asked
     out = tmp_path / "out"
-    arguments = [*arguments, "--out", str(out), "--ray", "--workers", "1"]
+    arguments = [*arguments, "--out", str(out), "--ray", "local", "--workers", "1"]
     own = command(arguments, lambda own: units(out))
     begun = family(own.pid)
     assert any("raylet" in process.name() for process in begun)

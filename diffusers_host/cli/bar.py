@@ -1,0 +1,49 @@
+"""A bar over all pictures of a command, on the terminal's error stream; none with --json."""
+from __future__ import annotations
+
+import sys
+
+
+class Bar:
+    """Pictures done of how many, how fast, and the time left; a line of its own for each round of a calibration."""
+
+    def __init__(self, options, unit: str = "images"):
+        self.quiet, self.unit, self.bar = options.json, unit, None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, progress) -> None:
+        """A calibration's progress."""
+        if self.bar is None and not self.quiet and progress.done:
+            print(f"Continuing after {progress.done} images.", flush=True)
+        self.update(progress.done, progress.total, progress.name)
+        if not self.quiet and progress.current and progress.current.complete:
+            self.line(f"{progress.name.rjust(8)}: {'; '.join(filter(None, [*progress.shares, progress.left]))}")
+
+    def update(self, done: int, total: int, what: str = "") -> None:
+        if self.quiet:
+            return
+        if self.bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self.unit),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(stderr=True),
+                redirect_stdout=False, redirect_stderr=False)
+            self.task, self.first = self.bar.add_task(what.rjust(8), completed=done, total=total, rate=""), done
+            self.bar.start()
+        took = self.bar.tasks[0].elapsed or 0.0
+        rate = f"{(done - self.first) / took:.1f}/s" if took > 0 and done > self.first else ""
+        self.bar.update(self.task, completed=done, total=total, description=what.rjust(8), rate=rate)
+
+    def line(self, text: str) -> None:
+        """Above the bar where both are on a terminal, else on the output."""
+        if self.bar is not None and sys.stdout.isatty():
+            self.bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
