@@ -12,7 +12,7 @@ import sys
 import time
 import unicodedata
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterator, NoReturn, TypeVar
 
@@ -224,7 +224,8 @@ def writing(what: str, place: str | Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(path: str | Path) -> Iterator[None]:
-    """Hold a file's lock, `.NAME.lock` beside it, which the system releases when the process ends, however it ends.
+    """Hold a file's lock, `.NAME.lock` beside it, which the system releases when the process ends, however it ends; it
+    goes with the work.
 
     Raises DebiasError where another process holds it, and where something else stands in its place: a link is not
     followed, and what it points to is never touched. On a drive that has no locks it warns, and nothing is held.
@@ -235,20 +236,30 @@ def exclusive(path: str | Path) -> Iterator[None]:
     if lock.is_symlink() or lock.exists() and not lock.is_file():
         raise DebiasError(f"Expected a plain file at {quoted(lock)}, which is the lock, got a link, pipe or folder. "
                           "Remove it.")
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    handle, refused = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), False
     try:
         try:
             _lock(handle)
+            while os.fstat(handle).st_nlink == 0:  # its last holder has removed it since
+                os.close(handle)
+                handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+                _lock(handle)
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            refused = error.errno not in NO_LOCKS
+            if refused:
                 raise DebiasError(f"Another calibration is writing {quoted(path)}. Wait until it ends, or choose "
                                   "another name.") from error
             warnings.warn(f"The drive of {quoted(path.name)} has no file locks, so a second calibration of this name "
                           "would not be noticed. Do not start one before this one ends.")
         yield
     finally:
+        if not refused and not WINDOWS:  # while it is held: what opens it in between sees that it is gone
+            lock.unlink(missing_ok=True)
         _unlock(handle)
         os.close(handle)
+        if not refused and WINDOWS:
+            with suppress(OSError):  # somebody else has opened it
+                lock.unlink()
 
 
 def _lock(handle: int) -> None:

@@ -196,7 +196,26 @@ def test_a_second_handle_is_refused_while_the_lock_is_held_and_admitted_afterwar
             raise RuntimeError
     with exclusive(path):
         pass
-    assert not path.exists()
+    assert not path.exists() and not list(tmp_path.iterdir()), "locks stayed behind"
+
+
+@posix
+def test_a_lock_that_was_opened_before_its_holder_removed_it_is_not_shared_with_a_new_one(tmp_path, monkeypatch):
+    path, opened, lock = tmp_path / "a", [], files._lock
+
+    def late(handle):
+        """The first holder ends after this one has opened the file."""
+        opened.append(handle)
+        if len(opened) == 1:
+            (tmp_path / ".a.lock").unlink()
+        lock(handle)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with exclusive(path):
+        assert len(opened) == 2 and (tmp_path / ".a.lock").exists()
+        with pytest.raises(DebiasError), exclusive(path):
+            pass
+        assert (tmp_path / ".a.lock").exists(), "who is refused removes nothing"
 
 
 def test_another_process_holds_the_lock_until_it_ends_however_it_ends(tmp_path):
