@@ -18,7 +18,7 @@ from ..core.errors import DebiasError, quoted
 from ..core.method.conditioning import Encoded, Parts, mixed_rows, shape, shifted, shifted_rows
 from ..core.method.direction import mix
 from ..core.method.methods import Method
-from ..core.method.step import Steps
+from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
 from .families import family_of
 
 # Tensors of a denoiser's call whose first dimension is not the batch, and lists with an item for each of its rows.
@@ -72,7 +72,6 @@ class GuidedDenoiser:
         self.images = len(weights)
         self.guided = weights.any(1).nonzero().flatten()
         self.weights = weights[self.guided]
-        self.image_of, self.group_of = self.weights.nonzero(as_tuple=True)
         self.encoded, self.direction, self.method = encoded, method.direction, method
         self.passes: list[Steps] = []
         self.extra_evaluations = 0
@@ -89,13 +88,27 @@ class GuidedDenoiser:
         if not self._is_ours(call, rows) or steps.idle(progress):
             return self.forward(**call)
 
-        k, step = self.units[index], self.steps.index(self.times[index])
-        if steps.repeats(step, progress):
-            output, gamma = self.forward(**call), steps.again()
-            prediction = self._sample(output, call).clone()
-        else:
-            output, prediction, gamma = self._evaluate(call, rows, k, step, progress)
+        k, output, prediction = self.units[index], None, None
 
+        def evaluate(texts: Sequence[Text]):
+            nonlocal output, prediction
+            at, copies = self._rows_on(call[self.parameters[0]][0].device)
+            output = self.forward(**({**call, **{name: list(call[name]) for name in _EMPTIED if call.get(name)}}
+                                     if texts else call))
+            # Copied before the next call: where a graph is captured, that takes the same memory again.
+            prediction = self._sample(output, call).clone()
+            if not texts:
+                return None
+            extra = prediction.new_empty(len(copies), *prediction.shape[1:])
+            for number, (places, parts) in enumerate(self._texts_of(call, rows)):
+                extra[places] = self._further(call, rows, places, parts, number)
+            self.extra_evaluations += len(copies)
+            found: list[dict[int, Tensor]] = [{} for _ in texts]
+            for (text, image), own in zip(self.rows, k * extra.float(), strict=True):
+                found[text][image] = own
+            return k * prediction[self.cond + at].float(), k * prediction[self.uncond + at].float(), found
+
+        gamma = steps.guide(self.steps.index(self.times[index]), progress, evaluate)
         at = self.cond + self.indices[0]
         prediction[at] = (prediction[at].float() - gamma / k).to(prediction.dtype)
         if isinstance(output, tuple):
@@ -103,28 +116,9 @@ class GuidedDenoiser:
         output.sample = prediction
         return output
 
-    def _evaluate(self, call: dict, rows: int, k: float, step: int, progress: float) -> tuple:
-        """The denoiser's output for the pipeline's rows, a copy of their predictions [B, ...], and gamma."""
-        at, _, _, copies = self._rows_on(call[self.parameters[0]][0].device)
-        output = self.forward(**{name: list(value) if name in _EMPTIED and value else value
-                                 for name, value in call.items()})
-        # Copied before the next call: where a graph is captured, that takes the same memory again.
-        prediction = self._sample(output, call).clone()
-        extra = prediction.new_empty(len(copies), *prediction.shape[1:])
-        for number, (places, texts) in enumerate(self._texts_of(call, rows)):
-            extra[places] = self._further(call, rows, places, texts, number)
-
-        self.extra_evaluations += len(copies)
-        cond, uncond, steps = prediction[self.cond + at], prediction[self.uncond + at], self.passes[-1]
-        if steps.prompt_is_baseline:
-            uncond = cond
-        elif steps.evaluates_empty:
-            uncond, extra = extra[:len(at)], extra[len(at):]
-        return output, prediction, self.gamma(step, progress, k * cond.float(), k * uncond.float(), k * extra.float())
-
     def _further(self, call: dict, rows: int, places: Tensor, texts, number: int) -> Tensor:
         """Predictions of further rows."""
-        own = _of_rows(call, rows, self.indices[3][places])
+        own = _of_rows(call, rows, self.indices[1][places])
         own = self.family.with_texts(own, texts) if self.family else _with_texts(own, texts)
         with self._cache(number):
             return self._sample(self.forward(**own), own)
@@ -139,17 +133,6 @@ class GuidedDenoiser:
         prediction = torch.stack(output[0]) if isinstance(output[0], list) else output[0]
         return prediction[:, -call[self.parameters[0]].shape[1]:] if self.family and self.family.texted else prediction
 
-    def gamma(self, step: int, progress: float, eps_cond: Tensor, eps_uncond: Tensor, eps_extra: Tensor) -> Tensor:
-        """What is taken off the conditional predictions of the guided images, in eps units; eps_uncond is the
-        baseline's."""
-        eps_unsafe = eps_extra
-        if self.direction == "prediction":  # rows of groups that an image does not need are not evaluated
-            _, image_of, group_of, _ = self.indices
-            eps_groups = eps_uncond.repeat(self.weights.shape[1], *(1,) * eps_uncond.ndim)
-            eps_groups[group_of, image_of] = eps_extra
-            eps_unsafe = self.passes[-1].unsafe(eps_uncond, [eps_groups[g] for g in self.passes[-1].groups])
-        return self.passes[-1].gamma(step, progress, eps_cond, eps_uncond, eps_unsafe)
-
     def _begin(self, has_uncond: bool):
         """A pipeline sets its timesteps anew in every call, so a new tensor of them is a new run."""
         self.timesteps = self.pipe.scheduler.timesteps
@@ -161,19 +144,19 @@ class GuidedDenoiser:
         first, second = (0, self.images) if has_uncond else (0, 0)
         self.cond, self.uncond = (first, second) if self.family and self.family.ahead else (second, first)
         self.passes.append(Steps(self.method, self.weights, has_uncond))
+        # The further rows: (number of the text, place of the image among the guided ones), an image's rows together.
+        self.texts = self.passes[-1].texts
+        self.rows = sorted(((number, image) for number, text in enumerate(self.texts) for image in text.images),
+                           key=lambda row: (self.texts[row[0]].kind != EMPTY, row[1], row[0]))
         self.text = self.mixed_for = self.indices = None
 
-    def _rows_on(self, device) -> tuple[Tensor, ...]:
-        """Guided images; image and group of each row of the `prediction` direction; the rows that the added ones copy.
-        Moved once a run: a copy to the device in every step would make it wait."""
+    def _rows_on(self, device) -> tuple[Tensor, Tensor]:
+        """Guided images, and the rows that the further ones copy. Moved once a run: a copy to the device in every step
+        would make it wait."""
         if self.indices is None:
-            at, image_of, group_of = (index.to(device) for index in (self.guided, self.image_of, self.group_of))
-            steps = self.passes[-1]
-            copies = at + (self.cond if steps.prompt_is_baseline else self.uncond)
-            if self.direction == "prediction":
-                own = copies[image_of]
-                copies = torch.cat([copies, own]) if steps.evaluates_empty else own
-            self.indices = at, image_of, group_of, copies
+            base = self.cond if self.passes[-1].prompt_is_baseline else self.uncond
+            copied = self.guided[torch.tensor([image for _, image in self.rows])] + base
+            self.indices = self.guided.to(device), copied.to(device)
         return self.indices
 
     def _index(self, call: dict) -> int:
@@ -228,7 +211,7 @@ class GuidedDenoiser:
     def _texts_of(self, call: dict, rows: int) -> list[tuple]:
         """The further rows' texts by calls of the denoiser, those of one length together, with their places among these
         rows. Made once a run."""
-        tokens, copies = self._tokens(call), self.indices[3]
+        tokens, copies = self._tokens(call), self.indices[1]
         if tokens is self.mixed_for:
             return self.mixed
         if self.family:
@@ -246,32 +229,37 @@ class GuidedDenoiser:
         return made
 
     def _mixed_texts(self, call: dict) -> list[Parts]:
-        """The direction's texts of a family, of all added rows."""
-        steps, texts, encoded = self.passes[-1], self.family.texts(call), self.encoded
+        """The texts of all further rows, of a family."""
+        texts, encoded = self.family.texts(call), self.encoded
         _check_length(encoded.prompt[self.family.tokens], texts[self.cond][self.family.tokens])
-        if self.direction == "prediction":
-            groups = [{name: parts[g] for name, parts in encoded.groups.items()} for g in self.group_of.tolist()]
-            return [encoded.empty] * len(self.guided) + groups if steps.evaluates_empty else groups
-        if steps.prompt_is_baseline:
-            return shifted_rows(encoded, self.attributes, -steps.text_weights, self.context)
-        anchors = [texts[self.uncond + image] for image in self.guided.tolist()]
-        return [row for row in mixed_rows(anchors, encoded, steps.text_weights) if row]
+        made: list[list[Parts]] = []
+        for text in self.texts:
+            if text.kind == MOVED:
+                made.append(shifted_rows(encoded, self.attributes, text.weights, self.context))
+            elif text.kind == MIXED:
+                anchors = [texts[self.uncond + image] for image in self.guided.tolist()]
+                made.append(mixed_rows(anchors, encoded, text.weights))
+            else:
+                parts = encoded.empty if text.kind == EMPTY else {
+                    name: group[text.group] for name, group in encoded.groups.items()}
+                made.append([parts] * len(self.guided))
+        return [made[number][image] for number, image in self.rows]
 
     def _mixed(self, name: str, text: Tensor) -> Tensor:
-        """The direction's texts of a part, of all further rows, where all texts are of one length."""
-        groups, steps, (at, _, _, copies) = self.encoded.groups[name].to(text.device), self.passes[-1], self.indices
-        weights, prompt = steps.text_weights, self.encoded.prompt[name]
+        """A part of the texts of all further rows, where all texts are of one length."""
+        groups, prompt = self.encoded.groups[name].to(text.device), self.encoded.prompt[name]
         _check_length(prompt, text)
-        if self.direction == "prediction":
-            chosen = groups[self.group_of, 0]
-            if steps.prompt_is_baseline:
-                return (text[copies].float() + (chosen.float() - prompt.to(text.device).float())).to(text.dtype)
-            empty = self.encoded.empty[name].to(text).expand(len(at), *text.shape[1:])
-            return torch.cat([empty, chosen.to(text.dtype)]) if steps.evaluates_empty else chosen.to(text.dtype)
-        if not steps.prompt_is_baseline:
-            return mix(text[copies], groups, weights)
-        change = shifted(self.encoded, self.attributes, -weights, self.context)[name].float() - prompt.float()
-        return (text[copies].float() + change.to(text.device)).to(text.dtype)
+        own = text[self.indices[1]]
+        if self.texts[0].kind == MIXED:
+            return mix(own, groups, self.texts[0].weights)
+        if self.texts[0].kind == MOVED:
+            change = torch.stack([shifted(self.encoded, self.attributes, each.weights, self.context)[name].float()
+                                  - prompt.float() for each in self.texts])  # [texts, images, ...]
+            rows = torch.stack([change[number, image] for number, image in self.rows])
+            return (own.float() + rows.to(text.device)).to(text.dtype)
+        empty = self.encoded.empty[name].to(text)
+        return torch.cat([empty.expand(1, *text.shape[1:]) if self.texts[number].kind == EMPTY else
+                          groups[self.texts[number].group].to(text.dtype) for number, _ in self.rows])
 
 
 class WindowedPrompt(GuidedDenoiser):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError
-from ..core.method.step import Steps
+from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
 from ..core.method.methods import Method
 from ..core.method.safe_latent import SafeLatentGuidance
 from ..core.method.conditioning import Encoded
@@ -174,29 +174,26 @@ class Pass:
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
         self.steps = guide.steps(guide.method, weights, not alone)
         self.guided = [i for i, a in enumerate(weights) if a.any()]
+        encoded, context = guide.encoded, guide.method.context
+        like = {**encoded.prompt, **encoded.empty}  # which may lack a part, as of quoted words
 
-        def moved(weights: Tensor) -> conditioning.Apart:
-            """The positive conditioning, moved, with the images that it is for."""
-            entries, longer = conditioning.shift(positive, guide.encoded, guide.attributes, weights,
-                                                 guide.method.context)
-            apart = {i for at, _ in longer for i in at}
-            own = [i for i in self.guided if i not in apart]
-            return [*([(own, entries)] if own else []), *longer]
+        def made(text: Text) -> conditioning.Apart:
+            """A further text's entries, with the images that they are for. Texts of other lengths are evaluated apart.
+            Entries differ from the baseline in nothing but the text: else gamma would hold the rest too."""
+            if text.kind == MOVED:
+                entries, longer = conditioning.shift(positive, encoded, guide.attributes, text.weights, context)
+                apart = {i for at, _ in longer for i in at}
+                own = [i for i in text.images if i not in apart]
+                return [*([(own, entries)] if own else []), *longer]
+            if text.kind == MIXED:
+                return conditioning.mixed(negative, encoded, text.weights)
+            parts = encoded.empty if text.kind == EMPTY else {
+                name: group[text.group].to(like[name]) for name, group in encoded.groups.items()}
+            return [(list(text.images), conditioning.replaced(positive if alone else negative, parts))]
 
-        # By group, or one for all of them: entries, with the images that they are for. Texts of other lengths are
-        # evaluated apart. Entries differ from the baseline in nothing but the text: else gamma would hold the rest too.
-        found: list[conditioning.Apart]
-        if self.direction == "embedding":
-            found = [moved(-self.steps.text_weights) if self.steps.prompt_is_baseline else
-                     conditioning.mixed(negative, guide.encoded, self.steps.text_weights)]
-        elif self.steps.prompt_is_baseline:
-            found = [moved(self.steps.push_to(i)) for i in self.steps.groups]
-        else:
-            like = {**guide.encoded.prompt, **guide.encoded.empty}  # which may lack a part, as of quoted words
-            texts = [{name: g[i].to(like[name]) for name, g in guide.encoded.groups.items()}
-                     for i in self.steps.groups] + [guide.encoded.empty] * self.steps.evaluates_empty
-            found = [[(self.guided, conditioning.replaced(positive if alone else negative, text))] for text in texts]
-        self.images = [[[i for i in at if i in self.guided] for at, _ in one] for one in found]
+        found = [[([i for i in at if i in text.images], entries) for at, entries in made(text)]
+                 for text in self.steps.texts]
+        self.images = [[at for at, _ in one] for one in found]
         extra = [entries for one in found for _, entries in one]
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
         self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
@@ -210,41 +207,34 @@ class Pass:
         progress = self.progress(timestep)
         # A positive conditioning by itself is another method's further evaluation, such as PAG's.
         ours = at is not None and len(conds) > 1 and (base is not None or self.alone)
-        if not ours or len(x) != len(self.weights) or self.steps.idle(progress):
+        if not ours or len(x) != len(self.weights):
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)
-        step, sigma = self.progress.step(timestep), timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
-        if self.steps.repeats(step, progress):
-            outs, gamma = executor(model, conds, x, timestep, model_options, *args, **kwargs), self.steps.again()
-        else:
-            outs, gamma = self._gamma(at, base, sigma, step, progress, executor, model, conds, x, timestep,
-                                      model_options, *args, **kwargs)
+        sigma = timestep.float().reshape(-1, *(1,) * (x.ndim - 1))
+        outs: Sequence[Tensor] = ()
+
+        def eps(denoised: Tensor) -> Tensor:
+            return (x.float() - denoised.float()) / sigma
+
+        def evaluate(texts: Sequence[Text]):
+            nonlocal outs
+            if not texts:
+                outs = executor(model, conds, x, timestep, model_options, *args, **kwargs)
+                return None
+            kind = at if self.steps.prompt_is_baseline else 1 if self.alone else base
+            outs, extra = self._evaluate(executor, model, conds, at, kind, x, timestep, model_options, *args, **kwargs)
+            found = iter(map(eps, extra))
+            further = [{image: prediction[image] for images in one for prediction in [next(found)] for image in images}
+                       for one in self.images]
+            # A pass around this one has taken gamma off already, which the baseline does not know.
+            cond = outs.plain if self.steps.prompt_is_baseline else outs[at]
+            return eps(cond), None if base is None else eps(outs[base]), further
+
+        gamma = self.steps.guide(self.progress.step(timestep), progress, evaluate)
+        if gamma is None:
+            return outs
         outs = Predictions(outs, getattr(outs, "plain", outs[at]))
         outs[at] = (outs[at].float() + sigma * gamma).to(outs[at].dtype)
         return outs
-
-    def _gamma(self, at: int, base: int | None, sigma: Tensor, step: int, progress: float, executor, model, conds, x,
-               *args, **kwargs) -> tuple[Predictions, Tensor]:
-        """The predictions of the conditionings, and gamma."""
-        kind = at if self.steps.prompt_is_baseline else 1 if self.alone else base
-        outs, extra = self._evaluate(executor, model, conds, at, kind, x, *args, **kwargs)
-
-        def eps(denoised):
-            return (x.float() - denoised.float()) / sigma
-
-        if self.steps.prompt_is_baseline:
-            eps_cond = eps_uncond = eps(outs.plain)
-        else:
-            eps_cond, eps_uncond = eps(outs[at]), eps(extra.pop() if self.steps.evaluates_empty else outs[base])
-        found, predictions = iter(extra), []
-        for one in self.images[:len(self.images) - self.steps.evaluates_empty]:
-            rows = list(eps_uncond)
-            for images in one:
-                prediction = eps(next(found))
-                for image in images:  # a list as an index would be copied to the GPU
-                    rows[image] = prediction[image]
-            predictions.append(torch.stack(rows))
-        eps_unsafe = predictions[0] if self.direction == "embedding" else self.steps.unsafe(eps_uncond, predictions)
-        return outs, self.steps.gamma(step, progress, eps_cond, eps_uncond, eps_unsafe)
 
     def _evaluate(self, executor, model, conds, at: int, kind: int, x, timestep, model_options, *args,
                   **kwargs) -> tuple[Predictions, list[Tensor]]:
@@ -289,7 +279,8 @@ class Pass:
         options = model_options.get("transformer_options", {})
         tied = any(entry.get(name) is not None for entries in added for entry in entries
                    for name in ("control", "gligen", "hooks"))
-        return (len(self.guided) < len(x) and isinstance(x, Tensor) and not tied and not any(
+        every = all(len(images) == len(x) for one in self.images for images in one)
+        return (not every and isinstance(x, Tensor) and not tied and not any(
             options.get(name) for name in ("patches", "patches_replace", "easycache")) and not model_options.get(
             "context_handler") and "model_function_wrapper" not in model_options)
 

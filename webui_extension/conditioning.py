@@ -159,8 +159,10 @@ def mixed(anchor: Parts, encoded: Encoded, weights: Tensor) -> Parts:
             for name, part in made.items()}
 
 
-def of_group(anchor: Parts, encoded: Encoded, group: int) -> Parts:
-    """One group's text in place of the anchor's, parts [1, ...]."""
+def of_group(anchor: Parts, encoded: Encoded, group: int | None) -> Parts:
+    """One group's text in place of the anchor's, parts [1, ...]; without a group the empty one."""
+    if group is None:
+        return {name: encoded.empty[name].to(e) for name, e in anchor.items()}
     made = {name: list(encoded.groups[name])[group].to(e) for name, e in anchor.items()}
     for name, e in anchor.items():
         check_width(e, made[name])

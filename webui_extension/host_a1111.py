@@ -94,16 +94,19 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
     k = k.float().view(-1, *(1,) * (x_out.ndim - 1))
     if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
         rows = [parts[state.guided.get(image, 0)][0] for image, parts in enumerate(places)]
-        text, cond = with_rows(step.text_cond, rows), chosen(x_out, rows).float()
-        uncond = cond
+        base, cond = with_rows(step.text_cond, rows), chosen(x_out, rows).float()
     else:
-        text, cond = step.text_uncond, torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
+        base, cond = step.text_uncond, torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
                                                     for u, parts in zip(uncond, places, strict=True)])
-    unsafe = [{image: k[image] * prediction for images, text in texts
-               for image, prediction in _evaluate(step, text, images, b, inner_model, state.mark).items()}
-              for texts in state.unsafe(text, shared.sd_model)]
-    gamma = state.gamma(k * cond, k * uncond, unsafe)
-    for image_of, part in state.guided.items():
+
+    def evaluate(texts):
+        return k * cond, k * uncond, [
+            {image: k[image] * prediction for images, text in found
+             for image, prediction in _evaluate(step, text, images, b, inner_model, state.mark).items()}
+            for found in state.further(texts, base, shared.sd_model)]
+
+    gamma = state.gamma(evaluate)
+    for image_of, part in state.guided.items() if gamma is not None else ():
         row, weight = places[image_of][part]
         shift = gamma[image_of] / k[image_of] / weight  # classifier-free guidance multiplies a part by its weight
         x_out[row] = (x_out[row].float() - shift).to(x_out.dtype)

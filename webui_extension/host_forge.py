@@ -48,34 +48,35 @@ def guided(state: Pass, args: dict, cond_scale: float):
         return _without_uncond(state, args)
     from modules import shared
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
+    cond, uncond = k * args["cond_denoised"].float(), k * args["uncond_denoised"].float()
 
-    def evaluated(text, images):
-        return {image: k[image] * found.float() for image, found in _evaluate(args, text, x, sigma, images).items()}
+    every = range(len(x))
 
-    cond, base = k * args["cond_denoised"].float(), k * args["uncond_denoised"].float()
-    if state.inside.prompt_is_baseline:  # of AND parts, the guided one is the baseline
-        unsafe: list[dict] = []
-        base = cond.clone()
-        for part in sorted(set(state.guided.values())):
+    def further(texts, base, images=every):
+        return [_predicted(args, k, [([i for i in some if i in images], text) for some, text in found])
+                for found in state.further(texts, base, shared.sd_model)]
+
+    def evaluate(texts):
+        if not state.inside.prompt_is_baseline:
+            return cond, uncond, further(texts, _text(args["uncond"][0], len(x)))
+        base, found = cond.clone(), [{} for _ in texts]
+        for part in sorted(set(state.guided.values())):  # of AND parts, the guided one is the baseline
             images = [i for i, guided in state.guided.items() if guided == part]
             text = _text(args["cond"][part], len(x))
-            own = cond if len(args["cond"]) == 1 else evaluated(text, images)
+            own = cond if len(args["cond"]) == 1 else _predicted(args, k, [(images, text)])
             for image in images:
                 base[image] = own[image]
-            found = [_joined(evaluated(moved, [i for i in some if i in images]) for some, moved in texts)
-                     for texts in state.unsafe(text, shared.sd_model)]
-            unsafe = [{**one, **more} for one, more in zip(unsafe or [{}] * len(found), found, strict=True)]
-        cond = base
-    else:
-        unsafe = [_joined(evaluated(text, images) for images, text in texts)
-                  for texts in state.unsafe(_text(args["uncond"][0], len(x)), shared.sd_model)]
-    gamma = state.gamma(cond, base, unsafe)
-    return (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
+            found = [{**before, **more} for before, more in zip(found, further(texts, text, images), strict=True)]
+        return base, uncond, found
+
+    gamma = state.gamma(evaluate)
+    return denoised if gamma is None else (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
 
 
-def _joined(found) -> dict[int, torch.Tensor]:
-    """Predictions by image, of all of these."""
-    return {image: prediction for one in found for image, prediction in one.items()}
+def _predicted(args: dict, k: torch.Tensor, texts) -> dict[int, torch.Tensor]:
+    """Predictions in eps units by image, of texts with the images that they are for."""
+    return {image: k[image] * found.float() for images, text in texts if images
+            for image, found in _evaluate(args, text, args["input"], args["sigma"], images).items()}
 
 
 def _without_uncond(state: Pass, args: dict):
@@ -87,17 +88,10 @@ def _without_uncond(state: Pass, args: dict):
         return denoised
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
     state.without_negative()
-    texts = state.unsafe(_text(args["cond"][0], len(x)), shared.sd_model)
-    if state.inside.repeats(state.step, state.progress):
-        return (denoised.float() - state.again() / k).to(denoised.dtype)
-    found = [{image: k[image] * prediction.float() for images, text in one
-              for image, prediction in _evaluate(args, text, x, sigma, images).items()} for one in texts]
-    cond = base = k * args["cond_denoised"].float()
-    if state.inside.evaluates_empty:
-        base = cond.clone()
-        for image, prediction in found.pop().items():
-            base[image] = prediction
-    return (denoised.float() - state.gamma(cond, base, found) / k).to(denoised.dtype)
+    gamma = state.gamma(lambda texts: (k * args["cond_denoised"].float(), None, [
+        _predicted(args, k, found)
+        for found in state.further(texts, _text(args["cond"][0], len(x)), shared.sd_model)]))
+    return denoised if gamma is None else (denoised.float() - gamma / k).to(denoised.dtype)
 
 
 def longer(state: Pass, args: dict, cond_scale: float):

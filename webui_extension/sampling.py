@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Parts, apart, length, shifted_rows
-from ..core.method.step import place
+from ..core.method.step import MIXED, MOVED, Evaluate, Text, place
 from .conditioning import TOKENS, encode, mark_of, mixed, moved, of_group, parts_of, with_parts, with_rows
 from .profiles import said
 
@@ -140,64 +140,49 @@ class Pass:
         if self.inside.has_uncond:
             self.inside = self.guide.steps(self.guide.method, self.weights, has_uncond=False)
 
-    def unsafe(self, base, model) -> list[list[tuple[list[int], object]]]:
-        """Conditionings to evaluate for the direction, each [B, ...] in the form of `base`, with the images that they
-        are for: texts of different lengths are evaluated apart.
+    def further(self, texts: Sequence[Text], base, model) -> list[list[tuple[list[int], object]]]:
+        """The conditionings of each further text, [B, ...] in the form of `base`, with the images that they are for:
+        texts of different lengths are evaluated apart.
 
         `base` is the prompt's text, one row an image, where the prompt is the baseline (core/method/step.py) or there
-        is no negative prompt, else the negative prompt's. One list for `embedding`; for `prediction` one for each
-        group that any image needs, and last, where it is the baseline and there is no negative prompt, the empty text.
+        is no negative prompt, else the negative prompt's.
         """
-        of = partial(self._each, base, model)
+        attributes, context = self.guide.attributes, self.guide.method.context
 
-        def by(weights: Tensor):
-            def shift(row: Parts, encoded, image: int) -> Parts:
-                to, = shifted_rows(encoded, self.guide.attributes, weights[image:image + 1], self.guide.method.context)
+        def made(text: Text, row: Parts, encoded, image: int) -> Parts:
+            if text.kind == MOVED:
+                to, = shifted_rows(encoded, attributes, text.weights[image:image + 1], context)
                 return moved(row, encoded, to, self._filled.setdefault(self._text(image), {}))
-            return shift
+            if text.kind == MIXED:
+                return mixed(row, encoded, text.weights[image])
+            return of_group(row, encoded, text.group)
 
-        if self.guide.method.direction == "embedding":
-            return [of(by(-self.inside.text_weights) if self.inside.prompt_is_baseline else
-                       lambda e, encoded, image: mixed(e, encoded, self.inside.text_weights[image]))]
-        if self.inside.prompt_is_baseline:
-            return [of(by(self.inside.push_to(g))) for g in self.inside.groups]
-        groups = [of(lambda row, encoded, _, g=g: of_group(row, encoded, g)) for g in self.inside.groups]
-        if self.inside.evaluates_empty:
-            groups.append(of(lambda row, encoded, _: {name: encoded.empty[name].to(part)
-                                                      for name, part in row.items()}))
-        return groups
+        return [self._each(base, model, partial(made, text), text.images) for text in texts]
 
-    def _each(self, conditioning, model, make) -> list[tuple[list[int], object]]:
-        """(images, conditioning [B, ...]) of what `make` gives for each guided image's row, encoded text and number."""
+    def _each(self, conditioning, model, make, images: Sequence[int]) -> list[tuple[list[int], object]]:
+        """(images, conditioning [B, ...]) of what `make` gives for these images' row, encoded text and number, as far
+        as they are guided."""
         own = self._parts_of(conditioning)
+        images = set(images) & set(self.guided)
         rows = [make({name: part[image:image + 1] for name, part in own.items()},
-                     self.encoded(self._text(image), model), image) if image in self.guided else None
+                     self.encoded(self._text(image), model), image) if image in images else None
                 for image in range(len(self.seeds))]
-        return [(images, with_parts(conditioning, parts, self.mark)) for images, parts in apart(rows)]
+        return [(at, with_parts(conditioning, parts, self.mark)) for at, parts in apart(rows)]
 
     def _parts_of(self, conditioning) -> Parts:
         if self.mark is None:
             self.mark = mark_of(conditioning)
         return parts_of(conditioning, self.mark)
 
-    def gamma(self, eps_cond: Tensor, eps_uncond: Tensor, eps_unsafe: Sequence[dict[int, Tensor]]) -> Tensor:
-        """gamma [B, C, ...] from predictions in eps units (a common offset cancels); zero for images left alone.
-
-        eps_unsafe are those of `unsafe`, each [C, ...] by image.
-        """
-        full = [torch.stack([found.get(image, own) for image, own in enumerate(eps_uncond)]) for found in eps_unsafe]
-        unsafe = full[0] if self.guide.method.direction == "embedding" else self.inside.unsafe(eps_uncond, full)
-        gamma = self.inside.gamma(self.step, self.progress, eps_cond, eps_uncond, unsafe)
+    def gamma(self, evaluate: Evaluate) -> Tensor | None:
+        """gamma [B, C, ...] of this step (`Steps.guide`), zero for images left alone; None where there is none."""
+        gamma = self.inside.guide(self.step, self.progress, evaluate)
+        self.steps = self.inside.run.steps
+        if gamma is None:
+            return None
         if self._mask is None or self._mask.device != gamma.device:
             self._mask = torch.tensor([image in self.guided for image in range(len(self.seeds))], device=gamma.device)
-        self.steps = self.inside.run.steps
         return torch.where(self._mask.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
-
-    def again(self) -> Tensor:
-        """The last gamma once more."""
-        gamma = self.inside.again()
-        self.steps = self.inside.run.steps
-        return gamma
 
     def fail(self, error: Exception) -> None:
         """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""

@@ -1,7 +1,8 @@
 """A sampler's step under the directions inside sampling: what is evaluated beside the prompt, when, what comes of it.
 
-The same for every host: a host evaluates what `Steps` asks for, in units of its own, and takes the gamma that it gets
-off the conditional prediction, in eps units. The `prompt` direction needs none of this.
+The same for every host, which gives one function, evaluate(texts): `Steps.guide` asks it for the predictions of the
+step's own texts and of further ones, and returns gamma, which the host takes off the conditional prediction. The
+`prompt` direction needs none of this.
 
 Baseline. Where the guidance is anchored at the prompt, the prompt's prediction is the baseline of both directions,
 which costs no row; no threshold holds, for gamma and what it compares would be one difference. Anchored at the empty
@@ -11,7 +12,7 @@ own, and its unsafe text is the prompt, shifted; `prediction` evaluates the empt
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Sequence
+from typing import Callable, Mapping, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +24,30 @@ from .methods import Method
 # Steps to one evaluation without classifier-free guidance where the prompt is the baseline: an added row doubles a step
 # there. In between gamma is repeated. Measured by benchmarks/windows.py.
 EVERY = 2
+
+
+MOVED, MIXED, GROUP, EMPTY = "moved", "mixed", "group", "empty"
+
+
+class Text(NamedTuple):
+    """A further text to evaluate, for some images of the batch.
+
+    kind     MOVED: the prompt, moved by `weights` in its context, as in the direction `prompt`; MIXED: the negative
+             prompt's text e, mixed with the groups' by `weights`, u = e + sum a_i (g_i - e); GROUP: one group's own
+             text; EMPTY: the empty text
+    images   places in the batch
+    weights  [B, n], zero for other images
+    group    of all attributes side by side
+    """
+    kind: str
+    images: tuple[int, ...]
+    weights: Tensor | None = None
+    group: int | None = None
+
+
+# Of a step's own texts and of further ones, in eps units: (cond [B, C, ...], uncond [B, C, ...] or None where the host
+# evaluates no negative prompt, by further text the images' [C, ...]). Without further texts nothing is read of it.
+Evaluate = Callable[[Sequence[Text]], "tuple[Tensor, Tensor | None, Sequence[Mapping[int, Tensor]]] | None"]
 
 
 def place(step: int, steps: int, first: float = 0.0) -> float:
@@ -74,12 +99,46 @@ class Steps:
         and turned round where it is evaluated `toward`."""
         return self.weights if self.lengths is None else self.weights / self.lengths[:, None]
 
-    def push_to(self, group: int) -> Tensor:
-        """Weights [B, n] that move a prompt to the text of one of `groups` in its context, for images that weigh it:
-        what `prediction` evaluates where the prompt is the baseline."""
-        weights = torch.zeros_like(self.weights)
-        weights[:, group] = -(self.weights[:, group] != 0).to(weights.dtype)
-        return weights
+    @property
+    def texts(self) -> list[Text]:
+        """What is evaluated beside a step's own texts: of `embedding` one text, of `prediction` one for each of
+        `groups`, and last the empty one where it is the baseline."""
+        def needed(weights: Tensor) -> tuple[int, ...]:
+            return tuple(weights.flatten(1).any(1).nonzero().flatten().tolist())
+
+        guided = needed(self.weights)
+        if self.direction == "embedding":
+            return [Text(MOVED, guided, -self.text_weights) if self.prompt_is_baseline else
+                    Text(MIXED, guided, self.text_weights)]
+        found = []
+        for group in self.groups:
+            weighed = self.weights[:, group] != 0
+            push = torch.zeros_like(self.weights)
+            push[:, group] = -weighed.to(push.dtype)
+            images = needed(weighed[:, None])
+            found.append(Text(MOVED, images, push) if self.prompt_is_baseline else Text(GROUP, images, None, group))
+        return found + [Text(EMPTY, guided)] * self.evaluates_empty
+
+    def guide(self, step: int, progress: float, evaluate: Evaluate) -> Tensor | None:
+        """gamma [B, C, ...] of a step, counted from 0, at a share of the schedule; None where there is nothing to do.
+        `evaluate` is called once, with the further texts that this step needs; where it needs none, without any."""
+        idle = self.idle(progress)
+        if idle or self.repeats(step, progress):
+            evaluate(())
+            return None if idle else self.again()
+        predicted = evaluate(self.texts)
+        assert predicted is not None
+        cond, uncond, further = predicted
+        *found, last = further
+        if self.prompt_is_baseline:
+            base = cond
+        elif uncond is not None and self.has_uncond:
+            base = uncond
+        else:
+            base = _whole(last, cond)
+        full = [_whole(each, base) for each in (found if self.evaluates_empty else further)]
+        unsafe = full[0] if self.direction == "embedding" else self.unsafe(base, full)
+        return self.gamma(step, progress, cond, base, unsafe)
 
     def idle(self, progress: float) -> bool:
         """Is nothing to be done at this share of the schedule?"""
@@ -125,3 +184,8 @@ class Steps:
         if self._mask is None or self._mask.device != gamma.device:
             self._mask = self.weights.any(1).to(gamma.device)
         return torch.where(self._mask.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
+
+
+def _whole(by_image: Mapping[int, Tensor], rest: Tensor) -> Tensor:
+    """Predictions [B, C, ...] of all images: the others' are those of `rest`."""
+    return torch.stack([by_image[i] if i in by_image else own for i, own in enumerate(rest)])

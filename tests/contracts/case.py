@@ -17,7 +17,7 @@ from sd_debias.core.method.conditioning import Encoded, Parts, mean, mixed_rows,
 from sd_debias.core.method.direction import group_texts
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import Method
-from sd_debias.core.method.step import Steps, place
+from sd_debias.core.method.step import EMPTY, MIXED, MOVED, Steps, Text, place
 
 TESTS = Path(__file__).resolve().parent.parent
 NEGATIVE, STEPS, IMAGES = "blurry", 3, 3
@@ -126,15 +126,18 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
     has_uncond = case.has_uncond(cfg)
     beside = has_uncond and not case.apart  # is the negative prompt's prediction there when the prompt's is?
     negatives = [case.encode(NEGATIVE)] * len(a) if has_uncond else prompts
-    steps, unsafe_texts = Steps(method, a, beside) if method.direction != "prompt" else None, negatives
-    if steps:
-        a = steps.text_weights
+    steps = Steps(method, a, beside) if method.direction != "prompt" else None
     if not steps:
         prompts = shifted_rows(encoded, ATTRIBUTES, a, method.context)
-    elif not steps.prompt_is_baseline:
-        unsafe_texts = [row or own for row, own in zip(mixed_rows(negatives, encoded, a), negatives)]
-    else:
-        unsafe_texts = shifted_rows(encoded, ATTRIBUTES, -a, method.context)
+
+    def texts_of(text: Text) -> list[Parts]:
+        """Of all images; those that it is not for have their own."""
+        if text.kind == MOVED:
+            return shifted_rows(encoded, ATTRIBUTES, text.weights, method.context)
+        if text.kind == MIXED:
+            return [row or own for row, own in zip(mixed_rows(negatives, encoded, text.weights), negatives)]
+        return [encoded.empty if text.kind == EMPTY else {
+            name: list(parts)[text.group].to(prompt[name]) for name, parts in groups.items()}] * len(a)
 
     x = case.noise()
     for i, (sigma, later) in enumerate(zip(case.sigmas, case.sigmas[1:])):
@@ -144,18 +147,8 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
         progress = place(i, len(case.sigmas) - 1)
         cond = eps(prompts if method.guidance.active(progress) else [prompt] * len(a))
         uncond = eps(negatives) if has_uncond else cond
-        guided = cond
-        if steps and steps.repeats(i, progress):
-            guided = cond - steps.again()
-        elif steps and steps.idle(progress):
-            pass
-        elif steps and method.direction == "embedding":
-            base = cond if steps.prompt_is_baseline else uncond
-            guided = cond - steps.gamma(i, progress, cond, base, eps(unsafe_texts))
-        elif steps:
-            base = cond if steps.prompt_is_baseline else uncond if beside else eps([encoded.empty] * len(a))
-            own = [eps([{name: list(parts)[g].to(prompt[name]) for name, parts in groups.items()}] * len(a))
-                   for g in steps.groups]
-            guided = cond - steps.gamma(i, progress, cond, base, steps.unsafe(base, own))
+        gamma = steps and steps.guide(i, progress, lambda texts, cond=cond, uncond=uncond, eps=eps: (
+            cond, uncond if beside else None, [dict(enumerate(eps(texts_of(text)))) for text in texts]))
+        guided = cond if gamma is None else cond - gamma
         x = x + (uncond + cfg * (guided - uncond) if has_uncond else guided) * (later - sigma)
     return case.finish(x)

@@ -46,10 +46,11 @@ def test_steps_of_nan_are_left_out_and_said(a_double, monkeypatch):
     gamma = passes.gamma
 
     def broken_in(steps):
-        def broken(self, cond, uncond, unsafe):
-            factor = float("nan") if self.step in steps else 1.0
-            unsafe = [{image: one * factor for image, one in own.items()} for own in unsafe]
-            return gamma(self, cond, uncond, unsafe)
+        def broken(self, evaluate):
+            def predicted(texts):
+                factor, found = float("nan") if self.step in steps else 1.0, evaluate(texts)
+                return (*found[:2], [{image: one * factor for image, one in own.items()} for own in found[2]])
+            return gamma(self, predicted)
         monkeypatch.setattr(passes, "gamma", broken)
 
     broken_in([2])
@@ -302,7 +303,7 @@ def test_gamma_is_that_of_core(a_double, monkeypatch):
 
     def spy(state, step, x_out, inner_model):
         guide(state, step, x_out, inner_model)
-        ((_, text),), = state.unsafe(step.text_uncond, a_double.shared.sd_model)
+        ((_, text),), = state.further(state.inside.texts, step.text_uncond, a_double.shared.sd_model)
         evaluated = inner_model(step.x[-1:], step.sigma[-1:], cond={"c_crossattn": [text]})
         seen.setdefault("unsafe", evaluated)
         seen.setdefault("sigma", step.sigma[-1])
@@ -322,8 +323,8 @@ def test_latents_with_an_axis_of_time_are_guided(a_double):
                   for _ in range(2))
     one.guided = other.guided = {0: 0}
     flat = [torch.randn(2, 4, 8, 8) for _ in range(3)]
-    gamma = one.gamma(flat[0], flat[1], [{0: flat[2][0]}])
-    deep = other.gamma(*(x[:, :, None] for x in flat[:2]), [{0: flat[2][0][:, None]}])
+    gamma = one.gamma(lambda texts: (flat[0], flat[1], [{0: flat[2][0]}]))
+    deep = other.gamma(lambda texts: (*(x[:, :, None] for x in flat[:2]), [{0: flat[2][0][:, None]}]))
     assert torch.equal(gamma[:, :, None], deep) and gamma[0].any() and not gamma[1].any()
     for name in ("host_a1111", "host_forge"):
         assert "view(-1, 1, 1, 1)" not in inspect.getsource(ours(name))
