@@ -94,7 +94,7 @@ Fidelity is the share of pictures that show the prompt's occupation.
             text.append(f"| {case} | {len(rows)} | {name} | {np.mean([m['before']['kl'] for m in measured]):.3f} "
                         f"| {kl.mean():.4f} | {kl.max():.4f} | {drawn} of {len(rows)} | {independent} of {len(rows)} "
                         f"| {(kl <= 0.02).sum()} of {len(rows)} | {np.mean(farthest):.1f}, {max(farthest):.1f} "
-                        f"| {np.mean([r['images'] for r in rows]):.1f}, {max(r['images'] for r in rows)} "
+                        f"| {np.mean([r['images'] for r in rows]):.4g}, {max(r['images'] for r in rows)} "
                         f"| {np.mean([r['regrouped'] for r in rows]):.0%} | {before.mean():.4f} -> {after.mean():.4f} "
                         f"| {(before - after).max():.4f} |")
     text.append("\n| case | occupation | attribute | shares before | shares after [95 %] | KL before | KL after [95 %] | floor of the draws | pictures |\n"

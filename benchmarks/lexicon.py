@@ -34,7 +34,7 @@ MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista bike
     samurai ninja viking gladiator centurion jedi android-user engineer researcher analyst consultant
     accountant intern trainee apprentice ranger operator
     teller marine agent principal founder barber midfielder mason streamer cabbie mage druid medic noble swordswoman
-    swordsman pharaoh breakdancer videographer usher groomer caver fortune-teller goalie fireman male female sweeper client fan walker empress
+    swordsman pharaoh forester quartet quintet orchestra re-enactor reenactor double breakdancer videographer usher groomer caver fortune-teller goalie fireman male female sweeper client fan walker empress
     sorceress"""
 NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde boss-fight broad buff bum canary
     cardinal case closer club contemporary cracker crank crazy creature cutting dark dear derelict digital dragon dry
@@ -54,7 +54,7 @@ NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde bos
     swinger tart terror tough trial venus vision waste wonder wreck yard freeman batman superman zero bright lucky tall long short cold
     mere mediterranean cosmopolitan prodigy-logo stand-in substitute minimalist impressionist expressionist cubist
     surrealist futurist realist romantic modernist symbolist pointillist fauvist naturalist
-    manic melancholic cyberpunk steampunk mute"""
+    manic melancholic cyberpunk steampunk mute amazon rover"""
 OBJECTS = """hanger accumulator adapter
     adder amphisbaena applier backscratcher backstop balancer basilisk baster batter battle-axe beater bellwether
     blocker booby booster bore breaker bunny butterball calculator carrier caster chachka chameleon changer
@@ -97,14 +97,26 @@ def senses(folder: Path, part: str) -> dict[str, tuple[list[str], int]]:
     return found
 
 
+MORE_NAMES = ("harry potter, hermione granger, ron weasley, luke skywalker, darth vader, princess leia, han solo, "
+              "indiana jones, james bond, john wick, walter white, tony stark, peter parker, bruce wayne, clark kent, "
+              "bilbo baggins, frodo baggins, lara croft, sarah connor, ellen ripley, mary poppins, dorothy gale, "
+              "atticus finch, jack sparrow, forrest gump, queen elizabeth, elon musk, donald trump, barack obama, "
+              "joe biden, taylor swift, serena williams, roger federer, lionel messi, cristiano ronaldo, keanu reeves, "
+              "tom cruise, brad pitt, scarlett johansson, emma watson, michael jackson, michael jordan, david bowie, "
+              "freddie mercury, steve jobs, bill gates, greta thunberg, frida kahlo")
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
-    kinds, spelled = {}, {}
+    kinds, spelled, names = {}, {}, set()
     for line in (folder / "data.noun").read_text("utf-8").splitlines():
         if not line.startswith("  "):
             fields = line.split(" | ")[0].split()
             kinds[fields[0]] = int(fields[1])
             spelled[fields[0]] = {fields[4 + 2 * i] for i in range(int(fields[3], 16))}
+            if kinds[fields[0]] == PERSON and "@i" in fields:  # an individual
+                names |= {word.replace("_", " ").casefold() for word in spelled[fields[0]]
+                          if re.fullmatch(r"[A-Z][a-z]+(_[A-Za-z]+){1,2}", word)}
     nouns = senses(folder, "noun")
     adjectives = senses(folder, "adj")
     persons, things = set(), set()
@@ -119,8 +131,8 @@ def main() -> None:
             things.add(word)
     persons = (persons - words(NO_PERSONS) - words(OBJECTS)) | words(MORE_PERSONS)
     things = (things | words(MORE_THINGS) | words(OBJECTS)) - persons
-    for name, found in (("persons", persons), ("things", things)):
-        text = textwrap.fill(" ".join(sorted(found)), 99, break_on_hyphens=False)
+    for name, found in (("persons", persons), ("things", things), ("names", names | set(MORE_NAMES.split(", ")))):
+        text = textwrap.fill(("; " if name == "names" else " ").join(sorted(found)), 99, break_on_hyphens=False)
         (PLACE / f"{name}.txt").write_text(text + "\n", "utf-8")
         print(name, len(found))
 

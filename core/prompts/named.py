@@ -10,7 +10,7 @@ import re
 from typing import Iterator, Sequence
 
 from ..attribute import Attribute, Group
-from .people import Person, lexicon, people, phrase_end, singular
+from .people import QUOTED, Person, lexicon, people, phrase_end, singular
 from .syntax import MEDIUM, bare, whole
 
 # Persons and pronouns, then trades that name a gender, then other languages. A hyphen may follow the first ones.
@@ -26,7 +26,7 @@ MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? 
     garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
 WOMAN = """woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
     grandma wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces?
-    queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam maids?
+    queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam maids? barmaids?
     pregnant firewoman firewomen policewoman policewomen businesswoman businesswomen saleswoman saleswomen
     craftswoman fisherwoman camerawoman chairwoman congresswoman stateswoman sportswoman noblewoman horsewoman
     anchorwoman spokeswoman actress actresses waitress waitresses stewardess stewardesses seamstress hostess
@@ -41,7 +41,7 @@ BEFORE_PERSON = """pale fair-skinned tanned tan black white brown african africa
     pakistani bangladeshi turkish persian iranian nordic scandinavian swedish norwegian irish german russian slavic
     aboriginal polynesian native-american"""
 PRONOUNS = "he his him himself she her hers herself".split()
-OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|(?:{'|'.join(MEDIUM)})s?)\\b)"
+OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|growth|film|(?:{'|'.join(MEDIUM)})s?)\\b)"
 AGES = "old older elderly young younger youthful aged".split()  # that stand before what they describe
 WORDS = {
     "man": [rf"\d*(?:{'|'.join(MAN.split())})", rf"(?:{'|'.join(MALE.split())})s?(?:-\w+)?"],
@@ -68,8 +68,11 @@ def named(attribute: Attribute, prompt: str, subject: str = "") -> list[str]:
     text, found = bare(prompt), []
     said = people(prompt)
     main = main_person(said, subject) if of_persons(attribute) else None
+    written = [match.span() for match in QUOTED.finditer(text)]  # what a sign says describes nobody
     for pattern, before_person in _patterns(attribute):
         for match in re.finditer(pattern, text):
+            if any(first <= match.start() < last for first, last in written):
+                continue
             if before_person and not any(p.first <= match.start() < p.at for p in said):
                 continue
             if main is None or _of(main, match, said, text):

@@ -113,6 +113,13 @@ def lexicon() -> tuple[frozenset[str], frozenset[str]]:
     return persons, things - set(MEDIUM) - BODY
 
 
+@lru_cache(maxsize=1)
+def individuals() -> frozenset[str]:
+    """Names of individuals, of two and three words: "sherlock holmes"."""
+    listed = (Path(__file__).parent / "names.txt").read_text("utf-8").replace("\n", " ")
+    return frozenset(name.strip() for name in listed.split(";"))
+
+
 def singular(word: str, known: frozenset[str]) -> str | None:
     """A known word of which this is the singular or plural; None for another one."""
     word = IRREGULAR.get(word, word)
@@ -178,7 +185,11 @@ def stands(prompt: str, subject: str) -> int:
     known = noun_of(wanted)
     if known is None:
         return place(prompt, subject) if wanted in text else -1
+    individual = False
     for person in people(prompt):
+        if individual and (person.same or person.tag):
+            continue  # "Keanu Reeves as a chef"
+        individual = person.named
         if person.word == known and person.shown and not person.named and re.search(
                 whole(re.escape(wanted)), f"{text[person.first:person.at]}{known}"):
             return person.first
@@ -225,20 +236,30 @@ class _Clause:
 
     def persons(self) -> list[Person]:
         found: list[Person] = []
+        within = 0  # the end of an individual's name
         for i in range(len(self.words)):
-            word = self.person(i)
-            if word is not None and not self._before_person(i):
+            if i < within:
+                continue
+            if length := self._individual(i):
+                within = i + length
+                found.append(self._person("person", within - 1, found, named=True))
+            elif (word := self.person(i)) is not None and not self._before_person(i):
                 found.append(self._person(word, i, found))
         if not any(person.shown for person in found) and not self.nobody:
             found += self._likeness()
         return found
+
+    def _individual(self, i: int) -> int:
+        """Words of an individual's name that begins here: 3 of "ludwig van beethoven"."""
+        return next((n for n in (3, 2) if " ".join(self.words[i:i + n]) in individuals()
+                     and len(self.words) >= i + n), 0)
 
     def _before_person(self, i: int) -> bool:
         """Does a person's word follow in the same phrase, as behind the "police" of "police officer"?"""
         return (i + 1 < len(self.words) and not self.owned[i] and self.person(i + 1) is not None
                 and not self.ends(i + 1))
 
-    def _person(self, word: str, i: int, found: list[Person]) -> Person:
+    def _person(self, word: str, i: int, found: list[Person], named: bool = False) -> Person:
         first, after = i, i + 1
         while not self.ends(after):
             after += 1
@@ -256,8 +277,8 @@ class _Clause:
         all_of_it = after == len(self.words) and set(self.words[:first]) <= CONTAINED
         hidden = (self.nobody or not self._there(i, after) or self._unreal(first, i)
                   or {governs, leading} & REFUSALS or self._elsewhere(back, governs, before, another))
-        return Person(word, begins, self.tokens[i].start(), self.tokens[after - 1].end(), not hidden, self._named(i),
-                      self.number, same, first == 0 or all_of_it)
+        return Person(word, begins, self.tokens[i].start(), self.tokens[after - 1].end(), not hidden,
+                      named or self._named(i), self.number, same, first == 0 or all_of_it)
 
     def _there(self, i: int, after: int) -> bool:
         """Is it the person who is there, rather than their bag, a thing of their name, or a work's title?"""
