@@ -34,6 +34,27 @@
         }
     }
 
+    // Below the accordion: the script with the same attributes, ready for a judge and a name.
+    window.debiasCalibrate = function (attributes) {
+        const tab = gradioApp().querySelector("#tab_img2img")?.style.display === "block" ? "img2img" : "txt2img";
+        const within = gradioApp().querySelector(`#${tab}_script_container`) ?? gradioApp();
+        const own = (name) => gradioApp().querySelector(`#script_${tab}_debias_audit_and_calibrate_${name}`);
+        const list = within.querySelector("#script_list input");
+        list?.focus();
+        setTimeout(() => {
+            const item = [...within.querySelectorAll("#script_list ul li")].find((one) => one.textContent.includes("Debias: audit and calibrate"));
+            item?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
+            list?.blur();
+            setTimeout(() => {
+                [...(own("work")?.querySelectorAll("label") ?? [])].find((one) => one.textContent.trim() === "calibrate")?.click();
+                const text = own("own")?.querySelector("textarea");
+                if (text) { text.value = attributes; text.dispatchEvent(new Event("input", { bubbles: true })); }
+                own("name")?.scrollIntoView({ block: "center" });
+            }, 300);
+        }, 300);
+        return [];
+    };
+
     // The page is as it was when the server started; its buttons answer once they all are there.
     onUiLoaded(() => setTimeout(renew));
     onAfterUiUpdate(() => {

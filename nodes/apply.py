@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.calibration.plan import beyond_balance
 from ..core.errors import DebiasError, quoted
 from ..core.method.conditioning import Encoded
 from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
@@ -118,9 +119,10 @@ class Application:
         own = facts["seed"] if images == 1 else None
         told = metadata(self.profile, self.prompt, summary, self.strength, own, self.negative)
         run = messages.running()[0]
-        messages.say(self.node, "\n".join([summary_text(self.profile, self.entry, told, summary, facts["seed"]),
-                                           *(f"Warning: {note}" for note in notes)]), warning=idle or bool(notes),
-                     adds=run is not None and run is self.run)
+        beyond = [beyond_balance(self.profile.attributes)] if summary["acted"] and not self.profile.entries else []
+        said = [summary_text(self.profile, self.entry, told, summary, facts["seed"]), *beyond]
+        messages.say(self.node, "\n".join([*said, *(f"Warning: {note}" for note in notes)]),
+                     warning=idle or bool(notes), adds=run is not None and run is self.run)
         self.run = run
         messages.record({**told, **cache, "Debias seeds": [facts["seed"], facts["seed"] + images - 1],
                          "Debias rows": summary["weights"]})

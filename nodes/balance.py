@@ -10,7 +10,7 @@ from ..core.attribute import BUILT_IN
 from ..core.errors import DebiasError
 from ..core.profile.balance import balanced
 from .apply import applied
-from .types import APPLY
+from .types import APPLY, Attributes
 
 
 def wildcards() -> list[Path]:
@@ -37,7 +37,8 @@ class DebiasBalance(io.ComfyNode):
                     "'- a red hat: 2'), or a wildcard file: 'hat: __hats__'.")),
                 io.String.Input("text", optional=True, force_input=True, tooltip=(
                     "The prompt's text, only where the node cannot find it behind the sampler."))],
-            outputs=[io.Model.Output(tooltip="The guided model, for any sampler.")],
+            outputs=[io.Model.Output(tooltip="The guided model, for any sampler."),
+                     Attributes.Output(display_name="attributes", tooltip="The same, for Debias Calibrate.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
@@ -45,4 +46,5 @@ class DebiasBalance(io.ComfyNode):
         if not attributes.strip():
             raise DebiasError("Expected an attribute to balance, got none. Write one, e.g. gender = 50:50.")
         profile = balanced(attributes, wildcards=wildcards())
-        return io.NodeOutput(applied(cls.hidden, model, clip, profile, profile.method, text=text or ""))
+        guided = applied(cls.hidden, model, clip, profile, profile.method, text=text or "")
+        return io.NodeOutput(guided, profile.attributes)

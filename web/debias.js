@@ -260,6 +260,44 @@ function withoutPanels(graph) {
     ...(subgraphs ? { definitions: { ...graph.definitions, subgraphs } } : {}) };
 }
 
+// Of Debias Balance: a calibration of the same attributes, model, prompt and sampler's settings, wired beside it.
+function calibrate(node) {
+  const graph = node.graph ?? app.graph, nodes = graph._nodes ?? graph.nodes;
+  const value = (of, name) => of?.widgets?.find((w) => w.name === name)?.value;
+  const source = (of, name) => {
+    const at = of?.inputs?.findIndex((input) => input.name === name);
+    const link = at >= 0 && of.inputs[at].link != null && (graph.links.get?.(of.inputs[at].link) ?? graph.links[of.inputs[at].link]);
+    return link ? [graph.getNodeById(link.origin_id), link.origin_slot] : [];
+  };
+  const sampler = nodes.find((n) => n.type === "KSampler");
+  const size = nodes.find((n) => n.widgets?.some((w) => w.name === "width") && n.widgets.some((w) => w.name === "batch_size"));
+  let at = node.pos[0];
+  const [judge, target] = ["DebiasJudge", "DebiasCalibrate"].map((type) => {
+    const one = LiteGraph.createNode(type);
+    one.pos = [at, node.pos[1] + node.size[1] + 60];
+    graph.add(one);
+    at += one.size[0] + 40;
+    return one;
+  });
+  const wire = ([from, slot], input) => from?.connect(slot, target, target.inputs.findIndex((own) => own.name === input));
+  for (const name of ["model", "clip"]) wire(source(node, name), name);
+  wire([node, 1], "attributes");
+  wire([judge, 0], "classifier");
+  const decoded = nodes.find((n) => n.outputs?.some((output) => output.type === "VAE"));
+  if (decoded) wire([decoded, decoded.outputs.findIndex((output) => output.type === "VAE")], "vae");
+  const set = (name, found) => {
+    const widget = target.widgets.find((w) => w.name === name);
+    if (widget && found != null && found !== "") { widget.value = found; widget.callback?.(found); }
+  };
+  const text = (side) => value(source(sampler, side)[0], "text");
+  set("prompts", text("positive")?.replaceAll("\n", " "));
+  set("negative", text("negative"));
+  for (const name of ["steps", "cfg", "sampler_name", "scheduler"]) set(name, value(sampler, name));
+  for (const name of ["width", "height"]) set(name, value(size, name));
+  set("name", "balanced");
+  app.canvas?.setDirty(true, true);
+}
+
 function resize(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
   app.canvas?.setDirty(true, true);
@@ -296,6 +334,8 @@ app.registerExtension({
       if (node.properties[PANEL]) show(node, node.properties[PANEL]);
       if (node.comfyClass === "DebiasCalibrate") { fold(node); estimate(node); }
     };
+    if (node.comfyClass === "DebiasBalance")
+      node.addWidget("button", word("Calibrate these attributes"), null, () => calibrate(node), { serialize: false }).serialize = false;
     if (node.comfyClass !== "DebiasCalibrate") return;
     const button = node.addWidget("button", word("Show all settings"), null, () => {
       node.properties[UNFOLDED] = !node.properties[UNFOLDED];

@@ -43,6 +43,8 @@ class Debias(scripts.Script):
                 label="Balance (one attribute per line, with shares)", value=defaults.attributes, lines=2,
                 placeholder="gender = 50:50\nage", elem_id=self.elem_id("attributes"))
             about = gr.Markdown(_about(defaults.profile), elem_id=self.elem_id("about"))
+            further = gr.Button("Calibrate these attributes", size="sm", elem_id=self.elem_id("calibrate"),
+                                visible=defaults.profile == BALANCE)
             strength = gr.Slider(0.0, 3.0, value=defaults.strength, step=0.05, elem_id=self.elem_id("strength"),
                                  label="Debias strength (1: as calibrated, 0: none)")
             with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
@@ -64,11 +66,15 @@ class Debias(scripts.Script):
                 gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group.  \nThe "
                             "directions embedding and prediction do nothing in steps in which a setting skips the "
                             "negative prompt. The direction prompt always works.")
-        profile.change(_shown, inputs=[profile], outputs=[about, attributes, header], show_progress=False)
+        profile.change(_shown, inputs=[profile], outputs=[about, attributes, header, further],
+                       show_progress=False)
+        # The host's list of scripts is no field of ours: the page chooses in it.
+        further.click(None, inputs=[attributes], outputs=[], _js="debiasCalibrate")
 
         def chosen(name):
             """The host puts a choice that the user saved as the page's default in the dropdown's place."""
-            about.value, attributes.visible, header.value = _about(name), name == BALANCE, _header(name)
+            about.value, header.value = _about(name), _header(name)
+            attributes.visible = further.visible = name == BALANCE
 
         profile.init_field = chosen
         controls = [enabled, profile, strength, direction, start, end, hires, others, attributes]
@@ -113,7 +119,8 @@ class Debias(scripts.Script):
 
 def _shown(name: str):
     """What the accordion says and shows once a profile is chosen."""
-    return _about(name), gr.update(visible=name == BALANCE), _header(name)
+    balances = gr.update(visible=name == BALANCE)
+    return _about(name), balances, _header(name), balances
 
 
 def _header(name: str) -> str:

@@ -190,6 +190,13 @@ def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1) -> s
     return f"{images}; the time is shown after the first images."
 
 
+def beyond_balance(attributes: Sequence[Attribute]) -> str:
+    """What a calibration would do better than the balance of these attributes, in words."""
+    about = planned("normal", Method()).about_images(attributes)
+    return (f"These pictures change more than they must: calibrate (about {about:,} images) to change fewer, and to "
+            "know the shares")
+
+
 def duration(seconds: float) -> str:
     """In words, rounded up."""
     if seconds > 90:

@@ -26,7 +26,8 @@ MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? 
     garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
 WOMAN = """woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
     grandma wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces?
-    queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam maids? barmaids?
+    queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam
+    maids? barmaids?
     pregnant firewoman firewomen policewoman policewomen businesswoman businesswomen saleswoman saleswomen
     craftswoman fisherwoman camerawoman chairwoman congresswoman stateswoman sportswoman noblewoman horsewoman
     anchorwoman spokeswoman actress actresses waitress waitresses stewardess stewardesses seamstress hostess

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from ...core.attribute import Attribute
-from ...core.calibration.plan import FIELDS, Plan, planned
+from ...core.calibration.plan import FIELDS, Plan, beyond_balance, planned
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
@@ -245,6 +245,9 @@ def generate(options) -> dict:
         warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
                       f"VAE overflow in half precision?")
     say(options, f"\nPictures: {out.resolve()}")
+    if options.attribute:
+        say(options, f"{beyond_balance(profile.attributes)}: sd-debias calibrate, with the same --model, --prompt and "
+                     "--attribute.")
     return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,
                 one_colour=uniform)
 

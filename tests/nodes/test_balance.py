@@ -27,6 +27,13 @@ def test_each_picture_is_its_group_s_own_text_and_four_of_eight_are_women(demo, 
         assert torch.allclose(made[place], texts[group - 1][place], atol=1e-4)
 
 
+def test_it_says_what_a_calibration_would_do_better_and_hands_the_attributes_on(demo, call, sample, said):
+    from sd_debias.nodes.balance import DebiasBalance
+    model, attributes = call(DebiasBalance, model=demo[0], clip=demo[1], attributes="gender = 60:40", text="a doctor")
+    sample(model, seed=4, batch=2, steps=2)
+    assert "calibrate (about 190 images)" in said[-1][0] and attributes[0].target == (0.6, 0.4)
+
+
 def test_of_several_attributes_each_is_counted_by_itself(balance, sample, said):
     """It said "2 to man, olive, 1 to woman, tan, 1 to woman, fair"."""
     sample(balance("gender\nage = 1:1:2", "a doctor"), seed=4, batch=8, steps=2)
