@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
-from typing import Iterator, Sequence
+from typing import Generator, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -76,60 +76,71 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
         return
 
     encoded = encoded or encode_all(pipe, prompt, attributes, method.context, **encoding)
-    guided_images = int(weights.any(1).sum())
     if isinstance(encoded, WholeTexts):
         check_whole_texts(pipe, attributes, method)
         texts = encoded.texts(weights)
         guide.call["prompt"] = texts
         guide.records = [dict(acted=texts != [prompt] * images, magnitude=0.0, steps=0, skipped=0,
-                              guided_images=guided_images)]
+                              guided_images=int(weights.any(1).sum()))]
         yield guide
         reason = "the groups' texts are the prompt."
-    elif method.direction == "prompt":
-        family, reason = family_of(pipe), "the group texts mean the same to this model as the prompt."
-        texts_only = family is not None and family.texts_only
-        if family is not None:
-            check_family(pipe, method)
-        if texts_only:
-            parts = {}
-        elif family is not None:
-            negative = family.encode(pipe, negative_prompt or "", **encoding) if family.negative else None
-            parts = _of_family(family, encoded, attributes, weights, method, negative)
-            if negative is not None:
-                guide.call.pop("negative_prompt", None)
-        else:
-            parts = shifted(encoded, attributes, weights, method.context)
-            if guided_images < images:  # as the pipeline itself encodes them, together: else they round otherwise
-                own = encode(pipe, [prompt] * images, **encoding)
-                alone = ~weights.any(1).to(own["prompt_embeds"].device)
-                parts = {name: torch.where(alone.view(-1, *(1,) * (part.ndim - 1)), own[name], part)
-                         for name, part in parts.items()}
-        done = effect(encoded, attributes, weights, method.context, family.tokens if family else "prompt_embeds")
-        guide.records = [done]
-        if not texts_only:
-            guide.call.update(parts, prompt=None)
-        if method.guidance.whole and not texts_only:
-            yield guide
-        else:
-            with hooked(pipe, attributes, weights, encoded, method, WindowedPrompt) as denoiser:
-                yield guide
-            done.update(steps=0 if method.guidance.whole else len(denoiser.shifted),
-                        acted=done["acted"] and bool(denoiser.shifted))
-            if not denoiser.shifted:
-                reason = f"no step fell into the window {(method.guidance.start, method.guidance.end)}."
     else:
         if family_of(pipe) is not None:
             check_family(pipe, method)
-        check(pipe)
-        with hooked(pipe, attributes, weights, encoded, method) as denoiser:
-            yield guide
-        guide.records = [dict(steps.run.summary(), guided_images=guided_images) for steps in denoiser.passes]
-        guide.extra_evaluations = denoiser.extra_evaluations
-        done, window = guide.summary(), (method.guidance.start, method.guidance.end)
-        reason = (f"of {len(denoiser.passes)} calls of the pipeline {done['steps']} steps fell into the window "
-                  f"{window}, {done['skipped']} of which were skipped.")
+        given = pipe, guide, attributes, weights, encoded, method
+        reason = yield from (_by_prompt(*given, prompt, negative_prompt, encoding) if method.direction == "prompt"
+                             else _inside(*given))
     if not guide.summary()["acted"]:
         warnings.warn(f"Guidance had no effect: {reason}")
+
+
+def _by_prompt(pipe, guide: GuidedCall, attributes: Sequence[Attribute], weights: Tensor, encoded: Encoded,
+               method: Method, prompt: str, negative_prompt: str | None, encoding: dict
+               ) -> Generator[GuidedCall, None, str]:
+    """`guided` for the direction `prompt`; returns why it had no effect, where it had none."""
+    images, family, window = len(weights), family_of(pipe), method.guidance
+    texts_only = family is not None and family.texts_only
+    if texts_only:
+        parts = {}
+    elif family is not None:
+        negative = family.encode(pipe, negative_prompt or "", **encoding) if family.negative else None
+        parts = _of_family(family, encoded, attributes, weights, method, negative)
+        if negative is not None:
+            guide.call.pop("negative_prompt", None)
+    else:
+        parts = shifted(encoded, attributes, weights, method.context)
+        if not weights.any(1).all():  # as the pipeline itself encodes them, together: else they round otherwise
+            own = encode(pipe, [prompt] * images, **encoding)
+            alone = ~weights.any(1).to(own["prompt_embeds"].device)
+            parts = {name: torch.where(alone.view(-1, *(1,) * (part.ndim - 1)), own[name], part)
+                     for name, part in parts.items()}
+    done = effect(encoded, attributes, weights, method.context, family.tokens if family else "prompt_embeds")
+    guide.records = [done]
+    if not texts_only:
+        guide.call.update(parts, prompt=None)
+    if window.whole and not texts_only:
+        yield guide
+    else:
+        with hooked(pipe, attributes, weights, encoded, method, WindowedPrompt) as denoiser:
+            yield guide
+        done.update(steps=0 if window.whole else len(denoiser.shifted), acted=done["acted"] and bool(denoiser.shifted))
+        if not denoiser.shifted:
+            return f"no step fell into the window {(window.start, window.end)}."
+    return "the group texts mean the same to this model as the prompt."
+
+
+def _inside(pipe, guide: GuidedCall, attributes: Sequence[Attribute], weights: Tensor, encoded: Encoded, method: Method
+            ) -> Generator[GuidedCall, None, str]:
+    """`guided` for the directions inside sampling; returns as `_by_prompt`."""
+    check(pipe)
+    with hooked(pipe, attributes, weights, encoded, method) as denoiser:
+        yield guide
+    guided_images = int(weights.any(1).sum())
+    guide.records = [dict(steps.run.summary(), guided_images=guided_images) for steps in denoiser.passes]
+    guide.extra_evaluations = denoiser.extra_evaluations
+    done, window = guide.summary(), (method.guidance.start, method.guidance.end)
+    return (f"of {len(denoiser.passes)} calls of the pipeline {done['steps']} steps fell into the window {window}, "
+            f"{done['skipped']} of which were skipped.")
 
 
 def _of_family(family: Family, encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, method: Method,

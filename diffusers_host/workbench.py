@@ -190,6 +190,9 @@ class Workbench(Host):
                 yield tried
 
 
+LACKS_TEXT = "{} has no text encoder, which guidance needs. Use the whole model."
+
+
 def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, allow_download: bool = False,
                   config: str | None = None, safety_checker: bool = False):
     """A text-to-image pipeline from a diffusers folder, a single-file checkpoint (.safetensors) or a hub id.
@@ -200,7 +203,6 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     fails.
     """
     import diffusers
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from packaging.version import Version
 
     path, name = Path(source).expanduser(), quoted(source)
@@ -208,33 +210,12 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     if path.suffix.lower() in PICKLES:
         raise DebiasError(f"{name} is a pickle, which can run code when it is loaded. Use a .safetensors file.")
     precision = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
-    lacks_text = f"{name} has no text encoder, which guidance needs. Use the whole model."
     options = {precision: dtype, "local_files_only": not allow_download}
     try:
         if path.is_dir():
-            index = path / "model_index.json"
-            if not index.exists():
-                raise DebiasError(f"{name} has no model_index.json, so it is not a diffusers pipeline. Name another "
-                                  "folder.")
-            parts = read_json(index)
-            if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
-                raise DebiasError(lacks_text)
-            check_no_code(path)
-            lacking = _lacking(path, parts)
-            pipe = _pretrained(str(path), {**options, **dict.fromkeys(lacking)})
-            if lacking:
-                _check_without(pipe, lacking, name)
+            pipe = _of_folder(path, options, name)
         elif path.is_file():
-            if path.suffix.lower() != ".safetensors":  # diffusers would take it for a pickle
-                raise DebiasError(f"Expected a .safetensors file, got {name}. Use one.")
-            if config and not Path(config).is_dir():
-                raise DebiasError("Expected a diffusers folder as the configuration of a checkpoint, got "
-                                  f"{quoted(config)}, which is none.")
-            if config and (Path(config) / "model_index.json").exists():
-                check_no_code(Path(config))
-            family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
-                StableDiffusionPipeline
-            pipe = family.from_single_file(str(path), config=config, **options)
+            pipe = _of_file(path, config, options, name)
         elif not allow_download:
             raise DebiasError(f"No folder or file {name}. If it is a hub id, add --allow-download.")
         else:
@@ -250,7 +231,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DebiasError(f"{name} could not be loaded as a text-to-image pipeline: {short(reason)}") from error
     if getattr(pipe, "text_encoder", None) is None:
-        raise DebiasError(lacks_text)
+        raise DebiasError(LACKS_TEXT.format(name))
     lacking = [part for part in ("tokenizer", "scheduler", "vae") if hasattr(pipe, part) and not getattr(pipe, part)]
     if lacking:
         raise DebiasError(f"{name} has no {' and no '.join(lacking)}. Use the whole model.")
@@ -259,6 +240,35 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
                       "out could not be counted.")
         pipe.safety_checker = None
     return pipe
+
+
+def _of_folder(path: Path, options: dict, name: str):
+    index = path / "model_index.json"
+    if not index.exists():
+        raise DebiasError(f"{name} has no model_index.json, so it is not a diffusers pipeline. Name another folder.")
+    parts = read_json(index)
+    if not isinstance(parts, dict) or not (parts.get("text_encoder") or [None])[0]:
+        raise DebiasError(LACKS_TEXT.format(name))
+    check_no_code(path)
+    lacking = _lacking(path, parts)
+    pipe = _pretrained(str(path), {**options, **dict.fromkeys(lacking)})
+    if lacking:
+        _check_without(pipe, lacking, name)
+    return pipe
+
+
+def _of_file(path: Path, config: str | None, options: dict, name: str):
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    if path.suffix.lower() != ".safetensors":  # diffusers would take it for a pickle
+        raise DebiasError(f"Expected a .safetensors file, got {name}. Use one.")
+    if config and not Path(config).is_dir():
+        raise DebiasError("Expected a diffusers folder as the configuration of a checkpoint, got "
+                          f"{quoted(config)}, which is none.")
+    if config and (Path(config) / "model_index.json").exists():
+        check_no_code(Path(config))
+    family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
+        StableDiffusionPipeline
+    return family.from_single_file(str(path), config=config, **options)
 
 
 def _pretrained(source: str, options: dict):

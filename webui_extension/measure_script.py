@@ -99,26 +99,30 @@ class DebiasMeasure(scripts.Script):
             with gr.Row():
                 made_of(gr.Checkbox, "hires", "With hires fix, if it is on above")
                 made_of(gr.Checkbox, "overwrite", "Overwrite a profile of this name")
-        controls = [made[name] for name in DEFAULTS]
-        for name in ("attributes", "target", "sure", "own", "prompts", *NUMBERS, "method"):
-            made[name].change(_about, inputs=controls, outputs=[about], show_progress=False)
-            if name in ("own", "target", "prompts"):  # the page drops changes that come while one is answered
-                made[name].blur(_about, inputs=controls, outputs=[about], show_progress=False)
-        made["work"].change(_shown, inputs=controls, outputs=[about, *(made[name] for name in SHOWN)],
-                            show_progress=False)
-
-        def saved(work):
-            """The host puts a choice that the user saved as the page's default in the field's place."""
-            about.value = _about(work)
-            for name, works in SHOWN.items():
-                made[name].visible = work in works
-
-        made["work"].init_field = saved
-        return controls
+        return _connected(made, about)
 
     def run(self, p, *values):
         given = asked(values, bool(getattr(p, "is_api", False)))
         return DO[given.work](p, given)
+
+
+def _connected(made: dict, about) -> list:
+    """The form's controls by the order of `DEFAULTS`, once they answer to each other."""
+    controls = [made[name] for name in DEFAULTS]
+    for name in ("attributes", "target", "sure", "own", "prompts", *NUMBERS, "method"):
+        made[name].change(_about, inputs=controls, outputs=[about], show_progress=False)
+        if name in ("own", "target", "prompts"):  # the page drops changes that come while one is answered
+            made[name].blur(_about, inputs=controls, outputs=[about], show_progress=False)
+    made["work"].change(_shown, inputs=controls, outputs=[about, *(made[name] for name in SHOWN)], show_progress=False)
+
+    def saved(work):
+        """The host puts a choice that the user saved as the page's default in the field's place."""
+        about.value = _about(work)
+        for name, works in SHOWN.items():
+            made[name].visible = work in works
+
+    made["work"].init_field = saved
+    return controls
 
 
 def asked(values: Sequence, by_name: bool = False) -> SimpleNamespace:

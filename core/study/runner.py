@@ -327,11 +327,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
     asked = dict(attributes=[a.to_dict() for a in attributes], method=method.to_dict(), plan=asdict(plan),
                  host=host.fingerprint(), checks=[own and own.to_dict() for own in checks])
     with ExitStack() as held:
-        for own in (places.folder, places.states):
-            with _called(host, own):
-                inside(own.parent, own)
-        with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
-            held.enter_context(exclusive(places.lock))
+        _hold(host, places, held)
         works = [Unfinished(places.states, name, dict(prompt=prompt, **asked)) for prompt in prompts]
         begun = [_loaded(host, work, places.again or places.overwrite) for work in works]
         places = _as_done(places, begun)
@@ -371,6 +367,15 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
             outcome.notes.append(f"Unfinished calibrations of this name with other settings are kept in "
                                  f"{host.place(places.states)}.")
         return outcome
+
+
+def _hold(host: Host, places: Places, held: ExitStack) -> None:
+    """Hold the lock of a calibration's files. Raises DebiasError where another one does, and for a place outside."""
+    for own in (places.folder, places.states):
+        with _called(host, own):
+            inside(own.parent, own)
+    with _called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
+        held.enter_context(exclusive(places.lock))
 
 
 def _check_free(host: Host, places: Places, attributes: Sequence[Attribute], begun: Sequence[Calibration | None],
