@@ -19,7 +19,8 @@ from demo_training import artwork, captions
 from harness import HELD_OUT, TEST_SEED
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.calibration.loop import Calibration, Round
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.round import Round
 from sd_debias.core.calibration.plan import planned, seeds_of
 from sd_debias.core.method.methods import METHODS
 

@@ -37,8 +37,7 @@ from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.study.folder import FolderAudit
 from sd_debias.core.calibration.labelled import FORM as CORRECTIONS
 from sd_debias.core.calibration.labelled import Labelled, corrected, read_corrections
-from sd_debias.core.calibration.loop import Round
-from sd_debias.core.calibration.speed import known as known_speed
+from sd_debias.core.calibration.round import Round
 from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.image_classifier import ImageClassifier
 from sd_debias.demo_model.model import CLASSIFIER
@@ -222,14 +221,6 @@ def folder_state(document) -> None:
     found.table()
 
 
-def caches(document) -> None:
-    """Files that only save time: what cannot be read of them is made anew."""
-    path = folder / "cache.json"
-    path.write_text(json.dumps(document), "utf-8", "surrogatepass")
-    speed = known_speed(path)
-    assert speed is None or 0 < speed < 1e6
-
-
 # --- mutation --------------------------------------------------------------------------------------------------------
 
 def places(value, at=()):
@@ -310,7 +301,6 @@ def seeds_of() -> dict[Callable, tuple[list, Callable, float]]:
         checks: ([Check("gender", ("man", "woman"), ((9, 1), (2, 8)), (0, 1), "a judge", ("a man", "a woman"),
                         ((9, 10), (9, 10))).to_dict()], mutated, 0.03),
         folder_state: ([read_json(an_audit(2).state)], mutated, 0.02),
-        caches: ([dict(seconds_an_image=1.5)], mutated, 0.01),
         nodes.workflow: (nodes.documents(), lambda document, chance: nodes.mutated(document, chance, mutated), 0.04),
         webui.infotext: (webui.valid, infotext_mutated, 0.03)}
     return found

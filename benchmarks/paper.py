@@ -18,7 +18,8 @@ from demo_training import artwork, captions
 from effect import CASES
 from harness import HELD_OUT
 
-from sd_debias.core.calibration.loop import ROUND, Calibration
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.round import ROUND
 from sd_debias.core.calibration.plan import Plan, enough
 from sd_debias.core.calibration.solver import Measurement
 from sd_debias.core.calibration.solver.policy_gradient import PolicyGradient

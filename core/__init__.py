@@ -15,7 +15,7 @@ _PUBLIC = {
     "method.safe_latent": ("SafeLatentGuidance",),
     "method.draw": ("Steering", "rows"),
     "calibration.plan": ("Plan",),
-    "calibration.loop": ("Calibration", "Round"),
+    "calibration.loop": ("Calibration",), "calibration.round": ("Round",),
     "statistics": ("Distribution", "summarise", "kl_divergence", "noise_floor", "wilson", "g_test"),
     "judge.clip": ("ClipModel",),
     "judge.questions": ("AskingModel",),

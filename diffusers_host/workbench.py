@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.attribute import Attribute, parse
-from ..core.calibration.loop import AUDIT, HELD_OUT, HELD_OUT_OFFSET, Calibration, Round
+from ..core.calibration.loop import HELD_OUT_OFFSET, Calibration
+from ..core.calibration.round import AUDIT, HELD_OUT, Round
 from ..core.calibration.plan import Plan, planned
 from ..core.study.runner import Host, advance
 from ..core.study.unfinished import Unfinished

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..attribute import Attribute
-from .loop import Round
+from .round import Round
 from ..statistics import Distribution
 from ..errors import DebiasError, quoted, short
 from ..files import read_json

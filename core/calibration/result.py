@@ -8,7 +8,8 @@ from typing import Mapping, Sequence
 
 from ..errors import DebiasError, quoted
 from ..profile.file import SCHEMA, SOFTWARE, Entry, Profile
-from .loop import HELD_OUT, PROOF, Calibration, Round
+from .loop import Calibration
+from .round import HELD_OUT, PROOF, Round
 from .watched import side_effects
 
 

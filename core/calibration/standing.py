@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .loop import HELD_OUT, PROOF, Calibration, Round
+from .loop import Calibration
+from .round import HELD_OUT, PROOF, Round
 from ..statistics import Distribution
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..calibration import telling
-from ..calibration.loop import ROUND, round_names
+from ..calibration.round import ROUND, round_names
 from .chart import DARK, LIGHT, NARROW, kl_scene, kl_words, percent, shares_scene
 from .sheet import WITHOUT, Sheet
 from ..statistics import Distribution, summarise

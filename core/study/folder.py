@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..attribute import Attribute, together
-from ..calibration.loop import AUDIT, Calibration, Round
+from ..calibration.loop import Calibration
+from ..calibration.round import AUDIT, Round
 from ..calibration.plan import Plan
 from .runner import seen_by
 from ..errors import DebiasError, quoted, short

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..attribute import Attribute, together
-from ..calibration.loop import AUDIT, Calibration, Round
+from ..calibration.loop import Calibration
+from ..calibration.round import AUDIT, Round
 from ..calibration.plan import Plan
 from .runner import boxes_in, seen_by
 from ..errors import DebiasError, quoted

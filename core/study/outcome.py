@@ -15,7 +15,8 @@ from ..profile.file import Profile
 from ..report.chart import chart_kl, chart_shares, contact_sheet
 from ..report.look import look_page
 from ..report.page import page, summary
-from ..calibration.loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
+from ..calibration.loop import Calibration
+from ..calibration.round import AUDIT, HELD_OUT, PROOF, Round, round_names
 from ..report.sheet import Sheet, side_by_side
 from ..calibration.standing import standings
 from .unfinished import png

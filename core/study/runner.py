@@ -28,7 +28,8 @@ from ..calibration.labelled import Labelled, run_of
 from ..method.draw import rows
 from ..method.methods import METHODS, Method
 from ..profile.file import Profile, same_prompt
-from ..calibration.loop import AUDIT, HELD_OUT, PROOF, ROUND, Calibration, Persons, Round, round_names
+from ..calibration.loop import Calibration
+from ..calibration.round import AUDIT, HELD_OUT, PROOF, ROUND, Persons, Round, round_names
 from ..statistics import named_shares
 from .outcome import Outcome, file_names
 from ..calibration.plan import Plan, duration

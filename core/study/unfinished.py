@@ -18,7 +18,8 @@ from ..errors import short
 from ..files import inside, recover, write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
 from ..calibration.labelled import MOST_THUMBS, thumbnail
-from ..calibration.loop import AUDIT, HELD_OUT, PROOF, Calibration, Round, round_names
+from ..calibration.loop import Calibration
+from ..calibration.round import AUDIT, HELD_OUT, PROOF, Round, round_names
 
 FACTS = "facts.json"  # beside the pictures: what decides them
 FINISHED = "finished"  # folder of work that is done, beside that of work that is not

@@ -20,7 +20,8 @@ from PIL import Image
 
 from ..attribute import Attribute
 from ..calibration.labelled import thumbnail
-from ..calibration.loop import AUDIT, HELD_OUT, Calibration, Round
+from ..calibration.loop import Calibration
+from ..calibration.round import AUDIT, HELD_OUT, Round
 from ..calibration.plan import Plan
 from .runner import Host, Measuring
 from .unfinished import png

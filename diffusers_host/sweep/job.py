@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ...core.attribute import Attribute
-from ...core.calibration.loop import AUDIT, HELD_OUT, Calibration
+from ...core.calibration.loop import Calibration
+from ...core.calibration.round import AUDIT, HELD_OUT
 from ...core.calibration.plan import Plan, seeds_of
 from ...core.errors import DebiasError
 from ...core.judge.check import Check

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ...core.calibration.labelled import Labelled, csv_of
-from ...core.calibration.loop import round_names
+from ...core.calibration.round import round_names
 from ...core.calibration.plan import Plan
 from ...core.calibration.result import entry_of, profile_of
 from ...core.study.unfinished import key_of

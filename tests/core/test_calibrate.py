@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, Attribute, Group, parse
-from sd_debias.core.calibration.loop import (AUDIT, HELD_OUT, HELD_OUT_OFFSET, PROOF, ROUND, Calibration, Round,
-                                              round_names)
+from sd_debias.core.calibration.loop import HELD_OUT_OFFSET, Calibration
+from sd_debias.core.calibration.round import AUDIT, HELD_OUT, PROOF, ROUND, Round, round_names
 from sd_debias.core.study import runner
 from sd_debias.core.study.outcome import chart_names
 from sd_debias.core.calibration.plan import Plan, estimate, planned, unused

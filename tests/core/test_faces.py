@@ -12,7 +12,8 @@ from test_classify import CLASSES, VISION, build, save_processor
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, Attribute, Group, parse
 from sd_debias.core.calibration.labelled import thumbnail
 from sd_debias.core.study import runner
-from sd_debias.core.calibration.loop import Calibration, Persons, Round
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.round import Persons, Round
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.statistics import summarise_people
 from sd_debias.core.errors import DebiasError

@@ -9,7 +9,7 @@ from properties import PHRASE, counts, examples
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.labelled import FORM, Labelled, corrected, given_back
-from sd_debias.core.calibration.loop import Round
+from sd_debias.core.calibration.round import Round
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.image_classifier import _check_map

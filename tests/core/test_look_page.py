@@ -12,7 +12,7 @@ from PIL import Image
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.study.folder import FolderAudit
 from sd_debias.core.calibration.labelled import Labelled, corrected, read_corrections, thumbnail
-from sd_debias.core.calibration.loop import AUDIT, Round
+from sd_debias.core.calibration.round import AUDIT, Round
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.report.look import look_page

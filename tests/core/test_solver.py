@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE, SKIN_TONE_5
-from sd_debias.core.calibration.loop import PROOF, Calibration
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.round import PROOF
 from sd_debias.core.calibration.plan import planned
 from sd_debias.core.statistics import kl_divergence
 from sd_debias.core.method.methods import Method

@@ -2,7 +2,8 @@
 import json
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.calibration.loop import AUDIT, HELD_OUT, ROUND, Calibration, Round
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.round import AUDIT, HELD_OUT, ROUND, Round
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.standing import in_percent, standings
 from sd_debias.core.method.draw import Steering

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from sd_debias.core.attribute import GENDER, parse
-from sd_debias.core.calibration.loop import HELD_OUT, NOT_KNOWN, PROOF, Calibration
+from sd_debias.core.calibration.loop import NOT_KNOWN, Calibration
+from sd_debias.core.calibration.round import HELD_OUT, PROOF
 from sd_debias.core.calibration.plan import Plan, planned
 from sd_debias.core.calibration.standing import standings
 from sd_debias.core.calibration.telling import MOST, PROOF as EACH, Told, doubts, wanted

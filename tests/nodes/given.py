@@ -5,7 +5,8 @@ import numpy as np
 import torch
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.calibration.loop import Calibration, Round
+from sd_debias.core.calibration.loop import Calibration
+from sd_debias.core.calibration.round import Round
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.method.draw import Steering
