@@ -47,6 +47,8 @@
             list?.blur();
             setTimeout(() => {
                 [...(own("work")?.querySelectorAll("label") ?? [])].find((one) => one.textContent.trim() === "calibrate")?.click();
+                // The list's own choice would be calibrated too.
+                [...(own("attributes")?.querySelectorAll(".token-remove:not(.remove-all)") ?? [])].forEach((one) => one.click());
                 const text = own("own")?.querySelector("textarea");
                 if (text) { text.value = attributes; text.dispatchEvent(new Event("input", { bubbles: true })); }
                 own("name")?.scrollIntoView({ block: "center" });
