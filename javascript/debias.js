@@ -39,21 +39,24 @@
         const tab = gradioApp().querySelector("#tab_img2img")?.style.display === "block" ? "img2img" : "txt2img";
         const within = gradioApp().querySelector(`#${tab}_script_container`) ?? gradioApp();
         const own = (name) => gradioApp().querySelector(`#script_${tab}_debias_audit_and_calibrate_${name}`);
-        const list = within.querySelector("#script_list input");
-        list?.focus();
-        setTimeout(() => {
-            const item = [...within.querySelectorAll("#script_list ul li")].find((one) => one.textContent.includes("Debias: audit and calibrate"));
-            item?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
-            list?.blur();
+        const choose = (list, word, then) => {
+            const input = list?.querySelector("input");
+            input?.focus();
             setTimeout(() => {
-                [...(own("work")?.querySelectorAll("label") ?? [])].find((one) => one.textContent.trim() === "calibrate")?.click();
+                const item = [...(list?.querySelectorAll("ul li") ?? [])].find((one) => one.textContent.includes(word));
+                item?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
+                input?.blur();
+                setTimeout(then, 300);
+            }, 300);
+        };
+        choose(within.querySelector("#script_list"), "Debias: audit and calibrate", () =>
+            choose(own("work"), "calibrate", () => {
                 // The list's own choice would be calibrated too.
                 [...(own("attributes")?.querySelectorAll(".token-remove:not(.remove-all)") ?? [])].forEach((one) => one.click());
                 const text = own("own")?.querySelector("textarea");
                 if (text) { text.value = attributes; text.dispatchEvent(new Event("input", { bubbles: true })); }
                 own("name")?.scrollIntoView({ block: "center" });
-            }, 300);
-        }, 300);
+            }));
         return [];
     };
 

@@ -142,7 +142,7 @@ def of_rows(entries: Sequence[dict], images: Sequence[int]) -> Entries:
         return value[torch.tensor([i % len(value) for i in images], device=value.device)]
 
     def prepared(cond):  # one of comfy.conds
-        value = rows(cond.cond)
+        value = [rows(each) for each in cond.cond] if isinstance(cond.cond, list) else rows(cond.cond)
         return cond if value is cond.cond else cond._copy_with(value)
 
     return [{**{name: rows(value) for name, value in entry.items()}, "uuid": uuid.uuid4(),

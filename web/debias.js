@@ -201,7 +201,10 @@ function keep(node, state) {
   node.properties[PANEL] = state;
   show(node, state);
   clearTimeout(keeping);
-  keeping = setTimeout(() => app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.(), 200);
+  keeping = setTimeout(() => {
+    const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+    (tracker?.squashState ?? tracker?.checkState)?.call(tracker);  // the first leaves undo as it is
+  }, 200);
 }
 let keeping;
 
@@ -262,15 +265,20 @@ function withoutPanels(graph) {
 
 // Of Debias Balance: a calibration of the same attributes, model, prompt and sampler's settings, wired beside it.
 function calibrate(node) {
-  const graph = node.graph ?? app.graph, nodes = graph._nodes ?? graph.nodes;
+  const graph = node.graph ?? app.graph;
   const value = (of, name) => of?.widgets?.find((w) => w.name === name)?.value;
   const source = (of, name) => {
     const at = of?.inputs?.findIndex((input) => input.name === name);
     const link = at >= 0 && of.inputs[at].link != null && (graph.links.get?.(of.inputs[at].link) ?? graph.links[of.inputs[at].link]);
     return link ? [graph.getNodeById(link.origin_id), link.origin_slot] : [];
   };
-  const sampler = nodes.find((n) => n.type === "KSampler");
-  const size = nodes.find((n) => n.widgets?.some((w) => w.name === "width") && n.widgets.some((w) => w.name === "batch_size"));
+  // What this node's model leads to, and what that sampler's latent comes from and goes to.
+  const led = (from, type) => (from?.outputs ?? []).filter((output) => output.type === type).flatMap((output) => output.links ?? [])
+    .map((id) => graph.links.get?.(id) ?? graph.links[id]).map((link) => link && graph.getNodeById(link.target_id)).filter(Boolean);
+  let sampler, waiting = led(node, "MODEL");
+  for (const seen = new Set(); !sampler && waiting.length; waiting = waiting.flatMap((n) => seen.has(n) ? [] : (seen.add(n), led(n, "MODEL"))))
+    sampler = waiting.find((n) => value(n, "sampler_name") != null && value(n, "steps") != null);
+  const size = source(sampler, "latent_image")[0];
   let at = node.pos[0];
   const [judge, target] = ["DebiasJudge", "DebiasCalibrate"].map((type) => {
     const one = LiteGraph.createNode(type);
@@ -283,13 +291,16 @@ function calibrate(node) {
   for (const name of ["model", "clip"]) wire(source(node, name), name);
   wire([node, 1], "attributes");
   wire([judge, 0], "classifier");
-  const decoded = nodes.find((n) => n.outputs?.some((output) => output.type === "VAE"));
-  if (decoded) wire([decoded, decoded.outputs.findIndex((output) => output.type === "VAE")], "vae");
+  const decoder = led(sampler, "LATENT").find((n) => n.inputs?.some((input) => input.name === "vae"));
+  wire(source(decoder, "vae"), "vae");
   const set = (name, found) => {
     const widget = target.widgets.find((w) => w.name === name);
     if (widget && found != null && found !== "") { widget.value = found; widget.callback?.(found); }
   };
-  const text = (side) => value(source(sampler, side)[0], "text");
+  const text = (side) => {
+    const encoder = source(sampler, side)[0];
+    return source(encoder, "text").length ? undefined : value(encoder, "text");  // a wired one is not in its widget
+  };
   set("prompts", text("positive")?.replaceAll("\n", " "));
   set("negative", text("negative"));
   for (const name of ["steps", "cfg", "sampler_name", "scheduler"]) set(name, value(sampler, name));

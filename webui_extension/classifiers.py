@@ -10,8 +10,9 @@ from typing import Any, Callable, Sequence
 from ..core.attribute import Attribute, parse, together
 from ..core.errors import DebiasError, quoted, short
 from ..core.files import below, fingerprint
+from ..core.profile.balance import listed
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
-from .profiles import called
+from .profiles import called, wildcards
 
 DEMO, HOST = "demo", "host"
 FOLDER = "classifiers"  # in models/
@@ -23,7 +24,7 @@ def attributes_of(built_in: Sequence[str] | str | None, own: str | None, target:
     line: "gender: woman 65, man 35". Raises DebiasError.
     """
     chosen = [built_in] if isinstance(built_in, str) else list(built_in or ())
-    own_ones = [parse(line.strip()) for line in (own or "").splitlines() if line.strip()]
+    own_ones = listed(own or "", wildcards())
     names = {attribute.name for attribute in own_ones}
     attributes = [*(a for a in map(parse, chosen) if a.name not in names), *own_ones]
     if not attributes:

@@ -19,7 +19,7 @@ def write() -> str:
     folder = Path(getattr(sd_models, "model_path", None) or Path(paths.models_path, "Stable-diffusion"))
     try:
         with writing("The demo model", "models/Stable-diffusion"):
-            export(folder, NAME)
+            export(folder, NAME, overwrite=True)  # its own name, also after the host was moved
     except DebiasError as error:
         return str(error)
     sd_models.list_models()

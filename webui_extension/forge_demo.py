@@ -60,7 +60,7 @@ def small(host, params: dict, path, *args, **kwargs):
         repository = Path(folder)
         shutil.copytree(Path(loader.dir_path, "huggingface", "runwayml", "stable-diffusion-v1-5"), repository,
                         dirs_exist_ok=True)
-        text = Path(params["cond_stage_config"]["params"]["version"])
+        text = Path(path).with_name(f"{Path(path).stem}-text")
         shutil.copy(text / "config.json", repository / "text_encoder" / "config.json")
         decoder = repository / "vae" / "config.json"
         decoder.write_text(json.dumps(dict(

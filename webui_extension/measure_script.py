@@ -60,7 +60,7 @@ class DebiasMeasure(scripts.Script):
             else:
                 made_of(gr.Slider, name, field.label, field.low, field.usual, step=field.step)
 
-        made_of(gr.Radio, "work", "What to do", list(ABOUT))
+        made_of(gr.Dropdown, "work", "What to do", list(ABOUT))  # hosts give saved defaults to dropdowns alone
         about = gr.Markdown(ABOUT[AUDIT], elem_id=self.elem_id("about"))
         with gr.Row():
             made_of(gr.Textbox, "name", "Name of the profile or check", placeholder="doctor-gender")
@@ -130,6 +130,8 @@ def asked(values: Sequence, by_name: bool = False) -> SimpleNamespace:
     or a kind of value that is not the form's."""
     if values and isinstance(values[0], dict):
         given = values[0]
+        counts = dict(count=COUNT) if given.get("work") == CHECK else {}
+        given = {**counts, **({"attributes": []} if given.get("own") else {}), **given}
     elif not by_name:
         given = dict(zip(DEFAULTS, values))
     else:
@@ -201,10 +203,12 @@ DO = {AUDIT: _audit, CALIBRATE: _calibrate, CHECK: _check, DOCTOR: _doctor}
 
 
 def _shown(work, *others):
-    """What the form says and shows once it is chosen what to do. A check needs fewer pictures than an audit."""
+    """What the form says and shows once it is chosen what to do. A check needs fewer pictures than an audit; a number
+    that the user has chosen stays."""
     fields = {name: gr.update(visible=work in works) for name, works in SHOWN.items()}
-    if work in (AUDIT, CHECK):
-        fields["count"] = gr.update(visible=True, value=COUNT if work == CHECK else DEFAULTS["count"])
+    now, usual = dict(zip(DEFAULTS, (work, *others))).get("count"), {AUDIT: DEFAULTS["count"], CHECK: COUNT}
+    if work in usual and now in usual.values():
+        fields["count"] = gr.update(visible=True, value=usual[work])
     return _about(work, *others), *fields.values()
 
 

@@ -42,7 +42,8 @@ BEFORE_PERSON = """pale fair-skinned tanned tan black white brown african africa
     pakistani bangladeshi turkish persian iranian nordic scandinavian swedish norwegian irish german russian slavic
     aboriginal polynesian native-american"""
 PRONOUNS = "he his him himself she her hers herself".split()
-OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|growth|film|(?:{'|'.join(MEDIUM)})s?)\\b)"
+FILM = "film(?! (?:director|critic|star|maker|student|actor|crew|producer|editor))"
+OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|growth|{FILM}|(?:{'|'.join(MEDIUM)})s?)\\b)"
 AGES = "old older elderly young younger youthful aged".split()  # that stand before what they describe
 WORDS = {
     "man": [rf"\d*(?:{'|'.join(MAN.split())})", rf"(?:{'|'.join(MALE.split())})s?(?:-\w+)?"],
@@ -104,8 +105,12 @@ def _of(main: Person, match: re.Match, said: Sequence[Person], text: str) -> boo
     if inside is not None:
         low, high = sorted((said.index(inside), said.index(main)))
         return all(p.same for p in said[low + 1:high + 1]) or (inside.tag or main.tag) and inside.clause != main.clause
-    if singular(match[0], lexicon()[0]) or re.match(r" of (?:an?|the|his|her|their) ", text[match.end():]):
-        return False  # the queen of a chess game; the beard of another man
+    if singular(match[0], lexicon()[0]):
+        return False  # the queen of a chess game
+    if re.match(" of (?:an?|the|his|her|their) ", text[match.end():]):
+        behind = next((p for p in said if p.at >= match.end()), main)
+        if behind is not main:
+            return False  # the beard of another man
     return not phrase_end(text, match.end(), match[0] in AGES)
 
 

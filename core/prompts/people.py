@@ -54,16 +54,18 @@ HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "ruler": r"penci
               "wires?|electric|copper", "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
               "king": r"chess\w*|playing cards?|deck", "queen": r"chess\w*|playing cards?|deck|bees?|hive",
               "cleaner": "vacuum|spray|bottle", "camper":
-              "van|trailer|caravan|rv", "guy": r"(?:lines?|ropes?|wires?)", "worker": r"bees?|ants?|hive|honeycomb",
+              "van|trailer|caravan|rv", "guy": "guy (?:lines?|ropes?|wires?)", "worker":
+              "worker (?:bees?|ants?)|(?:queen|honey) ?bees?|beehive|honeycomb",
               "coach": "bus|train|carriage|horses", "monitor": "computer|screen"}
-# "Owl professor" is an owl; a "dog walker" is a person.
+# "Owl professor" is an owl; a "dog walker" and a "dog photographer" are persons.
 ANIMALS = set("""owl cat kitten dog puppy fox wolf bear panda koala raccoon badger otter beaver hedgehog rabbit bunny
     hare mouse rat hamster squirrel frog toad turtle tortoise lizard crocodile alligator penguin duck goose chicken
     rooster
     raven crow parrot pig goat sheep llama alpaca sloth monkey gorilla ape capybara robot corgi ferret skunk
     mole""".split())
-OF_ANIMALS = tuple("""walker trainer keeper rider farmer breeder watcher lover owner sitter groomer tamer charmer hunter
-    catcher handler herder whisperer rescuer rescue""".split())
+PLAYED = set("""professor wizard knight detective chef astronaut king queen prince princess doctor pirate scientist
+    ninja samurai musician librarian teacher pilot barista baker judge lawyer soldier viking witch warrior explorer monk
+    butler waiter""".split())
 SURNAMES = set("""potter granger smith baker cook taylor mason carter cooper fisher hunter miller parker turner walker
     weaver wright porter butler archer shepherd page bishop king knight prince pope marshall ranger judge gardener
     tyler fuller sawyer""".split())
@@ -287,7 +289,7 @@ class _Clause:
         return not self._compound(i, after) and not self._title(i)
 
     def _unreal(self, first: int, i: int) -> bool:
-        animal = i > first and self.words[i - 1] in ANIMALS and not self.words[i].startswith(OF_ANIMALS)
+        animal = i > first and self.words[i - 1] in ANIMALS and singular(self.words[i], frozenset(PLAYED)) is not None
         return animal or any(word in UNREAL for word in self.words[first:i])
 
     def _elsewhere(self, back: int, governs: str, before: str, another: bool) -> bool:
@@ -329,7 +331,9 @@ class _Clause:
     def _named(self, i: int) -> bool:
         """"Doctor Who", "scientist Marie Curie": a name follows, where the prompt has words in small letters too.
         "Harry Potter" is one itself."""
-        if i and self.words[i] in SURNAMES and self._name(i - 1):
+        alone = self.ends(i - 2) and not (i > 1 and (self.words[i - 2] in CONTAINED or self.owned[i - 2]))
+        if i and self.words[i] in SURNAMES and self._name(i - 1) and alone and not self.words[i - 1].endswith(
+                ("al", "ian", "ean", "ese", "ish", "ed", "ing", "ic")):  # "a French Baker" is no name
             return True
         if i + 1 >= len(self.tokens) or not self.capitals:
             return False

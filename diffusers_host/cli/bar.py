@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import sys
+import time
+
+LINE_EVERY = 30.0  # seconds between two lines of progress in a log
 
 
 class Bar:
     """Pictures done of how many, how fast, and the time left; a line of its own for each round of a calibration."""
 
     def __init__(self, options, unit: str = "images"):
-        self.quiet, self.unit, self.bar = options.json, unit, None
+        self.quiet, self.unit, self.bar, self.told = options.json, unit, None, time.monotonic()
 
     def __enter__(self) -> Bar:
         return self
@@ -40,6 +43,9 @@ class Bar:
         took = self.bar.tasks[0].elapsed or 0.0
         rate = f"{(done - self.first) / took:.1f}/s" if took > 0 and done > self.first else ""
         self.bar.update(self.task, completed=done, total=total, description=what.rjust(8), rate=rate)
+        if not self.bar.console.is_terminal and time.monotonic() - self.told > LINE_EVERY:
+            self.told = time.monotonic()  # a log shows no bar
+            print(" ".join(filter(None, [what, f"{done} of {total} {self.unit}", rate])), file=sys.stderr, flush=True)
 
     def line(self, text: str) -> None:
         """Above the bar where both are on a terminal, else on the output."""

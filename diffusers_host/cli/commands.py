@@ -221,12 +221,13 @@ def generate(options) -> dict:
         entry, _ = entry_for(profile, prompt, options.negative_prompt or "")
         if strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
             encoded = bench.encoded(profile, prompt, strength)
-    written, not_finite, uniform, first = [], [], [], options.seed or 0
+    written, not_finite, uniform, first, acted = [], [], [], options.seed or 0, False
     with Bar(options) as bar:
         for start in range(first, first + options.count, bench.batch_size):
             batch = range(start, min(start + bench.batch_size, first + options.count))
             images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
                             else bench.generate(prompt, batch))
+            acted |= bool(profile and info["acted"])
             for i, (image, seed, row) in enumerate(zip(pictures_of(images), batch, info["weights"], strict=True)):
                 notes = {}
                 if profile:
@@ -245,7 +246,7 @@ def generate(options) -> dict:
         warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
                       f"VAE overflow in half precision?")
     say(options, f"\nPictures: {out.resolve()}")
-    if options.attribute:
+    if acted and options.attribute:
         say(options, f"{beyond_balance(profile.attributes)}: sd-debias calibrate, with the same --model, --prompt and "
                      "--attribute.")
     return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,

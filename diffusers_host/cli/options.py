@@ -220,7 +220,9 @@ def options_of(use: Use) -> dict[str, Option]:
 
 def app(commands: dict[str, Callable], done: Callable[[str, dict], None], every: bool = False) -> typer.Typer:
     """The command line; `done` is given a command's name and its options. `every` shows the rarely used ones too."""
-    made = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=(
+    short_help = dict(help_option_names=["-h", "--help"])
+    made = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                       context_settings=short_help, help=(
         "See whom a text-to-image model shows for a prompt, balance it at once, calibrate it, and generate with the "
         "result."))
 
@@ -244,7 +246,7 @@ def app(commands: dict[str, Callable], done: Callable[[str, dict], None], every:
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         hidden = "" if every or len(found) <= len(use.basic) + 2 else f"\n\nAll options: sd-debias {name} {HELP_ALL}"
-        made.command(name, epilog=f"Example: {use.example}{hidden}")(run)
+        made.command(name, context_settings=short_help, epilog=f"Example: {use.example}{hidden}")(run)
     return made
 
 
@@ -282,7 +284,10 @@ def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None
                           "is.") from error
     if not vars(options):
         raise SystemExit(0)
-    for name, value in vars(options).items():
+    for name, value in list(vars(options).items()):
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text.startswith("--"):  # of a variable that was not set
+                raise DebiasError(f"{OPTIONS[name].flag or flag_of(name)} needs a value, got {text}. Give one.")
         if isinstance(value, list) and not value:
             setattr(options, name, None)
     _refuse_idle(options)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...core.attribute import Attribute, parse, together
+from ...core.attribute import Attribute, together
 from ...core.calibration.plan import CUSTOM, NUMBERS, Plan, planned
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import fingerprint, read_json
@@ -164,8 +164,9 @@ def quiet() -> None:
 
 
 def attributes_of(options) -> tuple[Attribute, ...]:
-    return together([Attribute.from_dict(read_json(text)) if text.endswith(".json") else parse(text)
-                     for text in options.attribute or ["gender"]])
+    from ...core.profile.balance import listed
+    return together([attribute for text in options.attribute or ["gender"] for attribute in (
+        [Attribute.from_dict(read_json(text))] if text.endswith(".json") else listed(text, [Path("wildcards")]))])
 
 
 def pictures_of(images):

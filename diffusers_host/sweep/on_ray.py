@@ -45,7 +45,7 @@ def connect(address: str | None, **options: Any) -> Any:
         except Exception as error:  # which is what Ray raises where it does not start in time
             raise DebiasError(f"No Ray cluster answers at {short(address or 'this machine')}: "
                               f"{short(str(error).splitlines()[0] if str(error) else type(error).__name__)} Start one "
-                              "with 'ray start --head', or leave the address out to start one on this machine only."
+                              "with 'ray start --head', or pass --ray local to start one on this machine only."
                               + _token_hint()) from error
     return ray
 

@@ -140,6 +140,9 @@ NINE = [part for i in range(9) for part in ("--attribute", f"a{i}: x | y")]
     *(([*own, option, text], [option, "empty"]) for own, option, text in (
         (GENERATE, "--profile", ""), (AUDIT, "--out", ""), (AUDIT, "--model", " "),
         (["calibrate", *JUDGE, "--name", "x"], "--out", ""))),
+    # a variable of a script that was not set leaves the next option in its place
+    (["calibrate", *JUDGE, "--out", "--overwrite"], ["--out needs a value", "--overwrite"]),
+    (["sweep", "--prompts", "demo-20", "--out", "x", "--ray", "--json"], ["--ray needs a value", "--json"]),
     # attributes and devices
     *(([*AUDIT, "--attribute", "gender", "--attribute", second], ["same name", "gender"])
       for second in ("gender: child | old", "gender = 70:30", " Gender : child | old")),
@@ -184,7 +187,7 @@ def test_a_folder_where_a_file_should_be_is_said_and_leaks_nothing(tmp_path, cap
 
 
 def test_help_and_version_load_no_torch():
-    for arguments, words in (["--help"], b"audit"), (["calibrate", "--help"], b"--sure"), (
+    for arguments, words in (["-h"], b"audit"), (["--help"], b"audit"), (["calibrate", "--help"], b"--sure"), (
             ["--version"], b"debias 0"):
         done = process(*arguments)
         assert words in done.stdout and done.stdout.strip().endswith(b"0 []"), done

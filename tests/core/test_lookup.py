@@ -203,3 +203,19 @@ def test_a_profile_of_ten_thousand_prompts_is_looked_up_by_an_index(monkeypatch)
     entry, known = entry_for(many, "portrait of a black worker9999, bokeh")
     assert entry.carried_from == "a photo of a worker9999" and not known
     assert len(searched) < 100
+
+
+@pytest.mark.parametrize("prompt, name, steered", [
+    *((prompt, "gender", True) for prompt in (
+        "a portrait of a Medieval Knight, highly detailed", "photo of a French Baker, warm light",
+        "photo of a High Court Judge smiling", "office worker with ants on the desk", "a dog photographer at work")),
+    *((prompt, "gender", False) for prompt in (
+        "Harry Potter flying over a castle", "sherlock holmes in the rain", "an owl professor with glasses",
+        "close-up of the long white beard of a wizard", "the moustache of a chef, macro photo")),
+    ("a guy, line art", "age", True), ("camper tightening the guy lines of a tent", "gender", True),
+    ("an old film director", "age", False), ("bartender stirring an old fashioned", "age", True)])
+def test_names_animals_idioms_and_what_belongs_to_whom(prompt, name, steered):
+    """Trades in capitals were taken for names, and words anywhere in a prompt for idioms."""
+    from sd_debias.core.profile.balance import balanced
+    entry, _ = entry_for(balanced(name), prompt)
+    assert bool(entry.steerings[0].probabilities) == steered

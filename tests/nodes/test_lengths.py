@@ -71,3 +71,22 @@ def test_every_part_of_a_text_of_variable_length_is_the_groups_own_at_full_stren
         at = 1 if part.is_floating_point() else 0  # masks are one for all, whose tokens models count
         assert len(longer[name]) == at + 1, name
         assert torch.allclose(longer[name][at].float(), woman[name][0].float(), atol=1e-5), name
+
+
+def test_some_images_of_a_batch_keep_their_own_reference_pictures(comfyui):
+    """A list of them stayed whole, so that image 2 was evaluated with the reference of image 0."""
+    from sd_debias.nodes.conditioning import of_rows
+
+    class Listed:
+        def __init__(self, cond):
+            self.cond = cond
+
+        def _copy_with(self, cond):
+            return Listed(cond)
+
+    entry = dict(cross_attn=torch.arange(3.0).view(3, 1, 1), mask=torch.ones(1, 2),
+                 model_conds=dict(ref_latents=Listed([torch.arange(3.0).view(3, 1), torch.zeros(1, 1)])))
+    cut, = of_rows([entry], [2])
+    first, second = cut["model_conds"]["ref_latents"].cond
+    assert cut["cross_attn"].flatten().tolist() == first.flatten().tolist() == [2.0]
+    assert len(second) == len(cut["mask"]) == 1

@@ -55,8 +55,8 @@ def test_a_button_writes_it_where_the_host_finds_checkpoints(a_double):
     assert "64x64 pixels" in module.write() and listed == [1]
     path = Path(sys.modules["modules.paths"].models_path) / "Stable-diffusion" / f"{module.NAME}.safetensors"
     assert path.is_file() and "64x64" in module.write()
-    path.write_bytes(b"somebody else's")
-    assert "exists already" in module.write() and path.read_bytes() == b"somebody else's"
+    (path.parent / f"{module.NAME}.yaml").write_text("as written where the host was before")
+    assert "64x64" in module.write() and "before" not in (path.parent / f"{module.NAME}.yaml").read_text()
 
 
 def test_forge_loads_it_by_its_yaml_and_every_other_checkpoint_as_before(a_double, tmp_path, monkeypatch):

@@ -41,6 +41,15 @@ def test_the_form_shows_what_the_chosen_work_needs(a_double):
         assert {name for name, update in zip(script.SHOWN, updates) if update["visible"]} == shown
 
 
+def test_a_request_has_the_defaults_of_its_work(a_double):
+    """A check made as many pictures per group as an audit, and own groups were measured beside gender."""
+    asked = ours("measure_script").asked
+    assert asked([dict(work="check the judge")]).count == 50 and asked([dict(work="audit")]).count == 100
+    assert asked([dict(own="young | old = 1:1")]).attributes == [] and asked([{}]).attributes == ["gender"]
+    found = ours("classifiers").attributes_of([], "hair:\n- curly hair: 2\n- straight hair: 1\n# a note")
+    assert found[0].names == ("curly hair", "straight hair"), "lists of the accordion are read here too"
+
+
 @pytest.mark.parametrize("fields, facts", [
     (dict(work="audit", atributes=["gender"]), ["atributes", "attributes"]),
     (dict(work="measure"), ["'measure'", "audit, calibrate"]), (dict(count="many"), ["count", "many"]),
