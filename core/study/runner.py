@@ -332,9 +332,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
         works = [Unfinished(places.states, name, dict(prompt=prompt, **asked)) for prompt in prompts]
         begun = [_loaded(host, work, places.again or places.overwrite) for work in works]
         places = _as_done(places, begun)
-        if not any(begun) and (differs := next(filter(None, (work.differs() for work in works)), "")):
-            host.note = "; ".join(filter(None, [host.note, f"unfinished work of this name has other settings, so this "
-                                                           f"begins anew ({differs})"]))
+        _note_of_others(host, works, begun)
         for number, c in enumerate(begun):
             if c:
                 c.learn_from([before for before in begun[:number] if before])
@@ -368,6 +366,13 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
             outcome.notes.append(f"Unfinished calibrations of this name with other settings are kept in "
                                  f"{host.place(places.states)}.")
         return outcome
+
+
+def _note_of_others(host: Host, works: Sequence[Unfinished], begun: Sequence[Calibration | None]) -> None:
+    """Say why nothing is continued, where work of the same name is there."""
+    if not any(begun) and (differs := next(filter(None, (work.differs() for work in works)), "")):
+        host.note = "; ".join(filter(None, [host.note, "unfinished work of this name has other settings, so this "
+                                                       f"begins anew ({differs})"]))
 
 
 def _hold(host: Host, places: Places, held: ExitStack) -> None:
