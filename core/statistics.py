@@ -289,27 +289,6 @@ def _dirichlet(chance: np.random.Generator, counts: np.ndarray) -> np.ndarray:
     return drawn / drawn.sum(-1, keepdims=True)
 
 
-def intersections(labels: Sequence[ArrayLike], sizes: Sequence[int]) -> np.ndarray:
-    """Count table [K1, K2, ...] of images over the combinations of several attributes' groups.
-
-    labels holds one whole-number array [N] an attribute, from 0 to its size - 1, or -1 for unsure; an image unsure in
-    any attribute is left out. Raises DebiasError for labels that do not fit each other or the sizes.
-    """
-    columns = [np.asarray(column) for column in labels]
-    if not columns or len(columns) != len(sizes):
-        raise DebiasError(f"Expected labels and a size for every attribute, got {len(columns)} and {len(sizes)}.")
-    if any(column.ndim != 1 or len(column) != len(columns[0]) for column in columns):
-        raise DebiasError("Expected one label per image from every attribute, got arrays of shapes "
-                          f"{[list(column.shape) for column in columns]}.")
-    for column, size in zip(columns, sizes):
-        if not np.isin(column, np.arange(-1, size)).all():
-            raise DebiasError(f"Expected labels from -1 (unsure) to {size - 1}, got {np.unique(column).tolist()}.")
-    rows = np.stack(columns, axis=1).astype(np.int64)
-    table = np.zeros(tuple(sizes), dtype=np.int64)
-    np.add.at(table, tuple(rows[(rows >= 0).all(1)].T), 1)
-    return table
-
-
 @dataclass(frozen=True)
 class Distribution:
     """One attribute's groups over a set of images, measured against a target.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..attribute import Attribute
-from ..errors import DebiasError, quoted, short
+from ..errors import DebiasError, quoted
 from ..looks import LARGEST, LOOKS, PICTURE
 from . import Classifier
 from .faces import MARGIN, Faces, OfFaces
@@ -159,12 +159,3 @@ def at_faces(judge: Classifier, faces: Faces, look: str) -> Classifier:
         judge = copy(judge)
         judge.detector, judge.where = None, "off"
     return OfFaces(judge, faces, look, getattr(judge, "margin", MARGIN))
-
-
-def of_all(judges: Judges, attributes: Sequence[Attribute]) -> dict[str, Classifier]:
-    """A judge for each attribute, by name. Raises DebiasError that names all attributes without one."""
-    missing = [a.name for a in attributes if judges.general is None and a.name not in judges.single]
-    if missing:
-        raise DebiasError(f"Expected a classifier for {short(', '.join(missing))}, got none. Give a CLIP model's "
-                          f"folder, {FROM_CLIP}.")
-    return {attribute.name: judges.of(attribute) for attribute in attributes}

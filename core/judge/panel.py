@@ -55,10 +55,3 @@ class Panel:
         # Where nobody is sure, the reason is theirs, if they share it: no face.
         mean[none] = np.where(votes.max(0) == UNSURE, 0, votes.max(0))[none, None]
         return mean.astype(np.float32)
-
-
-def agreement(opinions: np.ndarray) -> tuple[int, int]:
-    """(pictures on which all sure judges said the same, pictures of which two or more were sure); opinions
-    [judges, N]."""
-    compared = [own[own >= 0] for own in np.asarray(opinions).T if (own >= 0).sum() > 1]
-    return sum(len(set(own)) == 1 for own in compared), len(compared)

@@ -6,7 +6,7 @@ import pytest
 from scipy import optimize, stats
 
 from sd_debias.core.statistics import (
-    correct_confusion, deviation_ratio, dirichlet_interval, g_test, intersections, kl_divergence,
+    correct_confusion, deviation_ratio, dirichlet_interval, g_test, kl_divergence,
     noise_floor, shares, smoothed, summarise, total_variation, wilson)
 from sd_debias.core.errors import DebiasError
 
@@ -122,7 +122,7 @@ def test_dirichlet_interval_repeats_with_its_seed_narrows_with_its_level_and_may
     assert dirichlet_interval([7, 3], lambda p: kl_divergence(p, [1.0, 0.0])) == (math.inf, math.inf)
 
 
-# --- classifier errors and intersections ---------------------------------------------------------
+# --- classifier errors ---------------------------------------------------------
 
 def test_correct_confusion_recovers_the_true_shares_and_takes_counts_as_well():
     truth, counts = np.array([0.5, 0.3, 0.2]), np.array([40, 35, 25])
@@ -144,17 +144,6 @@ def test_correct_confusion_on_the_edge_of_the_simplex_is_the_maximum_likelihood(
     assert corrected.min() >= 0 and corrected.sum() == pytest.approx(1)
     assert loss(corrected) <= loss(best.x) + 1e-6
     assert corrected == pytest.approx(best.x, abs=2e-3)
-
-
-def test_intersections_count_every_combination_and_leave_out_unsure_images():
-    table = intersections([[0, 0, 1, 1, -1, 0], [2, 2, 0, -1, 1, 1]], sizes=(2, 3))
-    assert table.tolist() == [[0, 1, 2], [1, 0, 0]]
-    table = intersections([[0, 1], [1, 1], [3, 0]], sizes=(2, 2, 4))
-    assert table.shape == (2, 2, 4) and table[0, 1, 3] == table[1, 1, 0] == 1 and table.sum() == 2
-    # even in each attribute, yet two of four combinations never appear
-    table = intersections([np.array([0, 1] * 50), np.array([0, 1] * 50)], sizes=(2, 2))
-    assert [summarise(table.sum(axis=axis), EVEN).kl for axis in (0, 1)] == [0, 0]
-    assert summarise(table.ravel(), [0.25] * 4).kl == pytest.approx(math.log(2))
 
 
 # --- the summary ---------------------------------------------------------------------------------
@@ -253,12 +242,6 @@ NAN, KL = math.nan, lambda p: kl_divergence(p, EVEN)
     ("shares or counts", correct_confusion, [[1, 2], [[1, 0], [-1, 2]]]),
     ("shares or counts", correct_confusion, [[1, 2], [[1, 0], [NAN, 1]]]),
     ("apart", correct_confusion, [[1, 2], [[0.5, 0.5], [0.5, 0.5]]]),
-    ("labels and a size", intersections, [[], ()]),
-    ("labels and a size", intersections, [[[0, 1]], (2, 2)]),
-    ("one label", intersections, [[[0, 1], [0]], (2, 2)]),
-    ("one label", intersections, [[[[0, 1]]], (2,)]),
-    ("-1 .* 1", intersections, [[[0, 2]], (2,)]), ("-1", intersections, [[[0, -2]], (2,)]),
-    ("-1", intersections, [[[0, 0.5]], (2,)]), ("whole", summarise, [[1.5, 2], EVEN]),
     ("whole", summarise, [[1, 2], EVEN, -1]), ("3 groups.* 2", summarise, [[1, 2, 3], EVEN]),
     (" 1", summarise, [[1, 2], [0.5, 0.6]]), ("one set", summarise, [[[1, 2]], EVEN]),
     ("level", summarise, [[1, 2], EVEN, dict(level=2)])])
