@@ -48,10 +48,10 @@ from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import differences, entry_for
 from sd_debias.core.profile.words import described, metadata
-from sd_debias.core.report.card import card_markdown, card_page
-from sd_debias.core.report.card_figures import FORM, check_card
+from sd_debias.core.report.figures import FORM, check_card
+from sd_debias.core.report.page import card_markdown, card_page, report_page
 from sd_debias.core.schema import LARGEST_WEIGHT
-from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder
+from sd_debias.diffusers_host.sweep.folder import Request, SweepFolder
 from sd_debias.diffusers_host.sweep.job import Wanted
 from sd_debias.diffusers_host.sweep.prompts import read_prompts
 from sd_debias.core.method.draw import Steering, rows
@@ -90,7 +90,7 @@ def profile(document) -> None:
     entry_for(found, "a prompt that nobody calibrated")
     differences(found, {**found.setting, "steps": 3})
     described(found)
-    report.page(found)
+    report_page(found)
     report.summary(found)
     again = Profile.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
     assert again.entries == found.entries and again.hash == found.hash
@@ -163,17 +163,15 @@ def card(document) -> None:
 
 
 def sweep(document) -> None:
-    """A sweep's folder: what it is of, and its journal, which is replayed."""
-    asked, journal = document
+    """A sweep's folder: the request, and the states of its prompts."""
+    request, states = document
     place = folder / "sweep"
     place.mkdir(parents=True, exist_ok=True)
-    (place / "sweep.json").write_text(json.dumps(asked), "utf-8", "surrogatepass")
-    (place / "journal.jsonl").write_bytes(journal)
-    known = SweepFolder(place)
-    jobs = known.jobs(0)
-    known.load(0, jobs)
-    for job in jobs:
-        job.replay()
+    (place / "sweep.json").write_text(json.dumps(request), "utf-8", "surrogatepass")
+    (place / "prompts").mkdir(exist_ok=True)
+    for number, state in enumerate(states):
+        (place / "prompts" / f"0-{number}.json").write_bytes(state)
+    for job in SweepFolder(place).jobs(0):
         for r in job.calibration.rounds:
             assert all(len(own) == r.done for own in r.labels)
 
@@ -344,38 +342,32 @@ def a_card(calibration: Calibration) -> dict:
                 cost=dict(images=5, seconds=1.0, evaluations=None),
                 sets=[dict(attributes=[a.to_dict() for a in calibration.attributes], plan="x", checks=[],
                            method=calibration.method.to_dict(),
-                           rows=[dict(prompt=entry["prompt"], subject="doctor", entry=entry, error=None,
-                                      verdicts=["on target"] * len(calibration.attributes))],
+                           rows=[dict(prompt=entry["prompt"], subject="doctor", entry=entry, error=None)],
                            explicit=[dict(prompt="a woman", states={"gender": "woman"}, shown={"gender": [3, 4]})])])
 
 
-def a_sweep() -> tuple[dict, bytes]:
+def a_sweep() -> tuple[dict, list[bytes]]:
     """A sweep of two audits, measured by halves."""
     place = folder / "a sweep"
-    asked = Asked(("demo",), (Wanted("a", 0), Wanted("b", 0)), ((parse("gender"),),), METHODS["default"],
+    request = Request(("demo",), (Wanted("a", 0), Wanted("b", 0)), ((parse("gender"),),), METHODS["default"],
                   Plan(20, rounds=0, held_out=0, batch_size=5))
-    jobs = SweepFolder(place, asked).jobs(0)
-    lines = [dict(model=0, facts=dict(software="x", model="demo", setting={}, fingerprint="x", classifiers=[["x"]]))]
-    for job in jobs:
-        unit = job.due(2)
-        batches = [dict(first=unit.seeds[0] + at, count=5, labels=[[0, 1, -1, 0, 1]], fidelity=[0.5] * 5)
-                   for at in range(0, unit.seeds[1], 5)]
-        lines.append(dict(model=0, unit=[unit.job, unit.round, unit.weights], batches=batches, seconds=1.0,
-                          evaluations=80, worker="x", time=0))
-    return read_json(place / "sweep.json"), b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    states = []
+    for job in SweepFolder(place, request).jobs(0):
+        current = job.calibration.next_round()
+        current.extend(Round(current.kind, current.steerings, current.seeds[:10], [[0, 1, -1, 0, 1] * 2], [0.5] * 10))
+        states.append(json.dumps(job.to_dict()).encode())
+    return read_json(place / "sweep.json"), states
 
 
 def sweep_mutated(document, chance: random.Random):
-    """What it is of is damaged, or a line of its journal, or the journal as a file."""
-    asked, journal = document
+    """The request is damaged, or a state, or a state as a file."""
+    request, states = document
     kind = chance.random()
     if kind < 0.3:
-        return mutated(asked, chance), journal
+        return mutated(request, chance), states
     if kind < 0.6:
-        return asked, damaged(journal, chance)
-    lines = [mutated(json.loads(line), chance) if chance.random() < 0.5 else json.loads(line)
-             for line in journal.splitlines()]
-    return asked, b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        return request, [damaged(state, chance) for state in states]
+    return request, [json.dumps(mutated(json.loads(state), chance)).encode() for state in states]
 
 
 def main() -> int:

@@ -35,7 +35,6 @@ from reliability import record  # noqa: E402
 from sd_debias.core.calibration.loop import Calibration  # noqa: E402
 from sd_debias.core.profile.file import Profile  # noqa: E402
 from sd_debias.diffusers_host.cli.main import main as command  # noqa: E402
-from sd_debias.diffusers_host.sweep.journal import lines  # noqa: E402
 from sd_debias.diffusers_host.workbench import Workbench  # noqa: E402, F401  loads the libraries
 
 FORK = multiprocessing.get_context("fork")
@@ -87,8 +86,8 @@ class Calibrating:
 
 
 class Sweeping(Calibrating):
-    """`sd-debias sweep`: its journal keeps what was measured."""
-    moments = ("sweep.json", "journal.jsonl", "done", "done/0-0.json", "demo/killed.json", "demo/card.html")
+    """`sd-debias sweep`: its states keep what was measured."""
+    moments = ("sweep.json", "facts.json", "prompts", "prompts/0-0.json", "demo/killed.json", "demo/card.html")
 
     def arguments(self, folder: Path) -> list[str]:
         (folder / "prompts.txt").write_text("\n".join(PROMPTS), "utf-8")
@@ -98,8 +97,11 @@ class Sweeping(Calibrating):
         return [super().result(out), (out / "demo" / "labels.csv").read_text("utf-8")]
 
     def readable(self, out: Path) -> int:
-        return sum(batch["count"] for path in out.glob("journal.jsonl") for line in lines(path) if "unit" in line
-                   for batch in line["batches"])
+        return sum(r.done for own in self.states(out) for r in own.rounds)
+
+    def states(self, out: Path) -> list[Calibration]:
+        return [Calibration.from_dict(json.loads(path.read_text("utf-8"))["state"])
+                for path in out.glob("prompts/*.json")]
 
     def profile(self, out: Path) -> Path:
         return out / "demo" / "killed.json"
@@ -110,10 +112,10 @@ class Sweeping(Calibrating):
     def phase(self, out: Path) -> str:
         if self.profile(out).exists():
             return "after the profile was saved"
-        units = [line["unit"] for path in out.glob("journal.jsonl") for line in lines(path) if "unit" in line]
-        if (out / "demo").exists() or len(list(out.glob("done/*.json"))) == len(PROMPTS):
+        states = self.states(out)
+        if (out / "demo").exists() or len([own for own in states if own.finished]) == len(PROMPTS):
             return "saving"
-        return ("audit", "round", "held-out")[units[-1][1]] if units else "before the first batch"
+        return states[-1].rounds[-1].kind if states else "before the first batch"
 
 
 class Writing(Sweeping):

@@ -102,7 +102,8 @@ ENTRY = _object(
         attributes=_list({**MEASURED, "properties": {**MEASURED["properties"], "steering": STEERING}})),
         maxItems=10_000)),
     told=_or_null(_list(_object("right made", right=_list(COUNT), made=_list(COUNT)), maxItems=8)),
-    stop=_or_null(TEXT), left_alone=_list(TEXT), warnings=_or_null(_list(TEXT, maxItems=1000)),
+    verdicts=_or_null(_list(TEXT, maxItems=8)), stop=_or_null(TEXT), left_alone=_list(TEXT),
+    warnings=_or_null(_list(TEXT, maxItems=1000)),
     cost=_or_null(_object(images=_or_null(COUNT), evaluations=_or_null(_whole(0, 10**15)), seconds=_or_null(SECONDS))))
 PROFILE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -19,7 +19,7 @@ from ..core.method.draw import rows
 from ..core.method.methods import chosen
 from ..core.profile.file import Profile
 from ..core.profile.words import metadata
-from ..core.report.sheet import Sheet
+from ..core.report.sheet import WITH, Sheet
 from . import messages
 from .judge import checks_of
 from .guidance import KEY
@@ -79,7 +79,7 @@ class DebiasCalibrate(io.ComfyNode):
                     "again."))],
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "For Debias Apply, Text Encode and Report.")),
-                     io.Image.Output(display_name="charts", tooltip="Shares and KL, before and after."),
+                     io.Image.Output(display_name="charts", tooltip="Shares, before and after."),
                      io.Image.Output(display_name="before", tooltip="Pictures of the audit, without the profile."),
                      io.Image.Output(display_name="after", tooltip="Pictures of the verification, with it."),
                      io.String.Output(display_name="report", tooltip="Path of the HTML report.")],
@@ -130,7 +130,7 @@ def batch(sheets: Sequence[Sheet]) -> Tensor:
 
 def record(profile: Profile, c: Calibration, sheet: Sheet) -> None:
     """What was done to the pictures of the output "after", for the images' metadata."""
-    weights = rows(c.rounds[-1].steerings, sheet.seeds)
-    said = metadata(profile, c.prompt, dict(acted=bool(weights.any()))) if c.held_out else {}
+    weights = rows(c.steerings, sheet.seeds) * (sheet.what == WITH)
+    said = metadata(profile, c.prompt, dict(acted=bool(weights.any()))) if sheet.what == WITH else {}
     messages.record({**said, "Debias output": "after", "Debias calibrated": c.prompt, "Debias seeds": list(sheet.seeds),
                      "Debias rows": weights.tolist()})

@@ -64,7 +64,7 @@ class GuidedSampling:
         facts = facts_of(guider, noise, sampler, sigmas, seed)
         weights = self.weights(seed, len(noise))
         guide = replace(self, encoded=self.encoded()) if callable(self.encoded) and weights.any() else self
-        progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"), counted(sampler))
+        progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"), further(sampler))
         args, kwargs = _told(progress.ended, args, kwargs)
         with as_it_was(guider):
             record = guide._begin(guider, weights, progress)
@@ -92,6 +92,7 @@ class GuidedSampling:
                                                              self.method.context))
         from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
         step = Pass(self, guider, weights, progress)
+        progress.count(guider)
         for kind, wrapper in ((WrappersMP.CALC_COND_BATCH, step), (WrappersMP.APPLY_MODEL, step.apply_model)):
             add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
         return step.summary
@@ -130,6 +131,8 @@ class Shifted:
         guider.conds[self.name] = shifted
         self.names = {f"{KEY} {len(guider.conds) + i}": at for i, (at, _) in enumerate(longer)}
         guider.conds.update(zip(self.names, (entries for _, entries in longer)))
+        if not window.whole:
+            progress.count(guider)
         if longer or not window.whole:
             from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, self, guider.model_options, is_model_options=True)
@@ -328,13 +331,14 @@ class Kinds(list):
 class Progress:
     """Share of the schedule, 0 at its first step, at a sigma.
 
-    It is read from sigma, for which a GPU waits, since samplers of higher order evaluate more often than they step. Of
-    samplers that evaluate once a step, at the schedule's own sigmas, steps are counted as they end. A pass over a part
-    of the schedule (denoise below 1, start and end steps) covers that part of the shares.
+    Steps and evaluations are counted where the sampler is known; of others the step is read from sigma, for
+    which a GPU waits. A pass over a part of the schedule (denoise below 1, start and end steps) covers that
+    part of the shares.
     """
 
-    def __init__(self, sigmas: Tensor, model_sampling, counted: bool = False):
-        self.now = 0 if counted else None  # the step that runs, where it is counted
+    def __init__(self, sigmas: Tensor, model_sampling, further: tuple[int, ...] | None = None):
+        """further: as in `FURTHER`; None reads sigma."""
+        self.further, self.over, self.evaluations = further, -1, 0  # since the step that is over
         self.sigmas = [float(s) for s in sigmas]
         self.steps = max(len(self.sigmas) - 1, 1)
         whole = float(model_sampling.timestep(model_sampling.sigma_max)) or 1.0
@@ -351,33 +355,52 @@ class Progress:
 
     def step(self, timestep: Tensor) -> int:
         """Number of the step, from 0, that an evaluation at this sigma belongs to."""
-        if self.now is not None:
-            return self.now
+        if self.further is not None:
+            if self.over < 0:
+                return 0
+            later = max(self.evaluations - 1, 0)
+            return min(self.over + (self.further[later] if later < len(self.further) else 1), self.steps - 1)
         sigma = float(timestep.flatten()[0])
         return max(sum(s >= sigma * (1 - 1e-4) for s in self.sigmas[:-1]) - 1, 0)
 
     def ended(self, step: int) -> None:
-        """The sampler has ended a step."""
-        if self.now is not None:
-            self.now = min(step + 1, self.steps - 1)
+        """The sampler has called back for a step."""
+        self.over, self.evaluations = step, 0
+
+    def count(self, guider) -> None:
+        """Count a guider's evaluations, where the sampler makes several in a step."""
+        if self.further:
+            from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+            add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self._predict_noise, guider.model_options,
+                                 is_model_options=True)
+
+    def _predict_noise(self, executor, *args, **kwargs):
+        self.evaluations += 1
+        return executor(*args, **kwargs)
 
     def __call__(self, timestep: Tensor) -> float:
         return self.first + (self.last - self.first) * self.step(timestep) / self.steps
 
 
-# ComfyUI's samplers that evaluate the model once a step, at the schedule's sigma, and then call back: measured by
-# tests/nodes/test_guidance.py on the host itself.
-COUNTED = {"euler", "euler_ancestral", "euler_cfg_pp", "euler_ancestral_cfg_pp", "lms", "dpmpp_2m", "dpmpp_2m_cfg_pp",
-           "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v",
-           "deis", "res_multistep", "res_multistep_ancestral", "gradient_estimation", "er_sde"}
+# ComfyUI's samplers that evaluate the model at a step's sigma and then call back: measured by
+# tests/nodes/test_guidance.py on the host itself. Of those that go on evaluating behind it: how many steps
+# after the one that they called back for each of these evaluations is.
+ONCE = ("euler", "euler_ancestral", "euler_cfg_pp", "euler_ancestral_cfg_pp", "lms", "dpmpp_2m", "dpmpp_2m_cfg_pp",
+        "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde",
+        "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp",
+        "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation",
+        "gradient_estimation_cfg_pp", "er_sde", "sa_solver")
+FURTHER = {**dict.fromkeys(ONCE, ()), **dict.fromkeys((
+    "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu",
+    "seeds_2"), (0,)), "seeds_3": (0, 0), "heun": (1,), "heunpp2": (1, 2)}
 
 
-def counted(sampler) -> bool:
-    """Can the steps of this sampler be counted, since each is one evaluation at the schedule's own sigma?"""
+def further(sampler) -> tuple[int, ...] | None:
+    """As in `FURTHER`; None for a sampler that is not known."""
     function = getattr(sampler, "sampler_function", None)
-    return (getattr(function, "__module__", "") == "comfy.k_diffusion.sampling"
-            and function.__name__.removeprefix("sample_") in COUNTED
-            and not getattr(sampler, "extra_options", {}).get("s_churn"))
+    if getattr(function, "__module__", "") != "comfy.k_diffusion.sampling":
+        return None
+    return FURTHER.get(function.__name__.removeprefix("sample_"))
 
 
 def _told(ended: Callable[[int], None], args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -12,7 +12,7 @@ from PIL import Image
 from ..core.errors import DebiasError
 from ..core.files import safe_name, write_atomic, writing
 from ..core.profile.file import Profile
-from ..core.report.page import page
+from ..core.report.page import report_page
 from ..core.report.sheet import WITH, WITHOUT, Sheet, side_by_side
 from . import messages
 from .images import to_pil, to_tensor
@@ -73,7 +73,7 @@ def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image
     with writing("The report", messages.place(own)):
         if not (own / "profile.json").exists():
             profile.save(own / "profile.json")
-        return write_atomic(own / name, page(profile, sheets))
+        return write_atomic(own / name, report_page(profile, sheets))
 
 
 class DebiasReport(io.ComfyNode):

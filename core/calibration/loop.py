@@ -46,7 +46,7 @@ from ..method.draw import Steering, rows
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
 PROOF_OFFSET = 500_000  # and so far those of pictures that prove the judge
-ON_TARGET, NOT_KNOWN = "on target", "not known"
+ON_TARGET, NOT_KNOWN, NOT_FINISHED = "on target", "not known", "not finished"
 TOO_FEW = 0.1  # half a width of a verification's 95 % intervals above which it tells nothing
 HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
 
@@ -571,31 +571,40 @@ class Calibration:
                              f"{self.floor(i, last):.4f}")
         return found
 
+    def to_dict(self) -> dict:
+        """The state, as plain values."""
+        return dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
+                    method=self.method.to_dict(), plan=asdict(self.plan),
+                    **({"checks": [own and own.to_dict() for own in self.checks]} if any(self.checks) else {}),
+                    rounds=[{**asdict(r), "seeds": list(r.seeds), "steerings": [s.to_dict() for s in r.steerings]}
+                            for r in self.rounds])
+
+    @classmethod
+    def from_dict(cls, data: object) -> Calibration:
+        """The calibration of a state. Raises DebiasError for what is none."""
+        check(data, CALIBRATION, "This state")
+        known: dict = data  # type: ignore[assignment]
+        plan = {f.name: known["plan"][f.name] for f in fields(Plan) if f.name in known["plan"]}
+        state = cls(known["prompt"], [Attribute.from_dict(a) for a in known["attributes"]],
+                    Method.from_dict(known["method"]), Plan(**plan),
+                    [Round.from_dict(r) for r in known["rounds"]],
+                    [own and Check.from_dict(own) for own in known.get("checks") or ()])
+        state.check_rounds()
+        return state
+
     def save(self, path: str | Path) -> None:
         """Write the state atomically; `load` continues from it."""
-        state = dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
-                     method=self.method.to_dict(), plan=asdict(self.plan),
-                     **({"checks": [own and own.to_dict() for own in self.checks]} if any(self.checks) else {}),
-                     rounds=[{**asdict(r), "steerings": [s.to_dict() for s in r.steerings]} for r in self.rounds])
         with writing("The calibration's state", Path(path).name):
-            write_atomic(path, json.dumps(state))
+            write_atomic(path, json.dumps(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
         """Read a saved state. Raises DebiasError where the file is not one."""
         try:
-            data = read_json(path)
-            check(data, CALIBRATION, "This state")
-            state = cls(data["prompt"], [Attribute.from_dict(a) for a in data["attributes"]],
-                        Method.from_dict(data["method"]), Plan(**{f.name: data["plan"][f.name] for f in fields(Plan)
-                                                                  if f.name in data["plan"]}),
-                        [Round.from_dict(r) for r in data["rounds"]],
-                        [own and Check.from_dict(own) for own in data.get("checks") or ()])
-            state.check_rounds()
+            return cls.from_dict(read_json(path))
         except DebiasError as error:
             raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "
                               f"anew.") from error
-        return state
 
     def check_rounds(self) -> None:
         """Raises DebiasError for rounds that no calibration could have left."""

@@ -8,7 +8,7 @@ from typing import Mapping, Sequence
 
 from ..errors import DebiasError, quoted
 from ..profile.file import SCHEMA, SOFTWARE, Entry, Profile
-from .loop import Calibration
+from .loop import NOT_FINISHED, Calibration
 from .round import HELD_OUT, PROOF, Round
 from .watched import side_effects
 
@@ -78,7 +78,9 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
         **({"expected": [expected(i) for i in range(len(attributes))]} if calibration.plan.within else {}),
         **({"side_effects": found} if (found := side_effects(calibration)) else {}),
         **({"told": [{"right": [own.right for own in told], "made": [own.made for own in told]}
-                     for told in map(calibration.told, range(len(attributes)))]} if calibration.plan.rounds else {}),
+                     for told in map(calibration.told, range(len(attributes)))],
+            "verdicts": [calibration.verdict(i) or NOT_FINISHED for i in range(len(attributes))]}
+           if calibration.plan.rounds else {}),
         **({"left_alone": alone} if (alone := [why for i, s in enumerate(calibration.steerings)
                                                if not s.probabilities and (why := calibration.useless(i))]) else {}),
         "fidelity": {"before": calibration.audit.mean_fidelity, "after": verified.mean_fidelity if verified else None},

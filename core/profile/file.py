@@ -63,6 +63,7 @@ class Entry:
     left_alone     why the prompt, or attributes of it, are left alone
     fidelity       {before, after}: means over the images, None where not measured
     rounds         history: kind, images, fidelity, seconds and, an attribute, counts, unsure, kl, kl_floor95, steering
+    verdicts       one an attribute: how it ended, "on target" or what is amiss; None where nothing was calibrated
     stop           why no further round was tried
     cost           {images, evaluations (of the model), seconds}; None where not counted
     """
@@ -78,6 +79,7 @@ class Entry:
     expected: tuple[dict, ...] | None = None
     side_effects: tuple[dict, ...] | None = None
     told: tuple[dict, ...] | None = None
+    verdicts: tuple[str, ...] | None = None
     subject: str | None = None
     carried_from: str = ""
     left_alone: tuple[str, ...] = ()
@@ -100,7 +102,8 @@ class Entry:
         check(data, ENTRY, "This entry")
         known = {key: value for key, value in _known(cls, data).items() if key not in UNSAVED}
         known["steerings"] = tuple(Steering.from_dict(s) for s in data["steerings"])
-        for key in ("before", "after", "expected", "side_effects", "told", "rounds", "warnings", "left_alone"):
+        for key in ("before", "after", "expected", "side_effects", "told", "verdicts", "rounds", "warnings",
+                    "left_alone"):
             known[key] = None if known.get(key) is None else tuple(known[key])
         entry = cls(**{key: value for key, value in known.items() if value is not None})
         groups = [len(a.groups) for a in attributes]
@@ -137,7 +140,7 @@ class Entry:
         return {"prompt": self.prompt, "steerings": [s.to_dict() for s in self.steerings],
                 **{key: _listed(getattr(self, key)) for key in ("before", "after", "fidelity", "rounds", "stop",
                                                                 "warnings", "cost")},
-                **{key: _listed(given) for key in ("expected", "side_effects", "told")
+                **{key: _listed(given) for key in ("expected", "side_effects", "told", "verdicts")
                    if (given := getattr(self, key)) is not None},
                 **({"left_alone": list(self.left_alone)} if self.left_alone else {}),
                 **({} if self.subject is None else {"subject": self.subject})}

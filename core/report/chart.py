@@ -1,7 +1,7 @@
 """Charts and contact sheets, as images for hosts and as SVG for the report.
 
-Charts are drawn with Pillow alone, because hosts need not have matplotlib; in the report they are SVG of the same
-shapes, so that they are sharp, follow a dark page, and show any script that the browser has.
+Charts are drawn with Pillow alone, because hosts need not have matplotlib; in the report they are SVG of
+the same shapes, so that they are sharp, follow a dark page, and show any script that the browser has.
 """
 from __future__ import annotations
 
@@ -27,21 +27,13 @@ DARK = dict(back="#161b22", text="#e6edf3", muted="#9aa4af", grid="#30363d", ban
 # For what Pillow's own font lacks; the first that is installed is taken.
 SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Hiragino Sans GB.ttc", "DejaVuSans.ttf", "arial.ttf")
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-WIDE, NARROW = 640, 500  # a chart in CSS pixels: of an image, and on a page that may be a telephone's
+WIDE = 640  # a chart in CSS pixels
 
 
 def chart_shares(names: Sequence[str], before: Distribution, after: Distribution | None = None, title: str = "",
                  dark: bool = False) -> Image.Image:
     """Bars of every group's share with 95 % intervals, before and after, against the target. RGB, 1344 pixels wide."""
     return shares_scene(names, before, after, title).image(DARK if dark else LIGHT)
-
-
-def chart_kl(rounds: Sequence[tuple[str, Distribution]], title: str = "", dark: bool = False) -> Image.Image:
-    """KL of every round, named, with 95 % intervals, above the noise floor of its images. RGB, 1344 pixels wide.
-
-    The last round stands out as the result.
-    """
-    return kl_scene(rounds, title).image(DARK if dark else LIGHT)
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 8, captions: Sequence[str] | None = None,
@@ -189,56 +181,6 @@ def shares_scene(names: Sequence[str], before: Distribution, after: Distribution
     return scene
 
 
-def kl_scene(rounds: Sequence[tuple[str, Distribution]], title: str = "", width: int = WIDE) -> Scene:
-    """What `chart_kl` draws, `width` CSS pixels wide. Raises DebiasError for no rounds."""
-    if not rounds:
-        raise DebiasError("Expected a round to chart, got none.")
-    kls, n = [d.kl for _, d in rounds], len(rounds)
-    finite = [kl for kl in kls if math.isfinite(kl)]
-    floors = [d.kl_floor95 for _, d in rounds]
-    highs = [d.kl_interval[1] for _, d in rounds if math.isfinite(d.kl_interval[1])]
-    step, limit = _ticks(max(1.1 * max(finite, default=0), min(max(highs, default=0), 1.4 * max(finite, default=0)),
-                             1.6 * max(floors), 1e-6))
-    height, foot = 170, 62
-
-    scene = Scene(width, 0)
-    y = _title(scene, title)
-    y = _legend(scene, y, [("dot", "before", "round"), ("dot", "after", "result"),
-                           ("whisker", "muted", "95 % interval"), ("dash", "text", "noise floor")]) + 8
-    bottom = y + height
-    scene.height = bottom + foot
-    ticks = [i * step for i in range(round(limit / step) + 1)]
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    labels = [(name, kl_words(d.kl), f"N = {d.n}") for name, d in rounds]
-    widest = max(_length(words, 12) for lines in labels for words in lines)
-    left, right = max(_length(f"{t:.{digits}f}", 12) for t in ticks) + 12, width - widest / 2
-    slot = (right - left) / n
-
-    def down(kl: float) -> float:
-        return bottom - height * min(kl, limit) / limit
-
-    for k, floor in enumerate(floors):
-        scene.box(left + k * slot, down(floor), slot, bottom - down(floor), "band")
-    for tick in ticks:
-        scene.line(left, down(tick), right, down(tick), "grid")
-        scene.text(left - 8, down(tick), f"{tick:.{digits}f}", "muted", 12, "r")
-    for k, floor in enumerate(floors):
-        scene.line(left + k * slot, down(floor), left + (k + 1) * slot, down(floor), "text", 2, 2.5)
-    middles = [left + (k + 0.5) * slot for k in range(n)]
-    for k in range(n - 1):
-        scene.line(middles[k], down(kls[k]), middles[k + 1], down(kls[k + 1]), "muted", 1.5)
-    every = math.ceil((widest + 8) / slot)
-    for k, (_, d) in enumerate(rounds):
-        if all(map(math.isfinite, d.kl_interval)):
-            scene.whisker(down(d.kl_interval[0]), down(d.kl_interval[1]), middles[k], "muted", vertical=True)
-        scene.dot(middles[k], down(kls[k]), 5, "after" if k == n - 1 and n > 1 else "before")
-        if k == n - 1 or (k % every == 0 and n - 1 - k >= every):
-            for line, words in enumerate(labels[k]):
-                scene.text(middles[k], bottom + 14 + 17 * line, words, "muted" if line == 2 else "text", 12, "m")
-    scene.line(left, bottom, right, bottom, "muted")
-    return scene
-
-
 def _title(scene: Scene, title: str) -> float:
     """Draw the title, where there is one, and return what comes below it."""
     if title:
@@ -264,13 +206,6 @@ def _legend(scene: Scene, y: float, items: Sequence[tuple[str, str, str]]) -> fl
         scene.text(x + 22, y + 9, text, "muted", 12)
         x += width
     return y + 26
-
-
-def _ticks(top: float) -> tuple[float, float]:
-    """(step, limit): steps of 1, 2 or 5 times a power of ten, five at most, up to the limit above `top`."""
-    power = 10.0 ** math.floor(math.log10(top / 4))
-    step = next(m * power for m in (1, 2, 5, 10) if top <= 5 * m * power)
-    return step, math.ceil(top / step - 1e-9) * step
 
 
 # Text in images

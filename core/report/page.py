@@ -1,101 +1,143 @@
-"""Reports: one HTML file that can be shared, and a summary for machines."""
+"""Reports: who appears in a model's pictures for a list of prompts, as one HTML page or as Markdown.
+
+A card is plain JSON, made where prompts are measured: sets of prompts, each with its attributes and what
+was measured of every prompt. Of two cards the page sets one model beside the other. A profile's report is
+the card of its own prompts.
+"""
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Mapping, Sequence
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
-from PIL import Image
 
-from ..calibration import telling
-from ..calibration.round import ROUND, round_names
-from .chart import DARK, LIGHT, NARROW, kl_scene, kl_words, percent, shares_scene
-from .sheet import WITHOUT, Sheet
-from ..statistics import Distribution, summarise
+from ..calibration.labelled import thumbnail
+from ..calibration.loop import ON_TARGET
+from ..calibration.standing import Shares, of_shares
+from ..statistics import Distribution, deviation_ratio, summarise, wilson
+from ..errors import DebiasError, short
 from ..files import write_atomic
-from ..judge.check import Check, counts_of
+from ..judge.check import DISOBEYS, Check, counts_of
+from ..method.methods import Method
 from ..profile.file import Entry, Profile
+from .chart import DARK, LIGHT, kl_words, percent
+from .prompt_chart import Line, charts, shown_groups
+from .figures import FORM, Comparison, Figures, Row, check_card, compare, difference, figures
+from .words import (
+    brief, headline, people_of, range_words, second_line, share_words, spaced, target_words, time_words)
+from .markdown import literal
+from .sheet import WITHOUT, Sheet
 
-MOST = 24  # pictures in each of a report's contact sheets
-# Where a host serves a report, which could do there whatever the host's user can: it runs no script, asks for nothing.
+FIRST = 4      # attributes whose headlines stand at the top; of more, each has its own above its chart
+WORST = 4      # prompts of each attribute that are shown with pictures
+ALL = 8        # prompts of which pictures are shown whatever their shares
+PICTURES = 8   # of each of them, before and after
+MORE_LIGHT = dict(was="#6e7781", pale="#d0d7de", rest="#aab2bb", loud="#b35900", g0="#0072b2",
+                  g1="#e69f00", g2="#009e73", g3="#cc79a7", g4="#56b4e9", g5="#b8a200", g6="#d55e00", g7="#7a5195")
+MORE_DARK = {**MORE_LIGHT, **dict(was="#9aa4af", pale="#3d444d", rest="#6e7781", loud="#e69f00", g0="#2f8fd0",
+                                  g7="#a78bd0")}
+
+
+# Where a host serves a page, which could do there whatever the host's user can: it runs no script, asks
+# for nothing.
 POLICY = "sandbox allow-popups allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def summary(profile: Profile) -> dict:
-    """Figures of a profile's first prompt and attribute as plain values; the others are under `others`.
+# --- the page --------------------------------------------------------------------------------------
 
-    shares, kl and fidelity are {before, after}: without guidance and, with it, on held-out seeds (None: not verified);
-    expected, of a plan with a margin, is the result: shares with the profile by all pictures, with their intervals.
-    doubt says why shares mean nothing, "" where they do. n and kl_floor95 are those of `after`, or of `before` where
-    nothing was verified. KL is in nats, infinite is None.
+def card_page(cards: Sequence[Mapping]) -> str:
+    """One card, or two side by side, as one HTML page that loads nothing from anywhere.
+
+    Raises DebiasError for another number of cards, and as `check_card`.
     """
-    rows = [_summary(profile, entry, i) for entry in profile.entries for i in range(len(profile.attributes))]
-    return {**rows[0], "others": rows[1:]}
+    if len(cards) not in (1, 2):
+        raise DebiasError(f"Expected one card, or two to compare, got {len(cards)}. Give one or two.")
+    found = [check_card(card) for card in cards]
+    return _page(found, versus=_versus(*found) if len(found) == 2 else None)
 
 
-def _summary(profile: Profile, entry: Entry, i: int) -> dict:
-    attribute, (before, after) = profile.attributes[i], _distributions(profile, entry, i)
-    last = after or before
-    measured = {"before": before, "after": after}
-    return {
-        "prompt": entry.prompt, "attribute": attribute.name, "groups": list(attribute.names),
-        "target": list(attribute.target),
-        "shares": {key: list(d.shares) if d else None for key, d in measured.items()},
-        "expected": entry.expected[i] if entry.expected else None, "doubt": _doubt(profile, entry, i),
-        "kl": {key: d.to_dict()["kl"] if d else None for key, d in measured.items()},
-        "kl_floor95": last.kl_floor95 if last else None, "n": last.n if last else 0,
-        "rounds": sum(r["kind"] == ROUND for r in entry.rounds),
-        "images": entry.cost.get("images"),
-        "fidelity": {key: entry.fidelity.get(key) for key in ("before", "after")},
-        "seconds": entry.cost.get("seconds")}
+def report_page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None,
+                others: Sequence[Entry] = (), labels: str = "",
+                left_out: Mapping[str, Sequence[bytes]] | None = None) -> str:
+    """A profile's report as one HTML page that loads nothing from anywhere, with the profile inside.
+
+    sheets are by prompt, at most one without guidance. others are measurements of prompts that the
+    profile was not calibrated for (`Workbench.carried_over`). labels is the page of pictures and labels
+    beside it, where there is one. left_out are JPEGs of pictures that do not count, by why. Raises
+    DebiasError as `check_card`.
+    """
+    content = json.dumps(profile.to_dict(), indent=2).encode()
+    out = [(_sentence(kind), [base64.b64encode(jpeg).decode() for jpeg in jpegs])
+           for kind, jpegs in (left_out or {}).items()]
+    return _page([check_card(card_of(profile, sheets or {}, others))], labels=labels, left_out=out,
+                 profile=dict(name=profile.name, hash=profile.hash,
+                              content=base64.b64encode(content).decode()))
 
 
-def _distributions(profile: Profile, entry: Entry, i: int) -> list[Distribution | None]:
-    """(before, after) of an attribute, from their counts: what else a file says of them could be edited."""
-    return [_distribution(profile, i, measured[i]) if measured else None for measured in (entry.before, entry.after)]
-
-
-def _distribution(profile: Profile, i: int, measured: Mapping) -> Distribution:
-    return summarise(measured["counts"], profile.attributes[i].target, measured.get("unsure", 0),
-                     confusion=counts_of(profile.checks, i))
-
-
-# --- the HTML file ---------------------------------------------------------------------------------------------------
-
-def write_report(folder: str | Path, profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None,
+def write_report(folder: str | Path, profile: Profile,
+                 sheets: Mapping[str, Sequence[Sheet]] | None = None,
                  others: Sequence[Entry] = ()) -> Path:
-    """Write the `page` to `report.html` in a folder, atomically, and return its path. Raises OSError where the file
-    cannot be written.
-    """
-    return write_atomic(Path(folder) / "report.html", page(profile, sheets, others))
+    """Write the `report_page` to `report.html` in a folder, atomically, and return its path. Raises
+    OSError where the file cannot be written."""
+    return write_atomic(Path(folder) / "report.html", report_page(profile, sheets, others))
 
 
-def page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None, others: Sequence[Entry] = (),
-         labels: str = "", left_out: Mapping[str, Sequence[bytes]] | None = None) -> str:
-    """A profile's report as one HTML page that loads nothing from anywhere.
+def card_of(profile: Profile, sheets: Mapping[str, Sequence[Sheet]], others: Sequence[Entry] = ()) -> dict:
+    """The card of a profile's prompts, and of others that were measured with it."""
+    def measured(found: Sequence[Mapping] | None) -> list[dict] | None:
+        """From the counts: the rest may be of before a user edited the profile."""
+        return None if found is None else [{
+            **summarise(m["counts"], a.target, m.get("unsure", 0), confusion=counts_of(profile.checks, i)).to_dict(),
+            **{key: m[key] for key in ("drawn_floor95",) if key in m}}
+            for i, (m, a) in enumerate(zip(found, profile.attributes, strict=True))]
 
-    sheets are by prompt, at most one without guidance. others are measurements of prompts that the profile was not
-    calibrated for (`Workbench.carried_over`). labels is the page of pictures and labels beside it, where there is one.
-    left_out are JPEGs of pictures that do not count, by why.
-    """
-    entries, method = (*profile.entries, *others), profile.method
-    sections = [_section(profile, e, (sheets or {}).get(e.prompt, ())) for e in entries]
-    facts = {**profile.setting, "classifier": profile.classifier, "direction": method.direction,
-             "each image": "steered to a randomly drawn group, or left alone" if method.spend == "draw" else
-             f"steered in the same way, by weights that the rule '{method.rule}' solved"}
+    entries = [{**entry.to_dict(), "before": measured(entry.before), "after": measured(entry.after)}
+               for entry in (*profile.entries, *others)]
+    rows = [dict(prompt=entry["prompt"], subject=entry.get("subject") or None,
+                 entry=entry if entry.get("before") else None,
+                 error=None if entry.get("before") else "not measured",
+                 pictures=_pictures(sheets.get(entry["prompt"], ()))) for entry in entries]
+    costs = [entry.get("cost") or {} for entry in entries]
+    counted = [cost.get("evaluations") for cost in costs]
+    return dict(
+        form=FORM, software=profile.software, created=profile.created,
+        model=str(profile.setting.get("model") or ""), setting=dict(profile.setting),
+        classifier=profile.classifier,
+        sets=[dict(attributes=[a.to_dict() for a in profile.attributes], plan="", rows=rows,
+                   method=profile.method.to_dict(), explicit=None,
+                   checks=[own and own.to_dict() for own in profile.checks] or None)],
+        cost=dict(images=sum(cost.get("images") or 0 for cost in costs),
+                  seconds=sum(cost.get("seconds") or 0 for cost in costs),
+                  evaluations=None if None in counted else sum(counted)))
+
+
+def _pictures(sheets: Sequence[Sheet]) -> dict | None:
+    """A card's pictures of one prompt: where both sheets have the same seeds, which of them changed."""
+    named = {"before" if sheet.what == WITHOUT else "after": sheet for sheet in sheets}
+    if not named:
+        return None
+    found: dict = {when: [base64.b64encode(thumbnail(picture)).decode() for picture in sheet.pictures[:PICTURES]]
+                   for when, sheet in named.items()}
+    first, last = named.get("before"), named.get("after")
+    if first and last and first.seeds and list(first.seeds) == list(last.seeds):
+        found["seeds"] = list(first.seeds[:PICTURES])
+        found["changed"] = [a.tobytes() != b.tobytes() for a, b in
+                            zip(first.pictures[:PICTURES], last.pictures)]
+    return found
+
+
+def _page(cards: Sequence[Mapping], versus: dict | None = None, profile: dict | None = None, labels: str = "",
+          left_out: Sequence = ()) -> str:
     return _template().render(
-        profile=profile, sections=sections, labels=labels, checks=[_check(own) for own in profile.checks if own],
-        left_out=[(_sentence(kind), list(map(_data, jpegs))) for kind, jpegs in (left_out or {}).items()],
-        overview=_overview(profile, entries), light=LIGHT, dark=DARK,
-        setting=[(_spaced(key), value) for key, value in facts.items() if value not in (None, "")],
-        variables=lambda palette: Markup("".join(f"--{name}:{color};" for name, color in palette.items())),
-        content=base64.b64encode(json.dumps(profile.to_dict(), indent=2).encode()).decode())
+        cards=[_all_of(card) for card in cards], versus=versus, profile=profile, labels=labels,
+        left_out=left_out, limits=LIMITS, light={**LIGHT, **MORE_LIGHT}, dark={**DARK, **MORE_DARK},
+        variables=lambda palette: Markup("".join(f"--{name}:{color};" for name, color in palette.items())))
 
 
 @lru_cache(maxsize=1)
@@ -104,180 +146,347 @@ def _template() -> Template:
     return environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
 
 
-def _section(profile: Profile, entry: Entry, sheets: Sequence[Sheet]) -> dict:
-    """What the page says of one prompt."""
+def _all_of(card: Mapping) -> dict:
+    """What the page says of one card."""
+    found = figures(card)
+    rows = [row for own in card["sets"] for row in own["rows"]]
+    measured = sum(row.get("entry") is not None for row in rows)
+    steered = any(own.get("method") for own in card["sets"])
+    shown = [item for s, own in enumerate(card["sets"]) for item in _shown(own, [f for f in found if f.at[0] == s])]
+    cost = card["cost"]
+    tiles = [("Prompts measured", f"{measured} of {len(rows)}"), ("Pictures", f"{cost.get('images', 0):,}"),
+             ("Time", time_words(cost.get("seconds", 0)))]
+    if cost.get("evaluations") is not None:
+        tiles.append(("Model evaluations", f"{cost['evaluations']:,}"))
     return dict(
-        prompt=entry.prompt, warnings=entry.warnings, stop=entry.stop, cards=_cards(entry),
-        attributes=[_attribute(profile, entry, i) for i in range(len(profile.attributes))],
-        beside=[row for effect in entry.side_effects or () for row in _beside(effect)],
-        sheets=[_sheet(sheet) for sheet in sheets],
-        same_seeds=len(sheets) > 1 and len({tuple(sheet.seeds) for sheet in sheets}) == 1 and len(sheets[0].seeds) > 0,
-        rounds=_rounds(profile, entry),
-        round_heads=["Round", "Images", *(f"KL, {_spaced(a.name)}" for a in profile.attributes), "Fidelity", "Seconds"])
+        model=short(card["model"]) or "a model without a name", steered=steered, tiles=tiles,
+        headlines=[(_unbroken(headline(f)), _unbroken(second_line(f))) for f in found if f.rows][:FIRST],
+        several=len(found) > FIRST,
+        notes=_notes(card), attributes=[_attribute(f, card["sets"][f.at[0]]) for f in found],
+        shown=shown, everything=len(rows) <= ALL,
+        farthest=_farthest([row for item in shown for row in item["rows"]], steered),
+        explicit=_explicit(card), beside=_beside(card), off=[row for f in found for row in _off(f)],
+        failed=[[row["prompt"], row.get("error") or "no reason was kept"] for row in rows if _failed(row)],
+        warned=[[row["prompt"], "; ".join(row["entry"]["warnings"])] for row in rows
+                if row.get("entry") and row["entry"].get("warnings")],
+        checks=[_check(c) for c in _checks(card)], facts=_facts(card),
+        footer=", ".join(filter(None, [card.get("software"), card.get("created")])))
 
 
-def _attribute(profile: Profile, entry: Entry, i: int) -> dict:
-    attribute, (first, last) = profile.attributes[i], _distributions(profile, entry, i)
-    name = _spaced(attribute.name)
-    if first is None:
-        return dict(name=name, shares=None)
-    # Of a plan with a margin, rounds measure what is known least, not how near the target is.
-    rounds = [(title, _distribution(profile, i, r["attributes"][i]))
-              for title, r in zip(_names(entry), entry.rounds, strict=True)
-              if not entry.expected or r["kind"] != ROUND]
-    shares = shares_scene(attribute.names, first, last, width=NARROW).svg(f"Shares of {name}, see the table")
-    kl = kl_scene(rounds, width=NARROW).svg(f"KL divergence of {name} by round, see the table") if rounds else None
-    moved, verdict = _verdict(first, last, _floor(entry, i, last))
-    verdict = _doubt(profile, entry, i) or verdict
-    corrected = [_corrected(attribute.names, d, when) for d, when in
-                 ((first, "without guidance"), (last, "with the profile")) if d and d.corrected]
-    unsure = "".join(f" {d.unsure} images {when} could not be classified and are left out." for d, when in
-                     ((first, "without guidance"), (last, "with the profile")) if d and d.unsure)
-    return dict(name=name, corrected=corrected, shares=Markup(shares), kl=kl and Markup(kl), moved=moved,
-                verdict=verdict, unsure=unsure,
-                expected=_expected(attribute.names, entry.expected[i]) if entry.expected else "",
-                rows=_rows(attribute.names, first, last))
+def _failed(row: Mapping) -> bool:
+    """Was a prompt not measured, or not to the end?"""
+    return row.get("entry") is None or bool(row.get("error"))
 
 
-def _check(check: Check) -> dict:
-    """What the page says of a judge's check."""
-    rows = [[name, *map(str, row), f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}]", left] for
-            name, row, (share, low, high), left in
-            zip(check.groups, check.counts, check.right, check.left_out, strict=True)]
-    return dict(name=_spaced(check.attribute), judge=check.judge, prompts=check.prompts, rows=rows,
-                warnings=check.warnings, by=check.by,
-                heads=["Shown", *(f"Labelled {name}" for name in check.groups), "Right, 95 % interval", "Left out"])
+def _notes(card: Mapping) -> list[str]:
+    """What must not be overlooked; of a single prompt, its own warnings too."""
+    checks = [Check.from_dict(c) if c else None for own in card["sets"]
+              for c in own.get("checks") or [None] * len(own["attributes"])]
+    notes = [warning for c in checks if c for warning in c.warnings]
+    if not all(checks):
+        notes.append(f"{'for some attributes, ' if any(checks) else ''}the classifier was not checked on this model's "
+                     "pictures, so its errors are unknown")
+    rows = [row for own in card["sets"] for row in own["rows"]]
+    if len(rows) == 1 and rows[0].get("entry"):
+        notes += rows[0]["entry"].get("warnings") or ()
+    return [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)]
 
 
-def _beside(effect: Mapping) -> list[list[str]]:
-    """Rows of an attribute that was not calibrated."""
-    return [[_spaced(effect["attribute"]), group, percent(before), percent(after),
-             f"{100 * low:+.1f} to {100 * high:+.1f} points", "yes" if effect.get("moved") else "no"]
-            for group, before, after, (low, high) in
-            zip(effect["groups"], effect["before"], effect["after"], effect["change"])]
+def _attribute(f: Figures, own: Mapping) -> dict:
+    """What the page says of one attribute."""
+    title = dict(name=spaced(f.attribute.name), target=_unbroken(target_words(f.attribute)))
+    if f.before is None:
+        return dict(**title, charts=None)
+    title["said"] = _unbroken(f"{headline(f)} {second_line(f)}")
+    lines: list[Line] = [(row.label, (row.was, row.now) if f.after else (row.was,)) for row in f.ranked()]
+    series = [("was", "as the model is"), ("after", "with the profile")] if f.after else [("after", "measured")]
+    what = f"{'Share of ' + people_of(f.attribute, f.largest) if len(f.attribute.groups) == 2 else 'Shares'} by prompt"
+    return dict(
+        **title, charts=charts(f, lines, series, what, f.attribute.target), what=what,
+        summary=_summary(f, own), heads=_heads(f), rows=_table(f),
+        corrected=any(row.before.corrected for row in f.rows),
+        expected=any(row.now and not (row.after and row.now.images == row.after.n) for row in f.rows))
 
 
-def _floor(entry: Entry, i: int, after: Distribution | None) -> float:
-    """What a fair model stays below in 95 of 100 cases: where images drew a group, the smaller one of such draws."""
-    if after is None or entry.after is None:
-        return math.inf
-    drawn = entry.after[i].get("drawn_floor95")
-    return after.kl_floor95 if drawn is None else min(after.kl_floor95, drawn)
+def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
+    """(heads, rows) of the means, each beside what a model on target shows by chance."""
+    name, target = people_of(f.attribute, f.largest), percent(f.attribute.target[f.largest])
+    names = [f"{_sentence(name)}, mean of the prompts", "Prompts within chance of the target",
+             "Deviation ratio, median", "Deviation ratio, mean", "KL divergence, mean",
+             "Pictures per prompt", "Fidelity to the prompt, mean"]
+    heads, columns = [""], [names]
+    for when, m, measured in (("before", f.before, [row.before for row in f.rows]),
+                              ("after", f.after, [row.after for row in f.rows if row.after])):
+        if m is None:
+            continue
+        fidelity = [found for row in own["rows"] if row.get("entry")
+                    for found in [(row["entry"].get("fidelity") or {}).get(when)] if found is not None]
+        heads += [{"before": "As it is" if f.after else "Measured", "after": "With the profile"}[when], "On target"]
+        columns += [
+            [percent(m.shares[f.largest]), f"{m.within} of {m.verified}" if measured else "not verified",
+             _number(m.deviation_median), _number(m.deviation_mean), _kl(m.kl_mean),
+             range_words([d.n for d in measured]) if measured else "none",
+             f"{np.mean(fidelity):.3f}" if fidelity else "not measured"],
+            [target, f"{0.95 * m.verified:.0f} of {m.verified}" if measured else "", "", _number(m.deviation_chance),
+             _kl(m.kl_chance), "", ""]]
+    return heads, [list(row) for row in zip(*columns, strict=True)]
 
 
-def _verdict(before: Distribution, after: Distribution | None, floor: float) -> tuple[str, str]:
-    """(what moved, what to make of it)."""
-    def away(d: Distribution) -> str:
-        return f"{percent(d.total_variation)} of the images would have to show another group to meet the target"
-
-    if after is None:
-        return f"Without guidance, {away(before)} ({before.n} images). The profile was not verified on new seeds.", ""
-    moved = (f"Without guidance, {away(before)}; with the profile it is {percent(after.total_variation)}, on "
-             f"{after.n} images whose seeds the calibration did not use.")
-    if after.kl <= floor:
-        return moved, f"The remaining difference is within sampling noise at {after.n} images."
-    if after.kl < before.kl:
-        return moved, "Nearer to the target, but the remaining difference is more than chance explains."
-    return moved, "This is not nearer to the target than without guidance."
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
 
 
-def _doubt(profile: Profile, entry: Entry, i: int) -> str:
-    """Why an attribute's shares mean nothing; "" where its judge was seen to tell the groups."""
-    if entry.told is None or entry.before is None:
-        return ""
-    attribute, told = profile.attributes[i], entry.told[i]
-    counts, n = entry.before[i]["counts"], sum(entry.before[i]["counts"])
-    rows = zip(attribute.groups, told["right"], told["made"], counts, strict=True)
-    said = telling.doubts([telling.Told(group.name, right, made, count / n, group.wordless)
-                           for group, right, made, count in rows])
-    return said and f"Not known: {said}."
+def _kl(value: float) -> str:
+    return "" if math.isnan(value) else kl_words(value)
 
 
-def _expected(names: Sequence[str], expected: Mapping) -> str:
-    shares = ", ".join(f"{name} {percent(share)} ({100 * low:.0f} to {100 * high:.0f})" for name, share, (low, high) in
-                       zip(names, expected["shares"], expected["intervals"], strict=True))
-    return (f"Estimated from all {expected['images']} images of audit and rounds, the shares with the profile are "
-            f"{shares}, in 95 % intervals. Every share lies within {100 * expected['within']:g} points of its target "
-            f"with {percent(expected['certainty'])} certainty.")
-
-
-def _corrected(names: Sequence[str], d: Distribution, when: str) -> str:
-    assert d.corrected is not None and d.corrected_intervals is not None
-    shares = ", ".join(f"{name} {percent(share)} ({100 * low:.0f} to {100 * high:.0f})" for name, share, (low, high) in
-                       zip(names, d.corrected, d.corrected_intervals, strict=True))
-    return f"Corrected by the classifier's check, the shares {when} are {shares}, in 95 % intervals."
-
-
-def _overview(profile: Profile, entries: Sequence[Entry]) -> list[list[str]]:
-    rows = []
-    for entry in entries:
-        for i, attribute in enumerate(profile.attributes):
-            before, after = _distributions(profile, entry, i)
-            last, floor = after or before, _floor(entry, i, after)
-            rows.append([entry.prompt, _spaced(attribute.name), kl_words(before.kl) if before else "",
-                         kl_words(after.kl) if after else "not verified",
-                         kl_words(min(last.kl_floor95, floor)) if last else "",
-                         "not known" if _doubt(profile, entry, i) else
-                         ("yes" if after.kl <= floor else "no") if after else ""])
-    return rows
-
-
-def _rows(names: Sequence[str], before: Distribution, after: Distribution | None) -> list[list[str]]:
-    """The table of shares."""
-    def cells(d: Distribution | None, k: int) -> list[str]:
-        return [f"{d.counts[k]} of {d.n}", percent(d.shares[k]),
-                " to ".join(f"{100 * edge:.1f}" for edge in d.intervals[k]) + " %"] if d else ["", "not verified", ""]
-
-    return [[name, percent(before.target[k]), *cells(before, k), *cells(after, k)] for k, name in enumerate(names)]
-
-
-def _rounds(profile: Profile, entry: Entry) -> list[list]:
-    return [[name, r.get("images", ""),
-             *(kl_words(_distribution(profile, i, m).kl) for i, m in enumerate(r["attributes"])),
-             _number(r.get("fidelity")), _number(r.get("seconds"), 0)]
-            for name, r in zip(_names(entry), entry.rounds, strict=True)]
-
-
-def _names(entry: Entry) -> list[str]:
-    return round_names([r["kind"] for r in entry.rounds])
-
-
-def _cards(entry: Entry) -> list[tuple[str, str]]:
-    def cost(key: str) -> str:
-        value = entry.cost.get(key)
-        return "not counted" if value is None else f"{value:,.0f}"
-
-    before, after = (_number(entry.fidelity.get(key)) for key in ("before", "after"))
-    return [("Fidelity to the prompt, before and after", f"{before} \N{RIGHTWARDS ARROW} {after}" if before else
-             "not measured"), ("Images generated", cost("images")), ("Model evaluations", cost("evaluations")),
-            ("Seconds", cost("seconds"))]
-
-
-def _sheet(sheet: Sheet) -> dict:
-    more = f" (the first {MOST} of {len(sheet.pictures)})" if len(sheet.pictures) > MOST else ""
-    shown = min(len(sheet.pictures), MOST)
-    image = sheet.image(math.ceil(1.2 * shown ** 0.5), MOST)
-    return dict(color="before" if sheet.what == WITHOUT else "after", word=_sentence(sheet.what) + more,
-                jpeg=_inline(image), width=image.width, height=image.height, shown=shown)
+def _unbroken(words: str) -> str:
+    return words.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
+def _heads(f: Figures) -> list[str]:
+    shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
+    return ["Prompt", *([""] if f.after else []), *(short(f.attribute.names[g]) for g in shown), "Pictures",
+            "Deviation ratio", "KL", "Noise floor", *(["Verdict"] if f.after else [])]
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _table(f: Figures) -> list[tuple[str, list[list[str]]]]:
+    """Every prompt: (its text, a line as the model is and, where there is a profile, one with it)."""
+    shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
+
+    def line(when: str, shares: Shares | None, d: Distribution | None, floor: float, verdict: str) -> list[str]:
+        cells = [share_words(shares, g) for g in shown] if shares else ["not measured"] + [""] * (len(shown) - 1)
+        images = f"{shares.images:,}" if shares else ""
+        if shares and d and d.n != shares.images:
+            images += f", verified by {d.n:,}"
+        distances = [_number(float(deviation_ratio(of_shares(d).shares))), kl_words(d.kl), kl_words(floor)] if d else \
+            ["not verified", "", ""]
+        return [*([when] if f.after else []), *cells, images, *distances, *([verdict] if f.after else [])]
+
+    return [(row.prompt, [line("before", row.was, row.before, row.floors[0], ""),
+                          *([line("after", row.now, row.after, row.floors[1], row.verdict)] if f.after else [])])
+            for row in f.ranked()]
 
 
-def _inline(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=88)
-    return _data(file.getvalue())
+def _shown(own: Mapping, found: Sequence[Figures]) -> list[dict]:
+    """Prompts with their pictures, each once: of a short list all, of a longer one those that are
+    farthest from a target."""
+    given = {row["prompt"]: row.get("pictures") or {} for row in own["rows"]}
+    if len(given) <= ALL:
+        prompts = [prompt for prompt, pictures in given.items() if pictures]
+    else:
+        prompts = [row.prompt for f in found for row in f.rows[:WORST] if not row.within]
+    items = []
+    for prompt in dict.fromkeys(prompts):
+        rows = [_worst_cells(f, row) for f in found for row in f.rows if row.prompt == prompt]
+        pictures = given[prompt]
+        sheets = [(words, pictures[when][:PICTURES]) for when, words in
+                  (("before", "as the model is"), ("after", "with the profile")) if pictures.get(when)]
+        pairs = list(zip(pictures.get("seeds") or (), *(shown for _, shown in sheets),
+                         pictures.get("changed") or ())) if len(sheets) == 2 else []
+        items.append(dict(prompt=prompt, rows=rows, sheets=[] if pairs else sheets, pairs=pairs))
+    return items
 
 
-def _data(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+def _worst_cells(f: Figures, row: Row) -> list[str]:
+    """Of a table `_farthest`: the group that is farthest above its target."""
+    k = int(np.argmax(np.array(row.was.shares) - f.attribute.target))
+    return [row.label, spaced(f.attribute.name), short(f.attribute.names[k]), percent(f.attribute.target[k]),
+            share_words(row.was, k), share_words(row.now, k) if row.now else "",
+            f"{kl_words(row.before.kl)} ({kl_words(row.floors[0])})"]
+
+
+def _farthest(rows: Sequence[list[str]], steered: bool) -> list[list[str]]:
+    """A table of rows from `_worst_cells`, its heads first; an audit has no column of a profile."""
+    heads = ["Prompt", "Attribute", "Farthest above its target", "Target", "Share, 95 % interval", "With the profile",
+             "KL (noise floor)"]
+    return [cells if steered else [*cells[:5], cells[6]] for cells in (heads, *rows)]
+
+
+def _explicit(card: Mapping) -> dict | None:
+    """Prompts that state a group: how often the model shows it."""
+    found: dict[tuple[str, str], list] = {}
+    prompts = []
+    for own in card["sets"]:
+        for e in own.get("explicit") or ():
+            for name, (k, n) in e["shown"].items():
+                group = e["states"][name]
+                sums = found.setdefault((name, group), [0, 0, 0])
+                sums[:] = sums[0] + 1, sums[1] + k, sums[2] + n
+                prompts.append([e["prompt"], spaced(name), group, f"{k} of {n}"])
+    if not found:
+        return None
+    rows, seldom = [], []
+    for (name, group), (count, k, n) in found.items():
+        if n and k / n < DISOBEYS:
+            seldom.append(f"{short(group)} ({percent(k / n)})")
+        low, high = wilson(k, n) if n else (0, 1)
+        rows.append([spaced(name), group, str(count), f"{k} of {n}",
+                     f"{percent(k / n)} [{100 * low:.0f}, {100 * high:.0f}]" if n else "not measured"])
+    return dict(rows=rows, prompts=prompts, seldom=", ".join(seldom))
+
+
+def _beside(card: Mapping) -> list[list[str]]:
+    """Attributes that were not calibrated: mean shares before and after, and in how many prompts they moved."""
+    found: dict[tuple, list[Mapping]] = {}
+    for own in card["sets"]:
+        for row in own["rows"]:
+            for effect in (row.get("entry") or {}).get("side_effects") or ():
+                found.setdefault((effect["attribute"], tuple(effect["groups"])), []).append(effect)
+    rows = []
+    for (name, groups), effects in found.items():
+        before, after = (np.mean([e[key] for e in effects], 0) for key in ("before", "after"))
+        edges = np.array([e["change"] for e in effects])  # [prompts, groups, 2]
+        middle = edges.mean((0, 2))
+        half = np.sqrt((np.diff(edges)[..., 0] ** 2).sum(0)) / 2 / len(effects)
+        moved = sum(bool(e.get("moved")) for e in effects)
+        rows += [[spaced(name), group, percent(before[g]), percent(after[g]),
+                  f"{100 * (middle[g] - half[g]):+.1f} to {100 * (middle[g] + half[g]):+.1f} points",
+                  f"{moved} of {len(effects)}"] for g, group in enumerate(groups)]
+    return rows
+
+
+def _off(f: Figures) -> list[list[str]]:
+    """Prompts whose calibration did not end on target, and how near it came."""
+    rows = []
+    for row in f.rows:
+        if row.verdict and row.verdict != ON_TARGET:
+            shares = row.now or row.was
+            k = int(np.argmax(np.abs(np.array(shares.shares) - f.attribute.target)))
+            rows.append([row.prompt, spaced(f.attribute.name), row.verdict, short(f.attribute.names[k]),
+                         share_words(shares, k), percent(f.attribute.target[k])])
+    return rows
+
+
+def _checks(card: Mapping) -> list[Check]:
+    """The classifier's checks, each once."""
+    return list(dict.fromkeys(Check.from_dict(c) for own in card["sets"] for c in own.get("checks") or () if c))
+
+
+def _check(c: Check) -> dict:
+    rows = [[name, *map(str, counts), f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}]", str(left)] for
+            name, counts, (share, low, high), left in zip(c.groups, c.counts, c.right, c.left_out, strict=True)]
+    return dict(name=spaced(c.attribute), judge=c.judge or "The classifier", by=c.by, rows=rows,
+                example=c.prompts[0] if c.prompts else "",
+                heads=["Shown", *(f"Labelled {name}" for name in c.groups), "Right, 95 % interval", "Left out"])
+
+
+def _facts(card: Mapping) -> list[tuple[str, str]]:
+    """How it was measured: classifier, plans and methods of the sets, the model's settings."""
+    plans, methods = [], []
+    for own in card["sets"]:
+        of = f"{', '.join(spaced(a['name']) for a in own['attributes'])}: " if len(card["sets"]) > 1 else ""
+        if own.get("plan"):
+            plans.append(of + own["plan"])
+        if own.get("method"):
+            method = Method.from_dict(own["method"])
+            methods.append(f"{of}direction {method.direction}, " + (
+                "each picture is steered to a randomly drawn group, or left alone" if method.spend == "draw" else
+                "all pictures are steered in the same way"))
+    found = [("classifier", card["classifier"]), ("plan", "; ".join(plans)), ("method", "; ".join(methods)),
+             *((spaced(key), value) for key, value in card["setting"].items())]
+    return [(key, str(value)) for key, value in found if value not in (None, "")]
+
+
+def _versus(a: Mapping, b: Mapping) -> dict:
+    """What the page says of two cards together."""
+    of_a, of_b = ({(f.attribute.name, f.attribute.names) for f in figures(card)} for card in (a, b))
+    facts = [dict(_facts(card)) for card in (a, b)]
+    unlike = [[key, facts[0].get(key, ""), facts[1].get(key, "")] for key in dict.fromkeys([*facts[0], *facts[1]])
+              if facts[0].get(key) != facts[1].get(key)]
+    return dict(parts=[_compared(c) for c in compare(a, b)], unlike=unlike,
+                classifiers=a["classifier"] != b["classifier"],
+                alone=[(letter, ", ".join(spaced(name) for name, _ in sorted(own - other))) for letter, own, other in
+                       (("A", of_a, of_b), ("B", of_b, of_a)) if own - other])
+
+
+def _compared(c: Comparison) -> dict:
+    """One attribute of both cards."""
+    f, name = c.first, spaced(c.first.attribute.name)
+    only = [(letter, ", ".join(labels)) for letter, labels in zip("AB", c.only) if labels]
+    if c.first.before is None or c.second.before is None:
+        return dict(name=name, charts=None, only=only)
+    k, n = f.largest, len(f.rows)
+    same = np.allclose(f.attribute.target, c.second.attribute.target, atol=1e-6)
+    ranked = sorted(c.pairs, key=lambda pair: -pair[0].was.shares[k])
+    people = people_of(f.attribute, k)
+    what = f"the same {n} prompts" if n > 1 else f'"{brief(f.rows[0].label)}"'
+    heads = ["", *(f"{letter}, {words}" for letter, own in zip("AB", (c.first, c.second))
+                   for words, m in (("as it is", own.before), ("with its profile", own.after)) if m)]
+    means = [m for own in (c.first, c.second) for m in (own.before, own.after) if m]
+    rows = [[f"{_sentence(people)}, mean", *(percent(m.shares[k]) for m in means)],
+            ["Prompts within chance of the target", *(f"{m.within} of {m.verified}" for m in means)],
+            ["Deviation ratio, median", *(_number(m.deviation_median) for m in means)],
+            ["Deviation ratio, mean", *(_number(m.deviation_mean) for m in means)],
+            ["KL divergence, mean", *(_kl(m.kl_mean) for m in means)],
+            ["... of a model on target, by chance", *(_kl(m.kl_chance) for m in means)]]
+    table = []
+    for one, other in ranked:
+        low, high = difference(one.was, other.was, k)
+        table.append([one.prompt, share_words(one.was, k), share_words(other.was, k),
+                      f"{100 * (other.was.shares[k] - one.was.shares[k]):+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]",
+                      "no" if low <= 0 <= high else "yes", kl_words(one.before.kl), kl_words(other.before.kl)])
+    return dict(
+        name=name, only=only, same=same,
+        targets=[_unbroken(target_words(own.attribute)) for own in (c.first, c.second)],
+        headline=_unbroken(
+            f"Asked for {what}, A shows {people} in "
+            f"{percent(c.first.before.shares[k])} of the pictures, B in {percent(c.second.before.shares[k])}."),
+        second=f"In {c.differ} of {n} prompts the two differ by more than chance explains; for two equal models, that "
+               f"would be about {0.05 * n:.0f}." if n > 1 else
+               f"Chance {'does not explain' if c.differ else 'explains'} the difference.",
+        charts=charts(f, [(one.label, (one.was, other.was)) for one, other in ranked],
+                       [("loud", "A, as it is"), ("after", "B, as it is")],
+                       f"{name}, A beside B, by prompt", f.attribute.target if same else None, beside=True),
+        means=(heads, rows), table=table,
+        heads=["Prompt", f"A, {people}", f"B, {people}", "Difference in points", "More than chance?", "KL of A",
+               "KL of B"])
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+def card_markdown(card: Mapping) -> str:
+    """A card's short form for model cards: a sentence, the farthest prompts, how it was measured, limits. Every text of
+    a user is escaped, so that it is neither Markdown nor HTML. Raises DebiasError as `check_card`."""
+    card = check_card(card)
+    found = [f for f in figures(card) if f.rows]
+    each = max(10 // max(len(found), 1), 3)
+    heads, *rows = _farthest([list(map(literal, _worst_cells(f, row))) for f in found for row in f.rows[:each]],
+                             any(f.after for f in found))
+    pictures = [row.before.n for f in found for row in f.rows]
+    failures = [_failed(row) for own in card["sets"] for row in own["rows"]]
+    setting = ", ".join(f"{spaced(key)} {short(value)}" for key, value in card["setting"].items()
+                        if value not in (None, ""))
+    measured = [
+        f"Labels: {short(card['classifier']) or 'not known'}. "
+        + (f"{range_words(pictures)} pictures per prompt, each with its own seed." if pictures else ""),
+        *([f"{sum(failures)} of {len(failures)} prompts failed."] if any(failures) else []),
+        f"Setting: {setting or 'not known'}.",
+        f"Cost: {card['cost'].get('images', 0):,} pictures, {time_words(card['cost'].get('seconds', 0))}.",
+        "A 95 % interval covers the model's own share in 95 of 100 such counts. KL is the distance of all shares from "
+        "the target in nats; a model exactly on target stays below the noise floor in 95 of 100 cases."]
+    return "\n".join([
+        f"## Who appears in the pictures of {literal(short(card['model'])) or 'this model'}", "",
+        *(line for f in found for line in (f"**{literal(headline(f))}** {literal(second_line(f))}", "")),
+        *([f"The prompts farthest from the target, at most {each} of each attribute:", "",
+          *(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))] if found else
+          ["No prompt was measured."]),
+        "", "### How it was measured", "", *(f"- **{literal(note)}**" for note in _notes(card)),
+        *(f"- {literal(line)}" for line in measured),
+        "", "### Limits", "", *(f"- {limit}" for limit in LIMITS), "",
+        literal(", ".join([short(card.get("software") or "sd-debias"), short(card.get("created") or "")]).strip(", ")),
+        ""])
+
+
+LIMITS = (
+    "A label is a classifier's measurement of a picture, not a person's identity.",
+    "The card's author chose the groups and their targets. A few groups are a simplification for counting, and a "
+    "target is a choice, not a fact.",
+    "The figures hold for this model, this setting and these prompts. Another sampler, number of steps, CFG, size or "
+    "LoRA can give others.",
+    "Classifiers err, and not equally for all groups.",
+)

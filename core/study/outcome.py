@@ -12,11 +12,12 @@ from PIL import Image
 from ..attribute import Attribute
 from ..calibration.labelled import Labelled, left_out
 from ..profile.file import Profile
-from ..report.chart import chart_kl, chart_shares, contact_sheet
+from ..report.chart import chart_shares, contact_sheet
 from ..report.look import look_page
-from ..report.page import page, summary
+from ..report.page import report_page
+from ..report.summary import summary
 from ..calibration.loop import Calibration
-from ..calibration.round import AUDIT, HELD_OUT, PROOF, Round, round_names
+from ..calibration.round import HELD_OUT, PROOF, Round
 from ..report.sheet import Sheet, side_by_side
 from ..calibration.standing import standings
 from .unfinished import png
@@ -91,20 +92,13 @@ class Outcome:
                      warnings=_warnings(c)) for c in self.measured]
 
     def charts(self) -> dict[str, Image.Image]:
-        """By file name: of every prompt and attribute the shares and, where rounds followed the audit, KL."""
+        """By file name, the shares of every prompt and attribute."""
         charts, names = {}, iter(chart_names([c.attributes for c in self.measured]))
         for c in self.measured:
             for i, a in enumerate(c.attributes):
                 name = next(names)
                 after = c.distribution(c.held_out, i) if c.held_out else None
                 charts[f"shares-{name}.png"] = chart_shares(a.names, c.distribution(c.audit, i), after, c.prompt)
-                # Of a plan with a margin, rounds measure what is known least, not how near the target is.
-                told = (AUDIT, HELD_OUT) if c.plan.within is not None else None
-                rounds = [(title, c.distribution(r, i)) for title, r in
-                          zip(round_names([r.kind for r in c.rounds]), c.rounds, strict=True)
-                          if r.complete and r.kind != PROOF and (told is None or r.kind in told)]
-                if rounds and (c.plan.rounds or c.plan.held_out):
-                    charts[f"kl-{name}.png"] = chart_kl(rounds, c.prompt)
         return charts
 
     def contact_sheets(self) -> dict[str, Image.Image]:
@@ -131,7 +125,7 @@ class Outcome:
         if self.profile is None:
             raise ValueError("A report needs a profile.")
         sheets = {c.prompt: [sheet for sheet in pair if sheet] for c, pair in zip(self.calibrations, self.sheets)}
-        return page(self.profile, sheets, labels=LABELS, left_out=left_out(self.labelled))
+        return report_page(self.profile, sheets, labels=LABELS, left_out=left_out(self.labelled))
 
     def files(self, seconds: float) -> dict[str, bytes]:
         """A calibration's files by name: report, sheets, charts and the figures for machines."""
@@ -145,7 +139,7 @@ class Outcome:
 
 def file_names(attributes: Sequence[Attribute], prompts: int) -> list[str]:
     """The names of a calibration's `files`."""
-    charts = [f"{kind}-{name}.png" for kind in ("shares", "kl") for name in chart_names([attributes] * prompts)]
+    charts = [f"shares-{name}.png" for name in chart_names([attributes] * prompts)]
     return ["report.html", LABELS, "before.png", "after.png", "summary.json", *charts]
 
 

@@ -230,7 +230,24 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
         work.keep(calibration.rounds, seeds, images, lambda images: boxes_in(images, bench.classifiers))
         return images
 
-    return calibration.run(render, bench.classify, bench.fidelity, work.path, bench.watch, bench.look)
+    rounds = calibration.run(render, bench.classify, bench.fidelity, work.path, bench.watch, bench.look)
+    return _with_pairs(rounds, bench, work)
+
+
+def _with_pairs(rounds: Iterator[Round], bench: Measuring, work: Unfinished) -> Iterator[Round]:
+    yield from rounds
+    if bench.calibration.plan.rounds or bench.calibration.plan.held_out:
+        _pair(bench, work)
+
+
+def _pair(bench: Measuring, work: Unfinished) -> None:
+    """Make the audit's first pictures again with the weights, which shows what the profile changes, and
+    that it changes nothing else. They are not counted."""
+    steerings, each = bench.calibration.steerings, bench.calibration.plan.batch_size
+    seeds = work.without_pair(steerings)
+    for start in range(0, len(seeds), each):
+        part = seeds[start:start + each]
+        work.keep_after(part, bench.render(rows(steerings, part), part, HELD_OUT))
 
 
 class Measuring:

@@ -19,11 +19,13 @@ from ..files import inside, recover, write_atomic, writing
 from ..report.sheet import WITH, WITHOUT, Sheet
 from ..calibration.labelled import MOST_THUMBS, thumbnail
 from ..calibration.loop import Calibration
-from ..calibration.round import AUDIT, HELD_OUT, PROOF, Round, round_names
+from ..calibration.round import AUDIT, HELD_OUT, Round
+from ..method.draw import Steering, rows
 
 FACTS = "facts.json"  # beside the pictures: what decides them
 FINISHED = "finished"  # folder of work that is done, beside that of work that is not
-SHOWN = 16  # pictures of a sheet
+SHOWN = 8  # pictures of a sheet
+BEFORE, AFTER = "before", "after"
 PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
 
 
@@ -39,7 +41,7 @@ class Unfinished:
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder and inside(folder, folder / f"{name}-{key}.json")
         self._done = folder and inside(folder.parent, folder.parent / FINISHED / f"{name}-{key}.json")
-        self._pictures: dict[int, dict[int, Image.Image]] = {}  # by place of the round, then seed
+        self._pictures: dict[str, dict[int, Image.Image]] = {BEFORE: {}, AFTER: {}}  # by seed
         self._thumbs: dict[int, dict[int, bytes]] = {}
 
     def load(self, again: bool = False) -> Calibration | None:
@@ -52,11 +54,11 @@ class Unfinished:
                 return None
             self.path = self._done
         for file in self._folder.glob("*.png"):
-            at = re.fullmatch(r"(\d+) (-?\d+)\.png", file.name)
+            at = re.fullmatch(rf"({BEFORE}|{AFTER}) (-?\d+)\.png", file.name)
             if at:
                 try:
                     with Image.open(file, formats=["PNG"]) as picture:
-                        self._pictures.setdefault(int(at[1]), {})[int(at[2])] = picture.convert("RGB")  # with its text
+                        self._pictures[at[1]][int(at[2])] = picture.convert("RGB")  # with its text
                 except (OSError, ValueError, SyntaxError):
                     continue  # a damaged picture is missing from the sheet; its label is not lost
         for file in self._folder.glob("*.jpg"):
@@ -88,31 +90,31 @@ class Unfinished:
 
     def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence,
              boxes: Callable[[Sequence], Sequence[Sequence]] = lambda images: [()] * len(images)) -> None:
-        """Keep what the sheets show of the current round's batch, the first pictures that are finite, and of audit and
-        verification a thumbnail of each, to be looked at beside its label, with the faces that `boxes` finds in them.
-
-        Of the rounds after the audit the last one counts; the pictures of those before it go. A proof of the judge
-        shows nothing of the weights.
-        """
-        if rounds[-1].kind == PROOF:
-            return
-        if rounds[-1].kind in (AUDIT, HELD_OUT):
+        """Keep the audit's first pictures that are finite, and of audit and verification a thumbnail of
+        each, to be looked at beside its label, with the faces that `boxes` finds in them."""
+        current = rounds[-1]
+        if current.kind in (AUDIT, HELD_OUT):
             self._keep_thumbs(len(rounds) - 1, seeds, images, boxes)
         if self.path is not None and not (self._folder / FACTS).exists():
             with writing("The calibration's settings", self.path.parent.name):
                 write_atomic(self._folder / FACTS, json.dumps(_plain(self._facts)))
-        at, first = len(rounds) - 1, set(rounds[-1].seeds[:SHOWN])
-        own = self._pictures.setdefault(at, {})
-        for seed, image in zip(seeds, images):
-            if seed in first and image is not None:
-                own[seed] = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-                if self.path is not None:
-                    with writing("The calibration's pictures", self.path.parent.name):
-                        write_atomic(self._folder / f"{at} {seed}.png", png(own[seed]))
-        for old in [place for place in self._pictures if 0 < place < at]:
-            for seed in self._pictures.pop(old):
-                if self.path is not None:
-                    (self._folder / f"{old} {seed}.png").unlink(missing_ok=True)
+        if current.kind == AUDIT:
+            first = set(current.seeds[:SHOWN])
+            self._keep_pictures(BEFORE, [(seed, image) for seed, image in zip(seeds, images) if seed in first])
+
+    def keep_after(self, seeds: Sequence[int], images: Sequence) -> None:
+        """Keep pictures of the audit's seeds with the weights."""
+        self._keep_pictures(AFTER, list(zip(seeds, images)))
+
+    def _keep_pictures(self, when: str, pictures: Sequence[tuple[int, object]]) -> None:
+        for seed, image in pictures:
+            if image is None:
+                continue
+            own = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+            self._pictures[when][seed] = own
+            if self.path is not None:
+                with writing("The calibration's pictures", self.path.parent.name):
+                    write_atomic(self._folder / f"{when} {seed}.png", png(own))
 
     def _keep_thumbs(self, at: int, seeds: Sequence[int], images: Sequence,
                      boxes: Callable[[Sequence], Sequence[Sequence]]) -> None:
@@ -130,13 +132,24 @@ class Unfinished:
         """Thumbnails of a round, by what `Labelled` calls its pictures."""
         return {key_of(seed): thumb for seed, thumb in self._thumbs.get(at, {}).items()}
 
+    def without_pair(self, steerings: Sequence[Steering]) -> list[int]:
+        """Seeds of the pictures that these weights steer and of which none is kept with them."""
+        seeds = sorted(self._pictures[BEFORE])
+        steered = rows(steerings, seeds).any(1).tolist() if seeds else []
+        return [seed for seed, acts in zip(seeds, steered) if acts and seed not in self._pictures[AFTER]]
+
     def sheets(self, calibration: Calibration) -> tuple[Sheet | None, Sheet | None]:
-        """(before, after): of the audit, and of the verification, or else of the last round. None without pictures."""
-        names, found = round_names([r.kind for r in calibration.rounds]), dict(self._pictures)
-        last = max((at for at in found if 0 < at < len(names)), default=0)
-        verified = last and calibration.rounds[last].kind == HELD_OUT
-        after = _sheet(WITH if verified else f"{names[last]}, not verified", found[last]) if last else None
-        return _sheet(WITHOUT, found.get(0)), after
+        """(before, after) of the same seeds: of the audit, and with the weights where they are final.
+        None without pictures."""
+        before, after = self._pictures[BEFORE], self._pictures[AFTER]
+        if not before:
+            return None, None
+        seeds = sorted(before)
+        first = Sheet(WITHOUT, [before[seed] for seed in seeds], seeds)
+        if not (calibration.plan.rounds or calibration.plan.held_out) or not calibration.finished \
+                or self.without_pair(calibration.steerings):
+            return first, None
+        return first, Sheet(WITH, [after.get(seed, before[seed]) for seed in seeds], seeds)
 
     def finish(self) -> None:
         """The calibration is done: the same request finds it. The state goes last: while it is there, the work counts
@@ -180,11 +193,6 @@ def _named(facts: object, name: str = "") -> Iterator[tuple[str, object]]:
 def key_of(seed: int) -> str:
     """What a picture of a seed is called."""
     return f"seed {seed}"
-
-
-def _sheet(what: str, pictures: dict[int, Image.Image] | None) -> Sheet | None:
-    seeds = sorted(pictures or ())
-    return Sheet(what, [pictures[seed] for seed in seeds], seeds) if pictures else None
 
 
 def png(picture: Image.Image) -> bytes:

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 from ...core.attribute import Attribute, parse, together
 from ...core.calibration.plan import FIELDS, Plan, duration
 from ...core.errors import DebiasError, quoted, short
-from ...core.files import contents, inside, safe_name, write_atomic, writing
+from ...core.files import contents, inside, safe_name, write_atomic
 from ...core.method.methods import named
 from .parts import Stopped, attributes_of, bench_of, checks_of, keep, plan_of, say
 
 if TYPE_CHECKING:
-    from ..sweep.folder import Asked, Measured, SweepFolder
+    from ..sweep.driver import Pool
+    from ..sweep.folder import Request, SweepFolder
     from ..sweep.job import Job
-    from ...core.study.unit import Recipe, Worker
+    from ..sweep.worker import Recipe, Worker
 
 # What decides pictures or labels, beside what a sweep's folder keeps anyway.
 DECIDING = ("config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "classifier", "labels", "look",
@@ -39,18 +40,18 @@ def sweep(options) -> dict:
     if options.status:
         return _status(options)
     keep(options)
-    asked = _asked(options)
-    folder = SweepFolder(Path(options.out), asked)
+    request = _request(options)
+    folder = SweepFolder(Path(options.out), request)
     _check_free(options, folder)
     found = [_results(options, folder, model, *_run_model(options, folder, model))
-             for model in range(len(asked.models))]
+             for model in range(len(request.models))]
     return dict(ok=any(own["finished"] for own in found), out=options.out, models=found)
 
 
 def card(options) -> dict:
     """Write a page of one bias card, or of two side by side: checkpoint A and B, or before and after."""
-    from ...core.report.card import card_markdown, card_page
-    from ...core.report.card_figures import read_card
+    from ...core.report.page import card_markdown, card_page
+    from ...core.report.figures import read_card
     if len(options.card) > 2:
         raise DebiasError(f"Expected one card, or two to compare, got {len(options.card)}. Give one or two.")
     files = [Path(place) / "card.json" if Path(place).is_dir() else Path(place) for place in options.card]
@@ -67,8 +68,8 @@ COMMANDS = {function.__name__: function for function in (sweep, card)}
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
 
-def _asked(options) -> Asked:
-    from ..sweep.folder import Asked
+def _request(options) -> Request:
+    from ..sweep.folder import Request
     from ..sweep.job import Wanted
     from ..sweep.prompts import read_prompts
     rows = read_prompts(options.prompts, options.template)
@@ -102,7 +103,7 @@ def _asked(options) -> Asked:
         raise DebiasError(f"Expected checks of attributes that are measured, got one of {quoted(strange[0])}. Leave "
                           "it out.")
     deciding = {name: value for name in DECIDING if (value := getattr(options, name, None)) is not None}
-    return Asked(models, tuple(wanted), tuple(variants), method, plan, deciding, checks)
+    return Request(models, tuple(wanted), tuple(variants), method, plan, deciding, checks)
 
 
 def _sets(options) -> list[tuple[Attribute, ...]]:
@@ -131,78 +132,55 @@ def _plan(options, models: Sequence[str]):
     return method, plan_of(options, method, batch_size)
 
 
-# --- one model -------------------------------------------------------------------------------------------------------
+# --- one model -------------------------------------------------------------------------------------
 
-def _run_model(options, folder: SweepFolder, model: int) -> tuple[list[Job], Measured]:
+def _run_model(options, folder: SweepFolder, model: int) -> tuple[list[Job], dict]:
+    """(all prompts as they are now, what the workers agreed in)"""
     from ..sweep.driver import Driver
-    from ..sweep.folder import unit_line
-    with folder.journal() as journal:
-        jobs = folder.jobs(model)
-        measured = folder.load(model, jobs)
-        for job in jobs:
-            job.replay()
-            if job.finished and job.error is None and not folder.state(model, job.number).exists():
-                _save(folder, model, job)
-        if all(job.finished for job in jobs):
-            return jobs, measured
-        line = _Line(options, folder.asked.models[model], jobs)
+    with folder.held():
+        jobs, facts = folder.jobs(model), folder.facts(model)
+        if all(job.finished for job in jobs) and facts is not None:
+            return jobs, facts
+        line = _Line(options, folder.request.models[model], jobs)
 
-        def record(unit, found, worker):
-            with writing("The sweep's journal", folder.root):
-                journal.add(unit_line(model, unit, found, worker))
-            line.measured(found)
-
-        def learn(facts):
-            folder.check_judges(facts)
-            journal.add(dict(model=model, facts=facts))
-
-        def ended(job):
-            if job.error is not None:
-                journal.add(dict(model=model, failed=job.number, error=job.error))
-                line.warn(f"{job.wanted.prompt}: {job.error}")
+        def keep(job: Job, images: int) -> None:
+            if job.error is None:
+                folder.keep(model, job)
+                line.images += images
             else:
-                _save(folder, model, job)
+                line.warn(f"{job.wanted.prompt}: {job.error}")
 
-        engine = None
+        pool = None
         try:
-            engine = _engine(options, folder.asked, model)
+            pool = _pool(options, folder.request, model)
             with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what Ray prints is no event
-                Driver(jobs, engine, record=record, learn_facts=learn, ended=ended, say=line.say, facts=measured.facts,
-                       warn=line.warn).run()
+                driver = Driver(jobs, pool, keep=keep, learn=partial(folder.learn, model), say=line.say,
+                                facts=facts, warn=line.warn)
+                driver.run()
         except KeyboardInterrupt as stopped:
             raise Stopped(f"{line.text()}\nWhat was measured is kept: run the same command again to continue."
                           ) from stopped
         finally:
-            if engine is not None:
-                engine.close()
+            if pool is not None:
+                pool.close()
             line.close()
-    jobs = folder.jobs(model)
-    measured = folder.load(model, jobs)
-    for job in jobs:
-        job.replay()
-        if not job.finished:
-            job.error = measured.failed.get(job.number)
-    return jobs, measured
+    return jobs, driver.facts or {}
 
 
-def _save(folder: SweepFolder, model: int, job: Job) -> None:
-    folder.state(model, job.number).parent.mkdir(exist_ok=True)
-    job.calibration.save(folder.state(model, job.number))
-
-
-def _engine(options, asked: Asked, model: int):
-    from ..sweep.engine import Here
-    from ...core.study.unit import Recipe
-    pictures = options.pictures and str(Path(options.pictures).resolve() / asked.identity / str(model + 1))
-    recipe = Recipe(asked.variants, asked.method, asked.plan, options.show, pictures)
-    plain = {**vars(options), "command": None, "model": asked.models[model], "batch_size": asked.plan.batch_size}
+def _pool(options, request: Request, model: int) -> Pool:
+    from ..sweep.driver import Here
+    from ..sweep.worker import Recipe
+    pictures = options.pictures and str(Path(options.pictures).resolve() / request.identity / str(model + 1))
+    recipe = Recipe(request.variants, request.method, request.plan, options.show, pictures)
+    plain = {**vars(options), "command": None, "model": request.models[model],
+             "batch_size": request.plan.batch_size}
     if options.ray is None:
         return Here(partial(opened, plain, recipe))
     from ..sweep.on_ray import OnRay, connect
-    open_worker = partial(opened, _absolute(plain), recipe)
     connect(None if options.ray == "local" else options.ray)
-    return OnRay(f"sd-debias {Path(asked.models[model]).name}", open_worker, options.workers or 0,
-                 1.0 if options.worker_cpus is None else options.worker_cpus, options.worker_gpus)
+    return OnRay(f"sd-debias {Path(request.models[model]).name}", partial(opened, _absolute(plain), recipe),
+                 options.workers or 0, 1.0 if options.worker_cpus is None else options.worker_cpus,
+                 options.worker_gpus)
 
 
 def _absolute(options: dict) -> dict:
@@ -222,7 +200,7 @@ def opened(options: dict, recipe: Recipe) -> Worker:
     import torch
     import transformers
 
-    from ...core.study.unit import Worker
+    from ..sweep.worker import Worker
     attributes = {a.name: a for variant in recipe.variants for a in variant}
     bench = bench_of(Namespace(**{**options, "command": opened}), tuple(attributes.values()))
     # What decides a picture or a label, by content: the same files on another machine have other times.
@@ -238,9 +216,10 @@ def opened(options: dict, recipe: Recipe) -> Worker:
 def _place(options, folder: SweepFolder, model: int) -> tuple[Path, str]:
     """(folder of a model's results, its profile's name); two models of one name, and names of a sweep's own files, are
     told apart by a number."""
+    from ..sweep.folder import FACTS, NAME, STATES
     name = safe_name(options.name or folder.root.resolve().name)
-    models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:60] or "model" for own in folder.asked.models]
-    same = [own.casefold() for own in [*models, "journal.jsonl", "done", "sweep.json"]].count(models[model].casefold())
+    models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:60] or "model" for own in folder.request.models]
+    same = [own.casefold() for own in [*models, NAME, FACTS, STATES]].count(models[model].casefold())
     place = models[model] if same == 1 else f"{model + 1}-{models[model]}"
     return inside(folder.root, folder.root / place), name if len(models) == 1 else f"{name}-{place}"
 
@@ -248,17 +227,17 @@ def _place(options, folder: SweepFolder, model: int) -> tuple[Path, str]:
 def _check_free(options, folder: SweepFolder) -> None:
     """Raises DebiasError, before anything is measured, where results would replace what the user made."""
     from ..sweep.result import check_free, profile_names
-    for model in range(len(folder.asked.models)):
+    for model in range(len(folder.request.models)):
         place, name = _place(options, folder, model)
-        profile_names(name, folder.asked)
+        profile_names(name, folder.request)
         if not options.overwrite:
-            check_free(place, name, folder.asked)
+            check_free(place, name, folder.request)
 
 
-def _results(options, folder: SweepFolder, model: int, jobs: Sequence[Job], measured: Measured) -> dict:
+def _results(options, folder: SweepFolder, model: int, jobs: Sequence[Job], facts: dict) -> dict:
     from ..sweep.result import write_results
     place, name = _place(options, folder, model)
-    found = write_results(place, name, folder.asked, jobs, measured)
+    found = write_results(place, name, folder.request, jobs, facts)
     lines = [f"{found['model']}: {found['finished']} of {found['prompts']} prompts, "
              f"{found['images']:,} pictures", *(f"  Profile: {path}" for path in found["profiles"]),
              f"  Bias card: {found['card']}", f"  Labels: {found['labels']}",
@@ -276,9 +255,6 @@ class _Line:
         self.json, self.terminal, self.model, self.jobs = options.json, sys.stderr.isatty(), model, jobs
         self.images, self.began, self.told, self.counted = 0, time.monotonic(), 0.0, 0.0
         self._about, self.out = 0, sys.stdout
-
-    def measured(self, found: dict) -> None:
-        self.images += sum(batch["count"] for batch in found["batches"])
 
     def facts(self) -> dict:
         now = time.monotonic()
@@ -325,39 +301,23 @@ class _Line:
 
 
 def _status(options) -> dict:
-    """Print the progress of a sweep from its journals, also of one that runs in another shell."""
+    """Print the progress of a sweep from its folder, also of one that runs in another shell."""
     from ..sweep.folder import SweepFolder
     folder = SweepFolder(Path(options.status))
     found = []
-    for model, name in enumerate(folder.asked.models):
-        images, begun, recent, failed = 0, set(), [], set()
-        for line in folder.lines():
-            try:
-                if line.get("model") == model and "unit" in line:
-                    count = sum(batch["count"] for batch in line["batches"])
-                    begun.add(line["unit"][0])
-                    recent.append((line["time"], count))
-                    images += count
-                elif line.get("model") == model and "failed" in line:
-                    failed.add(line["failed"])
-            except (LookupError, TypeError):
-                continue  # a damaged line
-        finished = {number for number in range(len(folder.asked.wanted)) if folder.state(model, number).exists()}
-        last = max((at for at, _ in recent), default=None)
-        near = [(at, count) for at, count in recent if last is not None and at > last - 300]
-        seconds = max(last - min(at for at, _ in near), 1) if last is not None else 1
-        found.append(dict(model=name, prompts=len(folder.asked.wanted), finished=len(finished),
-                          failed=len(failed - finished), begun=len(begun | finished), images=images,
-                          rate=round(sum(count for _, count in near) / seconds, 2) if len(near) > 1 else None,
-                          seconds_ago=None if last is None else max(round(time.time() - last), 0)))
-    say(options, "\n".join(_standing(own) for own in found))
+    for model, name in enumerate(folder.request.models):
+        jobs = folder.jobs(model)
+        times = [path.stat().st_mtime for job in jobs if (path := folder.state(model, job.number)).exists()]
+        found.append(dict(model=name, prompts=len(jobs), begun=len(times),
+                          finished=sum(job.finished for job in jobs),
+                          images=sum(r.done for job in jobs for r in job.calibration.rounds),
+                          seconds_ago=max(round(time.time() - max(times)), 0) if times else None))
+    say(options, "\n".join(map(_standing, found)))
     return dict(out=options.status, models=found)
 
 
 def _standing(found: dict) -> str:
     ago = "nothing measured yet" if found["seconds_ago"] is None else \
         f"last pictures {duration(found['seconds_ago'])} ago"
-    rate = f", {found['rate']:g}/s" if found["rate"] else ""
-    failed = f", {found['failed']} failed" if found["failed"] else ""
-    return (f"{found['model']}: {found['finished']} of {found['prompts']} prompts{failed}, {found['images']:,} "
-            f"pictures{rate}; {ago}")
+    return (f"{found['model']}: {found['finished']} of {found['prompts']} prompts, {found['images']:,} "
+            f"pictures; {ago}")

@@ -1,280 +1,218 @@
-"""The driver of a sweep: one runner a prompt, and an engine that does their units. It never waits for one prompt."""
+"""The driver of a sweep: gives prompts to workers, a few batches at a time, and keeps what comes back."""
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 from ...core.errors import DebiasError, short
-from .engine import Answer, Engine
 from .job import Job
-from ...core.study.unit import Unit, answers, blank, digest
+from .worker import Opened, Task, Worker, digest
 
-SECONDS = 10.0   # that a unit should take: long beside its way, short beside a night
-STRIKES = 3      # units in a row at which a worker failed, after which it is given nothing more
-TRIES = 5        # of one unit, by several workers; 2 where there is one
-SLOW = 10.0      # times as long as units usually take: then somebody else tries too
-PATIENCE = 60.0  # seconds, at least, before that
-
-Key = tuple[int, int, int]  # job, round, first seed
+STRIKES = 3  # errors in a row, not all at one place, after which a worker is given nothing more
+TRIES = 3    # of one task, if possible by several workers
+PATIENCE = 60.0  # seconds that a failed task waits for a worker that is not open yet
 
 
-@dataclass
-class _AtWork:
-    unit: Unit
-    since: float
-    workers: set[str] = field(default_factory=set)
+@dataclass(frozen=True)
+class Answer:
+    """The result of a task or, without a job, of opening a worker.
+
+    found  as `Worker.advance` gives it; of a worker that is open now, its facts
+    error  what went wrong, in words
+    lost   the worker is gone, for whatever reason; it says so when it is opened again
+    wrong  the prompt cannot be measured so: the worker is not at fault
+    """
+    worker: str
+    job: int | None = None
+    found: dict | None = None
+    error: str = ""
+    lost: bool = False
+    wrong: bool = False
+
+
+class Pool(Protocol):
+    """Workers by name, which do one task at a time."""
+    seconds: float  # that a task should take
+
+    def workers(self) -> int:
+        """Number of workers, with those that are opened still."""
+        ...
+
+    def free(self) -> list[str]:
+        """The open workers that do nothing."""
+        ...
+
+    def give(self, worker: str, task: Task) -> None:
+        ...
+
+    def answers(self, seconds: float) -> list[Answer]:
+        """The answers so far; waits at most this long for the first."""
+        ...
+
+    def retire(self, worker: str) -> None:
+        """Let go of a worker, and forget what it is at work on."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all workers."""
+        ...
+
+
+class Here:
+    """One worker in this process. Ctrl-C passes through between pictures, as in a calibration."""
+    name, seconds = "this process", 0.0  # every batch is kept at once
+
+    def __init__(self, open_worker: Opened):
+        self._open, self._worker, self._task = open_worker, None, None  # type: ignore[var-annotated]
+        self._retired = False
+
+    def workers(self) -> int:
+        return 0 if self._retired else 1
+
+    def free(self) -> list[str]:
+        return [self.name] if self._worker and not self._task and not self._retired else []
+
+    def give(self, worker: str, task: Task) -> None:
+        self._task = task
+
+    def answers(self, seconds: float) -> list[Answer]:
+        if self._worker is None:
+            self._worker = self._open()
+            return [Answer(self.name, found=self._worker.facts)]
+        task, self._task = self._task, None
+        return [] if task is None else [answer(self._worker, self.name, task)]
+
+    def retire(self, worker: str) -> None:
+        self._retired = True
+
+    def close(self) -> None:
+        self._worker = None
+
+
+def answer(worker: Worker, name: str, task: Task) -> Answer:
+    """A worker's answer to a task, its mistakes included."""
+    try:
+        return Answer(name, task.job, worker.advance(task))
+    except DebiasError as error:
+        return Answer(name, task.job, error=str(error), wrong=True)
+    except Exception as error:  # whatever a model, a driver or a disk raises: somebody else may fare better
+        return Answer(name, task.job, error=f"{type(error).__name__}: {error}")
 
 
 class Driver:
-    """Runs all jobs of one model to their end.
+    """Advances all jobs of one model to their end.
 
-    record  is given every measured unit's line, before it counts
-    ended   is called with each job that is finished
-    say     is called after every answer
-    facts   what workers must agree in; None: the first worker says it
+    keep   is given each job whose state has changed, and how many pictures are new
+    facts  in which workers must agree; None: the first worker says it, and `learn` is told
+    say    is called after every answer; warn with what a user should know
 
     Raises DebiasError where no worker is left.
     """
 
-    def __init__(self, jobs: Sequence[Job], engine: Engine, *, record: Callable[[Unit, dict, str], None],
-                 ended: Callable[[Job], None] = lambda job: None, say: Callable[[], None] = lambda: None,
-                 learn_facts: Callable[[dict], None] = lambda facts: None, facts: dict | None = None,
-                 warn: Callable[[str], None] = lambda text: None):
-        self.jobs, self.engine, self.facts = {job.number: job for job in jobs}, engine, facts
-        self._record, self._ended, self._say, self._learn, self._warn = record, ended, say, learn_facts, warn
-        self._learners: dict[int, list[Job]] = defaultdict(list)
-        for job in jobs:
-            for teacher in job.teachers:
-                self._learners[teacher.number].append(job)
-        self._openable = deque(job for job in jobs if not job.finished and job.taught)
-        self._ready: deque[Job] = deque()
-        self._closed: set[int] = set()
-        self._gone: set[str] = set()
-        self._again: deque[tuple[Unit, frozenset[str], float]] = deque()  # and since when
-        self._at_work: dict[Key, _AtWork] = {}
-        self._tries: dict[Key, int] = defaultdict(int)
-        self._strikes: dict[str, set[Key]] = defaultdict(set)
-        self._doubts: dict[Key, tuple[str, str]] = {}  # units that one worker says cannot be made: who, and why
-        self._batch_seconds: float | None = None
-        self._unit_seconds: float | None = None
+    def __init__(self, jobs: Sequence[Job], pool: Pool, *, keep: Callable[[Job, int], None],
+                 facts: dict | None = None, learn: Callable[[dict], None] = lambda facts: None,
+                 say: Callable[[], None] = lambda: None, warn: Callable[[str], None] = lambda text: None):
+        self.jobs, self.pool, self.facts = {job.number: job for job in jobs}, pool, facts
+        self._keep, self._learn, self._say, self._warn = keep, learn, say, warn
+        self._waiting = deque(job for job in jobs if not job.finished)
+        self._busy: dict[str, Job] = {}
+        self._open: set[str] = set()
+        self._strikes: dict[str, list[tuple[int, int]]] = defaultdict(list)  # prompt and pictures before
         self._trouble = ""
 
     def run(self) -> None:
-        """Return when every job is finished. After an interruption, all answers so far are recorded."""
-        while True:
-            self._give()
-            if not self._at_work and not self._again and not self._ready and not self._openable:
-                return
-            for answer in self.engine.answers(5.0):
-                self._take(answer)
-            due = self._at_work or self._again or self._ready or self._openable
-            if due and not self.engine.workers():
-                raise DebiasError(f"No worker is left. {self._trouble or 'All were lost.'} What was measured is kept: "
-                                  "run the same command again to continue.")
+        while self._waiting or self._busy:
+            for worker in self.pool.free():
+                if (job := self._next(worker)) is not None:
+                    self._waiting.remove(job)
+                    self._busy[worker] = job
+                    self.pool.give(worker, job.task(self.pool.seconds))
+            for found in self.pool.answers(5.0):
+                self._take(found)
+            if (self._waiting or self._busy) and not self.pool.workers():
+                raise DebiasError(f"No worker is left. {self._trouble or 'All were lost.'} What was measured "
+                                  "is kept: run the same command again to continue.")
             self._say()
 
-    # --- giving ------------------------------------------------------------------------------------------------------
+    def _next(self, worker: str) -> Job | None:
+        """The first job that is due; one at which this worker failed only where nobody else can try,
+        or is about to: a worker that waits for its place may never get it."""
+        coming, now = self.pool.workers() > len(self._open), time.monotonic()
+        return next((job for job in self._waiting if job.taught and (
+            worker not in job.failed or self._open <= set(job.failed)
+            and (not coming or now - job.failed_at > PATIENCE))), None)
 
-    def _give(self) -> None:
-        for unit, avoid, since in [self._again.popleft() for _ in range(len(self._again))]:
-            nobody_else = self.engine.workers() <= 1 or time.monotonic() - since > PATIENCE  # who may never open
-            if self.engine.free(avoid):
-                self._hand(unit, avoid)
-            elif nobody_else and self.engine.free():
-                self._hand(unit, frozenset())
-            else:
-                self._again.append((unit, avoid, since))
-        while self.engine.free():
-            unit = self._next()
-            if unit is None:
-                self._double()
-                return
-            self._hand(unit, frozenset())
+    def _take(self, found: Answer) -> None:
+        job = self._busy.pop(found.worker, None)
+        if found.lost:
+            self._open.discard(found.worker)
+        if found.job is None:
+            self._greet(found)
+        elif job is not None and found.found is None:
+            self._fail(found, job)
+        elif job is not None and found.found is not None:
+            self._count(found.worker, job, found.found)
 
-    def _next(self) -> Unit | None:
-        """The next unit that is due; jobs that were begun come before new ones."""
-        while self._ready or self._openable:
-            if not self._ready:
-                self._ready.append(self._openable.popleft())
-                self._ready[0].learn()
-            job = self._ready[0]
-            unit = job.due(self._size(job))
-            if unit is not None:
-                return unit
-            self._ready.popleft()
-            if job.finished and job.number not in self._closed:
-                self._closed.add(job.number)
-                self._close(job)
-        return None
-
-    def _size(self, job: Job) -> int:
-        """Batches per unit: enough for some seconds of work, and few enough that every worker gets one."""
-        most = 1 if not self._batch_seconds else max(1, int(SECONDS / self._batch_seconds))
-        return min(most, max(1, math.ceil(job.left() * len(self._ready) / max(self.engine.workers(), 1))))
-
-    def _hand(self, unit: Unit, avoid: frozenset[str]) -> None:
-        worker = self.engine.give(unit, avoid)
-        self._at_work.setdefault(_key(unit), _AtWork(unit, time.monotonic())).workers.add(worker)
-
-    def _double(self) -> None:
-        """If nothing is due and a worker is free, give out units again that take much too long."""
-        limit = max(PATIENCE, SLOW * (self._unit_seconds or 0))
-        for own in self._at_work.values():
-            avoid = frozenset(own.workers)
-            if len(avoid) == 1 and time.monotonic() - own.since > limit and self.engine.free(avoid):
-                self._hand(own.unit, avoid)
-
-    # --- taking ------------------------------------------------------------------------------------------------------
-
-    def _take(self, answer: Answer) -> None:
-        if answer.lost:
-            self._lose(answer.worker, answer.error)
-        elif answer.unit is None:
-            self._greet(answer)
-        elif answer.found is not None:
-            self._count(answer.worker, answer.unit, answer.found)
-        else:
-            self._fail(answer)
-
-    def _greet(self, answer: Answer) -> None:
-        if answer.found is None:
-            self._retire(answer.worker, f"{answer.worker} could not be started: {answer.error}")
-        elif self.facts is None:
-            self.facts = answer.found
-            self._learn(answer.found)
-        elif digest(answer.found) != digest(self.facts):
-            self._retire(answer.worker, f"{answer.worker} is refused: {difference(self.facts, answer.found)}")
-
-    def _count(self, worker: str, unit: Unit, found: dict) -> None:
-        if not answers(found, unit, [len(a.groups) for a in self.jobs[unit.job].calibration.attributes]):
-            self._fail(Answer(worker, unit, error="its answer does not fit the request"))
+    def _greet(self, found: Answer) -> None:
+        if found.found is None:
+            self._retire(found.worker, f"{found.worker} could not be started: {found.error}")
             return
+        if self.facts is None:
+            self.facts = found.found
+            self._learn(found.found)
+        if digest(found.found) != digest(self.facts):
+            self._retire(found.worker, f"{found.worker} is refused: {difference(self.facts, found.found)}")
+        else:
+            self._open.add(found.worker)
+
+    def _count(self, worker: str, job: Job, found: dict) -> None:
         if found["facts"] != digest(self.facts):
+            self._waiting.appendleft(job)
             self._retire(worker, f"{worker} is refused: its model, version or judge has changed.")
             return
-        key = _key(unit)
-        if blank(found["batches"]) and self._doubtful(worker, unit, "no picture is finite"):
-            return
-        if key in self._doubts and not blank(found["batches"]):
-            before, why = self._doubts[key]
-            self._retire(before, f"{before} failed, but {worker} did not: {short(why)}. Check its machine.")
-        self._doubts.pop(key, None)
         self._strikes.pop(worker, None)
-        batches = len(found["batches"])
-        self._batch_seconds = _smooth(self._batch_seconds, found["seconds"] / batches)
-        self._unit_seconds = _smooth(self._unit_seconds, found["seconds"])
-        self._record(unit, found, worker)
-        job = self.jobs[unit.job]
-        for batch in found["batches"]:
-            job.remember(unit.round, unit.weights, batch, found["seconds"] / batches)
-        self._at_work.pop(key, None)
-        self._tries.pop(key, None)
-        self._wake(job)
+        for other, why in job.failed.items():
+            self._strike(other, job, why)  # not the prompt is at fault, if it could be measured here
+        job.take(found)
+        job.failed, job.tries = {}, 0
+        self._keep(job, found["images"])
+        if not job.finished:
+            self._waiting.appendleft(job)  # what was begun is finished first
 
-    def _fail(self, answer: Answer) -> None:
-        unit, worker = answer.unit, answer.worker
-        assert unit is not None
-        key, known = _key(unit), _key(unit) in self._at_work  # else another one has made it meanwhile
-        if answer.wrong:
-            if known and not self._doubtful(worker, unit, answer.error):
-                self._give_up(unit, answer.error)
-            return
-        self._strikes[worker].add(key)
-        self._trouble = f"The last error was: {short(answer.error)}."
-        if known:
-            self._drop(worker, unit)
-            self._try_again(unit, worker, answer.error)
-        if len(self._strikes[worker]) >= STRIKES:
-            self._retire(worker, f"{worker} gets no more work after {STRIKES} errors in a row: {short(answer.error)}.")
-
-    def _doubtful(self, worker: str, unit: Unit, why: str) -> bool:
-        """If another worker can try the unit, let it decide whether the prompt or this worker is at fault, and
-        return True."""
-        key = _key(unit)
-        if key in self._doubts or self.engine.workers() <= 1:
-            return False
-        self._doubts[key] = worker, why
-        self._drop(worker, unit)
-        self._repeat(unit, frozenset({worker}))
-        return True
-
-    def _try_again(self, unit: Unit, worker: str, why: str) -> None:
-        """Let another worker try, or give the prompt up; the next run of the command tries anew."""
-        self._tries[_key(unit)] += 1
-        tries = self._tries[_key(unit)]
-        if tries >= TRIES or tries >= 2 and self.engine.workers() <= 1:
-            self._give_up(unit, f"its pictures could not be generated in {tries} tries: {short(why)}")
+    def _fail(self, found: Answer, job: Job) -> None:
+        """Let another worker try; give the prompt up where nobody can measure it."""
+        worker = found.worker
+        job.failed[worker], job.tries, job.failed_at = found.error, job.tries + 1, time.monotonic()
+        if job.tries >= TRIES or found.wrong and self.pool.workers() <= len(job.failed):
+            job.error = found.error if found.wrong else \
+                f"its pictures could not be generated in {job.tries} tries: {short(found.error)}"
+            self._keep(job, 0)
         else:
-            self._repeat(unit, frozenset({worker}))
+            self._waiting.append(job)
+        if not found.wrong:
+            self._strike(worker, job, found.error)
 
-    def _give_up(self, unit: Unit, why: str) -> None:
-        job = self.jobs[unit.job]
-        job.error = why
-        for own in [own.unit for own in self._at_work.values() if own.unit.job == unit.job]:
-            del self._at_work[_key(own)]
-        self._again = deque(pair for pair in self._again if pair[0].job != unit.job)
-        self._wake(job)
-
-    def _wake(self, job: Job) -> None:
-        if job not in self._ready:
-            self._ready.appendleft(job)
-
-    def _repeat(self, unit: Unit, avoid: frozenset[str]) -> None:
-        if _key(unit) not in self._at_work:
-            self._again.append((unit, avoid, time.monotonic()))
-
-    def _drop(self, worker: str, unit: Unit) -> None:
-        """Record that this worker no longer works on the unit."""
-        own = self._at_work.get(_key(unit))
-        if own is not None:
-            own.workers.discard(worker)
-            if not own.workers:
-                self._at_work.pop(_key(unit), None)
+    def _strike(self, worker: str, job: Job, why: str) -> None:
+        own = self._strikes[worker]
+        own.append((job.number, job.images))
+        if worker in self._open and len(own) >= STRIKES and len(set(own)) > 1:
+            self._retire(worker, f"{worker} gets no more work after {STRIKES} errors: {short(why)}")
 
     def _retire(self, worker: str, why: str) -> None:
-        if worker in self._gone:
-            return
-        self._gone.add(worker)
+        self._open.discard(worker)
         self._trouble = why
         self._warn(why)
-        self.engine.retire(worker)
-        self._forget(worker, why)
-
-    def _lose(self, worker: str, why: str) -> None:
-        self._trouble = f"{worker} was lost: {why}"
-        self._warn(self._trouble)
-        self._forget(worker, why)
-
-    def _forget(self, worker: str, why: str) -> None:
-        """Give a lost worker's units to others; a picture may have caused the loss."""
-        for own in [own for own in self._at_work.values() if worker in own.workers]:
-            self._drop(worker, own.unit)
-            if not own.workers:
-                self._try_again(own.unit, worker, why)
-
-    def _close(self, job: Job) -> None:
-        self._ended(job)
-        taught = [learner for learner in self._learners.pop(job.number, []) if learner.taught and not learner.finished]
-        self._openable.extendleft(reversed(taught))
-
-
-def _key(unit: Unit) -> Key:
-    return unit.job, unit.round, unit.seeds[0]
-
-
-def _smooth(before: float | None, now: float) -> float:
-    return now if before is None else 0.8 * before + 0.2 * now
+        self.pool.retire(worker)
 
 
 def difference(facts: dict, other: dict) -> str:
     """The difference between two workers, in words."""
-    for name in ("software", "model", "setting", "classifiers"):
+    names = dict(software="version of sd-debias", model="model", setting="setting", classifiers="classifiers")
+    for name, words in names.items():
         if facts.get(name) != other.get(name):
-            what = {"software": "version of sd-debias", "model": "model", "setting": "setting",
-                    "classifiers": "classifiers"}[name]
-            return f"its {what} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
-    return ("its model files, judges, precision, device, libraries, settings page or extensions differ from this "
-            "sweep's.")
+            return f"its {words} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
+    return ("its model files, judges, precision, device, libraries, settings page or extensions differ from "
+            "this sweep's.")

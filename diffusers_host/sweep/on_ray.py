@@ -1,7 +1,7 @@
 """A sweep's engine on a Ray cluster: actors, one a GPU or share of one, each with the model and its judges.
 
-Labels come back, not pictures. Ray starts a dead actor again, elsewhere where its node is gone, and repeats what it was
-at work on; where it cannot, the driver gives that to others.
+Labels come back, not pictures. Ray starts a dead actor again, elsewhere where its node is gone; the
+driver gives what it was at work on to whoever is free.
 """
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import DebiasError, short
 from ...core.version import VERSION
-from .engine import Answer, answer
-from ...core.study.unit import Opened, Unit, Worker
+from .driver import Answer, answer
+from .worker import Opened, Task, Worker
 
-AT_ONCE = 2    # units an actor is given: while one comes back, it works on the next
-RESTARTS = 3   # of an actor; what it was at work on waits for it, and the driver knows who has tried how often
+RESTARTS = 3    # of an actor
+SECONDS = 10.0  # of a task: long beside its way, short beside a night
 
 
 def ray_module() -> Any:
@@ -84,24 +83,25 @@ class SweepActor:
         if version != VERSION:
             self.error = f"sd-debias {VERSION} is installed there, but the driver has {version}"
             return
+        lock = Path(tempfile.gettempdir()) / f"sd-debias-open-{getattr(os, 'getuid', int)()}.lock"
         try:
-            # One actor of a node after the other: the first reads the model's files, which the others find in memory.
-            with FileLock(str(Path(tempfile.gettempdir()) / f"sd-debias-open-{getattr(os, 'getuid', int)()}.lock")):
+            # One actor of a node after the other: the first reads the model's files, which the others
+            # find in memory.
+            with FileLock(str(lock)):
                 self.worker = open_worker()
         except DebiasError as error:
             self.error = str(error)
         except Exception as error:  # whatever a model or a driver raises
             self.error = f"{type(error).__name__}: {error}"
 
-    def facts(self) -> dict:
-        return {"error": self.error} if self.worker is None else self.worker.facts
+    def facts(self) -> Answer:
+        found = None if self.worker is None else self.worker.facts
+        return Answer(self.name, found=found, error=self.error)
 
-    def measure(self, unit: dict) -> dict:
-        """Plain values both ways: a cluster need not load a model's libraries to hand them on."""
+    def advance(self, task: Task) -> Answer:
         if self.worker is None:
-            return dict(error=self.error)
-        found = answer(self.worker, self.name, Unit(**unit))
-        return dict(found=found.found, error=found.error, wrong=found.wrong)
+            return Answer(self.name, task.job, error=self.error)
+        return answer(self.worker, self.name, task)
 
     def __repr__(self) -> str:
         return self.name  # the dashboard and Ray's logs show it
@@ -111,79 +111,70 @@ class OnRay:
     """Actors on a Ray cluster.
 
     workers  how many; 0: one a GPU of the cluster, or, where it has none, one a CPU core
-    cpus, gpus  that each of them takes; gpus may be a share, such as 0.5; None: 1 where the cluster has GPUs
+    cpus, gpus  that each of them takes; gpus may be a share, such as 0.5; None: 1 where the cluster
+                has GPUs
 
     Raises DebiasError where the cluster cannot hold a single one.
     """
+    seconds = SECONDS
 
-    def __init__(self, name: str, open_worker: Opened, workers: int = 0, cpus: float = 1.0, gpus: float | None = None,
-                 actor: type = SweepActor):
+    def __init__(self, name: str, open_worker: Opened, workers: int = 0, cpus: float = 1.0,
+                 gpus: float | None = None):
         self._ray = ray = ray_module()
         there = ray.cluster_resources()
         gpus = (1.0 if there.get("GPU") else 0.0) if gpus is None else gpus
         fit = int(min(there.get("GPU", 0) / gpus if gpus else float("inf"),
                       there.get("CPU", 0) / cpus if cpus else float("inf"), 1_000_000))
         count = workers or fit
-        if not count or not fit and not workers:
-            raise DebiasError(f"The Ray cluster has {there.get('CPU', 0):g} CPU cores and {there.get('GPU', 0):g} "
-                              f"GPUs, too few for one worker with {cpus:g} and {gpus:g}. Ask for less with "
-                              "--worker-cpus and --worker-gpus.")
-        kind = ray.remote(actor)
+        if not count:
+            raise DebiasError(f"The Ray cluster has {there.get('CPU', 0):g} CPU cores and "
+                              f"{there.get('GPU', 0):g} GPUs, too few for one worker with {cpus:g} and "
+                              f"{gpus:g}. Ask for less with --worker-cpus and --worker-gpus.")
+        kind = ray.remote(SweepActor)
         self._actors = {}
-        for number in range(1, count + 1):
-            own = f"{name} {number}"
-            self._actors[own] = kind.options(num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS,
-                                             max_task_retries=-1, name=f"{own} {os.urandom(3).hex()}",
-                                             ).remote(own, open_worker, VERSION)
-        self._asked: dict[Any, tuple[str, Unit | None]] = {}
-        for own, remote in self._actors.items():
-            self._asked[remote.facts.remote()] = own, None
-        self._open: dict[str, int] = {}  # units at once, by worker
+        self._asked: dict[Any, tuple[str, int | None]] = {}  # worker and job, by what Ray promised
+        for own in (f"{name} {number}" for number in range(1, count + 1)):
+            self._actors[own] = kind.options(
+                num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=-1,
+                name=f"{own} {os.urandom(3).hex()}").remote(own, open_worker, VERSION)
+            self._greet(own)
+
+    def _greet(self, worker: str) -> None:
+        """Ask an actor for its facts, which it answers once it is open."""
+        self._asked[self._actors[worker].facts.remote()] = worker, None
 
     def workers(self) -> int:
         return len(self._actors)
 
-    def free(self, avoid: frozenset[str] = frozenset()) -> int:
-        return sum(AT_ONCE - busy for own, busy in self._open.items() if own not in avoid)
+    def free(self) -> list[str]:
+        busy = {worker for worker, _ in self._asked.values()}
+        return [own for own in self._actors if own not in busy]
 
-    def give(self, unit: Unit, avoid: frozenset[str] = frozenset()) -> str:
-        own = min((own for own in self._open if own not in avoid), key=lambda own: self._open[own])
-        self._open[own] += 1
-        work = self._actors[own].measure.options(name=f"{unit.prompt[:60]}: {unit.kind} {unit.round}")
-        self._asked[work.remote(asdict(unit))] = own, unit
-        return own
+    def give(self, worker: str, task: Task) -> None:
+        work = self._actors[worker].advance.options(name=task.prompt[:60], max_task_retries=0)
+        self._asked[work.remote(task)] = worker, task.job
 
     def answers(self, seconds: float) -> list[Answer]:
         if not self._asked:
             return []
-        asked = list(self._asked)
-        done, _ = self._ray.wait(asked, num_returns=1, timeout=seconds)
-        if done:  # and whatever else is there already
-            done, _ = self._ray.wait(asked, num_returns=len(asked), timeout=0)
-        return [found for ref in done if ref in self._asked for found in self._answer(ref)]
+        done, _ = self._ray.wait(list(self._asked), num_returns=1, timeout=seconds)
+        return [self._answer(promise) for promise in done]
 
-    def _answer(self, ref: Any) -> list[Answer]:
-        own, unit = self._asked.pop(ref)
-        if unit is not None and own in self._open:
-            self._open[own] -= 1
+    def _answer(self, promise: Any) -> Answer:
+        worker, job = self._asked.pop(promise)
         try:
-            found = self._ray.get(ref)
+            return self._ray.get(promise)
         except self._ray.exceptions.RayActorError as error:
-            self.retire(own)
-            return [Answer(own, unit, error=_words(error), lost=True)]
+            if job is not None and worker in self._actors:
+                self._greet(worker)  # Ray may start it again
+                return Answer(worker, job, error=_words(error), lost=True)
+            return Answer(worker, error=_words(error), lost=True)
         except self._ray.exceptions.RayError as error:
-            return [Answer(own, unit, error=_words(error))]
-        if unit is not None:
-            return [Answer(own, unit, **found)]
-        if "error" in found:
-            return [Answer(own, None, error=found["error"])]
-        self._open[own] = 0
-        return [Answer(own, None, found)]
+            return Answer(worker, job, error=_words(error))
 
     def retire(self, worker: str) -> None:
         actor = self._actors.pop(worker, None)
-        self._open.pop(worker, None)
-        self._asked = {ref: asked for ref, asked in self._asked.items() if asked[0] != worker}
+        self._asked = {promise: own for promise, own in self._asked.items() if own[0] != worker}
         if actor is not None:
             self._ray.kill(actor)
 

@@ -16,27 +16,27 @@ from ...core.study.unfinished import key_of
 from ...core.errors import DebiasError, placeless, quoted
 from ...core.files import read_json, recover, safe_name, write_atomic, writing
 from ...core.profile.file import SOFTWARE
-from ...core.report.card import card_markdown, card_page
-from ...core.report.card_figures import FORM
-from .folder import Asked, Measured
+from ...core.report.page import card_markdown, card_page
+from ...core.report.figures import FORM
+from .folder import Request
 from .job import Job
 
 CARD, PAGE, MARKDOWN, LABELS = "card.json", "card.html", "card.md", "labels.csv"
 WRITTEN = "written.json"  # digests of these files, by name: what was edited since is not replaced
 
 
-def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], measured: Measured) -> dict:
+def write_results(folder: Path, name: str, request: Request, jobs: Sequence[Job], facts: dict) -> dict:
     """Write all files of one model into its folder; returns where they are, and which prompts failed, as plain values.
 
     Raises DebiasError where the folder cannot be written to.
     """
-    several = len(asked.variants) > 1
-    card = card_of(asked, jobs, measured)
+    several = len(request.variants) > 1
+    card = card_of(request, jobs, facts)
     rows = [{**({"set": job.wanted.variant + 1} if several else {}), **row} for job in jobs for row in label_rows(job)]
     files: dict[str, str | bytes] = {CARD: json.dumps(card, indent=1, allow_nan=False), PAGE: card_page([card]),
                                      MARKDOWN: card_markdown(card), LABELS: csv_of(rows)}
     with writing("The sweep's results", folder):
-        made = list(_profiles(name, asked, jobs, measured))
+        made = list(_profiles(name, request, jobs, facts))
         digests = {file: [_digest(content)] for file, content in
                    {**files, **{f"{profile.name}.json": profile.text for profile in made}}.items()}
         # Said before they are written: if this is killed halfway, old and new files are both known as a sweep's.
@@ -53,10 +53,10 @@ def write_results(folder: Path, name: str, asked: Asked, jobs: Sequence[Job], me
                 card=str(folder / PAGE), labels=str(folder / LABELS), images=card["cost"]["images"])
 
 
-def check_free(folder: Path, name: str, asked: Asked) -> None:
+def check_free(folder: Path, name: str, request: Request) -> None:
     """Raises DebiasError where results would replace what is not a sweep's, or was edited since."""
     known = _written(folder)
-    names = [CARD, PAGE, MARKDOWN, LABELS, *(f"{own}.json" for own in profile_names(name, asked))]
+    names = [CARD, PAGE, MARKDOWN, LABELS, *(f"{own}.json" for own in profile_names(name, request))]
     if len({own.casefold() for own in names}) < len(names):
         raise DebiasError(f"A profile named {quoted(name)} would replace the card. Choose another --name.")
     for file in names:
@@ -76,34 +76,30 @@ def _digest(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
-def profile_names(name: str, asked: Asked) -> list[str]:
+def profile_names(name: str, request: Request) -> list[str]:
     """A profile's name for each set of attributes. Raises DebiasError for what is no file name."""
-    several = len(asked.variants) > 1
-    return [safe_name(f"{name}-{variant + 1}" if several else name) for variant in range(len(asked.variants))]
+    several = len(request.variants) > 1
+    return [safe_name(f"{name}-{variant + 1}" if several else name) for variant in range(len(request.variants))]
 
 
-def _profiles(name: str, asked: Asked, jobs: Sequence[Job], measured: Measured) -> Iterator:
+def _profiles(name: str, request: Request, jobs: Sequence[Job], facts: dict) -> Iterator:
     """A profile for each set of attributes that was calibrated."""
-    for variant in range(len(asked.variants)):
+    for variant in range(len(request.variants)):
         done = [job for job in jobs if job.wanted.variant == variant and job.error is None and
                 job.calibration.plan.rounds and job.calibration.finished]
         if done:
-            own = profile_names(name, asked)[variant]
-            profile = profile_of(own, [job.calibration for job in done], _setting(measured),
-                                 _classifier(measured, variant), [measured.evaluations.get(job.number) for job in done])
+            own = profile_names(name, request)[variant]
+            profile = profile_of(own, [job.calibration for job in done], dict(facts["setting"]),
+                                 _classifier(facts, variant), [job.evaluations for job in done])
             subjects = {job.wanted.prompt: job.wanted.subject for job in done}
             yield replace(profile, entries=tuple(
                 entry if subjects[entry.prompt] is None else replace(entry, subject=subjects[entry.prompt])
                 for entry in profile.entries))
 
 
-def _setting(measured: Measured) -> dict:
-    return dict((measured.facts or {}).get("setting", {}))
-
-
-def _classifier(measured: Measured, variant: int) -> str:
+def _classifier(facts: dict, variant: int) -> str:
     """What labelled the pictures, as profiles say it."""
-    return ", ".join((measured.facts or {}).get("classifiers", [[]] * (variant + 1))[variant])
+    return ", ".join(facts["classifiers"][variant])
 
 
 def label_rows(job: Job) -> Iterator[dict]:
@@ -120,29 +116,28 @@ def label_rows(job: Job) -> Iterator[dict]:
             yield {"prompt": row.pop("title"), "round": name, **row, **drawn}
 
 
-def card_of(asked: Asked, jobs: Sequence[Job], measured: Measured) -> dict:
-    """The bias card of one model, as `core.report.card` reads it."""
+def card_of(request: Request, jobs: Sequence[Job], facts: dict) -> dict:
+    """The bias card of one model, as `core.report.page` reads it."""
     rounds = [r for job in jobs for r in job.calibration.rounds]
-    counts = list(measured.evaluations.values())
+    counts = [job.evaluations for job in jobs]
     evaluations = sum(n for n in counts if n is not None) if None not in counts else None
-    setting = _setting(measured)
     return dict(
         form=FORM, software=SOFTWARE, created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model=str((measured.facts or {}).get("model") or "model"), setting=setting,
-        classifier="; ".join(dict.fromkeys(_classifier(measured, i) for i in range(len(asked.variants)))),
-        sets=[_set(asked, variant, [job for job in jobs if job.wanted.variant == variant], measured)
-              for variant in range(len(asked.variants))],
+        model=facts["model"], setting=dict(facts["setting"]),
+        classifier="; ".join(dict.fromkeys(_classifier(facts, i) for i in range(len(request.variants)))),
+        sets=[_set(request, variant, [job for job in jobs if job.wanted.variant == variant])
+              for variant in range(len(request.variants))],
         cost=dict(images=sum(r.done for r in rounds), seconds=round(sum(r.seconds for r in rounds), 1),
                   evaluations=evaluations or None))
 
 
-def _set(asked: Asked, variant: int, jobs: Sequence[Job], measured: Measured) -> dict:
-    calibrated = bool(asked.plan.rounds)
+def _set(request: Request, variant: int, jobs: Sequence[Job]) -> dict:
+    calibrated = bool(request.plan.rounds)
     return dict(
-        attributes=[a.to_dict() for a in asked.variants[variant]],
-        method=asked.method.to_dict() if calibrated else None, plan=plan_words(asked.plan),
-        checks=[own and own.to_dict() for own in asked.checks_of(variant)],
-        rows=[_row(job, measured) for job in jobs if not job.wanted.states or job.error is not None],
+        attributes=[a.to_dict() for a in request.variants[variant]],
+        method=request.method.to_dict() if calibrated else None, plan=plan_words(request.plan),
+        checks=[own and own.to_dict() for own in request.checks_of(variant)],
+        rows=[_row(job) for job in jobs if not job.wanted.states or job.error is not None],
         explicit=[_explicit(job) for job in jobs if job.wanted.states and job.error is None and _measured(job)])
 
 
@@ -151,16 +146,21 @@ def _measured(job: Job) -> bool:
     return bool(rounds) and rounds[0].complete and all(rounds[0].shows(i) for i in range(len(rounds[0].labels)))
 
 
-def _row(job: Job, measured: Measured) -> dict:
+def _row(job: Job) -> dict:
     c = job.calibration
-    row = dict(prompt=c.prompt, subject=job.wanted.subject, entry=None, verdicts=[],
+    row = dict(prompt=c.prompt, subject=job.wanted.subject, entry=None,
                error=placeless(job.error) if job.error else None if job.finished else "not finished yet")
     if row["error"] is None or _measured(job):
-        row["entry"] = entry_of(c, measured.evaluations.get(job.number)).to_dict()
-        row["verdicts"] = [c.verdict(i) for i in range(len(c.attributes))] if c.plan.rounds else []
-    pictures = {name: [thumbs[seed] for seed in sorted(thumbs, key=int)] for name, thumbs in
-                zip(("before", "after"), job.thumbs.values()) if thumbs}
-    return row | ({"pictures": pictures} if pictures else {})
+        row["entry"] = entry_of(c, job.evaluations).to_dict()
+    before, after = (job.thumbs.get(when, {}) for when in ("before", "after"))
+    if not before:
+        return row
+    seeds = sorted(before, key=int)
+    pictures: dict = {"before": [before[seed] for seed in seeds]}
+    if job.finished and c.plan.rounds:
+        pictures |= {"after": [after.get(seed, before[seed]) for seed in seeds],
+                     "seeds": list(map(int, seeds)), "changed": [seed in after for seed in seeds]}
+    return row | {"pictures": pictures}
 
 
 def _explicit(job: Job) -> dict:

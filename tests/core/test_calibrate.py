@@ -494,9 +494,13 @@ def test_unfinished_work_is_found_by_the_same_request_and_by_no_other(tmp_path):
     assert found == [(0, 1), (10, 1), (0, 2)]
 
 
-def test_of_rounds_that_a_later_one_replaces_no_pictures_stay_in_the_folder(tmp_path):
-    work, rounds = Unfinished(tmp_path, "x"), []
+def test_pictures_are_those_of_the_audit_and_of_the_same_seeds_with_the_weights(tmp_path):
+    work, rounds, picture = Unfinished(tmp_path, "x"), [], np.zeros((4, 4, 3), np.uint8)
     for seed, kind in enumerate((AUDIT, ROUND, ROUND, HELD_OUT)):
         rounds.append(Round(kind, (Steering.none(2),), (seed,)))
-        work.keep(rounds, [seed], [np.zeros((4, 4, 3), np.uint8)])
-    assert sorted(file.name for file in tmp_path.rglob("*.png")) == ["0 0.png", "3 3.png"]
+        work.keep(rounds, [seed], [picture])
+    pushed = Steering((0.0, 0.0), (0.0, 1.0, 0.0))
+    assert work.without_pair([Steering.none(2)]) == [] and work.without_pair([pushed]) == [0]
+    work.keep_after([0], [picture])
+    assert work.without_pair([pushed]) == []
+    assert sorted(file.name for file in tmp_path.rglob("*.png")) == ["after 0.png", "before 0.png"]

@@ -11,7 +11,7 @@ from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.calibration.watched import others, side_effects, words
 from sd_debias.core.method.methods import METHODS
 from sd_debias.core.profile.file import Profile
-from sd_debias.core.report.page import page
+from sd_debias.core.report.page import report_page
 
 
 def test_what_overlaps_with_a_calibrated_attribute_is_not_watched():
@@ -78,6 +78,6 @@ def test_it_stands_in_the_profile_and_its_report_and_is_resumed(tmp_path):
     profile = profile_of("doctor", [c], {}, "a test")
     again = Profile.from_dict(json.loads(json.dumps(profile.to_dict())))
     assert again.entries[0].side_effects == tuple(side_effects(c)) and again == profile
-    assert "What else moved" in page(profile) and "More than chance?" in page(profile)
+    assert "What else the profile moves" in report_page(profile)
     c.rounds[0].watched.clear()  # a state of an earlier version goes on and is watched from there
     assert side_effects(c)[0]["images"][0] > 0

@@ -13,8 +13,8 @@ from sd_debias.core.calibration.plan import Plan, seeds_of
 from sd_debias.core.study.runner import Host
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS
-from sd_debias.core.study.unit import Recipe, Worker
 from sd_debias.diffusers_host.sweep.job import Job, Wanted, assign_teachers
+from sd_debias.diffusers_host.sweep.worker import Recipe, Worker
 
 OBEYED = 0.9
 METHOD = METHODS["default"]
@@ -204,5 +204,7 @@ def opened(options, recipe, seconds=0.06) -> Worker:
 if __name__ == "__main__":
     import painted_host  # Ray's workers know it by this name
     from sd_debias.diffusers_host.cli import main, sweeping
+    from sd_debias.diffusers_host.sweep import on_ray
+    on_ray.SECONDS = on_ray.OnRay.seconds = 0.0  # a batch a task
     sweeping.opened = painted_host.opened
     sys.exit(main.main())

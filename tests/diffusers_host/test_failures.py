@@ -100,7 +100,7 @@ def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
     fails.batches.clear()
     assert main(command) == 0
     assert (f"Continuing after {4 * batch} images" in capsys.readouterr().out) == (batch > 0)
-    assert len(fails.batches) == 6 - batch and measured(tmp_path) == measured(whole)
+    assert len(fails.batches) == 6 - batch + 1 and measured(tmp_path) == measured(whole)
     cost = entry_of(tmp_path)["cost"]  # evaluations before the failure were not counted
     assert cost["images"] == 24 and (cost["evaluations"] is None) == (batch > 0)
 

@@ -5,7 +5,6 @@ import json
 import random
 from collections import deque
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from painted_host import METHOD, PLAN, Painter, jobs_of, labels_of, open_painter
@@ -21,11 +20,9 @@ from sd_debias.core.profile.file import Profile
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.cli.sweeping import _absolute
 from sd_debias.diffusers_host.sweep import driver, result
-from sd_debias.diffusers_host.sweep.driver import Driver
-from sd_debias.diffusers_host.sweep.engine import Answer, Here, answer
-from sd_debias.diffusers_host.sweep.folder import Asked, SweepFolder, unit_line
+from sd_debias.diffusers_host.sweep.driver import Answer, Driver, Here, answer
+from sd_debias.diffusers_host.sweep.folder import Request, SweepFolder
 from sd_debias.diffusers_host.sweep.job import GROUP, Wanted, groups
-from sd_debias.diffusers_host.sweep.journal import Journal, lines
 from sd_debias.diffusers_host.sweep.prompts import read_prompts, suites
 
 pytestmark = pytest.mark.usefixtures("one_demo_model")
@@ -33,13 +30,9 @@ SWEEP = ["sweep", "--count", "6", "--batch-size", "6", "--steps", "2", "--audit"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-def keep(journal, unit, found, worker):
-    journal.add(unit_line(0, unit, found, worker))
-
-
-def run(jobs, engine, **more):
-    more.setdefault("record", lambda unit, found, worker: None)
-    Driver(jobs, engine, **more).run()
+def run(jobs, pool, **more):
+    more.setdefault("keep", lambda job, images: None)
+    Driver(jobs, pool, **more).run()
     return labels_of(jobs)
 
 
@@ -49,77 +42,61 @@ def undisturbed():
 
 
 class Shuffled:
-    """Several workers in this process whose answers come in any order, late, twice, or never.
+    """Several workers in this process whose answers come in any order, late, or never.
 
     openers  of workers that are no good painters, by number
     waiting  how many more wait for a place that they never get
     """
+    seconds = 0.0
 
-    def __init__(self, seed, workers=3, lose=0.0, double=0.0, openers=None, waiting=0):
-        self.chance, self.lose, self.double = random.Random(seed), lose, double
+    def __init__(self, seed, workers=3, lose=0.0, openers=None, waiting=0):
+        self.chance, self.lose, self.waiting = random.Random(seed), lose, waiting
         self.open = {f"worker {i}": (openers or {}).get(i, open_painter)() for i in range(workers)}
-        self.hello, self.out, self.waiting = deque(self.open), [], waiting
+        self.hello, self.out = deque(self.open), {}
 
     def workers(self):
         return len(self.open) + self.waiting
 
-    def free(self, avoid=frozenset()):
-        busy = [name for name, _ in self.out]
-        return sum(2 - busy.count(name) for name in self.open if name not in avoid and name not in self.hello)
+    def free(self):
+        return [name for name in self.open if name not in self.out and name not in self.hello]
 
-    def give(self, unit, avoid=frozenset()):
-        name = self.chance.choice([n for n in self.open if n not in avoid and n not in self.hello
-                                   and [o for o, _ in self.out].count(n) < 2])
-        self.out.append((name, unit))
-        return name
+    def give(self, worker, task):
+        self.out[worker] = task
 
     def answers(self, seconds):
         if self.hello:
             name = self.hello.popleft()
-            return [Answer(name, None, self.open[name].facts)]
+            return [Answer(name, found=self.open[name].facts)]
         if not self.out:
             return []
-        name, unit = self.out.pop(self.chance.randrange(len(self.out)))
+        name = self.chance.choice(list(self.out))
+        task = self.out.pop(name)
         if self.chance.random() < self.lose:
-            return [Answer(name, unit, error="lost on the way")]
-        found = answer(self.open[name], name, unit)
-        return [found, found] if self.chance.random() < self.double else [found]
+            return [Answer(name, task.job, error="lost on the way")]
+        return [answer(self.open[name], name, task)]
 
     def retire(self, worker):
         del self.open[worker]
-        self.out = [(name, unit) for name, unit in self.out if name != worker]
 
     def close(self):
         pass
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_order_loss_and_doubling_change_no_label(undisturbed, seed):
-    engine = Shuffled(seed, lose=0.05, double=0.1)
-    assert run(jobs_of(), engine) == undisturbed
+def test_order_and_loss_change_no_label(undisturbed, seed):
+    assert run(jobs_of(), Shuffled(seed, lose=0.05)) == undisturbed
 
 
 def test_a_sweep_of_one_prompt_is_its_calibration():
     job = jobs_of(1)[0]
-    Driver([job], Here(open_painter), record=lambda *_: None).run()
+    run([job], Here(open_painter))
     prompt = job.wanted.prompt  # each has a block of seeds of its own
-    alone = Calibration(prompt, (GENDER,), METHOD, replace(PLAN, seed=PLAN.seed + seeds_of(prompt)))
+    plan = replace(PLAN, seed=PLAN.seed + seeds_of(prompt))
+    alone = Calibration(prompt, (GENDER,), METHOD, plan)
     for _ in advance(Painter(), alone):
         pass
     assert [(r.kind, r.labels, r.steerings) for r in job.calibration.rounds] == [
         (r.kind, r.labels, r.steerings) for r in alone.rounds]
-
-
-def test_a_line_that_a_killed_process_left_unfinished_is_left_out(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"b": 2')
-    journal = Journal(path)
-    journal.add({"c": 3})
-    journal.close()
-    assert list(lines(path)) == [{"a": 1}, {"c": 3}]
-    path.write_bytes(b"no\njournal\n")
-    with pytest.raises(DebiasError, match="a.jsonl"):
-        list(lines(path))
 
 
 def painter(**more):
@@ -146,31 +123,39 @@ def troubled(error, *numbers):
     ids=["nothing finite", "another model", "full disk", "broken judge"])
 def test_a_worker_that_alone_cannot_do_it_changes_no_label(undisturbed, opener, words):
     said = []
-    assert run(jobs_of(), Shuffled(1, openers={1: opener}), warn=said.append) == undisturbed
+    pool = Shuffled(1, openers={1: opener})
+    assert run(jobs_of(), pool, facts=open_painter().facts, warn=said.append) == undisturbed
     assert any("worker 1" in text and words in text for text in said), said
 
 
 @pytest.mark.parametrize("error, words, workers", [
     (RuntimeError("too long"), "too long", 1), (DebiasError("too long"), "too long", 3),
     (RuntimeError("too long"), "too long", 3), (DebiasError("too long"), "too long", 1),
-    (None, "No image can be counted", 3)])
+    (None, "is finite", 3)])
 def test_a_prompt_that_nobody_can_measure_fails_alone(undisturbed, error, words, workers):
-    opener = troubled(error, 1)
-    engine = Here(opener) if workers == 1 else Shuffled(5, openers={i: opener for i in range(3)})
-    found = run(jobs_of(), engine)
-    assert words in found[1][1] and [own[1] for own in found].count(None) == 5
-    assert found[0] == undisturbed[0]  # the later ones were taught by this one
+    opener = troubled(error, 4)
+    pool = Here(opener) if workers == 1 else Shuffled(5, openers={i: opener for i in range(3)})
+    found = run(jobs_of(), pool)
+    assert words in found[4][1] and [own[1] for own in found].count(None) == 5
+    assert found[:4] == undisturbed[:4] and found[5] == undisturbed[5]
+
+
+def test_several_bad_prompts_in_a_row_put_no_worker_aside(undisturbed):
+    opener = troubled(DebiasError("too long"), 2, 3, 4, 5)
+    for pool in (Here(opener), Shuffled(1, openers={i: opener for i in range(3)})):
+        found = run(jobs_of(), pool)
+        assert found[:2] == undisturbed[:2] and [own[1] for own in found[2:]] == ["too long"] * 4
 
 
 def test_when_all_workers_fail_the_sweep_says_why_and_that_all_is_kept(tmp_path):
     (tmp_path / "a file").write_text("no folder")
     nowhere = painter(pictures=str(tmp_path / "a file" / "pictures"))
     full = {i: troubled(FULL) for i in range(3)}
-    for engine, why in ((Shuffled(2, openers=full), "No space left"),
-                        (Here(troubled(RuntimeError("out of memory"))), "out of memory"),
-                        (Here(nowhere), "Not a directory")):
+    for pool, why in ((Shuffled(2, openers=full), "No space left"),
+                      (Here(troubled(RuntimeError("out of memory"))), "out of memory"),
+                      (Here(nowhere), "Not a directory")):
         with pytest.raises(DebiasError, match=f"{why}.*run the same command again"):
-            run(jobs_of(), engine)
+            run(jobs_of(), pool)
 
 
 def test_what_failed_once_is_tried_again_while_a_worker_waits_for_a_place(undisturbed, monkeypatch):
@@ -181,60 +166,59 @@ def test_what_failed_once_is_tried_again_while_a_worker_waits_for_a_place(undist
         if failures:
             raise failures.pop()
 
-    engine = Shuffled(1, workers=1, openers={0: painter(trouble=trouble)}, waiting=1)
+    pool = Shuffled(1, workers=1, openers={0: painter(trouble=trouble)}, waiting=1)
     turns = iter(range(100_000))  # so that it does not wait for ever
-    assert run(jobs_of(), engine, say=lambda: next(turns)) == undisturbed and not failures
+    assert run(jobs_of(), pool, say=lambda: next(turns)) == undisturbed and not failures
 
 
-def asked_for(jobs, **more):
+def request_for(jobs, **more):
     wanted = tuple(job.wanted for job in jobs)
-    return Asked(("painter",), wanted, ((GENDER,),), METHOD, PLAN, **more)
+    return Request(("painter",), wanted, ((GENDER,),), METHOD, PLAN, **more)
 
 
-def test_what_was_recorded_gives_the_same_figures_whatever_was_finished(tmp_path, undisturbed):
-    folder = SweepFolder(tmp_path, asked_for(jobs_of()))
-    own = folder.jobs(0)
+class Killed(BaseException):
+    pass
 
-    def ended(job):
-        folder.state(0, job.number).parent.mkdir(exist_ok=True)
-        job.calibration.save(folder.state(0, job.number))
 
-    with folder.journal() as journal:
-        run(own, Here(open_painter), ended=ended, record=partial(keep, journal))
+def test_a_sweep_that_is_killed_goes_on_where_it_was_and_gives_the_same_figures(tmp_path, undisturbed):
+    folder, left = SweepFolder(tmp_path, request_for(jobs_of())), []
 
-    def replayed():
-        again = SweepFolder(tmp_path).jobs(0)
-        folder.load(0, again)
-        for job in again:
-            job.replay()
-        return again
+    def keep(job, images):
+        folder.keep(0, job)
+        left.append(images)
+        if len(left) == 40:
+            raise Killed
 
-    with_states = replayed()
-    for path in (tmp_path / "done").iterdir():
-        path.unlink()
-    without = replayed()
-    assert labels_of(without) == undisturbed and all(job.finished for job in without)
-    figures = [[job.calibration.expected(0) for job in jobs]
-               for jobs in (own, with_states, without)]
-    assert figures[0] == figures[1] == figures[2]
+    with pytest.raises(Killed):
+        run(folder.jobs(0), Here(open_painter), keep=keep)
+    for _ in range(2):  # the second time nothing is left to measure
+        own = folder.jobs(0)
+        assert run(own, Here(open_painter), keep=keep) == undisturbed
+    assert sum(left) == sum(len(r.seeds) for job in own for r in job.calibration.rounds)
+    assert [job.evaluations for job in own] == [sum(r.done for r in job.calibration.rounds) for job in own]
+
+
+def test_a_damaged_state_is_measured_again(tmp_path, undisturbed):
+    folder = SweepFolder(tmp_path, request_for(jobs_of()))
+    for content in ('{"state": 1}', "{}", "not json", '{"state": {}, "thumbs": {}, "evaluations": 1}'):
+        run(own := folder.jobs(0), Here(open_painter), keep=lambda job, images: folder.keep(0, job))
+        assert labels_of(own) == undisturbed
+        folder.state(0, 3).write_text(content, encoding="utf-8")
 
 
 def test_pictures_that_were_not_finite_are_made_again_by_the_next_run(tmp_path, undisturbed):
-    folder = SweepFolder(tmp_path, asked_for(jobs_of()))
+    folder = SweepFolder(tmp_path, request_for(jobs_of()))
     for opener in (troubled(None), open_painter):
-        with folder.journal() as journal:
-            jobs = folder.jobs(0)
-            folder.load(0, jobs)
-            found = run(jobs, Here(opener), record=partial(keep, journal))
+        found = run(folder.jobs(0), Here(opener), keep=lambda job, images: job.error or folder.keep(0, job))
     assert found == undisturbed
 
 
 def test_a_check_of_another_classifier_is_refused(tmp_path):
-    check = Check.of(GENDER, [0] * 9 + [1] * 9, [0] * 9 + [1] * 9, judge="somebody else", prompts=("a", "b"),
-                     by="prompts")
+    check = Check.of(GENDER, [0] * 9 + [1] * 9, [0] * 9 + [1] * 9, judge="somebody else",
+                     prompts=("a", "b"), by="prompts")
+    folder = SweepFolder(tmp_path, request_for(jobs_of(), checks=(check,)))
     with pytest.raises(DebiasError, match="'somebody else'.*'red or not'"):
-        folder = SweepFolder(tmp_path, asked_for(jobs_of(), checks=(check,)))
-        folder.check_judges(open_painter().facts)
+        folder.learn(0, open_painter().facts)
 
 
 def test_groups_of_eight_are_taught_by_their_first_two():
@@ -262,14 +246,10 @@ def test_prompts_that_state_a_group_are_audited_and_teach_nothing():
     assert groups(wanted, METHOD, audit) == groups(wanted, METHODS["shift"], PLAN) == [[i] for i in range(6)]
 
 
-def test_labels_of_a_unit_do_not_depend_on_its_size():
-    small, large = jobs_of(1), jobs_of(1)
-    worker = open_painter()
-    for job, most in ((small[0], 1), (large[0], 100)):
-        while (unit := job.due(most)) is not None:
-            for batch in worker.measure(unit)["batches"]:
-                job.remember(unit.round, unit.weights, batch, 0.0)
-    assert labels_of(small) == labels_of(large) and small[0].finished
+def test_labels_do_not_depend_on_the_size_of_a_task(undisturbed):
+    pool = Here(open_painter)
+    pool.seconds = 60.0
+    assert run(jobs_of(), pool) == undisturbed
 
 
 # --- prompts -------------------------------------------------------------------------------------
@@ -348,12 +328,12 @@ def test_a_sweep_gives_labels_of_every_picture_and_a_card(swept):
 
 def test_a_finished_sweep_measures_nothing_again_and_another_one_is_refused(swept, capsys):
     out = swept / "all"
-    before = (out / "journal.jsonl").read_bytes()
-    with SweepFolder(out).journal():
+    before = {path: path.stat().st_mtime_ns for path in (out / "prompts").iterdir()}
+    with SweepFolder(out).held():
         assert sweep(swept, out) == 2
     assert "Another sweep" in capsys.readouterr().err
     assert sweep(swept, out) == 0
-    assert (out / "journal.jsonl").read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "prompts").iterdir()} == before
     assert main([*SWEEP, "--prompts", "demo-20", "--out", str(out)]) == 2
     assert "its 3 prompts differ from these 20" in capsys.readouterr().err
     assert main(["sweep", "--status", str(out)]) == 0
@@ -376,9 +356,6 @@ def test_an_edited_profile_or_table_is_not_overwritten(swept, tmp_path, capsys):
 
 @pytest.mark.parametrize("last", ["card.json", "card.md"])
 def test_a_sweep_that_was_killed_while_it_wrote_its_results_writes_them_again(swept, tmp_path, monkeypatch, last):
-    class Killed(BaseException):
-        pass
-
     write = result.write_atomic
 
     def killed(path, content):

@@ -17,6 +17,7 @@ from unittest.mock import MagicMock
 import torch
 
 OUTER_SAMPLE, CALC_COND_BATCH, APPLY_MODEL = "outer_sample", "calc_cond_batch", "apply_model"
+PREDICT_NOISE = "predict_noise"
 
 
 class Interrupted(Exception):
@@ -188,16 +189,17 @@ class CFGGuider:
         x = noise * (first if first < self.model_patcher.model_sampling.sigma_max else (1 + first ** 2) ** 0.5)
 
         def denoised(x, sigma):
-            return self.predict_noise(x, sigma.expand(len(x)), options, seed)
+            run = Executor(self.predict_noise, self, wrappers_of(PREDICT_NOISE, options))
+            return run(x, sigma.expand(len(x)), options, seed)
 
         for i, (sigma, following) in enumerate(zip(sigmas, sigmas[1:])):
             d = (x - (x0 := denoised(x, sigma))) / sigma
+            if callback is not None:
+                callback(i, x0, x, len(sigmas) - 1)
             there = x + d * (following - sigma)
             if sampler.sampler_function.__name__ == "sample_heun" and following > 0:
                 there = x + (d + (there - denoised(there, following)) / following) / 2 * (following - sigma)
             x = there
-            if callback is not None:
-                callback(i, x0, x, len(sigmas) - 1)
         return (x / 0.18215).cpu()
 
 
@@ -343,7 +345,7 @@ def install(folder) -> None:
     module("comfy")
     module("comfy.patcher_extension", add_wrapper_with_key=add_wrapper_with_key,
            WrappersMP=types.SimpleNamespace(OUTER_SAMPLE=OUTER_SAMPLE, CALC_COND_BATCH=CALC_COND_BATCH,
-                                            APPLY_MODEL=APPLY_MODEL))
+                                            APPLY_MODEL=APPLY_MODEL, PREDICT_NOISE=PREDICT_NOISE))
     module("comfy.samplers", CFGGuider=CFGGuider, calc_cond_batch=calc_cond_batch, sampler_object=sampler_object,
            SAMPLER_NAMES=["euler", "heun"], SCHEDULER_NAMES=["simple"])
     module("comfy.sample", prepare_noise=prepare_noise, sample=sample, sample_custom=sample_custom,

@@ -69,7 +69,7 @@ def test_a_calibration_gives_profile_pictures_and_report_and_a_later_replaces_no
     assert made.setting["scheduler"] == "simple" and made.setting["steps"] == 1
     assert made.entries[0].rounds[0]["images"] == 6 and made.entries[0].after
     assert charts.shape[-1] == 3 and before.shape == (6, 64, 64, 3)  # of the audit
-    assert after.shape == (4, 64, 64, 3)  # of the verification
+    assert after.shape == (6, 64, 64, 3)  # of the same seeds
     first = Path(report).parent
     content = {path: path.read_bytes() for path in first.iterdir()}
     assert {"report.html", "profile.json"} <= {path.name for path in content}
@@ -200,7 +200,7 @@ def whole(studio):
         labels, evaluations = studio("undisturbed")
         assert evaluations
         _whole[:] = labels, list(studio.batches)
-        assert len(_whole[1]) == 2 + 2 + 2 + 1
+        assert len(_whole[1]) == 2 + 2 + 2 + 1 + 2  # the last: the audit's pictures with the weights
     return _whole
 
 

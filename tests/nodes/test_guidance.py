@@ -219,20 +219,23 @@ def test_progress_is_the_share_of_the_schedule(comfyui, sigmas, sigma, share):
 
 @pytest.mark.comfyui
 def test_steps_that_are_counted_are_those_that_sigma_tells(sample, guided, monkeypatch):
-    """A GPU waits for a sigma that is read, so the steps of ComfyUI's simple samplers are counted."""
-    from sd_debias.nodes.guidance import COUNTED, Progress
+    """A GPU waits for a sigma that is read, so the steps of ComfyUI's samplers are counted."""
+    from sd_debias.nodes.guidance import FURTHER, Progress
     seen, step = [], Progress.step
 
     def both(self, timestep):
-        counted, self.now = self.now, None
-        read, self.now = step(self, timestep), counted
-        seen.append((counted, read))
-        return counted
+        known, self.further = self.further, None
+        read, self.further = step(self, timestep), known
+        assert known is not None
+        seen.append((step(self, timestep), read))
+        return seen[-1][0]
 
     monkeypatch.setattr(Progress, "step", both)
     model, _ = guided(Method("embedding", guidance=SafeLatentGuidance()), PUSH)
-    for name in sorted(COUNTED):
+    for name in sorted(FURTHER):
         seen.clear()
         sample(model, sampler=name, steps=6)
         assert {counted for counted, _ in seen} == set(range(6)), name
-        assert all(counted == read for counted, read in seen), (name, seen)
+        # A sampler that adds noise steps to a lower sigma first, and its middle may lie beyond the next step.
+        beyond = 1 if name in ("dpm_2_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_2s_ancestral") else 0
+        assert all(0 <= read - counted <= beyond for counted, read in seen), (name, seen)

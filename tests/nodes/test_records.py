@@ -137,7 +137,7 @@ def test_a_report_shows_before_and_after(report):
     # A calibration's audit and verification may differ in number.
     path, sheet = report(before=torch.rand(2, 8, 8, 3), after=torch.rand(3, 8, 8, 3))
     assert path.parent.name == "doctor-gender" and sheet.shape[2] > sheet.shape[1]
-    assert path.read_text("utf-8").count("data:image/jpeg") == 2
+    assert path.read_text("utf-8").count("data:image/jpeg") == 5
 
 
 def test_a_full_disk_is_said_by_the_report_too(report, monkeypatch):

@@ -50,12 +50,12 @@ def test_a_link_may_be_the_folder_but_not_lead_out_of_it(tmp_path, secret):
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """A sweep whose journal is gone."""
+    """A sweep whose states are gone."""
     folder = tmp_path_factory.mktemp("begun")
     (folder / "prompts.txt").write_text("a photo of a doctor\n")
     prompts = str(folder / "prompts.txt")
     assert main([*SWEEP, "--prompts", prompts, "--out", str(folder / "sweep")]) == 0
-    (folder / "sweep" / "journal.jsonl").unlink()
+    shutil.rmtree(folder / "sweep" / "prompts")
     return folder
 
 
@@ -66,13 +66,12 @@ def sweep(tmp_path, begun):
     return folder, [*SWEEP, "--prompts", str(begun / "prompts.txt"), "--out", str(folder)]
 
 
-@pytest.mark.parametrize("name", ["done", "journal.jsonl"])
-def test_a_journal_and_folders_of_a_sweep_that_are_links_are_not_written_to(
+@pytest.mark.parametrize("name", ["prompts", "facts.json"])
+def test_states_and_facts_of_a_sweep_that_are_links_are_not_written_to(
         sweep, secret, capsys, name):
     folder, command = sweep
     place = folder / name
-    if place.is_dir():
-        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
     place.symlink_to(secret if "." in name else secret.parent)
     assert main(command) == 2 and "leads out of it" in capsys.readouterr().err
     assert [file.name for file in secret.parent.iterdir()] == ["secret.jsonl"]
@@ -88,8 +87,8 @@ def test_a_sweep_that_is_a_link_to_another_file_is_not_read(tmp_path, secret):
 
 def place_of(root, model):
     """Where the results of a sweep's model go."""
-    asked = SimpleNamespace(models=(model,))
-    return _place(SimpleNamespace(name="profile"), SimpleNamespace(root=root, asked=asked), 0)[0]
+    request = SimpleNamespace(models=(model,))
+    return _place(SimpleNamespace(name="profile"), SimpleNamespace(root=root, request=request), 0)[0]
 
 
 @pytest.mark.parametrize("model", ["../../x", "/etc/passwd", "..", ".", "a\\..\\b", "~/x", "", "a/../../b", "a/../x\0"])

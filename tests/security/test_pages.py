@@ -62,7 +62,7 @@ def test_markdown_is_not_made_of_what_a_strangers_profile_says(stranger):
 
 
 def test_texts_of_a_profile_are_texts_in_the_report(stranger):
-    found = page.page(stranger)
+    found = page.report_page(stranger)
     assert not re.search("<img src=x|<form|<base|<svg onload", found) and "&lt;img src=x" in found
     assert "form-action 'none'; base-uri 'none'" in found
 
@@ -276,14 +276,15 @@ def test_a_group_called_proto_is_corrected_like_any_other(browser, tmp_path):
 
 def test_hostile_names_run_nothing_on_any_page(browser, tmp_path):
     """Report, labels and bias card, as files."""
-    from test_card import a_set, row
-    from test_card import made as a_card
+    from test_page import a_set, row
+    from test_page import made as a_card
 
-    from sd_debias.core.report.card import card_page
+    from sd_debias.core.report.page import card_page
     attribute = Attribute(HOSTILE, (Group(HOSTILE), Group(f"{HOSTILE} 2")))
     document = made(calibrated(HOSTILE, (attribute,))).to_dict()
     document["setting"] = {HOSTILE: HOSTILE}
-    pages = {"report": page.page(Profile.from_dict(document)), "labels": look.look_page(HOSTILE, [pictures(attribute)]),
+    pages = {"report": page.report_page(Profile.from_dict(document)),
+             "labels": look.look_page(HOSTILE, [pictures(attribute)]),
              "card": card_page([a_card(a_set(row([[90, 10]], None, HOSTILE, HOSTILE, (attribute,), None),
                                              attributes=(attribute,)), model=HOSTILE)])}
     for name, html in pages.items():

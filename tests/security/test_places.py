@@ -17,10 +17,10 @@ from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.words import described
 from sd_debias.diffusers_host.cli.main import main
 from sd_debias.diffusers_host.sweep.result import card_of
-from sd_debias.diffusers_host.sweep.folder import Asked, Measured
+from sd_debias.diffusers_host.sweep.folder import Request
 from sd_debias.diffusers_host.sweep.job import Job, Wanted
 from sd_debias.core.method.methods import METHODS
-from sd_debias.core.report.card import card_markdown, card_page
+from sd_debias.core.report.page import card_markdown, card_page
 
 HOME = str(Path.home())
 FEW = ["--batch-size", "4", "--steps", "2"]
@@ -105,10 +105,10 @@ def test_a_picture_that_cannot_be_read_is_named_without_its_folder(tmp_path):
 def test_why_a_prompt_failed_stands_on_the_card_without_a_folder():
     error = f"FileNotFoundError: [Errno 2] No such file or directory: '{HOME}/models/x.safetensors' in /srv/a/b.py"
     plan = Plan(4, rounds=0, held_out=0, batch_size=4)
-    asked = Asked(("m",), (Wanted("p", 0),), ((GENDER,),), METHODS["default"], plan)
-    job = Job(0, asked.wanted[0], (GENDER,), METHODS["default"], plan)
+    request = Request(("m",), (Wanted("p", 0),), ((GENDER,),), METHODS["default"], plan)
+    job = Job(0, request.wanted[0], (GENDER,), METHODS["default"], plan)
     job.error = error
-    card = card_of(asked, [job], Measured())
+    card = card_of(request, [job], dict(model="m", setting={}, classifiers=[["x"]]))
     for text in (json.dumps(card), card_page([card]), card_markdown(card)):
         assert HOME not in text and "/srv/a" not in text
     assert "x.safetensors" in json.dumps(card)

@@ -122,9 +122,9 @@ def test_calibration_saves_a_profile_that_the_accordion_applies(bench, tmp_path)
     assert (tmp_path / "tmp").is_dir()
     assert not list((bench.profiles / "unfinished").glob("*.json"))
     # A picture carries its own parameters; sheets and charts the result's text.
-    assert len(result.images) == len(result.infotexts) == 3 + 16
-    assert all("Steps: " in text and "Seed: " in text for text in result.infotexts[3:])
-    assert len(set(result.infotexts[3:])) == 16 and set(result.infotexts[:3]) == {result.info}
+    assert len(result.images) == len(result.infotexts) == 2 + 8
+    assert all("Steps: " in text and "Seed: " in text for text in result.infotexts[2:])
+    assert len(set(result.infotexts[2:])) == 8 and set(result.infotexts[:2]) == {result.info}
     said = keys(bench.post("txt2img", payload(**debias(name="doctor"))).infotexts[0])
     assert said and "Debias failed" not in said and "Debias setting" not in said
 

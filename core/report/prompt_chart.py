@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 from ..calibration.standing import Shares
 from ..errors import short
 from .chart import Scene, _legend, _length, _shortened, percent
-from .card_figures import Figures
-from .card_words import people_of
+from .figures import Figures
+from .words import people_of
 
 MOST_ROWS = 40  # of a chart; a longer list is set smaller, in charts of at most TIGHT rows that fit a printed page
 TIGHT = 50

@@ -10,7 +10,7 @@ from ..calibration.loop import ON_TARGET
 from ..calibration.standing import Shares
 from ..errors import short
 from .chart import percent
-from .card_figures import Figures
+from .figures import Figures
 
 WORDS = {**{a: b for a, b in zip(GENDER.names, ("men", "women"))},
          **{tone: f"{tone} skin" for tone in (*SKIN_TONE.names, *SKIN_TONE_3.names)},

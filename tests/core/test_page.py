@@ -14,10 +14,10 @@ from sd_debias.core.statistics import summarise
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
 from sd_debias.core.method.methods import METHODS
-from sd_debias.core.report import card_figures
-from sd_debias.core.report.card import card_markdown, card_page
-from sd_debias.core.report.card_figures import FORM, check_card, compare, difference, figures, read_card
-from sd_debias.core.report.card_words import headline, second_line
+from sd_debias.core.report import figures as card_figures
+from sd_debias.core.report.figures import FORM, check_card, compare, difference, figures, read_card
+from sd_debias.core.report.page import card_markdown, card_page
+from sd_debias.core.report.words import headline, second_line
 
 JPEG = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMC"
 NASTY = ("<script>alert(1)</script> | `x` ](javascript:alert(1)) <img src=x onerror=y> & \"'[a](b) *b* _c_\n# "
@@ -32,14 +32,14 @@ def row(counts, after=None, subject=None, prompt=None, attributes=(GENDER,), ver
     def measured(counts):
         return [summarise(own, a.target, confusion=confusion).to_dict() for own, a in zip(counts, attributes)]
 
-    return dict(prompt=prompt, subject=subject, error=None,
-                verdicts=(verdicts or ["on target"] * len(attributes)) if after else [],
-                entry=dict(prompt=prompt, before=measured(counts), after=after and measured(after),
-                           fidelity=dict(before=0.3, after=0.25 if after else None), warnings=[], **more))
+    return dict(prompt=prompt, subject=subject, error=None, entry=dict(
+        prompt=prompt, verdicts=(verdicts or ["on target"] * len(attributes)) if after else [],
+        before=measured(counts), after=after and measured(after),
+        fidelity=dict(before=0.3, after=0.25 if after else None), warnings=[], **more))
 
 
 def failed(subject, why="No image could be classified."):
-    return dict(prompt=f"a photo of a {subject}", subject=subject, entry=None, verdicts=[], error=why)
+    return dict(prompt=f"a photo of a {subject}", subject=subject, entry=None, error=why)
 
 
 def a_set(*rows, attributes=(GENDER,), method=None, checks=(), explicit=(), plan="100 pictures per prompt"):
@@ -405,7 +405,7 @@ DAMAGE = {
     "a share is a text": (lambda c: measured(c).update(shares=["a", "b"]), "finite.*shares"),
     "two attributes": (lambda c: first(c)["entry"]["before"].append(measured(c)), "2 attributes"),
     "a prompt twice": (lambda c: c["sets"][0]["rows"].append(first(c)), "twice"),
-    "verdicts of others": (lambda c: first(c).update(verdicts=["a", "b"]), "2 verdicts of 1"),
+    "verdicts of others": (lambda c: first(c)["entry"].update(verdicts=["a", "b"]), "2 verdicts of 1"),
     "more shown than made": (lambda c: c["sets"][0].update(explicit=shown("man", [3, 2])),
                              "states and shows"),
     "an unknown group": (lambda c: c["sets"][0].update(explicit=shown("cat", [1, 2])),

@@ -31,8 +31,8 @@ _ENTRY = {**ENTRY, "required": ["before"], "properties": {
 _PICTURES = _list({"type": "string", "maxLength": 8 << 20,  # JPEGs alone: these are the first letters of their base64
                    "pattern": r"\A/9j/(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?\Z"}, maxItems=1000)
 _ROW = _object("prompt", prompt=TEXT, subject=_or_null(TEXT), entry=_or_null(_ENTRY), error=_or_null(TEXT),
-               verdicts=_or_null(_list(TEXT, maxItems=8)),
-               pictures=_or_null(_object(before=_PICTURES, after=_PICTURES)))
+               pictures=_or_null(_object(before=_PICTURES, after=_PICTURES, seeds=_list(_whole(-2**65, 2**65)),
+                                         changed=_list({"type": "boolean"}))))
 _EXPLICIT = _object(
     "prompt states shown", prompt=TEXT, states={"type": "object", "additionalProperties": TEXT},
     shown={"type": "object", "additionalProperties": _list(COUNT, minItems=2, maxItems=2)})
@@ -87,8 +87,8 @@ def _contradictions(own: Mapping) -> Iterator[str]:
         entry, prompt = row.get("entry"), quoted(row["prompt"])
         if entry is None:
             continue
-        if row.get("verdicts") and len(row["verdicts"]) != len(attributes):
-            yield f"{prompt} has {len(row['verdicts'])} verdicts of {len(attributes)} attributes"
+        if entry.get("verdicts") and len(entry["verdicts"]) != len(attributes):
+            yield f"{prompt} has {len(entry['verdicts'])} verdicts of {len(attributes)} attributes"
         for when in ("before", "after"):
             measured = entry.get(when)
             if measured is not None and len(measured) != len(attributes):
@@ -272,7 +272,7 @@ def _rows(own: Mapping, i: int) -> Iterator[Row]:
         drawn = measured and measured.get("drawn_floor95")  # draws are spread evenly, which leaves less to chance
         yield Row(row["prompt"], labels[row["prompt"]], of_shares(before), now, before, after,
                   (before.kl_floor95, min(after.kl_floor95, math.inf if drawn is None else drawn) if after
-                   else math.inf), (row.get("verdicts") or [""] * (i + 1))[i])
+                   else math.inf), (entry.get("verdicts") or [""] * (i + 1))[i])
 
 
 def _labels(own: Mapping) -> dict[str, str]:
