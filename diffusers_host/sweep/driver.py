@@ -206,6 +206,8 @@ class Driver:
         self._trouble = why
         self._warn(why)
         self.pool.retire(worker)
+        if (job := self._busy.pop(worker, None)) is not None:
+            self._waiting.appendleft(job)
 
 
 def difference(facts: dict, other: dict) -> str:

@@ -77,6 +77,7 @@ class Shuffled:
 
     def retire(self, worker):
         del self.open[worker]
+        self.out.pop(worker, None)
 
     def close(self):
         pass
@@ -126,6 +127,16 @@ def test_a_worker_that_alone_cannot_do_it_changes_no_label(undisturbed, opener, 
     pool = Shuffled(1, openers={1: opener})
     assert run(jobs_of(), pool, facts=open_painter().facts, warn=said.append) == undisturbed
     assert any("worker 1" in text and words in text for text in said), said
+
+
+def test_what_a_worker_is_at_when_it_is_put_aside_is_given_to_others(undisturbed):
+    """The sweep waited for it for ever."""
+    jobs, turns = jobs_of(), iter(range(10_000))
+    for job in jobs:
+        job.teachers = []
+    pool, said = Shuffled(0, openers={1: troubled(None)}), []
+    found = run(jobs, pool, facts=open_painter().facts, warn=said.append, say=lambda: next(turns))
+    assert len(said) == 1 and found[:2] == undisturbed[:2] and not any(own[1] for own in found)
 
 
 @pytest.mark.parametrize("error, words, workers", [
