@@ -70,7 +70,7 @@ def measure(job: dict) -> tuple[dict, str]:
 
 
 def tables(results: list[dict]) -> str:
-    """Markdown: a row a case and attribute, then one a calibration."""
+    """Markdown: a row a case and attribute."""
     text = [f"""# What calibration achieves on the demo model
 
 Made by `python benchmarks/effect.py` on {harness.machine()}. Each occupation is calibrated by itself by the default plan: rounds
@@ -98,16 +98,7 @@ Fidelity is the share of pictures that show the prompt's occupation.
                         f"| {np.mean([r['images'] for r in rows]):.4g}, {max(r['images'] for r in rows)} "
                         f"| {np.mean([r['regrouped'] for r in rows]):.0%} | {before.mean():.4f} -> {after.mean():.4f} "
                         f"| {(before - after).max():.4f} |")
-    text.append("\n| case | occupation | attribute | shares before | shares after [95 %] | KL before | KL after [95 %] | floor of the draws | pictures |\n"
-                "|---|---|---|---|---|---|---|---|---|")
-    for r in results:
-        for name, m in r["attributes"].items():
-            after = m["after"]
-            shares = ", ".join(f"{p:.2f} [{low:.2f}, {high:.2f}]" for p, (low, high) in zip(after["shares"], after["intervals"]))
-            text.append(f"| {r['case']} | {r['occupation']} | {name} "
-                        f"| {', '.join(f'{p:.2f}' for p in m['before']['shares'])} | {shares} | {m['before']['kl']:.3f} "
-                        f"| {after['kl']:.4f} [{after['kl_interval'][0]:.4f}, {after['kl_interval'][1]:.4f}] | {m['drawn_floor95']:.4f} "
-                        f"| {r['images']} |")
+    text.append("\nEvery occupation's shares, intervals and costs: `zcat docs/rows/effect.json.gz`.")
     return "\n".join(text) + "\n"
 
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 import harness
 import numpy as np
 from harness import FIRST_SEED, TEST_SEED
-from spending import BOTH, both_at_once
 
-from sd_debias.core.attribute import GENDER, SKIN_TONE_5
+from sd_debias.core.attribute import GENDER, SKIN_TONE_5, joint
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from demo_training import captions
 from sd_debias.core.method.methods import METHODS
 
+BOTH = joint([GENDER, SKIN_TONE_5])
 WAYS = {"nothing": [], "gender alone": [GENDER], "gender and tone": [GENDER, SKIN_TONE_5], "joint groups": [BOTH]}
 OCCUPATIONS = ("doctor", "teacher", "farmer", "mechanic", "guard")
 TESTED = 1000
+
+
+def both_at_once(gender, tone):
+    """Probabilities of intersections [N, 10] from the two classifiers', which are measured one by one."""
+    return lambda images: np.einsum("ni,nj->nij", gender(images), tone(images)).reshape(len(images), -1)
 
 
 def measure(job: dict) -> tuple[dict, str]:
@@ -36,10 +41,10 @@ def measure(job: dict) -> tuple[dict, str]:
     seeds = range(TEST_SEED, TEST_SEED + TESTED)
     images = bench.generate(prompt, seeds, attributes, steerings, METHODS["default"])[0]
     found = harness.measured(images, prompt, [GENDER, SKIN_TONE_5, BOTH], seeds)
-    joint = np.reshape(found["attributes"][BOTH.name]["shares"], (2, 5))
-    independent = np.outer(joint.sum(1), joint.sum(0))
-    seen = joint > 0
-    found["dependence"] = float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+    shares = np.reshape(found["attributes"][BOTH.name]["shares"], (2, 5))
+    independent = np.outer(shares.sum(1), shares.sum(0))
+    seen = shares > 0
+    found["dependence"] = float((shares[seen] * np.log(shares[seen] / independent[seen])).sum())
     return dict(images=used, **found), f"joint KL {found['attributes'][BOTH.name]['kl']:.4f}, {used} pictures"
 
 

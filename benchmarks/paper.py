@@ -230,14 +230,7 @@ rule has it, and moved toward where the weights lead, as the method has it (`tow
             for method in SIDES}
     text += [f"| {name} | {' | '.join(f'{mean[side][g, i, g]:.2f}' for i in range(len(LENGTHS)) for side in (False, True))} |"
              for g, name in enumerate(attribute.names)]
-    text.append("\n| case | occupation | attribute | shares before | shares in the test [95 %] | KL by round | KL in the test | "
-                "weights |\n|---|---|---|---|---|---|---|---|")
-    for case, r in [(case, r) for case, rows in calibrated.items() for r in rows if today(r)]:
-        for (name, m), weights in zip(r["test"]["attributes"].items(), r["weights"]):
-            seen = ", ".join(f"{p:.2f} [{low:.2f}, {high:.2f}]" for p, (low, high) in zip(m["shares"], m["intervals"]))
-            text.append(f"| {case} | {r['occupation']} | {name} | {', '.join(f'{p:.2f}' for p in r['before'][name]['shares'])} "
-                        f"| {seen} | {', '.join(f'{kl:.3f}' for kl in r['kl_by_round'][name])} | {m['kl']:.4f} "
-                        f"| {', '.join(f'{a:.2f}' for a in weights)} |")
+    text.append("\nEvery occupation's shares, weights and KL by round: `zcat docs/rows/paper.json.gz`.")
     return "\n".join(text) + "\n"
 
 

@@ -10,21 +10,16 @@ FORMS = {
     "a": "CLIP, one chunk", "b": "CLIP, the group's words open a second chunk", "c": "Two encoders, pooled vectors",
     "d": "Variable length, masks discarded", "e": "Variable length, masks honoured", "f": "A part that cannot be mixed"}
 TESTS = {
-    "test_left_alone": "Left alone: without weights, a picture is bit by bit the one without the package, in a batch "
-                       "with pushed ones (direction `prompt`)",
-    "test_left_alone_inside_sampling": "Left alone, directions `embedding` and `prediction`, with CFG and without",
-    "test_full_push": "Full push: weight -1 in the prompt's context gives the picture of the group's own text",
-    "test_same_meaning": "Same meaning: the picture is what core computes, in all directions, with CFG and without",
-    "test_same_meaning_anchored_at_the_prompt": "The same, anchored at the prompt, as the method `paper` does it",
-    "test_same_meaning_of_predictions_anchored_at_the_prompt":
-        "The same, predictions anchored at the prompt, as calibrations by `prediction` have them, with CFG and without",
-    "test_same_window": "Same window: outside of it nothing is steered, also in the direction `prompt`",
-    "test_strength_0": "Strength 0: bit-identical to the picture without the package, and no extra evaluations (not "
-                       "counted in a real web UI)",
-    "test_on_a_gpu": "A stand-in for a GPU: tensors of the card and of the CPU never meet, pictures are the CPU's bit "
-                     "by bit, and no step waits for the card or copies to it; in float32, float16 or bfloat16",
-    "test_on_a_real_gpu": "On this machine's GPU: pushed pictures move, and one that is left alone stays as it is",
-    "test_refused": "Refusals: what cannot be mixed is refused with a message that names it"}
+    "test_left_alone": "Left alone: bit by bit the picture without the package, in a batch with pushed ones (`prompt`)",
+    "test_left_alone_inside_sampling": "Left alone, `embedding` and `prediction`",
+    "test_full_push": "Full push: the picture of the group's own text",
+    "test_same_meaning": "Same meaning: the picture is what core computes, in all directions",
+    "test_same_meaning_anchored_at_the_prompt": "Same meaning, method `paper`",
+    "test_same_meaning_of_predictions_anchored_at_the_prompt": "Same meaning, `prediction` at the prompt",
+    "test_same_window": "Same window: outside of it nothing is steered",
+    "test_strength_0": "Strength 0: bit by bit the picture without the package, no extra evaluations",
+    "test_on_a_gpu": "A stand-in for a GPU: the CPU's pictures bit by bit, no wait and no copy per step",
+    "test_on_a_real_gpu": "On this machine's GPU"}
 HEAD = """# Contracts, host by host
 
 Measured by `tests/contracts`, the same tests on every host. Never written by hand:
@@ -35,13 +30,11 @@ A run replaces the whole rows of the hosts that it has. Diffusers and the double
 A1111_PATH and FORGE_PATH name real hosts, as for the other tests. ComfyUI's double and the real one need runs of their
 own; `-k "A1111 and not double"` and the like run one host alone.
 
-A number is the largest deviation of any value, as a share of the picture's largest; "identical" is none at all, bit by
-bit. Pictures are latents; those of real web UIs have 256 levels, so that one level is 4e-03. The networks are random or
-the demo model: small, but each host's own sampling, batching and guidance are what runs.
-
-A cell whose cases differ names them: of CLIP, a prompt's tokens; of diffusers, families; of Forge, `t5` as Flux has it
-(256 tokens, or as many as the text has), and `list` as Forge Neo's encoders of variable length give their texts. A
-dash: there is no case, or the contract is newer than that host's run.
+A number is the largest deviation of any value over all forms of text, with CFG and without, as a share of
+the picture's largest; "identical" is none at all, bit by bit. Pictures are latents; those of real web UIs have
+256 levels, so that one level is 4e-03. The networks are random or the demo model: small, but each host's own
+sampling, batching and guidance are what runs. A dash: the contract is newer than that host's run, or needs what
+the machine has not.
 """
 
 
@@ -93,13 +86,29 @@ def write(results: list[Result], hosts: dict) -> None:
     (DOCS / "contracts.md").write_text(markdown(kept), "utf-8")
 
 
+def worst(cells: dict[str, str]) -> str:
+    """What all forms of text say together: the largest deviation, or what fails."""
+    parts = [part for cell in cells.values() for part in cell.split("; ")]
+    fails = [part for part in parts if "FAILS" in part or "does not hold" in part]
+    held = [float(part.rsplit(" ", 1)[1]) for part in parts if part.startswith("holds, ")]
+    if fails:
+        return "; ".join(fails)
+    if held:
+        return f"{max(held):.0e}"
+    return "identical" if any("identical" in part for part in parts) else "-"
+
+
 def markdown(kept: dict) -> str:
-    lines = [HEAD]
+    hosts = sorted(kept)
+    lines = [HEAD, f"| Contract | {' | '.join(hosts)} |", "|---" * (1 + len(hosts)) + "|"]
     for test, title in TESTS.items():
-        lines += [f"## {title}\n", f"| Host | {' | '.join(FORMS.values())} |", "|---" * (1 + len(FORMS)) + "|"]
-        for host, row in sorted(kept.items()):
-            cells = row["cells"].get(test, {})
-            lines.append(f"| {host} | {' | '.join(cells.get(form) or '-' for form in FORMS)} |")
-        lines.append("")
-    lines += ["## Versions\n", *(f"- {host}: {row['versions']}" for host, row in sorted(kept.items())), ""]
+        lines.append(f"| {title} | {' | '.join(worst(kept[host]['cells'].get(test, {})) for host in hosts)} |")
+    lines += ["\n## Forms of text that a host has not, or refuses with a message\n",
+              f"| Form | {' | '.join(hosts)} |", "|---" * (1 + len(hosts)) + "|"]
+    for form, title in FORMS.items():
+        cells = [kept[host]["cells"].get("test_full_push", {}).get(form, "-") for host in hosts]
+        said = ["; ".join(part for part in cell.split("; ") if not part.startswith(("identical", "holds"))) or "yes"
+                for cell in cells]
+        lines.append(f"| {title} | {' | '.join(said)} |")
+    lines += ["", "## Versions\n", *(f"- {host}: {kept[host]['versions']}" for host in hosts), ""]
     return "\n".join(lines)
