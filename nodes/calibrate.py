@@ -22,7 +22,7 @@ from ..core.profile.words import metadata
 from ..core.report.sheet import WITH, Sheet
 from . import messages
 from .judge import checks_of
-from .guidance import KEY
+from .progress import KEY
 from .images import to_tensor
 from .panel import about, address, kept
 from .profiles import save_folder

@@ -120,50 +120,6 @@ def key_of(root: Path, file: Path) -> str:
     return f"{place_of(root, file)} {digest.hexdigest()}"
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Some pictures of a folder with their labels: a round of them alone, what they are known by, notes and
-    thumbnails by that; `lost` are those that could not be read."""
-    round: Round
-    keys: list[str]
-    notes: dict[str, str]
-    thumbs: dict[str, bytes]
-    lost: Sequence[str] = ()
-
-
-class Labeller:
-    """Opens files of a folder and labels them."""
-
-    def __init__(self, root: Path, attributes: Sequence[Attribute], judges: Sequence[Classifier],
-                 confidence: float, checks: Sequence[Check | None]):
-        check_same(judges, checks)
-        self.root, self.attributes, self.judges = root, together(attributes), list(judges)
-        plan = Plan(1, rounds=0, held_out=0, batch_size=1, confidence=confidence)
-        self.calibration = Calibration("pictures", self.attributes, METHODS["default"], plan, checks=checks)
-        self.none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
-
-    def piece(self, files: Sequence[Path], first: int, show: int) -> Piece:
-        """Of files of the places first, first + 1, ... in their folder; thumbnails of the first `show` of them. Raises
-        DebiasError where a judge's answers do not fit."""
-        keys, images, notes = [], [], {}
-        for file in files:
-            try:
-                key, found = key_of(self.root, file), opened(file)
-            except OSError as error:
-                key, found = f"{place_of(self.root, file)} gone", Opened(None, error.strerror or "it cannot be read")
-            keys.append(key)
-            images.append(found.image)
-            if found.note:
-                notes[key] = found.note
-        seeds = tuple(range(first, first + len(files)))
-        batch = self.calibration.measured(
-            Round(AUDIT, self.none, seeds), images, seeds, lambda seen: [judge(seen) for judge in self.judges], None,
-            None, seen_by(self.judges))
-        batch.not_finite = 0  # these are files that could not be read, and are said as such
-        return Piece(batch, keys, notes, thumbs(keys[:show], images[:show], self.judges),
-                     [key for key, image in zip(keys, images) if image is None])
-
-
 class FolderAudit:
     """Labels the pictures of a folder. `run` continues an interrupted run with the same folder and judges.
 
@@ -177,11 +133,14 @@ class FolderAudit:
     def __init__(self, folder: str | Path, attributes: Sequence[Attribute], judges: Sequence[Classifier], *,
                  judged_by: object = None, state: Path | None = None, confidence: float = 0.0, batch_size: int = 32,
                  checks: Sequence[Check | None] = ()):
+        check_same(judges, checks)
         self.root, self.attributes, self.judges = Path(folder), together(attributes), list(judges)
-        self.labeller = Labeller(self.root, attributes, judges, confidence, checks)
+        plan = Plan(1, rounds=0, held_out=0, batch_size=1, confidence=confidence)
+        self.calibration = Calibration("pictures", self.attributes, METHODS["default"], plan, checks=checks)
+        self.none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
         self.files, self.state, self.batch_size = files(folder), state, batch_size
         self.title, self.checks = self.root.resolve().name or "pictures", checks
-        self.round = Round(AUDIT, self.labeller.none, tuple(range(len(self.files))), [[] for _ in self.attributes])
+        self.round = Round(AUDIT, self.none, tuple(range(len(self.files))), [[] for _ in self.attributes])
         self.keys: list[str] = []
         self.notes: dict[str, str] = {}
         self.lost: list[str] = []
@@ -209,8 +168,8 @@ class FolderAudit:
         self._continue()
         say(self.done, len(self.files))
         try:
-            for number, piece in enumerate(self.pieces(), 1):
-                self._add(piece)
+            for number, first in enumerate(range(self.done, len(self.files), self.batch_size), 1):
+                self._label(first)
                 if number % SAVED_EVERY == 0:
                     self._save()
                 say(self.done, len(self.files))
@@ -234,17 +193,27 @@ class FolderAudit:
         if self.state is not None:
             self.state.unlink(missing_ok=True)
 
-    def pieces(self) -> Iterator[Piece]:
-        """The files that are left, a batch at a time."""
-        for first in range(self.done, len(self.files), self.batch_size):
-            yield self.labeller.piece(self.files[first:first + self.batch_size], first, max(MOST_THUMBS - first, 0))
-
-    def _add(self, piece: Piece) -> None:
-        self.round.extend(piece.round)
-        self.notes |= piece.notes
-        self.lost += piece.lost
-        self.thumbs |= piece.thumbs
-        self.keys += piece.keys
+    def _label(self, first: int) -> None:
+        """Label a batch of files from this place on. Raises DebiasError where a judge's answers do not fit."""
+        keys, images, show = [], [], max(MOST_THUMBS - first, 0)
+        for file in self.files[first:first + self.batch_size]:
+            try:
+                key, found = key_of(self.root, file), opened(file)
+            except OSError as error:
+                key, found = f"{place_of(self.root, file)} gone", Opened(None, error.strerror or "it cannot be read")
+            keys.append(key)
+            images.append(found.image)
+            if found.note:
+                self.notes[key] = found.note
+        seeds = tuple(range(first, first + len(keys)))
+        batch = self.calibration.measured(
+            Round(AUDIT, self.none, seeds), images, seeds, lambda seen: [judge(seen) for judge in self.judges],
+            None, None, seen_by(self.judges))
+        batch.not_finite = 0  # these are files that could not be read, and are said as such
+        self.round.extend(batch)
+        self.lost += [key for key, image in zip(keys, images) if image is None]
+        self.thumbs |= thumbs(keys[:show], images[:show], self.judges)
+        self.keys += keys
 
     def _continue(self) -> None:
         if self.state is None or not recover(self.state):
@@ -256,7 +225,7 @@ class FolderAudit:
             check(data, FOLDER, "It", "It was changed.")
             found = Round.from_dict({**data["round"], "steerings": [s.to_dict() for s in self.round.steerings],
                                      "seeds": self.round.seeds})
-            calibration = self.labeller.calibration
+            calibration = self.calibration
             Calibration(calibration.prompt, self.attributes, calibration.method, calibration.plan, [found]
                         ).check_rounds()
             places = [place_of(self.root, file) for file in self.files[:found.done]]

@@ -205,7 +205,7 @@ def test_a_batch_of_one_is_guided_and_an_empty_one_refused(sample, guided):
     ([5.0, 2.0, 1.0, 0.0], 5.0, 0.5),  # half the schedule, as a second pass at denoise 0.5
     ([10.0, 5.0], 10.0, 0.0)])
 def test_progress_is_the_share_of_the_schedule(comfyui, sigmas, sigma, share):
-    from sd_debias.nodes.guidance import Progress
+    from sd_debias.nodes.progress import Progress
 
     class Sampling:
         sigma_max = torch.tensor(10.0)
@@ -220,7 +220,7 @@ def test_progress_is_the_share_of_the_schedule(comfyui, sigmas, sigma, share):
 @pytest.mark.comfyui
 def test_steps_that_are_counted_are_those_that_sigma_tells(sample, guided, monkeypatch):
     """A GPU waits for a sigma that is read, so the steps of ComfyUI's samplers are counted."""
-    from sd_debias.nodes.guidance import FURTHER, Progress
+    from sd_debias.nodes.progress import FURTHER, Progress
     seen, step = [], Progress.step
 
     def both(self, timestep):
