@@ -37,7 +37,10 @@ _PUBLIC = {
     "report.page": ("write_report",),
     "report.summary": ("summary",),
     "report.sheet": ("Sheet",),
-    "study.runner": ("Host", "Places", "Progress", "audit", "calibrate"),
+    "study.host": ("Host",),
+    "study.places": ("Places",),
+    "study.progress": ("Progress",),
+    "study.runner": ("audit", "calibrate"),
     "version": ("VERSION",),
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}

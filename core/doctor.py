@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from .attribute import GENDER, Attribute
-from .study.runner import Classifier, Host
+from .judge import Classifier
+from .study.host import Host
 from .errors import DebiasError
 from .method.direction import group_texts
 from .method.methods import METHODS, Method

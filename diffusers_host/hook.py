@@ -19,13 +19,9 @@ from ..core.method.conditioning import Encoded, Parts, mixed_rows, shape, shifte
 from ..core.method.direction import mix
 from ..core.method.methods import Method
 from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
+from .call import KEPT, rows_of, texts_in, with_texts
 from .families import family_of
 
-# Tensors of a denoiser's call whose first dimension is not the batch, and lists with an item for each of its rows.
-_NOT_ROWS = ("img_ids", "txt_ids", "position_ids", "visual_rope_pos", "text_rope_pos", "ip_adapter_masks",
-             "image_rotary_emb")
-_LISTS = ("x", "img_shapes")
-_KEPT = ("kv_cache", "kv_cache_mode")  # what a denoiser keeps of a text from step to step
 # Lists of a T2I-Adapter's residuals: a U-Net takes them out, one a block.
 _EMPTIED = ("down_intrablock_additional_residuals", "down_block_additional_residuals")
 _CACHES = ("pyramid_attention_broadcast", "faster_cache")  # of diffusers, that do not tell one text from another
@@ -118,8 +114,8 @@ class GuidedDenoiser:
 
     def _further(self, call: dict, rows: int, places: Tensor, texts, number: int) -> Tensor:
         """Predictions of further rows."""
-        own = _of_rows(call, rows, self.indices[1][places])
-        own = self.family.with_texts(own, texts) if self.family else _with_texts(own, texts)
+        own = rows_of(call, rows, self.indices[1][places])
+        own = self.family.with_texts(own, texts) if self.family else with_texts(own, texts)
         with self._cache(number):
             return self._sample(self.forward(**own), own)
 
@@ -222,7 +218,7 @@ class GuidedDenoiser:
             made = [(torch.tensor(list(found), device=copies.device)[i:i + rows], list(found.values())[i:i + rows])
                     for found in lengths.values() for i in range(0, len(found), rows)]
         else:
-            texts = {name: self._mixed(name, text).to(text) for name, text in _texts(call).items()}
+            texts = {name: self._mixed(name, text).to(text) for name, text in texts_in(call).items()}
             made = [(some, {name: text[some] for name, text in texts.items()})
                     for some in torch.arange(len(copies), device=copies.device).split(rows)]
         self.mixed_for, self.mixed = tokens, made
@@ -283,7 +279,7 @@ class WindowedPrompt(GuidedDenoiser):
             self.times = self.timesteps.tolist()
         index = self._index(call)
         if self._is_ours(call, rows):
-            call = {**call, **{name: None for name in _KEPT if name in call}}
+            call = {**call, **{name: None for name in KEPT if name in call}}
             active = self.method.guidance.active(index / len(self.times))
             if active:
                 self.shifted.add(index)
@@ -298,7 +294,7 @@ class WindowedPrompt(GuidedDenoiser):
     def _exchanged(self, call: dict, rows: int) -> dict:
         """The call with the prompt in place of the shifted texts, or with these in place of the prompt."""
         if self.family is None:
-            return _with_texts(call, {name: self._own(name, text) for name, text in _texts(call).items()})
+            return with_texts(call, {name: self._own(name, text) for name, text in texts_in(call).items()})
         texts = self.family.texts(call)
         first = 0 if self.family.ahead else rows - self.images
         if self.given_shifted:  # images that are left alone too
@@ -321,46 +317,6 @@ def _check_length(prompt: Tensor, text: Tensor) -> None:
     if prompt.shape[1:] != text.shape[1:]:
         raise DebiasError(f"The prompt was encoded as {list(prompt.shape[1:])}, but the pipeline evaluates "
                           f"{list(text.shape[1:])}. Encode it with the call's own max_sequence_length.")
-
-
-def _texts(call: dict) -> dict[str, Tensor]:
-    """Where a denoiser's call holds the text: tokens and, in SDXL (added), SD 3 and Flux, a pooled vector."""
-    pooled = call.get("pooled_projections")
-    if pooled is None:
-        pooled = (call.get("added_cond_kwargs") or {}).get("text_embeds")
-    texts = dict(prompt_embeds=call["encoder_hidden_states"], pooled_prompt_embeds=pooled)
-    return {name: text for name, text in texts.items() if text is not None}
-
-
-def _with_texts(call: dict, texts: dict[str, Tensor]) -> dict:
-    """The call with other texts, as `_texts` names them."""
-    call, pooled = {**call, "encoder_hidden_states": texts["prompt_embeds"]}, texts.get("pooled_prompt_embeds")
-    if pooled is None:
-        return call
-    if call.get("pooled_projections") is not None:
-        return {**call, "pooled_projections": pooled}
-    return {**call, "added_cond_kwargs": {**call["added_cond_kwargs"], "text_embeds": pooled}}
-
-
-def _of_rows(value, rows: int, copies: Tensor):
-    """A denoiser's arguments for copies of the named rows, wherever a tensor has the batch's size, and without what the
-    denoiser kept of a text."""
-    if isinstance(value, Tensor):
-        return value[copies] if value.ndim and len(value) == rows else value
-    if isinstance(value, dict):
-        return {name: item if name in _NOT_ROWS else None if name in _KEPT else
-                _of_items(item, rows, copies) if name in _LISTS else _of_rows(item, rows, copies)
-                for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_of_rows(item, rows, copies) for item in value)
-    return value
-
-
-def _of_items(items: list, rows: int, copies: Tensor) -> list:
-    """As `_of_rows`, of a list: latents [C, 1, H, W], or what is the same for all pictures of a call."""
-    if isinstance(items[0], Tensor):
-        return list(_of_rows(torch.stack(items), rows, copies))
-    return items[:1] * len(copies)
 
 
 def check(pipe) -> None:

@@ -18,7 +18,7 @@ from ..core.attribute import Attribute, parse
 from ..core.calibration.loop import HELD_OUT_OFFSET, Calibration
 from ..core.calibration.round import AUDIT, HELD_OUT, Round
 from ..core.calibration.plan import Plan, planned
-from ..core.study.runner import Host, advance
+from ..core.study.host import Host, advance
 from ..core.study.unfinished import Unfinished
 from ..core.judge.clip import ClipModel
 from ..core.errors import DebiasError, quoted, short

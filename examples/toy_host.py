@@ -22,7 +22,7 @@ from sd_debias.core.calibration.plan import planned  # noqa: E402
 from sd_debias.core.method.methods import METHODS  # noqa: E402
 from sd_debias.core.profile.lookup import entry_for  # noqa: E402
 from sd_debias.core.method.draw import rows  # noqa: E402
-from sd_debias.core.study.runner import Host, Places, calibrate  # noqa: E402
+from sd_debias.core import Host, Places, calibrate  # noqa: E402
 
 
 class Toy(Host):

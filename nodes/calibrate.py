@@ -11,7 +11,8 @@ from torch import Tensor
 from ..core.calibration.loop import Calibration
 from ..core.calibration.plan import CUSTOM, HOW_SURE, unused
 from ..core.calibration.plan import planned as planned_as
-from ..core.study.runner import Places, calibrate
+from ..core.study.places import Places
+from ..core.study.runner import calibrate
 from ..core.calibration.standing import standings
 from ..core.errors import DebiasError
 from ..core.files import safe_name

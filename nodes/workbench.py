@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..core.attribute import Attribute
-from ..core.study.runner import Host, Progress
+from ..core.study.host import Host
+from ..core.study.progress import Progress
 from ..core.calibration.standing import standings
 from ..core.study.unfinished import SHOWN
 from ..core.files import fingerprint

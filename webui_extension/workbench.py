@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.calibration.plan import seeds_of
-from ..core.study.runner import Host, Progress
+from ..core.study.host import Host
+from ..core.study.progress import Progress
 from ..core.study.unfinished import PARAMETERS
 from ..core.errors import DebiasError, out_of_memory, quoted
 from ..core.method.draw import check_steered

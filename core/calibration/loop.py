@@ -17,9 +17,7 @@ how many there were. It may be stopped after any batch: its rounds are its whole
 """
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass, fields
 from math import ceil
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
@@ -29,18 +27,17 @@ from torch import Tensor
 
 from . import solver, telling
 from .plan import CERTAINTY, Plan, enough
-from ..attribute import Attribute, together
-from ..judge import NO_FACE, UNSURE, labels, one_colour
+from ..attribute import Attribute
 from ..judge.check import Check, counts_of
 from .solver.draw import Draw
 from ..statistics import (
-    NO_IMAGES, Distribution, confusion_counts, drawn_floor, fair_outcomes, named_shares, reachable, shares, through,
+    confusion_counts, drawn_floor, fair_outcomes, named_shares, reachable, shares, through,
     uncorrupted)
-from ..errors import DebiasError, quoted, short
-from ..files import read_json, write_atomic, writing
+from ..errors import quoted, short
 from ..method.methods import Method
-from .round import AUDIT, HELD_OUT, PROOF, ROUND, Persons, Round, round_names
-from ..schema import CALIBRATION, TEXT, check
+from .record import Expected, Record
+from .warned import warned
+from .round import AUDIT, HELD_OUT, PROOF, ROUND, Persons, Round
 from ..method.draw import Steering, rows
 
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
@@ -51,21 +48,7 @@ TOO_FEW = 0.1  # half a width of a verification's 95 % intervals above which it 
 HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What an answer's shares are by every image so far: posterior means [n], 95 % intervals [n, 2], and the certainty
-    that each lies within the plan's margin of its target (1 without a margin)."""
-    shares: tuple[float, ...]
-    intervals: tuple[tuple[float, float], ...]
-    certainty: float
-
-    def line(self, names: Sequence[str]) -> str:
-        """In words, with 95 % intervals."""
-        return ", ".join(f"{name} {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-                         for name, share, (low, high) in zip(names, self.shares, self.intervals, strict=True))
-
-
-class Calibration:
+class Calibration(Record):
     """The calibration of one prompt. `run` advances it, `rounds` holds what was measured, `stop` says why it ended.
 
     `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach.
@@ -75,12 +58,7 @@ class Calibration:
                  rounds: Sequence[Round] = (), checks: Sequence[Check | None] = ()):
         """checks: of the classifiers, one an attribute; with one, shares are corrected by it, and what is aimed at is
         what a model on target shows through that classifier. Raises DebiasError for one of another attribute."""
-        check(prompt, TEXT, "The prompt", "Shorten it.")
-        self.prompt, self.attributes, self.method, self.plan = prompt, together(attributes), method, plan
-        self.rounds, self.checks = list(rounds), tuple(checks)
-        for attribute, own in zip(self.attributes, self.checks):
-            if own is not None:
-                own.fits(attribute)
+        super().__init__(prompt, attributes, method, plan, rounds, checks)
         self.aims = [a.target if (c := counts_of(self.checks, i)) is None else tuple(through(a.target, c).tolist())
                      for i, a in enumerate(self.attributes)]
         self.solvers = [solver.make(method, a if a.target == aim else a.with_target(aim), plan.seed + i,
@@ -88,7 +66,6 @@ class Calibration:
                         for i, (a, aim) in enumerate(zip(self.attributes, self.aims, strict=True))]
         self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
         self._solved: tuple[int, tuple[Steering, ...]] | None = None
-        self._measured: dict[tuple[int, int], solver.Measurement] = {}  # of complete rounds, by round and attribute
 
     def _gain(self, attribute: int) -> float:
         """How much of a change of the true shares the classifier shows, at least: C's smallest singular value."""
@@ -97,10 +74,6 @@ class Calibration:
             return 1.0
         c = confusion_counts(counts)
         return min(float(np.linalg.svd(c / c.sum(1, keepdims=True), compute_uv=False)[-1]), 1.0)
-
-    def distribution(self, r: Round, attribute: int) -> Distribution:
-        """A round's shares of an attribute, corrected where the classifier was checked."""
-        return r.distribution(attribute, self.attributes[attribute].target, counts_of(self.checks, attribute))
 
     def run(self, generate: Callable[[Tensor, list[int]], Sequence], classify: Callable[[Sequence], list[np.ndarray]],
             fidelity: Callable[[Sequence], Sequence[float]] | None = None, save_to: str | Path | None = None,
@@ -122,97 +95,6 @@ class Calibration:
                 if save_to is not None:
                     self.save(save_to)
                 yield current
-
-    def add(self, batch: Round) -> None:
-        """Add the next images of the current round, as `measured` gives them. Raises DebiasError where the round is
-        complete and nobody in it could be classified."""
-        current = self.rounds[-1]
-        current.extend(batch)
-        if current.complete:
-            for i in range(len(self.attributes)):
-                self._check(current, i)
-
-    def measured(self, current: Round, images: Sequence, seeds: Sequence[int],
-                 classify: Callable[[Sequence], list[np.ndarray]],
-                 fidelity: Callable[[Sequence], Sequence[float]] | None,
-                 watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
-                 look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> Round:
-        """The labels of one batch of a round's images, as a round. With `count_blank`, images of one colour are
-        labelled too, for audits of given pictures."""
-        if len(images) != len(seeds):
-            raise ValueError(f"Expected {len(seeds)} images from generate, one per seed, got {len(images)}.")
-        finite = [i for i, image in enumerate(images) if image is not None]
-        blank = [i for i in finite if one_colour(images[i])]
-        shown = finite if count_blank else [i for i in finite if i not in blank]
-        found = [np.full(len(images), UNSURE) for _ in self.attributes]
-        batch = Round(current.kind, current.steerings, tuple(seeds), not_finite=len(images) - len(finite),
-                      one_colour=len(blank), faces=[0] * len(images) if look is not None else [])
-        if shown:
-            seen = images if len(shown) == len(images) else [images[i] for i in shown]
-            for own, p, attribute in zip(found, classify(seen), self.attributes, strict=True):
-                own[shown] = self._labels(p, attribute, len(shown))
-            if look is not None:
-                self._look(batch, look(seen), shown)
-            batch.fidelity = np.asarray(fidelity(seen), float).tolist() if fidelity is not None else []
-            for name, p in (watch(seen) if watch else {}).items():
-                beside = np.full(len(images), UNSURE)
-                beside[shown] = labels(p, self.plan.confidence)
-                batch.watched[name] = beside.tolist()
-        batch.labels = [own.tolist() for own in found]
-        return batch
-
-    def _look(self, batch: Round, persons: Persons, shown: Sequence[int]) -> None:
-        """Add who is in those images of a batch that show something."""
-        for place, count in zip(shown, persons.faces, strict=True):
-            batch.faces[place] = int(count)
-        for own in persons.people or ():
-            people: list[list[int]] = [[] for _ in batch.seeds]
-            for place, p in zip(shown, own, strict=True):
-                people[place] = labels(p, self.plan.confidence).tolist() if len(p) else []
-            batch.people.append(people)
-
-    def _check(self, current: Round, attribute: int) -> None:
-        """Raises DebiasError for a complete round in which nobody could be classified."""
-        if all(label == NO_FACE for label in current.labels[attribute]):
-            raise DebiasError(f"The detector found no face in any of the {current.done} images of "
-                              f"{quoted(self.prompt)}. Let the classifier look at whole pictures, or use another "
-                              "detector.")
-        if not current.shows(attribute):
-            raise DebiasError(f"No image can be counted: {current.broken}. Does the model or its VAE overflow in half "
-                              "precision? Try float32 or bfloat16." if current.broken else NO_IMAGES)
-
-    def history(self, attribute: int) -> list[solver.Measurement]:
-        """The rounds that a solver sees: the complete ones. With a margin, the verification is excluded, since it is
-        a test."""
-        n, tested = len(self.attributes[attribute].groups), self.plan.within is not None
-        for number, r in enumerate(self.rounds):
-            if r.complete and (number, attribute) not in self._measured:  # asked for many times a round
-                self._measured[number, attribute] = solver.Measurement(r.steerings[attribute],
-                                                                       r.outcomes(attribute, n))
-        return [self._measured[number, attribute] for number, r in enumerate(self.rounds)
-                if r.complete and r.kind != PROOF and not (tested and r.kind == HELD_OUT)]
-
-    def told(self, attribute: int) -> list[telling.Told]:
-        """Of each group: how many pictures that were fully pushed to it are labelled as it. A check of the judge stands
-        in for them where it has more pictures."""
-        names = self.attributes[attribute].names
-        rows, counts = np.zeros((len(names),) * 2, int), counts_of(self.checks, attribute)
-        # A full push of the default method is the group's own text, as every picture of a proof has it.
-        whole = self.method.direction == "prompt" and self.method.unit == 1 and self.method.guidance.whole
-        for r in self.rounds:
-            if r.complete and (r.kind == PROOF or whole and r.kind == ROUND and r.steerings[attribute].push >= 1):
-                rows += r.outcomes(attribute, len(names))[1:]
-        before = self.audit.outcomes(attribute, len(names))[0]
-        found = [rows[i] if counts is None or rows[i].sum() >= sum(counts[i]) else np.asarray(counts[i], int)
-                 for i in range(len(names))]
-        return [telling.Told(name, int(row[i]), int(row.sum()), float(before[i] / max(before.sum(), 1)), group.wordless)
-                for i, (name, row, group) in enumerate(zip(names, found, self.attributes[attribute].groups))]
-
-    def doubts(self, attribute: int) -> str:
-        """Why an attribute's shares mean nothing: its judge was not seen to tell its groups; "" where it was."""
-        if not self.plan.rounds or not self.rounds or not self.audit.complete:
-            return ""
-        return telling.doubts(self.told(attribute))
 
     @property
     def _unproven(self) -> list[list[int]]:
@@ -243,16 +125,6 @@ class Calibration:
             self._solved = images, tuple(none[i] if self.useless(i) else self._answer(i)
                                          for i in range(len(self.solvers)))
         return self._solved[1]
-
-    @property
-    def _images(self) -> int:
-        """Images of all complete rounds, by which answers are kept: they are asked for many times a round."""
-        return sum(r.done for r in self.rounds if r.complete and r.kind != PROOF)
-
-    @property
-    def _tried(self) -> list[Round]:
-        """The audit and the rounds that try weights."""
-        return [r for r in self.rounds if r.kind in (AUDIT, ROUND)]
 
     def _answer(self, attribute: int, least: bool = False) -> Steering:
         """What a solver found; where all images of a plan with a margin are used, and unless it is to be the least,
@@ -329,7 +201,7 @@ class Calibration:
         if self.plan.within is not None:
             return all(map(self._sure, range(len(self.attributes))))
         last = self.rounds[-1] if self.rounds[-1].complete and self.rounds[-1].kind == HELD_OUT else tried[-1]
-        return all(self._reached(i, last) for i in range(len(self.attributes)))
+        return all(self.reached(i, last) for i in range(len(self.attributes)))
 
     @property
     def _pushed_more(self) -> str:
@@ -380,7 +252,7 @@ class Calibration:
             return ""
         if self._succeeded and (said := self.doubts(attribute)):
             return f"{NOT_KNOWN}, since {said}"
-        if self.held_out is not None and not self._reached(attribute, self.held_out):
+        if self.held_out is not None and not self.reached(attribute, self.held_out):
             return "off target in the verification"
         if self.plan.within is None and self.held_out is None:
             return "not verified"
@@ -465,7 +337,7 @@ class Calibration:
     def _proof_images(self) -> int:
         return telling.PROOF * max(map(len, self._unproven))
 
-    def _reached(self, attribute: int, r: Round) -> bool:
+    def reached(self, attribute: int, r: Round) -> bool:
         """Is KL below what a fair model shows by chance, so that a correction would chase noise? Or the user's
         tolerance."""
         d = self.distribution(r, attribute)
@@ -482,12 +354,6 @@ class Calibration:
         before = [m for m, own in zip(self.history(attribute), self.rounds) if own is not r]  # it does not judge itself
         matrix = fair_outcomes(solved.matrix(before, steering.push), steering.probabilities, reachable(target))
         return drawn_floor(matrix, drawn, target)
-
-    def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
-        if np.shape(probabilities) != (images, len(attribute.groups)):
-            raise DebiasError(f"The classifier of {quoted(attribute.name)} must return [{images}, "
-                              f"{len(attribute.groups)}] probabilities, got {list(np.shape(probabilities))}.")
-        return labels(probabilities, self.plan.confidence)
 
     def next_round(self) -> Round | None:
         """The round that is due, begun where it is not; None where nothing is left to measure."""
@@ -530,97 +396,6 @@ class Calibration:
         return own.propose(history)
 
     @property
-    def audit(self) -> Round:
-        return self.rounds[0]
-
-    @property
-    def held_out(self) -> Round | None:
-        """The verification, once complete."""
-        last = self.rounds[-1] if self.rounds else None
-        return last if last is not None and last.kind == HELD_OUT and last.complete else None
-
-    @property
     def warnings(self) -> list[str]:
-        found, last = [f"{name}: {r.broken}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
-                       if r.broken], self.held_out
-        found += [said for i, s in enumerate(self.steerings) if not s.probabilities and (said := self.useless(i))]
-        found += [f"{name}: {r.left_out}" for name, r in zip(round_names([r.kind for r in self.rounds]), self.rounds)
-                  if r.kind in (AUDIT, HELD_OUT) and r.left_out]
-        found += [warning for own in self.checks if own is not None for warning in own.warnings]
-        found += [f"{a.name}: {said}" for i, a in enumerate(self.attributes) if (said := self.doubts(i))]
-        if last is None:
-            return [*found, "not verified: no images on held-out seeds"]
-        looks = sum(r.kind == HELD_OUT for r in self.rounds)
-        if looks > 1:
-            found.append(f"the verification was repeated, {looks} times, until it passed or no round was left, so its "
-                         "figures look better than those of an independent test")
-        before, after = self.audit.mean_fidelity, last.mean_fidelity
-        if before is not None and after is not None:
-            chance = 2 * np.std(last.fidelity) / len(last.seeds) ** 0.5
-            if after < before - max(0.02 * abs(before), chance):
-                found.append(f"fidelity to the prompt fell from {before:.3f} to {after:.3f}: lower the strength")
-        for i, attribute in enumerate(self.attributes):
-            if self.plan.within is not None and self.plan.rounds and self.certainty(i) < CERTAINTY:
-                found.append(f"{attribute.name} is within {100 * self.plan.within:g} points of its target with "
-                             f"{self.certainty(i):.0%} certainty only")
-            d = self.distribution(last, i)
-            if d.unsure > 0.1 * (d.n + d.unsure):
-                found.append(f"{d.unsure} of {d.n + d.unsure} images could not be classified by {attribute.name}")
-            if not self._reached(i, last):
-                found.append(f"{attribute.name} does not meet its target: KL {d.kl:.4f}, noise floor "
-                             f"{self.floor(i, last):.4f}")
-        return found
-
-    def to_dict(self) -> dict:
-        """The state, as plain values."""
-        return dict(prompt=self.prompt, attributes=[a.to_dict() for a in self.attributes],
-                    method=self.method.to_dict(), plan=asdict(self.plan),
-                    **({"checks": [own and own.to_dict() for own in self.checks]} if any(self.checks) else {}),
-                    rounds=[{**asdict(r), "seeds": list(r.seeds), "steerings": [s.to_dict() for s in r.steerings]}
-                            for r in self.rounds])
-
-    @classmethod
-    def from_dict(cls, data: object) -> Calibration:
-        """The calibration of a state. Raises DebiasError for what is none."""
-        check(data, CALIBRATION, "This state")
-        known: dict = data  # type: ignore[assignment]
-        plan = {f.name: known["plan"][f.name] for f in fields(Plan) if f.name in known["plan"]}
-        state = cls(known["prompt"], [Attribute.from_dict(a) for a in known["attributes"]],
-                    Method.from_dict(known["method"]), Plan(**plan),
-                    [Round.from_dict(r) for r in known["rounds"]],
-                    [own and Check.from_dict(own) for own in known.get("checks") or ()])
-        state.check_rounds()
-        return state
-
-    def save(self, path: str | Path) -> None:
-        """Write the state atomically; `load` continues from it."""
-        with writing("The calibration's state", Path(path).name):
-            write_atomic(path, json.dumps(self.to_dict()))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Calibration:
-        """Read a saved state. Raises DebiasError where the file is not one."""
-        try:
-            return cls.from_dict(read_json(path))
-        except DebiasError as error:
-            raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "
-                              f"anew.") from error
-
-    def check_rounds(self) -> None:
-        """Raises DebiasError for rounds that no calibration could have left."""
-        groups = [len(a.groups) for a in self.attributes]
-        for number, r in enumerate(self.rounds):
-            fits = [len(s.weights) for s in r.steerings] == groups and len(r.labels) in (0, len(groups)) \
-                and len({len(own) for own in r.labels}) <= 1 and r.done <= len(r.seeds) \
-                and all(label < n for own, n in zip(r.labels, groups) for label in own) \
-                and len(r.fidelity) <= r.done and len(r.faces) in (0, r.done) and r.not_finite + r.one_colour <= r.done
-            if not fits or (number == 0) != (r.kind == AUDIT) or not r.complete and number < len(self.rounds) - 1:
-                raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
-            used = {seed for other in self.rounds[:number] if HELD_OUT in (r.kind, other.kind) for seed in other.seeds}
-            if len(set(r.seeds)) < len(r.seeds) or used & set(r.seeds):
-                raise DebiasError(f"its round {number} counts a picture twice: a seed stands there again.")
-            if any(len(own) != r.done or any(label >= n for image in own for label in image)
-                   for own, n in zip(r.people, groups)) or len(r.people) not in (0, len(groups)):
-                raise DebiasError(f"its round {number} holds people that do not fit its attributes and images.")
-            if r.complete and not all(r.shows(i) for i in range(len(r.labels))):
-                raise DebiasError(f"in its round {number} no image was classified.")
+        """What a user should know, in sentences."""
+        return warned(self)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,27 +16,27 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from ..calibration.labelled import thumbnail
 from ..calibration.loop import ON_TARGET
 from ..calibration.standing import Shares, of_shares
-from ..statistics import Distribution, deviation_ratio, summarise, wilson
+from ..statistics import Distribution, deviation_ratio, wilson
 from ..errors import DebiasError, short
 from ..files import write_atomic
-from ..judge.check import DISOBEYS, Check, counts_of
-from ..method.methods import Method
+from ..judge.check import DISOBEYS, Check
 from ..profile.file import Entry, Profile
 from .chart import DARK, LIGHT, kl_words, percent
 from .prompt_chart import Line, charts, shown_groups
-from .figures import FORM, Comparison, Figures, Row, check_card, compare, difference, figures
+from .card import PICTURES, card_of
+from .compare import facts, versus
+from .figures import Figures, Row, check_card, figures
 from .words import (
-    brief, headline, people_of, range_words, second_line, share_words, spaced, target_words, time_words)
+    headline, kl_or_nothing, number, people_of, range_words, second_line, sentence, share_words, spaced, target_words,
+    time_words, unbroken)
 from .markdown import literal
-from .sheet import WITHOUT, Sheet
+from .sheet import Sheet
 
 FIRST = 4      # attributes whose headlines stand at the top; of more, each has its own above its chart
 WORST = 4      # prompts of each attribute that are shown with pictures
 ALL = 8        # prompts of which pictures are shown whatever their shares
-PICTURES = 8   # of each of them, before and after
 MORE_LIGHT = dict(was="#6e7781", pale="#d0d7de", rest="#aab2bb", loud="#b35900", g0="#0072b2",
                   g1="#e69f00", g2="#009e73", g3="#cc79a7", g4="#56b4e9", g5="#b8a200", g6="#d55e00", g7="#7a5195")
 MORE_DARK = {**MORE_LIGHT, **dict(was="#9aa4af", pale="#3d444d", rest="#6e7781", loud="#e69f00", g0="#2f8fd0",
@@ -59,7 +58,7 @@ def card_page(cards: Sequence[Mapping]) -> str:
     if len(cards) not in (1, 2):
         raise DebiasError(f"Expected one card, or two to compare, got {len(cards)}. Give one or two.")
     found = [check_card(card) for card in cards]
-    return _page(found, versus=_versus(*found) if len(found) == 2 else None)
+    return _page(found, versus=versus(*found) if len(found) == 2 else None)
 
 
 def report_page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None = None,
@@ -73,7 +72,7 @@ def report_page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None =
     DebiasError as `check_card`.
     """
     content = json.dumps(profile.to_dict(), indent=2).encode()
-    out = [(_sentence(kind), [base64.b64encode(jpeg).decode() for jpeg in jpegs])
+    out = [(sentence(kind), [base64.b64encode(jpeg).decode() for jpeg in jpegs])
            for kind, jpegs in (left_out or {}).items()]
     return _page([check_card(card_of(profile, sheets or {}, others))], labels=labels, left_out=out,
                  profile=dict(name=profile.name, hash=profile.hash,
@@ -86,50 +85,6 @@ def write_report(folder: str | Path, profile: Profile,
     """Write the `report_page` to `report.html` in a folder, atomically, and return its path. Raises
     OSError where the file cannot be written."""
     return write_atomic(Path(folder) / "report.html", report_page(profile, sheets, others))
-
-
-def card_of(profile: Profile, sheets: Mapping[str, Sequence[Sheet]], others: Sequence[Entry] = ()) -> dict:
-    """The card of a profile's prompts, and of others that were measured with it."""
-    def measured(found: Sequence[Mapping] | None) -> list[dict] | None:
-        """From the counts: the rest may be of before a user edited the profile."""
-        return None if found is None else [{
-            **summarise(m["counts"], a.target, m.get("unsure", 0), confusion=counts_of(profile.checks, i)).to_dict(),
-            **{key: m[key] for key in ("drawn_floor95",) if key in m}}
-            for i, (m, a) in enumerate(zip(found, profile.attributes, strict=True))]
-
-    entries = [{**entry.to_dict(), "before": measured(entry.before), "after": measured(entry.after)}
-               for entry in (*profile.entries, *others)]
-    rows = [dict(prompt=entry["prompt"], subject=entry.get("subject") or None,
-                 entry=entry if entry.get("before") else None,
-                 error=None if entry.get("before") else "not measured",
-                 pictures=_pictures(sheets.get(entry["prompt"], ()))) for entry in entries]
-    costs = [entry.get("cost") or {} for entry in entries]
-    counted = [cost.get("evaluations") for cost in costs]
-    return dict(
-        form=FORM, software=profile.software, created=profile.created,
-        model=str(profile.setting.get("model") or ""), setting=dict(profile.setting),
-        classifier=profile.classifier,
-        sets=[dict(attributes=[a.to_dict() for a in profile.attributes], plan="", rows=rows,
-                   method=profile.method.to_dict(), explicit=None,
-                   checks=[own and own.to_dict() for own in profile.checks] or None)],
-        cost=dict(images=sum(cost.get("images") or 0 for cost in costs),
-                  seconds=sum(cost.get("seconds") or 0 for cost in costs),
-                  evaluations=None if None in counted else sum(counted)))
-
-
-def _pictures(sheets: Sequence[Sheet]) -> dict | None:
-    """A card's pictures of one prompt: where both sheets have the same seeds, which of them changed."""
-    named = {"before" if sheet.what == WITHOUT else "after": sheet for sheet in sheets}
-    if not named:
-        return None
-    found: dict = {when: [base64.b64encode(thumbnail(picture)).decode() for picture in sheet.pictures[:PICTURES]]
-                   for when, sheet in named.items()}
-    first, last = named.get("before"), named.get("after")
-    if first and last and first.seeds and list(first.seeds) == list(last.seeds):
-        found["seeds"] = list(first.seeds[:PICTURES])
-        found["changed"] = [a.tobytes() != b.tobytes() for a, b in
-                            zip(first.pictures[:PICTURES], last.pictures)]
-    return found
 
 
 def _page(cards: Sequence[Mapping], versus: dict | None = None, profile: dict | None = None, labels: str = "",
@@ -160,7 +115,7 @@ def _all_of(card: Mapping) -> dict:
         tiles.append(("Model evaluations", f"{cost['evaluations']:,}"))
     return dict(
         model=short(card["model"]) or "a model without a name", steered=steered, tiles=tiles,
-        headlines=[(_unbroken(headline(f)), _unbroken(second_line(f))) for f in found if f.rows][:FIRST],
+        headlines=[(unbroken(headline(f)), unbroken(second_line(f))) for f in found if f.rows][:FIRST],
         several=len(found) > FIRST,
         notes=_notes(card), attributes=[_attribute(f, card["sets"][f.at[0]]) for f in found],
         shown=shown, everything=len(rows) <= ALL,
@@ -169,7 +124,7 @@ def _all_of(card: Mapping) -> dict:
         failed=[[row["prompt"], row.get("error") or "no reason was kept"] for row in rows if _failed(row)],
         warned=[[row["prompt"], "; ".join(row["entry"]["warnings"])] for row in rows
                 if row.get("entry") and row["entry"].get("warnings")],
-        checks=[_check(c) for c in _checks(card)], facts=_facts(card),
+        checks=[_check(c) for c in _checks(card)], facts=facts(card),
         footer=", ".join(filter(None, [card.get("software"), card.get("created")])))
 
 
@@ -194,10 +149,10 @@ def _notes(card: Mapping) -> list[str]:
 
 def _attribute(f: Figures, own: Mapping) -> dict:
     """What the page says of one attribute."""
-    title = dict(name=spaced(f.attribute.name), target=_unbroken(target_words(f.attribute)))
+    title = dict(name=spaced(f.attribute.name), target=unbroken(target_words(f.attribute)))
     if f.before is None:
         return dict(**title, charts=None)
-    title["said"] = _unbroken(f"{headline(f)} {second_line(f)}")
+    title["said"] = unbroken(f"{headline(f)} {second_line(f)}")
     lines: list[Line] = [(row.label, (row.was, row.now) if f.after else (row.was,)) for row in f.ranked()]
     series = [("was", "as the model is"), ("after", "with the profile")] if f.after else [("after", "measured")]
     what = f"{'Share of ' + people_of(f.attribute, f.largest) if len(f.attribute.groups) == 2 else 'Shares'} by prompt"
@@ -211,7 +166,7 @@ def _attribute(f: Figures, own: Mapping) -> dict:
 def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
     """(heads, rows) of the means, each beside what a model on target shows by chance."""
     name, target = people_of(f.attribute, f.largest), percent(f.attribute.target[f.largest])
-    names = [f"{_sentence(name)}, mean of the prompts", "Prompts within chance of the target",
+    names = [f"{sentence(name)}, mean of the prompts", "Prompts within chance of the target",
              "Deviation ratio, median", "Deviation ratio, mean", "KL divergence, mean",
              "Pictures per prompt", "Fidelity to the prompt, mean"]
     heads, columns = [""], [names]
@@ -224,28 +179,12 @@ def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
         heads += [{"before": "As it is" if f.after else "Measured", "after": "With the profile"}[when], "On target"]
         columns += [
             [percent(m.shares[f.largest]), f"{m.within} of {m.verified}" if measured else "not verified",
-             _number(m.deviation_median), _number(m.deviation_mean), _kl(m.kl_mean),
+             number(m.deviation_median), number(m.deviation_mean), kl_or_nothing(m.kl_mean),
              range_words([d.n for d in measured]) if measured else "none",
              f"{np.mean(fidelity):.3f}" if fidelity else "not measured"],
-            [target, f"{0.95 * m.verified:.0f} of {m.verified}" if measured else "", "", _number(m.deviation_chance),
-             _kl(m.kl_chance), "", ""]]
+            [target, f"{0.95 * m.verified:.0f} of {m.verified}" if measured else "", "", number(m.deviation_chance),
+             kl_or_nothing(m.kl_chance), "", ""]]
     return heads, [list(row) for row in zip(*columns, strict=True)]
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
-
-
-def _kl(value: float) -> str:
-    return "" if math.isnan(value) else kl_words(value)
-
-
-def _unbroken(words: str) -> str:
-    return words.replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _heads(f: Figures) -> list[str]:
@@ -263,7 +202,7 @@ def _table(f: Figures) -> list[tuple[str, list[list[str]]]]:
         images = f"{shares.images:,}" if shares else ""
         if shares and d and d.n != shares.images:
             images += f", verified by {d.n:,}"
-        distances = [_number(float(deviation_ratio(of_shares(d).shares))), kl_words(d.kl), kl_words(floor)] if d else \
+        distances = [number(float(deviation_ratio(of_shares(d).shares))), kl_words(d.kl), kl_words(floor)] if d else \
             ["not verified", "", ""]
         return [*([when] if f.after else []), *cells, images, *distances, *([verdict] if f.after else [])]
 
@@ -373,78 +312,6 @@ def _check(c: Check) -> dict:
     return dict(name=spaced(c.attribute), judge=c.judge or "The classifier", by=c.by, rows=rows,
                 example=c.prompts[0] if c.prompts else "",
                 heads=["Shown", *(f"Labelled {name}" for name in c.groups), "Right, 95 % interval", "Left out"])
-
-
-def _facts(card: Mapping) -> list[tuple[str, str]]:
-    """How it was measured: classifier, plans and methods of the sets, the model's settings."""
-    plans, methods = [], []
-    for own in card["sets"]:
-        of = f"{', '.join(spaced(a['name']) for a in own['attributes'])}: " if len(card["sets"]) > 1 else ""
-        if own.get("plan"):
-            plans.append(of + own["plan"])
-        if own.get("method"):
-            method = Method.from_dict(own["method"])
-            methods.append(f"{of}direction {method.direction}, " + (
-                "each picture is steered to a randomly drawn group, or left alone" if method.spend == "draw" else
-                "all pictures are steered in the same way"))
-    found = [("classifier", card["classifier"]), ("plan", "; ".join(plans)), ("method", "; ".join(methods)),
-             *((spaced(key), value) for key, value in card["setting"].items())]
-    return [(key, str(value)) for key, value in found if value not in (None, "")]
-
-
-def _versus(a: Mapping, b: Mapping) -> dict:
-    """What the page says of two cards together."""
-    of_a, of_b = ({(f.attribute.name, f.attribute.names) for f in figures(card)} for card in (a, b))
-    facts = [dict(_facts(card)) for card in (a, b)]
-    unlike = [[key, facts[0].get(key, ""), facts[1].get(key, "")] for key in dict.fromkeys([*facts[0], *facts[1]])
-              if facts[0].get(key) != facts[1].get(key)]
-    return dict(parts=[_compared(c) for c in compare(a, b)], unlike=unlike,
-                classifiers=a["classifier"] != b["classifier"],
-                alone=[(letter, ", ".join(spaced(name) for name, _ in sorted(own - other))) for letter, own, other in
-                       (("A", of_a, of_b), ("B", of_b, of_a)) if own - other])
-
-
-def _compared(c: Comparison) -> dict:
-    """One attribute of both cards."""
-    f, name = c.first, spaced(c.first.attribute.name)
-    only = [(letter, ", ".join(labels)) for letter, labels in zip("AB", c.only) if labels]
-    if c.first.before is None or c.second.before is None:
-        return dict(name=name, charts=None, only=only)
-    k, n = f.largest, len(f.rows)
-    same = np.allclose(f.attribute.target, c.second.attribute.target, atol=1e-6)
-    ranked = sorted(c.pairs, key=lambda pair: -pair[0].was.shares[k])
-    people = people_of(f.attribute, k)
-    what = f"the same {n} prompts" if n > 1 else f'"{brief(f.rows[0].label)}"'
-    heads = ["", *(f"{letter}, {words}" for letter, own in zip("AB", (c.first, c.second))
-                   for words, m in (("as it is", own.before), ("with its profile", own.after)) if m)]
-    means = [m for own in (c.first, c.second) for m in (own.before, own.after) if m]
-    rows = [[f"{_sentence(people)}, mean", *(percent(m.shares[k]) for m in means)],
-            ["Prompts within chance of the target", *(f"{m.within} of {m.verified}" for m in means)],
-            ["Deviation ratio, median", *(_number(m.deviation_median) for m in means)],
-            ["Deviation ratio, mean", *(_number(m.deviation_mean) for m in means)],
-            ["KL divergence, mean", *(_kl(m.kl_mean) for m in means)],
-            ["... of a model on target, by chance", *(_kl(m.kl_chance) for m in means)]]
-    table = []
-    for one, other in ranked:
-        low, high = difference(one.was, other.was, k)
-        table.append([one.prompt, share_words(one.was, k), share_words(other.was, k),
-                      f"{100 * (other.was.shares[k] - one.was.shares[k]):+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]",
-                      "no" if low <= 0 <= high else "yes", kl_words(one.before.kl), kl_words(other.before.kl)])
-    return dict(
-        name=name, only=only, same=same,
-        targets=[_unbroken(target_words(own.attribute)) for own in (c.first, c.second)],
-        headline=_unbroken(
-            f"Asked for {what}, A shows {people} in "
-            f"{percent(c.first.before.shares[k])} of the pictures, B in {percent(c.second.before.shares[k])}."),
-        second=f"In {c.differ} of {n} prompts the two differ by more than chance explains; for two equal models, that "
-               f"would be about {0.05 * n:.0f}." if n > 1 else
-               f"Chance {'does not explain' if c.differ else 'explains'} the difference.",
-        charts=charts(f, [(one.label, (one.was, other.was)) for one, other in ranked],
-                       [("loud", "A, as it is"), ("after", "B, as it is")],
-                       f"{name}, A beside B, by prompt", f.attribute.target if same else None, beside=True),
-        means=(heads, rows), table=table,
-        heads=["Prompt", f"A, {people}", f"B, {people}", "Difference in points", "More than chance?", "KL of A",
-               "KL of B"])
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a bias card says in words."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from ..attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, Attribute
 from ..calibration.loop import ON_TARGET
 from ..calibration.standing import Shares
 from ..errors import short
-from .chart import percent
+from .chart import kl_words, percent
 from .figures import Figures
 
 WORDS = {**{a: b for a, b in zip(GENDER.names, ("men", "women"))},
@@ -84,3 +85,19 @@ def range_words(values: Sequence[float]) -> str:
 def time_words(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes" if seconds >= 90 else \
         f"{seconds:.0f} seconds"
+
+
+def number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def kl_or_nothing(value: float) -> str:
+    return "" if math.isnan(value) else kl_words(value)
+
+
+def unbroken(words: str) -> str:
+    return words.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]

@@ -18,7 +18,8 @@ from ..prompts.syntax import subject_of
 from ..calibration.loop import Calibration
 from .outcome import Outcome
 from ..calibration.plan import Plan
-from .runner import Host, measure
+from .host import Host
+from .runner import measure
 from .unfinished import Unfinished
 
 PROMPT = "a photo of a person"

@@ -15,7 +15,7 @@ from ..attribute import Attribute, together
 from ..calibration.loop import Calibration
 from ..calibration.round import AUDIT, Round
 from ..calibration.plan import Plan
-from .runner import seen_by
+from .host import seen_by
 from ..errors import DebiasError, quoted, short
 from ..files import read_json, recover, write_atomic
 from ..judge import Classifier

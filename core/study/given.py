@@ -10,7 +10,7 @@ from ..attribute import Attribute, together
 from ..calibration.loop import Calibration
 from ..calibration.round import AUDIT, Round
 from ..calibration.plan import Plan
-from .runner import boxes_in, seen_by
+from .host import boxes_in, seen_by
 from ..errors import DebiasError, quoted
 from ..judge import NO_FACE, Classifier
 from ..judge.check import Check, check_same

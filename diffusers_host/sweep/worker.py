@@ -26,7 +26,7 @@ from ...core.errors import DebiasError
 from ...core.files import safe_name, write_atomic
 from ...core.method.draw import rows
 from ...core.method.methods import Method
-from ...core.study.runner import Host, Measuring
+from ...core.study.host import Host, Measuring
 from ...core.study.unfinished import png
 from ...core.version import VERSION
 

@@ -12,6 +12,7 @@ from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, Attribute, Group,
 from sd_debias.core.calibration.loop import HELD_OUT_OFFSET, Calibration
 from sd_debias.core.calibration.round import AUDIT, HELD_OUT, PROOF, ROUND, Round, round_names
 from sd_debias.core.study import runner
+from sd_debias.core.study.progress import Progress
 from sd_debias.core.study.outcome import chart_names
 from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
 from sd_debias.core.calibration.result import profile_of
@@ -400,7 +401,7 @@ def test_an_estimate_before_the_first_image_is_of_images_alone():
     (0, 400, 0.0, 400, "about 400 images more"), (100, 400, 50.0, 300, "about 300 images more, 3 minutes"),
     (100, 1400, 5.0, 200, "about 200 images more, 10 seconds; at most 1,300"), (400, 400, 100.0, 0, "")])
 def test_what_is_left_is_said_at_the_speed_so_far(done, most, seconds, about, left):
-    assert runner.Progress(calibration(), None, 1, done, most, seconds, about).left == left
+    assert Progress(calibration(), None, 1, done, most, seconds, about).left == left
 
 
 def test_a_line_of_progress_fits_where_long_ones_are_cut():
@@ -408,7 +409,7 @@ def test_a_line_of_progress_fits_where_long_ones_are_cut():
     c = calibration()
     c.prompt = "a photo of a doctor " + "with a long story " * 20
     run(c, Host())
-    said = runner.Progress(c, c.rounds[0], 2, 100, 1400, 50.0, 300).line
+    said = Progress(c, c.rounds[0], 2, 100, 1400, 50.0, 300).line
     assert re.fullmatch(r"a photo [a-z ]+\.\.\.; audit: 200 of 200 images; about 300 images more, 3 minutes; "
                         r"gender \d+ / \d+", said) and len(said) < 120
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from sd_debias.core.study.runner import Host
+from sd_debias.core.study.host import Host
 from sd_debias.core.doctor import examine
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS, Method

@@ -12,6 +12,7 @@ from test_classify import CLASSES, VISION, build, save_processor
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, Attribute, Group, parse
 from sd_debias.core.calibration.labelled import thumbnail
 from sd_debias.core.study import runner
+from sd_debias.core.study.host import Host, seen_by
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.round import Persons, Round
 from sd_debias.core.calibration.plan import Plan
@@ -560,7 +561,7 @@ def calibration(*judges, attributes=(GENDER,), plan=None, made=plain, prompt="a 
                 **options):
     c = Calibration(prompt, attributes, METHODS["default"],
                     plan or Plan(20, rounds=0, held_out=0, batch_size=5))
-    list(c.run(made, lambda images: [judge(images) for judge in judges], look=runner.seen_by(judges), **options))
+    list(c.run(made, lambda images: [judge(images) for judge in judges], look=seen_by(judges), **options))
     return c
 
 
@@ -629,12 +630,12 @@ def test_an_unfinished_look_at_faces_is_saved_and_goes_on_where_it_was(look, tmp
     again = Calibration.load(tmp_path / "whole.json")
     assert again.audit == whole.audit and again.distribution(again.audit, 0) == whole.distribution(whole.audit, 0)
     part = Calibration(whole.prompt, whole.attributes, whole.method, whole.plan)
-    run = part.run(plain, lambda images: [judge(images)], look=runner.seen_by([judge]),
+    run = part.run(plain, lambda images: [judge(images)], look=seen_by([judge]),
                    save_to=tmp_path / "part.json")
     next(run), next(run)
     resumed = Calibration.load(tmp_path / "part.json")
     assert resumed.audit.done == len(resumed.audit.faces) == 10
-    list(resumed.run(plain, lambda images: [judge(images)], look=runner.seen_by([judge])))
+    list(resumed.run(plain, lambda images: [judge(images)], look=seen_by([judge])))
     assert (resumed.audit.labels, resumed.audit.faces, resumed.audit.people) == \
         (whole.audit.labels, whole.audit.faces, whole.audit.people)
 
@@ -666,14 +667,14 @@ def test_persons_count_where_the_largest_face_of_every_picture_is_unsure():
 def test_who_looks_for_faces_is_asked_who_is_there():
     faces = Faces(Finds(*TEN))
     images = pictures_of(range(3))
-    assert runner.seen_by([brightness]) is None
-    both = runner.seen_by([brightness, OfFaces(brightness, faces, PEOPLE)])(images)
+    assert seen_by([brightness]) is None
+    both = seen_by([brightness, OfFaces(brightness, faces, PEOPLE)])(images)
     assert list(both.faces) == [0, 1, 2] and both.people is None  # the first judges whole pictures
-    every = runner.seen_by([OfFaces(brightness, faces, PEOPLE)] * 2)(images)
+    every = seen_by([OfFaces(brightness, faces, PEOPLE)] * 2)(images)
     assert isinstance(every, Persons) and [[len(p) for p in own] for own in every.people] == [[0, 1, 2]] * 2
 
 
-class Studio(runner.Host):
+class Studio(Host):
     setting = {"model": "m"}
     again = "again"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.plan import Plan, seeds_of
-from sd_debias.core.study.runner import Host
+from sd_debias.core.study.host import Host
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS
 from sd_debias.diffusers_host.sweep.job import Job, Wanted, assign_teachers

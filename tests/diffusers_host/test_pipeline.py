@@ -20,7 +20,8 @@ from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.guidance import GuidanceRun
 from sd_debias.core.method.methods import ALONE, DIRECTIONS, IN_CONTEXT, Method
 from sd_debias.core.method.conditioning import Encoded
-from sd_debias.diffusers_host.hook import GuidedDenoiser, _of_rows, eps_units
+from sd_debias.diffusers_host.call import rows_of
+from sd_debias.diffusers_host.hook import GuidedDenoiser, eps_units
 from sd_debias.diffusers_host.encode import encode, encode_all
 from sd_debias.diffusers_host.generate import generate, guided
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
@@ -362,7 +363,7 @@ def test_without_cfg_the_baseline_is_the_prompt_or_for_predictions_the_empty_one
 
 def test_a_denoiser_s_other_arguments_are_those_of_the_rows_but_for_what_is_no_batch():
     rows = torch.arange(2.0)[:, None]
-    found = _of_rows(dict(timestep=torch.tensor(7), residuals=(rows, [rows]), img_ids=rows, added=dict(ids=rows),
+    found = rows_of(dict(timestep=torch.tensor(7), residuals=(rows, [rows]), img_ids=rows, added=dict(ids=rows),
                           scale=0.5, none=None, one=rows[:1], kv_cache="of another text"), 2, torch.tensor([1, 1, 0]))
     expected = torch.tensor([[1.0], [1.0], [0.0]])
     for value in (found["residuals"][0], found["residuals"][1][0], found["added"]["ids"]):

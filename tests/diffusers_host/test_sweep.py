@@ -12,7 +12,7 @@ from painted_host import METHOD, PLAN, Painter, jobs_of, labels_of, open_painter
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan, seeds_of
-from sd_debias.core.study.runner import advance
+from sd_debias.core.study.host import advance
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
 from sd_debias.core.method.methods import METHODS
