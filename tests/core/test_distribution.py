@@ -171,6 +171,8 @@ def test_images_in_a_group_that_nobody_should_be_in_are_a_large_but_finite_diver
     d = summarise(np.array([70, 30]), [1.0, 0.0])
     assert 1 < d.kl < 2 and d.kl_interval[0] < d.kl < d.kl_interval[1] < 5
     assert json.loads(json.dumps(d.to_dict(), allow_nan=False)) == d.to_dict()
+    stray = summarise([99, 1], [1.0, 0.0])
+    assert 0 < stray.kl < stray.kl_floor95, "one label is within chance"
     assert d.target == (1.0, 0.0) and set(map(type, d.counts)) == {int} and type(d.n) is int
 
 
