@@ -2,6 +2,7 @@
 import csv
 import hashlib
 import io
+import json
 import os
 import struct
 import sys
@@ -16,12 +17,11 @@ from sd_debias.core.study import folder as audited
 from sd_debias.core.study.folder import FolderAudit, files, key_of, opened
 from sd_debias.core.study.given import labelled_pictures
 from sd_debias.core.calibration.labelled import (
-    FORM, Labelled, as_csv, corrected, read_corrections, run_of, thumbnail)
+    FORM, Labelled, as_csv, corrected, given_back, read_corrections, run_of, thumbnail)
 from sd_debias.core.calibration.round import AUDIT, Round
 from sd_debias.core.statistics import summarise, summarise_people
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import NO_FACE, UNSURE
-from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.faces import Faces, OfFaces
 from sd_debias.core.looks import PEOPLE
 from sd_debias.core.method.draw import Steering
@@ -419,17 +419,6 @@ def test_every_person_counts_and_pictures_of_nobody_are_told_but_not_unreadable_
     assert "1 show no face" in done.round.left_out and done.table()[-1]["gender"] != "no face"
 
 
-def test_a_folder_in_which_everybody_is_of_one_group_has_shares_too(monkeypatch):
-    monkeypatch.setattr("sd_debias.core.statistics.dirichlet_interval", lambda *_: (0.0, 1.0))  # slow
-    rng = np.random.default_rng(0)
-    for people in [np.array([3, 2, 1, 4]), *(rng.integers(1, 5, n) for n in rng.integers(1, 30, 150))]:
-        d = summarise_people(np.stack([people, 0 * people], 1), GENDER.target)
-        assert d.shares == (1.0, 0.0) and np.allclose((d.intervals[0][1], d.intervals[1][0]), (1, 0), atol=1e-12)
-        assert d.n == people.sum() and d.effective <= d.n
-
-# --- corrections ---------------------------------------------------------------------------------
-
-
 def labelled(labels=(0, 0, 0, 1), people=None, run="r", names=GENDER, keys=None, title="doctors",
              **more):
     """Pictures of seeds 1, 2, ..., with their labels; `people`: labels of each picture's persons."""
@@ -503,6 +492,16 @@ def test_a_file_name_with_a_number_sign_is_a_picture_where_pictures_count():
     assert many.round.people == [[[0, 1], [1]]]
 
 
+@pytest.mark.parametrize("text", [
+    "5", "[1]", '"/etc/passwd"', "null", "[" * 100_000, "{", "\ud800", '{"a": 1}', '["x"]',
+    json.dumps({"form": FORM}), '{"form": "sd-debias profile", "runs": {}}',
+    *(json.dumps({"form": FORM, "runs": runs}) for runs in (
+        [], {"r": []}, {"r": {"gender": ["man"]}}, {"r": {"gender": {"seed 1": 0}}}))])
+def test_what_is_no_corrections_is_refused_in_a_sentence(text):
+    with pytest.raises(DebiasError, match="corrections"):
+        given_back(text)
+
+
 def test_corrections_of_a_folder_fit_where_files_were_added_and_not_where_a_file_changed(pictures):
     first = work(pictures).run()
     saved = {first.run: {"gender": {first.keys[0]: "woman", first.keys[1]: "woman"}}}
@@ -510,20 +509,6 @@ def test_corrections_of_a_folder_fit_where_files_were_added_and_not_where_a_file
     picture(pictures, "01.png", MAN, 99)
     again = work(pictures).run()
     assert correct(again, **saved) == by_hand(1, 1) and again.distribution(0).counts == (6, 6)
-
-
-def test_a_check_corrects_the_shares_of_a_folder(pictures):
-    own = Check.of(GENDER, [0] * 10 + [1] * 10, [0] * 10 + [1] * 8 + [0] * 2)
-    d = work(pictures, checks=[own]).run().distribution(0)
-    assert d.counts == (7, 4) and d.corrected[WOMAN] > d.shares[WOMAN]
-    # m = p C, and C by the counts with one picture a row as a prior, half of it right.
-    c = np.array([[10.5, .5], [2.5, 8.5]]) / 11
-    assert np.allclose(np.array(d.corrected) @ c, d.shares)
-    other = Check.of(Attribute("age", (Group("young"), Group("old"))), [0, 1], [0, 1])
-    with pytest.raises(DebiasError, match="'age'"):
-        work(pictures, checks=[other])
-
-# --- tables and thumbnails -------------------------------------------------------------------------
 
 
 def test_the_table_has_a_row_for_each_picture_with_its_reason():

@@ -81,8 +81,6 @@ def test_what_is_no_list_is_one_sentence(tmp_path, text, fact):
         balanced(text, wildcards=[tmp_path / "in"])
 
 
-# --- which prompts show a person -----------------------------------------------------------------
-
 def test_no_more_labelled_prompts_are_looked_up_wrongly_than_the_docs_say():
     """docs/which_prompts.md."""
     rows = which_prompts.rows()

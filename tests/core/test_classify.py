@@ -18,8 +18,9 @@ from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import UNSURE, labels, pictures
 from sd_debias.core.judge.clip import ClipModel
 from sd_debias.core.judge.image_classifier import ImageClassifier
-from sd_debias.core.judge.skin_tone import SkinTone, cielab, skin_mask, typology_angle
+from sd_debias.core.judge.skin_tone import SkinTone, cielab, typology_angle
 from demo_training import artwork
+
 ENSEMBLE = Attribute("age", (Group("young", classifier_texts=("a child", "a young person")), Group("old")))
 
 
@@ -265,20 +266,6 @@ def test_missing_weights_are_refused_instead_of_random(copy):
         ImageClassifier(folder, YOUNG_OLD, AGES)
 
 
-def test_code_in_a_models_folder_is_not_run(copy):
-    folder = copy("clip")
-    marker = folder / "ran"
-    (folder / "custom.py").write_text(
-        f"open({str(marker)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
-    (folder / "config.json").write_text(json.dumps(dict(
-        model_type="custom", auto_map=dict(AutoConfig="custom.Config", AutoModel="custom.Model"))))
-    with pytest.raises(DebiasError):
-        ClipModel(folder)
-    assert not marker.exists()
-
-# ---- image classifiers
-
-
 AGES = {"0-20": "young", "21-40": "young", "over 40": "old"}
 YOUNG_OLD = Attribute("age", (Group("old"), Group("young")))
 
@@ -356,25 +343,11 @@ def test_each_class_of_skin_is_found_whatever_the_number_of_groups(index):
         assert p.tolist() == [[float(i == group) for i in range(p.shape[1])]] * 3
 
 
-def test_the_mask_holds_for_very_dark_skin_and_not_for_greys_or_vivid_colours():
-    skin = np.array([[70, 45, 35], [55, 35, 28], [249, 221, 189]], np.uint8)
-    other = np.array([[128, 128, 128], [255, 255, 255], [10, 10, 10], [220, 30, 20], [255, 229, 30], [30, 90, 200],
-                      [40, 130, 60]], np.uint8)
-    assert skin_mask(cielab(skin)).all() and not skin_mask(cielab(other)).any()
-
-
 def test_pictures_without_skin_are_zeros_and_counted():
     few = person((30, 90, 200))
     few[0, :5] = (186, 141, 104)
     p = SkinTone(SKIN_TONE_5, faces="off")([few, person((186, 141, 104)), np.full((1, 1, 3), 255, np.uint8)])
     assert p.sum(1).tolist() == [0, 1, 0] and (labels(p) == UNSURE).sum() == 2
-
-
-def test_brown_hair_does_not_change_a_picture_s_angle():
-    picture = person((186, 141, 104), size=64)
-    picture[4:16, 12:52] = picture[16:60, 12:20] = picture[16:60, 44:52] = (84, 57, 48)
-    angles = SkinTone(SKIN_TONE, faces="off").angles([picture])
-    assert angles == pytest.approx(24.6, abs=0.1)
 
 
 def test_the_largest_face_is_measured_and_none_leaves_the_picture_out_where_one_must_be_there():

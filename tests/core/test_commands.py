@@ -28,18 +28,13 @@ from sd_debias.diffusers_host import workbench
 from sd_debias.diffusers_host.cli import commands as cli
 from sd_debias.diffusers_host.cli.main import COMMANDS, main
 from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
+
 ROOT = Path(__file__).resolve().parents[2]
-
 PROMPT = "a photo of a judge"
-
 JUDGE = ["--prompt", PROMPT]
-
 CLIP = str(FOLDER / "classifier")
-
 FEW = ["--count", "10", "--rounds", "1", "--held-out", "10", "--batch-size", "10"]
-
 QUICK = ["calibrate", *JUDGE, *FEW, "--steps", "2"]
-
 PROCESS = """
 import sys, types
 package = types.ModuleType("sd_debias")
@@ -106,7 +101,6 @@ def calibration(plan, method=METHODS["default"]):
 
 AUDIT, GENERATE = ["audit", *JUDGE], ["generate", *JUDGE, "--out", "x"]
 CALIBRATE, REPORT = ["calibrate", *JUDGE, "--out", "x"], ["report", "--profile", "p", "--out", "x"]
-
 NINE = [part for i in range(9) for part in ("--attribute", f"a{i}: x | y")]
 
 
@@ -230,19 +224,6 @@ def test_outputs_are_all_made_before_the_first_is_written(tmp_path, monkeypatch,
     assert main([*QUICK, "--out", str(tmp_path)]) == 1
     assert not [path.name for path in tmp_path.iterdir()
                 if not path.name.startswith((".", "unfinished"))]
-
-
-def test_no_command_replaces_a_file_unasked(tmp_path, capsys, bench):
-    for file, own in (("report.html", QUICK), ("before.png", QUICK), ("after.png", QUICK),
-                      ("summary.json", QUICK), ("shares-gender.png", QUICK),
-                      ("audit-2.png", [*AUDIT, *JUDGE]), ("profile.json", ["demo"])):
-        out = tmp_path / own[0] / file
-        out.mkdir(parents=True)
-        (out / file).write_text("mine")
-        assert f"{file}' exists" in mistake(capsys, *own, "--out", out)
-        assert (out / file).read_text() == "mine"
-        assert [path.name for path in out.iterdir() if path.suffix in (".json", ".png")
-                and path.name != file] == []
 
 
 def test_a_profile_that_comes_with_the_package_is_found_by_its_name(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.method.direction import group_texts, mix, shift_prompt
 from sd_debias.core.method.methods import ALONE, IN_CONTEXT
+
 DEVICES = ["cpu", pytest.param("cuda", marks=[
     pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])]
 

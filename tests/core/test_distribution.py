@@ -22,8 +22,6 @@ CONFUSION = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.05, 0.15, 0.8]])
 def random_shares(groups, seed):
     return np.random.default_rng(seed).dirichlet(np.ones(groups))
 
-# --- shares and distances ------------------------------------------------------------------------
-
 
 def test_shares_of_several_sets_of_images_at_once_smoothed_or_not():
     assert shares([[3, 1], [0, 5]]).tolist() == [[0.75, 0.25], [0.0, 1.0]]
@@ -50,8 +48,6 @@ def test_distances_of_several_sets_of_images_are_those_of_each():
     for p, ratio in (([0.5, 0.5], 0), ([1, 0, 0], 1), ([0.7, 0.3], 0.4), ([0.5, 0.5, 0], 0.5)):
         assert deviation_ratio(p) == pytest.approx(ratio)
 
-
-# --- noise floor, tests and intervals ------------------------------------------------------------
 
 @pytest.mark.parametrize("groups, level", [(2, 0.95), (3, 0.5), (6, 0.999), (200, 0.9)])
 def test_noise_floor_agrees_with_scipy(groups, level):
@@ -109,8 +105,6 @@ def test_dirichlet_interval_repeats_with_its_seed_narrows_with_its_level_and_may
     assert wide[0] < low < high < wide[1]
     assert dirichlet_interval([7, 3], lambda p: kl_divergence(p, [1.0, 0.0])) == (math.inf, math.inf)
 
-# --- classifier errors ---------------------------------------------------------------------------
-
 
 def test_correct_confusion_recovers_the_true_shares_and_takes_counts_as_well():
     truth, counts = np.array([0.5, 0.3, 0.2]), np.array([40, 35, 25])
@@ -132,8 +126,6 @@ def test_correct_confusion_on_the_edge_of_the_simplex_is_the_maximum_likelihood(
     assert corrected.min() >= 0 and corrected.sum() == pytest.approx(1)
     assert loss(corrected) <= loss(best.x) + 1e-6
     assert corrected == pytest.approx(best.x, abs=2e-3)
-
-# --- the summary ---------------------------------------------------------------------------------
 
 
 def test_summary_holds_what_the_single_functions_give():
@@ -209,8 +201,6 @@ def test_a_group_in_which_nobody_is_changes_hardly_anything():
     assert never.intervals[1][0] == 0 and 0 < never.intervals[1][1] < 0.1
     assert all(math.isfinite(edge) for edge in never.kl_interval)
 
-
-# --- refusals ------------------------------------------------------------------------------------
 
 NAN, KL = math.nan, lambda p: kl_divergence(p, EVEN)
 

@@ -9,16 +9,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from properties import examples
 
 from sd_debias.core import files
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.files import (
     below, contents, exclusive, fingerprint, read_text, recover, safe_name, write_atomic, writing)
-ROOT = Path(__file__).resolve().parents[2]
 
+ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, permissions and signals of POSIX")
 
 # Another process with the package as hosts load it; argv[1] is a file.
@@ -31,19 +28,16 @@ package.__path__ = [sys.argv.pop(1)]
 sys.modules["sd_debias"] = package
 from sd_debias.core import files
 """
-
 HOLDS_A_LOCK = """
 with files.exclusive(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
-
 WRITES = """
 handle, path = files._temporary(Path(sys.argv[1]))
 print(path, flush=True)
 sys.stdin.read()
 """
-
 # Writes "new" on a drive that removes the old file before it renames the new one, and is killed
 # between the two, at the renaming that argv[2] names by its ending.
 KILLED = """
@@ -165,22 +159,6 @@ def test_plain_names_are_kept(name):
 def test_names_that_leave_the_folder_mislead_or_cannot_be_files_are_refused(name):
     with pytest.raises(DebiasError, match="1 to 120"):
         safe_name(name)
-
-
-@examples(300)
-@given(st.text(max_size=130) | st.text("./\\:a \0*-\u202e", max_size=8))
-@example("con.txt")
-@example("..")
-@example("\u202ea")
-def test_a_name_is_a_file_of_its_own_folder_or_refused_in_one_sentence(name):
-    try:
-        assert safe_name(name) == name
-    except DebiasError as error:
-        assert str(error).isprintable() and len(str(error)) < 500
-        return
-    path = Path("folder") / f"{name} (unfinished).json"
-    assert path.parent == Path("folder") and os.path.normpath(path) == str(path)
-    assert len(path.name.encode()) <= 255 and not name.startswith(".") and name == name.strip()
 
 
 def test_a_second_handle_is_refused_while_the_lock_is_held_and_admitted_afterwards(tmp_path):

@@ -19,9 +19,7 @@ from sd_debias.core.prompts.named import named
 from sd_debias.core.prompts.syntax import OTHERS, bare, subject_of
 
 SENT = Steering((0.0, 0.0), (0.4, 0.0, 0.6))
-
 TONES = Steering((0.0,) * 5, (0.5, 0.1, 0.1, 0.1, 0.1, 0.1))
-
 NONE, NO_TONE = Steering.none(2), Steering.none(5)
 
 
@@ -35,8 +33,6 @@ DOCTOR = profile("a photo of a doctor")
 BOTH = profile(*(f"a photo of a {job}" for job in JOBS), attributes=(GENDER, SKIN_TONE_5),
                steerings=(SENT, TONES))
 
-
-# --- spellings -----------------------------------------------------------------------------------
 
 SPELLINGS = st.sampled_from([
     lambda word: word, str.upper, str.title, lambda word: f"({word})", lambda word: f"(({word}))",
@@ -81,8 +77,6 @@ def test_any_prompt_gets_one_entry_and_the_same_one_again(words, others):
     assert entry_for(own_profile, f" {prompt.upper()} ")[0].steerings == entry.steerings
     assert own or entry.warnings or not prompt.strip(), "what is not its own calibration is said"
 
-
-# --- subjects ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("prompt", [
     "portrait of a doctor", "a photo of a doctor, masterpiece, 8k", "cinematic portrait of a (doctor:1.3), bokeh, 85mm",
@@ -171,8 +165,6 @@ def test_a_profile_of_ten_thousand_prompts_is_looked_up_by_an_index(monkeypatch)
     entry, known = entry_for(many, "portrait of a black worker9999, bokeh")
     assert entry.carried_from == "a photo of a worker9999" and not known
     assert len(searched) < 100
-
-# --- what a prompt names -------------------------------------------------------------------------
 
 
 def test_whoever_names_a_group_is_left_alone_on_that_attribute_and_the_other_is_not():

@@ -19,10 +19,9 @@ from sd_debias.core.profile.lookup import check_encoder, differences, entry_for,
 from sd_debias.core.profile.words import described, metadata
 from sd_debias.core.method.draw import Steering
 from sd_debias.diffusers_host.workbench import model_hash
+
 PROMPT = "a photo of a doctor"
-
 SETTING = {"model": "sd15.safetensors", "model_hash": "ab12", "sampler": "euler", "steps": 12, "cfg": 7.0}
-
 ACTED = {"acted": True, "steps": 12, "skipped": 0, "magnitude": 0.1}
 
 

@@ -5,15 +5,15 @@ import torch
 import transformers
 from PIL import Image
 from test_classify import build
+from test_faces import trained
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import UNSURE, labels, named
 from sd_debias.core.judge.clip import ClipModel
 from sd_debias.core.judge.questions import ASKED, Asked, AskingModel
-from test_faces import trained
-MAN = ASKED.format("a man")
 
+MAN = ASKED.format("a man")
 WORDS = ("[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] yes no is the person in this picture a an man woman doctor old ? . , "
          "does show answer or").split()
 
@@ -24,7 +24,6 @@ VISION = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_att
               patch_size=16)
 
 LLAMA = dict(TEXT, num_key_value_heads=2, bos_token_id=2, eos_token_id=3, pad_token_id=1, max_position_embeddings=1024)
-
 TEMPLATE = ("{% for m in messages %}User: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}"
             "{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}")
 
@@ -180,15 +179,6 @@ def test_padded_on_the_left_a_chat_models_answers_are_those_of_each_picture_alon
     np.testing.assert_allclose(model.yes(images, MAN), alone, atol=1e-4)
 
 
-def test_only_chat_models_are_told_how_to_answer(models):
-    for kind, model in models.items():
-        asked = model._worded(MAN)
-        assert asked == (f"User: <image>{MAN} Assistant:" if kind in ("llava", "idefics") else
-                         "Is the person in this picture a man?")
-
-# ---- groups
-
-
 class Says:
     """Answers with fixed probabilities, by what is asked."""
     name = "a model"
@@ -216,8 +206,6 @@ def test_groups_are_asked_about_in_the_words_of_their_descriptions_which_must_di
     with pytest.raises(DebiasError, match="alike"):
         Asked(Says([]), same)
 
-# ---- how well a picture shows its prompt
-
 
 @pytest.mark.parametrize("prompt, asked", [
     ("a photo of a (doctor:1.2), bokeh", ASKED.format("a doctor")),
@@ -232,8 +220,6 @@ def test_fidelity_asks_whether_the_person_is_what_the_prompt_is_about(prompt, as
     monkeypatch.setattr(model, "yes", lambda images, question: said.append(question) or np.zeros(len(images)))
     model.similarity([picture(0)], prompt)
     assert said == [asked]
-
-# ---- what cannot be asked
 
 
 @pytest.mark.skipif("vilt" not in KINDS, reason="this version of transformers has no ViLT")
@@ -286,8 +272,6 @@ def test_a_token_that_begins_yes_and_no_alike_is_no_answer(tmp_path, images):
     yes, no = (float(p[[ids(f"▁{word}") for word in own]].sum()) for own in (("yes", "Yes"), ("no", "No")))
     assert model.yes(images[:1], MAN) == pytest.approx([yes / (yes + no)], abs=1e-5)
 
-# ---- judges by name
-
 
 def test_a_folder_is_opened_as_what_its_configuration_says(folders, tmp_path):
     for kind, folder in folders.items():
@@ -298,10 +282,3 @@ def test_a_folder_is_opened_as_what_its_configuration_says(folders, tmp_path):
     found = named.open_model(trained(tmp_path / "trained", ("Male", "Female")))
     assert isinstance(found, named.Trained)
     assert found.classifier(GENDER)([picture(0)]).shape == (1, 2)
-
-
-def test_a_named_model_that_answers_questions_judges_every_attribute_and_the_prompt(folders, models, images):
-    judges = named.Judges([str(folders["blip"])], [GENDER])
-    np.testing.assert_allclose(judges.of(GENDER)(images), models["blip"].classifier(GENDER)(images), atol=1e-6)
-    np.testing.assert_allclose(judges.fidelity(images, "a doctor"), models["blip"].similarity(images, "a doctor"),
-                               atol=1e-6)

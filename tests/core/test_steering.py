@@ -22,7 +22,6 @@ POINTS = [[0.258658, 0.758658, 0.508658, 0.008658, 0.383658, 0.883658, 0.633658,
  [0.213762, 0.413762, 0.613762, 0.813762, 0.013762, 0.253762, 0.453762, 0.653762, 0.853762, 0.053762, 0.240463,
   0.440463, 0.002108, 0.155326, 0.233265, 0.433265, 0.111324, 0.302097, 0.04265, 0.77126, 0.68306, 0.624479,
   0.701909]]
-
 DRAWS = [[0, 2, 1, 0, 0, 2, 1, 0, 0, 2, 2, 0, 1, 0, 0, 1, 0, 1, 3, 1, 0, 0, 2],
  [2, 0, 1, 2, 0, 1, 0, 0, 1, 2, 0, 2, 0, 0, 3, 0, 1, 3, 0, 1, 2, 0, 1],
  [0, 1, 1, 2, 0, 0, 1, 1, 2, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 2]]
@@ -92,8 +91,6 @@ def test_an_option_without_a_chance_is_never_drawn():
     assert set(Steering((0.0, 0.0), (0.0, 1.0, 0.0)).draws(seeds)) == {1}
     assert set(Steering((0.0, 0.0), (1.0, 0.0, 0.0)).draws(seeds)) == {0}
 
-# Rows of weights
-
 
 def test_a_shift_gives_every_image_the_same_weights_and_draws_nothing():
     steering = Steering((1.5, -0.5))
@@ -129,8 +126,6 @@ def test_several_attributes_stand_side_by_side_each_with_its_own_stream():
     assert torch.equal(a[:, 2:5], shift.rows(range(12), 0.5))
     assert torch.equal(a[:, 5:], EVEN.rows(range(12), 0.5, stream=2))
     assert not torch.equal(a[:, :2], a[:, 5:])
-
-# Refusals
 
 
 @pytest.mark.parametrize("call, message", [
