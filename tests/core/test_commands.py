@@ -123,16 +123,9 @@ NINE = [part for i in range(9) for part in ("--attribute", f"a{i}: x | y")]
     ([*GENERATE, "--labels", "y"], ["--labels"]),
     (["demo", "--steps", "3"], ["--steps"]), (["demo", "--confidence", "0.5"], ["--confidence"]),
     # numbers
-    *(([*GENERATE, "--profile", "demo-gender", "--strength", number], ["--strength", "0 to 10"])
-      for number in ("-1", "1e30", "nan", "11")),
     *(([*AUDIT, option, number, "--height", "64"], [f"{option}'", bounds, number])
-      for option, number, bounds in (
-          ("--count", "1000000001", "1 to 1,000,000"), ("--count", "1e9", "1 to 1,000,000"),
-          ("--width", "80000", "8 to 16,384"), ("--width", "65", "multiple of 8"),
-          ("--steps", "100000", "1 to 10,000"), ("--seed", str(2**70), "-2^62 to 2^62"),
-          ("--batch-size", "10000000", "1 to 4,096"), ("--cfg", "nan", "0 to 100"),
-          ("--confidence", "nan", "0 to 1"))),
-    ([*CALIBRATE, "--held-out", "1000000000"], ["--held-out'", "0 to 1,000,000", "1000000000"]),
+      for option, number, bounds in (("--count", "1e9", "1 to 1,000,000"),
+                                     ("--width", "65", "multiple of 8"), ("--cfg", "nan", "0 to 100"))),
     # texts that a script left empty
     *(([*own, option, text], [option, "empty"]) for own, option, text in (
         (GENERATE, "--profile", ""), (AUDIT, "--out", ""), (AUDIT, "--model", " "),

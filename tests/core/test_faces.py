@@ -413,13 +413,6 @@ def test_a_line_of_one_model_judges_all_and_a_line_of_an_attribute_judges_it_alo
         alone.of(AGE)
 
 
-def test_two_lines_of_an_attribute_are_a_panel():
-    judges, _ = opened("gender=folder", "gender=dark", "age=folder")
-    panel = judges.of(GENDER)
-    assert isinstance(panel, Panel) and labels(panel([WHITE, BLACK])).tolist() == [DISAGREED] * 2
-    assert panel.opinions([WHITE, BLACK]).tolist() == [[0, 1], [1, 0]] and not isinstance(judges.of(AGE), Panel)
-
-
 MAP = {"gender": {"Male": "man", "Female": "woman"}}
 
 
@@ -512,17 +505,11 @@ def test_a_calibration_remembers_how_many_faces_each_picture_shows_and_says_who_
     assert c.distribution(r, 0).unsure == 2 and c.distribution(r, 0).n == 18
 
 
-def test_what_is_left_out_is_said_of_each_reason_there_is():
-    def round_of(labels, faces=()):
-        return Round("audit", (Steering.none(2),), tuple(range(len(labels[0]))), [list(own) for own in labels],
-                     faces=list(faces))
-
-    assert round_of([[0, 1, UNSURE]]).left_out == "" == round_of([[0, 1]], [1, 1]).left_out
-    assert round_of([[0, DISAGREED, DISAGREED, 1], [DISAGREED, 0, 1, 1]]).left_out == \
-        "of 4 images, 2 are left out because the classifiers disagree (they agree on 50 % of those that both label)"
-    assert round_of([[0, NO_FACE, DISAGREED]], [3, 0, 2]).left_out == \
-        "of 3 images, 1 show no face, 2 show several people, 1 are left out because the classifiers disagree (they " \
-        "agree on 50 % of those that both label)"
+def test_pictures_on_which_classifiers_disagree_are_said_to_be_left_out():
+    r = Round("audit", (Steering.none(2),), (0, 1, 2, 3), [[0, DISAGREED, DISAGREED, 1],
+                                                           [DISAGREED, 0, 1, 1]])
+    assert r.left_out == ("of 4 images, 2 are left out because the classifiers disagree "
+                          "(they agree on 50 % of those that both label)")
 
 
 def test_where_people_are_counted_the_shares_are_of_persons_and_those_of_all_attributes_the_same():
