@@ -10,7 +10,7 @@ from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.statistics import (
     confusion_counts, corrected_shares, summarise, summarise_people, through, uncorrupted, wilson)
 from sd_debias.core.errors import DebiasError
-from sd_debias.core.judge.check import Check
+from sd_debias.core.judge.check import Check, check_same
 from sd_debias.core.method.draw import rows
 from sd_debias.core.method.methods import METHODS
 from hypothesis import given
@@ -103,6 +103,13 @@ def test_a_check_of_another_attribute_or_of_groups_in_another_order_is_refused()
         for use in (check.fits, lambda attribute: calibration(attribute, checks=[check])):
             with pytest.raises(DebiasError, match="'gender'"):
                 use(other)
+
+
+def test_a_check_of_another_judge_is_refused():
+    check = gender(((9, 1), (2, 8)), judge="a judge")
+    check_same([check], [None])
+    with pytest.raises(DebiasError, match="'a judge'.*'Check'"):
+        check_same([check], [check])
 
 
 def test_a_confusion_matrix_has_one_picture_a_row_as_a_prior_half_of_it_right():

@@ -2,6 +2,7 @@
 import gc
 import json
 import shutil
+import socket
 import sys
 import weakref
 from pathlib import Path
@@ -266,6 +267,15 @@ def test_missing_weights_are_refused_instead_of_random(copy):
         ImageClassifier(folder, YOUNG_OLD, AGES)
 
 
+def test_an_unknown_model_is_refused_without_touching_the_network(monkeypatch):
+    def connect(*_):
+        raise AssertionError("the network was used")
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    for source in ("nobody/no-such-model", "/no/such/folder"):
+        with pytest.raises(DebiasError, match=f"{source}.*local cache"):
+            ClipModel(source)
+
+
 AGES = {"0-20": "young", "21-40": "young", "over 40": "old"}
 YOUNG_OLD = Attribute("age", (Group("old"), Group("young")))
 
@@ -292,7 +302,7 @@ def test_pictures_of_something_else_are_left_out(folders, images):
     ({"0-20": "young", "elderly": "old"}, {}, "'elderly'.*0-20, 21-40, over 40, cat"),
     ({"0-20": "young", "over 40": "elderly"}, {}, "'elderly'.*old, young"),
     ({"0-20": "young"}, {}, "'old'"),
-    (AGES, dict(min_mass=50), "min_mass")])
+    ({"a": 3}, {}, "map of labels"), (AGES, dict(min_mass=50), "min_mass")])
 def test_a_map_that_does_not_fit_names_what_is_known(folders, groups, options, facts):
     with pytest.raises(DebiasError, match=facts):
         ImageClassifier(folders["vit"], YOUNG_OLD, groups, **options)

@@ -1,4 +1,5 @@
 """Commands and the bench that they work with: what they refuse, keep, and say."""
+import copy
 import json
 import os
 import shutil
@@ -219,6 +220,19 @@ def test_outputs_are_all_made_before_the_first_is_written(tmp_path, monkeypatch,
                 if not path.name.startswith((".", "unfinished"))]
 
 
+def test_no_command_replaces_a_file_unasked(tmp_path, capsys, bench):
+    for file, own in (("report.html", QUICK), ("before.png", QUICK), ("after.png", QUICK),
+                      ("summary.json", QUICK), ("shares-gender.png", QUICK),
+                      ("audit-2.png", [*AUDIT, *JUDGE]), ("profile.json", ["demo"])):
+        out = tmp_path / own[0] / file
+        out.mkdir(parents=True)
+        (out / file).write_text("mine")
+        assert f"{file}' exists" in mistake(capsys, *own, "--out", out)
+        assert (out / file).read_text() == "mine"
+        assert [path.name for path in out.iterdir() if path.suffix in (".json", ".png")
+                and path.name != file] == []
+
+
 def test_a_profile_that_comes_with_the_package_is_found_by_its_name(tmp_path):
     assert main(["report", "--profile", "demo-gender", "--out", str(tmp_path)]) == 0
     assert "demo-gender" in (tmp_path / "report.html").read_text("utf-8")
@@ -366,6 +380,20 @@ def test_one_name_with_other_groups_gets_a_classifier_of_its_own(loaded):
     other = loaded.classifier(replace(SKIN_TONE_3, name="gender"))
     assert one is loaded.classifier(GENDER.with_target((70, 30))) and one is not other
     assert other(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 3)
+
+
+def test_a_pipeline_that_cannot_be_guided_is_refused_before_the_first_picture(bench, monkeypatch):
+    bench.broken = lambda images: pytest.fail("a picture was made")
+    with monkeypatch.context() as patched:
+        patched.delattr(type(bench.pipe), "encode_prompt")
+        patched.setattr("sd_debias.diffusers_host.encode._known", {})
+        with pytest.raises(DebiasError, match="StableDiffusionPipeline"):
+            list(bench.run(calibration(Plan(10, batch_size=10), METHODS["shift"])))
+    odd = copy.deepcopy(bench.pipe.scheduler)
+    odd.register_to_config(prediction_type="odd")
+    monkeypatch.setattr(bench.pipe, "scheduler", odd)
+    with pytest.raises(DebiasError, match="Cannot convert predictions"):
+        list(bench.run(calibration(Plan(10, batch_size=10), named(direction="embedding"))))
 
 
 def test_generate_keeps_the_models_safety_checker_and_measuring_says_that_it_is_off(

@@ -300,6 +300,11 @@ def test_a_panel_looks_at_every_person_where_all_its_judges_do():
     assert not hasattr(Panel([brightness, brightness]), "faces")
 
 
+def test_one_judge_is_no_panel():
+    with pytest.raises(DebiasError, match="got 1"):
+        Panel([brightness])
+
+
 def test_labels_of_ages_and_genders_are_read_by_what_they_say():
     ages = {"60+": "old", "more than 70": "old", "(25-32)": "young", "age 34": "middle aged",
             "59": "middle aged", "30-39 years": "middle aged", "20_29": "young", "65 to 75": "old",
@@ -411,6 +416,14 @@ def test_a_line_of_one_model_judges_all_and_a_line_of_an_attribute_judges_it_alo
     assert alone.fidelity is None
     with pytest.raises(DebiasError, match="'age'"):
         alone.of(AGE)
+
+
+def test_a_map_of_labels_is_that_of_the_named_classifier(tmp_path):
+    trained(tmp_path, ("Male", "Female"))
+    turned = {"gender": {"Male": "woman", "Female": "man"}}
+    plain, other = (named.Judges([f"gender={tmp_path}"], [GENDER], labels=own).of(GENDER)
+                    for own in ({}, turned))
+    np.testing.assert_allclose(plain([picture()]), other([picture()])[:, ::-1], atol=1e-6)
 
 
 MAP = {"gender": {"Male": "man", "Female": "woman"}}
