@@ -386,6 +386,8 @@ def test_a_state_of_something_else_is_not_taken_over(pictures, tmp_path, text):
     assert work(pictures, state=state).run().distribution(0).counts == (7, 4)
 
 
+# --- corrections ---------------------------------------------------------------------------------
+
 def labelled(labels=(0, 0, 0, 1), people=None, run="r", names=GENDER, keys=None, title="doctors",
              **more):
     """Pictures of seeds 1, 2, ..., with their labels; `people`: labels of each picture's persons."""
@@ -477,6 +479,8 @@ def test_corrections_of_a_folder_fit_where_files_were_added_and_not_where_a_file
     again = work(pictures).run()
     assert correct(again, **saved) == by_hand(1, 1) and again.distribution(0).counts == (6, 6)
 
+
+# --- tables and thumbnails -----------------------------------------------------------------------
 
 def test_the_table_has_a_row_for_each_picture_with_its_reason():
     own = labelled((0, UNSURE, NO_FACE, 1), notes={"seed 2": 'a "quoted", note\nof two lines'})

@@ -276,6 +276,8 @@ def test_an_unknown_model_is_refused_without_touching_the_network(monkeypatch):
             ClipModel(source)
 
 
+# ---- image classifiers
+
 AGES = {"0-20": "young", "21-40": "young", "over 40": "old"}
 YOUNG_OLD = Attribute("age", (Group("old"), Group("young")))
 

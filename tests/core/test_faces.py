@@ -305,6 +305,8 @@ def test_one_judge_is_no_panel():
         Panel([brightness])
 
 
+# ---- labels that are known
+
 def test_labels_of_ages_and_genders_are_read_by_what_they_say():
     ages = {"60+": "old", "more than 70": "old", "(25-32)": "young", "age 34": "middle aged",
             "59": "middle aged", "30-39 years": "middle aged", "20_29": "young", "65 to 75": "old",

@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes, permissions and signals of POSIX")
 
 # Another process with the package as hosts load it; argv[1] is a file.
-# Another process with the package as hosts load it; argv[1] is a file.
 OTHER = """
 import os, signal, sys, types
 from pathlib import Path
