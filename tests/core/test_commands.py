@@ -19,13 +19,11 @@ from test_profile import calibrated, made
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3, parse
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.statistics import summarise
 from sd_debias.core.errors import QUOTED, DebiasError, quoted
 from sd_debias.core.files import read_json, safe_name
 from sd_debias.core.judge import one_colour
 from sd_debias.core.method.methods import METHODS, Method, named
 from sd_debias.core.profile.file import Profile
-from sd_debias.core.report.chart import chart_shares
 from sd_debias.demo_model.model import FOLDER
 from sd_debias.diffusers_host import workbench
 from sd_debias.diffusers_host.cli import commands as cli
@@ -126,16 +124,9 @@ NINE = [part for i in range(9) for part in ("--attribute", f"a{i}: x | y")]
     ([*GENERATE, "--labels", "y"], ["--labels"]),
     (["demo", "--steps", "3"], ["--steps"]), (["demo", "--confidence", "0.5"], ["--confidence"]),
     # numbers
-    *(([*GENERATE, "--profile", "demo-gender", "--strength", number], ["--strength", "0 to 10"])
-      for number in ("-1", "1e30", "nan", "11")),
     *(([*AUDIT, option, number, "--height", "64"], [f"{option}'", bounds, number])
-      for option, number, bounds in (
-          ("--count", "1000000001", "1 to 1,000,000"), ("--count", "1e9", "1 to 1,000,000"),
-          ("--width", "80000", "8 to 16,384"), ("--width", "65", "multiple of 8"),
-          ("--steps", "100000", "1 to 10,000"), ("--seed", str(2**70), "-2^62 to 2^62"),
-          ("--batch-size", "10000000", "1 to 4,096"), ("--cfg", "nan", "0 to 100"),
-          ("--confidence", "nan", "0 to 1"))),
-    ([*CALIBRATE, "--held-out", "1000000000"], ["--held-out'", "0 to 1,000,000", "1000000000"]),
+      for option, number, bounds in (("--count", "1e9", "1 to 1,000,000"),
+                                     ("--width", "65", "multiple of 8"), ("--cfg", "nan", "0 to 100"))),
     # texts that a script left empty
     *(([*own, option, text], [option, "empty"]) for own, option, text in (
         (GENERATE, "--profile", ""), (AUDIT, "--out", ""), (AUDIT, "--model", " "),
@@ -152,13 +143,6 @@ def test_what_cannot_be_done_is_refused_with_its_facts(arguments, facts, capsys)
     assert [fact for fact in facts if fact not in said] == [], said
 
 
-def test_labels_that_are_no_json_are_refused_with_a_sentence(tmp_path, capsys):
-    (tmp_path / "labels.json").write_text("[" * 100_000)
-    said = mistake(capsys, *AUDIT, "--classifier", f"gender={CLIP}",
-                   "--labels", f"gender={tmp_path / 'labels.json'}")
-    assert len(said.splitlines()) == 1 and "labels.json" in said and "JSON" in said
-
-
 @pytest.mark.skipif(os.name == "nt", reason="arguments are Unicode there")
 def test_a_prompt_that_is_no_utf8_is_refused_with_a_sentence():
     done = process("audit", "--prompt", b"\xff\xfe")
@@ -172,14 +156,11 @@ def test_a_model_without_a_tokenizer_is_refused_with_a_sentence(tmp_path, capsys
     assert "tokenizer" in said and len(said.splitlines()) == 1
 
 
-def test_a_folder_that_cannot_be_made_is_said_before_the_work(tmp_path, capsys, monkeypatch):
+def test_a_file_where_a_folder_should_be_and_the_reverse_are_said_before_the_work_and_leak_nothing(
+        tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(cli, "bench_of", lambda *_: pytest.fail("the model was loaded"))
-    for command in ("audit", "calibrate"):
-        assert "file" in mistake(capsys, command, *JUDGE, "--out", tmp_path / "file")
-
-
-def test_a_folder_where_a_file_should_be_is_said_and_leaks_nothing(tmp_path, capsys):
+    assert "file" in mistake(capsys, "audit", *JUDGE, "--out", tmp_path / "file")
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     for _ in range(5):
         assert "folder" in mistake(capsys, "report", "--profile", tmp_path, "--out", tmp_path / "o")
@@ -191,20 +172,6 @@ def test_help_and_version_load_no_torch():
             ["--version"], b"debias 0"):
         done = process(*arguments)
         assert words in done.stdout and done.stdout.strip().endswith(b"0 []"), done
-
-
-def test_ctrl_c_while_it_imports_is_no_traceback(monkeypatch, capsys):
-    import builtins
-    imported = builtins.__import__
-
-    def interrupted(name, *arguments, **options):
-        if name == "workbench":
-            raise KeyboardInterrupt
-        return imported(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", interrupted)
-    assert main(AUDIT) == 130
-    assert capsys.readouterr().err.strip() == "Stopped."
 
 
 def test_a_bug_keeps_its_traceback_and_a_mistake_shows_one_only_on_request(monkeypatch, capsys):
@@ -237,16 +204,13 @@ def test_messages_quote_at_most_200_characters(call, tmp_path, monkeypatch):
     assert len(said) < QUOTED + 400 and "\n" not in said and "\u202e" not in said
     assert len(quoted("x" * 10**7)) == QUOTED + 2
 
-
 # --- files ---------------------------------------------------------------------------------------
 
+
 def test_a_target_of_0_to_100_ends_with_all_files(tmp_path, ready):
-    out = tmp_path / "out"
-    assert main([*QUICK, "--attribute", "gender = 0:100", "--out", str(out)]) == 0
+    assert main([*QUICK, "--attribute", "gender = 0:100", "--out", str(tmp_path)]) == 0
     assert {"profile.json", "report.html", "summary.json", "before.png", "after.png",
-            "shares-gender.png"} <= {path.name for path in out.iterdir()}
-    alone = summarise([0, 30], [0.0, 1.0])
-    chart_shares(["man", "woman"], alone)
+            "shares-gender.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_outputs_are_all_made_before_the_first_is_written(tmp_path, monkeypatch, bench):
@@ -269,18 +233,12 @@ def test_no_command_replaces_a_file_unasked(tmp_path, capsys, bench):
                 and path.name != file] == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
-def test_a_pipe_in_the_place_of_a_picture_is_refused(tmp_path, capsys, ready):
-    os.mkfifo(tmp_path / "0.png")
-    assert "exists" in mistake(capsys, "generate", *JUDGE, "--steps", "1", "--out", tmp_path)
-
-
 def test_a_profile_that_comes_with_the_package_is_found_by_its_name(tmp_path):
     assert main(["report", "--profile", "demo-gender", "--out", str(tmp_path)]) == 0
     assert "demo-gender" in (tmp_path / "report.html").read_text("utf-8")
 
-
 # --- stopped, and begun again --------------------------------------------------------------------
+
 
 def _interrupted(*_, **__):
     raise KeyboardInterrupt
@@ -302,26 +260,16 @@ def test_killed_after_its_profile_was_saved_the_same_command_ends_well(
         patch.setattr(Path, "replace", killed)
         assert main(command) == 130
     assert len(list(tmp_path.glob("unfinished/*.json"))) == 1
+    kept = {path.name for path in tmp_path.glob("[!.]*.*")}
     profile = (tmp_path / "profile.json").read_bytes()
-    capsys.readouterr()
-    assert main(command) == 0 and "complete already" in capsys.readouterr().out
-    assert not list(tmp_path.glob("unfinished*"))
-    assert (tmp_path / "profile.json").read_bytes() == profile
-    assert main(command) == 0 and "complete already" in capsys.readouterr().out
-
-
-def test_a_killed_calibration_whose_report_was_removed_has_it_again(tmp_path, monkeypatch, bench):
-    command = [*QUICK, "--out", str(tmp_path)]
-    with monkeypatch.context() as patch:
-        patch.setattr("sd_debias.core.study.unfinished.Unfinished.finish", _interrupted)
-        assert main(command) == 130
-    kept = {path.name for path in tmp_path.iterdir()} - {".profile.json.lock", "unfinished"}
-    profile = (tmp_path / "profile.json").read_bytes()
-    for name in kept - {"profile.json"}:
+    for name in kept - {"profile.json"}:  # what was removed is there again
         (tmp_path / name).unlink()
-    assert main(command) == 0 and kept <= {path.name for path in tmp_path.iterdir()}
-    assert not list(tmp_path.glob("unfinished*"))
-    assert (tmp_path / "profile.json").read_bytes() == profile
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(command) == 0 and "complete already" in capsys.readouterr().out
+        assert not list(tmp_path.glob("unfinished*"))
+        assert kept <= {path.name for path in tmp_path.iterdir()}
+        assert (tmp_path / "profile.json").read_bytes() == profile
 
 
 def test_an_unfinished_calibration_does_not_replace_another_profile(
@@ -353,8 +301,8 @@ def test_sigterm_keeps_the_state_and_says_so(tmp_path, bench, capsys):
     state, = tmp_path.glob("unfinished/*.json")
     assert Calibration.load(state).audit.done == 10
 
-
 # --- pictures that are none ----------------------------------------------------------------------
+
 
 def test_a_model_that_gives_nan_is_not_calibrated_on_black_pictures(
         tmp_path, monkeypatch, capsys, ready):
@@ -424,8 +372,8 @@ def test_a_calibration_whose_pictures_were_never_steered_stops_in_its_first_roun
         list(bench.run(own))
     assert [r.kind for r in own.rounds] == ["audit", "round"] and own.rounds[1].done == 0
 
-
 # --- models and their judges ---------------------------------------------------------------------
+
 
 def test_one_name_with_other_groups_gets_a_classifier_of_its_own(loaded):
     one = loaded.classifier(GENDER)
@@ -451,8 +399,17 @@ def test_a_pipeline_that_cannot_be_guided_is_refused_before_the_first_picture(be
 def test_generate_keeps_the_models_safety_checker_and_measuring_says_that_it_is_off(
         monkeypatch, tmp_path):
     from diffusers import StableDiffusionPipeline
-    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained",
-                        _with_checker(StableDiffusionPipeline))
+    from_pretrained = StableDiffusionPipeline.from_pretrained
+
+    def with_checker(*arguments, **options):
+        pipe = from_pretrained(*arguments, **options)
+        pipe.safety_checker = torch.nn.Linear(1, 1)
+        pipe.safety_checker.dtype = torch.float32
+        pipe.safety_checker.device = torch.device("cpu")
+        pipe.run_safety_checker = lambda image, device, dtype: (image, [False] * len(image))
+        return pipe
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", with_checker)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_pipeline(str(FOLDER), safety_checker=True).safety_checker is not None
@@ -467,16 +424,3 @@ def test_generate_keeps_the_models_safety_checker_and_measuring_says_that_it_is_
     assert main(["audit", *model, "--classifier", str(clip)]) == 0 and asked == [True, False]
     with pytest.warns(UserWarning, match="safety checker"):
         assert load_pipeline(str(FOLDER)).safety_checker is None
-
-
-def _with_checker(kind):
-    load = kind.from_pretrained
-
-    def loaded(*arguments, **options):
-        pipe = load(*arguments, **options)
-        pipe.safety_checker = torch.nn.Linear(1, 1)
-        pipe.safety_checker.dtype = torch.float32
-        pipe.safety_checker.device = torch.device("cpu")
-        pipe.run_safety_checker = lambda image, device, dtype: (image, [False] * len(image))
-        return pipe
-    return loaded

@@ -22,14 +22,24 @@ def conditionings(*shape, n=2, batch=1, device="cpu", dtype=torch.float32):
     return anchor, groups
 
 
-def test_a_text_stands_behind_the_prompt_or_alone_unless_it_places_the_prompt_itself():
-    texts = ["a woman", "{prompt} who is a woman"]
-    assert group_texts(texts, "a doctor", IN_CONTEXT) == ["a doctor, a woman", "a doctor who is a woman"]
-    assert group_texts(texts, "a doctor", ALONE) == ["a woman", "a doctor who is a woman"]
-
-
-def test_braces_in_prompt_or_text_are_left_alone():
-    assert group_texts(["a {red|blue} woman"], "a {group}", IN_CONTEXT) == ["a {group}, a {red|blue} woman"]
+@pytest.mark.parametrize("text, prompt, context, subject, expected", [
+    ("a woman", "a doctor", IN_CONTEXT, "", "a doctor, a woman"),
+    ("a woman", "a doctor", ALONE, "", "a woman"),
+    *(("{prompt} who is a woman", "a doctor", context, "", "a doctor who is a woman")
+      for context in (IN_CONTEXT, ALONE)),
+    ("a {red|blue} woman", "a {group}", IN_CONTEXT, "", "a {group}, a {red|blue} woman"),
+    # a group's words stand behind the subject of a longer prompt
+    *(("a woman", prompt, IN_CONTEXT, "doctor", expected) for prompt, expected in (
+        ("portrait of a (doctor:1.2), bokeh, 85mm", "portrait of a (doctor:1.2), a woman, bokeh, 85mm"),
+        ("a photo of a doctor", "a photo of a doctor, a woman"),
+        ("(a photo of a Doctor:1.2), masterpiece", "(a photo of a Doctor:1.2), a woman, masterpiece"),
+        ("a doctorate, 8k", "a doctorate, 8k, a woman"), ("a nurse", "a nurse, a woman"),
+        ("((doctor)) at work", "((doctor)), a woman at work"))),
+    ("a woman", "a doctor, 8k", IN_CONTEXT, "", "a doctor, 8k, a woman"),
+    ("a woman", "a doctor, 8k", ALONE, "doctor", "a woman"),
+    ("{prompt} (f)", "a doctor, 8k", ALONE, "doctor", "a doctor, 8k (f)")])
+def test_a_group_s_text_stands_in_the_prompt_or_alone(text, prompt, context, subject, expected):
+    assert group_texts([text], prompt, context, subject) == [expected]
 
 
 @pytest.mark.parametrize("shape", [(16, 8), (8,), (4, 8, 8), (4, 3, 8, 8)], ids=["tokens", "pooled", "image", "video"])
@@ -65,11 +75,8 @@ def test_shift_prompt_alone_pushes_away_from_a_group_and_toward_the_others():
     c, g = conditionings(16, 8)
     away = shift_prompt(c, g, torch.tensor([[0.5, -0.5]]), g.mean(0))
     assert torch.allclose(away, c - (0.5 * g[0] - 0.5 * g[1]), atol=1e-6)
-
-
-def test_equal_weights_on_all_groups_alone_shift_nothing():
-    c, g = conditionings(16, 8, n=3)
-    assert torch.allclose(shift_prompt(c, g, torch.full((1, 3), 0.7), g.mean(0)), c, atol=1e-6)
+    same = shift_prompt(c, g, torch.tensor([[0.7, 0.7]]), g.mean(0))
+    assert torch.allclose(same, c, atol=1e-6), "equal weights on all groups shift nothing"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -82,38 +89,15 @@ def test_half_precision_is_mixed_in_float32_and_returned_in_its_own_type(dtype, 
     assert torch.equal(u, exact.to(dtype))
 
 
-def test_weights_for_another_number_of_groups_are_refused():
-    e, g = conditionings(16, 8)
-    for weights in (torch.zeros(1, 3), torch.zeros(2)):
-        with pytest.raises(ValueError, match="n = 2 groups"):
-            mix(e, g, weights)
-
-
-def test_groups_of_another_text_encoder_are_refused():
-    e, _ = conditionings(16, 8)
-    _, g = conditionings(16, 9)
-    with pytest.raises(ValueError, match="another text encoder"):
-        mix(e, g, torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="another text encoder"):
-        shift_prompt(e, g, torch.zeros(1, 2), e)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(bad):
-    e, g = conditionings(16, 8)
-    with pytest.raises(ValueError, match="finite"):
-        mix(e, g, torch.tensor([[bad, 0.0]]))
-
-
-@pytest.mark.parametrize("prompt, subject, text", [
-    ("portrait of a (doctor:1.2), bokeh, 85mm", "doctor", "portrait of a (doctor:1.2), a woman, bokeh, 85mm"),
-    ("a photo of a doctor", "doctor", "a photo of a doctor, a woman"),
-    ("(a photo of a Doctor:1.2), masterpiece", "doctor", "(a photo of a Doctor:1.2), a woman, masterpiece"),
-    ("a doctorate, 8k", "doctor", "a doctorate, 8k, a woman"), ("a nurse", "doctor", "a nurse, a woman"),
-    ("((doctor)) at work", "doctor", "((doctor)), a woman at work"), ("a doctor, 8k", "", "a doctor, 8k, a woman")])
-def test_a_group_s_words_stand_behind_the_subject_of_a_longer_prompt(prompt, subject, text):
-    assert group_texts(["a woman"], prompt, IN_CONTEXT, subject) == [text]
-    assert group_texts(["a woman", "{prompt} (f)"], prompt, ALONE, subject) == ["a woman", f"{prompt} (f)"]
+@pytest.mark.parametrize("weights, width, fact", [
+    (torch.zeros(1, 3), 8, "n = 2 groups"), (torch.zeros(2), 8, "n = 2 groups"),
+    (torch.zeros(1, 2), 9, "another text encoder"),
+    *((torch.tensor([[bad, 0.0]]), 8, "finite") for bad in (float("nan"), float("inf")))])
+def test_what_does_not_fit_is_refused(weights, width, fact):
+    e, g = conditionings(16, 8)[0], conditionings(16, width)[1]
+    for call in (lambda: mix(e, g, weights), lambda: shift_prompt(e, g, weights, e)):
+        with pytest.raises(ValueError, match=fact):
+            call()
 
 
 def test_a_shift_of_texts_that_differ_in_length_is_said_to_grow_little_and_a_whole_push_is_not():

@@ -3,19 +3,24 @@ import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import examples
 from wordings_texts import JOBS, WITHOUT_PERSONS, explicit
 
-from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group, joint, parse
+from sd_debias.core.attribute import (
+    AGE, GENDER, SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute, Group, joint, parse)
 from sd_debias.core.method.draw import Steering
+from sd_debias.core.profile.balance import balanced
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for, with_others
-from sd_debias.core.prompts.named import named
-from sd_debias.core.prompts.syntax import subject_of
 from sd_debias.core.profile.words import metadata
+from sd_debias.core.prompts.named import named
+from sd_debias.core.prompts.syntax import OTHERS, bare, subject_of
 
 SENT = Steering((0.0, 0.0), (0.4, 0.0, 0.6))
 TONES = Steering((0.0,) * 5, (0.5, 0.1, 0.1, 0.1, 0.1, 0.1))
-NONE = Steering.none(2)
+NONE, NO_TONE = Steering.none(2), Steering.none(5)
 
 
 def profile(*prompts, attributes=(GENDER,), steerings=(SENT,), **entry):
@@ -25,17 +30,52 @@ def profile(*prompts, attributes=(GENDER,), steerings=(SENT,), **entry):
 
 
 DOCTOR = profile("a photo of a doctor")
-BOTH = profile(*(f"a photo of a {job}" for job in JOBS), attributes=(GENDER, SKIN_TONE_5), steerings=(SENT, TONES))
+BOTH = profile(*(f"a photo of a {job}" for job in JOBS), attributes=(GENDER, SKIN_TONE_5),
+               steerings=(SENT, TONES))
+
+
+SPELLINGS = st.sampled_from([
+    lambda word: word, str.upper, str.title, lambda word: f"({word})", lambda word: f"(({word}))",
+    lambda word: f"({word}:1.2)", lambda word: f"[{word}]", lambda word: f"{word} <lora:style_2:0.8>",
+    lambda word: f"<hypernet:x:1> {word}", lambda word: f"  {word}\n", lambda word: f"({word}: 0.85)"])
+
+WORDS = st.sampled_from("a the of in photo red old-town BREAK , , doctor doctors nurse and portrait (x:1.2) <lora:a:1> "
+                        "black castle king. ! 医生 wo-man woman's".split())
+
+
+@st.composite
+def spelt(draw):
+    """A prompt with emphasis, weights, tags, case, white space and final punctuation of any kind."""
+    words = [draw(SPELLINGS)(word) for word in "a photo of a doctor".split(" ")]
+    text = draw(st.sampled_from([" ", "  ", "\n", "\t "])).join(words)
+    before = st.sampled_from(["", " ", "<lora:a:1> "])
+    after = st.sampled_from(["", ".", ",", " ...", "!", ", "])
+    return f"{draw(before)}{text}{draw(after)}"
+
+
+@examples(150)
+@given(spelt())
+def test_spelling_does_not_change_what_a_prompt_gets(prompt):
+    entry, own = entry_for(DOCTOR, prompt)
+    assert own and entry == DOCTOR.entries[0], bare(prompt)
 
 
 @pytest.mark.parametrize("prompt", [
-    "a photo of a doctor", "A Photo  of a doctor", "a photo of a doctor.", "(a photo of a doctor:1.2)",
-    "a photo of a (((doctor)))", "a photo of a [doctor]", "a photo of a {doctor}", "a photo of a doctor <lora:x:0.8>",
-    "a photo of a doctor, embedding:nice/one", "a photo of a doctor BREAK", "a photo of a doctor,, ,",
-    "a photo of a (doctor:0.9) !", "<lora:a:1><hypernet:b:0.5> a photo of a doctor AND"])
-def test_a_spelling_of_the_calibrated_prompt_gets_its_entry(prompt):
-    entry, known = entry_for(DOCTOR, prompt)
-    assert known and entry == DOCTOR.entries[0]
+    "a photo of a (((doctor)))", "a photo of a {doctor}", "a photo of a doctor, embedding:nice/one",
+    "a photo of a doctor BREAK", "a photo of a doctor,, ,",
+    "<lora:a:1><hypernet:b:0.5> a photo of a doctor AND"])
+def test_signs_of_a_host_do_not_change_what_a_prompt_gets(prompt):
+    assert entry_for(DOCTOR, prompt) == (DOCTOR.entries[0], True)
+
+
+@examples(100)
+@given(st.lists(WORDS, max_size=8), st.sampled_from(OTHERS))
+def test_any_prompt_gets_one_entry_and_the_same_one_again(words, others):
+    prompt, own_profile = " ".join(words), with_others(DOCTOR, others)
+    entry, own = entry_for(own_profile, prompt)
+    assert entry_for(own_profile, prompt) == (entry, own)
+    assert entry_for(own_profile, f" {prompt.upper()} ")[0].steerings == entry.steerings
+    assert own or entry.warnings or not prompt.strip(), "what is not its own calibration is said"
 
 
 @pytest.mark.parametrize("prompt", [
@@ -61,6 +101,72 @@ def test_any_other_prompt_is_left_alone_unless_the_user_chose_otherwise(prompt):
     assert said["Debias"] == "not applied (this prompt was not calibrated, so it is left alone)"
 
 
+def test_several_subjects_are_said_and_the_first_counts():
+    entry, _ = entry_for(BOTH, "a judge beside a pilot")
+    assert entry.warnings[0].startswith("carried over from 'a photo of a judge'")
+    assert "of the subjects 'judge', 'pilot', the first is used; one label per image cannot" in entry.warnings[0]
+    entry, _ = entry_for(BOTH, "a doctor and a nurse")
+    assert entry.warnings[0].endswith("if the prompt shows two persons, one label per image cannot balance both")
+
+
+def test_a_subject_can_be_edited_and_taken_away():
+    own = profile("a photo of a doctor", subject="surgeon")
+    assert "subject" not in DOCTOR.to_dict()["entries"][0]
+    assert own.to_dict()["entries"][0]["subject"] == "surgeon"
+    assert Profile.from_dict(own.to_dict()) == own and entry_for(own, "a photo of a doctor")[1]
+
+
+@pytest.mark.parametrize("calibrated, subject, prompt, steering", [
+    ("a photo of a doctor", "surgeon", "a surgeon at work", SENT),
+    ("a photo of a doctor", "surgeon", "a doctor at work", NONE),
+    ("a photo of a doctor", "", "a doctor at work", NONE),
+    ("a photo of a doctor", "a", "a red apple", SENT),
+    # what the calibrated prompt says too does not count as naming
+    ("a photo of a fireman", None, "a photo of a fireman", SENT),
+    ("a photo of a fireman", None, "a photo of a fireman, a woman", NONE),
+    ("a photo of an actor", None, "cinematic portrait of an actor, bokeh", SENT),
+    ("a photo of an actor", None, "an actor, a woman", NONE),
+    # tags and possessives carry nothing over
+    ("a photo of a doctor", None, "a photo of a doctor's office, empty", NONE),
+    ("masterpiece, best quality, doctor", None, "masterpiece, a cat on a sofa", NONE),
+    # a script without spaces
+    ("\u533b\u751f", None, "\u4e00\u4e2a\u533b\u751f\u5728\u533b\u9662", SENT)])
+def test_a_prompt_with_a_subject_gets_its_weights_and_another_is_left_alone(
+        calibrated, subject, prompt, steering):
+    own = profile(calibrated, **{} if subject is None else {"subject": subject})
+    assert entry_for(own, prompt)[0].steerings == (steering,)
+
+
+@pytest.mark.parametrize("prompt, subject", [
+    ("a photo of a doctor", "doctor"), ("A photo of an (office worker:1.2), 8k", "office worker"), ("doctor", "doctor"),
+    ("cinematic portrait photo of the old judge wearing a robe", "old judge"), ("a photo", ""), ("", ""),
+    ("portrait", ""),
+    ("close-up shot of a nurse in a hospital", "nurse"), ("a painter, oil painting", "painter"),
+    ("masterpiece, best quality, doctor", ""), ("RAW photo, a doctor, 8k", ""), ("score_9, score_8_up, a doctor", ""),
+    ("masterpiece, portrait of a doctor, bokeh", "doctor"), ("office worker", "office worker")])
+def test_the_subject_is_read_off_the_prompt(prompt, subject):
+    assert subject_of(prompt) == subject
+
+
+def test_two_calibrated_prompts_of_one_subject_are_said():
+    two = profile("a photo of a doctor", "a painting of a doctor")
+    assert entry_for(two, "a doctor, rain")[0].warnings[0].endswith(
+        "2 calibrated prompts have this subject, and the first is used")
+
+
+def test_a_profile_of_ten_thousand_prompts_is_looked_up_by_an_index(monkeypatch):
+    """A look-up took 27 seconds: every entry's subject was searched for by a pattern of its own."""
+    many = replace(DOCTOR, document={}, entries=tuple(
+        replace(DOCTOR.entries[0], prompt=f"a photo of a worker{i}") for i in range(10_000)))
+    searched, search = [], re.search
+    entry_for(many, "the sea")  # the index is made
+    monkeypatch.setattr(re, "search", lambda *given: searched.append(given) or search(*given))
+    assert entry_for(many, "a photo of a (worker77:1.2)") == (many.entries[77], True)
+    entry, known = entry_for(many, "portrait of a black worker9999, bokeh")
+    assert entry.carried_from == "a photo of a worker9999" and not known
+    assert len(searched) < 100
+
+
 def test_whoever_names_a_group_is_left_alone_on_that_attribute_and_the_other_is_not():
     """Over 200 prompts, positive and negative wording."""
     cases = list(explicit())
@@ -75,45 +181,9 @@ def test_whoever_names_a_group_is_left_alone_on_that_attribute_and_the_other_is_
 def test_a_prompt_without_a_person_gets_none():
     """As every picture of it is made without guidance, not one changes."""
     assert len(WITHOUT_PERSONS) >= 50
-    two = BOTH
     for prompt in WITHOUT_PERSONS:
-        entry, known = entry_for(two, prompt)
-        assert not known and all(not any(s.weights) and not s.probabilities for s in entry.steerings), prompt
-
-
-def test_what_the_calibrated_prompt_says_too_does_not_count_as_naming():
-    fireman = profile("a photo of a fireman")
-    assert entry_for(fireman, "a photo of a fireman")[0].steerings == (SENT,)
-    assert entry_for(fireman, "a photo of a fireman, a woman")[0].steerings == (NONE,)
-
-
-def test_several_subjects_are_said_and_the_first_counts():
-    entry, _ = entry_for(BOTH, "a judge beside a pilot")
-    assert entry.warnings[0].startswith("carried over from 'a photo of a judge'")
-    assert "of the subjects 'judge', 'pilot', the first is used; one label per image cannot" in entry.warnings[0]
-    entry, _ = entry_for(BOTH, "a doctor and a nurse")
-    assert entry.warnings[0].endswith("if the prompt shows two persons, one label per image cannot balance both")
-
-
-def test_a_subject_can_be_edited_and_taken_away():
-    own = profile("a photo of a doctor", subject="surgeon")
-    assert entry_for(own, "a surgeon at work")[0].steerings == (SENT,)
-    assert entry_for(own, "a doctor at work")[0].steerings == (NONE,)
-    assert entry_for(own, "a photo of a doctor")[1]
-    assert entry_for(profile("a photo of a doctor", subject=""), "a doctor at work")[0].steerings == (NONE,)
-    assert "subject" not in DOCTOR.to_dict()["entries"][0] and own.to_dict()["entries"][0]["subject"] == "surgeon"
-    assert Profile.from_dict(own.to_dict()) == own
-
-
-@pytest.mark.parametrize("prompt, subject", [
-    ("a photo of a doctor", "doctor"), ("A photo of an (office worker:1.2), 8k", "office worker"), ("doctor", "doctor"),
-    ("cinematic portrait photo of the old judge wearing a robe", "old judge"), ("a photo", ""), ("", ""),
-    ("portrait", ""),
-    ("close-up shot of a nurse in a hospital", "nurse"), ("a painter, oil painting", "painter"),
-    ("masterpiece, best quality, doctor", ""), ("RAW photo, a doctor, 8k", ""), ("score_9, score_8_up, a doctor", ""),
-    ("masterpiece, portrait of a doctor, bokeh", "doctor"), ("office worker", "office worker")])
-def test_the_subject_is_read_off_the_prompt(prompt, subject):
-    assert subject_of(prompt) == subject
+        entry, known = entry_for(BOTH, prompt)
+        assert not known and entry.steerings == (NONE, NO_TONE), prompt
 
 
 @pytest.mark.parametrize("attribute, prompt, words", [
@@ -150,59 +220,11 @@ def test_metadata_says_where_this_picture_was_sent():
     assert said["Debias prompt"].endswith("the prompt itself says 'female', so gender is left alone")
 
 
-def test_words_before_a_subject_of_the_profile_name_its_tone():
-    for prompt in ("a Black doctor", "an african judge", "portrait of a pale young student"):
-        assert entry_for(BOTH, prompt)[0].steerings == (SENT, Steering.none(5)), prompt
-    assert entry_for(BOTH, "a doctor in a black coat")[0].steerings == (SENT, TONES)
-
-
-def test_a_subject_that_is_itself_a_word_of_a_group_is_carried_over():
-    actor = profile("a photo of an actor")
-    assert entry_for(actor, "cinematic portrait of an actor, bokeh")[0].steerings == (SENT,)
-    assert entry_for(actor, "an actor, a woman")[0].steerings == (NONE,)
-
-
-@pytest.mark.parametrize("prompt", ["a photo of a doctor's office, empty", "masterpiece, a cat on a sofa"])
-def test_tags_and_possessives_carry_nothing_over(prompt):
-    tags = profile("masterpiece, best quality, doctor", "a photo of a doctor")
-    assert entry_for(tags, prompt)[0].steerings == (NONE,)
-
-
-def test_subjects_of_scripts_without_spaces_are_found():
-    doctor = profile("\u533b\u751f")
-    assert entry_for(doctor, "\u4e00\u4e2a\u533b\u751f\u5728\u533b\u9662")[0].steerings == (SENT,)
-
-
-def test_two_calibrated_prompts_of_one_subject_are_said():
-    two = profile("a photo of a doctor", "a painting of a doctor")
-    assert entry_for(two, "a doctor, rain")[0].warnings[0].endswith(
-        "2 calibrated prompts have this subject, and the first is used")
-
-
-def test_a_subject_that_stands_in_every_prompt_carries_over_to_every_prompt_and_says_so():
-    everywhere = profile("a photo of a doctor", subject="a")
-    entry, known = entry_for(everywhere, "a red apple")
-    assert not known and entry.steerings == (SENT,)
-    assert entry.warnings == ("carried over from 'a photo of a doctor', whose subject 'a' is in this prompt",)
-
-
-def test_a_subject_that_stands_in_no_prompt_carries_over_to_none_and_the_prompt_itself_keeps_its_weights():
-    nowhere = profile("a photo of a doctor", subject="xyzzy")
-    assert entry_for(nowhere, "portrait of a doctor")[0].steerings == (NONE,)
-    assert entry_for(nowhere, "a photo of a doctor")[1]
-
-
-def test_a_profile_of_ten_thousand_prompts_is_looked_up_by_an_index(monkeypatch):
-    """A look-up took 27 seconds: every entry's subject was searched for by a pattern of its own."""
-    many = replace(DOCTOR, document={}, entries=tuple(
-        replace(DOCTOR.entries[0], prompt=f"a photo of a worker{i}") for i in range(10_000)))
-    searched, search = [], re.search
-    entry_for(many, "the sea")  # the index is made
-    monkeypatch.setattr(re, "search", lambda *given: searched.append(given) or search(*given))
-    assert entry_for(many, "a photo of a (worker77:1.2)") == (many.entries[77], True)
-    entry, known = entry_for(many, "portrait of a black worker9999, bokeh")
-    assert entry.carried_from == "a photo of a worker9999" and not known
-    assert len(searched) < 100
+@pytest.mark.parametrize("prompt, tone", [
+    ("a Black doctor", NO_TONE), ("an african judge", NO_TONE),
+    ("portrait of a pale young student", NO_TONE), ("a doctor in a black coat", TONES)])
+def test_words_before_a_subject_of_the_profile_name_its_tone(prompt, tone):
+    assert entry_for(BOTH, prompt)[0].steerings == (SENT, tone)
 
 
 @pytest.mark.parametrize("prompt, name, steered", [
@@ -216,6 +238,5 @@ def test_a_profile_of_ten_thousand_prompts_is_looked_up_by_an_index(monkeypatch)
     ("an old film director", "age", False), ("bartender stirring an old fashioned", "age", True)])
 def test_names_animals_idioms_and_what_belongs_to_whom(prompt, name, steered):
     """Trades in capitals were taken for names, and words anywhere in a prompt for idioms."""
-    from sd_debias.core.profile.balance import balanced
     entry, _ = entry_for(balanced(name), prompt)
     assert bool(entry.steerings[0].probabilities) == steered

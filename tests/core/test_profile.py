@@ -3,20 +3,18 @@ import copy
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse
+from sd_debias.core.attribute import GENDER, SKIN_TONE_3, parse
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.demo_model.model import FOLDER
-from sd_debias.core.statistics import summarise
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import METHODS
-from sd_debias.core.profile.file import SHIPPED, SOFTWARE, Profile
+from sd_debias.core.profile.file import SHIPPED, Profile
 from sd_debias.core.profile.lookup import check_encoder, differences, entry_for, with_others
 from sd_debias.core.profile.words import described, metadata
 from sd_debias.core.method.draw import Steering
@@ -84,14 +82,19 @@ def test_a_profile_holds_what_was_calibrated_and_measured():
 
 def test_saving_and_loading_keeps_every_bit(profile, saved):
     again = Profile.load(saved)
-    assert saved.name == "doctor-gender.json"
-    assert again.entries == profile.entries and again.attributes == profile.attributes
+    assert saved.name == "doctor-gender.json" and again.entries == profile.entries
     assert again.hash == profile.hash == json.loads(saved.read_text())["hash"] and not again.edited
     assert again.to_dict() == profile.to_dict()
     assert re.search(r'"target": \[0\.5, 0\.5\]', saved.read_text()), "on one line"
-    prompt = "a [ cat : dog ]\n[\n 1,\n 2 ] \"quoted\" 医生"  # text that looks like a list
-    odd = replace(profile, name="odd", entries=(replace(profile.entries[0], prompt=prompt),))
-    assert Profile.load(odd.save(saved.parent)).entries[0].prompt == prompt
+
+
+@pytest.mark.parametrize("name, prompt", [
+    ("odd", "a [ cat : dog ]\n[\n 1,\n 2 ] \"quoted\" 医生"),  # text that looks like a list
+    ("\U0001f469\u200d\u2695\ufe0f", ""), ("\u067e\u200c\u0647", ""), ("\u533b" * 70, "")])
+def test_names_and_prompts_in_any_script_come_back(profile, tmp_path, name, prompt):
+    odd = replace(profile, name=name, entries=(replace(profile.entries[0], prompt=prompt),))
+    again = Profile.load(odd.save(tmp_path))
+    assert again.name == name and again.entries[0].prompt == prompt
 
 
 def test_a_file_is_never_overwritten_unasked(profile, saved, tmp_path):
@@ -127,20 +130,18 @@ def test_what_makes_no_profile_is_refused():
 
 def test_an_unknown_prompt_has_every_image_sent_to_a_drawn_group():
     gender = GENDER.with_target((70, 30))
-    profile = made(*(calibrated(prompt, (gender,), (bias,)) for prompt, bias in ((PROMPT, 2.0), ("a nurse", -2.0))))
+    profile = made(*(calibrated(prompt, (gender,), (bias,))
+                     for prompt, bias in ((PROMPT, 2.0), ("a nurse", -2.0))))
     entry, exact = entry_for(with_others(profile, "draw"), "a photo of a lawyer")
     assert not exact and entry.before is None
-    warning, = entry.warnings
-    assert warning == "this prompt was not calibrated; every image is steered to a group drawn from the target"
+    assert entry.warnings == ("this prompt was not calibrated; every image is steered to a group "
+                              "drawn from the target",)
     assert entry.steerings[0].probabilities == pytest.approx((0, 0.7, 0.3))
     assert entry.steerings[0].push == np.mean([e.steerings[0].push for e in profile.entries])
-
-
-def test_an_unknown_prompt_is_drawn_for_even_where_no_calibrated_one_needed_it():
-    profile = made(calibrated("a photo of a person", bias=(0.0,)))
-    assert profile.entries[0].steerings == (Steering.none(2),)
-    profile = with_others(profile, "draw")
-    assert entry_for(profile, "a lawyer")[0].steerings == (Steering((0.0, 0.0), (0.0, 0.5, 0.5), profile.method.unit),)
+    fair = made(calibrated("a photo of a person", bias=(0.0,)))
+    assert fair.entries[0].steerings == (Steering.none(2),), "no calibrated one needed it"
+    drawn = Steering((0.0, 0.0), (0.0, 0.5, 0.5), fair.method.unit)
+    assert entry_for(with_others(fair, "draw"), "a lawyer")[0].steerings == (drawn,)
 
 
 def test_an_unknown_prompt_gets_the_average_shift():
@@ -150,16 +151,22 @@ def test_an_unknown_prompt_gets_the_average_shift():
     assert entry.steerings[0].weights == pytest.approx(np.mean([e.steerings[0].weights for e in profile.entries], 0))
 
 
-def test_every_difference_of_the_setting_is_one_sentence(profile):
-    assert differences(profile, SETTING) == []
-    assert differences(profile, {**SETTING, "steps": 30, "sampler": "Euler", "cfg": 7}) == \
-        ["steps: calibrated at 12, used at 30"]
-    assert differences(profile, {**SETTING, "model": "renamed.ckpt"}) == []
-    assert differences(profile, {**SETTING, "model_hash": "cd34"}) == ["model hash: calibrated at ab12, used at cd34"]
-    without = replace(profile, setting={"negative_prompt": ""})
-    assert differences(without, {"negative_prompt": "ugly"}) == [
-        "negative prompt: calibrated without one, used at ugly"]
-    assert differences(profile, {"steps": None, "lora": "x"}) == [], "what one side does not know cannot differ"
+@pytest.mark.parametrize("calibrated_at, used_at, said", [
+    (SETTING, SETTING, []),
+    (SETTING, {**SETTING, "steps": 30, "sampler": "Euler", "cfg": 7},
+     ["steps: calibrated at 12, used at 30"]),
+    (SETTING, {**SETTING, "model": "renamed.ckpt"}, []),
+    (SETTING, {**SETTING, "model_hash": "cd34"}, ["model hash: calibrated at ab12, used at cd34"]),
+    ({"negative_prompt": ""}, {"negative_prompt": "ugly"},
+     ["negative prompt: calibrated without one, used at ugly"]),
+    (SETTING, {"steps": None, "lora": "x"}, []),  # what one side does not know cannot differ
+    # a checkpoint's hash counts in every host
+    *(({**SETTING, "sampler": "EulerDiscreteScheduler"},
+       dict(model="sd15", model_hash=used, sampler="Euler"), said) for used, said in (
+        ("ab12", []), ("cd34", ["model: calibrated at sd15.safetensors, used at sd15",
+                                "model hash: calibrated at ab12, used at cd34"])))])
+def test_every_difference_of_the_setting_is_one_sentence(profile, calibrated_at, used_at, said):
+    assert differences(replace(profile, setting=calibrated_at), used_at) == said
 
 
 def test_the_shipped_profile_is_for_the_demo_model_in_every_host():
@@ -174,14 +181,6 @@ def test_the_shipped_profile_is_for_the_demo_model_in_every_host():
         f"model hash: calibrated at {shipped.setting['model_hash']}, used at cd34"], "another folder of that name"
 
 
-def test_a_checkpoint_s_hash_counts_in_every_host():
-    of_cli = profile_of("doctor", [calibrated()], dict(model="sd15.safetensors", model_hash="ab12",
-                                                       sampler="EulerDiscreteScheduler"), "synthetic")
-    assert differences(of_cli, dict(model="sd15", model_hash="ab12", sampler="Euler")) == []
-    assert differences(of_cli, dict(model="sd15", model_hash="cd34", sampler="Euler")) == [
-        "model: calibrated at sd15.safetensors, used at sd15", "model hash: calibrated at ab12, used at cd34"]
-
-
 @pytest.mark.parametrize("theirs, here, differ", [
     ("SD1ClipModel", "SDXLClipModel", None), ("SDXLClipModel", "SDXLRefinerClipModel", None),
     ("SD1ClipModel", "sd1", False), ("sdxl", "SDXLClipModel", False), ("SD1ClipModel", "T5", True),
@@ -194,17 +193,6 @@ def test_a_text_encoder_of_another_family_is_refused_or_said(profile, theirs, he
         return
     check_encoder(own, here)
     assert bool(differences(own, {"text_encoder": here})) == differ
-
-
-def test_unknown_fields_are_kept_wherever_they_stand(saved, tmp_path):
-    document = json.loads(saved.read_text())
-    document["schema"], document["author"] = "1.7", {"name": "A"}
-    document["entries"][0]["note"] = document["method"]["note"] = document["method"]["guidance"]["note"] = "kept"
-    saved.write_text(json.dumps(document))
-    with pytest.warns(UserWarning, match="edited"):
-        profile = Profile.load(saved)
-    again = json.loads(profile.save(tmp_path / "again").read_text())
-    assert {**again, "hash": ""} == {**document, "hash": ""}
 
 
 def test_an_edited_profile_is_told_and_shows_its_own_hash(profile, saved):
@@ -296,7 +284,9 @@ def test_a_profile_that_would_not_load_is_not_saved(profile, tmp_path, changes):
 def test_a_changed_profile_saves_what_it_now_says_and_keeps_unknown_fields(two, tmp_path):
     document = copy.deepcopy(two)
     document["entries"].append({**document["entries"][0], "prompt": "a nurse"})
-    document["note"] = document["entries"][0]["note"] = document["entries"][1]["note"] = "kept"
+    method, entries = document["method"], document["entries"]
+    document["schema"], document["author"] = "1.7", {"name": "A"}
+    entries[0]["note"] = entries[1]["note"] = method["note"] = method["guidance"]["note"] = "kept"
     document.pop("hash")
     profile = Profile.from_dict(document)
     first = profile.entries[0]
@@ -306,23 +296,24 @@ def test_a_changed_profile_saves_what_it_now_says_and_keeps_unknown_fields(two, 
     assert again.name == "other" and again.entries == changed.entries
     assert again.hash == changed.hash != profile.hash
     saved = again.to_dict()
-    assert saved["note"] == saved["entries"][0]["note"] == saved["entries"][1]["note"] == "kept"
-    assert saved["entries"][1] == document["entries"][1]
+    assert saved["author"] == {"name": "A"} and saved["schema"] == "1.7"
+    assert saved["method"] == method and saved["entries"][1] == entries[1]
+    assert saved["entries"][0]["note"] == "kept"
     assert replace(profile, entries=profile.entries).hash == profile.hash
 
 
-@pytest.mark.parametrize("text", [" | ".join(f"g{i} " + "long" * 40 for i in range(2)),
-                                  "many: " + " | ".join(f"g{i}" for i in range(70))])
-def test_whatever_can_be_calibrated_can_be_saved_and_loaded(tmp_path, text):
-    attribute = parse(text)
-    own = made(calibrated(attributes=(attribute,), rounds=1, images=100, held_out=100))
+def test_whatever_can_be_calibrated_can_be_saved_and_loaded(tmp_path):
+    attribute = parse(f"many {'long' * 40}: " + " | ".join(f"g{i}" for i in range(70)))
+    own = made(calibrated(attributes=(attribute,), rounds=1))
     assert Profile.load(own.save(tmp_path)).attributes == (attribute,)
 
 
-@pytest.mark.parametrize("name", [
-    "\U0001f469\u200d\u2695\ufe0f", "\u067e\u200c\u0647", "\u533b" * 70])
-def test_names_in_any_script_are_names(profile, tmp_path, name):
-    assert Profile.load(replace(profile, name=name).save(tmp_path)).name == name
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_profiles_are_verified_and_unedited(path):
+    shipped = Profile.load(path)
+    assert shipped.name == path.stem and not shipped.edited
+    assert all(entry.after for entry in shipped.entries)
+    assert shipped.setting["model"] != "demo" or shipped.setting["model_hash"] == model_hash(FOLDER)
 
 
 def test_a_setting_of_a_shared_profile_writes_no_escapes_to_the_terminal(profile):
@@ -331,16 +322,16 @@ def test_a_setting_of_a_shared_profile_writes_no_escapes_to_the_terminal(profile
         assert text.isprintable() and len(text) < 800
 
 
-def test_metadata_names_profile_hash_and_weights(profile):
+@pytest.mark.parametrize("method, weights", [
+    ("default", r"gender: [\d.]+ % left alone, .*[\d.]+ % steered to woman"),
+    ("shift", r"gender: man 0\.\d+, woman -0\.\d+")])
+def test_metadata_names_profile_hash_and_weights(method, weights):
+    profile = made(calibrated(method=METHODS[method]))
     keys = metadata(profile, PROMPT, ACTED)
     assert list(keys) == ["Debias profile", "Debias hash", "Debias weights"]
-    assert keys["Debias profile"] == "doctor-gender" and keys["Debias hash"] == profile.hash[:12]
-    assert re.fullmatch(r"gender: [\d.]+ % left alone, .*[\d.]+ % steered to woman", keys["Debias weights"])
-
-
-def test_metadata_of_shift_weights_and_of_special_cases():
-    profile = made(calibrated(method=METHODS["shift"]))
-    assert re.fullmatch(r"gender: man 0\.\d+, woman -0\.\d+", metadata(profile, PROMPT, ACTED)["Debias weights"])
+    assert keys["Debias profile"] == "doctor-gender"
+    assert keys["Debias hash"] == profile.hash[:12]
+    assert re.fullmatch(weights, keys["Debias weights"])
     keys = metadata(profile, "other", {**ACTED, "skipped": 2}, strength=0.5)
     assert keys["Debias strength"] == "0.5" and "not calibrated" in keys["Debias prompt"]
     assert keys["Debias skipped"].startswith("2 of 12 steps")
@@ -364,27 +355,6 @@ def test_metadata_claims_nothing_where_guidance_did_not_act(profile):
     assert "CFG is 1" in reason(reason="CFG is 1")
     keys = metadata(made(calibrated(bias=(0.0,))), PROMPT, {"acted": False})
     assert keys["Debias"] == "not applied (the calibration found nothing to correct)"
-
-
-def test_one_stray_label_in_a_group_that_nobody_should_be_in_is_within_chance(tmp_path):
-    c = calibrated(attributes=(AGE.with_target((1, 1, 0)),), bias=(0.0,))
-    profile = Profile.load(made(c).save(tmp_path))
-    assert 1 < profile.entries[0].before[0]["kl"] < 10
-    d = summarise([99, 1], [1.0, 0.0])
-    assert 0 < d.kl < d.kl_floor95 and d.target == (1.0, 0.0) and d.total_variation == pytest.approx(0.01)
-
-
-def test_the_software_version_is_the_package_s():
-    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
-    assert SOFTWARE == f"sd-debias {re.search('^version = .([0-9.]+)', text, re.MULTILINE)[1]}"
-
-
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda path: path.stem)
-def test_shipped_profiles_are_verified_and_unedited(path):
-    shipped = Profile.load(path)
-    assert shipped.name == path.stem and not shipped.edited
-    assert all(entry.after for entry in shipped.entries)
-    assert shipped.setting["model"] != "demo" or shipped.setting["model_hash"] == model_hash(FOLDER)
 
 
 def test_a_described_profile_says_its_setting_before_its_prompts_and_the_shares_that_its_calibration_said():

@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from test_classify import build, save_processor
+from test_classify import build
+from test_faces import trained
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.errors import DebiasError
@@ -15,13 +16,17 @@ from sd_debias.core.judge.questions import ASKED, Asked, AskingModel
 MAN = ASKED.format("a man")
 WORDS = ("[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] yes no is the person in this picture a an man woman doctor old ? . , "
          "does show answer or").split()
+
 TEXT = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
             max_position_embeddings=64)
+
 VISION = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32,
               patch_size=16)
+
 LLAMA = dict(TEXT, num_key_value_heads=2, bos_token_id=2, eos_token_id=3, pad_token_id=1, max_position_embeddings=1024)
 TEMPLATE = ("{% for m in messages %}User: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}"
             "{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}")
+
 KINDS = [kind for kind, needs in (("blip", "BlipProcessor"), ("vilt", "ViltProcessor"), ("llava", "LlavaProcessor"),
                                   ("idefics", "Idefics3Processor")) if hasattr(transformers, needs)]
 
@@ -174,15 +179,6 @@ def test_padded_on_the_left_a_chat_models_answers_are_those_of_each_picture_alon
     np.testing.assert_allclose(model.yes(images, MAN), alone, atol=1e-4)
 
 
-def test_only_chat_models_are_told_how_to_answer(models):
-    for kind, model in models.items():
-        asked = model._worded(MAN)
-        assert asked == (f"User: <image>{MAN} Assistant:" if kind in ("llava", "idefics") else
-                         "Is the person in this picture a man?")
-
-
-# ---- groups
-
 class Says:
     """Answers with fixed probabilities, by what is asked."""
     name = "a model"
@@ -203,16 +199,6 @@ def test_groups_are_the_answers_scaled_and_pictures_without_a_yes_are_left_out()
     assert says.asked == [MAN, ASKED.format("a woman")]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_judge_of_a_real_model_divides_its_own_answers(kind, models, images):
-    same = [picture(seed) for seed in range(6)]
-    yes = np.stack([models[kind].yes(same, question) for question in (MAN, ASKED.format("a woman"))], 1)
-    p = models[kind].classifier(GENDER)(same)
-    sure = yes.max(1) >= 0.5
-    np.testing.assert_allclose(p[sure], yes[sure] / yes[sure].sum(1, keepdims=True), atol=1e-5)
-    assert not p[~sure].any() and sure.any()
-
-
 def test_groups_are_asked_about_in_the_words_of_their_descriptions_which_must_differ():
     hat = Attribute("hat", (Group("with a hat", ("{prompt}, a person with a hat",)), Group("bare", ("{prompt}",))))
     assert Asked(Says([]), hat).questions == [ASKED.format("a person with a hat"), ASKED.format("bare")]
@@ -220,8 +206,6 @@ def test_groups_are_asked_about_in_the_words_of_their_descriptions_which_must_di
     with pytest.raises(DebiasError, match="alike"):
         Asked(Says([]), same)
 
-
-# ---- how well a picture shows its prompt
 
 @pytest.mark.parametrize("prompt, asked", [
     ("a photo of a (doctor:1.2), bokeh", ASKED.format("a doctor")),
@@ -237,8 +221,6 @@ def test_fidelity_asks_whether_the_person_is_what_the_prompt_is_about(prompt, as
     model.similarity([picture(0)], prompt)
     assert said == [asked]
 
-
-# ---- what cannot be asked
 
 @pytest.mark.skipif("vilt" not in KINDS, reason="this version of transformers has no ViLT")
 def test_a_model_that_does_not_choose_between_yes_and_no_is_refused(tmp_path):
@@ -291,25 +273,12 @@ def test_a_token_that_begins_yes_and_no_alike_is_no_answer(tmp_path, images):
     assert model.yes(images[:1], MAN) == pytest.approx([yes / (yes + no)], abs=1e-5)
 
 
-# ---- which kind a folder is
-
 def test_a_folder_is_opened_as_what_its_configuration_says(folders, tmp_path):
     for kind, folder in folders.items():
         assert isinstance(named.open_model(folder), AskingModel), kind
-    for kind in ("clip", "vit"):
-        (tmp_path / kind).mkdir()
-        build(kind, tmp_path / kind)
+    (tmp_path / "clip").mkdir()
+    build("clip", tmp_path / "clip")
     assert isinstance(named.open_model(tmp_path / "clip"), ClipModel)
-    trained = transformers.ViTForImageClassification(transformers.ViTConfig(
-        **VISION, num_labels=2, id2label={0: "Male", 1: "Female"}))
-    trained.save_pretrained(tmp_path / "trained")
-    save_processor(tmp_path / "trained", "ViTImageProcessor")
-    found = named.open_model(tmp_path / "trained")
-    assert isinstance(found, named.Trained) and found.classifier(GENDER)([picture(0)]).shape == (1, 2)
-
-
-def test_a_named_model_that_answers_questions_judges_every_attribute_and_the_prompt(folders, models, images):
-    judges = named.Judges([str(folders["blip"])], [GENDER])
-    np.testing.assert_allclose(judges.of(GENDER)(images), models["blip"].classifier(GENDER)(images), atol=1e-6)
-    np.testing.assert_allclose(judges.fidelity(images, "a doctor"), models["blip"].similarity(images, "a doctor"),
-                               atol=1e-6)
+    found = named.open_model(trained(tmp_path / "trained", ("Male", "Female")))
+    assert isinstance(found, named.Trained)
+    assert found.classifier(GENDER)([picture(0)]).shape == (1, 2)
