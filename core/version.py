@@ -1,2 +1,2 @@
-"""The version, as pyproject.toml has it."""
-VERSION = "0.1.0"
+"""The version: here, and nowhere else."""
+VERSION = "0.2.0"

@@ -1,6 +1,6 @@
 """A profile on a pipeline whose call stays its own: `pipe("a photo of a doctor")` is balanced.
 
-    balance(pipe, "gender", "age = 1:1:2")          # until release(pipe)
+    balance(pipe, "gender", "age = 1:1:2")          # until disable(pipe)
     with applied(pipe, profile):
         images = pipe("a photo of a doctor", num_images_per_prompt=8).images
 """
@@ -11,6 +11,7 @@ import inspect
 import random
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 import numpy as np
@@ -21,50 +22,56 @@ from ..core.errors import DebiasError
 from ..core.method import draw
 from ..core.method.draw import check_strength
 from ..core.profile.balance import balanced
-from ..core.profile.file import Profile
+from ..core.profile.file import Profile, located
 from ..core.profile.lookup import entry_for
 from .encode import encode_all, encoding_of
 from .generate import guided
 
 
-def balance(pipe, *attributes: Attribute | str) -> Any:
-    """Balance every picture of a pipeline, without a judge or a calibration: attributes as `balance.listed` reads them.
-    Returns the pipeline; `release(pipe)` ends it. Raises DebiasError."""
-    return apply(pipe, balanced(*attributes))
+def balance(pipe, *attributes: Attribute | str | Sequence[Attribute | str]) -> Any:
+    """Balance every picture of a pipeline, without a judge or a calibration: attributes as `balance.listed`
+    reads them. Returns the pipeline; `disable(pipe)` ends it. Raises DebiasError."""
+    each = [one for own in attributes for one in ([own] if isinstance(own, (Attribute, str)) else own)]
+    return enable(pipe, balanced(*each))
 
 
-def apply(pipe, profile: Profile, strength: float = 1.0) -> Any:
-    """Guide a pipeline's calls by a profile, in the place of any before it. Returns the pipeline.
+def enable(pipe, profile: Profile | str | Path, strength: float = 1.0) -> Any:
+    """Guide a pipeline's calls by a profile, its file or name, in the place of any before it. Returns the
+    pipeline.
 
     An image's seed is its generator's: of one generator for several images, image i counts as seed + i; without a
     generator, seeds are random. Several prompts are called one after another. Arguments, callbacks, results and
     exceptions stay the pipeline's own. Raises DebiasError for a strength that is none and, when called, without a text.
     """
     check_strength(strength)
-    release(pipe)
-    original = type(pipe)
+    given = profile if isinstance(profile, Profile) else Profile.load(located(str(profile)))
+    original = getattr(type(pipe), "_sd_debias_original", type(pipe))
+    if not callable(pipe) or not {"prompt", "generator"} <= set(inspect.signature(original.__call__).parameters):
+        raise DebiasError("Expected a diffusers pipeline that is called with a prompt and a generator, got a "
+                          f"{original.__name__}. Use a text-to-image pipeline.")
+    disable(pipe)
 
     @functools.wraps(original.__call__)
     def call(self, *args, **kwargs):
-        return _called(self, original, profile, strength, args, kwargs)
+        return _called(self, original, given, strength, args, kwargs)
 
     pipe.__class__ = type(original.__name__, (original,), {
         "__call__": call, "__module__": original.__module__, "_sd_debias_original": original})
     return pipe
 
 
-def release(pipe) -> Any:
+def disable(pipe) -> Any:
     """The pipeline without a profile, as it was before."""
     pipe.__class__ = getattr(type(pipe), "_sd_debias_original", type(pipe))
     return pipe
 
 
 @contextmanager
-def applied(pipe, profile: Profile, strength: float = 1.0) -> Iterator[Any]:
-    """`apply` inside a context; before and after an exception, too, the pipeline is what it was."""
+def applied(pipe, profile: Profile | str | Path, strength: float = 1.0) -> Iterator[Any]:
+    """`enable` inside a context; before and after an exception, too, the pipeline is what it was."""
     before = type(pipe)
     try:
-        yield apply(pipe, profile, strength)
+        yield enable(pipe, profile, strength)
     finally:
         pipe.__class__ = before
 
@@ -76,7 +83,7 @@ def _called(pipe, original, profile: Profile, strength: float, args, kwargs):
     prompt, negative = given.get("prompt"), given.get("negative_prompt")
     if prompt is None:
         raise DebiasError("Expected a prompt as text, got embeddings: its words decide what is steered. Give the "
-                          "prompt, or call release(pipe) first.")
+                          "prompt, or call disable(pipe) first.")
     prompts, each = [prompt] if isinstance(prompt, str) else list(prompt), given.get("num_images_per_prompt") or 1
     negatives = [negative] * len(prompts) if negative is None or isinstance(negative, str) else list(negative)
     seeds = _seeds(given.get("generator"), len(prompts) * each)

@@ -342,6 +342,11 @@ def model_hash(source: str | Path) -> str | None:
     return digest.hexdigest()[:10]
 
 
+def model_name(source: str) -> str:
+    """A file's or folder's own name, since its place is nobody's business; a hub's whole id."""
+    return Path(source).name if Path(source).expanduser().exists() else source
+
+
 def _plain(config: object) -> list:
     """A cache's kind and its numbers: callbacks in it have another address in every run."""
     return [] if config is None else [type(config).__name__, {

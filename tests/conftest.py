@@ -9,5 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: wa
 ROOT = Path(__file__).resolve().parent.parent
 
 package = types.ModuleType("sd_debias")
-package.__path__ = [str(ROOT)]
+package.__path__, package.__package__ = [str(ROOT)], "sd_debias"
 sys.modules["sd_debias"] = package
+top = ROOT / "package" / "__init__.py"  # which pip puts at the top of the package
+exec(compile(top.read_text("utf-8"), str(top), "exec"), package.__dict__)

@@ -256,7 +256,7 @@ def test_every_package_of_the_checkout_is_installed(pyproject):
     folders = ("core", "demo_model", "diffusers_host", "nodes", "webui_extension")
     found = {path.parent.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("__init__.py")}
     names = {".".join(("sd_debias", *path.parts)) for path in found}
-    assert set(pyproject["tool"]["setuptools"]["packages"]) == {"sd_debias.profiles"} | names
+    assert set(pyproject["tool"]["setuptools"]["packages"]) == {"sd_debias", "sd_debias.profiles"} | names
 
 
 @pytest.mark.slow

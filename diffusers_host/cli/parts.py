@@ -22,7 +22,7 @@ def bench_of(options, attributes: Sequence[Attribute] = ()):
     """The model and the attributes' classifiers that the options name."""
     import torch
 
-    from ..workbench import Workbench, demo, load_pipeline, model_hash
+    from ..workbench import Workbench, demo, load_pipeline, model_hash, model_name
     quiet()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, options.dtype or ("float16" if device.startswith("cuda") else "float32"))
@@ -42,20 +42,15 @@ def bench_of(options, attributes: Sequence[Attribute] = ()):
     pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
                          safety_checker=options.command.__name__ == "generate")
     if not attributes:
-        return Workbench(pipe, None, model=_model_name(options.model), model_hash=model_hash(options.model), **given)
+        return Workbench(pipe, None, model=model_name(options.model), model_hash=model_hash(options.model), **given)
     judges, fidelity = judges_of(options, attributes, device)
-    return Workbench(pipe, None, classifiers=judges, fidelity=fidelity, model=_model_name(options.model),
+    return Workbench(pipe, None, classifiers=judges, fidelity=fidelity, model=model_name(options.model),
                      model_hash=model_hash(options.model), **given)
 
 
 def _told(text: str) -> str:
     """A judge or its labels as they were named, a hub's id too, with the fingerprint of a folder or file."""
     return f"{text} {fingerprint(text.rpartition('=')[2])}"
-
-
-def _model_name(source: str) -> str:
-    """A file's or folder's own name, since its place is nobody's business; a hub's whole id."""
-    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool = False):

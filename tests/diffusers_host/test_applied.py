@@ -8,7 +8,7 @@ from sd_debias.core.attribute import GENDER
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.profile.balance import balanced
 from sd_debias.core.profile.lookup import entry_for
-from sd_debias.diffusers_host.applied import applied, balance, release
+from sd_debias.diffusers_host.applied import applied, balance, disable
 
 SMALL = dict(height=16, width=16, num_inference_steps=2, output_type="np")
 
@@ -34,7 +34,7 @@ def test_a_pipeline_s_own_call_is_balanced_and_each_picture_is_its_group_s_text(
     assert balance(pipe, "gender") is pipe and isinstance(pipe, plain_class)
     made = pipe("a doctor", num_images_per_prompt=2, **small(pipe, generator=[seeded(4), seeded(5)])).images
     assert sorted(drawn) == [1, 2] and np.abs(made - np.stack(expected)).max() < 1e-3
-    assert type(release(pipe)) is plain_class
+    assert type(disable(pipe)) is plain_class
 
 
 def test_what_is_left_alone_is_bit_identical_and_lists_of_prompts_keep_their_order(pipe):
@@ -53,5 +53,5 @@ def test_after_an_exception_the_pipeline_is_as_it_was(pipe):
     with pytest.raises(ZeroDivisionError), applied(pipe, balanced("gender")):
         pipe("a doctor", callback_on_step_end=lambda *_: 1 / 0, **small(pipe))
     assert type(pipe) is before
-    with applied(pipe, balanced("gender")), pytest.raises(DebiasError, match="release"):
+    with applied(pipe, balanced("gender")), pytest.raises(DebiasError, match="disable"):
         pipe(prompt_embeds=torch.zeros(1, 4, 8), **small(pipe))
