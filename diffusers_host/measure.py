@@ -122,6 +122,7 @@ def calibrate(pipe, prompts: str | Sequence[str], attributes: Attributes, judge:
         outcome = runner.calibrate(bench, _texts(prompts), found, method, plan, name, places)
         if not outcome.complete:
             raise outcome.taken()
+        outcome.notes = [note for note in outcome.notes if out or nowhere not in note]  # places that are gone
         assert outcome.profile is not None and outcome.report is not None
         known = {field.name: getattr(outcome.profile, field.name) for field in fields(Profile)}
         return Calibrated(**known, text=outcome.text, report=outcome.report.read_text("utf-8"))

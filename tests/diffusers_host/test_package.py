@@ -37,6 +37,7 @@ def test_a_calibration_gives_a_profile_that_the_pipeline_is_called_with(pipe, pr
     assert len(images) == 8 and type(pipe) is kind and plain.shape[1:] == images.shape[1:]
     assert profile.entries[0].prompt == PROMPT and "Target 50 / 50" in str(profile)
     assert profile.setting["steps"] == 2 and profile.setting["model"]
+    assert "profile.json" not in str(profile), "a file that is gone"
     page = profile._repr_html_()
     assert page.startswith("<iframe") and "image/jpeg" in page and "sandbox=" in page
 
