@@ -23,7 +23,7 @@ import torch
 
 from sd_debias.core.attribute import Attribute
 from sd_debias.demo_model import model
-from sd_debias.core.statistics import summarise
+from sd_debias.core.distribution import summarise
 from sd_debias.core.files import write_atomic
 from sd_debias.core.version import VERSION
 from sd_debias.core.method.methods import METHODS, Method

@@ -30,7 +30,8 @@ from sd_debias.core.study.folder import FolderAudit
 from sd_debias.core.study.given import labelled_pictures
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned
-from sd_debias.core.statistics import corrected_shares, summarise_people, wilson
+from sd_debias.core.distribution import summarise_people
+from sd_debias.core.statistics import corrected_shares, wilson
 from sd_debias.core.judge import labels
 from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.faces import Faces, OfFaces

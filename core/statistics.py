@@ -7,7 +7,6 @@ without its N and this floor.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Callable, Sequence
 
@@ -59,7 +58,7 @@ def kl_divergence(p: ArrayLike, t: ArrayLike) -> np.ndarray | float:
 
     Raises DebiasError for shares that are negative, not finite, do not sum to 1, or are of another number of groups.
     """
-    p, t = _pair(p, t)
+    p, t = pair(p, t)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(t)), 0.0)
     return np.maximum(terms.sum(-1), 0.0)
@@ -67,7 +66,7 @@ def kl_divergence(p: ArrayLike, t: ArrayLike) -> np.ndarray | float:
 
 def total_variation(p: ArrayLike, t: ArrayLike) -> np.ndarray | float:
     """1/2 sum |p - t|, [...], in [0, 1]: the share of images that would have to change group. Raises as KL does."""
-    p, t = _pair(p, t)
+    p, t = pair(p, t)
     return np.abs(p - t).sum(-1) / 2
 
 
@@ -93,7 +92,7 @@ def noise_floor(groups: int, n: float, level: float = 0.95) -> tuple[float, floa
         raise DebiasError(f"Expected one group or more with a target above 0, got {groups}.")
     if not n > 0:
         raise DebiasError(NO_IMAGES)
-    return (groups - 1) / (2 * n), _chi2_quantile(groups - 1, _level(level)) / (2 * n)
+    return (groups - 1) / (2 * n), _chi2_quantile(groups - 1, checked_level(level)) / (2 * n)
 
 
 def drawn_floor(matrix: ArrayLike, drawn: Sequence[int], t: ArrayLike, level: float = 0.95, draws: int = 4000,
@@ -109,7 +108,7 @@ def drawn_floor(matrix: ArrayLike, drawn: Sequence[int], t: ArrayLike, level: fl
     counts = sum(chance.multinomial(images, row, draws) for images, row in
                  zip(np.bincount(drawn, minlength=len(matrix)), matrix, strict=True))
     independent = noise_floor(len(t), n, level)[1]
-    return float(min(np.quantile(kl_divergence(shares(counts), t), _level(level)), independent))
+    return float(min(np.quantile(kl_divergence(shares(counts), t), checked_level(level)), independent))
 
 
 def fair_outcomes(matrix: ArrayLike, q: ArrayLike, t: ArrayLike) -> np.ndarray:
@@ -132,7 +131,7 @@ def wilson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray 
         raise DebiasError(NO_IMAGES)
     if not ((0 <= k) & (k <= n)).all() or not np.isfinite(n).all():
         raise DebiasError(f"Expected counts between 0 and n, got {k.tolist()} of {n.tolist()}.")
-    z = NormalDist().inv_cdf((1 + _level(level)) / 2)
+    z = NormalDist().inv_cdf((1 + checked_level(level)) / 2)
     p, shrink = k / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink
@@ -148,11 +147,11 @@ def dirichlet_interval(counts: ArrayLike, statistic: Callable[[np.ndarray], np.n
     even where the images fit the target: whether they do is `g_test`'s question. The same seed gives the same interval.
     Raises DebiasError for bad counts, a bad level and fewer than one draw.
     """
-    counts = _vector(counts)
+    counts = vector(counts)
     if draws < 1:
         raise DebiasError(f"Expected one draw or more, got {draws}. Use 4000, for example.")
     drawn = statistic(np.random.default_rng(seed).dirichlet(counts + 0.5, draws))
-    tail = (1 - _level(level)) / 2
+    tail = (1 - checked_level(level)) / 2
     # "nearest" never interpolates, which would make NaN of two infinite draws.
     low, high = np.quantile(drawn, (tail, 1 - tail), method="nearest")
     return float(low), float(high)
@@ -164,7 +163,7 @@ def g_test(counts: ArrayLike, t: ArrayLike) -> tuple[float, float]:
     counts [K], t [K]; a group with target 0 is no degree of freedom, and images in it give G = inf and p = 0.
     Raises DebiasError as `shares` and `kl_divergence` do.
     """
-    counts = _vector(counts)
+    counts = vector(counts)
     g = 2 * counts.sum() * kl_divergence(shares(counts), t)
     return float(g), _chi2_tail(_aimed(t).sum() - 1, g)
 
@@ -177,7 +176,7 @@ def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
     (as Richardson 1972 and Lucy 1974). Raises DebiasError for shapes that do not fit, a true group without images, and
     a matrix too close to singular to invert.
     """
-    m = shares(_vector(measured))
+    m = shares(vector(measured))
     c = np.asarray(confusion, dtype=np.float64)
     if c.shape != (len(m), len(m)):
         raise DebiasError(f"Expected a confusion matrix [{len(m)}, {len(m)}], true groups by measured ones, got "
@@ -243,10 +242,10 @@ def corrected_shares(counts: ArrayLike, confusion: ArrayLike, level: float = 0.9
 
     Raises DebiasError as `correct_confusion`.
     """
-    counts = _vector(counts)
+    counts = vector(counts)
     c = confusion_counts(confusion)
     best = correct_confusion(counts, c / c.sum(1, keepdims=True))
-    tail = (1 - _level(level)) / 2
+    tail = (1 - checked_level(level)) / 2
     # Neither holds everywhere: of even shares the first is a little too narrow, of uneven ones the second is far too
     # narrow on one side. The wider of both is right in both cases (tests/core/test_check.py).
     both = [np.quantile(drawn, (tail, 1 - tail), axis=0) for drawn in (
@@ -289,122 +288,6 @@ def _dirichlet(chance: np.random.Generator, counts: np.ndarray) -> np.ndarray:
     return drawn / drawn.sum(-1, keepdims=True)
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """One attribute's groups over a set of images, measured against a target.
-
-    n                images that could be classified; `unsure` counts the others
-    counts, shares   images of every group, and their shares
-    target           the share that every group should have
-    level            of the intervals
-    intervals        Wilson interval (low, high) of every share
-    kl               KL(shares||target) in nats, with target shares of at least .001 (`reachable`)
-    kl_interval      Dirichlet interval of it; starts at 0 if a G test finds no difference from the target
-    kl_floor_mean    KL that a perfectly fair model shows on n images, in the mean
-    kl_floor95       ... and in 95 % of all sets of n images at most
-    total_variation  share of images that would have to change group
-    deviation_ratio  largest distance from uniform, 0 to 1
-    corrected, corrected_intervals  shares and intervals of the true groups by the judge's check, where there is one:
-                     then all distances are from what a model on target would show through this judge
-    pictures         where persons are counted, how many pictures they stand in; then `n` and `counts` are of persons
-    effective        ... and as how many independent persons they count
-    """
-    n: int
-    unsure: int
-    counts: tuple[int, ...]
-    shares: tuple[float, ...]
-    target: tuple[float, ...]
-    level: float
-    intervals: tuple[tuple[float, float], ...]
-    kl: float
-    kl_interval: tuple[float, float]
-    kl_floor_mean: float
-    kl_floor95: float
-    total_variation: float
-    deviation_ratio: float
-    corrected: tuple[float, ...] | None = None
-    corrected_intervals: tuple[tuple[float, float], ...] | None = None
-    pictures: int | None = None
-    effective: float | None = None
-
-    def line(self, name: str, groups: Sequence[str]) -> str:
-        """A line of text: shares with their intervals, and KL with its noise floor."""
-        def listed(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> str:
-            return ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
-                             for group, share, (low, high) in zip(groups, shares, intervals, strict=True))
-
-        what, of = ("images", f"N = {self.n}") if self.pictures is None else (
-            "persons", f"N = {self.n} persons in {self.pictures} images")
-        unsure = f"; {self.unsure} {what} left out as unsure" if self.unsure else ""
-        corrected = f"; corrected by the classifier's check: {listed(self.corrected, self.corrected_intervals)}" \
-            if self.corrected is not None and self.corrected_intervals is not None else ""
-        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats (95 % of fair samples "
-                f"of this size stay below {self.kl_floor95:.4f}){unsure}{corrected}")
-
-    def to_dict(self) -> dict:
-        """JSON form; what is None is left out."""
-        return {key: _plain(value) for key, value in asdict(self).items() if value is not None}
-
-
-def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95,
-              confusion: ArrayLike | None = None) -> Distribution:
-    """Summarise one attribute: counts [K] of classified images against target shares [K].
-
-    `confusion`, counts [true, measured] of the judge's check: shares are corrected by it, and distances are from t C,
-    what a model on target shows through this judge. Raises DebiasError for no classified images, counts that are
-    negative or not whole, and a target or a confusion matrix that does not fit.
-    """
-    counts = _vector(counts)
-    if not (counts == np.round(counts)).all() or unsure < 0 or unsure != int(unsure):
-        raise DebiasError(f"Expected whole numbers of images, none negative, got {counts.tolist()} and {unsure} "
-                          "unsure.")
-    return _summary(counts, float(counts.sum()), target, unsure, level, confusion)
-
-
-def summarise_people(people: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95,
-                     confusion: ArrayLike | None = None) -> Distribution:
-    """As `summarise`, of persons: people [N, K] are the counts of every picture; a row of zeros shows nobody.
-
-    Persons of one picture go together, so they count as fewer independent ones: n divided by the design effect of the
-    ratio p_k = sum_i y_ik / sum_i m_i, whose variance by linearisation is N / (N - 1) sum_i (y_ik - p_k m_i)^2 /
-    (sum_i m_i)^2 (Cochran 1977, section 6.3). Where persons of one picture differ more than chance, they still count
-    as no more than n. Raises DebiasError as `summarise` does.
-    """
-    y = np.asarray(people, np.float64)
-    if y.ndim != 2 or not (np.isfinite(y) & (y >= 0) & (y == np.round(y))).all():
-        raise DebiasError(f"Expected whole numbers of persons [N, K], one row per picture, got {list(y.shape)}.")
-    y = y[y.sum(1) > 0]
-    counts, m, pictures = _vector(y.sum(0)), y.sum(1), len(y)
-    p = counts / counts.sum()
-    independent = (p * (1 - p)).sum() / counts.sum()
-    variance = pictures / max(pictures - 1, 1) * ((y - p * m[:, None]) ** 2).sum() / counts.sum() ** 2
-    effect = max(variance / independent, 1.0) if independent > 0 else float((m ** 2).sum() / m.sum())
-    found = _summary(counts, counts.sum() / effect, target, unsure, level, confusion)
-    return replace(found, pictures=pictures, effective=found.n / effect)
-
-
-def _summary(counts: np.ndarray, effective: float, target: ArrayLike, unsure: int, level: float,
-             confusion: ArrayLike | None) -> Distribution:
-    """counts [K] with the weight of `effective` independent ones."""
-    p, declared = _pair(shares(counts), target)
-    aim = declared if confusion is None else through(declared, confusion)
-    t = reachable(aim) if aim.min() < 1e-3 else aim
-    n, kl, weight = int(counts.sum()), float(kl_divergence(p, t)), effective / counts.sum()
-    low, high = dirichlet_interval(counts * weight, lambda draws: np.asarray(kl_divergence(draws, t)), level)
-    low = 0.0 if g_test(counts * weight, t)[1] > 1 - level else min(low, kl)
-    floor_mean, floor95 = noise_floor(len(t), effective)
-    corrected, edges = (None, None) if confusion is None else corrected_shares(counts * weight, confusion, level)
-    return Distribution(
-        n=n, unsure=int(unsure), counts=tuple(int(count) for count in counts), shares=tuple(p.tolist()),
-        target=tuple(declared.tolist()), level=_level(level),
-        intervals=tuple(zip(*(np.asarray(edge).tolist() for edge in wilson(
-            np.minimum(counts * weight, effective), effective, level)))),
-        kl=kl, kl_interval=(low, max(high, kl)), kl_floor_mean=floor_mean, kl_floor95=floor95,
-        total_variation=float(total_variation(p, aim)), deviation_ratio=float(deviation_ratio(p)),
-        corrected=None if corrected is None else tuple(corrected.tolist()),
-        corrected_intervals=None if edges is None else tuple((float(a), float(b)) for a, b in edges))
-
-
 def _counts(counts: ArrayLike) -> np.ndarray:
     n = np.asarray(counts, dtype=np.float64)
     if n.ndim == 0 or n.shape[-1] == 0:
@@ -416,7 +299,7 @@ def _counts(counts: ArrayLike) -> np.ndarray:
     return n
 
 
-def _vector(counts: ArrayLike) -> np.ndarray:
+def vector(counts: ArrayLike) -> np.ndarray:
     n = _counts(counts)
     if n.ndim != 1:
         raise DebiasError(f"Expected the counts [K] of one set of images, got {list(n.shape)}.")
@@ -430,7 +313,7 @@ def _simplex(p: ArrayLike, name: str) -> np.ndarray:
     return p
 
 
-def _pair(p: ArrayLike, t: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def pair(p: ArrayLike, t: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     p, t = _simplex(p, "Shares"), _simplex(t, "Target shares")
     if p.shape[-1] != t.shape[-1]:
         raise DebiasError(f"Expected a target share for each of {p.shape[-1]} groups, got {t.shape[-1]}.")
@@ -441,16 +324,10 @@ def _aimed(t: ArrayLike) -> np.ndarray:
     return np.asarray(t, dtype=np.float64) > 0
 
 
-def _level(level: float) -> float:
+def checked_level(level: float) -> float:
     if not 0 < level < 1:
         raise DebiasError(f"Expected a level between 0 and 1, got {level}. 0.95 is the usual choice.")
     return level
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _chi2_tail(df: float, x: float) -> float:

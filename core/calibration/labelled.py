@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..attribute import Attribute
 from .round import Round
-from ..statistics import Distribution
+from ..distribution import Distribution
 from ..errors import DebiasError, quoted, short
 from ..files import read_json
 from ..judge import LEFT_OUT, UNSURE

@@ -31,8 +31,7 @@ from ..attribute import Attribute
 from ..judge.check import Check, counts_of
 from .solver.draw import Draw
 from ..statistics import (
-    confusion_counts, drawn_floor, fair_outcomes, named_shares, reachable, shares, through,
-    uncorrupted)
+    confusion_counts, drawn_floor, fair_outcomes, named_shares, reachable, shares, through, uncorrupted)
 from ..errors import quoted, short
 from ..method.methods import Method
 from .record import Expected, Record

@@ -19,7 +19,8 @@ from ..judge import NO_FACE, UNSURE, labels, one_colour
 from ..judge.check import Check, counts_of
 from ..method.methods import Method
 from ..schema import CALIBRATION, TEXT, check
-from ..statistics import NO_IMAGES, Distribution
+from ..distribution import Distribution
+from ..statistics import NO_IMAGES
 
 R = TypeVar("R", bound="Record")
 

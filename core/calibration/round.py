@@ -9,7 +9,7 @@ import numpy as np
 
 from ..judge import DISAGREED, NO_FACE, UNSURE
 from ..method.draw import Steering
-from ..statistics import Distribution, summarise, summarise_people
+from ..distribution import Distribution, summarise, summarise_people
 
 AUDIT, ROUND, PROOF, HELD_OUT = "audit", "round", "proof", "held-out"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .loop import Calibration
 from .round import HELD_OUT, PROOF, Round
-from ..statistics import Distribution
+from ..distribution import Distribution
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ..calibration.labelled import thumbnail
 from ..judge.check import counts_of
 from ..profile.file import Entry, Profile
-from ..statistics import summarise
+from ..distribution import summarise
 from .figures import FORM
 from .sheet import WITHOUT, Sheet
 

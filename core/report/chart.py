@@ -15,7 +15,7 @@ from typing import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Resampling
 
-from ..statistics import Distribution
+from ..distribution import Distribution
 from ..errors import DebiasError
 
 # Before and after are Okabe and Ito's vermilion and blue (2008), their orange and sky blue on dark: safe for the

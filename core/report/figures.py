@@ -13,7 +13,8 @@ import numpy as np
 
 from ..attribute import Attribute, together
 from ..calibration.standing import Shares, of_shares
-from ..statistics import Distribution, deviation_ratio
+from ..distribution import Distribution
+from ..statistics import deviation_ratio
 from ..statistics import shares as shares_of
 from ..errors import DebiasError, quoted, short
 from ..files import read_json

@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 from ..calibration.loop import ON_TARGET
 from ..calibration.standing import Shares, of_shares
-from ..statistics import Distribution, deviation_ratio, wilson
+from ..distribution import Distribution
+from ..statistics import deviation_ratio, wilson
 from ..errors import DebiasError, short
 from ..files import write_atomic
 from ..judge.check import DISOBEYS, Check

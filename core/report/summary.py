@@ -7,7 +7,7 @@ from ..calibration import telling
 from ..calibration.round import ROUND
 from ..judge.check import counts_of
 from ..profile.file import Entry, Profile
-from ..statistics import Distribution, summarise
+from ..distribution import Distribution, summarise
 
 
 def summary(profile: Profile) -> dict:

@@ -19,7 +19,7 @@ from sd_debias.core.study.given import labelled_pictures
 from sd_debias.core.calibration.labelled import (
     FORM, Labelled, as_csv, corrected, given_back, read_corrections, run_of, thumbnail)
 from sd_debias.core.calibration.round import AUDIT, Round
-from sd_debias.core.statistics import summarise, summarise_people
+from sd_debias.core.distribution import summarise, summarise_people
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import NO_FACE, UNSURE
 from sd_debias.core.judge.faces import Faces, OfFaces

@@ -7,7 +7,7 @@ from PIL import Image, ImageFont
 from test_report import pictures
 
 from sd_debias.core.attribute import GENDER
-from sd_debias.core.statistics import summarise
+from sd_debias.core.distribution import summarise
 from sd_debias.core.report import chart
 from sd_debias.core.report.chart import DARK, LIGHT, chart_shares, contact_sheet
 from sd_debias.core.report.sheet import side_by_side

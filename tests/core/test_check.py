@@ -7,8 +7,8 @@ import pytest
 from sd_debias.core.attribute import AGE, GENDER, Attribute, Group
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.statistics import (
-    confusion_counts, corrected_shares, summarise, summarise_people, through, uncorrupted, wilson)
+from sd_debias.core.distribution import summarise, summarise_people
+from sd_debias.core.statistics import confusion_counts, corrected_shares, through, uncorrupted, wilson
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check, check_same
 from sd_debias.core.method.draw import rows

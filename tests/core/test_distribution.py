@@ -11,9 +11,10 @@ from properties import shares as drawn_shares
 from scipy import optimize, stats
 
 from sd_debias.core.errors import DebiasError
+from sd_debias.core.distribution import summarise
 from sd_debias.core.statistics import (
-    correct_confusion, deviation_ratio, dirichlet_interval, g_test, kl_divergence,
-    noise_floor, shares, smoothed, summarise, total_variation, wilson)
+    correct_confusion, deviation_ratio, dirichlet_interval, g_test, kl_divergence, noise_floor, shares,
+    smoothed, total_variation, wilson)
 
 EVEN = (0.5, 0.5)
 CONFUSION = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.05, 0.15, 0.8]])

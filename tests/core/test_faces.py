@@ -14,7 +14,7 @@ from sd_debias.core.study.host import Host, seen_by
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.round import Round
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.statistics import summarise_people
+from sd_debias.core.distribution import summarise_people
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE, labels, named
 from sd_debias.core.judge.faces import Faces, OfFaces, cut, detector

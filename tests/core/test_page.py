@@ -10,7 +10,7 @@ import pytest
 from test_report import Page
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_5, Attribute, Group
-from sd_debias.core.statistics import summarise
+from sd_debias.core.distribution import summarise
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
 from sd_debias.core.method.methods import METHODS

@@ -11,7 +11,7 @@ from PIL import Image
 from sd_debias.core.attribute import GENDER, SKIN_TONE, Attribute, Group
 from sd_debias.core.calibration.labelled import Labelled, left_out
 from sd_debias.core.calibration.round import Round
-from sd_debias.core.statistics import summarise
+from sd_debias.core.distribution import summarise
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.report.page import report_page, write_report

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
-from sd_debias.core.statistics import summarise
+from sd_debias.core.distribution import summarise
 from sd_debias.diffusers_host.workbench import demo
 
 PROMPT = "a photo of a doctor"

@@ -13,7 +13,8 @@ from PIL import Image
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.labelled import FORM
-from sd_debias.core.statistics import corrected_shares, summarise
+from sd_debias.core.distribution import summarise
+from sd_debias.core.statistics import corrected_shares
 from sd_debias.core.judge.check import Check
 from sd_debias.core.profile.file import Profile
 from sd_debias.demo_model.model import FOLDER

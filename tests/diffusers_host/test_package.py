@@ -27,7 +27,7 @@ def test_the_package_says_what_it_has():
     assert {"balance", "calibrate", "applied", "audit", "load", "Profile"} <= set(dir(debias))
     assert all(getattr(debias, name) for name in debias.__all__) and "balance" in debias.__doc__
     with pytest.raises(AttributeError, match="nothing_of_it"):
-        debias.nothing_of_it
+        debias.nothing_of_it  # noqa: B018
 
 
 def test_a_calibration_gives_a_profile_that_the_pipeline_is_called_with(pipe, profile):

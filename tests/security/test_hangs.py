@@ -28,7 +28,7 @@ def prompt(text):
     bare(text)
 
 def chart(text):
-    from sd_debias.core.statistics import summarise
+    from sd_debias.core.distribution import summarise
     from sd_debias.core.report.chart import chart_shares
     chart_shares(["man", text], summarise([50, 50], [0.5, 0.5]), title=text)
 
