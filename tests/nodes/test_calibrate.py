@@ -110,8 +110,8 @@ def test_a_guided_model_is_not_calibrated(demo, call, calibrate):
 
 
 def test_a_full_disk_stops_a_calibration_with_a_sentence(calibrate, monkeypatch):
-    from sd_debias.core.calibration import loop
-    monkeypatch.setattr(loop, "write_atomic", full_disk)
+    from sd_debias.core.calibration import record
+    monkeypatch.setattr(record, "write_atomic", full_disk)
     with pytest.raises(DebiasError, match="No space left on device"):
         calibrate(name="full")
 
