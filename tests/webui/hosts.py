@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import webui_double as double
 from webui_real import arrays, running
-from webui_settings import keys, payload
+from webui_settings import debias, keys, payload, save_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "scripts" / "sd_debias.py"
@@ -101,3 +101,11 @@ def generate(host, tab: str = "txt2img", **changes):
     """(pictures, what their infotexts say)"""
     result = host.post(tab, payload(**changes))
     return arrays(result), [keys(text) for text in result.infotexts]
+
+
+def steered(host, page=None, tab: str = "txt2img", given=None, **profile):
+    """(pictures without and with a profile that is saved first, what the infotexts of the latter say)"""
+    save_profile(host.profiles, **profile)
+    plain, _ = generate(host, tab, **(page or {}))
+    guided, said = generate(host, tab, **(page or {}), **debias(**(given or {})))
+    return plain, guided, said

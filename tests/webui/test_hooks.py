@@ -9,14 +9,12 @@ import pytest
 import torch
 import webui_double
 from PIL import Image
-from webui_hosts import SHIM, core, generate, ours, refused
+from webui_hosts import SHIM, core, generate, ours, refused, steered
 from webui_settings import DIRECTIONS, DRAW, PROMPT, debias, keys, payload, same, save_profile
 
 FORGE, XL = dict(forge=True), dict(xl=True)
 directions = pytest.mark.parametrize("direction", DIRECTIONS)
 
-
-# --- failures -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("a_double, direction, method", [
     ({}, "prompt", "shifted"), (FORGE, "prompt", "shifted"), ({}, "embedding", "gamma"),
@@ -96,8 +94,6 @@ def test_reloading_the_ui_twice_keeps_one_extension_and_its_package_alone_in_sys
         assert same(before, generate(a_double, **debias(name=direction))[0])
 
 
-# --- texts and rows of the host -----------------------------------------------------------------
-
 @directions
 def test_the_refiners_model_encodes_its_own_texts(a_double, direction):
     """The refiner takes the model's place within a pass."""
@@ -121,9 +117,8 @@ def test_the_refiners_model_encodes_its_own_texts(a_double, direction):
 @directions
 def test_rows_that_another_extension_sorts_while_they_are_evaluated(a_double, direction):
     """As regional-prompter does with AND parts: by part, then by image."""
-    save_profile(a_double.profiles, direction=direction)
-    pair = dict(prompt="a photo of a doctor AND a red room :0.5", batch_size=2, **debias())
-    expected, _ = generate(a_double, **pair)
+    pair = dict(prompt="a photo of a doctor AND a red room :0.5", batch_size=2)
+    _, expected, _ = steered(a_double, pair, direction=direction)
     order = [0, 2, 1, 3]  # its own inverse
 
     def sort(params):
@@ -134,7 +129,7 @@ def test_rows_that_another_extension_sorts_while_they_are_evaluated(a_double, di
 
     a_double.callbacks["cfg_denoiser"].append(sort)
     a_double.callbacks["cfg_denoised"].append(restore)
-    assert same(expected, generate(a_double, **pair)[0]) and not a_double.reported
+    assert same(expected, generate(a_double, **pair, **debias())[0]) and not a_double.reported
 
 
 @pytest.mark.parametrize("a_double, direction", [
@@ -142,8 +137,7 @@ def test_rows_that_another_extension_sorts_while_they_are_evaluated(a_double, di
 def test_texts_that_another_extension_marks(a_double, monkeypatch, direction):
     """As ControlNet does: a row of one value before the text, taken off again where the model is called."""
     marks, rows, evaluate = set(), [], webui_double.predicted
-    save_profile(a_double.profiles, direction=direction)
-    expected, _ = generate(a_double, **debias())
+    _, expected, _ = steered(a_double, direction=direction)
 
     def with_tokens(text, change):
         if not a_double.shared.sd_model.is_sdxl:
@@ -222,18 +216,16 @@ def test_prompt_schedules_of_three_arguments_are_asked_with_three(a_double, monk
     schedule = getattr(parser, name)
     monkeypatch.setattr(parser, name, lambda prompts, base_steps, hires_steps=None: schedule(
         prompts, base_steps, hires_steps))
-    save_profile(a_double.profiles)
-    _, (said,) = generate(a_double, **debias())
+    _, _, (said,) = steered(a_double)
     assert "Debias weights" in said and "Debias failed" not in said
 
 
 def test_a_video_s_frames_are_one_picture(a_double, monkeypatch):
     """Forge Neo takes Wan's batch size as the number of frames, of which the first one's text and seed count."""
-    save_profile(a_double.profiles, steering=DRAW)
-    monkeypatch.setitem(sys.modules, "backend", types.ModuleType("backend"))
     wan = types.SimpleNamespace(dynamic_args=types.SimpleNamespace(wan=True))
+    monkeypatch.setitem(sys.modules, "backend", types.SimpleNamespace(__path__=[]))
     monkeypatch.setitem(sys.modules, "backend.args", wan)
-    _, said = generate(a_double, seed=20, batch_size=4, **debias())
+    _, _, said = steered(a_double, dict(seed=20, batch_size=4), steering=DRAW)
     assert all(each == said[0] for each in said), "all frames say the same"
 
 
@@ -251,21 +243,18 @@ def test_another_host_s_name_of_the_text_encoder_and_a_scheduler_that_it_chose_a
     assert made_guide().differences(dict(here, steps=7)) == ["steps: calibrated at 6, used at 7"]
 
 
-# --- gamma --------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("direction, evaluations", [("prompt", 24), ("embedding", 36), ("prediction", 36)])
 def test_what_a_direction_costs(a_double, direction, evaluations):
     """Two images, six steps: 24 evaluations without guidance. One group of two has a weight."""
-    save_profile(a_double.profiles, direction=direction)
-    generate(a_double, batch_size=2, **debias())
-    assert a_double.denoisers[-1].evaluations == evaluations
+    steered(a_double, dict(batch_size=2), direction=direction)
+    assert [each.evaluations for each in a_double.denoisers] == [24, evaluations]
 
 
 @pytest.mark.parametrize("sampler, k", [("Euler", -1 / webui_double.SIGMAS[0]), ("DDIM", 1.0)])
 def test_gamma_is_that_of_core(a_double, monkeypatch, sampler, k):
     """One step against the rule written out: x_0' = x_0 - cfg gamma / k, or eps of DDIM."""
-    save_profile(a_double.profiles, direction="embedding", guidance=dict(scale=1000.0))
     made, after, inner = [], [], webui_double.Denoiser.inner_model
+    save_profile(a_double.profiles, direction="embedding", guidance=dict(scale=1000.0))
     monkeypatch.setattr(webui_double.Denoiser, "inner_model", lambda *args, **more: (
         made.append(inner(*args, **more)) or made[-1]))
     a_double.callbacks["cfg_denoised"].append(lambda params: after.append(params.x.clone()))
