@@ -37,12 +37,6 @@ class Fields:
         vars(self).update(given)
 
 
-class DictWithShape(dict):
-    @property
-    def shape(self):
-        return self["crossattn"].shape
-
-
 def word(text: str, width: int = WIDTH) -> torch.Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(zlib.crc32(text.encode())))
 
@@ -73,19 +67,15 @@ class Model:
         return {"crossattn": tokens, "vector": torch.cat([pooled, size], dim=1)}
 
 
-def parts_of_prompt(prompt: str) -> list[tuple[str, float]]:
-    found = []
-    for part in re.split(r"\bAND\b", prompt):
-        text, weight = re.fullmatch(r"(.*?)(?::\s*(-?[\d.]+))?\s*", part, re.S).groups()
-        found.append((text, float(weight or 1)))
-    return found
-
-
 def get_multicond_prompt_list(prompts):
     flat, places = SdConditioning([], width=prompts.width, height=prompts.height), []
     for prompt in prompts:
-        places.append([(flat.index(text) if text in flat else flat.append(text) or len(flat) - 1, weight)
-                       for text, weight in parts_of_prompt(prompt)])
+        places.append([])
+        for part in re.split(r"\bAND\b", prompt):
+            text, weight = re.fullmatch(r"(.*?)(?::\s*(-?[\d.]+))?\s*", part, re.S).groups()
+            if text not in flat:
+                flat.append(text)
+            places[-1].append((flat.index(text), float(weight or 1)))
     return places, flat, {}
 
 
@@ -102,13 +92,13 @@ def get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps=None, 
     return result
 
 
-def row_of(cond, i):
-    return {key: value[i] for key, value in cond.items()} if isinstance(cond, dict) else cond[i]
+def rows_of(cond, rows):
+    return {key: value[rows] for key, value in cond.items()} if isinstance(cond, dict) else cond[rows]
 
 
 def stacked(conds):
     if isinstance(conds[0], dict):
-        return DictWithShape({key: stacked([cond[key] for cond in conds]) for key in conds[0]})
+        return {key: stacked([cond[key] for cond in conds]) for key in conds[0]}
     if conds[0].ndim == 2:
         length = max(len(cond) for cond in conds)
         conds = [torch.cat([cond, cond[-1:].repeat(length - len(cond), 1)]) for cond in conds]
@@ -120,7 +110,7 @@ def learned(model, prompts, steps, hires_steps=None):
     for schedule in get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps):
         texts = SdConditioning([text for _, text in schedule], prompts.width, prompts.height)
         conds = model.get_learned_conditioning(texts)
-        result.append([Fields(end_at_step=end, cond=row_of(conds, i)) for i, (end, _) in enumerate(schedule)])
+        result.append([Fields(end_at_step=end, cond=rows_of(conds, i)) for i, (end, _) in enumerate(schedule)])
     return result
 
 
@@ -173,11 +163,14 @@ class Denoiser:
     def __call__(self, x, sigma, cond, uncond, cfg):
         if self.host.shared.state.interrupted or self.host.shared.state.skipped:
             raise InterruptedError
-        if self.host.forge:
-            return self.forge(x, sigma, cond, uncond, cfg)
-        at = [(image, part.weight) for image, parts in enumerate(cond.batch) for part in parts]
         text = stacked([at_step(part.schedules, self.step) for parts in cond.batch for part in parts])
-        negative = stacked([at_step(schedule, self.step) for schedule in uncond])
+        negative = uncond and stacked([at_step(schedule, self.step) for schedule in uncond])
+        guided = (self.forge if self.host.forge else self.a1111)(x, sigma, cond, text, negative, cfg)
+        self.step += 1
+        return guided
+
+    def a1111(self, x, sigma, cond, text, negative, cfg):
+        at = [(image, part.weight) for image, parts in enumerate(cond.batch) for part in parts]
         x_in = torch.cat([x[[image for image, _ in at]], x])
         sigma_in = torch.cat([sigma[[image for image, _ in at]], sigma])
         params = Fields(x=x_in, image_cond=x_in.new_zeros(len(x_in), 5, 1, 1), sigma=sigma_in,
@@ -194,7 +187,6 @@ class Denoiser:
         result = base.clone()
         for row, (image, weight) in enumerate(at):
             result[image] += (out[row] - base[image]) * weight * (1.0 if skip else cfg)
-        self.step += 1
         return result
 
     @staticmethod
@@ -202,15 +194,13 @@ class Denoiser:
         image = like.new_zeros(rows, 5, 1, 1)
         return {**(text if isinstance(text, dict) else {"c_crossattn": [text]}), "c_concat": [image]}
 
-    def forge(self, x, sigma, cond, uncond, cfg):
+    def forge(self, x, sigma, cond, text, negative, cfg):
         weights = [part.weight for part in cond.batch[0]]
-        text = stacked([at_step(part.schedules, self.step) for parts in cond.batch for part in parts])
-        negative = None if uncond is None else stacked([at_step(schedule, self.step) for schedule in uncond])
         params = Fields(x=x, sigma=sigma, denoiser=self, text_cond=text, text_uncond=negative)
         self.host.callback("cfg_denoiser", params)
         unet = self.p.sd_model.forge_objects.unet
         count = len(weights)
-        compiled = [compile_conditions(rows_of(params.text_cond, range(i, len(x) * count, count)))[0]
+        compiled = [compile_conditions(rows_of(params.text_cond, slice(i, None, count)))[0]
                     for i in range(count)]
         base = compile_conditions(params.text_uncond)
         for modifier in unet.model_options.get("conditioning_modifiers", []):
@@ -223,7 +213,6 @@ class Denoiser:
         for fn in unet.model_options.get("sampler_post_cfg_function", []):
             result = fn(dict(denoised=result, cond=compiled, uncond=base, model=self, uncond_denoised=uncond_out,
                              cond_denoised=positive, sigma=sigma, model_options=unet.model_options, input=x))
-        self.step += 1
         return result
 
     def evaluate(self, condition, x, sigma):
@@ -233,17 +222,12 @@ class Denoiser:
         return self.predicted(x, tokens if pooled is None else {"crossattn": tokens, "vector": pooled})
 
 
-def rows_of(text, rows):
-    rows = list(rows)
-    return DictWithShape({k: v[rows] for k, v in text.items()}) if isinstance(text, dict) else text[rows]
-
-
 def compile_conditions(text):
     if text is None:
         return None
-    if isinstance(text, dict):
-        return [dict(cross_attn=text["crossattn"], pooled_output=text["vector"], model_conds={})]
-    return [dict(cross_attn=text, model_conds={})]
+    parts = text if isinstance(text, dict) else {"crossattn": text}
+    pooled = dict(pooled_output=parts["vector"]) if "vector" in parts else {}
+    return [dict(cross_attn=parts["crossattn"], model_conds={}, **pooled)]
 
 
 class Patcher:
@@ -282,21 +266,17 @@ class Processing:
     def comment(self, text):
         self.comments[text] = 1
 
-    def conds(self, prompts, width, height, hires_steps=None):
-        total, model = self.steps, self.host.shared.sd_model
-        negative = SdConditioning([self.negative_prompt] * len(prompts), width=width, height=height)
-        uncond = None if self.host.forge and self.cfg_scale == 1 else learned(model, negative, total, hires_steps)
-        return multicond(model, SdConditioning(prompts, width=width, height=height), total, hires_steps), uncond
-
     def sample(self, hires: bool, x, cfg):
-        own = [self.hr_prompt] * len(self.prompts) if hires and self.hr_prompt else self.prompts
-        prompts = [re.sub(r"<[^>]*>", "", prompt) for prompt in own]
+        prompts = [self.hr_prompt] * len(self.prompts) if hires and self.hr_prompt else self.prompts
+        prompts = [re.sub(r"<[^>]*>", "", prompt) for prompt in prompts]
         size = (self.hr_upscale_to_x, self.hr_upscale_to_y) if hires else (self.width, self.height)
-        self.is_hr_pass = hires
-        self.hr_prompts = prompts
+        self.is_hr_pass, self.hr_prompts = hires, prompts
         if not hires:
             self.prompts, self.firstpass_steps = prompts, self.steps
-        cond, uncond = self.conds(prompts, *size, self.steps if hires else None)
+        texts, negatives = (SdConditioning(own, *size) for own in (prompts, [self.negative_prompt] * len(prompts)))
+        model, steps = self.host.shared.sd_model, (self.steps, self.steps if hires else None)
+        cond = multicond(model, texts, *steps)
+        uncond = None if self.host.forge and self.cfg_scale == 1 else learned(model, negatives, *steps)
         if self.host.forge:
             if hires:
                 self.scripts.call("process_before_every_sampling", self, x=x, noise=x, c=cond, uc=uncond)
@@ -362,9 +342,8 @@ CONTROLS = ["Accordion", "Button", "Checkbox", "Column", "Row", "Dropdown", "Mar
 class Component:
     """Any of gradio's: a value."""
 
-    def __init__(self, *args, value=None, label=None, choices=None, visible=True, **_):
+    def __init__(self, *args, value=None, label=None, visible=True, **_):
         self.value, self.label, self.visible = value, label, visible
-        self.choices = choices if choices is not None else (args[0] if args and isinstance(args[0], list) else None)
 
     def change(self, *args, **kwargs):
         pass
@@ -415,10 +394,6 @@ AlwaysVisible = object()
 class State:
     interrupted = skipped = stopping_generation = False
     job_count, textinfo = -1, None
-
-
-def quoted(text):
-    return json.dumps(text) if any(mark in str(text) for mark in ",:\n") else text
 
 
 class Double:
@@ -548,13 +523,10 @@ class Double:
         seed = p.all_seeds[0] if use_main_prompt else all_seeds[index]
         found = {"Steps": p.steps, "Sampler": p.sampler_name, "Seed": seed, **p.extra_generation_params}
         for key, value in found.items():
-            try:
-                if callable(value):
-                    found[key] = value(**{name: value for name, value in locals().items() if name != "self"})
-            except Exception as error:
-                self.reported.append(repr(error))
-                found[key] = None
-        return f"{all_prompts[index]}\n" + ", ".join(f"{k}: {quoted(v)}" for k, v in found.items() if v is not None)
+            if callable(value):
+                value = value(**{name: each for name, each in locals().items() if name != "self"})
+            found[key] = json.dumps(value) if any(mark in str(value) for mark in ",:\n") else value
+        return f"{all_prompts[index]}\n" + ", ".join(f"{k}: {v}" for k, v in found.items() if v is not None)
 
     def post(self, tab: str, payload: dict) -> Processed:
         """POST /sdapi/v1/txt2img or img2img."""
@@ -581,19 +553,18 @@ class Double:
     @contextlib.contextmanager
     def installed(self):
         """In sys.modules, which is as before afterwards; the shim makes a package of its own there."""
-        ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "sd_debias"}
-        others = {name: sys.modules.get(name) for name in self.modules}
+        def of_tests():
+            return {name: module for name, module in sys.modules.items()
+                    if name in self.modules or name.split(".")[0] == "sd_debias"}
+
+        before = of_tests()
         sys.modules.update(self.modules)
         try:
             yield self
         finally:
-            for name in [name for name in sys.modules if name.split(".")[0] == "sd_debias"]:
+            for name in of_tests():
                 del sys.modules[name]
-            sys.modules.update(ours)
-            for name, module in others.items():
-                sys.modules.pop(name)
-                if module is not None:
-                    sys.modules[name] = module
+            sys.modules.update(before)
 
 
 def fix_seed(p):

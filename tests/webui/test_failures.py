@@ -11,18 +11,18 @@ import sys
 import types
 import uuid
 import weakref
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
 import pytest
-from webui_hosts import AGAIN, REAL, core, doubled, generate, on_hosts, ours, server
+from webui_hosts import AGAIN, REAL, core, doubled, generate, on_hosts, ours, server, steered
 from webui_hosts import real as real_host
 from webui_settings import (
     DIRECTIONS, audit, brightness, calibrate, debias, payload, same, save_profile)
 
 FAILING = Path(__file__).resolve().parent / "failing" / "scripts" / "failing.py"
 PAIRS = [("a1111", "forge"), ("forge", "a1111")]
+in_process = pytest.mark.parametrize("host", ["a1111"], indirect=True)
 HOOKS = ["process", "process_before_every_sampling", "postprocess_batch", "cfg_denoiser",
          "cfg_denoised"]
 UNCLAIMED = {
@@ -31,10 +31,17 @@ UNCLAIMED = {
         "Debias": "not applied (the sampling ended before its first step)"})}
 
 
-@contextmanager
-def failing_double(folder, forge, monkeypatch):
-    """A double with the failing extension behind ours, a second checkpoint, and a judge of brightness."""
-    with doubled(folder, FAILING, forge=forge) as made:
+@pytest.fixture(params=["a1111", "forge", *map(real_host, REAL)])
+def host(request, tmp_path, monkeypatch):
+    """A host with the failing extension behind ours. A double has a second checkpoint, and a judge of brightness."""
+    if request.param in REAL:
+        made = server(request.param)
+        if "failing" not in made.call("/sdapi/v1/scripts")["txt2img"]:
+            pytest.skip("this server was started without the extension 'failing'")
+        made.name = request.param
+        yield made
+        return
+    with doubled(tmp_path, FAILING, forge=request.param == "forge") as made:
         made.name, other = None, copy.copy(made.shared.sd_model)
         read = other.get_learned_conditioning
         other.get_learned_conditioning = lambda texts: 1.5 * read(texts)
@@ -42,7 +49,7 @@ def failing_double(folder, forge, monkeypatch):
         other.sd_checkpoint_info = types.SimpleNamespace(name_for_extra="other")
         made.models = {"double": made.shared.sd_model, "other": other}
         for known in made.models:
-            made.checkpoints[known] = folder / f"{known}.safetensors"
+            made.checkpoints[known] = tmp_path / f"{known}.safetensors"
             made.checkpoints[known].write_text(known)
         made.shared.opts.sd_model_checkpoint = "double"
         judge = made.shared.failing_judge = types.SimpleNamespace(get_image_features=brightness)
@@ -51,32 +58,18 @@ def failing_double(folder, forge, monkeypatch):
         yield made
 
 
-@pytest.fixture(params=["a1111", "forge", *map(real_host, REAL)])
-def host(request, tmp_path, monkeypatch):
-    if request.param not in REAL:
-        with failing_double(tmp_path, request.param == "forge", monkeypatch) as made:
-            yield made
-        return
-    made = server(request.param)
-    if "failing" not in made.call("/sdapi/v1/scripts")["txt2img"]:
-        pytest.skip("this server was started without the extension 'failing'")
-    made.name = request.param
-    yield made
-
-
-def plan(host, what=None, batch=0, **more):
-    """What fails in a batch from now on; without `what`, nothing more."""
-    file = host.profiles.parent / "sd-debias-failing.json"
-    file.unlink(missing_ok=True)
-    if what:
-        file.write_text(json.dumps(dict(what=what, batch=batch, nonce=uuid.uuid4().hex, **more)))
-
-
 @pytest.fixture
 def fails(host):
-    plan(host)
-    yield lambda *what, **more: plan(host, *what, **more)
-    plan(host)
+    """fails(what, batch): what fails in a batch from now on; fails(): nothing more."""
+    file = host.profiles.parent / "sd-debias-failing.json"
+
+    def plan(what=None, batch=0, **more):
+        file.unlink(missing_ok=True)
+        if what:
+            file.write_text(json.dumps(dict(what=what, batch=batch, nonce=uuid.uuid4().hex, **more)))
+    plan()
+    yield plan
+    plan()
 
 
 @pytest.fixture
@@ -170,48 +163,50 @@ def called(checkpoint):
 
 @on_hosts("direction", DIRECTIONS, PAIRS)
 def test_jobs_of_two_checkpoints_with_one_profile_do_not_mix(host, other, direction):
-    save_profile(host.profiles, direction=direction, setting=dict(model="another"))
     made = {}
     for name in other * 2:
-        chosen = dict(override_settings=dict(sd_model_checkpoint=name))
-        found = generate(host, **chosen), generate(host, **chosen, **debias())
-        setting = found[1][1][0]["Debias setting"]
-        assert f"model: calibrated at another, used at {called(name)}" in setting
-        for now, before in zip(found, made.setdefault(name, found), strict=True):
-            assert same(now[0], before[0]) and now[1] == before[1]
-    (plain, guided), (others_plain, others_guided) = made.values()
-    assert not same(plain[0], others_plain[0]) and not same(guided[0], others_guided[0])
+        page = dict(override_settings=dict(sd_model_checkpoint=name))
+        plain, guided, (said,) = steered(host, page, direction=direction, setting=dict(model="another"))
+        assert f"model: calibrated at another, used at {called(name)}" in said["Debias setting"]
+        before = made.setdefault(name, (plain, guided, said))
+        assert same(plain, before[0]) and same(guided, before[1]) and said == before[2]
+    (plain, guided, _), (others_plain, others_guided, _) = made.values()
+    assert not same(plain, others_plain) and not same(guided, others_guided)
 
 
-_whole: dict = {}
+NAME, _whole = "failures", {}
 
 
-def calibrated(host, name):
+def calibrated(host):
     """The labels of audit and verification with their pictures, and the profile's entry, as they were written."""
-    calibrate(host, classifier="demo", name=name)
-    page = (host.profiles / "reports" / name / "labels.html").read_text("utf-8")
-    entry, = json.loads((host.profiles / f"{name}.json").read_text("utf-8"))["entries"]
+    calibrate(host, classifier="demo", name=NAME)
+    page = (host.profiles / "reports" / NAME / "labels.html").read_text("utf-8")
+    entry, = json.loads((host.profiles / f"{NAME}.json").read_text("utf-8"))["entries"]
     rounds = [{**each, "seconds": None} for each in entry["rounds"]]
     sections = json.loads(page.split('"data">')[1].split("</script>")[0])["sections"]
     items = [(own["title"], own["items"]) for own in sections]
     return items, {**entry, "cost": None, "rounds": rounds}
 
 
-def removed(host, name):
-    """A real host's folder is kept from one test run to the next."""
-    shutil.rmtree(host.profiles / "reports" / name, ignore_errors=True)
-    unfinished = (host.profiles / "unfinished").glob(f"{name}-*.json")
-    for file in [*host.profiles.glob(f"{name}*.json"), *unfinished]:
-        file.unlink()
-    return name
+def labels_kept(host):
+    """How many labels of the audit there are, of each attribute."""
+    state, = (host.profiles / "unfinished").glob(f"{NAME}-*.json")
+    return [len(labels) for labels in json.loads(state.read_text())["rounds"][0]["labels"]]
 
 
 @pytest.fixture
 def whole(request, host):
     """What an undisturbed calibration measures; 4 batches of the audit, at most 8 of rounds, 4 of the verification."""
+    def removed():  # a real host's folder is kept from one test run to the next
+        shutil.rmtree(host.profiles / "reports" / NAME, ignore_errors=True)
+        for file in host.profiles.rglob(f"{NAME}*.json"):
+            file.unlink()
+
+    removed()
     key = request.node.callspec.params["host"]
     if key not in _whole:
-        _whole[key] = calibrated(host, removed(host, "undisturbed"))
+        _whole[key] = calibrated(host)
+        removed()
     return _whole[key]
 
 
@@ -219,45 +214,36 @@ def whole(request, host):
                           ("judge", 9), ("judge", 3)], PAIRS, each=1)
 def test_a_calibration_that_memory_runs_out_in_says_what_is_kept_and_goes_on_label_by_label(
         host, fails, whole, what, batch):
-    name = removed(host, f"failed {what} {batch}")
-    plain = generate(host)
+    plain, _ = generate(host)
     fails(what, batch)
     with pytest.raises(ValueError) as caught:
-        calibrated(host, name)
+        calibrated(host)
     said = str(caught.value)
     assert "Memory ran out" in said and f" {5 * batch} images" in said
-    assert (f"{name} (unfinished).json" in said) == (batch >= 4)
-    assert not (host.profiles / f"{name}.json").exists()
-    assert same(generate(host)[0], plain[0])
-    assert calibrated(host, name) == whole
+    assert (f"{NAME} (unfinished).json" in said) == (batch >= 4)
+    assert not (host.profiles / f"{NAME}.json").exists()
+    assert same(generate(host)[0], plain)
+    assert calibrated(host) == whole
 
 
 def test_a_checkpoint_that_is_changed_in_a_calibration_is_said_and_not_mixed(
         host, fails, whole, other):
     chosen, another = other
-    name = removed(host, "changed")
-    plain = generate(host)
+    plain, _ = generate(host)
     fails("checkpoint", 2, name=another)
     with pytest.raises(ValueError, match=rf"checkpoint.*'{called(chosen)}'.*'{another}'"):
-        calibrated(host, name)
-    assert labels_kept(host, name) == [10]
+        calibrated(host)
+    assert labels_kept(host) == [10]
     fails()
     choose(host, chosen)
-    assert same(generate(host)[0], plain[0])
-    assert calibrated(host, name) == whole
-
-
-def labels_kept(host, name):
-    """How many labels of the audit there are, of each attribute."""
-    state, = (host.profiles / "unfinished").glob(f"{name}-*.json")
-    return [len(labels) for labels in json.loads(state.read_text())["rounds"][0]["labels"]]
+    assert same(generate(host)[0], plain)
+    assert calibrated(host) == whole
 
 
 def test_a_skipped_batch_of_the_verification_is_left_out_and_the_others_are_as_they_were(
         host, fails, whole):
-    name = removed(host, "skipped")
     fails("skipped midway", 4 * (len(whole[1]["rounds"]) - 1))
-    (_, (_, items)), entry = calibrated(host, name)
+    (_, (_, items)), entry = calibrated(host)
     assert (entry["after"][0]["n"], entry["after"][0]["unsure"]) == (15, 5)
     assert items[5:] == whole[0][1][1][5:] and items[:5] != whole[0][1][1][:5]
 
@@ -269,14 +255,6 @@ def test_an_audit_that_memory_runs_out_in_says_so(host, fails, after):
         audit(host, classifier="demo")
 
 
-# --- what only a double can show ----------------------------------------------------------------
-
-@pytest.fixture
-def double(tmp_path, monkeypatch):
-    with failing_double(tmp_path, False, monkeypatch) as made:
-        yield made
-
-
 def test_memory_that_runs_out_is_said_beside_a_warning_of_the_judge(a_double):
     ended = core("study.outcome").Outcome(
         stopped=MemoryError(), why="Memory ran out", notes=["Warning: the judge is sure of noise"])
@@ -284,32 +262,34 @@ def test_memory_that_runs_out_is_said_beside_a_warning_of_the_judge(a_double):
         ours("calibrating").raised(ended)
 
 
+@in_process
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_picture_that_memory_ran_out_for_is_not_held(double, direction):
-    save_profile(double.profiles, direction=direction)
-    plan(double, "sampling")
+def test_a_picture_that_memory_ran_out_for_is_not_held(host, fails, direction):
+    save_profile(host.profiles, direction=direction)
+    fails("sampling")
     said = ""
     try:
-        generate(double, **debias())
+        generate(host, **debias())
     except Exception as error:  # pytest.raises would hold its frames
         said = str(error)
-    held = weakref.ref(double.denoisers.pop().p)
+    held = weakref.ref(host.denoisers.pop().p)
     gc.collect()
     assert "CUDA out of memory" in said and held() is None
 
 
+@in_process
 @pytest.mark.parametrize("change, facts, kept", [
     (lambda host: setattr(host.shared.opts, "CLIP_stop_at_last_layers", 2), "'1'.*'2'", 10),
     (lambda host: setattr(host.shared.opts, "sd_vae", "b.pt"), r"'Automatic'.*'b\.pt'", 10),
     (lambda host: host.models.update(double=host.models["other"]), "double.*other", 15)])
 def test_a_setting_or_a_model_that_is_changed_in_a_calibration_is_said(
-        double, monkeypatch, change, facts, kept):
-    options = double.shared.opts
+        host, monkeypatch, change, facts, kept):
+    options = host.shared.opts
     options.data_labels = {"CLIP_stop_at_last_layers": types.SimpleNamespace(infotext="Clip skip")}
     options.CLIP_stop_at_last_layers, options.sd_vae = 1, "Automatic"
     monkeypatch.setitem(sys.modules, "modules.sd_vae", types.SimpleNamespace(vae_dict={}))
-    double.callbacks["cfg_denoiser"].append(
-        lambda params: change(double) if len(double.denoisers) == 3 else None)
+    host.callbacks["cfg_denoiser"].append(
+        lambda params: change(host) if len(host.denoisers) == 3 else None)
     with pytest.raises(core("errors").DebiasError, match=facts):
-        calibrate(double, classifier="demo")
-    assert labels_kept(double, "doctor") == [kept]
+        calibrated(host)
+    assert labels_kept(host) == [kept]

@@ -142,7 +142,7 @@ def test_texts_that_another_extension_marks(a_double, monkeypatch, direction):
     def with_tokens(text, change):
         if not a_double.shared.sd_model.is_sdxl:
             return change(text)
-        return webui_double.DictWithShape(text, crossattn=change(text["crossattn"]))
+        return {**text, "crossattn": change(text["crossattn"])}
 
     def mark(params):
         for name, value in (("text_cond", 1024.0), ("text_uncond", -1024.0)):

@@ -71,19 +71,16 @@ def test_the_accordion_says_what_a_profile_balances_and_toward_which_target(a_do
 
 def test_a_default_that_the_user_saved_for_the_page_shows_what_belongs_to_it(a_double):
     """The host puts it in the dropdown's place: the text box of what is balanced stayed beside "None"."""
-    controls = a_double.runner.named("Debias").ui(False)
-    profile, attributes = controls[1], controls[8]
-    profile.init_field("None")
-    assert attributes.visible is False
-    profile.init_field(ours("arguments").BALANCE)
-    assert attributes.visible is True
+    _, profile, *_, attributes = a_double.runner.named("Debias").ui(False)
+    for name in ("None", ours("arguments").BALANCE):
+        profile.init_field(name)
+        assert attributes.visible == (name != "None")
 
 
 def test_settings_are_closed_to_the_api_and_name_a_further_folder_of_profiles(a_double, tmp_path):
     """Over the API nobody may choose folders of this machine, nor let it download."""
     options, names = a_double.shared.opts, ours("profiles").names
-    assert options.labels.keys() == {
-        "sd_debias_folder", "sd_debias_classifier", "sd_debias_download"}
+    assert set(options.labels) == {"sd_debias_folder", "sd_debias_classifier", "sd_debias_download"}
     assert all(restricted for _, restricted in options.labels.values())
     save_profile(tmp_path / "elsewhere", name="other")
     assert "other" not in names()

@@ -91,8 +91,6 @@ def test_work_that_cannot_be_continued_says_which_setting_differs(
     assert len(states(bench)) == 2
 
 
-# --- what tells one page from another -----------------------------------------------------------
-
 @pytest.fixture
 def key(a_double, monkeypatch):
     """key(unit of ControlNet, **page): names the state of a calibration with this page."""
@@ -122,13 +120,16 @@ def test_rounds_are_not_continued_with_another_page(key):
     assert len({before, *(key(**page | change) for change in changes)}) == 1 + len(changes)
 
 
-def test_the_chosen_checkpoint_counts_and_not_the_one_in_memory(key):
-    """Hosts load what is chosen, or overridden, only as they generate."""
-    found = []
-    for chosen, in_memory in (("one", ""), ("one", "abc"), ("other", "abc")):
-        key.options.sd_model_checkpoint, key.host.shared.sd_model.sd_model_hash = chosen, in_memory
-        found.append(key())
-    assert found[0] == found[1] != found[2]
+def test_rounds_are_not_continued_with_other_settings_of_the_host(key):
+    """The chosen checkpoint counts, and not the one in memory: hosts load what is chosen only as they generate."""
+    options, model = key.options, key.host.shared.sd_model
+    options.eta_ddim, options.show_progress, options.sd_model_checkpoint = 0.0, 1, "one"
+    for place, name, value, counts in (
+            (options, "eta_ddim", 1.0, True), (options, "show_progress", 2, False),
+            (options, "sd_model_checkpoint", "other", True), (model, "sd_model_hash", "abc", False)):
+        before = key()
+        setattr(place, name, value)
+        assert (key() != before) == counts, name
 
 
 def test_clip_skip_vae_emphasis_and_noise_source_are_in_the_setting(key):
@@ -139,15 +140,6 @@ def test_clip_skip_vae_emphasis_and_noise_source_are_in_the_setting(key):
         assert ours("run").setting_of(p)[name] == 1
         p.override_settings = {option: 2}
         assert ours("run").setting_of(p)[name] == 2
-
-
-def test_rounds_are_not_continued_with_other_settings_of_the_host(key):
-    key.options.eta_ddim, key.options.show_progress = 0.0, 1
-    before = key()
-    key.options.show_progress = 2
-    assert key() == before
-    key.options.eta_ddim = 1.0
-    assert key() != before
 
 
 def test_rounds_are_not_continued_with_other_arguments_of_controlnet(key):
@@ -171,9 +163,8 @@ def test_rounds_are_not_continued_with_a_lora_or_checkpoint_replaced_under_its_n
     key.host.checkpoints["model"] = checkpoint
     key.options.sd_model_checkpoint = "model"
     found = []
-    for contents in (b"one", b"one"), (b"another", b"one"), (b"another", b"another"):
-        lora.write_bytes(contents[0])
-        checkpoint.write_bytes(contents[1])
+    for file, content in ((checkpoint, b"one"), (lora, b"one"), (lora, b"another"), (checkpoint, b"another")):
+        file.write_bytes(content)
         found.append(key(prompt=LORA))
         assert key(prompt=LORA) == found[-1]
-    assert len(set(found)) == 3
+    assert len(set(found)) == 4
