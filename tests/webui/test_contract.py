@@ -72,18 +72,13 @@ def test_a_push_by_predictions_around_the_prompt_is_the_one_by_the_group_s_text(
 
 
 @on_hosts("direction", DIRECTIONS)
-def test_hires_pass(host, direction):
+def test_hires_pass_and_one_with_a_prompt_of_its_own(host, direction):
     plain, guided, (said,) = steered(host, HIRES, direction=direction)
     first_only, (first_said,) = generate(host, **HIRES, **debias(hires=False))
     assert apart(plain, guided) > 8 and apart(guided, first_only) > 2 and apart(plain, first_only) > 0
     assert "Debias hires" not in said and first_said["Debias hires"] == "False"
     assert same(guided, generate(host, **HIRES, **debias())[0])
-
-
-def test_a_hires_prompt_of_its_own_is_looked_up_by_its_own_words(host):
-    """It names a man, so the second pass is left alone."""
-    save_profile(host.profiles)
-    own = dict(HIRES, hr_prompt="a photo of a doctor, a man")
+    own = dict(HIRES, hr_prompt="a photo of a doctor, a man")  # by its own words, which name a man
     both, first_only = (generate(host, **own, **debias(hires=hires))[0] for hires in (True, False))
     assert same(both, first_only)
 

@@ -243,13 +243,6 @@ def test_another_host_s_name_of_the_text_encoder_and_a_scheduler_that_it_chose_a
     assert made_guide().differences(dict(here, steps=7)) == ["steps: calibrated at 6, used at 7"]
 
 
-@pytest.mark.parametrize("direction, evaluations", [("prompt", 24), ("embedding", 36), ("prediction", 36)])
-def test_what_a_direction_costs(a_double, direction, evaluations):
-    """Two images, six steps: 24 evaluations without guidance. One group of two has a weight."""
-    steered(a_double, dict(batch_size=2), direction=direction)
-    assert [each.evaluations for each in a_double.denoisers] == [24, evaluations]
-
-
 @pytest.mark.parametrize("sampler, k", [("Euler", -1 / webui_double.SIGMAS[0]), ("DDIM", 1.0)])
 def test_gamma_is_that_of_core(a_double, monkeypatch, sampler, k):
     """One step against the rule written out: x_0' = x_0 - cfg gamma / k, or eps of DDIM."""

@@ -44,22 +44,6 @@ def test_the_scripts_measure_and_calibrate(server, model):
     assert apart(plain, own) > 8 and apart(pushed, own) <= 2
 
 
-def test_a_models_folder_that_cannot_be_written(server):
-    """A file in its place stands for a folder without permission, which a superuser does not notice."""
-    save_profile(server.profiles)
-    aside = server.profiles.rename(server.profiles.with_name("debias_profiles_aside"))
-    server.profiles.write_text("")
-    try:
-        with pytest.raises(ValueError, match="The calibration's files could not be written to"):
-            script(server, CALIBRATE, **FEW)
-        _, (said,) = generate(server, **debias())
-        assert said["Debias failed"].startswith("There is no profile 'test'")
-    finally:
-        server.profiles.unlink()
-        aside.rename(server.profiles)
-    assert "Debias weights" in generate(server, **debias())[1][0]
-
-
 @pytest.mark.parametrize("axis, values, arguments", [
     ("[Debias] Strength", "0, 1", {}), ("[Debias] Profile", ["None", "test"], dict(enabled=False))])
 def test_xyz_axes(server, axis, values, arguments):
