@@ -8,27 +8,19 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-
 
 def _load(name: str):
     """A file beside this one, as a module that the test files can import."""
     alias = f"webui_{name}"
     if alias not in sys.modules:  # other folders' tests use some as well
-        spec = importlib.util.spec_from_file_location(alias, HERE / f"{name}.py")
+        file = Path(__file__).with_name(f"{name}.py")
+        spec = importlib.util.spec_from_file_location(alias, file)
         sys.modules[alias] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return sys.modules[alias]
 
 
 double, real, settings, hosts = map(_load, ("double", "real", "settings", "hosts"))
-
-
-def _server(name: str):
-    """A real host, started once; skips the test where none is named."""
-    if not os.environ.get(f"{hosts.REAL[name]}_PATH"):
-        pytest.skip(f"{hosts.REAL[name]}_PATH names no installation")
-    return real.running(hosts.REAL[name], hosts.ROOT)
 
 
 @pytest.fixture(params=[*hosts.DOUBLES, *map(hosts.real, hosts.REAL)])
@@ -38,30 +30,30 @@ def host(request, tmp_path):
         with hosts.doubled(tmp_path, **hosts.DOUBLES[request.param]) as made:
             yield made
     else:
-        yield _server(request.param)
+        yield hosts.server(request.param)
 
 
 @pytest.fixture(params=hosts.REAL)
 def server(request):
     """Each of the real hosts."""
-    return _server(request.param)
+    return hosts.server(request.param)
 
 
 @pytest.fixture
 def a1111():
     """The real A1111."""
-    return _server("real-a1111")
+    return hosts.server("real-a1111")
 
 
 @pytest.fixture
 def start():
-    """Starts servers with options of their own: start("A1111", "--api-auth", "me:secret")."""
+    """Starts servers with options of their own: start("A1111", "--nowebui")."""
     started = []
 
-    def start(name: str, *options: str, authorization: str | None = None):
+    def start(name: str, *options: str):
         if not os.environ.get(f"{name}_PATH"):
             pytest.skip(f"{name}_PATH names no installation")
-        started.append(real.Server(name, hosts.ROOT, list(options), authorization))
+        started.append(real.Server(name, hosts.ROOT, list(options)))
         return started[-1]
     yield start
     for server in started:

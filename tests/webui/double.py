@@ -11,11 +11,9 @@ import copy
 import json
 import re
 import sys
-import threading
 import types
 import zlib
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -26,25 +24,17 @@ SIGMAS = [14.6, 8.0, 4.0, 2.0, 1.0, 0.4, 0.0]
 # --- texts ---
 
 class SdConditioning(list):
-    def __init__(self, prompts, is_negative_prompt=False, width=None, height=None, copy_from=None):
+    def __init__(self, prompts, width=None, height=None):
         super().__init__(prompts)
-        self.width, self.height = width or getattr(prompts, "width", None), height or getattr(prompts, "height", None)
+        self.width = width or getattr(prompts, "width", None)
+        self.height = height or getattr(prompts, "height", None)
 
 
-class Scheduled:
-    def __init__(self, end_at_step, cond):
-        self.end_at_step, self.cond = end_at_step, cond
+class Fields:
+    """Any object of the host's that holds fields; unlike a SimpleNamespace, it can be held weakly."""
 
-
-class Part:
-    def __init__(self, schedules, weight):
-        self.schedules, self.weight = schedules, weight
-
-
-class DictWithShape(dict):
-    @property
-    def shape(self):
-        return self["crossattn"].shape
+    def __init__(self, **given):
+        vars(self).update(given)
 
 
 def word(text: str, width: int = WIDTH) -> torch.Tensor:
@@ -77,19 +67,15 @@ class Model:
         return {"crossattn": tokens, "vector": torch.cat([pooled, size], dim=1)}
 
 
-def parts_of_prompt(prompt: str) -> list[tuple[str, float]]:
-    found = []
-    for part in re.split(r"\bAND\b", prompt):
-        text, weight = re.fullmatch(r"(.*?)(?::\s*(-?[\d.]+))?\s*", part, re.S).groups()
-        found.append((text, float(weight or 1)))
-    return found
-
-
 def get_multicond_prompt_list(prompts):
     flat, places = SdConditioning([], width=prompts.width, height=prompts.height), []
     for prompt in prompts:
-        places.append([(flat.index(text) if text in flat else flat.append(text) or len(flat) - 1, weight)
-                       for text, weight in parts_of_prompt(prompt)])
+        places.append([])
+        for part in re.split(r"\bAND\b", prompt):
+            text, weight = re.fullmatch(r"(.*?)(?::\s*(-?[\d.]+))?\s*", part, re.S).groups()
+            if text not in flat:
+                flat.append(text)
+            places[-1].append((flat.index(text), float(weight or 1)))
     return places, flat, {}
 
 
@@ -106,13 +92,13 @@ def get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps=None, 
     return result
 
 
-def row_of(cond, i):
-    return {key: value[i] for key, value in cond.items()} if isinstance(cond, dict) else cond[i]
+def rows_of(cond, rows):
+    return {key: value[rows] for key, value in cond.items()} if isinstance(cond, dict) else cond[rows]
 
 
 def stacked(conds):
     if isinstance(conds[0], dict):
-        return DictWithShape({key: stacked([cond[key] for cond in conds]) for key in conds[0]})
+        return {key: stacked([cond[key] for cond in conds]) for key in conds[0]}
     if conds[0].ndim == 2:
         length = max(len(cond) for cond in conds)
         conds = [torch.cat([cond, cond[-1:].repeat(length - len(cond), 1)]) for cond in conds]
@@ -120,19 +106,19 @@ def stacked(conds):
 
 
 def learned(model, prompts, steps, hires_steps=None):
-    scheduled = get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps)
     result = []
-    for schedule in scheduled:
-        conds = model.get_learned_conditioning(SdConditioning([text for _, text in schedule], width=prompts.width,
-                                                              height=prompts.height))
-        result.append([Scheduled(end, row_of(conds, i)) for i, (end, _) in enumerate(schedule)])
+    for schedule in get_learned_conditioning_prompt_schedules(prompts, steps, hires_steps):
+        texts = SdConditioning([text for _, text in schedule], prompts.width, prompts.height)
+        conds = model.get_learned_conditioning(texts)
+        result.append([Fields(end_at_step=end, cond=rows_of(conds, i)) for i, (end, _) in enumerate(schedule)])
     return result
 
 
 def multicond(model, prompts, steps, hires_steps=None):
     places, flat, _ = get_multicond_prompt_list(prompts)
     schedules = learned(model, flat, steps, hires_steps)
-    return types.SimpleNamespace(batch=[[Part(schedules[i], weight) for i, weight in parts] for parts in places])
+    return Fields(batch=[[Fields(schedules=schedules[i], weight=weight) for i, weight in parts]
+                         for parts in places])
 
 
 def at_step(schedule, step):
@@ -152,11 +138,6 @@ def predicted(x, text):
     waves = torch.stack([torch.sin(grid * (k + 1)) for k in range(WIDTH)])
     pattern = torch.tanh((feature[:, :, None, None] * waves).sum(1, keepdim=True) / 4)
     return pattern * torch.tensor([1.0, -0.7, 0.5, 0.3]).view(1, 4, 1, 1) + 0.05 * torch.tanh(x)
-
-
-class Params:
-    def __init__(self, **given):
-        vars(self).update(given)
 
 
 class Denoiser:
@@ -182,15 +163,18 @@ class Denoiser:
     def __call__(self, x, sigma, cond, uncond, cfg):
         if self.host.shared.state.interrupted or self.host.shared.state.skipped:
             raise InterruptedError
-        if self.host.forge:
-            return self.forge(x, sigma, cond, uncond, cfg)
-        at = [(image, part.weight) for image, parts in enumerate(cond.batch) for part in parts]
         text = stacked([at_step(part.schedules, self.step) for parts in cond.batch for part in parts])
-        negative = stacked([at_step(schedule, self.step) for schedule in uncond])
+        negative = uncond and stacked([at_step(schedule, self.step) for schedule in uncond])
+        guided = (self.forge if self.host.forge else self.a1111)(x, sigma, cond, text, negative, cfg)
+        self.step += 1
+        return guided
+
+    def a1111(self, x, sigma, cond, text, negative, cfg):
+        at = [(image, part.weight) for image, parts in enumerate(cond.batch) for part in parts]
         x_in = torch.cat([x[[image for image, _ in at]], x])
         sigma_in = torch.cat([sigma[[image for image, _ in at]], sigma])
-        params = Params(x=x_in, image_cond=x_in.new_zeros(len(x_in), 5, 1, 1), sigma=sigma_in,
-                                       denoiser=self, text_cond=text, text_uncond=negative)
+        params = Fields(x=x_in, image_cond=x_in.new_zeros(len(x_in), 5, 1, 1), sigma=sigma_in,
+                        denoiser=self, text_cond=text, text_uncond=negative)
         self.host.callback("cfg_denoiser", params)
         text, negative = params.text_cond, params.text_uncond
         skip = self.step % 2 == 1 and self.p.s_min_uncond > 0
@@ -198,12 +182,11 @@ class Denoiser:
         first = [next(i for i, (image, _) in enumerate(at) if image == each) for each in range(len(x))]
         rest = out[first] if skip else self.inner_model(x, sigma, cond=self.condition(negative, x[:1], len(x)))
         out = torch.cat([out, rest])
-        self.host.callback("cfg_denoised", types.SimpleNamespace(x=out, inner_model=self.inner_model))
+        self.host.callback("cfg_denoised", Fields(x=out, inner_model=self.inner_model))
         base = out[-len(x):]
         result = base.clone()
         for row, (image, weight) in enumerate(at):
             result[image] += (out[row] - base[image]) * weight * (1.0 if skip else cfg)
-        self.step += 1
         return result
 
     @staticmethod
@@ -211,19 +194,18 @@ class Denoiser:
         image = like.new_zeros(rows, 5, 1, 1)
         return {**(text if isinstance(text, dict) else {"c_crossattn": [text]}), "c_concat": [image]}
 
-    def forge(self, x, sigma, cond, uncond, cfg):
+    def forge(self, x, sigma, cond, text, negative, cfg):
         weights = [part.weight for part in cond.batch[0]]
-        text = stacked([at_step(part.schedules, self.step) for parts in cond.batch for part in parts])
-        negative = None if uncond is None else stacked([at_step(schedule, self.step) for schedule in uncond])
-        params = Params(x=x, sigma=sigma, denoiser=self, text_cond=text, text_uncond=negative)
+        params = Fields(x=x, sigma=sigma, denoiser=self, text_cond=text, text_uncond=negative)
         self.host.callback("cfg_denoiser", params)
         unet = self.p.sd_model.forge_objects.unet
-        compiled = [compile_conditions(rows_of(params.text_cond, range(i, len(x) * len(weights), len(weights))))[0]
-                    for i in range(len(weights))]
+        count = len(weights)
+        compiled = [compile_conditions(rows_of(params.text_cond, slice(i, None, count)))[0]
+                    for i in range(count)]
         base = compile_conditions(params.text_uncond)
         for modifier in unet.model_options.get("conditioning_modifiers", []):
-            changed = modifier(self, x, sigma, base, compiled, cfg, unet.model_options, 0)
-            _, x, sigma, base, compiled, cfg, _, _ = changed
+            _, x, sigma, base, compiled, cfg, _, _ = modifier(
+                self, x, sigma, base, compiled, cfg, unet.model_options, 0)
         parts = [self.evaluate(one, x, sigma) for one in compiled]
         positive = sum(w * part for w, part in zip(weights, parts)) / sum(weights)
         uncond_out = self.evaluate(base[0], x, sigma) if base else torch.zeros_like(x)
@@ -231,7 +213,6 @@ class Denoiser:
         for fn in unet.model_options.get("sampler_post_cfg_function", []):
             result = fn(dict(denoised=result, cond=compiled, uncond=base, model=self, uncond_denoised=uncond_out,
                              cond_denoised=positive, sigma=sigma, model_options=unet.model_options, input=x))
-        self.step += 1
         return result
 
     def evaluate(self, condition, x, sigma):
@@ -241,17 +222,12 @@ class Denoiser:
         return self.predicted(x, tokens if pooled is None else {"crossattn": tokens, "vector": pooled})
 
 
-def rows_of(text, rows):
-    rows = list(rows)
-    return DictWithShape({k: v[rows] for k, v in text.items()}) if isinstance(text, dict) else text[rows]
-
-
 def compile_conditions(text):
     if text is None:
         return None
-    if isinstance(text, dict):
-        return [dict(cross_attn=text["crossattn"], pooled_output=text["vector"], model_conds={})]
-    return [dict(cross_attn=text, model_conds={})]
+    parts = text if isinstance(text, dict) else {"crossattn": text}
+    pooled = dict(pooled_output=parts["vector"]) if "vector" in parts else {}
+    return [dict(cross_attn=parts["crossattn"], model_conds={}, **pooled)]
 
 
 class Patcher:
@@ -272,45 +248,35 @@ class Patcher:
 
 class Processing:
     """StableDiffusionProcessingTxt2Img and, with init_images, ...Img2Img."""
-    is_hr_pass, enable_hr, hr_cfg = False, False, 1.0
+    prompt, negative_prompt, styles, seed, subseed, subseed_strength = "", "", (), -1, -1, 0.0
+    sampler_name, scheduler, steps, cfg_scale, s_min_uncond = "Euler", "Automatic", 6, 4.0, 0.0
+    width, height, batch_size, n_iter, iteration = 64, 64, 1, 1, 0
+    init_images, image_mask, firstpass_image, denoising_strength = None, None, None, 0.75
+    is_hr_pass, enable_hr, hr_cfg, hr_prompt = False, False, 1.0, ""
     hr_sampler_name, hr_second_pass_steps = None, 0
+    scripts, script_args = None, ()
 
-    def __init__(self, host, sd_model, prompt="", negative_prompt="", seed=-1, sampler_name="Euler",
-                 scheduler="Automatic", steps=6, cfg_scale=4.0, width=64, height=64, batch_size=1, n_iter=1,
-                 s_min_uncond=0.0, enable_hr=False, hr_cfg=1.0, hr_prompt="", styles=None, init_images=None,
-                 subseed=-1, subseed_strength=0.0, override_settings=None, denoising_strength=0.75, mask=None,
-                 firstpass_image=None,
-                 **_):
-        self.host, self.sd_model = host, sd_model
-        self.prompt, self.negative_prompt, self.seed, self.sampler_name = prompt, negative_prompt, seed, sampler_name
-        self.scheduler, self.steps, self.cfg_scale, self.width, self.height = scheduler, steps, cfg_scale, width, height
-        self.batch_size, self.n_iter, self.s_min_uncond, self.enable_hr = batch_size, n_iter, s_min_uncond, enable_hr
-        self.hr_prompt = hr_prompt
-        self.styles, self.init_images, self.subseed_strength = styles or [], init_images, subseed_strength
-        self.subseed = 54321 if subseed == -1 else subseed
-        self.denoising_strength, self.image_mask, self.firstpass_image = denoising_strength, mask, firstpass_image
-        self.hr_cfg, self.hr_upscale_to_x, self.hr_upscale_to_y = hr_cfg, 2 * width, 2 * height
+    def __init__(self, host, sd_model, override_settings=None, mask=None, **given):
+        vars(self).update(given)
+        self.host, self.sd_model, self.image_mask = host, sd_model, mask
+        self.subseed = 54321 if self.subseed == -1 else self.subseed
+        self.hr_upscale_to_x, self.hr_upscale_to_y = 2 * self.width, 2 * self.height
         self.override_settings, self.extra_generation_params, self.comments = override_settings or {}, {}, {}
-        self.scripts, self.script_args, self.iteration = None, (), 0
 
     def comment(self, text):
         self.comments[text] = 1
 
-    def conds(self, prompts, width, height, hires_steps=None):
-        total, model = self.steps, self.host.shared.sd_model
-        negative = SdConditioning([self.negative_prompt] * len(prompts), width=width, height=height)
-        uncond = None if self.host.forge and self.cfg_scale == 1 else learned(model, negative, total, hires_steps)
-        return multicond(model, SdConditioning(prompts, width=width, height=height), total, hires_steps), uncond
-
     def sample(self, hires: bool, x, cfg):
-        own = [self.hr_prompt] * len(self.prompts) if hires and self.hr_prompt else self.prompts
-        prompts = [re.sub(r"<[^>]*>", "", prompt) for prompt in own]
+        prompts = [self.hr_prompt] * len(self.prompts) if hires and self.hr_prompt else self.prompts
+        prompts = [re.sub(r"<[^>]*>", "", prompt) for prompt in prompts]
         size = (self.hr_upscale_to_x, self.hr_upscale_to_y) if hires else (self.width, self.height)
-        self.is_hr_pass = hires
-        self.hr_prompts = prompts
+        self.is_hr_pass, self.hr_prompts = hires, prompts
         if not hires:
             self.prompts, self.firstpass_steps = prompts, self.steps
-        cond, uncond = self.conds(prompts, *size, self.steps if hires else None)
+        texts, negatives = (SdConditioning(own, *size) for own in (prompts, [self.negative_prompt] * len(prompts)))
+        model, steps = self.host.shared.sd_model, (self.steps, self.steps if hires else None)
+        cond = multicond(model, texts, *steps)
+        uncond = None if self.host.forge and self.cfg_scale == 1 else learned(model, negatives, *steps)
         if self.host.forge:
             if hires:
                 self.scripts.call("process_before_every_sampling", self, x=x, noise=x, c=cond, uc=uncond)
@@ -369,21 +335,20 @@ class Script:
         return item
 
 
+CONTROLS = ["Accordion", "Button", "Checkbox", "Column", "Row", "Dropdown", "Markdown", "Slider", "Textbox", "Number",
+            "HTML", "Radio"]
+
+
 class Component:
     """Any of gradio's: a value."""
 
-    def __init__(self, *args, value=None, label=None, choices=None, visible=True, **_):
+    def __init__(self, *args, value=None, label=None, visible=True, **_):
         self.value, self.label, self.visible = value, label, visible
-        self.choices = choices if choices is not None else (args[0] if args and isinstance(args[0], list) else None)
 
     def change(self, *args, **kwargs):
         pass
 
-    def click(self, *args, **kwargs):
-        pass
-
-    def blur(self, *args, **kwargs):
-        pass
+    click = blur = change
 
     def extra(self):
         return self
@@ -395,19 +360,7 @@ class Component:
         pass
 
 
-class ScriptRunner:
-    """Of no scripts."""
-
-    def call(self, method, p, **kwargs):
-        if hasattr(self, method):
-            getattr(self, method)(p, **kwargs)
-
-
-class DecodedSamples(list):
-    already_decoded = True
-
-
-class Runner(ScriptRunner):
+class Runner:
     """The always-on and the selectable scripts of one tab."""
 
     def __init__(self, host, classes):
@@ -439,22 +392,8 @@ AlwaysVisible = object()
 
 
 class State:
-    def __init__(self):
-        self.begin()
-
-    def begin(self, job=""):
-        self.interrupted = self.skipped = self.stopping_generation = False
-        self.job_count, self.textinfo, self.job = -1, None, job
-
-    def end(self):
-        pass
-
-    def interrupt(self):
-        self.interrupted = True
-
-
-def quoted(text):
-    return json.dumps(text) if any(mark in str(text) for mark in ",:\n") else text
+    interrupted = skipped = stopping_generation = False
+    job_count, textinfo = -1, None
 
 
 class Double:
@@ -463,65 +402,60 @@ class Double:
     def __init__(self, models_path, forge: bool = False, xl: bool = False):
         self.forge, self.callbacks, self.reported, self.denoisers = forge, {}, [], []
         self.device, self.dtype = torch.device("cpu"), torch.float32  # of latents
-        self.gradio = types.ModuleType("gradio")
-        for name in ("Accordion", "Button", "Checkbox", "Column", "Row", "Dropdown", "Markdown", "Slider", "Textbox",
-                     "Number", "HTML", "Radio"):
-            setattr(self.gradio, name, Component)
-        self.gradio.update = lambda **changes: changes
-        modules = {"modules": {}}
-        model = Model(xl)
-        if forge:
-            model.forge_objects = types.SimpleNamespace(unet=Patcher())
-        options = types.SimpleNamespace(use_old_scheduling=False, labels={})
-        options.add_option = lambda name, option: (options.labels.update({name: option[1:]}),
-                                                   setattr(options, name, option[0]))
-        self.shared = types.ModuleType("modules.shared")
-        vars(self.shared).update(
-            sd_model=model, opts=options, state=State(), cmd_opts=types.SimpleNamespace(api=True, api_auth=None),
-            OptionInfo=lambda default, label, section=None, restrict_api=False: (default, label, restrict_api),
-            total_tqdm=None,
-            prompt_styles=types.SimpleNamespace(
-                apply_styles_to_prompt=lambda prompt, styles: ", ".join([prompt, *styles])))
-        modules["modules.devices"] = dict(autocast=contextlib.nullcontext, device=torch.device("cpu"),
-                                          cpu=torch.device("cpu"))
-        modules["modules.prompt_parser"] = dict(
-            SdConditioning=SdConditioning, get_multicond_prompt_list=get_multicond_prompt_list,
-            get_learned_conditioning_prompt_schedules=get_learned_conditioning_prompt_schedules)
         self.checkpoints = {}  # by name: the file
         self.models = {}  # by name: what is loaded where it is chosen
-        modules["modules.sd_models"] = dict(get_closet_checkpoint_match=lambda name: self.checkpoints.get(name) and (
-            types.SimpleNamespace(filename=str(self.checkpoints[name]), name_for_extra=name, ids=[])))
-        modules["modules.sd_samplers"] = dict(find_sampler_config=lambda name: None)
-        modules["modules.errors"] = dict(report=lambda text, exc_info=False: self.reported.append(text))
-        modules["modules.paths"] = dict(models_path=str(models_path), data_path=str(models_path.parent))
-        modules["modules.script_callbacks"] = {
+        model = Model(xl)
+        options = types.SimpleNamespace(use_old_scheduling=False, labels={}, sd_model_checkpoint=None)
+
+        def add_option(name, option):
+            options.labels[name] = option[1:]
+            setattr(options, name, option[0])
+
+        def match(name):
+            if name in self.checkpoints:
+                return types.SimpleNamespace(filename=str(self.checkpoints[name]), name_for_extra=name)
+
+        options.add_option = add_option
+        content = {"gradio": dict.fromkeys(CONTROLS, Component) | dict(update=dict), "modules": {}}
+        content["modules.shared"] = dict(
+            sd_model=model, opts=options, state=State(), cmd_opts=types.SimpleNamespace(),
+            OptionInfo=lambda default, label, section=None, restrict_api=False: (default, label, restrict_api),
+            prompt_styles=types.SimpleNamespace(
+                apply_styles_to_prompt=lambda prompt, styles: ", ".join([prompt, *styles])))
+        content["modules.devices"] = dict(autocast=contextlib.nullcontext, device=torch.device("cpu"))
+        content["modules.prompt_parser"] = dict(
+            SdConditioning=SdConditioning, get_multicond_prompt_list=get_multicond_prompt_list,
+            get_learned_conditioning_prompt_schedules=get_learned_conditioning_prompt_schedules)
+        content["modules.sd_models"] = dict(get_closet_checkpoint_match=match)
+        content["modules.sd_samplers"] = dict(find_sampler_config=lambda name: None)
+        content["modules.errors"] = dict(report=lambda text, exc_info=False: self.reported.append(text))
+        content["modules.paths"] = dict(models_path=str(models_path), data_path=str(models_path.parent))
+        content["modules.script_callbacks"] = {
             f"on_{name}": (lambda function, name=name: self.callbacks.setdefault(name, []).append(function))
             for name in ("cfg_denoiser", "cfg_denoised", "ui_settings", "before_ui", "app_started")}
-        modules["modules.scripts"] = dict(Script=Script, AlwaysVisible=AlwaysVisible, scripts_data=[],
-                                          ScriptRunner=ScriptRunner)
-        modules["modules.ui_components"] = dict(
+        content["modules.scripts"] = dict(Script=Script, AlwaysVisible=AlwaysVisible, scripts_data=[])
+        content["modules.ui_components"] = dict(
             InputAccordion=lambda value, **given: Component(value=value, **given))
-        modules["modules.ui_common"] = dict(create_refresh_button=lambda *args: Component())
-        modules["modules.call_queue"] = dict(queue_lock=threading.Lock())
-        modules["modules.processing"] = dict(
-            process_images=self.process_images, Processed=Processed, fix_seed=fix_seed, DecodedSamples=DecodedSamples,
+        content["modules.ui_common"] = dict(create_refresh_button=lambda *args: Component())
+        content["modules.processing"] = dict(
+            process_images=self.process_images, Processed=Processed, fix_seed=fix_seed,
             decode_latent_batch=lambda model, x: pictured(x),
             StableDiffusionProcessingTxt2Img=type("Txt2Img", (Processing,), {
                 "__init__": lambda one, **given: Processing.__init__(one, self, **given)}))
-        self.modules = {"gradio": self.gradio}
-        for name, content in modules.items():
-            self.modules[name] = types.ModuleType(name)
-            vars(self.modules[name]).update(content)
-        self.modules["modules.shared"] = self.shared
-        for name, module in self.modules.items():
-            if name.startswith("modules."):
-                setattr(self.modules["modules"], name.split(".")[1], module)
         if forge:
-            self.modules.update({name: types.ModuleType(name) for name in (
-                "backend", "backend.sampling", "backend.sampling.condition", "backend.sampling.sampling_function")})
-            self.modules["backend.sampling.condition"].compile_conditions = compile_conditions
-            self.modules["backend.sampling.sampling_function"].calc_cond_uncond_batch = (
-                lambda model, cond, uncond, x, sigma, options: (model.evaluate(cond[0], x, sigma), None))
+            model.forge_objects = types.SimpleNamespace(unet=Patcher())
+            content |= {"backend": {}, "backend.sampling": {}}
+            content["backend.sampling.condition"] = dict(compile_conditions=compile_conditions)
+            content["backend.sampling.sampling_function"] = dict(
+                calc_cond_uncond_batch=lambda model, cond, uncond, x, sigma, options: (
+                    model.evaluate(cond[0], x, sigma), None))
+        self.modules = {}
+        for name, own in content.items():
+            self.modules[name] = types.ModuleType(name)
+            vars(self.modules[name]).update(own)
+            if name.startswith("modules."):
+                setattr(self.modules["modules"], name.split(".")[1], self.modules[name])
+        self.gradio, self.shared = self.modules["gradio"], self.modules["modules.shared"]
 
     def load(self, *paths) -> None:
         """Execute extensions' scripts, as at the start and at each "Reload UI"."""
@@ -532,10 +466,9 @@ class Double:
             exec(compile(path.read_text("utf-8"), str(path), "exec"), content)
             classes += [value for value in content.values() if isinstance(value, type) and issubclass(value, Script)]
         self.runner = Runner(self, classes)
-        for function in self.callbacks.get("ui_settings", ()):
-            function()
-        for function in self.callbacks.get("before_ui", ()):
-            function()
+        for name in ("ui_settings", "before_ui"):
+            for function in self.callbacks.get(name, ()):
+                function()
 
     def callback(self, name, params):
         for function in self.callbacks.get(name, ()):
@@ -545,14 +478,13 @@ class Double:
                 self.reported.append(repr(error))
 
     def process_images(self, p):
-        fixed = p.seed if isinstance(p.seed, list) else None
         count = p.batch_size * p.n_iter
-        p.all_seeds = fixed or [int(p.seed) + i * (p.subseed_strength == 0) for i in range(count)]
+        p.all_seeds = p.seed if isinstance(p.seed, list) else [
+            int(p.seed) + i * (p.subseed_strength == 0) for i in range(count)]
         p.all_subseeds = [int(p.subseed) + i for i in range(count)]
         p.all_prompts = [", ".join([p.prompt, *p.styles])] * count
         p.all_hr_prompts = [p.hr_prompt or p.prompt] * count
-        name = "sd_model_checkpoint"
-        chosen = p.override_settings.get(name) or getattr(self.shared.opts, name, None)
+        chosen = p.override_settings.get("sd_model_checkpoint") or self.shared.opts.sd_model_checkpoint
         if chosen in self.models:
             p.sd_model = self.shared.sd_model = self.models[chosen]
         p.scripts.call("process", p)
@@ -563,8 +495,7 @@ class Double:
             if self.shared.state.interrupted:
                 break
             batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
-            p.seeds, p.prompts = p.all_seeds[batch], p.all_prompts[batch]
-            p.subseeds = p.all_subseeds[batch]
+            p.seeds, p.subseeds, p.prompts = p.all_seeds[batch], p.all_subseeds[batch], p.all_prompts[batch]
             p.scripts.call("before_process_batch", p, batch_number=iteration, prompts=p.prompts)
             if iteration == 0:
                 self.params_txt = self.infotext(p, 0)
@@ -581,7 +512,7 @@ class Double:
             p.scripts.call("postprocess_batch", p, images=x, batch_number=iteration)
             p.prompts = p.all_prompts[batch]
             decode = sys.modules["modules.processing"].decode_latent_batch
-            images += decode(p.sd_model, torch.stack(x) if getattr(x, "already_decoded", False) else x)
+            images += decode(p.sd_model, x)
             texts += [self.infotext(p, i) for i in range(len(p.seeds))]
         if len(images) > 1:
             self.grid_txt = self.infotext(p, 0, use_main_prompt=True)
@@ -592,13 +523,10 @@ class Double:
         seed = p.all_seeds[0] if use_main_prompt else all_seeds[index]
         found = {"Steps": p.steps, "Sampler": p.sampler_name, "Seed": seed, **p.extra_generation_params}
         for key, value in found.items():
-            try:
-                if callable(value):
-                    found[key] = value(**{name: value for name, value in locals().items() if name != "self"})
-            except Exception as error:
-                self.reported.append(repr(error))
-                found[key] = None
-        return f"{all_prompts[index]}\n" + ", ".join(f"{k}: {quoted(v)}" for k, v in found.items() if v is not None)
+            if callable(value):
+                value = value(**{name: each for name, each in locals().items() if name != "self"})
+            found[key] = json.dumps(value) if any(mark in str(value) for mark in ",:\n") else value
+        return f"{all_prompts[index]}\n" + ", ".join(f"{k}: {v}" for k, v in found.items() if v is not None)
 
     def post(self, tab: str, payload: dict) -> Processed:
         """POST /sdapi/v1/txt2img or img2img."""
@@ -619,30 +547,25 @@ class Double:
         name, script_args = payload.pop("script_name", None), payload.pop("script_args", [])
         p = Processing(self, self.shared.sd_model, **payload)
         p.scripts, p.script_args, p.is_api = runner, tuple(args), True
-        self.shared.state.begin()
+        vars(self.shared.state).clear()  # as it is at first
         return runner.named(name).run(p, *script_args) if name else self.process_images(p)
 
     @contextlib.contextmanager
     def installed(self):
         """In sys.modules, which is as before afterwards; the shim makes a package of its own there."""
-        ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "sd_debias"}
-        others = {name: sys.modules.get(name) for name in self.modules}
+        def of_tests():
+            return {name: module for name, module in sys.modules.items()
+                    if name in self.modules or name.split(".")[0] == "sd_debias"}
+
+        before = of_tests()
         sys.modules.update(self.modules)
         try:
             yield self
         finally:
-            for name in [name for name in sys.modules if name.split(".")[0] == "sd_debias"]:
+            for name in of_tests():
                 del sys.modules[name]
-            sys.modules.update(ours)
-            for name, module in others.items():
-                sys.modules.pop(name)
-                if module is not None:
-                    sys.modules[name] = module
+            sys.modules.update(before)
 
 
 def fix_seed(p):
     p.seed = 12345 if p.seed == -1 else p.seed
-
-
-def array(image) -> np.ndarray:
-    return np.asarray(image.convert("RGB")).astype(int)

@@ -1,6 +1,7 @@
 """The hosts of these tests: doubles with the extension, real ones, and which case runs on which."""
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import webui_double as double
-from webui_real import arrays
-from webui_settings import keys, payload
+from webui_real import arrays, running
+from webui_settings import debias, keys, payload, save_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "scripts" / "sd_debias.py"
@@ -29,6 +30,13 @@ def real(name: str, *more):
     return pytest.param(name, *more, marks=[pytest.mark.webui, pytest.mark.slow])
 
 
+def server(name: str):
+    """A real host, started once; skips the test where none is named."""
+    if not os.environ.get(f"{REAL[name]}_PATH"):
+        pytest.skip(f"{REAL[name]}_PATH names no installation")
+    return running(REAL[name], ROOT)
+
+
 def on_hosts(names: str, values, pairs=PAIRS, each: int = 2):
     """Parametrises `host` and further names: the real hosts meet all values, each value meets
     `each` of the doubles in turn. So any two of kind of host, kind of model and value meet."""
@@ -37,7 +45,8 @@ def on_hosts(names: str, values, pairs=PAIRS, each: int = 2):
     for i, value in enumerate(values):
         doubles = pairs[i % len(pairs)] if each == 2 else [flat[i % len(flat)]]
         own = value if "," in names else [value]
-        rows += [pytest.param(name, *own) for name in doubles] + [real(name, *own) for name in REAL]
+        rows += [pytest.param(name, *own) for name in doubles]
+        rows += [real(name, *own) for name in REAL]
     return pytest.mark.parametrize(f"host, {names}", rows, indirect=["host"])
 
 
@@ -52,8 +61,7 @@ def doubled(folder, *others, **kind):
         if _modules.setdefault(name, module) is not module:
             vars(_modules[name]).clear()
             vars(_modules[name]).update(vars(module))
-    made.modules = {name: _modules[name] for name in made.modules}
-    for name in made.modules:
+        made.modules[name] = _modules[name]
         if name.startswith("modules."):
             setattr(_modules["modules"], name.split(".")[1], _modules[name])
     made.shared, made.gradio = _modules["modules.shared"], _modules["gradio"]
@@ -93,3 +101,11 @@ def generate(host, tab: str = "txt2img", **changes):
     """(pictures, what their infotexts say)"""
     result = host.post(tab, payload(**changes))
     return arrays(result), [keys(text) for text in result.infotexts]
+
+
+def steered(host, page=None, tab: str = "txt2img", given=None, **profile):
+    """(pictures without and with a profile that is saved first, what the infotexts of the latter say)"""
+    save_profile(host.profiles, **profile)
+    plain, _ = generate(host, tab, **(page or {}))
+    guided, said = generate(host, tab, **(page or {}), **debias(**(given or {})))
+    return plain, guided, said

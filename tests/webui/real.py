@@ -41,21 +41,20 @@ class Server:
     venv, and <NAME>_ARGS are further arguments, such as --use-cpu all. <NAME>_CHECKPOINT is what it generates with, by
     default the demo model; Forge and reForge want a text encoder and a VAE of Stable Diffusion's real size.
 
-    options are arguments of a server of its own, whatever <NAME>_URL says; authorization is of HTTP.
+    options are arguments of a server of its own, whatever <NAME>_URL says.
     """
 
-    def __init__(self, name: str, root: Path, options: list[str] | None = None, authorization: str | None = None):
+    def __init__(self, name: str, root: Path, options: list[str] | None = None):
         place = Path(os.environ[f"{name}_PATH"])
         given = {key: os.environ.get(f"{name}_{key}") for key in ("URL", "PYTHON", "ARGS", "CHECKPOINT")}
-        self.forge, self.place, self.headers = name != "A1111", place, {"Content-Type": "application/json"}
-        if authorization:
-            self.headers["Authorization"] = f"Basic {base64.b64encode(authorization.encode()).decode()}"
+        self.forge, self.place = name != "A1111", place
         self.profiles = place / "models" / "debias_profiles"
         link = place / "extensions" / "sd-debias"
         if not link.exists():
             link.symlink_to(root, target_is_directory=True)
         own = options is None and not given["URL"]
-        self.helpers = [place / "extensions" / name for name in ["failing", *["tiny"] * is_neo(place)]] if own else []
+        names = ["failing", *["tiny"] * is_neo(place)] if own else []
+        self.helpers = [place / "extensions" / name for name in names]
         for helper in self.helpers:
             if not helper.exists():
                 helper.symlink_to(Path(__file__).with_name(helper.name).resolve(), target_is_directory=True)
@@ -66,9 +65,7 @@ class Server:
         if given["URL"] and options is None:
             self.url = given["URL"].rstrip("/")
             return
-        from sd_debias.demo_model.export import export
-        checkpoint = given["CHECKPOINT"] or export(place / "models" / "Stable-diffusion", "sd-debias-test",
-                                                    overwrite=True)
+        checkpoint = given["CHECKPOINT"] or self.exported("sd-debias-test")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -99,31 +96,36 @@ class Server:
                 if json.load(error) == {"detail": "Not Found"}:
                     raise ConnectionError("no addresses yet") from error
 
+    def exported(self, name: str, *weights: Path) -> Path:
+        """The demo model, or one of other weights, in the host's folder of checkpoints."""
+        from sd_debias.demo_model.export import export
+        return export(self.place / "models" / "Stable-diffusion", name, *weights, overwrite=True)
+
+    def loadable(self, name: str, **settings) -> dict:
+        """Payload for a checkpoint that was written."""
+        self.call("/sdapi/v1/refresh-checkpoints", {})
+        return dict(override_settings=dict(sd_model_checkpoint=name, **settings))
+
     def checkpoint(self, name: str, unet=None, **settings) -> dict:
         """Payload for a variant of the demo model: another UNet of diffusers, other settings of its YAML."""
-        from sd_debias.demo_model.export import export
         from sd_debias.demo_model.model import FOLDER
         with tempfile.TemporaryDirectory() as folder:
             weights = shutil.copytree(FOLDER, Path(folder) / "weights")
             if unet is not None:
                 unet.save_pretrained(weights / "unet")
-            path = export(self.place / "models" / "Stable-diffusion", name, weights, overwrite=True)
+            path = self.exported(name, weights)
         description = path.with_suffix(".yaml")
         document = json.loads(description.read_text())
         document["model"]["params"].update(settings)
         description.write_text(json.dumps(document))
-        self.call("/sdapi/v1/refresh-checkpoints", {})
-        return dict(override_settings=dict(sd_model_checkpoint=name))
+        return self.loadable(name)
 
     def sdxl(self, name: str) -> dict:
         """Payload for a tiny model of SDXL's kind, which `sdxl.py` writes."""
-        from sd_debias.demo_model.export import export
-        text = export(self.place / "models" / "Stable-diffusion", "sd-debias-test",
-                      overwrite=True).with_name("sd-debias-test-text")
+        text = self.exported("sd-debias-test").with_name("sd-debias-test-text")
         subprocess.run([self.python, Path(__file__).with_name("sdxl.py"), self.place, name, text], check=True)
-        self.call("/sdapi/v1/refresh-checkpoints", {})
         # A live preview of SDXL downloads a model of its own.
-        return dict(override_settings=dict(sd_model_checkpoint=name, live_previews_enable=False))
+        return self.loadable(name, live_previews_enable=False)
 
     def zimage(self) -> dict:
         """Payload for the small Z-Image of Forge Neo's, whose checkpoint file says nothing but its name. Skips the
@@ -133,8 +135,7 @@ class Server:
         name = "sd-debias-tiny-zimage"
         self.stub = self.place / "models" / "Stable-diffusion" / f"{name}.safetensors"
         save_file({"weight": np.zeros(1, np.float32)}, self.stub)
-        self.call("/sdapi/v1/refresh-checkpoints", {})
-        return dict(override_settings=dict(sd_model_checkpoint=name))
+        return self.loadable(name)
 
     def stop(self):
         if self.process:
@@ -147,14 +148,11 @@ class Server:
                 self.stub.unlink(missing_ok=True)
 
     def call(self, path: str, payload: dict | None = None):
-        return self.ask(path, payload)[1]
-
-    def ask(self, path: str, payload: dict | None = None, method: str | None = None):
-        """(status, answer); raises HTTPError, an OSError."""
+        """Raises HTTPError, an OSError."""
         data = None if payload is None else json.dumps(payload).encode()
-        request = urllib.request.Request(self.url + path, data=data, method=method, headers=self.headers)
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=900) as answer:
-            return answer.status, json.load(answer)
+            return json.load(answer)
 
     def post(self, tab: str, payload: dict):
         """As the double's: an object with images, infotexts, info. Raises ValueError for the host's errors."""
@@ -164,9 +162,8 @@ class Server:
             payload = {"styles": [], "hr_additional_modules": ["Use same choices"], **payload}
         if payload.get("hr_upscaler") == "Latent" and not self.call("/sdapi/v1/latent-upscale-modes"):  # Forge Neo's
             payload["hr_upscaler"] = "None"
-        images = payload.get("init_images")
-        if images:
-            payload["init_images"] = [encoded(image) for image in images]
+        if payload.get("init_images"):
+            payload["init_images"] = list(map(encoded, payload["init_images"]))
         if payload.get("mask") is not None:
             payload["mask"] = encoded(payload["mask"])
         try:

@@ -7,7 +7,6 @@ import re
 import numpy as np
 
 PROMPT = "a photo of a doctor"
-NAMES = ["enabled", "profile", "strength", "direction", "start", "end", "hires", "others"]
 DIRECTIONS = ["prompt", "embedding", "prediction"]
 SCRIPT = "Debias: audit and calibrate"
 CALIBRATE = dict(work="calibrate", sure="custom", images=20, rounds=2, held_out=20, name="doctor")
@@ -20,13 +19,11 @@ def payload(**changes) -> dict:
                    width=64, height=64, batch_size=1), **changes}
 
 
-def debias(*args, name: str = "test", **given) -> dict:
-    """alwayson_scripts with Debias on; arguments by place, or by name up to the last that is given."""
-    if not args:
-        values = dict(enabled=True, profile=name, strength=1.0, direction="as calibrated", start=0.0, end=1.0,
-                      hires=True, others="leave alone")
-        args = [{**values, **given}[key] for key in NAMES]
-    return {"alwayson_scripts": {"Debias": {"args": list(args)}}}
+def debias(name: str = "test", **given) -> dict:
+    """alwayson_scripts with Debias on, but for what is given."""
+    values = dict(enabled=True, profile=name, strength=1.0, direction="as calibrated", start=0.0, end=1.0,
+                  hires=True, others="leave alone") | given
+    return {"alwayson_scripts": {"Debias": {"args": list(values.values())}}}
 
 
 def save_profile(folder, name: str = "test", direction: str = "prompt", context: str = "{prompt}, {group}",

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from webui_hosts import core, ours, refused
-from webui_settings import audit, calibrate
+from webui_settings import calibrate, script
 
 
 def test_a_classifier_over_the_api_does_not_tell_whether_a_folder_exists(a_double, tmp_path):
@@ -14,20 +14,17 @@ def test_a_classifier_over_the_api_does_not_tell_whether_a_folder_exists(a_doubl
     options = a_double.shared.opts
     there, gone = tmp_path / "there", tmp_path / "gone"
     there.mkdir()
-    said = []
+    said = set()
     for path in (there, gone, "../there", "/etc", f"gender={there}"):
         with refused("models/classifiers") as caught:
             classifiers.load(str(path), gender, by_name=True)
-        said.append(str(caught.value).replace(str(path).rpartition("=")[2], "X"))
-    assert len(set(said)) == 1 and "'X'" in said[0]
+        said.add(str(caught.value).replace(str(path).rpartition("=")[2], "X"))
+    assert len(said) == 1 and "'X'" in said.pop()
     options.sd_debias_download = True
     for odd in ("a\0b", "x" * 300, "\ud800", "hub/gone", "../..", "."):
         with refused("models/classifiers"):
             classifiers.load(odd, gender, by_name=True)
     options.sd_debias_download = False
-    own = classifiers.folder() / "mine"
-    own.mkdir(parents=True)
-    assert classifiers.found("mine", trusted=False) == str(own.resolve())
     (tmp_path / "there=x").mkdir()
     for named in (str(there), f"{there}=x", f"gender={there}"):  # the settings page may name any folder
         options.sd_debias_classifier = named
@@ -38,10 +35,10 @@ def test_a_classifier_over_the_api_does_not_tell_whether_a_folder_exists(a_doubl
 def test_no_other_folder_is_looked_at_for_a_request_before_its_classifier_is_refused(
         bench, tmp_path, monkeypatch):
     """A judge's files are read for its fingerprint: of any folder of this machine, before it was refused."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "config.json").write_text("{}")
     own = tmp_path / "classifiers" / "mine"
-    own.mkdir(parents=True)
+    for folder in (tmp_path / "home", own):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
     processing = sys.modules["modules.processing"].StableDiffusionProcessingTxt2Img
     for by_api in (True, False):
         p = processing(sd_model=bench.shared.sd_model)
@@ -63,15 +60,22 @@ def test_messages_hold_no_folder_of_this_machine(a_double, tmp_path):
     with refused("'gone'.*debias_profiles") as caught:
         profiles.load("gone")
     assert str(tmp_path) not in str(caught.value)
-    assert profiles.place(file) == "debias_profiles/x.json"
-
-
-@pytest.mark.parametrize("measure", [audit, calibrate])
-def test_a_script_over_the_api_says_no_folder_of_this_machine(a_double, tmp_path, measure):
     (ours("classifiers").folder() / "mine").mkdir(parents=True)
     with refused("mine") as caught:
-        measure(a_double, classifier="mine")
+        calibrate(a_double, classifier="mine")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_script_tells_neither_whether_a_folder_exists_nor_where_the_host_lies(host):
+    models = host.profiles.parent
+    said = set()
+    for path in ("/etc", "/no/such/folder", str(models), "../../extensions"):
+        with pytest.raises(ValueError, match="models/classifiers") as caught:
+            script(host, dict(work="audit", classifier=path, count=5))
+        text = str(caught.value).replace(path, "X")
+        assert str(models) not in text
+        said.add(text)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("strength", [10**400, -10**400, math.nan, math.inf, True, "1"])

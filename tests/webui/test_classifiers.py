@@ -67,15 +67,11 @@ def test_the_interrogator_s_clip_judges_and_is_loaded_once(modules, monkeypatch)
     p = gender([dark, bright])
     assert interrogator.loads == 1 and p.shape == (2, 2) and np.allclose(p.sum(1), 1) and not np.allclose(p[0], p[1])
     assert gender.name == "CLIP ViT-L/14 of the interrogator" and len(fidelity([dark], "a text")) == 1
-
-    def unit(v):
-        return np.array(v) / np.linalg.norm(v)
-
-    # By the embeddings themselves: cosines times the model's own scale.
-    groups = [sum(unit((len(text), 1)) for text in group.classifier_texts)
+    # By the embeddings themselves: cosines times the model's own scale. A dark picture's is (0, 1).
+    groups = [sum(np.array([len(text), 1]) / np.hypot(len(text), 1) for text in group.classifier_texts)
               for group in GENDER.groups]
-    scores = np.exp(2.0) * np.array([unit((0, 1)) @ unit(group) for group in groups])
-    assert np.allclose(p[0], np.exp(scores) / np.exp(scores).sum(), atol=1e-4)
+    scores = np.exp([np.exp(2.0) * group[1] / np.linalg.norm(group) for group in groups])
+    assert np.allclose(p[0], scores / scores.sum(), atol=1e-4)
 
 
 def test_without_its_file_the_host_s_clip_is_not_fetched_unasked(modules, monkeypatch):

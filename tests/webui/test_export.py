@@ -13,7 +13,7 @@ from sd_debias.demo_model.model import FOLDER
 
 
 def test_every_weight_is_there_once_under_its_original_name(tmp_path):
-    path = export(tmp_path / "Stable-diffusion", "small")
+    path = export(tmp_path, "small")
     parts = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
     with safe_open(path, "pt") as written:
         found = set(written.keys())
@@ -26,9 +26,9 @@ def test_every_weight_is_there_once_under_its_original_name(tmp_path):
             "model.diffusion_model.output_blocks.3.2.conv.weight",
             "first_stage_model.decoder.up.3.upsample.conv.weight", "first_stage_model.encoder.mid.attn_1.q.weight",
             "cond_stage_model.transformer.text_model.final_layer_norm.weight"} <= found
-    settings = json.loads((tmp_path / "Stable-diffusion" / "small.yaml").read_text())["model"]["params"]
-    assert settings["cond_stage_config"]["params"]["version"] == str(tmp_path / "Stable-diffusion" / "small-text")
-    assert (tmp_path / "Stable-diffusion" / "small-text" / "vocab.json").exists()
+    settings = json.loads((tmp_path / "small.yaml").read_text())["model"]["params"]
+    assert settings["cond_stage_config"]["params"]["version"] == str(tmp_path / "small-text")
+    assert (tmp_path / "small-text" / "vocab.json").exists()
 
 
 @pytest.mark.parametrize("key, expected", [
@@ -37,26 +37,24 @@ def test_every_weight_is_there_once_under_its_original_name(tmp_path):
     ("up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.1.conv.weight"),
     ("up_blocks.1.attentions.2.proj_in.weight", "output_blocks.5.1.proj_in.weight"),
     ("up_blocks.1.upsamplers.0.conv.weight", "output_blocks.5.2.conv.weight"),
-    ("mid_block.resnets.1.conv2.bias", "middle_block.2.out_layers.3.bias")])
-def test_names_of_stable_diffusion_1s_unet(key, expected):
+    ("mid_block.resnets.1.conv2.bias", "middle_block.2.out_layers.3.bias"),
+    ("decoder.up_blocks.0.resnets.1.norm1.weight", "decoder.up.3.block.1.norm1.weight"),
+    ("encoder.down_blocks.0.downsamplers.0.conv.bias", "encoder.down.0.downsample.conv.bias")])
+def test_names_of_stable_diffusion_1s_parts(key, expected):
     config = dict(layers_per_block=2, up_block_types=["UpBlock2D", *["CrossAttnUpBlock2D"] * 3])
-    assert unet_name(key, config) == expected
-
-
-def test_the_decoders_levels_are_counted_from_the_picture():
-    assert vae_name("decoder.up_blocks.0.resnets.1.norm1.weight", 4) == "decoder.up.3.block.1.norm1.weight"
-    assert vae_name("encoder.down_blocks.0.downsamplers.0.conv.bias", 4) == "encoder.down.0.downsample.conv.bias"
+    found = vae_name(key, 4) if "coder" in key else unet_name(key, config)
+    assert found == expected
 
 
 def test_a_button_writes_it_where_the_host_finds_checkpoints(a_double):
-    module = ours("demo_model")
-    listed = []
+    module, listed = ours("demo_model"), []
     sys.modules["modules.sd_models"].list_models = lambda: listed.append(1)
     assert "64x64 pixels" in module.write() and listed == [1]
-    path = Path(sys.modules["modules.paths"].models_path) / "Stable-diffusion" / f"{module.NAME}.safetensors"
-    assert path.is_file() and "64x64" in module.write()
-    (path.parent / f"{module.NAME}.yaml").write_text("as written where the host was before")
-    assert "64x64" in module.write() and "before" not in (path.parent / f"{module.NAME}.yaml").read_text()
+    folder = Path(sys.modules["modules.paths"].models_path) / "Stable-diffusion"
+    assert (folder / f"{module.NAME}.safetensors").is_file()
+    described = folder / f"{module.NAME}.yaml"
+    described.write_text("as written where the host was before")
+    assert "64x64" in module.write() and "before" not in described.read_text()
 
 
 def test_forge_loads_it_by_its_yaml_and_every_other_checkpoint_as_before(a_double, tmp_path, monkeypatch):

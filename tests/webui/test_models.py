@@ -8,35 +8,34 @@ from webui_hosts import generate
 from webui_settings import DIRECTIONS, PROMPT, apart, debias, same, save_profile
 
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
+directions = pytest.mark.parametrize("direction", DIRECTIONS)
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
+def check_steered(host, direction, least=2, **page):
+    """The plain pictures and those of a profile, which say so."""
+    save_profile(host.profiles, direction=direction)
+    plain, _ = generate(host, **page)
+    guided, (said, *_) = generate(host, **page, **debias())
+    assert apart(plain, guided) > least and "Debias weights" in said and "Debias failed" not in said
+    return plain, guided, said
+
+
+@directions
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
-def test_v_prediction(a1111, direction, sampler):
-    model = a1111.checkpoint("sd-debias-v", parameterization="v")
-    save_profile(a1111.profiles, direction=direction)
-    plain, _ = generate(a1111, **model, sampler_name=sampler)
-    guided, (said, *_) = generate(a1111, **model, **debias(), sampler_name=sampler)
-    assert apart(plain, guided) > 8 and "Debias weights" in said
-    assert same(plain, generate(a1111, **model, **debias(enabled=False), sampler_name=sampler)[0])
-    assert same(plain, generate(a1111, **model, **debias(strength=0.0), sampler_name=sampler)[0])
+@pytest.mark.parametrize("kind", ["v-prediction", "SDXL"])
+def test_another_kind_of_model(a1111, direction, sampler, kind):
+    model = a1111.sdxl("sd-debias-xl") if kind == "SDXL" else a1111.checkpoint(
+        "sd-debias-v", parameterization="v")
+    page = dict(model, sampler_name=sampler)
+    plain, guided, _ = check_steered(a1111, direction, 2 if kind == "SDXL" else 8, **page)
     assert apart(plain, generate(a1111, sampler_name=sampler)[0]) > 8  # it is another model
+    pair, _ = generate(a1111, **page, **debias(), seed=4, batch_size=2)
+    assert apart(pair[1:], guided) <= 1
+    for off in (dict(enabled=False), dict(strength=0.0)):
+        assert same(plain, generate(a1111, **page, **debias(**off))[0])
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
-def test_sdxl(a1111, direction, sampler):
-    model = a1111.sdxl("sd-debias-xl")
-    save_profile(a1111.profiles, direction=direction)
-    plain, _ = generate(a1111, **model, sampler_name=sampler)
-    guided, (said, *_) = generate(a1111, **model, **debias(), sampler_name=sampler, batch_size=2)
-    assert apart(plain, guided[:1]) > 2 and "Debias weights" in said and "Debias failed" not in said
-    assert apart(guided[1:], generate(a1111, **model, **debias(), sampler_name=sampler, seed=6)[0]) <= 1
-    assert same(plain, generate(a1111, **model, **debias(enabled=False), sampler_name=sampler)[0])
-    assert same(plain, generate(a1111, **model, **debias(strength=0.0), sampler_name=sampler)[0])
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@directions
 def test_nan_is_claimed_by_nobody(a1111, direction):
     from sd_debias.diffusers_host import workbench
     unet = workbench.demo().pipe.unet
@@ -51,19 +50,16 @@ def test_nan_is_claimed_by_nobody(a1111, direction):
     assert same(before[0], after[0]) and before[1] == after[1]
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@directions
 def test_the_refiner_takes_over(a1111, direction):
     a1111.checkpoint("sd-debias-refiner", parameterization="v")
     refiner = dict(refiner_checkpoint="sd-debias-refiner", refiner_switch_at=0.5)
-    save_profile(a1111.profiles, direction=direction)
-    plain, _ = generate(a1111, **refiner)
-    guided, (said, *_) = generate(a1111, **refiner, **debias())
+    plain, _, _ = check_steered(a1111, direction, **refiner)
     late, _ = generate(a1111, **refiner, **debias(start=0.6))
-    assert "Debias weights" in said and "Debias failed" not in said
-    assert apart(plain, guided) > 2 and apart(plain, late) > 0 and apart(plain, generate(a1111)[0]) > 2
+    assert apart(plain, late) > 0 and apart(plain, generate(a1111)[0]) > 2
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@directions
 def test_a_lora(a1111, direction):
     layers = {"diffusion_model_middle_block_1_transformer_blocks_0_attn2_to_v": (96, 56),
               "transformer_text_model_encoder_layers_1_mlp_fc1": (224, 56)}
@@ -74,22 +70,12 @@ def test_a_lora(a1111, direction):
     folder.mkdir(exist_ok=True)
     save_file(weights, folder / "sd-debias-test.safetensors")
     a1111.call("/sdapi/v1/refresh-loras", {})
-    save_profile(a1111.profiles, direction=direction)
-    prompt = f"{PROMPT} <lora:sd-debias-test:1>"
-    alone, _ = generate(a1111, prompt=prompt)
-    both, (said,) = generate(a1111, **debias(), prompt=prompt)
-    assert apart(alone, generate(a1111)[0]) > 2 and apart(alone, both) > 2
-    assert "Debias weights" in said and "Debias prompt" not in said  # the LoRA is no part of the calibrated prompt
-    assert apart(both, generate(a1111, **debias())[0]) > 2
+    alone, both, said = check_steered(a1111, direction, prompt=f"{PROMPT} <lora:sd-debias-test:1>")
+    assert "Debias prompt" not in said  # the LoRA is no part of the calibrated prompt
+    assert apart(alone, generate(a1111)[0]) > 2 and apart(both, generate(a1111, **debias())[0]) > 2
 
 
 @pytest.mark.parametrize("direction", ["prompt", "embedding"])
 def test_every_sampler(a1111, direction):
-    save_profile(a1111.profiles, direction=direction)
-    failed = {}
-    for sampler in (each["name"] for each in a1111.call("/sdapi/v1/samplers")):
-        plain, _ = generate(a1111, sampler_name=sampler)
-        guided, (said, *_) = generate(a1111, **debias(), sampler_name=sampler)
-        if apart(plain, guided) <= 8 or "Debias weights" not in said or "Debias failed" in said:
-            failed[sampler] = said
-    assert not failed
+    for sampler in a1111.call("/sdapi/v1/samplers"):
+        check_steered(a1111, direction, 8, sampler_name=sampler["name"])

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
-from webui_real import encoded, arrays
-from webui_settings import DIRECTIONS, PROMPT, apart, debias, keys, payload, save_profile
+from webui_hosts import generate
+from webui_real import encoded
+from webui_settings import DIRECTIONS, PROMPT, apart, debias, save_profile
 
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
 ROUNDING = 2  # of 255
@@ -16,10 +17,9 @@ NEIGHBOURS = {
     "Dynamic Thresholding": ("Dynamic Thresholding (CFG Scale Fix)", [
         True, 2.0, 95.0, "Constant", 0.0, "Constant", 0.0, 4.0, True, "MEAN", "AD", 1.0], dict(cfg_scale=7.0)),
     "Semantic Guidance": ("Semantic Guidance", [True, "a red room", "", 1, 5.0, 0.05, 0.3, 0.6], {}),
-    "Regional Prompter, attention": ("Regional Prompter", [*REGIONS, "Attention", *REGIONS_END],
-                                     dict(prompt=f"{PROMPT} BREAK a photo of a judge")),
-    "Regional Prompter, latent": ("Regional Prompter", [*REGIONS, "Latent", *REGIONS_END],
-                                  dict(prompt=f"{PROMPT} BREAK a photo of a judge")),
+    **{f"Regional Prompter, {kind}": ("Regional Prompter", [*REGIONS, kind, *REGIONS_END],
+                                      dict(prompt=f"{PROMPT} BREAK a photo of a judge"))
+       for kind in ("Attention", "Latent")},
     # This kind needs no model of its own; it marks texts, reads the rows of every evaluation, and wants the depth of
     # the original UNet.
     "ControlNet, reference": ("ControlNet", [dict(
@@ -61,35 +61,28 @@ def deep_unet():
     return unet
 
 
-def generate(host, neighbour, more, *ours, **changes):
-    scripts = {**neighbour, **(ours[0]["alwayson_scripts"] if ours else {})}
-    result = host.post("txt2img", payload(**{**more, **changes}, alwayson_scripts=scripts))
-    return arrays(result), [keys(text) for text in result.infotexts]
+def made(host, scripts, more, ours=False, **changes):
+    """Pictures beside these other scripts, with a profile or without, and what they say."""
+    ours = debias()["alwayson_scripts"] if ours else {}
+    return generate(host, **{**more, **changes}, alwayson_scripts={**scripts, **ours})
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_both_act(a1111, neighbour, direction):
+def test_both_act_and_a_batch_is_its_singles(a1111, neighbour, direction):
     scripts, more = neighbour
     save_profile(a1111.profiles, direction=direction)
-    plain, _ = generate(a1111, {}, more)
-    ours, _ = generate(a1111, {}, more, debias())
-    theirs, _ = generate(a1111, scripts, more)
-    both, said = generate(a1111, scripts, more, debias())
+    (plain, _), (ours, _), (theirs, _), (both, said) = (
+        made(a1111, *each) for each in (({}, more), ({}, more, True), neighbour, (*neighbour, True)))
     assert "Debias weights" in said[0] and "Debias failed" not in said[0]
     assert apart(plain, theirs) > 2 and apart(theirs, both) > 2 and apart(ours, both) > 2
-    assert apart(plain, generate(a1111, {}, more)[0]) == 0  # nothing is left behind
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_batch_is_its_singles(a1111, neighbour, direction):
-    scripts, more = neighbour
-    save_profile(a1111.profiles, direction=direction)
-    pair, _ = generate(a1111, scripts, more, batch_size=2)
-    alone = [generate(a1111, scripts, more, seed=5 + i)[0][0] for i in range(2)]
-    if apart(pair, alone) > ROUNDING:
+    assert apart(plain, made(a1111, {}, more)[0]) == 0  # nothing is left behind
+    pairs = []
+    for debiased in (False, True):
+        batch, _ = made(a1111, *neighbour, debiased, batch_size=2)
+        pairs.append((batch, [made(a1111, *neighbour, debiased, seed=5 + i)[0][0] for i in range(2)]))
+    if apart(*pairs[0]) > ROUNDING:
         pytest.skip("the neighbour's own batch differs from its singles")
-    both, _ = generate(a1111, scripts, more, debias(), batch_size=2)
-    assert apart(both, [generate(a1111, scripts, more, debias(), seed=5 + i)[0][0] for i in range(2)]) <= ROUNDING
+    assert apart(*pairs[1]) <= ROUNDING
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -98,6 +91,6 @@ def test_adetailers_inner_pass_is_guided_where_its_list_names_us(a1111, directio
         pytest.skip("ADetailer is not installed")
     title, arguments, _ = NEIGHBOURS["ADetailer"]
     save_profile(a1111.profiles, direction=direction)
-    inner, outer = ({"override_settings": {"ad_script_names": names}} for names in ("sd_debias", "another"))
-    pictures = [generate(a1111, {title: dict(args=arguments)}, more, debias())[0] for more in (inner, outer)]
+    pictures = [made(a1111, {title: dict(args=arguments)}, dict(override_settings=dict(ad_script_names=names)), True)[0]
+                for names in ("sd_debias", "another")]
     assert apart(*pictures) > 2

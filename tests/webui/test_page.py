@@ -5,6 +5,7 @@ import html
 import io
 import sys
 import types
+from importlib.machinery import ModuleSpec
 
 import pytest
 from webui_hosts import SHIM, ours
@@ -70,19 +71,16 @@ def test_the_accordion_says_what_a_profile_balances_and_toward_which_target(a_do
 
 def test_a_default_that_the_user_saved_for_the_page_shows_what_belongs_to_it(a_double):
     """The host puts it in the dropdown's place: the text box of what is balanced stayed beside "None"."""
-    controls = a_double.runner.named("Debias").ui(False)
-    profile, attributes = controls[1], controls[8]
-    profile.init_field("None")
-    assert attributes.visible is False
-    profile.init_field(ours("arguments").BALANCE)
-    assert attributes.visible is True
+    _, profile, *_, attributes = a_double.runner.named("Debias").ui(False)
+    for name in ("None", ours("arguments").BALANCE):
+        profile.init_field(name)
+        assert attributes.visible == (name != "None")
 
 
 def test_settings_are_closed_to_the_api_and_name_a_further_folder_of_profiles(a_double, tmp_path):
     """Over the API nobody may choose folders of this machine, nor let it download."""
     options, names = a_double.shared.opts, ours("profiles").names
-    assert options.labels.keys() == {
-        "sd_debias_folder", "sd_debias_classifier", "sd_debias_download"}
+    assert set(options.labels) == {"sd_debias_folder", "sd_debias_classifier", "sd_debias_download"}
     assert all(restricted for _, restricted in options.labels.values())
     save_profile(tmp_path / "elsewhere", name="other")
     assert "other" not in names()
@@ -91,33 +89,28 @@ def test_settings_are_closed_to_the_api_and_name_a_further_folder_of_profiles(a_
 
 
 def test_xyz_axes_set_arguments_on_copies(a_double):
-    class Option:
-        def __init__(self, label, kind, apply, choices=None):
-            self.label, self.apply, self.choices = label, apply, choices
-
-    grid = types.SimpleNamespace(AxisOption=Option, axis_options=[])
+    grid = types.SimpleNamespace(axis_options=[], AxisOption=lambda label, kind, apply, choices=None: (
+        types.SimpleNamespace(label=label, apply=apply)))
     plot = types.SimpleNamespace(path="/x/xyz_grid.py", module=grid)
     sys.modules["modules.scripts"].scripts_data = [plot]
     for _ in range(2):
         ours("xyz").register()
-    assert [option.label for option in grid.axis_options] == [
+    axis = {option.label: option.apply for option in grid.axis_options}
+    profile, strength, *_ = axis.values()
+    assert len(grid.axis_options) == 5 and list(axis) == [
         f"[Debias] {name}" for name in ("Profile", "Strength", "Direction", "Start", "End")]
-    axis = {option.label.split()[1]: option.apply for option in grid.axis_options}
-    read = ours("arguments").Arguments.read
-    p = types.SimpleNamespace()
-    axis["Profile"](p, "test", [])
+    read, p = ours("arguments").Arguments.read, types.SimpleNamespace()
+    profile(p, "test", [])
     other = types.SimpleNamespace(**vars(p))
-    axis["Strength"](other, 0.5, [])
+    strength(other, 0.5, [])
     assert p.sd_debias_overrides == dict(profile="test", enabled=True)
     assert read([False], other.sd_debias_overrides).strength == 0.5
-    axis["Profile"](other, "None", [])
+    profile(other, "None", [])
     assert not read([True, "test"], other.sd_debias_overrides).enabled
 
 
 def test_sd_next_whose_hooks_are_never_called_is_told_so(a_double, monkeypatch, capsys):
-    import importlib.machinery
-    known = types.ModuleType("modules.sd_offload")
-    known.__spec__ = importlib.machinery.ModuleSpec("modules.sd_offload", None)
+    known = types.SimpleNamespace(__spec__=ModuleSpec("modules.sd_offload", None))
     monkeypatch.setitem(sys.modules, "modules.sd_offload", known)
     a_double.load(SHIM)
     assert "SD.Next" in capsys.readouterr().out

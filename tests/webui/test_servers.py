@@ -1,15 +1,13 @@
-"""What needs a real server with options of its own: the page reloaded, passwords, no extension at all."""
+"""What needs a real server with options of its own: the page reloaded, no extension at all."""
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
-from webui_real import arrays
-from webui_settings import DIRECTIONS, debias, keys, payload, same, save_profile
+from webui_hosts import ROOT, generate
+from webui_settings import DIRECTIONS, debias, same, save_profile
 
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ["A1111", "FORGE"]  # reForge itself ends where a request comes before its restart is complete
 
 
@@ -38,14 +36,13 @@ def test_reloading_the_ui_twice_then_generating(start, name):
     for turn in range(3):
         for direction in DIRECTIONS:
             save_profile(server.profiles, direction, direction=direction)
-            result = server.post("txt2img", payload(**debias(name=direction)))
-            said = keys(result.infotexts[0])
+            pictures, (said,) = generate(server, **debias(name=direction))
             assert said["Debias profile"] == direction and "Debias failed" not in said
-            assert same(made.setdefault(direction, arrays(result)), arrays(result)), turn
+            assert same(made.setdefault(direction, pictures), pictures), turn
         scripts = server.call("/sdapi/v1/scripts")["txt2img"]
         assert sorted(title for title in scripts if title.startswith("debias")) == [
             "debias", "debias: audit and calibrate"]
-        plain = arrays(server.post("txt2img", payload()))
+        plain, _ = generate(server)
         assert same(made.setdefault("plain", plain), plain) and not same(plain, made["prompt"])
         if turn < 2:
             reload_ui(server)
@@ -59,7 +56,7 @@ def test_off_is_bit_identical_to_a_host_without_the_extension(a1111, start, tmp_
     assert not any("debias" in title for title in bare.call("/sdapi/v1/scripts")["txt2img"])
     save_profile(a1111.profiles, direction="embedding")
     for sampler in ("Euler", "DDIM", "DPM++ 2M"):
-        without = bare.post("txt2img", payload(sampler_name=sampler, batch_size=2))
+        page = dict(sampler_name=sampler, batch_size=2)
+        without, _ = generate(bare, **page)
         for off in ({}, debias(enabled=False), debias(strength=0.0)):
-            assert same(arrays(without), arrays(a1111.post("txt2img", payload(
-                sampler_name=sampler, batch_size=2, **off)))), (sampler, off)
+            assert same(without, generate(a1111, **page, **off)[0]), (sampler, off)

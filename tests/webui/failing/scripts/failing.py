@@ -10,15 +10,16 @@ from modules import paths, processing, script_callbacks, scripts, shared
 
 PLAN = Path(paths.models_path) / "sd-debias-failing.json"
 armed: list[str] = []  # what is to fail in this batch
+undo: list = []
 _batches: dict[str, int] = {}  # by the file's content: how many came since
 
 
-def memory_ran_out(*args, **kwargs):
+def memory_ran_out():
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def once(place, name, fail, when=lambda args: True):
-    """The next call of place.name for which `when` holds fails; then it is as it was."""
+def once(place, name, when=lambda args: True):
+    """In the next call of place.name for which `when` holds memory runs out; then it is as it was."""
     own = getattr(place, name)
     held = vars(place).get(name)
 
@@ -26,13 +27,10 @@ def once(place, name, fail, when=lambda args: True):
         if not armed or not when(args):
             return own(*args, **kwargs)
         armed.clear()
-        return fail(*args, **kwargs)
+        memory_ran_out()
 
     setattr(place, name, call)
     undo.append(lambda: setattr(place, name, held) if held is not None else vars(place).pop(name, None))
-
-
-undo: list = []
 
 
 def network():
@@ -77,31 +75,24 @@ class Failing(scripts.Script):
         what = plan["what"]
         armed.append(what)
         if what == "text":
-            once(shared.sd_model, "get_learned_conditioning", memory_ran_out, of_a_group)
+            once(shared.sd_model, "get_learned_conditioning", of_a_group)
         elif what == "decode":
-            once(processing, "decode_latent_batch", memory_ran_out)
+            once(processing, "decode_latent_batch")
         elif what == "judge":
             import transformers
-            once(getattr(shared, "failing_judge", transformers.CLIPModel), "get_image_features", memory_ran_out)
+            once(getattr(shared, "failing_judge", transformers.CLIPModel), "get_image_features")
         elif what == "checkpoint":
             choose(plan["name"])
-        self.hook("process")
+        hook("process")
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         if "sampling" in armed:
-            once(network(), "forward", memory_ran_out, later())
-        elif "skip" in armed:
-            shared.state.skipped = True
-        elif "interrupt" in armed:
-            shared.state.interrupted = True
-        self.hook("process_before_every_sampling")
+            once(network(), "forward", later())
+        end("before")
+        hook("process_before_every_sampling")
 
     def postprocess_batch(self, p, *args, **kwargs):
-        self.hook("postprocess_batch")
-
-    def hook(self, name):
-        if name in armed:
-            raise KeyError(f"of another extension in {name}")
+        hook("postprocess_batch")
 
 
 def choose(name):
@@ -115,15 +106,24 @@ def choose(name):
         main_entry.checkpoint_change(name, save=False, **neo)
 
 
-def callback(name):
-    def fail(params):
-        if name in armed:
-            raise KeyError(f"of another extension in {name}")
-        if f"skip in {name}" in armed and params.denoiser.step == 2:
+def hook(name):
+    if name in armed:
+        raise KeyError(f"of another extension in {name}")
+
+
+def end(when):
+    """As a user presses Skip or Interrupt, before the sampling or in it."""
+    for what in ("skipped", "interrupted"):
+        if f"{what} {when}" in armed:
             armed.clear()
-            shared.state.skipped = True
-    return fail
+            setattr(shared.state, what, True)
 
 
-script_callbacks.on_cfg_denoiser(callback("cfg_denoiser"))
-script_callbacks.on_cfg_denoised(callback("cfg_denoised"))
+def denoised(params):
+    hook("cfg_denoiser")
+    if params.denoiser.step == 2:
+        end("midway")
+
+
+script_callbacks.on_cfg_denoiser(denoised)
+script_callbacks.on_cfg_denoised(lambda params: hook("cfg_denoised"))
