@@ -509,19 +509,29 @@ def test_compiled_denoisers_are_guided_alike(in_place, stance):
 
 # --- nothing stays behind ------------------------------------------------------------------------
 
-def test_the_hook_goes_when_the_context_ends_and_after_an_exception():
-    pipe = tiny_pipelines.sd()
-    plain, _ = images_of(pipe)
+def raising(error):
+    def stop(*_, **__):
+        raise error
+    return stop
 
-    def stop(*_):
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        images_of(pipe, AWAY, direction="embedding", callback_on_step_end=stop)
-    assert "forward" not in vars(pipe.unet)
-    images_of(pipe, AWAY, direction="embedding")
+@pytest.mark.parametrize("direction, place", [
+    ("prompt", "callback"), ("embedding", "callback"), ("prediction", "decode"), ("embedding", "text_encoder")])
+def test_the_hook_goes_when_the_context_ends_and_after_an_exception(direction, place, monkeypatch):
+    """Memory may run out anywhere."""
+    pipe, error = tiny_pipelines.sd(), torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    plain, steered = images_of(pipe)[0], images_of(pipe, AWAY, direction=direction)[0]
+    more = dict(callback_on_step_end=raising(error)) if place == "callback" else {}
+    with monkeypatch.context() as patch, pytest.raises(torch.cuda.OutOfMemoryError):
+        if place == "decode":
+            patch.setattr(pipe.vae, "decode", raising(error))
+        elif place == "text_encoder":
+            patch.setattr(pipe.text_encoder, "forward", raising(error))
+        images_of(pipe, AWAY, direction=direction, **more)
     assert "forward" not in vars(pipe.unet)
     assert np.array_equal(images_of(pipe)[0], plain)
+    assert np.array_equal(images_of(pipe, AWAY, direction=direction)[0], steered)
+    assert "forward" not in vars(pipe.unet)
 
 
 def test_a_forward_that_offloading_put_in_place_is_given_back_and_one_that_it_replaced_is_left():

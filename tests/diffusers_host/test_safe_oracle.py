@@ -55,14 +55,3 @@ def test_one_group_of_weight_1_gives_the_latents_of_safe_latent_diffusion(preset
     plain = latents_of(pipe, [1, 2], prompt=["a doctor"] * 2)
     assert (plain - expected).abs().max() > 0.1, "SLD itself changed nothing, so the comparison would say nothing"
     assert torch.allclose(ours, expected, atol=1e-4), (ours - expected).abs().max()
-
-
-def test_presets_are_those_that_diffusers_ships_but_for_the_paper_s_scale_of_weak():
-    for name, preset in PRESETS.items():
-        theirs = getattr(safe.SafetyConfig, name.upper())
-        assert preset.start == theirs["sld_warmup_steps"] / 50
-        assert preset.threshold == theirs["sld_threshold"]
-        assert preset.momentum_scale == theirs["sld_momentum_scale"]
-        assert preset.momentum_beta == theirs["sld_mom_beta"]
-        # The paper's table says 200, diffusers' code 20.
-        assert preset.scale == (200 if name == "weak" else theirs["sld_guidance_scale"])
