@@ -68,17 +68,16 @@ def takes_negative_prompts(pipe):
     return "negative_prompt" in inspect.signature(type(pipe).__call__).parameters
 
 
-def guided_call(pipe, call, cfg, negative):
-    scales = ("guidance_scale", "true_cfg_scale")
-    own = {name: value for name, value in call.items() if name not in scales}
-    return {**own, **guidance(pipe, cfg, negative)}
+def guided_call(pipe, call, negative):
+    own = {name: value for name, value in call.items() if name not in ("guidance_scale", "true_cfg_scale")}
+    return {**own, **guidance(pipe, 4.0, negative)}
 
 
 def test_a_push_is_the_group_s_own_text_a_shift_lies_between_others_are_the_prompt_s(tiny, noted):
     """With the same negative prompt, where there can be one."""
     name, pipe, call = tiny
     if takes_negative_prompts(pipe):
-        call = guided_call(pipe, call, 4.0, "a cat with a hat")
+        call = guided_call(pipe, call, "a cat with a hat")
     weights = torch.tensor([ALONE, (-1.0, 0.0), (0.0, -1.0), (0.0, -0.5)])
     (alone, to_man, to_woman, shifted), info = generate(
         pipe, PROMPT, [1, 2, 3, 3], attributes=[GENDER], weights=weights, **call)
@@ -91,7 +90,7 @@ def test_a_push_is_the_group_s_own_text_a_shift_lies_between_others_are_the_prom
     noted(name, "prompt", "left alone", f"{apart(alone, prompt) / effect:.1e}")
     noted(name, "prompt", "full push", f"{off / effect:.1e}")
     if takes_negative_prompts(pipe) and name not in ("SanaSprintPipeline", "BriaPipeline"):
-        assert apart(man, plain(pipe, guided_call(pipe, call, 4.0, ""), MAN, 2)) > 0
+        assert apart(man, plain(pipe, guided_call(pipe, call, ""), MAN, 2)) > 0
 
 
 def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
@@ -111,25 +110,12 @@ def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
         noted(name, direction, "refused", str(caught.value))
 
 
-@pytest.fixture
-def usual(tiny, monkeypatch):
-    """What a tiny pipeline's call needs beside steps, guidance and size becomes its default, as real sizes have it."""
-    family, pipe, call = tiny
-    kind, own = type(pipe), type(pipe).__call__
-    texts = ("max_sequence_length", "clean_caption", "complex_human_instruction") if family in FAMILIES else ()
-    more = {name: call[name] for name in ("use_resolution_binning", *texts) if name in call}
-    known = inspect.signature(own)
-
-    @functools.wraps(own)
-    def called(self, *args, **kwargs):
-        return own(self, *args, **{**more, **kwargs})
-    called.__signature__ = known.replace(parameters=[
-        each.replace(default=more.get(name, each.default)) for name, each in known.parameters.items()])
-    monkeypatch.setattr(kind, "__call__", called)
+PLAIN = {"height", "width", "num_inference_steps", "guidance_scale"}
 
 
-def test_the_doctor_examines_every_family(tiny, usual):
-    """With nothing but steps, a scale of guidance and a size."""
+@pytest.mark.parametrize("tiny", [*(name for name, call in CALLS.items() if call.keys() <= PLAIN), "QwenImagePipeline"],
+                         indirect=True)
+def test_the_doctor_examines_a_family_with_nothing_but_steps_guidance_and_a_size(tiny):
     name, pipe, call = tiny
     bench = Workbench(pipe, None, steps=2, cfg=3.0, width=call["width"], height=call["height"])
     said = facts(pipe, PROMPT, [GENDER], METHODS["default"])

@@ -15,7 +15,6 @@ from diffusers.hooks import (
 )
 from PIL import Image
 from sld_presets import PRESETS
-from torch.profiler import ProfilerActivity, profile
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.errors import DebiasError
@@ -278,10 +277,10 @@ def test_progress_follows_the_schedule_of_any_sampler(kind, more, seen):
     assert len(progress) == len(pipe.scheduler.timesteps) == info["steps"]
 
 
-def hook_of(forward, weights, method, cfg=1.0):
+def hook_of(forward, weights, method):
     """The hook of Stable Diffusion, with this in place of its U-Net, in a run of four steps."""
     pipe = tiny_pipelines.sd()
-    pipe._guidance_scale = cfg
+    pipe._guidance_scale = 1.0
     pipe.scheduler.set_timesteps(4)
     encoded = encode_all(pipe, PROMPT, [GENDER], method.context)
     names = list(inspect.signature(forward).parameters)
@@ -317,29 +316,6 @@ def test_without_cfg_only_the_weights_change_of_the_text_makes_gamma():
     assert torch.allclose(taken[1], other + prompt - groups[1], atol=1e-5)
     with pytest.raises(DebiasError, match="max_sequence_length"):
         again(*call, encoder_hidden_states=other[:, :-1])
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("direction, cfg", [("embedding", 1.0), ("prediction", 7.5)])
-def test_the_profiler_sees_no_step_after_the_first_wait_for_a_gpu(direction, cfg):
-    """On a stand-in: tests/contracts."""
-    def forward(sample, timestep, encoder_hidden_states):
-        return (2 * sample,)
-    method = Method(direction, ALONE, guidance=SafeLatentGuidance(1000, 0.01, 0.3, 0.4))
-    hook, rows = hook_of(forward, [AWAY, AWAY], method, cfg), 4 if cfg > 1 else 2
-    times = hook.pipe.scheduler.timesteps = hook.pipe.scheduler.timesteps.to("cuda")
-    sample = torch.zeros(rows, 4, 2, 2, device="cuda")
-    text = hook.encoded.prompt["prompt_embeds"].to("cuda").expand(rows, -1, -1)
-    hook(sample, times[0], encoder_hidden_states=text)
-
-    def waits(work):
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-            work()
-        return sum(event.name == "cudaStreamSynchronize" for event in seen.events())
-    assert waits(sample[0, 0, 0, 0].item), "the profiler must see a value being read"
-    for time in times[1:]:
-        assert waits(lambda time=time: hook(sample, time, encoder_hidden_states=text)) == 0
 
 
 @pytest.mark.parametrize("cfg, evaluations, window, extra", [
