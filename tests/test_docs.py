@@ -21,8 +21,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
-FOREIGN = {"--write-table", "--pictures", "--out", "--models", "--compile", "--index-url", "--strict", "--api",
-           "--no-deps", "--dtype", "--device"}  # of benchmarks, pip and hosts
+FOREIGN = {"--write-table", "--pictures", "--out", "--models", "--compile", "--index-url",
+           "--strict", "--api", "--no-deps", "--dtype", "--device"}  # of benchmarks, pip and hosts
 NEEDS_A_MODEL = ("\"MODEL\"", "\"CLIP\"")  # placeholders of examples that cannot run here
 
 

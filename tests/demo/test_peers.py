@@ -62,9 +62,10 @@ def test_fair_pca_is_a_projection_on_which_all_groups_have_one_mean():
 
 def test_embedding_arithmetic_of_strength_one_is_the_groups_text_on_average(bench):
     directions = peers_texts.arithmetic_directions(GENDER)
-    (plain, ends), (named, _) = (
-        peers_common.embedded([peers_common.text("a portrait of {}", name, *group) for name in peers_texts.BASE])
-        for group in ([], ["a woman"]))
+    def embedded(*group):
+        texts = [peers_common.text("a portrait of {}", name, *group) for name in peers_texts.BASE]
+        return peers_common.embedded(texts)
+    (plain, ends), (named, _) = embedded(), embedded("a woman")
     assert torch.allclose(plain[:, ends[0]:].mean(0) + directions[1], named[:, ends[0]:].mean(0), atol=1e-5)
     assert torch.equal(plain[:, :ends[0]], named[:, :ends[0]])
 

@@ -100,7 +100,8 @@ def test_profile_and_report_are_not_replaced_unasked(calibrated, profile, refuse
 @pytest.mark.parametrize("other", [
     [], ["--steps", "1"], ["--cfg", "1.5"], ["--classifier", "{clip}"], ["--count", "6"],
     ["--attribute", "skin_tone_3"], ["--name", "another"]])
-def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(own, tmp_path, capsys, other):
+def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(
+        own, tmp_path, capsys, other):
     clip = shutil.copytree(CLASSIFIER, tmp_path / "own-clip")
     shutil.copytree(FOLDER / "tokenizer", clip, dirs_exist_ok=True)
     kept = unfinished(own)
@@ -205,7 +206,8 @@ def test_in_a_prompt_that_is_too_long_groups_words_stand_behind_the_subject(tmp_
 # --- report --------------------------------------------------------------------------------------
 
 def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, profile, capsys):
-    asked = ["report", *profile, "--out", str(tmp_path), "--count", "10", "--batch-size", "10", "--prompt"]
+    asked = ["report", *profile, "--out", str(tmp_path), "--count", "10", "--batch-size", "10",
+             "--prompt"]
     demo = ["--steps", "4", "--model", "demo"]
     assert main([*asked, "a photo of a pilot", *demo, "--others", "draw"]) == 0
     page = (tmp_path / "report.html").read_text("utf-8")
@@ -220,8 +222,8 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, profile, caps
 
 def test_a_prompt_that_a_profile_is_not_for_is_left_alone_and_it_says_so(tmp_path, profile, capsys):
     def run(command, out, *options, prompt="two people on a beach"):
-        assert main([command, "--model", "demo", "--count", "2", "--steps", "2", "--prompt", prompt, *options,
-                     "--out", str(tmp_path / out)]) == 0
+        assert main([command, "--model", "demo", "--count", "2", "--steps", "2", "--prompt", prompt,
+                     *options, "--out", str(tmp_path / out)]) == 0
     run("report", "report", *profile)
     page = (tmp_path / "report" / "report.html").read_text("utf-8")
     assert "this prompt was not calibrated, so it is left alone" in page
@@ -241,8 +243,9 @@ def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
     del document["hash"]
     path = tmp_path / "turned.json"
     Profile.from_dict(document).save(path)
-    assert main(["report", "--profile", str(path), "--out", str(tmp_path), "--count", "20", "--batch-size", "20",
-                 "--steps", "4", "--model", "demo", "--prompt", "a lawyer", "--others", "draw"]) == 0
+    assert main(["report", "--profile", str(path), "--out", str(tmp_path), "--count", "20",
+                 "--batch-size", "20", "--steps", "4", "--model", "demo", "--prompt", "a lawyer",
+                 "--others", "draw"]) == 0
     assert "does not carry over to this prompt" in (tmp_path / "report.html").read_text("utf-8")
 
 

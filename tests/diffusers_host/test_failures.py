@@ -118,7 +118,8 @@ def test_an_audit_and_a_check_that_end_early(tmp_path, capsys, fails, command, e
 
 @pytest.mark.parametrize("error, facts, code", [
     (memory_ran_out, SMALLER, 2), (KeyboardInterrupt, ["Interrupted"], 130)])
-def test_an_audit_of_a_folder_that_ends_early_is_continued(tmp_path, capsys, monkeypatch, error, facts, code):
+def test_an_audit_of_a_folder_that_ends_early_is_continued(
+        tmp_path, capsys, monkeypatch, error, facts, code):
     out = tmp_path / "out"
     for i in range(8):
         noise = np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)

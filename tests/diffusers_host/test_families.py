@@ -69,7 +69,8 @@ def takes_negative_prompts(pipe):
 
 
 def guided_call(pipe, call, negative):
-    own = {name: value for name, value in call.items() if name not in ("guidance_scale", "true_cfg_scale")}
+    scales = ("guidance_scale", "true_cfg_scale")
+    own = {name: value for name, value in call.items() if name not in scales}
     return {**own, **guidance(pipe, 4.0, negative)}
 
 
@@ -110,10 +111,11 @@ def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
         noted(name, direction, "refused", str(caught.value))
 
 
-PLAIN = {"height", "width", "num_inference_steps", "guidance_scale"}
+PLAIN = {"height", "width", "num_inference_steps", "guidance_scale", "true_cfg_scale",
+         "negative_prompt"}
 
 
-@pytest.mark.parametrize("tiny", [*(name for name, call in CALLS.items() if call.keys() <= PLAIN), "QwenImagePipeline"],
+@pytest.mark.parametrize("tiny", [name for name, call in CALLS.items() if call.keys() <= PLAIN],
                          indirect=True)
 def test_the_doctor_examines_a_family_with_nothing_but_steps_guidance_and_a_size(tiny):
     name, pipe, call = tiny
@@ -277,7 +279,7 @@ def test_a_window_holds_where_text_encoder_and_transformer_have_types_of_their_o
 
 
 NOT_PLAIN = ("Flux2Pipeline", "Flux2KleinPipeline", "HunyuanImagePipeline", "Krea2Pipeline",
-             "PixArtAlphaPipeline", "QwenImagePipeline", "ZImagePipeline")  # their guidance is another
+             "PixArtAlphaPipeline", "QwenImagePipeline", "ZImagePipeline")  # of another guidance
 
 
 @pytest.mark.slow
@@ -286,7 +288,8 @@ def test_away_from_a_group_inside_sampling_is_its_text_as_a_negative_prompt(tiny
     """Without guidance of its own: eps_c - (eps_g - eps_c) is classifier-free guidance of scale 2 against the group."""
     name, pipe, call = tiny
     own = dict(
-        LongCatImagePipeline=dict(enable_cfg_renorm=False), Lumina2Pipeline=dict(cfg_normalization=False),
+        LongCatImagePipeline=dict(enable_cfg_renorm=False),
+        Lumina2Pipeline=dict(cfg_normalization=False),
         SanaPipeline=dict(complex_human_instruction=None))  # which is the prompt's alone
     call, negative = {**call, "num_inference_steps": 1, **own.get(name, {})}, WOMAN
     if name == "Lumina2Pipeline":  # the prompt alone gets the system's words

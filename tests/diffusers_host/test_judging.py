@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,8 +95,8 @@ def folder(one_demo_model, tmp_path_factory):
     """The audit's pictures, three of them in a sub-folder, and one file that is none."""
     root = tmp_path_factory.mktemp("pictures") / "drawn"
     for seed, out in ((0, root), (3, root / "more")):
-        assert main(["generate", *AUDIT[1:3], "--count", "3", "--batch-size", "3", "--steps", "4", "--seed",
-                     str(seed), "--out", str(out)]) == 0
+        assert main(["generate", *AUDIT[1:3], "--count", "3", "--batch-size", "3", "--steps", "4",
+                     "--seed", str(seed), "--out", str(out)]) == 0
     (root / "broken.png").write_bytes(b"no picture")
     return root
 
@@ -107,8 +108,9 @@ def test_an_audit_leaves_its_pictures_and_labels_as_a_page_and_a_table(audited):
     rows, (section,) = table_of(audited), page_of(audited)
     keys = [f"seed {i}" for i in range(6)]
     assert [row["picture"] for row in rows] == [item["key"] for item in section["items"]] == keys
-    assert [row["gender"] for row in rows] == [GENDER.names[item["labels"][0][0]] for item in section["items"]]
-    assert {row["title"] for row in rows} == {PROMPT} and counts_of(rows) == figures(audited)["counts"]
+    labels = [GENDER.names[item["labels"][0][0]] for item in section["items"]]
+    assert [row["gender"] for row in rows] == labels and {row["title"] for row in rows} == {PROMPT}
+    assert counts_of(rows) == figures(audited)["counts"]
     assert section["title"] == PROMPT and section["hidden"] == 0
     small = Image.open(io.BytesIO(base64.b64decode(section["items"][0]["src"].partition(",")[2])))
     assert max(small.size) <= 160 and np.asarray(small.convert("RGB")).std() > 10  # not empty
@@ -178,7 +180,8 @@ def test_a_judge_that_sees_one_group_only_is_warned_of(monkeypatch, capsys):
     words, _, document = capsys.readouterr().out.partition("{")
     for fact in ("man: 100 % [51, 100] of 4 pictures labelled correctly",
                  "woman: 0 % [0, 49] of 4 pictures labelled correctly, 100 % as man",
-                 "Warning: only 0 % of the pictures of 'woman'", "does not tell the groups of 'gender' apart"):
+                 "Warning: only 0 % of the pictures of 'woman'",
+                 "does not tell the groups of 'gender' apart"):
         assert fact in words
     found = json.loads("{" + document)
     assert found["checks"][0]["groups"] == ["man", "woman"] and len(found["warnings"]) == 2
@@ -210,30 +213,28 @@ def test_an_audit_by_a_checked_judge_prints_corrected_shares(audited, checked, t
     assert "corrected by the classifier's check" in capsys.readouterr().out
 
 
-def checks_of(**changes):
-    return {"checks": [dict(attribute="gender", groups=["man", "woman"], counts=[[5, 0], [0, 5]],
-                            left_out=[0, 0]) | changes]}
-
-
-@pytest.mark.parametrize("document, facts", [
-    ({}, ["check.json' is not a check"]), ({"checks": "x"}, ["check.json' is not a check"]),
-    ({"checks": [1]}, ["got 1"]), (checks_of(counts=[[5, -1], [0, 5]]), ["'counts[0][1]'", "-1"]),
-    (checks_of(groups=["a", "b"]), ["'gender' (a, b)", "'gender' (man, woman)"]),
-    (checks_of(attribute="age", groups=["a", "b"]), ["'age'", "--attribute"])])
-def test_a_check_that_does_not_fit_is_one_sentence(tmp_path, monkeypatch, refused, document, facts):
+@pytest.mark.parametrize("own, facts", [
+    (1, ["got 1"]), (dict(counts=[[5, -1], [0, 5]]), ["'counts[0][1]'", "-1"]),
+    (dict(groups=["a", "b"]), ["'gender' (a, b)", "'gender' (man, woman)"]),
+    (dict(attribute="age", groups=["a", "b"]), ["'age'", "--attribute"])])
+def test_a_check_that_does_not_fit_is_one_sentence(tmp_path, monkeypatch, refused, own, facts):
     monkeypatch.setattr(Workbench, "render", lambda *_: pytest.fail("a picture is made first"))
-    (tmp_path / "check.json").write_text(json.dumps(document))
-    refused([*AUDIT, "--check", tmp_path / "check.json"], *facts)
+    file = a_check(tmp_path)
+    (check,) = json.loads(Path(file).read_text())["checks"]
+    Path(file).write_text(json.dumps({"checks": [check | own if own != 1 else own]}))
+    refused([*AUDIT, "--check", file], *facts)
 
 
 def test_two_checks_of_one_attribute_are_not_dropped_silently(tmp_path, refused):
-    refused([*AUDIT, "--check", a_check(tmp_path), "--check", a_check(tmp_path, name="two.json")], "check")
+    one, two = a_check(tmp_path), a_check(tmp_path, name="two.json")
+    refused([*AUDIT, "--check", one, "--check", two], "check")
 
 
 # --- audits of folders ---------------------------------------------------------------------------
 
 def of_images(folder, *options):
-    return ["audit", "--folder", str(folder), "--classifier", "demo", "--batch-size", "4", *map(str, options)]
+    return ["audit", "--folder", str(folder), "--classifier", "demo", "--batch-size", "4",
+            *map(str, options)]
 
 
 def test_a_folder_is_audited_without_a_model_as_the_models_pictures_are(
@@ -338,15 +339,17 @@ def test_people_can_be_audited_and_not_calibrated(tmp_path, monkeypatch, capsys,
 def test_a_calibration_keeps_the_check_that_corrected_its_shares_and_leaves_pictures_and_labels(
         checked, audited, tmp_path):
     out = tmp_path / "out"
-    assert main(["calibrate", "--prompt", PROMPT, "--count", "8", "--rounds", "1", "--held-out", "8", "--batch-size",
-                 "8", "--steps", "4", "--check", a_check(tmp_path), "--out", str(out)]) == 0
+    assert main(["calibrate", "--prompt", PROMPT, "--count", "8", "--rounds", "1", "--held-out",
+                 "8", "--batch-size", "8", "--steps", "4", "--check", a_check(tmp_path),
+                 "--out", str(out)]) == 0
     profile, sections = Profile.load(out / "profile.json"), page_of(out)
     own, = profile.checks
     assert (own.counts, own.attribute, own.judge) == (COUNTS, "gender", JUDGE)
     assert json.loads((out / "profile.json").read_text())["checks"] == [own.to_dict()]
     best, _ = corrected_shares(profile.entries[0].before[0]["counts"], COUNTS)
     for fact in ("CLIP classifier labelled pictures", "Labelled man", "90 %", "80 %",
-                 f"without guidance are man {100 * best[0]:.0f} % (", f"woman {100 * best[1]:.0f} % ("):
+                 f"without guidance are man {100 * best[0]:.0f} % (",
+                 f"woman {100 * best[1]:.0f} % ("):
         assert fact in words_of(out / "report.html")
     assert [section["title"] for section in sections] == [f"{PROMPT}, audit", f"{PROMPT}, held-out"]
     assert all(len(section["items"]) == 8 for section in sections)

@@ -7,7 +7,7 @@ from functools import cache
 import diffusers
 import torch
 from tiny_pipelines import (  # noqa: F401
-    CALLS, PIPELINES, WIDTH, _keen, _lively, _t5, _vae, family, t5_tokenizer,
+    CALLS, PIPELINES, WIDTH, _flow, _keen, _lively, _t5, _vae, family, t5_tokenizer,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -86,12 +86,9 @@ def _mistral3(kind, layers=2):
 def _flux2_vae():
     """It halves the picture once, and its latents' 2x2 patches are what is denoised."""
     return diffusers.AutoencoderKLFlux2(
-        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2).eval()
-
-
-def _scheduler():
-    return diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16,
+        up_block_types=("UpDecoderBlock2D",) * 2).eval()
 
 
 def _flux_like(kind, **config):
@@ -102,10 +99,12 @@ def _flux_like(kind, **config):
 
 @family("ChromaPipeline", guidance_scale=4.0, max_sequence_length=24)
 def chroma():
-    transformer = _flux_like(diffusers.ChromaTransformer2DModel, in_channels=16, approximator_num_channels=16,
-                             approximator_hidden_dim=16, approximator_layers=1)
-    return diffusers.ChromaPipeline(transformer=transformer, scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
-                                    text_encoder=_t5(), tokenizer=t5_tokenizer())
+    transformer = _flux_like(
+        diffusers.ChromaTransformer2DModel, in_channels=16, approximator_num_channels=16,
+        approximator_hidden_dim=16, approximator_layers=1)
+    return diffusers.ChromaPipeline(
+        transformer=transformer, scheduler=_flow(), vae=_vae(shift_factor=0.0),
+        text_encoder=_t5(), tokenizer=t5_tokenizer())
 
 
 @family("ErnieImagePipeline", guidance_scale=4.0)
@@ -116,14 +115,15 @@ def ernie_image():
     for module in (transformer.adaLN_modulation[-1], transformer.final_linear):
         torch.nn.init.normal_(module.weight, std=0.3)  # fresh ones answer zero
     return diffusers.ErnieImagePipeline(
-        transformer=_keen(transformer), scheduler=_scheduler(), vae=_flux2_vae(),
+        transformer=_keen(transformer), scheduler=_flow(), vae=_flux2_vae(),
         text_encoder=_mistral3(Mistral3Model), tokenizer=llm_tokenizer())
 
 
 def _flux2_transformer(guidance_embeds):
     """Flux2 reads three of its encoder's layers at once."""
-    return _flux_like(diffusers.Flux2Transformer2DModel, in_channels=16, axes_dims_rope=(4, 4, 4, 4),
-                      joint_attention_dim=3 * WIDTH, guidance_embeds=guidance_embeds)
+    return _flux_like(
+        diffusers.Flux2Transformer2DModel, in_channels=16, axes_dims_rope=(4, 4, 4, 4),
+        joint_attention_dim=3 * WIDTH, guidance_embeds=guidance_embeds)
 
 
 # Its own system message is long.
@@ -131,7 +131,7 @@ def _flux2_transformer(guidance_embeds):
 def flux2():
     """Its encoder has 30 layers, thin ones: the pipeline reads the 10th, 20th and 30th."""
     return diffusers.Flux2Pipeline(
-        transformer=_flux2_transformer(True), scheduler=_scheduler(), vae=_flux2_vae(),
+        transformer=_flux2_transformer(True), scheduler=_flow(), vae=_flux2_vae(),
         text_encoder=_mistral3(Mistral3ForConditionalGeneration, layers=30), tokenizer=llm_tokenizer())
 
 
@@ -139,7 +139,7 @@ def flux2():
 def flux2_klein():
     """Its encoder has 27 layers, thin ones: the pipeline reads the 9th, 18th and 27th."""
     return diffusers.Flux2KleinPipeline(
-        transformer=_flux2_transformer(False), scheduler=_scheduler(), vae=_flux2_vae(),
+        transformer=_flux2_transformer(False), scheduler=_flow(), vae=_flux2_vae(),
         text_encoder=_qwen3(Qwen3ForCausalLM, layers=27), tokenizer=llm_tokenizer())
 
 
@@ -148,28 +148,31 @@ def flux2_klein():
 def longcat_image():
     """Its pipeline counts on 16 channels of latents, whatever the autoencoder."""
     return diffusers.LongCatImagePipeline(
-        transformer=_flux_like(diffusers.LongCatImageTransformer2DModel, in_channels=64), scheduler=_scheduler(),
-        vae=_vae(channels=16, shift_factor=0.0), text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer(),
-        text_processor=None)
+        transformer=_flux_like(diffusers.LongCatImageTransformer2DModel, in_channels=64),
+        scheduler=_flow(), vae=_vae(channels=16, shift_factor=0.0), text_encoder=_qwen25_vl(),
+        tokenizer=llm_tokenizer(), text_processor=None)
 
 
 @family("OvisImagePipeline", guidance_scale=4.0, max_sequence_length=256)
 def ovis_image():
     transformer = _flux_like(diffusers.OvisImageTransformer2DModel, in_channels=16, out_channels=16)
-    return diffusers.OvisImagePipeline(transformer=transformer, scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
-                                       text_encoder=_qwen3(), tokenizer=llm_tokenizer())
+    return diffusers.OvisImagePipeline(
+        transformer=transformer, scheduler=_flow(), vae=_vae(shift_factor=0.0),
+        text_encoder=_qwen3(), tokenizer=llm_tokenizer())
 
 
 # Without a negative prompt these two go unguided; the newer one repeats none for a batch.
 @family("QwenImagePipeline", true_cfg_scale=4.0, negative_prompt="")
 def qwen_image():
-    transformer = diffusers.QwenImageTransformer2DModel(patch_size=2, in_channels=16, out_channels=4, num_layers=2,
-                                                        joint_attention_dim=WIDTH, **HEADS, **ROPE)
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, joint_attention_dim=WIDTH,
+        **HEADS, **ROPE)
     vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4).eval()
-    return diffusers.QwenImagePipeline(transformer=_keen(transformer), scheduler=_scheduler(), vae=vae,
-                                       text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer())
+        base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
+    return diffusers.QwenImagePipeline(
+        transformer=_keen(transformer), scheduler=_flow(), vae=vae,
+        text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer())
 
 
 @family("QwenImage21Pipeline", pixels=64, true_cfg_scale=4.0, negative_prompt=["", ""])
@@ -181,7 +184,7 @@ def qwen_image_21():
         base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4).eval()
     return diffusers.QwenImage21Pipeline(
-        transformer=_keen(transformer), scheduler=_scheduler(), vae=vae,
+        transformer=_keen(transformer), scheduler=_flow(), vae=vae,
         text_encoder=_qwen_vl(Qwen3VLForConditionalGeneration, Qwen3VLConfig, deepstack_visual_indexes=[0]),
         processor=TextProcessor(llm_tokenizer(), chat_template=CHAT))
 
@@ -189,7 +192,8 @@ def qwen_image_21():
 @family("ZImagePipeline", guidance_scale=4.0, max_sequence_length=128)
 def z_image():
     transformer = diffusers.ZImageTransformer2DModel(
-        in_channels=4, dim=WIDTH, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=WIDTH,
-        axes_dims=[4, 4, 8])
-    return diffusers.ZImagePipeline(transformer=_keen(transformer), scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
-                                    text_encoder=_qwen3(), tokenizer=llm_tokenizer())
+        in_channels=4, dim=WIDTH, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+        cap_feat_dim=WIDTH, axes_dims=[4, 4, 8])
+    return diffusers.ZImagePipeline(
+        transformer=_keen(transformer), scheduler=_flow(), vae=_vae(shift_factor=0.0),
+        text_encoder=_qwen3(), tokenizer=llm_tokenizer())

@@ -4,7 +4,7 @@ They are as small as those of tiny_pipelines. Tokenizers make a token of each le
 and padding stay what they are.
 """
 import diffusers
-from tiny_pipelines import CALLS, WIDTH, _lively, _t5, _vae, family  # noqa: F401
+from tiny_pipelines import CALLS, WIDTH, _flow, _lively, _t5, _vae, family  # noqa: F401
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig, BertModel, Gemma2Config, Gemma2Model, GlmConfig, GlmModel, PreTrainedTokenizerFast,
@@ -36,17 +36,22 @@ def _pixart(kind, sample_size):
     transformer = diffusers.PixArtTransformer2DModel(
         sample_size=sample_size, in_channels=4, out_channels=8, num_layers=1, num_attention_heads=2,
         attention_head_dim=12, cross_attention_dim=24, caption_channels=WIDTH)
-    return kind(tokenizer=tokenizer, text_encoder=_t5(tokenizer), vae=_vae(), transformer=_lively(transformer),
-                       scheduler=diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02))
+    return kind(
+        tokenizer=tokenizer, text_encoder=_t5(tokenizer), vae=_vae(),
+        transformer=_lively(transformer),
+        scheduler=diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02))
 
 
 # Captions are cleaned only where Beautiful Soup and ftfy are installed.
-@family("PixArtAlphaPipeline", use_resolution_binning=False, clean_caption=False, guidance_scale=4.0)
+_PIXART = dict(use_resolution_binning=False, clean_caption=False, guidance_scale=4.0)
+
+
+@family("PixArtAlphaPipeline", **_PIXART)
 def pixart_alpha():
     return _pixart(diffusers.PixArtAlphaPipeline, 128)  # where it is told the picture's size too
 
 
-@family("PixArtSigmaPipeline", use_resolution_binning=False, clean_caption=False, guidance_scale=4.0)
+@family("PixArtSigmaPipeline", **_PIXART)
 def pixart_sigma():
     return _pixart(diffusers.PixArtSigmaPipeline, 8)
 
@@ -92,7 +97,7 @@ def lumina2():
     return diffusers.Lumina2Pipeline(
         tokenizer=tokenizer, text_encoder=_decoder(tokenizer, Gemma2Model, Gemma2Config),
         vae=_vae(blocks=4, shift_factor=0.0), transformer=_lively(transformer),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0))
+        scheduler=_flow(shift=6.0))
 
 
 # No mask: more padding would drown the text.
@@ -107,7 +112,7 @@ def aura_flow():
         parameter.data.mul_(4)  # it sets the gates, which are all but shut with usual initial values
     return diffusers.AuraFlowPipeline(
         tokenizer=tokenizer, text_encoder=_t5(tokenizer, UMT5EncoderModel, UMT5Config), vae=_vae(),
-        transformer=_lively(transformer), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73))
+        transformer=_lively(transformer), scheduler=_flow(shift=1.73))
 
 
 @family("HunyuanDiTPipeline", pixels=64, use_resolution_binning=False, guidance_scale=4.0)
@@ -136,5 +141,5 @@ def cogview4():
         text_embed_dim=WIDTH, time_embed_dim=16, condition_dim=8, rope_axes_dim=(16, 16))
     return diffusers.CogView4Pipeline(
         tokenizer=tokenizer, text_encoder=_decoder(tokenizer, GlmModel, GlmConfig), vae=_vae(),
-        transformer=_lively(transformer), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
+        transformer=_lively(transformer), scheduler=_flow(
             base_shift=0.25, max_shift=0.75, use_dynamic_shifting=True, time_shift_type="linear"))

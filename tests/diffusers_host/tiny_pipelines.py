@@ -17,8 +17,8 @@ from transformers import (
 
 TOKENS = 16
 WIDTH = 32
-# Of the families that a tiny_*.py names: makes one, and keyword arguments of a small call with classifier-free guidance
-# wherever there is some.
+# Of the families that a tiny_*.py names: what makes one, and keyword arguments of a small call with
+# classifier-free guidance wherever there is some.
 PIPELINES, CALLS = {}, {}
 
 
@@ -113,6 +113,10 @@ def scheduler(kind=diffusers.DDIMScheduler, **config):
     return kind(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **config)
 
 
+def _flow(shift=3.0, **config):
+    return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift, **config)
+
+
 def _quiet(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -167,7 +171,7 @@ def sd3():
         num_attention_heads=2, caption_projection_dim=16, joint_attention_dim=2 * WIDTH,
         pooled_projection_dim=2 * WIDTH, pos_embed_max_size=8)
     return _quiet(diffusers.StableDiffusion3Pipeline(
-        transformer=_lively(transformer), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=_lively(transformer), scheduler=_flow(shift=3.0),
         vae=_vae(shift_factor=0.0), text_encoder=_clip(projection=True), text_encoder_2=_clip(projection=True),
         text_encoder_3=None, tokenizer=clip_tokenizer(), tokenizer_2=clip_tokenizer(), tokenizer_3=None))
 
@@ -178,7 +182,7 @@ def flux():
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8), guidance_embeds=True)
     return _quiet(diffusers.FluxPipeline(
-        transformer=_lively(transformer), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=_lively(transformer), scheduler=_flow(shift=3.0),
         vae=_vae(shift_factor=0.0), text_encoder=_clip(), tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(),
         tokenizer_2=t5_tokenizer()))

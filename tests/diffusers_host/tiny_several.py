@@ -8,7 +8,7 @@ import diffusers
 import torch
 from diffusers.guiders import AdaptiveProjectedMixGuidance
 from tiny_pipelines import (
-    WIDTH, _clip, _keen, _lively, _t5, _vae, clip_tokenizer, family, t5_tokenizer,
+    WIDTH, _clip, _flow, _keen, _lively, _t5, _vae, clip_tokenizer, family, t5_tokenizer,
 )
 from transformers import (
     LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
@@ -85,7 +85,7 @@ def hidream():
         max_resolution=(8, 8), llama_layers=[0, 1])
     llama = LlamaForCausalLM(LlamaConfig(**LANGUAGE_MODEL, num_hidden_layers=2, attn_implementation="eager"))
     pipe = diffusers.HiDreamImagePipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(LATENTS, shift_factor=0.0),
+        scheduler=_flow(shift=3.0), vae=_vae(LATENTS, shift_factor=0.0),
         text_encoder=_long_clip(projection=True), tokenizer=clip_tokenizer(),
         text_encoder_2=_long_clip(projection=True), tokenizer_2=clip_tokenizer(), text_encoder_3=_t5(),
         tokenizer_3=_letters(), text_encoder_4=llama.eval().requires_grad_(False), tokenizer_4=_letters(ends=False),
@@ -104,7 +104,7 @@ def hunyuan_image():
         in_channels=3, out_channels=3, latent_channels=LATENTS, block_out_channels=(32, 32), layers_per_block=1,
         spatial_compression_ratio=2, sample_size=16, scaling_factor=0.75)
     pipe = diffusers.HunyuanImagePipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0), vae=vae.eval(),
+        scheduler=_flow(shift=5.0), vae=vae.eval(),
         # The text's third last hidden states are used: with 3 layers those after the first one.
         text_encoder=_qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, layers=3),
         tokenizer=_letters(ends=False), text_encoder_2=_t5(), tokenizer_2=_letters(),
@@ -126,7 +126,7 @@ def kandinsky():
         transformer=_lively(transformer), vae=_vae(LATENTS),
         text_encoder=_qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, layers=2),
         tokenizer=_letters(LetterProcessor, ends=False), text_encoder_2=_long_clip(), tokenizer_2=clip_tokenizer(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0))
+        scheduler=_flow(shift=5.0))
     pipe.prompt_template_encode_start_idx = _count(pipe.tokenizer, pipe.prompt_template)
     pipe.vae_scale_factor_spatial, pipe.resolutions = 2, [(16, 16)]  # any other size would become one of these
     return pipe
@@ -140,9 +140,10 @@ def krea():
         text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=37, num_layerwise_text_blocks=1,
         num_refiner_text_blocks=1, axes_dims_rope=(4, 4, 8))
     pipe = diffusers.Krea2Pipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=6400),
-        vae=_video_vae(diffusers.AutoencoderKLQwenImage), text_encoder=_qwen(Qwen3VLModel, Qwen3VLConfig, layers=2),
-        tokenizer=_letters(ends=False), transformer=_keen(transformer, 5.0), text_encoder_select_layers=(1, 2))
+        scheduler=_flow(use_dynamic_shifting=True, max_image_seq_len=6400),
+        vae=_video_vae(diffusers.AutoencoderKLQwenImage),
+        text_encoder=_qwen(Qwen3VLModel, Qwen3VLConfig, layers=2), tokenizer=_letters(ends=False),
+        transformer=_keen(transformer, 5.0), text_encoder_select_layers=(1, 2))
     pipe.prompt_template_encode_start_idx = _count(pipe.tokenizer, pipe.prompt_template_encode_prefix)
     pipe.prompt_template_encode_num_suffix_tokens = _count(pipe.tokenizer, pipe.prompt_template_encode_suffix)
     return pipe
@@ -154,7 +155,7 @@ def bria():
         in_channels=4 * LATENTS, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, axes_dims_rope=[4, 4, 8])
     return diffusers.BriaPipeline(
-        transformer=_keen(transformer), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=_keen(transformer), scheduler=_flow(shift=3.0),
         vae=_vae(LATENTS, shift_factor=0.0), text_encoder=_t5(), tokenizer=_letters())
 
 
@@ -180,4 +181,4 @@ def cosmos():
     return diffusers.Cosmos2TextToImagePipeline(
         text_encoder=_t5(), tokenizer=_letters(), transformer=_lively(transformer),
         vae=_video_vae(diffusers.AutoencoderKLWan),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True), safety_checker=HarmlessChecker())
+        scheduler=_flow(use_karras_sigmas=True), safety_checker=HarmlessChecker())

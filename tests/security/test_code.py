@@ -47,8 +47,9 @@ def words_of(node):
 
 
 def test_no_source_unpickles_evaluates_or_imports_by_a_name():
+    unsafe = RUNS | UNPICKLES | {"subprocess"}
     found = [f"{name} in line {node.lineno} of {file}" for file, node in nodes()
-             for name in words_of(node) & (RUNS | UNPICKLES | {"subprocess"}) - IMPORTS.get(file, set())]
+             for name in words_of(node) & unsafe - IMPORTS.get(file, set())]
     assert not found
 
 
@@ -101,15 +102,15 @@ FOREIGN = {
 @pytest.mark.parametrize("how", FOREIGN)
 def test_a_model_that_needs_code_of_its_own_is_refused_wherever_it_lies_and_its_code_does_not_run(
         model, how, monkeypatch):
-    """A folder, the configuration of a checkpoint, a model of the hub. Versions of diffusers before 0.42 ran it without
-    a word."""
+    """A folder, a checkpoint's configuration, a model of the hub. Versions of diffusers before 0.42
+    ran it without a word."""
     file, parts = FOREIGN[how](model)
     mark, checkpoint = model.parent / "it ran", model.parent / "checkpoint.safetensors"
     file.write_text(code(mark))
     changed(model, **parts)
     checkpoint.write_bytes(b"{}")
     monkeypatch.syspath_prepend(str(model.parent))
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", lambda source, **options: str(model))
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", lambda *_, **__: str(model))
     for use in (lambda: check_no_code(model), lambda: load_pipeline(str(model)),
                 lambda: load_pipeline(str(checkpoint), config=str(model)),
                 lambda: load_pipeline("somebody/model", allow_download=True)):
@@ -168,7 +169,8 @@ def test_a_pickle_beside_safetensors_and_an_adapter_of_a_part_are_not_read(model
 
 # --- profiles, states, pictures --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("rule", ["own:os.system", "own:antigravity:Solver", "antigravity:Solver", "own:../x"])
+@pytest.mark.parametrize("rule", ["own:os.system", "own:antigravity:Solver",
+                                  "antigravity:Solver", "own:../x"])
 def test_a_solver_that_a_profile_or_a_state_names_is_never_imported(tmp_path, rule):
     """Only who calls `register` in Python makes one known."""
     document, path = made(calibrated()).to_dict(), tmp_path / "state.json"

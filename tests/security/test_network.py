@@ -63,8 +63,9 @@ def run(folder, *commands):
     """(exit code, hosts that were asked for) of each, and what they said."""
     offline = ("_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
     environment = {name: value for name, value in os.environ.items() if not name.endswith(offline)}
-    done = subprocess.run([sys.executable, "-c", RUN, str(ROOT), json.dumps(commands)], cwd=folder, text=True,
-                          env={**environment, "HF_HOME": str(folder / "hub")}, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", RUN, str(ROOT), json.dumps(commands)], cwd=folder,
+                          env={**environment, "HF_HOME": str(folder / "hub")}, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 

@@ -69,7 +69,8 @@ def test_no_file_that_a_command_writes_names_a_folder_of_this_machine(tmp_path):
 
     def run(command, folder, *options):
         assert main([command, *map(str, options), "--out", str(out / folder)]) == 0
-    prompt, few = ["--prompt", "a photo of a doctor"], ["--batch-size", "4", "--steps", "2", "--count", "4"]
+    prompt = ["--prompt", "a photo of a doctor"]
+    few = ["--batch-size", "4", "--steps", "2", "--count", "4"]
     run("calibrate", "c", *prompt, *few, "--rounds", 1, "--held-out", 4)
     run("audit", "a", *prompt, *few)
     run("generate", "g", *prompt, *few, "--profile", out / "c" / "profile.json")
