@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import time
+from contextlib import redirect_stderr
 
 import numpy as np
 import pytest
@@ -42,23 +43,19 @@ def profile(calibrated):
 
 @pytest.fixture(scope="module")
 def measured(one_demo_model, tmp_path_factory):
-    """A calibration that Ctrl-C ended while its files were written."""
-    out = tmp_path_factory.mktemp("measured")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sd_debias.core.study.outcome.Outcome.files", interrupted)
-        assert main([*QUICK, "--out", str(out)]) == 130
-    assert not (out / "profile.json").exists()
-    return out
+    """A calibration whose profile found the disk full: the folder, and what was said."""
+    out, replace = tmp_path_factory.mktemp("measured"), os.replace
+    (out / "profile.json").write_text("old")
 
+    def full(source, target):
+        if str(target).endswith("profile.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
 
-@pytest.fixture
-def own(measured, tmp_path):
-    """The same for one test: the folder."""
-    return shutil.copytree(measured, tmp_path / "own")
-
-
-def interrupted(*_, **__):
-    raise KeyboardInterrupt
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as said:
+        patch.setattr(os, "replace", full)
+        assert main([*QUICK, "--out", str(out), "--overwrite"]) == 2
+    return out, said.getvalue()
 
 
 def unfinished(out):
@@ -97,38 +94,31 @@ def test_profile_and_report_are_not_replaced_unasked(calibrated, profile, refuse
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(measured):
+    out, said = measured
+    assert "No space left" in said
+    assert (out / "profile.json").read_text() == "old"
+    assert Calibration.load(unfinished(out)).held_out.complete
+
+
 @pytest.mark.parametrize("other", [
     [], ["--steps", "1"], ["--cfg", "1.5"], ["--classifier", "{clip}"], ["--count", "6"],
     ["--attribute", "skin_tone_3"], ["--name", "another"]])
 def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(
-        own, tmp_path, capsys, other):
+        measured, tmp_path, capsys, other):
+    own = shutil.copytree(measured[0], tmp_path / "own")
     clip = shutil.copytree(CLASSIFIER, tmp_path / "own-clip")
     shutil.copytree(FOLDER / "tokenizer", clip, dirs_exist_ok=True)
     kept = unfinished(own)
     before = kept.read_bytes()
-    assert main([*QUICK, "--out", str(own), *(text.format(clip=clip) for text in other)]) == 0
+    more = [text.format(clip=clip) for text in other]
+    assert main([*QUICK, "--out", str(own), "--overwrite", *more]) == 0
     said = capsys.readouterr().out
     assert ("Continuing after 24 images" in said) == (not other)
     assert (kept.exists() and kept.read_bytes() == before) == bool(other)
     assert (f"kept in {kept.parent}" in said) == (other not in ([], ["--name", "another"]))
     named = Profile.load(own / "profile.json").classifier
     assert (named == "CLIP own-clip") == ("--classifier" in other)
-
-
-def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(own, monkeypatch, capsys):
-    (own / "profile.json").write_text("old")
-    replace = os.replace
-
-    def full(source, target):
-        if str(target).endswith("profile.json"):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", full)
-    assert main([*QUICK, "--out", str(own), "--overwrite"]) == 2
-    assert "No space left" in capsys.readouterr().err
-    assert (own / "profile.json").read_text() == "old"
-    assert Calibration.load(unfinished(own)).held_out.complete
 
 
 def test_what_cannot_be_written_is_said_before_the_first_picture(tmp_path, monkeypatch, refused):

@@ -20,7 +20,7 @@ from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.draw import Steering, rows
 from sd_debias.core.method.guidance import GuidanceRun
-from sd_debias.core.method.methods import ALONE, DIRECTIONS, Method
+from sd_debias.core.method.methods import ALONE, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.diffusers_host.encode import encode, encode_all
 from sd_debias.diffusers_host.generate import generate, guided
@@ -122,22 +122,36 @@ def test_an_image_is_the_same_in_any_batch_and_is_told_with_what_guidance_did(fa
     assert not nothing["acted"] and nothing["guided_images"] == 0
 
 
-@pytest.mark.parametrize("family", ["sd", "flux"])
-def test_prompt_costs_no_evaluation_embedding_one_row_and_prediction_one_a_group(family):
-    pipe, rows_of = made(family), {}
+WINDOW = dict(rule=SafeLatentGuidance(start=0.2, end=0.8), num_inference_steps=10)
+
+
+@pytest.mark.parametrize("family, direction, more, expected", [
+    ("sd", "prompt", {}, [4] * 3), ("flux", "prompt", {}, [2] * 3),
+    ("sd", "embedding", {}, [4, 1] * 3), ("sd", "prediction", {}, [4, 2] * 3),
+    # Without guidance a further row doubles a step, and every second step repeats the last gamma;
+    # `prediction` evaluates the empty prompt too. No call has more rows than the pipeline's.
+    ("flux", "embedding", {}, [2, 1, 2, 2, 1]), ("flux", "prediction", {}, [2, 2, 1] * 3),
+    ("sd", "embedding", WINDOW, [4] * 2 + [4, 1] * 6 + [4] * 2),
+    ("sd", "embedding", dict(WINDOW, guidance_scale=1.0), [2] * 2 + [2, 1, 2] * 3 + [2] * 2),
+    # Negative prompts of Flux, and SD 3's pass without some layers, have calls of their own.
+    ("flux", "embedding", dict(negative_prompt="ugly", true_cfg_scale=3.0),
+     [2, 1, 2, 2, 2, 2, 1, 2]),
+    ("sd3", "embedding", dict(skip_guidance_layers=[1], skip_layer_guidance_start=-1.0,
+                              skip_layer_guidance_stop=1.0), [4, 1, 2] * 3)])
+def test_what_is_evaluated_is_the_pipeline_s_own_and_the_rows_that_guidance_needs(
+        family, direction, more, expected, seen):
+    pipe = made(family)
+    own = {name: value for name, value in more.items() if name != "rule"}
     with counted(denoiser(pipe)) as plain:
-        images_of(pipe)
-    for direction in DIRECTIONS:
-        with counted(denoiser(pipe)) as rows_of[direction]:
-            _, info = images_of(pipe, AWAY, direction=direction)
-        assert info["extra_evaluations"] == sum(rows_of[direction]) - sum(plain)
-    cfg = family != "flux"  # without it `prediction` evaluates the empty prompt as well
-    own = 4 if cfg else 2
-    assert rows_of["prompt"] == plain == [own] * 3
-    # Further rows have calls of no more rows than the pipeline's. Without guidance a further row doubles a step, and
-    # every second step repeats the last gamma.
-    assert rows_of["embedding"] == ([own, 2] * 3 if cfg else [own, 2, own, own, 2])
-    assert rows_of["prediction"] == ([own, 4] if cfg else [own, 2, 2, 2]) * 3
+        images_of(pipe, **own)
+    with counted(denoiser(pipe)) as evaluations:
+        _, info = images_of(pipe, [NONE, AWAY], direction=direction, **more)
+    assert evaluations == expected
+    assert info["extra_evaluations"] == sum(evaluations) - sum(plain)
+    if more.get("rule"):
+        assert info["steps"] == 6
+        magnitude = np.mean([gamma.abs().mean().item() for _, gamma in seen])
+        assert info["magnitude"] == pytest.approx(magnitude, rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
@@ -317,21 +331,6 @@ def test_without_cfg_only_the_weights_change_of_the_text_makes_gamma():
         again(*call, encoder_hidden_states=other[:, :-1])
 
 
-@pytest.mark.parametrize("cfg, evaluations, window, extra", [
-    (7.5, [2] * 2 + [2, 1] * 6 + [2] * 2, [0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 6),
-    (1.0, [1] * 13, [0.2, 0.4, 0.6], 3)])
-def test_nothing_is_evaluated_outside_the_window_and_without_cfg_every_second_gamma_is_repeated(
-        cfg, evaluations, window, extra, seen):
-    pipe, rule = tiny_pipelines.sd(), SafeLatentGuidance(start=0.2, end=0.8)
-    with counted(pipe.unet) as found:
-        _, info = images_of(pipe, AWAY, (1,), "embedding", rule, guidance_scale=cfg,
-                            num_inference_steps=10)
-    assert found == evaluations and [round(place, 6) for place, _ in seen] == window
-    assert info["steps"] == 6 and info["extra_evaluations"] == extra
-    magnitude = np.mean([gamma.abs().mean().item() for _, gamma in seen])
-    assert info["magnitude"] == pytest.approx(magnitude, rel=1e-4)
-
-
 def test_without_cfg_a_sampler_of_second_order_is_evaluated_in_every_second_sigma_too(seen):
     pipe = tiny_pipelines.sd()
     pipe.scheduler = tiny_pipelines.scheduler(diffusers.HeunDiscreteScheduler)
@@ -361,19 +360,6 @@ def test_every_call_of_the_pipeline_is_a_run_of_its_own():
         first, second = (pipe(**guide.call, **call, generator=seeded()).images for _ in range(2))
     assert torch.equal(first, second)
     assert guide.summary()["steps"] == 3 and guide.summary()["guided_images"] == 2
-
-
-@pytest.mark.parametrize("family, more, expected", [
-    # Prompts, a further row in every second step, negative prompts.
-    ("flux", dict(negative_prompt="ugly", true_cfg_scale=3.0), [2, 1, 2, 2, 2, 2, 1, 2]),
-    ("sd3", dict(skip_guidance_layers=[1], skip_layer_guidance_start=-1.0,
-                 skip_layer_guidance_stop=1.0), [4, 1, 2] * 3)])
-def test_flux_s_negative_prompt_and_sd3_s_skipped_layers_are_evaluated_apart_and_left_alone(
-        family, more, expected):
-    pipe = FAMILIES[family]()
-    with counted(pipe.transformer) as evaluations:
-        images_of(pipe, [NONE, AWAY], direction="embedding", **more)
-    assert evaluations == expected
 
 
 def qwen():
