@@ -242,6 +242,37 @@ def test_a_sampler_without_timesteps_before_its_first_run_is_guided_as_after_it(
     assert info["acted"] and np.array_equal(images, images_of(pipe, AWAY, direction=direction)[0])
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_group_of_weight_1_gives_the_latents_of_diffusers_safe_latent_diffusion(preset):
+    """mu's slope of up to 5000 makes rounding grow in an untrained network: SLD's own latents then depend on the batch
+    size. A weaker prediction and a milder noise schedule keep that far below 1e-4, and SLD's effect far above."""
+    safe = pytest.importorskip("diffusers.pipelines.deprecated.stable_diffusion_safe")
+    settings, pipe, prompts = PRESETS[preset], tiny_pipelines.sd(), ["a doctor"] * 2
+    pipe.unet.conv_out.weight.mul_(0.1)
+    pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, beta_end=0.002)
+    theirs = safe.StableDiffusionPipelineSafe(**pipe.components, requires_safety_checker=False)
+    theirs.safety_concept = "an old man"
+
+    def latents(pipe, **call):  # SLD's pipeline has no output_type for them
+        last = []
+        pipe(generator=seeded((1, 2)), num_inference_steps=10, callback_steps=1,
+             callback=lambda step, t, latents: last.append(latents), **call)
+        assert len(last) == 10
+        return last[-1]
+    expected = latents(
+        theirs, prompt=prompts, sld_guidance_scale=settings.scale, sld_threshold=settings.threshold,
+        sld_warmup_steps=math.ceil(settings.start * 10), sld_mom_beta=settings.momentum_beta,
+        sld_momentum_scale=settings.momentum_scale)
+    # An attribute has two groups at least; one of weight 0 takes no part.
+    concept = Attribute("concept", (Group("it", ("an old man",)), Group("other")))
+    method = Method("embedding", ALONE, guidance=settings)
+    with guided(pipe, "a doctor", [concept], torch.tensor([[1.0, 0.0]] * 2), method) as guide:
+        ours = latents(pipe, **guide.call)
+    assert (latents(pipe, prompt=prompts) - expected).abs().max() > 0.1, "SLD itself changed nothing"
+    assert torch.allclose(ours, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("sampler, more", [
     (diffusers.DDIMScheduler, {}), (diffusers.DPMSolverMultistepScheduler, {}),
     (diffusers.DDPMScheduler, dict(clip_sample=False))])
