@@ -21,6 +21,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+FOREIGN = {"--write-table", "--pictures", "--out", "--models", "--compile", "--index-url",
+           "--strict", "--api", "--no-deps", "--dtype", "--device"}  # of benchmarks, pip and hosts
 NEEDS_A_MODEL = ("\"MODEL\"", "\"CLIP\"")  # placeholders of examples that cannot run here
 
 
@@ -70,13 +72,6 @@ def test_every_link_and_picture_of_a_page_is_there(page):
             assert anchor in anchors(place), f"{page.name} links {target}, but {place.name} has no such heading"
 
 
-def test_pictures_can_be_opened_and_are_used():
-    used = {(page.parent / target).resolve() for page in PAGES for target in links(page)}
-    for picture in (ROOT / "docs").glob("*.png"):
-        Image.open(picture).verify()
-        assert picture in used, f"no page shows {picture.name}"
-
-
 def test_the_site_lists_every_page_once():
     def listed(part):
         return [part] if isinstance(part, str) else [
@@ -99,15 +94,6 @@ def test_the_site_builds(tmp_path):
 
 
 # The front door
-
-
-def test_the_readme_is_short_and_begins_with_words_that_everybody_knows():
-    lines = text_of(ROOT / "README.md").splitlines()
-    assert len(lines) <= 100
-    first_screen = "\n".join(lines[:lines.index("## What it needs and what it costs")])
-    for word in ("KL", "posterior", "divergence", "embedding", "evaluation", "Wilson", "stratified"):
-        assert not re.search(rf"\b{word}\b", first_screen), word
-    assert not re.search(r"\bIDA\b", first_screen)
 
 
 def test_the_readme_has_the_two_commands_and_is_honest_about_its_figures():
@@ -190,16 +176,12 @@ def test_every_command_and_option_that_is_mentioned_exists(page):
         if command.startswith("-") or command.isupper():  # --version; COMMAND
             continue
         assert command in known, f"{page.name} names sd-debias {command}"
-        for word in words:
-            if word.startswith("--"):
-                assert word.partition("=")[0] in {*known[command], "--help", options.HELP_ALL}, code
-    every = {option for own in known.values() for option in own} | {"--help", options.HELP_ALL, "--version"}
-    foreign = {"--write-table", "--pictures", "--out", "--models", "--compile", "--index-url", "--strict", "--api",
-               "--no-deps", "--dtype", "--device"}  # of benchmarks, pip and hosts
-    if page.parent.name == "docs" and page.stem in ("python", "prompts", "limits", "choosing_a_judge", "sweep",
-                                                    "troubleshooting", "attributes"):
-        for option in re.findall(r"`(--[a-z-]+)", unfenced(page)):
-            assert option in every | foreign, f"{page.name} names {option}"
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given <= {*known[command], "--help", options.HELP_ALL}, code
+    if page.stem in ("prompts", "limits", "choosing_a_judge", "sweep", "attributes", "python",
+                     "troubleshooting"):
+        every = {"--help", options.HELP_ALL, "--version"}.union(*known.values())
+        assert set(re.findall(r"`(--[a-z-]+)", unfenced(page))) - FOREIGN <= every
 
 
 # API, versions, forms
@@ -242,11 +224,3 @@ def test_the_forms_and_workflows_are_yaml(path):
         assert found["name"] and found["description"]
         asked = {part.get("id"): part.get("validations", {}).get("required") for part in found["body"]}
         assert path.name == "idea.yml" or asked["doctor"]
-
-
-def test_every_file_of_figures_has_its_page():
-    docs = ROOT / "docs"
-    found = [*docs.glob("*.json"), *docs.glob("rows/*.json.gz")]
-    assert len(found) > 10
-    for path in found:
-        assert (docs / path.name.split(".")[0]).with_suffix(".md").is_file(), f"{path.name} has no page"

@@ -35,18 +35,32 @@ def install():
 @pytest.fixture
 def pip(install, monkeypatch):
     """Records what would be run; nothing is."""
-    calls = []
+    calls, done = [], SimpleNamespace(returncode=0, stdout="")
 
     def run(command, **kwargs):
-        calls.append([str(part) for part in command])
-        return SimpleNamespace(returncode=0, stdout="")
+        calls.append([*map(str, command)])
+        return done
 
     monkeypatch.setattr(install.subprocess, "run", run)
     return calls
 
 
-def lacking(monkeypatch, install, *names):
-    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: None if name in names else object())
+@pytest.fixture
+def lacking(install, monkeypatch):
+    """lacking(names): this Python lacks these modules."""
+    def lack(*names):
+        found = lambda name: None if name in names else object()  # noqa: E731
+        monkeypatch.setattr(install.importlib.util, "find_spec", found)
+    return lack
+
+
+def raised(error):
+    raise error
+
+
+def one_line(text):
+    assert len(text.splitlines()) == 1, text
+    return text
 
 
 # What a host runs
@@ -63,8 +77,8 @@ def test_a_host_that_has_everything_hears_nothing_and_nothing_heavy_is_imported(
     assert not imported & {"torch", "numpy", "transformers", "safetensors", "PIL", "scipy", "pip", "sd_debias", "core"}
 
 
-def test_a_small_package_that_is_missing_is_installed_alone(install, pip, monkeypatch, capsys):
-    lacking(monkeypatch, install, "PIL", "scipy")
+def test_a_small_package_that_is_missing_is_installed_alone(install, pip, lacking, capsys):
+    lacking("PIL", "scipy")
     assert install.main([]) == 0
     (command,) = pip
     assert command[:4] == [sys.executable, "-m", "pip", "install"]
@@ -72,55 +86,44 @@ def test_a_small_package_that_is_missing_is_installed_alone(install, pip, monkey
     assert capsys.readouterr().err == ""
 
 
-def test_what_the_host_owns_is_never_installed_even_where_everything_is_absent(install, pip, monkeypatch, capsys):
-    lacking(monkeypatch, install, "torch")
+def test_what_the_host_owns_is_never_installed_even_where_everything_is_absent(
+        install, pip, lacking, capsys):
+    lacking("torch")
     assert install.main([]) == 0 and pip == []
     capsys.readouterr()
-    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: None)
+    lacking("torch", "numpy", "transformers", *install.SMALL)
     assert install.main([]) == 0
     (command,) = pip
     assert not {re.split(r"[<>=!~\[]", part)[0].lower() for part in command} & FORBIDDEN
     assert "--no-deps" in command and "--upgrade" not in command
-    assert one_line(capsys.readouterr().err).startswith("sd-debias: this Python lacks torch, numpy, transformers")
+    said = one_line(capsys.readouterr().err)
+    assert said.startswith("sd-debias: this Python lacks torch, numpy, transformers")
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("two\nlines"), ValueError("torch.__spec__ is None")])
-def test_an_error_while_looking_does_not_fail_the_host(install, monkeypatch, capsys, failure):
-    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: raised(failure))
+def test_an_error_while_looking_does_not_fail_the_host(install, monkeypatch, capsys):
+    damaged = ValueError("torch.__spec__\nis None")
+    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: raised(damaged))
     assert install.main([]) == 0
     assert one_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("outcome, said", [
-    (SimpleNamespace(returncode=1, stdout="Looking\nERROR: No distribution found for scipy\n"),
-     "No distribution found for scipy"),
-    (subprocess.TimeoutExpired("pip", 1), "timed out")])
+    (lambda: SimpleNamespace(returncode=1, stdout="Looking\nERROR: No distribution found\n"),
+     "No distribution found"),
+    (lambda: raised(subprocess.TimeoutExpired("pip", 1)), "timed out")])
 def test_a_pip_that_fails_or_hangs_does_not_hold_up_the_host(
-        install, monkeypatch, capsys, outcome, said):
-    def run(command, timeout, **kwargs):
-        return raised(outcome) if isinstance(outcome, Exception) else outcome
-
-    lacking(monkeypatch, install, "scipy")
-    monkeypatch.setattr(install.subprocess, "run", run)
+        install, lacking, monkeypatch, capsys, outcome, said):
+    lacking("scipy")
+    monkeypatch.setattr(install.subprocess, "run", lambda command, timeout, **kwargs: outcome())
     assert install.main([]) == 0
     assert said in one_line(capsys.readouterr().err)
 
 
-def raised(error):
-    raise error
-
-
 def test_an_old_python_gets_one_sentence(install, monkeypatch, capsys):
     monkeypatch.setattr(install.sys, "version_info", (3, 9, 1, "final", 0))
-    assert install.main([]) == 0
-    assert "3.10 or newer" in one_line(capsys.readouterr().err)
-    assert install.main(["demo"]) == 1
-    assert "3.10 or newer" in one_line(capsys.readouterr().err)
-
-
-def one_line(text):
-    assert len(text.splitlines()) == 1, text
-    return text
+    for arguments, code in ([], 0), (["demo"], 1):
+        assert install.main(arguments) == code
+        assert "3.10 or newer" in one_line(capsys.readouterr().err)
 
 
 # Commands of a person
@@ -145,41 +148,40 @@ def checkout(install, monkeypatch, tmp_path):
         return SimpleNamespace(returncode=0)
 
     for name in ("pyproject.toml", "tested-versions.txt"):
-        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(install, "ROOT", tmp_path)
-    monkeypatch.setattr(install, "VENV", tmp_path / ".venv")
-    monkeypatch.setattr(install, "STAMP", tmp_path / ".venv" / "stamp.txt")
-    monkeypatch.setattr(install, "TESTED", tmp_path / "tested-versions.txt")
+        shutil.copy(ROOT / name, tmp_path)
+    places = dict(ROOT=".", VENV=".venv", STAMP=".venv/stamp.txt", TESTED="tested-versions.txt")
+    for name, place in places.items():
+        monkeypatch.setattr(install, name, tmp_path / place)
     monkeypatch.setattr(install.subprocess, "run", run)
     monkeypatch.setattr(install, "pip_install", lambda *arguments: log.append(arguments[-1]))
     return SimpleNamespace(install=install, path=tmp_path, log=log)
 
 
 def test_an_environment_is_made_once_and_only_what_is_new_is_added(checkout, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(checkout.install, "pip_install", lambda *_: raised(OSError("no network")))
-        with pytest.raises(OSError):
-            checkout.install.prepare("demo")
+    install = checkout.install
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(install, "pip_install", lambda *_: raised(OSError("no network")))
+        install.prepare("demo")
     for extra in ("demo", "demo", "test", "test", "demo"):  # the interrupted one goes on
-        checkout.install.prepare(extra)
+        install.prepare(extra)
     assert checkout.log == ["venv", ".[demo]", ".[test]"]
-    with checkout.install.TESTED.open("a") as file:
+    with install.TESTED.open("a") as file:
         file.write("numpy==2.0.0\n")
-    checkout.install.prepare("test")
+    install.prepare("test")
     assert checkout.log == ["venv", ".[demo]", ".[test]", ".[test]"], "changed versions"
 
 
 @pytest.mark.parametrize("change", ["python", "place", "deleted"])
 def test_an_environment_that_can_no_longer_run_is_made_again(checkout, monkeypatch, change):
-    checkout.install.prepare("demo")
+    install = checkout.install
+    install.prepare("demo")
     if change == "python":
-        monkeypatch.setattr(checkout.install.sys, "version_info", (3, 99))
+        monkeypatch.setattr(install.sys, "version_info", (3, 99))
     elif change == "place":
-        stamp = checkout.install.STAMP.read_text()
-        checkout.install.STAMP.write_text(stamp.replace(str(checkout.path), "elsewhere"))
+        install.STAMP.write_text(install.STAMP.read_text().replace(str(checkout.path), "elsewhere"))
     else:
-        checkout.install.program("python").unlink()
-    checkout.install.prepare("demo")
+        install.program("python").unlink()
+    install.prepare("demo")
     assert checkout.log == ["venv", ".[demo]"] * 2
 
 
@@ -192,27 +194,17 @@ def test_somebody_elses_environment_is_left_alone(checkout, capsys):
     assert theirs.exists() and checkout.log == []
 
 
-@pytest.mark.parametrize("command", ["demo", "test"])
-def test_the_exit_status_and_further_arguments_pass_through(checkout, monkeypatch, command):
-    started = []
-
-    def call(arguments, **kwargs):
-        started.extend(arguments)
-        return 7
-
-    monkeypatch.setattr(checkout.install.subprocess, "call", call)
-    assert checkout.install.main([command, "-k", "a name"]) == 7
-    assert started[-2:] == ["-k", "a name"] and started[0].startswith(str(checkout.path))
-
-
-def test_the_demo_writes_into_the_checkout(checkout, monkeypatch):
-    started = []
-    monkeypatch.setattr(checkout.install.subprocess, "call", lambda arguments, **_: started.extend(arguments) or 0)
-    assert checkout.install.main(["demo"]) == 0
-    assert started[1:] == ["demo", "--out", str(checkout.path / "demo_output"), "--overwrite"]
-    started.clear()
-    assert checkout.install.main(["demo", "--out", "mine"]) == 0
-    assert started[1:] == ["demo", "--out", "mine"], "nothing of the user's is overwritten"
+@pytest.mark.parametrize("given, ran", [
+    (["demo"], ["demo", "--out", "{path}/demo_output", "--overwrite"]),
+    (["demo", "--out", "mine"], ["demo", "--out", "mine"]),  # nothing of the user's is overwritten
+    (["test", "-k", "a name"], ["-k", "a name"])])
+def test_a_command_runs_in_the_environment_with_its_arguments_and_its_exit_status_is_passed_on(
+        checkout, monkeypatch, given, ran):
+    started, process = [], checkout.install.subprocess
+    monkeypatch.setattr(process, "call", lambda command, **_: started.extend(command) or 7)
+    assert checkout.install.main(given) == 7
+    assert started[0].startswith(str(checkout.path))
+    assert started[-len(ran):] == [text.format(path=checkout.path) for text in ran]
 
 
 def test_what_runs_in_the_environment_is_not_led_out_of_it(install, monkeypatch):
@@ -287,7 +279,7 @@ def test_the_roots_init_needs_no_host_when_pip_or_pytest_imports_it(name, monkey
         monkeypatch.setitem(sys.modules, host, None)
     monkeypatch.delitem(sys.modules, "comfy_api.latest", raising=False)  # another test's double
     module = load(ROOT / "__init__.py", name)
-    assert not hasattr(module, "NODE_CLASS_MAPPINGS") and not hasattr(module, "comfy_entrypoint")
+    assert not {"NODE_CLASS_MAPPINGS", "comfy_entrypoint"} & {*vars(module)}
 
 
 @pytest.mark.parametrize("fork", [False, True])

@@ -12,7 +12,7 @@ import tiny_masked
 import tiny_pipelines
 import tiny_several
 import torch
-from diffusers import FirstBlockCacheConfig
+from tiny_pipelines import CALLS, PIPELINES
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.doctor import examine
@@ -25,9 +25,7 @@ from sd_debias.diffusers_host.families import FAMILIES, guidance
 from sd_debias.diffusers_host.generate import generate, guided
 from sd_debias.diffusers_host.workbench import Workbench, load_pipeline
 
-MODULES = (tiny_masked, tiny_llm, tiny_several)
-PIPELINES = {name: make for module in MODULES for name, make in module.PIPELINES.items()}
-CALLS = {name: call for module in MODULES for name, call in module.CALLS.items()}
+assert tiny_llm and tiny_masked and tiny_several  # they name their families
 PROMPT, MAN, WOMAN = "a doctor", "a doctor, a man", "a doctor, a woman"
 ALONE = (0.0, 0.0)
 INSIDE = sorted(name for name, family in FAMILIES.items() if family.inside)
@@ -70,17 +68,17 @@ def takes_negative_prompts(pipe):
     return "negative_prompt" in inspect.signature(type(pipe).__call__).parameters
 
 
-def guided_call(pipe, call, cfg, negative):
+def guided_call(pipe, call, negative):
     scales = ("guidance_scale", "true_cfg_scale")
     own = {name: value for name, value in call.items() if name not in scales}
-    return {**own, **guidance(pipe, cfg, negative)}
+    return {**own, **guidance(pipe, 4.0, negative)}
 
 
 def test_a_push_is_the_group_s_own_text_a_shift_lies_between_others_are_the_prompt_s(tiny, noted):
     """With the same negative prompt, where there can be one."""
     name, pipe, call = tiny
     if takes_negative_prompts(pipe):
-        call = guided_call(pipe, call, 4.0, "a cat with a hat")
+        call = guided_call(pipe, call, "a cat with a hat")
     weights = torch.tensor([ALONE, (-1.0, 0.0), (0.0, -1.0), (0.0, -0.5)])
     (alone, to_man, to_woman, shifted), info = generate(
         pipe, PROMPT, [1, 2, 3, 3], attributes=[GENDER], weights=weights, **call)
@@ -93,7 +91,7 @@ def test_a_push_is_the_group_s_own_text_a_shift_lies_between_others_are_the_prom
     noted(name, "prompt", "left alone", f"{apart(alone, prompt) / effect:.1e}")
     noted(name, "prompt", "full push", f"{off / effect:.1e}")
     if takes_negative_prompts(pipe) and name not in ("SanaSprintPipeline", "BriaPipeline"):
-        assert apart(man, plain(pipe, guided_call(pipe, call, 4.0, ""), MAN, 2)) > 0
+        assert apart(man, plain(pipe, guided_call(pipe, call, ""), MAN, 2)) > 0
 
 
 def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
@@ -113,25 +111,13 @@ def test_what_a_family_cannot_do_is_said_before_the_first_picture(tiny, noted):
         noted(name, direction, "refused", str(caught.value))
 
 
-@pytest.fixture
-def usual(tiny, monkeypatch):
-    """What a tiny pipeline's call needs beside steps, guidance and size becomes its default, as real sizes have it."""
-    family, pipe, call = tiny
-    kind, own = type(pipe), type(pipe).__call__
-    texts = ("max_sequence_length", "clean_caption", "complex_human_instruction") if family in FAMILIES else ()
-    more = {name: call[name] for name in ("use_resolution_binning", *texts) if name in call}
-    known = inspect.signature(own)
-
-    @functools.wraps(own)
-    def called(self, *args, **kwargs):
-        return own(self, *args, **{**more, **kwargs})
-    called.__signature__ = known.replace(parameters=[
-        each.replace(default=more.get(name, each.default)) for name, each in known.parameters.items()])
-    monkeypatch.setattr(kind, "__call__", called)
+PLAIN = {"height", "width", "num_inference_steps", "guidance_scale", "true_cfg_scale",
+         "negative_prompt"}
 
 
-def test_the_doctor_examines_every_family(tiny, usual):
-    """With nothing but steps, a scale of guidance and a size."""
+@pytest.mark.parametrize("tiny", [name for name, call in CALLS.items() if call.keys() <= PLAIN],
+                         indirect=True)
+def test_the_doctor_examines_a_family_with_nothing_but_steps_guidance_and_a_size(tiny):
     name, pipe, call = tiny
     bench = Workbench(pipe, None, steps=2, cfg=3.0, width=call["width"], height=call["height"])
     said = facts(pipe, PROMPT, [GENDER], METHODS["default"])
@@ -282,17 +268,6 @@ def test_a_call_that_takes_texts_alone_evaluates_the_shifted_ones_of_pushed_imag
     assert guide.summary()["guided_images"] == 1 and guide.summary()["acted"]
 
 
-@pytest.mark.parametrize("direction", ["embedding", "prediction"])
-def test_caches_of_diffusers_do_not_take_one_text_for_another(direction):
-    pipe, call = PIPELINES["QwenImagePipeline"](), CALLS["QwenImagePipeline"]
-    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))
-    alone = latents(pipe, call, prompt=[PROMPT] * IMAGES)
-    weights = torch.tensor([(0.0, -1.0), ALONE, ALONE])
-    with guided(pipe, PROMPT, [GENDER], weights, Method(direction)) as guide:
-        found = latents(pipe, call, **guide.call)
-    assert torch.equal(found[1:], alone[1:]) and not torch.equal(found[0], alone[0])
-
-
 def test_a_window_holds_where_text_encoder_and_transformer_have_types_of_their_own():
     """Kandinsky's pipeline casts its text in every step."""
     pipe, call = PIPELINES["Kandinsky5T2IPipeline"](), {**CALLS["Kandinsky5T2IPipeline"], "num_inference_steps": 4}
@@ -303,8 +278,8 @@ def test_a_window_holds_where_text_encoder_and_transformer_have_types_of_their_o
     assert info["steps"] == 2
 
 
-NOT_PLAIN = ("Flux2Pipeline", "Flux2KleinPipeline", "HunyuanImagePipeline", "Krea2Pipeline", "PixArtAlphaPipeline",
-             "QwenImagePipeline", "ZImagePipeline")  # their guidance is another, or counts from another number
+NOT_PLAIN = ("Flux2Pipeline", "Flux2KleinPipeline", "HunyuanImagePipeline", "Krea2Pipeline",
+             "PixArtAlphaPipeline", "QwenImagePipeline", "ZImagePipeline")  # of another guidance
 
 
 @pytest.mark.slow
@@ -312,22 +287,25 @@ NOT_PLAIN = ("Flux2Pipeline", "Flux2KleinPipeline", "HunyuanImagePipeline", "Kre
 def test_away_from_a_group_inside_sampling_is_its_text_as_a_negative_prompt(tiny):
     """Without guidance of its own: eps_c - (eps_g - eps_c) is classifier-free guidance of scale 2 against the group."""
     name, pipe, call = tiny
-    call, negative = {**call, "num_inference_steps": 1}, WOMAN
-    call.update(dict(enable_cfg_renorm=False) if name == "LongCatImagePipeline" else {})
+    own = dict(
+        LongCatImagePipeline=dict(enable_cfg_renorm=False),
+        Lumina2Pipeline=dict(cfg_normalization=False),
+        SanaPipeline=dict(complex_human_instruction=None))  # which is the prompt's alone
+    call, negative = {**call, "num_inference_steps": 1, **own.get(name, {})}, WOMAN
     if name == "Lumina2Pipeline":  # the prompt alone gets the system's words
-        negative, call["cfg_normalization"] = f"{pipe.system_prompt} <Prompt Start> {negative}", False
-    call.update(dict(complex_human_instruction=None) if name == "SanaPipeline" else {})  # it is the prompt's alone
+        negative = f"{pipe.system_prompt} <Prompt Start> {negative}"
+    plain, prompts = {**call, **guidance(pipe, 1.0, None)}, [PROMPT] * IMAGES
     method = Method("embedding", guidance=SafeLatentGuidance(scale=1e9))  # mu is 1
     weights = torch.tensor([[0.0, 1.0], ALONE, ALONE])
     with guided(pipe, PROMPT, [GENDER], weights, method, **encoding_of(call)) as guide:
-        found = latents(pipe, {**call, **guidance(pipe, 1.0, None)}, **guide.call)
-    prompts = [PROMPT] * IMAGES
-    alone = latents(pipe, call, **guidance(pipe, 1.0, None), prompt=prompts)
+        found = latents(pipe, plain, **guide.call)
+    alone = latents(pipe, plain, prompt=prompts)
     against = {**guidance(pipe, 2.0, None), "negative_prompt": negative}
     away = latents(pipe, call, **against, prompt=prompts)
     effect = largest(away[0], alone[0])
     assert effect > 1e-5 and largest(found[0], away[0]) < 0.01 * effect
-    assert torch.allclose(found[1], alone[1], atol=1e-5) and guide.summary()["extra_evaluations"] == 1
+    assert torch.allclose(found[1], alone[1], atol=1e-5)
+    assert guide.summary()["extra_evaluations"] == 1
 
 
 def test_a_pipeline_that_nobody_knows_gets_each_picture_s_own_text():
@@ -369,17 +347,13 @@ def test_a_folder_of_sd_3_without_its_t5_loads_and_says_so(tmp_path):
     assert apart(plain(loaded, call, PROMPT, 1), plain(pipe, call, PROMPT, 1)) <= 1
 
 
-def test_a_folder_without_an_encoder_that_is_needed_says_what_to_pass(tmp_path):
+def test_a_folder_of_a_pipeline_that_is_no_automatic_one_loads_and_says_what_it_lacks(tmp_path):
     pipeline("HiDreamImagePipeline").save_pretrained(tmp_path)
+    assert type(load_pipeline(str(tmp_path))).__name__ == "HiDreamImagePipeline"
     for part in ("text_encoder_4", "tokenizer_4"):
         shutil.rmtree(tmp_path / part)
     with pytest.raises(DebiasError, match="text_encoder_4.*tokenizer_4.*HiDreamImagePipeline"):
         load_pipeline(str(tmp_path))
-
-
-def test_a_pipeline_that_is_not_among_the_automatic_ones_loads_by_its_own_name(tmp_path):
-    pipeline("BriaPipeline").save_pretrained(tmp_path)
-    assert type(load_pipeline(str(tmp_path))).__name__ == "BriaPipeline"
 
 
 def test_two_transformers_that_share_the_steps_are_not_guided_in_one_alone():

@@ -3,18 +3,12 @@
 As in tiny_pipelines, a token is a letter and weights are drawn large, so that texts visibly steer the predictions.
 """
 from functools import cache
-from typing import Callable
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKLFlux2, AutoencoderKLQwenImage, AutoencoderKLQwenImage21, ChromaPipeline,
-    ChromaTransformer2DModel, DiffusionPipeline, ErnieImagePipeline, ErnieImageTransformer2DModel,
-    FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Pipeline, Flux2Transformer2DModel,
-    LongCatImagePipeline, LongCatImageTransformer2DModel, OvisImagePipeline,
-    OvisImageTransformer2DModel, QwenImage21Pipeline, QwenImage21Transformer2DModel,
-    QwenImagePipeline, QwenImageTransformer2DModel, ZImagePipeline, ZImageTransformer2DModel,
+from tiny_pipelines import (  # noqa: F401
+    CALLS, PIPELINES, WIDTH, _flow, _keen, _lively, _t5, _vae, family, t5_tokenizer,
 )
-from tiny_pipelines import WIDTH, _keen, _lively, _quiet, _t5, _vae, t5_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Mistral3Config, Mistral3ForConditionalGeneration, Mistral3Model, PreTrainedTokenizerFast,
@@ -91,13 +85,10 @@ def _mistral3(kind, layers=2):
 
 def _flux2_vae():
     """It halves the picture once, and its latents' 2x2 patches are what is denoised."""
-    return AutoencoderKLFlux2(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
-                              down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16,
-                              up_block_types=("UpDecoderBlock2D",) * 2).eval()
-
-
-def _scheduler():
-    return FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16,
+        up_block_types=("UpDecoderBlock2D",) * 2).eval()
 
 
 def _flux_like(kind, **config):
@@ -106,119 +97,103 @@ def _flux_like(kind, **config):
                          **ROPE, **config}))
 
 
+@family("ChromaPipeline", guidance_scale=4.0, max_sequence_length=24)
 def chroma():
-    transformer = _flux_like(ChromaTransformer2DModel, in_channels=16, approximator_num_channels=16,
-                             approximator_hidden_dim=16, approximator_layers=1)
-    return ChromaPipeline(transformer=transformer, scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
-                          text_encoder=_t5(), tokenizer=t5_tokenizer())
+    transformer = _flux_like(
+        diffusers.ChromaTransformer2DModel, in_channels=16, approximator_num_channels=16,
+        approximator_hidden_dim=16, approximator_layers=1)
+    return diffusers.ChromaPipeline(
+        transformer=transformer, scheduler=_flow(), vae=_vae(shift_factor=0.0),
+        text_encoder=_t5(), tokenizer=t5_tokenizer())
 
 
+@family("ErnieImagePipeline", guidance_scale=4.0)
 def ernie_image():
-    transformer = ErnieImageTransformer2DModel(
+    transformer = diffusers.ErnieImageTransformer2DModel(
         hidden_size=WIDTH, num_attention_heads=2, num_layers=1, ffn_hidden_size=37, in_channels=16, out_channels=16,
         text_in_dim=WIDTH, rope_axes_dim=(4, 4, 8))
     for module in (transformer.adaLN_modulation[-1], transformer.final_linear):
         torch.nn.init.normal_(module.weight, std=0.3)  # fresh ones answer zero
-    return ErnieImagePipeline(
-        transformer=_keen(transformer), scheduler=_scheduler(), vae=_flux2_vae(),
+    return diffusers.ErnieImagePipeline(
+        transformer=_keen(transformer), scheduler=_flow(), vae=_flux2_vae(),
         text_encoder=_mistral3(Mistral3Model), tokenizer=llm_tokenizer())
 
 
 def _flux2_transformer(guidance_embeds):
     """Flux2 reads three of its encoder's layers at once."""
-    return _flux_like(Flux2Transformer2DModel, in_channels=16, axes_dims_rope=(4, 4, 4, 4),
-                      joint_attention_dim=3 * WIDTH, guidance_embeds=guidance_embeds)
+    return _flux_like(
+        diffusers.Flux2Transformer2DModel, in_channels=16, axes_dims_rope=(4, 4, 4, 4),
+        joint_attention_dim=3 * WIDTH, guidance_embeds=guidance_embeds)
 
 
+# Its own system message is long.
+@family("Flux2Pipeline", guidance_scale=4.0, max_sequence_length=320)
 def flux2():
     """Its encoder has 30 layers, thin ones: the pipeline reads the 10th, 20th and 30th."""
-    return Flux2Pipeline(
-        transformer=_flux2_transformer(True), scheduler=_scheduler(), vae=_flux2_vae(),
+    return diffusers.Flux2Pipeline(
+        transformer=_flux2_transformer(True), scheduler=_flow(), vae=_flux2_vae(),
         text_encoder=_mistral3(Mistral3ForConditionalGeneration, layers=30), tokenizer=llm_tokenizer())
 
 
+@family("Flux2KleinPipeline", guidance_scale=4.0, max_sequence_length=128)
 def flux2_klein():
     """Its encoder has 27 layers, thin ones: the pipeline reads the 9th, 18th and 27th."""
-    return Flux2KleinPipeline(
-        transformer=_flux2_transformer(False), scheduler=_scheduler(), vae=_flux2_vae(),
+    return diffusers.Flux2KleinPipeline(
+        transformer=_flux2_transformer(False), scheduler=_flow(), vae=_flux2_vae(),
         text_encoder=_qwen3(Qwen3ForCausalLM, layers=27), tokenizer=llm_tokenizer())
 
 
+# A language model would rewrite the prompt first: a random one writes nonsense.
+@family("LongCatImagePipeline", guidance_scale=4.0, enable_prompt_rewrite=False)
 def longcat_image():
     """Its pipeline counts on 16 channels of latents, whatever the autoencoder."""
-    return LongCatImagePipeline(
-        transformer=_flux_like(LongCatImageTransformer2DModel, in_channels=64), scheduler=_scheduler(),
-        vae=_vae(channels=16, shift_factor=0.0), text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer(),
-        text_processor=None)
+    return diffusers.LongCatImagePipeline(
+        transformer=_flux_like(diffusers.LongCatImageTransformer2DModel, in_channels=64),
+        scheduler=_flow(), vae=_vae(channels=16, shift_factor=0.0), text_encoder=_qwen25_vl(),
+        tokenizer=llm_tokenizer(), text_processor=None)
 
 
+@family("OvisImagePipeline", guidance_scale=4.0, max_sequence_length=256)
 def ovis_image():
-    transformer = _flux_like(OvisImageTransformer2DModel, in_channels=16, out_channels=16)
-    return OvisImagePipeline(transformer=transformer, scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
-                             text_encoder=_qwen3(), tokenizer=llm_tokenizer())
+    transformer = _flux_like(diffusers.OvisImageTransformer2DModel, in_channels=16, out_channels=16)
+    return diffusers.OvisImagePipeline(
+        transformer=transformer, scheduler=_flow(), vae=_vae(shift_factor=0.0),
+        text_encoder=_qwen3(), tokenizer=llm_tokenizer())
 
 
+# Without a negative prompt these two go unguided; the newer one repeats none for a batch.
+@family("QwenImagePipeline", true_cfg_scale=4.0, negative_prompt="")
 def qwen_image():
-    transformer = QwenImageTransformer2DModel(patch_size=2, in_channels=16, out_channels=4, num_layers=2,
-                                              joint_attention_dim=WIDTH, **HEADS, **ROPE)
-    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
-                                 latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
-    return QwenImagePipeline(transformer=_keen(transformer), scheduler=_scheduler(), vae=vae,
-                             text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer())
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, joint_attention_dim=WIDTH,
+        **HEADS, **ROPE)
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
+    return diffusers.QwenImagePipeline(
+        transformer=_keen(transformer), scheduler=_flow(), vae=vae,
+        text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer())
 
 
+@family("QwenImage21Pipeline", pixels=64, true_cfg_scale=4.0, negative_prompt=["", ""])
 def qwen_image_21():
     """Its pipeline counts on a sixteenth of the picture's height and width, so four halvings."""
-    transformer = QwenImage21Transformer2DModel(in_channels=4, out_channels=4, num_layers=2, context_in_dim=WIDTH,
-                                                **HEADS, **ROPE)
-    vae = AutoencoderKLQwenImage21(
+    transformer = diffusers.QwenImage21Transformer2DModel(
+        in_channels=4, out_channels=4, num_layers=2, context_in_dim=WIDTH, **HEADS, **ROPE)
+    vae = diffusers.AutoencoderKLQwenImage21(
         base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4).eval()
-    return QwenImage21Pipeline(
-        transformer=_keen(transformer), scheduler=_scheduler(), vae=vae,
+    return diffusers.QwenImage21Pipeline(
+        transformer=_keen(transformer), scheduler=_flow(), vae=vae,
         text_encoder=_qwen_vl(Qwen3VLForConditionalGeneration, Qwen3VLConfig, deepstack_visual_indexes=[0]),
         processor=TextProcessor(llm_tokenizer(), chat_template=CHAT))
 
 
+@family("ZImagePipeline", guidance_scale=4.0, max_sequence_length=128)
 def z_image():
-    transformer = ZImageTransformer2DModel(in_channels=4, dim=WIDTH, n_layers=1, n_refiner_layers=1, n_heads=2,
-                                           n_kv_heads=2, cap_feat_dim=WIDTH, axes_dims=[4, 4, 8])
-    return ZImagePipeline(transformer=_keen(transformer), scheduler=_scheduler(), vae=_vae(shift_factor=0.0),
-                          text_encoder=_qwen3(), tokenizer=llm_tokenizer())
-
-
-def _seeded(build: Callable[[], DiffusionPipeline]) -> Callable[[], DiffusionPipeline]:
-    def fresh():
-        torch.manual_seed(0)
-        return _quiet(build())
-    return fresh
-
-
-PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {name: _seeded(build) for name, build in {
-    "ChromaPipeline": chroma,
-    "ErnieImagePipeline": ernie_image,
-    "Flux2KleinPipeline": flux2_klein,
-    "Flux2Pipeline": flux2,
-    "LongCatImagePipeline": longcat_image,
-    "OvisImagePipeline": ovis_image,
-    "QwenImage21Pipeline": qwen_image_21,
-    "QwenImagePipeline": qwen_image,
-    "ZImagePipeline": z_image,
-}.items()}
-
-# Keyword arguments of a small call of two pictures, classifier-free guidance on wherever the family has it.
-_STEPS = dict(height=16, width=16, num_inference_steps=2)
-CALLS: dict[str, dict] = {
-    "ChromaPipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=24),
-    "ErnieImagePipeline": dict(**_STEPS, guidance_scale=4.0),
-    "Flux2KleinPipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=128),
-    "Flux2Pipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=320),  # its own system message is long
-    # A language model would rewrite the prompt first: a random one writes nonsense.
-    "LongCatImagePipeline": dict(**_STEPS, guidance_scale=4.0, enable_prompt_rewrite=False),
-    "OvisImagePipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=256),
-    # Without a negative prompt these two go unguided; the newer one repeats none for a batch.
-    "QwenImage21Pipeline": dict(height=64, width=64, num_inference_steps=2, true_cfg_scale=4.0,
-                                negative_prompt=["", ""]),
-    "QwenImagePipeline": dict(**_STEPS, true_cfg_scale=4.0, negative_prompt=""),
-    "ZImagePipeline": dict(**_STEPS, guidance_scale=4.0, max_sequence_length=128),
-}
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=WIDTH, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+        cap_feat_dim=WIDTH, axes_dims=[4, 4, 8])
+    return diffusers.ZImagePipeline(
+        transformer=_keen(transformer), scheduler=_flow(), vae=_vae(shift_factor=0.0),
+        text_encoder=_qwen3(), tokenizer=llm_tokenizer())

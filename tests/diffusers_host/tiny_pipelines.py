@@ -3,18 +3,12 @@
 Weights are drawn large, so that text visibly steers the predictions.
 """
 import json
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL, ControlNetModel, DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline,
-    FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusion3Pipeline,
-    StableDiffusionControlNetPipeline, StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer,
@@ -23,6 +17,22 @@ from transformers import (
 
 TOKENS = 16
 WIDTH = 32
+# Of the families that a tiny_*.py names: what makes one, and keyword arguments of a small call with
+# classifier-free guidance wherever there is some.
+PIPELINES, CALLS = {}, {}
+
+
+def family(name, pixels=16, **call):
+    """Names the function below it, which makes a pipeline: always the same one, and quiet."""
+    def named(build):
+        @wraps(build)
+        def fresh():
+            torch.manual_seed(0)
+            return _quiet(build())
+        PIPELINES[name] = fresh
+        CALLS[name] = dict(height=pixels, width=pixels, num_inference_steps=2, **call)
+        return fresh
+    return named
 
 
 @cache
@@ -83,24 +93,28 @@ def _t5(tokenizer=None, kind=T5EncoderModel, config=T5Config):
 
 def _vae(channels=4, blocks=2, **config):
     """All blocks but one halve a picture."""
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         block_out_channels=(8,) * blocks, layers_per_block=1, norm_num_groups=4,
         latent_channels=channels, down_block_types=("DownEncoderBlock2D",) * blocks,
         up_block_types=("UpDecoderBlock2D",) * blocks, sample_size=4 * 2 ** blocks, **config).eval()
 
 
 def _unet(**config):
-    return _lively(UNet2DConditionModel(**{**dict(
+    return _lively(diffusers.UNet2DConditionModel(**{**dict(
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=4, cross_attention_dim=WIDTH), **config}))
 
 
-def scheduler(kind=DDIMScheduler, **config):
+def scheduler(kind=diffusers.DDIMScheduler, **config):
     """Stable Diffusion's noise schedule; `kind` any scheduler of diffusers."""
-    if kind is DDIMScheduler:
+    if kind is diffusers.DDIMScheduler:
         config = dict(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **config)
     return kind(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **config)
+
+
+def _flow(shift=3.0, **config):
+    return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift, **config)
 
 
 def _quiet(pipe):
@@ -113,7 +127,7 @@ def _sd_parts(**unet):
                 safety_checker=None, feature_extractor=None)
 
 
-def sd(kind=StableDiffusionPipeline, prediction_type="epsilon", seed=0, **unet):
+def sd(kind=diffusers.StableDiffusionPipeline, prediction_type="epsilon", seed=0, **unet):
     """Stable Diffusion 1, or 2 with `prediction_type="v_prediction"`."""
     torch.manual_seed(seed)
     parts = _sd_parts(**unet)
@@ -122,28 +136,29 @@ def sd(kind=StableDiffusionPipeline, prediction_type="epsilon", seed=0, **unet):
 
 
 def img2img():
-    return sd(StableDiffusionImg2ImgPipeline)
+    return sd(diffusers.StableDiffusionImg2ImgPipeline)
 
 
 def inpaint():
-    return sd(StableDiffusionInpaintPipeline, in_channels=9)
+    return sd(diffusers.StableDiffusionInpaintPipeline, in_channels=9)
 
 
 def controlnet():
     torch.manual_seed(0)
     parts = _sd_parts()
-    control = ControlNetModel.from_unet(parts["unet"], conditioning_channels=3,
-                                        conditioning_embedding_out_channels=(4, 4))
+    control = diffusers.ControlNetModel.from_unet(parts["unet"], conditioning_channels=3,
+                                                  conditioning_embedding_out_channels=(4, 4))
     for module in (*control.controlnet_down_blocks, control.controlnet_mid_block):
         torch.nn.init.normal_(module.weight, std=0.3)  # a fresh ControlNet adds nothing
-    return _quiet(StableDiffusionControlNetPipeline(**parts, controlnet=control.eval(), requires_safety_checker=False))
+    return _quiet(diffusers.StableDiffusionControlNetPipeline(
+        **parts, controlnet=control.eval(), requires_safety_checker=False))
 
 
 def sdxl():
     torch.manual_seed(0)
     unet = _unet(cross_attention_dim=2 * WIDTH, addition_embed_type="text_time", addition_time_embed_dim=8,
                  projection_class_embeddings_input_dim=6 * 8 + WIDTH)
-    return _quiet(StableDiffusionXLPipeline(
+    return _quiet(diffusers.StableDiffusionXLPipeline(
         vae=_vae(), text_encoder=_clip(), text_encoder_2=_clip(projection=True), tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(), unet=unet, scheduler=scheduler(), add_watermarker=False))
 
@@ -151,23 +166,23 @@ def sdxl():
 def sd3():
     """Stable Diffusion 3 without its T5, as many run it."""
     torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
+    transformer = diffusers.SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
         num_attention_heads=2, caption_projection_dim=16, joint_attention_dim=2 * WIDTH,
         pooled_projection_dim=2 * WIDTH, pos_embed_max_size=8)
-    return _quiet(StableDiffusion3Pipeline(
-        transformer=_lively(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    return _quiet(diffusers.StableDiffusion3Pipeline(
+        transformer=_lively(transformer), scheduler=_flow(shift=3.0),
         vae=_vae(shift_factor=0.0), text_encoder=_clip(projection=True), text_encoder_2=_clip(projection=True),
         text_encoder_3=None, tokenizer=clip_tokenizer(), tokenizer_2=clip_tokenizer(), tokenizer_3=None))
 
 
 def flux():
     torch.manual_seed(0)
-    transformer = FluxTransformer2DModel(
+    transformer = diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 4, 8), guidance_embeds=True)
-    return _quiet(FluxPipeline(
-        transformer=_lively(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    return _quiet(diffusers.FluxPipeline(
+        transformer=_lively(transformer), scheduler=_flow(shift=3.0),
         vae=_vae(shift_factor=0.0), text_encoder=_clip(), tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(),
         tokenizer_2=t5_tokenizer()))

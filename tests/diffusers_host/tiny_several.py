@@ -4,18 +4,11 @@ The pipelines' own sizes (of the picture, of a prompt) are attributes there, and
 """
 from copy import deepcopy
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKLHunyuanImage, AutoencoderKLQwenImage, AutoencoderKLWan, BriaPipeline,
-    BriaTransformer2DModel, Cosmos2TextToImagePipeline, CosmosTransformer3DModel,
-    FlowMatchEulerDiscreteScheduler, HiDreamImagePipeline, HiDreamImageTransformer2DModel,
-    HunyuanImagePipeline, HunyuanImageTransformer2DModel, Kandinsky5T2IPipeline,
-    Kandinsky5Transformer3DModel, Krea2Pipeline, Krea2Transformer2DModel, UniPCMultistepScheduler,
-    WanPipeline, WanTransformer3DModel,
-)
 from diffusers.guiders import AdaptiveProjectedMixGuidance
 from tiny_pipelines import (
-    WIDTH, _clip, _keen, _lively, _quiet, _t5, _vae, clip_tokenizer, t5_tokenizer,
+    WIDTH, _clip, _flow, _keen, _lively, _t5, _vae, clip_tokenizer, family, t5_tokenizer,
 )
 from transformers import (
     LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
@@ -84,128 +77,108 @@ def _video_vae(kind, **config):
                 **config).eval()
 
 
+@family("HiDreamImagePipeline", guidance_scale=3.5, max_sequence_length=LENGTH)
 def hidream():
-    torch.manual_seed(0)
-    transformer = HiDreamImageTransformer2DModel(
+    transformer = diffusers.HiDreamImageTransformer2DModel(
         patch_size=2, in_channels=LATENTS, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2, caption_channels=[WIDTH, WIDTH], text_emb_dim=2 * WIDTH, axes_dims_rope=(4, 4, 8),
         max_resolution=(8, 8), llama_layers=[0, 1])
     llama = LlamaForCausalLM(LlamaConfig(**LANGUAGE_MODEL, num_hidden_layers=2, attn_implementation="eager"))
-    pipe = HiDreamImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(LATENTS, shift_factor=0.0),
+    pipe = diffusers.HiDreamImagePipeline(
+        scheduler=_flow(shift=3.0), vae=_vae(LATENTS, shift_factor=0.0),
         text_encoder=_long_clip(projection=True), tokenizer=clip_tokenizer(),
         text_encoder_2=_long_clip(projection=True), tokenizer_2=clip_tokenizer(), text_encoder_3=_t5(),
         tokenizer_3=_letters(), text_encoder_4=llama.eval().requires_grad_(False), tokenizer_4=_letters(ends=False),
         transformer=_lively(transformer))
     pipe.default_sample_size = 8  # whatever size is asked for, the pipeline scales it to this area
-    return _quiet(pipe)
+    return pipe
 
 
+@family("HunyuanImagePipeline")  # its guider has the scale
 def hunyuan_image():
-    torch.manual_seed(0)
-    transformer = HunyuanImageTransformer2DModel(
+    transformer = diffusers.HunyuanImageTransformer2DModel(
         in_channels=LATENTS, out_channels=LATENTS, num_attention_heads=2, attention_head_dim=16, num_layers=1,
         num_single_layers=1, num_refiner_layers=1, patch_size=(2, 2), text_embed_dim=WIDTH, text_embed_2_dim=WIDTH,
         rope_axes_dim=(8, 8))
-    vae = AutoencoderKLHunyuanImage(
+    vae = diffusers.AutoencoderKLHunyuanImage(
         in_channels=3, out_channels=3, latent_channels=LATENTS, block_out_channels=(32, 32), layers_per_block=1,
         spatial_compression_ratio=2, sample_size=16, scaling_factor=0.75)
-    pipe = HunyuanImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0), vae=vae.eval(),
+    pipe = diffusers.HunyuanImagePipeline(
+        scheduler=_flow(shift=5.0), vae=vae.eval(),
         # The text's third last hidden states are used: with 3 layers those after the first one.
         text_encoder=_qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, layers=3),
         tokenizer=_letters(ends=False), text_encoder_2=_t5(), tokenizer_2=_letters(),
         transformer=_lively(transformer), guider=AdaptiveProjectedMixGuidance(guidance_scale=3.5))
     pipe.tokenizer_max_length, pipe.tokenizer_2_max_length = LENGTH, LENGTH
     pipe.prompt_template_encode_start_idx = _count(pipe.tokenizer, pipe.prompt_template_encode)
-    return _quiet(pipe)
+    return pipe
 
 
+@family("Kandinsky5T2IPipeline", guidance_scale=3.5, max_sequence_length=LENGTH)
 def kandinsky():
-    torch.manual_seed(0)
-    transformer = Kandinsky5Transformer3DModel(
+    transformer = diffusers.Kandinsky5Transformer3DModel(
         in_visual_dim=LATENTS, out_visual_dim=LATENTS, in_text_dim=WIDTH, in_text_dim2=WIDTH, time_dim=WIDTH,
         model_dim=WIDTH, ff_dim=WIDTH, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 4, 8))
     for parameter in transformer.parameters():
         if not parameter.any():  # gates, which start closed
             torch.nn.init.normal_(parameter, std=0.2)
-    pipe = Kandinsky5T2IPipeline(
+    pipe = diffusers.Kandinsky5T2IPipeline(
         transformer=_lively(transformer), vae=_vae(LATENTS),
         text_encoder=_qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, layers=2),
         tokenizer=_letters(LetterProcessor, ends=False), text_encoder_2=_long_clip(), tokenizer_2=clip_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0))
+        scheduler=_flow(shift=5.0))
     pipe.prompt_template_encode_start_idx = _count(pipe.tokenizer, pipe.prompt_template)
     pipe.vae_scale_factor_spatial, pipe.resolutions = 2, [(16, 16)]  # any other size would become one of these
-    return _quiet(pipe)
+    return pipe
 
 
+@family("Krea2Pipeline", guidance_scale=3.5, max_sequence_length=LENGTH)
 def krea():
-    torch.manual_seed(0)
-    transformer = Krea2Transformer2DModel(
+    transformer = diffusers.Krea2Transformer2DModel(
         in_channels=4 * LATENTS, num_layers=1, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
         intermediate_size=37, timestep_embed_dim=16, text_hidden_dim=WIDTH, num_text_layers=2,
         text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=37, num_layerwise_text_blocks=1,
         num_refiner_text_blocks=1, axes_dims_rope=(4, 4, 8))
-    pipe = Krea2Pipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=6400),
-        vae=_video_vae(AutoencoderKLQwenImage), text_encoder=_qwen(Qwen3VLModel, Qwen3VLConfig, layers=2),
-        tokenizer=_letters(ends=False), transformer=_keen(transformer, 5.0), text_encoder_select_layers=(1, 2))
+    pipe = diffusers.Krea2Pipeline(
+        scheduler=_flow(use_dynamic_shifting=True, max_image_seq_len=6400),
+        vae=_video_vae(diffusers.AutoencoderKLQwenImage),
+        text_encoder=_qwen(Qwen3VLModel, Qwen3VLConfig, layers=2), tokenizer=_letters(ends=False),
+        transformer=_keen(transformer, 5.0), text_encoder_select_layers=(1, 2))
     pipe.prompt_template_encode_start_idx = _count(pipe.tokenizer, pipe.prompt_template_encode_prefix)
     pipe.prompt_template_encode_num_suffix_tokens = _count(pipe.tokenizer, pipe.prompt_template_encode_suffix)
-    return _quiet(pipe)
+    return pipe
 
 
+@family("BriaPipeline", guidance_scale=3.5, max_sequence_length=LENGTH)
 def bria():
-    torch.manual_seed(0)
-    transformer = BriaTransformer2DModel(
+    transformer = diffusers.BriaTransformer2DModel(
         in_channels=4 * LATENTS, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, axes_dims_rope=[4, 4, 8])
-    return _quiet(BriaPipeline(
-        transformer=_keen(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(LATENTS, shift_factor=0.0), text_encoder=_t5(), tokenizer=_letters()))
+    return diffusers.BriaPipeline(
+        transformer=_keen(transformer), scheduler=_flow(shift=3.0),
+        vae=_vae(LATENTS, shift_factor=0.0), text_encoder=_t5(), tokenizer=_letters())
 
 
+@family("WanPipeline", guidance_scale=3.5, max_sequence_length=LENGTH, num_frames=1)
 def wan():
-    torch.manual_seed(0)
-    transformer = WanTransformer3DModel(
+    transformer = diffusers.WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=LATENTS, out_channels=LATENTS, text_dim=WIDTH,
         freq_dim=32, ffn_dim=WIDTH, num_layers=2, rope_max_seq_len=32)
-    return _quiet(WanPipeline(
+    return diffusers.WanPipeline(
         tokenizer=_letters(), text_encoder=_t5(None, UMT5EncoderModel, UMT5Config),
         transformer=_lively(transformer),
-        vae=_video_vae(AutoencoderKLWan, scale_factor_spatial=2),
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)))
+        vae=_video_vae(diffusers.AutoencoderKLWan, scale_factor_spatial=2),
+        scheduler=diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
 
 
+@family("Cosmos2TextToImagePipeline", guidance_scale=3.5, max_sequence_length=LENGTH)
 def cosmos():
-    torch.manual_seed(0)
-    transformer = CosmosTransformer3DModel(
+    transformer = diffusers.CosmosTransformer3DModel(
         in_channels=LATENTS, out_channels=LATENTS, num_attention_heads=2, attention_head_dim=16, num_layers=2,
         mlp_ratio=2, text_embed_dim=WIDTH, adaln_lora_dim=4, max_size=(4, 32, 32), extra_pos_embed_type=None,
         concat_padding_mask=False)  # that mask is nothing but zeros for pictures, and resizing it takes torchvision
-    return _quiet(Cosmos2TextToImagePipeline(
-        text_encoder=_t5(), tokenizer=_letters(), transformer=_lively(transformer), vae=_video_vae(AutoencoderKLWan),
-        scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True), safety_checker=HarmlessChecker()))
-
-
-PIPELINES = {
-    "HiDreamImagePipeline": hidream,
-    "HunyuanImagePipeline": hunyuan_image,
-    "Kandinsky5T2IPipeline": kandinsky,
-    "Krea2Pipeline": krea,
-    "BriaPipeline": bria,
-    "WanPipeline": wan,
-    "Cosmos2TextToImagePipeline": cosmos,
-}
-
-_SIZE = dict(height=16, width=16, num_inference_steps=2)
-_GUIDED = dict(**_SIZE, guidance_scale=3.5, max_sequence_length=LENGTH)
-CALLS = {
-    "HiDreamImagePipeline": _GUIDED,
-    "HunyuanImagePipeline": _SIZE,  # its guider has the scale
-    "Kandinsky5T2IPipeline": _GUIDED,
-    "Krea2Pipeline": _GUIDED,
-    "BriaPipeline": _GUIDED,
-    "WanPipeline": dict(**_GUIDED, num_frames=1),
-    "Cosmos2TextToImagePipeline": _GUIDED,
-}
+    return diffusers.Cosmos2TextToImagePipeline(
+        text_encoder=_t5(), tokenizer=_letters(), transformer=_lively(transformer),
+        vae=_video_vae(diffusers.AutoencoderKLWan),
+        scheduler=_flow(use_karras_sigmas=True), safety_checker=HarmlessChecker())

@@ -6,9 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from test_profile import calibrated, made
 
 from sd_debias.core.study.folder import opened
@@ -30,45 +31,41 @@ UNPICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "ma
 IMPORTS = {"core/__init__.py": {"import_module"}}
 
 
-def called(node):
-    return ast.unparse(node.func).rpartition(".")[2]
-
-
-def words_of(tree):
-    """Imported modules and called functions that can run what a file says."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node, alias.name.split(".")[0]) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node, (node.module or "").split(".")[0]
-        elif isinstance(node, ast.Call):
-            yield node, ast.unparse(node.func)
-
-
-def trees():
+def nodes():
     for file in SOURCES:
-        yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text("utf-8"))
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            yield file.relative_to(ROOT).as_posix(), node
+
+
+def words_of(node):
+    """The modules that it imports, or the function that it calls."""
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {(node.module or "").split(".")[0]}
+    return {ast.unparse(node.func)} if isinstance(node, ast.Call) else set()
 
 
 def test_no_source_unpickles_evaluates_or_imports_by_a_name():
-    found = [f"{name} in line {node.lineno} of {file}"
-             for file, tree in trees() for node, name in words_of(tree)
-             if name in (RUNS | UNPICKLES | {"subprocess"}) - IMPORTS.get(file, set())]
+    unsafe = RUNS | UNPICKLES | {"subprocess"}
+    found = [f"{name} in line {node.lineno} of {file}" for file, node in nodes()
+             for name in words_of(node) & unsafe - IMPORTS.get(file, set())]
     assert not found
 
 
 def test_every_loader_is_told_to_read_weights_alone():
-    for file, tree in trees():
-        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            where = f"{file}, line {node.lineno}"
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if ast.unparse(node.func) == "torch.load":
-                assert given.get("weights_only") == "True", where
-            if called(node) == "load_torch_file":
-                assert given.get("safe_load") == "True", where
-            assert given.get("trust_remote_code", "False") == "False", where
-            if called(node) == "from_pretrained":
-                assert {"trust_remote_code", "use_safetensors"} & given.keys(), where
+    for file, node in nodes():
+        if not isinstance(node, ast.Call):
+            continue
+        where, name = f"{file}, line {node.lineno}", ast.unparse(node.func)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if name == "torch.load":
+            assert given.get("weights_only") == "True", where
+        if name.endswith("load_torch_file"):
+            assert given.get("safe_load") == "True", where
+        assert given.get("trust_remote_code", "False") == "False", where
+        if name.endswith(".from_pretrained"):
+            assert {"trust_remote_code", "use_safetensors"} & given.keys(), where
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -103,44 +100,31 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("how", FOREIGN)
-def test_a_models_folder_that_needs_code_of_its_own_is_refused_and_its_code_does_not_run(model, how, monkeypatch):
-    """Versions of diffusers before 0.42 ran it without a word."""
+def test_a_model_that_needs_code_of_its_own_is_refused_wherever_it_lies_and_its_code_does_not_run(
+        model, how, monkeypatch):
+    """A folder, a checkpoint's configuration, a model of the hub. Versions of diffusers before 0.42
+    ran it without a word."""
     file, parts = FOREIGN[how](model)
-    mark = model.parent / "it ran"
+    mark, checkpoint = model.parent / "it ran", model.parent / "checkpoint.safetensors"
     file.write_text(code(mark))
     changed(model, **parts)
+    checkpoint.write_bytes(b"{}")
     monkeypatch.syspath_prepend(str(model.parent))
-    for use in (check_no_code, lambda folder: load_pipeline(str(folder))):
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", lambda *_, **__: str(model))
+    for use in (lambda: check_no_code(model), lambda: load_pipeline(str(model)),
+                lambda: load_pipeline(str(checkpoint), config=str(model)),
+                lambda: load_pipeline("somebody/model", allow_download=True)):
         with pytest.raises(DebiasError, match="without running code that comes with it"):
-            use(model)
+            use()
     assert not mark.exists() and not {"somebodys_package", "antigravity"} & set(sys.modules)
 
 
-def test_the_configuration_of_a_checkpoint_is_looked_at_too(model, tmp_path):
-    mark = tmp_path / "it ran"
-    (model / "scheduler" / "noise.py").write_text(code(mark))
-    changed(model, scheduler=["noise", "Noise"])
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"{}")
-    with pytest.raises(DebiasError, match="without running code"):
-        load_pipeline(str(tmp_path / "checkpoint.safetensors"), config=str(model))
-    assert not mark.exists()
-
-
-def test_a_model_of_the_hub_is_looked_at_before_it_is_loaded(model, monkeypatch):
-    import diffusers
-    changed(model, scheduler=["antigravity", "Noise"])
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", staticmethod(lambda source, **options: str(model)))
-    with pytest.raises(DebiasError, match="without running code"):
-        load_pipeline("somebody/model", allow_download=True)
-
-
 def test_a_part_whose_class_is_named_by_its_own_files_is_refused(model):
-    check_no_code(model)
     changed(model, text_encoder=["transformers", "AutoModel"])
     check_no_code(model)
-    config = json.loads((model / "text_encoder" / "config.json").read_text())
-    (model / "text_encoder" / "config.json").write_text(json.dumps(
-        {**config, "auto_map": {"AutoModel": "somebody/code--own.Own"}}))
+    config = model / "text_encoder" / "config.json"
+    mapped = {"auto_map": {"AutoModel": "somebody/code--own.Own"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | mapped))
     with pytest.raises(DebiasError, match="text_encoder"):
         check_no_code(model)
 
@@ -173,16 +157,14 @@ def test_a_classifiers_folder_that_would_be_unpickled_is_refused(tmp_path, file)
 
 
 def test_a_pickle_beside_safetensors_and_an_adapter_of_a_part_are_not_read(model, tmp_path):
-    adapter = model / "text_encoder" / "adapter_config.json"
-    adapter.write_text("{}")
-    with pytest.raises(DebiasError, match="adapter_config.json"):
-        check_no_code(model)
-    adapter.unlink()
     (model / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(Runs(tmp_path / "it ran"), model / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(DebiasError, match="could not be loaded"):
         load_pipeline(str(model))
     assert not (tmp_path / "it ran").exists()
+    (model / "text_encoder" / "adapter_config.json").write_text("{}")
+    with pytest.raises(DebiasError, match="adapter_config.json"):
+        check_no_code(model)
 
 
 # --- profiles, states, pictures --------------------------------------------------------------------------------------
@@ -191,14 +173,12 @@ def test_a_pickle_beside_safetensors_and_an_adapter_of_a_part_are_not_read(model
                                   "antigravity:Solver", "own:../x"])
 def test_a_solver_that_a_profile_or_a_state_names_is_never_imported(tmp_path, rule):
     """Only who calls `register` in Python makes one known."""
-    document = made(calibrated()).to_dict()
-    document["method"]["rule"] = rule
-    state = calibrated(rounds=0, held_out=0)
-    state.save(tmp_path / "state.json")
-    saved = json.loads((tmp_path / "state.json").read_text())
-    saved["method"]["rule"] = rule
-    (tmp_path / "state.json").write_text(json.dumps(saved))
-    for use in (lambda: Profile.from_dict(document), lambda: Calibration.load(tmp_path / "state.json").next_round()):
+    document, path = made(calibrated()).to_dict(), tmp_path / "state.json"
+    calibrated(rounds=0, held_out=0).save(path)
+    saved = json.loads(path.read_text())
+    document["method"]["rule"] = saved["method"]["rule"] = rule
+    path.write_text(json.dumps(saved))
+    for use in (lambda: Profile.from_dict(document), lambda: Calibration.load(path).next_round()):
         with contextlib.suppress(DebiasError):
             use()
     assert "antigravity" not in sys.modules
@@ -206,11 +186,12 @@ def test_a_solver_that_a_profile_or_a_state_names_is_never_imported(tmp_path, ru
 
 def test_a_picture_that_another_program_would_draw_is_not_opened_by_the_name_of_a_png(tmp_path, monkeypatch):
     """Pillow knows PostScript by its first letters, and lets Ghostscript run it."""
-    from PIL import EpsImagePlugin
-    ran = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **more: ran.append(given) or Image.new("RGB", (
-        8, 8)).im)
-    picture = tmp_path / "picture.png"
+    ran, picture = [], tmp_path / "picture.png"
+
+    def run(*given, **more):
+        ran.append(given)
+        return Image.new("RGB", (8, 8)).im
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
     picture.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n8 8 moveto\n%%EOF\n")
     Image.open(picture).load()
     assert ran.pop(), "Pillow alone would"

@@ -28,15 +28,19 @@ def guarded(real, of=lambda given: given[0]):
         return real(*given, **more)
     return call
 
+def host(given):
+    address = given[-1]
+    return address[0] if isinstance(address, tuple) else None
+
 class Socket(socket.socket):
     def connect(self, address):
-        return guarded(super().connect, lambda given: given[0][0] if isinstance(given[0], tuple) else None)(address)
+        return guarded(super().connect, host)(address)
 
     def connect_ex(self, address):
-        return guarded(super().connect_ex, lambda given: given[0][0] if isinstance(given[0], tuple) else None)(address)
+        return guarded(super().connect_ex, host)(address)
 
     def sendto(self, data, *given):
-        return guarded(super().sendto, lambda sent: sent[-1][0])(data, *given)
+        return guarded(super().sendto, host)(data, *given)
 
 socket.socket = socket.SocketType = Socket
 socket.getaddrinfo = guarded(socket.getaddrinfo)
@@ -55,18 +59,15 @@ FEW = ["--batch-size", "4", "--steps", "2"]
 PROMPT = ["--prompt", "a photo of a doctor"]
 
 
-@pytest.fixture
-def run(tmp_path):
-    """run(commands) -> (exit code, hosts that were asked for) of each, and what they said."""
-    def start(*commands):
-        offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DIFFUSERS_OFFLINE",
-                   "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"}
-        environment = {name: value for name, value in os.environ.items() if name not in offline}
-        done = subprocess.run([sys.executable, "-c", RUN, str(ROOT), json.dumps(commands)], cwd=tmp_path, text=True,
-                              env={**environment, "HF_HOME": str(tmp_path / "hub")}, capture_output=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1]), done.stderr
-    return start
+def run(folder, *commands):
+    """(exit code, hosts that were asked for) of each, and what they said."""
+    offline = ("_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith(offline)}
+    done = subprocess.run([sys.executable, "-c", RUN, str(ROOT), json.dumps(commands)], cwd=folder,
+                          env={**environment, "HF_HOME": str(folder / "hub")}, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 HUB = ["audit", *PROMPT, "--count", "4", "--classifier", "somebody/clip"]
@@ -82,10 +83,11 @@ def test_a_model_or_a_classifier_of_the_hub_is_refused_unless_it_is_allowed(monk
 
 
 @pytest.mark.slow
-def test_no_command_asks_another_host_unless_it_is_told_to(run, tmp_path):
+def test_no_command_asks_another_host_unless_it_is_told_to(tmp_path):
     """That the last one asks shows that the guard of this test sees it."""
     (tmp_path / "prompts.txt").write_text("a photo of a doctor\n")
     found, said = run(
+        tmp_path,
         ["audit", *PROMPT, "--count", "4", *FEW, "--out", "audit"],
         ["check", "--count", "5", *FEW, "--out", "check"],
         ["calibrate", *PROMPT, "--count", "4", "--rounds", "1", "--held-out", "4", *FEW, "--out", "calibrated"],

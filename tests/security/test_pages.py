@@ -15,7 +15,7 @@ from test_profile import calibrated, made
 
 from sd_debias.core.attribute import Attribute, Group
 from sd_debias.core.study.given import labelled_pictures
-from sd_debias.core.calibration.labelled import as_csv, csv_of
+from sd_debias.core.calibration.labelled import csv_of
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.words import described
 from sd_debias.core.report import look, page
@@ -61,12 +61,6 @@ def test_markdown_is_not_made_of_what_a_strangers_profile_says(stranger):
     assert not re.search(r"[<>`*_\[\]]|://|www\.", found)
 
 
-def test_texts_of_a_profile_are_texts_in_the_report(stranger):
-    found = page.report_page(stranger)
-    assert not re.search("<img src=x|<form|<base|<svg onload", found) and "&lt;img src=x" in found
-    assert "form-action 'none'; base-uri 'none'" in found
-
-
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", " =1", "\u00a0=1", "\uff1d1",
@@ -84,12 +78,6 @@ def test_no_cell_of_a_table_begins_a_formula_whatever_parts_the_cells(text):
 def pictures(attribute, title=HOSTILE):
     images = list(np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3), np.uint8))
     return labelled_pictures(images, title, [attribute], [lambda seen: np.eye(2, dtype=np.float32)[:len(seen)]])
-
-
-def test_names_of_groups_are_no_formulas_in_the_table_of_labels():
-    labelled = pictures(Attribute("=a", (Group("=b"), Group("@c"))), "=title")
-    cells = [cell for row in csv.reader(io.StringIO(as_csv([labelled]))) for cell in row]
-    assert {"'=a", "'=b", "'@c", "'=title"} <= set(cells)
 
 
 # --- pages load nothing ----------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from sd_debias.core.method.methods import METHODS
 from sd_debias.core.report.page import card_markdown, card_page
 
 HOME = str(Path.home())
-FEW = ["--batch-size", "4", "--steps", "2"]
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -51,35 +50,33 @@ def test_a_message_about_a_file_says_its_place_as_the_host_knows_it(tmp_path):
         assert str(tmp_path) not in said, said
 
 
-@pytest.fixture
-def texts():
-    """texts(folder) -> all that the files of a folder say, pictures' metadata among them."""
-    def read(folder):
-        found = {}
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                found[file.name] = file.read_bytes().decode("utf-8", "replace")
-                if file.suffix == ".png" and file.stem != "broken":
-                    with Image.open(file) as picture:
-                        found[f"{file.name}, metadata"] = json.dumps(picture.info, default=str)
-        return found
-    return read
+def texts(folder):
+    """All that the files of a folder say, pictures' metadata among them."""
+    found = {}
+    for file in sorted(folder.rglob("*.*")):
+        found[file.name] = file.read_bytes().decode("utf-8", "replace")
+        if file.suffix == ".png" and file.stem != "broken":
+            with Image.open(file) as picture:
+                found[f"{file.name}, metadata"] = json.dumps(picture.info, default=str)
+    return found
 
 
 @pytest.mark.slow
-def test_no_file_that_a_command_writes_names_a_folder_of_this_machine(tmp_path, texts):
+def test_no_file_that_a_command_writes_names_a_folder_of_this_machine(tmp_path):
     """Profile, report, labels, table, card and pictures; a sweep's own state names models as they were given."""
-    out = tmp_path / "out"
+    out, prompts = tmp_path / "out", tmp_path / "prompts.txt"
+    prompts.write_text("a photo of a doctor\n")
+
+    def run(command, folder, *options):
+        assert main([command, *map(str, options), "--out", str(out / folder)]) == 0
     prompt = ["--prompt", "a photo of a doctor"]
-    assert main(["calibrate", *prompt, "--count", "4", "--rounds", "1", "--held-out", "4", *FEW, "--out",
-                 str(out / "c")]) == 0
-    assert main(["audit", *prompt, "--count", "4", *FEW, "--out", str(out / "a")]) == 0
-    assert main(["generate", *prompt, "--profile", str(out / "c" / "profile.json"), *FEW, "--out", str(out / "g")]) == 0
+    few = ["--batch-size", "4", "--steps", "2", "--count", "4"]
+    run("calibrate", "c", *prompt, *few, "--rounds", 1, "--held-out", 4)
+    run("audit", "a", *prompt, *few)
+    run("generate", "g", *prompt, *few, "--profile", out / "c" / "profile.json")
     (out / "g" / "broken.png").write_bytes(b"no picture")
-    assert main(["audit", "--folder", str(out / "g"), "--classifier", "demo", "--out", str(out / "f")]) == 0
-    (tmp_path / "prompts.txt").write_text("a photo of a doctor\n")
-    assert main(["sweep", "--audit", "--prompts", str(tmp_path / "prompts.txt"), "--count", "4", *FEW, "--out",
-                 str(out / "s")]) == 0
+    run("audit", "f", "--folder", out / "g", "--classifier", "demo")
+    run("sweep", "s", *few, "--audit", "--prompts", prompts)
     found = texts(out)
     assert {"profile.json", "report.html", "labels.csv", "labels.html", "card.html", "card.md", "card.json",
             "audit.json", "0.png, metadata"} <= found.keys()
