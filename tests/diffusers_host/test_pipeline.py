@@ -24,6 +24,7 @@ from sd_debias.core.method.methods import ALONE, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.diffusers_host.encode import encode, encode_all
 from sd_debias.diffusers_host.generate import generate, guided
+from sd_debias.diffusers_host.call import rows_of
 from sd_debias.diffusers_host.hook import GuidedDenoiser, eps_units
 
 PROMPT = "a doctor"
@@ -158,13 +159,13 @@ def test_what_is_evaluated_is_the_pipeline_s_own_and_the_rows_that_guidance_need
 def test_predictions_around_the_prompt_cost_what_a_text_costs_where_one_group_is_pushed(family):
     """On Flux, which has no guidance, the empty prompt was evaluated too, in every step: 1.58 times plain sampling."""
     pipe, one = made(family), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
-    rows_of, found = {}, {}
+    rows, found = {}, {}
     for direction in HOOKED:
         rule = SafeLatentGuidance(anchor="prompt", toward=direction == "embedding")
-        with counted(denoiser(pipe)) as rows_of[direction]:
+        with counted(denoiser(pipe)) as rows[direction]:
             found[direction], info = images_of(pipe, one, direction=direction, rule=rule)
         assert info["acted"]
-    assert rows_of["prediction"] == rows_of["embedding"]
+    assert rows["prediction"] == rows["embedding"]
     # A push to one group is that group's own prediction by both: it has the same text.
     assert close(found["prediction"], found["embedding"])
     assert not close(found["prediction"], images_of(pipe)[0])
@@ -629,3 +630,14 @@ def test_pipelines_and_schedulers_that_are_not_known_are_refused():
             encode(object.__new__(kind), [PROMPT])
     with pytest.raises(DebiasError, match="EDMEulerScheduler"):
         eps_units(diffusers.EDMEulerScheduler())
+
+
+def test_a_denoiser_s_other_arguments_are_those_of_the_rows_but_for_what_is_no_batch():
+    rows = torch.arange(2.0)[:, None]
+    found = rows_of(dict(timestep=torch.tensor(7), residuals=(rows, [rows]), img_ids=rows, added=dict(ids=rows),
+                          scale=0.5, none=None, one=rows[:1], kv_cache="of another text"), 2, torch.tensor([1, 1, 0]))
+    expected = torch.tensor([[1.0], [1.0], [0.0]])
+    for value in (found["residuals"][0], found["residuals"][1][0], found["added"]["ids"]):
+        assert torch.equal(value, expected)
+    assert found["timestep"] == 7 and found["scale"] == 0.5 and found["none"] is None and found["kv_cache"] is None
+    assert torch.equal(found["img_ids"], rows) and torch.equal(found["one"], rows[:1])
