@@ -1,4 +1,5 @@
 """What several files here are given: a profile, a judge, a small calibration, and what fails."""
+import importlib
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +12,18 @@ from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.calibration.round import Round
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS
+
+
+class Later:
+    """A package whose modules can be imported once the host has started."""
+    def __init__(self, package):
+        self.package = package
+
+    def __getattr__(self, name):
+        return importlib.import_module(f"{self.package}.{name}")
+
+
+ours, comfy = Later("sd_debias.nodes"), Later("comfy")
 
 PROMPT = "a photo of a doctor"
 ALL_TO_WOMEN = Steering((0.0, 0.0), (0.0, 0.0, 1.0))
@@ -37,8 +50,7 @@ class Brightness:
 
 
 def judge():
-    from sd_debias.nodes.judge import Judge
-    return Judge(lambda attribute: Brightness())
+    return ours.judge.Judge(lambda attribute: Brightness())
 
 
 PICTURES = dict(width=64, height=64, steps=2, cfg=2.0, sampler_name="euler", scheduler="simple")
@@ -60,8 +72,7 @@ def memory_ran_out():
 
 
 def cancelled():
-    from sd_debias.nodes import workbench
-    return workbench.interruption()()
+    return ours.workbench.interruption()()
 
 
 def others_error():

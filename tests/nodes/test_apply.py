@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from nodes_given import DRAWING, PROMPT, profile
+from nodes_given import DRAWING, PROMPT, ours, profile
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.errors import DebiasError
@@ -98,11 +98,10 @@ def test_a_shift_alike_for_all_images_is_one_conditioning(use):
 
 def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo):
     """A conditioning of two chunks and groups of one: what is not moved stays as it was."""
-    from sd_debias.nodes.conditioning import encode_all, shift
     entry, context = dict(cross_attn=torch.randn(1, 154, 56)), Method().context
     with torch.inference_mode():
-        encoded = encode_all(demo[1], PROMPT, (GENDER,), context)
-        (found,), apart = shift([entry], encoded, (GENDER,),
+        encoded = ours.conditioning.encode_all(demo[1], PROMPT, (GENDER,), context)
+        (found,), apart = ours.conditioning.shift([entry], encoded, (GENDER,),
                                 torch.tensor([[0.0, -1.0], [0.0, 0.0]]), context)
     moved, own = found["cross_attn"], entry["cross_attn"][0]
     assert moved.shape == (2, 154, 56) and not apart and torch.equal(moved[1], own)
@@ -110,10 +109,9 @@ def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo):
 
 
 def test_groups_that_read_the_same_are_refused(demo):
-    from sd_debias.nodes.conditioning import encode_all
     same = Attribute("age", (Group("young", ("a person",)), Group("old", ("a person",))))
     with pytest.raises(DebiasError, match="'age'"):
-        encode_all(demo[1], PROMPT, (same,), Method().context)
+        ours.conditioning.encode_all(demo[1], PROMPT, (same,), Method().context)
 
 
 # --- balance ------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from nodes_given import (PICTURES, PROMPT, Brightness, calibration, cancelled, failing, full_disk,
-                         judge, memory_ran_out, network, nth, others_error, profile)
+from nodes_given import (PICTURES, PROMPT, Brightness, calibration, cancelled, comfy, failing,
+                         full_disk, judge, memory_ran_out, network, nth,
+                         others_error, ours, profile)
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.errors import DebiasError
@@ -18,9 +19,8 @@ from sd_debias.core.profile.file import Profile
 @pytest.fixture(autouse=True)
 def no_states(comfyui):
     """No test finds the unfinished or finished calibrations of another."""
-    from sd_debias.nodes import workbench
     yield
-    for folder in (workbench.states(), workbench.states().parent / "finished"):
+    for folder in (ours.workbench.states(), ours.workbench.states().parent / "finished"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -34,13 +34,10 @@ def calibrate(call):
 # --- what it makes ------------------------------------------------------------------------------
 
 def test_a_calibrations_picture_is_that_of_ksampler_alone(demo, sample):
-    import comfy.sample
-
-    from sd_debias.nodes.workbench import Workbench
     model, _, vae = demo
     setting = dict(negative_prompt="", width=64, height=64, sampler="euler", scheduler="simple",
                    steps=2, cfg=2.0)
-    bench = Workbench(*demo, judge(), setting)
+    bench = ours.workbench.Workbench(*demo, judge(), setting)
     with torch.inference_mode():
         pictures = bench.generate(PROMPT, (GENDER,), Method(), torch.zeros(3, 2), [5, 6, 7])
         latent = torch.zeros(1, 4, 8, 8)
@@ -121,22 +118,20 @@ class Studio:
     """Calibrations of 2 batches of the audit, 2 and 2 of rounds, 1 of the verification."""
 
     def __init__(self, demo, calibrate, monkeypatch):
-        from sd_debias.nodes import calibrate as module
-        from sd_debias.nodes import workbench
         self.calibrate, self.before = calibrate, lambda: None
         self.batches, self.calibrations = [], []
         self.place = dict(text=(demo[1], "encode_from_tokens"),
                           sampling=(network(demo[0]), "forward"),
                           decode=(demo[2], "decode"), judge=(Brightness, "__call__"))
-        generate = workbench.Workbench.generate
+        generate = ours.workbench.Workbench.generate
 
         def counted(bench, *args, **kwargs):
             self.batches.append(list(args[4]))
             self.before()
             return generate(bench, *args, **kwargs)
 
-        monkeypatch.setattr(workbench.Workbench, "generate", counted)
-        monkeypatch.setattr(module, "record", lambda profile, c, sheet: self.calibrations.append(c))
+        monkeypatch.setattr(ours.workbench.Workbench, "generate", counted)
+        monkeypatch.setattr(ours.calibrate, "record", lambda profile, c, sheet: self.calibrations.append(c))
 
     def __call__(self, name, **more):
         """(labels of every round, evaluations)"""
@@ -189,7 +184,6 @@ FIRST = {memory_ran_out: "Memory ran out", cancelled: "Interrupted",
         (cancelled, "sampling", 3), (cancelled, "judge", 6)))])
 def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
         demo, studio, whole, said, sample, fail, phase, batch):
-    from sd_debias.nodes import workbench
     labels, batches = whole
     plain, kept = sample(demo[0]), sum(map(len, batches[:batch]))
     with pytest.raises(type(fail())) as caught, studio.failing(phase, batch, fail):
@@ -200,14 +194,13 @@ def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
     assert ("smaller batch size" in text) == (fail is memory_ran_out)
     assert studio.batches == batches[:batch + 1] and not studio.calibrations, "recorded"
     if fail is memory_ran_out:
-        import comfy.model_management as management
-        assert isinstance(caught.value, management.OOM_EXCEPTION)
-        management.unload_all_models()  # what ComfyUI does then
+        assert isinstance(caught.value, comfy.model_management.OOM_EXCEPTION)
+        comfy.model_management.unload_all_models()  # what ComfyUI does then
     assert torch.equal(sample(demo[0]), plain)
     found, evaluations = studio("ended")
     assert found == labels and studio.batches == batches[batch:], "nothing twice, nothing left out"
     assert (evaluations is None) == (batch > 0), "evaluations before a restart are not known"
-    assert not list(workbench.states().glob("ended-*.json"))
+    assert not list(ours.workbench.states().glob("ended-*.json"))
     assert studio("ended")[0] == labels and not studio.batches, "a finished one is taken as it is"
 
 
@@ -222,12 +215,11 @@ def test_what_ends_it_behind_the_audit_leaves_the_best_rounds_as_a_profile(
 
 
 def test_models_that_are_unloaded_between_batches_change_no_label(studio, whole):
-    import comfy.model_management as management
     labels, batches = whole
 
     def unload():
-        management.free_memory(1e30, management.get_torch_device())
-        management.unload_all_models()
+        comfy.model_management.free_memory(1e30, comfy.model_management.get_torch_device())
+        comfy.model_management.unload_all_models()
 
     studio.before = unload
     assert studio("unloaded")[0] == labels and studio.batches == batches
@@ -288,24 +280,22 @@ FILES = "checkpoints/sub/x.safetensors", "classifiers/one/model.safetensors"
 @pytest.mark.parametrize("replaced", FILES)
 def test_rounds_are_not_continued_with_a_file_replaced_under_the_same_name(
         set_folder, tmp_path, replaced):
-    from sd_debias.nodes import workbench
     for file in FILES:
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_bytes(b"first")
         kind = file.split("/")[0]
         set_folder(kind, tmp_path / kind, {""})
-    before = workbench.behind(graph(), "9")
-    assert workbench.behind(graph(), "9") == before
+    before = ours.workbench.behind(graph(), "9")
+    assert ours.workbench.behind(graph(), "9") == before
     (tmp_path / replaced).write_bytes(b"another")
-    assert workbench.behind(graph(), "9") != before
+    assert ours.workbench.behind(graph(), "9") != before
 
 
 @pytest.mark.parametrize("text", [
     "../secret.safetensors", "{}/secret.safetensors", ".", "a\nb", "\u4e00" * 120])
 def test_a_name_that_leaves_the_model_folders_is_not_looked_up(set_folder, tmp_path, text):
-    from sd_debias.nodes import workbench
     set_folder("checkpoints", tmp_path / "own", {""})
     (tmp_path / "own").mkdir()
     (tmp_path / "secret.safetensors").write_bytes(b"x")
     prompt = {"1": dict(class_type="X", inputs=dict(name=text.format(tmp_path)))}
-    assert workbench.files_of(prompt, "1") == []
+    assert ours.workbench.files_of(prompt, "1") == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nodes_given import PROMPT
+from nodes_given import PROMPT, comfy, ours
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.method.methods import DIRECTIONS, Method, named
@@ -45,14 +45,12 @@ def randomized(module, std):
 
 def image_adapter(model):
     """Attention to an image as IP-Adapter's: a pair, indexed by whether rows are conditional."""
-    from comfy.ldm.modules.attention import optimized_attention
-
     def attend(q, k, v, options):
         kinds, heads = options["cond_or_uncond"], options["n_heads"]
         image = randoms()(1, 4, q.shape[-1])
         rows = torch.cat([(image, 0 * image)[kind].expand(len(q) // len(kinds), -1, -1)
                           for kind in kinds])
-        return optimized_attention(q, k, v, heads) + optimized_attention(q, rows, rows, heads)
+        return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads) + comfy.ldm.modules.attention.optimized_attention(q, rows, rows, heads)
 
     model = model.clone()
     model.set_model_attn2_replace(attend, "output", 3)
@@ -60,7 +58,6 @@ def image_adapter(model):
 
 
 def lora(model):
-    import comfy.sd
     name = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn2.to_q"
     shape, random = model.model.state_dict()[f"{name}.weight"].shape, randoms()
     weights = {f"{name}.lora_up.weight": random(shape[0], 2),
@@ -110,12 +107,11 @@ def dynamic_thresholding(model):
 @cache
 def clip_vision(folder):
     """A CLIP vision tower in small with random weights."""
-    from comfy.clip_vision import ClipVisionModel
     (folder / "config.json").write_text(json.dumps(dict(
         model_type="clip_vision_model", hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_channels=3, num_attention_heads=2, image_size=224, patch_size=112, projection_dim=16,
         hidden_act="quick_gelu")))
-    made = ClipVisionModel(str(folder / "config.json"))
+    made = comfy.clip_vision.ClipVisionModel(str(folder / "config.json"))
     randomized(made.model, 0.2)
     return made
 
@@ -176,12 +172,7 @@ def regions_masks_and_timestep_ranges(sample):
 @cache
 def controlnet():
     """A ControlNet of the demo model's size with random weights."""
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
-    from sd_debias.nodes.demo_model import UNET
-    config = {key: value for key, value in UNET.items()
+    config = {key: value for key, value in ours.demo_model.UNET.items()
               if key not in ("out_channels", "transformer_depth_output")}
     network = comfy.cldm.cldm.ControlNet(
         **config, num_heads=4, hint_channels=3, dtype=torch.float32,
@@ -380,10 +371,9 @@ def test_added_rows_are_unconditional_and_sag_finds_the_guiders_own(
     """SAG looks for the rows of kind 1; the queries there are those of a run without guidance."""
     def run(patch):
         def attend(q, k, v, options):
-            from comfy.ldm.modules.attention import optimized_attention
             kinds = options["cond_or_uncond"]
             seen.append((list(kinds), q.chunk(len(kinds))[kinds.index(1)]))
-            return optimized_attention(q, k, v, options["n_heads"])
+            return comfy.ldm.modules.attention.optimized_attention(q, k, v, options["n_heads"])
 
         seen, model = [], demo[0].clone()
         model.set_model_attn2_replace(attend, "output", 3)
@@ -397,8 +387,5 @@ def test_added_rows_are_unconditional_and_sag_finds_the_guiders_own(
 
 
 def test_samplers_are_called_as_in_ksamplers_list(comfyui):
-    import comfy.samplers
-
-    from sd_debias.nodes.guidance import sampler_name
     names = list(comfy.samplers.SAMPLER_NAMES)
-    assert [sampler_name(comfy.samplers.sampler_object(name)) for name in names] == names
+    assert [ours.guidance.sampler_name(comfy.samplers.sampler_object(name)) for name in names] == names

@@ -2,7 +2,8 @@
 Nothing is claimed, and the next run is as it ever was. Calibrations: test_calibrate.py."""
 import pytest
 import torch
-from nodes_given import cancelled, failing, memory_ran_out, network, nth, others_error, profile
+from nodes_given import (cancelled, comfy, failing, memory_ran_out, network, nth, others_error,
+                         ours, profile)
 
 from sd_debias.core.method.methods import DIRECTIONS, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
@@ -14,9 +15,8 @@ METHODS = {direction: Method(direction) for direction in DIRECTIONS} | {
 @pytest.fixture
 def claims(monkeypatch):
     """What is written into pictures' metadata."""
-    from sd_debias.nodes import messages
     found = []
-    monkeypatch.setattr(messages, "record", found.append)
+    monkeypatch.setattr(ours.messages, "record", found.append)
     return found
 
 
@@ -114,7 +114,6 @@ def test_groups_texts_that_no_memory_is_left_for_are_encoded_by_the_next_run(
 @pytest.mark.parametrize("method", METHODS)
 def test_another_nodes_wrapper_that_samples_again_after_memory_ran_out_is_not_guided_twice(
         demo, apply, said, claims, sample, method):
-    from comfy.patcher_extension import WrappersMP
     model, guided = demo[0], apply.guided(method)
 
     def again(executor, *args, **kwargs):
@@ -124,7 +123,7 @@ def test_another_nodes_wrapper_that_samples_again_after_memory_ran_out_is_not_gu
             return executor(*args, **kwargs)
 
     theirs = model.clone()
-    theirs.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "another pack", again)
+    theirs.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "another pack", again)
     patched = apply(method, theirs)
     with failing(network(model), "forward", memory_ran_out, nth(3)):
         found = sample(patched, steps=3)
@@ -132,10 +131,7 @@ def test_another_nodes_wrapper_that_samples_again_after_memory_ran_out_is_not_gu
 
 
 def test_two_checkpoints_of_a_graph_with_one_profile_do_not_mix(demo, call, said, sample):
-    import comfy.model_management as management
-
-    from sd_debias.nodes.demo_model import load
-    applied, both = profile(model="a.safetensors"), {"a": demo, "b": load()}
+    applied, both = profile(model="a.safetensors"), {"a": demo, "b": ours.demo_model.load()}
     with torch.no_grad():
         for parameter in network(both["b"][0]).parameters():
             parameter.mul_(1.05)
@@ -154,6 +150,6 @@ def test_two_checkpoints_of_a_graph_with_one_profile_do_not_mix(demo, call, said
     assert "model: calibrated at a.safetensors, used at b.safetensors" in text and warning
     assert (alone["a"] - alone["b"]).abs().max() > 1e-3
     for name in "ba":
-        management.unload_all_models()
+        comfy.model_management.unload_all_models()
         assert torch.equal(sample(patched[name]), alone[name])
         assert torch.equal(sample(both[name][0]), plain[name])

@@ -3,6 +3,7 @@ import nodes_tiny_dits as dits
 import nodes_tiny_ggufs as ggufs
 import pytest
 import torch
+from nodes_given import comfy, ours
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.errors import DebiasError
@@ -25,8 +26,6 @@ def family(request, comfyui):
 def made(name, change=lambda model, clip: None):
     """run(text, places, weights, method, cfg), which gives latents of noise at these places, and
     what was done, of a new model after a change."""
-    import comfy.sample
-    import comfy.samplers
     build, shape, usual = FAMILIES[name]
     try:
         model, clip = build()
@@ -42,12 +41,10 @@ def made(name, change=lambda model, clip: None):
 
     @torch.inference_mode()
     def run(text, places=ALL, weights=None, method=None, cfg=usual):
-        from sd_debias.nodes.conditioning import encode_all
-        from sd_debias.nodes.guidance import GuidedSampling
         guided, done, x = model, [], noise[places]
         if weights is not None:
-            encoded = encode_all(clip, text, (GENDER,), method.context)
-            guided = GuidedSampling(encoded, (GENDER,), method, lambda *_: torch.tensor(weights),
+            encoded = ours.conditioning.encode_all(clip, text, (GENDER,), method.context)
+            guided = ours.guidance.GuidedSampling(encoded, (GENDER,), method, lambda *_: torch.tensor(weights),
                                     lambda summary, facts: done.append(summary)).patch(model)
         latents = comfy.sample.sample_custom(
             guided, x, cfg, comfy.samplers.sampler_object("euler"), sigmas, encode(text),

@@ -1,7 +1,7 @@
 """The text behind a sampler's positive conditioning, as graphs of today are wired."""
 import pytest
 import torch
-from nodes_given import PROMPT, profile
+from nodes_given import PROMPT, ours, profile
 
 from sd_debias.core.attribute import SKIN_TONE_5
 from sd_debias.core.errors import DebiasError
@@ -67,10 +67,9 @@ GRAPHS = {
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_text_is_found_behind(comfyui, name):
-    from sd_debias.nodes.graph import samplers_of, texts_behind
     graph = {**BASE, **GRAPHS[name]}
-    assert texts_behind(graph, "end") == [PROMPT]
-    assert "end" in samplers_of(graph, "apply")
+    assert ours.graph.texts_behind(graph, "end") == [PROMPT]
+    assert "end" in ours.graph.samplers_of(graph, "apply")
 
 
 @pytest.mark.parametrize("graph", [
@@ -89,18 +88,16 @@ def test_the_text_is_found_behind(comfyui, name):
         node("AskAModel", prompt="Write a prompt about a doctor", seed=3),
         node("Switch", first=["a", 0], second=["b", 0]), node("LoadText", file="prompt.txt")))])
 def test_no_text_is_found_where_nothing_tells_it(comfyui, graph):
-    from sd_debias.nodes.graph import samplers_of, texts_behind
-    assert texts_behind(graph, "end") == []
-    assert samplers_of(graph, "gone") == []
+    assert ours.graph.texts_behind(graph, "end") == []
+    assert ours.graph.samplers_of(graph, "gone") == []
 
 
 def test_forty_switches_in_a_row_are_walked_once_each(comfyui):
-    from sd_debias.nodes.graph import samplers_of
     row = {str(i): node("Switch", on_true=[str(i + 1), 0], on_false=[str(i + 1), 0])
            for i in range(40)}
     graph = {**BASE, **row, "end": sampler(("pos", 0), model="0")}
-    assert samplers_of(graph, "nowhere") == []
-    assert samplers_of({**graph, "40": BASE["apply"]}, "40") == ["end"]
+    assert ours.graph.samplers_of(graph, "nowhere") == []
+    assert ours.graph.samplers_of({**graph, "40": BASE["apply"]}, "40") == ["end"]
 
 
 @pytest.mark.parametrize("odd", [
@@ -108,13 +105,10 @@ def test_forty_switches_in_a_row_are_walked_once_each(comfyui):
     dict(inputs=dict(model=["end"])), dict(inputs=None)])
 def test_a_graph_with_something_else_in_a_nodes_place_ends_nothing(comfyui, odd):
     """What the host does not run, it does not check."""
-    from sd_debias.nodes.messages import open_record
-    from sd_debias.nodes.model_name import model_name
-    from sd_debias.nodes.workbench import behind
     graph = {**BASE, "loader": odd, "end": sampler(("pos", 0))}
-    assert model_name(graph, "end") is None and len(behind(graph, "end")) == 1
-    assert behind({"end": odd}, "end") == []
-    posted = open_record(dict(prompt=graph, extra_data=odd))
+    assert ours.model_name.model_name(graph, "end") is None and len(ours.workbench.behind(graph, "end")) == 1
+    assert ours.workbench.behind({"end": odd}, "end") == []
+    posted = ours.messages.open_record(dict(prompt=graph, extra_data=odd))
     assert posted["prompt"] is graph
     assert list(posted["extra_data"]["extra_pnginfo"]) == ["debias"]
 
@@ -158,12 +152,11 @@ def test_a_graph_without_any_text_is_said_and_of_several_prompts_refused(applied
 
 
 def test_each_pass_is_looked_up_by_the_text_of_its_own_sampler(call, said, sample, monkeypatch):
-    from sd_debias.nodes import messages
     two = {**BASE, **GRAPHS["a text"], "cat": text_of("a cat"), "second": sampler(("cat", 0))}
-    record = messages.Record(two)
+    record = ours.messages.Record(two)
     model, = call("DebiasApply", two, "apply", profile=profile())
     for own, words in (("end", "2 of 2 pictures steered"), ("second", "not calibrated")):
-        monkeypatch.setattr(messages, "running", lambda own=own: (record, own))
+        monkeypatch.setattr(ours.messages, "running", lambda own=own: (record, own))
         sample(model, steps=1)
         assert words in said[-1][0]
 

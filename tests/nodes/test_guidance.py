@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nodes_given import DRAWING, PROMPT, profile
+from nodes_given import DRAWING, PROMPT, comfy, ours, profile
 
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import DIRECTIONS, METHODS, Method
@@ -86,13 +86,11 @@ def test_another_cfg_rule_works_on_the_guided_prediction(demo, sample, guided):
 
 def guider(sample, kind):
     """One without a negative; or one with a model of its own for it, as Ideogram 4's."""
-    from comfy.samplers import CFGGuider, calc_cond_batch
-
-    class Basic(CFGGuider):
+    class Basic(comfy.samplers.CFGGuider):
         def set_conds(self, positive):
             self.inner_set_conds({"positive": positive})
 
-    class DualModel(CFGGuider):
+    class DualModel(comfy.samplers.CFGGuider):
         def set_conds(self, positive):
             super().set_conds(positive, sample.encode(""))
             self.set_cfg(2.0)
@@ -100,7 +98,7 @@ def guider(sample, kind):
         def predict_noise(self, x, timestep, model_options=None, seed=None):
             network = getattr(self, "inner_model", None) or self.model_patcher.model
             positive, negative = (
-                calc_cond_batch(network, [self.conds[name]], x, timestep, model_options)[0]
+                comfy.samplers.calc_cond_batch(network, [self.conds[name]], x, timestep, model_options)[0]
                 for name in ("positive", "negative"))
             return negative + self.cfg * (positive - negative)
     return dict(Basic=Basic, DualModel=DualModel)[kind]
@@ -158,8 +156,7 @@ def test_a_conditioning_of_another_encoder_or_without_text_and_an_empty_batch_ar
 @pytest.mark.comfyui
 def test_steps_that_are_counted_are_those_that_sigma_tells(sample, guided, monkeypatch):
     """A GPU waits for a sigma that is read, so ComfyUI's simple samplers' steps are counted."""
-    from sd_debias.nodes.guidance import COUNTED, Progress
-    seen, step = [], Progress.step
+    seen, step = [], ours.guidance.Progress.step
 
     def both(self, timestep):
         counted, self.now = self.now, None
@@ -167,9 +164,9 @@ def test_steps_that_are_counted_are_those_that_sigma_tells(sample, guided, monke
         seen.append((counted, read))
         return counted
 
-    monkeypatch.setattr(Progress, "step", both)
+    monkeypatch.setattr(ours.guidance.Progress, "step", both)
     model, _ = guided(Method("embedding", guidance=SafeLatentGuidance()), PUSH)
-    for name in sorted(COUNTED):
+    for name in sorted(ours.guidance.COUNTED):
         seen.clear()
         sample(model, sampler=name, steps=6)
         assert {counted for counted, _ in seen} == set(range(6)), name
@@ -208,8 +205,6 @@ def test_text_encode_refuses_a_batch_of_texts_of_different_lengths(call):
 
 def test_some_images_of_a_batch_keep_their_own_reference_pictures(comfyui):
     """A list of them stayed whole, so that image 2 was evaluated with the reference of image 0."""
-    from sd_debias.nodes.conditioning import of_rows
-
     class Listed:
         def __init__(self, cond):
             self.cond = cond
@@ -220,7 +215,7 @@ def test_some_images_of_a_batch_keep_their_own_reference_pictures(comfyui):
     listed = Listed([torch.arange(3.0).view(3, 1), torch.zeros(1, 1)])
     entry = dict(cross_attn=torch.arange(3.0).view(3, 1, 1), mask=torch.ones(1, 2),
                  model_conds=dict(ref_latents=listed))
-    cut, = of_rows([entry], [2])
+    cut, = ours.conditioning.of_rows([entry], [2])
     first, second = cut["model_conds"]["ref_latents"].cond
     assert cut["cross_attn"].flatten().tolist() == first.flatten().tolist() == [2.0]
     assert len(second) == len(cut["mask"]) == 1

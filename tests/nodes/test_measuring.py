@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nodes_given import PICTURES, PROMPT, Brightness, judge
+from nodes_given import PICTURES, PROMPT, Brightness, comfy, judge, ours
 from PIL import Image
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse
@@ -19,9 +19,8 @@ from sd_debias.demo_model.model import FOLDER as DEMO_FILES
 
 
 def test_attributes_are_built_in_or_own_and_chain_under_names_of_their_own(call):
-    from sd_debias.nodes.attribute import OWN
     first, = call("DebiasAttribute", attribute="gender", target="70:30")
-    both, = call("DebiasAttribute", attribute=OWN, groups="young: a child | a youth\n\nold",
+    both, = call("DebiasAttribute", attribute=ours.attribute.OWN, groups="young: a child | a youth\n\nold",
                  name="age", also=first)
     assert [a.name for a in both] == ["gender", "age"] and both[0].target == (0.7, 0.3)
     assert both[1].groups[0].texts == ("a child", "a youth") and both[1].groups[1].texts == ("old",)
@@ -34,9 +33,8 @@ def test_attributes_are_built_in_or_own_and_chain_under_names_of_their_own(call)
     (dict(groups="a\nb", target="1:2:3"), "2 target.*got 3"),
     (dict(groups="a\nb", target="half"), "'half'")])
 def test_attributes_that_do_not_fit_are_refused(call, inputs, fact):
-    from sd_debias.nodes.attribute import OWN
     with pytest.raises(DebiasError, match=fact):
-        call("DebiasAttribute", attribute=OWN, **inputs)
+        call("DebiasAttribute", attribute=ours.attribute.OWN, **inputs)
 
 
 # --- audit --------------------------------------------------------------------------------------
@@ -82,9 +80,8 @@ def test_images_that_are_not_finite_are_unsure_in_an_audit_and_said(audit, said)
 
 
 def test_an_audit_s_output_brings_its_bars(comfyui, said):
-    from sd_debias.nodes.audit import DebiasAudit
     hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
-    node = type("DebiasAudit", (DebiasAudit,), dict(hidden=hidden))
+    node = type("DebiasAudit", (ours.audit.DebiasAudit,), dict(hidden=hidden))
     made = node.execute([judge()], [(GENDER,)], title=["a title"], images=[torch.rand(4, 8, 8, 3)])
     shown, = made.ui["debias_panel"]
     share, = shown["shares"]
@@ -106,18 +103,16 @@ def pictures(comfyui):
 
 
 def test_a_folder_of_any_sizes_is_counted_together(audit, said, pictures):
-    from sd_debias.nodes.audit import DebiasAudit
-    from sd_debias.nodes.folder import load
     for file, mode, size, colour in (
             ("wide.jpg", "RGB", (60, 30), "white"), ("large.png", "RGB", (2000, 1000), "white"),
             ("transparent.png", "RGBA", (30, 60), (0, 0, 0, 0)),
             ("grey.PNG", "L", (30, 60), "black")):
         Image.new(mode, size, colour).save(pictures / file)
-    before = DebiasAudit.fingerprint_inputs(folder=["pictures"])
+    before = ours.audit.DebiasAudit.fingerprint_inputs(folder=["pictures"])
     (pictures / "broken.png").write_bytes(b"no picture")
     (pictures / "notes.txt").write_text("no picture")
-    assert DebiasAudit.fingerprint_inputs(folder=["pictures"]) != before
-    shapes = sorted(tuple(batch.shape) for batch in load("pictures", "1", size=100))
+    assert ours.audit.DebiasAudit.fingerprint_inputs(folder=["pictures"]) != before
+    shapes = sorted(tuple(batch.shape) for batch in ours.folder.load("pictures", "1", size=100))
     assert shapes == [(1, 30, 60, 3), (1, 50, 100, 3), (2, 60, 30, 3)]
     text, warning = said[-1]
     assert "broken.png" in text and warning
@@ -131,9 +126,8 @@ def test_a_folder_of_any_sizes_is_counted_together(audit, said, pictures):
     *((name, "no folder") for name in ("gone", "..", "../output", "a\0b", "\ud800", "a" * 300)),
     ("pictures", "holds no pictures")])
 def test_a_folder_that_cannot_be_loaded_is_refused(said, pictures, folder, fact):
-    from sd_debias.nodes.folder import load
     with pytest.raises(DebiasError, match=fact):
-        load(folder, None)
+        ours.folder.load(folder, None)
 
 
 # --- judges -------------------------------------------------------------------------------------
@@ -145,45 +139,39 @@ def test_a_folder_that_cannot_be_loaded_is_refused(said, pictures, folder, fact)
     ("choose a judge", dict(labels="0-2"), "'0-2'")])
 def test_a_judge_that_is_none_is_refused_and_none_is_chosen_unasked(
         set_folder, tmp_path, name, inputs, fact):
-    from sd_debias.nodes.judge import FOLDER, judge_of
-    set_folder(FOLDER, tmp_path, {""})
+    set_folder(ours.judge.FOLDER, tmp_path, {""})
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(DebiasError, match=fact):
-        judge_of(name, **inputs)
+        ours.judge.judge_of(name, **inputs)
 
 
 @pytest.mark.comfyui
 def test_clip_is_evicted_as_any_model_and_comes_back(comfyui):
-    import comfy.model_management as management
-
-    from sd_debias.nodes.judge import DEMO, Managed, judge_of
-    classify, images = judge_of(DEMO).of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
+    classify, images = ours.judge.judge_of(ours.judge.DEMO).of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
     before = classify(images)
-    assert any(isinstance(patcher.model, Managed) for patcher in management.loaded_models())
-    management.unload_all_models()
-    assert not management.loaded_models() and np.array_equal(classify(images), before)
+    assert any(isinstance(patcher.model, ours.judge.Managed) for patcher in comfy.model_management.loaded_models())
+    comfy.model_management.unload_all_models()
+    assert not comfy.model_management.loaded_models() and np.array_equal(classify(images), before)
 
 
 def test_a_judge_of_one_attribute_leaves_the_rest_to_the_general_one(comfyui, monkeypatch):
-    from sd_debias.nodes import judge as module
-    alone = module.judge_of(module.CHOOSE, lines="skin_tone_3=ita")
+    alone = ours.judge.judge_of(ours.judge.CHOOSE, lines="skin_tone_3=ita")
     with pytest.raises(DebiasError, match="'gender'"):
         alone.of(GENDER)
     model = types.SimpleNamespace(classifier=lambda attribute: Brightness(), similarity=None)
-    monkeypatch.setattr(module, "opened", lambda source: model)
-    both = module.judge_of("clip", lines="skin_tone_3=ita")
+    monkeypatch.setattr(ours.judge, "opened", lambda source: model)
+    both = ours.judge.judge_of("clip", lines="skin_tone_3=ita")
     assert both.of(GENDER).name == Brightness.name
     assert "tone" in type(both.of(SKIN_TONE_3)).__name__.lower()
-    panel = module.judge_of("clip", lines="gender=one\ngender=two").of(GENDER)
+    panel = ours.judge.judge_of("clip", lines="gender=one\ngender=two").of(GENDER)
     assert type(panel).__name__ == "Panel" and len(panel.judges) == 2
-    assert module.mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
+    assert ours.judge.mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
 
 
 @pytest.mark.parametrize("tones", ["skin_tone_3", "skin_tone_5"])
 def test_beside_the_demo_s_judge_colour_tells_three_tones_and_five(comfyui, tones):
-    from sd_debias.nodes.judge import DEMO, judge_of
-    classify = judge_of(DEMO, lines=f"{tones}=ita").of(parse(tones))
+    classify = ours.judge.judge_of(ours.judge.DEMO, lines=f"{tones}=ita").of(parse(tones))
     assert classify(np.full((2, 64, 64, 3), 200, np.uint8)).shape == (2, int(tones[-1]))
 
 
@@ -208,11 +196,10 @@ def clip_files(set_folder, tmp_path, monkeypatch):
 
 
 def test_vision_files_are_offered_with_themselves_and_with_clip_s_text_encoders(clip_files):
-    from sd_debias.nodes.clip_vision import pairs
     for place in ("clip_vision/vit.safetensors", "clip_vision/old.bin",
                   "text_encoders/clip_l.safetensors", "text_encoders/t5xxl.safetensors"):
         (clip_files / place).write_bytes(b"")
-    assert pairs() == ["vit.safetensors with vit.safetensors",
+    assert ours.clip_vision.pairs() == ["vit.safetensors with vit.safetensors",
                        "vit.safetensors with clip_l.safetensors"]
 
 
@@ -223,7 +210,6 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
     from torch.nn.functional import normalize
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    from sd_debias.nodes.judge import judge_of
     text = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12,
                 num_hidden_layers=12, projection_dim=768, eos_token_id=49407)
     vision = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16,
@@ -240,7 +226,7 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
         # transformers 5 returns more than the features
         return normalize(getattr(found, "pooler_output", found), dim=-1)
 
-    judge = judge_of("whole.safetensors with whole.safetensors")
+    judge = ours.judge.judge_of("whole.safetensors with whole.safetensors")
     p = judge.of(GENDER)(list(pictures))
     tokenizer = CLIPTokenizer.from_pretrained(DEMO_FILES / "tokenizer")  # CLIP's own
     with torch.inference_mode():
@@ -255,7 +241,7 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
     assert np.allclose(p, expected, atol=1e-3)
     assert len(judge.fidelity(list(pictures), "a photo")) == 2
     with pytest.raises(DebiasError, match="text tower"):
-        judge_of("vision.safetensors with vision.safetensors")
+        ours.judge.judge_of("vision.safetensors with vision.safetensors")
 
 
 # --- the demo model and the doctor --------------------------------------------------------------

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from nodes_given import profile
+from nodes_given import ours, profile
 
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.draw import Steering
@@ -15,12 +15,11 @@ OTHER = profile(Steering((0.5, -0.5)))
 @pytest.fixture
 def profiles(set_folder, tmp_path, monkeypatch):
     """The module, with a folder of the user's, tmp_path, and ours.json and both.json as shipped."""
-    from sd_debias.nodes import profiles as module
-    set_folder(module.FOLDER, tmp_path / "own", {".json"})
+    set_folder(ours.profiles.FOLDER, tmp_path / "own", {".json"})
     for name in ("ours", "both"):
         replace(profile(), name=name).save(tmp_path / "package" / "profiles")
-    monkeypatch.setattr(module, "SHIPPED", tmp_path / "package" / "profiles")
-    return module
+    monkeypatch.setattr(ours.profiles, "SHIPPED", tmp_path / "package" / "profiles")
+    return ours.profiles
 
 
 @pytest.fixture

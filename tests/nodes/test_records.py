@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nodes_given import full_disk, profile
+from nodes_given import full_disk, ours, profile
 
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.draw import Steering
@@ -23,9 +23,8 @@ def records(comfyui, monkeypatch):
     """The module of messages without records, and ran(prompt_id, node, *profiles)."""
     import comfy_execution.utils
 
-    from sd_debias.nodes import messages
     for name in ("_records", "_earlier", "_said"):
-        monkeypatch.setattr(messages, name, type(getattr(messages, name))())
+        monkeypatch.setattr(ours.messages, name, type(getattr(ours.messages, name))())
     saves = {"SaveImage": types.SimpleNamespace(OUTPUT_NODE=True)}
     monkeypatch.setitem(sys.modules, "nodes", types.SimpleNamespace(NODE_CLASS_MAPPINGS=saves))
 
@@ -33,8 +32,8 @@ def records(comfyui, monkeypatch):
         context = types.SimpleNamespace(prompt_id=prompt_id, node_id=at)
         monkeypatch.setattr(comfy_execution.utils, "get_executing_context", lambda: context)
         for name in profiles or "x":
-            messages.record({"Debias profile": name})
-    return messages, ran
+            ours.messages.record({"Debias profile": name})
+    return ours.messages, ran
 
 
 def posted(messages, prompt_id, saved="2", client_id=None, kind="DebiasApply", seed=0, **inputs):
@@ -107,10 +106,9 @@ def test_a_node_that_runs_again_replaces_what_it_did(records):
     (node("DebiasDemoModel"), "demo"),
     (node("UnetLoaderGGUF", unet_name="flux/flux1-dev-Q8_0.gguf"), "flux1-dev-Q8_0.gguf")])
 def test_the_models_name_is_found_upstream(comfyui, loader, name):
-    from sd_debias.nodes.model_name import model_name
     prompt = {"1": loader, "2": node("LoraLoader", model=["1", 0], lora_name="x"),
               "3": node("DebiasApply", model=["2", 0])}
-    assert model_name(prompt, "3") == name and model_name(None, None) is None
+    assert ours.model_name.model_name(prompt, "3") == name and ours.model_name.model_name(None, None) is None
 
 
 # --- reports ------------------------------------------------------------------------------------
@@ -138,9 +136,8 @@ def test_a_full_disk_is_said_by_the_report_too(report, monkeypatch):
 
 
 def test_reports_of_one_profile_stand_in_one_folder_beside_its_calibration(report):
-    from sd_debias.nodes.report import new_folder
     own = profile(Steering((0.25, -0.25)))
-    folder = new_folder(own.name)
+    folder = ours.report.new_folder(own.name)
     own.save(folder / "profile.json")
     (folder / "report.html").write_text("a calibration's")
     assert report(own)[0] == folder / "report_2.html" and report(own)[0] == folder / "report_3.html"
@@ -154,24 +151,22 @@ def test_reports_of_one_profile_stand_in_one_folder_beside_its_calibration(repor
 @pytest.fixture
 def sent(comfyui, monkeypatch):
     """What the page "page" is sent."""
-    from sd_debias.nodes import messages, panel
     sent = []
 
     def send(*message):
         sent.append(message)
 
     server = types.SimpleNamespace(client_id="page", send_sync=send, send_progress_text=send)
-    monkeypatch.setattr(messages, "_server", lambda: server)
-    monkeypatch.setattr(panel, "_pages", {})
+    monkeypatch.setattr(ours.messages, "_server", lambda: server)
+    monkeypatch.setattr(ours.panel, "_pages", {})
     return sent
 
 
 def test_only_a_page_that_has_the_extension_is_sent_panels(sent):
     """Others get the host's own text, as before, without markup."""
-    from sd_debias.nodes import messages, panel
-    messages.say("3", "<img src=x onerror=alert(1)> & more")
-    panel._pages["page"] = None
-    messages.say("7", "hello", True, report="/x")
+    ours.messages.say("3", "<img src=x onerror=alert(1)> & more")
+    ours.panel._pages["page"] = None
+    ours.messages.say("7", "hello", True, report="/x")
     (text, at), panelled = sent
     assert at == "3" and "<" not in text and "img src=x" in text
     state = dict(node="7", text="hello", warning=True, report="/x")
@@ -180,11 +175,10 @@ def test_only_a_page_that_has_the_extension_is_sent_panels(sent):
 
 def test_a_node_taken_from_the_cache_says_again_what_it_said(records, sent):
     """Debias Apply and Debias Attribute are no outputs: after a reload their nodes were empty."""
-    from sd_debias.nodes import panel
     messages, ran = records
     held = posted(messages, "first")
     ran("first", "2")
-    panel._pages["page"] = None
+    ours.panel._pages["page"] = None
     messages.say("1", "2 pictures steered")
     messages.say("1", "and 2 more", adds=True)
     messages.say("1", "4 of 9", done=4, total=9)
@@ -203,25 +197,21 @@ def test_a_place_outside_of_comfyui_is_said_from_its_folder_on_or_by_its_name(
         comfyui, tmp_path, monkeypatch, path, said):
     import folder_paths
 
-    from sd_debias.nodes import messages
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "ComfyUI" / "models"))
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "elsewhere"))
-    assert messages.place(tmp_path / path) == said
+    assert ours.messages.place(tmp_path / path) == said
 
 
 # --- hosts of other kinds -----------------------------------------------------------------------
 
 @pytest.mark.parametrize("instance", [types.SimpleNamespace(), None])
 def test_the_pack_loads_where_the_server_takes_no_prompt_handlers(comfyui, monkeypatch, instance):
-    from sd_debias.nodes import messages
     server = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=instance))
     monkeypatch.setitem(sys.modules, "server", server)
-    assert messages.register() is None
+    assert ours.messages.register() is None
 
 
 def test_what_cancel_raises_is_found_wherever_a_fork_keeps_it(comfyui, monkeypatch):
-    from sd_debias.nodes import workbench
-
     class Theirs(Exception):
         pass
 
@@ -230,8 +220,8 @@ def test_what_cancel_raises_is_found_wherever_a_fork_keeps_it(comfyui, monkeypat
     for found in ((theirs, types.SimpleNamespace()), (types.SimpleNamespace(), theirs)):
         for place, module in zip(places, found):
             monkeypatch.setitem(sys.modules, place, module)
-        assert workbench.interruption() is Theirs
+        assert ours.workbench.interruption() is Theirs
     monkeypatch.setitem(sys.modules, "comfy.interruption", None)
-    assert issubclass(workbench.interruption(), Exception)
-    source = Path(workbench.__file__).read_text()
+    assert issubclass(ours.workbench.interruption(), Exception)
+    source = Path(ours.workbench.__file__).read_text()
     assert "import InterruptProcessingException" not in source, "which checkers look for"

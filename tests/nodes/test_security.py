@@ -4,6 +4,7 @@ import json
 import types
 
 import pytest
+from nodes_given import ours
 
 web = pytest.importorskip("aiohttp.web")
 
@@ -13,11 +14,10 @@ def ask(comfyui, tmp_path, monkeypatch):
     """ask(method, path, ...) -> (status, text, headers) of our routes, on a server of their own."""
     from aiohttp.test_utils import TestClient, TestServer
 
-    from sd_debias.nodes import panel, report
     reports, labels = tmp_path / "output" / "debias", tmp_path / "temp" / "debias"
-    monkeypatch.setattr(report, "folder", lambda: reports)
-    monkeypatch.setattr(panel, "labels_folder", lambda: labels)
-    monkeypatch.setattr(panel, "_pages", {})
+    monkeypatch.setattr(ours.report, "folder", lambda: reports)
+    monkeypatch.setattr(ours.panel, "labels_folder", lambda: labels)
+    monkeypatch.setattr(ours.panel, "_pages", {})
     for file in (reports / "mine" / "report.html", labels / "3.html", tmp_path / "secret.html",
                  reports / "mine" / "profile.json"):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def ask(comfyui, tmp_path, monkeypatch):
     def run(method, path, **how):
         async def once():
             server = types.SimpleNamespace(routes=web.RouteTableDef())
-            panel.register(server)
+            ours.panel.register(server)
             app = web.Application()
             app.add_routes(server.routes)
             async with TestClient(TestServer(app)) as client:
@@ -60,9 +60,8 @@ def test_no_address_and_no_link_leads_to_another_file(ask, path):
     (b'{"client": "x"}', 200), (b"", 200), (b"[]", 200), (b"3", 200), (b"{}", 200),
     (b'{"client": 3}', 200), (b'{"client": ""}', 200), (b" " * 2000, 413)])
 def test_a_pages_announcement_is_small(ask, body, status):
-    from sd_debias.nodes import panel
     assert ask("POST", "pages", data=body)[0] == status
-    assert list(panel._pages) == (["x"] if b'"x"' in body else [])
+    assert list(ours.panel._pages) == (["x"] if b'"x"' in body else [])
 
 
 @pytest.mark.parametrize("query, text", [

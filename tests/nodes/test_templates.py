@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+from nodes_given import ours
 
 PACKAGES = dict(json="comfyui_workflow_templates_json", earlier="comfyui_workflow_templates")
 NEVER, BYPASS = 2, 4  # modes of nodes that are left out
@@ -191,7 +192,6 @@ def positive(prompt: dict, sampler: str) -> list:
 
 def check_what_is_found(prompt: dict) -> None:
     """With a profile on every model that is sampled with."""
-    from sd_debias.nodes.graph import samplers_of, texts_behind
     graph, applied = {node: dict(item, inputs=dict(item["inputs"])) for node, item in prompt.items()}, {}
     for sampler in samplers(prompt):
         model = prompt[sampler]["inputs"]["model"]
@@ -204,7 +204,7 @@ def check_what_is_found(prompt: dict) -> None:
     assert applied, "no sampler"
     for apply, fed in applied.items():
         runs = {at for sampler in fed for at in samplers(prompt)[sampler]}
-        assert runs <= set(samplers_of(graph, apply)) <= runs | set(fed)
+        assert runs <= set(ours.graph.samplers_of(graph, apply)) <= runs | set(fed)
     for sampler, runs in samplers(prompt).items():
         link = positive(prompt, sampler)
         negative = of_type(prompt, sampler, "CONDITIONING").get("negative")
@@ -212,7 +212,7 @@ def check_what_is_found(prompt: dict) -> None:
         titles = [prompt[node]["_meta"]["title"].lower() for node, _ in encoders(prompt, link)]
         assert not any("negative" in title and "positive" not in title for title in titles)
         for at in runs:
-            found = texts_behind(graph, at)
+            found = ours.graph.texts_behind(graph, at)
             assert found == (behind or []), f"{prompt[at]['class_type']} {at}"
             assert not set(filter(str.strip, found)) & set(against or [])
 
