@@ -1,5 +1,7 @@
 """The host of the tests: a real ComfyUI where COMFYUI_PATH names a checkout, else its double."""
+import asyncio
 import importlib.util
+import inspect
 import sys
 import types
 from pathlib import Path
@@ -20,7 +22,8 @@ def _beside(name):
     return sys.modules[f"nodes_{name}"]
 
 
-host, given, _ = (_beside(name) for name in ("host", "given", "workflows"))
+host, given, *_ = (_beside(name) for name in (
+    "host", "given", "workflows", "tiny_dits", "tiny_encoders", "tiny_ggufs"))
 
 
 def pytest_collection_modifyitems(items):
@@ -39,29 +42,20 @@ def comfyui(tmp_path_factory):
 def set_folder(comfyui):
     """set_folder(kind, path, suffixes): ComfyUI's only folder of a kind of files, for one test."""
     import folder_paths
-    known, before = folder_paths.folder_names_and_paths, {}
+    known = folder_paths.folder_names_and_paths
+    # The installable fork's are views, which setting a folder would change.
+    before = {kind: (list(paths), set(own)) for kind, (paths, own) in known.items()}
+    changed = []
 
     def set_folder(kind, path, suffixes):
-        if kind in known:
-            paths, own = known[kind]  # the installable fork's are views, which the next line would change
-            before.setdefault(kind, (list(paths), set(own)))
-        else:
-            before.setdefault(kind, None)
+        changed.append(kind)
         known[kind] = ([str(path)], suffixes)
     yield set_folder
-    for kind, own in before.items():
-        if own is None:
-            del known[kind]
+    for kind in set(changed):
+        if kind in before:
+            known[kind] = before[kind]
         else:
-            known[kind] = own
-
-
-@pytest.fixture
-def profiles(set_folder, tmp_path):
-    """The module of profiles as files, with an empty folder, tmp_path."""
-    from sd_debias.nodes import profiles as module
-    set_folder(module.FOLDER, tmp_path, {".json"})
-    return module
+            del known[kind]
 
 
 @pytest.fixture(scope="session")
@@ -76,18 +70,27 @@ def said(monkeypatch):
     """What nodes say: a list of (text, is it a warning)."""
     from sd_debias.nodes import messages
     found = []
-    monkeypatch.setattr(messages, "say", lambda node, text, warning=False, **shown: found.append((text, warning)))
+    monkeypatch.setattr(
+        messages, "say", lambda node, text, warning=False, **shown: found.append((text, warning)))
     return found
 
 
 @pytest.fixture
-def call(comfyui):
-    """Runs a node: call(Node, **inputs) -> its outputs; with a graph, as the node `own` of that prompt."""
-    def run(node, graph=None, own=None, **inputs):
+def call(demo, said):
+    """call("DebiasApply", **inputs) -> the node's outputs; with a graph, as its node `own`.
+
+    Where they are not given, `model`, `clip` and `vae` are the demo model's."""
+    from sd_debias.nodes import Debias
+    known = {node.__name__: node for node in asyncio.run(Debias().get_node_list())}
+
+    def call(kind, graph=None, own=None, /, **inputs):
+        taken = inspect.signature(known[kind].execute).parameters
+        parts = {part: made for part, made in zip(("model", "clip", "vae"), demo) if part in taken}
         hidden = types.SimpleNamespace(unique_id=own, prompt=graph, extra_pnginfo=None)
         with torch.inference_mode():
-            return type(node.__name__, (node,), {"hidden": hidden}).execute(**inputs).args
-    return run
+            node = type(kind, (known[kind],), {"hidden": hidden})
+            return node.execute(**parts | inputs).args
+    return call
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ def guided(demo):
 
 @pytest.fixture
 def sample(demo):
-    """Samples with the demo's settings: sample(model, ...) -> latents as the model has them, [B, 4, 8, 8]."""
+    """Samples with the demo's settings: sample(model, ...) -> latents as the model has them."""
     import comfy.sample
     import comfy.samplers
     _, clip, _ = demo
@@ -118,21 +121,22 @@ def sample(demo):
     def encode(text):
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
-    def run(model, positive="a photo of a doctor", negative="", seed=0, batch=2, cfg=2.0, sampler="euler", steps=4,
-            noise=None, sigmas=None, guider=None):
+    def run(model, positive=given.PROMPT, negative="", seed=0, batch=2, cfg=2.0, sampler="euler",
+            steps=4, noise=None, sigmas=None, guider=None):
         positive, negative = (encode(c) if isinstance(c, str) else c for c in (positive, negative))
-        sampling = model.get_model_object("model_sampling")
         if sigmas is None:
-            sigmas = torch.cat([sampling.sigmas[torch.linspace(999, 99, steps).long()], torch.zeros(1)])
+            whole = model.get_model_object("model_sampling").sigmas
+            sigmas = torch.cat([whole[torch.linspace(999, 99, steps).long()], torch.zeros(1)])
         latent = torch.zeros(batch, 4, 8, 8)
         noise = comfy.sample.prepare_noise(latent, seed) if noise is None else noise
         solver = comfy.samplers.sampler_object(sampler)
+        more = dict(disable_pbar=True, seed=seed)
         with torch.inference_mode():
             if guider is None:
-                return comfy.sample.sample_custom(model, noise, cfg, solver, sigmas, positive, negative, latent,
-                                                  disable_pbar=True, seed=seed)
+                return comfy.sample.sample_custom(
+                    model, noise, cfg, solver, sigmas, positive, negative, latent, **more)
             made = guider(model)
             made.set_conds(positive)
-            return made.sample(noise, latent, solver, sigmas, disable_pbar=True, seed=seed)
+            return made.sample(noise, latent, solver, sigmas, **more)
     run.encode = encode
     return run

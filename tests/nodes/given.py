@@ -1,4 +1,5 @@
 """What several files here are given: a profile, a judge, a small calibration, and what fails."""
+import importlib
 from contextlib import contextmanager
 
 import numpy as np
@@ -6,14 +7,27 @@ import torch
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.round import Round
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
+from sd_debias.core.calibration.round import Round
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS
 
+
+class Later:
+    """A package whose modules can be imported once the host has started."""
+    def __init__(self, package):
+        self.package = package
+
+    def __getattr__(self, name):
+        return importlib.import_module(f"{self.package}.{name}")
+
+
+ours, comfy = Later("sd_debias.nodes"), Later("comfy")
+
 PROMPT = "a photo of a doctor"
 ALL_TO_WOMEN = Steering((0.0, 0.0), (0.0, 0.0, 1.0))
+DRAWING = Steering((0.0, 0.0), (0.5, 0.0, 0.5))  # half of the pictures to women
 
 
 def profile(steering=ALL_TO_WOMEN, prompts=(PROMPT,), method=METHODS["default"], attribute=GENDER,
@@ -36,18 +50,19 @@ class Brightness:
 
 
 def judge():
-    from sd_debias.nodes.judge import Judge
-    return Judge(lambda attribute: Brightness())
+    return ours.judge.Judge(lambda attribute: Brightness())
 
 
-def calibration(demo, **more):
+PICTURES = dict(width=64, height=64, steps=2, cfg=2.0, sampler_name="euler", scheduler="simple")
+
+
+def calibration(**more):
     """Inputs of the node for a small calibration."""
-    model, clip, vae = demo
-    return dict(model=model, clip=clip, vae=vae, attributes=(GENDER.with_target((1, 3)),),
-                classifier=judge(), prompts=PROMPT, negative="", width=64, height=64, steps=2,
-                cfg=2.0, sampler_name="euler", scheduler="simple", seed=3, images=6, rounds=2,
-                held_out=4, batch_size=4, tolerance=1e-6, method="default", confidence=0.0,
-                direction="as the method says", rule="as the method says", name="test") | more
+    return PICTURES | dict(
+        attributes=(GENDER.with_target((1, 3)),), classifier=judge(), prompts=PROMPT, negative="",
+        seed=3, images=6, rounds=2, held_out=4, batch_size=4, tolerance=1e-6, method="default",
+        confidence=0.0, direction="as the method says", rule="as the method says",
+        name="test") | more
 
 
 # --- what fails ---------------------------------------------------------------------------------
@@ -57,8 +72,7 @@ def memory_ran_out():
 
 
 def cancelled():
-    from sd_debias.nodes import workbench
-    return workbench.interruption()()
+    return ours.workbench.interruption()()
 
 
 def others_error():
@@ -75,20 +89,9 @@ def network(model):
 
 
 @contextmanager
-def replaced(place, name, call):
-    """place.name is `call` for a while."""
-    held = vars(place).get(name)
-    setattr(place, name, call)
-    try:
-        yield
-    finally:
-        delattr(place, name) if held is None else setattr(place, name, held)
-
-
-@contextmanager
 def failing(place, name, fail, when):
     """Calls of place.name raise `fail()` once: the first of which when() is true."""
-    own, failed = getattr(place, name), []
+    own, held, failed = getattr(place, name), vars(place).get(name), []
 
     def call(*args, **kwargs):
         if not failed and when():
@@ -96,11 +99,14 @@ def failing(place, name, fail, when):
             raise fail()
         return own(*args, **kwargs)
 
-    with replaced(place, name, call):
+    setattr(place, name, call)
+    try:
         yield
+    finally:
+        delattr(place, name) if held is None else setattr(place, name, held)
 
 
-def third():
-    """A condition that is true when it is asked for the third time."""
+def nth(number):
+    """A condition that is true when it is asked for the n-th time."""
     count = iter(range(10 ** 6))
-    return lambda: next(count) == 2
+    return lambda: next(count) == number - 1

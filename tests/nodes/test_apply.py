@@ -1,29 +1,26 @@
-"""Debias Apply and Debias Text Encode, over the real host and its double."""
+"""Debias Apply, Debias Text Encode and Debias Balance, over the real host and its double."""
 import math
 
 import pytest
 import torch
-from nodes_given import PROMPT, profile
+from nodes_given import DRAWING, PROMPT, ours, profile
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.draw import Steering
-from sd_debias.core.method.methods import METHODS, Method
-
-DRAWING = Steering((0.0, 0.0), (0.5, 0.0, 0.5))
+from sd_debias.core.method.methods import Method
+from sd_debias.core.profile.balance import balanced
+from sd_debias.core.profile.lookup import entry_for
 
 
 @pytest.fixture
-def use(demo, call, said):
+def use(call):
     """use("apply" or "text encode", profile, **inputs) -> the model or the conditioning."""
-    from sd_debias.nodes.apply import DebiasApply
-    from sd_debias.nodes.text_encode import DebiasTextEncode
-
     def use(node, applied=None, **inputs):
-        asked = dict(clip=demo[1], profile=applied or profile()) | inputs
+        inputs = dict(profile=applied or profile()) | inputs
         if node == "apply":
-            return call(DebiasApply, **dict(model=demo[0]) | asked)[0]
-        return call(DebiasTextEncode, **dict(text=PROMPT) | asked)[0]
+            return call("DebiasApply", **inputs)[0]
+        return call("DebiasTextEncode", **dict(text=PROMPT) | inputs)[0]
     return use
 
 
@@ -58,40 +55,27 @@ def test_a_run_says_what_it_did_and_in_which_setting(use, said, sample):
     assert "steps: calibrated" not in text and "calibrated with the direction 'prompt'" in text
 
 
-def test_a_profile_of_several_prompts_needs_the_text(use):
-    several = profile(prompts=(PROMPT, "a photo of a nurse"))
-    with pytest.raises(DebiasError, match="2 prompts"):
-        use("apply", several)
-    use("apply", several, text=PROMPT)
+OTHER = profile(text_encoder="SDXLClipModel")
+SEVERAL = profile(prompts=(PROMPT, "a photo of a nurse"))
 
 
-@pytest.mark.parametrize("node, inputs, fact", [
-    ("apply", dict(start=0.5, end=0.2), "0 <= start <= end"),
-    ("apply", dict(clip=None), "text encoder"),
+@pytest.mark.parametrize("node, applied, inputs, fact", [
+    ("apply", None, dict(start=0.5, end=0.2), "0 <= start <= end"),
+    ("apply", None, dict(clip=None), "text encoder"),
+    ("apply", SEVERAL, {}, "2 prompts"),
+    *((node, OTHER, {}, "SDXLClipModel.* SD1ClipModel") for node in ("apply", "text encode")),
     # What is wired into a widget, the host holds to no range.
-    *((node, dict(strength=strength), "strength from 0") for node, strength in (
+    *((node, None, dict(strength=strength), "strength from 0") for node, strength in (
         ("apply", math.nan), ("apply", 1e30), ("text encode", math.inf), ("text encode", -1.0))),
-    *(("text encode", dict(batch_size=size), "1 to 4096") for size in (0, -1, 2**31, 2**70))])
-def test_what_cannot_be_applied_is_refused(use, node, inputs, fact):
+    *(("text encode", None, dict(batch_size=size), "1 to 4096") for size in (0, -1, 2**31, 2**70))])
+def test_what_cannot_be_applied_is_refused(use, node, applied, inputs, fact):
     with pytest.raises(DebiasError, match=fact):
-        use(node, **inputs)
-
-
-def test_a_window_narrows_that_of_the_profile():
-    window = profile(method=METHODS["paper"]).method.adjusted(start=0.1, end=0.5).guidance
-    assert (window.start, window.end) == (0.25, 0.5)  # the method's own start stays
-
-
-@pytest.mark.parametrize("node", ["apply", "text encode"])
-def test_a_profile_of_another_family_of_text_encoders_is_refused(use, node):
-    with pytest.raises(DebiasError, match="SDXLClipModel.* SD1ClipModel"):
-        use(node, profile(text_encoder="SDXLClipModel"))
+        use(node, applied, **inputs)
 
 
 @pytest.mark.parametrize("node, name, differs", [
     ("apply", "sd1", False), ("text encode", "SD1ClipModel", False),
-    ("apply", "OtherClipModel", True),
-    ("text encode", "OtherClipModel", True)])
+    ("apply", "OtherClipModel", True), ("text encode", "OtherClipModel", True)])
 def test_the_name_of_a_text_encoder_is_compared_by_family(use, said, sample, node, name, differs):
     made = use(node, profile(text_encoder=name))
     if node == "apply":
@@ -114,11 +98,10 @@ def test_a_shift_alike_for_all_images_is_one_conditioning(use):
 
 def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo):
     """A conditioning of two chunks and groups of one: what is not moved stays as it was."""
-    from sd_debias.nodes.conditioning import encode_all, shift
     entry, context = dict(cross_attn=torch.randn(1, 154, 56)), Method().context
     with torch.inference_mode():
-        encoded = encode_all(demo[1], PROMPT, (GENDER,), context)
-        (found,), apart = shift([entry], encoded, (GENDER,),
+        encoded = ours.conditioning.encode_all(demo[1], PROMPT, (GENDER,), context)
+        (found,), apart = ours.conditioning.shift([entry], encoded, (GENDER,),
                                 torch.tensor([[0.0, -1.0], [0.0, 0.0]]), context)
     moved, own = found["cross_attn"], entry["cross_attn"][0]
     assert moved.shape == (2, 154, 56) and not apart and torch.equal(moved[1], own)
@@ -126,7 +109,53 @@ def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo):
 
 
 def test_groups_that_read_the_same_are_refused(demo):
-    from sd_debias.nodes.conditioning import encode_all
     same = Attribute("age", (Group("young", ("a person",)), Group("old", ("a person",))))
     with pytest.raises(DebiasError, match="'age'"):
-        encode_all(demo[1], PROMPT, (same,), Method().context)
+        ours.conditioning.encode_all(demo[1], PROMPT, (same,), Method().context)
+
+
+# --- balance ------------------------------------------------------------------------------------
+
+@pytest.fixture
+def balance(call):
+    return lambda attributes, prompt: call("DebiasBalance", attributes=attributes, text=prompt)
+
+
+def test_each_picture_is_its_group_s_own_text_and_four_of_eight_are_women(demo, balance, sample):
+    made = sample(balance("gender = 50:50", PROMPT)[0], seed=4, batch=8, steps=2)
+    drawn = entry_for(balanced("gender"), PROMPT)[0].steerings[0].draws(range(4, 12))
+    assert sorted(drawn) == [1] * 4 + [2] * 4
+    texts = [sample(demo[0], positive=f"{PROMPT}, {text}", seed=4, batch=8, steps=2)
+             for text in ("a man", "a woman")]
+    for place, group in enumerate(drawn):
+        assert torch.allclose(made[place], texts[group - 1][place], atol=1e-4)
+
+
+def test_it_says_what_a_calibration_would_do_better_and_hands_the_attributes_on(
+        balance, sample, said):
+    model, attributes = balance("gender = 60:40", "a doctor")
+    sample(model, seed=4, steps=2)
+    assert "calibrate (about 190 images)" in said[-1][0] and attributes[0].target == (0.6, 0.4)
+
+
+def test_of_several_attributes_each_is_counted_by_itself(balance, sample, said):
+    """It said "2 to man, olive, 1 to woman, tan, 1 to woman, fair"."""
+    sample(balance("gender\nage = 1:1:2", "a doctor")[0], seed=4, batch=8, steps=2)
+    text = said[-1][0]
+    assert "4 to man, 4 to woman; " in text or "4 to woman, 4 to man; " in text
+    assert text.count("to old") == text.count("to young") == 1
+
+
+def test_a_prompt_that_shows_nobody_is_left_alone_and_the_weather_is_not(
+        demo, balance, sample, said):
+    plain, people, weather = (sample(model, seed=4, steps=2) for model in (
+        demo[0], balance("gender", "a red car")[0], balance("weather", "a red car")[0]))
+    assert torch.equal(people, plain) and not torch.equal(weather, plain)
+    assert any("no word for a person" in text for text, _ in said)
+
+
+def test_without_an_attribute_or_a_text_it_says_what_to_do(balance, sample):
+    with pytest.raises(DebiasError, match="gender = 50:50"):
+        balance("  ", "a doctor")
+    with pytest.raises(DebiasError, match="'text'"):
+        sample(balance("gender", "")[0], steps=2)

@@ -6,19 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from nodes_given import (
-    PROMPT,
-    Brightness,
-    calibration,
-    cancelled,
-    failing,
-    full_disk,
-    judge,
-    memory_ran_out,
-    network,
-    others_error,
-    profile,
-)
+from nodes_given import (PICTURES, PROMPT, Brightness, calibration, cancelled, comfy, failing,
+                         full_disk, judge, memory_ran_out, network, nth,
+                         others_error, ours, profile)
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.errors import DebiasError
@@ -28,39 +18,32 @@ from sd_debias.core.profile.file import Profile
 
 @pytest.fixture(autouse=True)
 def no_states(comfyui):
-    """No test finds the unfinished calibrations of another."""
-    from sd_debias.nodes import workbench
+    """No test finds the unfinished or finished calibrations of another."""
     yield
-    shutil.rmtree(workbench.states(), ignore_errors=True)
+    for folder in (ours.workbench.states(), ours.workbench.states().parent / "finished"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def calibrate(demo, call, said):
+def calibrate(call):
     """Runs the node with a small calibration's inputs, and these."""
-    from sd_debias.nodes.calibrate import DebiasCalibrate
-
-    def run(graph=None, own=None, **inputs):
-        return call(DebiasCalibrate, graph, own, **calibration(demo, **inputs))
-    return run
+    return lambda graph=None, own=None, **inputs: call(
+        "DebiasCalibrate", graph, own, **calibration(**inputs))
 
 
 # --- what it makes ------------------------------------------------------------------------------
 
 def test_a_calibrations_picture_is_that_of_ksampler_alone(demo, sample):
-    import comfy.sample
-
-    from sd_debias.nodes.workbench import Workbench
     model, _, vae = demo
-    bench = Workbench(*demo, judge(), dict(
-        negative_prompt="", width=64, height=64, sampler="euler", scheduler="simple", steps=2,
-        cfg=2.0))
+    setting = dict(negative_prompt="", width=64, height=64, sampler="euler", scheduler="simple",
+                   steps=2, cfg=2.0)
+    bench = ours.workbench.Workbench(*demo, judge(), setting)
     with torch.inference_mode():
         pictures = bench.generate(PROMPT, (GENDER,), Method(), torch.zeros(3, 2), [5, 6, 7])
         latent = torch.zeros(1, 4, 8, 8)
         alone = vae.decode(comfy.sample.sample(
             model, comfy.sample.prepare_noise(latent, 6), 2, 2.0, "euler", "simple",
-            sample.encode(PROMPT), sample.encode(""), latent, denoise=1.0, disable_pbar=True,
-            seed=6))
+            sample.encode(PROMPT), sample.encode(""), latent, disable_pbar=True, seed=6))
     assert torch.allclose(pictures[1], alone[0], atol=1e-4)
 
 
@@ -81,65 +64,52 @@ def test_a_calibration_gives_profile_pictures_and_report_and_a_later_replaces_no
 
 def test_a_calibration_ends_as_soon_as_it_is_sure_enough(calibrate):
     inputs = dict(attributes=(GENDER,), tolerance=0.0, images=8, batch_size=8, held_out=0, steps=1)
-    def kinds():
-        return [r["kind"] for r in calibrate(name="sure", **inputs)[0].entries[0].rounds]
+
+    def kinds(**more):
+        made, *_ = calibrate(name="sure", **inputs, **more)
+        return [r["kind"] for r in made.entries[0].rounds]
 
     assert kinds() == ["audit", "round", "round"]
-    inputs["within"] = 50.0  # which any audit is, so that only the judge is still to be proven
-    assert set(kinds()) == {"audit", "proof"}
-    with pytest.raises(DebiasError, match="got both"):
-        calibrate(**inputs | dict(tolerance=0.1))
+    # Any audit is within 50%, so that only the judge is still to be proven.
+    assert set(kinds(within=50.0)) == {"audit", "proof"}
 
 
 # --- what it refuses ----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("inputs, fact", [
     (dict(name="a/b"), "1 to 120"), (dict(prompts=" \n"), "got none"),
-    (dict(prompts="a\nA"), "twice"),
+    (dict(prompts="a\nA"), "twice"), (dict(within=50.0, tolerance=0.1), "got both"),
     (dict(method="default", direction="other"), "direction")])
 def test_what_cannot_be_calibrated_is_refused(calibrate, inputs, fact):
     with pytest.raises(DebiasError, match=fact):
         calibrate(**inputs)
 
 
-def test_a_guided_model_is_not_calibrated(demo, call, calibrate):
-    from sd_debias.nodes.apply import DebiasApply
-    guided, = call(DebiasApply, model=demo[0], clip=demo[1], profile=profile())
+def broken(*_, **__):
+    raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("name, fault, error, fact", [
+    ("core.calibration.record.write_atomic", full_disk, DebiasError, "No space left on device"),
+    # A host that never calls the wrapper.
+    ("nodes.workbench.GuidedSampling.patch", lambda self, model: model.clone(), DebiasError,
+     "changed nothing"),
+    # An error of the host is not blamed on the folder of profiles.
+    ("nodes.workbench.comfy.sample.sample", broken, OSError, "Input/output error")])
+def test_what_stops_a_calibration_is_said(calibrate, monkeypatch, name, fault, error, fact):
+    monkeypatch.setattr(f"sd_debias.{name}", fault)
+    with pytest.raises(error, match=fact) as caught:
+        calibrate(name="stopped", steps=1)
+    assert isinstance(caught.value, ValueError) == (error is DebiasError)
+
+
+def test_a_guided_model_and_a_vae_that_overflows_are_refused(demo, call, calibrate):
+    guided, = call("DebiasApply", profile=profile())
     with pytest.raises(DebiasError, match="Debias Apply"):
         calibrate(model=guided)
-
-
-def test_a_full_disk_stops_a_calibration_with_a_sentence(calibrate, monkeypatch):
-    from sd_debias.core.calibration import record
-    monkeypatch.setattr(record, "write_atomic", full_disk)
-    with pytest.raises(DebiasError, match="No space left on device"):
-        calibrate(name="full")
-
-
-def test_a_vae_that_overflows_stops_a_calibration_with_a_sentence(demo, calibrate):
-    vae = demo[2]
-    broken = types.SimpleNamespace(decode=lambda samples: vae.decode(samples) * float("nan"))
+    vae = types.SimpleNamespace(decode=lambda samples: demo[2].decode(samples) * float("nan"))
     with pytest.raises(DebiasError, match="of 6 images, 6 are not finite"):
-        calibrate(vae=broken, steps=1)
-
-
-def test_a_host_that_never_calls_the_wrapper_stops_in_the_first_round(calibrate, monkeypatch):
-    from sd_debias.nodes import workbench
-    monkeypatch.setattr(workbench.GuidedSampling, "patch", lambda self, model: model.clone())
-    with pytest.raises(DebiasError, match="changed nothing"):
-        calibrate(steps=1)
-
-
-def test_an_error_of_the_host_is_not_blamed_on_the_folder_of_profiles(calibrate, monkeypatch):
-    from sd_debias.nodes import workbench
-
-    def broken(*_, **__):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(workbench.comfy.sample, "sample", broken)
-    with pytest.raises(OSError, match="Input/output error") as caught:
-        calibrate()
-    assert not isinstance(caught.value, ValueError)
+        calibrate(vae=vae, steps=1)
 
 
 # --- ended in the middle ------------------------------------------------------------------------
@@ -148,22 +118,20 @@ class Studio:
     """Calibrations of 2 batches of the audit, 2 and 2 of rounds, 1 of the verification."""
 
     def __init__(self, demo, calibrate, monkeypatch):
-        from sd_debias.nodes import calibrate as module
-        from sd_debias.nodes import workbench
         self.calibrate, self.before = calibrate, lambda: None
         self.batches, self.calibrations = [], []
         self.place = dict(text=(demo[1], "encode_from_tokens"),
                           sampling=(network(demo[0]), "forward"),
                           decode=(demo[2], "decode"), judge=(Brightness, "__call__"))
-        generate = workbench.Workbench.generate
+        generate = ours.workbench.Workbench.generate
 
         def counted(bench, *args, **kwargs):
             self.batches.append(list(args[4]))
             self.before()
             return generate(bench, *args, **kwargs)
 
-        monkeypatch.setattr(workbench.Workbench, "generate", counted)
-        monkeypatch.setattr(module, "record", lambda profile, c, sheet: self.calibrations.append(c))
+        monkeypatch.setattr(ours.workbench.Workbench, "generate", counted)
+        monkeypatch.setattr(ours.calibrate, "record", lambda profile, c, sheet: self.calibrations.append(c))
 
     def __call__(self, name, **more):
         """(labels of every round, evaluations)"""
@@ -176,10 +144,10 @@ class Studio:
     @contextmanager
     def failing(self, phase, batch, fail):
         """A phase fails in a batch; sampling does in its middle."""
-        calls = iter(range(10 ** 6))
+        second = nth(2)
 
         def now():
-            return len(self.batches) == batch + 1 and (phase != "sampling" or bool(next(calls)))
+            return len(self.batches) == batch + 1 and (phase != "sampling" or second())
 
         with failing(*self.place[phase], fail, now):
             yield
@@ -216,7 +184,6 @@ FIRST = {memory_ran_out: "Memory ran out", cancelled: "Interrupted",
         (cancelled, "sampling", 3), (cancelled, "judge", 6)))])
 def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
         demo, studio, whole, said, sample, fail, phase, batch):
-    from sd_debias.nodes import workbench
     labels, batches = whole
     plain, kept = sample(demo[0]), sum(map(len, batches[:batch]))
     with pytest.raises(type(fail())) as caught, studio.failing(phase, batch, fail):
@@ -227,22 +194,20 @@ def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
     assert ("smaller batch size" in text) == (fail is memory_ran_out)
     assert studio.batches == batches[:batch + 1] and not studio.calibrations, "recorded"
     if fail is memory_ran_out:
-        import comfy.model_management as management
-        assert isinstance(caught.value, management.OOM_EXCEPTION)
-        management.unload_all_models()  # what ComfyUI does then
+        assert isinstance(caught.value, comfy.model_management.OOM_EXCEPTION)
+        comfy.model_management.unload_all_models()  # what ComfyUI does then
     assert torch.equal(sample(demo[0]), plain)
     found, evaluations = studio("ended")
     assert found == labels and studio.batches == batches[batch:], "nothing twice, nothing left out"
     assert (evaluations is None) == (batch > 0), "evaluations before a restart are not known"
-    assert not list(workbench.states().glob("ended-*.json"))
+    assert not list(ours.workbench.states().glob("ended-*.json"))
     assert studio("ended")[0] == labels and not studio.batches, "a finished one is taken as it is"
-    for path in (workbench.states().parent / "finished").glob("ended-*"):  # for the next case
-        path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("fail, batch", [(memory_ran_out, 4), (cancelled, 2)])
 def test_what_ends_it_behind_the_audit_leaves_the_best_rounds_as_a_profile(
-        studio, said, profiles, tmp_path, fail, batch):
+        studio, said, set_folder, tmp_path, fail, batch):
+    set_folder("debias_profiles", tmp_path, {".json"})
     with pytest.raises(type(fail())), studio.failing("decode", batch, fail):
         studio("best so far", steps=1)
     assert Profile.load(tmp_path / "best so far (unfinished).json").entries[0].after is None
@@ -250,12 +215,11 @@ def test_what_ends_it_behind_the_audit_leaves_the_best_rounds_as_a_profile(
 
 
 def test_models_that_are_unloaded_between_batches_change_no_label(studio, whole):
-    import comfy.model_management as management
     labels, batches = whole
 
     def unload():
-        management.free_memory(1e30, management.get_torch_device())
-        management.unload_all_models()
+        comfy.model_management.free_memory(1e30, comfy.model_management.get_torch_device())
+        comfy.model_management.unload_all_models()
 
     studio.before = unload
     assert studio("unloaded")[0] == labels and studio.batches == batches
@@ -264,41 +228,37 @@ def test_models_that_are_unloaded_between_batches_change_no_label(studio, whole)
 @pytest.mark.comfyui
 def test_the_hosts_own_tiled_decoding_after_memory_ran_out_goes_on(demo, studio, whole):
     """ComfyUI decodes in tiles then, which a picture of one tile is not changed by."""
-    calls = iter(range(10 ** 6))
-    with failing(demo[2].first_stage_model, "decode", memory_ran_out, lambda: next(calls) == 3):
+    with failing(demo[2].first_stage_model, "decode", memory_ran_out, nth(4)):
         assert studio("tiled")[0] == whole[0]
     assert studio.batches == whole[1]
 
 
 def test_a_check_that_memory_ran_out_in_says_that_it_begins_anew(demo, studio, call, said, sample):
-    from sd_debias.nodes.check import DebiasCheckClassifier
-    model, clip, vae = demo
-    plain = sample(model)
+    plain = sample(demo[0])
     with pytest.raises(torch.cuda.OutOfMemoryError), studio.failing("judge", 1, memory_ran_out):
-        call(DebiasCheckClassifier, model=model, clip=clip, vae=vae, attributes=(GENDER,),
-             classifier=judge(), prompts=PROMPT, count=5, width=64, height=64, steps=1, cfg=2.0,
-             sampler_name="euler", scheduler="simple", seed=0, batch_size=5, confidence=0.0)
+        call("DebiasCheckClassifier", attributes=(GENDER,), classifier=judge(), prompts=PROMPT,
+             count=5, seed=0, batch_size=5, confidence=0.0, **PICTURES)
     text, warning = said[-1]
     assert warning and "Memory ran out" in text and "queue it again" in text and "kept" not in text
-    assert torch.equal(sample(model), plain)
+    assert torch.equal(sample(demo[0]), plain)
 
 
 # --- what its first rounds were measured with ---------------------------------------------------
 
-def graph(strength=0.5, judge="one", seed=0, title="Calibrate"):
+def graph(strength=0.5, judge="one", seed=0):
     """A prompt in which a calibration, node 9, hangs on a LoRA and a classifier."""
-    return {"1": {"class_type": "CheckpointLoaderSimple",
-                  "inputs": {"ckpt_name": "sub/x.safetensors"}},
-            "2": {"class_type": "LoraLoader", "inputs": {
-                "model": ["1", 0], "clip": ["1", 1], "strength": strength}},
-            "3": {"class_type": "DebiasJudge", "inputs": {"judge": judge}},
-            "9": {"class_type": "DebiasCalibrate", "_meta": {"title": title}, "inputs": {
-                "model": ["2", 0], "clip": ["2", 1], "vae": ["1", 2], "classifier": ["3", 0]}},
-            "10": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "seed": seed}}}
+    nodes = {"1": ("CheckpointLoaderSimple", dict(ckpt_name="sub/x.safetensors")),
+             "2": ("LoraLoader", dict(model=["1", 0], clip=["1", 1], strength=strength)),
+             "3": ("DebiasJudge", dict(judge=judge)),
+             "9": ("DebiasCalibrate", dict(model=["2", 0], clip=["2", 1], vae=["1", 2],
+                                           classifier=["3", 0])),
+             "10": ("KSampler", dict(model=["2", 0], seed=seed))}
+    return {key: dict(class_type=kind, inputs=inputs, _meta=dict(title=f"{kind} {seed}"))
+            for key, (kind, inputs) in nodes.items()}
 
 
 @pytest.mark.parametrize("change, anew", [
-    (dict(strength=0.9), True), (dict(judge="other"), True), (dict(seed=1, title="Mine"), False)],
+    (dict(strength=0.9), True), (dict(judge="other"), True), (dict(seed=1), False)],
     ids=["lora", "classifier", "nothing that it measures with"])
 def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_with(
         studio, calibrate, change, anew):
@@ -314,28 +274,28 @@ def test_a_calibration_continues_only_with_what_its_first_rounds_were_measured_w
     assert studio.batches == [first, second, first if anew else second]
 
 
-@pytest.mark.parametrize("replaced",
-                         ["checkpoints/sub/x.safetensors", "classifiers/one/model.safetensors"])
+FILES = "checkpoints/sub/x.safetensors", "classifiers/one/model.safetensors"
+
+
+@pytest.mark.parametrize("replaced", FILES)
 def test_rounds_are_not_continued_with_a_file_replaced_under_the_same_name(
         set_folder, tmp_path, replaced):
-    from sd_debias.nodes import workbench
-    for kind in ("checkpoints", "classifiers"):
-        set_folder(kind, tmp_path / kind, {""})
-    for file in ("checkpoints/sub/x.safetensors", "classifiers/one/model.safetensors",
-                 "classifiers/one/config.json"):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_bytes(b"first")
-    before = workbench.behind(graph(), "9")
-    assert workbench.behind(graph(), "9") == before
+        kind = file.split("/")[0]
+        set_folder(kind, tmp_path / kind, {""})
+    before = ours.workbench.behind(graph(), "9")
+    assert ours.workbench.behind(graph(), "9") == before
     (tmp_path / replaced).write_bytes(b"another")
-    assert workbench.behind(graph(), "9") != before
+    assert ours.workbench.behind(graph(), "9") != before
 
 
-def test_a_name_that_leaves_the_model_folders_is_not_looked_up(set_folder, tmp_path):
-    from sd_debias.nodes import workbench
+@pytest.mark.parametrize("text", [
+    "../secret.safetensors", "{}/secret.safetensors", ".", "a\nb", "\u4e00" * 120])
+def test_a_name_that_leaves_the_model_folders_is_not_looked_up(set_folder, tmp_path, text):
     set_folder("checkpoints", tmp_path / "own", {""})
     (tmp_path / "own").mkdir()
     (tmp_path / "secret.safetensors").write_bytes(b"x")
-    for text in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".", "a\nb",
-                 "\u4e00" * 120):
-        assert workbench.files_of({"1": {"class_type": "X", "inputs": {"name": text}}}, "1") == []
+    prompt = {"1": dict(class_type="X", inputs=dict(name=text.format(tmp_path)))}
+    assert ours.workbench.files_of(prompt, "1") == []

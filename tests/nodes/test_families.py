@@ -1,78 +1,67 @@
-"""Families of models in a real ComfyUI: tiny ones with random weights, their text encoders' real classes."""
-import importlib.util
-import os
-import sys
-from pathlib import Path
-
+"""Families of models in a real ComfyUI: tiny ones with random weights, real text encoders."""
+import nodes_tiny_dits as dits
+import nodes_tiny_ggufs as ggufs
 import pytest
 import torch
+from nodes_given import comfy, ours
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.method.methods import DIRECTIONS, Method
 
 pytestmark = pytest.mark.comfyui
-
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MODULES = [beside(name) for name in ("tiny_dits", "tiny_encoders")] if os.environ.get("COMFYUI_PATH") else []
-FAMILIES = {name: module for module in MODULES for name in module.FAMILIES}
+FAMILIES = dits.FAMILIES  # and those of tiny_encoders.py, which conftest.py loads
 REFUSED = {"Anima": "cannot be mixed: 't5xxl_ids'"}
-PROMPT, ALONE = "a doctor", [0.0, 0.0]
+PROMPT, ALONE, ALL = "a doctor", [0.0, 0.0], [0, 1, 2]
 ROWS = [ALONE, [-1.0, 0.0], [0.0, -1.0]]
 TEXTS = [PROMPT, f"{PROMPT}, a man", f"{PROMPT}, a woman"]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES) or ["none"])
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
 def family(request, comfyui):
     """(name, run) of a family; see `made`."""
     return request.param, made(request.param)
 
 
 def made(name, change=lambda model, clip: None):
-    """run(text, places, weights, method, cfg), which gives latents of noise at these places, and what was done, of a
-    new model after a change."""
-    if name not in FAMILIES:
-        pytest.skip("COMFYUI_PATH names no ComfyUI checkout")
-    import comfy.sample
-    import comfy.samplers
-    module = FAMILIES[name]
+    """run(text, places, weights, method, cfg), which gives latents of noise at these places, and
+    what was done, of a new model after a change."""
+    build, shape, usual = FAMILIES[name]
     try:
-        model, clip = module.FAMILIES[name]()
+        model, clip = build()
     except (ImportError, AttributeError) as error:
         pytest.skip(f"this ComfyUI has no {name} ({error})")
     change(model, clip)
-    shape, usual = module.LATENTS[name], module.CFG[name]
-    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3)])
+    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+                       for seed in (1, 2, 3)])
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
 
     def encode(text):
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
     @torch.inference_mode()
-    def run(text, places, weights=None, method=None, cfg=usual):
-        from sd_debias.nodes.conditioning import encode_all
-        from sd_debias.nodes.guidance import GuidedSampling
-        guided, done = model, []
+    def run(text, places=ALL, weights=None, method=None, cfg=usual):
+        guided, done, x = model, [], noise[places]
         if weights is not None:
-            encoded = encode_all(clip, text, (GENDER,), method.context)
-            rows = torch.tensor(weights)
-            guided = GuidedSampling(encoded, (GENDER,), method, lambda seed, images: rows,
+            encoded = ours.conditioning.encode_all(clip, text, (GENDER,), method.context)
+            guided = ours.guidance.GuidedSampling(encoded, (GENDER,), method, lambda *_: torch.tensor(weights),
                                     lambda summary, facts: done.append(summary)).patch(model)
-        x = noise[places]
         latents = comfy.sample.sample_custom(
-            guided, x, cfg, comfy.samplers.sampler_object("euler"), sigmas, encode(text), encode(""),
-            torch.zeros_like(x), disable_pbar=True, seed=0)
+            guided, x, cfg, comfy.samplers.sampler_object("euler"), sigmas, encode(text),
+            encode(""), torch.zeros_like(x), disable_pbar=True, seed=0)
         assert latents.isfinite().all()
         return latents, done
     run.usual = usual
     return run
+
+
+def pushed(run, method, **more):
+    """What ROWS change, having left the first picture as it is; and how much of it of each."""
+    plain = run(PROMPT, **more)[0]
+    found, (done,) = run(PROMPT, ALL, ROWS, method, **more)
+    moved = (found - plain).abs().flatten(1).amax(1)
+    assert done["acted"] and not done["skipped"] and moved[0] <= 1e-3 * moved[1:].min()
+    return found - plain, moved, done
 
 
 @pytest.fixture
@@ -87,24 +76,26 @@ def refused(family, run, noted, direction):
     if family not in REFUSED:
         return False
     with pytest.raises(DebiasError, match=REFUSED[family]) as caught:
-        run(PROMPT, [0, 1, 2], ROWS, Method(direction))
+        run(PROMPT, ALL, ROWS, Method(direction))
     noted(direction, "refused", str(caught.value))
     return True
 
 
 @pytest.mark.parametrize("guidance", ["usual", "none"])
-def test_a_push_is_the_group_s_own_text_and_a_picture_left_alone_is_the_prompt_s(family, noted, guidance):
+def test_a_push_is_the_group_s_own_text_and_a_picture_left_alone_is_the_prompt_s(
+        family, noted, guidance):
     """Texts of one batch may have different lengths."""
     name, run = family
     if refused(name, run, noted, "prompt"):
         return
     cfg = run.usual if guidance == "usual" else 1.0
     truth = [run(text, [i], cfg=cfg)[0] for i, text in enumerate(TEXTS)]
-    plain = [run(PROMPT, [i], cfg=cfg)[0] for i in range(3)]
+    plain = [run(PROMPT, [i], cfg=cfg)[0] for i in ALL]
     effect = min((truth[i] - plain[i]).abs().max() for i in (1, 2))
-    rounding = (run(PROMPT, [0, 1, 2], cfg=cfg)[0] - torch.cat(plain)).abs().max()  # the host's own, of a batch
-    found, (done,) = run(PROMPT, [0, 1, 2], ROWS, Method("prompt"), cfg)
-    off = [float((found[i] - truth[i][0]).abs().max() / effect) for i in range(3)]
+    # The host's own rounding, of a batch.
+    rounding = (run(PROMPT, cfg=cfg)[0] - torch.cat(plain)).abs().max()
+    found, (done,) = run(PROMPT, ALL, ROWS, Method("prompt"), cfg)
+    off = [float((found[i] - truth[i][0]).abs().max() / effect) for i in ALL]
     noted("prompt", "left alone", f"{off[0]:.1e}")
     noted("prompt", "full push", f"{max(off[1:]):.1e}")
     assert max(off) <= max(1e-3, 2 * float(rounding / effect)), off
@@ -115,28 +106,27 @@ def test_a_push_is_the_group_s_own_text_and_a_picture_left_alone_is_the_prompt_s
 @pytest.mark.parametrize("guidance", ["usual", "none"])
 def test_inside_sampling_pushed_pictures_move_and_others_stay(family, noted, direction, guidance):
     name, run = family
-    if refused(name, run, noted, direction):
-        return
-    cfg = run.usual if guidance == "usual" else 1.0
-    plain, _ = run(PROMPT, [0, 1, 2], cfg=cfg)
-    found, (done,) = run(PROMPT, [0, 1, 2], ROWS, Method(direction), cfg)
-    moved = (found - plain).abs().flatten(1).amax(1)
-    noted(direction, "left alone", f"{float(moved[0] / moved[1:].min()):.1e}")
-    assert done["acted"] and done["extra_evaluations"] > 0
-    assert moved[0] <= 1e-3 * moved[1:].min()
+    if not refused(name, run, noted, direction):
+        cfg = run.usual if guidance == "usual" else 1.0
+        _, moved, done = pushed(run, Method(direction), cfg=cfg)
+        noted(direction, "left alone", f"{float(moved[0] / moved[1:].min()):.1e}")
+        assert done["extra_evaluations"] > 0
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", ["SDXL", "Flux 1", "Z-Image", "Qwen-Image"])
-def test_models_and_texts_of_fp8_weights_are_guided_as_the_same_in_float32(comfyui, monkeypatch, name, direction):
+def test_models_and_texts_of_fp8_weights_are_guided_as_the_same_in_float32(
+        comfyui, monkeypatch, name, direction):
     fp8 = torch.float8_e4m3fn
 
     def parts(model, clip):
-        return [weight for part in (model.model.diffusion_model, clip.cond_stage_model) for weight in part.parameters()
+        modules = model.model.diffusion_model, clip.cond_stage_model
+        return [weight for part in modules for weight in part.parameters()
                 if weight.is_floating_point()]
 
     def stored(model, clip):
-        assert sum(weight.dtype == fp8 for weight in parts(model, clip)) > 0.9 * len(parts(model, clip))
+        kept = parts(model, clip)
+        assert sum(weight.dtype == fp8 for weight in kept) > 0.9 * len(kept)
 
     def rounded(model, clip):
         with torch.no_grad():
@@ -144,35 +134,28 @@ def test_models_and_texts_of_fp8_weights_are_guided_as_the_same_in_float32(comfy
                 weight.copy_(weight.to(fp8))
 
     whole = made(name, rounded)
-    monkeypatch.setattr(FAMILIES[name], "STORED", fp8)
-    monkeypatch.setitem(FAMILIES[name].OPTIONS, "dtype", fp8)
-    small = made(name, stored)
-    plain, method = small(PROMPT, [0, 1, 2])[0], Method(direction)
-    found, (done,) = small(PROMPT, [0, 1, 2], ROWS, method)
-    moved = (found - plain).abs().flatten(1).amax(1)
-    assert done["acted"] and not done["skipped"] and moved[0] <= 1e-3 * moved[1:].min()
-    same = whole(PROMPT, [0, 1, 2], ROWS, method)[0] - whole(PROMPT, [0, 1, 2])[0]
-    assert ((found - plain) - same).abs().amax() <= 1e-2 * moved.max()
+    monkeypatch.setattr(dits, "STORED", fp8)
+    monkeypatch.setitem(dits.OPTIONS, "dtype", fp8)
+    found, moved, _ = pushed(made(name, stored), Method(direction))
+    same = whole(PROMPT, ALL, ROWS, Method(direction))[0] - whole(PROMPT)[0]
+    assert (found - same).abs().amax() <= 1e-2 * moved.max()
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize("name", ["SDXL", "Flux 1", "Qwen-Image"])
-def test_models_and_texts_of_gguf_files_are_guided_as_the_same_weights_in_float32(comfyui, set_folder, tmp_path,
-                                                                                  monkeypatch, name, kind):
-    ggufs, module = beside("tiny_ggufs"), FAMILIES[name]
+def test_models_and_texts_of_gguf_files_are_guided_as_the_same_weights_in_float32(
+        comfyui, set_folder, tmp_path, monkeypatch, name, kind):
     ggufs.pack()
     for folder in ("diffusion_models", "text_encoders"):
         set_folder(folder, tmp_path, {".gguf", ".safetensors"})
     whole = made(name, lambda *own: ggufs.saved(name, kind, tmp_path, *own))
-    model, clip = ggufs.loaded(name, module)
-    assert ggufs.share(model.model, kind) > 0.5 and (name == "SDXL" or ggufs.share(ggufs.texts_of(clip)[0], kind) > 0.2)
-    monkeypatch.setitem(module.FAMILIES, name, lambda: (model, clip))
+    model, clip = ggufs.loaded(name, dits)
+    assert ggufs.share(model.model, kind) > 0.5
+    assert name == "SDXL" or ggufs.share(ggufs.texts_of(clip)[0], kind) > 0.2
+    monkeypatch.setitem(FAMILIES, name, FAMILIES[name]._replace(build=lambda: (model, clip)))
     small = made(name)
-    plain, same = (run(PROMPT, [0, 1, 2])[0] for run in (small, whole))
     for method in map(Method, DIRECTIONS):
-        found, (done,) = small(PROMPT, [0, 1, 2], ROWS, method)
-        moved = (found - plain).abs().flatten(1).amax(1)
-        assert done["acted"] and not done["skipped"] and moved[0] <= 1e-3 * moved[1:].min()
-        pushed = whole(PROMPT, [0, 1, 2], ROWS, method)[0]
-        assert ((found - plain) - (pushed - same)).abs().amax() <= 1e-3 * moved.max()
-        assert small(PROMPT, [0, 1, 2], [ALONE] * 3, method)[0].equal(plain)
+        found, moved, _ = pushed(small, method)
+        same = whole(PROMPT, ALL, ROWS, method)[0] - whole(PROMPT)[0]
+        assert (found - same).abs().amax() <= 1e-3 * moved.max()
+        assert small(PROMPT, ALL, [ALONE] * 3, method)[0].equal(small(PROMPT)[0])

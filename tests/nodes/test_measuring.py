@@ -2,50 +2,49 @@
 import json
 import shutil
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from nodes_given import PROMPT, Brightness, judge
+from nodes_given import PICTURES, PROMPT, Brightness, comfy, judge, ours
 from PIL import Image
 
 from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse
 from sd_debias.core.errors import DebiasError
+from sd_debias.demo_model.model import FOLDER as DEMO_FILES
 
 # --- attribute ----------------------------------------------------------------------------------
 
-def test_attributes_are_built_in_or_own_and_chain_under_names_of_their_own(call, said):
-    from sd_debias.nodes.attribute import OWN, DebiasAttribute
-    first, = call(DebiasAttribute, attribute="gender", target="70:30")
-    both, = call(DebiasAttribute, attribute=OWN, groups="young: a child | a youth\n\nold",
+
+def test_attributes_are_built_in_or_own_and_chain_under_names_of_their_own(call):
+    first, = call("DebiasAttribute", attribute="gender", target="70:30")
+    both, = call("DebiasAttribute", attribute=ours.attribute.OWN, groups="young: a child | a youth\n\nold",
                  name="age", also=first)
     assert [a.name for a in both] == ["gender", "age"] and both[0].target == (0.7, 0.3)
     assert both[1].groups[0].texts == ("a child", "a youth") and both[1].groups[1].texts == ("old",)
     with pytest.raises(DebiasError, match="gender"):
-        call(DebiasAttribute, attribute="gender", also=first)
+        call("DebiasAttribute", attribute="gender", also=first)
 
 
 @pytest.mark.parametrize("inputs, fact", [
     (dict(groups="young:\nold"), "'young'"), (dict(groups="young"), "two groups"),
     (dict(groups="a\nb", target="1:2:3"), "2 target.*got 3"),
     (dict(groups="a\nb", target="half"), "'half'")])
-def test_attributes_that_do_not_fit_are_refused(call, said, inputs, fact):
-    from sd_debias.nodes.attribute import OWN, DebiasAttribute
+def test_attributes_that_do_not_fit_are_refused(call, inputs, fact):
     with pytest.raises(DebiasError, match=fact):
-        call(DebiasAttribute, attribute=OWN, **inputs)
+        call("DebiasAttribute", attribute=ours.attribute.OWN, **inputs)
 
 
 # --- audit --------------------------------------------------------------------------------------
 
 @pytest.fixture
-def audit(call, said):
+def audit(call):
     """audit(images, ...) -> (chart, text)"""
-    from sd_debias.nodes.audit import DebiasAudit
-
     def audit(*images, attributes=(GENDER,), **more):
-        return call(DebiasAudit, images=list(images), classifier=[judge()], attributes=[attributes],
-                    **more)
+        given = dict(images=list(images)) if images else {}
+        return call("DebiasAudit", classifier=[judge()], attributes=[attributes], **given, **more)
     return audit
 
 
@@ -55,13 +54,20 @@ def test_audit_counts_images(audit):
     assert chart.ndim == 4 and chart.shape[-1] == 3
 
 
-@pytest.mark.parametrize("images, fact", [
-    (torch.zeros(2, 8, 8, 4), r"got \[2, 8, 8, 4\]"), (torch.zeros(8, 8, 3), r"got \[8, 8, 3\]"),
-    (torch.zeros(0, 8, 8, 3), "at least one"),
-    (torch.full((1, 8, 8, 3), float("nan")), "not finite")])
-def test_images_of_another_shape_are_refused(audit, images, fact):
-    with pytest.raises(DebiasError, match=fact):
-        audit(images)
+TWO = torch.rand(2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("images, more, fact", [
+    (torch.zeros(2, 8, 8, 4), {}, r"got \[2, 8, 8, 4\]"),
+    (torch.zeros(8, 8, 3), {}, r"got \[8, 8, 3\]"), (torch.zeros(0, 8, 8, 3), {}, "at least one"),
+    (torch.full((1, 8, 8, 3), float("nan")), {}, "not finite"),
+    (TWO, dict(attributes=(GENDER, replace(AGE, name="Gender"))), "same name"),
+    *((TWO, dict(corrections=[text]), "corrections") for text in (
+        "5", '"/etc/passwd"', "[" * 100_000, "null"))])
+def test_what_cannot_be_audited_is_refused_and_names_no_file(audit, images, more, fact):
+    with pytest.raises(DebiasError, match=fact) as caught:
+        audit(images, **more)
+    assert "passwd" not in str(caught.value)
 
 
 def test_images_that_are_not_finite_are_unsure_in_an_audit_and_said(audit, said):
@@ -73,23 +79,9 @@ def test_images_that_are_not_finite_are_unsure_in_an_audit_and_said(audit, said)
     assert "of 4 images, 1 are not finite (NaN or infinite) and 1 are of one colour" in text
 
 
-def test_two_attributes_of_one_name_are_not_counted_as_one(audit):
-    from dataclasses import replace
-    with pytest.raises(DebiasError, match="same name"):
-        audit(torch.rand(2, 8, 8, 3), attributes=(GENDER, replace(AGE, name="Gender")))
-
-
-@pytest.mark.parametrize("text", ["5", '"/etc/passwd"', "[" * 100_000, "null"])
-def test_corrections_that_are_none_are_refused_and_name_no_file(audit, text):
-    with pytest.raises(DebiasError, match="corrections") as caught:
-        audit(torch.rand(2, 8, 8, 3), corrections=[text])
-    assert "passwd" not in str(caught.value)
-
-
 def test_an_audit_s_output_brings_its_bars(comfyui, said):
-    from sd_debias.nodes.audit import DebiasAudit
     hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
-    node = type("DebiasAudit", (DebiasAudit,), dict(hidden=hidden))
+    node = type("DebiasAudit", (ours.audit.DebiasAudit,), dict(hidden=hidden))
     made = node.execute([judge()], [(GENDER,)], title=["a title"], images=[torch.rand(4, 8, 8, 3)])
     shown, = made.ui["debias_panel"]
     share, = shown["shares"]
@@ -110,94 +102,77 @@ def pictures(comfyui):
     shutil.rmtree(folder)
 
 
-def test_a_folder_of_any_sizes_is_counted_together(call, said, pictures):
-    from sd_debias.nodes.audit import DebiasAudit
-    from sd_debias.nodes.folder import load
+def test_a_folder_of_any_sizes_is_counted_together(audit, said, pictures):
     for file, mode, size, colour in (
             ("wide.jpg", "RGB", (60, 30), "white"), ("large.png", "RGB", (2000, 1000), "white"),
             ("transparent.png", "RGBA", (30, 60), (0, 0, 0, 0)),
             ("grey.PNG", "L", (30, 60), "black")):
         Image.new(mode, size, colour).save(pictures / file)
-    before = DebiasAudit.fingerprint_inputs(folder=["pictures"])
+    before = ours.audit.DebiasAudit.fingerprint_inputs(folder=["pictures"])
     (pictures / "broken.png").write_bytes(b"no picture")
     (pictures / "notes.txt").write_text("no picture")
-    assert DebiasAudit.fingerprint_inputs(folder=["pictures"]) != before
-    shapes = sorted(tuple(batch.shape) for batch in load("pictures", "1", size=100))
+    assert ours.audit.DebiasAudit.fingerprint_inputs(folder=["pictures"]) != before
+    shapes = sorted(tuple(batch.shape) for batch in ours.folder.load("pictures", "1", size=100))
     assert shapes == [(1, 30, 60, 3), (1, 50, 100, 3), (2, 60, 30, 3)]
     text, warning = said[-1]
     assert "broken.png" in text and warning
-    _, text = call(DebiasAudit, classifier=[judge()], attributes=[(GENDER,)], folder=["pictures"])
-    assert "(N = 4): man 75.0%" in text  # bright ones; transparent is white
+    # Bright ones are men here; transparent is white.
+    assert "(N = 4): man 75.0%" in audit(folder=["pictures"])[1]
     with pytest.raises(DebiasError, match="images or a folder"):
-        call(DebiasAudit, classifier=[judge()], attributes=[(GENDER,)])
+        audit()
 
 
 @pytest.mark.parametrize("folder, fact", [
     *((name, "no folder") for name in ("gone", "..", "../output", "a\0b", "\ud800", "a" * 300)),
     ("pictures", "holds no pictures")])
 def test_a_folder_that_cannot_be_loaded_is_refused(said, pictures, folder, fact):
-    from sd_debias.nodes.folder import load
     with pytest.raises(DebiasError, match=fact):
-        load(folder, None)
+        ours.folder.load(folder, None)
 
 
 # --- judges -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["../vit", "a\0b", "\ud800", "a" * 300, "\n"])
-def test_a_model_folder_that_no_system_takes_is_not_there(comfyui, name):
-    from sd_debias.nodes.judge import judge_of
-    with pytest.raises(DebiasError, match="no model folder"):
-        judge_of(name)
-
-
-def test_no_judge_is_chosen_unasked(comfyui):
-    from sd_debias.nodes.judge import CHOOSE, judge_of
-    with pytest.raises(DebiasError, match="models/clip_vision"):
-        judge_of(CHOOSE)
-
-
-def test_a_classifier_without_a_text_tower_is_refused(set_folder, tmp_path):
-    from sd_debias.nodes.judge import FOLDER, judge_of
-    set_folder(FOLDER, tmp_path, {""})
+@pytest.mark.parametrize("name, inputs, fact", [
+    *((name, {}, "no model folder") for name in ("../vit", "a\0b", "\ud800", "a" * 300, "\n")),
+    ("choose a judge", {}, "models/clip_vision"), ("vit", {}, r"vit.* no text tower"),
+    ("choose a judge", dict(lines="a line"), "age=FOLDER"),
+    ("choose a judge", dict(labels="0-2"), "'0-2'")])
+def test_a_judge_that_is_none_is_refused_and_none_is_chosen_unasked(
+        set_folder, tmp_path, name, inputs, fact):
+    set_folder(ours.judge.FOLDER, tmp_path, {""})
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(DebiasError, match=r"vit.* no text tower"):
-        judge_of("vit")
+    with pytest.raises(DebiasError, match=fact):
+        ours.judge.judge_of(name, **inputs)
 
 
 @pytest.mark.comfyui
 def test_clip_is_evicted_as_any_model_and_comes_back(comfyui):
-    import comfy.model_management as management
-
-    from sd_debias.nodes.judge import DEMO, Managed, judge_of
-    classify, images = judge_of(DEMO).of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
+    classify, images = ours.judge.judge_of(ours.judge.DEMO).of(GENDER), np.zeros((1, 64, 64, 3), np.uint8)
     before = classify(images)
-    assert any(isinstance(patcher.model, Managed) for patcher in management.loaded_models())
-    management.unload_all_models()
-    assert not management.loaded_models() and np.array_equal(classify(images), before)
+    assert any(isinstance(patcher.model, ours.judge.Managed) for patcher in comfy.model_management.loaded_models())
+    comfy.model_management.unload_all_models()
+    assert not comfy.model_management.loaded_models() and np.array_equal(classify(images), before)
 
 
 def test_a_judge_of_one_attribute_leaves_the_rest_to_the_general_one(comfyui, monkeypatch):
-    from sd_debias.nodes import judge as module
-    alone = module.judge_of(module.CHOOSE, lines="skin_tone_3=ita")
+    alone = ours.judge.judge_of(ours.judge.CHOOSE, lines="skin_tone_3=ita")
     with pytest.raises(DebiasError, match="'gender'"):
         alone.of(GENDER)
     model = types.SimpleNamespace(classifier=lambda attribute: Brightness(), similarity=None)
-    monkeypatch.setattr(module, "opened", lambda source: model)
-    both = module.judge_of("clip", lines="skin_tone_3=ita")
+    monkeypatch.setattr(ours.judge, "opened", lambda source: model)
+    both = ours.judge.judge_of("clip", lines="skin_tone_3=ita")
     assert both.of(GENDER).name == Brightness.name
     assert "tone" in type(both.of(SKIN_TONE_3)).__name__.lower()
-    panel = module.judge_of("clip", lines="gender=one\ngender=two").of(GENDER)
+    panel = ours.judge.judge_of("clip", lines="gender=one\ngender=two").of(GENDER)
     assert type(panel).__name__ == "Panel" and len(panel.judges) == 2
-    with pytest.raises(DebiasError, match="age=FOLDER"):
-        module.judge_of("clip", lines="a line")
+    assert ours.judge.mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
 
 
 @pytest.mark.parametrize("tones", ["skin_tone_3", "skin_tone_5"])
 def test_beside_the_demo_s_judge_colour_tells_three_tones_and_five(comfyui, tones):
-    from sd_debias.nodes.judge import DEMO, judge_of
-    found = judge_of(DEMO, lines=f"{tones}=ita").of(parse(tones))(np.full((2, 64, 64, 3), 200, np.uint8))
-    assert found.shape == (2, int(tones[-1]))
+    classify = ours.judge.judge_of(ours.judge.DEMO, lines=f"{tones}=ita").of(parse(tones))
+    assert classify(np.full((2, 64, 64, 3), 200, np.uint8)).shape == (2, int(tones[-1]))
 
 
 def test_the_demo_s_judge_refuses_pictures_of_other_models(comfyui):
@@ -207,13 +182,6 @@ def test_the_demo_s_judge_refuses_pictures_of_other_models(comfyui):
     assert classify(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 2)
     with pytest.raises(DebiasError, match="64 x 64"):
         classify(np.zeros((1, 512, 512, 3), np.uint8))
-
-
-def test_labels_are_mapped_one_a_line(comfyui):
-    from sd_debias.nodes.judge import mapping
-    assert mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
-    with pytest.raises(DebiasError, match="'0-2'"):
-        mapping("0-2")
 
 
 @pytest.fixture
@@ -228,21 +196,20 @@ def clip_files(set_folder, tmp_path, monkeypatch):
 
 
 def test_vision_files_are_offered_with_themselves_and_with_clip_s_text_encoders(clip_files):
-    from sd_debias.nodes.clip_vision import pairs
     for place in ("clip_vision/vit.safetensors", "clip_vision/old.bin",
                   "text_encoders/clip_l.safetensors", "text_encoders/t5xxl.safetensors"):
         (clip_files / place).write_bytes(b"")
-    assert pairs() == ["vit.safetensors with vit.safetensors",
+    assert ours.clip_vision.pairs() == ["vit.safetensors with vit.safetensors",
                        "vit.safetensors with clip_l.safetensors"]
 
 
 @pytest.mark.comfyui
-def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files, call, said):
+def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files):
     """ViT-L/14 of random weights: ComfyUI knows CLIP by its sizes. Half of it is refused."""
     from safetensors.torch import save_file
+    from torch.nn.functional import normalize
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
-    from sd_debias.demo_model.model import FOLDER
-    from sd_debias.nodes.judge import judge_of
+
     text = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12,
                 num_hidden_layers=12, projection_dim=768, eos_token_id=49407)
     vision = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16,
@@ -250,49 +217,46 @@ def test_a_vision_file_judges_as_the_whole_model_does_in_transformers(clip_files
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).eval()
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    half = {name: value for name, value in weights.items() if not name.startswith("text_")}
     save_file(weights, clip_files / "clip_vision" / "whole.safetensors")
-    save_file({name: value for name, value in weights.items() if not name.startswith("text_")},
-              clip_files / "clip_vision" / "vision.safetensors")
-    pictures = [np.random.default_rng(seed).integers(0, 255, (240, 224, 3), np.uint8)
-                for seed in range(2)]
+    save_file(half, clip_files / "clip_vision" / "vision.safetensors")
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 240, 224, 3), np.uint8)
 
     def pooled(found):
-        return getattr(found, "pooler_output", found)  # transformers 5 returns more than the features
+        # transformers 5 returns more than the features
+        return normalize(getattr(found, "pooler_output", found), dim=-1)
 
-    judge = judge_of("whole.safetensors with whole.safetensors")
-    p = judge.of(GENDER)(pictures)
-    tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")  # CLIP's own
+    judge = ours.judge.judge_of("whole.safetensors with whole.safetensors")
+    p = judge.of(GENDER)(list(pictures))
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO_FILES / "tokenizer")  # CLIP's own
     with torch.inference_mode():
         groups = []
         for group in GENDER.groups:
             tokens = tokenizer(list(group.classifier_texts), padding="max_length", max_length=77,
                                return_tensors="pt")
-            one = torch.nn.functional.normalize(pooled(model.get_text_features(**tokens)), dim=-1).mean(0)
-            groups.append(torch.nn.functional.normalize(one, dim=0))
-        pixels = CLIPImageProcessor()([Image.fromarray(picture) for picture in pictures],
-                                      return_tensors="pt")
-        features = torch.nn.functional.normalize(pooled(model.get_image_features(**pixels)), dim=-1)
+            groups.append(normalize(pooled(model.get_text_features(**tokens)).mean(0), dim=0))
+        pixels = CLIPImageProcessor()(list(map(Image.fromarray, pictures)), return_tensors="pt")
+        features = pooled(model.get_image_features(**pixels))
         expected = (model.logit_scale.exp() * features @ torch.stack(groups).T).softmax(-1)
-    assert np.allclose(p, expected, atol=1e-3) and len(judge.fidelity(pictures, "a photo")) == 2
+    assert np.allclose(p, expected, atol=1e-3)
+    assert len(judge.fidelity(list(pictures), "a photo")) == 2
     with pytest.raises(DebiasError, match="text tower"):
-        judge_of("vision.safetensors with vision.safetensors")
+        ours.judge.judge_of("vision.safetensors with vision.safetensors")
 
 
 # --- the demo model and the doctor --------------------------------------------------------------
 
 @pytest.mark.comfyui
 def test_the_demo_model_is_that_of_diffusers(demo, sample):
-    from sd_debias.demo_model.model import FOLDER
     from sd_debias.diffusers_host.workbench import load_pipeline
-    pipe = load_pipeline(str(FOLDER))
-    model, clip, vae = demo
+    pipe = load_pipeline(str(DEMO_FILES))
+    model, _, vae = demo
     generator = torch.Generator().manual_seed(0)
     x, latent = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     with torch.inference_mode():
         text = sample.encode(PROMPT)[0][0]
-        ids = pipe.tokenizer([PROMPT], padding="max_length", max_length=77,
-                             return_tensors="pt").input_ids
-        assert (text - pipe.text_encoder(ids)[0]).abs().max() < 1e-4
+        ids = pipe.tokenizer([PROMPT], padding="max_length", max_length=77, return_tensors="pt")
+        assert (text - pipe.text_encoder(ids.input_ids)[0]).abs().max() < 1e-4
         times, text = torch.tensor([800, 300]), text.expand(2, -1, -1)
         predicted = model.model.diffusion_model(x, times, context=text)
         assert (predicted - pipe.unet(x, times, text).sample).abs().max() < 1e-4
@@ -303,11 +267,8 @@ def test_the_demo_model_is_that_of_diffusers(demo, sample):
 @pytest.mark.parametrize("direction", [
     "prompt",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("embedding", "prediction"))])
-def test_the_doctor_finds_the_demo_model_well(call, said, demo, direction):
-    from sd_debias.nodes.doctor import DebiasDoctor
-    model, clip, vae = demo
-    text, = call(DebiasDoctor, model=model, clip=clip, vae=vae, prompt=PROMPT, direction=direction,
-                 width=64, height=64, steps=4, cfg=2.0, sampler_name="euler", scheduler="simple",
-                 classifier=judge())
+def test_the_doctor_finds_the_demo_model_well(call, said, direction):
+    text, = call("DebiasDoctor", prompt=PROMPT, direction=direction, classifier=judge(),
+                 **PICTURES | dict(steps=4))
     assert text.startswith("Guidance works on this model.") and "NO  " not in text
     assert "SD1ClipModel" in text and "the classifier sees" in text and said[-1] == (text, False)

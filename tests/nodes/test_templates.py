@@ -1,26 +1,22 @@
-"""ComfyUI's own text-to-image templates with a profile in them: the wiring is valid, and their prompt is found.
+"""ComfyUI's own text-to-image templates: their prompt is found behind every sampler.
 
-Their JSON comes from PyPI, comfyui-workflow-templates-json or an earlier comfyui-workflow-templates, and is not kept
-here. With COMFYUI_PATH the host validates what is wired, as far as it has the templates' nodes and but for model files.
+Their JSON comes from PyPI, comfyui-workflow-templates-json or an earlier comfyui-workflow-templates.
 """
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Iterator
 
 import pytest
+from nodes_given import ours
 
 PACKAGES = dict(json="comfyui_workflow_templates_json", earlier="comfyui_workflow_templates")
 NEVER, BYPASS = 2, 4  # modes of nodes that are left out
 NOT_SENT = ("Note", "MarkdownNote", "PrimitiveNode", "Reroute")  # the frontend's own nodes
 FORMS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-CONTROL = ("fixed", "increment", "decrement", "randomize")  # what follows a seed among the widgets' values
-FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".png", ".jpg", ".jpeg", ".webp")
-# Widgets of the nodes that make texts or conditionings, in order, for where no host tells them.
+# Widgets of the nodes that make texts or conditionings, in order.
 WIDGETS = dict(
     CLIPTextEncode=["text"], CLIPTextEncodeFlux=["clip_l", "t5xxl", "guidance"],
     TextEncodeQwenImage21=["prompt", "negative_prompt", "resolution"],
@@ -35,8 +31,6 @@ WIDGETS = dict(
     ConditioningSetArea=["width", "height", "x", "y", "strength"],
     ControlNetApplyAdvanced=["strength", "start_percent", "end_percent"])
 
-
-# --- what is there ---------------------------------------------------------------------------------------------------
 
 def templates() -> Iterator[tuple[str, Path]]:
     """Every local template that makes an image of a text, as the package's own index has it."""
@@ -56,21 +50,17 @@ each_template = pytest.mark.parametrize("name", TEMPLATES or [pytest.param("none
     reason=f"neither {' nor '.join(PACKAGES.values())} is installed, or it holds no templates"))])
 
 
-# --- a workflow as the prompt that the frontend makes of it ----------------------------------------------------------
-
 class Graph:
-    """A workflow, or the inside of a node that is a subgraph; `inside` are those in this one.
+    """A workflow, or the inside of a node that is a subgraph; `inside` are those in this one."""
 
-    told  for a kind of node, its widgets' names in order with what they are where a graph does not say; None: unknown
-    """
-    def __init__(self, graph, told, subgraphs=None, prefix="", outer=None, own=None):
-        self.graph, self.told, self.prefix, self.outer, self.own = graph, told, prefix, outer, own
+    def __init__(self, graph, subgraphs=None, prefix="", outer=None, own=None):
+        self.graph, self.prefix, self.outer, self.own = graph, prefix, outer, own
         if subgraphs is None:
             subgraphs = {inner["id"]: inner for inner in graph.get("definitions", {}).get("subgraphs", [])}
         self.nodes = {node["id"]: node for node in graph["nodes"]}
         self.links = dict((link["id"], (link["origin_id"], link["origin_slot"])) if isinstance(link, dict)
                           else (link[0], (link[1], link[2])) for link in graph["links"])
-        self.inside = {id: Graph(subgraphs[node["type"]], told, subgraphs, f"{prefix}{id}:", self, node)
+        self.inside = {id: Graph(subgraphs[node["type"]], subgraphs, f"{prefix}{id}:", self, node)
                        for id, node in self.nodes.items() if node["type"] in subgraphs}
 
     def source(self, link):
@@ -123,27 +113,16 @@ class Graph:
         return made
 
     def values(self, node) -> dict:
-        given, told = node.get("widgets_values") or [], self.told(node["type"])
+        given, names = node.get("widgets_values") or [], WIDGETS.get(node["type"])
         if isinstance(given, dict):
             return dict(given)
-        if told is None:
+        if names is None:
             made = {slot["type"] for slot in node.get("outputs") or []}
             if given and made & {"STRING", "CONDITIONING"}:
                 pytest.skip(f"what {node['type']}'s widgets are called is not known")
             return {}
-        given, values = list(given), {}
-        for name, default in told.items():
-            values[name] = given.pop(0) if given else default
-            if "seed" in name and given and (given[0] in CONTROL or isinstance(given[0], bool)):
-                given.pop(0)
-        return values
+        return dict(zip(names, [*given, *[None] * len(names)]))
 
-
-def from_table(kind: str) -> dict | None:
-    return dict.fromkeys(WIDGETS[kind]) if kind in WIDGETS else None
-
-
-# --- what stands where -----------------------------------------------------------------------------------------------
 
 def of_type(prompt: dict, node: str, form: str) -> dict:
     """The inputs of a node that are wired and of a type."""
@@ -211,44 +190,21 @@ def positive(prompt: dict, sampler: str) -> list:
     return next(links[name] for name in ("positive", "conditioning", "cond1") if name in links)
 
 
-def wired(prompt: dict) -> tuple[dict, dict[str, list[str]]]:
-    """The prompt with a profile on every model that is sampled with, and which samplers each DebiasApply is for."""
-    from sd_debias.core.method.methods import AS_CALIBRATED
-    made, applied = {node: dict(item, inputs=dict(item["inputs"])) for node, item in prompt.items()}, {}
-    made["profile"] = dict(class_type="DebiasLoadProfile", inputs=dict(profile="demo-gender.json"))
+def check_what_is_found(prompt: dict) -> None:
+    """With a profile on every model that is sampled with."""
+    graph, applied = {node: dict(item, inputs=dict(item["inputs"])) for node, item in prompt.items()}, {}
     for sampler in samplers(prompt):
         model = prompt[sampler]["inputs"]["model"]
-        clips = [link for node, _ in encoders(prompt, positive(prompt, sampler))
-                 for link in of_type(prompt, node, "CLIP").values()]
-        if not clips:
+        if not any(of_type(prompt, node, "CLIP") for node, _ in encoders(prompt, positive(prompt, sampler))):
             pytest.skip(f"{prompt[sampler]['class_type']}'s conditioning comes from no text encoder")
         apply = f"apply {model[0]} {model[1]}"
-        made[apply] = dict(class_type="DebiasApply", inputs=dict(
-            model=model, clip=clips[0], profile=["profile", 0], strength=1.0, start=0.0, end=1.0,
-            direction=AS_CALIBRATED))
-        made[sampler]["inputs"]["model"] = [apply, 0]
+        graph[apply] = dict(class_type="DebiasApply", inputs=dict(model=model))
+        graph[sampler]["inputs"]["model"] = [apply, 0]
         applied.setdefault(apply, []).append(sampler)
-    return made, applied
-
-
-def without_meta(prompt: dict) -> dict:
-    return {node: dict(class_type=item["class_type"], inputs=item["inputs"]) for node, item in prompt.items()}
-
-
-# --- tests -----------------------------------------------------------------------------------------------------------
-
-def read(name: str, told) -> dict:
-    return Graph(json.loads(TEMPLATES[name].read_text("utf-8")), told).prompt()
-
-
-def check_what_is_found(prompt: dict) -> None:
-    from sd_debias.nodes.graph import samplers_of, texts_behind
-    made, applied = wired(prompt)
     assert applied, "no sampler"
-    graph = without_meta(made)
     for apply, fed in applied.items():
         runs = {at for sampler in fed for at in samplers(prompt)[sampler]}
-        assert runs <= set(samplers_of(graph, apply)) <= runs | set(fed)
+        assert runs <= set(ours.graph.samplers_of(graph, apply)) <= runs | set(fed)
     for sampler, runs in samplers(prompt).items():
         link = positive(prompt, sampler)
         negative = of_type(prompt, sampler, "CONDITIONING").get("negative")
@@ -256,7 +212,7 @@ def check_what_is_found(prompt: dict) -> None:
         titles = [prompt[node]["_meta"]["title"].lower() for node, _ in encoders(prompt, link)]
         assert not any("negative" in title and "positive" not in title for title in titles)
         for at in runs:
-            found = texts_behind(graph, at)
+            found = ours.graph.texts_behind(graph, at)
             assert found == (behind or []), f"{prompt[at]['class_type']} {at}"
             assert not set(filter(str.strip, found)) & set(against or [])
 
@@ -264,7 +220,7 @@ def check_what_is_found(prompt: dict) -> None:
 @each_template
 def test_the_prompt_of_a_template_is_found_whichever_way_its_switches_are(comfyui, name):
     """Such as those by which a language model refines the prompt."""
-    prompt = read(name, from_table)
+    prompt = Graph(json.loads(TEMPLATES[name].read_text("utf-8"))).prompt()
     check_what_is_found(prompt)
     turned = {node: not text(prompt, item["inputs"]["switch"]) for node, item in prompt.items()
               if item["class_type"] == "ComfySwitchNode"}
@@ -272,56 +228,3 @@ def test_the_prompt_of_a_template_is_found_whichever_way_its_switches_are(comfyu
         prompt[node]["inputs"]["switch"] = switch
     if turned:
         check_what_is_found(prompt)
-
-
-@pytest.fixture(scope="module")
-def host(comfyui):
-    """The host's nodes, its own and ours."""
-    import nodes
-    from sd_debias.nodes import Debias
-    if hasattr(nodes, "init_extra_nodes"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(os.environ["COMFYUI_PATH"])  # `nodes` puts a folder with another `utils` before it
-            asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-        known = nodes.NODE_CLASS_MAPPINGS
-    else:  # the installable fork
-        from comfy.nodes_context import get_nodes
-        known = get_nodes().NODE_CLASS_MAPPINGS
-    for node in asyncio.run(Debias().get_node_list()):
-        known[node.GET_SCHEMA().node_id] = node
-    return known
-
-
-def from_host(host: dict, kind: str) -> dict | None:
-    """As the table, of what the host says."""
-    if kind not in host:
-        return from_table(kind)
-    inputs = host[kind].INPUT_TYPES()
-    told = {}
-    for name, (form, *options) in [*inputs.get("required", {}).items(), *inputs.get("optional", {}).items()]:
-        options = options[0] if options else {}
-        if (isinstance(form, (list, tuple)) or form in FORMS) and not options.get("forceInput"):
-            told[name] = options.get("default", form[0] if isinstance(form, (list, tuple)) and form else None)
-    return told
-
-
-@pytest.mark.comfyui
-@each_template
-def test_the_host_takes_a_template_with_a_profile(host, name):
-    import execution
-    prompt = read(name, lambda kind: from_host(host, kind))
-    missing = sorted({item["class_type"] for item in prompt.values()} - host.keys())
-    if missing:
-        pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
-    made, applied = wired(prompt)
-    assert applied, "no sampler"
-    _, error, _, said = asyncio.run(execution.validate_prompt(name, without_meta(made), None))
-    assert (error or {}).get("type") in (None, "prompt_outputs_failed_validation"), error
-    wrong = [(item["class_type"], told["type"], told["details"]) for item in said.values() for told in item["errors"]
-             if not str(told.get("extra_info", {}).get("received_value", told["details"])).lower().endswith(FILES)]
-    other = [f"{kind}: {details}" for kind, reason, details in wrong
-             if reason == "value_not_in_list" and not kind.startswith("Debias")]
-    if other and len(other) == len(wrong):
-        pytest.skip(f"this ComfyUI lacks a choice: {'; '.join(other)[:200]}")
-    assert not wrong
-    check_what_is_found(prompt)  # with all that is sent

@@ -34,8 +34,6 @@ def test_links_of_a_workflow_fit(path):
         assert nodes[target]["inputs"][slot]["link"] == link
 
 
-# --- on a real server ------------------------------------------------------------------------------------------------
-
 class Server:
     def __init__(self, folder: Path):
         with socket.socket() as free:
@@ -74,10 +72,13 @@ class Server:
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
 
-    def run(self, prompt: dict, wait: float = 600, **more) -> dict:
-        answer = self.post("/prompt", dict(prompt=prompt, **more))
+    def queued(self, prompt: dict) -> str:
+        answer = self.post("/prompt", dict(prompt=prompt))
         assert "prompt_id" in answer, answer
-        return self.finished(answer["prompt_id"], wait)
+        return answer["prompt_id"]
+
+    def run(self, prompt: dict) -> dict:
+        return self.finished(self.queued(prompt))
 
     def finished(self, prompt_id: str, wait: float = 600) -> dict:
         until = time.monotonic() + wait
@@ -90,12 +91,24 @@ class Server:
             time.sleep(0.2)
         raise TimeoutError(self.logged()[-3000:])
 
-    def wait_for(self, text: str, start: int = 0, wait: float = 300) -> None:
-        """Until the log has a text after its first `start` characters."""
-        until = time.monotonic() + wait
-        while text not in self.logged()[start:]:
+    def ok(self, prompt: dict) -> dict:
+        """The outputs of a prompt that succeeds."""
+        history = self.run(prompt)
+        assert history["status"]["status_str"] == "success", history["status"]["messages"][-1]
+        return history["outputs"]
+
+    def cancelled(self, prompt: dict, said: str) -> int:
+        """Cancels a calibration once it says this; how many images it keeps."""
+        start = len(self.logged())
+        queued, until = self.queued(prompt), time.monotonic() + 300
+        while said not in self.logged()[start:]:
             assert time.monotonic() < until, self.logged()[-3000:]
             time.sleep(0.02)
+        self.post("/interrupt", {})
+        started = time.monotonic()
+        assert self.finished(queued)["status"]["messages"][-1][0] == "execution_interrupted"
+        assert time.monotonic() - started < 10
+        return int(self.logged()[start:].rpartition("measured is kept, ")[2].split()[0])
 
     def logged(self) -> str:
         self.log.flush()
@@ -123,12 +136,12 @@ def prompt_of(server, number: int) -> dict:
     return workflows.on_the_demo_model(workflows.to_prompt(workflows.read(path), server.object_info))
 
 
+def key_of(prompt: dict, name: str) -> str:
+    return next(key for key, item in prompt.items() if item["class_type"] == name)
+
+
 def of_type(prompt: dict, name: str) -> dict:
-    return next(item["inputs"] for item in prompt.values() if item["class_type"] == name)
-
-
-def said_ok(server, history: dict) -> None:
-    assert history["status"]["status_str"] == "success", history["status"]["messages"][-1]
+    return prompt[key_of(prompt, name)]["inputs"]
 
 
 def plain(server):
@@ -143,7 +156,6 @@ def plain(server):
         ("VAEDecode", dict(samples=["4", 0], vae=["0", 2])),
         ("SaveImage", dict(images=["5", 0], filename_prefix="plain"))])}
     history = server.run(prompt)
-    said_ok(server, history)
     cached = [data.get("nodes", []) for kind, data in history["status"]["messages"] if kind == "execution_cached"]
     assert "4" not in sum(cached, []), "the sampler did not run"
     return np.stack([np.asarray(Image.open(server.folder / "output" / image["filename"]))
@@ -160,7 +172,7 @@ def calibrating(server, **inputs) -> dict:
     prompt = prompt_of(server, 1)
     of_type(prompt, "DebiasAttribute")["target"] = "5:95"
     of_type(prompt, "DebiasCalibrate").update(dict(images=24, held_out=24, rounds=2, batch_size=4, steps=8,
-                                                     sure="custom") | inputs)
+                                                   sure="custom") | inputs)
     return prompt
 
 
@@ -176,19 +188,17 @@ def test_the_server_knows_every_node_with_tooltips_everywhere(server):
 @pytest.mark.comfyui
 def test_bundled_workflows_run(server):
     """In one go: the second leaves the profile that later ones load."""
-    for number in (0, 1):
-        said_ok(server, server.run(prompt_of(server, number)))
-    for number in (2, 3, 6):
-        said_ok(server, server.run(prompt_of(server, number)))
+    for number in (0, 1, 2, 3, 6):
+        server.ok(prompt_of(server, number))
 
     hires = prompt_of(server, 4)
-    loader = next(key for key, item in hires.items() if item["class_type"] == "LoraLoader")
+    loader = key_of(hires, "LoraLoader")
     model = hires.pop(loader)["inputs"]["model"][0]
     for item in hires.values():
         for name, value in item["inputs"].items():
             if isinstance(value, list) and value[0] == loader:
                 item["inputs"][name] = [model, value[1]]
-    said_ok(server, server.run(hires))
+    server.ok(hires)
 
     picture = next((server.folder / "output" / "debias").glob("after_*.png"))
     for i in range(4):
@@ -199,7 +209,7 @@ def test_bundled_workflows_run(server):
     for item in audit.values():  # the demo's pictures show no ages
         if item["inputs"].get("attribute") == "age":
             item["inputs"].update(attribute="own groups", groups="cook: a cook\njudge: a judge", name="job")
-    said_ok(server, server.run(audit))
+    server.ok(audit)
 
 
 @pytest.mark.comfyui
@@ -207,10 +217,8 @@ def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_serve
     prompt = prompt_of(server, 8)
     of_type(prompt, "DebiasCheckClassifier")["count"] = 6
     of_type(prompt, "EmptyLatentImage")["batch_size"] = 60
-    history = server.run(prompt)
-    said_ok(server, history)
-    node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasAudit")
-    shown = history["outputs"][node]["debias_panel"][0]
+    node = key_of(prompt, "DebiasAudit")
+    shown = server.ok(prompt)[node]["debias_panel"][0]
     assert "corrected by the classifier's check: man " in shown["text"] and "N = 60" in shown["text"]
     with urllib.request.urlopen(server.url + shown["labels"], timeout=60) as answer:
         page, rules = answer.read().decode(), answer.headers["Content-Security-Policy"]
@@ -218,10 +226,9 @@ def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_serve
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     section, = data["sections"]
     assert len(section["items"]) == 60
-    everyone = {item["key"]: "woman" for item in section["items"]}
-    prompt[node]["inputs"]["corrections"] = json.dumps(dict(form=data["form"], runs={section["run"]: {
-        "gender": everyone}}))
-    text = server.run(prompt)["outputs"][node]["debias_panel"][0]["text"]
+    runs = {section["run"]: {"gender": {item["key"]: "woman" for item in section["items"]}}}
+    prompt[node]["inputs"]["corrections"] = json.dumps(dict(form=data["form"], runs=runs))
+    text = server.ok(prompt)[node]["debias_panel"][0]["text"]
     assert "woman 100.0%" in text and "60 labels corrected by hand" in text
 
 
@@ -229,12 +236,11 @@ def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_serve
 def test_saved_images_say_what_was_applied_also_from_the_cache(server):
     from PIL import Image
     prompt = prompt_of(server, 2)
-    sampler, encoder = (next(key for key, item in prompt.items() if item["class_type"] == name)
-                        for name in ("KSampler", "DebiasTextEncode"))
+    sampler, encoder = (key_of(prompt, name) for name in ("KSampler", "DebiasTextEncode"))
     seen = []
     for seed in (11, 12):
         prompt[sampler]["inputs"]["seed"] = seed
-        said_ok(server, server.run(prompt))
+        server.ok(prompt)
         newest = max((server.folder / "output" / "debias").glob("apply_*.png"))
         seen.append({entry["Debias node"]: entry for entry in json.loads(Image.open(newest).info["debias"])})
     assert [record[sampler]["Debias seeds"][0] for record in seen] == [11, 12]
@@ -243,115 +249,79 @@ def test_saved_images_say_what_was_applied_also_from_the_cache(server):
 
 
 @pytest.mark.comfyui
-def test_cancel_stops_at_once_and_the_next_run_continues(server):
-    prompt = prompt_of(server, 1)
-    inputs = of_type(prompt, "DebiasCalibrate")
-    inputs.update(images=400, steps=20, held_out=20, rounds=0, name="cancelled")
+@pytest.mark.parametrize("phase, least", [("audit: 8 of", 8), ("round 1", 24), ("verification", 24)])
+def test_cancel_stops_at_once_leaves_no_trace_and_the_next_run_continues(server, untouched, phase, least):
+    prompt = calibrating(server, name=f"cancelled in {phase[:5]}", steps=12)
+    kept = server.cancelled(prompt, f"sd-debias: {phase}")
+    assert kept >= least and (plain(server) == untouched).all()
     start = len(server.logged())
-    answer = server.post("/prompt", dict(prompt=prompt))
-    server.wait_for("audit: 8 of 400", start)
-    server.post("/interrupt", {})
-    started = time.monotonic()
-    history = server.finished(answer["prompt_id"])
-    assert history["status"]["messages"][-1][0] == "execution_interrupted" and time.monotonic() - started < 10
-    kept = int(server.logged().rpartition("What was measured is kept, ")[2].split()[0])
-    assert kept >= 8
-    server.post("/prompt", dict(prompt=prompt))
-    server.wait_for(f"audit: {kept + 4} of 400", start)
-    server.post("/interrupt", {})
-
-
-@pytest.mark.comfyui
-@pytest.mark.parametrize("phase", ["audit", "round 1", "verification"])
-def test_cancel_in_a_phase_leaves_no_trace_and_the_next_run_continues(server, untouched, phase):
-    prompt = calibrating(server, name=f"cancelled in {phase}", steps=12)
-    start = len(server.logged())
-    answer = server.post("/prompt", dict(prompt=prompt))
-    server.wait_for(f"sd-debias: {phase}", start)
-    server.post("/interrupt", {})
-    assert server.finished(answer["prompt_id"])["status"]["messages"][-1][0] == "execution_interrupted"
+    server.ok(prompt)
+    said = server.logged()[start:]
+    assert "audit: 4 of 24" not in said and (least > 8 or f"audit: {kept + 4} of 24" in said)
     assert (plain(server) == untouched).all()
-    kept = int(server.logged()[start:].rpartition("What was measured is kept, ")[2].split()[0])
-    assert kept >= dict(audit=4).get(phase, 24)
-    start = len(server.logged())
-    said_ok(server, server.run(prompt))
-    assert "audit: 4 of 24" not in server.logged()[start:] and (plain(server) == untouched).all()
+
+
+def watched(server, client: str, announced: bool) -> tuple[dict, list, list]:
+    """(the prompt, events, binary messages) of a page while a calibration named as it runs."""
+    aiohttp = pytest.importorskip("aiohttp")
+    prompt, events, binaries = calibrating(server, name=client), [], []
+
+    async def watch():
+        url = f"{server.url}/ws?clientId={client}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+            await socket.send_json(dict(type="feature_flags", data=dict(supports_preview_metadata=True)))
+            if announced:
+                await session.post(f"{server.url}/api/sd-debias/pages", json=dict(client=client))
+            await asyncio.to_thread(server.post, "/prompt", dict(prompt=prompt, client_id=client))
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    binaries.append((int.from_bytes(message.data[:4], "big"), message.data[4:]))
+                    continue
+                event = json.loads(message.data)
+                events.append((event["type"], event["data"]))
+                if event["type"] in ("execution_success", "execution_error"):
+                    return event["type"]
+
+    assert asyncio.run(asyncio.wait_for(watch(), 300)) == "execution_success"
+    return prompt, events, binaries
 
 
 @pytest.mark.comfyui
 def test_a_calibration_has_one_progress_bar_with_previews_and_live_text(server):
-    aiohttp = pytest.importorskip("aiohttp")
-    prompt = calibrating(server, name="watched")
-    node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasCalibrate")
-    states, texts, previews = [], [], 0
-
-    async def watch():
-        nonlocal previews
-        url = f"{server.url}/ws?clientId=watcher"
-        async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
-            await socket.send_json(dict(type="feature_flags", data=dict(supports_preview_metadata=True)))
-            await asyncio.to_thread(server.post, "/prompt", dict(prompt=prompt, client_id="watcher"))
-            async for message in socket:
-                if message.type == aiohttp.WSMsgType.BINARY:
-                    kind = int.from_bytes(message.data[:4], "big")
-                    previews += kind in (1, 4)
-                    if kind == 3:
-                        length = int.from_bytes(message.data[4:8], "big")
-                        if message.data[8:8 + length].decode() == node:
-                            texts.append(message.data[8 + length:].decode())
-                else:
-                    event = json.loads(message.data)
-                    if event["type"] == "progress" and event["data"]["node"] == node:
-                        states.append((event["data"]["value"], event["data"]["max"]))
-                    if event["type"] in ("execution_success", "execution_error"):
-                        return event["type"]
-
-    assert asyncio.run(asyncio.wait_for(watch(), 300)) == "execution_success"
-    values, most = zip(*states)
+    prompt, events, binaries = watched(server, "watched", announced=False)
+    node = key_of(prompt, "DebiasCalibrate")
+    values, most = zip(*((data["value"], data["max"]) for kind, data in events
+                         if kind == "progress" and data["node"] == node))
     assert list(values) == sorted(values) and values[-1] == most[-1]
-    assert previews >= 6 and any(text.startswith("audit: 4 of 24 images\ngender: man") for text in texts)
+    assert sum(kind in (1, 4) for kind, _ in binaries) >= 6  # previews
+    head = len(node).to_bytes(4, "big") + node.encode()
+    texts = [data[len(head):].decode() for kind, data in binaries if kind == 3 and data.startswith(head)]
+    assert any(text.startswith("audit: 4 of 24 images\ngender: man") for text in texts)
     assert "Report: output/debias/watched/report.html" in texts[-1]
 
 
 @pytest.mark.comfyui
 def test_a_page_with_the_extension_gets_panels_and_the_report_opens(server):
-    aiohttp = pytest.importorskip("aiohttp")
-    prompt = calibrating(server, name="panelled")
-    panels, texts = {}, 0
-
-    async def watch():
-        nonlocal texts
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=page") as socket:
-            await session.post(f"{server.url}/api/sd-debias/pages", json=dict(client="page"))
-            await asyncio.to_thread(server.post, "/prompt", dict(prompt=prompt, client_id="page"))
-            async for message in socket:
-                if message.type == aiohttp.WSMsgType.BINARY:
-                    texts += int.from_bytes(message.data[:4], "big") == 3
-                    continue
-                event = json.loads(message.data)
-                if event["type"] == "sd-debias.panel":
-                    panels.setdefault(prompt[event["data"]["node"]]["class_type"], []).append(event["data"])
-                if event["type"] in ("execution_success", "execution_error"):
-                    break
-            shown = panels["DebiasCalibrate"][-1]
-            async with session.get(server.url + "/api" + shown["report"]) as answer:
-                assert "sandbox" in answer.headers["Content-Security-Policy"] and answer.status == 200
-                assert "doctor" in await answer.text()
-            for bad in ("..%2f..%2fx/report.html", "panelled/profile.json", "none/report.html"):
-                async with session.get(f"{server.url}/api/sd-debias/report/{bad}") as answer:
-                    assert answer.status == 404
-
-    asyncio.run(asyncio.wait_for(watch(), 300))
+    prompt, events, binaries = watched(server, "page", announced=True)
+    panels = {}
+    for kind, data in events:
+        if kind == "sd-debias.panel":
+            panels.setdefault(prompt[data["node"]]["class_type"], []).append(data)
     during = [panel for panel in panels["DebiasCalibrate"] if panel.get("total")]
     share, = during[-1]["shares"]
-    assert texts == 0 and during[-1]["done"] <= during[-1]["total"] and share["groups"] == ["man", "woman"]
+    assert 3 not in dict(binaries) and during[-1]["done"] <= during[-1]["total"]
+    assert share["groups"] == ["man", "woman"] and len(share["now"]["intervals"]) == 2
     assert share["was"]["images"] == 24 and share["now"]["shares"][0] < share["was"]["shares"][0]
-    assert share["text"].startswith("Target 5 / 95. Was ") and len(share["now"]["intervals"]) == 2
+    assert share["text"].startswith("Target 5 / 95. Was ")
     assert "pictures steered" in panels["DebiasApply"][-1]["text"] and panels["DebiasAudit"][-1]["shares"][0]["now"]
+    report = panels["DebiasCalibrate"][-1]["report"]
+    with urllib.request.urlopen(f"{server.url}/api{report}", timeout=60) as answer:
+        assert "sandbox" in answer.headers["Content-Security-Policy"] and "doctor" in answer.read().decode()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        server.get("/api/sd-debias/report/..%2f..%2fx/report.html")
     # Taken from the cache, outputs bring their panels again.
-    history = server.run(prompt, client_id="page")
-    node = next(key for key, item in prompt.items() if item["class_type"] == "DebiasCalibrate")
-    assert history["outputs"][node]["debias_panel"][0]["report"] == "/sd-debias/report/panelled/report.html"
+    shown, = server.ok(prompt)[key_of(prompt, "DebiasCalibrate")]["debias_panel"]
+    assert shown["report"] == report == "/sd-debias/report/page/report.html"
 
 
 @pytest.mark.comfyui
@@ -360,23 +330,15 @@ def test_a_page_with_the_extension_gets_panels_and_the_report_opens(server):
     ("DebiasAttribute", dict(target="1:2:3"), "needs 2 target shares, one per group, got 3"),
     ("DebiasApply", dict(start=0.5, end=0.2), "0 <= start <= end"),
     ("DebiasCalibrate", dict(name="../x"), "Expected a name of 1 to 120"),
-    ("DebiasCalibrate", dict(prompts=""), "a prompt to calibrate, got none")])
+    ("DebiasCalibrate", dict(prompts=""), "a prompt to calibrate, got none"),
+    ("DebiasLoadProfile", dict(profile="damaged.json"), "not readable JSON")])
 def test_bad_input_is_one_sentence_on_the_node_and_leaves_no_trace(server, untouched, node, inputs, sentence):
-    prompt = prompt_of(server, 1)
+    folder = server.folder / "models" / "debias_profiles"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "damaged.json").write_text("{")
+    prompt = prompt_of(server, 2 if node == "DebiasLoadProfile" else 1)
     of_type(prompt, node).update(inputs)
     kind, message = server.run(prompt)["status"]["messages"][-1]
     assert kind == "execution_error" and sentence in message["exception_message"]
     assert message.get("node_type", node) == node
     assert (plain(server) == untouched).all()
-
-
-@pytest.mark.comfyui
-def test_a_damaged_profile_is_said_on_its_node(server):
-    folder = server.folder / "models" / "debias_profiles"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "damaged.json").write_text("{")
-    prompt = prompt_of(server, 2)
-    of_type(prompt, "DebiasLoadProfile")["profile"] = "damaged.json"
-    kind, message = server.run(prompt)["status"]["messages"][-1]
-    assert kind == "execution_error" and "not readable JSON" in message["exception_message"]
-    assert message.get("node_type", "DebiasLoadProfile") == "DebiasLoadProfile"

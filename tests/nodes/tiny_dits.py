@@ -4,8 +4,10 @@ All classes are the host's own: networks with what the host's detection finds in
 tokenizers, templates, padding and masks. A family that the host lacks raises ImportError.
 """
 import base64
+import importlib
 import io
 import json
+from typing import Callable, NamedTuple
 from unittest import mock
 
 import torch
@@ -21,6 +23,34 @@ OPTIONS = dict(
     **{f"clip_{name}_model_config": dict(hidden_size=WIDTH, intermediate_size=64, num_attention_heads=2,
                                          num_hidden_layers=3) for name in "lg"},
     **{f"{name}_model_config": LLAMA for name in ("gemma2_2b", "qwen25_3b", "qwen25_7b", "qwen3_4b", "mistral3_24b")})
+
+
+class Family(NamedTuple):
+    """build  makes (MODEL, CLIP) anew, with the same weights each time
+    latent  the shape of one empty latent
+    cfg     as the family is usually run: 1 where guidance is distilled
+    """
+    build: Callable
+    latent: tuple
+    cfg: float
+
+
+FAMILIES: dict[str, Family] = {}  # by the names of shared/reference/families.md
+
+
+def family(name, latent, cfg):
+    def kept(make):
+        def build():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return make()
+        FAMILIES[name] = Family(build, latent, cfg)
+        return make
+    return kept
+
+
+def comfy(name):
+    return importlib.import_module(f"comfy.{name}")
 
 
 def lively(module):
@@ -40,25 +70,21 @@ def lively(module):
 STORED = torch.float32  # what a network's weights are stored as; they are computed with in float32
 
 
-def model_of(config, **network):
-    """A MODEL; config is one of comfy.supported_models."""
-    import comfy.model_management
-    import comfy.model_patcher
-    config = config(network)
-    config.set_inference_dtype(STORED, None if STORED == torch.float32 else torch.float32)
-    made = config.get_model({}, "", device=torch.device("cpu"))
-    lively(made.diffusion_model)
-    return comfy.model_patcher.ModelPatcher(made.eval(), load_device=comfy.model_management.get_torch_device(),
-                                            offload_device=comfy.model_management.unet_offload_device())
+def model_of(name, lively=lively, **config):
+    """A MODEL of a class of comfy.supported_models."""
+    made, cpu = getattr(comfy("supported_models"), name)(config), torch.device("cpu")
+    made.set_inference_dtype(STORED, None if STORED == torch.float32 else torch.float32)
+    model = made.get_model({}, "", device=cpu)
+    lively(model.diffusion_model)
+    return comfy("model_patcher").ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
 
 
-def clip_of(config, found=(), spiece=None, tekken=None, **options):
-    """A CLIP as `config` makes it of a checkpoint that holds the weights `found`."""
-    import comfy.sd
-    target = config({"hidden_size": WIDTH}).clip_target(  # that size is asked for by Flux 2 alone
-        {f"text_encoders.{name}": torch.zeros(1) for name in found})
-    clip = comfy.sd.CLIP(target, model_options={**OPTIONS, **options},
-                         tokenizer_data=dict(spiece_model=spiece, tekken_model=tekken))
+def clip_of(name, found=(), spiece=None, tekken=None, **options):
+    """A CLIP as that class makes it of a checkpoint that holds the weights `found`."""
+    config = getattr(comfy("supported_models"), name)({"hidden_size": WIDTH})  # Flux 2 asks for it
+    target = config.clip_target({f"text_encoders.{name}": torch.zeros(1) for name in found})
+    clip = comfy("sd").CLIP(target, model_options={**OPTIONS, **options},
+                            tokenizer_data=dict(spiece_model=spiece, tekken_model=tekken))
     lively(clip.cond_stage_model)
     return sharing(clip)
 
@@ -73,8 +99,8 @@ def sharing(clip):
 
 def blind():
     """Qwen's tower for pictures has 600 million weights more, and no pictures are shown here."""
-    import comfy.text_encoders.qwen_vl
-    return mock.patch.object(comfy.text_encoders.qwen_vl, "Qwen2VLVisionTransformer", lambda **_: torch.nn.Module())
+    return mock.patch.object(comfy("text_encoders.qwen_vl"), "Qwen2VLVisionTransformer",
+                             lambda **_: torch.nn.Module())
 
 
 def spiece():
@@ -100,52 +126,51 @@ def tekken():
     return torch.frombuffer(bytearray(written.encode()), dtype=torch.uint8)
 
 
+@family("SDXL", (1, 4, 8, 8), 7.0)
 def sdxl():
-    from comfy.supported_models import SDXL
     return model_of(
-        SDXL, image_size=8, in_channels=4, out_channels=4, model_channels=64, num_res_blocks=[1, 1],
+        "SDXL", image_size=8, in_channels=4, out_channels=4, model_channels=64, num_res_blocks=[1, 1],
         channel_mult=[1, 1], transformer_depth=[0, 1], transformer_depth_middle=1,
         transformer_depth_output=[0, 0, 1, 1], context_dim=2 * WIDTH, adm_in_channels=WIDTH + 6 * 256,
         num_classes="sequential", use_spatial_transformer=True, use_linear_in_transformer=True,
-        use_temporal_attention=False, legacy=False), clip_of(SDXL)
+        use_temporal_attention=False, legacy=False), clip_of("SDXL")
 
 
+@family("SD3", (1, 16, 8, 8), 4.5)
 def sd3():
-    from comfy.supported_models import SD3
     depth, context = 2, 4096  # of all texts, whatever its encoders' widths
     return model_of(
-        SD3, in_channels=16, patch_size=2, depth=depth, input_size=None, adm_in_channels=2 * WIDTH, qk_norm="rms",
+        "SD3", in_channels=16, patch_size=2, depth=depth, input_size=None, adm_in_channels=2 * WIDTH, qk_norm="rms",
         num_patches=64, pos_embed_max_size=8, pos_embed_scaling_factor=None, context_embedder_config=dict(
             target="torch.nn.Linear", params=dict(in_features=context, out_features=64 * depth)),
-    ), clip_of(SD3, [
+    ), clip_of("SD3", [
         "clip_l.transformer.text_model.final_layer_norm.weight",
         "clip_g.transformer.text_model.final_layer_norm.weight", "t5xxl.transformer.encoder.final_layer_norm.weight",
     ], t5xxl_model_config={**OPTIONS["t5xxl_model_config"], "d_model": context})
 
 
-def _taken(parameters, **newer):
+def _taken(kind, parameters, **newer):
     """Those that this version of the host knows."""
-    return {name: value for name, value in newer.items() if name in parameters.__dataclass_fields__}
+    known = getattr(comfy(f"ldm.{kind}.model"), parameters).__dataclass_fields__
+    return {name: value for name, value in newer.items() if name in known}
 
 
+@family("Flux 1", (1, 16, 8, 8), 1.0)
 def flux1():
-    from comfy.ldm.flux.model import FluxParams
-    from comfy.supported_models import Flux
     return model_of(
-        Flux, image_model="flux", in_channels=16, out_channels=16, patch_size=2, vec_in_dim=WIDTH, context_in_dim=WIDTH,
-        mlp_ratio=2.0, depth=1, depth_single_blocks=1, theta=10000, qkv_bias=True, guidance_embed=True, **TWO_HEADS,
-        **_taken(FluxParams, txt_ids_dims=[])), clip_of(Flux)
+        "Flux", image_model="flux", in_channels=16, out_channels=16, patch_size=2, vec_in_dim=WIDTH,
+        context_in_dim=WIDTH, mlp_ratio=2.0, depth=1, depth_single_blocks=1, theta=10000, qkv_bias=True,
+        guidance_embed=True, **TWO_HEADS, **_taken("flux", "FluxParams", txt_ids_dims=[])), clip_of("Flux")
 
 
 def _flux2(texts, found, **tokenizer):
     """In small what the host's detection finds in a checkpoint of Flux 2."""
-    from comfy.supported_models import Flux2
     return model_of(
-        Flux2, image_model="flux2", in_channels=128, out_channels=128, patch_size=1, vec_in_dim=None,
+        "Flux2", image_model="flux2", in_channels=128, out_channels=128, patch_size=1, vec_in_dim=None,
         context_in_dim=3 * WIDTH, hidden_size=WIDTH, num_heads=2, axes_dim=[4, 4, 4, 4], mlp_ratio=3.0, depth=1,
         depth_single_blocks=1, theta=2000, qkv_bias=False, guidance_embed=texts == "mistral3_24b",
         global_modulation=True, mlp_silu_act=True, ops_bias=False, default_ref_method="index", ref_index_scale=10.0,
-        txt_ids_dims=[3]), clip_of(Flux2, [f"{texts}.transformer.{name}" for name in found], **tokenizer)
+        txt_ids_dims=[3]), clip_of("Flux2", [f"{texts}.transformer.{name}" for name in found], **tokenizer)
 
 
 def _three_layers(clip, name):
@@ -155,12 +180,14 @@ def _three_layers(clip, name):
     encoder.options_default = (encoder.layer, *encoder.options_default[1:])
 
 
+@family("Flux 2 Klein", (1, 128, 4, 4), 1.0)
 def klein():
     model, clip = _flux2("qwen3_4b", ["model.norm.weight"])
     _three_layers(clip, "qwen3_4b")
     return model, clip
 
 
+@family("Flux 2", (1, 128, 4, 4), 1.0)
 def flux2():
     model, clip = _flux2("mistral3_24b", [
         "model.norm.weight", "model.layers.39.post_attention_layernorm.weight"], tekken=tekken())
@@ -168,65 +195,46 @@ def flux2():
     return model, clip
 
 
+@family("Chroma", (1, 16, 8, 8), 4.0)
 def chroma():
-    from comfy.ldm.chroma.model import ChromaParams
-    from comfy.supported_models import Chroma
     return model_of(
-        Chroma, image_model="chroma", in_channels=64, out_channels=64, patch_size=2, context_in_dim=WIDTH, in_dim=64,
+        "Chroma", image_model="chroma", in_channels=64, out_channels=64, patch_size=2, context_in_dim=WIDTH, in_dim=64,
         out_dim=WIDTH, hidden_dim=WIDTH, n_layers=1, mlp_ratio=2.0, depth=1, depth_single_blocks=1, theta=10000,
-        qkv_bias=True, **TWO_HEADS, **_taken(ChromaParams, txt_ids_dims=[], vec_in_dim=None)), clip_of(Chroma)
+        qkv_bias=True, **TWO_HEADS, **_taken("chroma", "ChromaParams", txt_ids_dims=[], vec_in_dim=None),
+    ), clip_of("Chroma")
 
 
+@family("Lumina 2", (1, 16, 8, 8), 4.0)
 def lumina2():
-    from comfy.supported_models import Lumina2
     return model_of(
-        Lumina2, image_model="lumina2", patch_size=2, in_channels=16, dim=WIDTH, n_layers=1, n_refiner_layers=1,
+        "Lumina2", image_model="lumina2", patch_size=2, in_channels=16, dim=WIDTH, n_layers=1, n_refiner_layers=1,
         n_heads=2, n_kv_heads=1, axes_dims=[4, 6, 6], axes_lens=[300, 512, 512], cap_feat_dim=WIDTH, qk_norm=True,
-        multiple_of=32, ffn_dim_multiplier=2.0), clip_of(Lumina2, spiece=spiece())
+        multiple_of=32, ffn_dim_multiplier=2.0), clip_of("Lumina2", spiece=spiece())
 
 
+@family("Z-Image", (1, 16, 8, 8), 1.0)
 def z_image():
-    from comfy.supported_models import ZImage
     return model_of(  # the width of its timestep embedding, 256, cannot be set
-        ZImage, image_model="lumina2", patch_size=2, in_channels=16, dim=256, n_layers=1, n_refiner_layers=1, n_heads=2,
-        n_kv_heads=2, axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512], cap_feat_dim=WIDTH, qk_norm=True,
+        "ZImage", image_model="lumina2", patch_size=2, in_channels=16, dim=256, n_layers=1,
+        n_refiner_layers=1, n_heads=2, n_kv_heads=2, axes_dims=[32, 48, 48],
+        axes_lens=[1536, 512, 512], cap_feat_dim=WIDTH, qk_norm=True,
         multiple_of=32, ffn_dim_multiplier=1.0, rope_theta=256.0, z_image_modulation=True, time_scale=1000.0,
-        pad_tokens_multiple=32), clip_of(ZImage)
+        pad_tokens_multiple=32), clip_of("ZImage")
 
 
+@family("Qwen-Image", (1, 16, 1, 8, 8), 2.5)
 def qwen_image():
-    from comfy.supported_models import QwenImage
     with blind():
-        clip = clip_of(QwenImage)
+        clip = clip_of("QwenImage")
     return model_of(
-        QwenImage, image_model="qwen_image", patch_size=2, in_channels=64, out_channels=16, num_layers=2,
+        "QwenImage", image_model="qwen_image", patch_size=2, in_channels=64, out_channels=16, num_layers=2,
         attention_head_dim=16, num_attention_heads=2, joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6)), clip
 
 
+@family("OmniGen 2", (1, 16, 8, 8), 5.0)
 def omnigen2():
-    from comfy.supported_models import Omnigen2
     return model_of(
-        Omnigen2, image_model="omnigen2", patch_size=2, in_channels=16, hidden_size=WIDTH, num_layers=1,
+        "Omnigen2", image_model="omnigen2", patch_size=2, in_channels=16, hidden_size=WIDTH, num_layers=1,
         num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1, multiple_of=32, ffn_dim_multiplier=1.0,
         axes_dim_rope=(4, 6, 6), axes_lens=(300, 512, 512), text_feat_dim=WIDTH, timestep_scale=1000.0,
-    ), clip_of(Omnigen2)
-
-
-def _seeded(make):
-    def made():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return make()
-    return made
-
-
-# By the names of shared/reference/families.md; each call makes (MODEL, CLIP) anew, with the same weights.
-FAMILIES = {name: _seeded(make) for name, make in {
-    "SDXL": sdxl, "SD3": sd3, "Flux 1": flux1, "Flux 2": flux2, "Flux 2 Klein": klein, "Z-Image": z_image,
-    "Lumina 2": lumina2, "Qwen-Image": qwen_image, "Chroma": chroma, "OmniGen 2": omnigen2}.items()}
-# Of one empty latent.
-LATENTS = {**dict.fromkeys(FAMILIES, (1, 16, 8, 8)), "SDXL": (1, 4, 8, 8), "Flux 2": (1, 128, 4, 4),
-           "Flux 2 Klein": (1, 128, 4, 4), "Qwen-Image": (1, 16, 1, 8, 8)}
-# As each is usually run: 1 where guidance is distilled.
-CFG = {"SDXL": 7.0, "SD3": 4.5, "Flux 1": 1.0, "Flux 2": 1.0, "Flux 2 Klein": 1.0, "Z-Image": 1.0, "Lumina 2": 4.0,
-       "Qwen-Image": 2.5, "Chroma": 4.0, "OmniGen 2": 5.0}
+    ), clip_of("Omnigen2")

@@ -87,7 +87,7 @@ def loaded(name, dits):
     """(MODEL, CLIP) of the files that `saved` wrote; dits: the module of the tiny models."""
     import comfy.model_detection
     import comfy.sd
-    nodes, (model, clip), made = pack().nodes, dits.FAMILIES[name](), comfy.sd.CLIP
+    nodes, (model, clip), made = pack().nodes, dits.FAMILIES[name].build(), comfy.sd.CLIP
     config, kind = model.model.model_config, FAMILIES[name][2]
     config = type(config)(dict(config.unet_config))
     target = SimpleNamespace(params={}, clip=type(clip.cond_stage_model), tokenizer=lambda **_: clip.tokenizer)
