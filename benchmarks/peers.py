@@ -301,6 +301,7 @@ pictures whose group changed although it was among those that need not change. A
 and occupation.{but} Every method stays on as it was set up for the prompt that names none, as a style, an extension or a profile does; who writes
 a suffix or a negative prompt by hand would leave it out. EquiSteer's gate is part of that method. Of this package, the profile of the prompt
 that names no group is applied to the one that does, as every host applies it (`core/profile/lookup.py`).
+How unlike pictures of one group are with each of these is [measured apart](variety.md), beside selection among many candidates.
 
 ![KL against the distance to the unguided pictures](peers.png)
 
