@@ -55,3 +55,19 @@ def test_after_an_exception_the_pipeline_is_as_it_was(pipe):
     assert type(pipe) is before
     with applied(pipe, balanced("gender")), pytest.raises(DebiasError, match="disable"):
         pipe(prompt_embeds=torch.zeros(1, 4, 8), **small(pipe))
+
+
+def test_two_pipelines_in_two_threads_do_not_meet():
+    from concurrent.futures import ThreadPoolExecutor
+    pipes = [tiny_pipelines.sd(), tiny_pipelines.sd()]
+    balance(pipes[0], "gender")
+    balance(pipes[1], "age")
+
+    def made(pipe):
+        return pipe("a doctor", num_images_per_prompt=2, **small(pipe, generator=[seeded(4), seeded(5)])).images
+
+    one_by_one = [made(pipe) for pipe in pipes]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(made, pipes))
+    assert all(np.array_equal(a, b) for a, b in zip(one_by_one, together))
+    assert not np.array_equal(*one_by_one)
