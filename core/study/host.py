@@ -14,10 +14,10 @@ from ..calibration.round import HELD_OUT, PROOF, Persons, Round
 from ..calibration.watched import others
 from ..errors import DebiasError
 from ..judge import Classifier
-from ..method.draw import rows
+from ..method.draw import Steering, rows
 from ..method.methods import METHODS, Method
 from .progress import Progress
-from .unfinished import Unfinished
+from .unfinished import AFTER, BEFORE, Unfinished, steers
 
 Fidelity = Callable[[Sequence, str], Sequence[float]]  # f(images, prompt): how well each image shows its prompt
 
@@ -106,18 +106,19 @@ def advance(host: Host, calibration: Calibration, prompt: str | None = None, wor
 
 def _with_pairs(rounds: Iterator[Round], bench: Measuring, work: Unfinished) -> Iterator[Round]:
     yield from rounds
-    if bench.calibration.plan.rounds or bench.calibration.plan.held_out:
+    if steers(bench.calibration):
         _pair(bench, work)
 
 
 def _pair(bench: Measuring, work: Unfinished) -> None:
     """Make the audit's first pictures again with the weights, which shows what the profile changes, and
-    that it changes nothing else. They are not counted."""
-    steerings, each = bench.calibration.steerings, bench.calibration.plan.batch_size
-    seeds = work.without_pair(steerings)
-    for start in range(0, len(seeds), each):
-        part = seeds[start:start + each]
-        work.keep_after(part, bench.render(rows(steerings, part), part, HELD_OUT))
+    that it changes nothing else. They are not counted. Pictures that somebody deleted are made anew."""
+    c = bench.calibration
+    none = [Steering.none(len(a.groups)) for a in c.attributes]
+    for when, steerings, seeds in ((BEFORE, none, work.lost(c)), (AFTER, c.steerings, work.without_pair(c.steerings))):
+        for start in range(0, len(seeds), c.plan.batch_size):
+            part = seeds[start:start + c.plan.batch_size]
+            work.keep_pictures(when, part, bench.render(rows(steerings, part), part, HELD_OUT))
 
 
 class Measuring:

@@ -100,14 +100,12 @@ class Unfinished:
                 write_atomic(self._folder / FACTS, json.dumps(_plain(self._facts)))
         if current.kind == AUDIT:
             first = set(current.seeds[:SHOWN])
-            self._keep_pictures(BEFORE, [(seed, image) for seed, image in zip(seeds, images) if seed in first])
+            shown = [seed in first for seed in seeds]
+            self.keep_pictures(BEFORE, *([own for own, show in zip(each, shown) if show] for each in (seeds, images)))
 
-    def keep_after(self, seeds: Sequence[int], images: Sequence) -> None:
-        """Keep pictures of the audit's seeds with the weights."""
-        self._keep_pictures(AFTER, list(zip(seeds, images)))
-
-    def _keep_pictures(self, when: str, pictures: Sequence[tuple[int, object]]) -> None:
-        for seed, image in pictures:
+    def keep_pictures(self, when: str, seeds: Sequence[int], images: Sequence) -> None:
+        """Keep pictures of the audit's seeds: `BEFORE`, as the model is, or `AFTER`, with the weights."""
+        for seed, image in zip(seeds, images):
             if image is None:
                 continue
             own = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
@@ -132,6 +130,10 @@ class Unfinished:
         """Thumbnails of a round, by what `Labelled` calls its pictures."""
         return {key_of(seed): thumb for seed, thumb in self._thumbs.get(at, {}).items()}
 
+    def lost(self, calibration: Calibration) -> list[int]:
+        """Seeds of the audit's first pictures, if not one of them is there."""
+        return [] if self._pictures[BEFORE] else list(calibration.audit.seeds[:SHOWN])
+
     def without_pair(self, steerings: Sequence[Steering]) -> list[int]:
         """Seeds of the pictures that these weights steer and of which none is kept with them."""
         seeds = sorted(self._pictures[BEFORE])
@@ -146,8 +148,7 @@ class Unfinished:
             return None, None
         seeds = sorted(before)
         first = Sheet(WITHOUT, [before[seed] for seed in seeds], seeds)
-        if not (calibration.plan.rounds or calibration.plan.held_out) or not calibration.finished \
-                or self.without_pair(calibration.steerings):
+        if not steers(calibration) or not calibration.finished or self.without_pair(calibration.steerings):
             return first, None
         return first, Sheet(WITH, [after.get(seed, before[seed]) for seed in seeds], seeds)
 
@@ -170,6 +171,12 @@ class Unfinished:
     def _folder(self) -> Path:
         assert self.path is not None
         return inside(self.path.parent, self.path.with_suffix(""))
+
+
+def steers(calibration: Calibration) -> bool:
+    """Are there pictures with weights, or will there be? Not of an audit."""
+    plan, rounds = calibration.plan, calibration.rounds
+    return bool(plan.rounds or plan.held_out or rounds and rounds[-1].kind == HELD_OUT)
 
 
 def _plain(facts: object) -> object:

@@ -461,6 +461,35 @@ def test_pictures_are_those_of_the_audit_and_of_the_same_seeds_with_the_weights(
         work.keep(rounds, [seed], [picture])
     pushed = Steering((0.0, 0.0), (0.0, 1.0, 0.0))
     assert work.without_pair([Steering.none(2)]) == [] and work.without_pair([pushed]) == [0]
-    work.keep_after([0], [picture])
+    work.keep_pictures("after", [0], [picture])
     assert work.without_pair([pushed]) == []
     assert sorted(file.name for file in tmp_path.rglob("*.png")) == ["after 0.png", "before 0.png"]
+
+
+def test_pictures_that_somebody_deleted_are_made_again(tmp_path):
+    """ComfyUI stopped with "zip() argument 2 is shorter than argument 1"."""
+    class Room(runner.Host):
+        setting = {}
+
+        def judges(self, attributes):
+            return [lambda images: np.array([[image[0, 0, 0] > 99, image[0, 0, 0] <= 99]
+                                             for image in images], float)], None
+
+        def render(self, prompt, seeds, weights, attributes, method):
+            pushed = [bool(row.any()) for row in weights]
+            return [np.array([[[200 * (push or seed % 3 > 0), seed % 200, x] for x in (0, 9)]] * 2, np.uint8)
+                    for seed, push in zip(seeds, pushed)]
+
+    places = runner.Places(*(tmp_path / name for name in ("p.json", "p.json", "f", "s", "b.json")))
+
+    def sheets():
+        found = runner.calibrate(Room(), ["a photo"], [GENDER], METHODS["default"], Plan(8, 1, 4, batch_size=4), "x",
+                                 places)
+        return [[picture.tobytes() for picture in sheet.pictures] for sheet in found.sheets[0]]
+
+    made = sheets()
+    lost = [path for path in tmp_path.rglob("*.png") if path.stem.startswith(("before ", "after "))]
+    assert [len(own) for own in made] == [8, 8] and lost
+    for path in lost:
+        path.unlink()
+    assert sheets() == made
