@@ -30,7 +30,6 @@ from fuzz_hosts import Comfy, Reached, Webui
 from PIL import Image
 from reliability import record
 
-from sd_debias.core.report import page as report
 from sd_debias.core.attribute import Attribute, parse, together
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
@@ -50,6 +49,7 @@ from sd_debias.core.profile.lookup import differences, entry_for
 from sd_debias.core.profile.words import described, metadata
 from sd_debias.core.report.figures import FORM, check_card
 from sd_debias.core.report.page import card_markdown, card_page, report_page
+from sd_debias.core.report.summary import summary
 from sd_debias.core.schema import LARGEST_WEIGHT
 from sd_debias.diffusers_host.sweep.folder import Request, SweepFolder
 from sd_debias.diffusers_host.sweep.job import Wanted
@@ -91,7 +91,7 @@ def profile(document) -> None:
     differences(found, {**found.setting, "steps": 3})
     described(found)
     report_page(found)
-    report.summary(found)
+    summary(found)
     again = Profile.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
     assert again.entries == found.entries and again.hash == found.hash
 
@@ -330,8 +330,8 @@ def an_audit(most: int = 3) -> FolderAudit:
     judge = lambda images: np.tile([[0.2, 0.8]], (len(images), 1))  # noqa: E731
     audit = FolderAudit(place, [parse("gender")], [judge], state=folder / "audit.json", batch_size=1)
     if most < 3:
-        for piece, _ in zip(audit.pieces(), range(most)):
-            audit._add(piece)
+        for first in range(most):
+            audit._label(first)
         audit._save()
     return audit
 

@@ -1,6 +1,7 @@
 """The public API, and that core stands without any host."""
 import ast
-import re
+import importlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.method.methods import named
 from sd_debias.core.profile.file import Profile
-import importlib
 import pkgutil
 import types
 
@@ -66,14 +66,11 @@ def test_no_room_of_core_leads_back_to_itself():
     assert house.circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [("a", "b"), ("a", "c"), ("b", "c")]
 
 
-def test_the_solver_and_the_judge_of_the_documentation_calibrate_and_are_named(tmp_path):
-    """docs/extending.md, run as it stands."""
-    text = (ROOT / "docs" / "extending.md").read_text("utf-8")
-    known = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(block, known)
+def test_the_example_of_an_own_solver_calibrates_and_is_named(tmp_path):
+    own = runpy.run_path(str(ROOT / "examples" / "own_solver.py"))["Halving"]
+    rule = solver.register("halving", lambda attribute, method, seed: own(attribute, method, seed))
     light = parse("light: dark | bright")
-    method, chance = named("shift", rule=known["rule"]), np.random.default_rng(0)
+    method, chance = named("shift", rule=rule), np.random.default_rng(0)
 
     def generate(weights, seeds):
         bright = chance.random(len(seeds)) < 1 / (1 + np.exp(1.5 - 3 * (weights[:, 0] - weights[:, 1]).numpy()))
@@ -81,11 +78,15 @@ def test_the_solver_and_the_judge_of_the_documentation_calibrate_and_are_named(t
                 for one in bright]
 
     c = Calibration("a room", [light], method, Plan(100, 6, 100, batch_size=50))
-    judge = known["Brightness"]()
+
+    def judge(images):
+        bright = np.array([image.mean() > 128 for image in images], float)
+        return np.stack([1 - bright, bright], axis=1)
+
     for _ in c.run(generate, lambda images: [judge(images)], save_to=tmp_path / "state.json"):
         pass
     assert c.audit.distribution(0, light.target).kl > 0.1 > 0.02 > c.held_out.distribution(0, light.target).kl
-    profile = profile_of("room", [c], {}, judge.name)
+    profile = profile_of("room", [c], {}, "brightness")
     assert Profile.load(profile.save(tmp_path)).method.rule == "own:halving"
     assert Calibration.load(tmp_path / "state.json").steerings == c.steerings
     solver._own.pop("own:halving")
