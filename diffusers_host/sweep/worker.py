@@ -65,6 +65,7 @@ class Task:
 class Worker:
     def __init__(self, host: Host, recipe: Recipe):
         self.host, self.recipe, self.facts = host, recipe, facts(host, recipe)
+        self._last: tuple[int, dict, Measuring] | None = None  # what the last task left, in memory
 
     def advance(self, task: Task) -> dict:
         """{"state", "thumbs", "images", "seconds", "evaluations", "facts": digest}, of at least one
@@ -75,9 +76,8 @@ class Worker:
         kept.
         """
         started, before = time.perf_counter(), self.host.evaluations
-        calibration = Calibration.from_dict(task.state)
-        calibration.learn_from([Calibration.from_dict(state) for state in task.taught])
-        measuring = Measuring(self.host, calibration, task.prompt)
+        measuring, self._last = self._measuring(task), None  # what fails on its way is begun anew
+        calibration = measuring.calibration
         thumbs: dict[str, dict[str, str]] = {}
         images = broken = 0
         while (current := calibration.next_round()) is not None:
@@ -95,9 +95,19 @@ class Worker:
         if calibration.finished and calibration.plan.rounds:
             self._pair(measuring, thumbs)
         after, self.facts = self.host.evaluations, facts(self.host, self.recipe)  # some know only now
-        return dict(state=calibration.to_dict(), thumbs=thumbs, images=images,
+        state = calibration.to_dict()
+        self._last = task.job, state, measuring
+        return dict(state=state, thumbs=thumbs, images=images,
                     seconds=time.perf_counter() - started, facts=digest(self.facts),
                     evaluations=None if before is None or after is None else after - before)
+
+    def _measuring(self, task: Task) -> Measuring:
+        """The prompt's work as the task has it; what the last task left need not be read again."""
+        if self._last is not None and self._last[:2] == (task.job, task.state):
+            return self._last[2]
+        calibration = Calibration.from_dict(task.state)
+        calibration.learn_from([Calibration.from_dict(state) for state in task.taught])
+        return Measuring(self.host, calibration, task.prompt)
 
     def _see(self, task: Task, calibration: Calibration, thumbs: dict, seeds: Sequence[int],
              images: Sequence) -> None:
