@@ -119,8 +119,8 @@ def troubled(error, *numbers):
 
 @pytest.mark.parametrize("opener, words", [
     (troubled(None), "is finite"), (painter(name="another model"), "refused: its model is"),
-    (troubled(FULL), "No space left"),
-    (troubled(DebiasError("CLIP gave NaN.")), "CLIP gave NaN")],
+    pytest.param(troubled(FULL), "No space left", marks=pytest.mark.slow),
+    pytest.param(troubled(DebiasError("CLIP gave NaN.")), "CLIP gave NaN", marks=pytest.mark.slow)],
     ids=["nothing finite", "another model", "full disk", "broken judge"])
 def test_a_worker_that_alone_cannot_do_it_changes_no_label(undisturbed, opener, words):
     said = []
@@ -141,8 +141,9 @@ def test_what_a_worker_is_at_when_it_is_put_aside_is_given_to_others(undisturbed
 
 @pytest.mark.parametrize("error, words, workers", [
     (RuntimeError("too long"), "too long", 1), (DebiasError("too long"), "too long", 3),
-    (RuntimeError("too long"), "too long", 3), (DebiasError("too long"), "too long", 1),
-    (None, "is finite", 3)])
+    pytest.param(RuntimeError("too long"), "too long", 3, marks=pytest.mark.slow),
+    pytest.param(DebiasError("too long"), "too long", 1, marks=pytest.mark.slow),
+    pytest.param(None, "is finite", 3, marks=pytest.mark.slow)])
 def test_a_prompt_that_nobody_can_measure_fails_alone(undisturbed, error, words, workers):
     opener = troubled(error, 4)
     pool = Here(opener) if workers == 1 else Shuffled(5, openers={i: opener for i in range(3)})
