@@ -24,6 +24,7 @@ from ..core.method.draw import check_strength
 from ..core.profile.balance import balanced
 from ..core.profile.file import Profile, located
 from ..core.profile.lookup import entry_for
+from .call import defaults, is_modular, per_prompt
 from .encode import encode_all, encoding_of
 from .generate import guided
 
@@ -44,12 +45,17 @@ def enable(pipe, profile: Profile | str | Path, strength: float = 1.0) -> Any:
     exceptions stay the pipeline's own. Raises DebiasError for a strength that is none and, when called, without a text.
     """
     check_strength(strength)
+    if hasattr(profile, "profile"):  # a DebiasGuidance
+        profile, strength = profile.profile, strength * profile.strength
     given = profile if isinstance(profile, Profile) else Profile.load(located(str(profile)))
     original = getattr(type(pipe), "_sd_debias_original", type(pipe))
-    if not callable(pipe) or not {"prompt", "generator"} <= set(inspect.signature(original.__call__).parameters):
+    if not callable(pipe) or not {"prompt", "generator"} <= set(defaults(pipe)):
         raise DebiasError("Expected a diffusers pipeline that is called with a prompt and a generator, got a "
                           f"{original.__name__}. Use a text-to-image pipeline.")
     disable(pipe)
+    if is_modular(pipe) and getattr(pipe, "guider", None) is not None:
+        from .guider import DebiasGuidance  # of newer versions of diffusers
+        pipe.guider = DebiasGuidance(given, strength, pipe.guider)
 
     @functools.wraps(original.__call__)
     def call(self, *args, **kwargs):
@@ -63,32 +69,44 @@ def enable(pipe, profile: Profile | str | Path, strength: float = 1.0) -> Any:
 def disable(pipe) -> Any:
     """The pipeline without a profile, as it was before."""
     pipe.__class__ = getattr(type(pipe), "_sd_debias_original", type(pipe))
+    guider = getattr(pipe, "guider", None)
+    if hasattr(guider, "profile"):
+        pipe.guider = guider.guider
     return pipe
 
 
 @contextmanager
 def applied(pipe, profile: Profile | str | Path, strength: float = 1.0) -> Iterator[Any]:
     """`enable` inside a context; before and after an exception, too, the pipeline is what it was."""
-    before = type(pipe)
+    before, guider = type(pipe), getattr(pipe, "guider", None)
     try:
         yield enable(pipe, profile, strength)
     finally:
         pipe.__class__ = before
+        if guider is not None:
+            pipe.guider = guider
 
 
 def _called(pipe, original, profile: Profile, strength: float, args, kwargs):
     given = inspect.signature(original.__call__).bind(pipe, *args, **kwargs).arguments
     given.pop(next(iter(given)))  # the pipeline itself
     given |= given.pop("kwargs", {})
-    prompt, negative = given.get("prompt"), given.get("negative_prompt")
+    state = given.get("state")  # a modular pipeline goes on from one
+    held = {**getattr(state, "values", {}), **given}
+    prompt, negative = held.get("prompt"), held.get("negative_prompt")
     if prompt is None:
         raise DebiasError("Expected a prompt as text, got embeddings: its words decide what is steered. Give the "
                           "prompt, or call disable(pipe) first.")
-    prompts, each = [prompt] if isinstance(prompt, str) else list(prompt), given.get("num_images_per_prompt") or 1
+    prompts, each = [prompt] if isinstance(prompt, str) else list(prompt), held.get(per_prompt(pipe)) or 1
     negatives = [negative] * len(prompts) if negative is None or isinstance(negative, str) else list(negative)
-    seeds = _seeds(given.get("generator"), len(prompts) * each)
+    seeds = _seeds(held.get("generator"), len(prompts) * each)
     steerings = [entry_for(profile, text, no or "")[0] for text, no in zip(prompts, negatives, strict=True)]
     rows = [draw.rows(entry.steerings, seeds[i * each:(i + 1) * each], strength) for i, entry in enumerate(steerings)]
+    if is_modular(pipe):
+        from .guider import run_modular
+        subjects = [entry.behind(strength) for entry in steerings]
+        return run_modular(pipe, original.__call__, profile.attributes, profile.method, prompts, rows, subjects,
+                           given)[0]
     if not any(row.any() for row in rows):
         return original.__call__(pipe, **given)
     outputs = []
@@ -99,7 +117,7 @@ def _called(pipe, original, profile: Profile, strength: float, args, kwargs):
         if not rows[i].any():
             outputs.append(original.__call__(pipe, **own))
             continue
-        for name in ("prompt", "negative_prompt", "num_images_per_prompt"):
+        for name in ("prompt", "negative_prompt", per_prompt(pipe)):
             own.pop(name, None)
         encoded = encode_all(pipe, text, profile.attributes, profile.method.context, **encoding_of(own),
                              subject=steerings[i].behind(strength))

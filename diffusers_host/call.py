@@ -1,6 +1,8 @@
 """The arguments of a denoiser's call: its texts, and rows of it."""
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,25 @@ _NOT_ROWS = ("img_ids", "txt_ids", "position_ids", "visual_rope_pos", "text_rope
              "image_rotary_emb")
 _LISTS = ("x", "img_shapes")
 KEPT = ("kv_cache", "kv_cache_mode")  # what a denoiser keeps of a text from step to step
+
+
+def is_modular(pipe) -> bool:
+    """Is it one of the modular pipelines, whose call takes what its blocks ask for?"""
+    return hasattr(pipe, "blocks") and hasattr(pipe.blocks, "input_names")
+
+
+def defaults(pipe) -> dict:
+    """The arguments of a pipeline's call with their defaults."""
+    if is_modular(pipe):
+        return {own.name: own.default for own in pipe.blocks.inputs if own.name}
+    return {name: own.default for name, own in inspect.signature(type(pipe).__call__).parameters.items()}
+
+
+def per_prompt(pipe) -> str:
+    """The argument for how many pictures a prompt gets."""
+    taken = defaults(pipe)
+    return next((name for name in ("num_images_per_prompt", "num_videos_per_prompt") if name in taken),
+                "num_images_per_prompt")
 
 
 def texts_in(call: dict) -> dict[str, Tensor]:

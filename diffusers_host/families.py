@@ -21,6 +21,7 @@ from ..core.errors import DebiasError, quoted
 from ..core.method.conditioning import Parts, in_context
 from ..core.method.direction import group_texts
 from ..core.method.methods import Method
+from .call import defaults, is_modular
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def without_fixed(pipe, call: dict) -> dict:
 def guidance(pipe, scale: float, negative_prompt: str | None) -> dict:
     """Arguments of `generate` for classifier-free guidance, by the names that the pipeline has for them. Raises
     DebiasError for a negative prompt that it does not take."""
-    accepted, family = inspect.signature(type(pipe).__call__).parameters, family_of(pipe)
+    accepted, family = defaults(pipe), family_of(pipe)
     cfg = family.cfg if family else "guidance_scale"
     if negative_prompt is not None and "negative_prompt" not in accepted:
         raise DebiasError(f"{type(pipe).__name__} takes no negative prompt, got {quoted(negative_prompt)}. Leave it "
@@ -239,7 +240,8 @@ def guidance(pipe, scale: float, negative_prompt: str | None) -> dict:
     guider = getattr(pipe, "guider", None)
     if cfg not in accepted and guider is not None:
         pipe.guider = guider.new(guidance_scale=scale)
-    return {"negative_prompt": negative_prompt, **({cfg: scale} if cfg in accepted else {})}
+    negative = {} if is_modular(pipe) and negative_prompt is None else {"negative_prompt": negative_prompt}
+    return {**negative, **({cfg: scale} if cfg in accepted else {})}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..core.errors import DebiasError, short
 from ..core.method import draw
 from ..core.method.conditioning import Encoded, Parts, effect, shape, shifted, shifted_rows
 from ..core.method.methods import METHODS, Method
+from .call import is_modular
 from .encode import encode, encode_all, encoding_of
 from .families import Family, WholeTexts, check_family, check_whole_texts, family_of, fixed, without_fixed
 from .hook import WindowedPrompt, check, hooked
@@ -158,7 +159,7 @@ def _calls(pipe, encoded: Encoded | WholeTexts | None, attributes: Sequence[Attr
     """The places of the images that one call of the pipeline makes: at most a batch and, where texts differ in length,
     of one length. Images that are left alone then have calls of their own, with the prompt itself."""
     keys: Sequence = [()] * len(weights)
-    if isinstance(encoded, WholeTexts):
+    if isinstance(encoded, WholeTexts) and not is_modular(pipe):
         keys = encoded.texts(weights)
     elif encoded is not None and family_of(pipe) is not None and method.direction == "prompt":
         keys = [shape(row) if a.any() else () for row, a in
@@ -203,9 +204,17 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
     if encoded is None and method.guidance.scale and rows.any():
         encoded = encode_all(pipe, prompt, attributes, method.context, **encoding_of(call))
 
-    made, records, blocked = {}, [], 0
+    made: dict[int, np.ndarray] = {}
+    records, blocked = [], 0
     for places in _calls(pipe, encoded, attributes, rows, method, batch_size):
         generators = [torch.Generator("cpu").manual_seed(seeds[place]) for place in places]
+        if is_modular(pipe):
+            from .guider import pictures_of
+            own, record = pictures_of(pipe, prompt, attributes, rows[places], method, negative_prompt,
+                                      getattr(encoded, "subject", ""), dict(call, generator=generators))
+            made.update(zip(places, own, strict=True))
+            records.append(record)
+            continue
         with guided(pipe, prompt, attributes, rows[places], method, negative_prompt=negative_prompt,
                     encoded=encoded, **encoding_of(call)) as guide:
             output = pipe(**guide.call, generator=generators, output_type="np", **call)

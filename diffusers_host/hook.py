@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -332,6 +332,14 @@ def check(pipe) -> None:
                           "FirstBlockCacheConfig instead, or the method 'default'.")
 
 
+def check_guider(pipe) -> None:
+    """`check` of a modular pipeline: the directions inside sampling act through its guider."""
+    if getattr(pipe, "guider", None) is None:
+        raise DebiasError(f"{type(pipe).__name__} has no guider, so it takes only the direction 'prompt'. Use the "
+                          "method 'default', or 'shift'.")
+    eps_units(pipe.scheduler)
+
+
 def _denoiser(pipe) -> tuple[torch.nn.Module, list[str]]:
     """The pipeline's denoiser and its arguments' names. Raises DebiasError for one that is not known."""
     module = getattr(pipe, "unet", getattr(pipe, "transformer", None))
@@ -348,17 +356,29 @@ def hooked(pipe, attributes: Sequence[Attribute], weights: Tensor, encoded: Enco
            kind: type[GuidedDenoiser] = GuidedDenoiser) -> Iterator[GuidedDenoiser]:
     """Puts a GuidedDenoiser in front of the pipeline's denoiser, outside torch.compile and offloading hooks."""
     module, parameters = _denoiser(pipe)
+
+    def make(forward) -> GuidedDenoiser:
+        if isinstance(forward, GuidedDenoiser):
+            raise DebiasError("This pipeline is guided already. Give all attributes to one call instead of nesting "
+                              "two.")
+        return kind(pipe, forward, parameters, attributes, weights, encoded, method)
+
+    with in_front(module, make) as hook:
+        yield hook
+
+
+@contextmanager
+def in_front(module: torch.nn.Module, make: Callable[[Callable], Callable]) -> Iterator[Any]:
+    """make(forward) in the place of a module's forward."""
     # A module compiled in place calls its compiled form, any other its forward. Instance attributes come first.
     entry = "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) is not None else "forward"
     own = module.__dict__.get(entry)
-    if isinstance(own, GuidedDenoiser):
-        raise DebiasError("This pipeline is guided already. Give all attributes to one call instead of nesting two.")
-    hook = kind(pipe, getattr(module, entry), parameters, attributes, weights, encoded, method)
-    module.__dict__[entry] = hook
+    front = make(getattr(module, entry))
+    module.__dict__[entry] = front
     try:
-        yield hook
+        yield front
     finally:
-        if module.__dict__.get(entry) is hook:  # offloading may have put another in its place meanwhile
+        if module.__dict__.get(entry) is front:  # offloading may have put another in its place meanwhile
             if own is None:
                 del module.__dict__[entry]
             else:

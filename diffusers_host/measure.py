@@ -1,7 +1,6 @@
 """Audits and calibrations of a diffusers pipeline that a program holds already: `sd_debias.audit`, `.calibrate`."""
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +21,7 @@ from ..core.study import runner
 from ..core.study.outcome import Outcome
 from ..core.study.places import Places
 from ..core.study.progress import Progress
+from .call import defaults
 from .applied import disable
 from .workbench import Workbench, demo, model_name
 
@@ -136,13 +136,14 @@ def bench_of(pipe, attributes: Sequence[Attribute], judge: Judge, batch_size: in
         raise DebiasError(f"Expected a diffusers pipeline, got a {type(pipe).__name__}. Load one, for example with "
                           "StableDiffusionPipeline.from_pretrained.")
     disable(pipe)
-    taken = {name: own.default for name, own in inspect.signature(type(pipe).__call__).parameters.items()}
+    taken = defaults(pipe)
     strange = sorted(set(setting) - {"num_inference_steps", "guidance_scale", "width", "height", "negative_prompt"})
     if strange:
         raise DebiasError(f"Expected num_inference_steps, guidance_scale, width, height or negative_prompt, got "
                           f"{short(strange[0])}. Leave it out.")
     given = {**taken, **setting}
-    known = dict(steps=given.get("num_inference_steps") or 30, cfg=given.get("guidance_scale") or 0.0,
+    scale = given.get("guidance_scale", getattr(getattr(pipe, "guider", None), "guidance_scale", None))
+    known = dict(steps=given.get("num_inference_steps") or 30, cfg=scale or 0.0,
                  batch_size=batch_size, **{key: setting.get(key) for key in ("width", "height", "negative_prompt")})
     classifiers, fidelity, told = _judges(pipe, attributes, judge, allow_download)
     model = model_name(str(getattr(pipe, "name_or_path", "") or type(pipe).__name__))

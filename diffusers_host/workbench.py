@@ -28,10 +28,11 @@ from ..core.method.methods import METHODS, Method, named
 from ..core.profile.file import Profile, located
 from ..core.profile.lookup import entry_for
 from ..core.method.draw import Steering, check_steered
+from .call import is_modular
 from .encode import encode, encode_all, of_one_length
 from .families import check_family, check_whole_texts, family_of, guidance
 from .generate import generate
-from .hook import check
+from .hook import check, check_guider
 from .model_folder import check_no_code
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -117,7 +118,10 @@ class Workbench(Host):
 
     def check(self, attributes: Sequence[Attribute], method: Method) -> None:
         """Raises DebiasError where this pipeline cannot be guided by a method; said before the first picture."""
-        if family_of(self.pipe) is not None:
+        if is_modular(self.pipe):
+            if method.direction != "prompt":
+                check_guider(self.pipe)
+        elif family_of(self.pipe) is not None:
             check_family(self.pipe, method)
             if method.direction != "prompt":
                 check(self.pipe)

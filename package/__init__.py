@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .diffusers_host.applied import balance as balance
     from .diffusers_host.applied import disable as disable
     from .diffusers_host.applied import enable as enable
+    from .diffusers_host.guider import DebiasGuidance as DebiasGuidance
     from .diffusers_host.measure import Audit as Audit
     from .diffusers_host.measure import audit as audit
     from .diffusers_host.measure import calibrate as calibrate
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Attribute": "core.attribute", "DebiasError": "core.errors", "Profile": "core.profile.file",
     "applied": "diffusers_host.applied", "balance": "diffusers_host.applied", "enable": "diffusers_host.applied",
-    "disable": "diffusers_host.applied", "Audit": "diffusers_host.measure", "audit": "diffusers_host.measure",
+    "disable": "diffusers_host.applied", "DebiasGuidance": "diffusers_host.guider", "Audit": "diffusers_host.measure", "audit": "diffusers_host.measure",
     "calibrate": "diffusers_host.measure", "load": "diffusers_host.share", "push_to_hub": "diffusers_host.share"}
 __all__ = sorted([*_WHERE, "__version__"])
 

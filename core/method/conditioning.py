@@ -91,7 +91,7 @@ def mean(texts: Sequence[Tensor]) -> Tensor:
     """Mean of a part over several texts, float32 [1, ...], of the longest one's length: at each token, over the texts
     that reach there. Of masks, what any of them has."""
     if not texts[0].is_floating_point():
-        return _union(texts)
+        return union(texts)
     if len({text.shape for text in texts}) == 1:
         return torch.stack([text.float() for text in texts]).mean(0)
     longest = max(map(length, texts))
@@ -144,7 +144,7 @@ def _shifted(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor,
         own = _split(encoded.groups[name], sizes)
         if not c.is_floating_point():
             used = [g for gs, a in zip(own, weights.split(sizes, dim=1)) for g, w in zip(gs, a[0]) if w]
-            result[name] = _union([c, *used]).to(c.dtype)
+            result[name] = union([c, *used]).to(c.dtype)
             continue
         anchor = total = c.float()
         for attribute, gs, a in zip(attributes, own, weights.split(sizes, dim=1)):
@@ -188,7 +188,7 @@ def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> l
         for name, part in e.items():
             gs = _split(encoded.groups[name], [weights.shape[1]])[0]
             if not part.is_floating_point():
-                made[name] = _union([part, *(g for g, w in zip(gs, row) if w)]).to(part.dtype)
+                made[name] = union([part, *(g for g, w in zip(gs, row) if w)]).to(part.dtype)
                 continue
             tail = _tail(part, gs, row)
             if tail is not None:
@@ -254,7 +254,7 @@ def _longer(part: Tensor, tokens: int) -> Tensor:
     return torch.nn.functional.pad(part, (0, 0, 0, tokens - length(part)))
 
 
-def _union(masks: Sequence[Tensor]) -> Tensor:
+def union(masks: Sequence[Tensor]) -> Tensor:
     """What any mask [1, L] has, of the longest one's length."""
     longest = max(mask.shape[-1] for mask in masks)
     return torch.stack([torch.nn.functional.pad(mask, (0, longest - mask.shape[-1])) for mask in masks]).amax(0)

@@ -25,10 +25,12 @@ _load("case")
 table = _load("table")
 is_neo = sys.modules["contracts_case"].load("webui", "real", "webui_real").is_neo
 FORGE = "Forge Neo" if is_neo(Path(os.environ.get("FORGE_PATH", "."))) else "Forge"
-HOSTS = {"diffusers": "diffusers", "ComfyUI" if os.environ.get("COMFYUI_PATH") else "ComfyUI double": "comfyui",
+HOSTS = {"diffusers": "diffusers", "diffusers, modular": "modular",
+         "ComfyUI" if os.environ.get("COMFYUI_PATH") else "ComfyUI double": "comfyui",
          "A1111 double": "webui", "Forge double": "webui",
          **{FORGE if name == "Forge" else name: "webui" for name in ("A1111", "Forge")
             if os.environ.get(f"{name.upper()}_PATH")}}
+QUICK = ("sdxl", "z-image", "anima")  # of the modular pipelines
 covering = _load("pairs").covering
 ADAPTERS = {host: _load(name) for host, name in HOSTS.items()}
 RESULTS, RAN = pytest.StashKey(), pytest.StashKey()
@@ -55,8 +57,9 @@ def pytest_generate_tests(metafunc):
              for form, variants in adapter.forms(host).items()
              if not isinstance(variants, str) for variant, refused in variants.items() if bool(refused) == refusal]
     metafunc.parametrize(("case", *varied), [
-        pytest.param(case, *row, id="-".join([case[0].replace(" ", "-"), *case[1:], *map(str, row)]),
-                     marks=[pytest.mark.slow, pytest.mark.webui] if case[0] in ("A1111", FORGE) else [])
+        pytest.param(case, *row, id="-".join([case[0].replace(", ", "-").replace(" ", "-"), *case[1:], *map(str, row)]),
+                     marks=[pytest.mark.slow, pytest.mark.webui] if case[0] in ("A1111", FORGE) else
+                     [pytest.mark.slow] if case[0] == "diffusers, modular" and case[2] not in QUICK else [])
         for case, row in covering(cases, varied, rows)],
         indirect=["case"], scope="module")
 

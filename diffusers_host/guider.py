@@ -1,0 +1,585 @@
+"""A guider for the modular pipelines of diffusers, in which each block asks `pipe.guider` what to evaluate.
+
+    debias.enable(pipe, profile)                     # puts one in front of the pipeline's own guider
+    debias.enable(pipe, DebiasGuidance.from_pretrained(folder))
+
+`DebiasGuidance` holds the pipeline's own guider (classifier-free guidance, APG, skipped layers ...), which goes on
+combining the predictions. A text is what the pipeline itself hands its denoiser for it, recorded from a call that
+ends there: so every family is served alike, and a full push is exactly the group's own text, of its own length.
+"""
+from __future__ import annotations
+
+import copy
+import inspect
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from diffusers import guiders
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.modular_pipelines.modular_pipeline import BlockState
+from torch import Tensor
+
+from ..core.attribute import Attribute
+from ..core.errors import DebiasError, quoted
+from ..core.method.conditioning import (
+    Encoded, check_groups, effect, length, mean, mixed_rows, shifted_rows, together, union,
+)
+from ..core.method.direction import group_texts
+from ..core.method.draw import check_strength
+from ..core.method.methods import Method
+from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
+from ..core.profile.file import Profile, located
+from .call import per_prompt
+from .hook import check_guider, eps_units, in_front
+
+NOTHING = dict(acted=False, steps=0, skipped=0, magnitude=0.0, guided_images=0, extra_evaluations=0)
+COND, UNCOND, FURTHER = "pred_cond", "pred_uncond", "debias"
+Parts = dict[str, Any]  # of a denoiser's call, by the argument's name; "a/b" is the item b of a dictionary a
+
+
+class DebiasGuidance(BaseGuidance):
+    """Steers a modular pipeline's pictures by a profile, in front of another guider.
+
+    profile   a Profile, its file or name, or its JSON form; None where a caller gives the weights
+    strength  0 to 1 and beyond, as in `enable`
+    guider    the guider that combines predictions; None: the one that the pipeline has when it is enabled
+
+    `save_pretrained` and `push_to_hub` write all of it; `enable(pipe, guider)` lets it see the prompt. Raises
+    DebiasError where it is asked to guide without having been enabled.
+    """
+    _input_predictions = [COND, UNCOND]
+
+    def __init__(self, profile: Profile | str | Path | Mapping | None, strength: float = 1.0,
+                 guider: BaseGuidance | Mapping | None = None):
+        check_strength(strength)
+        if isinstance(guider, Mapping):
+            kind = getattr(guiders, str(guider.get("_class_name")), None)
+            if kind is None:
+                raise DebiasError(f"Expected a guider of diffusers, got {quoted(str(guider.get('_class_name')))}.")
+            guider = kind.from_config(dict(guider))
+        if isinstance(profile, Mapping):
+            profile = Profile.from_dict(dict(profile))
+        elif profile is not None and not isinstance(profile, Profile):
+            profile = Profile.load(located(str(profile)))
+        self.profile: Profile | None = profile
+        self.strength = strength
+        self.guider: BaseGuidance | None = guider
+        self.run: Run | None = None
+        config = None if guider is None else {**guider.config, "_class_name": type(guider).__name__}
+        self.register_to_config(profile=profile and profile.to_dict(), strength=strength, guider=config)
+
+    def __getattr__(self, name: str) -> Any:
+        """What blocks ask of a guider besides, as its guidance_scale, is the other one's."""
+        inner = self.__dict__.get("guider")
+        if inner is None or name.startswith("__"):
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        return getattr(inner, name)
+
+    def new(self, **settings) -> DebiasGuidance:
+        """A copy, `settings` being those of the guider behind it."""
+        return type(self)(self.profile, self.strength, self._inner.new(**settings))
+
+    @property
+    def _inner(self) -> BaseGuidance:
+        if self.guider is None:
+            raise DebiasError("This DebiasGuidance stands in front of no guider. Call debias.enable(pipe, guider), or "
+                              "give it one: DebiasGuidance(profile, guider=pipe.guider).")
+        return self.guider
+
+    def enable(self) -> None:
+        self._inner.enable()
+
+    def disable(self) -> None:
+        self._inner.disable()
+
+    @property
+    def is_conditional(self) -> bool:
+        return self._inner.is_conditional
+
+    @property
+    def num_conditions(self) -> int:
+        return self._inner.num_conditions
+
+    def set_state(self, step: int, num_inference_steps: int, timestep: Tensor) -> None:
+        self._inner.set_state(step, num_inference_steps, timestep)
+        if self.run is None:
+            raise DebiasError("This DebiasGuidance knows no prompt. Call debias.enable(pipe, guider) before the "
+                              "pipeline.")
+        self.run.begin(step)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._inner.get_state()
+
+    def prepare_inputs(self, data) -> list[BlockState]:
+        return self._with_further(self._inner.prepare_inputs(data))
+
+    def prepare_inputs_from_block_state(self, data, input_fields) -> list[BlockState]:
+        return self._with_further(self._inner.prepare_inputs_from_block_state(data, input_fields))
+
+    def _with_further(self, batches: list[BlockState]) -> list[BlockState]:
+        assert self.run is not None
+        names = [getattr(batch, self._identifier_key) for batch in batches]
+        prompt = batches[names.index(COND)].as_dict()
+        # Without a negative prompt, Stable Diffusion 3 sets the prompt against itself.
+        names = [COND if name == UNCOND and _same(batch.as_dict(), prompt, self._identifier_key) else name
+                 for name, batch in zip(names, batches)]
+        further = self.run.further(names)
+        self._batches, self._names, self._at = batches, names + [FURTHER] * len(further), 0
+        self._further = [BlockState(**{**prompt, self._identifier_key: f"{FURTHER} {i}"}) for i in range(len(further))]
+        return batches + self._further
+
+    def prepare_models(self, denoiser: torch.nn.Module) -> None:
+        assert self.run is not None
+        name, number = self._names[self._at], self._at - len(self._batches)
+        if name != FURTHER:
+            self._inner.prepare_models(denoiser)
+        self._front = ExitStack()
+        self._front.enter_context(self.run.evaluating(denoiser, name, number))
+
+    def cleanup_models(self, denoiser: torch.nn.Module) -> None:
+        self._front.close()
+        if self._names[self._at] != FURTHER:
+            self._inner.cleanup_models(denoiser)
+        self._at += 1
+
+    def __call__(self, data: list[BlockState]) -> Any:
+        assert self.run is not None
+        own = data[:len(self._batches)]
+        by_name = dict(zip(reversed(self._names[:len(own)]), reversed(own)))
+        self.run.guide(by_name[COND], by_name.get(UNCOND), [batch.noise_pred for batch in self._further])
+        return self._inner(own)
+
+
+class Texts:
+    """A prompt, the empty one and the groups of all attributes, each as the denoiser's call has it.
+
+    encoded   their mixable parts; `rest` holds what no weights can mix (masks, positions), by text
+    """
+
+    def __init__(self, record: Callable[[str], Parts], prompt: str, attributes: Sequence[Attribute], context: str,
+                 subject: str = ""):
+        groups = [[record(text) for text in group_texts(group.texts, prompt, context, subject)]
+                  for attribute in attributes for group in attribute.groups]
+        prompt_parts, empty = record(prompt), record("")
+        every = [prompt_parts, empty, *(text for group in groups for text in group)]
+        self.names = [name for name in prompt_parts if not all(_alike(prompt_parts[name], one[name]) for one in every)]
+        if not self.names:
+            raise DebiasError("All texts read the same to this pipeline, so nothing can be steered. Describe the "
+                              "groups differently.")
+        mixed = [name for name in self.names if _tensor(prompt_parts[name]).is_floating_point()
+                 and len(_tensor(prompt_parts[name])) == 1]
+        self.masks = [name for name in self.names if name not in mixed and _tensor(prompt_parts[name]).ndim == 2
+                      and len(prompt_parts[name]) == 1]
+        # The dimension in which texts differ in length comes where core looks for it.
+        self.axes = {name: _axis([_tensor(one[name]) for one in every]) for name in mixed}
+        self.prompt, self.empty, self.groups = prompt_parts, empty, [max(g, key=self._size) for g in groups]
+        means = {name: [mean([self._moved(name, text) for text in group]) for group in groups] for name in mixed}
+        self.encoded = Encoded({name: self._moved(name, prompt_parts) for name in mixed},
+                               {name: self._moved(name, empty) for name in mixed},
+                               {name: together(part) for name, part in means.items()})
+        check_groups(self.encoded.groups, attributes)
+        self.tokens = max(mixed, key=lambda name: length(self.encoded.prompt[name]))
+
+    def shifted(self, attributes: Sequence[Attribute], weights: Tensor, context: str) -> list[Parts | None]:
+        """The prompt, moved by weights [B, n]; None where they are zero."""
+        rows = shifted_rows(self.encoded, attributes, weights, context)
+        return [self._whole(row, [self.prompt], a) if a.any() else None for row, a in zip(rows, weights, strict=True)]
+
+    def mixed(self, anchor: Parts, weights: Tensor) -> Parts:
+        """Another text, moved toward the groups by weights [1, n]."""
+        row, = mixed_rows([{name: self._moved(name, anchor) for name in self.axes}], self.encoded, weights)
+        return self._whole(row, [anchor], weights[0])
+
+    def group(self, number: int) -> Parts:
+        means = {name: parts[number] for name, parts in self.encoded.groups.items()}
+        return self._put({**self.groups[number]}, means)
+
+    def _whole(self, parts, anchors: list[Parts], weights: Tensor) -> Parts:
+        used = anchors + [self.groups[i] for i in weights.nonzero().flatten().tolist()]
+        text = dict(max(used, key=self._size))
+        for name in self.masks:
+            text[name] = union([own[name] for own in used]).to(text[name])
+        return self._put(text, parts)
+
+    def _put(self, text: Parts, parts) -> Parts:
+        for name, part in parts.items():
+            like = _tensor(text[name])
+            made = part.to(like).movedim(-2, self.axes[name]) if self.axes[name] else part.to(like)
+            text[name] = [made[0]] if isinstance(text[name], list) else made
+        return text
+
+    def _moved(self, name: str, text: Parts) -> Tensor:
+        part = _tensor(text[name])
+        return part.movedim(self.axes[name], -2) if self.axes[name] else part
+
+    def _size(self, text: Parts) -> int:
+        return max(_tensor(text[name]).numel() for name in self.names)
+
+
+class Run:
+    """One call of a pipeline: B images with weights [B, n] and, image by image, the texts of its prompt."""
+
+    def __init__(self, pipe, attributes: Sequence[Attribute], method: Method, weights: Tensor, texts: list[Texts]):
+        self.pipe, self.attributes, self.method, self.weights, self.texts = pipe, attributes, method, weights, texts
+        self.inside = method.direction != "prompt"
+        self.pushed: list[Parts | None] = [None] * len(weights)
+        if not self.inside:
+            self.pushed = [own.shifted(attributes, row[None], method.context)[0]
+                           for own, row in zip(texts, weights, strict=True)]
+        self.steps: Steps | None = None
+        self.timesteps = None
+        self.extra_evaluations, self.shifted = 0, set[int]()
+
+    def begin(self, step: int) -> None:
+        scheduler = self.pipe.scheduler
+        if scheduler.timesteps is not self.timesteps:
+            self.timesteps = scheduler.timesteps
+            times = self.timesteps.tolist()
+            self.places = [times.index(time) for time in times]  # samplers of second order have most of them twice
+            self.count = sorted(set(self.places))
+            self.units = eps_units(scheduler) if self.inside else []
+            self.steps, self.made = None, {}
+        counted = (getattr(scheduler, name, None) for name in ("step_index", "begin_index"))
+        self.index = self.places[next((index for index in counted if index is not None), step)]
+
+    @property
+    def progress(self) -> float:
+        return self.index / len(self.places)
+
+    def further(self, names: Sequence[str]) -> Sequence[Text]:
+        """The further texts of this step; `names` are the predictions that the other guider asks for."""
+        if not self.inside:
+            return []
+        if self.steps is None:
+            inner = self.pipe.guider.guider
+            # Guidance that ends before the last step cannot be the baseline of all.
+            whole = UNCOND in names and inner._stop >= 1
+            self.steps = Steps(self.method, self.weights, whole)
+        idle = self.steps.idle(self.progress) or self.steps.repeats(self.count.index(self.index), self.progress)
+        return [] if idle else self.steps.texts
+
+    @contextmanager
+    def evaluating(self, denoiser: torch.nn.Module, name: str, number: int = 0) -> Iterator[None]:
+        """The denoiser's call for one prediction: its own texts, other ones for some images, or a further text."""
+        def asked(call: Parts) -> dict[int, Parts] | None:
+            if name == FURTHER:
+                return self._of(self.steps.texts[number], number)
+            if name == UNCOND:
+                self.negative = call
+            if not name.startswith(COND) or self.inside or not self.method.guidance.active(self.progress):
+                return None
+            self.shifted.add(self.index)
+            return {i: text for i, text in enumerate(self.pushed) if text is not None}
+
+        with fronted(denoiser, lambda forward, call: self._evaluated(forward, call, asked(call), name == FURTHER)):
+            yield
+
+    def _evaluated(self, forward, call: dict, texts: dict[int, Parts] | None, alone: bool):
+        """`texts` by image; of other images the call's own, or, `alone`, nothing."""
+        if not texts:
+            return forward(**call)
+        flat, images = _flat(call), len(self.weights)
+        template = self.texts[0].prompt
+        self.extra_evaluations += len(texts) if alone else 0
+        rows = dict(texts) if alone else {
+            i: texts.get(i) or {name: _row(flat[name], template[name], i, images) for name in self.texts[0].names}
+            for i in range(images)}
+        lengths: dict[tuple, list[int]] = {}
+        for image, text in rows.items():
+            lengths.setdefault(self._key(text, template), []).append(image)
+        made: dict[int, Tensor] = {}
+        for own in lengths.values():
+            parts = {name: part if len(own) == images else _rows(part, template[name], own, images)
+                     for name, part in flat.items()}
+            parts.update((name, _joined([rows[i][name] for i in own], template[name]))
+                         for name in self.texts[0].names)
+            output = forward(**_nested(parts))[0]
+            made.update(zip(own, output, strict=True))
+        found = [made[i] for i in sorted(made)]
+        return (found if isinstance(output, list) else torch.stack(found),)
+
+    def _key(self, text: Parts, template: Parts) -> tuple:
+        """Texts that one call of the denoiser can evaluate."""
+        names = self.texts[0].names
+        if any(not _by_image(template[name]) for name in names):  # positions that all images of a call share
+            return (id(text),) if text is not None else ()
+        return tuple(tuple(_tensor(text[name]).shape) for name in names)
+
+    def _of(self, text: Text, number: int) -> dict[int, Parts]:
+        """A further text, image by image; made once."""
+        if number not in self.made:
+            self.made[number] = {image: self._text(text, image) for image in text.images}
+        return self.made[number]
+
+    def _text(self, text: Text, image: int) -> Parts:
+        own = self.texts[image]
+        if text.kind == EMPTY:
+            return own.empty
+        if text.kind == MOVED:
+            found, = own.shifted(self.attributes, text.weights[image][None], self.method.context)
+            return found
+        if text.kind == MIXED:
+            flat = _flat(self.negative)
+            anchor = {**own.prompt, **{name: _row(flat[name], own.prompt[name], image, len(self.weights))
+                                       for name in own.names}}
+            return own.mixed(anchor, text.weights[image][None])
+        return own.group(text.group)
+
+    def guide(self, cond: BlockState, uncond: BlockState | None, further: list[Tensor]) -> None:
+        """Takes gamma off the conditional prediction."""
+        if self.steps is None:
+            return
+        k = self.units[self.index]
+
+        def evaluate(texts: Sequence[Text]):
+            if not texts:
+                return None
+            found = [dict(zip(text.images, k * rows.float(), strict=True))
+                     for text, rows in zip(texts, further, strict=True)]
+            negative = None if uncond is None else k * uncond.noise_pred.float()
+            return k * cond.noise_pred.float(), negative, found
+
+        gamma = self.steps.guide(self.count.index(self.index), self.progress, evaluate)
+        if gamma is not None:
+            own = cond.noise_pred
+            cond.noise_pred = (own.float() - gamma / k).to(own.dtype)
+
+    def summary(self) -> dict:
+        """As `GuidedCall.summary`."""
+        guided = int(self.weights.any(1).sum())
+        if self.inside:
+            done = self.steps.run.summary() if self.steps else NOTHING
+            return {**done, "guided_images": guided, "extra_evaluations": self.extra_evaluations,
+                    "direction": self.method.direction}
+        of = {id(own): own for own in self.texts}
+        done = [effect(own.encoded, self.attributes, torch.stack(
+            [row for row, text in zip(self.weights, self.texts) if text is own]), self.method.context, own.tokens)
+            for own in of.values()]
+        whole = self.method.guidance.whole
+        magnitude = sum(one["magnitude"] * one["guided_images"] for one in done) / max(guided, 1)
+        return dict(acted=any(one["acted"] for one in done) and bool(self.shifted), magnitude=magnitude,
+                    steps=0 if whole else len(self.shifted), skipped=0, guided_images=guided, extra_evaluations=0,
+                    direction="prompt")
+
+
+class _Recorded(BaseException):
+    """Ends a call at its denoiser; no Exception, which the blocks would report as an error."""
+
+    def __init__(self, call: dict):
+        self.call = call
+
+
+def recorder(pipe, call: Callable[..., Any], given: dict) -> Callable[[str], Parts]:
+    """What the pipeline hands its denoiser for a text, of one image, in a call with the arguments `given`."""
+    own = {name: value for name, value in given.items() if name not in ("prompt", "negative_prompt", "output")}
+    for name in ("prompt_2", "prompt_3"):
+        own.pop(name, None)
+    if isinstance(own.get("latents"), Tensor):
+        own["latents"] = own["latents"][:1]
+    own[per_prompt(pipe)] = 1
+    known: dict[str, Parts] = {}
+
+    def stop(forward, denoiser_call: dict):
+        raise _Recorded(denoiser_call)
+
+    def record(text: str) -> Parts:
+        if text not in known:
+            scheduler, pipe.scheduler = pipe.scheduler, copy.copy(pipe.scheduler)
+            own["generator"] = torch.Generator("cpu").manual_seed(0)
+            try:
+                with unsteered(pipe), fronted(_denoiser(pipe), stop), _silent(pipe):
+                    call(pipe, **own, prompt=text)
+            except _Recorded as found:
+                known[text] = _flat(found.call)
+            finally:
+                pipe.scheduler = scheduler
+        if text not in known:
+            raise DebiasError(f"{type(pipe).__name__} calls no denoiser for a text, so its pictures cannot be steered. "
+                              "Give the prompt as text.")
+        return known[text]
+
+    return record
+
+
+def run_modular(pipe, call: Callable[..., Any], attributes: Sequence[Attribute], method: Method, prompts: Sequence[str],
+                weights: Sequence[Tensor], subjects: Sequence[str], given: dict) -> tuple[Any, dict]:
+    """A call of a modular pipeline, `given` being its arguments, with weights [images, n] for each prompt: its result,
+    and what guidance did."""
+    if not any(rows.any() for rows in weights) or not method.guidance.scale:
+        with unsteered(pipe):
+            return call(pipe, **given), dict(NOTHING, direction=method.direction)
+    record = recorder(pipe, call, given)
+    texts = [own for prompt, rows, subject in zip(prompts, weights, subjects, strict=True)
+             for own in [Texts(record, prompt, attributes, method.context, subject)] * len(rows)]
+    run = Run(pipe, attributes, method, torch.cat(list(weights)), texts)
+    before = getattr(pipe, "guider", None)
+    if before is None:
+        if run.inside:
+            check_guider(pipe)
+        with _unguided(run):
+            return call(pipe, **given), run.summary()
+    front = before if isinstance(before, DebiasGuidance) else DebiasGuidance(None, guider=before)
+    front.run = run
+    pipe.guider = front
+    try:
+        return call(pipe, **given), run.summary()
+    finally:
+        pipe.guider, front.run = before, None
+
+
+def pictures_of(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, method: Method,
+                negative_prompt: str | None, subject: str, given: dict) -> tuple[np.ndarray, dict]:
+    """A picture for each row of weights [B, n], [B, H, W, 3] from 0 to 1, of a video its first frame; and what guidance
+    did."""
+    name = next(name for name in ("images", "videos") if name in {own.name for own in pipe.blocks.outputs})
+    given = {**given, "prompt": prompt, per_prompt(pipe): len(weights), "output_type": "np", "output": name}
+    if negative_prompt is not None:
+        given["negative_prompt"] = negative_prompt
+    with _silent(pipe):
+        made, done = run_modular(pipe, type(pipe).__call__, attributes, method, [prompt], [weights], [subject], given)
+    return np.asarray(made) if name == "images" else np.stack([video[0] for video in made]), done
+
+
+@contextmanager
+def _unguided(run: Run) -> Iterator[None]:
+    """Pipelines without a guider evaluate the prompt alone, once in each step."""
+    def evaluated(forward, call: dict):
+        run.begin(0)
+        if not run.method.guidance.active(run.progress):
+            return forward(**call)
+        run.shifted.add(run.index)
+        return run._evaluated(forward, call, {i: text for i, text in enumerate(run.pushed) if text is not None}, False)
+
+    with fronted(_denoiser(run.pipe), evaluated):
+        yield
+
+
+@contextmanager
+def unsteered(pipe) -> Iterator[None]:
+    """The pipeline with its own guider alone."""
+    before = getattr(pipe, "guider", None)
+    try:
+        if isinstance(before, DebiasGuidance):
+            pipe.guider = before._inner
+        yield
+    finally:
+        if before is not None:
+            pipe.guider = before
+
+
+def _denoiser(pipe) -> torch.nn.Module:
+    module = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    if module is None:
+        raise DebiasError(f"Cannot guide {type(pipe).__name__}: expected pipe.unet or pipe.transformer. Load its "
+                          "components first: pipe.load_components().")
+    return module
+
+
+@contextmanager
+def fronted(module: torch.nn.Module, answer: Callable[[Callable, dict], Any]) -> Iterator[None]:
+    """answer(forward, call by names) in front of a module; blocks go on reading the arguments of its forward."""
+    network = getattr(module, "_orig_mod", module)
+    parameters = list(inspect.signature(type(network).forward).parameters)[1:]
+
+    def make(forward):
+        @wraps(type(network).forward)
+        def called(*args, **kwargs):
+            return answer(forward, dict(zip(parameters, args), **kwargs))
+        called.__signature__ = inspect.signature(network.forward)  # type: ignore[attr-defined]
+        return called
+
+    with in_front(module, make):
+        yield
+
+
+@contextmanager
+def _silent(pipe) -> Iterator[None]:
+    """Without progress bars, which blocks inside of blocks have, too."""
+    found, blocks = [], [pipe._blocks]  # `pipe.blocks` is a copy
+    while blocks:
+        block = blocks.pop()
+        blocks += getattr(block, "sub_blocks", {}).values()
+        if hasattr(block, "progress_bar"):
+            found.append((block, block.__dict__.get("_progress_bar_config")))
+            block._progress_bar_config = dict(disable=True)
+    try:
+        yield
+    finally:
+        for block, before in found:
+            if before is None:
+                del block._progress_bar_config
+            else:
+                block._progress_bar_config = before
+
+
+# Arguments of a denoiser's call, flat: "added_cond_kwargs/text_embeds" is an item of a dictionary.
+def _flat(call: Mapping, head: str = "") -> Parts:
+    flat: Parts = {}
+    for name, value in call.items():
+        flat.update(_flat(value, f"{head}{name}/") if isinstance(value, dict) and value else {f"{head}{name}": value})
+    return flat
+
+
+def _nested(flat: Parts) -> dict:
+    call: dict = {}
+    for name, value in flat.items():
+        *dictionaries, last = name.split("/")
+        inner = call
+        for each in dictionaries:
+            inner = inner.setdefault(each, {})
+        inner[last] = value
+    return call
+
+
+def _tensor(value) -> Tensor:
+    """A part [1, ...] of one image, which some pipelines have as a list of one."""
+    return value[0][None] if isinstance(value, list) else value
+
+
+def _by_image(one) -> bool:
+    """Has an argument, seen in a call for one image, one item for each of them?"""
+    return isinstance(one, list) and len(one) == 1 or isinstance(one, Tensor) and one.ndim > 0 and len(one) == 1
+
+
+def _rows(value, one, images: Sequence[int], batch: int):
+    """An argument for some images of a batch; `one` is the same argument in a call for one image."""
+    if not _by_image(one) or len(value) != batch:
+        return value
+    rows = [value[i] for i in images]  # an index would be copied to the device in every step
+    return rows if isinstance(value, list) else torch.stack(rows)
+
+
+def _row(value, one, image: int, batch: int):
+    return _rows(value, one, [image], batch)
+
+
+def _joined(parts: list, one):
+    if not _by_image(one):
+        return parts[0]
+    return [part[0] for part in parts] if isinstance(one, list) else torch.cat(parts)
+
+
+def _alike(one, other) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return type(one) is type(other) and one == other
+
+
+def _same(one: dict, other: dict, but: str) -> bool:
+    return all(value is other.get(name) for name, value in one.items() if name != but)
+
+
+def _axis(tensors: Sequence[Tensor]) -> int:
+    """The dimension in which texts differ in length; 0 where it already is where core looks, or none differs."""
+    first = tensors[0].shape
+    differ = {i for other in tensors for i, (a, b) in enumerate(zip(first, other.shape)) if a != b}
+    if len(differ) > 1:
+        raise DebiasError("This pipeline's texts differ in more than their length, so they cannot be mixed.")
+    axis = differ.pop() if differ else 0
+    return 0 if axis == len(first) - 2 else axis
