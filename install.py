@@ -126,7 +126,7 @@ def prepare(extra):
     more = ", pytest, Ray" if extra == "test" else ""
     print(f"Installing torch, diffusers, transformers{more} and a few others; this takes a few minutes, only the first "
           "time", flush=True)
-    pip_install("--constraint", str(TESTED), "--editable", f".[{extra}]")
+    pip_install("--constraint", str(TESTED), "--editable", ".[test]" if extra == "test" else ".")
     STAMP.write_text(f"{origin()}\n{fingerprint(extra)}\n", encoding="utf-8")
 
 

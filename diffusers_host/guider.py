@@ -34,7 +34,7 @@ from ..core.method.methods import Method
 from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
 from ..core.profile.file import Profile, located
 from .call import per_prompt
-from .hook import check_guider, eps_units, in_front
+from .hook import caches, check_guider, eps_units, in_front
 
 NOTHING = dict(acted=False, steps=0, skipped=0, magnitude=0.0, guided_images=0, extra_evaluations=0)
 COND, UNCOND, FURTHER = "pred_cond", "pred_uncond", "debias"
@@ -61,6 +61,8 @@ class DebiasGuidance(BaseGuidance):
             if kind is None:
                 raise DebiasError(f"Expected a guider of diffusers, got {quoted(str(guider.get('_class_name')))}.")
             guider = kind.from_config(dict(guider))
+        if guider is not None and not isinstance(guider, BaseGuidance):
+            raise DebiasError(f"Expected a guider of diffusers, got a {type(guider).__name__}.")
         if isinstance(profile, Mapping):
             profile = Profile.from_dict(dict(profile))
         elif profile is not None and not isinstance(profile, Profile):
@@ -412,6 +414,13 @@ def run_modular(pipe, call: Callable[..., Any], attributes: Sequence[Attribute],
     if not any(rows.any() for rows in weights) or not method.guidance.scale:
         with unsteered(pipe):
             return call(pipe, **given), dict(NOTHING, direction=method.direction)
+    if getattr(pipe, "transformer_2", None) is not None:
+        raise DebiasError(f"{type(pipe).__name__} has two transformers, of which only one would be steered. Use the "
+                          "WanPipeline of diffusers for this model.")
+    cached = caches(_denoiser(pipe))
+    if cached:
+        raise DebiasError(f"The blocks of a {type(pipe).__name__} do not tell its cache ({', '.join(cached)}) one text "
+                          "from another. Call disable_cache() on its transformer.")
     record = recorder(pipe, call, given)
     texts = [own for prompt, rows, subject in zip(prompts, weights, subjects, strict=True)
              for own in [Texts(record, prompt, attributes, method.context, subject)] * len(rows)]

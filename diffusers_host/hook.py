@@ -119,10 +119,10 @@ class GuidedDenoiser:
         with self._cache(number):
             return self._sample(self.forward(**own), own)
 
-    def _cache(self, number: int) -> AbstractContextManager:
+    def _cache(self, name: object) -> AbstractContextManager:
         """Where diffusers caches what changes little from step to step, it must not take it from another text."""
         module, _ = _denoiser(self.pipe)
-        return module.cache_context(f"debias {number}") if hasattr(module, "cache_context") else nullcontext()
+        return module.cache_context(f"debias {name}") if hasattr(module, "cache_context") else nullcontext()
 
     def _sample(self, output, call: dict) -> Tensor:
         """The predictions [B, ...] of a call's pictures."""
@@ -285,6 +285,8 @@ class WindowedPrompt(GuidedDenoiser):
                 self.shifted.add(index)
             if active != self.given_shifted:
                 call = self._exchanged(call, rows)
+            with self._cache("shifted") if active else nullcontext():
+                return self.forward(**call)
         return self.forward(**call)
 
     def _is_ours(self, call: dict, rows: int) -> bool:
@@ -324,12 +326,18 @@ def check(pipe) -> None:
     denoiser or its scheduler is not of a kind that is known, or its cache takes one text for another."""
     module, _ = _denoiser(pipe)
     eps_units(pipe.scheduler)
-    cached = {name for part in module.modules() for name in getattr(getattr(part, "_diffusers_hook", None), "hooks", ())
-              if name.startswith(_CACHES)}
+    cached = [name for name in caches(module) if name.startswith(_CACHES)]
     if cached:
         raise DebiasError("Expected a pipeline whose cache tells one text from another, got "
-                          f"{', '.join(sorted(cached))}. Call disable_cache() on its transformer, use "
+                          f"{', '.join(cached)}. Call disable_cache() on its transformer, use "
                           "FirstBlockCacheConfig instead, or the method 'default'.")
+
+
+def caches(module: torch.nn.Module) -> list[str]:
+    """The caches of diffusers that are on in a denoiser."""
+    hooks = (getattr(getattr(part, "_diffusers_hook", None), "hooks", ()) for part in module.modules())
+    return sorted({name for names in hooks for name in names
+                   if any(kind in name for kind in ("cache", "fbc", "broadcast"))})
 
 
 def check_guider(pipe) -> None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "Attribute": "core.attribute", "DebiasError": "core.errors", "Profile": "core.profile.file",
     "applied": "diffusers_host.applied", "balance": "diffusers_host.applied", "enable": "diffusers_host.applied",
-    "disable": "diffusers_host.applied", "DebiasGuidance": "diffusers_host.guider", "Audit": "diffusers_host.measure", "audit": "diffusers_host.measure",
+    "disable": "diffusers_host.applied", "DebiasGuidance": "diffusers_host.guider",
+    "Audit": "diffusers_host.measure", "audit": "diffusers_host.measure",
     "calibrate": "diffusers_host.measure", "load": "diffusers_host.share", "push_to_hub": "diffusers_host.share"}
 __all__ = sorted([*_WHERE, "__version__"])
 

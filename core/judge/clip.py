@@ -14,7 +14,7 @@ from torch import Tensor
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
 from . import Pictures, digest, pictures
-from .pretrained import load, load_model, load_tokenizer, preprocess
+from .pretrained import load, load_image_processor, load_model, load_tokenizer, preprocess
 
 
 class ClipModel:
@@ -44,7 +44,7 @@ class ClipModel:
             raise DebiasError(f"Zero-shot classification needs a model that compares pictures with texts, such as CLIP "
                               f"or SigLIP, but {quoted(source)} holds a {type(self.model).__name__}.")
         self.tokenizer = load_tokenizer(tokenizer or source, allow_download)
-        self.processor = load("AutoImageProcessor", source, allow_download)
+        self.processor = load_image_processor(source, allow_download)
         self.begin(batch_size)
 
     @staticmethod

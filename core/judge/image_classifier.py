@@ -12,7 +12,7 @@ from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
 from . import Pictures, pictures
 from .known_labels import FACE_MARGIN, known_labels
-from .pretrained import load, load_model, preprocess
+from .pretrained import load_image_processor, load_model, preprocess
 
 
 class ImageClassifier:
@@ -55,7 +55,7 @@ class ImageClassifier:
         if strange:
             raise DebiasError(f"{quoted(source)} has no label {quoted(strange[0])}. Its labels: "
                               f"{short(', '.join(known))}.")
-        self.processor = load("AutoImageProcessor", source, allow_download)
+        self.processor = load_image_processor(source, allow_download)
         self.attribute, self.min_mass, self.batch_size = attribute, min_mass, batch_size
         self.name = f"classifier {Path(source).name}"
         self.to_group = torch.tensor([[float(groups.get(label) == name) for name in attribute.names]

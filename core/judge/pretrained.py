@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import DebiasError, quoted, short
+from ..files import read_json
 
 # Of a model's files: an adapter's weights, and vocabularies that some versions of transformers unpickle.
 PICKLED = ("adapter_config.json", "vocab.pkl", "vocab.bin")
@@ -109,6 +110,24 @@ def load_tokenizer(source: str | Path, allow_download: bool = False) -> Any:
     tokenizer = load("AutoTokenizer", source, allow_download)
     getattr(getattr(tokenizer, "backend_tokenizer", None), "__dict__", {}).pop("decode", None)
     return tokenizer
+
+
+def load_image_processor(source: str | Path, allow_download: bool = False) -> Any:
+    """The folder's image processor. Raises DebiasError.
+
+    Where torchvision is not installed, transformers 5.17 and others have no AutoImageProcessor, but the folder's own
+    kind, which works on PIL images.
+    """
+    try:
+        return load("AutoImageProcessor", source, allow_download)
+    except DebiasError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
+        folder = folder_of(source) or _cached(str(source))
+        kind = read_json(folder / "preprocessor_config.json").get("image_processor_type") if folder else None
+        if not isinstance(kind, str):
+            raise
+        return load(kind.removesuffix("Fast"), source, allow_download)
 
 
 def preprocess(processor: Any, arrays: Sequence[np.ndarray], model: torch.nn.Module) -> dict:

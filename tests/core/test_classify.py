@@ -183,6 +183,16 @@ def test_an_empty_batch_gives_an_empty_answer(empty, folders, clip):
     assert ImageClassifier(folders["vit"], GENDER, {"cat": "man", "0-20": "woman"})(empty).shape == (0, 2)
 
 
+def test_without_torchvision_the_folder_s_own_image_processor_serves(clip, images, folders, monkeypatch):
+    """A fresh environment got transformers 5.17, whose AutoImageProcessor wants torchvision."""
+    def lacking(*args, **kwargs):
+        raise ImportError("AutoImageProcessor requires the Torchvision library")
+
+    expected = clip.similarity(images, "a doctor")
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lacking)
+    assert np.allclose(ClipModel(folders["clip"]).similarity(images, "a doctor"), expected)
+
+
 def test_features_of_older_transformers_are_plain_tensors(clip, images, monkeypatch):
     expected = clip.embed_texts(["a man"])
     monkeypatch.setattr(clip.model, "get_text_features", lambda **_: expected * 3)

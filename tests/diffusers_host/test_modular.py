@@ -1,6 +1,5 @@
 """Modular pipelines: `DebiasGuidance` in front of every guider of diffusers. What a push means, family by family, is
 compared in tests/contracts."""
-import diffusers
 import pytest
 import tiny_modular
 import torch
@@ -97,6 +96,13 @@ def test_a_guider_is_saved_and_loaded(pipe, tmp_path):
     debias.disable(pipe)
 
 
+@pytest.mark.parametrize("wrong", [dict(profile="nobody"), dict(guider=5), dict(guider={"_class_name": "Nobody"}),
+                                   dict(strength=float("nan"))])
+def test_a_guider_of_wrong_parts_is_refused(wrong):
+    with pytest.raises(debias.DebiasError):
+        DebiasGuidance(**{"profile": balanced("gender"), **wrong})
+
+
 def test_a_guider_that_knows_no_prompt_says_what_to_call(pipe):
     guider = pipe.guider
     pipe.guider = DebiasGuidance(balanced("gender"), guider=guider)
@@ -128,5 +134,13 @@ def test_a_judge_audits_a_modular_pipeline(pipe):
     assert shares["gender"]["man"] == 1.0
 
 
-def test_no_newer_diffusers_is_needed_for_other_pipelines():
-    assert diffusers.__version__ and not hasattr(diffusers.StableDiffusionPipeline, "blocks")
+@pytest.mark.parametrize("compiled", [lambda pipe: pipe.unet.compile(backend="eager"), lambda pipe: (
+    pipe.update_components(unet=torch.compile(pipe.unet, backend="eager")))])
+def test_compiled_denoisers_are_guided_alike(compiled):
+    pipe = tiny_modular.pipeline("sdxl")
+    expected = [made(pipe, attributes=[GENDER], weights=PUSH, method=Method(direction))
+                for direction in ("prompt", "embedding")]
+    compiled(pipe)
+    for direction, own in zip(("prompt", "embedding"), expected):
+        found = made(pipe, attributes=[GENDER], weights=PUSH, method=Method(direction))
+        assert (found - own).abs().max() <= 1
