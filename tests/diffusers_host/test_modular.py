@@ -23,7 +23,7 @@ PERTURBED = LayerSkipConfig(indices=[0], fqn=BLOCKS, skip_attention=False, skip_
 SMOOTHED = SmoothedEnergyGuidanceConfig(indices=[0], fqn=BLOCKS)
 GUIDERS = {
     "ClassifierFreeGuidance": {}, "ClassifierFreeZeroStarGuidance": {}, "AdaptiveProjectedGuidance": {},
-    "AdaptiveProjectedMixGuidance": {}, "TangentialClassifierFreeGuidance": {},
+    "AdaptiveProjectedMixGuidance": {}, "TangentialClassifierFreeGuidance": {}, "MagnitudeAwareGuidance": {},
     "AutoGuidance": dict(auto_guidance_config=SKIPPED), "SkipLayerGuidance": dict(skip_layer_config=SKIPPED),
     "PerturbedAttentionGuidance": dict(perturbed_guidance_config=PERTURBED),
     "SmoothedEnergyGuidance": dict(seg_guidance_config=SMOOTHED)}
@@ -41,13 +41,16 @@ def made(pipe, prompt=PROMPT, seeds=SEEDS, name="sdxl", **steered):
 @pytest.mark.parametrize("name", GUIDERS)
 def test_it_stands_in_front_of_every_guider(pipe, name):
     """A full push is the group's own text as that guider draws it; a picture that is left alone stays."""
+    family = "flux2-klein" if name == "MagnitudeAwareGuidance" else "sdxl"  # it takes latents of tokens alone
+    pipe = pipe if family == "sdxl" else tiny_modular.pipeline(family)
+    how = dict(name=family, **(dict(negative_prompt="blurry") if family == "sdxl" else {}))
     pipe.guider = getattr(guiders, name)(guidance_scale=4.0, **GUIDERS[name])
-    plain = made(pipe, negative_prompt="blurry")
-    own = made(pipe, "a doctor, a woman", SEEDS[:1], negative_prompt="blurry")
+    plain = made(pipe, **how)
+    own = made(pipe, "a doctor, a woman", SEEDS[:1], **how)
     assert not torch.equal(own[0], plain[0])
-    found = made(pipe, attributes=[GENDER], weights=PUSH, negative_prompt="blurry")
+    found = made(pipe, attributes=[GENDER], weights=PUSH, **how)
     assert torch.equal(found[1], plain[1]) and (found[0] - own[0]).abs().max() <= 1
-    inside = made(pipe, attributes=[GENDER], weights=PUSH, method=Method("prediction"), negative_prompt="blurry")
+    inside = made(pipe, attributes=[GENDER], weights=PUSH, method=Method("prediction"), **how)
     assert torch.equal(inside[1], plain[1]) and not torch.equal(inside[0], plain[0])
 
 
