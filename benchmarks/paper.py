@@ -245,7 +245,7 @@ def measured_cases(results: list[dict]) -> dict[str, list[dict]]:
 
 def certain(result: dict) -> bool:
     """Was every attribute known as surely as ends a calibration?"""
-    return all(found >= enough(len(a.groups)) for found, a in zip(result["certainty"], CASES[result["case"]], strict=True))
+    return all(found >= enough(len(a.groups), len(CASES[result["case"]])) for found, a in zip(result["certainty"], CASES[result["case"]], strict=True))
 
 
 def today(result: dict) -> bool:

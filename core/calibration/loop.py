@@ -134,7 +134,7 @@ class Calibration(Record):
         return own.answer(history)
 
     def _certainty_of(self, attribute: int) -> Callable[[Steering], float]:
-        return lambda steering: self._expected(attribute, steering).certainty
+        return lambda steering: self._expected(attribute, steering).certainty - self.needed(attribute)
 
     @property
     def _spent(self) -> bool:
@@ -216,10 +216,11 @@ class Calibration(Record):
 
     def _sure(self, attribute: int) -> bool:
         """Is an attribute known well enough?"""
-        return self.certainty(attribute) >= self._needed(attribute)
+        return self.certainty(attribute) >= self.needed(attribute)
 
-    def _needed(self, attribute: int) -> float:
-        return enough(len(self.attributes[attribute].groups))
+    def needed(self, attribute: int) -> float:
+        """The certainty at which an attribute is known well enough, so that all of them are, together."""
+        return enough(len(self.attributes[attribute].groups), len(self.attributes))
 
     def _all_but_the_check(self, attribute: int) -> bool:
         """Would it be known well enough if the classifier's check were exact? Then further pictures tell nothing."""
@@ -229,7 +230,7 @@ class Calibration(Record):
         exact = 1e6 * np.asarray(counts, float)
         drawn = uncorrupted(self.solvers[attribute].outcomes(self.history(attribute), self.steerings[attribute]), exact)
         near = np.abs(drawn - np.asarray(self.attributes[attribute].target)) <= self.plan.within
-        return float(near.all(1).mean()) >= self._needed(attribute)
+        return float(near.all(1).mean()) >= self.needed(attribute)
 
     def _hopeless(self, attribute: int) -> bool:
         """Can no push bring an attribute's shares within the margin?"""
@@ -350,7 +351,8 @@ class Calibration(Record):
         if not steering.probabilities or not isinstance(solved, Draw):
             return self.distribution(r, attribute).kl_floor95
         drawn = [o for o, label in zip(steering.draws(r.seeds[:r.done], attribute), labels, strict=True) if label >= 0]
-        before = [m for m, own in zip(self.history(attribute), self.rounds) if own is not r]  # it does not judge itself
+        seen = [own for own in self.rounds if own.complete and own.kind != PROOF]
+        before = [m for m, own in zip(self.history(attribute), seen) if own is not r]  # it does not judge itself
         matrix = fair_outcomes(solved.matrix(before, steering.push), steering.probabilities, reachable(target))
         return drawn_floor(matrix, drawn, target)
 

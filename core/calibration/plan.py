@@ -56,12 +56,13 @@ FIELDS = {
 
 
 CERTAINTY = 0.95  # with which a plan's margin must hold
+LOOKED = 0.96     # and at a look, since a calibration that is looked at after every round ends on a lucky one
 
 
-def enough(groups: int) -> float:
-    """Certainty at which an attribute's shares are known well enough. They are looked at after every round, and the
-    more there are, the sooner chance makes all of them look right at once: each has its own part of the error."""
-    return 1 - (1 - CERTAINTY) / (groups - 1)
+def enough(groups: int, attributes: int = 1) -> float:
+    """Certainty at which an attribute's shares are known well enough. The more shares there are, of all attributes
+    together, the sooner chance makes all of them look right at once: each has its own part of the error."""
+    return 1 - (1 - LOOKED) / ((groups - 1) * attributes)
 
 
 NUMBERS = ("images", "rounds", "held_out", "tolerance", "within")  # those of the plan "custom"
@@ -158,8 +159,9 @@ class Plan:
     def _needed(self, attributes: Sequence[Attribute]) -> float:
         """Images of a typical prompt until its shares are known to within the margin."""
         assert self.within is not None
-        return max(0.45 * t * (1 - t) * (NormalDist().inv_cdf((1 + enough(len(a.groups))) / 2) / self.within) ** 2
-                   for a in attributes for t in a.target)
+        sure = [enough(len(a.groups), len(attributes)) for a in attributes]
+        return max(0.45 * t * (1 - t) * (NormalDist().inv_cdf((1 + s) / 2) / self.within) ** 2
+                   for a, s in zip(attributes, sure) for t in a.target)
 
 
 @dataclass(frozen=True)

@@ -189,15 +189,15 @@ class Record:
                 raise DebiasError(f"in its round {number} no image was classified.")
 
     def history(self, attribute: int) -> list[solver.Measurement]:
-        """The rounds that a solver sees: the complete ones. With a margin, the verification is excluded, since it is
-        a test."""
-        n, tested = len(self.attributes[attribute].groups), self.plan.within is not None
+        """The rounds that a solver sees: the complete ones, the verification among them: what it shows joins the
+        estimate. Without those that prove a judge."""
+        n = len(self.attributes[attribute].groups)
         for number, r in enumerate(self.rounds):
             if r.complete and (number, attribute) not in self._measured:  # asked for many times a round
                 self._measured[number, attribute] = solver.Measurement(r.steerings[attribute],
                                                                        r.outcomes(attribute, n))
         return [self._measured[number, attribute] for number, r in enumerate(self.rounds)
-                if r.complete and r.kind != PROOF and not (tested and r.kind == HELD_OUT)]
+                if r.complete and r.kind != PROOF]
 
     def told(self, attribute: int) -> list[telling.Told]:
         """Of each group: how many pictures that were fully pushed to it are labelled as it. A check of the judge stands

@@ -221,8 +221,8 @@ LINEAR = Method("embedding", spend="shift", guidance=SafeLatentGuidance(linear=T
 
 
 @pytest.mark.parametrize("method, men, most, runs", [
-    pytest.param(Method(), 0.6, 320, 30, marks=pytest.mark.slow), (Method(), 0.8, 160, 20),
-    pytest.param(Method(), 0.95, 110, 30, marks=pytest.mark.slow),
+    pytest.param(Method(), 0.6, 380, 30, marks=pytest.mark.slow), (Method(), 0.8, 220, 20),
+    pytest.param(Method(), 0.95, 130, 30, marks=pytest.mark.slow),
     pytest.param(LINEAR, 0.8, 600, 20, marks=pytest.mark.slow), (LINEAR, 0.8, 600, 3)],
     ids=["draw from 60:40", "from 80:20", "from 95:5", "shift from 80:20", "a few"])
 def test_what_is_called_sure_holds_and_costs_few_pictures(method, men, most, runs):
@@ -253,8 +253,8 @@ def test_pushes_of_earlier_prompts_of_a_list_count_a_little():
     before = solver.matrix(history, 1.0)
     solver.learn_from([[*history, Measurement(pushed, np.array([[0, 0], [0, 0], [30, 70]]))]] * 2)
     after = solver.matrix(history, 1.0)
-    assert before[2, 1] == pytest.approx(0.92, abs=0.001) and after[2, 1] == pytest.approx(0.704, abs=0.001)
-    assert (before[:2] == after[:2]).all() and solver._counts(history, 1.0).sum(1).tolist() == [101, 4, 16]
+    assert before[2, 1] == pytest.approx(0.761, abs=0.001) and after[2, 1] == pytest.approx(0.703, abs=0.01)
+    assert (before[:2] == after[:2]).all() and solver._counts(history, 1.0).sum(1).tolist() == [101, 5, 16]
     assert (solver.matrix(history, 1.5) == before).all()  # of another strength nothing is known
 
 

@@ -135,7 +135,7 @@ def test_it_says_what_a_calibration_would_do_better_and_hands_the_attributes_on(
         balance, sample, said):
     model, attributes = balance("gender = 60:40", "a doctor")
     sample(model, seed=4, steps=2)
-    assert "calibrate (about 190 images)" in said[-1][0] and attributes[0].target == (0.6, 0.4)
+    assert "calibrate (about 200 images)" in said[-1][0] and attributes[0].target == (0.6, 0.4)
 
 
 def test_of_several_attributes_each_is_counted_by_itself(balance, sample, said):

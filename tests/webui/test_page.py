@@ -13,7 +13,7 @@ from webui_settings import save_profile, script
 
 
 @pytest.mark.parametrize("form, said", [
-    ({}, "Target: gender: man 50 %, woman 50 %. About 190 images, at most 820; the time is shown "),
+    ({}, "Target: gender: man 50 %, woman 50 %. About 210 images, at most 820; the time is shown "),
     (dict(target="woman 65, man 35"), "gender: man 35 %, woman 65 %. About "),
     (dict(attributes=["gender", "skin_tone_3"], target="gender: woman 65\nskin_tone_3: dark 40"),
      "gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About "),
