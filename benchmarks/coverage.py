@@ -40,7 +40,8 @@ def cells() -> list[dict]:
     both = [dict(plan="normal", worlds=[dict(shows=[0.8, 0.2], target=[0.5, 0.5], obeys=[r, r]), more[0]["worlds"][0] | dict(
         obeys=[r] * 3)]) for r in (0.85, 0.95)]
     quick = [dict(cell, plan="quick") for cell in two if cell["worlds"][0]["target"][0] == 0.5]
-    return more + both + two + quick
+    short = [dict(cell, plan="short") for cell in more + both + two]
+    return more + both + two + quick + short
 
 
 def key_of(row: dict) -> str:

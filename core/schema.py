@@ -118,7 +118,7 @@ LABEL = _whole(-3, MOST_GROUPS - 1)  # a group's place, or why a picture is left
 PLAN = _object(
     images=_whole(1, MOST_IMAGES), rounds=_whole(0, MOST_IMAGES), held_out=_whole(0, MOST_IMAGES),
     tolerance=_or_null(_number(0, 1e6)), within=_or_null(_number(0, 0.5)), batch_size=_whole(1, MOST_IMAGES),
-    round_images=_or_null(_whole(1, MOST_IMAGES)),
+    round_images=_or_null(_whole(1, MOST_IMAGES)), more=_number(0, 1),
     seed=_whole(-2**64, 2**64),
     confidence=_number(0, 1))
 ROUND = _object(

@@ -106,7 +106,7 @@ def calibrate(pipe, prompts: str | Sequence[str], attributes: Attributes, judge:
               allow_download: bool = False, **setting: Any) -> Calibrated:
     """Find the weights for a pipeline and its prompts, and verify them on fresh seeds.
 
-    sure    "quick", "normal" or "thorough": within 10, 5 or 3 points of the target; or a `Plan`
+    sure    "quick", "short", "normal" or "sure": within 10, 5, 5 or 3 points of the target; or a `Plan`
     out     a folder for profile, report and pictures; the same call continues there after an interruption
 
     The rest as in `audit`. Raises DebiasError; what else the model or the judge raises is passed on.

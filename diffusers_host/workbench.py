@@ -159,7 +159,7 @@ class Workbench(Host):
 
         attributes  one or several, as objects or as `attribute.parse` reads them: "gender", "age = 1:1:2"
         method      or the name of one of `METHODS`
-        plan        or how sure to be: "quick", "normal" or "thorough"
+        plan        or how sure to be: "quick", "short", "normal" or "sure"
         """
         found = [attributes] if isinstance(attributes, (Attribute, str)) else attributes
         method = named(method) if isinstance(method, str) else method

@@ -67,7 +67,7 @@ class DebiasMeasure(scripts.Script):
             made_of(gr.Dropdown, "attributes", "Attributes", list(BUILT_IN), multiselect=True)
             made_of(gr.Textbox, "target", "Target shares (empty: even)", placeholder="woman 65, man 35")
         with gr.Row():
-            made_of(gr.Dropdown, "sure", "How sure: within 10, 5 or 3 points", list(HOW_SURE.values))
+            made_of(gr.Dropdown, "sure", "How sure: within 10, 5, 5 or 3 points", list(HOW_SURE.values))
             made_of(gr.Dropdown, "classifier", "Classifier (a model; add ;skin_tone=ita for tones by colour)",
                     classifiers.choices(), value=classifiers.default(), allow_custom_value=True)
         _a_way_to_get_one(self, made["classifier"])

@@ -61,7 +61,7 @@ class Calibration(Record):
         self.aims = [a.target if (c := counts_of(self.checks, i)) is None else tuple(through(a.target, c).tolist())
                      for i, a in enumerate(self.attributes)]
         self.solvers = [solver.make(method, a if a.target == aim else a.with_target(aim), plan.seed + i,
-                                    plan.within and plan.within * self._gain(i))
+                                    plan.within and plan.within * self._gain(i), plan.more or 1.0)
                         for i, (a, aim) in enumerate(zip(self.attributes, self.aims, strict=True))]
         self._answers: tuple[int, list[Expected]] | None = None  # and of how many images
         self._solved: tuple[int, tuple[Steering, ...]] | None = None
@@ -126,10 +126,10 @@ class Calibration(Record):
         return self._solved[1]
 
     def _answer(self, attribute: int, least: bool = False) -> Steering:
-        """What a solver found; where all images of a plan with a margin are used, and unless it is to be the least,
-        with as many pushes as it takes to be sure."""
+        """What a solver found; where all images of a plan with a margin are used, or the plan has it so, and unless it
+        is to be the least, with as many pushes as it takes to be sure."""
         own, history = self.solvers[attribute], self.history(attribute)
-        if type(own) is Draw and self._spent and not least:
+        if type(own) is Draw and (self._spent or self.plan.more) and not least:
             return own.answer(history, self._certainty_of(attribute))
         return own.answer(history)
 
@@ -207,7 +207,7 @@ class Calibration(Record):
         """How many images are steered because few were measured, in words; "" where no more than needed."""
         found = []
         for i, (attribute, steering) in enumerate(zip(self.attributes, self.steerings)):
-            least = self._answer(i, least=True) if self._spent and steering.probabilities else steering
+            least = self._answer(i, least=True) if (self._spent or self.plan.more) and steering.probabilities else steering
             more, fewer = (round(100 * (1 - s.probabilities[0])) if s.probabilities else 0 for s in (steering, least))
             if more > fewer + 2:  # less may be what other prompts of a list have told since
                 found.append(f"{more} % of the images are steered ({attribute.name}); after a longer calibration, "
@@ -392,7 +392,7 @@ class Calibration(Record):
     def _proposed(self, attribute: int) -> Steering:
         """What the next round tries."""
         own, history = self.solvers[attribute], self.history(attribute)
-        if type(own) is Draw and self.plan.scarce(self.attributes[attribute]):
+        if type(own) is Draw and (self.plan.more or self.plan.scarce(self.attributes[attribute])):
             return own.propose(history, self._certainty_of(attribute))
         return own.propose(history)
 

@@ -204,7 +204,7 @@ def say(options, text: str) -> None:
 
 
 def plan_of(options, method: Method, batch_size: int) -> Plan:
-    """The plan that the options name. Raises DebiasError for numbers beside --sure quick, normal or thorough."""
+    """The plan that the options name. Raises DebiasError for numbers beside a usual plan."""
     numbers = {name: number for name in NUMBERS if (number := getattr(options, name)) is not None}
     sure = options.sure or (CUSTOM if numbers else "normal")
     if numbers and sure != CUSTOM:

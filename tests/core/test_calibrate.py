@@ -375,7 +375,7 @@ def test_own_numbers_are_the_plan_custom_and_else_said_to_be_unused():
     assert planned("custom", METHODS["default"], **numbers) == Plan(40, 2, 10, within=0.05)
     assert "yours are not used: images, rounds, held_out, within" in unused("normal", numbers)
     assert not unused("custom", numbers) and not unused("normal", dict(images=100, rounds=4, held_out=200))
-    with pytest.raises(DebiasError, match="quick, normal, sure, custom.*'very'"):
+    with pytest.raises(DebiasError, match="quick, short, normal, sure, custom.*'very'"):
         planned("very", METHODS["default"])
 
 

@@ -196,7 +196,7 @@ def test_a_target_share_of_zero_does_not_end_in_no_guidance(method):
     assert model.expected(answer)[1] > 0.6
 
 
-def calibrated(model, method, attribute=GENDER):
+def calibrated(model, method, attribute=GENDER, sure="normal"):
     """A whole calibration by a usual plan; a picture is the number of its group."""
     groups = len(model.shares)
 
@@ -212,7 +212,7 @@ def calibrated(model, method, attribute=GENDER):
         return pictures
 
     calibration = Calibration("a photo of a doctor", [attribute], method,
-                              planned("normal", method, batch_size=10))
+                              planned(sure, method, batch_size=10))
     list(calibration.run(generate, lambda images: [np.eye(groups)[images]]))
     return calibration
 
@@ -235,6 +235,23 @@ def test_what_is_called_sure_holds_and_costs_few_pictures(method, men, most, run
     held = sum(abs(model.expected(c.steerings[0])[0] - 0.5) <= 0.05
                for model, c in zip(models, found))
     assert held >= int(0.87 * runs)
+
+
+def test_a_short_calibration_takes_fewer_pictures_and_steers_more():
+    models = [Model([0.8, 0.2], slope=1.0, obedience=0.98, seed=seed) for seed in range(10)]
+    found = [calibrated(model, Method(), sure="short") for model in models]
+    assert np.mean([sum(r.done for r in c.rounds) for c in found]) <= 150
+    for model, c in zip(models, found):
+        left = c.steerings[0].probabilities[0]
+        assert c.stop.startswith("sure enough") and 0.25 < left < 0.5  # with the fewest steered, about 0.6
+        assert abs(model.expected(c.steerings[0])[0] - 0.5) <= 0.05
+
+
+def test_a_short_calibration_steers_nothing_where_the_target_is_met():
+    c = calibrated(Model([0.5, 0.5], slope=1.0, obedience=0.98), Method(), sure="short")
+    assert c.stop.startswith(("the audit already", "sure enough"))
+    left = c.steerings[0].probabilities
+    assert not left or left[0] > 0.45
 
 
 def test_rounds_of_a_margin_measure_what_is_known_least():

@@ -80,9 +80,10 @@ def register(name: str, factory: Factory) -> str:
     return rule
 
 
-def make(method: Method, attribute: Attribute, seed: int = 0, within: float | None = None) -> Solver:
+def make(method: Method, attribute: Attribute, seed: int = 0, within: float | None = None,
+         more: float = 1.0) -> Solver:
     """The solver that a method names, for one attribute; `seed` is that of the policy gradient; `within` the plan's
-    margin, so that rounds are for what is known least."""
+    margin, so that rounds are for what is known least; `more` how many more images a draw may steer than it must."""
     from .draw import Draw
     from .policy_gradient import PolicyGradient
     from .response import SLOPES, TOWARD
@@ -95,7 +96,7 @@ def make(method: Method, attribute: Attribute, seed: int = 0, within: float | No
     if method.rule == "policy_gradient":
         return PolicyGradient(attribute.target, method.unit, seed=seed)
     if method.spend == "draw":
-        return Draw(attribute.target, method.unit, within)
+        return Draw(attribute.target, method.unit, within, more)
     # Directions that saturate or turn round are not pushed beyond what was seen to obey.
     slope = TOWARD if method.guidance.toward else SLOPES[method.direction]
     return Shift(attribute.target, slope, 8.0 if method.guidance.linear else 4.0)

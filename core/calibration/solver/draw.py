@@ -33,11 +33,13 @@ class Draw:
     PARTS = 21               # answers that are tried between the least push and that of all images
     REACHED = 1e-3           # KL under which q M counts as meeting the target
 
-    def __init__(self, target: Sequence[float], unit: float = 1.0, within: float | None = None):
+    def __init__(self, target: Sequence[float], unit: float = 1.0, within: float | None = None,
+                 more: float = 1.0):
         """`within`, a margin in shares: rounds are spread over the options by what is known least, not as the answer
-        is, and the push grows only where the margin is out of reach."""
+        is, and the push grows only where the margin is out of reach. `more`: how far an answer that is to be sure
+        may go from as few steered images as that takes (0) to all (1)."""
         self.target = reachable(target)
-        self.unit, self.within = unit, within
+        self.unit, self.within, self.more = unit, within, more
         self._last: tuple[np.ndarray, np.ndarray] | None = None
         self.elsewhere: dict[float, np.ndarray] = {}  # by strength: counts [n, n] of other prompts' pushed images
 
@@ -53,7 +55,7 @@ class Draw:
             q = self._least_known(history, strength, q)
         elif certainty is not None:
             wanted = self._surer(history, strength, q, certainty, most=True)
-            pushes = self._pushes(history, strength)
+            pushes = all_pushed(self.matrix(history, strength), self.target)
             due = self.OWN * pushes + 2 * (pushes > 0) - self._seen(history, strength)  # 2 more, since draws scatter
             q = self._least_known(history, strength, wanted, np.clip(due, 0, None))
         return Steering((0.0,) * len(self.target), tuple(q.tolist()), strength)
@@ -84,13 +86,14 @@ class Draw:
         target, and the more is pushed, the less the unknown share weighs. Every push that is used must have been seen
         to work on this prompt: the prior alone, which expects that, makes no answer sure.
         """
-        matrix, pushes = self.matrix(history, strength), self._pushes(history, strength)
+        matrix = self.matrix(history, strength)
+        pushes = all_pushed(matrix, self.target)
         if not most and np.any(self._seen(history, strength) < self.OWN * pushes):
             return q
         missed, own = (float(kl_divergence(chances @ matrix, self.target)) for chances in (pushes, q))
         if missed > max(self.REACHED, own):
             return q
-        tried = [_simplex((1 - part) * q + part * pushes) for part in np.linspace(0, 1, self.PARTS)]
+        tried = [_simplex((1 - part) * q + part * pushes) for part in np.linspace(0, self.more, self.PARTS)]
         sure = []
         for mixed in tried:
             sure.append(certainty(Steering((0.0,) * len(self.target), tuple(mixed.tolist()), strength)))
@@ -98,9 +101,6 @@ class Draw:
                 return mixed
         return tried[int(np.argmax(sure))] if most else q
 
-    def _pushes(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
-        """q [n + 1] that leaves no image alone."""
-        return np.concatenate([[0.0], least_push(self.matrix(history, strength)[1:], self.target)])
 
     def _seen(self, history: Sequence[Measurement], strength: float) -> np.ndarray:
         """Images [n + 1] of the prompt's own, by option, of rounds with this push."""
@@ -213,6 +213,11 @@ def least_push(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     gain = np.eye(len(matrix))[0]
     found = linprog(-gain, A_eq=np.vstack([matrix.T, np.ones(len(matrix))]), b_eq=[*target, 1.0], method="highs")
     return _simplex(found.x) if found.success else nearest(matrix, target)
+
+
+def all_pushed(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """q [n + 1] that leaves no image alone and meets the target, or is nearest to it."""
+    return np.concatenate([[0.0], least_push(matrix[1:], target)])
 
 
 def nearest(matrix: np.ndarray, target: np.ndarray, steps: int = 1000) -> np.ndarray:
