@@ -207,10 +207,11 @@ class Calibration(Record):
         """How many images are steered because few were measured, in words; "" where no more than needed."""
         found = []
         for i, (attribute, steering) in enumerate(zip(self.attributes, self.steerings)):
-            least = self._answer(i, least=True) if (self._spent or self.plan.more) and steering.probabilities else steering
-            more, fewer = (round(100 * (1 - s.probabilities[0])) if s.probabilities else 0 for s in (steering, least))
-            if more > fewer + 2:  # less may be what other prompts of a list have told since
-                found.append(f"{more} % of the images are steered ({attribute.name}); after a longer calibration, "
+            more = (self._spent or self.plan.more) and steering.probabilities
+            least = self._answer(i, least=True) if more else steering
+            most, fewer = (round(100 * (1 - s.probabilities[0])) if s.probabilities else 0 for s in (steering, least))
+            if most > fewer + 2:  # less may be what other prompts of a list have told since
+                found.append(f"{most} % of the images are steered ({attribute.name}); after a longer calibration, "
                              f"about {fewer} % would do")
         return "; " + " and ".join(found) if found else ""
 

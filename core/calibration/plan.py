@@ -60,9 +60,9 @@ LOOKED = 0.96     # and at a look, since a calibration that is looked at after e
 
 
 def enough(groups: int, attributes: int = 1) -> float:
-    """Certainty at which an attribute's shares are known well enough. The more shares there are, of all attributes
-    together, the sooner chance makes all of them look right at once: each has its own part of the error."""
-    return 1 - (1 - LOOKED) / ((groups - 1) * attributes)
+    """Certainty at which an attribute's shares are known well enough. Attributes divide the error, since all of them are
+    to be right; the more groups, the sooner chance makes them look right at one of many looks (docs/coverage.md)."""
+    return 1 - (1 - LOOKED) / (math.sqrt(groups - 1) * attributes)
 
 
 NUMBERS = ("images", "rounds", "held_out", "tolerance", "within")  # those of the plan "custom"

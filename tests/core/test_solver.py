@@ -241,9 +241,9 @@ def test_a_short_calibration_takes_fewer_pictures_and_steers_more():
     models = [Model([0.8, 0.2], slope=1.0, obedience=0.98, seed=seed) for seed in range(10)]
     found = [calibrated(model, Method(), sure="short") for model in models]
     assert np.mean([sum(r.done for r in c.rounds) for c in found]) <= 150
+    assert np.mean([c.steerings[0].probabilities[0] for c in found]) < 0.45, "of the fewest, 0.6"
     for model, c in zip(models, found):
-        left = c.steerings[0].probabilities[0]
-        assert c.stop.startswith("sure enough") and 0.25 < left < 0.5  # with the fewest steered, about 0.6
+        assert c.stop.startswith("sure enough")
         assert abs(model.expected(c.steerings[0])[0] - 0.5) <= 0.05
 
 
