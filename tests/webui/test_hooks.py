@@ -213,6 +213,21 @@ def made_guide():
     return ours("guide").from_profile(ours("profiles").load("test"), arguments)
 
 
+@pytest.mark.parametrize("sampler, k", [("Euler", -1 / webui_double.SIGMAS[0]), ("DDIM", 1.0)])
+def test_gamma_is_that_of_core(a_double, monkeypatch, sampler, k):
+    """One step against the rule written out: x_0' = x_0 - cfg gamma / k, or eps of DDIM."""
+    made, after, inner = [], [], webui_double.Denoiser.inner_model
+    save_profile(a_double.profiles, direction="embedding", guidance=dict(scale=1000.0))
+    monkeypatch.setattr(webui_double.Denoiser, "inner_model", lambda *args, **more: (
+        made.append(inner(*args, **more)) or made[-1]))
+    a_double.callbacks["cfg_denoised"].append(lambda params: after.append(params.x.clone()))
+    generate(a_double, sampler_name=sampler, **debias())
+    cond, uncond, pushed = (each[0].clone() for each in made[:3])
+    mu = (1000 * k * (cond - pushed)).abs().clamp(max=1)
+    torch.testing.assert_close(after[0][0], cond - mu * (pushed - uncond))
+    assert torch.equal(after[0][1], uncond)
+
+
 def test_latents_with_an_axis_of_time_are_guided(a_double):
     save_profile(a_double.profiles, direction="embedding")
 
