@@ -61,6 +61,18 @@ def test_a_calibration_gives_profile_pictures_and_report_and_a_later_replaces_no
     assert content == {path: path.read_bytes() for path in first.iterdir()}
 
 
+def test_a_calibration_ends_as_soon_as_it_is_sure_enough(calibrate):
+    inputs = dict(attributes=(GENDER,), tolerance=0.0, images=8, batch_size=8, held_out=0, steps=1)
+
+    def kinds(**more):
+        made, *_ = calibrate(name="sure", **inputs, **more)
+        return [r["kind"] for r in made.entries[0].rounds]
+
+    assert kinds() == ["audit", "round", "round"]
+    # Any audit is within 50%, so that only the judge is still to be proven.
+    assert set(kinds(within=50.0)) == {"audit", "proof"}
+
+
 # --- what it refuses ----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("inputs, fact", [

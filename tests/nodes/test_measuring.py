@@ -64,6 +64,15 @@ def test_what_cannot_be_audited_is_refused_and_names_no_file(audit, images, more
     assert "passwd" not in str(caught.value)
 
 
+def test_images_that_are_not_finite_are_unsure_in_an_audit_and_said(audit, said):
+    images = torch.rand(4, 8, 8, 3)
+    images[0, 0, 0, 0] = float("nan")
+    images[3] = 0
+    _, text = audit(images)
+    assert "1 images left out as unsure" in text and said[-1][1]
+    assert "of 4 images, 1 are not finite (NaN or infinite) and 1 are of one colour" in text
+
+
 def test_an_audit_s_output_brings_its_bars(comfyui, said):
     hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
     node = type("DebiasAudit", (ours.audit.DebiasAudit,), dict(hidden=hidden))
