@@ -51,7 +51,8 @@ def test_a_check_is_read_back_as_it_was_written_and_says_shares_that_are_shares(
 
 
 @pytest.mark.parametrize("change", [
-    dict(counts=[[9, 1]]), dict(counts=[[9, 1], [0, 0]]), dict(counts=[[9, -1], [2, 8]]), dict(left_out=[0]),
+    dict(counts=[[9, 1]]), dict(counts=[[9, 1], [0, 0]]), dict(counts=[[9, -1], [2, 8]]),
+    dict(left_out=[0]),
     dict(groups=["man", "man"]), dict(attribute=" "), dict(counts="many"), dict(by="a guess"),
     dict(obeyed=[[9, 10], [11, 10]])])
 def test_a_damaged_check_is_refused(change):

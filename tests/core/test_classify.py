@@ -332,7 +332,8 @@ def test_each_class_of_skin_is_found_whatever_the_number_of_groups(index):
     images = [person(rgb), person(rgb, ground=(30, 90, 200)), person(rgb).repeat(3, 0).repeat(3, 1)]
     np.testing.assert_allclose(SkinTone(SKIN_TONE, faces="off").angles(images), angle, atol=0.1)
     for attribute, cutoffs, group in (
-            (SKIN_TONE, None, index), (SKIN_TONE_5, None, max(index - 1, 0)), (GENDER, (20,), index // 4)):
+            (SKIN_TONE, None, index), (SKIN_TONE_5, None, max(index - 1, 0)),
+            (GENDER, (20,), index // 4)):
         p = SkinTone(attribute, cutoffs=cutoffs, faces="off")(images)
         assert p.dtype == np.float32
         assert p.tolist() == [[float(i == group) for i in range(p.shape[1])]] * 3
@@ -366,7 +367,8 @@ def test_a_detector_is_only_needed_where_faces_alone_count(monkeypatch):
 
 @pytest.mark.parametrize("attribute, options", [
     *((SKIN_TONE, options) for options in (
-        dict(cutoffs=(10, 20, 30, 40, 50)), dict(cutoffs=(40, 10)), dict(faces="yes"), dict(min_share=5))),
+        dict(cutoffs=(10, 20, 30, 40, 50)), dict(cutoffs=(40, 10)), dict(faces="yes"),
+        dict(min_share=5))),
     (GENDER, dict(faces="off"))])
 def test_skin_tone_settings_that_make_no_sense_are_refused(attribute, options):
     with pytest.raises(DebiasError):

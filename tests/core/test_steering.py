@@ -20,7 +20,8 @@ DRAWS = [[0, 2, 1, 0, 0, 2, 1, 0, 0, 2, 2, 0, 1, 0, 0, 1, 0, 1, 3, 1, 0, 0, 2],
 
 def test_what_each_seed_draws_is_pinned():
     """A change would change every user's pictures."""
-    for seed, points in ((99, [0.324358, 0.03521, 0.155326]), (2**64 - 1, [0.731414, 0.538356, 0.701909])):
+    for seed, points in ((99, [0.324358, 0.03521, 0.155326]),
+                         (2**64 - 1, [0.731414, 0.538356, 0.701909])):
         assert [round(point(seed, stream), 6) for stream in range(3)] == points
     three = Steering((0.0, 0.0, 0.0), (0.4, 0.3, 0.2, 0.1))
     assert [three.draws(SEEDS, stream) for stream in range(3)] == DRAWS

@@ -142,7 +142,7 @@ def samplers(prompt: dict) -> dict[str, list[str]]:
 
 
 def check_what_is_found(prompt: dict) -> None:
-    """With a profile on every model that is sampled with. Titles tell which texts are against the picture."""
+    """With a profile on every model that is sampled with. Titles tell which texts are negative."""
     graph, applied = {node: dict(item, inputs=dict(item["inputs"])) for node, item in prompt.items()}, {}
     for sampler in samplers(prompt):
         model = prompt[sampler]["inputs"]["model"]
@@ -158,17 +158,20 @@ def check_what_is_found(prompt: dict) -> None:
             found = ours.graph.texts_behind(graph, at)
             assert not set(found) & titled(prompt, "negative")
             own = titled(prompt, "positive")
-            assert len(own) != 1 or not found or set(found) == own, f"{prompt[at]['class_type']} {at}"
-            encoded = any(of_type(prompt, node, "CLIP") for node in prompt)
-            assert found or not encoded or any(item["class_type"] in MADE for item in prompt.values())
+            assert len(own) != 1 or not found or set(found) == own, at
+            unknown = any(item["class_type"] in MADE for item in prompt.values())
+            assert found or unknown or not any(of_type(prompt, node, "CLIP") for node in prompt)
 
 
 def titled(prompt: dict, title: str) -> set[str]:
     """Texts of the encoders of this title; those that a further node gives are not known here."""
     other = {"negative": "positive"}.get(title, "\0")
-    found = [item["inputs"].get("text") for node, item in prompt.items() if of_type(prompt, node, "CLIP")
-             and title in item["_meta"]["title"].lower() and other not in item["_meta"]["title"].lower()]
-    return {text for text in found if text.strip()} if all(isinstance(text, str) for text in found) else set()
+    known = {node: item["_meta"]["title"].lower() for node, item in prompt.items()}
+    found = [prompt[node]["inputs"].get("text") for node, own in known.items()
+             if of_type(prompt, node, "CLIP") and title in own and other not in own]
+    if not all(isinstance(text, str) for text in found):
+        return set()
+    return {text for text in found if text.strip()}
 
 
 @each_template
@@ -176,7 +179,8 @@ def test_the_prompt_of_a_template_is_found_whichever_way_its_switches_are(comfyu
     """Such as those by which a language model refines the prompt."""
     prompt = Graph(json.loads(TEMPLATES[name].read_text("utf-8"))).prompt()
     check_what_is_found(prompt)
-    turned = [item["inputs"] for item in prompt.values() if isinstance(item["inputs"].get("switch"), bool)]
+    turned = [item["inputs"] for item in prompt.values()
+              if isinstance(item["inputs"].get("switch"), bool)]
     for inputs in turned:
         inputs["switch"] = not inputs["switch"]
     if turned:

@@ -236,7 +236,8 @@ def test_a_picture_that_memory_ran_out_for_is_not_held(host, fails, direction):
 @pytest.mark.parametrize("change, facts, kept", [
     (lambda host: setattr(host.shared.opts, "CLIP_stop_at_last_layers", 2), "'1'.*'2'", 10),
     (lambda host: setattr(host.shared.opts, "sd_vae", "b.pt"), r"'Automatic'.*'b\.pt'", 10),
-    (lambda host: setattr(host.shared.opts, "sd_model_checkpoint", "other"), "'double'.*'other'", 10),
+    (lambda host: setattr(host.shared.opts, "sd_model_checkpoint", "other"),
+     "'double'.*'other'", 10),
     (lambda host: host.models.update(double=host.models["other"]), "double.*other", 15)])
 def test_a_setting_or_a_model_that_is_changed_in_a_calibration_is_said(
         host, monkeypatch, change, facts, kept):
