@@ -252,6 +252,25 @@ def test_one_group_of_weight_1_gives_the_latents_of_diffusers_safe_latent_diffus
     assert torch.allclose(ours, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("sampler, more", [
+    (diffusers.DDIMScheduler, {}), (diffusers.DPMSolverMultistepScheduler, {}),
+    (diffusers.DDPMScheduler, dict(clip_sample=False))])
+def test_units_turn_what_a_network_predicts_into_noise(sampler, more):
+    """Two of one x, as noise, velocity or image: units times their difference is the noise's."""
+    x, one, two = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(0)).double()
+    for kind in ("epsilon", "v_prediction", "sample"):
+        scheduler = tiny_pipelines.scheduler(sampler, prediction_type=kind, **more)
+        scheduler.set_timesteps(4)
+        alpha = scheduler.alphas_cumprod.double()[scheduler.timesteps, None] ** 0.5
+        sigma = (1 - alpha ** 2) ** 0.5
+
+        def asked(eps, kind=kind, alpha=alpha, sigma=sigma):
+            return dict(epsilon=eps, v_prediction=(eps - sigma * x) / alpha,
+                        sample=(x - sigma * eps) / alpha)[kind]
+        units = torch.tensor(eps_units(scheduler)).double()[:, None]
+        assert torch.allclose(units * (asked(one) - asked(two)), one - two, atol=1e-5)
+
+
 def test_units_stay_finite_where_the_last_alpha_is_zero_and_flows_are_taken_as_they_are():
     scheduler = tiny_pipelines.scheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True,
                                          timestep_spacing="trailing")
