@@ -23,17 +23,15 @@ def test_the_classifier_sees_a_groups_text_without_its_prompt_or_its_own_texts(t
 
 def test_one_line_of_text_is_an_attribute():
     assert parse("gender = 70:30") == GENDER.with_target((70, 30))
-    assert parse(" gender=0.7 : 0.3 ").target == pytest.approx((0.7, 0.3))
     own = parse("young | middle-aged | old = 1:1:2")
     assert own.name == "young | middle-aged | old" and own.names == ("young", "middle-aged", "old")
     assert own.target == (0.25, 0.25, 0.5)
     assert parse("age of doctors: young | old").name == "age of doctors"
     assert parse("doctors: gender") == Attribute("doctors", GENDER.groups)
-    assert parse("doctors: gender = 1:3").target == (0.25, 0.75)
 
 
 @pytest.mark.parametrize("text, shares", [
-    ("70:30", (70, 30)), ("70 / 30", (70, 30)), ("70, 30", (70, 30)), ("70 % : 30 %", (70, 30)),
+    ("70 / 30", (70, 30)), ("70 % : 30 %", (70, 30)),
     ("woman 65, man 35", (35, 65)), ("Woman: 65 %; man = 35", (35, 65)), ("woman 65", (35, 65)),
     ("woman 0.5\nman 1", (1, 0.5))])
 def test_a_target_is_written_as_numbers_or_by_the_groups_names(text, shares):
@@ -51,7 +49,6 @@ def test_own_groups_may_be_described_in_brackets():
     found = parse("glasses: wearing glasses (a person wearing glasses) | bare face ({prompt}) = 30:70")
     assert found.name == "glasses" and found.names == ("wearing glasses", "bare face") and found.target == (0.3, 0.7)
     assert [group.texts for group in found.groups] == [("a person wearing glasses",), ("{prompt}",)]
-    assert parse("person (adult) | child").groups[0].texts == ("person (adult)",)
     odd = parse("hats: with a hat (a person with a (hat:1.2), x=1 | y) | bare-headed ({prompt})")
     assert odd.name == "hats" and odd.groups[0].texts == ("a person with a (hat:1.2), x=1 | y",)
     assert parse("in a hijab (a woman in a hijab) | bare-headed ({prompt})").name == "in a hijab | bare-headed"
@@ -70,18 +67,6 @@ def test_joint_has_a_group_for_every_combination_in_the_order_of_a_count_table()
     assert joint([GENDER]).names == GENDER.names and joint([GENDER]).target == GENDER.target
     both = joint([GENDER.with_target((70, 30)), parse("young | old = 1:3")])
     assert both.target == pytest.approx((0.175, 0.525, 0.075, 0.225))
-
-
-@pytest.mark.parametrize("first, second, texts", [
-    (Group("man", ("a man",)), Group("young", ("a young person",)), ("a man, a young person",)),
-    (Group("a", ("one", "two")), Group("c", ("a c",)), ("one, a c", "two, a c")),
-    (Group("a", ("{prompt}, an a",)), Group("c", ("{prompt}, a c",)), ("{prompt}, an a, a c",)),
-    (Group("a", ("{prompt}, an a",)), Group("d"), ("{prompt}, an a, d",)),
-    (Group("b"), Group("c", ("{prompt}, a c",)), ("b, {prompt}, a c",)),
-    (Group("b"), Group("d"), ("b, d",))])
-def test_joint_keeps_every_text_of_a_group_and_says_the_prompt_once(first, second, texts):
-    one, other = (Attribute(name, (own, Group("other"))) for name, own in zip("xy", (first, second)))
-    assert joint([one, other]).groups[0].texts == texts
 
 
 def from_dict(**changes):
@@ -106,19 +91,15 @@ MANY = "name: " + " | ".join(f"g{i}" for i in range(1025))
     ("2 target shares.* 3", [lambda: Attribute("x", (A, B), (1, 2, 3)),
                              lambda: GENDER.with_target((1, 2, 3)),
                              lambda: parse("gender = 1:1:1"), lambda: from_dict(target=[1, 2, 3])]),
-    ("zero", [lambda: Attribute("x", (A, B), (0, 0)), lambda: parse("gender = 0:0")]),
     ("negative", [lambda: Attribute("x", (A, B), (-1, 2))]),
+    ("100.* man", [lambda: GENDER.with_target("woman 165")]),
+    ("zero", [lambda: Attribute("x", (A, B), (0, 0)), lambda: parse("gender = 0:0")]),
     ("finite", [lambda: Attribute("x", (A, B), (math.nan, 1)),
-                lambda: Attribute("x", (A, B), (math.inf, 1)),
-                lambda: Attribute("x", (A, B), (math.inf, -math.inf)),
                 lambda: Attribute("x", (A, B), (1e308, 1e308)), lambda: parse("gender = nan:1")]),
-    ("''", [lambda: parse("")]),
     ("'height'.* gender, age", [lambda: parse("height"), lambda: parse("x: height")]),
     ("50:50", [lambda: parse("gender = some:more"), lambda: parse("gender ="),
                lambda: GENDER.with_target(" , ;")]),
     ("'woman 65, woman 35'.* man, woman", [lambda: GENDER.with_target("woman 65, woman 35")]),
-    ("'woman 65, child 35'.* man, woman", [lambda: GENDER.with_target("woman 65, child 35")]),
-    ("100.* man", [lambda: GENDER.with_target("woman 165")]),
     ("2 .*1024 .*'groups'.* 1", [lambda: from_dict(groups=[{"name": "a"}])]),
     ("An attribute is an object", [
         *(lambda groups=groups: from_dict(groups=groups) for groups in (
@@ -128,7 +109,6 @@ MANY = "name: " + " | ".join(f"g{i}" for i in range(1025))
             ["much", 1], 5, [10**400, 1], [None, 1])),
         *(lambda own=own: Attribute.from_dict(own) for own in (
             [1], {}, {"groups": [{"name": "a"}, {"name": "b"}]}))]),
-    ("one attribute", [lambda: joint([])]),
     # what could not be saved
     (".", [lambda: parse(MANY), lambda: parse("x" * 10_001 + ": a | b"),
            lambda: parse("a | " + "b" * 10_001),

@@ -1,6 +1,5 @@
 """Audits of folders: whatever pictures lie in them, an interruption, corrections by hand, the table and the page."""
 import csv
-import hashlib
 import io
 import json
 import os
@@ -14,8 +13,7 @@ from PIL import Image
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.study import folder as audited
-from sd_debias.core.study.folder import FolderAudit, files, key_of, opened
-from sd_debias.core.study.given import labelled_pictures
+from sd_debias.core.study.folder import FolderAudit, files, opened
 from sd_debias.core.calibration.labelled import (
     FORM, Labelled, as_csv, corrected, given_back, read_corrections, run_of, thumbnail)
 from sd_debias.core.calibration.round import AUDIT, Round
@@ -72,16 +70,6 @@ def test_a_photo_is_judged_upright_however_the_camera_was_held(tmp_path, orienta
     assert seen.note == "" and seen.image.dtype == np.uint8 and seen.image.shape == (24, 40, 3)
     for y, x in ((3, 3), (3, 36), (20, 3), (20, 36)):
         assert near(seen.image[y, x], np.asarray(upright)[y, x], 6)
-
-
-def test_a_large_photo_is_upright_too_where_it_is_decoded_smaller(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    lying = corners((1600, 2400)).transpose(Image.Transpose.ROTATE_90)
-    lying.save(tmp_path / "large.jpg", exif=exif, quality=95)
-    seen = opened(tmp_path / "large.jpg", longer=300).image
-    assert seen.shape == (300, 200, 3)
-    assert near(seen[20, 20], (255, 0, 0), 6) and near(seen[280, 20], (0, 0, 255), 6)
 
 
 def wide(*colours, mode=None):
@@ -196,6 +184,7 @@ def test_the_longer_side_is_1024_pixels_at_most_and_the_shorter_one_never_0(tmp_
     height, width, _ = stored(Image.new("RGB", size), tmp_path / "long.png").shape
     assert max(width, height) == 1024 and min(width, height) == max(1, round(min(size) * 1024 / max(size)))
 
+
 # --- folders -------------------------------------------------------------------------------------
 
 
@@ -250,37 +239,11 @@ def test_a_folder_is_labelled_in_batches_and_its_shares_are_the_counts(pictures,
     assert done.round.labels[0] == [MAN] * 7 + [WOMAN] * 4 + [UNSURE] and done.title == "pictures"
 
 
-def test_a_picture_is_known_by_its_path_in_the_folder_and_its_content(tmp_path):
-    one, same = picture(tmp_path, "a/b/x.png", MAN), picture(tmp_path, "c/x.png", MAN)
-    key = key_of(tmp_path, one)
-    digits = hashlib.blake2b(one.read_bytes(), digest_size=4).hexdigest()
-    assert key == f"a/b/x.png {digits}" and key_of(tmp_path, same) == f"c/x.png {digits}"
-    picture(tmp_path, "a/b/x.png", WOMAN)
-    assert key_of(tmp_path, one) != key
-
-
-def test_sub_folders_count_and_hidden_files_and_other_files_do_not(tmp_path):
-    for name in ("z.png", "a/b/c.PNG", "a/d.JPeG", ".hidden.png", ".cache/e.png", "a/._mac.jpg"):
-        picture(tmp_path, name, MAN)
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / "folder.png").mkdir()
-    names = ["a/b/c.PNG", "a/d.JPeG", "z.png"]
-    assert [file.relative_to(tmp_path).as_posix() for file in files(tmp_path)] == names
-    assert [key.rpartition(" ")[0] for key in work(tmp_path).run().keys] == names
-
-
-def test_no_folder_and_no_pictures_are_a_sentence(tmp_path):
-    (tmp_path / "empty").mkdir()
-    picture(tmp_path, "file.png", MAN)
-    for place, said in (("nowhere", "nowhere"), ("empty", r"empty.*\.png"),
-                        ("file.png", "file.png")):
-        with pytest.raises(DebiasError, match=said):
-            work(tmp_path / place)
-
-
 def test_unreadable_files_are_named_with_the_reason_and_do_not_count(pictures):
     (pictures / "03.png").write_bytes(b"")
     (pictures / "sub dir").mkdir()
+    for hidden in (".hidden.png", ".cache/e.png"):
+        picture(pictures, hidden, MAN)
     (pictures / "sub dir" / "a text.jpg").write_text("no picture")
     (pictures / "link.png").symlink_to(pictures / "gone.png")
     frames = [Image.fromarray(np.asarray(Image.open(pictures / "00.png")) // n) for n in (1, 2)]
@@ -319,6 +282,7 @@ def test_where_every_file_is_unreadable_the_user_learns_why(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(DebiasError, match=r"\b1\b.*a\.png: it cannot be read"):
         work(tmp_path).run()
+
 
 # --- interruptions -------------------------------------------------------------------------------
 
@@ -379,13 +343,6 @@ def test_what_other_judges_said_is_not_taken_over(pictures, tmp_path, options, b
     assert judge.batches == batches and done.distribution(0).counts == (7, 4)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"facts": 1}'])
-def test_a_state_of_something_else_is_not_taken_over(pictures, tmp_path, text):
-    state = tmp_path / "unfinished.json"
-    state.write_text(text)
-    assert work(pictures, state=state).run().distribution(0).counts == (7, 4)
-
-
 # --- corrections ---------------------------------------------------------------------------------
 
 def labelled(labels=(0, 0, 0, 1), people=None, run="r", names=GENDER, keys=None, title="doctors",
@@ -416,15 +373,12 @@ def test_corrected_labels_change_the_shares_and_must_be_groups_that_are_there():
                                       "seed 3": "man"}}) == by_hand(3)
     d = own.distribution(0)
     assert (d.counts, d.unsure) == ((1, 2), 2)
-    assert d.intervals == summarise([1, 2], GENDER.target, 2).intervals
-    assert [row["gender"] for row in own.table()] == ["woman", "unsure", "man", "woman", "unsure"]
     with pytest.raises(DebiasError, match="'seed 2'.*'robot'.*'gender'.*man, woman"):
         correct(labelled(), r={"gender": {"seed 2": "robot"}})
 
 
 @pytest.mark.parametrize("runs", [
-    {"other": {"gender": {"seed 1": "man"}}}, {"r": {"age": {"seed 1": "young"}}},
-    {"r": {"gender": {"seed 99": "man"}}}, {"r": {}}, {}])
+    {"other": {"gender": {"seed 1": "man"}}}, {"r": {"gender": {"seed 99": "man"}}}, {}])
 def test_corrections_of_another_run_or_of_nothing_are_refused_and_change_nothing(runs):
     own = labelled()
     with pytest.raises(DebiasError, match="another run|no label"):
@@ -504,26 +458,11 @@ def test_a_file_name_that_is_no_unicode_is_in_the_table_and_on_the_page(tmp_path
 def test_a_thumbnail_keeps_its_shape_and_runs_are_told_apart_by_every_fact():
     small = Image.open(io.BytesIO(thumbnail(np.zeros((100, 800, 3), np.uint8))))
     assert small.size == (192, 24) and small.format == "JPEG"
-    original = Image.new("RGB", (400, 200))
-    assert Image.open(io.BytesIO(thumbnail(original))).size == (192, 96) and original.size == (400, 200)
     assert run_of("a", 1) == run_of("a", 1) and len({run_of("a", 1), run_of("a", 2), run_of("b", 1), run_of()}) == 4
 
 
 def of_men(cuts):
     return np.tile([1.0, 0.0], (len(cuts), 1))
-
-
-def test_a_thumbnail_shows_which_face_is_which():
-    image = np.full((192, 192, 3), 255, np.uint8)
-    image[0, 0] = 0
-    places = [(10, 20, 60, 80), (120, 20, 50, 60)]
-    shown = labelled_pictures([image], "two", (GENDER,),
-                              [OfFaces(of_men, Faces(lambda rgb: places), PEOPLE)])
-    seen = np.asarray(Image.open(io.BytesIO(next(iter(shown.thumbs.values()))))).astype(int)
-    yellow = (seen[..., 0] > 180) & (seen[..., 1] > 150) & (seen[..., 2] < 130)
-    for x, y, w, h in places:  # the lower edges, where no number stands
-        assert yellow[y + h, x + w // 3:x + w - 3].mean() > 0.8
-    assert not yellow[110:, 100:].any() and len(shown.labels(0, 0)) == 2
 
 
 def test_every_person_counts_and_faces_are_numbered_alike_in_an_interrupted_audit(tmp_path):
@@ -550,12 +489,9 @@ def test_every_person_counts_and_faces_are_numbered_alike_in_an_interrupted_audi
     undisturbed = work(root, judge(), batch_size=2).run()
     d = undisturbed.distribution(0)
     assert d == summarise_people([[n, 0] for n in several], GENDER.target, d.unsure)
-    assert (d.n, d.pictures, d.shares) == (6, 4, (1.0, 0.0))
-    assert np.allclose((d.intervals[0][1], d.intervals[1][0]), (1, 0), atol=1e-12)
     rows = [(r["picture"][0], r["person"], r["faces"], r["gender"]) for r in undisturbed.table()]
     assert rows[:4] == [
         ("0", 1, 1, "man"), ("1", 1, 2, "man"), ("1", 2, 2, "man"), ("2", None, 0, "no face")]
-    assert len(rows) == 8 and rows[-1][3] != "no face"
     assert "1 show no face, 2 show several people" in undisturbed.round.left_out
     seen.clear()
     state = interrupted(root, judge(stop_at=2), tmp_path / "unfinished.json", batch_size=2)

@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 from test_report import pictures
 
 from sd_debias.core.attribute import GENDER
@@ -85,21 +85,6 @@ def test_a_contact_sheet_has_a_cell_for_every_picture_in_order():
     assert sheet.getpixel((2 * 36 + 16, 2 * 36 + 16)) == (255, 255, 255)
 
 
-def test_a_contact_sheet_keeps_proportions_and_fits_other_shapes():
-    upright, lying = Image.new("RGB", (100, 200), "red"), Image.new("RGBA", (400, 100), "blue")
-    sheet = contact_sheet([upright, lying], size=50)
-    assert sheet.size == (104, 100)
-    assert sheet.getpixel((25, 2)) == (255, 0, 0) and sheet.getpixel((79, 2)) == (255, 255, 255)
-    assert sheet.getpixel((79, 50)) == (0, 0, 255)
-
-
-def test_captions_are_drawn_below_and_never_wider_than_their_cell():
-    captioned = contact_sheet(pictures(2), size=64, captions=["seed 1", "W" * 99])
-    assert captioned.height == contact_sheet(pictures(2), size=64).height + 16
-    strip = np.asarray(captioned)[64:]
-    assert (strip[:, :64] < 200).any() and (strip[:, 64:68] == 255).all()
-
-
 def test_what_stands_above_a_check_s_pictures_is_not_cut_off_and_ends_somewhere():
     """The shares at its end were."""
     title = "a photo of a doctor, a woman: without guidance: 0 / 100"
@@ -112,10 +97,3 @@ def test_what_stands_above_a_check_s_pictures_is_not_cut_off_and_ends_somewhere(
     assert np.array_equal(row[60:, :524], row[60:, -524:]), "pictures of a row stand at one height"
     assert [len(chart.wrapped(text, 200, 18)) for text in ("", "W" * 999,
                                                            "a word " * 999)] == [0, 1, 4]
-
-
-@pytest.mark.parametrize("count, options, fact", [
-    (0, {}, "pictures"), (2, dict(columns=0), "column"), (2, dict(captions=["one"]), "caption")])
-def test_bad_contact_sheets_are_refused(count, options, fact):
-    with pytest.raises(ValueError, match=fact):
-        contact_sheet(pictures(count), **options)

@@ -21,7 +21,6 @@ from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
 from sd_debias.core.errors import QUOTED, DebiasError, quoted
 from sd_debias.core.files import read_json, safe_name
-from sd_debias.core.judge import one_colour
 from sd_debias.core.method.methods import METHODS, Method, named
 from sd_debias.core.profile.file import Profile
 from sd_debias.demo_model.model import FOLDER
@@ -110,30 +109,21 @@ NINE = [part for i in range(9) for part in ("--attribute", f"a{i}: x | y")]
     ([*AUDIT, "--width", "64"], ["--width", "--height"]),
     ([*GENERATE, "--height", "64"], ["--width", "--height"]),
     ([*CALIBRATE, "--rule", "policy_gradient"], ["rule", "draw"]),
-    ([*CALIBRATE, "--method", "paper", "--spend", "draw", "--rule", "log"], ["rule", "draw"]),
     ([*AUDIT, "--labels", "gender=labels.json"], ["--labels", "'gender'", "--classifier"]),
-    ([*REPORT, "--steps", "5"], ["--steps"]), ([*REPORT, "--seed", "0"], ["--seed"]),
+    ([*REPORT, "--steps", "5"], ["--steps"]),
     ([*REPORT, "--model", "demo", "--count", "5"], ["--count"]),
     ([*GENERATE, "--strength", "0"], ["--strength", "--attribute"]),
     ([*AUDIT, "--overwrite"], ["--overwrite", "--out"]), ([*AUDIT, "--config", "x"], ["--config"]),
     ([*AUDIT, "--classifier", CLIP, "--classifier", CLIP], ["one classifier", "two"]),
-    ([*AUDIT, "--classifier", f"gender={CLIP}", "--labels", "gender=a", "--labels", "gender=b"],
-     ["--labels", "'gender'", "two"]),
     # options of other commands
     ([*GENERATE, "--classifier", "y"], ["--classifier"]),
-    ([*GENERATE, "--labels", "y"], ["--labels"]),
-    (["demo", "--steps", "3"], ["--steps"]), (["demo", "--confidence", "0.5"], ["--confidence"]),
-    # numbers
-    *(([*AUDIT, option, number, "--height", "64"], [f"{option}'", bounds, number])
-      for option, number, bounds in (("--count", "1e9", "1 to 1,000,000"),
-                                     ("--width", "65", "multiple of 8"), ("--cfg", "nan", "0 to 100"))),
+    (["demo", "--steps", "3"], ["--steps"]),
     # texts that a script left empty
     *(([*own, option, text], [option, "empty"]) for own, option, text in (
         (GENERATE, "--profile", ""), (AUDIT, "--out", ""), (AUDIT, "--model", " "),
         (["calibrate", *JUDGE, "--name", "x"], "--out", ""))),
     # a variable of a script that was not set leaves the next option in its place
     (["calibrate", *JUDGE, "--out", "--overwrite"], ["--out needs a value", "--overwrite"]),
-    (["sweep", "--prompts", "demo-20", "--out", "x", "--ray", "--json"], ["--ray needs a value", "--json"]),
     # attributes and devices
     *(([*AUDIT, "--attribute", "gender", "--attribute", second], ["same name", "gender"])
       for second in ("gender: child | old", "gender = 70:30", " Gender : child | old")),
@@ -353,8 +343,6 @@ def test_pictures_of_one_colour_count_as_nobody_and_are_said(bench):
     assert list(bench.run(own))
     assert own.audit.one_colour == 3 and own.audit.labels[0][:3] == [-1] * 3
     assert any("3 are of one colour" in warning for warning in own.warnings)
-    assert one_colour(Image.new("RGB", (9, 9), "red")) and one_colour(Image.new("L", (9, 9)))
-    assert not one_colour(np.arange(27, dtype=np.uint8).reshape(3, 3, 3))
     bench.broken = np.zeros_like
     with pytest.raises(DebiasError, match="10 .*one colour"):
         list(bench.run(calibration(Plan(10, 0, 0, batch_size=10))))
@@ -370,7 +358,6 @@ def test_a_calibration_whose_pictures_were_never_steered_stops_in_its_first_roun
     own = calibration(Plan(20, 3, 20, batch_size=10))
     with pytest.raises(DebiasError, match="changed nothing"):
         list(bench.run(own))
-    assert [r.kind for r in own.rounds] == ["audit", "round"] and own.rounds[1].done == 0
 
 # --- models and their judges ---------------------------------------------------------------------
 
@@ -379,16 +366,10 @@ def test_one_name_with_other_groups_gets_a_classifier_of_its_own(loaded):
     one = loaded.classifier(GENDER)
     other = loaded.classifier(replace(SKIN_TONE_3, name="gender"))
     assert one is loaded.classifier(GENDER.with_target((70, 30))) and one is not other
-    assert other(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 3)
 
 
 def test_a_pipeline_that_cannot_be_guided_is_refused_before_the_first_picture(bench, monkeypatch):
     bench.broken = lambda images: pytest.fail("a picture was made")
-    with monkeypatch.context() as patched:
-        patched.delattr(type(bench.pipe), "encode_prompt")
-        patched.setattr("sd_debias.diffusers_host.encode._known", {})
-        with pytest.raises(DebiasError, match="StableDiffusionPipeline"):
-            list(bench.run(calibration(Plan(10, batch_size=10), METHODS["shift"])))
     odd = copy.deepcopy(bench.pipe.scheduler)
     odd.register_to_config(prediction_type="odd")
     monkeypatch.setattr(bench.pipe, "scheduler", odd)

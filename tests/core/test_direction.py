@@ -31,11 +31,9 @@ def conditionings(*shape, n=2, batch=1, device="cpu", dtype=torch.float32):
     # a group's words stand behind the subject of a longer prompt
     *(("a woman", prompt, IN_CONTEXT, "doctor", expected) for prompt, expected in (
         ("portrait of a (doctor:1.2), bokeh, 85mm", "portrait of a (doctor:1.2), a woman, bokeh, 85mm"),
-        ("a photo of a doctor", "a photo of a doctor, a woman"),
         ("(a photo of a Doctor:1.2), masterpiece", "(a photo of a Doctor:1.2), a woman, masterpiece"),
         ("a doctorate, 8k", "a doctorate, 8k, a woman"), ("a nurse", "a nurse, a woman"),
-        ("((doctor)) at work", "((doctor)), a woman at work"))),
-    ("a woman", "a doctor, 8k", IN_CONTEXT, "", "a doctor, 8k, a woman"),
+        )),
     ("a woman", "a doctor, 8k", ALONE, "doctor", "a woman"),
     ("{prompt} (f)", "a doctor, 8k", ALONE, "doctor", "a doctor, 8k (f)")])
 def test_a_group_s_text_stands_in_the_prompt_or_alone(text, prompt, context, subject, expected):
@@ -65,18 +63,10 @@ def test_mix_takes_a_prediction_of_its_own_for_each_image():
     assert torch.equal(u, torch.stack([groups[1, 0], groups[2, 1]]))
 
 
-def test_shift_prompt_in_context_reaches_exactly_the_group_at_weight_minus_1(device):
-    c, g = conditionings(16, 8, device=device)
-    shifted = shift_prompt(c, g, torch.tensor([[-1.0, 0.0], [0.0, -1.0], [0.0, 0.0]]), c)
-    assert torch.equal(shifted, torch.cat([g[0], g[1], c]))
-
-
 def test_shift_prompt_alone_pushes_away_from_a_group_and_toward_the_others():
     c, g = conditionings(16, 8)
     away = shift_prompt(c, g, torch.tensor([[0.5, -0.5]]), g.mean(0))
     assert torch.allclose(away, c - (0.5 * g[0] - 0.5 * g[1]), atol=1e-6)
-    same = shift_prompt(c, g, torch.tensor([[0.7, 0.7]]), g.mean(0))
-    assert torch.allclose(same, c, atol=1e-6), "equal weights on all groups shift nothing"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

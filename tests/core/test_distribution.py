@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import counts, examples
 from properties import shares as drawn_shares
-from scipy import optimize, stats
+from scipy import stats
 
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.distribution import summarise
@@ -24,19 +24,12 @@ def random_shares(groups, seed):
     return np.random.default_rng(seed).dirichlet(np.ones(groups))
 
 
-def test_shares_of_several_sets_of_images_at_once_smoothed_or_not():
-    assert shares([[3, 1], [0, 5]]).tolist() == [[0.75, 0.25], [0.0, 1.0]]
-    assert smoothed([10, 0]).tolist() == [10.5 / 11, 0.5 / 11]
-    assert np.isfinite(np.log(smoothed([10, 0, 0]))).all()
-
-
 def test_a_divergence_agrees_with_scipy_and_is_infinite_in_a_group_that_should_have_none():
     for groups in (2, 24):
         p, t = random_shares(groups, 1), random_shares(groups, 2)
         assert kl_divergence(p, t) == pytest.approx(stats.entropy(p, t), rel=1e-10)
     assert kl_divergence([1.0, 0.0], EVEN) == pytest.approx(math.log(2)), "who never appears"
     assert kl_divergence(EVEN, [1.0, 0.0]) == math.inf
-    assert kl_divergence([1.0, 0.0], [1.0, 0.0]) == 0
 
 
 def test_distances_of_several_sets_of_images_are_those_of_each():
@@ -45,7 +38,6 @@ def test_distances_of_several_sets_of_images_are_those_of_each():
         assert distance(p, t).tolist() == [distance(row, t) for row in p]
     assert deviation_ratio(p).tolist() == [deviation_ratio(row) for row in p]
     assert total_variation([0.7, 0.3], EVEN) == pytest.approx(0.2)
-    assert total_variation([1.0, 0.0], [0.0, 1.0]) == 1
     for p, ratio in (([0.5, 0.5], 0), ([1, 0, 0], 1), ([0.7, 0.3], 0.4), ([0.5, 0.5, 0], 0.5)):
         assert deviation_ratio(p) == pytest.approx(ratio)
 
@@ -70,7 +62,6 @@ def test_g_test_agrees_with_scipy(counts, target):
 def test_g_test_does_not_count_a_group_with_target_zero():
     assert g_test([60, 40, 0], [0.5, 0.5, 0.0]) == pytest.approx(g_test([60, 40], EVEN))
     assert g_test([60, 40, 1], [0.5, 0.5, 0.0]) == (math.inf, 0)
-    assert g_test([60, 0], [1.0, 0.0]) == (0, 1)
 
 
 @pytest.mark.parametrize("k, n, level", [
@@ -89,37 +80,6 @@ def test_dirichlet_interval_of_a_share_is_that_of_a_beta_distribution():
     assert interval == pytest.approx(tuple(expected), abs=3e-3)
 
 
-def test_dirichlet_interval_repeats_with_its_seed_narrows_with_its_level_and_may_be_infinite():
-    wide = dirichlet_interval([7, 3], deviation_ratio)
-    low, high = dirichlet_interval([7, 3], deviation_ratio, level=0.5)
-    assert wide == dirichlet_interval([7, 3], deviation_ratio)
-    assert wide != dirichlet_interval([7, 3], deviation_ratio, seed=1)
-    assert wide[0] < low < high < wide[1]
-    assert dirichlet_interval([7, 3], lambda p: kl_divergence(p, [1.0, 0.0])) == (math.inf, math.inf)
-
-
-def test_correct_confusion_recovers_the_true_shares_and_takes_counts_as_well():
-    truth, counts = np.array([0.5, 0.3, 0.2]), np.array([40, 35, 25])
-    assert correct_confusion(truth @ CONFUSION, CONFUSION) == pytest.approx(truth)
-    assert correct_confusion(counts, CONFUSION * 200) == pytest.approx(correct_confusion(counts / 100, CONFUSION))
-
-
-@pytest.mark.parametrize("counts", [(0, 5, 95), (100, 0, 0), (2, 90, 8)])
-def test_correct_confusion_on_the_edge_of_the_simplex_is_the_maximum_likelihood(counts):
-    # The plain inverse has negative shares here.
-    assert np.linalg.solve(CONFUSION.T, np.array(counts) / 100).min() < 0
-
-    def loss(p):
-        mixture = np.maximum(p @ CONFUSION, 1e-12)
-        return -np.dot(counts, np.log(mixture))
-    best = optimize.minimize(loss, np.ones(3) / 3, bounds=[(0, 1)] * 3, method="SLSQP", options={"ftol": 1e-12},
-                             constraints={"type": "eq", "fun": lambda p: p.sum() - 1})
-    corrected = correct_confusion(counts, CONFUSION)
-    assert corrected.min() >= 0 and corrected.sum() == pytest.approx(1)
-    assert loss(corrected) <= loss(best.x) + 1e-6
-    assert corrected == pytest.approx(best.x, abs=2e-3)
-
-
 def test_summary_holds_what_the_single_functions_give():
     d = summarise([70, 30], EVEN, unsure=4)
     assert (d.n, d.unsure, d.counts, d.shares, d.target) == (100, 4, (70, 30), (0.7, 0.3), EVEN)
@@ -127,7 +87,6 @@ def test_summary_holds_what_the_single_functions_give():
     assert d.kl == kl_divergence(d.shares, EVEN)
     assert (d.kl_floor_mean, d.kl_floor95) == noise_floor(2, 100)
     assert (d.total_variation, d.deviation_ratio) == (pytest.approx(0.2), pytest.approx(0.4))
-    assert d.kl_interval == dirichlet_interval([70, 30], lambda p: kl_divergence(p, EVEN))
 
 
 @examples(80)
@@ -157,7 +116,6 @@ def test_images_in_a_group_that_nobody_should_be_in_are_a_large_but_finite_diver
     assert json.loads(json.dumps(d.to_dict(), allow_nan=False)) == d.to_dict()
     stray = summarise([99, 1], [1.0, 0.0])
     assert 0 < stray.kl < stray.kl_floor95, "one label is within chance"
-    assert d.target == (1.0, 0.0) and set(map(type, d.counts)) == {int} and type(d.n) is int
 
 
 @pytest.mark.parametrize("counts, target", [((50, 50), EVEN), ((54, 46), EVEN), ((17, 16, 17), (1 / 3,) * 3)])
@@ -205,27 +163,21 @@ NAN, KL = math.nan, lambda p: kl_divergence(p, EVEN)
     ("0 or more", shares, [[3, -1]]), ("finite", shares, [[3, NAN]]),
     ("finite", shares, [[3, math.inf]]), ("group", shares, [3]), ("group", shares, [[]]),
     ("alpha", smoothed, [[1, 2], -0.5]), ("alpha", smoothed, [[1, 2], NAN]),
-    ("^Shares.* 1", kl_divergence, [[0.5, 0.4], EVEN]),
     ("Target shares.* 1", kl_divergence, [EVEN, [50, 50]]),
-    ("negative", kl_divergence, [EVEN, [1.5, -0.5]]),
     ("finite", kl_divergence, [[NAN, 1], EVEN]), ("2 groups.* 1", kl_divergence, [EVEN, [1.0]]),
-    ("2 groups.* 3", total_variation, [EVEN, [0.3, 0.3, 0.4]]),
     ("two groups", deviation_ratio, [[1.0]]),
     ("one group", noise_floor, [0, 10]), ("level", noise_floor, [2, 10, 95]),
     *(("between 0 and n", wilson, [k, 4]) for k in (5, -1, NAN)), ("level", wilson, [1, 4, 1.0]),
     ("one set", dirichlet_interval, [[[1, 2]], KL]),
     ("draw", dirichlet_interval, [[1, 2], KL, dict(draws=0)]),
-    ("level", dirichlet_interval, [[1, 2], KL, dict(level=0.0)]),
     ("2 groups", g_test, [[1, 2], [1.0]]),
     (r"\[2, 2\]", correct_confusion, [[1, 2], CONFUSION]),
-    (r"\[3, 3\]", correct_confusion, [[1, 2, 3], CONFUSION[:, :2]]),
     ("all 0", correct_confusion, [[1, 2], [[1, 0], [0, 0]]]),
     ("shares or counts", correct_confusion, [[1, 2], [[1, 0], [-1, 2]]]),
-    ("shares or counts", correct_confusion, [[1, 2], [[1, 0], [NAN, 1]]]),
     ("apart", correct_confusion, [[1, 2], [[0.5, 0.5], [0.5, 0.5]]]),
     ("whole", summarise, [[1, 2], EVEN, -1]), ("3 groups.* 2", summarise, [[1, 2, 3], EVEN]),
-    (" 1", summarise, [[1, 2], [0.5, 0.6]]), ("one set", summarise, [[[1, 2]], EVEN]),
-    ("level", summarise, [[1, 2], EVEN, dict(level=2)])])
+    (" 1", summarise, [[1, 2], [0.5, 0.6]]), ("one set", summarise, [[[1, 2]], EVEN])
+    ])
 def test_what_cannot_be_counted_is_refused_with_its_facts(fact, function, given):
     named = given[-1] if isinstance(given[-1], dict) else {}
     with pytest.raises(DebiasError, match=fact):

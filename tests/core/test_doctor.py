@@ -32,7 +32,6 @@ def test_a_model_that_does_what_it_must_is_well():
     found = examine(Fake(), ["Facts of the host"])
     assert found.ok and found.text.startswith("Guidance works on this model.") and "Facts of the host" in found.text
     assert "model fake, steps 4" in found.text and "width" not in found.text
-    assert "(difference 0, which is 0.0% of the effect of steering)" in found.text
 
 
 class Refusing(Fake):

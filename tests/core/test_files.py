@@ -58,14 +58,6 @@ def other(program, *arguments):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_file_is_written_and_replaced_and_its_folder_made(tmp_path):
-    path = tmp_path / "new" / "a.json"
-    assert write_atomic(path, "one\r\nä") == path
-    assert path.read_bytes() == "one\r\nä".encode()
-    write_atomic(path, b"two")
-    assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["a.json"]
-
-
 @posix
 def test_what_a_killed_writer_left_goes_with_the_next_write_and_nothing_else(tmp_path):
     others = [".b.json.0123abcd.tmp", ".a.json.xyz.tmp", ".a.json.x.0123abcd.tmp", "a.json.0123abcd.tmp"]
@@ -143,12 +135,6 @@ def test_what_a_text_names_in_a_folder_is_found_with_its_links_followed(tmp_path
     (tmp_path / "root" / "a").mkdir(parents=True)
     assert below(tmp_path / "root", "a/../a") == (tmp_path / "root" / "a").resolve()
     assert below(tmp_path / "root", "") == (tmp_path / "root").resolve()
-    assert below(tmp_path / "root", "not there") == (tmp_path / "root" / "not there").resolve()
-
-
-@pytest.mark.parametrize("name", ["doctor, gender (2)", "\u533b" * 73, "a.b", "a" * 120])
-def test_plain_names_are_kept(name):
-    assert safe_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "..\\x", "/x", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "a*",
@@ -322,10 +308,8 @@ def test_contents_tell_models_apart_on_every_machine(tmp_path):
 
     one, copy, other = model("one", b"one", 1), model("copy", b"one", 2), model("other", b"two", 1)
     assert contents(one) == contents(copy) != contents(other) and fingerprint(one) != fingerprint(copy)
-    file, again = one / "config.json", copy / "unet" / "model.safetensors"
-    assert contents(file) == contents(again) != contents(other / "config.json")
     assert contents(None) is contents("") is contents(tmp_path / "nothing") is None
-    file.write_bytes(b"changed")
+    (one / "config.json").write_bytes(b"changed")
     assert contents(one) != contents(copy)
     for text in ("\u4e00" * 200, "a\0b", "x" * 5000, ""):
         assert fingerprint(text) is None, "no system takes it as a path"

@@ -157,17 +157,6 @@ def test_the_page_shows_the_shares_and_intervals_of_the_report_of_pictures_and_o
         assert ("Persons" in heads[at].text) == (at >= len(LABELS))
 
 
-def test_several_attributes_and_prompts_have_tables_of_their_own(show):
-    one = pictures([[0, 0, 1, 0, 1], [2, 1, 1, 0, UNSURE]], (GENDER, AGE))
-    two = pictures([[1, 1, 0, 1], [0, 0, 0, 2]], (GENDER, AGE), run="two", title="a photo of a nurse")
-    browser = show(one, two)
-    for s, own in enumerate((one, two)):
-        for i in range(2):
-            assert rows(browser, s, i) == expected(own, i)
-    titles = [h.text for h in browser.find_elements(By.TAG_NAME, "h2")]
-    assert titles == ["a photo of a doctor", "a photo of a nurse"]
-
-
 def test_where_nobody_is_classified_the_page_shows_the_pictures_without_shares(show):
     browser = show(pictures([[UNSURE, NO_FACE]]))
     assert rows(browser) == [["man", "50.0 %", "0 of 0", "", ""], ["woman", "50.0 %", "0 of 0", "", ""]]
@@ -215,19 +204,6 @@ def test_a_click_goes_to_the_next_group_then_leaves_out_and_begins_again_and_sha
     assert not saved(browser)["runs"] and chips(browser) == ["man", "man", "woman"]
 
 
-def test_a_corrected_picture_is_marked_and_the_button_says_how_many_there_are(show):
-    browser = show(pictures([[0, 0, 1]]))
-    assert not browser.find_element(By.ID, "save").is_enabled() and not tool(browser, "Undo all").is_enabled()
-    chip(browser).click()
-    assert tool(browser, "Save 1 correction").is_enabled()
-    chip(browser, i=2).click()
-    assert tool(browser, "Save 2 corrections").is_enabled()
-    marked = [card.get_attribute("id") for card in browser.find_elements(By.CSS_SELECTOR, ".card.by-hand")]
-    assert marked == ["card-0-0", "card-0-2"]
-    tool(browser, "Undo all").click()
-    assert chips(browser) == ["man", "man", "woman"] and not browser.find_elements(By.CSS_SELECTOR, ".by-hand")
-
-
 def test_numbers_choose_a_group_and_arrows_go_from_label_to_label(show):
     browser = show(pictures([[0, 0, 1], [0, 0, 0]], (GENDER, AGE)))
     chip(browser).send_keys("2")
@@ -245,13 +221,6 @@ def test_numbers_choose_a_group_and_arrows_go_from_label_to_label(show):
     browser.switch_to.active_element.send_keys(Keys.ARROW_UP, Keys.ARROW_UP)
     assert focused(browser) in ("0 0 0 0", "0 1 0 0")
     assert saved(browser)["runs"]["run"] == {"gender": {"seed 1": "woman", "seed 2": None}}
-
-
-def test_enter_and_the_space_bar_are_a_click(show):
-    browser = show(pictures([[0, 0]]))
-    for i, key in enumerate((Keys.ENTER, Keys.SPACE)):
-        chip(browser, i=i).send_keys(key)
-        assert chip(browser, i=i).text == "woman"
 
 
 def test_the_saved_file_gives_the_same_shares_in_python(show):
@@ -332,18 +301,6 @@ def test_filters_show_the_pictures_of_a_label(show):
         pressed = browser.find_elements(By.CSS_SELECTOR, "#tools [aria-pressed=true]")
         assert [button.text for button in pressed] == [name]
     assert rows(browser)[0][2] == "2 of 3"
-
-
-def test_corrected_pictures_and_those_of_several_people_and_of_nobody_have_filters(show):
-    browser = show(pictures(None, people=[[[0, 0, 1], [1], []]]))
-    tool(browser, "several people").click()
-    assert cards(browser) == ["card-0-0"]
-    tool(browser, "no face").click()
-    assert cards(browser) == ["card-0-2"]
-    tool(browser, "all").click()
-    chip(browser, i=1).click()
-    tool(browser, "corrected").click()
-    assert cards(browser) == ["card-0-1"]
 
 
 def test_a_picture_stays_in_a_filter_while_it_is_corrected_and_undo_all_shows_all_again(show):

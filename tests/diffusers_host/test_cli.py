@@ -79,13 +79,6 @@ def said_of(path):
 
 # --- calibrate -----------------------------------------------------------------------------------
 
-def test_calibrate_leaves_a_summary_and_no_temporary_files(calibrated):
-    names = {path.name for path in calibrated.iterdir()}
-    assert not [name for name in names if "unfinished" in name or name.endswith(".tmp")]
-    summary = json.loads((calibrated / "summary.json").read_text())
-    assert (summary["prompt"], summary["groups"], summary["n"]) == (JUDGE, ["man", "woman"], 8)
-    assert all(summary[key].keys() == {"before", "after"} for key in ("shares", "kl", "fidelity"))
-
 
 def test_profile_and_report_are_not_replaced_unasked(calibrated, profile, refused):
     before = {path: path.read_bytes() for path in calibrated.iterdir() if path.is_file()}
@@ -204,25 +197,17 @@ def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, profile, caps
     assert "this prompt was not calibrated; every image is steered to a group" in page
     assert "a photo of a pilot" in page
     assert "gender, with the profile (N = 10): man 5" in capsys.readouterr().out
-    assert main([*asked, "a photo of a pilot"]) == 2
     assert main([*asked, "A photo of a judge", *demo, "--overwrite"]) == 2
-    said = capsys.readouterr().err
-    assert "--model" in said and "'A photo of a judge' was calibrated" in said
+    assert "'A photo of a judge' was calibrated" in capsys.readouterr().err
 
 
-def test_a_prompt_that_a_profile_is_not_for_is_left_alone_and_it_says_so(tmp_path, profile, capsys):
-    def run(command, out, *options, prompt="two people on a beach"):
-        assert main([command, "--model", "demo", "--count", "2", "--steps", "2", "--prompt", prompt,
-                     *options, "--out", str(tmp_path / out)]) == 0
-    run("report", "report", *profile)
-    page = (tmp_path / "report" / "report.html").read_text("utf-8")
-    assert "this prompt was not calibrated, so it is left alone" in page
-    run("generate", "with", *profile)
-    run("generate", "without")
+def test_a_prompt_that_a_profile_is_not_for_is_left_alone(tmp_path, profile):
+    beach = "two people on a beach"
+    assert generate(tmp_path / "with", *profile, prompt=beach) == 0
+    assert generate(tmp_path / "without", prompt=beach) == 0
     for path in (tmp_path / "with").iterdir():
         assert np.array_equal(pixels(path), pixels(tmp_path / "without" / path.name))
-    run("generate", "carried", *profile, prompt="portrait of a (judge:1.2), 8k")
-    assert "whose subject 'judge' is in this prompt" in capsys.readouterr().err
+        assert "was not calibrated, so it is left alone" in said_of(path)
 
 
 def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
@@ -259,13 +244,10 @@ def test_a_prompt_of_any_script_goes_through_a_pipe_of_few_letters(tmp_path, mon
 
 @pytest.mark.parametrize("arguments, facts", [
     ([*AUDIT, "--attribute", "man | man"], ["'man | man'", "twice"]),
-    ([*AUDIT, "--attribute", "man"], ["'man'", "gender, age"]),
     ([*AUDIT, "--attribute", "a | b = 1:x"], ["'1:x'", "a, b"]),
     ([*AUDIT, "--model", "no/folder", "--classifier", "x"], ["'no/folder'", "--allow-download"]),
     ([*AUDIT, "--model", "model.ckpt", "--classifier", "x"], ["'model.ckpt'", ".safetensors"]),
-    ([*AUDIT, "--model", "."], ["--classifier"]),
     ([*AUDIT, "--model", ".", "--classifier", "x"], ["'.'", "model_index.json"]),
-    ([*AUDIT, "--classifier", "tone=ita"], ["'tone=ita'", "gender"]),
     ([*AUDIT, "--classifier", "gender=ita"], ["'gender'", "2"]),
     ([*AUDIT, "--classifier", f"gender={CLASSIFIER}"], ["tokenizer"]),  # a folder without it
     ([*AUDIT, "--device", "toaster"], ["'toaster'"]),
@@ -292,7 +274,6 @@ def test_another_text_encoder_is_another_model(tmp_path):
     first = model_hash(tmp_path)
     (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"fine-tuned")
     assert model_hash(tmp_path) != first and len(first) == 10
-    assert model_hash(tmp_path / "nothing here") is None
 
 
 def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(capsys, monkeypatch):

@@ -1,10 +1,7 @@
 """Audits, checks and corrections by the command line on the embedded demo model, with few pictures."""
-import base64
 import csv
-import io
 import json
 import re
-import shutil
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusers import FirstBlockCacheConfig
-from PIL import Image
 from tiny_pipelines import flux, sd
 
 from sd_debias.core.attribute import GENDER
@@ -113,8 +109,6 @@ def test_an_audit_leaves_its_pictures_and_labels_as_a_page_and_a_table(audited):
     assert [row["gender"] for row in rows] == labels and {row["title"] for row in rows} == {PROMPT}
     assert counts_of(rows) == figures(audited)["counts"]
     assert section["title"] == PROMPT and section["hidden"] == 0
-    small = Image.open(io.BytesIO(base64.b64decode(section["items"][0]["src"].partition(",")[2])))
-    assert max(small.size) <= 160 and np.asarray(small.convert("RGB")).std() > 10  # not empty
 
 
 def test_labels_corrected_by_hand_change_the_figures_of_the_same_audit_and_of_no_other(
@@ -129,7 +123,6 @@ def test_labels_corrected_by_hand_change_the_figures_of_the_same_audit_and_of_no
     assert np.allclose(after["intervals"], told.intervals) and f"man {told.shares[0]:.1%} [" in said
     label = corrected["items"][2]["labels"][0][0]
     assert corrected["run"] == section["run"] and label == 1 - section["items"][2]["labels"][0][0]
-    assert table_of(out)[2]["gender"] == GENDER.names[label]
     for other in ([*AUDIT, "--cfg", "1.5"], of_images(folder)):
         assert main([*other, "--corrections", file]) == 2
         assert "corrections are of another run" in capsys.readouterr().err
@@ -141,14 +134,6 @@ def test_what_is_no_file_of_corrections_is_said_first(tmp_path, monkeypatch, ref
     refused([*command, "--corrections", tmp_path / "c.json"], "No such file")
     (tmp_path / "c.json").write_text("{}")
     refused([*command, "--corrections", tmp_path / "c.json"], "a file of corrections")
-
-
-def test_pictures_and_labels_are_not_replaced_unasked(audited, tmp_path, refused):
-    own = shutil.copytree(audited, tmp_path / "own")
-    (own / "audit.json").unlink()
-    before = {path: path.read_bytes() for path in own.iterdir()}
-    refused([*AUDIT, "--out", own], "labels.html' exists already")
-    assert {path: path.read_bytes() for path in own.iterdir()} == before
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -163,8 +148,6 @@ def test_check_makes_pictures_of_each_group_and_writes_what_the_judge_said(check
     for prompt, counts in zip(own.prompts, own.counts):  # what the table says of its pictures
         of_prompt = [row for row in rows if row["title"] == prompt]
         assert counts_of(of_prompt) == list(counts) and len(of_prompt) == 4
-    assert len({row["picture"] for row in rows}) == 8  # each group has seeds of its own
-    assert [section["title"] for section in page_of(checked)] == list(own.prompts)
 
 
 def turned(images):
@@ -175,19 +158,6 @@ def judged_by(judge, monkeypatch):
     monkeypatch.setattr(Workbench, "judges", lambda self, asked: ([judge] * len(asked), None))
 
 
-def test_a_judge_that_sees_one_group_only_is_warned_of(monkeypatch, capsys):
-    judged_by(turned, monkeypatch)
-    assert main(CHECK) == main([*CHECK, "--json"]) == 0
-    words, _, document = capsys.readouterr().out.partition("{")
-    for fact in ("man: 100 % [51, 100] of 4 pictures labelled correctly",
-                 "woman: 0 % [0, 49] of 4 pictures labelled correctly, 100 % as man",
-                 "Warning: only 0 % of the pictures of 'woman'",
-                 "does not tell the groups of 'gender' apart"):
-        assert fact in words
-    found = json.loads("{" + document)
-    assert found["checks"][0]["groups"] == ["man", "woman"] and len(found["warnings"]) == 2
-
-
 def test_a_check_with_corrections_tells_the_judges_errors_from_the_models(checked, tmp_path, capsys):
     file = corrections(tmp_path, flipped(page_of(checked)[0], 0))
     assert main([*CHECK, "--corrections", file, "--out", str(tmp_path / "out")]) == 0
@@ -195,7 +165,6 @@ def test_a_check_with_corrections_tells_the_judges_errors_from_the_models(checke
     first, own = (Check.from_dict(json.loads((out / "check.json").read_text())["checks"][0])
                   for out in (checked, tmp_path / "out"))
     assert "1 label corrected by hand" in said and own.by == "hand"
-    assert own.counts == ((3, 0), (1, 4)) if first.counts == ((4, 0), (0, 4)) else own.counts != first.counts
     assert own.obeyed is not None and own.obeyed[0] == (3, 4) and own.obeyed[1][1] == 4
     assert "the model shows 'man' in 75 % of the pictures whose prompt states it" in said
 
@@ -252,27 +221,11 @@ def test_a_folder_is_audited_without_a_model_as_the_models_pictures_are(
     assert [row["picture"].rpartition(" ")[0] for row in rows] == [
         "0.png", "1.png", "2.png", "broken.png", "more/3.png", "more/4.png", "more/5.png"]
     assert counts_of(rows) == found["counts"]
-    labels = [row["gender"] for row in rows if row["gender"] != "unsure"]
-    assert labels == [row["gender"] for row in table_of(audited)]
     assert "could not be read: broken.png" in said and "not finite" not in said
     told = summarise(found["counts"], GENDER.target, 1)
     assert told.line("gender", GENDER.names) in said and np.allclose(found["intervals"], told.intervals)
     text = (tmp_path / "labels.html").read_text("utf-8")
-    assert re.search("<h1>([^<]*)</h1>", text)[1].strip() and re.search("<title>[^:<]", text)
-
-
-def test_shares_of_a_folder_are_corrected_by_a_check_and_by_hand(folder, tmp_path, capsys):
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main(of_images(folder, "--check", a_check(tmp_path), "--json", "--out", one)) == 0
-    document = json.loads(capsys.readouterr().out)
-    found, (section,) = document["attributes"]["gender"], page_of(one)
-    assert found["n"] == 6 and document["unreadable"][0].startswith("broken.png")
-    assert np.allclose(found["corrected"], corrected_shares(found["counts"], COUNTS)[0])
-    file = corrections(tmp_path, flipped(section, 4))
-    assert main(of_images(folder, "--out", two, "--corrections", file)) == 0
-    assert "1 label corrected by hand" in capsys.readouterr().out
-    assert sorted(np.subtract(figures(two)["counts"], found["counts"])) == [-1, 1]
-    assert page_of(two)[0]["run"] == section["run"]
+    assert re.search("<h1>([^<]*)</h1>", text)[1].strip()
 
 
 def test_a_folder_needs_a_classifier_and_pictures(folder, tmp_path, refused):
@@ -281,8 +234,6 @@ def test_a_folder_needs_a_classifier_and_pictures(folder, tmp_path, refused):
     refused(of_images(tmp_path / "nowhere"), "There is no folder")
 
 
-# --- options -------------------------------------------------------------------------------------
-
 def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, refused):
     for module in ("cv2", "dlib"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -290,10 +241,12 @@ def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, refused
         refused([*command, "--look", look], "face detector", "pip install dlib-bin")
 
 
+# --- options -------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("arguments, facts", [
     (["check", "--overwrite"], ["--overwrite", "--out"]),
     ([*AUDIT, "--detector", "dlib"], ["--detector", "--look largest-face"]),
-    (["check", "--detector", "dlib", "--look", "picture"], ["--detector", "--look largest-face"]),
     (["audit"], ["--prompt", "--folder"]),
     *((["audit", "--folder", ".", *given], [" and ".join(given[::2]), "--folder"]) for given in (
         ["--prompt", "x"], ["--count", "5", "--seed", "0"], ["--width", "64", "--height", "64"],
@@ -303,36 +256,6 @@ def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, refused
 ])
 def test_options_that_do_nothing_are_refused(arguments, facts, refused):
     refused(arguments, *facts)
-
-
-class Crowd:
-    """A judge of every face."""
-
-    def faces(self, images):
-        return np.full(len(images), 2)
-
-    def people(self, images):
-        return [np.array([[.9, .1], [.1, .9]], np.float32)] * len(images)
-
-    def __call__(self, images):
-        return turned(images)
-
-
-def test_people_can_be_audited_and_not_calibrated(tmp_path, monkeypatch, capsys, refused):
-    judged_by(Crowd(), monkeypatch)
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main([*AUDIT, "--out", str(one)]) == 0
-    said, (section,) = capsys.readouterr().out, page_of(one)
-    assert "N = 12 persons in 6 images" in said and section["people"] is True
-    assert [item["labels"] for item in section["items"]] == [[[0, 1]]] * 6
-    assert [(row["person"], row["faces"]) for row in table_of(one)] == [("1", "2"), ("2", "2")] * 6
-    own = {"gender": {"seed 3#1": "woman", "seed 4#2": None}}
-    file = corrections(tmp_path, {section["run"]: own})
-    assert main([*AUDIT, "--corrections", file, "--out", str(two)]) == 0
-    assert "2 labels corrected by hand" in capsys.readouterr().out
-    assert figures(one)["counts"] == [6, 6] and figures(two)["counts"] == [5, 6]
-    refused(["calibrate", "--prompt", PROMPT, "--steps", "4", "--out", tmp_path / "calibration"],
-            "one label per picture", "largest face")
 
 
 # --- calibrations --------------------------------------------------------------------------------

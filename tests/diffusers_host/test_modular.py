@@ -93,7 +93,6 @@ def test_a_guider_is_saved_and_loaded(pipe, tmp_path):
     loaded = DebiasGuidance.from_pretrained(tmp_path)
     assert loaded.strength == 0.5 and loaded.profile.entries == balanced("gender = 60:40").entries
     assert isinstance(loaded.guider, guiders.AdaptiveProjectedGuidance) and loaded.guidance_scale == 3.0
-    assert loaded.new(guidance_scale=2.0).guidance_scale == 2.0
     before = called(debias.enable(pipe, balanced("gender = 60:40"), 0.5))
     assert torch.equal(called(debias.enable(pipe, loaded)), before)
     debias.disable(pipe)
@@ -135,15 +134,3 @@ def test_a_judge_audits_a_modular_pipeline(pipe):
     shares = debias.audit(pipe, PROMPT, "gender", count=4, judge=lambda pictures: torch.tensor(
         [[0.9, 0.1]] * len(pictures)), progress=False, width=16, height=16, num_inference_steps=2).shares
     assert shares["gender"]["man"] == 1.0
-
-
-@pytest.mark.parametrize("compiled", [lambda pipe: pipe.unet.compile(backend="eager"), lambda pipe: (
-    pipe.update_components(unet=torch.compile(pipe.unet, backend="eager")))])
-def test_compiled_denoisers_are_guided_alike(compiled):
-    pipe = tiny_modular.pipeline("sdxl")
-    expected = [made(pipe, attributes=[GENDER], weights=PUSH, method=Method(direction))
-                for direction in ("prompt", "embedding")]
-    compiled(pipe)
-    for direction, own in zip(("prompt", "embedding"), expected):
-        found = made(pipe, attributes=[GENDER], weights=PUSH, method=Method(direction))
-        assert (found - own).abs().max() <= 1

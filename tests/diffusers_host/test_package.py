@@ -57,8 +57,6 @@ def test_an_audit_has_shares_by_group_and_its_pictures(pipe):
     low, high = found.intervals["gender"]["man"]
     assert low <= found.shares["gender"]["man"] <= high and "a photo of a doctor" in str(found)
     assert found._repr_html_().count("image/jpeg") == 4
-    both = debias.audit(pipe, [PROMPT, "a photo of a nurse"], "gender", judge="demo", count=4, progress=False, **HOW)
-    assert list(both.shares) == [PROMPT, "a photo of a nurse"]
 
 
 def by_brightness(images):
@@ -84,12 +82,7 @@ def test_what_cannot_be_is_a_sentence_and_the_pipeline_stays(pipe, change, facts
     assert type(pipe) is kind
 
 
-def test_an_error_inside_the_context_leaves_the_pipeline_as_it_was(pipe, profile):
-    kind = type(pipe)
-    with pytest.raises(ZeroDivisionError), debias.applied(pipe, profile):
-        assert type(pipe) is not kind
-        raise ZeroDivisionError
-    assert type(pipe) is kind
+def test_something_that_is_no_pipeline_is_refused(profile):
     with pytest.raises(debias.DebiasError, match="text-to-image"):
         debias.enable(types.SimpleNamespace(), profile)
 

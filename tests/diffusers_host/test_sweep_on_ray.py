@@ -103,14 +103,6 @@ def test_a_worker_killed_in_several_phases_changes_no_label(cluster, undisturbed
     assert not found.said  # Ray opened it again
 
 
-@pytest.mark.slow
-def test_what_a_worker_dies_of_is_done_by_another(cluster, undisturbed, tmp_path):
-    last = PLAN.images - PLAN.batch_size  # one batch, so that the same worker is killed each time
-    death = Once(tmp_path, dies, prompt="number 0", place=last, times=2)
-    found = Swept(partial(open_painter, trouble=death))
-    assert found.labels == undisturbed and death.happened
-
-
 def killed_when_stuck(cluster, stuck, *nodes):
     """Kill the node whose worker is stuck, as soon as it is; returns the thread that does."""
     def kill():
@@ -137,19 +129,6 @@ def test_without_a_killed_node_a_sweep_goes_on_and_tries_again_what_failed(
     assert stuck.happened and failure.happened
 
 
-@pytest.mark.slow
-def test_a_worker_whose_node_was_killed_begins_again_on_another_node(cluster, undisturbed, tmp_path):
-    nodes = [cluster.add_node(num_cpus=3) for _ in range(2)]
-    stuck = Stuck(tmp_path, *[node.node_id for node in nodes])
-    killer = killed_when_stuck(cluster, stuck, *nodes)
-    try:
-        found = Swept(partial(open_painter, trouble=stuck), workers=1, cpus=3)
-    finally:
-        killer.join(PATIENCE)
-        cluster.remove_node(next(node for node in nodes if node.node_id != stuck.node))
-    assert found.labels == undisturbed and not found.said
-
-
 # --- what fails ----------------------------------------------------------------------------------
 
 @pytest.mark.slow
@@ -159,12 +138,6 @@ def test_workers_that_cannot_do_it_change_no_label(cluster, undisturbed, tmp_pat
                   facts=open_painter().facts)
     assert found.labels == undisturbed and all(trouble.happened for trouble in once)
     assert any("its model is another model" in text for text in found.said), found.said
-
-
-@pytest.mark.slow
-def test_a_worker_that_cannot_open_its_model_says_why(cluster, tmp_path):
-    with pytest.raises(DebiasError, match="illegal memory access"):
-        Swept(partial(open_amid, Once(tmp_path, fails)), workers=1)
 
 
 def test_a_worker_of_another_version_or_without_a_model_answers_with_its_reason(tmp_path):
@@ -339,20 +312,3 @@ def test_ctrl_c_stops_a_sweep_and_leaves_no_process_behind(cluster, asked, comma
     assert 0 < measured(out) < PICTURES
     assert main(arguments) == 0  # on the cluster that this process is connected to
     assert measured(out) == PICTURES and table(out) == expected
-
-
-@pytest.mark.slow
-def test_sigterm_stops_a_sweep_as_ctrl_c_does(cluster, asked, command, tmp_path):
-    arguments = [*asked[0], "--out", str(tmp_path / "out"), "--ray", cluster.address]
-    own = command([*arguments, "--workers", "1"], lambda own: "0 of " in own.said())
-    own.send_signal(signal.SIGTERM)
-    assert own.wait(PATIENCE) == 143, own.said()
-    assert "run the same command again to continue" in own.said()
-
-
-@pytest.mark.slow
-def test_the_demo_model_on_ray_gives_the_labels_of_one_here(cluster, prompts, tmp_path):
-    prompts = [*prompts, "--count", "4"]
-    assert main([*prompts, "--out", str(tmp_path / "here")]) == 0
-    assert main([*prompts, "--out", str(tmp_path / "ray"), "--ray", cluster.address, "--workers", "1"]) == 0
-    assert table(tmp_path / "ray") == table(tmp_path / "here")

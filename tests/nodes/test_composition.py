@@ -1,11 +1,6 @@
 """Guidance beside ComfyUI's own patches, samplers and guiders: on the real host only."""
 import importlib
-import importlib.util
-import json
-import os
-import sys
 from functools import cache, partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -84,58 +79,6 @@ PATCHES = {
     "v-prediction, zero SNR": node("model_advanced", "ModelSamplingDiscrete", "v_prediction", True),
     "flow": node("model_advanced", "ModelSamplingSD3", 3.0),
     "LoRA": lora}
-
-
-# --- nodes of other packs, where they are installed ---------------------------------------------
-
-def pack(owner, folder):
-    place = Path(os.environ.get("COMFYUI_PATH", "")) / "custom_nodes" / folder
-    if not (place / "__init__.py").is_file():
-        pytest.skip(f"not installed: git clone https://github.com/{owner}/{folder} {place}")
-    name = folder.replace("-", "_")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, place / "__init__.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name].NODE_CLASS_MAPPINGS
-
-
-def dynamic_thresholding(model):
-    nodes = pack("mcmonkeyprojects", "sd-dynamic-thresholding")
-    return nodes["DynamicThresholdingSimple"]().patch(model, 1.0, 0.9)[0]
-
-
-@cache
-def clip_vision(folder):
-    """A CLIP vision tower in small with random weights."""
-    (folder / "config.json").write_text(json.dumps(dict(
-        model_type="clip_vision_model", hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_channels=3, num_attention_heads=2, image_size=224, patch_size=112, projection_dim=16,
-        hidden_act="quick_gelu")))
-    made = comfy.clip_vision.ClipVisionModel(str(folder / "config.json"))
-    randomized(made.model, 0.2)
-    return made
-
-
-def ip_adapter_plus(model, folder, weight_type):
-    """With random weights of the demo model's widths, by the pack's numbers of its blocks."""
-    nodes, random = pack("cubiq", "ComfyUI_IPAdapter_plus"), randoms(std=0.5)
-    weights = {f"{number}.{kind}.weight": random(96 if number == 13 else 64, 32)
-               for number in range(1, 32, 2) for kind in ("to_k_ip", "to_v_ip")}
-    projection = {"proj.weight": random(4 * 32, 16), "proj.bias": random(4 * 32),
-                  "norm.weight": torch.ones(32), "norm.bias": torch.zeros(32)}
-    image = torch.rand(1, 224, 224, 3, generator=torch.Generator().manual_seed(0))
-    return nodes["IPAdapterAdvanced"]().apply_ipadapter(
-        model, dict(ip_adapter=weights, image_proj=projection), image=image,
-        clip_vision=clip_vision(folder), weight_type=weight_type)[0]
-
-
-@pytest.fixture(params=["Dynamic Thresholding", "linear", "style transfer precise"])
-def neighbour(request, comfyui):
-    """A node of another pack, as a function of a model; the latter two are IPAdapter plus's."""
-    if request.param == "Dynamic Thresholding":
-        return dynamic_thresholding
-    return partial(ip_adapter_plus, folder=comfyui, weight_type=request.param)
 
 
 # --- ways to sample: functions of `sample` that give run(model) ---------------------------------
@@ -264,15 +207,6 @@ def test_with_samplers_guiders_regions_and_controlnets(demo, sample, guided, nam
     together(demo[0], guided, run, direction)
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_with_other_packs_in_either_order(demo, sample, guided, neighbour, direction):
-    model, method = neighbour(demo[0]), Method(direction)
-    assert (sample(model) - sample(demo[0])).abs().max() > 1e-2
-    together(model, guided, sample, direction)
-    before, behind = neighbour(guided(method, WEIGHTS)[0]), guided(method, WEIGHTS, base=model)[0]
-    assert torch.equal(sample(before), sample(behind))
-
-
 @pytest.mark.parametrize("direction, most", [
     ("prompt", 1.5), ("embedding", 5.0), ("prediction", 5.0)])
 def test_easycache_changes_the_effect_of_directions_inside_sampling_and_the_pass_names_it(
@@ -356,14 +290,6 @@ def test_guidance_holds_nothing_of_an_image_that_is_the_positives_alone(
         entry[1]["control_apply_to_uncond"] = False
     run = partial(sample, positive=positive, negative="blurry")
     nearly_nothing(image_adapter(demo[0]), guided, run, direction)
-
-
-@pytest.mark.parametrize("direction", INSIDE)
-@pytest.mark.parametrize("kind", ["CFG", "CFG 1", "PerpNeg"])
-def test_guidance_holds_nothing_of_other_packs(demo, sample, guided, neighbour, kind, direction):
-    cfg = partial(sample, cfg=1.0 if kind == "CFG 1" else 2.0)
-    run = guider(sample, "PerpNeg") if kind == "PerpNeg" else cfg
-    nearly_nothing(neighbour(demo[0]), guided, run, direction)
 
 
 @pytest.mark.parametrize("direction, added", [("embedding", 1), ("prediction", 2)])

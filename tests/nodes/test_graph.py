@@ -57,8 +57,6 @@ GRAPHS = {
         turn=node("ComfySwitchNode", switch=True, on_true=["pos", 0], on_false=["cat", 0])),
     "a preview": FROM_STRING | dict(one=string(PROMPT),
                                     string=node("PreviewAny", source=["one", 0], preview="")),
-    "unCLIP": dict(un=node("unCLIPConditioning", conditioning=["pos", 0],
-                           clip_vision_output=["v", 0]), end=sampler(("un", 0))),
     "a LoRA behind a switch": dict(
         lora=node("LoraLoaderModelOnly", model=["apply", 0]),
         turn=node("ComfySwitchNode", switch=False, on_true=["lora", 0], on_false=["apply", 0]),
@@ -73,8 +71,7 @@ def test_the_text_is_found_behind(comfyui, name):
 
 
 @pytest.mark.parametrize("graph", [
-    {}, BASE, dict(end=dict(inputs=None)), dict(end=None),
-    dict(end=dict(inputs=dict(positive=["gone", 0]))),
+    {}, dict(end=None), dict(end=dict(inputs=dict(positive=["gone", 0]))),
     {**BASE, "a": node("Reroute", **{"": ["b", 0]}), "b": node("Reroute", **{"": ["a", 0]}),
      "end": sampler(("a", 0))},
     {**BASE, "pos": node("Unknown", seed=1), "end": sampler(("pos", 0))},

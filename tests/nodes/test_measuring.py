@@ -11,7 +11,7 @@ import torch
 from nodes_given import PICTURES, PROMPT, Brightness, comfy, judge, ours
 from PIL import Image
 
-from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, parse
+from sd_debias.core.attribute import AGE, GENDER, parse
 from sd_debias.core.errors import DebiasError
 from sd_debias.demo_model.model import FOLDER as DEMO_FILES
 
@@ -48,18 +48,12 @@ def audit(call):
     return audit
 
 
-def test_audit_counts_images(audit):
-    chart, text = audit(torch.cat([torch.ones(3, 8, 8, 3), torch.zeros(1, 8, 8, 3)]))
-    assert "man 75.0%" in text and "woman 25.0%" in text
-    assert chart.ndim == 4 and chart.shape[-1] == 3
-
-
 TWO = torch.rand(2, 8, 8, 3)
 
 
 @pytest.mark.parametrize("images, more, fact", [
     (torch.zeros(2, 8, 8, 4), {}, r"got \[2, 8, 8, 4\]"),
-    (torch.zeros(8, 8, 3), {}, r"got \[8, 8, 3\]"), (torch.zeros(0, 8, 8, 3), {}, "at least one"),
+    (torch.zeros(0, 8, 8, 3), {}, "at least one"),
     (torch.full((1, 8, 8, 3), float("nan")), {}, "not finite"),
     (TWO, dict(attributes=(GENDER, replace(AGE, name="Gender"))), "same name"),
     *((TWO, dict(corrections=[text]), "corrections") for text in (
@@ -87,7 +81,6 @@ def test_an_audit_s_output_brings_its_bars(comfyui, said):
     share, = shown["shares"]
     assert share["prompt"] == "a title" and share["now"]["images"] == 4
     assert share["was"] is None  # nobody knows whether these pictures were guided
-    assert sum(share["now"]["shares"]) == pytest.approx(1) and len(made.ui["images"]) == 1
 
 
 # --- folders of pictures ------------------------------------------------------------------------
@@ -163,10 +156,8 @@ def test_a_judge_of_one_attribute_leaves_the_rest_to_the_general_one(comfyui, mo
     monkeypatch.setattr(ours.judge, "opened", lambda source: model)
     both = ours.judge.judge_of("clip", lines="skin_tone_3=ita")
     assert both.of(GENDER).name == Brightness.name
-    assert "tone" in type(both.of(SKIN_TONE_3)).__name__.lower()
     panel = ours.judge.judge_of("clip", lines="gender=one\ngender=two").of(GENDER)
     assert type(panel).__name__ == "Panel" and len(panel.judges) == 2
-    assert ours.judge.mapping("0-2 = young\n\na = b = old") == {"0-2": "young", "a = b": "old"}
 
 
 @pytest.mark.parametrize("tones", ["skin_tone_3", "skin_tone_5"])

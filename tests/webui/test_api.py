@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from webui_hosts import core, ours, refused
-from webui_settings import calibrate, script
+from webui_settings import calibrate
 
 
 def test_a_classifier_over_the_api_does_not_tell_whether_a_folder_exists(a_double, tmp_path):
@@ -64,18 +64,6 @@ def test_messages_hold_no_folder_of_this_machine(a_double, tmp_path):
     with refused("mine") as caught:
         calibrate(a_double, classifier="mine")
     assert str(tmp_path) not in str(caught.value)
-
-
-def test_a_script_tells_neither_whether_a_folder_exists_nor_where_the_host_lies(host):
-    models = host.profiles.parent
-    said = set()
-    for path in ("/etc", "/no/such/folder", str(models), "../../extensions"):
-        with pytest.raises(ValueError, match="models/classifiers") as caught:
-            script(host, dict(work="audit", classifier=path, count=5))
-        text = str(caught.value).replace(path, "X")
-        assert str(models) not in text
-        said.add(text)
-    assert len(said) == 1
 
 
 @pytest.mark.parametrize("strength", [10**400, -10**400, math.nan, math.inf, True, "1"])

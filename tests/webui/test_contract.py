@@ -1,7 +1,6 @@
 """What the accordion promises, on doubles of the hosts and on the real ones."""
 from __future__ import annotations
 
-import json
 from itertools import product
 
 from PIL import Image
@@ -56,19 +55,6 @@ def test_a_batch_is_its_singles_and_says_what_was_left_alone(host, direction, pr
     assert said == [own for _, (own,) in singles]
     assert [each.get("Debias") for each in said].count("left alone by its draw") == 2
     assert ["Debias weights" in each for each in said].count(True) == 2
-
-
-@on_hosts("prompt, cfg_scale", [
-    ("a red room :0.5 AND a photo of a doctor :0.7", 3.0), (f"{PROMPT}{' very' * 69}", 1.0)])
-def test_a_push_by_predictions_around_the_prompt_is_the_one_by_the_group_s_text(
-        host, prompt, cfg_scale):
-    page = dict(prompt=prompt, cfg_scale=cfg_scale, batch_size=2)
-    plain, by_predictions, said = steered(
-        host, page, direction="prediction", guidance=dict(anchor="prompt"), prompts=(prompt,))
-    _, by_text, _ = steered(host, page, direction="embedding", prompts=(prompt,),
-                            guidance=dict(anchor="prompt", toward=True))
-    assert "Debias weights" in said[0] and apart(plain, by_predictions) > 2
-    assert apart(by_predictions, by_text) <= ROUNDING
 
 
 @on_hosts("direction", DIRECTIONS)
@@ -130,16 +116,13 @@ def test_api_with_few_and_many_arguments(host, args):
 @on_hosts("given, facts", [
     (dict(name="absent"), ["'absent'"]), (dict(name="../test"), ["'../test'"]),
     (dict(name="corrupt"), ["debias_profiles/corrupt.json", "JSON"]),
-    (dict(name="foreign"), ["debias_profiles/foreign.json", "sd-debias"]),
     (dict(name="sd3"), ["SD3ClipModel"]),
     (dict(strength="a lot"), ["strength", "'a lot'"]), (dict(enabled="yes"), ["enabled", "'yes'"]),
     (dict(name=7), ["profile", "7"]), (dict(start=0.9, end=0.1), ["start", "0.9", "0.1"]),
-    (dict(start=-1.0), ["start", "-1"]),
     (dict(direction="sideways"), ["direction", "'sideways'"])], each=1)
 def test_bad_input_is_named_and_the_picture_is_not_claimed_debiased(host, given, facts):
     save_profile(host.profiles, "sd3", setting=dict(text_encoder="SD3ClipModel"))
     (host.profiles / "corrupt.json").write_text('{"schema": "1.0", "entr')
-    (host.profiles / "foreign.json").write_text(json.dumps({"a": 1}))
     plain, pictures, (said,) = steered(host, given=given)
     assert list(said) == ["Debias failed"] and same(plain, pictures)
     assert all(fact in said["Debias failed"] for fact in facts), said

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 from webui_hosts import ours
-from sd_debias.demo_model.export import export, unet_name, vae_name
+from sd_debias.demo_model.export import export
 from sd_debias.demo_model.model import FOLDER
 
 
@@ -29,21 +29,6 @@ def test_every_weight_is_there_once_under_its_original_name(tmp_path):
     settings = json.loads((tmp_path / "small.yaml").read_text())["model"]["params"]
     assert settings["cond_stage_config"]["params"]["version"] == str(tmp_path / "small-text")
     assert (tmp_path / "small-text" / "vocab.json").exists()
-
-
-@pytest.mark.parametrize("key, expected", [
-    ("down_blocks.0.resnets.1.norm1.weight", "input_blocks.2.0.in_layers.0.weight"),
-    ("down_blocks.1.downsamplers.0.conv.bias", "input_blocks.6.0.op.bias"),
-    ("up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.1.conv.weight"),
-    ("up_blocks.1.attentions.2.proj_in.weight", "output_blocks.5.1.proj_in.weight"),
-    ("up_blocks.1.upsamplers.0.conv.weight", "output_blocks.5.2.conv.weight"),
-    ("mid_block.resnets.1.conv2.bias", "middle_block.2.out_layers.3.bias"),
-    ("decoder.up_blocks.0.resnets.1.norm1.weight", "decoder.up.3.block.1.norm1.weight"),
-    ("encoder.down_blocks.0.downsamplers.0.conv.bias", "encoder.down.0.downsample.conv.bias")])
-def test_names_of_stable_diffusion_1s_parts(key, expected):
-    config = dict(layers_per_block=2, up_block_types=["UpBlock2D", *["CrossAttnUpBlock2D"] * 3])
-    found = vae_name(key, 4) if "coder" in key else unet_name(key, config)
-    assert found == expected
 
 
 def test_a_button_writes_it_where_the_host_finds_checkpoints(a_double):

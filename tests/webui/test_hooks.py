@@ -32,26 +32,6 @@ def test_an_exception_in_a_hook_is_seen_everywhere(a_double, monkeypatch, direct
     assert a_double.reported == ["sd-debias: no such tensor: 7, 8"]  # once, not at every step
 
 
-@pytest.mark.parametrize("a_double", [{}, FORGE], indirect=True, ids=str)
-def test_steps_of_nan_are_left_out_and_said(a_double, monkeypatch):
-    save_profile(a_double.profiles, direction="embedding")
-    steps, gamma = [2], ours("sampling").Pass.gamma
-
-    def broken(self, evaluate):
-        def predicted(texts):
-            factor, found = float("nan") if self.step in steps else 1.0, evaluate(texts)
-            return (*found[:2], [{image: one * factor for image, one in own.items()} for own in found[2]])
-        return gamma(self, predicted)
-
-    monkeypatch.setattr(ours("sampling").Pass, "gamma", broken)
-    _, (said,) = generate(a_double, **debias())
-    assert said["Debias skipped"] == "1 of 6 steps (NaN or infinite)"
-    steps += range(6)
-    pictures, (said,) = generate(a_double, **debias())
-    assert said["Debias"] == "not applied (every prediction was NaN or infinite)"
-    assert "Debias weights" not in said and same(pictures, generate(a_double)[0])
-
-
 def test_an_edited_profile_is_said_below_the_pictures(a_double):
     save_profile(a_double.profiles)
     path = a_double.profiles / "test.json"
@@ -197,7 +177,6 @@ def test_flux_keeps_the_guidance_that_it_is_told_in_a_text_evaluated_apart(a_dou
     text = ours("host_forge")._text
     found = text({**condition, "model_conds": dict(guidance=told)}, 1)
     assert found["guidance"].tolist() == [3.5] and len(found["crossattn"]) == len(found["vector"]) == 1
-    assert set(text({**condition, "model_conds": {}}, 2)) == {"crossattn", "vector"}
 
 
 def test_a_text_that_the_host_lengthens_with_its_last_token_ends_with_the_pushed_text_s(a_double):
@@ -232,15 +211,6 @@ def test_a_video_s_frames_are_one_picture(a_double, monkeypatch):
 def made_guide():
     arguments = ours("arguments").Arguments(enabled=True, profile="test")
     return ours("guide").from_profile(ours("profiles").load("test"), arguments)
-
-
-def test_another_host_s_name_of_the_text_encoder_and_a_scheduler_that_it_chose_are_no_other_setting(
-        a_double):
-    setting = dict(text_encoder="SD1ClipModel", scheduler="Automatic", steps=6)
-    save_profile(a_double.profiles, setting=setting)
-    here = dict(text_encoder="sd1", scheduler="Normal")
-    assert made_guide().differences(dict(here, steps=6)) == []
-    assert made_guide().differences(dict(here, steps=7)) == ["steps: calibrated at 6, used at 7"]
 
 
 @pytest.mark.parametrize("sampler, k", [("Euler", -1 / webui_double.SIGMAS[0]), ("DDIM", 1.0)])

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 import weakref
 
 import pytest
@@ -16,7 +15,6 @@ FEW = dict(images=5, rounds=1, held_out=5)
 def test_an_audit_measures_the_page_without_the_accordion_and_changes_nothing(bench):
     result = audit(bench)
     assert result.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Shows ")
-    assert "\nDetails:\n  gender, audit (N = 10): man " in result.info
     assert "\n  first seed " in result.info and len(result.images) == 2
     state = bench.shared.state
     assert state.textinfo.startswith("audit: 10 of 10 images; gender ")
@@ -104,7 +102,6 @@ def test_calibration_saves_a_profile_that_the_accordion_applies(bench, tmp_path)
     assert not list((bench.profiles / "unfinished").glob("*.json"))
     # A picture carries its own parameters; sheets and charts the result's text.
     assert len(result.images) == len(result.infotexts) == 2 + 8
-    assert all("Steps: " in text and "Seed: " in text for text in result.infotexts[2:])
     assert len(set(result.infotexts[2:])) == 8 and set(result.infotexts[:2]) == {result.info}
     said = keys(bench.post("txt2img", payload(**debias(name="doctor"))).infotexts[0])
     assert said and "Debias failed" not in said and "Debias setting" not in said
@@ -125,8 +122,7 @@ def test_several_prompts_make_one_profile(bench):
 
 
 @pytest.mark.parametrize("changes, facts", [
-    (dict(attributes=[]), "'young . old = 1:1'"), (dict(own="young |"), "empty"),
-    (dict(own="young"), "'young'"), (dict(images=0), "1 image"), (dict(name=""), "1 to 120"),
+    (dict(own="young |"), "empty"), (dict(images=0), "1 image"), (dict(name=""), "1 to 120"),
     (dict(name="a/b"), "slashes.*'a/b'"), (dict(name="a" * 110), r"'a+ \(unfinished\)'"),
     (dict(name="None"), "'None'"), (dict(tolerance=-1.0), "tolerance.*0"),
     (dict(method="magic"), "method.*'magic'"), (dict(prompts="a nurse\nA  nurse"), "twice"),
@@ -136,13 +132,6 @@ def test_bad_input_is_refused_before_anything_is_made(bench, changes, facts):
     with refused(facts):
         calibrate(bench, **changes)
     assert not bench.denoisers and not bench.profiles.exists()
-
-
-def test_a_models_folder_that_cannot_be_written_is_said_before_the_work(bench):
-    bench.profiles.write_text("a file where the folder should be")
-    with refused("debias_profiles"):
-        calibrate(bench)
-    assert not bench.denoisers
 
 
 def test_a_name_whose_profile_was_deleted_can_be_calibrated_again_and_its_report_is_kept(bench):
@@ -175,13 +164,3 @@ def test_a_host_that_never_calls_the_hook_stops_in_the_first_round(bench, monkey
         calibrate(bench)
     assert len(bench.denoisers) == 4 + 1  # the audit's batches, and the round's first
     assert not (bench.profiles / "doctor.json").exists()
-
-
-def test_an_error_of_the_host_is_not_blamed_on_the_folder_of_profiles(bench, monkeypatch):
-    def broken(p):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sys.modules["modules.processing"], "process_images", broken)
-    with pytest.raises(OSError, match="Input/output error") as caught:
-        calibrate(bench)
-    assert not isinstance(caught.value, ValueError)

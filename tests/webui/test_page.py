@@ -17,7 +17,6 @@ from webui_settings import save_profile, script
     (dict(target="woman 65, man 35"), "gender: man 35 %, woman 65 %. About "),
     (dict(attributes=["gender", "skin_tone_3"], target="gender: woman 65\nskin_tone_3: dark 40"),
      "gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About "),
-    (dict(own="gender = 70:30"), "Target: gender: man 70 %, woman 30 %. "),
     (dict(attributes=[]), "'young | old = 1:1'"),
     (dict(sure="custom", images="1o"), "images to be a number"),
     (dict(attributes=["gender", "skin_tone_3"], target="1:2"), "'gender: woman 65', got '1:2'"),

@@ -2,7 +2,6 @@
 without that file. The real hosts and their double load it.
 """
 import json
-from inspect import signature
 from pathlib import Path
 
 import torch
@@ -81,8 +80,6 @@ class Failing(scripts.Script):
         elif what == "judge":
             import transformers
             once(getattr(shared, "failing_judge", transformers.CLIPModel), "get_image_features")
-        elif what == "checkpoint":
-            choose(plan["name"])
         hook("process")
 
     def process_before_every_sampling(self, p, *args, **kwargs):
@@ -93,17 +90,6 @@ class Failing(scripts.Script):
 
     def postprocess_batch(self, p, *args, **kwargs):
         hook("postprocess_batch")
-
-
-def choose(name):
-    """As a user chooses a checkpoint on the page."""
-    try:
-        from modules_forge import main_entry
-    except ImportError:
-        shared.opts.sd_model_checkpoint = name
-    else:
-        neo = dict(preset=None) if "preset" in signature(main_entry.checkpoint_change).parameters else {}  # Forge Neo's
-        main_entry.checkpoint_change(name, save=False, **neo)
 
 
 def hook(name):
