@@ -18,17 +18,21 @@ from ..core.profile.words import metadata
 from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import encode_all
-from .graph import samplers_of, texts_behind
+from .graph import inputs_of, pass_before, samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
 from .types import APPLY, Profiles
 
 
-def looked_up(profile: Profile, text: str, found: bool = False, negative: str = "") -> tuple[Entry, list[str]]:
+FOLLOWS = "The groups are those of the pass before, whose pictures are drawn anew"
+
+
+def looked_up(profile: Profile, text: str, found: bool = False, negative: str = "", first: str = ""
+              ) -> tuple[Entry, list[str]]:
     """A prompt's entry and what to say of it; one that was found may be empty. Raises DebiasError where no text is
     known and the profile has not one entry alone."""
     if text.strip() or found:
-        entry, _ = entry_for(profile, text, negative)
+        entry, _ = entry_for(profile, text, negative, first)
         return entry, list(entry.warnings)
     if not profile.entries:
         raise DebiasError("The graph does not show which text the positive conditioning was made from. Wire the "
@@ -62,6 +66,7 @@ class Application:
 
     def __post_init__(self):
         self.run: object = None  # the last one of which a pass was said
+        self.first = ""  # the prompt of the pass whose pictures are drawn anew
         self._encoded: dict[str, Encoded] = {}
         if messages.running()[0] is None or self._behind() or self.text.strip() or len(self.profile.entries) == 1:
             self._look_up()  # what is amiss is said now, rather than by the sampler
@@ -91,12 +96,40 @@ class Application:
                 said.append(f"'text' is {quoted(self.text)}, but the positive conditioning is made from "
                             f"{', '.join(map(quoted, behind))}; 'text' is used")
         self.negative = ", ".join(self._behind("negative"))
-        self.entry, warnings = looked_up(self.profile, self.prompt, bool(behind), self.negative)
+        self.entry, warnings = looked_up(self.profile, self.prompt, bool(behind), self.negative, self.first)
         self.prompt, self.said = self.prompt if self.prompt.strip() or behind else self.entry.prompt, [*said, *warnings]
 
     def weights(self, seed: int, images: int) -> Tensor:
+        self.seeds, self.first, beside = self._begun(seed, images)
         self._look_up()
-        return rows(self.entry.steerings, range(seed, seed + images), self.strength)
+        self.said += beside
+        return rows(self.entry.steerings, self.seeds, self.strength)
+
+    def _begun(self, seed: int, images: int) -> tuple[list[int], str, list[str]]:
+        """(the seeds that decide the pictures' groups, the prompt that did, what to say of it): those of the pass that
+        made the pictures which this one draws anew, so that whom they show is decided once."""
+        own, (run, node) = list(range(seed, seed + images)), messages.running()
+        with_it = {} if run is None else {at: did for at, entries in run.did.items() if at != node and (
+            did := [e for e in entries if e.get("Debias hash") == self.profile.hash[:12] and "Debias seeds" in e])}
+        before = pass_before(run.prompt, node, with_it) if with_it else None
+        if before is None:
+            return own, "", []
+        at, start, count = before
+        edges = [edge for entry in with_it[at] for edge in entry["Debias seeds"]]
+        made = list(range(min(edges), max(edges) + 1))[start:][:count]
+        # A detailer draws a batch picture by picture, each with the next seed.
+        inputs = inputs_of(run.prompt, node)
+        begins = next((inputs[key] for key in ("seed", "noise_seed") if isinstance(inputs.get(key), int)), seed)
+        place, done = seed - begins, len(run.did[node]) if node in run.ran else 0
+        first = with_it[at][0].get("Debias text", "")
+        if len(made) == 1:
+            return made * images, first, []
+        if len(made) == images:
+            return made, first, []
+        if images == 1 and 0 <= place == done < len(made):
+            return [made[place]], first, []
+        return own, "", [f"which of the {len(made)} pictures of the pass before these {images} are is not known, so "
+                         "this pass's own seed decides their groups"]
 
     def encoded(self) -> Encoded:
         """The prompt with the groups' words behind its subject; kept for the next pass."""
@@ -116,19 +149,21 @@ class Application:
                          "less than was calibrated. Switch the cache off, or use the direction 'prompt'")
         notes += [f"other setting: {text}" for text in differences(self.profile, {**self.known, **facts})]
         idle = not summary["acted"] and any(map(any, summary["weights"]))
-        own = facts["seed"] if images == 1 else None
-        told = metadata(self.profile, self.prompt, summary, self.strength, own, self.negative)
+        own = self.seeds[0] if images == 1 else None
+        told = metadata(self.profile, self.prompt, summary, self.strength, own, self.negative, self.first)
         run = messages.running()[0]
-        beyond = [beyond_balance(self.profile.attributes)] if summary["acted"] and not self.profile.entries else []
-        said = [summary_text(self.profile, self.entry, told, summary, facts["seed"]), *beyond]
+        beyond = [FOLLOWS] if self.first else []
+        if summary["acted"] and not self.profile.entries:
+            beyond.append(beyond_balance(self.profile.attributes))
+        said = [summary_text(self.profile, self.entry, told, summary, self.seeds), *beyond]
         messages.say(self.node, "\n".join([*said, *(f"Warning: {note}" for note in notes)]),
                      warning=idle or bool(notes), adds=run is not None and run is self.run)
         self.run = run
-        messages.record({**told, **cache, "Debias seeds": [facts["seed"], facts["seed"] + images - 1],
-                         "Debias rows": summary["weights"]})
+        messages.record({**told, **cache, "Debias text": self.first or self.prompt,
+                         "Debias seeds": [self.seeds[0], self.seeds[-1]], "Debias rows": summary["weights"]})
 
 
-def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed: int) -> str:
+def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seeds: list[int]) -> str:
     """One pass in a sentence or two."""
     total = len(summary["weights"])
     if not summary["acted"]:
@@ -140,7 +175,7 @@ def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed
     else:
         said = f"{steered} of {total} pictures steered"
         groups = [counts for i, (a, s) in enumerate(zip(profile.attributes, entry.steerings)) if (counts := Counter(
-            a.names[option - 1] for option in s.draws(range(seed, seed + total), stream=i) if option))]
+            a.names[option - 1] for option in s.draws(seeds, stream=i) if option))]
         each = "; ".join(", ".join(f"{n} to {group}" for group, n in counts.items()) for counts in groups)
         said += f" ({each})" if each else ""
         said += f"; {total - steered} left alone by their draw" if total > steered and groups else ""

@@ -1,10 +1,12 @@
-"""The text behind a sampler's positive conditioning, read off the graph: a conditioning itself holds none.
+"""What the graph tells of a sampler: the text behind its positive conditioning, which itself holds none, and the passes
+that made the pictures it begins with.
 
 A graph is ComfyUI's prompt, {node: {class_type, inputs}}, as it runs: dynamic prompts are resolved in it already.
 """
 from __future__ import annotations
 
-from typing import Iterator, Mapping
+import re
+from typing import Container, Iterator, Mapping
 
 # Inputs by which a sampler, or what stands before one, gets its positive conditioning; the first that is there counts.
 POSITIVE = ("positive", "guider", "conditioning", "cond1", "base_positive", "basic_pipe", "pipe")
@@ -13,6 +15,7 @@ TEXTS = ("populated_text", "text", "text_g", "text_l", "clip_g", "clip_l", "t5xx
          "string", "value", "string_a", "string_b", "text_a", "text_b", "user_prompt")
 NEGATIVE = ("negative", "guider", "basic_pipe", "pipe")
 BRANCHES = ("on_true", "on_false")  # of a switch
+PICTURES = "latent|image|samples|pixels|" + "|".join(BRANCHES)  # names of inputs that hold them
 # What a node that is no encoder and has no input with a conditioning's name may have beside it.
 OTHERS = {"model", "clip", "vae", "image", "images", "mask", "latent", "latent_image", "samples", "pixels", "negative",
           "control_net", "clip_vision", "clip_vision_output", "style_model"}
@@ -36,6 +39,24 @@ def samplers_of(graph: Mapping, node: str) -> list[str]:
         return any(led(source, seen) for key, (source, _) in _links(graph, at) if key in ("model", "guider", *BRANCHES))
 
     return [at for at in graph if at != node and led(at, set()) and next(_positive(graph, at, set()), None)]
+
+
+def pass_before(graph: Mapping, sampler: str, known: Container[str]) -> tuple[str, int, int | None] | None:
+    """(the nearest of the `known` nodes that made the pictures which a sampler begins with, the first of its pictures
+    that is taken, and how many where a node picks some); None where there is no such node."""
+    waiting, seen = [(sampler, 0, None)], {sampler}
+    while waiting:
+        node, first, count = waiting.pop(0)
+        if node != sampler and node in known:
+            return node, first, count
+        inputs = inputs_of(graph, node)
+        if isinstance(inputs.get("batch_index"), int) and isinstance(inputs.get("length"), int):
+            first, count = first + inputs["batch_index"], count or inputs["length"]  # LatentFromBatch, ImageFromBatch
+        for key, (source, _) in _links(graph, node):
+            if source not in seen and re.search(PICTURES, key):
+                seen.add(source)
+                waiting.append((source, first, count))
+    return None
 
 
 def inputs_of(graph: Mapping, node: str) -> Mapping:

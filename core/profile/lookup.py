@@ -22,9 +22,10 @@ FAMILIES = ("sdxlrefiner", "sdxl", "sd3", "sd2", "sd1")
 OWN, CARRIED, OTHER = "own", "carried over", "other"  # how an entry is found for a prompt
 
 
-def entry_for(profile: Profile, prompt: str, negative: str = "") -> tuple[Entry, bool]:
+def entry_for(profile: Profile, prompt: str, negative: str = "", first: str = "") -> tuple[Entry, bool]:
     """(the entry for a prompt, whether it is the prompt's own calibration). If it is not, its `warnings` say what it
-    is.
+    is. `first` is the prompt of the pass whose pictures are drawn anew: whom these show was decided by it, so its entry
+    counts, except on what the new prompt names.
 
     1. An attribute whose group the prompt names itself is left alone, whatever follows (named.py), and so is one whose
        group the negative prompt names; words that were calibrated with do not count.
@@ -33,9 +34,12 @@ def entry_for(profile: Profile, prompt: str, negative: str = "") -> tuple[Entry,
     4. Any other prompt: what `profile.others` says, one of `OTHERS`. A profile without entries, which balances
        attributes and was not calibrated, draws. Attributes of persons are left alone where no person is shown.
     """
-    entry, kind = _found(profile, prompt)
+    entry, kind = _found(profile, first or prompt)
     steerings, said = list(entry.steerings), []
-    for i, words in enumerate(_names(profile, prompt, entry, kind)):
+    names = _names(profile, prompt, entry, kind)
+    if first and first != prompt:
+        names = [[*own, *others] for own, others in zip(names, _names(profile, first, entry, kind), strict=True)]
+    for i, words in enumerate(names):
         if words:
             steerings[i] = Steering.none(len(profile.attributes[i].groups))
             said.append(f"the prompt itself says {', '.join(map(quoted, words))}, so "

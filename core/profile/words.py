@@ -14,14 +14,14 @@ LEFT_ALONE = "left alone by its draw"  # what an image's metadata says that no g
 
 
 def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0, seed: int | None = None,
-             negative: str = "") -> dict[str, str]:
+             negative: str = "", first: str = "") -> dict[str, str]:
     """An image's metadata, under keys that begin with "Debias".
 
     info is what guidance did (`GuidanceRun.summary`; at least `acted`, and `reason` where the host knows one). The
     profile and its hash are always included, so that the image can be made again; weights only if guidance acted,
-    else "Debias" says why not. With a seed, that may be this image's own draw.
+    else "Debias" says why not. With a seed, that may be this image's own draw. `first` is as `entry_for` has it.
     """
-    entry, exact = entry_for(profile, prompt, negative)
+    entry, exact = entry_for(profile, prompt, negative, first)
     keys = {"Debias profile": profile.name, "Debias hash": profile.hash[:12]}
     if info.get("acted"):
         keys["Debias weights"] = "; ".join(_words(a, s, profile.method.unit) for a, s in
