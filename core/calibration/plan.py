@@ -60,8 +60,8 @@ LOOKED = 0.96     # and at a look, since a calibration that is looked at after e
 
 
 def enough(groups: int, attributes: int = 1) -> float:
-    """Certainty at which an attribute's shares are known well enough. Attributes divide the error, since all of them are
-    to be right; the more groups, the sooner chance makes them look right at one of many looks (docs/coverage.md)."""
+    """Certainty at which an attribute's shares are known well enough. Attributes divide the error, since all of them
+    are to be right; the more groups, the sooner one of many looks finds them right by chance (docs/coverage.md)."""
     return 1 - (1 - LOOKED) / (math.sqrt(groups - 1) * attributes)
 
 
