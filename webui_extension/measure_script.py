@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Sequence
 
 import gradio as gr
-from modules import scripts, shared, ui_common
+from modules import scripts, ui_common
 
 from ..core.attribute import BUILT_IN
-from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS, estimate, unused
+from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS, estimate
 from ..core.calibration.plan import planned as planned_as
 from ..core.errors import DebiasError, quoted, short
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
@@ -18,7 +18,6 @@ from ..core.statistics import named_shares
 from ..core.study.checking import COUNT
 from . import calibrating, checks, classifiers, doctor
 from .host_clip import HUB, HUB_SIZE, download
-from .result import processed
 
 AUDIT, CALIBRATE, CHECK, DOCTOR = "audit", "calibrate", "check the judge", "doctor"
 ABOUT = {
@@ -145,6 +144,7 @@ def asked(values: Sequence, by_name: bool = False) -> SimpleNamespace:
         raise DebiasError(f"Expected work to be one of {', '.join(ABOUT)}, got {quoted(form.work)}.")
     form.attributes = [form.attributes] if isinstance(form.attributes, str) else form.attributes
     form.numbers = {name: getattr(form, name) for name in NUMBERS}
+    form.prompts = [line.strip() for line in form.prompts.splitlines() if line.strip()]
     return form
 
 
@@ -167,39 +167,7 @@ def _typed(name: str, value, default):
     raise DebiasError(f"Expected {name} to be {kind}, got {short(value)}.")
 
 
-def _judge(form) -> classifiers.Named:
-    return classifiers.Named(form.classifier, form.look, form.detector)
-
-
-def _audit(p, form):
-    return processed(p, calibrating.audit(
-        p, calibrating.prompts_of(p, form.prompts), classifiers.attributes_of(form.attributes, form.own), _judge(form),
-        int(form.count), form.confidence, form.hires, say, form.check, form.corrections))
-
-
-def _calibrate(p, form):
-    method = chosen(form.method, **{name: getattr(form, name) for name in CHOICES if name != "method"})
-    note = unused(form.sure, form.numbers)
-    result = calibrating.calibrate(
-        p, calibrating.prompts_of(p, form.prompts), classifiers.attributes_of(form.attributes, form.own, form.target),
-        _judge(form), method, form.name.strip(), form.sure, {**form.numbers, "confidence": form.confidence},
-        form.overwrite, form.hires, say, note, form.check)
-    result.text += f"\n{note}" if note else ""
-    return processed(p, result)
-
-
-def _check(p, form):
-    return processed(p, calibrating.check(
-        p, calibrating.prompts_of(p, form.prompts), classifiers.attributes_of(form.attributes, form.own), _judge(form),
-        int(form.count), form.confidence, form.name.strip(), form.corrections, say))
-
-
-def _doctor(p, form):
-    listed = [line for line in form.prompts.splitlines() if line.strip()]
-    return doctor.processed(p, listed[0] if listed else "", form.direction)
-
-
-DO = {AUDIT: _audit, CALIBRATE: _calibrate, CHECK: _check, DOCTOR: _doctor}
+DO = {AUDIT: calibrating.audit, CALIBRATE: calibrating.calibrate, CHECK: calibrating.check, DOCTOR: doctor.processed}
 
 
 def _shown(work, *others):
@@ -220,10 +188,9 @@ def _about(*values) -> str:
     try:
         form = asked(values)
         plan = planned_as(form.sure, chosen(form.method), **form.numbers)
-        listed = [line for line in form.prompts.splitlines() if line.strip()]
         attributes = classifiers.attributes_of(form.attributes, form.own, form.target)
         aims = "; ".join(f"{a.name}: {named_shares(a.names, a.target)}" for a in attributes)
-        return literal(f"{ABOUT[work]} Target: {aims}. {estimate(plan, attributes, len(listed) or 1)}")
+        return literal(f"{ABOUT[work]} Target: {aims}. {estimate(plan, attributes, len(form.prompts) or 1)}")
     except DebiasError as error:
         return literal(str(error))
 
@@ -248,8 +215,3 @@ def _download():
     except DebiasError as error:
         return gr.update(), gr.update(visible=False), literal(str(error))
     return gr.update(choices=classifiers.choices(), value=name), gr.update(visible=False), literal(f"{name} is there.")
-
-
-def say(text: str) -> None:
-    """Live text above the progress bar."""
-    shared.state.textinfo = text

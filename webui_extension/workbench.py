@@ -38,14 +38,14 @@ class Workbench(Host):
     again = "start it again with the same settings"
     anew = "choose to overwrite the profile"
 
-    def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
-                 say: Callable[[str], None] = lambda text: None, judges: bool = True, prompts: Sequence[str] = ()):
+    def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False, judges: bool = True,
+                 prompts: Sequence[str] = ()):
         from modules import processing
         if p.seed in (-1, None, ""):
             # A random seed could not be continued: nobody would know it.
             p.seed = seeds_of(p.prompt if isinstance(p.prompt, str) else p.prompt[0])
         processing.fix_seed(p)
-        self.p, self.tell, self.prompts = p, say, list(prompts)
+        self.p, self.prompts = p, list(prompts)
         self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.named = classifiers.Named.of(classifier)
         text = self.named.text
@@ -84,7 +84,7 @@ class Workbench(Host):
         from modules import shared
         if progress.current is None and progress.calibration.rounds == []:
             shared.state.job_count = math.ceil(progress.about / self.p.batch_size)
-        self.tell("; ".join(filter(None, [self.note, progress.line])))
+        shared.state.textinfo = "; ".join(filter(None, [self.note, progress.line]))  # above the progress bar
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> list[Image.Image]:
