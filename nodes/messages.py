@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Iterable, Iterator
 from weakref import WeakValueDictionary
 
-from ..core.errors import DebiasError, placed
 from . import panel
 from .graph import inputs_of
 
@@ -139,15 +138,6 @@ def place(path) -> str:
         if path.is_relative_to(own):
             return (Path(name) / path.relative_to(own)).as_posix()
     return path.name
-
-
-@contextmanager
-def called(path: Path) -> Iterator[None]:
-    """Mistakes in a file are said with its place as users know it."""
-    try:
-        yield
-    except DebiasError as error:
-        raise DebiasError(placed(str(error), path, place)) from error
 
 
 def running() -> tuple[Record | None, str]:

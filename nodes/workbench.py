@@ -177,7 +177,7 @@ def states() -> Path:
 
 
 def setting_of(prompt: dict | None, node: str | None, clip, sampler_name: str, scheduler: str, steps: int, cfg: float,
-               width: int, height: int, negative: str) -> dict:
+               width: int, height: int, negative: str = "") -> dict:
     """What a node's pictures are made with, as profiles keep it."""
     return dict(host="ComfyUI", model=model_name(prompt, node), text_encoder=encoder_name(clip), sampler=sampler_name,
                 scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height, negative_prompt=negative)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from ..core.study.checking import check_judges
+from ..core.study.checking import check_judges, words_of
 from ..core.calibration.labelled import corrected, given_back
 from ..core.study import runner
 from ..core.study.outcome import LABELS, Outcome
@@ -62,10 +62,8 @@ def check(p, form):
     if not found:
         return _processed(p, outcome, outcome.text)
     checks.store(name, found)
-    warnings = [warning for own in found for warning in own.warnings]
-    return _processed(p, outcome, "\n".join([*(line for own in found for line in (
-        f"{own.attribute}, by {own.judge}:", *(f"  {line}" for line in own.lines))), *(
-        f"Warning: {warning}" for warning in warnings), *outcome.notes,
+    return _processed(p, outcome, "\n".join([
+        *words_of(found), *outcome.notes,
         f"The check '{name}' is in the list under Advanced: choose it for an audit or a calibration."]))
 
 

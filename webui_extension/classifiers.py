@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from ..core.attribute import Attribute, parse, together
-from ..core.errors import DebiasError, quoted, short
+from ..core.errors import DebiasError, quoted, said_as, short
 from ..core.files import below, fingerprint
 from ..core.profile.balance import listed
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
-from .profiles import called, wildcards
+from .profiles import place as placed_as
+from .profiles import wildcards
 
 DEMO, HOST = "demo", "host"
 FOLDER = "classifiers"  # in models/
@@ -108,7 +109,8 @@ def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bo
         if source == HOST:
             return InterrogatorClip(download)
         place = found(source, not by_name or source in sources(own))
-        with called(place, "the settings page's classifier" if by_name and place == source else source):
+        name = "the settings page's classifier" if by_name and place == source else source
+        with said_as(Path(place), lambda own: name if str(own) == place else placed_as(own)):
             if kind_of(place, download) == CLIP:
                 return PageClip(place, allow_download=download)
             return open_model(place, device=devices.device, allow_download=download)

@@ -58,6 +58,13 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
             for i, attribute in enumerate(attributes)], outcome
 
 
+def words_of(checks: Sequence[Check]) -> list[str]:
+    """What was found, in lines: of each judge how often it is right about each group, and warnings."""
+    return [line for check in checks for line in (
+        f"{check.attribute}, by {check.judge}:", *(f"  {line}" for line in check.lines),
+        *(f"  Warning: {warning}" for warning in check.warnings))]
+
+
 def _check(attribute: Attribute, i: int, stated: Sequence[tuple[int, int, str]], seen: Sequence,
            made: Sequence[Labelled], judge: object, by_hand: bool) -> Check:
     own = [at for at, (attribute_at, _, _) in enumerate(stated) if attribute_at == i]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from ...core.attribute import Attribute
 from ...core.calibration.plan import FIELDS, Plan, beyond_balance, planned
-from ...core.errors import DebiasError, quoted, short
+from ...core.errors import DebiasError, quoted
 from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
 from .bar import Bar
@@ -61,6 +61,7 @@ def audit(options) -> dict:
 def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
     """Label the pictures of a folder batch by batch; continues an interrupted audit with --out."""
     from ...core.study.folder import FolderAudit
+    from ...core.study.given import warnings_of
     from ...core.calibration.labelled import corrected
     keep(options, "audit.json", LABELS, TABLE)
     judges, by = folder_judges(options, attributes)
@@ -86,10 +87,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     notes = [corrected([labelled], corrections)] if corrections is not None else []
     found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
     lines = [found[a.name].line(a.name, a.names) for a in attributes]
-    unreadable = [f"{len(work.unreadable)} pictures could not be read: {short('; '.join(work.unreadable))}"
-                  ] if work.unreadable else []
-    warnings = [*filter(None, [labelled.round.left_out, labelled.round.broken]), *unreadable,
-                *(warning for check in checks for warning in check.warnings)]
+    warnings = warnings_of(labelled, work.unreadable)
     say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
     result = dict(folder=Path(options.folder).resolve().name, pictures=work.done, unreadable=work.unreadable,
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
@@ -115,7 +113,7 @@ def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-deb
 
 def check(options) -> dict:
     """Check the classifier on this model: how it labels pictures whose prompt states the group."""
-    from ...core.study.checking import COUNT, PROMPT, check_judges
+    from ...core.study.checking import COUNT, PROMPT, check_judges, words_of
     from ...core.calibration.labelled import read_corrections
     attributes = attributes_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
@@ -127,8 +125,7 @@ def check(options) -> dict:
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
         _end(outcome, f"{outcome.why}. A check cannot be continued: run the same command again.")
-    say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
-        f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
+    say(options, "\n".join(["", *words_of(checks), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
     if options.out:
         files = {**_labelled_files(options, "Check of the classifier", outcome.labelled,
