@@ -18,7 +18,7 @@ from comfy_api.latest import io
 
 from ..core.attribute import Attribute
 from ..core.judge import Classifier
-from ..core.judge.check import Check
+from ..core.judge.check import Check, of_each
 from ..core.judge.faces import Faces
 from ..core.judge.named import COLOUR, PHOTO, Judges, Trained, open_model
 from ..core.judge.pretrained import Managed
@@ -49,9 +49,8 @@ class Judge:
 
 
 def checks_of(judge: Judge, attributes: Sequence[Attribute]) -> list[Check | None]:
-    """The last check of each attribute, None where there is none. Another pack's judge may know of no checks."""
-    found = {check.attribute: check for check in getattr(judge, "checks", ())}
-    return [found.get(attribute.name) for attribute in attributes] if found else []
+    """As `of_each`. Another pack's judge may know of no checks."""
+    return of_each(getattr(judge, "checks", ()), attributes)
 
 
 def managed(model: torch.nn.Module) -> Callable[[], None]:

@@ -15,8 +15,7 @@ from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
 from .bar import Bar
 from .parts import (
-    Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, pictures_of,
-    plan_of, png_of, say)
+    Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, plan_of, say)
 
 if TYPE_CHECKING:  # they load torch, which takes seconds
     from ...core.profile.file import Entry, Profile
@@ -30,6 +29,7 @@ def audit(options) -> dict:
     """Measure which groups the pictures of a model or of a folder show. Changes nothing."""
     from ...core.calibration.labelled import corrected, read_corrections
     from ...core.study import runner
+    from ...core.study.unfinished import png
     attributes, checks = attributes_of(options), checks_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
     if options.folder:
@@ -49,12 +49,9 @@ def audit(options) -> dict:
         for c, shares in zip(outcome.calibrations, outcome.figures())])
     if options.out:
         sheets = [sheet.image() for sheet, _ in outcome.sheets if sheet]
-        files = {f"audit-{i}.png": png_of(sheet) for i, sheet in enumerate(sheets, 1)}
+        files = {f"audit-{i}.png": png(sheet) for i, sheet in enumerate(sheets, 1)}
         files["audit.json"] = json.dumps(result, indent=2)
-        files |= _labelled_files(options, " and ".join(options.prompt), outcome.labelled)
-        for name, data in files.items():
-            write_atomic(Path(options.out) / name, data)
-        say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+        _write(options, " and ".join(options.prompt), outcome.labelled, files)
     return result
 
 
@@ -93,22 +90,19 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
                                                  for (name, d), a in zip(found.items(), attributes, strict=True)})
     if options.out:
-        files = {**_labelled_files(options, work.title, [labelled]),
-                 "audit.json": json.dumps(result, indent=2)}
-        for name, data in files.items():
-            write_atomic(Path(options.out) / name, data)
+        _write(options, work.title, [labelled], {"audit.json": json.dumps(result, indent=2)})
         work.forget()
-        say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
     return result
 
 
-def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-debias audit --corrections FILE"
-                    ) -> dict[str, str | bytes]:
-    """The page of pictures and labels, and the table."""
+def _write(options, title: str, labelled: Sequence, files: dict, back: str = "sd-debias audit --corrections FILE"
+           ) -> None:
+    """Write the page of pictures and labels, the table, and these files."""
     from ...core.calibration.labelled import as_csv
     from ...core.report.look import look_page
-    files: dict[str, str | bytes] = {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled)}
-    return files
+    for name, data in {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled), **files}.items():
+        write_atomic(Path(options.out) / name, data)
+    say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
 
 
 def check(options) -> dict:
@@ -128,13 +122,9 @@ def check(options) -> dict:
     say(options, "\n".join(["", *words_of(checks), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
     if options.out:
-        files = {**_labelled_files(options, "Check of the classifier", outcome.labelled,
-                                  "sd-debias check --corrections FILE"),
-                 CHECK: json.dumps(result, indent=2)}
-        for name, data in files.items():
-            write_atomic(Path(options.out) / name, data)
-        say(options, f"For --check: {Path(options.out).resolve() / CHECK}\n"
-                      f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+        _write(options, "Check of the classifier", outcome.labelled, {CHECK: json.dumps(result, indent=2)},
+               "sd-debias check --corrections FILE")
+        say(options, f"For --check: {Path(options.out).resolve() / CHECK}")
     return result
 
 
@@ -201,6 +191,8 @@ def generate(options) -> dict:
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences, entry_for
     from ...core.profile.words import metadata
+    from ...core.study.unfinished import PARAMETERS, png
+    from ..workbench import pictures
     if len(options.prompt) > 1:
         raise DebiasError(f"Expected one --prompt for generate, got {len(options.prompt)}. Run it once for each.")
     if options.profile and options.attribute:
@@ -225,7 +217,7 @@ def generate(options) -> dict:
             images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
                             else bench.generate(prompt, batch))
             acted |= bool(profile and info["acted"])
-            for i, (image, seed, row) in enumerate(zip(pictures_of(images), batch, info["weights"], strict=True)):
+            for i, (image, seed, row) in enumerate(zip(pictures(images), batch, info["weights"], strict=True)):
                 notes = {}
                 if profile:
                     notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed,
@@ -234,8 +226,8 @@ def generate(options) -> dict:
                     notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
                 elif one_colour(image):
                     notes["Warning"] = "all pixels are equal: does the model or its VAE overflow?"
-                data = png_of(image, parameters_of(prompt, seed, image.size, bench.setting, notes))
-                written.append(_written(out / f"{seed}.png", data, options.overwrite))
+                image.info[PARAMETERS] = parameters_of(prompt, seed, image.size, bench.setting, notes)
+                written.append(_written(out / f"{seed}.png", png(image), options.overwrite))
                 not_finite += [written[-1]] if i in info["broken"] else []
                 uniform += [written[-1]] if "Warning" in notes and i not in info["broken"] else []
             bar.update(len(written), options.count)
@@ -265,6 +257,7 @@ def report(options) -> dict:
     from ...core.profile.lookup import differences
     from ...core.report.page import write_report
     from ...core.report.sheet import WITH, WITHOUT, Sheet
+    from ..workbench import pictures
     profile, others = Profile.load(located(options.profile)), []
     sheets: dict[str, list[Sheet]] = {}
     keep(options, "report.html")
@@ -279,7 +272,7 @@ def report(options) -> dict:
             for done, entry in enumerate(profile.entries):
                 bar.update(done, len(profile.entries))
                 made = bench.generate(entry.prompt, seeds)[0], bench.apply(profile, entry.prompt, seeds)[0]
-                sheets[entry.prompt] = [Sheet(what, pictures_of(images), seeds)
+                sheets[entry.prompt] = [Sheet(what, pictures(images), seeds)
                                         for what, images in zip((WITHOUT, WITH), made, strict=True)]
             bar.update(len(profile.entries), len(profile.entries))
         for prompt in options.prompt or ():

@@ -17,12 +17,13 @@ from ...core.calibration.plan import FIELDS, Plan, duration
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import contents, inside, safe_name, write_atomic
 from ...core.method.methods import named
-from .parts import Stopped, attributes_of, bench_of, checks_of, keep, plan_of, say
+from .parts import Stopped, attributes_of, bench_of, check_of_each, checks_of, keep, plan_of, say
 
 if TYPE_CHECKING:
-    from ..sweep.driver import Pool
+    from ..sweep.driver import Here
     from ..sweep.folder import Request, SweepFolder
     from ..sweep.job import Job
+    from ..sweep.on_ray import OnRay
     from ..sweep.worker import Recipe, Worker
 
 # What decides pictures or labels, beside what a sweep's folder keeps anyway.
@@ -96,12 +97,7 @@ def _request(options) -> Request:
         raise DebiasError(f"Expected different models, got one twice: {short(models)}. Give each one once.")
     method, plan = _plan(options, models)
     checks = tuple(checks_of(options))
-    if len({check.attribute for check in checks}) < len(checks):
-        raise DebiasError("Expected one --check per attribute, got two. Leave one out.")
-    strange = sorted({check.attribute for check in checks} - {a.name for own in variants for a in own})
-    if strange:
-        raise DebiasError(f"Expected checks of attributes that are measured, got one of {quoted(strange[0])}. Leave "
-                          "it out.")
+    check_of_each([a for own in variants for a in own], checks)
     deciding = {name: value for name in DECIDING if (value := getattr(options, name, None)) is not None}
     return Request(models, tuple(wanted), tuple(variants), method, plan, deciding, checks)
 
@@ -167,7 +163,7 @@ def _run_model(options, folder: SweepFolder, model: int) -> tuple[list[Job], dic
     return jobs, driver.facts or {}
 
 
-def _pool(options, request: Request, model: int) -> Pool:
+def _pool(options, request: Request, model: int) -> Here | OnRay:
     from ..sweep.driver import Here
     from ..sweep.worker import Recipe
     pictures = options.pictures and str(Path(options.pictures).resolve() / request.identity / str(model + 1))

@@ -11,7 +11,7 @@ from ...core.attribute import Attribute
 from ...core.calibration.plan import Plan
 from ...core.errors import DebiasError, quoted
 from ...core.files import exclusive, inside, read_json, recover, write_atomic, writing
-from ...core.judge.check import Check
+from ...core.judge.check import Check, of_each
 from ...core.method.methods import Method
 from ...core.version import VERSION
 from .job import Job, Wanted, assign_teachers
@@ -58,8 +58,7 @@ class Request:
 
     def checks_of(self, variant: int) -> list[Check | None]:
         """The classifiers' checks of a set of attributes; empty where there are none."""
-        own = {check.attribute: check for check in self.checks}
-        found = [own.get(a.name) for a in self.variants[variant]]
+        found = of_each(self.checks, self.variants[variant])
         return found if any(found) else []
 
     def check_judges(self, facts: dict) -> None:
