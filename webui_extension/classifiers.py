@@ -65,11 +65,6 @@ class Named:
     def of(cls, given: Named | str | None) -> Named:
         return given if isinstance(given, Named) else cls(given)
 
-    @property
-    def facts(self) -> list:
-        """Plain values that tell its pictures' labels from another judge's."""
-        return [*([] if self.look == PICTURE else [self.look, self.detector])]
-
     def checked(self) -> Named:
         """Raises DebiasError for a look or a detector that is none of the choices: over the API no files are named."""
         for value, choice in ((self.look, LOOK), (self.detector, DETECTOR)):
@@ -177,8 +172,3 @@ def fingerprints(text: str | None, by_name: bool = False) -> list:
             return None  # `load` refuses it
 
     return [(source, told(source)) for source in models]
-
-
-def names(classifiers: Sequence[Callable]) -> str:
-    """What profiles say of them."""
-    return ", ".join(getattr(one, "name", type(one).__name__) for one in classifiers)

@@ -17,6 +17,7 @@ from ..core.report.markdown import literal
 from ..core.statistics import named_shares
 from ..core.study.checking import COUNT
 from . import calibrating, checks, classifiers, doctor
+from .arguments import typed
 from .host_clip import HUB, HUB_SIZE, download
 
 AUDIT, CALIBRATE, CHECK, DOCTOR = "audit", "calibrate", "check the judge", "doctor"
@@ -139,32 +140,16 @@ def asked(values: Sequence, by_name: bool = False) -> SimpleNamespace:
     unknown = [name for name in given if name not in DEFAULTS]
     if unknown:
         raise DebiasError(f"Expected fields of the script ({', '.join(DEFAULTS)}), got {short(', '.join(unknown))}.")
-    form = SimpleNamespace(**{name: _typed(name, given.get(name), value) for name, value in DEFAULTS.items()})
+    empty = {name for name, value in given.items() if value is None or value == "" and not isinstance(
+        DEFAULTS[name], str)}  # which is how a browser sends a number that was deleted
+    form = SimpleNamespace(**DEFAULTS | {
+        name: typed(name, value, DEFAULTS[name]) for name, value in given.items() if name not in empty})
     if form.work not in ABOUT:
         raise DebiasError(f"Expected work to be one of {', '.join(ABOUT)}, got {quoted(form.work)}.")
     form.attributes = [form.attributes] if isinstance(form.attributes, str) else form.attributes
     form.numbers = {name: getattr(form, name) for name in NUMBERS}
     form.prompts = [line.strip() for line in form.prompts.splitlines() if line.strip()]
     return form
-
-
-def _typed(name: str, value, default):
-    """A value of the default's kind; a number that a browser sends as text or not at all is one too."""
-    if value is None or value == "" and not isinstance(default, str):
-        return default
-    if isinstance(default, bool) or isinstance(default, str):
-        if isinstance(value, type(default)):
-            return value
-    elif isinstance(default, list):
-        if isinstance(value, str) or isinstance(value, list) and all(isinstance(each, str) for each in value):
-            return value
-    elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    kind = {bool: "true or false", str: "a text", list: "a list of texts"}.get(type(default), "a number")
-    raise DebiasError(f"Expected {name} to be {kind}, got {short(value)}.")
 
 
 DO = {AUDIT: calibrating.audit, CALIBRATE: calibrating.calibrate, CHECK: calibrating.check, DOCTOR: doctor.processed}

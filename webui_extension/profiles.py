@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ..core.errors import DebiasError, out_of_memory, placeless, quoted, said_as
-from ..core.files import safe_name, writing
+from ..core.files import safe_name
 from ..core.profile.balance import NAME, balanced
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described as described  # the accordion shows it
@@ -80,12 +80,6 @@ def load(name: str) -> Profile:
             return Profile.load(path)
     except OSError as error:
         raise DebiasError(f"The profile {quoted(name)} cannot be read: {error.strerror or error}.") from error
-
-
-def store(profile: Profile, overwrite: bool) -> Path:
-    """Write a profile to the user's folder. Raises DebiasError where that is not possible."""
-    with writing(f"The profile {quoted(profile.name)}", place(save_folder())):
-        return profile.save(save_folder(), overwrite)
 
 
 def place(path: Path) -> str:

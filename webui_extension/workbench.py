@@ -18,6 +18,7 @@ from ..core.study.host import Host
 from ..core.study.progress import Progress
 from ..core.study.unfinished import PARAMETERS
 from ..core.errors import DebiasError, out_of_memory, quoted
+from ..core.judge import name_of
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
 from . import classifiers, profiles
@@ -51,7 +52,7 @@ class Workbench(Host):
         text = self.named.text
         self.by_name = bool(getattr(p, "is_api", False))
         self.judge = [text or classifiers.default(), classifiers.fingerprints(text, self.by_name),
-                      *self.named.facts] if judges else None
+                      self.named.look, self.named.detector] if judges else None
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
         self.setting = setting_of(p)
@@ -155,7 +156,7 @@ def _unless_skipped(bench, classify: Callable, attribute: Attribute) -> Callable
     """An unfinished picture says nothing."""
     def judged(images):
         return np.zeros((len(images), len(attribute.groups)), np.float32) if bench.skipped else classify(images)
-    judged.name = getattr(classify, "name", type(classify).__name__)
+    judged.name = name_of(classify)
     for own in ("faces", "people", "boxes"):
         if hasattr(classify, own):
             setattr(judged, own, getattr(classify, own))

@@ -17,6 +17,7 @@ from ..statistics import SMALLEST_SINGULAR_VALUE, confusion_counts, wilson
 from ..errors import DebiasError, quoted, short
 from ..files import read_json
 from ..schema import CHECK, check
+from . import name_of
 
 GOOD = 0.9  # a judge that is right less often about a group is said loudly
 DISOBEYS = 0.9  # a model of whose pictures fewer show what their prompt states
@@ -154,7 +155,7 @@ class Check:
 def check_same(judges: Sequence[Any], checks: Sequence[Check | None]) -> None:
     """Raises DebiasError where a checked classifier is not the one that labels the pictures."""
     for judge, own in zip(judges, checks):
-        name = getattr(judge, "name", type(judge).__name__)
+        name = name_of(judge)
         if own is not None and own.judge and own.judge != name:
             raise DebiasError(f"The check of {quoted(own.attribute)} is of {quoted(own.judge)}, but {quoted(name)} "
                               f"labels the pictures. Check that classifier, or leave the check out.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DebiasError, quoted, short
 from ..looks import DETECTORS, LARGEST, PEOPLE
-from . import NO_FACE, Classifier, Pictures, digest, pictures
+from . import NO_FACE, Classifier, Pictures, digest, name_of, pictures
 
 YUNET = "face_detection_yunet*.onnx"
 INSTALL = "pip install dlib-bin"  # it needs nothing else
@@ -173,8 +173,7 @@ class OfFaces:
         if not 0 <= margin <= 4:
             raise DebiasError(f"Expected a face's margin from 0 to 4 times its side, got {margin}.")
         self.classify, self.found, self.look, self.margin = classify, faces, look, margin
-        name = getattr(classify, "name", type(classify).__name__)
-        self.name = f"{name}, {'every face' if look == PEOPLE else 'largest face'}"
+        self.name = f"{name_of(classify)}, {'every face' if look == PEOPLE else 'largest face'}"
         if look == PEOPLE:
             self.people = self._people
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import DebiasError
-from . import DISAGREED, UNSURE, Classifier, Pictures, labels, pictures
+from . import DISAGREED, UNSURE, Classifier, Pictures, labels, name_of, pictures
 
 
 class Panel:
@@ -19,8 +19,7 @@ class Panel:
         if len(judges) < 2:
             raise DebiasError(f"Expected two judges or more for a panel, got {len(judges)}.")
         self.judges = tuple(judges)
-        self.names = tuple(getattr(judge, "name", type(judge).__name__) for judge in judges)
-        self.name = f"panel of {' and '.join(self.names)}"
+        self.name = f"panel of {' and '.join(map(name_of, judges))}"
         # Judges of a panel that look for faces look for the same ones.
         looking = next((judge for judge in judges if hasattr(judge, "faces")), None)
         if looking is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..attribute import Attribute, together
 from ..errors import DebiasError
-from ..judge import UNSURE
+from ..judge import UNSURE, name_of
 from ..judge.check import Check
 from ..calibration.labelled import Labelled, corrected
 from ..judge.panel import Panel
@@ -74,7 +74,7 @@ def _check(attribute: Attribute, i: int, stated: Sequence[tuple[int, int, str]],
     known = true if by_hand else labels if isinstance(judge, Panel) else np.full(len(said), UNSURE)
     obeyed = [(int((known[said == g] == g).sum()), int((known[said == g] >= 0).sum()))
               for g in range(len(attribute.groups))]
-    check = Check.of(attribute, true.tolist(), labels.tolist(), judge=getattr(judge, "name", type(judge).__name__),
+    check = Check.of(attribute, true.tolist(), labels.tolist(), judge=name_of(judge),
                      prompts=tuple(next(stated[at][2] for at in own if stated[at][1] == g)
                                    for g in range(len(attribute.groups))), by="hand" if by_hand else "prompts")
     return replace(check, obeyed=tuple(obeyed)) if any(of for _, of in obeyed) else check

@@ -13,7 +13,7 @@ from ...core.calibration.plan import FIELDS, Plan, beyond_balance, planned
 from ...core.errors import DebiasError, quoted
 from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
-from .bar import Bar
+from ..bar import Bar
 from .parts import (
     Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, plan_of, say)
 
@@ -36,7 +36,7 @@ def audit(options) -> dict:
         return _audit_folder(options, attributes, checks, corrections)
     keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench = bench_of(options, attributes)
-    with Bar(options) as bench.say:
+    with Bar(options.json) as bench.say:
         outcome = runner.audit(bench, options.prompt, attributes, options.count or FIELDS["images"].default,
                                bench.batch_size, options.seed or 0, options.confidence,
                                check_of_each(attributes, checks))
@@ -72,7 +72,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
         return f"{work.done} of {len(work.files)} pictures are labelled{kept}."
 
     try:
-        with Bar(options, "pictures") as bar:
+        with Bar(options.json, "pictures") as bar:
             labelled = work.run(bar.update)
     except KeyboardInterrupt as stopped:
         raise Stopped(f"\nInterrupted. {left()}") from stopped
@@ -114,7 +114,7 @@ def check(options) -> dict:
     keep(options, CHECK, LABELS, TABLE)
     bench = bench_of(options, attributes)
     prompts = options.prompt or [DEMO_PROMPT if options.model == "demo" else PROMPT]
-    with Bar(options) as bench.say:
+    with Bar(options.json) as bench.say:
         checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
@@ -157,7 +157,7 @@ def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], met
                            states=out / "unfinished", best=out / "profile (unfinished).json",
                            overwrite=options.overwrite)
     try:
-        with Bar(options) as bench.say:
+        with Bar(options.json) as bench.say:
             outcome = runner.calibrate(bench, prompts, attributes, method, plan, options.name or out.name, places,
                                        checks)
     except KeyboardInterrupt as interrupted:  # while files are written
@@ -211,7 +211,7 @@ def generate(options) -> dict:
         if strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
             encoded = bench.encoded(profile, prompt, strength)
     written, not_finite, uniform, first, acted = [], [], [], options.seed or 0, False
-    with Bar(options) as bar:
+    with Bar(options.json) as bar:
         for start in range(first, first + options.count, bench.batch_size):
             batch = range(start, min(start + bench.batch_size, first + options.count))
             images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
@@ -268,7 +268,7 @@ def report(options) -> dict:
         for prompt in options.prompt or ():
             profile = _for_prompt(bench, profile, prompt, options)
         seeds = list(range(options.seed or 0, (options.seed or 0) + SHOWN))
-        with Bar(options, "prompts") as bar:
+        with Bar(options.json, "prompts") as bar:
             for done, entry in enumerate(profile.entries):
                 bar.update(done, len(profile.entries))
                 made = bench.generate(entry.prompt, seeds)[0], bench.apply(profile, entry.prompt, seeds)[0]

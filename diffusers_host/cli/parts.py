@@ -58,6 +58,7 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
     from ..workbench import check_device
     from ...core.looks import PICTURE
     from ...core.judge.named import Judges, open_model
+    from ...demo_model.model import clip, tones
     check_device(device)
     known = {attribute.name: attribute for attribute in attributes}
     where = dict(device=device, allow_download=getattr(options, "allow_download", False))
@@ -74,14 +75,7 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
         lines.append(text)
 
     def opened(source: str):
-        from ...demo_model.model import clip
         return clip(device) if source == "demo" else open_model(source, **where)
-
-    def colour(attribute: Attribute):
-        from ...core.judge.skin_tone import SkinTone
-        from ...demo_model.subjects import ITA_CUTOFFS
-        drawn = options.model == "demo" and len(attribute.groups) == len(ITA_CUTOFFS) + 1
-        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if drawn else None)
 
     for name in labels:
         if not any(line.startswith(f"{name}=") for line in lines):
@@ -89,7 +83,8 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
                               f"with --classifier {name}=FOLDER.")
     maps = {name: read_json(file) for name, file in labels.items()}
     general = any("=" not in line or Path(line).exists() or line.partition("=")[0] not in known for line in lines)
-    judges = Judges([*lines, *(["demo"] if demo and not general else [])], attributes, opened, colour, maps,
+    lines += ["demo"] if demo and not general else []
+    judges = Judges(lines, attributes, opened, tones if demo or "demo" in lines else None, maps,
                     (getattr(options, "look", None) or PICTURE).replace("-", " "),
                     getattr(options, "detector", None) or "auto")
     found = {attribute.name: judges.of(attribute) for attribute in attributes}

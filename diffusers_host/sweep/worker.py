@@ -24,6 +24,7 @@ from ...core.calibration.plan import Plan
 from ...core.calibration.round import AUDIT, HELD_OUT, Round
 from ...core.errors import DebiasError
 from ...core.files import safe_name, write_atomic
+from ...core.judge import name_of
 from ...core.method.draw import rows
 from ...core.method.methods import Method
 from ...core.study.host import Host, Measuring
@@ -147,10 +148,7 @@ Opened = Callable[[], Worker]  # opens a worker where it is to work; may be pick
 
 def facts(host: Host, recipe: Recipe) -> dict:
     """What decides a worker's labels: all workers, and earlier runs of the same sweep, agree in it."""
-    names: list[list[str]] = []
-    for variant in recipe.variants:
-        classifiers, _ = host.judges(variant)
-        names.append([getattr(classify, "name", type(classify).__name__) for classify in classifiers])
+    names = [list(map(name_of, host.judges(variant)[0])) for variant in recipe.variants]
     return dict(software=VERSION, model=str(host.setting.get("model") or "model"),
                 setting=dict(host.setting), fingerprint=digest(host.fingerprint()), classifiers=names)
 
