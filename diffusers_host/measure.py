@@ -37,8 +37,7 @@ class Audit:
 
     @property
     def shares(self) -> dict:
-        """{prompt: {attribute: {group: share}}}; of a single prompt {attribute: {group: share}}. Shares are
-        0 to 1."""
+        """{prompt: {attribute: {group: share}}}; of a single prompt {attribute: {group: share}}. Shares are 0 to 1."""
         return self._of(lambda shares, g: shares.shares[g])
 
     @property
@@ -128,8 +127,7 @@ def calibrate(pipe, prompts: str | Sequence[str], attributes: Attributes, judge:
 
 def bench_of(pipe, attributes: Sequence[Attribute], judge: Judge, batch_size: int, allow_download: bool,
              setting: Mapping[str, Any]) -> Workbench:
-    """A pipeline with its judges. Raises DebiasError for a setting that no call takes, and for what is no
-    judge."""
+    """A pipeline with its judges. Raises DebiasError for a setting that no call takes, and for what is no judge."""
     if not hasattr(pipe, "scheduler") or not callable(pipe):
         raise DebiasError(f"Expected a diffusers pipeline, got a {type(pipe).__name__}. Load one, for example with "
                           "StableDiffusionPipeline.from_pretrained.")

@@ -95,8 +95,7 @@ class Workbench(Host):
 
     def apply(self, profile: Profile | str | Path, prompt: str, seeds: Sequence[int], strength: float = 1.0,
               encoded: Encoded | None = None):
-        """Images with the weights of a profile, its file, or the name of one that comes with the package; see
-        `generate`."""
+        """Images with the weights of a profile, its file, or the name of a shipped one; see `generate`."""
         if not isinstance(profile, Profile):
             profile = Profile.load(located(str(profile)))
         entry, _ = entry_for(profile, prompt, self.setting["negative_prompt"] or "")

@@ -48,8 +48,7 @@ class Record(list):
         return self  # a copy of the prompt, which some hosts run instead of it, holds the same record
 
     def learn(self, node: str) -> None:
-        """Take over what a node did, unless it has run in this prompt itself. One that is left unconnected did nothing.
-        """
+        """Take over what a node did before, unless it has run in this prompt itself, or leads to no output."""
         if node in self.needed - self.ran and (made := making(self.prompt, node)) in _earlier:
             self.did[node] = _earlier[made] = _earlier.pop(made)  # still in use: the last to be forgotten
             self._write()

@@ -28,8 +28,7 @@ def register() -> None:
 
 
 def shipped() -> dict[str, Path]:
-    """The profiles that come with sd-debias, by file name. ComfyUI is not told of their folder: nothing is saved there.
-    """
+    """The profiles that come with sd-debias, by file name; ComfyUI saves nothing into their folder."""
     return {path.name: path for path in sorted(SHIPPED.glob(f"*{SUFFIX}"))}
 
 

@@ -9,8 +9,7 @@ from .workbench import Interrupted, Workbench
 
 
 def processed(p, form):
-    """What the doctor found, as the host's own result without pictures. Another direction than a known one is the
-    first."""
+    """What the doctor found, as the host's own result without pictures; the first direction for one not known."""
     from modules import shared
     from modules.processing import Processed
     shared.state.textinfo = "Debias: testing guidance with a dozen pictures"

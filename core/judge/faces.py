@@ -104,8 +104,7 @@ def _yunet(file: str) -> Detector:
 
 
 def _scaled(rgb: np.ndarray, most: int, detect: Callable[[np.ndarray], Sequence]) -> list[Box]:
-    """Boxes that a detector finds in a picture whose longer side is made `most` pixels, where it is longer, in the
-    picture's own pixels."""
+    """Boxes in a picture's own pixels, found in a copy whose longer side is at most `most` pixels."""
     from PIL import Image
     scale = max(max(rgb.shape[:2]) / most, 1.0)
     size = max(round(rgb.shape[1] / scale), 1), max(round(rgb.shape[0] / scale), 1)
@@ -128,8 +127,7 @@ class Faces:
         self._last: tuple[bytes, list[list[Box]]] = b"", []
 
     def boxes(self, images: Pictures) -> list[list[Box]]:
-        """The boxes of each picture's faces, the largest first, cut at the picture's edges; faces below 8 pixels are
-        left out."""
+        """The boxes of each picture's faces, the largest first, cut at its edges; tiny faces are left out."""
         arrays = pictures(images)
         key = digest(arrays)
         if key != self._last[0]:

@@ -253,8 +253,7 @@ def _shortened(text: str, width: float, size: float) -> str:
 
 
 def wrapped(text: str, width: float, size: float, most: int = 4) -> list[str]:
-    """The text in lines that fit a width in pixels, `most` of them; the rest is left out, and so is the end of a word
-    that is wider."""
+    """The text in `most` lines of a width in pixels; the rest is left out, and so is the end of a wider word."""
     lines: list[str] = []
     words = re.split(r"(?<!/) (?!/)", " ".join(text.split())) if text.strip() else []  # "0 / 100" is one
     while words and len(lines) < most:

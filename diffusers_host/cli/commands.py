@@ -284,8 +284,7 @@ def report(options) -> dict:
 
 
 def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
-    """The profile with the user's choice for uncalibrated prompts; prints what is used if the prompt has no calibration
-    of its own."""
+    """The profile with the user's choice for other prompts; warns where the prompt has no calibration of its own."""
     from ...core.profile.lookup import entry_for, with_others
     from ...core.prompts.syntax import ALONE
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))

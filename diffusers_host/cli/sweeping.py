@@ -210,8 +210,7 @@ def opened(options: dict, recipe: Recipe) -> Worker:
 
 
 def _place(options, folder: SweepFolder, model: int) -> tuple[Path, str]:
-    """(folder of a model's results, its profile's name); two models of one name, and names of a sweep's own files, are
-    told apart by a number."""
+    """(folder of a model's results, its profile's name), each unlike that of other models and the sweep's own files."""
     from ..sweep.folder import FACTS, NAME, STATES
     name = safe_name(options.name or folder.root.resolve().name)
     models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:60] or "model" for own in folder.request.models]

@@ -73,8 +73,7 @@ class Request:
 
 
 class SweepFolder:
-    """The folder of one sweep, which may come from somebody else: no link in it is followed out of
-    it. Raises DebiasError where it is another one's."""
+    """A sweep's folder, perhaps somebody else's: no link leads out of it. Raises DebiasError for another sweep's."""
 
     def __init__(self, root: Path, request: Request | None = None):
         """request: None reads what is there."""
@@ -113,8 +112,7 @@ class SweepFolder:
         return inside(self.root, self.root / STATES / f"{model}-{job}.json")
 
     def jobs(self, model: int) -> list[Job]:
-        """All prompts of a model, as an earlier run left them: teachers before those that they
-        teach. A damaged state is measured again."""
+        """All prompts of a model, as an earlier run left them, teachers first. A damaged state is measured again."""
         request = self.request
         made = [Job(number, wanted, request.variants[wanted.variant], request.method, request.plan,
                     checks=request.checks_of(wanted.variant))
@@ -140,8 +138,7 @@ class SweepFolder:
         return self._facts().get(str(model))
 
     def learn(self, model: int, facts: dict) -> None:
-        """Keep what the first worker says. Raises DebiasError where the checks are of another
-        judge."""
+        """Keep what the first worker says. Raises DebiasError where the checks are of another judge."""
         self.request.check_judges(facts)
         path = inside(self.root, self.root / FACTS)
         write_atomic(path, json.dumps({**self._facts(), str(model): facts}, default=str))
