@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TextIO
 
 LINE_EVERY = 30.0  # seconds between two lines of progress in a log
 
@@ -48,9 +49,9 @@ class Bar:
             self.told = time.monotonic()  # a log shows no bar
             print(" ".join(filter(None, [what, f"{done} of {total} {self.unit}", rate])), file=sys.stderr, flush=True)
 
-    def line(self, text: str) -> None:
-        """Above the bar where both are on a terminal, else on the output."""
+    def line(self, text: str, file: TextIO | None = None) -> None:
+        """Above the bar where both are on a terminal, else on the output, or a file."""
         if self.bar is not None and sys.stdout.isatty():
             self.bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, flush=True)
+            print(text, file=file, flush=True)
