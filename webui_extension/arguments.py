@@ -58,15 +58,15 @@ class Arguments:
                 if getattr(self, name) != getattr(defaults, name)}
 
 
-def typed(name: str, value, default):
-    """A value of the default's kind; numbers may come as text. Raises DebiasError."""
+def typed(name: str, value, default, as_text: bool = False):
+    """A value of the default's kind; a browser sends numbers `as_text`. Raises DebiasError."""
     kind = type(default)
     if kind in (bool, str) and isinstance(value, kind):
         return value
     if kind is list and (isinstance(value, str) or isinstance(value, list) and all(
             isinstance(each, str) for each in value)):
         return value
-    if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if kind in (int, float) and (type(value) in (int, float) or as_text and isinstance(value, str)):
         with suppress(ValueError, OverflowError):
             if abs(number := float(value)) < 1e300:  # neither NaN nor infinite
                 return number

@@ -143,7 +143,7 @@ def asked(values: Sequence, by_name: bool = False) -> SimpleNamespace:
     empty = {name for name, value in given.items() if value is None or value == "" and not isinstance(
         DEFAULTS[name], str)}  # which is how a browser sends a number that was deleted
     form = SimpleNamespace(**DEFAULTS | {
-        name: typed(name, value, DEFAULTS[name]) for name, value in given.items() if name not in empty})
+        name: typed(name, value, DEFAULTS[name], as_text=True) for name, value in given.items() if name not in empty})
     if form.work not in ABOUT:
         raise DebiasError(f"Expected work to be one of {', '.join(ABOUT)}, got {quoted(form.work)}.")
     form.attributes = [form.attributes] if isinstance(form.attributes, str) else form.attributes
