@@ -69,7 +69,7 @@ class Worker:
         self._last: tuple[int, dict, Measuring] | None = None  # what the last task left, in memory
 
     def advance(self, task: Task) -> dict:
-        """{"state", "thumbs", "images", "seconds", "evaluations", "facts": digest}, of at least one
+        """{"state", "thumbs", "images", "evaluations", "facts": digest}, of at least one
         batch. thumbs are {"before" or "after": {seed: JPEG in base64}}: of the audit and, once the prompt
         is finished, of those of its seeds that the weights steer.
 
@@ -98,8 +98,7 @@ class Worker:
         after, self.facts = self.host.evaluations, facts(self.host, self.recipe)  # some know only now
         state = calibration.to_dict()
         self._last = task.job, state, measuring
-        return dict(state=state, thumbs=thumbs, images=images,
-                    seconds=time.perf_counter() - started, facts=digest(self.facts),
+        return dict(state=state, thumbs=thumbs, images=images, facts=digest(self.facts),
                     evaluations=None if before is None or after is None else after - before)
 
     def _measuring(self, task: Task) -> Measuring:
