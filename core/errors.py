@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 QUOTED = 200  # characters of anything that a message quotes
@@ -49,6 +50,15 @@ def placed(text: str, path: Path, place: Callable[[Path], str]) -> str:
         for form in (str(own), short(own), repr(str(own))[1:-1]):
             text = text.replace(form, place(own))
     return text
+
+
+@contextmanager
+def said_as(path: Path, place: Callable[[Path], str]) -> Iterator[None]:
+    """Mistakes in a file or folder are said with its place as a host's users know it."""
+    try:
+        yield
+    except DebiasError as error:
+        raise DebiasError(placed(str(error), path, place)) from error
 
 
 def placeless(text: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core.attribute import AGE, Attribute, Group
 from ..core.errors import DebiasError
-from .subjects import SUBJECTS, article, prompt
+from .subjects import ITA_CUTOFFS, SUBJECTS, article, prompt
 
 FOLDER = Path(__file__).with_name("weights")
 CLASSIFIER = FOLDER / "classifier"
@@ -53,6 +53,13 @@ def clip(device="cpu"):
             return judged
 
     return DemoClip(CLASSIFIER, device=device, tokenizer=FOLDER / "tokenizer")
+
+
+def tones(attribute: Attribute):
+    """A judge of skin tone by colour; five tones part as the model's artists paint them."""
+    from ..core.judge.skin_tone import SkinTone
+    own = len(attribute.groups) == len(ITA_CUTOFFS) + 1
+    return SkinTone(attribute, cutoffs=ITA_CUTOFFS if own else None)
 
 
 def occupation_right(clip_model):

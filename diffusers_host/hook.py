@@ -205,8 +205,7 @@ class GuidedDenoiser:
         return text[0] if isinstance(text, list) else text
 
     def _texts_of(self, call: dict, rows: int) -> list[tuple]:
-        """The further rows' texts by calls of the denoiser, those of one length together, with their places among these
-        rows. Made once a run."""
+        """The further rows' texts with their places, in calls of the denoiser by length; made once a run."""
         tokens, copies = self._tokens(call), self.indices[1]
         if tokens is self.mixed_for:
             return self.mixed

@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..core.attribute import Attribute, parse
 from ..core.calibration.plan import FIELDS, Plan, planned
 from ..core.calibration.standing import of_shares
@@ -20,7 +18,7 @@ from ..core.profile.file import Profile
 from ..core.study import runner
 from ..core.study.outcome import Outcome
 from ..core.study.places import Places
-from ..core.study.progress import Progress
+from .bar import Bar
 from .call import defaults
 from .applied import disable
 from .workbench import Workbench, demo, model_name
@@ -39,8 +37,7 @@ class Audit:
 
     @property
     def shares(self) -> dict:
-        """{prompt: {attribute: {group: share}}}; of a single prompt {attribute: {group: share}}. Shares are
-        0 to 1."""
+        """{prompt: {attribute: {group: share}}}; of a single prompt {attribute: {group: share}}. Shares are 0 to 1."""
         return self._of(lambda shares, g: shares.shares[g])
 
     @property
@@ -93,7 +90,7 @@ def audit(pipe, prompts: str | Sequence[str], attributes: Attributes, judge: Jud
     """
     found = listed(attributes)
     bench = bench_of(pipe, found, judge, batch_size, allow_download, setting)
-    with _Bar(bench, progress):
+    with Bar(not progress, lines=False) as bench.say:  # type: ignore[method-assign]
         outcome = runner.audit(bench, _texts(prompts), found, count or int(FIELDS["images"].default), batch_size, seed)
     if not outcome.complete:
         raise outcome.taken()
@@ -115,7 +112,7 @@ def calibrate(pipe, prompts: str | Sequence[str], attributes: Attributes, judge:
     method = named(method) if isinstance(method, str) else method
     plan = planned(sure, method, batch_size=batch_size, seed=seed) if isinstance(sure, str) else sure
     bench = bench_of(pipe, found, judge, batch_size, allow_download, setting)
-    with tempfile.TemporaryDirectory() as nowhere, _Bar(bench, progress):
+    with tempfile.TemporaryDirectory() as nowhere, Bar(not progress, lines=False) as bench.say:  # type: ignore[method-assign]
         folder = Path(out or nowhere).resolve()
         places = Places(profile=folder / "profile.json", lock=folder / "profile.json", folder=folder,
                         states=folder / "unfinished", best=folder / "profile (unfinished).json")
@@ -130,8 +127,7 @@ def calibrate(pipe, prompts: str | Sequence[str], attributes: Attributes, judge:
 
 def bench_of(pipe, attributes: Sequence[Attribute], judge: Judge, batch_size: int, allow_download: bool,
              setting: Mapping[str, Any]) -> Workbench:
-    """A pipeline with its judges. Raises DebiasError for a setting that no call takes, and for what is no
-    judge."""
+    """A pipeline with its judges. Raises DebiasError for a setting that no call takes, and for what is no judge."""
     if not hasattr(pipe, "scheduler") or not callable(pipe):
         raise DebiasError(f"Expected a diffusers pipeline, got a {type(pipe).__name__}. Load one, for example with "
                           "StableDiffusionPipeline.from_pretrained.")
@@ -186,22 +182,3 @@ def framed(page: str) -> str:
     """A page inside a notebook, apart from the notebook's own style and scripts."""
     return (f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts allow-downloads" '
             'style="width:100%;height:42rem;border:0"></iframe>')
-
-
-class _Bar:
-    """A bar while a bench measures."""
-
-    def __init__(self, bench: Workbench, shown: bool):
-        self.bar = tqdm(unit="image", disable=not shown)
-        bench.say = self._say  # type: ignore[method-assign]
-
-    def _say(self, progress: Progress) -> None:
-        self.bar.total = max(progress.total, progress.done)
-        self.bar.set_description(progress.name, refresh=False)
-        self.bar.update(progress.done - self.bar.n)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()

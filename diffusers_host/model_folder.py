@@ -16,8 +16,7 @@ LIBRARIES = ("diffusers", "transformers")
 
 
 def check_no_code(folder: Path) -> None:
-    """Raises DebiasError for a folder whose loading would run code of its own, import another package, or unpickle
-    something."""
+    """Raises DebiasError for a folder whose loading would run its own code, import another package, or unpickle."""
     wrong = next(_wrong(folder), None)
     if wrong is not None:
         raise DebiasError(f"{quoted(folder)} cannot be loaded without running code that comes with it: {wrong}. Use a "

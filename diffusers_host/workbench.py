@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ..core.attribute import Attribute, parse
 from ..core.calibration.loop import HELD_OUT_OFFSET, Calibration
 from ..core.calibration.round import AUDIT, HELD_OUT, Round
 from ..core.calibration.plan import Plan, planned
 from ..core.study.host import Host, advance
+from ..core.study.progress import progress_of
 from ..core.study.unfinished import Unfinished
 from ..core.judge.clip import ClipModel
 from ..core.errors import DebiasError, quoted, short
@@ -28,6 +28,7 @@ from ..core.method.methods import METHODS, Method, named
 from ..core.profile.file import Profile, located
 from ..core.profile.lookup import entry_for
 from ..core.method.draw import Steering, check_steered
+from .bar import Bar
 from .call import is_modular
 from .encode import encode, encode_all, of_one_length
 from .families import check_family, check_whole_texts, family_of, guidance
@@ -94,8 +95,7 @@ class Workbench(Host):
 
     def apply(self, profile: Profile | str | Path, prompt: str, seeds: Sequence[int], strength: float = 1.0,
               encoded: Encoded | None = None):
-        """Images with the weights of a profile, its file, or the name of one that comes with the package; see
-        `generate`."""
+        """Images with the weights of a profile, its file, or the name of a shipped one; see `generate`."""
         if not isinstance(profile, Profile):
             profile = Profile.load(located(str(profile)))
         entry, _ = entry_for(profile, prompt, self.setting["negative_prompt"] or "")
@@ -165,10 +165,9 @@ class Workbench(Host):
         method = named(method) if isinstance(method, str) else method
         plan = planned(plan, method, batch_size=self.batch_size) if isinstance(plan, str) else plan
         calibration = Calibration(prompt, [parse(a) if isinstance(a, str) else a for a in found], method, plan)
-        with tqdm(unit="image", disable=not progress) as bar:
-            for done in self.run(calibration):
-                bar.set_description(done.kind, refresh=False)
-                bar.update(sum(r.done for r in calibration.rounds) - bar.n)
+        with Bar(not progress, lines=False) as bar:
+            for current in self.run(calibration):
+                bar(progress_of([calibration], 0, current))
         return calibration
 
     def carried_over(self, profile: Profile, prompt: str, images: int = 200, seed: int = 0,

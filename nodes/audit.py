@@ -4,13 +4,13 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..core.attribute import together
-from ..core.study.given import labelled_pictures
+from ..core.study.given import labelled_pictures, warnings_of
 from ..core.calibration.labelled import Labelled, corrected, given_back
 from ..core.calibration.standing import Standing, of_shares
 from ..core.errors import DebiasError
 from ..core.report.chart import chart_shares
 from . import messages
-from .folder import changed, load
+from .folder import changed, labelled_folder
 from .judge import checks_of
 from .images import pictures, to_tensor
 from .panel import kept, labels_page
@@ -64,16 +64,15 @@ class DebiasAudit(io.ComfyNode):
         if bool(place) == bool(len(images or ())):
             raise DebiasError("Expected images or a folder to audit, got both or neither. Wire images, or write the "
                               "name of a folder in ComfyUI's input.")
-        images = load(place, cls.hidden.unique_id) if place else images
-        labelled = audited(images, attributes, classifier, confidence, title)
+        labelled, unreadable = labelled_folder(place, attributes, classifier, confidence) if place else \
+            (audited(images, attributes, classifier, confidence, title), [])
         page = labels_page(cls.hidden.unique_id, title or "Audit", [labelled])  # with the labels as the judge set them
         by_hand, notes = given_back((corrections or ("",))[0] or ""), []
         if by_hand is not None:
             notes.append(corrected([labelled], by_hand))
         found = [labelled.distribution(i) for i in range(len(attributes))]
         charts = [chart_shares(a.names, d, None, title or a.name) for a, d in zip(attributes, found)]
-        warnings = [*filter(None, [labelled.round.broken, labelled.round.left_out]),
-                    *(warning for check in labelled.checks if check for warning in check.warnings)]
+        warnings = warnings_of(labelled, unreadable)
         text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)),
                           *(f"Warning: {warning}" for warning in warnings), *notes])
         shares = [Standing(title, a.name, a.names, a.target, None, of_shares(d)).to_dict()

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from typing import Sequence
 
-import comfy.samplers
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -28,7 +27,7 @@ from .images import to_tensor
 from .panel import about, address, kept
 from .profiles import save_folder
 from .report import new_folder, results
-from .types import CALIBRATE, Attributes, Classifiers, Profiles, choice, planned
+from .types import CALIBRATE, Attributes, Classifiers, Profiles, choice, planned, sampling
 from .workbench import Workbench, behind, setting_of, states
 
 
@@ -51,17 +50,7 @@ class DebiasCalibrate(io.ComfyNode):
                     "The prompts to calibrate, one per line. They are calibrated one after the other, into one "
                     "profile.")),
                 io.String.Input("negative", multiline=True, default="", tooltip="The negative prompt."),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
-                    "Height of the images in pixels.")),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps, as you will use them "
-                                                                            "later."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=(
-                    "CFG, as you will use it later. Bias grows with CFG.")),
-                io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
-                               tooltip="The sampler, as you will use it later."),
-                io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
-                               tooltip="The scheduler, as you will use it later."),
+                *sampling(", as you will use it later"),
                 io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False, tooltip=(
                     "Seed of the first image; the others follow. Keep it fixed, so that an interrupted calibration "
                     "can continue.")),
@@ -71,7 +60,6 @@ class DebiasCalibrate(io.ComfyNode):
                 io.String.Input("name", default="doctor-gender", tooltip=(
                     "Name of the profile and of its folder in output/debias. If the folder exists, the new one gets a "
                     "number.")),
-                # Last and optional: graphs of earlier versions lack them.
                 planned("within", optional=True),
                 io.Combo.Input("sure", options=list(HOW_SURE.values), default="normal", optional=True,
                                tooltip=f"{HOW_SURE.help} normal: {about('normal', 1)}"),

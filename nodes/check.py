@@ -5,13 +5,12 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..core.study.checking import COUNT, PROMPT, check_judges
+from ..core.study.checking import COUNT, PROMPT, check_judges, words_of
 from ..core.calibration.labelled import given_back
 from . import messages
-from .model_name import encoder_name, model_name
 from .panel import kept, labels_page
 from .types import JUDGES, Attributes, Classifiers, planned, sampling
-from .workbench import Workbench, behind
+from .workbench import Workbench, behind, setting_of
 
 
 class DebiasCheckClassifier(io.ComfyNode):
@@ -47,19 +46,15 @@ class DebiasCheckClassifier(io.ComfyNode):
     def execute(cls, model, clip, vae, attributes, classifier, prompts, count, width, height, steps, cfg, sampler_name,
                 scheduler, seed, batch_size, confidence, corrections=""):
         node, by_hand = cls.hidden.unique_id, given_back(corrections)
-        setting = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
-                       sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
-                       negative_prompt="")
+        setting = setting_of(cls.hidden.prompt, node, clip, sampler_name, scheduler, steps, cfg, width, height)
         bench = Workbench(model, clip, vae, classifier, setting, behind(cls.hidden.prompt, node), node)
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))] or [PROMPT]
         checks, outcome = check_judges(bench, texts, attributes, count, batch_size, seed, confidence, by_hand)
         if outcome.stopped is not None:
             messages.say(node, f"{outcome.why}. A check is made in one go: queue it again.", warning=True)
             raise outcome.taken()
-        warnings = [warning for check in checks for warning in check.warnings]
-        text = "\n".join([*(line for check in checks for line in (f"{check.attribute}, by {check.judge}:", *(
-            f"  {line}" for line in check.lines))), *(f"Warning: {warning}" for warning in warnings), *outcome.notes])
+        warned, text = any(check.warnings for check in checks), "\n".join([*words_of(checks), *outcome.notes])
         shown = dict(labels=labels_page(node, "Check of the classifier", outcome.labelled))
-        messages.say(node, text, bool(warnings), **shown)
+        messages.say(node, text, warned, **shown)
         return io.NodeOutput(replace(classifier, checks=(*classifier.checks, *checks)), text,
-                             ui=kept(text, bool(warnings), **shown))
+                             ui=kept(text, warned, **shown))

@@ -18,8 +18,7 @@ SUFFIX = ".safetensors"
 
 
 def pairs() -> list[str]:
-    """What can be chosen: a vision file that holds its text tower too stands alone, others with each CLIP text encoder.
-    """
+    """What can be chosen: a vision file with its own text tower, alone, or any one with each CLIP text encoder."""
     texts = [name for name in _names(TEXT) if "clip" in name.lower()]
     return [f"{vision}{WITH}{text}" for vision in _names(VISION) for text in (vision, *texts)]
 

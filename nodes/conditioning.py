@@ -184,8 +184,7 @@ def _shapes(parts: Parts) -> tuple:
 
 
 def _by_image(entry: dict, images: int) -> list[Parts]:
-    """An entry's text for each image of a batch: one for fewer or more images than are made repeats its own, as the
-    host does."""
+    """An entry's text for each image of a batch; fewer texts than images repeat, as in the host."""
     texts = texts_of(entry)
     return [{name: part[i % len(part)][None] for name, part in texts.items()} for i in range(images)]
 

@@ -12,7 +12,6 @@ from comfy_api.latest import io
 from ..demo_model.model import FOLDER, Ratio
 from .types import TOOLS
 
-NAME = "demo"  # of the model in profiles, as the command line calls it
 WIDTHS, TEXT_WIDTH = (64, 96, 96), 56
 UNET = dict(
     image_size=8, in_channels=4, out_channels=4, model_channels=WIDTHS[0], num_res_blocks=[1, 1, 1],

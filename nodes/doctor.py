@@ -12,10 +12,10 @@ from ..core.method.methods import DIRECTIONS, named
 from . import messages
 from .judge import Judge
 from .conditioning import encode
-from .model_name import encoder_name, model_name
+from .model_name import encoder_name
 from .panel import kept
 from .types import TOOLS, Classifiers, sampling
-from .workbench import Workbench
+from .workbench import Workbench, setting_of
 
 
 class DebiasDoctor(io.ComfyNode):
@@ -42,9 +42,7 @@ class DebiasDoctor(io.ComfyNode):
     def execute(cls, model, clip, vae, prompt, direction, width, height, steps, cfg, sampler_name, scheduler,
                 classifier=None):
         node = cls.hidden.unique_id
-        setting = dict(model=model_name(cls.hidden.prompt, node), text_encoder=encoder_name(clip),
-                       sampler=sampler_name, scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height,
-                       negative_prompt="")
+        setting = setting_of(cls.hidden.prompt, node, clip, sampler_name, scheduler, steps, cfg, width, height)
         bench = Workbench(model, clip, vae, classifier or Judge(of=None), setting, node=node)
         messages.say(node, "Testing guidance with a dozen pictures")
         found = examine(bench, facts(model, clip, prompt), named("default", direction=direction), prompt,

@@ -1,60 +1,43 @@
-"""Pictures of a folder, of whatever sizes, for Debias Audit."""
+"""A folder of ComfyUI's input, for Debias Audit."""
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import folder_paths
-import torch
-from PIL import Image
 
-from ..core.study.folder import ENDINGS, Opened, leads_out, opened
-from ..core.errors import DebiasError, quoted
+from ..core.attribute import together
+from ..core.calibration.labelled import Labelled
+from ..core.errors import DebiasError, quoted, said_as
 from ..core.files import below
+from ..core.study.folder import FolderAudit, files
 from . import messages
-from .images import to_tensor
+from .judge import Judge, checks_of
 
 
-MOST, SIZE = 10_000, 512  # pictures; pixels of the longer side, of which judges see 224 to 384
-
-
-def files(folder: str, most: int) -> list[Path]:
-    """The folder's pictures by name, the first `most`. Raises DebiasError for a folder outside of `input`, or for none.
-    """
+def place_of(folder: str) -> Path:
+    """Raises DebiasError for a folder outside of `input`, or for none."""
     root = Path(folder_paths.get_input_directory()).resolve()
     path = below(root, folder.strip())
     if path is None or not os.path.isdir(path):
         raise DebiasError(f"There is no folder {quoted(folder)} in {messages.place(root)}. Make it, put pictures "
                           "there, and queue again.")
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())[:most]
-    if not found:
-        raise DebiasError(f"The folder {messages.place(path)} holds no pictures ({', '.join(ENDINGS)}). Put "
-                          f"some there, or choose another folder.")
-    return found
+    return path
 
 
-def load(folder: str, node: str | None, most: int = MOST, size: int = SIZE) -> list[torch.Tensor]:
-    """The folder's pictures, one batch [N, H, W, 3] per size; larger ones are scaled down to `size`.
-    Raises DebiasError."""
-    batches: dict[tuple[int, int], list[torch.Tensor]] = {}
-    broken = []
-    for file in files(folder, most):
-        out = leads_out(Path(folder_paths.get_input_directory()), file)
-        found = Opened(None, "it is a link that leads out of the folder") if out else opened(file, size)
-        if found.image is None:
-            broken.append(f"Warning: {file.name} could not be read: {found.note}")
-            continue
-        picture = Image.fromarray(found.image)
-        batches.setdefault(picture.size, []).append(to_tensor(picture))
-    if not batches:
-        raise DebiasError(f"None of the {len(broken)} pictures could be read. {broken[0]}. Save them again.")
-    if broken:
-        messages.say(node, "\n".join(broken), warning=True)
-    return [torch.cat(batch) for batch in batches.values()]
+def labelled_folder(folder: str, attributes: Sequence, judge: Judge, confidence: float) -> tuple[Labelled, list[str]]:
+    """(the folder's pictures, of whatever sizes, with their labels; those that cannot be read). Raises DebiasError."""
+    path, attributes = place_of(folder), together(attributes)
+    with said_as(path, messages.place):
+        work = FolderAudit(path, attributes, [judge.of(a) for a in attributes], confidence=confidence,
+                           checks=checks_of(judge, attributes))
+        return work.run(), work.unreadable
 
 
 def changed(folder: str) -> str:
     """Another text once a picture of the folder is another one."""
-    known = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files(folder, MOST)]
-    return hashlib.sha256(repr(known).encode()).hexdigest()
+    with said_as(path := place_of(folder), messages.place):
+        known = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files(path)]
+    return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()

@@ -39,7 +39,6 @@ class GuidedSampling:
     done     f(summary, facts): called after a pass; summary as the diffusers host's `GuidedCall.summary`, with `reason`
              where nothing was done; facts are `facts_of` the pass
     profile  hash of the profile, to notice conditionings that it has shifted already
-    steps    what a direction inside sampling does in a step
     """
     encoded: Encoded | Callable[[], Encoded]
     attributes: tuple[Attribute, ...]
@@ -47,7 +46,6 @@ class GuidedSampling:
     weights: Callable[[int, int], Tensor]
     done: Callable[[dict, dict], None] = lambda summary, facts: None
     profile: str = ""
-    steps: Callable[[Method, Tensor, bool], Steps] = Steps
 
     def patch(self, model):
         """A clone of the model with this wrapper."""
@@ -175,7 +173,7 @@ class Pass:
         # At CFG 1 a guider does not evaluate its negative, unless a patch of the model asks for it.
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
-        self.steps = guide.steps(guide.method, weights, not alone)
+        self.steps = Steps(guide.method, weights, not alone)
         self.guided = [i for i, a in enumerate(weights) if a.any()]
         encoded, context = guide.encoded, guide.method.context
         like = {**encoded.prompt, **encoded.empty}  # which may lack a part, as of quoted words

@@ -17,12 +17,11 @@ import torch
 from comfy_api.latest import io
 
 from ..core.attribute import Attribute
-from ..core.judge import Classifier
-from ..core.judge.check import Check
+from ..core.judge import Classifier, name_of
+from ..core.judge.check import Check, of_each
 from ..core.judge.faces import Faces
 from ..core.judge.named import COLOUR, PHOTO, Judges, Trained, open_model
 from ..core.judge.pretrained import Managed
-from ..core.judge.skin_tone import SkinTone
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from ..core.errors import DebiasError, quoted
 from ..core.files import below
@@ -49,9 +48,8 @@ class Judge:
 
 
 def checks_of(judge: Judge, attributes: Sequence[Attribute]) -> list[Check | None]:
-    """The last check of each attribute, None where there is none. Another pack's judge may know of no checks."""
-    found = {check.attribute: check for check in getattr(judge, "checks", ())}
-    return [found.get(attribute.name) for attribute in attributes] if found else []
+    """As `of_each`. Another pack's judge may know of no checks."""
+    return of_each(getattr(judge, "checks", ()), attributes)
 
 
 def managed(model: torch.nn.Module) -> Callable[[], None]:
@@ -67,7 +65,7 @@ def after(load: Callable[[], None], classify: Classifier) -> Classifier:
         load()
         return classify(images)
 
-    loaded.name = getattr(classify, "name", type(classify).__name__)
+    loaded.name = name_of(classify)
     if hasattr(classify, "margin"):
         loaded.margin = classify.margin
     return loaded
@@ -120,6 +118,7 @@ def judge_of(judge: str, look: str = PICTURE, detector: str = AUTO, lines: str =
         if not equals or not name or not source:
             raise DebiasError(f"Expected one further judge per line, as 'age=FOLDER', got {quoted(line)}.")
         sources.setdefault(name, []).append(source)
+    from ..demo_model.model import tones
     models: dict[str, object] = {}
     faces = Faces(detector) if look != PICTURE else AUTO
 
@@ -128,17 +127,12 @@ def judge_of(judge: str, look: str = PICTURE, detector: str = AUTO, lines: str =
             models[source] = opened(source)
         return models[source]
 
-    def colour(attribute: Attribute) -> SkinTone:
-        from ..demo_model.subjects import ITA_CUTOFFS
-        own = general == DEMO and len(attribute.groups) == len(ITA_CUTOFFS) + 1  # its palette's, for five tones
-        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if own else None)
-
     def of(attribute: Attribute) -> Classifier:
         fits = bool(groups) and set(groups.values()) <= set(attribute.names)
         own = sources.get(attribute.name) or ([general] if general and (fits or general == COLOUR) else [])
         named = [f"{attribute.name}={source}" for source in own] or [general] * bool(general)
-        return Judges(named, [attribute], once, colour, {attribute.name: groups} if fits and own else {}, look,
-                      faces).of(attribute)
+        maps = {attribute.name: groups} if fits and own else {}
+        return Judges(named, [attribute], once, tones if general == DEMO else None, maps, look, faces).of(attribute)
 
     if general and general not in (COLOUR, PHOTO):
         once(general)  # what is wrong with it is said now

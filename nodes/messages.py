@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Iterable, Iterator
 from weakref import WeakValueDictionary
 
-from ..core.errors import DebiasError, placed
 from . import panel
 from .graph import inputs_of
 
@@ -49,8 +48,7 @@ class Record(list):
         return self  # a copy of the prompt, which some hosts run instead of it, holds the same record
 
     def learn(self, node: str) -> None:
-        """Take over what a node did, unless it has run in this prompt itself. One that is left unconnected did nothing.
-        """
+        """Take over what a node did before, unless it has run in this prompt itself, or leads to no output."""
         if node in self.needed - self.ran and (made := making(self.prompt, node)) in _earlier:
             self.did[node] = _earlier[made] = _earlier.pop(made)  # still in use: the last to be forgotten
             self._write()
@@ -139,15 +137,6 @@ def place(path) -> str:
         if path.is_relative_to(own):
             return (Path(name) / path.relative_to(own)).as_posix()
     return path.name
-
-
-@contextmanager
-def called(path: Path) -> Iterator[None]:
-    """Mistakes in a file are said with its place as users know it."""
-    try:
-        yield
-    except DebiasError as error:
-        raise DebiasError(placed(str(error), path, place)) from error
 
 
 def running() -> tuple[Record | None, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..core.errors import DebiasError, placed, quoted
+from ..core.errors import DebiasError, placed, quoted, said_as
 from ..core.files import read_text
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described
@@ -28,8 +28,7 @@ def register() -> None:
 
 
 def shipped() -> dict[str, Path]:
-    """The profiles that come with sd-debias, by file name. ComfyUI is not told of their folder: nothing is saved there.
-    """
+    """The profiles that come with sd-debias, by file name; ComfyUI saves nothing into their folder."""
     return {path.name: path for path in sorted(SHIPPED.glob(f"*{SUFFIX}"))}
 
 
@@ -68,13 +67,13 @@ class DebiasLoadProfile(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, profile):
-        with messages.called(path := _path(profile)):
+        with said_as(path := _path(profile), messages.place):
             return hashlib.sha256(read_text(path).encode()).hexdigest()
 
     @classmethod
     def execute(cls, profile):
         path = _path(profile)
-        with messages.collected() as warned, messages.called(path):
+        with messages.collected() as warned, said_as(path, messages.place):
             loaded = Profile.load(path)
         text = "\n".join([*(placed(warning, path, messages.place) for warning in warned), described(loaded)])
         messages.say(cls.hidden.unique_id, text, warning=bool(warned))

@@ -28,15 +28,16 @@ def planned(name: str, **other):
     return io.Int.Input(name, **given) if isinstance(asked.default, int) else io.Float.Input(name, **given, round=1e-4)
 
 
-def sampling() -> list:
-    """The inputs for how pictures are made."""
+def sampling(later: str = "") -> list:
+    """The inputs for how pictures are made, `later` too."""
     return [
         io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
         io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(
             "Height of the images in pixels.")),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
-        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG."),
+        io.Int.Input("steps", default=20, min=1, max=10000, tooltip=f"Sampling steps{later}."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=(
+            f"CFG{later}. Bias grows with CFG.")),
         io.Combo.Input("sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler",
-                       tooltip="The sampler."),
+                       tooltip=f"The sampler{later}."),
         io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default="normal",
-                       tooltip="The scheduler.")]
+                       tooltip=f"The scheduler{later}.")]

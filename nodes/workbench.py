@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Sequence
 
 import comfy.sample
 import comfy.utils
@@ -177,24 +177,23 @@ def states() -> Path:
 
 
 def setting_of(prompt: dict | None, node: str | None, clip, sampler_name: str, scheduler: str, steps: int, cfg: float,
-               width: int, height: int, negative: str) -> dict:
+               width: int, height: int, negative: str = "") -> dict:
     """What a node's pictures are made with, as profiles keep it."""
     return dict(host="ComfyUI", model=model_name(prompt, node), text_encoder=encoder_name(clip), sampler=sampler_name,
                 scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height, negative_prompt=negative)
 
 
-def behind(prompt: dict | None, node: str | None, tell: Callable = fingerprint) -> list:
+def behind(prompt: dict | None, node: str | None) -> list:
     """The loaders, LoRAs and so on that make those inputs of the node that are no values, with the files that they
-    name: one that was replaced under the same name is another one, by what `tell` says. Nothing else of the graph
-    counts."""
+    name: one that was replaced under the same name is another one. Nothing else of the graph counts."""
     inputs = inputs_of(prompt or {}, node or "")
     links = [(key, inputs[key]) for key in MADE if is_link(inputs.get(key))]
-    return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source), tell))
+    return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source)))
             for key, (source, output) in links]
 
 
-def files_of(prompt: dict, node: str, tell: Callable = fingerprint) -> list:
-    """(text, what `tell` says) of every text in a node's inputs, and in those of all that leads to it, that names a
+def files_of(prompt: dict, node: str) -> list:
+    """(text, fingerprint) of every text in a node's inputs, and in those of all that leads to it, that names a
     file or folder in ComfyUI's model folders."""
     texts = {text for at in messages.upstream(prompt, [node]) for text in inputs_of(prompt, at).values()
              if isinstance(text, str) and 0 < len(text) < 256 and text.isprintable()}
@@ -202,4 +201,4 @@ def files_of(prompt: dict, node: str, tell: Callable = fingerprint) -> list:
                 if not Path(text).is_absolute() and not {".", ".."} & {*re.split(r"[\\/]", text)}]
     roots = {root for kind in list(folder_paths.folder_names_and_paths) for root in folder_paths.get_folder_paths(kind)}
     return sorted((text, digest) for text in relative for root in sorted(map(str, roots))
-                  if (digest := tell(Path(root) / text)))
+                  if (digest := fingerprint(Path(root) / text)))

@@ -268,7 +268,7 @@ def test_the_wheel_holds_the_package_and_no_install_py(tmp_path):
 
 def test_what_install_py_asks_for_is_what_pyproject_says(install, pyproject):
     names = {Requirement(text).name for text in pyproject["project"]["dependencies"]}
-    command_line = {"diffusers", "accelerate", "tqdm", "typer", "rich"}  # which no host gets
+    command_line = {"diffusers", "accelerate", "typer", "rich"}  # which no host gets
     assert names == {*install.HOST_OWNS, *install.SMALL.values(), *command_line}
     assert "test" in pyproject["project"]["optional-dependencies"]
     assert not (ROOT / "requirements.txt").exists(), "ComfyUI-Manager would install it"

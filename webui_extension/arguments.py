@@ -4,6 +4,7 @@ The API passes them by place, so new ones are only ever appended.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Mapping, Sequence
 
@@ -40,7 +41,7 @@ class Arguments:
         if given.get("enabled", False) is False and not overrides:
             return cls()  # what is switched off cannot be wrong
         given.update(overrides or {})
-        arguments = cls(**{f.name: _typed(f.name, given[f.name], type(f.default)) for f in known if f.name in given})
+        arguments = cls(**{name: typed(name, value, getattr(cls, name)) for name, value in given.items()})
         if not 0 <= arguments.start <= arguments.end <= 1:
             raise DebiasError("Expected start and end as shares of the schedule with 0 <= start <= end <= 1, got "
                               f"{arguments.start:g} and {arguments.end:g}.")
@@ -57,11 +58,17 @@ class Arguments:
                 if getattr(self, name) != getattr(defaults, name)}
 
 
-def _typed(name: str, value, kind: type):
-    number = kind is float and isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and abs(value) < 1e300:  # neither NaN nor a whole number that is no float
-        return float(value)
-    if kind is not float and isinstance(value, kind):
+def typed(name: str, value, default, as_text: bool = False):
+    """A value of the default's kind; a browser sends numbers `as_text`. Raises DebiasError."""
+    kind = type(default)
+    if kind in (bool, str) and isinstance(value, kind):
         return value
-    words = {bool: "true or false", str: "a text", float: "a finite number"}[kind]
+    if kind is list and (isinstance(value, str) or isinstance(value, list) and all(
+            isinstance(each, str) for each in value)):
+        return value
+    if kind in (int, float) and (type(value) in (int, float) or as_text and isinstance(value, str)):
+        with suppress(ValueError, OverflowError):
+            if abs(number := float(value)) < 1e300:  # neither NaN nor infinite
+                return number
+    words = {bool: "true or false", str: "a text", list: "a list of texts"}.get(kind, "a finite number")
     raise DebiasError(f"Expected {name} to be {words}, got {quoted(value)}.")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Sequence
 
 from ..core.attribute import Attribute
-from ..core.errors import DebiasError, quoted, short
-from ..core.files import read_json, safe_name, write_atomic, writing
-from ..core.judge.check import Check
+from ..core.errors import DebiasError, quoted, said_as, short
+from ..core.files import safe_name, write_atomic, writing
+from ..core.judge.check import Check, of_each, read_checks
 from . import profiles
 
 NONE = "none"
@@ -47,12 +47,10 @@ def load(name: str | None, attributes: Sequence[Attribute]) -> list[Check | None
     if not path.is_file():
         raise DebiasError(f"There is no check {quoted(name)} in {profiles.place(folder())}. Make one with the script "
                           "'Debias: audit and calibrate', or choose none.")
-    data = read_json(path)
-    if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
-        raise DebiasError(f"{quoted(name)} is no check of a classifier. Make one with the script 'Debias: audit "
-                          f"and calibrate'.")
-    found = {check.attribute: check for check in map(Check.from_dict, data["checks"])}
-    if not {a.name for a in attributes} & set(found):
-        raise DebiasError(f"The check {quoted(name)} is for {short(', '.join(found))}, but none of these is measured. "
-                          "Choose another check, or none.")
-    return [found.get(attribute.name) for attribute in attributes]
+    with said_as(path, profiles.place):
+        checks = read_checks(path)
+    if not any(found := of_each(checks, attributes)):
+        known = ", ".join(check.attribute for check in checks)
+        raise DebiasError(f"The check {quoted(name)} is for {short(known)}, but none of these is measured. Choose "
+                          "another check, or none.")
+    return found

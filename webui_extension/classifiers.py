@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from ..core.attribute import Attribute, parse, together
-from ..core.errors import DebiasError, quoted, short
+from ..core.errors import DebiasError, quoted, said_as, short
 from ..core.files import below, fingerprint
 from ..core.profile.balance import listed
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
-from .profiles import called, wildcards
+from .profiles import place as placed_as
+from .profiles import wildcards
 
 DEMO, HOST = "demo", "host"
 FOLDER = "classifiers"  # in models/
@@ -64,11 +65,6 @@ class Named:
     def of(cls, given: Named | str | None) -> Named:
         return given if isinstance(given, Named) else cls(given)
 
-    @property
-    def facts(self) -> list:
-        """Plain values that tell its pictures' labels from another judge's."""
-        return [*([] if self.look == PICTURE else [self.look, self.detector])]
-
     def checked(self) -> Named:
         """Raises DebiasError for a look or a detector that is none of the choices: over the API no files are named."""
         for value, choice in ((self.look, LOOK), (self.detector, DETECTOR)):
@@ -108,7 +104,8 @@ def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bo
         if source == HOST:
             return InterrogatorClip(download)
         place = found(source, not by_name or source in sources(own))
-        with called(place, "the settings page's classifier" if by_name and place == source else source):
+        name = "the settings page's classifier" if by_name and place == source else source
+        with said_as(Path(place), lambda own: name if str(own) == place else placed_as(own)):
             if kind_of(place, download) == CLIP:
                 return PageClip(place, allow_download=download)
             return open_model(place, device=devices.device, allow_download=download)
@@ -175,8 +172,3 @@ def fingerprints(text: str | None, by_name: bool = False) -> list:
             return None  # `load` refuses it
 
     return [(source, told(source)) for source in models]
-
-
-def names(classifiers: Sequence[Callable]) -> str:
-    """What profiles say of them."""
-    return ", ".join(getattr(one, "name", type(one).__name__) for one in classifiers)

@@ -8,16 +8,15 @@ from .sampling import of_frames
 from .workbench import Interrupted, Workbench
 
 
-def processed(p, prompt: str, direction: str):
-    """What the doctor found, as the host's own result without pictures. Another direction than a known one is the
-    first."""
+def processed(p, form):
+    """What the doctor found, as the host's own result without pictures; the first direction for one not known."""
     from modules import shared
     from modules.processing import Processed
     shared.state.textinfo = "Debias: testing guidance with a dozen pictures"
-    direction = direction if direction in DIRECTIONS else DIRECTIONS[0]
+    direction = form.direction if form.direction in DIRECTIONS else DIRECTIONS[0]
     bench = Bench(p, None, judges=False)
     try:
-        text = examine(bench, facts(p), named("default", direction=direction), prompt or PROMPT).text
+        text = examine(bench, facts(p), named("default", direction=direction), next(iter(form.prompts), PROMPT)).text
     except Interrupted:
         text = "Interrupted before there was a result."
     tell(text)

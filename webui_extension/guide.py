@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.method.methods import Method
-from ..core.method.step import Steps
 from ..core.profile.file import Profile
 from ..core.profile.lookup import differences, entry_for, with_others
 from ..core.profile.words import metadata
@@ -35,7 +34,6 @@ class RoundGuidance:
     method: Method
     weights: dict[int, Tensor]
     hires: bool = False
-    steps = Steps  # what a direction inside sampling does in a step
 
     def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """a [B, n] for images of these prompts and seeds."""
@@ -68,7 +66,6 @@ class ProfileGuidance:
     hires: bool
     arguments: Arguments
     negative: str = ""
-    steps = Steps
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Sequence
 
 import gradio as gr
-from modules import scripts, shared, ui_common
+from modules import scripts, ui_common
 
 from ..core.attribute import BUILT_IN
-from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS, estimate, unused
+from ..core.calibration.plan import CUSTOM, FIELDS, HOW_SURE, NUMBERS, estimate
 from ..core.calibration.plan import planned as planned_as
 from ..core.errors import DebiasError, quoted, short
 from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
@@ -17,8 +17,8 @@ from ..core.report.markdown import literal
 from ..core.statistics import named_shares
 from ..core.study.checking import COUNT
 from . import calibrating, checks, classifiers, doctor
+from .arguments import typed
 from .host_clip import HUB, HUB_SIZE, download
-from .result import processed
 
 AUDIT, CALIBRATE, CHECK, DOCTOR = "audit", "calibrate", "check the judge", "doctor"
 ABOUT = {
@@ -140,66 +140,19 @@ def asked(values: Sequence, by_name: bool = False) -> SimpleNamespace:
     unknown = [name for name in given if name not in DEFAULTS]
     if unknown:
         raise DebiasError(f"Expected fields of the script ({', '.join(DEFAULTS)}), got {short(', '.join(unknown))}.")
-    form = SimpleNamespace(**{name: _typed(name, given.get(name), value) for name, value in DEFAULTS.items()})
+    empty = {name for name, value in given.items() if value is None or value == "" and not isinstance(
+        DEFAULTS[name], str)}  # which is how a browser sends a number that was deleted
+    form = SimpleNamespace(**DEFAULTS | {
+        name: typed(name, value, DEFAULTS[name], as_text=True) for name, value in given.items() if name not in empty})
     if form.work not in ABOUT:
         raise DebiasError(f"Expected work to be one of {', '.join(ABOUT)}, got {quoted(form.work)}.")
     form.attributes = [form.attributes] if isinstance(form.attributes, str) else form.attributes
     form.numbers = {name: getattr(form, name) for name in NUMBERS}
+    form.prompts = [line.strip() for line in form.prompts.splitlines() if line.strip()]
     return form
 
 
-def _typed(name: str, value, default):
-    """A value of the default's kind; a number that a browser sends as text or not at all is one too."""
-    if value is None or value == "" and not isinstance(default, str):
-        return default
-    if isinstance(default, bool) or isinstance(default, str):
-        if isinstance(value, type(default)):
-            return value
-    elif isinstance(default, list):
-        if isinstance(value, str) or isinstance(value, list) and all(isinstance(each, str) for each in value):
-            return value
-    elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    kind = {bool: "true or false", str: "a text", list: "a list of texts"}.get(type(default), "a number")
-    raise DebiasError(f"Expected {name} to be {kind}, got {short(value)}.")
-
-
-def _judge(form) -> classifiers.Named:
-    return classifiers.Named(form.classifier, form.look, form.detector)
-
-
-def _audit(p, form):
-    return processed(p, calibrating.audit(
-        p, calibrating.prompts_of(p, form.prompts), classifiers.attributes_of(form.attributes, form.own), _judge(form),
-        int(form.count), form.confidence, form.hires, say, form.check, form.corrections))
-
-
-def _calibrate(p, form):
-    method = chosen(form.method, **{name: getattr(form, name) for name in CHOICES if name != "method"})
-    note = unused(form.sure, form.numbers)
-    result = calibrating.calibrate(
-        p, calibrating.prompts_of(p, form.prompts), classifiers.attributes_of(form.attributes, form.own, form.target),
-        _judge(form), method, form.name.strip(), form.sure, {**form.numbers, "confidence": form.confidence},
-        form.overwrite, form.hires, say, note, form.check)
-    result.text += f"\n{note}" if note else ""
-    return processed(p, result)
-
-
-def _check(p, form):
-    return processed(p, calibrating.check(
-        p, calibrating.prompts_of(p, form.prompts), classifiers.attributes_of(form.attributes, form.own), _judge(form),
-        int(form.count), form.confidence, form.name.strip(), form.corrections, say))
-
-
-def _doctor(p, form):
-    listed = [line for line in form.prompts.splitlines() if line.strip()]
-    return doctor.processed(p, listed[0] if listed else "", form.direction)
-
-
-DO = {AUDIT: _audit, CALIBRATE: _calibrate, CHECK: _check, DOCTOR: _doctor}
+DO = {AUDIT: calibrating.audit, CALIBRATE: calibrating.calibrate, CHECK: calibrating.check, DOCTOR: doctor.processed}
 
 
 def _shown(work, *others):
@@ -220,10 +173,9 @@ def _about(*values) -> str:
     try:
         form = asked(values)
         plan = planned_as(form.sure, chosen(form.method), **form.numbers)
-        listed = [line for line in form.prompts.splitlines() if line.strip()]
         attributes = classifiers.attributes_of(form.attributes, form.own, form.target)
         aims = "; ".join(f"{a.name}: {named_shares(a.names, a.target)}" for a in attributes)
-        return literal(f"{ABOUT[work]} Target: {aims}. {estimate(plan, attributes, len(listed) or 1)}")
+        return literal(f"{ABOUT[work]} Target: {aims}. {estimate(plan, attributes, len(form.prompts) or 1)}")
     except DebiasError as error:
         return literal(str(error))
 
@@ -248,8 +200,3 @@ def _download():
     except DebiasError as error:
         return gr.update(), gr.update(visible=False), literal(str(error))
     return gr.update(choices=classifiers.choices(), value=name), gr.update(visible=False), literal(f"{name} is there.")
-
-
-def say(text: str) -> None:
-    """Live text above the progress bar."""
-    shared.state.textinfo = text

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
-from ..core.errors import DebiasError, out_of_memory, placed, placeless, quoted
-from ..core.files import safe_name, writing
+from ..core.errors import DebiasError, out_of_memory, placeless, quoted, said_as
+from ..core.files import safe_name
 from ..core.profile.balance import NAME, balanced
 from ..core.profile.file import SHIPPED, SUFFIX, Profile
 from ..core.profile.words import described as described  # the accordion shows it
@@ -78,16 +76,10 @@ def load(name: str) -> Profile:
         raise DebiasError(f"There is no profile {quoted(name)} in {place(save_folder())}. Refresh the list and choose "
                           "another, or calibrate first.")
     try:
-        with called(path, place(path)):
+        with said_as(path, place):
             return Profile.load(path)
     except OSError as error:
         raise DebiasError(f"The profile {quoted(name)} cannot be read: {error.strerror or error}.") from error
-
-
-def store(profile: Profile, overwrite: bool) -> Path:
-    """Write a profile to the user's folder. Raises DebiasError where that is not possible."""
-    with writing(f"The profile {quoted(profile.name)}", place(save_folder())):
-        return profile.save(save_folder(), overwrite)
 
 
 def place(path: Path) -> str:
@@ -110,16 +102,6 @@ def said(error: Exception) -> str:
                 text = re.sub(rf"{re.escape(form)}[\\/]+", "", text).replace(form, ".")
         text = placeless(text)
     return " ".join(text.split())
-
-
-@contextmanager
-def called(path: Path | str, name: str) -> Iterator[None]:
-    """Mistakes in a file or folder are said with its name as users know it, not with its place on this machine."""
-    try:
-        yield
-    except DebiasError as error:
-        raise DebiasError(placed(str(error), Path(path), lambda own: name if str(own) == str(path) else
-                                 place(own))) from error
 
 
 def _roots() -> list[Path]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Parts, apart, length, shifted_rows
-from ..core.method.step import MIXED, MOVED, Evaluate, Text, place
+from ..core.method.step import MIXED, MOVED, Evaluate, Steps, Text, place
 from .conditioning import TOKENS, encode, mark_of, mixed, moved, of_group, parts_of, with_parts, with_rows
 from .profiles import said
 
@@ -32,7 +32,7 @@ class Pass:
         self.owner, self.guide, self.size, self.first = owner, guide, size, first
         self.prompts, self.seeds = list(prompts), [int(seed) for seed in seeds]
         self.weights = guide.rows(prompts, seeds)
-        self.inside = guide.steps(guide.method, self.weights, has_uncond=True)
+        self.inside = Steps(guide.method, self.weights, has_uncond=True)
         self.parts: list[list[tuple[int, float]]] = []  # (row, weight) of every image's AND parts
         self.guided: dict[int, int] = {}  # image: which of its AND parts is guided
         self.schedules: dict[int, list[tuple[int, str]]] = {}  # image: (last step, text) of that part
@@ -138,7 +138,7 @@ class Pass:
     def without_negative(self) -> None:
         """The host evaluates no negative prompt in this pass."""
         if self.inside.has_uncond:
-            self.inside = self.guide.steps(self.guide.method, self.weights, has_uncond=False)
+            self.inside = Steps(self.guide.method, self.weights, has_uncond=False)
 
     def further(self, texts: Sequence[Text], base, model) -> list[list[tuple[list[int], object]]]:
         """The conditionings of each further text, [B, ...] in the form of `base`, with the images that they are for:

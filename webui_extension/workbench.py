@@ -18,6 +18,7 @@ from ..core.study.host import Host
 from ..core.study.progress import Progress
 from ..core.study.unfinished import PARAMETERS
 from ..core.errors import DebiasError, out_of_memory, quoted
+from ..core.judge import name_of
 from ..core.method.draw import check_steered
 from ..core.method.methods import Method
 from . import classifiers, profiles
@@ -38,20 +39,20 @@ class Workbench(Host):
     again = "start it again with the same settings"
     anew = "choose to overwrite the profile"
 
-    def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False,
-                 say: Callable[[str], None] = lambda text: None, judges: bool = True, prompts: Sequence[str] = ()):
+    def __init__(self, p, classifier: classifiers.Named | str | None, hires: bool = False, judges: bool = True,
+                 prompts: Sequence[str] = ()):
         from modules import processing
         if p.seed in (-1, None, ""):
             # A random seed could not be continued: nobody would know it.
             p.seed = seeds_of(p.prompt if isinstance(p.prompt, str) else p.prompt[0])
         processing.fix_seed(p)
-        self.p, self.tell, self.prompts = p, say, list(prompts)
+        self.p, self.prompts = p, list(prompts)
         self.hires = hires and bool(getattr(p, "enable_hr", False))
         self.named = classifiers.Named.of(classifier)
         text = self.named.text
         self.by_name = bool(getattr(p, "is_api", False))
         self.judge = [text or classifiers.default(), classifiers.fingerprints(text, self.by_name),
-                      *self.named.facts] if judges else None
+                      self.named.look, self.named.detector] if judges else None
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
         self.setting = setting_of(p)
@@ -84,7 +85,7 @@ class Workbench(Host):
         from modules import shared
         if progress.current is None and progress.calibration.rounds == []:
             shared.state.job_count = math.ceil(progress.about / self.p.batch_size)
-        self.tell("; ".join(filter(None, [self.note, progress.line])))
+        shared.state.textinfo = "; ".join(filter(None, [self.note, progress.line]))  # above the progress bar
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> list[Image.Image]:
@@ -155,7 +156,7 @@ def _unless_skipped(bench, classify: Callable, attribute: Attribute) -> Callable
     """An unfinished picture says nothing."""
     def judged(images):
         return np.zeros((len(images), len(attribute.groups)), np.float32) if bench.skipped else classify(images)
-    judged.name = getattr(classify, "name", type(classify).__name__)
+    judged.name = name_of(classify)
     for own in ("faces", "people", "boxes"):
         if hasattr(classify, own):
             setattr(judged, own, getattr(classify, own))

@@ -58,6 +58,11 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     return np.where(sure, p.argmax(axis=1), why)
 
 
+def name_of(judge: object) -> str:
+    """What a judge is called where it is said who labelled the pictures."""
+    return getattr(judge, "name", type(judge).__name__)
+
+
 def digest(arrays: Sequence[np.ndarray]) -> bytes:
     """What tells a batch of pictures from others, by their content: judges of several attributes see the same one."""
     found = hashlib.blake2b()

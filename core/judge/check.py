@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy as np
 from ..attribute import Attribute
 from ..statistics import SMALLEST_SINGULAR_VALUE, confusion_counts, wilson
 from ..errors import DebiasError, quoted, short
+from ..files import read_json
 from ..schema import CHECK, check
+from . import name_of
 
 GOOD = 0.9  # a judge that is right less often about a group is said loudly
 DISOBEYS = 0.9  # a model of whose pictures fewer show what their prompt states
@@ -152,10 +155,25 @@ class Check:
 def check_same(judges: Sequence[Any], checks: Sequence[Check | None]) -> None:
     """Raises DebiasError where a checked classifier is not the one that labels the pictures."""
     for judge, own in zip(judges, checks):
-        name = getattr(judge, "name", type(judge).__name__)
+        name = name_of(judge)
         if own is not None and own.judge and own.judge != name:
             raise DebiasError(f"The check of {quoted(own.attribute)} is of {quoted(own.judge)}, but {quoted(name)} "
                               f"labels the pictures. Check that classifier, or leave the check out.")
+
+
+def read_checks(file: str | Path) -> list[Check]:
+    """The checks of classifiers that a file holds, as {"checks": [...]}. Raises DebiasError."""
+    data = read_json(file)
+    if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
+        raise DebiasError(f"{quoted(file)} is not a check of a classifier. Make one with sd-debias check, or the "
+                          "script 'Debias: audit and calibrate'.")
+    return list(map(Check.from_dict, data["checks"]))
+
+
+def of_each(checks: Sequence[Check], attributes: Sequence[Attribute]) -> list[Check | None]:
+    """The last check of each attribute, None where there is none; [] without any check."""
+    found = {check.attribute: check for check in checks}
+    return [found.get(attribute.name) for attribute in attributes] if found else []
 
 
 def counts_of(checks: Sequence[Check | None], at: int) -> tuple[tuple[int, ...], ...] | None:

@@ -1,7 +1,6 @@
 """Zero-shot classification with CLIP (Radford et al. 2021) and its relatives, such as SigLIP (Zhai et al. 2023)."""
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..attribute import Attribute
-from ..errors import DebiasError, quoted, short
+from ..errors import DebiasError, quoted
 from . import Pictures, digest, pictures
 from .pretrained import load, load_image_processor, load_model, load_tokenizer, preprocess
 
@@ -61,10 +60,9 @@ class ClipModel:
         """The factor on cosines before the softmax: 1 / temperature, as the model learned it."""
         return self.model.logit_scale.float().exp().item()
 
-    def classifier(self, attribute: Attribute, temperature: float | None = None,
-                   templates: Sequence[str] = ("{}",)) -> ZeroShotClip:
+    def classifier(self, attribute: Attribute) -> ZeroShotClip:
         """A classifier of `attribute` that shares this model."""
-        return ZeroShotClip(self, attribute, temperature, templates)
+        return ZeroShotClip(self, attribute)
 
     def similarity(self, images: Pictures, prompt: str) -> np.ndarray:
         """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how well pictures match it.
@@ -120,24 +118,15 @@ class ClipModel:
 class ZeroShotClip:
     """Compares pictures with the `classifier_texts` of each group.
 
-    Each text is put into each of `templates` ("{}" alone, or such as "a photo of {}" for texts that are bare names).
-    The unit embeddings of a group's captions are averaged and made unit again (Radford et al. 2021, section 3.1.4), and
-    softmax(cosine / temperature) runs over the groups. `temperature` None is the model's own; higher is less sure.
+    The unit embeddings of a group's texts are averaged and made unit again (Radford et al. 2021, section 3.1.4), and
+    softmax(scale * cosine), with the model's own scale, runs over the groups.
     """
 
-    def __init__(self, model: ClipModel, attribute: Attribute, temperature: float | None = None,
-                 templates: Sequence[str] = ("{}",)):
-        if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-            raise DebiasError(f"Expected a temperature above 0, got {temperature}. Leave it out for the model's own.")
-        if isinstance(templates, str) or not templates or not all("{}" in template for template in templates):
-            raise DebiasError("Expected a list of templates with '{}' in each, e.g. 'a photo of {}', got "
-                              f"{short(templates)}.")
+    def __init__(self, model: ClipModel, attribute: Attribute):
         self.model, self.attribute = model, attribute
-        self.name = f"CLIP {model.name}"
-        self.scale = 1 / temperature if temperature else model.scale
-        self.groups = torch.stack([torch.nn.functional.normalize(model.embed_texts(
-            [template.replace("{}", text) for template in templates for text in group.classifier_texts]).mean(0), dim=0)
-            for group in attribute.groups])
+        self.name, self.scale = f"CLIP {model.name}", model.scale
+        self.groups = torch.stack([torch.nn.functional.normalize(model.embed_texts(group.classifier_texts).mean(0),
+                                                                 dim=0) for group in attribute.groups])
         if torch.nn.functional.pdist(self.groups).min() < 1e-5:
             raise DebiasError(f"{quoted(model.name)} cannot tell two groups of {quoted(attribute.name)} apart by "
                               "their texts. Give them different classifier texts, short enough for the model, and "

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DebiasError, quoted, short
 from ..looks import DETECTORS, LARGEST, PEOPLE
-from . import NO_FACE, Classifier, Pictures, digest, pictures
+from . import NO_FACE, Classifier, Pictures, digest, name_of, pictures
 
 YUNET = "face_detection_yunet*.onnx"
 INSTALL = "pip install dlib-bin"  # it needs nothing else
@@ -104,8 +104,7 @@ def _yunet(file: str) -> Detector:
 
 
 def _scaled(rgb: np.ndarray, most: int, detect: Callable[[np.ndarray], Sequence]) -> list[Box]:
-    """Boxes that a detector finds in a picture whose longer side is made `most` pixels, where it is longer, in the
-    picture's own pixels."""
+    """Boxes in a picture's own pixels, found in a copy whose longer side is at most `most` pixels."""
     from PIL import Image
     scale = max(max(rgb.shape[:2]) / most, 1.0)
     size = max(round(rgb.shape[1] / scale), 1), max(round(rgb.shape[0] / scale), 1)
@@ -128,8 +127,7 @@ class Faces:
         self._last: tuple[bytes, list[list[Box]]] = b"", []
 
     def boxes(self, images: Pictures) -> list[list[Box]]:
-        """The boxes of each picture's faces, the largest first, cut at the picture's edges; faces below 8 pixels are
-        left out."""
+        """The boxes of each picture's faces, the largest first, cut at its edges; tiny faces are left out."""
         arrays = pictures(images)
         key = digest(arrays)
         if key != self._last[0]:
@@ -173,8 +171,7 @@ class OfFaces:
         if not 0 <= margin <= 4:
             raise DebiasError(f"Expected a face's margin from 0 to 4 times its side, got {margin}.")
         self.classify, self.found, self.look, self.margin = classify, faces, look, margin
-        name = getattr(classify, "name", type(classify).__name__)
-        self.name = f"{name}, {'every face' if look == PEOPLE else 'largest face'}"
+        self.name = f"{name_of(classify)}, {'every face' if look == PEOPLE else 'largest face'}"
         if look == PEOPLE:
             self.people = self._people
 

@@ -154,8 +154,8 @@ class Judges:
 def at_faces(judge: Classifier, faces: Faces, look: str) -> Classifier:
     """A judge of pictures, made to look at faces with the margin that it was trained on; of a panel each one."""
     if isinstance(judge, Panel):
-        return Panel([at_faces(own, faces, look) for own in judge.judges], judge.threshold)
+        return Panel([at_faces(own, faces, look) for own in judge.judges])
     if isinstance(judge, SkinTone):  # the face is cut out for it
         judge = copy(judge)
-        judge.detector, judge.where = None, "off"
+        judge.detector = None
     return OfFaces(judge, faces, look, getattr(judge, "margin", MARGIN))

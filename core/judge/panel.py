@@ -6,23 +6,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import DebiasError
-from . import DISAGREED, UNSURE, Classifier, Pictures, labels, pictures
+from . import DISAGREED, UNSURE, Classifier, Pictures, labels, name_of, pictures
 
 
 class Panel:
     """Several judges of one attribute: the common label if all that are sure agree, `DISAGREED` if they differ.
 
-    threshold  below it a judge is unsure and abstains, in [0, 1]; a picture of which all abstain is unsure
-
-    `opinions(images)` are the judges' own labels. Raises DebiasError for fewer than two judges.
+    A picture of which all abstain is unsure. Raises DebiasError for fewer than two judges.
     """
 
-    def __init__(self, judges: Sequence[Classifier], threshold: float = 0.0):
+    def __init__(self, judges: Sequence[Classifier]):
         if len(judges) < 2:
             raise DebiasError(f"Expected two judges or more for a panel, got {len(judges)}.")
-        self.judges, self.threshold = tuple(judges), threshold
-        self.names = tuple(getattr(judge, "name", type(judge).__name__) for judge in judges)
-        self.name = f"panel of {' and '.join(self.names)}"
+        self.judges = tuple(judges)
+        self.name = f"panel of {' and '.join(map(name_of, judges))}"
         # Judges of a panel that look for faces look for the same ones.
         looking = next((judge for judge in judges if hasattr(judge, "faces")), None)
         if looking is not None:
@@ -30,11 +27,6 @@ class Panel:
             self.boxes = getattr(looking, "boxes", None)
         if all(hasattr(judge, "people") for judge in judges):
             self.people = self._people
-
-    def opinions(self, images: Pictures) -> np.ndarray:
-        """The label of each judge for each picture, int64 [judges, N]."""
-        arrays = pictures(images)
-        return np.stack([labels(judge(arrays), self.threshold) for judge in self.judges])
 
     def __call__(self, images: Pictures) -> np.ndarray:
         """Probabilities float32 [N, n]: the mean over the judges that are sure, where they agree."""
@@ -46,7 +38,7 @@ class Panel:
         return [self._agreed(own) for own in zip(*every, strict=True)]
 
     def _agreed(self, given: Sequence[np.ndarray]) -> np.ndarray:
-        probabilities, votes = np.stack(given), np.stack([labels(p, self.threshold) for p in given])
+        probabilities, votes = np.stack(given), np.stack([labels(p) for p in given])
         sure = votes >= 0
         mean = (probabilities * sure[..., None]).sum(0) / np.maximum(sure.sum(0), 1)[:, None]
         differ = np.array([len(set(own[own >= 0])) > 1 for own in votes.T], bool)

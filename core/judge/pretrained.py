@@ -17,8 +17,7 @@ PICKLED = ("adapter_config.json", "vocab.pkl", "vocab.bin")
 
 
 class Managed(torch.nn.Module):
-    """Holds a model for a host that manages memory: its patchers set `device`, which a transformers model does not let
-    them do."""
+    """Holds a model for a host's patchers, which set `device`: a transformers model does not let them."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()

@@ -7,6 +7,7 @@ I-VI. It measures the light on the skin as well as the skin, and drawings follow
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from .faces import detector as faces_detector
 
 # By number of groups; merging neighbours (I with II ...) drops the cut-off between them.
 CUTOFFS = {6: (55.0, 41.0, 28.0, 10.0, -30.0), 5: (41.0, 28.0, 10.0, -30.0), 3: (41.0, 10.0)}
-FACES = ("auto", "only", "off")
+FACES = ("auto", "off")
+LEAST_SKIN = 0.02  # share of a face or picture, weighted as in `skin_colour`; below it a picture is left out
 
 # sRGB (IEC 61966-2-1) to XYZ. White is the sum of each row, so that greys have a* = b* = 0 exactly.
 SRGB_TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
@@ -51,7 +53,7 @@ def skin_mask(lab: np.ndarray) -> np.ndarray:
     return (15 < lightness) & (lightness < 96) & (8 < chroma) & (chroma < 40) & (25 < hue) & (hue < 83)
 
 
-def skin_colour(rgb: np.ndarray, min_share: float = 0.02) -> np.ndarray | None:
+def skin_colour(rgb: np.ndarray) -> np.ndarray | None:
     """CIELAB [3] of the most common skin colour of a uint8 RGB picture or face [H, W, 3]; None where too little is.
 
     Pixels count by a Gaussian about the centre, a fifth of each side wide, since people and faces stand in the middle
@@ -63,7 +65,7 @@ def skin_colour(rgb: np.ndarray, min_share: float = 0.02) -> np.ndarray | None:
     weight = np.exp(-(y[:, None] ** 2 + x ** 2) / (2 * 0.2 ** 2))
     lab = cielab(rgb)
     mask = skin_mask(lab)
-    if weight[mask].sum() < min_share * weight.sum():
+    if weight[mask].sum() < LEAST_SKIN * weight.sum():
         return None
     skin, cell = lab[mask], 4
     histogram, edges = np.histogramdd(skin, weights=weight[mask], bins=[np.arange(-cell, 104 + cell, cell),
@@ -92,19 +94,18 @@ class SkinTone:
     attribute  groups from light to dark: `SKIN_TONE`, `SKIN_TONE_5`, `SKIN_TONE_3`, or any with own `cutoffs`
     cutoffs    falling angles in degrees, one fewer than groups; None: those of Del Bino for 6, 5 or 3 groups
     faces      "auto": the largest face where a detector is installed and finds one, else the whole picture;
-               "only": pictures without a face are left out; "off": the whole picture, alike on every machine
+               "off": the whole picture, alike on every machine
     detector   callable, uint8 RGB [H, W, 3] -> boxes (x, y, width, height) in pixels; None: that of `faces.detector`
-    min_share  least share of skin in the face or picture, weighted as in `skin_colour`; below it a picture is left out
 
     `margin`, that of a face's cut where a judge of faces uses it: skin is the face's alone.
 
-    Raises DebiasError for cut-offs that do not fit, and for faces="only" where no detector is installed.
+    Raises DebiasError for cut-offs that do not fit.
     """
 
     margin = 0.0
 
     def __init__(self, attribute: Attribute, *, cutoffs: Sequence[float] | None = None, faces: str = "auto",
-                 detector: Detector | None = None, min_share: float = 0.02):
+                 detector: Detector | None = None):
         n = len(attribute.groups)
         if cutoffs is None and n not in CUTOFFS:
             raise DebiasError(f"Skin tone has cut-offs for 6, 5 or 3 groups, but {quoted(attribute.name)} has {n}. "
@@ -115,20 +116,14 @@ class SkinTone:
                               f"dark, got {short(self.cutoffs.tolist())}.")
         if faces not in FACES:
             raise DebiasError(f"Expected faces to be one of {', '.join(FACES)}, got '{faces}'.")
-        if not 0 < min_share < 1:
-            raise DebiasError(f"Expected min_share, a share of the pixels, between 0 and 1, got {min_share}.")
         if faces != "off" and detector is None:
-            try:
+            with suppress(DebiasError):  # none is installed
                 detector = faces_detector()
-            except DebiasError:
-                if faces == "only":
-                    raise
-        self.attribute, self.where, self.min_share = attribute, faces, min_share
-        self.detector = None if faces == "off" else detector
+        self.attribute, self.detector = attribute, None if faces == "off" else detector
         self.name = "ITA of faces" if self.detector else "ITA of pictures"
 
     def angles(self, images: Pictures) -> np.ndarray:
-        """ITA of each picture in degrees, float64 [N]; NaN where no skin, or no face that must be there, is found."""
+        """ITA of each picture in degrees, float64 [N]; NaN where no skin is found."""
         colours = (self._colour(rgb) for rgb in pictures(images))
         return np.array([np.nan if colour is None else typology_angle(colour) for colour in colours], dtype=float)
 
@@ -144,6 +139,4 @@ class SkinTone:
         if boxes:
             x, y, width, height = boxes[0]
             rgb = rgb[y:y + height, x:x + width]
-        elif self.where == "only":
-            return None
-        return skin_colour(rgb, self.min_share)
+        return skin_colour(rgb)

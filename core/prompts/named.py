@@ -95,8 +95,7 @@ def main_person(said: Sequence[Person], subject: str = "") -> Person | None:
 
 
 def _of(main: Person, match: re.Match, said: Sequence[Person], text: str) -> bool:
-    """Does a word speak of this person? Tags behind commas do, and pronouns do unless another man or woman was named
-    since."""
+    """Does a word speak of this person? Tags do, and pronouns do unless another man or woman was named since."""
     if match[0] in PRONOUNS:
         since = [p for p in said if main.at < p.at < match.start() and p.clause == main.clause]
         return not any(re.search(whole(rf"\d*(?:{'|'.join((MAN + WOMAN).split())})"), text[p.first:p.last])

@@ -92,12 +92,10 @@ class Scene:
         """`anchor` l, m or r is what of the text stands at x; y is its middle."""
         self.shapes.append(("text", x, y, text, size, color, anchor))
 
-    def whisker(self, low: float, high: float, across: float, color: str, vertical: bool = False,
-                halo: float = 0.0) -> None:
-        """An interval from low to high; `across` is its place on the other axis."""
-        for a, b, c, d in ((low, across, high, across), (low, across - 3, low, across + 3),
-                           (high, across - 3, high, across + 3)):
-            self.line(*((b, a, d, c) if vertical else (a, b, c, d)), color, 1.5, halo=halo)
+    def whisker(self, low: float, high: float, y: float, color: str, halo: float = 0.0) -> None:
+        """An interval from low to high."""
+        for edges in ((low, y, high, y), (low, y - 3, low, y + 3), (high, y - 3, high, y + 3)):
+            self.line(*edges, color, 1.5, halo=halo)
 
     def svg(self, label: str) -> str:
         parts = [f'<svg viewBox="0 0 {self.width} {self.height:g}" role="img" aria-label="{escape(label)}">']
@@ -252,14 +250,13 @@ def _shortened(text: str, width: float, size: float) -> str:
     return whole[:fits].rstrip() + "..."
 
 
-def wrapped(text: str, width: float, size: float, most: int = 4) -> list[str]:
-    """The text in lines that fit a width in pixels, `most` of them; the rest is left out, and so is the end of a word
-    that is wider."""
+def wrapped(text: str, width: float, size: float) -> list[str]:
+    """The text in four lines of a width in pixels; the rest is left out, and so is the end of a wider word."""
     lines: list[str] = []
     words = re.split(r"(?<!/) (?!/)", " ".join(text.split())) if text.strip() else []  # "0 / 100" is one
-    while words and len(lines) < most:
+    while words and len(lines) < 4:
         fit = next((n for n in range(1, len(words) + 1) if _length(" ".join(words[:n + 1]), size) > width), len(words))
-        rest = words if len(lines) == most - 1 else words[:fit]
+        rest = words if len(lines) == 3 else words[:fit]
         lines.append(_shortened(" ".join(rest), width, size))
         words = words[len(rest):]
     return lines

@@ -50,8 +50,7 @@ AGAIN = "Restore the file, or make the card again."
 
 
 def read_card(path: str | Path) -> dict:
-    """A card from its JSON file. Raises DebiasError for what is no card, or a damaged one; OSError where the file
-    cannot be read."""
+    """A card from its JSON file. Raises DebiasError for what is no card, or a damaged one; OSError."""
     try:
         return check_card(read_json(path))
     except DebiasError as error:
@@ -229,8 +228,7 @@ def figures(card: Mapping) -> list[Figures]:
 
 
 def compare(first: Mapping, second: Mapping) -> list[Comparison]:
-    """Two cards, attribute by attribute: paired by name and groups, those of the same target first, and prompt by
-    prompt."""
+    """Two cards, paired attribute by attribute (of the same target first), and prompt by prompt."""
     left, found = figures(second), []
     for a in figures(first):
         same = [b for b in left if (b.attribute.name, b.attribute.names) == (a.attribute.name, a.attribute.names)]
@@ -242,8 +240,7 @@ def compare(first: Mapping, second: Mapping) -> list[Comparison]:
 
 
 def difference(a: Shares, b: Shares, k: int) -> tuple[float, float]:
-    """95 % interval of how much larger the share of group k is in b, from the intervals of both (Newcombe 1998, method
-    10)."""
+    """95 % interval of how much larger the share of group k is in b (Newcombe 1998, method 10)."""
     (low_a, high_a), (low_b, high_b) = a.intervals[k], b.intervals[k]
     p, q = a.shares[k], b.shares[k]
     return q - p - math.hypot(q - low_b, high_a - p), q - p + math.hypot(high_b - q, p - low_a)

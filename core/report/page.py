@@ -83,8 +83,7 @@ def report_page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None =
 def write_report(folder: str | Path, profile: Profile,
                  sheets: Mapping[str, Sequence[Sheet]] | None = None,
                  others: Sequence[Entry] = ()) -> Path:
-    """Write the `report_page` to `report.html` in a folder, atomically, and return its path. Raises
-    OSError where the file cannot be written."""
+    """Write the `report_page` to `report.html` in a folder, atomically, and return its path. Raises OSError."""
     return write_atomic(Path(folder) / "report.html", report_page(profile, sheets, others))
 
 
@@ -213,8 +212,7 @@ def _table(f: Figures) -> list[tuple[str, list[list[str]]]]:
 
 
 def _shown(own: Mapping, found: Sequence[Figures]) -> list[dict]:
-    """Prompts with their pictures, each once: of a short list all, of a longer one those that are
-    farthest from a target."""
+    """Prompts with their pictures: of a short list all, of a longer one those that are farthest from a target."""
     given = {row["prompt"]: row.get("pictures") or {} for row in own["rows"]}
     if len(given) <= ALL:
         prompts = [prompt for prompt, pictures in given.items() if pictures]

@@ -29,10 +29,9 @@ class Sheet:
             raise DebiasError(f"Expected a seed for each picture {short(self.what)}, got {len(self.seeds)} seeds and "
                               f"{len(self.pictures)} pictures.")
 
-    def image(self, columns: int = 8, most: int | None = None) -> Image.Image:
-        """A contact sheet of the first pictures, with their seeds below. Raises DebiasError for none."""
-        captions = [f"seed {seed}" for seed in self.seeds[:most]] or None
-        return contact_sheet(list(self.pictures[:most]), columns, captions)
+    def image(self, columns: int = 8) -> Image.Image:
+        """A contact sheet with the seeds below. Raises DebiasError for no pictures."""
+        return contact_sheet(self.pictures, columns, [f"seed {seed}" for seed in self.seeds] or None)
 
 
 def side_by_side(rows: Sequence[Sequence[tuple[str, Sequence[Image.Image]]]], columns: int = 4) -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..attribute import Attribute, together
 from ..errors import DebiasError
-from ..judge import UNSURE
+from ..judge import UNSURE, name_of
 from ..judge.check import Check
 from ..calibration.labelled import Labelled, corrected
 from ..judge.panel import Panel
@@ -58,6 +58,13 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
             for i, attribute in enumerate(attributes)], outcome
 
 
+def words_of(checks: Sequence[Check]) -> list[str]:
+    """What was found, in lines: of each judge how often it is right about each group, and warnings."""
+    return [line for check in checks for line in (
+        f"{check.attribute}, by {check.judge}:", *(f"  {line}" for line in check.lines),
+        *(f"  Warning: {warning}" for warning in check.warnings))]
+
+
 def _check(attribute: Attribute, i: int, stated: Sequence[tuple[int, int, str]], seen: Sequence,
            made: Sequence[Labelled], judge: object, by_hand: bool) -> Check:
     own = [at for at, (attribute_at, _, _) in enumerate(stated) if attribute_at == i]
@@ -67,7 +74,7 @@ def _check(attribute: Attribute, i: int, stated: Sequence[tuple[int, int, str]],
     known = true if by_hand else labels if isinstance(judge, Panel) else np.full(len(said), UNSURE)
     obeyed = [(int((known[said == g] == g).sum()), int((known[said == g] >= 0).sum()))
               for g in range(len(attribute.groups))]
-    check = Check.of(attribute, true.tolist(), labels.tolist(), judge=getattr(judge, "name", type(judge).__name__),
+    check = Check.of(attribute, true.tolist(), labels.tolist(), judge=name_of(judge),
                      prompts=tuple(next(stated[at][2] for at in own if stated[at][1] == g)
                                    for g in range(len(attribute.groups))), by="hand" if by_hand else "prompts")
     return replace(check, obeyed=tuple(obeyed)) if any(of for _, of in obeyed) else check

@@ -36,8 +36,7 @@ SAVED_EVERY = 20  # batches
 
 @dataclass(frozen=True)
 class Opened:
-    """A file as a judge sees it: uint8 RGB [H, W, 3], or None and why it cannot be read; `note` says what was left
-    away."""
+    """A file as a judge sees it, uint8 RGB [H, W, 3], or None; `note` says why, or what was left away."""
     image: np.ndarray | None
     note: str = ""
 
@@ -93,8 +92,7 @@ def files(folder: str | Path) -> list[Path]:
 
 
 def leads_out(root: Path, file: Path) -> bool:
-    """Is it a link to a picture that is not in the folder? A folder that somebody sent must not have others labelled,
-    and shown on a page."""
+    """Is it a link out of the folder? One that somebody sent must not have other pictures labelled and shown."""
     return file.is_symlink() and not file.resolve().is_relative_to(root.resolve())
 
 

@@ -11,7 +11,7 @@ from ..calibration.loop import Calibration
 from ..calibration.round import AUDIT, Round
 from ..calibration.plan import Plan
 from .host import boxes_in, seen_by
-from ..errors import DebiasError, quoted
+from ..errors import DebiasError, quoted, short
 from ..judge import NO_FACE, Classifier
 from ..judge.check import Check, check_same
 from ..method.draw import Steering
@@ -42,6 +42,13 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
     return Labelled(title or "pictures", attributes, r, keys, run_of("pictures", [[a.name, *a.names] for a in
                                                                                  attributes]),
                     thumbs(keys[:most], images[:most], judges), checks)
+
+
+def warnings_of(labelled: Labelled, unreadable: Sequence[str] = ()) -> list[str]:
+    """What to say of labels: pictures that do not count, files that could not be read, and what the checks warn of."""
+    unread = f"{len(unreadable)} pictures could not be read: {short('; '.join(unreadable))}" if unreadable else ""
+    return [*filter(None, [labelled.round.left_out, labelled.round.broken, unread]),
+            *(warning for check in labelled.checks if check for warning in check.warnings)]
 
 
 def thumbs(keys: Sequence[str], images: Sequence[np.ndarray | None], judges: Sequence[Classifier]) -> dict[str, bytes]:

@@ -54,8 +54,7 @@ class Host(Protocol):
         ...
 
     def fingerprint(self) -> object:
-        """Everything that determines a picture or a label, except the prompt and the runner's arguments, as plain
-        values."""
+        """Everything that determines a picture or a label, but for prompt and runner's arguments, as plain values."""
         return self.setting
 
     def known(self, prompt: str) -> str:
@@ -167,8 +166,7 @@ class Measuring:
 
 
 def watched(host: Host, attributes: Sequence[Attribute]) -> dict[str, tuple[Classifier, int]]:
-    """Classifiers of built-in attributes that are not calibrated, by name, with the number of groups, as far as the
-    host's judges know them."""
+    """(classifier, number of groups) of each built-in attribute that is not calibrated and that the judges know."""
     found = {}
     for attribute in others(attributes):
         try:

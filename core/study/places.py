@@ -3,15 +3,15 @@ from __future__ import annotations
 
 import itertools
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Sequence
 
 from ..attribute import Attribute
 from ..calibration.loop import Calibration
 from ..calibration.result import holds
-from ..errors import DebiasError, placed, quoted
+from ..errors import DebiasError, quoted, said_as
 from ..files import exclusive, inside, writing
 from ..profile.file import Profile
 from .host import Host
@@ -46,9 +46,9 @@ class Places:
 def hold(host: Host, places: Places, held: ExitStack) -> None:
     """Hold the lock of a calibration's files. Raises DebiasError where another one does, and for a place outside."""
     for own in (places.folder, places.states):
-        with called(host, own):
+        with said_as(own, host.place):
             inside(own.parent, own)
-    with called(host, places.lock), writing("The calibration's files", host.place(places.lock.parent)):
+    with said_as(places.lock, host.place), writing("The calibration's files", host.place(places.lock.parent)):
         held.enter_context(exclusive(places.lock))
 
 
@@ -84,13 +84,13 @@ def put_aside(host: Host, folder: Path, earlier: Path) -> str:
 
 
 def profile_at(host: Host, places: Places) -> Profile:
-    with called(host, places.profile):
+    with said_as(places.profile, host.place):
         return Profile.load(places.profile)
 
 
 def loaded(host: Host, work: Unfinished, again: bool) -> Calibration | None:
     assert work.path is not None
-    with called(host, work.path):
+    with said_as(work.path, host.place):
         return work.load(again)
 
 
@@ -104,12 +104,3 @@ def as_done(places: Places, begun: Sequence[Calibration | None]) -> Places:
         except (DebiasError, OSError):
             continue
     return places
-
-
-@contextmanager
-def called(host: Host, path: Path) -> Iterator[None]:
-    """Mistakes are said with the file's place as users know it: over a network, nobody must learn where that lies."""
-    try:
-        yield
-    except DebiasError as error:
-        raise DebiasError(placed(str(error), path, host.place)) from error

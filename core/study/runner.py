@@ -14,7 +14,7 @@ from typing import Sequence
 from ..attribute import Attribute, together
 from ..errors import DebiasError, out_of_memory, short
 from ..files import safe_name, write_atomic, writing
-from ..judge import blank
+from ..judge import blank, name_of
 from ..judge.check import Check, check_same
 from ..calibration.labelled import Labelled, run_of
 from ..method.methods import METHODS, Method
@@ -185,4 +185,4 @@ def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:
 def _names(host: Host, attributes: Sequence[Attribute]) -> str:
     """What labels the pictures, as profiles say it."""
     classifiers, _ = host.judges(attributes)
-    return ", ".join(getattr(classify, "name", type(classify).__name__) for classify in classifiers)
+    return ", ".join(map(name_of, classifiers))

@@ -141,8 +141,7 @@ class Unfinished:
         return [seed for seed, acts in zip(seeds, steered) if acts and seed not in self._pictures[AFTER]]
 
     def sheets(self, calibration: Calibration) -> tuple[Sheet | None, Sheet | None]:
-        """(before, after) of the same seeds: of the audit, and with the weights where they are final.
-        None without pictures."""
+        """(before, after): the audit's pictures, and the same seeds with final weights; None without pictures."""
         before, after = self._pictures[BEFORE], self._pictures[AFTER]
         if not before:
             return None, None
@@ -153,8 +152,7 @@ class Unfinished:
         return first, Sheet(WITH, [after.get(seed, before[seed]) for seed in seeds], seeds)
 
     def finish(self) -> None:
-        """The calibration is done: the same request finds it. The state goes last: while it is there, the work counts
-        as not done."""
+        """Keep done work for the same request. The state is moved last: where it is, the work is not done."""
         if self.path is None or self._done is None or self.done:
             return
         self._done.parent.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from ...core.attribute import Attribute
 from ...core.calibration.plan import FIELDS, Plan, beyond_balance, planned
-from ...core.errors import DebiasError, quoted, short
+from ...core.errors import DebiasError, quoted
 from ...core.files import read_json, write_atomic
 from ...core.method.methods import METHODS, Method, named
-from .bar import Bar
+from ..bar import Bar
 from .parts import (
-    Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, pictures_of,
-    plan_of, png_of, say)
+    Stopped, attributes_of, bench_of, check_of_each, checks_of, folder_judges, keep, parameters_of, plan_of, say)
 
 if TYPE_CHECKING:  # they load torch, which takes seconds
     from ...core.profile.file import Entry, Profile
@@ -30,13 +29,14 @@ def audit(options) -> dict:
     """Measure which groups the pictures of a model or of a folder show. Changes nothing."""
     from ...core.calibration.labelled import corrected, read_corrections
     from ...core.study import runner
+    from ...core.study.unfinished import png
     attributes, checks = attributes_of(options), checks_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
     if options.folder:
         return _audit_folder(options, attributes, checks, corrections)
     keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench = bench_of(options, attributes)
-    with Bar(options) as bench.say:
+    with Bar(options.json) as bench.say:
         outcome = runner.audit(bench, options.prompt, attributes, options.count or FIELDS["images"].default,
                                bench.batch_size, options.seed or 0, options.confidence,
                                check_of_each(attributes, checks))
@@ -49,18 +49,16 @@ def audit(options) -> dict:
         for c, shares in zip(outcome.calibrations, outcome.figures())])
     if options.out:
         sheets = [sheet.image() for sheet, _ in outcome.sheets if sheet]
-        files = {f"audit-{i}.png": png_of(sheet) for i, sheet in enumerate(sheets, 1)}
+        files = {f"audit-{i}.png": png(sheet) for i, sheet in enumerate(sheets, 1)}
         files["audit.json"] = json.dumps(result, indent=2)
-        files |= _labelled_files(options, " and ".join(options.prompt), outcome.labelled)
-        for name, data in files.items():
-            write_atomic(Path(options.out) / name, data)
-        say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+        _write(options, " and ".join(options.prompt), outcome.labelled, files)
     return result
 
 
 def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
     """Label the pictures of a folder batch by batch; continues an interrupted audit with --out."""
     from ...core.study.folder import FolderAudit
+    from ...core.study.given import warnings_of
     from ...core.calibration.labelled import corrected
     keep(options, "audit.json", LABELS, TABLE)
     judges, by = folder_judges(options, attributes)
@@ -74,7 +72,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
         return f"{work.done} of {len(work.files)} pictures are labelled{kept}."
 
     try:
-        with Bar(options, "pictures") as bar:
+        with Bar(options.json, "pictures") as bar:
             labelled = work.run(bar.update)
     except KeyboardInterrupt as stopped:
         raise Stopped(f"\nInterrupted. {left()}") from stopped
@@ -86,58 +84,47 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     notes = [corrected([labelled], corrections)] if corrections is not None else []
     found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
     lines = [found[a.name].line(a.name, a.names) for a in attributes]
-    unreadable = [f"{len(work.unreadable)} pictures could not be read: {short('; '.join(work.unreadable))}"
-                  ] if work.unreadable else []
-    warnings = [*filter(None, [labelled.round.left_out, labelled.round.broken]), *unreadable,
-                *(warning for check in checks for warning in check.warnings)]
+    warnings = warnings_of(labelled, work.unreadable)
     say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
     result = dict(folder=Path(options.folder).resolve().name, pictures=work.done, unreadable=work.unreadable,
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
                                                  for (name, d), a in zip(found.items(), attributes, strict=True)})
     if options.out:
-        files = {**_labelled_files(options, work.title, [labelled]),
-                 "audit.json": json.dumps(result, indent=2)}
-        for name, data in files.items():
-            write_atomic(Path(options.out) / name, data)
+        _write(options, work.title, [labelled], {"audit.json": json.dumps(result, indent=2)})
         work.forget()
-        say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
     return result
 
 
-def _labelled_files(options, title: str, labelled: Sequence, back: str = "sd-debias audit --corrections FILE"
-                    ) -> dict[str, str | bytes]:
-    """The page of pictures and labels, and the table."""
+def _write(options, title: str, labelled: Sequence, files: dict, back: str = "sd-debias audit --corrections FILE"
+           ) -> None:
+    """Write the page of pictures and labels, the table, and these files."""
     from ...core.calibration.labelled import as_csv
     from ...core.report.look import look_page
-    files: dict[str, str | bytes] = {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled)}
-    return files
+    for name, data in {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled), **files}.items():
+        write_atomic(Path(options.out) / name, data)
+    say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
 
 
 def check(options) -> dict:
     """Check the classifier on this model: how it labels pictures whose prompt states the group."""
-    from ...core.study.checking import COUNT, PROMPT, check_judges
+    from ...core.study.checking import COUNT, PROMPT, check_judges, words_of
     from ...core.calibration.labelled import read_corrections
     attributes = attributes_of(options)
     corrections = read_corrections(options.corrections) if options.corrections else None
     keep(options, CHECK, LABELS, TABLE)
     bench = bench_of(options, attributes)
     prompts = options.prompt or [DEMO_PROMPT if options.model == "demo" else PROMPT]
-    with Bar(options) as bench.say:
+    with Bar(options.json) as bench.say:
         checks, outcome = check_judges(bench, prompts, attributes, options.count or COUNT, bench.batch_size,
                                        options.seed or 0, options.confidence, corrections)
     if not outcome.complete:
         _end(outcome, f"{outcome.why}. A check cannot be continued: run the same command again.")
-    say(options, "\n".join(["", *(line for own in checks for line in (f"{own.attribute}, by {own.judge}:", *(
-        f"  {line}" for line in own.lines), *(f"  Warning: {warning}" for warning in own.warnings))), *outcome.notes]))
+    say(options, "\n".join(["", *words_of(checks), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
     if options.out:
-        files = {**_labelled_files(options, "Check of the classifier", outcome.labelled,
-                                  "sd-debias check --corrections FILE"),
-                 CHECK: json.dumps(result, indent=2)}
-        for name, data in files.items():
-            write_atomic(Path(options.out) / name, data)
-        say(options, f"For --check: {Path(options.out).resolve() / CHECK}\n"
-                      f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+        _write(options, "Check of the classifier", outcome.labelled, {CHECK: json.dumps(result, indent=2)},
+               "sd-debias check --corrections FILE")
+        say(options, f"For --check: {Path(options.out).resolve() / CHECK}")
     return result
 
 
@@ -170,7 +157,7 @@ def _calibrate(bench, prompts: list[str], attributes: tuple[Attribute, ...], met
                            states=out / "unfinished", best=out / "profile (unfinished).json",
                            overwrite=options.overwrite)
     try:
-        with Bar(options) as bench.say:
+        with Bar(options.json) as bench.say:
             outcome = runner.calibrate(bench, prompts, attributes, method, plan, options.name or out.name, places,
                                        checks)
     except KeyboardInterrupt as interrupted:  # while files are written
@@ -204,6 +191,8 @@ def generate(options) -> dict:
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences, entry_for
     from ...core.profile.words import metadata
+    from ...core.study.unfinished import PARAMETERS, png
+    from ..workbench import pictures
     if len(options.prompt) > 1:
         raise DebiasError(f"Expected one --prompt for generate, got {len(options.prompt)}. Run it once for each.")
     if options.profile and options.attribute:
@@ -222,13 +211,13 @@ def generate(options) -> dict:
         if strength and any(any(s.weights) or s.probabilities for s in entry.steerings):
             encoded = bench.encoded(profile, prompt, strength)
     written, not_finite, uniform, first, acted = [], [], [], options.seed or 0, False
-    with Bar(options) as bar:
+    with Bar(options.json) as bar:
         for start in range(first, first + options.count, bench.batch_size):
             batch = range(start, min(start + bench.batch_size, first + options.count))
             images, info = (bench.apply(profile, prompt, batch, strength, encoded) if profile
                             else bench.generate(prompt, batch))
             acted |= bool(profile and info["acted"])
-            for i, (image, seed, row) in enumerate(zip(pictures_of(images), batch, info["weights"], strict=True)):
+            for i, (image, seed, row) in enumerate(zip(pictures(images), batch, info["weights"], strict=True)):
                 notes = {}
                 if profile:
                     notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed,
@@ -237,8 +226,8 @@ def generate(options) -> dict:
                     notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
                 elif one_colour(image):
                     notes["Warning"] = "all pixels are equal: does the model or its VAE overflow?"
-                data = png_of(image, parameters_of(prompt, seed, image.size, bench.setting, notes))
-                written.append(_written(out / f"{seed}.png", data, options.overwrite))
+                image.info[PARAMETERS] = parameters_of(prompt, seed, image.size, bench.setting, notes)
+                written.append(_written(out / f"{seed}.png", png(image), options.overwrite))
                 not_finite += [written[-1]] if i in info["broken"] else []
                 uniform += [written[-1]] if "Warning" in notes and i not in info["broken"] else []
             bar.update(len(written), options.count)
@@ -268,6 +257,7 @@ def report(options) -> dict:
     from ...core.profile.lookup import differences
     from ...core.report.page import write_report
     from ...core.report.sheet import WITH, WITHOUT, Sheet
+    from ..workbench import pictures
     profile, others = Profile.load(located(options.profile)), []
     sheets: dict[str, list[Sheet]] = {}
     keep(options, "report.html")
@@ -278,11 +268,11 @@ def report(options) -> dict:
         for prompt in options.prompt or ():
             profile = _for_prompt(bench, profile, prompt, options)
         seeds = list(range(options.seed or 0, (options.seed or 0) + SHOWN))
-        with Bar(options, "prompts") as bar:
+        with Bar(options.json, "prompts") as bar:
             for done, entry in enumerate(profile.entries):
                 bar.update(done, len(profile.entries))
                 made = bench.generate(entry.prompt, seeds)[0], bench.apply(profile, entry.prompt, seeds)[0]
-                sheets[entry.prompt] = [Sheet(what, pictures_of(images), seeds)
+                sheets[entry.prompt] = [Sheet(what, pictures(images), seeds)
                                         for what, images in zip((WITHOUT, WITH), made, strict=True)]
             bar.update(len(profile.entries), len(profile.entries))
         for prompt in options.prompt or ():
@@ -294,8 +284,7 @@ def report(options) -> dict:
 
 
 def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
-    """The profile with the user's choice for uncalibrated prompts; prints what is used if the prompt has no calibration
-    of its own."""
+    """The profile with the user's choice for other prompts; warns where the prompt has no calibration of its own."""
     from ...core.profile.lookup import entry_for, with_others
     from ...core.prompts.syntax import ALONE
     profile = with_others(profile, (options.others or ALONE).replace("-", " "))

@@ -132,7 +132,6 @@ def _number(name: str, **other: Any) -> Option:
 
 OWN_JUDGE = "the demo model's own; other models need one"
 COUNT = Range(1, MOST_IMAGES)
-NOTHING = "none; nothing is written"
 OPTIONS: dict[str, Option] = {
     "prompt": Option("prompt to generate pictures of", WHAT, several=True, required=True),
     "prompts": Option("a text file with one prompt per line; a CSV file with the column prompt, or subject and "

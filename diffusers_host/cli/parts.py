@@ -1,7 +1,6 @@
 """Shared by the commands: the model and its judges from the options, attributes, checks, files and output."""
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +58,7 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
     from ..workbench import check_device
     from ...core.looks import PICTURE
     from ...core.judge.named import Judges, open_model
+    from ...demo_model.model import clip, tones
     check_device(device)
     known = {attribute.name: attribute for attribute in attributes}
     where = dict(device=device, allow_download=getattr(options, "allow_download", False))
@@ -75,14 +75,7 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
         lines.append(text)
 
     def opened(source: str):
-        from ...demo_model.model import clip
         return clip(device) if source == "demo" else open_model(source, **where)
-
-    def colour(attribute: Attribute):
-        from ...core.judge.skin_tone import SkinTone
-        from ...demo_model.subjects import ITA_CUTOFFS
-        drawn = options.model == "demo" and len(attribute.groups) == len(ITA_CUTOFFS) + 1
-        return SkinTone(attribute, cutoffs=ITA_CUTOFFS if drawn else None)
 
     for name in labels:
         if not any(line.startswith(f"{name}=") for line in lines):
@@ -90,7 +83,8 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
                               f"with --classifier {name}=FOLDER.")
     maps = {name: read_json(file) for name, file in labels.items()}
     general = any("=" not in line or Path(line).exists() or line.partition("=")[0] not in known for line in lines)
-    judges = Judges([*lines, *(["demo"] if demo and not general else [])], attributes, opened, colour, maps,
+    lines += ["demo"] if demo and not general else []
+    judges = Judges(lines, attributes, opened, tones if demo or "demo" in lines else None, maps,
                     (getattr(options, "look", None) or PICTURE).replace("-", " "),
                     getattr(options, "detector", None) or "auto")
     found = {attribute.name: judges.of(attribute) for attribute in attributes}
@@ -117,28 +111,23 @@ def folder_judges(options, attributes: Sequence[Attribute]):
 
 
 def checks_of(options) -> list:
-    """Checks of classifiers, as `check` writes them."""
-    from ...core.judge.check import Check
-    found = []
-    for file in options.check or ():
-        data = read_json(file)
-        if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
-            raise DebiasError(f"{quoted(file)} is not a check of a classifier. Make one with sd-debias check.")
-        found += [Check.from_dict(own) for own in data["checks"]]
+    """Checks of classifiers, as `check` writes them, one an attribute."""
+    from ...core.judge.check import read_checks
+    found = [check for file in options.check or () for check in read_checks(file)]
+    twice = next((c.attribute for i, c in enumerate(found) if c.attribute in {b.attribute for b in found[:i]}), None)
+    if twice is not None:
+        raise DebiasError(f"Expected one --check of {quoted(twice)}, got two. Leave one out.")
     return found
 
 
 def check_of_each(attributes: Sequence[Attribute], checks: Sequence) -> list:
     """The check of each attribute, or None. Raises DebiasError for checks of attributes that are not measured."""
-    found = {check.attribute: check for check in checks}
-    if len(found) < len(checks):
-        twice = next(c.attribute for i, c in enumerate(checks) if c.attribute in {b.attribute for b in checks[:i]})
-        raise DebiasError(f"Expected one --check of {quoted(twice)}, got two. Leave one out.")
-    strange = sorted(set(found) - {a.name for a in attributes})
+    from ...core.judge.check import of_each
+    strange = sorted({check.attribute for check in checks} - {a.name for a in attributes})
     if strange:
         raise DebiasError(f"Expected checks of attributes that are measured, got one of {quoted(strange[0])}. Leave "
                           "it out, or measure it with --attribute.")
-    return [found.get(a.name) for a in attributes] if checks else []
+    return of_each(checks, attributes)
 
 
 def _assigned(text: str, known, option: str) -> tuple[str, str]:
@@ -164,11 +153,6 @@ def attributes_of(options) -> tuple[Attribute, ...]:
         [Attribute.from_dict(read_json(text))] if text.endswith(".json") else listed(text, [Path("wildcards")]))])
 
 
-def pictures_of(images):
-    from ..workbench import pictures
-    return pictures(images)
-
-
 def parameters_of(prompt: str, seed: int, size: tuple[int, int], setting: dict, notes: dict) -> str:
     """An image's parameters in the form that image browsers and AUTOMATIC1111 read."""
     fields = {"Steps": setting["steps"], "Sampler": setting["sampler"], "CFG scale": setting["cfg"], "Seed": seed,
@@ -177,16 +161,6 @@ def parameters_of(prompt: str, seed: int, size: tuple[int, int], setting: dict, 
     quoted = (f"{key}: {json.dumps(str(value)) if any(c in str(value) for c in ',:') else value}"
               for key, value in fields.items() if value is not None)
     return f"{prompt}{negative}\n{', '.join(quoted)}"
-
-
-def png_of(image, parameters: str | None = None) -> bytes:
-    from PIL.PngImagePlugin import PngInfo
-    info = PngInfo()
-    if parameters is not None:
-        info.add_itxt("parameters", parameters)
-    stream = io.BytesIO()
-    image.save(stream, "PNG", pnginfo=info)
-    return stream.getvalue()
 
 
 def keep(options, *files: str) -> None:

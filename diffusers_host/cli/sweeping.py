@@ -17,18 +17,20 @@ from ...core.calibration.plan import FIELDS, Plan, duration
 from ...core.errors import DebiasError, quoted, short
 from ...core.files import contents, inside, safe_name, write_atomic
 from ...core.method.methods import named
-from .parts import Stopped, attributes_of, bench_of, checks_of, keep, plan_of, say
+from ..bar import Bar
+from .parts import Stopped, attributes_of, bench_of, check_of_each, checks_of, keep, plan_of, say
 
 if TYPE_CHECKING:
-    from ..sweep.driver import Pool
+    from ..sweep.driver import Here
     from ..sweep.folder import Request, SweepFolder
     from ..sweep.job import Job
+    from ..sweep.on_ray import OnRay
     from ..sweep.worker import Recipe, Worker
 
 # What decides pictures or labels, beside what a sweep's folder keeps anyway.
 DECIDING = ("config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "classifier", "labels", "look",
             "detector")
-LINE_EVERY = 60.0  # seconds between two lines of progress in a log
+SAID_EVERY = 5.0  # seconds: counting what is left of many prompts takes time
 
 
 def sweep(options) -> dict:
@@ -96,12 +98,7 @@ def _request(options) -> Request:
         raise DebiasError(f"Expected different models, got one twice: {short(models)}. Give each one once.")
     method, plan = _plan(options, models)
     checks = tuple(checks_of(options))
-    if len({check.attribute for check in checks}) < len(checks):
-        raise DebiasError("Expected one --check per attribute, got two. Leave one out.")
-    strange = sorted({check.attribute for check in checks} - {a.name for own in variants for a in own})
-    if strange:
-        raise DebiasError(f"Expected checks of attributes that are measured, got one of {quoted(strange[0])}. Leave "
-                          "it out.")
+    check_of_each([a for own in variants for a in own], checks)
     deciding = {name: value for name in DECIDING if (value := getattr(options, name, None)) is not None}
     return Request(models, tuple(wanted), tuple(variants), method, plan, deciding, checks)
 
@@ -158,8 +155,8 @@ def _run_model(options, folder: SweepFolder, model: int) -> tuple[list[Job], dic
                                 facts=facts, warn=line.warn)
                 driver.run()
         except KeyboardInterrupt as stopped:
-            raise Stopped(f"{line.text()}\nWhat was measured is kept: run the same command again to continue."
-                          ) from stopped
+            raise Stopped(f"{line.images:,} pictures were made.\nWhat was measured is kept: run the same command again "
+                          "to continue.") from stopped
         finally:
             if pool is not None:
                 pool.close()
@@ -167,7 +164,7 @@ def _run_model(options, folder: SweepFolder, model: int) -> tuple[list[Job], dic
     return jobs, driver.facts or {}
 
 
-def _pool(options, request: Request, model: int) -> Pool:
+def _pool(options, request: Request, model: int) -> Here | OnRay:
     from ..sweep.driver import Here
     from ..sweep.worker import Recipe
     pictures = options.pictures and str(Path(options.pictures).resolve() / request.identity / str(model + 1))
@@ -214,8 +211,7 @@ def opened(options: dict, recipe: Recipe) -> Worker:
 
 
 def _place(options, folder: SweepFolder, model: int) -> tuple[Path, str]:
-    """(folder of a model's results, its profile's name); two models of one name, and names of a sweep's own files, are
-    told apart by a number."""
+    """(folder of a model's results, its profile's name), each unlike that of other models and the sweep's own files."""
     from ..sweep.folder import FACTS, NAME, STATES
     name = safe_name(options.name or folder.root.resolve().name)
     models = [re.sub(r"[^\w.-]+", "-", Path(own).name).strip(".-")[:60] or "model" for own in folder.request.models]
@@ -249,55 +245,37 @@ def _results(options, folder: SweepFolder, model: int, jobs: Sequence[Job], fact
 # --- progress --------------------------------------------------------------------------------------------------------
 
 class _Line:
-    """One line a model: on a terminal always the same one, in a log one a minute; with --json an event a line."""
+    """The bar of one model; with --json an event a line."""
 
     def __init__(self, options, model: str, jobs: Sequence[Job]):
-        self.json, self.terminal, self.model, self.jobs = options.json, sys.stderr.isatty(), model, jobs
-        self.images, self.began, self.told, self.counted = 0, time.monotonic(), 0.0, 0.0
-        self._about, self.out = 0, sys.stdout
+        self.json, self.model, self.jobs, self.bar = options.json, model, jobs, Bar(options.json)
+        self.images, self.began, self.told, self.out = 0, time.monotonic(), 0.0, sys.stdout
 
     def facts(self) -> dict:
-        now = time.monotonic()
-        if now - self.counted > 5 or not self.counted:
-            self._about, self.counted = sum(job.calibration.about_left for job in self.jobs if not job.finished), now
-        rate = self.images / (now - self.began) if self.images else 0.0
+        left = sum(job.calibration.about_left for job in self.jobs if not job.finished)
+        rate = self.images / (time.monotonic() - self.began) if self.images else 0.0
         return dict(event="progress", model=self.model, prompts=len(self.jobs),
-                    finished=sum(job.finished for job in self.jobs), images=self.images, left=self._about,
-                    rate=round(rate, 3), seconds_left=round(self._about / rate) if rate else None)
-
-    def text(self) -> str:
-        f = self.facts()
-        time_left = f"; about {duration(f['seconds_left'])} left" if f["seconds_left"] else ""
-        rate = f", {f['rate']:.1f}/s" if f["rate"] else ""
-        return (f"{self.model}: {f['finished']} of {f['prompts']} prompts, {f['images']:,} pictures{rate}, about "
-                f"{f['left']:,} more{time_left}")
+                    finished=sum(job.finished for job in self.jobs), images=self.images, left=left,
+                    rate=round(rate, 3), seconds_left=round(left / rate) if rate else None)
 
     def say(self) -> None:
-        now = time.monotonic()
-        if now - self.told < (0.2 if self.terminal and not self.json else 5.0 if self.json else LINE_EVERY) \
-                and self.told:
+        if self.told and time.monotonic() - self.told < SAID_EVERY:
             return
-        self.told = now
+        self.told, found = time.monotonic(), self.facts()
         if self.json:
-            print(json.dumps(self.facts()), flush=True, file=self.out)
-        else:
-            print(f"\r{self.text()}\033[K" if self.terminal else self.text(), end="" if self.terminal else "\n",
-                  file=sys.stderr, flush=True)
+            print(json.dumps(found), flush=True, file=self.out)
+        self.bar.update(self.images, self.images + found["left"],
+                        f"{self.model}: {found['finished']} of {found['prompts']} prompts")
 
     def warn(self, text: str) -> None:
         if self.json:
             print(json.dumps(dict(event="warning", model=self.model, text=text)), flush=True, file=self.out)
-        print(f"{self._newline}Warning: {text}", file=sys.stderr, flush=True)
+        self.bar.line(f"Warning: {text}", sys.stderr)
 
     def close(self) -> None:
-        self.told = self.counted = 0.0
+        self.told = 0.0
         self.say()
-        if self.terminal and not self.json:
-            print(file=sys.stderr)
-
-    @property
-    def _newline(self) -> str:
-        return "\n" if self.terminal and not self.json else ""
+        self.bar.__exit__()
 
 
 def _status(options) -> dict:

@@ -5,11 +5,14 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ...core.errors import DebiasError, short
 from .job import Job
 from .worker import Opened, Task, Worker, digest
+
+if TYPE_CHECKING:
+    from .on_ray import OnRay
 
 STRIKES = 3  # errors in a row, not all at one place, after which a worker is given nothing more
 TRIES = 3    # of one task, if possible by several workers
@@ -33,52 +36,30 @@ class Answer:
     wrong: bool = False
 
 
-class Pool(Protocol):
-    """Workers by name, which do one task at a time."""
-    seconds: float  # that a task should take
-
-    def workers(self) -> int:
-        """Number of workers, with those that are opened still."""
-        ...
-
-    def free(self) -> list[str]:
-        """The open workers that do nothing."""
-        ...
-
-    def give(self, worker: str, task: Task) -> None:
-        ...
-
-    def answers(self, seconds: float) -> list[Answer]:
-        """The answers so far; waits at most this long for the first."""
-        ...
-
-    def retire(self, worker: str) -> None:
-        """Let go of a worker, and forget what it is at work on."""
-        ...
-
-    def close(self) -> None:
-        """Let go of all workers."""
-        ...
-
-
 class Here:
-    """One worker in this process. Ctrl-C passes through between pictures, as in a calibration."""
-    name, seconds = "this process", 0.0  # every batch is kept at once
+    """A pool of one worker, in this process; `OnRay` is another one. Ctrl-C passes through between pictures.
+
+    seconds  that a task should take; 0: every batch is kept at once
+    """
+    name, seconds = "this process", 0.0
 
     def __init__(self, open_worker: Opened):
         self._open, self._worker, self._task = open_worker, None, None  # type: ignore[var-annotated]
         self._retired = False
 
     def workers(self) -> int:
+        """Number of workers, with those that are opened still."""
         return 0 if self._retired else 1
 
     def free(self) -> list[str]:
+        """The open workers that do nothing."""
         return [self.name] if self._worker and not self._task and not self._retired else []
 
     def give(self, worker: str, task: Task) -> None:
         self._task = task
 
     def answers(self, seconds: float) -> list[Answer]:
+        """The answers so far; waits at most this long for the first."""
         if self._worker is None:
             self._worker = self._open()
             return [Answer(self.name, found=self._worker.facts)]
@@ -86,6 +67,7 @@ class Here:
         return [] if task is None else [answer(self._worker, self.name, task)]
 
     def retire(self, worker: str) -> None:
+        """Let go of a worker, and forget what it is at work on."""
         self._retired = True
 
     def close(self) -> None:
@@ -112,7 +94,7 @@ class Driver:
     Raises DebiasError where no worker is left.
     """
 
-    def __init__(self, jobs: Sequence[Job], pool: Pool, *, keep: Callable[[Job, int], None],
+    def __init__(self, jobs: Sequence[Job], pool: Here | OnRay, *, keep: Callable[[Job, int], None],
                  facts: dict | None = None, learn: Callable[[dict], None] = lambda facts: None,
                  say: Callable[[], None] = lambda: None, warn: Callable[[str], None] = lambda text: None):
         self.jobs, self.pool, self.facts = {job.number: job for job in jobs}, pool, facts

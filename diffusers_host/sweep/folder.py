@@ -11,7 +11,7 @@ from ...core.attribute import Attribute
 from ...core.calibration.plan import Plan
 from ...core.errors import DebiasError, quoted
 from ...core.files import exclusive, inside, read_json, recover, write_atomic, writing
-from ...core.judge.check import Check
+from ...core.judge.check import Check, of_each
 from ...core.method.methods import Method
 from ...core.version import VERSION
 from .job import Job, Wanted, assign_teachers
@@ -58,8 +58,7 @@ class Request:
 
     def checks_of(self, variant: int) -> list[Check | None]:
         """The classifiers' checks of a set of attributes; empty where there are none."""
-        own = {check.attribute: check for check in self.checks}
-        found = [own.get(a.name) for a in self.variants[variant]]
+        found = of_each(self.checks, self.variants[variant])
         return found if any(found) else []
 
     def check_judges(self, facts: dict) -> None:
@@ -74,8 +73,7 @@ class Request:
 
 
 class SweepFolder:
-    """The folder of one sweep, which may come from somebody else: no link in it is followed out of
-    it. Raises DebiasError where it is another one's."""
+    """A sweep's folder, perhaps somebody else's: no link leads out of it. Raises DebiasError for another sweep's."""
 
     def __init__(self, root: Path, request: Request | None = None):
         """request: None reads what is there."""
@@ -114,8 +112,7 @@ class SweepFolder:
         return inside(self.root, self.root / STATES / f"{model}-{job}.json")
 
     def jobs(self, model: int) -> list[Job]:
-        """All prompts of a model, as an earlier run left them: teachers before those that they
-        teach. A damaged state is measured again."""
+        """All prompts of a model, as an earlier run left them, teachers first. A damaged state is measured again."""
         request = self.request
         made = [Job(number, wanted, request.variants[wanted.variant], request.method, request.plan,
                     checks=request.checks_of(wanted.variant))
@@ -141,8 +138,7 @@ class SweepFolder:
         return self._facts().get(str(model))
 
     def learn(self, model: int, facts: dict) -> None:
-        """Keep what the first worker says. Raises DebiasError where the checks are of another
-        judge."""
+        """Keep what the first worker says. Raises DebiasError where the checks are of another judge."""
         self.request.check_judges(facts)
         path = inside(self.root, self.root / FACTS)
         write_atomic(path, json.dumps({**self._facts(), str(model): facts}, default=str))

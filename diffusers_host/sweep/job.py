@@ -105,8 +105,7 @@ def audit_of(plan: Plan) -> Plan:
 
 
 def groups(wanted: Sequence[Wanted], method: Method, plan: Plan) -> list[list[int]]:
-    """Places of the prompts by groups of one set of attributes; those that neither teach nor are
-    taught, such as all of an audit, stand alone."""
+    """Places of the prompts by groups of one set of attributes; those that neither teach nor learn stand alone."""
     found: list[list[int]] = []
     open_groups: dict[int, list[int]] = {}
     for place, own in enumerate(wanted):

@@ -24,6 +24,7 @@ from ...core.calibration.plan import Plan
 from ...core.calibration.round import AUDIT, HELD_OUT, Round
 from ...core.errors import DebiasError
 from ...core.files import safe_name, write_atomic
+from ...core.judge import name_of
 from ...core.method.draw import rows
 from ...core.method.methods import Method
 from ...core.study.host import Host, Measuring
@@ -68,7 +69,7 @@ class Worker:
         self._last: tuple[int, dict, Measuring] | None = None  # what the last task left, in memory
 
     def advance(self, task: Task) -> dict:
-        """{"state", "thumbs", "images", "seconds", "evaluations", "facts": digest}, of at least one
+        """{"state", "thumbs", "images", "evaluations", "facts": digest}, of at least one
         batch. thumbs are {"before" or "after": {seed: JPEG in base64}}: of the audit and, once the prompt
         is finished, of those of its seeds that the weights steer.
 
@@ -97,8 +98,7 @@ class Worker:
         after, self.facts = self.host.evaluations, facts(self.host, self.recipe)  # some know only now
         state = calibration.to_dict()
         self._last = task.job, state, measuring
-        return dict(state=state, thumbs=thumbs, images=images,
-                    seconds=time.perf_counter() - started, facts=digest(self.facts),
+        return dict(state=state, thumbs=thumbs, images=images, facts=digest(self.facts),
                     evaluations=None if before is None or after is None else after - before)
 
     def _measuring(self, task: Task) -> Measuring:
@@ -147,10 +147,7 @@ Opened = Callable[[], Worker]  # opens a worker where it is to work; may be pick
 
 def facts(host: Host, recipe: Recipe) -> dict:
     """What decides a worker's labels: all workers, and earlier runs of the same sweep, agree in it."""
-    names: list[list[str]] = []
-    for variant in recipe.variants:
-        classifiers, _ = host.judges(variant)
-        names.append([getattr(classify, "name", type(classify).__name__) for classify in classifiers])
+    names = [list(map(name_of, host.judges(variant)[0])) for variant in recipe.variants]
     return dict(software=VERSION, model=str(host.setting.get("model") or "model"),
                 setting=dict(host.setting), fingerprint=digest(host.fingerprint()), classifiers=names)
 

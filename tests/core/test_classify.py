@@ -139,12 +139,12 @@ def test_zero_shot_equals_the_models_own_logits(kind, folders, images):
 
 
 def test_a_group_is_the_mean_of_its_captions_and_answers_are_cosines(clip, images):
-    group = clip.classifier(ENSEMBLE, templates=("{}", "photo of {}")).groups[0]
-    captions = clip.embed_texts(["a child", "a young person", "photo of a child", "photo of a young person"])
+    group = clip.classifier(ENSEMBLE).groups[0]
+    captions = clip.embed_texts(["a child", "a young person"])
     torch.testing.assert_close(group, captions.mean(0) / captions.mean(0).norm())
-    torch.testing.assert_close(captions.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(captions.norm(dim=1), torch.ones(2))
     cosines = clip.embed_images(images) @ clip.classifier(GENDER).groups.T
-    np.testing.assert_allclose(clip.classifier(GENDER, 1.0)(images), cosines.softmax(-1), atol=1e-5)
+    np.testing.assert_allclose(clip.classifier(GENDER)(images), (cosines * clip.scale).softmax(-1), atol=1e-5)
     similarity = clip.similarity(images, "a doctor")
     expected = torch.nn.functional.cosine_similarity(clip.embed_images(images), clip.embed_texts(["a doctor"]))
     np.testing.assert_allclose(similarity, expected, atol=1e-6)
@@ -228,12 +228,6 @@ def test_embeddings_that_overflow_are_refused(clip, images, monkeypatch):
     with pytest.raises(DebiasError, match="float32"):
         clip.similarity(images, "a doctor")
 
-
-@pytest.mark.parametrize("options", [
-    dict(temperature=0.0), dict(temperature=float("nan")), dict(templates=("a photo",))])
-def test_settings_that_make_no_sense_are_refused(clip, options):
-    with pytest.raises(DebiasError):
-        clip.classifier(GENDER, **options)
 
 # ---- loading
 
@@ -346,29 +340,25 @@ def test_pictures_without_skin_are_zeros_and_counted():
     assert p.sum(1).tolist() == [0, 1, 0] and (labels(p) == UNSURE).sum() == 2
 
 
-def test_the_largest_face_is_measured_and_none_leaves_the_picture_out_where_one_must_be_there():
+def test_the_largest_face_is_measured_and_the_picture_where_there_is_none():
     picture = person((165, 108, 67))
     picture[:12, :12] = (249, 221, 189)
-    for boxes, found in (([(0, 0, 12, 12)], 64.1), ([(0, 0, 12, 12), (20, 16, 22, 32)], 1.5), ([], None)):
-        only, auto = (SkinTone(SKIN_TONE, faces=faces, detector=lambda _, boxes=boxes: boxes).angles([picture])[0]
-                      for faces in ("only", "auto"))
-        assert auto == pytest.approx(found or 1.5, abs=0.1)
-        assert np.isnan(only) if found is None else only == auto
+    for boxes, found in (([(0, 0, 12, 12)], 64.1), ([(0, 0, 12, 12), (20, 16, 22, 32)], 1.5), ([], 1.5)):
+        auto = SkinTone(SKIN_TONE, detector=lambda _, boxes=boxes: boxes).angles([picture])[0]
+        assert auto == pytest.approx(found, abs=0.1)
 
 
-def test_a_detector_is_only_needed_where_faces_alone_count(monkeypatch):
+def test_no_detector_is_needed(monkeypatch):
     SkinTone(SKIN_TONE, faces="off", detector=lambda _: pytest.fail("asked"))([person((165, 108, 67))])
     for module in ("cv2", "dlib"):
         monkeypatch.setitem(sys.modules, module, None)
     assert SkinTone(SKIN_TONE).name == "ITA of pictures"
-    with pytest.raises(DebiasError, match="face detector"):
-        SkinTone(SKIN_TONE, faces="only")
 
 
 @pytest.mark.parametrize("attribute, options", [
     *((SKIN_TONE, options) for options in (
         dict(cutoffs=(10, 20, 30, 40, 50)), dict(cutoffs=(40, 10)), dict(faces="yes"),
-        dict(min_share=5))),
+        dict(cutoffs=(50, 40, 30, 20, float("nan"))))),
     (GENDER, dict(faces="off"))])
 def test_skin_tone_settings_that_make_no_sense_are_refused(attribute, options):
     with pytest.raises(DebiasError):

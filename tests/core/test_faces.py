@@ -155,11 +155,12 @@ def painted(face, body, box, size=96):
 def test_skin_tone_of_a_face_is_not_that_of_the_body_or_of_what_is_behind_it(box):
     shown = [(0, 5), (5, 0), (3, 2)]
     images = [painted(CLASSES[at][0], CLASSES[other][0], box) for at, other in shown]
+    images += [painted(rgb, (30, 90, 200), box) for rgb, _ in CLASSES]
     images.append(painted((40, 40, 200), CLASSES[2][0], box))  # no skin but beside the face
     looking = OfFaces(SkinTone(SKIN_TONE, faces="off"), Faces(lambda _: [box]),
                       margin=SkinTone.margin)
-    for judge in (looking, SkinTone(SKIN_TONE, faces="only", detector=lambda _: [box])):
-        assert labels(judge(images)).tolist() == [0, 5, 3, UNSURE]
+    for judge in (looking, SkinTone(SKIN_TONE, detector=lambda _: [box])):
+        assert labels(judge(images)).tolist() == [0, 5, 3, *range(6), UNSURE]
 
 
 # ---- detectors
@@ -259,15 +260,11 @@ def test_a_picture_counts_where_the_judges_that_are_sure_agree():
     p = panel(images)
     assert labels(p).tolist() == [0, DISAGREED, 0, UNSURE, NO_FACE, UNSURE, 1] and p.dtype == np.float32
     np.testing.assert_allclose(p[[0, 2, 6]], [(0.7, 0.3), SURE, OTHER], atol=1e-6)
-    assert panel.opinions(images).tolist() == [[0, 0, 0, -1, -2, -2, -2], [0, 1, -1, -1, -2, -1, 1]]
+    panel = Panel([says(SURE, SURE), says(NONE, SURE), says(SURE, OTHER)])
+    assert labels(panel([picture()] * 2)).tolist() == [0, DISAGREED]
     judges = [says(SURE, SURE, (0.6, 0.4)), says((0.35, 0.65), OTHER, (0.4, 0.6))]
     images = [picture()] * 3
     assert labels(Panel(judges)(images)).tolist() == [DISAGREED] * 3
-    p = Panel(judges, 0.7)(images)
-    assert labels(p).tolist() == [0, DISAGREED, UNSURE]
-    np.testing.assert_allclose(p[0], SURE)
-    with pytest.raises(DebiasError, match="got 1"):
-        Panel([brightness])
 
 
 def test_a_panel_looks_at_every_person_where_all_its_judges_do():
@@ -431,7 +428,7 @@ def test_a_judge_of_pictures_still_judges_pictures_after_another_looks_at_faces_
     face, box = CLASSES[5][0], (30, 20, 30, 40)
     image = painted(face, (30, 90, 200), (0, 0, 20, 20))
     image[20:60, 30:60] = CLASSES[0][0]
-    judge = SkinTone(SKIN_TONE, faces="only", detector=lambda _: [(0, 0, 20, 20)])
+    judge = SkinTone(SKIN_TONE, detector=lambda _: [(0, 0, 20, 20)])
     before = judge([image])
     named.at_faces(judge, Faces(lambda _: [box]), LARGEST)
     assert np.array_equal(judge([image]), before)

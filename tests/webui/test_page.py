@@ -18,7 +18,7 @@ from webui_settings import save_profile, script
     (dict(attributes=["gender", "skin_tone_3"], target="gender: woman 65\nskin_tone_3: dark 40"),
      "gender: man 35 %, woman 65 %; skin_tone_3: light 30 %, medium 30 %, dark 40 %. About "),
     (dict(attributes=[]), "'young | old = 1:1'"),
-    (dict(sure="custom", images="1o"), "images to be a number"),
+    (dict(sure="custom", images="1o"), "images to be a finite number"),
     (dict(attributes=["gender", "skin_tone_3"], target="1:2"), "'gender: woman 65', got '1:2'"),
     (dict(target="child 3"), "man, woman"),
     (dict(sure="custom", images=0, rounds=None, held_out="5"), "got images 0, rounds 4, held out 5"),

@@ -75,7 +75,7 @@ def test_work_that_cannot_be_continued_says_which_setting_differs(
     first, said = dict(prompt=f"{PROMPT} <lora:x:0.2>"), []
     interrupt(2)
     calibrate(bench, first)
-    monkeypatch.setattr(ours("measure_script"), "say", said.append)
+    monkeypatch.setattr(ours("workbench").Workbench, "say", lambda self, progress: said.append(self.note))
     interrupt(2)
     calibrate(bench, first | page, **changes)
     assert any(f"begins anew {differs}" in text for text in said), said[:2]

@@ -1,17 +1,19 @@
-"""A bar over all pictures of a command, on the terminal's error stream; none with --json."""
+"""A bar over all pictures of a command or a call, on the error stream."""
 from __future__ import annotations
 
 import sys
 import time
+from typing import TextIO
 
 LINE_EVERY = 30.0  # seconds between two lines of progress in a log
 
 
 class Bar:
-    """Pictures done of how many, how fast, and the time left; a line of its own for each round of a calibration."""
+    """Pictures done of how many, how fast, and the time left; with `lines`, one for each round of a calibration too."""
 
-    def __init__(self, options, unit: str = "images"):
-        self.quiet, self.unit, self.bar, self.told = options.json, unit, None, time.monotonic()
+    def __init__(self, quiet: bool, unit: str = "images", lines: bool = True):
+        self.quiet, self.unit, self.lines = quiet, unit, lines and not quiet
+        self.bar, self.told = None, time.monotonic()
 
     def __enter__(self) -> Bar:
         return self
@@ -22,10 +24,10 @@ class Bar:
 
     def __call__(self, progress) -> None:
         """A calibration's progress."""
-        if self.bar is None and not self.quiet and progress.done:
+        if self.bar is None and self.lines and progress.done:
             print(f"Continuing after {progress.done} images.", flush=True)
         self.update(progress.done, progress.total, progress.name)
-        if not self.quiet and progress.current and progress.current.complete:
+        if self.lines and progress.current and progress.current.complete:
             self.line(f"{progress.name.rjust(8)}: {'; '.join(filter(None, [*progress.shares, progress.left]))}")
 
     def update(self, done: int, total: int, what: str = "") -> None:
@@ -47,9 +49,9 @@ class Bar:
             self.told = time.monotonic()  # a log shows no bar
             print(" ".join(filter(None, [what, f"{done} of {total} {self.unit}", rate])), file=sys.stderr, flush=True)
 
-    def line(self, text: str) -> None:
-        """Above the bar where both are on a terminal, else on the output."""
+    def line(self, text: str, file: TextIO | None = None) -> None:
+        """Above the bar where both are on a terminal, else on the output, or a file."""
         if self.bar is not None and sys.stdout.isatty():
             self.bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, flush=True)
+            print(text, file=file, flush=True)
