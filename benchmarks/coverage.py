@@ -103,16 +103,32 @@ The worst of {len(rows)} cells: {held_in(worst)}, of {said(worst)}.
 A cell's interval is Wilson's, at 95 %.
 
 Made by `python benchmarks/coverage.py` on {harness.machine()}: simulated calibrations of worlds whose shares are known, by the product's own code, with the default
-method. "By itself" is what the model shows without steering, "obeys" how often a picture that is steered to a group shows it. Only those that say they are sure count.
-
-| plan | by itself | target | obeys | calibrations | sure | covered | pictures | steered |
-|---|---|---|---|---|---|---|---|---|"""]
-    for r in rows:
-        parts = ["; ".join(" / ".join(f"{100 * share:.0f}" for share in world[key]) for world in r["worlds"])
-                 for key in ("shows", "target", "obeys")]
-        text.append(f"| {r['plan']} | {' | '.join(parts)} | {r['calibrations']} | {r['sure']} | {held_in(r)} | {r['pictures'] / r['calibrations']:.0f} "
-                    f"| {r['steered'] / r['calibrations']:.0%} |")
+method. A row is what the model shows by itself, and the target; a column is how often a picture that is steered to a group shows it. Each cell: share within the margin
+in %, and images in the mean. {min(r["calibrations"] for r in rows)} calibrations of each at least; those count that say they are sure, of all {sum(r["calibrations"] for r in rows):,}. Counts are in rows/coverage.json.gz.
+"""]
+    for plan in dict.fromkeys(r["plan"] for r in rows):
+        own = [r for r in rows if r["plan"] == plan]
+        columns = list(dict.fromkeys(map(obeys, own)))
+        text += [f"## {plan}\n", f"| from, to | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        at = {(f"{words(r, 'shows')} to {words(r, 'target')}", obeys(r)): r for r in own}
+        for line in dict.fromkeys(line for line, _ in at):
+            text.append(f"| {line} | {' | '.join(cell(at.get((line, column))) for column in columns)} |")
+        text.append("")
     return "\n".join(text)
+
+
+def words(r: dict, key: str) -> str:
+    return "; ".join(" / ".join(f"{100 * share:.0f}" for share in world[key]) for world in r["worlds"])
+
+
+def obeys(r: dict) -> str:
+    """Of all groups alike one number, else one for each."""
+    found = [f"{100 * share:.0f}" for world in r["worlds"] for share in world["obeys"]]
+    return " / ".join(found if len(set(found)) > 1 else found[:1])
+
+
+def cell(r: dict | None) -> str:
+    return "" if r is None else f"{100 * r['covered'] / max(r['sure'], 1):.1f}, {r['pictures'] / r['calibrations']:.0f}"
 
 
 def held_in(r: dict) -> str:
