@@ -108,7 +108,7 @@ in %, and images in the mean. {min(r["calibrations"] for r in rows)} calibration
 """]
     for plan in dict.fromkeys(r["plan"] for r in rows):
         own = [r for r in rows if r["plan"] == plan]
-        columns = list(dict.fromkeys(map(obeys, own)))
+        columns = sorted(set(map(obeys, own)), key=lambda column: (len(column), column))
         text += [f"## {plan}\n", f"| from, to | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         at = {(f"{words(r, 'shows')} to {words(r, 'target')}", obeys(r)): r for r in own}
         for line in dict.fromkeys(line for line, _ in at):
