@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 
 from ..core.attribute import together
 from ..core.study.given import labelled_pictures, warnings_of
+from ..core.study.passes import JUDGES_ERR, in_order
 from ..core.calibration.labelled import Labelled, corrected, given_back
 from ..core.calibration.standing import Standing, of_shares
 from ..core.errors import DebiasError
@@ -15,6 +16,9 @@ from .judge import checks_of
 from .images import pictures, to_tensor
 from .panel import kept, labels_page
 from .types import CALIBRATE, Attributes, Classifiers, planned
+
+
+BEFORE, AFTER = "before", "after"
 
 
 def audited(batches, attributes, judge, confidence: float = 0.0, title: str = "") -> Labelled:
@@ -45,6 +49,9 @@ class DebiasAudit(io.ComfyNode):
                 io.String.Input("title", default="", tooltip="A title for the chart, e.g. the prompt."),
                 io.String.Input("folder", default="", optional=True, placeholder="pictures", tooltip=(
                     "Instead of images: a folder of ComfyUI's input, with pictures of any sizes.")),
+                io.Image.Input("before", optional=True, tooltip=(
+                    "The same images before a pass, such as a detailer or an upscaler, in the same order: tells whose "
+                    "group the pass changed.")),
                 io.String.Input("corrections", default="", optional=True, tooltip=(
                     "Labels that you corrected. Clicking a label in the panel fills this in; you can also paste a "
                     "saved file of corrections."))],
@@ -57,7 +64,7 @@ class DebiasAudit(io.ComfyNode):
         return changed(folder[0]) if folder and str(folder[0]).strip() else ""
 
     @classmethod
-    def execute(cls, classifier, attributes, confidence=(0.0,), title=("",), images=(), folder=("",),
+    def execute(cls, classifier, attributes, confidence=(0.0,), title=("",), images=(), folder=("",), before=(),
                 corrections=("",)):
         (classifier, *_), (attributes, *_), (confidence, *_), (title, *_) = classifier, attributes, confidence, title
         place = str((folder or ("",))[0] or "").strip()
@@ -66,14 +73,21 @@ class DebiasAudit(io.ComfyNode):
                               "name of a folder in ComfyUI's input.")
         labelled, unreadable = labelled_folder(place, attributes, classifier, confidence) if place else \
             (audited(images, attributes, classifier, confidence, title), [])
-        page = labels_page(cls.hidden.unique_id, title or "Audit", [labelled])  # with the labels as the judge set them
+        both = [labelled]
+        if len(before or ()):
+            both.insert(0, audited(before, attributes, classifier, confidence, BEFORE))
+            labelled.title = labelled.title or AFTER
+        page = labels_page(cls.hidden.unique_id, title or "Audit", both)  # with the labels as the judge set them
         by_hand, notes = given_back((corrections or ("",))[0] or ""), []
         if by_hand is not None:
-            notes.append(corrected([labelled], by_hand))
-        found = [labelled.distribution(i) for i in range(len(attributes))]
-        charts = [chart_shares(a.names, d, None, title or a.name) for a, d in zip(attributes, found)]
+            notes.append(corrected(both, by_hand))
+        changes = [line for passage in in_order(*both).passages for line in passage.lines] if both[1:] else []
+        found, was = ([side.distribution(i) for i in range(len(attributes))] for side in (labelled, both[0]))
+        charts = [chart_shares(a.names, *((b, d) if both[1:] else (d, None)), title or a.name)
+                  for a, d, b in zip(attributes, found, was)]
         warnings = warnings_of(labelled, unreadable)
-        text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)),
+        text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)), *changes,
+                          *([JUDGES_ERR] if changes else []),
                           *(f"Warning: {warning}" for warning in warnings), *notes])
         shares = [Standing(title, a.name, a.names, a.target, None, of_shares(d)).to_dict()
                   for a, d in zip(attributes, found)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # they load torch, which takes seconds
     from ...core.report.sheet import Sheet
 
 DEMO_PROMPT = "a photo of a doctor"
-LABELS, TABLE, CHECK = "labels.html", "labels.csv", "check.json"
+LABELS, TABLE, CHECK, CHANGED = "labels.html", "labels.csv", "check.json", "changed.png"
 
 
 def audit(options) -> dict:
@@ -34,6 +34,8 @@ def audit(options) -> dict:
     corrections = read_corrections(options.corrections) if options.corrections else None
     if options.folder:
         return _audit_folder(options, attributes, checks, corrections)
+    if options.before:
+        return _audit_pass(options, attributes, checks, corrections)
     keep(options, "audit.json", LABELS, TABLE, *(f"audit-{i + 1}.png" for i in range(len(options.prompt))))
     bench = bench_of(options, attributes)
     with Bar(options.json) as bench.say:
@@ -55,15 +57,11 @@ def audit(options) -> dict:
     return result
 
 
-def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
-    """Label the pictures of a folder batch by batch; continues an interrupted audit with --out."""
+def _labelled_folder(options, folder: str, attributes: tuple[Attribute, ...], checks: list, judges: dict, by: object,
+                     state: Path | None):
+    """(the folder's pictures with their labels, the audit): batch by batch; continues where `state` stands."""
     from ...core.study.folder import FolderAudit
-    from ...core.study.given import warnings_of
-    from ...core.calibration.labelled import corrected
-    keep(options, "audit.json", LABELS, TABLE)
-    judges, by = folder_judges(options, attributes)
-    state = Path(options.out) / "unfinished.json" if options.out else None
-    work = FolderAudit(options.folder, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
+    work = FolderAudit(folder, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
                        confidence=options.confidence, batch_size=options.batch_size or 32,
                        checks=check_of_each(attributes, checks))
     def left() -> str:
@@ -73,7 +71,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
 
     try:
         with Bar(options.json, "pictures") as bar:
-            labelled = work.run(bar.update)
+            return work.run(bar.update), work
     except KeyboardInterrupt as stopped:
         raise Stopped(f"\nInterrupted. {left()}") from stopped
     except DebiasError:
@@ -81,6 +79,16 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     except Exception:
         print(f"\n{left()}", file=sys.stderr)
         raise
+
+
+def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
+    """Label the pictures of a folder; continues an interrupted audit with --out."""
+    from ...core.study.given import warnings_of
+    from ...core.calibration.labelled import corrected
+    keep(options, "audit.json", LABELS, TABLE)
+    state = Path(options.out) / "unfinished.json" if options.out else None
+    labelled, work = _labelled_folder(options, options.folder, attributes, checks, *folder_judges(options, attributes),
+                                      state)
     notes = [corrected([labelled], corrections)] if corrections is not None else []
     found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
     lines = [found[a.name].line(a.name, a.names) for a in attributes]
@@ -92,6 +100,34 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     if options.out:
         _write(options, work.title, [labelled], {"audit.json": json.dumps(result, indent=2)})
         work.forget()
+    return result
+
+
+def _audit_pass(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
+    """Label pictures before and after a pass, and tell whose group changed."""
+    from ...core.calibration.labelled import corrected
+    from ...core.study.passes import JUDGES_ERR, paired
+    from ...core.study.unfinished import png
+    keep(options, "audit.json", CHANGED, LABELS, TABLE)
+    judges, by = folder_judges(options, attributes)
+    works = [_labelled_folder(options, folder, attributes, checks, judges, by,
+                              Path(options.out) / f"unfinished-{when}.json" if options.out else None)
+             for when, folder in (("before", options.before), ("after", options.after))]
+    found = [labelled for labelled, _ in works]
+    notes = [corrected(found, corrections)] if corrections is not None else []
+    pairs = paired(*found)
+    passages, unreadable = pairs.passages, [file for _, work in works for file in work.unreadable]
+    warnings = [*pairs.notes, *(f"Not read: {file}" for file in unreadable)]
+    say(options, "\n".join([*(line for p in passages for line in p.lines), JUDGES_ERR,
+                            *(f"Warning: {warning}" for warning in warnings), *notes]))
+    result = dict(pairs=len(pairs.places), unreadable=unreadable, warnings=warnings,
+                  attributes={p.attribute.name: p.to_dict() for p in passages})
+    if options.out:
+        sheet = pairs.sheet()
+        _write(options, "before and after", found, {"audit.json": json.dumps(result, indent=2),
+                                                    **({CHANGED: png(sheet)} if sheet else {})})
+        for _, work in works:
+            work.forget()
     return result
 
 

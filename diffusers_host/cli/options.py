@@ -141,6 +141,8 @@ OPTIONS: dict[str, Option] = {
     "template": Option("for subjects without a prompt, such as 'a portrait of a {subject}'", WHAT,
                        unset="a photo of a {subject}"),
     "folder": Option("audit the pictures in this folder instead of generated ones", WHAT, metavar="FOLDER"),
+    "before": Option("audit a pass, such as a detailer: the pictures before it", WHAT, metavar="FOLDER"),
+    "after": Option("the same pictures after the pass, under the same file names", WHAT, metavar="FOLDER"),
     "attribute": Option("gender, skin_tone, skin_tone_5, skin_tone_3, age, groups of your own such as "
                         "'young | old = 1:1', or a .json file", WHAT, unset="gender", several=True),
     "set": Option("attributes that are measured and calibrated together, such as 'gender + skin_tone_3'", WHAT,
@@ -342,15 +344,18 @@ def _refuse_idle(options: Namespace) -> None:
 
 
 def _refuse_idle_in_audits(options: Namespace, refuse: Callable) -> None:
-    if not options.folder and not options.prompt:
-        raise DebiasError("Expected a --prompt to generate pictures of, or a folder of pictures with --folder, got "
-                          "neither. Give one.")
-    if options.folder:
-        refuse(("prompt", "count", "config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "seed"),
-               "with --folder, since no pictures are generated")
+    if bool(options.before) != bool(options.after):
+        raise DebiasError("--before and --after belong together: expected both, got one. Give the folders of the "
+                          "pictures before and after the pass.")
+    said = [flag_of(name) for name in ("prompt", "folder", "before") if getattr(options, name)]
+    if len(said) != 1:
+        raise DebiasError("Expected a --prompt to generate pictures of, a folder of pictures with --folder, or two "
+                          f"with --before and --after, got {' and '.join(said) or 'none'}. Give one.")
+    if not options.prompt:
+        reason = f"with {said[0]}, since no pictures are generated"
+        refuse(("count", "config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "seed"), reason)
         if options.model != "demo":
-            raise DebiasError("--model does nothing with --folder, since no pictures are generated. Leave one of them "
-                              "out.")
+            raise DebiasError(f"--model does nothing {reason}. Leave one of them out.")
 
 
 def _refuse_idle_in_sweeps(options: Namespace, refuse: Callable) -> None:

@@ -33,7 +33,7 @@ USES = {
     "audit": Use(
         "sd-debias audit --prompt 'a photo of a doctor' --attribute gender",
         ("prompt", "folder", "model", "allow_download", "attribute", "classifier", "count", "steps", "cfg", "out"),
-        (*RARE, *JUDGES, "check", "corrections", "overwrite"),
+        ("before", "after", *RARE, *JUDGES, "check", "corrections", "overwrite"),
         {"prompt": dict(required=False, unset="none; required without --folder"), "out": OPTIONAL,
          "classifier": dict(unset="the demo model's own; other models and --folder need one")}),
     "check": Use(

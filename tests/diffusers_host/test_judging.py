@@ -2,6 +2,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -228,6 +229,25 @@ def test_a_folder_is_audited_without_a_model_as_the_models_pictures_are(
     assert re.search("<h1>([^<]*)</h1>", text)[1].strip()
 
 
+def test_a_pass_is_audited_from_two_folders(folder, tmp_path, capsys):
+    """With itself nobody changes; with the pictures in another order some do, and are shown side by side."""
+    assert main(["audit", "--before", str(folder), "--after", str(folder), "--classifier", "demo", "--out",
+                 str(tmp_path / "same")]) == 0
+    assert "gender: 0 of 6 pairs changed" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "same").iterdir()} == {"audit.json", "labels.html", "labels.csv"}
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    names = sorted(path.name for path in (other / "more").iterdir())
+    for name, source in zip(names, reversed(names), strict=True):
+        shutil.copy(folder / "more" / source, other / "more" / name)
+    assert main(["audit", "--before", str(folder), "--after", str(other), "--classifier", "demo", "--out",
+                 str(tmp_path / "pass")]) == 0
+    found = json.loads((tmp_path / "pass" / "audit.json").read_text())["attributes"]["gender"]
+    labels = [row["gender"] for row in table_of(tmp_path / "pass")]
+    assert found["changed"] == sum(a != b for a, b in zip(labels[:7], labels[7:], strict=True))
+    assert (tmp_path / "pass" / "changed.png").exists() == bool(found["changed"])
+
+
 def test_a_folder_needs_a_classifier_and_pictures(folder, tmp_path, refused):
     refused(["audit", "--folder", folder], "CLIP", "--classifier")
     refused(of_images(tmp_path), "holds no pictures")
@@ -248,6 +268,9 @@ def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, refused
     (["check", "--overwrite"], ["--overwrite", "--out"]),
     ([*AUDIT, "--detector", "dlib"], ["--detector", "--look largest-face"]),
     (["audit"], ["--prompt", "--folder"]),
+    (["audit", "--before", "."], ["--before", "--after"]),
+    (["audit", "--before", ".", "--after", ".", "--prompt", "x"], ["--prompt and --before"]),
+    (["audit", "--before", ".", "--after", ".", "--steps", "5"], ["--steps", "--before"]),
     *((["audit", "--folder", ".", *given], [" and ".join(given[::2]), "--folder"]) for given in (
         ["--prompt", "x"], ["--count", "5", "--seed", "0"], ["--width", "64", "--height", "64"],
         ["--steps", "5"], ["--model", "folder"])),

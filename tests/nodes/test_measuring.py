@@ -73,6 +73,16 @@ def test_images_that_are_not_finite_are_unsure_in_an_audit_and_said(audit, said)
     assert "of 4 images, 1 are not finite (NaN or infinite) and 1 are of one colour" in text
 
 
+def test_an_audit_of_a_pass_says_whose_group_it_changed(audit):
+    """The second of two bright images comes out dark."""
+    before, after = torch.rand(2, 8, 8, 3) / 9 + .8, torch.rand(2, 8, 8, 3) / 9
+    after[0] = before[0]
+    _, text = audit(after, before=[before])
+    assert "1 of 2 pairs changed their group (50 %): 1 man to woman" in text and "man 50.0%" in text
+    with pytest.raises(DebiasError, match="got 1 and 2"):
+        audit(after, before=[before[:1]])
+
+
 def test_an_audit_s_output_brings_its_bars(comfyui, said):
     hidden = types.SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
     node = type("DebiasAudit", (ours.audit.DebiasAudit,), dict(hidden=hidden))
