@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.method.methods import Method
-from ..core.profile.file import Profile
+from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import differences, entry_for, with_others
 from ..core.profile.words import metadata
 from ..core.method.draw import rows
@@ -59,24 +59,30 @@ class RoundGuidance:
 
 @dataclass(frozen=True)
 class ProfileGuidance:
-    """Guidance of a profile; the same interface as `RoundGuidance`."""
+    """Guidance of a profile; the same interface as `RoundGuidance`. first: the prompt of the pass whose picture is
+    drawn anew, as `entry_for` has it."""
     profile: Profile
     method: Method
     strength: float
     hires: bool
     arguments: Arguments
     negative: str = ""
+    first: str = ""
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
         return self.profile.attributes
 
     def rows(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        return torch.cat([rows(entry_for(self.profile, prompt, self.negative)[0].steerings, [int(seed)], self.strength)
+        return torch.cat([rows(self._entry(prompt).steerings, [int(seed)], self.strength)
                           for prompt, seed in zip(prompts, seeds, strict=True)])
 
     def metadata(self, prompt: str, seed: int, info: dict) -> dict[str, str]:
-        return {**metadata(self.profile, prompt, info, self.strength, seed, self.negative), **self.arguments.changed()}
+        return {**metadata(self.profile, prompt, info, self.strength, seed, self.negative, self.first),
+                **self.arguments.changed()}
+
+    def _entry(self, prompt: str) -> Entry:
+        return entry_for(self.profile, prompt, self.negative, self.first)[0]
 
     def behind(self, text: str) -> str:
         return entry_for(self.profile, text)[0].behind(self.strength)
@@ -87,14 +93,15 @@ class ProfileGuidance:
         return differences(self.profile, setting)
 
     def warnings(self, prompt: str) -> list[str]:
-        found = list(entry_for(self.profile, prompt, self.negative)[0].warnings)
+        found = list(self._entry(prompt).warnings)
         if self.method.direction != self.profile.method.direction:
             found.append(f"the weights were calibrated with the direction '{self.profile.method.direction}'")
         return found
 
 
-def from_profile(profile: Profile, arguments: Arguments, negative: str = "") -> ProfileGuidance:
+def from_profile(profile: Profile, arguments: Arguments, negative: str = "", first: str = ""
+                 ) -> ProfileGuidance:
     """Raises ValueError for a window or direction that does not fit."""
     method = profile.method.adjusted(arguments.direction, arguments.start, arguments.end)
     profile = with_others(profile, arguments.others)
-    return ProfileGuidance(profile, method, arguments.strength, arguments.hires, arguments, negative)
+    return ProfileGuidance(profile, method, arguments.strength, arguments.hires, arguments, negative, first)

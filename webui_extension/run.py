@@ -20,10 +20,11 @@ KEYS = ("Debias", "Debias failed", "Debias profile", "Debias hash", "Debias weig
 
 
 class Run:
-    """guide is None, or no longer used, where `error` says why nothing can be guided."""
+    """guide is None, or no longer used, where `error` says why nothing can be guided. seed: of the picture that is
+    drawn anew, which decides its groups; None: the pass's own."""
 
-    def __init__(self, p, guide=None, error: str | None = None):
-        self.guide, self.error = guide, error
+    def __init__(self, p, guide=None, error: str | None = None, seed: int | None = None):
+        self.guide, self.error, self.seed = guide, error, seed
         self.passes: dict[int, dict[bool, tuple[Pass, int]]] = {}  # by place of the image, then hires or not
         self.said: set[str] = set()
         self.sampled = 0  # images whose every pass is over
@@ -60,7 +61,8 @@ class Run:
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if hires else (p.width, p.height)
         second = hires or bool(getattr(p, "init_images", None))  # it covers the end of the schedule alone
         first = 1 - min(getattr(p, "denoising_strength", None) or 0.0, 0.999) if second else 0.0
-        current = Pass(p, self.guide, known, told_apart(p, p.seeds, "subseeds")[:count], size, first)
+        seeds = told_apart(p, p.seeds, "subseeds") if self.seed is None else [self.seed] * count
+        current = Pass(p, self.guide, known, seeds[:count], size, first)
         first = p.iteration * p.batch_size
         for image in range(len(p.seeds)):
             # Forge announces a hires pass twice; the later state is the one that samples.

@@ -17,12 +17,15 @@ from .arguments import BALANCE, NONE, Arguments
 from .guide import from_profile, plain
 from .pasting import pasted
 from .run import STATE, Run, family
+from .second_pass import UNLISTED, Outer, unlisted
 
 OVERRIDES = "sd_debias_overrides"  # on p: arguments that the XYZ plot sets
 CALIBRATION = "sd_debias_calibration"  # on p: the guide of a calibration's round, which takes the accordion's place
 
 
 class Debias(scripts.Script):
+    outer = Outer()
+
     def title(self):
         return "Debias"
 
@@ -83,6 +86,8 @@ class Debias(scripts.Script):
         return controls
 
     def process(self, p, *args):
+        first = self.outer.begins(p)
+        begun = None if first else self.outer.picture(STATE)
         Run.clear(p)
         calibration = getattr(p, CALIBRATION, None)
         try:
@@ -95,7 +100,10 @@ class Debias(scripts.Script):
             loaded = profiles.chosen(arguments)
             check_encoder(loaded, family(shared.sd_model) or "")
             negative = plain(p.negative_prompt if isinstance(p.negative_prompt, str) else "")
-            run = Run(p, from_profile(loaded, arguments, negative))
+            prompt, seed = begun or ("", None)
+            run = Run(p, from_profile(loaded, arguments, negative, prompt), seed=seed)
+            if first and unlisted(p, shared.opts):
+                run.say(p, UNLISTED)
             if loaded.edited:
                 run.say(p, f"the profile '{arguments.profile}' was edited since it was saved")
         except Exception as error:

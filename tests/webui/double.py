@@ -464,7 +464,10 @@ class Double:
         for path in paths:
             content = {"__file__": str(path), "__name__": path.name}
             exec(compile(path.read_text("utf-8"), str(path), "exec"), content)
-            classes += [value for value in content.values() if isinstance(value, type) and issubclass(value, Script)]
+            found = [value for value in content.values() if isinstance(value, type) and issubclass(value, Script)]
+            for value in found:
+                value.filename = str(path)
+            classes += found
         self.runner = Runner(self, classes)
         for name in ("ui_settings", "before_ui"):
             for function in self.callbacks.get(name, ()):
@@ -512,7 +515,11 @@ class Double:
             p.scripts.call("postprocess_batch", p, images=x, batch_number=iteration)
             p.prompts = p.all_prompts[batch]
             decode = sys.modules["modules.processing"].decode_latent_batch
-            images += decode(p.sd_model, x)
+            for place, image in enumerate(decode(p.sd_model, x)):
+                p.batch_index = place
+                pp = types.SimpleNamespace(image=image)
+                p.scripts.call("postprocess_image", p, pp=pp)
+                images.append(pp.image)
             texts += [self.infotext(p, i) for i in range(len(p.seeds))]
         if len(images) > 1:
             self.grid_txt = self.infotext(p, 0, use_main_prompt=True)

@@ -1,0 +1,53 @@
+"""ADetailer draws the faces of a finished picture anew: whom that picture was steered to goes along.
+
+It makes a processing object of its own for every face, with another seed and perhaps another prompt, and runs those
+always-on scripts for it that its setting lists.
+"""
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+
+UNLISTED = ("ADetailer draws faces without Debias. Add sd_debias to 'Script names to apply to ADetailer', in the "
+            "settings of ADetailer.")
+
+
+class Outer:
+    """The processing object whose pictures are drawn anew; kept no longer than the host keeps it."""
+
+    def __init__(self):
+        self._p = lambda: None
+
+    def begins(self, p) -> bool:
+        """Is this a first pass? Then it is kept."""
+        if getattr(p, "_ad_inner", False):
+            return False
+        self._p = weakref.ref(p)
+        return True
+
+    def picture(self, state: str) -> tuple[str, int] | None:
+        """(prompt, seed) of the picture that is now drawn anew; None where Debias has no first pass of it."""
+        p = self._p()
+        run = getattr(p, state, None)
+        place = getattr(p, "batch_index", None)
+        passes = run.passes.get(p.iteration * p.batch_size + place) if run and place is not None else None
+        if not passes:
+            return None
+        current, image = passes[min(passes)]
+        return current.prompts[image], current.seeds[image]
+
+
+def unlisted(p, options) -> bool:
+    """Is ADetailer switched on, and does it leave out our script?"""
+    if not getattr(options, "ad_only_selected_scripts", True):
+        return False
+    names = [name.strip() for name in str(getattr(options, "ad_script_names", "")).split(",")]
+    return "sd_debias" not in names and any(
+        _on(p.script_args[script.args_from:script.args_to]) for script in getattr(p.scripts, "alwayson_scripts", ())
+        if Path(getattr(script, "filename", "") or "").stem.strip("!").lower() == "adetailer")
+
+
+def _on(arguments) -> bool:
+    models = [one for one in arguments if isinstance(one, dict)]
+    return (not arguments or arguments[0] is not False) and any(
+        one.get("ad_model", "None") != "None" and one.get("ad_tab_enable", True) for one in models)
