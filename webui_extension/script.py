@@ -16,8 +16,8 @@ from . import demo_model, host_a1111, host_forge, profiles
 from .arguments import BALANCE, NONE, Arguments
 from .guide import from_profile, plain
 from .pasting import pasted
-from .run import STATE, Run, family
-from .second_pass import UNLISTED, Outer, unlisted
+from .run import STATE, Run, family, told_apart
+from .second_pass import UNLISTED, Outer, seed_of_whole, unlisted
 
 OVERRIDES = "sd_debias_overrides"  # on p: arguments that the XYZ plot sets
 CALIBRATION = "sd_debias_calibration"  # on p: the guide of a calibration's round, which takes the accordion's place
@@ -100,7 +100,7 @@ class Debias(scripts.Script):
             loaded = profiles.chosen(arguments)
             check_encoder(loaded, family(shared.sd_model) or "")
             negative = plain(p.negative_prompt if isinstance(p.negative_prompt, str) else "")
-            prompt, seed = begun or ("", None)
+            prompt, seed = begun or ("", seed_of_whole(p, told_apart(p, p.all_seeds, "all_subseeds")[0]))
             run = Run(p, from_profile(loaded, arguments, negative, prompt), seed=seed)
             if first and unlisted(p, shared.opts):
                 run.say(p, UNLISTED)

@@ -1,7 +1,7 @@
-"""ADetailer draws the faces of a finished picture anew: whom that picture was steered to goes along.
+"""Passes over finished pictures: whom a picture was steered to goes along.
 
-It makes a processing object of its own for every face, with another seed and perhaps another prompt, and runs those
-always-on scripts for it that its setting lists.
+ADetailer makes a processing object of its own for every face, with another seed and perhaps another prompt, and runs
+those always-on scripts for it that its setting lists. SD upscale and Loopback take one object through many passes.
 """
 from __future__ import annotations
 
@@ -51,3 +51,24 @@ def _on(arguments) -> bool:
     models = [one for one in arguments if isinstance(one, dict)]
     return (not arguments or arguments[0] is not False) and any(
         one.get("ad_model", "None") != "None" and one.get("ad_tab_enable", True) for one in models)
+
+
+# Scripts of img2img whose passes, each with another seed, make one picture: of its tiles, or from the one before.
+ONE_PICTURE = ("SD upscale", "Loopback")
+BEGUN = "sd_debias_begun"  # on p: (the image that such a script began with, the seed)
+
+
+def seed_of_whole(p, seed: int) -> int | None:
+    """The seed of the first pass, where a script makes one picture of several; None elsewhere. It begins anew with the
+    image that it first began with."""
+    chosen = p.script_args[0] if len(p.script_args or ()) else 0
+    scripts = list(getattr(p.scripts, "selectable_scripts", ()))
+    if not (isinstance(chosen, int) and 0 < chosen <= len(scripts) and scripts[chosen - 1].title() in ONE_PICTURE
+            and getattr(p, "init_images", None)):
+        return None
+    image = p.init_images[0]
+    begun = getattr(p, BEGUN, None)
+    if begun is None or begun[0] is image:
+        begun = image, seed
+        setattr(p, BEGUN, begun)
+    return begun[1]

@@ -22,7 +22,6 @@ from transformers import CLIPTextModel, CLIPTokenizer, ConvNextImageProcessor, R
 from demo_training import architecture
 from demo_training.train import Tokens, fit, normalise_latents, to_tensor
 from faces_world import faces, world
-from sd_debias.core.attribute import Attribute
 from sd_debias.demo_model import model
 
 
@@ -115,7 +114,7 @@ def latents(work: Path, vae, dressed: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found["mean"]), torch.from_numpy(found["std"])
 
 
-def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, steps: int = 7000, batch: int = 64):
+def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, steps: int = 6000, batch: int = 64):
     """Noise predictor and its text encoder (Ho et al. 2020), both begun from the demo model's, which knows the words."""
     tokens = Tokens()
     network = torch.nn.ModuleDict(dict(unet=UNet2DConditionModel.from_pretrained(model.FOLDER / "unet"),
@@ -141,31 +140,46 @@ def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, steps: i
 JUDGED = 400  # faces from here on teach the judges; those before are labelled by hand
 
 
-def judge(work: Path, attribute: Attribute, shown: np.ndarray, vae, dressed: np.ndarray, steps: int = 1500,
-          batch: int = 64) -> None:
-    """A small residual network (He et al. 2016) that learned the labels `shown`, [N], from faces and their
-    reconstructions, written to WORK/judge-NAME. Its errors are its own: the judge of the labels is another."""
-    names = dict(enumerate(attribute.names))
+def reconstructed(work: Path, vae, mean: Tensor) -> np.ndarray:
+    """The faces as the decoder draws them, uint8 [N, 64, 64, 3]."""
+    def make():
+        with torch.no_grad():
+            parts = [vae.decode(part / architecture.SCALING_FACTOR).sample for part in mean.split(100)]
+        pixels = ((torch.cat(parts) + 1) * 127.5).round().clamp(0, 255).byte()
+        return dict(pictures=pixels.permute(0, 2, 3, 1).numpy())
+
+    return kept(work / "reconstructed.npz", make)["pictures"]
+
+
+def judges(work: Path, found: dict[str, np.ndarray], dressed: np.ndarray, again: np.ndarray, steps: int = 2500,
+           batch: int = 64) -> None:
+    """A small residual network (He et al. 2016) for each attribute, written to WORK/judge-NAME: one trunk, which learned
+    the labels from faces and their reconstructions. Its errors are its own: the judge of the labels is another."""
     torch.manual_seed(1)
-    network = ResNetForImageClassification(ResNetConfig(
-        embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], layer_type="basic", id2label=names,
-        label2id={name: i for i, name in names.items()}))
-    groups = [JUDGED + np.flatnonzero(shown[JUDGED:] == group) for group in names]
+    config = dict(embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], layer_type="basic")
+    heads = {a.name: ResNetForImageClassification(ResNetConfig(
+        **config, id2label=dict(enumerate(a.names)), label2id={name: i for i, name in enumerate(a.names)}))
+        for a in world.ATTRIBUTES}
+    trunk = next(iter(heads.values())).resnet
+    for head in heads.values():
+        head.resnet = trunk
+    weights = {name: torch.from_numpy(1 / np.bincount(shown[shown >= 0])).float() for name, shown in found.items()}
 
     def loss(step):
-        chance = np.random.default_rng(step)
-        group = chance.integers(len(names), size=batch)
-        x = to_tensor(dressed[[chance.choice(groups[k]) for k in group]])
-        with torch.no_grad():
-            x[::2] = vae(x[::2]).sample.clamp(-1, 1)
-        x = x.flip(3) if step % 2 else x
-        found = network(pixel_values=x * (1 + .05 * torch.randn(batch, 1, 1, 1))).logits
-        return torch.nn.functional.cross_entropy(found, torch.from_numpy(group), label_smoothing=.05)
+        pick = JUDGED + torch.randint(len(dressed) - JUDGED, (batch,)).numpy()
+        x = to_tensor((dressed, again)[step % 2][pick])
+        x = (x.flip(3) if step // 2 % 2 else x) * (1 + .05 * torch.randn(batch, 1, 1, 1))
+        pooled = trunk(x).pooler_output
+        return sum(torch.nn.functional.cross_entropy(
+            heads[name].classifier(pooled), torch.from_numpy(shown[pick]), weights[name] / weights[name].mean(),
+            ignore_index=-1, label_smoothing=.05) for name, shown in found.items())
 
-    folder = work / f"judge-{attribute.name}"
-    fit(folder.name, network, loss, steps=steps, lr=2e-3, work=work, ema_decay=.99).save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=1.0, image_mean=[.5] * 3, image_std=[.5] * 3,
-                           do_resize=False).save_pretrained(folder)
+    fit("judges", torch.nn.ModuleDict(heads), loss, steps=steps, lr=2e-3, work=work, ema_decay=.99)
+    processor = ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=1.0, image_mean=[.5] * 3,
+                                       image_std=[.5] * 3, do_resize=False)
+    for name, head in heads.items():
+        head.save_pretrained(work / f"judge-{name}")
+        processor.save_pretrained(work / f"judge-{name}")
 
 
 def export(folder: Path, vae, network) -> None:
@@ -184,8 +198,7 @@ def main(work: str) -> None:
     vae = normalise_latents(autoencoder(folder, dressed), to_tensor(dressed[:3000]))
     found = labels(folder, z, pictures)
     mean, std = latents(folder, vae, dressed)
-    for attribute in world.ATTRIBUTES:
-        judge(folder, attribute, found[attribute.name], vae, dressed)
+    judges(folder, found, dressed, reconstructed(folder, vae, mean))
     export(folder / "model", vae, denoiser(folder, Captions(found), mean, std))
 
 

@@ -61,7 +61,7 @@ class Passage:
         before, after = (self.counts.sum(axis) / self.pairs for axis in (1, 0))
         for k, name in enumerate(names[:1] if len(names) == 2 else names):
             p = self.chance(k)
-            verdict = "more than chance gives" if p < .05 else "no more than chance gives"
+            verdict = "more than chance explains" if p < .05 else "chance can explain it"
             found.append(f"  {name} {100 * before[k]:.0f} % before, {100 * after[k]:.0f} % after: {verdict} "
                          f"(McNemar's exact test, p = {p:.2g}).")
         return [*found, *([f"  {self.left_out} pairs are left out: a picture has no label."] if self.left_out else [])]

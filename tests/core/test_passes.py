@@ -38,7 +38,7 @@ def test_a_detailer_that_makes_women_of_men_is_found(folder):
     assert passage.chance(0) == passage.chance(1) == pytest.approx(2 / 2 ** 8)
     text = "\n".join([*passage.lines, *pairs.notes])
     assert "8 of 10 pairs changed" in text and "8 man to woman" in text and "woman to man" not in text
-    assert "man 90 % before, 10 % after: more than chance gives" in text and "alone" in text
+    assert "man 90 % before, 10 % after: more than chance explains" in text and "alone" in text
     sheet = np.asarray(pairs.sheet().convert("L"))  # before on the left, after on the right
     left, right = np.array_split(sheet[60:], 2, axis=1)
     assert (left < 40).mean() < .2 < .4 < (right < 40).mean()

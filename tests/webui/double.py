@@ -376,6 +376,10 @@ class Runner:
     def alwayson_scripts(self):
         return [script for script in self.scripts if script.alwayson]
 
+    @property
+    def selectable_scripts(self):
+        return [script for script in self.scripts if not script.alwayson]
+
     def named(self, title):
         return next(script for script in self.scripts if script.title().lower() == title.lower())
 
@@ -552,6 +556,7 @@ class Double:
             for i, value in enumerate(given["args"][:script.args_to - script.args_from]):
                 args[script.args_from + i] = value
         name, script_args = payload.pop("script_name", None), payload.pop("script_args", [])
+        args[0] = 1 + runner.selectable_scripts.index(runner.named(name)) if name else 0
         p = Processing(self, self.shared.sd_model, **payload)
         p.scripts, p.script_args, p.is_api = runner, tuple(args), True
         vars(self.shared.state).clear()  # as it is at first

@@ -1,4 +1,4 @@
-"""ADetailer's passes over finished pictures: a double of it, which makes its processing objects as it does."""
+"""Passes over finished pictures: doubles of ADetailer and SD upscale, which make their passes as these do."""
 import numpy as np
 import pytest
 from webui_hosts import doubled
@@ -37,6 +37,33 @@ class AfterDetailerScript(scripts.Script):
             pp.image = done.images[0]
             AfterDetailerScript.told.append((pp.image, done.infotexts[0]))
 '''
+UPSCALE = '''
+from modules import processing, scripts
+
+class Upscale(scripts.Script):
+    """Tiles of one picture in batches, each with a further seed; twice."""
+    told = []
+
+    def title(self):
+        return "SD upscale"
+
+    def show(self, is_img2img):
+        return True
+
+    def ui(self, is_img2img):
+        return []
+
+    def run(self, p, *args):
+        seed, tiles = p.seed, [image.copy() for image in p.init_images * 6]
+        for again in (0, 1):
+            p.seed = seed + again
+            for place in range(0, 6, 2):
+                p.init_images = tiles[place:place + 2]
+                done = processing.process_images(p)
+                self.told += done.infotexts
+                p.seed = done.seed + 1
+        return done
+'''
 DRAW = dict(weights=[0, 0], probabilities=[0.0, 0.5, 0.5], strength=1.0)
 
 
@@ -44,7 +71,9 @@ DRAW = dict(weights=[0, 0], probabilities=[0.0, 0.5, 0.5], strength=1.0)
 def host(request, tmp_path):
     file = tmp_path / "!adetailer.py"
     file.write_text(DETAILER)
-    with doubled(tmp_path, file, forge=request.param) as made:
+    other = tmp_path / "sd_upscale.py"
+    other.write_text(UPSCALE)
+    with doubled(tmp_path, file, other, forge=request.param) as made:
         made.shared.opts.ad_script_names = "sd_debias"
         made.runner.named("Debias").filename = "scripts/sd_debias.py"
         save_profile(made.profiles, steering=DRAW)
@@ -88,3 +117,12 @@ def test_a_detailer_that_leaves_debias_out_is_said(host):
     assert "Add sd_debias to" in made.comments and not any(said for _, said in told)
     host.shared.opts.ad_only_selected_scripts = False
     assert "Add sd_debias to" not in drawn(host)[0].comments
+
+
+def test_the_tiles_of_one_picture_are_drawn_as_one_group(host):
+    """Each batch of tiles had seeds of its own, so that half of a face was sent to another group."""
+    from PIL import Image
+    host.post("img2img", payload(batch_size=2, seed=20, script_name="SD upscale", init_images=[Image.new("RGB", (64, 64))],
+                                 **debias()))
+    sent = [keys(text)["Debias sent to"] for text in host.runner.named("SD upscale").told]
+    assert not host.reported and sent == ["man"] * 6 + ["woman"] * 6  # of the seeds 20 and 21
