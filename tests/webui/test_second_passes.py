@@ -122,7 +122,7 @@ def test_a_detailer_that_leaves_debias_out_is_said(host):
 def test_the_tiles_of_one_picture_are_drawn_as_one_group(host):
     """Each batch of tiles had seeds of its own, so that half of a face was sent to another group."""
     from PIL import Image
-    host.post("img2img", payload(batch_size=2, seed=20, script_name="SD upscale", init_images=[Image.new("RGB", (64, 64))],
-                                 **debias()))
+    given = dict(script_name="SD upscale", init_images=[Image.new("RGB", (64, 64))])
+    host.post("img2img", payload(batch_size=2, seed=20, **given, **debias()))
     sent = [keys(text)["Debias sent to"] for text in host.runner.named("SD upscale").told]
     assert not host.reported and sent == ["man"] * 6 + ["woman"] * 6  # of the seeds 20 and 21
