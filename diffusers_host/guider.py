@@ -9,10 +9,7 @@ ends there: so every family is served alike, and a full push is exactly the grou
 """
 from __future__ import annotations
 
-import copy
-import inspect
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -26,19 +23,20 @@ from torch import Tensor
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError, quoted
 from ..core.method.conditioning import (
-    Encoded, check_groups, effect, length, mean, mixed_rows, shifted_rows, together, union,
+    effect,
 )
-from ..core.method.direction import group_texts
 from ..core.method.draw import check_strength
 from ..core.method.methods import Method
 from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
 from ..core.profile.file import Profile, located
 from .call import per_prompt
-from .hook import caches, check_guider, eps_units, in_front
+from .denoiser_call import (
+    Parts, Texts, by_image, denoiser_of, flat_of, fronted, joined, nested, recorder, row_of, rows_of, same, silent, tensor_of,
+)
+from .hook import caches, check_guider, eps_units
 
 NOTHING = dict(acted=False, steps=0, skipped=0, magnitude=0.0, guided_images=0, extra_evaluations=0)
 COND, UNCOND, FURTHER = "pred_cond", "pred_uncond", "debias"
-Parts = dict[str, Any]  # of a denoiser's call, by the argument's name; "a/b" is the item b of a dictionary a
 
 
 class DebiasGuidance(BaseGuidance):
@@ -127,7 +125,7 @@ class DebiasGuidance(BaseGuidance):
         names = [getattr(batch, self._identifier_key) for batch in batches]
         prompt = batches[names.index(COND)].as_dict()
         # Without a negative prompt, Stable Diffusion 3 sets the prompt against itself.
-        names = [COND if name == UNCOND and _same(batch.as_dict(), prompt, self._identifier_key) else name
+        names = [COND if name == UNCOND and same(batch.as_dict(), prompt, self._identifier_key) else name
                  for name, batch in zip(names, batches)]
         further = self.run.further(names)
         self._batches, self._names, self._at = batches, names + [FURTHER] * len(further), 0
@@ -154,72 +152,6 @@ class DebiasGuidance(BaseGuidance):
         by_name = dict(zip(reversed(self._names[:len(own)]), reversed(own)))
         self.run.guide(by_name[COND], by_name.get(UNCOND), [batch.noise_pred for batch in self._further])
         return self._inner(own)
-
-
-class Texts:
-    """A prompt, the empty one and the groups of all attributes, each as the denoiser's call has it.
-
-    encoded   their mixable parts; `rest` holds what no weights can mix (masks, positions), by text
-    """
-
-    def __init__(self, record: Callable[[str], Parts], prompt: str, attributes: Sequence[Attribute], context: str,
-                 subject: str = ""):
-        groups = [[record(text) for text in group_texts(group.texts, prompt, context, subject)]
-                  for attribute in attributes for group in attribute.groups]
-        prompt_parts, empty = record(prompt), record("")
-        every = [prompt_parts, empty, *(text for group in groups for text in group)]
-        self.names = [name for name in prompt_parts if not all(_alike(prompt_parts[name], one[name]) for one in every)]
-        if not self.names:
-            raise DebiasError("All texts read the same to this pipeline, so nothing can be steered. Describe the "
-                              "groups differently.")
-        mixed = [name for name in self.names if _tensor(prompt_parts[name]).is_floating_point()
-                 and len(_tensor(prompt_parts[name])) == 1]
-        self.masks = [name for name in self.names if name not in mixed and _tensor(prompt_parts[name]).ndim == 2
-                      and len(prompt_parts[name]) == 1]
-        # The dimension in which texts differ in length comes where core looks for it.
-        self.axes = {name: _axis([_tensor(one[name]) for one in every]) for name in mixed}
-        self.prompt, self.empty, self.groups = prompt_parts, empty, [max(g, key=self._size) for g in groups]
-        means = {name: [mean([self._moved(name, text) for text in group]) for group in groups] for name in mixed}
-        self.encoded = Encoded({name: self._moved(name, prompt_parts) for name in mixed},
-                               {name: self._moved(name, empty) for name in mixed},
-                               {name: together(part) for name, part in means.items()})
-        check_groups(self.encoded.groups, attributes)
-        self.tokens = max(mixed, key=lambda name: length(self.encoded.prompt[name]))
-
-    def shifted(self, attributes: Sequence[Attribute], weights: Tensor, context: str) -> list[Parts | None]:
-        """The prompt, moved by weights [B, n]; None where they are zero."""
-        rows = shifted_rows(self.encoded, attributes, weights, context)
-        return [self._whole(row, [self.prompt], a) if a.any() else None for row, a in zip(rows, weights, strict=True)]
-
-    def mixed(self, anchor: Parts, weights: Tensor) -> Parts:
-        """Another text, moved toward the groups by weights [1, n]."""
-        row, = mixed_rows([{name: self._moved(name, anchor) for name in self.axes}], self.encoded, weights)
-        return self._whole(row, [anchor], weights[0])
-
-    def group(self, number: int) -> Parts:
-        means = {name: parts[number] for name, parts in self.encoded.groups.items()}
-        return self._put({**self.groups[number]}, means)
-
-    def _whole(self, parts, anchors: list[Parts], weights: Tensor) -> Parts:
-        used = anchors + [self.groups[i] for i in weights.nonzero().flatten().tolist()]
-        text = dict(max(used, key=self._size))
-        for name in self.masks:
-            text[name] = union([own[name] for own in used]).to(text[name])
-        return self._put(text, parts)
-
-    def _put(self, text: Parts, parts) -> Parts:
-        for name, part in parts.items():
-            like = _tensor(text[name])
-            made = part.to(like).movedim(-2, self.axes[name]) if self.axes[name] else part.to(like)
-            text[name] = [made[0]] if isinstance(text[name], list) else made
-        return text
-
-    def _moved(self, name: str, text: Parts) -> Tensor:
-        part = _tensor(text[name])
-        return part.movedim(self.axes[name], -2) if self.axes[name] else part
-
-    def _size(self, text: Parts) -> int:
-        return max(_tensor(text[name]).numel() for name in self.names)
 
 
 class Run:
@@ -284,22 +216,22 @@ class Run:
         """`texts` by image; of other images the call's own, or, `alone`, nothing."""
         if not texts:
             return forward(**call)
-        flat, images = _flat(call), len(self.weights)
+        flat, images = flat_of(call), len(self.weights)
         template = self.texts[0].prompt
         self.extra_evaluations += len(texts) if alone else 0
         rows = dict(texts) if alone else {
-            i: texts.get(i) or {name: _row(flat[name], template[name], i, images) for name in self.texts[0].names}
+            i: texts.get(i) or {name: row_of(flat[name], template[name], i, images) for name in self.texts[0].names}
             for i in range(images)}
         lengths: dict[tuple, list[int]] = {}
         for image, text in rows.items():
             lengths.setdefault(self._key(text, template), []).append(image)
         made: dict[int, Tensor] = {}
         for own in lengths.values():
-            parts = {name: part if len(own) == images else _rows(part, template[name], own, images)
+            parts = {name: part if len(own) == images else rows_of(part, template[name], own, images)
                      for name, part in flat.items()}
-            parts.update((name, _joined([rows[i][name] for i in own], template[name]))
+            parts.update((name, joined([rows[i][name] for i in own], template[name]))
                          for name in self.texts[0].names)
-            output = forward(**_nested(parts))[0]
+            output = forward(**nested(parts))[0]
             made.update(zip(own, output, strict=True))
         found = [made[i] for i in sorted(made)]
         return (found if isinstance(output, list) else torch.stack(found),)
@@ -307,9 +239,9 @@ class Run:
     def _key(self, text: Parts, template: Parts) -> tuple:
         """Texts that one call of the denoiser can evaluate."""
         names = self.texts[0].names
-        if any(not _by_image(template[name]) for name in names):  # positions that all images of a call share
+        if any(not by_image(template[name]) for name in names):  # positions that all images of a call share
             return (id(text),) if text is not None else ()
-        return tuple(tuple(_tensor(text[name]).shape) for name in names)
+        return tuple(tuple(tensor_of(text[name]).shape) for name in names)
 
     def _of(self, text: Text, number: int) -> dict[int, Parts]:
         """A further text, image by image; made once."""
@@ -325,8 +257,8 @@ class Run:
             found, = own.shifted(self.attributes, text.weights[image][None], self.method.context)
             return found
         if text.kind == MIXED:
-            flat = _flat(self.negative)
-            anchor = {**own.prompt, **{name: _row(flat[name], own.prompt[name], image, len(self.weights))
+            flat = flat_of(self.negative)
+            anchor = {**own.prompt, **{name: row_of(flat[name], own.prompt[name], image, len(self.weights))
                                        for name in own.names}}
             return own.mixed(anchor, text.weights[image][None])
         return own.group(text.group)
@@ -368,45 +300,6 @@ class Run:
                     direction="prompt")
 
 
-class _Recorded(BaseException):
-    """Ends a call at its denoiser; no Exception, which the blocks would report as an error."""
-
-    def __init__(self, call: dict):
-        self.call = call
-
-
-def recorder(pipe, call: Callable[..., Any], given: dict) -> Callable[[str], Parts]:
-    """What the pipeline hands its denoiser for a text, of one image, in a call with the arguments `given`."""
-    own = {name: value for name, value in given.items() if name not in ("prompt", "negative_prompt", "output")}
-    for name in ("prompt_2", "prompt_3"):
-        own.pop(name, None)
-    if isinstance(own.get("latents"), Tensor):
-        own["latents"] = own["latents"][:1]
-    own[per_prompt(pipe)] = 1
-    known: dict[str, Parts] = {}
-
-    def stop(forward, denoiser_call: dict):
-        raise _Recorded(denoiser_call)
-
-    def record(text: str) -> Parts:
-        if text not in known:
-            scheduler, pipe.scheduler = pipe.scheduler, copy.copy(pipe.scheduler)
-            own["generator"] = torch.Generator("cpu").manual_seed(0)
-            try:
-                with unsteered(pipe), fronted(_denoiser(pipe), stop), _silent(pipe):
-                    call(pipe, **own, prompt=text)
-            except _Recorded as found:
-                known[text] = _flat(found.call)
-            finally:
-                pipe.scheduler = scheduler
-        if text not in known:
-            raise DebiasError(f"{type(pipe).__name__} calls no denoiser for a text, so its pictures cannot be steered. "
-                              "Give the prompt as text.")
-        return known[text]
-
-    return record
-
-
 def run_modular(pipe, call: Callable[..., Any], attributes: Sequence[Attribute], method: Method, prompts: Sequence[str],
                 weights: Sequence[Tensor], subjects: Sequence[str], given: dict) -> tuple[Any, dict]:
     """A call of a modular pipeline, `given` being its arguments, with weights [images, n] for each prompt: its result,
@@ -417,13 +310,14 @@ def run_modular(pipe, call: Callable[..., Any], attributes: Sequence[Attribute],
     if getattr(pipe, "transformer_2", None) is not None:
         raise DebiasError(f"{type(pipe).__name__} has two transformers, of which only one would be steered. Use the "
                           "WanPipeline of diffusers for this model.")
-    cached = caches(_denoiser(pipe))
+    cached = caches(denoiser_of(pipe))
     if cached:
         raise DebiasError(f"The blocks of a {type(pipe).__name__} do not tell its cache ({', '.join(cached)}) one text "
                           "from another. Call disable_cache() on its transformer.")
     record = recorder(pipe, call, given)
-    texts = [own for prompt, rows, subject in zip(prompts, weights, subjects, strict=True)
-             for own in [Texts(record, prompt, attributes, method.context, subject)] * len(rows)]
+    with unsteered(pipe):
+        texts = [own for prompt, rows, subject in zip(prompts, weights, subjects, strict=True)
+                 for own in [Texts(record, prompt, attributes, method.context, subject)] * len(rows)]
     run = Run(pipe, attributes, method, torch.cat(list(weights)), texts)
     before = getattr(pipe, "guider", None)
     if before is None:
@@ -448,7 +342,7 @@ def pictures_of(pipe, prompt: str, attributes: Sequence[Attribute], weights: Ten
     given = {**given, "prompt": prompt, per_prompt(pipe): len(weights), "output_type": "np", "output": name}
     if negative_prompt is not None:
         given["negative_prompt"] = negative_prompt
-    with _silent(pipe):
+    with silent(pipe):
         made, done = run_modular(pipe, type(pipe).__call__, attributes, method, [prompt], [weights], [subject], given)
     return np.asarray(made) if name == "images" else np.stack([video[0] for video in made]), done
 
@@ -463,7 +357,7 @@ def _unguided(run: Run) -> Iterator[None]:
         run.shifted.add(run.index)
         return run._evaluated(forward, call, {i: text for i, text in enumerate(run.pushed) if text is not None}, False)
 
-    with fronted(_denoiser(run.pipe), evaluated):
+    with fronted(denoiser_of(run.pipe), evaluated):
         yield
 
 
@@ -478,117 +372,3 @@ def unsteered(pipe) -> Iterator[None]:
     finally:
         if before is not None:
             pipe.guider = before
-
-
-def _denoiser(pipe) -> torch.nn.Module:
-    module = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
-    if module is None:
-        raise DebiasError(f"Cannot guide {type(pipe).__name__}: expected pipe.unet or pipe.transformer. Load its "
-                          "components first: pipe.load_components().")
-    return module
-
-
-@contextmanager
-def fronted(module: torch.nn.Module, answer: Callable[[Callable, dict], Any]) -> Iterator[None]:
-    """answer(forward, call by names) in front of a module; blocks go on reading the arguments of its forward."""
-    network = getattr(module, "_orig_mod", module)
-    parameters = list(inspect.signature(type(network).forward).parameters)[1:]
-
-    def make(forward):
-        @wraps(type(network).forward)
-        def called(*args, **kwargs):
-            return answer(forward, dict(zip(parameters, args), **kwargs))
-        called.__signature__ = inspect.signature(network.forward)  # type: ignore[attr-defined]
-        return called
-
-    with in_front(module, make):
-        yield
-
-
-@contextmanager
-def _silent(pipe) -> Iterator[None]:
-    """Without progress bars, which blocks inside of blocks have, too."""
-    found, blocks = [], [pipe._blocks]  # `pipe.blocks` is a copy
-    while blocks:
-        block = blocks.pop()
-        blocks += getattr(block, "sub_blocks", {}).values()
-        if hasattr(block, "progress_bar"):
-            found.append((block, block.__dict__.get("_progress_bar_config")))
-            block._progress_bar_config = dict(disable=True)
-    try:
-        yield
-    finally:
-        for block, before in found:
-            if before is None:
-                del block._progress_bar_config
-            else:
-                block._progress_bar_config = before
-
-
-# Arguments of a denoiser's call, flat: "added_cond_kwargs/text_embeds" is an item of a dictionary.
-def _flat(call: Mapping, head: str = "") -> Parts:
-    flat: Parts = {}
-    for name, value in call.items():
-        flat.update(_flat(value, f"{head}{name}/") if isinstance(value, dict) and value else {f"{head}{name}": value})
-    return flat
-
-
-def _nested(flat: Parts) -> dict:
-    call: dict = {}
-    for name, value in flat.items():
-        *dictionaries, last = name.split("/")
-        inner = call
-        for each in dictionaries:
-            inner = inner.setdefault(each, {})
-        inner[last] = value
-    return call
-
-
-def _tensor(value) -> Tensor:
-    """A part [1, ...] of one image, which some pipelines have as a list of one."""
-    return value[0][None] if isinstance(value, list) else value
-
-
-def _by_image(one) -> bool:
-    """Has an argument, seen in a call for one image, one item for each of them?"""
-    return isinstance(one, list) and len(one) == 1 or isinstance(one, Tensor) and one.ndim > 0 and len(one) == 1
-
-
-def _rows(value, one, images: Sequence[int], batch: int):
-    """An argument for some images of a batch; `one` is the same argument in a call for one image."""
-    if not _by_image(one) or len(value) != batch:
-        return value
-    rows = [value[i] for i in images]  # an index would be copied to the device in every step
-    return rows if isinstance(value, list) else torch.stack(rows)
-
-
-def _row(value, one, image: int, batch: int):
-    return _rows(value, one, [image], batch)
-
-
-def _joined(parts: list, one):
-    if not _by_image(one):
-        return parts[0]
-    return [part[0] for part in parts] if isinstance(one, list) else torch.cat(parts)
-
-
-def _alike(one, other) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return type(one) is type(other) and one == other
-
-
-def _same(one: dict, other: dict, but: str) -> bool:
-    return all(value is other.get(name) for name, value in one.items() if name != but)
-
-
-def _axis(tensors: Sequence[Tensor]) -> int:
-    """The dimension in which texts differ in length; 0 where it already is where core looks, or none differs."""
-    first = tensors[0].shape
-    differ = {i for other in tensors for i, (a, b) in enumerate(zip(first, other.shape)) if a != b}
-    if len(differ) > 1:
-        raise DebiasError("This pipeline's texts differ in more than their length, so they cannot be mixed.")
-    axis = differ.pop() if differ else 0
-    return 0 if axis == len(first) - 2 else axis
