@@ -31,7 +31,8 @@ from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
 from ..core.profile.file import Profile, located
 from .call import per_prompt
 from .denoiser_call import (
-    Parts, Texts, by_image, denoiser_of, flat_of, fronted, joined, nested, recorder, row_of, rows_of, same, silent, tensor_of,
+    Parts, Texts, by_image, denoiser_of, flat_of, fronted, joined, nested, recorder, row_of, rows_of, same, silent,
+    tensor_of,
 )
 from .hook import caches, check_guider, eps_units
 
