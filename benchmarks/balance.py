@@ -2,7 +2,7 @@
 
     python benchmarks/balance.py
 
-Every picture of all 20 occupations is drawn a group by its seed, as Debias Balance does; the demo's judge
+Every image of all 20 occupations is drawn a group by its seed, as Debias Balance does; the demo's judge
 labels them. A run goes on where rows/balance.json.gz ends.
 """
 from __future__ import annotations
@@ -62,13 +62,13 @@ def tables(results: list[dict]) -> str:
                      f"{100 * sum(r['fidelity'] for r in own) / len(own):.0f} % |")
     return f"""# Balance without a calibration
 
-Made by `python benchmarks/balance.py` on {harness.machine()}: {len(subjects)} occupations of the demo model, {N} pictures each of seeds that no
-decision used, judged by the demo's own judge. Every picture is drawn a group by its seed. It balances as well as chance allows, and changes
-more pictures than a calibration does. KL is the mean over occupations; "off" is the largest distance of a share from its target, in points;
+Made by `python benchmarks/balance.py` on {harness.machine()}: {len(subjects)} occupations of the demo model, {N} images each of seeds that no
+decision used, judged by the demo's own judge. Every image is drawn a group by its seed. It balances as well as chance allows, and changes
+more images than a calibration does. KL is the mean over occupations; "off" is the largest distance of a share from its target, in points;
 its 95 % interval is that of the mean, by 2,000 resamples of the occupations; "fair" counts occupations below the 95 % floor of a fair model. The row 70:30 aims at that.
 Every occupation has seeds of its own.
 
-| balanced | KL of gender | off | fair | KL of tones | off | fair | pictures of another gender or tone than without | show their occupation |
+| balanced | KL of gender | off | fair | KL of tones | off | fair | images of another gender or tone than without | show their occupation |
 |---|---|---|---|---|---|---|---|---|
 {chr(10).join(lines)}
 """

@@ -21,7 +21,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW, HALF = "embedding, default window", "embedding, half left alone"
-BOUNDS = {"prompt": 1.03, WINDOW: 1.2, "embedding": 1.55, HALF: 1.6}  # small pictures pay for a further call
+BOUNDS = {"prompt": 1.03, WINDOW: 1.2, "embedding": 1.55, HALF: 1.6}  # small images pay for a further call
 
 
 def start_comfyui() -> None:

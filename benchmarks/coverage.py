@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py            # hours on two cores, resumable: 1,000 calibrations of each cell, in four turns
 
-A world has the shares that a model shows by itself, and for each group how often a picture that is steered to it shows it
+A world has the shares that a model shows by itself, and for each group how often an image that is steered to it shows it
 (its obedience); those that do not obey show what the model shows by itself. Labels are drawn from it, seeds differ from
 calibration to calibration, and the calibrations are the product's own. "Covered": the true shares of the answer lie
 within the margin. Kept in rows/coverage.json.gz as cells come; coverage.md is their table.
@@ -49,20 +49,20 @@ def key_of(row: dict) -> str:
 
 
 def matrix(world: dict) -> np.ndarray:
-    """M [n + 1, n]: what pictures show that are left alone, and that are steered to each group."""
+    """M [n + 1, n]: what images show that are left alone, and that are steered to each group."""
     shows, obeys = np.array(world["shows"]), np.array(world["obeys"])[:, None]
     return np.vstack([shows, obeys * np.eye(len(shows)) + (1 - obeys) * shows])
 
 
 def calibrated(cell: dict, seed: int) -> tuple[bool, bool, int, float]:
-    """(is it sure by its own account, is it covered, its pictures, the share of pictures that it steers) of one
+    """(is it sure by its own account, is it covered, its images, the share of images that it steers) of one
     calibration."""
     chance = np.random.default_rng(seed)
     attributes = [Attribute(f"attribute {i}", tuple(Group(f"group {g}", (f"{{prompt}}, group {g}",))
                                                     for g in range(len(world["target"]))), tuple(world["target"]))
                   for i, world in enumerate(cell["worlds"])]
     plan = planned(cell["plan"], METHOD, batch_size=1000, seed=int(chance.integers(2 ** 40)))
-    calibration, truths = Calibration("a picture", attributes, METHOD, plan), list(map(matrix, cell["worlds"]))
+    calibration, truths = Calibration("an image", attributes, METHOD, plan), list(map(matrix, cell["worlds"]))
     while (current := calibration.next_round()) is not None:
         batch = Round(current.kind, current.steerings, current.seeds)
         for i, (truth, steering) in enumerate(zip(truths, current.steerings)):
@@ -103,7 +103,7 @@ The worst of {len(rows)} cells: {held_in(worst)}, of {said(worst)}.
 A cell's interval is Wilson's, at 95 %.
 
 Made by `python benchmarks/coverage.py` on {harness.machine()}: simulated calibrations of worlds whose shares are known, by the product's own code, with the default
-method. A row is what the model shows by itself, and the target; a column is how often a picture that is steered to a group shows it. Each cell: share within the margin
+method. A row is what the model shows by itself, and the target; a column is how often an image that is steered to a group shows it. Each cell: share within the margin
 in %, and images in the mean. {min(r["calibrations"] for r in rows)} calibrations of each at least; those count that say they are sure, of all {sum(r["calibrations"] for r in rows):,}. Counts are in rows/coverage.json.gz.
 """]
     for plan in dict.fromkeys(r["plan"] for r in rows):
@@ -128,7 +128,7 @@ def obeys(r: dict) -> str:
 
 
 def cell(r: dict | None) -> str:
-    return "" if r is None else f"{100 * r['covered'] / max(r['sure'], 1):.1f}, {r['pictures'] / r['calibrations']:.0f}"
+    return "" if r is None else f"{100 * r['covered'] / max(r['sure'], 1):.1f}, {r['images'] / r['calibrations']:.0f}"
 
 
 def held_in(r: dict) -> str:

@@ -5,7 +5,7 @@
     python benchmarks/effect.py --occupations doctor judge --only gender
 
 Every case calibrates each occupation by itself as a user does who changes nothing (plan "normal"). Its weights are then
-tested once, on pictures of seeds that no decision has used. Results are added to rows/effect.json.gz in the folder `--out` as
+tested once, on images of seeds that no decision has used. Results are added to rows/effect.json.gz in the folder `--out` as
 they come, and a run goes on where that file ends; effect.md is its tables.
 """
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measure(job: dict) -> tuple[dict, str]:
                     for i, a in enumerate(attributes)})
     kl = ", ".join(f"{name} {m['before']['kl']:.3f} -> {m['after']['kl']:.4f}"
                    for name, m in found["attributes"].items())
-    return found, f"KL {kl}, {found['images']} pictures, {seconds:.0f} s"
+    return found, f"KL {kl}, {found['images']} images, {seconds:.0f} s"
 
 
 def tables(results: list[dict]) -> str:
@@ -74,14 +74,14 @@ def tables(results: list[dict]) -> str:
     text = [f"""# What calibration achieves on the demo model
 
 Made by `python benchmarks/effect.py` on {harness.machine()}. Each occupation is calibrated by itself by the default plan: rounds
-until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all pictures so far, then one verification.
-"Before" and "after" are measured once, without and with the weights, on the same N = {HELD_OUT} pictures of seeds that no decision has used
-({FRESH:,} behind the first of the calibration; every occupation has seeds of its own). "Floor of the draws": the 95 % point of the KL that a perfectly fair profile with these draws shows on so many pictures, by
-simulation; it stays below in 19 of 20 cases on average. "Floor of independent pictures": the same for a perfectly fair model, whose pictures vary
-more. Margins are the plan's; {HELD_OUT} pictures show a share to 5 points themselves. "Pictures" are all of a calibration, its verification included.
-Fidelity is the share of pictures that show the prompt's occupation.
+until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all images so far, then one verification.
+"Before" and "after" are measured once, without and with the weights, on the same N = {HELD_OUT} images of seeds that no decision has used
+({FRESH:,} behind the first of the calibration; every occupation has seeds of its own). "Floor of the draws": the 95 % point of the KL that a perfectly fair profile with these draws shows on so many images, by
+simulation; it stays below in 19 of 20 cases on average. "Floor of independent images": the same for a perfectly fair model, whose images vary
+more. Margins are the plan's; {HELD_OUT} images show a share to 5 points themselves. "Images" are all of a calibration, its verification included.
+Fidelity is the share of images that show the prompt's occupation.
 
-| case | occupations | attribute | mean KL before | mean KL after | largest | below the floor of the draws | of independent pictures | KL <= 0.02 | farthest share from its target: mean, most, points | pictures: mean, most | in another group | fidelity before -> after | largest fall |
+| case | occupations | attribute | mean KL before | mean KL after | largest | below the floor of the draws | of independent images | KL <= 0.02 | farthest share from its target: mean, most, points | images: mean, most | in another group | fidelity before -> after | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     for case in [case for case in CASES if any(r["case"] == case for r in results)]:
         rows = [r for r in results if r["case"] == case]

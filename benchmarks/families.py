@@ -50,7 +50,7 @@ def page(rows: list[dict], versions: dict) -> str:
 
 Made by `python benchmarks/families.py` from the suite's tests: tiny models with random weights of every family, with the real classes of the host's
 networks, text encoders and samplers. Numbers are the largest deviation as a share of what a push does; one level of 255 is the least that diffusers'
-pictures can differ by. *Left alone*: in a batch with pushed pictures, a picture without weights is identical to the one without the package. *Full push*: a picture that
+images can differ by. *Left alone*: in a batch with pushed images, an image without weights is identical to the one without the package. *Full push*: an image that
 is pushed with weight -1 is that of its group's own text ("a doctor, a woman"), whatever the lengths of the texts of its batch. The directions
 inside sampling have no such text to compare with: in diffusers the suite compares a step with the one computed by hand from what each text predicts
 alone""" + _by_hand(rows) + """, with classifier-free guidance and without, and `embedding` with classifier-free guidance against the group where
@@ -58,7 +58,7 @@ a family has its usual form. This shows that guidance works on these networks. I
 of effect come from the demo model, and Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima and other real checkpoints have
 not been measured with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: audit and calibrate* (choose doctor) test your own.
 
-If texts differ in length, any weight adds all words of a group, so a shift hardly grows with its weight: use draws, the default.
+If texts differ in length, any weight adds all words of a group, so a shift barely grows with its weight: use draws, the default.
 """]
     for host in dict.fromkeys(row["host"] for row in rows):
         own = [row for row in rows if row["host"] == host]
@@ -70,7 +70,7 @@ If texts differ in length, any weight adds all words of a group, so a shift hard
                      *(_cell(by.get(direction, {}), "left alone") for direction in DIRECTIONS[1:])]
             text.append(f"| {family} | {' | '.join(cells)} |")
         refusals = sorted({row["refused"] for row in own if "refused" in row})
-        text.append("\nWhat is refused is said before the first picture:\n\n" + "\n".join(
+        text.append("\nWhat is refused is said before the first image:\n\n" + "\n".join(
             f"- {sentence}" for sentence in refusals) + "\n" if refusals else "")
     return "\n".join(text)
 

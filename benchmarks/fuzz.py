@@ -104,7 +104,7 @@ def state(document) -> None:
     assert found.stop is None or isinstance(found.stop, str)
     assert all(math.isfinite(w) for s in found.steerings for w in s.weights)
     for r in found.rounds:
-        assert len(set(r.seeds)) == len(r.seeds), "a picture that is counted twice"
+        assert len(set(r.seeds)) == len(r.seeds), "an image that is counted twice"
     held_out = [{*r.seeds} for r in found.rounds if r.kind == "held-out"]
     assert not any(own & {*r.seeds} for own in held_out for r in found.rounds if r.kind != "held-out"), "no test"
     found.warnings  # noqa: B018
@@ -127,7 +127,7 @@ def attribute_text(text: str) -> None:
 
 
 def labels(document) -> None:
-    """The file that maps a classifier's labels to groups; no model is loaded before it is checked."""
+    """The file that maps a judge's labels to groups; no model is loaded before it is checked."""
     ImageClassifier(CLASSIFIER, parse("gender"), document)
 
 
@@ -184,7 +184,7 @@ def prompts(document) -> None:
 
 
 def corrections(document) -> None:
-    """A file of labels corrected by hand, applied to three pictures."""
+    """A file of labels corrected by hand, applied to three images."""
     path = folder / "corrections.json"
     path.write_text(json.dumps(document), "utf-8", "surrogatepass")
     gender = parse("gender")
@@ -197,7 +197,7 @@ def corrections(document) -> None:
 
 
 def checks(document) -> None:
-    """What a check of a classifier found, as profiles, cards and the web UIs keep it."""
+    """What a check of a judge found, as profiles, cards and the web UIs keep it."""
     found = Check.from_dict(document)
     assert all(math.isfinite(share) and 0 <= low <= share <= high <= 1 for share, low, high in found.right)
     assert all(kept <= of for kept, of in found.obeyed or ()), "a model that obeys more often than it is asked"
@@ -213,7 +213,7 @@ def folder_state(document) -> None:
     path = audit.state
     path.write_text(json.dumps(document), "utf-8", "surrogatepass")
     found = audit.run()
-    assert found.round.done == len(found.keys) == 3 and len(set(found.keys)) == 3, "every picture once"
+    assert found.round.done == len(found.keys) == 3 and len(set(found.keys)) == 3, "every image once"
     assert all(isinstance(label, int) and -3 <= label < 2 for own in found.round.labels for label in own)
     assert not found.round.shows(0) or found.distribution(0).n <= 3
     found.table()
@@ -305,7 +305,7 @@ def seeds_of() -> dict[Callable, tuple[list, Callable, float]]:
 
 
 def infotext_mutated(text: str, chance: random.Random) -> str:
-    """A picture's infotext with a value replaced, cut or doubled, or garbage."""
+    """An image's infotext with a value replaced, cut or doubled, or garbage."""
     kind = chance.random()
     if kind < 0.15:
         return f"{typed(None, chance)}\nSteps: 20, Debias profile: {typed(None, chance)}, Debias {typed(None, chance)}"
@@ -321,7 +321,7 @@ def infotext_mutated(text: str, chance: random.Random) -> str:
 
 
 def an_audit(most: int = 3) -> FolderAudit:
-    """An audit of a folder of three pictures; with `most` below, one that was interrupted after so many."""
+    """An audit of a folder of three images; with `most` below, one that was interrupted after so many."""
     place = folder / "pictures"
     if not place.exists():
         place.mkdir()

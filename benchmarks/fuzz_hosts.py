@@ -1,6 +1,6 @@
 """What hostile input does that comes through a host: kinds of fuzz.py, over the tests' doubles of ComfyUI and A1111.
 
-Nodes and requests run until the first picture is asked for, `Reached`: what was given is accepted then.
+Nodes and requests run until the first image is asked for, `Reached`: what was given is accepted then.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXTS = ["", " ", "x", "gender", "a photo of a doctor", "young: a child\nold", "
 
 
 class Reached(DebiasError):
-    """The first picture is asked for."""
+    """The first image is asked for."""
 
 
 def _loaded(name: str, path: Path) -> types.ModuleType:
@@ -46,7 +46,7 @@ def _loaded(name: str, path: Path) -> types.ModuleType:
 
 
 def _reached(*args: Any, **kwargs: Any) -> Any:
-    raise Reached("The first picture is asked for.")
+    raise Reached("The first image is asked for.")
 
 
 # --- ComfyUI ---------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Comfy:
         Image.new("RGB", (64, 64), "gray").save(folder / "input" / "pictures" / "a.png")
         own = Profile.from_dict(profile)
         own.save(profiles.save_folder())
-        self.given = dict(model=model, clip=clip, vae=vae, classifier=judge, profile=own,
+        self.given = dict(model=model, clip=clip, vae=vae, judge=judge, profile=own,
                           attributes=(GENDER,), also=(SKIN_TONE_3,), images=torch.zeros(2, 64, 64, 3))
         found = asyncio.run(nodes.Debias().get_node_list())
         self.classes = {own.__name__: own for own in found if own.__name__ != "DebiasDemoModel"}
@@ -98,7 +98,7 @@ class Comfy:
             "4": dict(class_type="KSampler", inputs=dict(model=["3", 0], positive=["2", 0], negative=["2", 0])),
             "5": dict(class_type="DebiasLoadProfile", inputs=dict(profile="x.json")),
             "6": dict(class_type="DebiasCalibrate", inputs=dict(
-                model=["1", 0], clip=["1", 1], vae=["1", 2], classifier=["7", 0], steps=8, batch_size=4)),
+                model=["1", 0], clip=["1", 1], vae=["1", 2], judge=["7", 0], steps=8, batch_size=4)),
             "7": dict(class_type="DebiasJudge", inputs=dict(judge="demo"))}
 
     def documents(self) -> list:
@@ -134,7 +134,7 @@ class Comfy:
             found = made.execute(**inputs)
         assert isinstance(found, self.io.NodeOutput)
         if name in ("DebiasApply", "DebiasTextEncode"):
-            assert 0 <= values["strength"] <= 10, "a strength that no picture survives"
+            assert 0 <= values["strength"] <= 10, "a strength that no image survives"
         if name == "DebiasApply":
             assert 0 <= values["start"] <= values["end"] <= 1, "no part of the schedule"
         if name == "DebiasAttribute":
@@ -204,7 +204,7 @@ class Webui:
             for key, value in found.items())
 
     def infotext(self, text: str) -> None:
-        """An infotext that is pasted: a picture's, or anything at all."""
+        """An infotext that is pasted: an image's, or anything at all."""
         lines = text.splitlines()
         parameters = {}
         for key, value in PARAMETER.findall(lines[-1] if lines else ""):
@@ -219,4 +219,4 @@ class Webui:
         assert len(self.host.reported) <= len(parameters)
         self.host.reported.clear()  # values that are none, which the log tells
         if "Debias profile" not in parameters:
-            raise DebiasError("This is of no picture of sd-debias: the accordion is switched off.")
+            raise DebiasError("This is of no image of sd-debias: the accordion is switched off.")

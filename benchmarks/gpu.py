@@ -5,7 +5,7 @@
 
 Contracts: `tests/contracts`, on the card. Overhead: a guided run's time as a ratio to an unguided
 one of the same round, median of the rounds. Memory: the most that sampling allocates, as a ratio to
-an unguided run. Calibrate: pictures per second, judged, of one calibration. A stand-in computes on
+an unguided run. Calibrate: images per second, judged, of one calibration. A stand-in computes on
 the CPU, so it has contracts, waits and copies, and its times mean nothing: they are left out.
 """
 from __future__ import annotations
@@ -62,7 +62,7 @@ def pipeline(dtype: str, card: Card | None):
 
 
 def sampled(pipe, method, card: Card | None) -> None:
-    """Four pictures' latents, every one pushed."""
+    """Four images' latents, every one pushed."""
     weights = rows([PUSH], range(IMAGES)) if method else torch.zeros(IMAGES, 2)
     noise = torch.randn(IMAGES, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     place = dict(device=CUDA, dtype=pipe.unet.dtype)
@@ -90,7 +90,7 @@ def overhead(pipe) -> dict[str, tuple[float, float]]:
 
 
 def throughput(pipe) -> float:
-    """Pictures per second of a calibration, judging them included."""
+    """Images per second of a calibration, judging them included."""
     own = demo()
     bench = Workbench(pipe, own.clip, steps=model.STEPS, cfg=model.CFG, batch_size=50)
     started = time.perf_counter()
@@ -138,12 +138,12 @@ def page(standin: bool) -> str:
     lines = [f"""# On a GPU
 
 Made by `python benchmarks/gpu.py{' --standin' if standin else ''}` on {where}, of the demo model: {model.STEPS} steps,
-{IMAGES} pictures, every one pushed; medians of {ROUNDS} rounds.{
+{IMAGES} images, every one pushed; medians of {ROUNDS} rounds.{
     ' A stand-in computes on the CPU: it shows that no step waits for a card, and nothing of its times.' if standin else ''}
 
 Contracts: {contracts(standin)}.
 
-| precision | direction | time | memory | calibrate, pictures/s | waits and copies in every step |
+| precision | direction | time | memory | calibrate, images/s | waits and copies in every step |
 |---|---|---|---|---|---|"""]
     forms = [(dtype, False) for dtype in DTYPES] + ([] if standin else [("float32", True)])
     for dtype, compiled in forms:

@@ -37,9 +37,9 @@ FIRST_SEED = 1_000
 # Seeds of tests that come after a calibration and its verification.
 TEST_SEED = 70_000_000
 HELD_OUT = 400
-# Of pages that compare draws with the floor of independent pictures.
-FLOOR = """"The floor" is that of a perfectly fair model's independent pictures, 19 of 20 of which stay below it. Draws are spread evenly over seeds
-and vary less: a perfectly fair draw is above it in 0 to 4 of 100 runs, of gender and five tones on 400 pictures ([floors of draws](sure.md#floors-of-draws))."""
+# Of pages that compare draws with the floor of independent images.
+FLOOR = """"The floor" is that of a perfectly fair model's independent images, 19 of 20 of which stay below it. Draws are spread evenly over seeds
+and vary less: a perfectly fair draw is above it in 0 to 4 of 100 runs, of gender and five tones on 400 images ([floors of draws](sure.md#floors-of-draws))."""
 
 bench: Workbench  # of this process
 
@@ -67,13 +67,13 @@ def start_worker(threads: int, opened: Callable[[], Workbench] = demo) -> None:
     bench.generate_anew, bench.generate = bench.generate, remembered
 
 
-_made: dict[tuple, tuple[np.ndarray, bool, bool]] = {}  # picture, did guidance act, is it not finite
+_made: dict[tuple, tuple[np.ndarray, bool, bool]] = {}  # image, did guidance act, is it not finite
 
 
 def remembered(prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute] = (), steerings: Sequence[Steering] = (),
                method: Method = METHODS["default"], strength: float = 1.0, weights=None,
                encoded=None) -> tuple[np.ndarray, dict]:
-    """`Workbench.generate`, but a picture of a prompt that was made before is not made again: it is the same in any batch.
+    """`Workbench.generate`, but an image of a prompt that was made before is not made again: it is the same in any batch.
 
     Cases have many in common: all unguided ones, and those whose seeds drew the same group.
     """
@@ -97,7 +97,7 @@ def remembered(prompt: str, seeds: Sequence[int], attributes: Sequence[Attribute
 
 
 def forget() -> None:
-    """Make all pictures anew from here on, as timings need it."""
+    """Make all images anew from here on, as timings need it."""
     _made.clear()
 
 
@@ -107,7 +107,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--occupations", nargs="+", metavar="NAME", help="measure these alone, of those it measures")
     options.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
     options.add_argument("--fresh", action="store_true",
-                         help="begin anew; the results that are there are kept as rows/NAME.old.json.gz")
+                         help="start again; the results that are there are kept as rows/NAME.old.json.gz")
     out(options)
     return options
 
@@ -121,15 +121,15 @@ def out(options: argparse.ArgumentParser) -> None:
 
 def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], seeds: Sequence[int],
              compared: bool = True) -> dict:
-    """What pictures of these seeds show, and how far they are from the unguided ones of the same seeds.
+    """What images of these seeds show, and how far they are from the unguided ones of the same seeds.
 
     attributes  shares with their statistics, by name
-    fidelity    share of pictures that show the prompt's occupation
+    fidelity    share of images that show the prompt's occupation
 
-    and, where they are compared with the unguided pictures, which are then made:
+    and, where they are compared with the unguided images, which are then made:
 
-    distance    mean 1 - cosine between CLIP's features of a picture and of the unguided one, where there is a CLIP
-    regrouped   share of pictures that show another group, of any attribute, than the unguided one
+    distance    mean 1 - cosine between CLIP's features of an image and of the unguided one, where there is a CLIP
+    regrouped   share of images that show another group, of any attribute, than the unguided one
     """
     classifiers = [bench.classifier(attribute) for attribute in attributes]
     shown = [classify(images).argmax(1) for classify in classifiers]
@@ -149,7 +149,7 @@ def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], s
 
 def tested(prompt: str, attributes: Sequence[Attribute], method: Method, steerings: Sequence[Steering],
            n: int = HELD_OUT, first: int = TEST_SEED, compared: bool = True) -> dict:
-    """`measured` for n pictures of seeds that neither a calibration nor its verification has used."""
+    """`measured` for n images of seeds that neither a calibration nor its verification has used."""
     seeds = range(first, first + n)
     return measured(bench.generate(prompt, seeds, attributes, steerings, method)[0], prompt, attributes, seeds, compared)
 
@@ -181,9 +181,9 @@ def run(name: str, jobs: Sequence[dict], measure: Callable[[dict], tuple[dict, s
     if len(results) < len(stored):
         print(f"{len(stored) - len(results)} results in {store} are of another model: measured anew.", flush=True)
     due = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
-    print(f"{len(jobs) - len(due)} of {len(jobs)} results are in {store}; --fresh begins anew. Measuring "
+    print(f"{len(jobs) - len(due)} of {len(jobs)} results are in {store}; --fresh starts again. Measuring "
           f"{len(due)} in {options.jobs} processes.", flush=True)
-    # Each prompt has a process of its own, which remembers its pictures.
+    # Each prompt has a process of its own, which remembers its images.
     prompts = list(dict.fromkeys(map(_prompt, due)))
     if results:
         keep(name, results, tables, options.out)  # the page may have changed where no figure is due

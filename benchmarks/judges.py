@@ -1,13 +1,13 @@
-"""Judges that err, and persons instead of pictures, where the truth is known: on the demo model and composed pictures.
+"""Judges that err, and persons instead of images, where the truth is known: on the demo model and composed images.
 
 1. The check: of a judge that is made worse on purpose (10, 20 and 30 % of its labels are wrong), shares are corrected by
    its check; how often do their intervals hold the true shares?
 2. Calibrations with such a judge, with its check and without: whom does the model then show by the true labels? With a
    usual check and plan, and with larger ones.
 3. People mode: several persons of the demo model on one canvas; how often do the intervals hold the true shares?
-4. How many pictures an audit of a folder labels in a second.
+4. How many images an audit of a folder labels in a second.
 
-Truth is the demo's own classifier, unspoiled, which is right about its drawings (docs/demo_model.md).
+Truth is the demo's own judge, unspoiled, which is right about its drawings (docs/demo_model.md).
 """
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ OCCUPATIONS = ("doctor", "nurse", "mechanic", "teacher")
 RATES = (0.1, 0.2, 0.3)
 AIM = GENDER.with_target((0.3, 0.7))  # of even shares, a judge that errs alike both ways shows even ones
 POOL, AUDIT, CHECK, RUNS, TEST = 1000, 200, 50, 200, 400
-# Of calibrations: labels wrong, pictures of the check a group (0: no check), images at most before the verification.
+# Of calibrations: labels wrong, images of the check a group (0: no check), images at most before the verification.
 CALIBRATED = [*((rate, 400, 800) for rate in RATES), (0.2, 0, 800), (0.2, 2000, 2000), (0.3, 3000, 4000)]
 SEEDS = dict(pool=90_000_000, check=91_000_000, calibration=92_000_000, test=93_000_000)  # no other command uses these
 
 
 class Spoiled:
-    """A judge of two groups, of whose labels a share is wrong: which ones, the picture's content decides."""
+    """A judge of two groups, of whose labels a share is wrong: which ones, the image's content decides."""
 
     def __init__(self, judge, rate: float):
         self.judge, self.rate, self.name = judge, rate, f"{judge.name}, {rate:.0%} wrong"
@@ -70,7 +70,7 @@ def made(bench, prompt: str, first: int, count: int, profile=None) -> list[np.nd
 
 
 def correction(bench, say) -> tuple[dict, dict]:
-    """(coverage by rate, a pool's pictures by occupation)."""
+    """(coverage by rate, a pool's images by occupation)."""
     true = bench.classifier(GENDER)
     pools = {}
     for at, occupation in enumerate(OCCUPATIONS):
@@ -137,7 +137,7 @@ def calibrations(bench, say) -> list[dict]:
 
 
 def people(bench, pools, say) -> dict:
-    """Coverage of people mode on canvases of one to four demo persons, alike or not within a picture."""
+    """Coverage of people mode on canvases of one to four demo persons, alike or not within an image."""
     true = bench.classifier(GENDER)
     persons = [image for images in pools.values() for image in images]
     truth = np.concatenate([labels(true(images)) for images in pools.values()])
@@ -145,7 +145,7 @@ def people(bench, pools, say) -> dict:
     by_group = [np.flatnonzero(truth == g) for g in (0, 1)]
 
     def drawn(alike: float):
-        """Persons of one picture: with chance `alike` all of the first one's group."""
+        """Persons of one image: with chance `alike` all of the first one's group."""
         first = int(chance.integers(len(persons)))
         group, count = truth[first], int(chance.integers(1, 5))
         return [first, *(int(chance.choice(by_group[group])) if chance.random() < alike else
@@ -155,7 +155,7 @@ def people(bench, pools, say) -> dict:
         inside = naive = 0
         share = float(np.mean(truth == 1)) if alike == 0 else None
         runs = [[drawn(alike) for _ in range(400)] for _ in range(RUNS)]
-        if share is None:  # the mean over very many pictures
+        if share is None:  # the mean over very many images
             many = np.concatenate([truth[own] for run in runs for own in run])
             share = float(np.mean(many == 1))
         for run in runs:
@@ -186,7 +186,7 @@ def people(bench, pools, say) -> dict:
 
 
 def throughput(bench, pools) -> dict:
-    """Pictures a second of a folder's audit with the demo's CLIP."""
+    """Images a second of a folder's audit with the demo's CLIP."""
     images = [image for own in pools.values() for image in own[:250]]
     with tempfile.TemporaryDirectory() as folder:
         for i, image in enumerate(images):
@@ -211,7 +211,7 @@ def main() -> None:
     if given.only != "calibrations":
         corrected, pools = correction(bench, say)
         counted, speed = people(bench, pools, say), throughput(bench, pools)
-        say(f"{speed['a_second']} pictures a second")
+        say(f"{speed['a_second']} images a second")
         for name, found in (("correction", corrected), ("people", counted), ("throughput", speed)):
             if given.out:
                 record(name, found, given.out)

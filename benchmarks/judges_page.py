@@ -30,7 +30,7 @@ def page(known: dict) -> str:
     if found := known.get("throughput"):
         parts.append(f"""## Throughput
 
-An audit of a folder of {found['pictures']} pictures of {found['pixels']} x {found['pixels']} pixels with the demo's CLIP labels {found['a_second']} a second, opening and
+An audit of a folder of {found['images']} images of {found['pixels']} x {found['pixels']} pixels with the demo's CLIP labels {found['a_second']} a second, opening and
 thumbnails included ({found['machine']}; `python benchmarks/judges.py`). CLIP ViT-L/14 is some hundred times as large: there the model determines the speed.
 """)
     return "\n".join(parts)
@@ -47,11 +47,11 @@ def _photographs(found: dict) -> str:
                        f"{_percent(own['interval'][1])} | {_rows(own)} |" for name, own in found["judges"].items())
     return f"""## On photographs
 
-`python benchmarks/photographs.py --pictures FOLDER` ({found['machine']}): {found['photographs']} photographs of seven packages, {found['faces']} faces, and {found['without']} pictures without any.
+`python benchmarks/photographs.py --pictures FOLDER` ({found['machine']}): {found['photographs']} photographs of seven packages, {found['faces']} faces, and {found['without']} images without any.
 Labels were written by hand, by one viewer, by appearance. It is an easy set: faces are large, most look into the camera, and few are dark or
 old. It separates a working judge from a broken one; it does not rank good judges.
 
-| detector | faces found | found where none is | seconds a picture |
+| detector | faces found | found where none is | seconds an image |
 |---|---|---|---|
 {rows}
 
@@ -71,7 +71,7 @@ def _correction(found: dict) -> str:
                      for rate, own in found.items() if rate != "machine")
     return f"""## The check corrects shares
 
-`python benchmarks/judges.py` ({found['machine']}): a judge is made worse on purpose. Audits of 200 pictures of four occupations, a check of 50 pictures a
+`python benchmarks/judges.py` ({found['machine']}): a judge is made worse on purpose. Audits of 200 images of four occupations, a check of 50 images a
 group. How often does the 95 % interval hold the true share?
 
 | labels wrong | corrected interval holds it | uncorrected interval holds it | mean error, corrected |
@@ -85,18 +85,18 @@ def _calibrations(found: dict) -> str:
                      f"{_percent(own['woman'])} | {_said(own)} | {own['images']} |" for own in found["rows"])
     return f"""## Calibrations with such a judge
 
-To 30:70, within 5 points; the share of women by the true labels on {found['images']} fresh pictures, whose own 95 % interval is ± 4.5 points
+To 30:70, within 5 points; the share of women by the true labels on {found['images']} fresh images, whose own 95 % interval is ± 4.5 points
 ({found['machine']}). (At a target of 50:50, a judge with equal errors in both directions shows even shares anyway.)
 
-| labels wrong | pictures of the check, a group | images at most | occupation | women afterwards | sure within, by itself | images used |
+| labels wrong | images of the check, a group | images at most | occupation | women afterwards | sure within, by itself | images used |
 |---|---|---|---|---|---|---|
 {rows}
 
-| labels wrong | pictures of the check, a group | mean share of women | off target: mean, largest, points | target within the test's interval |
+| labels wrong | images of the check, a group | mean share of women | off target: mean, largest, points | target within the test's interval |
 |---|---|---|---|---|
 {_ended(found)}
 
-The more labels are wrong, the more pictures the check itself needs: of 400 a group, labels that are wrong in 30 % leave 4 points of doubt on
+The more labels are wrong, the more images the check itself needs: of 400 a group, labels that are wrong in 30 % leave 4 points of doubt on
 the true share, the same for every occupation, and the calibration says so. Without a check it claims its 5 points and is wrong by more than 10.
 """
 
@@ -124,12 +124,12 @@ def _people(found: dict) -> str:
     rows = "\n".join(f"| {name} | {own['inside']} of {own['runs']} | {own['as_if_independent']} of {own['runs']} |"
                      for name, own in found.items() if name in ("independent", "alike"))
     whole = found["whole way"]
-    return f"""## People instead of pictures
+    return f"""## People instead of images
 
 Canvases of one to four persons of the demo model, 400 canvases a run; *alike*: with a chance of 80 % a person is of the first one's group.
 How often does the 95 % interval hold the true share of persons ({found['machine']})?
 
-| persons of one picture | people mode | as if all persons were independent |
+| persons of one image | people mode | as if all persons were independent |
 |---|---|---|
 {rows}
 

@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def framed(images: list, words: str) -> Image.Image:
-    """The pictures in two rows, with what they are above."""
+    """The images in two rows, with what they are above."""
     sheet = contact_sheet(images, columns=8, size=96)
     page = Image.new("RGB", (sheet.width, sheet.height + 34), "white")
     page.paste(sheet, (0, 34))

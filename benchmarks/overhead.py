@@ -3,7 +3,7 @@
     python benchmarks/overhead.py                                 # the demo model on the CPU
     python benchmarks/overhead.py --models sd15 sdxl flux --device cuda --dtype bfloat16 [--compile]
 
-The larger models have random weights: their pictures are noise, their cost is real. `flux`, `z-image`, `qwen-image` and `klein` are transformers of these models'
+The larger models have random weights: their images are noise, their cost is real. `flux`, `z-image`, `qwen-image` and `klein` are transformers of these models'
 widths with fewer blocks, so that they fit any machine; the last three have tiny text encoders and autoencoders, of which 64 pixels make as many
 tokens as 256 do in use. docs/overhead.json keeps one entry a model, device, precision and size.
 
@@ -36,10 +36,10 @@ from sd_debias.diffusers_host.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
 SHARE = MIDDLE.end - MIDDLE.start  # of the steps, in the default window
-# Every picture is pushed: the dearest case.
+# Every image is pushed: the dearest case.
 DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
 TEXTS = "texts, once a prompt"
-ONE_MORE = "unguided, one more row a picture"
+ONE_MORE = "unguided, one more row an image"
 # Pixels of a side for which a model is made; None: the pipeline's own.
 MADE_FOR = {"sd15": 512, "sdxl": 1024, "flux": 1024, "z-image": 256, "qwen-image": 256, "klein": 256, "demo": None}
 WAYS = {
@@ -117,9 +117,9 @@ def of_today(name: str):
 
 
 def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
-    """Most bytes beyond the weights while two steps of two pictures are sampled, by way; text encoder and decoder, which
+    """Most bytes beyond the weights while two steps of two images are sampled, by way; text encoder and decoder, which
     need the same in each way, are left out. ONE_MORE: of an unguided run whose calls of the denoiser have a row more for
-    each of the two pictures. On CPUs the pipeline's denoiser has no weights afterwards."""
+    each of the two images. On CPUs the pipeline's denoiser has no weights afterwards."""
     sizes, attribute, calls, counter = dict(width=size, height=size) if size else {}, GENDER, [], None
     encoded = encode_all(pipe, PROMPT, [attribute], IN_CONTEXT)
 
@@ -153,7 +153,7 @@ def sampling_memory(pipe, device: str, cfg: float, size: int | None) -> dict:
 
 
 def added_rows(pipe, device: str, cfg: float, size: int | None, rounds: int) -> list[float]:
-    """Times of an added row, as shares of the pipeline's own call of its U-Net in the same step, for one picture."""
+    """Times of an added row, as shares of the pipeline's own call of its U-Net in the same step, for one image."""
     clock, times, sizes = _clock(device), [], dict(width=size, height=size) if size else {}
     encoded = encode_all(pipe, PROMPT, [GENDER], IN_CONTEXT)
 
@@ -215,16 +215,16 @@ def tables(found: list[dict]) -> str:
     text = [f"""# What applying a profile costs
 
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
-interleaved rounds, in brackets the least and the most of them, every picture pushed. Of some rows it is said how many rounds they are; "CPU time": the
+interleaved rounds, in brackets the least and the most of them, every image pushed. Of some rows it is said how many rounds they are; "CPU time": the
 seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is
 {100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on; the "former window" is the first 35 %, which is as many of 8 steps, and one more of 10 or 20. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
-ratio, which a prompt's first run has on top; with few steps and small pictures it weighs more than in use. Unguided runs encode
-their prompt each time, as pipelines do. `embedding` and `prediction`, whose pictures are pushed to one drawn group here, add one row an image: in every step of the window, or in every
+ratio, which a prompt's first run has on top; with few steps and small images it weighs more than in use. Unguided runs encode
+their prompt each time, as pipelines do. `embedding` and `prediction`, whose images are pushed to one drawn group here, add one row an image: in every step of the window, or in every
 second one without classifier-free guidance (flux) and where a pipeline evaluates the negative prompt in a call of its own, after the prompt's
 (qwen-image, klein). In rows of the former window `prediction` was anchored at the empty prompt, which qwen-image and klein evaluated too, in every step.
 Added rows have calls of their own.
 
-| model | device | pictures, steps | {' | '.join(ways)} |
+| model | device | images, steps | {' | '.join(ways)} |
 |{'---|' * (len(ways) + 3)}"""]
     for f in found:
         ratios = " | ".join(_ratio(f, way) for way in ways)
@@ -239,7 +239,7 @@ Added rows have calls of their own.
         text.append(f"""
 ## An added row at the models' own sizes
 
-Small pictures overstate the cost of a call, much of which is then to read the weights. At the size that the model is made for, one picture at a time, the
+Small images overstate the cost of a call, much of which is then to read the weights. At the size that the model is made for, one image at a time, the
 time of an added row as a share of the step's own call, which evaluates two; and what that makes of a run's {100 * SHARE:.0f} %, were the
 denoiser all of it.
 
@@ -254,9 +254,9 @@ denoiser all of it.
     text.append(f"""
 ## Memory
 
-The most that the tensors of two pictures' sampling take beyond the weights, without text encoder and decoder, which need the same in each way, at the
+The most that the tensors of two images' sampling take beyond the weights, without text encoder and decoder, which need the same in each way, at the
 size that the model is made for: on CPUs counted without computing the denoiser, and with the attention of fused kernels. Other ways as shares of the
-unguided run; the last is an unguided run whose calls have one row more for each picture. It does not depend on the number of steps. (z-image,
+unguided run; the last is an unguided run whose calls have one row more for each image. It does not depend on the number of steps. (z-image,
 qwen-image, klein: 256 pixels make as many tokens as 1,024 in use.)
 
 | model | device | unguided | {' | '.join(ways)} | {ONE_MORE} |
@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--size", type=int, help="of a picture's side in pixels; default: the model's own")
+    parser.add_argument("--size", type=int, help="of an image's side in pixels; default: the model's own")
     parser.add_argument("--steps", type=int, default=10, help="of the models with random weights")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="the denoiser with torch.compile")

@@ -1,11 +1,11 @@
-"""The paper's form on the embedded demo model: one unsafe direction inside sampling, one shift for all pictures, IDA.
+"""The paper's form on the embedded demo model: one unsafe direction inside sampling, one shift for all images, IDA.
 
     python benchmarks/paper.py                                    # every case: hours on two cores, resumable
     python benchmarks/paper.py --only gender --occupations doctor judge
 
-Each occupation is calibrated by itself (`--method paper`), in rounds of 100 pictures: gender until its shares lie within 2
-points of their target with 95 % certainty, or 16 rounds are used; tones, alone or with gender, within 3.5, or 12 rounds. Then its weights are tested on 400 pictures of seeds that no decision has used, on 1,000 for every seventh occupation, and for all at 70:30. The policy gradient has five rounds of as many pictures, for
-every fourth one. Every occupation has seeds of its own, in calibrations and tests: pictures of one seed resemble each other across occupations.
+Each occupation is calibrated by itself (`--method paper`), in rounds of 100 images: gender until its shares lie within 2
+points of their target with 95 % certainty, or 16 rounds are used; tones, alone or with gender, within 3.5, or 12 rounds. Then its weights are tested on 400 images of seeds that no decision has used, on 1,000 for every seventh occupation, and for all at 70:30. The policy gradient has five rounds of as many images, for
+every fourth one. Every occupation has seeds of its own, in calibrations and tests: images of one seed resemble each other across occupations.
 Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sd_debias.core.method.methods import METHODS, Method
 METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
 PUSHES = ("doctor",)  # the occupations of the table of pushes
-MANY = 1000  # pictures of the test, for every seventh occupation and these cases
+MANY = 1000  # images of the test, for every seventh occupation and these cases
 MANY_OF = ("gender 70:30",)
 PLAN = Plan(images=100, rounds=16, held_out=0, batch_size=50, within=0.02)
 TONES = replace(PLAN, rounds=12, within=0.035)
@@ -42,7 +42,7 @@ FIRST, FORMER = ", 8 rounds", ", first 35%"
 IDA, GRADIENT, PUSH, PLAIN = "IDA", "policy gradient", "push", "none"
 EVERYWHERE = "IDA, all occupations"
 ITERATIONS = 5      # of the figure
-GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its pictures each
+GENERATION = 4      # weights that the policy gradient tries in an iteration, on a quarter of its images each
 SEEDS = 1_000_000  # from here on; the next occupation's begin as many further
 TRIED, SHOWN, PUSHED = 100_000, 200_000, 300_000  # among them: what a policy learns from, what the figure shows, pushes
 LENGTHS = (0.5, 1.0, 2.0)      # of these pushes
@@ -66,13 +66,13 @@ def first_seed(occupation: str) -> int:
 
 def test_seeds(occupation: str, case: str = PLAIN) -> list[int]:
     """MANY of an occupation's own: of all 40-bit numbers, without order. No choice of the method's or of the case's
-    plan was made on their pictures."""
+    plan was made on their images."""
     chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), SEEDS + (case in AGAIN)])
     return chance.choice(2 ** 40, MANY, replace=False).tolist()
 
 
 def plain(job: dict) -> tuple[dict, str]:
-    """Fidelity of an occupation's test pictures without weights."""
+    """Fidelity of an occupation's test images without weights."""
     prompt = captions.prompt(job["occupation"])
     pictures = harness.bench.generate(prompt, test_seeds(job["occupation"])[:HELD_OUT])[0]
     fidelity = float(np.mean(harness.bench.fidelity(pictures, prompt)))
@@ -102,7 +102,7 @@ def learned(job: dict) -> tuple[dict, str]:
 
 
 def pushed(job: dict) -> tuple[dict, str]:
-    """Shares [n, lengths, n]: of pictures that all are pushed to one group, the groups that they show."""
+    """Shares [n, lengths, n]: of images that all are pushed to one group, the groups that they show."""
     (attribute,), prompt, method = CASES[job["case"]], captions.prompt(job["occupation"]), Method.from_dict(job["method"])
     n, classify, found = len(attribute.groups), harness.bench.classifier(attribute), []
     begin = first_seed(job["occupation"]) + PUSHED
@@ -162,16 +162,16 @@ def tables(results: list[dict]) -> str:
     text = [f"""# The paper's form on the demo model
 
 Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `{METHOD.direction}`, the groups' texts
-alone, one shift for all pictures, rule `{METHOD.rule}`, from {METHOD.guidance.start:.0%} to {METHOD.guidance.end:.0%} of the steps, a push that grows with its
-weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} pictures in the audit and each
+alone, one shift for all images, rule `{METHOD.rule}`, from {METHOD.guidance.start:.0%} to {METHOD.guidance.end:.0%} of the steps, a push that grows with its
+weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} images in the audit and each
 round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
-rounds; where tones are balanced, within {100 * TONES.within:g} points, at most {TONES.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} pictures of seeds that
-no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent pictures of a perfectly
-fair model, 19 of 20 of which are. Fidelity is the share of pictures that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
+rounds; where tones are balanced, within {100 * TONES.within:g} points, at most {TONES.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} images of seeds that
+no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent images of a perfectly
+fair model, 19 of 20 of which are. Fidelity is the share of images that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
 "8 rounds" is the plan that gender had at first, within {100 * TONES.within:g} points; after that test it was made finer, and tested on other seeds. The paper's own SLD settings and update rule are not known to us: these are ours.
 "First 35%" is the method's former window, of as many steps here: at most 8 rounds of gender and 16 of the other cases, all occupations tested on the same {HELD_OUT} seeds.
 
-| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | pictures, mean | certain | fidelity in the test, without -> with | largest fall |
+| case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | images, mean | certain | fidelity in the test, without -> with | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     calibrated, unguided = measured_cases(results), {r["occupation"]: r["fidelity"] for r in results if r["solver"] == PLAIN}
     for case, rows in calibrated.items():
@@ -189,7 +189,7 @@ fair model, 19 of 20 of which are. Fidelity is the share of pictures that show t
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(map(certain, rows))} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
-Every seventh occupation was tested on N = {MANY:,} pictures, those {HELD_OUT} among them, and at 70:30 all: after the {HELD_OUT}, to tell the
+Every seventh occupation was tested on N = {MANY:,} images, those {HELD_OUT} among them, and at 70:30 all: after the {HELD_OUT}, to tell the
 test's chance from the weights' errors.
 
 | case | attribute | occupations | mean KL | below the floor | within 4 points | farthest share from its target, in points: root mean square | by occupation |
@@ -207,9 +207,9 @@ test's chance from the weights' errors.
 
 ![KL of both solvers against their iterations](paper.png)
 
-Both solvers have {PLAN.images} pictures an iteration, of the same direction, and the figure shows every fourth occupation of both. Of IDA, a round's KL is that of its own pictures. The policy
-gradient tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} pictures each; what is shown is its mean's, on {PLAN.images} further pictures that it
-does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} pictures, on average.
+Both solvers have {PLAN.images} images an iteration, of the same direction, and the figure shows every fourth occupation of both. Of IDA, a round's KL is that of its own images. The policy
+gradient tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} images each; what is shown is its mean's, on {PLAN.images} further images that it
+does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} images, on average.
 
 | attribute | solver | occupations | {" | ".join(f"iteration {i}" for i in range(ITERATIONS + 1))} | fair |
 |---|---|---|{"---|" * (ITERATIONS + 2)}""")
@@ -220,7 +220,7 @@ does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images
     text.append(f"""
 ## What pushes to one group show
 
-Share of {PLAN.images} pictures that show the group that all are pushed to, of {" and ".join(PUSHES)}: with the text moved away from the groups, as the
+Share of {PLAN.images} images that show the group that all are pushed to, of {" and ".join(PUSHES)}: with the text moved away from the groups, as the
 rule has it, and moved toward where the weights lead, as the method has it (`toward`).
 
 | group | {" | ".join(f"length {length:g}, {side}" for length in LENGTHS for side in ("away", "toward"))} |
@@ -270,7 +270,7 @@ def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
 
 
 def fair(attribute: str) -> float:
-    """Mean KL of a perfectly fair model's pictures of one iteration."""
+    """Mean KL of a perfectly fair model's images of one iteration."""
     sizes = {a.name: len(a.groups) for attributes in CASES.values() for a in attributes}
     return noise_floor(sizes[attribute], PLAN.images)[0]
 
@@ -289,7 +289,7 @@ def plot(results: list[dict], path) -> None:
             axis.plot(curves.mean(0), "o-", color=colour, label=solver)
             axis.fill_between(range(ITERATIONS + 1), low, high, color=colour, alpha=0.2, linewidth=0)
         axis.axhline(fair(name), color="#59636e", linestyle=":", label="a perfectly fair model, on average")
-        axis.set(title=name, xlabel=f"iteration of {PLAN.images} pictures")
+        axis.set(title=name, xlabel=f"iteration of {PLAN.images} images")
         axis.grid(color="#dfe3e8")
     axes[0][0].set_ylabel("KL to the target, nats")
     axes[0][0].set_ylim(bottom=0)  # once all curves are there: the axes share it

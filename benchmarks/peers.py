@@ -1,4 +1,4 @@
-"""The methods that are published or usual, side by side: same model, prompts, seeds, sampler and classifier.
+"""The methods that are published or usual, side by side: same model, prompts, seeds, sampler and judge.
 
     python benchmarks/peers.py              # hours on two cores, resumable
     python benchmarks/peers.py --out docs   # the published ones
@@ -37,13 +37,13 @@ from sd_debias.core.profile.file import Entry, Profile
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 TESTED = 400
-EXPLICIT = 100  # pictures of a prompt that names a group, for each group
+EXPLICIT = 100  # images of a prompt that names a group, for each group
 OURS = re.compile("^IDA, (shift|draw)|^draw")  # the rest is published or usual
 PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
 
 
 # A peer is set up for a prompt and an attribute: peer(prompt, attribute) returns generate(seeds, asked=prompt), which
-# makes pictures of whatever prompt is asked for with that set-up, and the number of pictures that the set-up took.
+# makes images of whatever prompt is asked for with that set-up, and the number of images that the set-up took.
 
 
 def ida(method: Method, plan: Plan = PLAN) -> Callable:
@@ -63,7 +63,7 @@ def plain(prompt, attribute):
 
 
 def suffix(prompt, attribute):
-    """"..., a woman" behind the prompt, the group drawn for each picture, as dynamic prompts do."""
+    """"..., a woman" behind the prompt, the group drawn for each image, as dynamic prompts do."""
     def generate(seeds, asked=prompt):
         chosen = drawn(attribute, seeds)
         images = [None] * len(seeds)
@@ -77,7 +77,7 @@ def suffix(prompt, attribute):
 
 
 def commonest(prompt, attribute) -> int:
-    """The group that a user sees most often, from an audit of 100 pictures."""
+    """The group that a user sees most often, from an audit of 100 images."""
     images = harness.bench.generate(prompt, range(FIRST_SEED, FIRST_SEED + 100))[0]
     return int(np.bincount(harness.bench.classifier(attribute)(images).argmax(1)).argmax())
 
@@ -105,7 +105,7 @@ def sld(prompt, attribute):
 
 
 def sega(scale: float, threshold: float, warmup: float, reverse: bool = False) -> Callable:
-    """SEGA toward a group drawn for each picture; with `reverse`, also away from the others, as Fair Diffusion does
+    """SEGA toward a group drawn for each image; with `reverse`, also away from the others, as Fair Diffusion does
     (Friedrich et al. 2023)."""
     def prepare(prompt, attribute):
         parts = {name: part for name, part in harness.bench.pipe.components.items() if name != "image_encoder"}
@@ -152,7 +152,7 @@ def uce_loop(prompt, attribute, images: int = 10, most: int = 30, dead_zone: flo
 
 
 def every_picture(prompt, attribute):
-    """This package's draw without calibration: each picture is steered to a group drawn from the target."""
+    """This package's draw without calibration: each image is steered to a group drawn from the target."""
     steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
     profile = Profile("peers", METHODS["default"], (attribute,), (Entry(prompt, (steering,)),), harness.bench.setting,
                       "", "", "")
@@ -179,12 +179,12 @@ PEERS = {
     "IDA, draw, embedding, all steps": ida(Method("embedding")),
     "IDA, draw, prediction": ida(named(direction="prediction")),
     "IDA, draw, prompt (default)": ida(METHODS["default"]),
-    "draw for every picture": every_picture,
+    "draw for every image": every_picture,
 }
 
 
 def measure(job: dict) -> tuple[dict, str]:
-    """One method on one prompt: its pictures to calibrate, then fresh seeds."""
+    """One method on one prompt: its images to calibrate, then fresh seeds."""
     bench, attribute, prompt = harness.bench, ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
     generate, used = PEERS[job["peer"]](prompt, attribute)
     seeds = list(range(TEST_SEED, TEST_SEED + TESTED))
@@ -194,7 +194,7 @@ def measure(job: dict) -> tuple[dict, str]:
     images = generate(seeds)
     seconds = time.process_time() - started
     evaluations = rows.stop() / TESTED
-    # The same pictures without guidance, in the same process: a ratio of two measurements of one run.
+    # The same images without guidance, in the same process: a ratio of two measurements of one run.
     harness.forget()
     started = time.process_time()
     bench.generate(prompt, seeds)  # `measured` remembers them
@@ -202,18 +202,18 @@ def measure(job: dict) -> tuple[dict, str]:
     found = harness.measured(images, prompt, [attribute], seeds)
     found["obeyed"] = obeyed(generate, prompt, attribute)
     return (dict(images=used, evaluations=evaluations, seconds_ratio=ratio, **found),
-            f"KL {found['attributes'][attribute.name]['kl']:.4f}, {evaluations:.1f} evaluations a picture, explicit "
+            f"KL {found['attributes'][attribute.name]['kl']:.4f}, {evaluations:.1f} evaluations an image, explicit "
             f"prompts obeyed by {100 * np.mean(found['obeyed']):.0f} %")
 
 
 def needless(regrouped: float, before: Sequence[int], target: Sequence[float]) -> float:
-    """Share of pictures that change their group beyond the least share that must, so that `before`, the counts of the
+    """Share of images that change their group beyond the least share that must, so that `before`, the counts of the
     unguided ones, meet the target: their total variation distance."""
     return max(0.0, regrouped - float(total_variation(shares(before), target)))
 
 
 def obeyed(generate: Callable, prompt: str, attribute) -> list[float]:
-    """For each group, the share of pictures of "{prompt}, {group}" that show it."""
+    """For each group, the share of images of "{prompt}, {group}" that show it."""
     seeds, classify = list(range(TEST_SEED, TEST_SEED + EXPLICIT)), harness.bench.classifier(attribute)
     return [float(np.mean(classify(generate(seeds, f"{prompt}, {group.texts[0]}")).argmax(1) == i))
             for i, group in enumerate(attribute.groups)]
@@ -264,8 +264,8 @@ def summary(results: list[dict], attribute: str, peer: str) -> dict:
 
 
 def front(results: list[dict], attribute: str) -> list[str]:
-    """The methods of which no other has both less KL and less distance to the unguided pictures, as the table prints them:
-    pictures that are the same but for rounding do not beat each other."""
+    """The methods of which no other has both less KL and less distance to the unguided images, as the table prints them:
+    images that are the same but for rounding do not beat each other."""
     found = {peer: (round(s["kl"], 4), round(s["distance"], 3)) for peer in PEERS if rows_of(results, attribute, peer)
              for s in [summary(results, attribute, peer)]}
     return [peer for peer, (kl, distance) in found.items() if not any(
@@ -280,32 +280,32 @@ def tables(results: list[dict]) -> str:
     text = [f"""# Peers, side by side
 
 Made by `python benchmarks/peers.py` on {harness.machine()}, on the demo model: {len(subjects)} occupations ({', '.join(subjects)}), DDIM, 8 steps, CFG 2.
-Everything is measured on N = {TESTED} pictures of seeds that no calibration has used; means over the occupations, intervals of 95 %. {harness.FLOOR}
-"Distance" is 1 - cosine between CLIP's features of a picture and of the unguided one with the same seed, "other group" the share of
-pictures that change their group. A calibration's pictures include its audit and its verification. "Seconds" is CPU time against the plain
+Everything is measured on N = {TESTED} images of seeds that no calibration has used; means over the occupations, intervals of 95 %. {harness.FLOOR}
+"Distance" is 1 - cosine between CLIP's features of an image and of the unguided one with the same seed, "other group" the share of
+images that change their group. A calibration's images include its audit and its verification. "Seconds" is CPU time against the plain
 model's, both in one process. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share: toward the drawn group
 and away from the others; "toward alone" leaves the others out, which works better on this model, and "wider" has a threshold of 0.5
 as well: the best of the settings tried on other seeds (scale 2 to 14, threshold 0 to 0.95, warm-up 0 to 0.2). The negative prompt and SLD name the group that an audit found commonest.
 
 EquiSteer (Gaintseva et al. 2026, arXiv 2607.01147), Embedding Arithmetic (Thirugnana Sambandham and Schön 2026, arXiv 2604.18167) and
-FairImagen (Fu et al. 2025, arXiv 2510.21363) are written anew from their papers and public code, with their settings but for what this
-small model makes different: `benchmarks/peers_equisteer.py` and `benchmarks/peers_texts.py` say what. EquiSteer learns from pictures,
-the other two from texts alone, all of occupations that are not tested. EquiSteer's pictures are made once for a model and attribute, those of
+FairImagen (Fu et al. 2025, arXiv 2510.21363) are written from their papers and public code, with their settings but for what this
+small model makes different: `benchmarks/peers_equisteer.py` and `benchmarks/peers_texts.py` say what. EquiSteer learns from images,
+the other two from texts alone, all of occupations that are not tested. EquiSteer's images are made once for a model and attribute, those of
 calibrations for each prompt. FairImagen with "more noise" has a scale of 1 in place of 0.6, which puts a group's whole share of the embedding back.
 
-"Needless changes" is the share of pictures that change their group, less the least share that must change it, so that the unguided
-pictures of the same seeds meet the target: the total variation distance between their shares and the target; never below 0. It counts
-pictures whose group changed although it was among those that need not change. A method that falls short of the target may have none: read it beside KL.
+"Needless changes" is the share of images that change their group, less the least share that must change it, so that the unguided
+images of the same seeds meet the target: the total variation distance between their shares and the target; never below 0. It counts
+images whose group changed although it was among those that need not change. A method that falls short of the target may have none: read it beside KL.
 
-"Explicit prompts obeyed" is the share of pictures that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
+"Explicit prompts obeyed" is the share of images that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
 and occupation.{but} Every method stays on as it was set up for the prompt that names none, as a style, an extension or a profile does; who writes
 a suffix or a negative prompt by hand would leave it out. EquiSteer's gate is part of that method. Of this package, the profile of the prompt
 that names no group is applied to the one that does, as every host applies it (`core/profile/lookup.py`).
-How unlike pictures of one group are with each of these is [measured apart](variety.md), beside selection among many candidates.
+How unlike images of one group are with each of these is [measured apart](variety.md), beside selection among many candidates.
 
-![KL against the distance to the unguided pictures](peers.png)
+![KL against the distance to the unguided images](peers.png)
 
-| attribute | method | KL [95 %] | below the floor | deviation ratio [95 %] | occupation right | distance | other group | needless changes | explicit prompts obeyed | pictures to calibrate | evaluations a picture | seconds |
+| attribute | method | KL [95 %] | below the floor | deviation ratio [95 %] | occupation right | distance | other group | needless changes | explicit prompts obeyed | images to calibrate | evaluations an image | seconds |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         for peer in (peer for peer in PEERS if rows_of(results, attribute, peer)):
@@ -326,7 +326,7 @@ def _percent(share: float | None) -> str:
 
 def plot(results: list[dict]) -> Image.Image:
     """Fairness against fidelity against cost, a panel an attribute: farther down is fairer, farther left is nearer to the
-    unguided pictures, larger is slower. Ours are blue."""
+    unguided images, larger is slower. Ours are blue."""
     results, _ = whole(results)
     peers = [peer for peer in PEERS if rows_of(results, next(iter(ATTRIBUTES)), peer)]
     wide, high, left, top = 460, 330, 60, 34
@@ -352,7 +352,7 @@ def plot(results: list[dict]) -> Image.Image:
         for points in labels.values():  # what nearly coincides shares a label, right of the last
             x, y = max(point[0] for point in points), points[0][1]
             scene.text(x + 10, y - 8, ", ".join(str(number) for *_, number in points), size=12)
-        scene.text(x0 + (wide - 40) / 2, top + high + 14, "distance to the unguided pictures", "muted", 12, "m")
+        scene.text(x0 + (wide - 40) / 2, top + high + 14, "distance to the unguided images", "muted", 12, "m")
     scene.text(left, top + high + 36, "held-out KL upward (log scale); area: seconds", "muted", 12)
     for i, peer in enumerate(peers):
         x, y = left + i % 2 * (left + wide), top + high + 60 + 18 * (i // 2)

@@ -1,4 +1,4 @@
-"""What peers of `peers.py` share: each picture's group, what they may learn from, pictures of texts of their own."""
+"""What peers of `peers.py` share: each image's group, what they may learn from, images of texts of their own."""
 from __future__ import annotations
 
 from typing import Callable, Sequence
@@ -21,7 +21,7 @@ BATCH = 50
 
 
 def drawn(attribute: Attribute, seeds: Sequence[int]) -> np.ndarray:
-    """A group for each seed by the target's shares: the same for every method that sends each picture to one."""
+    """A group for each seed by the target's shares: the same for every method that sends each image to one."""
     return np.array(Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target)).draws(seeds)) - 1
 
 
@@ -31,7 +31,7 @@ def text(frame: str, occupation: str, *groups: str) -> str:
 
 
 def pictures(seeds: Sequence[int], call: Callable[[np.ndarray], dict]) -> np.ndarray:
-    """A picture for each seed at the bench's setting; `call` gives the pipeline's texts for seeds at some places."""
+    """An image for each seed at the bench's setting; `call` gives the pipeline's texts for seeds at some places."""
     pipe, s, made = harness.bench.pipe, harness.bench.setting, []
     for first in range(0, len(seeds), BATCH):
         part = np.arange(first, min(first + BATCH, len(seeds)))

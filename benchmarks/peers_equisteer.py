@@ -17,18 +17,18 @@ from torch.nn.functional import normalize
 
 from sd_debias.core.attribute import GENDER, Attribute
 
-MEASURED = 25  # pictures of each text that thresholds and lengths are measured on
+MEASURED = 25  # images of each text that thresholds and lengths are measured on
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a model's own pictures tell about an attribute of K groups.
+    """What a model's own images tell about an attribute of K groups.
 
     directions  s by layer, unit vectors [K, D]
     lengths     alpha by (step, layer), [K]
     thresholds  t by layer, of the first step, [K]
     gate        the layer that decides
-    images      pictures that were made to learn it
+    images      images that were made to learn it
     """
     directions: list[Tensor]
     lengths: dict[tuple[int, int], Tensor]
@@ -40,7 +40,7 @@ class Learnt:
 def equisteer(prompt: str, attribute: Attribute):
     """EquiSteer (Gaintseva, Achara, Slabaugh, Deng and Elezi 2026, arXiv 2607.01147; github.com/Atmyre/EquiSteer).
 
-    x are a cross-attention's outputs at the places of a picture. For each group i and layer:
+    x are a cross-attention's outputs at the places of an image. For each group i and layer:
 
         s_i = u / |u|,  u = mean x under texts that name i - mean x under texts that do not, in the first step
         r_i = max of <x, s_i> over the places
@@ -48,7 +48,7 @@ def equisteer(prompt: str, attribute: Attribute):
         alpha_i = mean r_i under texts that name i, in each step
 
     Gate: in the first step, one layer decides. A prompt is taken to name a group where r_i > t_i for any i in its
-    picture there, and the picture is left alone. Any other has a group g drawn, and from that layer on, in every layer
+    image there, and the image is left alone. Any other has a group g drawn, and from that layer on, in every layer
     and step,
 
         x' = x - (projection of x on the span of all s) + alpha_g s_g,   brought back to the length of x
@@ -61,8 +61,8 @@ def equisteer(prompt: str, attribute: Attribute):
     Otherwise here: the texts are those that this model knows, 16 occupations that are not tested in four frames, which
     are 64 pairs where they have 126 or 210. Each pair has a seed of its own, where they use one for all. The directions
     come from the model itself, where they take a distilled one's for the large models. They chose the gate's layer by
-    hand; here it is the one that best tells the measured pictures apart. Their code does not say how many pictures they
-    measure r on: here 25 of each text. The group comes from our draw, so that all peers send a picture to the same one.
+    hand; here it is the one that best tells the measured images apart. Their code does not say how many images they
+    measure r on: here 25 of each text. The group comes from our draw, so that all peers send an image to the same one.
     """
     learnt = learn(attribute)
 
@@ -91,7 +91,7 @@ def equisteer(prompt: str, attribute: Attribute):
 
 
 def over(x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """Which pictures name a group [B], by outputs [B, places, D], directions [K, D] and thresholds [K]."""
+    """Which images name a group [B], by outputs [B, places, D], directions [K, D] and thresholds [K]."""
     return (response(x, s) > t).any(1)
 
 
@@ -110,7 +110,7 @@ def steered(x: Tensor, s: Tensor, added: Tensor) -> Tensor:
 
 @functools.cache
 def learn(attribute: Attribute) -> Learnt:
-    """Directions, lengths, thresholds and the gate's layer, from pictures of texts that are not tested."""
+    """Directions, lengths, thresholds and the gate's layer, from images of texts that are not tested."""
     words = [group.texts[0] for group in attribute.groups]
     scenes = [(frame, name) for frame in FRAMES for name in OTHERS]
     own = [mean_outputs([text(*scene, word) for scene in scenes]) for word in words]
@@ -129,7 +129,7 @@ def learn(attribute: Attribute) -> Learnt:
 
 
 def gate_of(plain: dict, named: Sequence[dict], thresholds: Sequence[Tensor]) -> int:
-    """The layer at which the largest r - t is most often larger in a picture that names a group than in one that does
+    """The layer at which the largest r - t is most often larger in an image that names a group than in one that does
     not (the area under the ROC curve)."""
     areas = []
     for layer, t in enumerate(thresholds):
@@ -139,7 +139,7 @@ def gate_of(plain: dict, named: Sequence[dict], thresholds: Sequence[Tensor]) ->
 
 
 def mean_outputs(texts: Sequence[str]) -> list[Tensor]:
-    """By layer, the mean output [D] in the first step, over a picture of each text."""
+    """By layer, the mean output [D] in the first step, over an image of each text."""
     sums: dict[int, Tensor] = {}
 
     def add(step, layer, x):
@@ -152,7 +152,7 @@ def mean_outputs(texts: Sequence[str]) -> list[Tensor]:
 
 
 def responses(texts: Sequence[str], directions: Sequence[Tensor]) -> dict[tuple[int, int], Tensor]:
-    """By step and layer, r of a picture of each text, [N, K]."""
+    """By step and layer, r of an image of each text, [N, K]."""
     found: dict[tuple[int, int], list[Tensor]] = {}
 
     def add(step, layer, x):

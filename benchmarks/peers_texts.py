@@ -1,6 +1,6 @@
 """Two published methods that change a prompt's embedding: Embedding Arithmetic and FairImagen.
 
-Both are written anew from their papers and public code; settings are theirs unless said.
+Both are written from their papers and public code; settings are theirs unless said.
 """
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def embedding_arithmetic(prompt: str, attribute: Attribute):
         c' = c + 1.25 d_g,   d_g = mean over ten professions of c("profession, group") - c("profession")
 
     Theirs: the strength, ten professions that are not tested, texts that begin with "a ... portrait of", a group for
-    each picture. No gate: prompts that name a group are changed too.
+    each image. No gate: prompts that name a group are changed too.
 
     Otherwise here: they change the pooled embedding of FLUX.1-dev and give it empty tokens. This model reads tokens
     alone, so d is taken place by place, from where the profession's text ends. They put the group's word before the
     profession, which would move the profession by a place; here it stands behind it, as this model knows it too. A
-    picture's group is in a fixed list of theirs; here it comes from our draw, so that all peers send a picture to the
+    image's group is in a fixed list of theirs; here it comes from our draw, so that all peers send an image to the
     same one.
     """
     directions = arithmetic_directions(attribute)
@@ -66,7 +66,7 @@ def fairimagen(noise: float = NOISE) -> Callable:
         c' = c P + s^2 <n_g, x> n_g,   n_i = v / |v| with v = (z_i - its mean)^T X,   P = U U^T
 
     with U the k leading eigenvectors of X^T X among the vectors orthogonal to all n_i: Fair PCA (Kleindessner et al.
-    2023). g is a group drawn for each picture and x one of that group's texts, drawn too: their "empirical noise".
+    2023). g is a group drawn for each image and x one of that group's texts, drawn too: their "empirical noise".
 
     Theirs: s = .6, squared as in their code; k as a share, 1800 of 2048 dimensions; X not centred; texts of occupations
     crossed with other groups, sorted by the attribute; the empty prompt stays as it is, as with SDXL. No gate: prompts
@@ -74,7 +74,7 @@ def fairimagen(noise: float = NOISE) -> Callable:
 
     Otherwise here: their X are pooled embeddings after a projection. This model has none, so X are the embeddings at
     the texts' ends, which live in the tokens' own space. They have 2,268 texts; here 640 name one of 16 occupations
-    that are not tested, a gender and a tone. The group comes from our draw, so that all peers send a picture to the
+    that are not tested, a gender and a tone. The group comes from our draw, so that all peers send an image to the
     same one.
     """
     def prepare(prompt: str, attribute: Attribute):

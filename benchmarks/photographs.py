@@ -53,7 +53,7 @@ def fetch(folder: Path) -> None:
                 else:
                     content = tarfile.open(archive).extractfile(picture["file"]).read()
                 if hashlib.sha256(content).hexdigest() != picture["sha256"]:
-                    raise ValueError(f"{picture['file']} of {name} {version} is another picture.")
+                    raise ValueError(f"{picture['file']} of {name} {version} is another image.")
                 write_atomic(folder / key / picture["file"], content)
 
 
@@ -63,7 +63,7 @@ def pictures(folder: Path) -> list[tuple[np.ndarray, dict]]:
     for known in KNOWN["photographs"]:
         file = folder / known["package"] / known["file"]
         if hashlib.sha256(file.read_bytes()).hexdigest() != known["sha256"]:
-            raise ValueError(f"{file} is another picture than the labelled one.")
+            raise ValueError(f"{file} is another image than the labelled one.")
         found.append((opened(file, longer=10_000).image, known))
     return found
 

@@ -61,7 +61,7 @@ first temporary file that is left; these figures are of a run that reached its e
     if kill := known.get("kill_sweep"):
         parts.append(f"""`python benchmarks/kill.py --what sweep --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): the same for `sd-debias sweep`:
 {_phases(kill)}. All {kill['ended']} sweeps ended with an undisturbed run's weights and the label of
-every picture, the one killed most often after {kill['most_kills_of_one']} kills.
+every image, the one killed most often after {kill['most_kills_of_one']} kills.
 """)
     if kill := known.get("kill_results"):
         parts.append(f"""`python benchmarks/kill.py --what results --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): a sweep that had
@@ -75,9 +75,9 @@ the last that was confirmed or the one after it. What the kills left behind, whi
     if rows := [_soaked(kind, soak) for kind in ("process", "comfyui", "a1111") if (soak := known.get(f"soak_{kind}"))]:
         parts.append(f"""## Long runs
 
-`python benchmarks/soak.py`: what a process holds after many pictures, and whether it still makes the same ones. A third of a server's
+`python benchmarks/soak.py`: what a process holds after many images, and whether it still makes the same ones. A third of a server's
 runs are cancelled at random moments. Each command ended well: growth is below its bound, no handle leaks, the queue is empty, nothing
-is left unfinished, and pictures, plain and debiased, are bit for bit those of the beginning. Growth is after a warm-up: of the process
+is left unfinished, and images, plain and debiased, are bit for bit those of the beginning. Growth is after a warm-up: of the process
 with its 95 % interval, which allows for samples that resemble their neighbours; of a server, whose memory swings as Python collects
 garbage now and then, from the least of the first third to the least of the last.
 

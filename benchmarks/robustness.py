@@ -26,7 +26,7 @@ CHANGES = {
     "Euler": dict(scheduler="EulerDiscreteScheduler"), "Euler ancestral": dict(scheduler="EulerAncestralDiscreteScheduler"),
     "DPM++ 2M": dict(scheduler="DPMSolverMultistepScheduler"), "UniPC": dict(scheduler="UniPCMultistepScheduler"),
     "DDIM, leading timesteps": dict(scheduler="DDIMScheduler", timestep_spacing="leading"),
-    "72x72 pictures": dict(width=72, height=72),
+    "72x72 images": dict(width=72, height=72),
     "negative prompt 'blurry'": dict(negative_prompt="blurry"),
     "seeds from 2^40": dict(seed=2**40),
 }

@@ -3,7 +3,7 @@
     python benchmarks/settings.py              # half an hour on two cores, resumable
     python benchmarks/settings.py --out docs   # the published ones
 
-Each is calibrated in five rounds of 100 pictures, then tested on seeds that no calibration has used.
+Each is calibrated in five rounds of 100 images, then tested on seeds that no calibration has used.
 """
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def tables(results: list[dict]) -> str:
     text = [f"""# Settings of the paper's form
 
 Made by `python benchmarks/settings.py` on {harness.machine()}: the method `paper` with one thing changed, on gender of {', '.join(OCCUPATIONS)} of the
-demo model. Every setting has an audit and at most five rounds of {PLAN.images} pictures, until the shares lie within {100 * PLAN.within:g} points of even ones with
-95 % certainty, and is tested once on N = {TESTED} pictures of seeds that no calibration has used. KL of a perfectly fair model is below {noise_floor(2, TESTED)[1]:.4f}
+demo model. Every setting has an audit and at most five rounds of {PLAN.images} images, until the shares lie within {100 * PLAN.within:g} points of even ones with
+95 % certainty, and is tested once on N = {TESTED} images of seeds that no calibration has used. KL of a perfectly fair model is below {noise_floor(2, TESTED)[1]:.4f}
 in 19 of 20 such tests. All are tested on the same seeds. A row that begins with "..." changes the row above as well. Weights are at most 8 where a push is linear, else 4,
-with a text of length 1. Police officer is among the occupations since it had lost its occupation in the former window. "Occupation lost" is the fall of the share of pictures that show the prompt's occupation, against the same seeds without weights.
+with a text of length 1. Police officer is among the occupations since it had lost its occupation in the former window. "Occupation lost" is the fall of the share of images that show the prompt's occupation, against the same seeds without weights.
 
-| setting | mean KL | largest | below the floor | farthest share from its target, points: by occupation | occupation lost, points: mean, most | distance to the unguided pictures | pictures to calibrate |
+| setting | mean KL | largest | below the floor | farthest share from its target, points: by occupation | occupation lost, points: mean, most | distance to the unguided images | images to calibrate |
 |---|---|---|---|---|---|---|---|"""]
     for name, method in SETTINGS.items():
         rows = [r for r in results if r["setting"] == name and r["method"] == method.to_dict()]

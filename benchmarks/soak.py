@@ -1,4 +1,4 @@
-"""Long runs: does a process, or a host, hold after many pictures what it held after few, and make the same pictures?
+"""Long runs: does a process, or a host, hold after many images what it held after few, and make the same images?
 
     python benchmarks/soak.py process [--pictures 20000]
     python benchmarks/soak.py comfyui --url http://127.0.0.1:8188 --pid PID [--runs 200]
@@ -13,7 +13,7 @@ variables, set where the server is started, give back what is free and keep thos
     LRU_CACHE_CAPACITY=32 ONEDNN_PRIMITIVE_CACHE_CAPACITY=32
 
 Ends with 1 and a sentence where memory grows by more than a bound, which the soak's module explains, where a handle
-leaks, or where a picture differs from the same one before. --out FOLDER keeps the figures in reliability.json.
+leaks, or where an image differs from the same one before. --out FOLDER keeps the figures in reliability.json.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many jobs over the API of a running AUTOMATIC1111 server: plain pictures, pictures with a profile, audits and
+"""Many jobs over the API of a running AUTOMATIC1111 server: plain images, images with a profile, audits and
 calibrations by script and by route, up to three at once; some are cancelled at a random moment, and cancelled
 calibrations are started again later, until they end.
 """
@@ -22,13 +22,13 @@ sys.path.insert(0, str(ROOT / "tests" / "webui"))
 import real  # noqa: E402  # of the tests: how a server is spoken to
 from settings import CALIBRATE, SCRIPT, debias, keys, payload, save_profile  # noqa: E402
 
-# MB per 100 runs. The smallest runs decode 4 pictures of 64 x 64 in 32 bits, 0.2 MB: kept of every run they are 20 MB.
+# MB per 100 runs. The smallest runs decode 4 images of 64 x 64 in 32 bits, 0.2 MB: kept of every run they are 20 MB.
 BOUNDS = dict(memory=10.0)
 EACH = 100
-CHECKED = 20  # after so many runs the plain pictures are compared
+CHECKED = 20  # after so many runs the plain images are compared
 KINDS = {"plain": 3, "applied": 3, "audit": 4, "calibration": 4}  # how often, relatively
 PAGE = dict(batch_size=4, steps=4)
-COUNT = 8  # pictures of an audit
+COUNT = 8  # images of an audit
 PLAN = dict(images=COUNT, rounds=1, held_out=4)
 PROFILE = "soak"
 
@@ -54,7 +54,7 @@ class Host:
         self.weights = keys(self.pictures(True)[1][0])["Debias weights"]
 
     def post(self, **given) -> tuple[list[str], list[str]]:
-        """Pictures, as the host encodes them, and infotexts; none of a run that was cancelled before its first."""
+        """Images, as the host encodes them, and infotexts; none of a run that was cancelled before its first."""
         answer = self.server.call("/sdapi/v1/txt2img", payload(override_settings=dict(return_grid=False), **PAGE, **given))
         return answer["images"], json.loads(answer["info"])["infotexts"]
 
@@ -67,18 +67,18 @@ class Host:
         return self.by_script(run)
 
     def said(self, run: Run, texts: list[str]) -> bool:
-        """What infotexts claim: of plain pictures nothing, of others this profile with its weights, or why not."""
+        """What infotexts claim: of plain images nothing, of others this profile with its weights, or why not."""
         for text in texts:
             found = keys(text)
             wrong = found if run.kind == "plain" else found.get("Debias profile") != PROFILE or "Debias failed" in found or (
                 found.get("Debias weights") != self.weights and not found.get("Debias", "").startswith("not applied"))
             if wrong or ("Debias weights" in found and "Debias" in found):
-                raise Different(f"Expected an infotext of {run.kind} pictures, got {text}")
+                raise Different(f"Expected an infotext of {run.kind} images, got {text}")
         return bool(texts) and all("Debias" not in keys(text) for text in texts)
 
     def by_script(self, run: Run) -> bool:
         given = {**CALIBRATE, **PLAN, "name": run.name} if run.calibrates else dict(work="audit", count=COUNT)
-        texts = self.post(seed=run.seed, script_name=SCRIPT, script_args=[{**given, "classifier": "demo"}])[1]
+        texts = self.post(seed=run.seed, script_name=SCRIPT, script_args=[{**given, "judge": "demo"}])[1]
         return bool(texts) and self.ended(run, texts[0])
 
     def ended(self, run: Run, text: str) -> bool:
@@ -109,7 +109,7 @@ def soak(url: str, pid: int, runs: int, seed: int) -> dict:
 
     def compare(applied: bool) -> None:
         if host.pictures(applied) != before[applied]:
-            raise Different(f"Expected {'debiased' if applied else 'plain'} pictures and infotexts after {number} runs to "
+            raise Different(f"Expected {'debiased' if applied else 'plain'} images and infotexts after {number} runs to "
                             "be those of before, but they differ.")
 
     with ThreadPoolExecutor(3) as pool:

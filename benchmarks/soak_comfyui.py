@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "nodes
 
 import workflows  # noqa: E402  # of the tests: bundled workflows as the prompts that the page makes of them
 
-# MB per 100 runs. The smallest runs make 4 pictures of 64 x 64 in 32 bits, 0.2 MB: kept of every run they are 20 MB.
+# MB per 100 runs. The smallest runs make 4 images of 64 x 64 in 32 bits, 0.2 MB: kept of every run they are 20 MB.
 BOUNDS = dict(memory=10.0)
 EACH = 100
 CHECKED = 20  # after so many runs the plain graph is compared
@@ -95,19 +95,19 @@ class Server:
         raise Different(f"Expected the prompt {prompt} to end within 10 minutes, but it has not.")
 
     def pictures(self, kind: str) -> list[np.ndarray]:
-        """Pictures of the graph of the checks. Raises Different where they were not made now, or do not say truly
+        """Images of the graph of the checks. Raises Different where they were not made now, or do not say truly
         whether they are debiased."""
         history = self.ended(self.queue(self.graph(kind, CHECK_SEED)))
         if outcome(history) != "success":
             raise Different(f"Expected the {kind} graph to run, got {history['status']['messages'][-1]}")
         if any("16" in data["nodes"] for name, data in history["status"]["messages"] if name == "execution_cached"):
-            raise Different("Expected the pictures to be made anew, but they are from the cache.")
+            raise Different("Expected the images to be made anew, but they are from the cache.")
         found = []
         for saved in next(out["images"] for out in history["outputs"].values() if "images" in out):
             with urllib.request.urlopen(f"{self.url}/view?{urllib.parse.urlencode(saved)}", timeout=60) as answer:
                 picture = Image.open(io.BytesIO(answer.read()))
             if ("Debias hash" in picture.info.get("debias", "")) != (kind == "apply"):
-                raise Different(f"A picture of the {kind} graph says of its guidance: {picture.info.get('debias')}")
+                raise Different(f"An image of the {kind} graph says of its guidance: {picture.info.get('debias')}")
             found.append(np.asarray(picture))
         return found
 
@@ -130,7 +130,7 @@ def outcome(history: dict) -> str:
 
 def same(before: list[np.ndarray], now: list[np.ndarray], what: str, runs: int) -> None:
     if len(before) != len(now) or not all(map(np.array_equal, before, now)):
-        raise Different(f"Expected the {what} pictures after {runs} runs to be those of before, bit for bit, but they "
+        raise Different(f"Expected the {what} images after {runs} runs to be those of before, bit for bit, but they "
                         "differ.")
 
 

@@ -1,11 +1,11 @@
-"""Many pictures in one process: audits, calibrations, applied profiles, reports, of several attributes and methods in
+"""Many images in one process: audits, calibrations, applied profiles, reports, of several attributes and methods in
 turn, some of them interrupted, refused, or by the command line.
 """
 from __future__ import annotations
 
 import os
 
-# Whatever varies the size of a batch, as guidance of some pictures of it does, has programs made for it by oneDNN and by
+# Whatever varies the size of a batch, as guidance of some images of it does, has programs made for it by oneDNN and by
 # torch's convolutions, 0.6 MB each on a CPU. Each keeps 1,024 of them: with fewer, these are full when the warm-up ends.
 os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = os.environ["LRU_CACHE_CAPACITY"] = "32"
 
@@ -30,10 +30,10 @@ from sd_debias.demo_model.subjects import OCCUPATIONS, prompt
 from sd_debias.diffusers_host.cli.main import main as command_line
 from sd_debias.diffusers_host.workbench import demo
 
-# By what grows, of 1,000 pictures. A picture of 32 x 32 has 3 kB, and 1,000 of them 3 MB: `allocated` is what malloc has
-# given out, in MB. Objects and blocks (of Python's own allocator): whatever is kept of each batch of 60 pictures is some
+# By what grows, of 1,000 images. An image of 32 x 32 has 3 kB, and 1,000 of them 3 MB: `allocated` is what malloc has
+# given out, in MB. Objects and blocks (of Python's own allocator): whatever is kept of each batch of 60 images is some
 # ten objects or more, and of each calibration some hundreds. `memory`, in MB, is what the system sees: holes between
-# what is allocated count too, and may make up a tenth of a GB after 20,000 pictures.
+# what is allocated count too, and may make up a tenth of a GB after 20,000 images.
 BOUNDS = {"allocated": 0.5, "objects": 200.0, "blocks": 1000.0, "memory": 5.0}
 SIZE = 32  # pixels: the demo model's own size takes four times as long, and other parts of the package no longer
 ATTRIBUTES = [[parse(text) for text in texts] for texts in (
@@ -46,7 +46,7 @@ WARM_UP = 2 * len(WAYS)  # turns: everything has been twice
 
 
 class Soak:
-    """One process's work; `done` counts its pictures, `kinds` what was done."""
+    """One process's work; `done` counts its images, `kinds` what was done."""
 
     def __init__(self, folder: Path):
         self.folder, self.bench, self.done = folder, demo(steps=2, width=SIZE, height=SIZE, batch_size=PICTURES), 0
@@ -130,7 +130,7 @@ def held() -> dict[str, float]:
 
 
 def soak(pictures: int) -> dict:
-    """Figures. Raises Different where the last pictures differ from the first."""
+    """Figures. Raises Different where the last images differ from the first."""
     with tempfile.TemporaryDirectory() as place:
         work, temporary = Path(place) / "work", Path(place) / "temporary"
         temporary.mkdir()
@@ -144,8 +144,8 @@ def soak(pictures: int) -> dict:
             soaking.turn(number)
             watch.sample(soaking.done, **held())
             number += 1
-            print(f"{soaking.done:,} pictures: {', '.join(f'{n} {own[-1]:,.1f}' for n, own in watch.seen.items())}", flush=True)
+            print(f"{soaking.done:,} images: {', '.join(f'{n} {own[-1]:,.1f}' for n, own in watch.seen.items())}", flush=True)
         if not all(map(np.array_equal, before, soaking.pictures())):
-            raise Different("Expected the last pictures to be the first ones bit for bit, but they differ.")
+            raise Different("Expected the last images to be the first ones bit for bit, but they differ.")
         tempfile.tempdir = None
     return dict(pictures=soaking.done, **soaking.kinds, **watch.found(EACH, min(WARM_UP, number // 2)))

@@ -68,7 +68,7 @@ class Watch:
     """
     pid: int
     left: Callable[[], int]
-    at: list[int] = field(default_factory=list)  # pictures or runs that were done
+    at: list[int] = field(default_factory=list)  # images or runs that were done
     seen: dict[str, list[float]] = field(default_factory=dict)
 
     def sample(self, done: int, **more: float) -> None:
@@ -82,7 +82,7 @@ class Watch:
 
     def found(self, each: int, warm: int) -> dict:
         """Figures after the first `warm` samples, while caches, pools and the allocator's arenas fill; slopes are of
-        `each` pictures or runs."""
+        `each` images or runs."""
         at, result = np.array(self.at[warm:]) / each, dict(samples=len(self.at) - warm, warm_up=self.at[warm], each=each)
         for name, values in self.seen.items():
             own = values[warm:]
@@ -97,7 +97,7 @@ class Watch:
 
 
 def check(found: dict, bounds: dict[str, float], of: str) -> None:
-    """Raises Different where something grows: of pictures, which are sampled when garbage has been collected, a slope's
+    """Raises Different where something grows: of images, which are sampled when garbage has been collected, a slope's
     upper limit is above its bound; of a server's runs, its `floor` is; or handles only go up."""
     for name, bound in bounds.items():
         if of == "runs":

@@ -3,9 +3,9 @@
     python benchmarks/sure.py                       # an hour on two cores, resumable
     python benchmarks/sure.py --occupations doctor
 
-Pictures are made and labelled once an occupation, for every option of a draw, on shuffled, non-consecutive seeds: some
+Images are made and labelled once an occupation, for every option of a draw, on shuffled, non-consecutive seeds: some
 for calibrations, others for the truth. Ten calibrations of each plan then take theirs in an order of their own. An answer's
-true shares are q M, with M counted on pictures that no calibration has seen. Results are kept in rows/sure.json.gz as they come;
+true shares are q M, with M counted on images that no calibration has seen. Results are kept in rows/sure.json.gz as they come;
 sure.md is their tables.
 """
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sd_debias.core.method.methods import METHODS
 METHOD = METHODS["default"]
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = artwork.OCCUPATIONS
-# Gender of these has decided how few pictures are answered; that of the others has decided nothing.
+# Gender of these has decided how few images are answered; that of the others has decided nothing.
 CHOSEN_ON = OCCUPATIONS[::2]
 # Of tones; on those of others it was seen that many groups need more certainty before a calibration stops.
 TONES = CHOSEN_ON[1::2]
 REPEATS = 10
-ALONE, PUSHED = 800, 200        # pictures that calibrations may use, without a push and with each one
+ALONE, PUSHED = 800, 200        # images that calibrations may use, without a push and with each one
 TRUE_ALONE, TRUE_PUSHED = 1000, 200  # and those that tell the truth
 BATCH = 50
 FLOOR_IMAGES = 400              # of the table of floors
 PLANS = ("quick", "normal")
-FEW = dict(images=23, rounds=2, held_out=20, within=5)  # a plan "custom" of at most 89 pictures
+FEW = dict(images=23, rounds=2, held_out=20, within=5)  # a plan "custom" of at most 89 images
 FEWEST = dict(FEW, images=20)  # of at most 80
 ABOUT_80 = 0.75, 0.86  # share of the commoner group, in which that plan is measured by itself
 
@@ -45,13 +45,13 @@ def jobs() -> list[dict]:
 
 
 def seeds_of(occupation: str, option: int, n: int) -> list[int]:
-    """Seeds of an option's pictures: of all 40-bit numbers, without order."""
+    """Seeds of an option's images: of all 40-bit numbers, without order."""
     chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), option])
     return chance.choice(2 ** 40, n, replace=False).tolist()
 
 
 def labels_of(attribute, occupation: str, option: int, n: int) -> np.ndarray:
-    """Labels [n] of pictures that are left alone (option 0) or pushed to a group (its number from 1)."""
+    """Labels [n] of images that are left alone (option 0) or pushed to a group (its number from 1)."""
     prompt, classify = captions.prompt(occupation), harness.bench.classifier(attribute)
     seeds, found = seeds_of(occupation, option, n), []
     push = -METHOD.unit * torch.eye(len(attribute.groups))[[option - 1]] if option else None
@@ -64,7 +64,7 @@ def labels_of(attribute, occupation: str, option: int, n: int) -> np.ndarray:
 
 
 class Pictures:
-    """Stands for the model: what a calibration asks for comes out of the labelled pictures, in an order of its own."""
+    """Stands for the model: what a calibration asks for comes out of the labelled images, in an order of its own."""
 
     def __init__(self, labels: list[np.ndarray], repeat: int):
         chance = np.random.default_rng(repeat)
@@ -72,7 +72,7 @@ class Pictures:
         self.groups = len(labels) - 1
 
     def generate(self, weights, seeds) -> list[np.ndarray]:
-        """Pictures that hold their label; two of their pixels differ, so that they are not of one colour."""
+        """Images that hold their label; two of their pixels differ, so that they are not of one colour."""
         options = [0 if not row.any() else int(row.argmin()) + 1 for row in weights]
         return [np.array([[[next(self.left[option])] * 3, [255] * 3]], np.uint8) for option in options]
 
@@ -87,10 +87,10 @@ def split(labels: list) -> tuple[list, list]:
 
 
 def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others=(), **numbers) -> Calibration:
-    """A whole calibration on labelled pictures; others are calibrations of earlier prompts of a list, numbers those of
+    """A whole calibration on labelled images; others are calibrations of earlier prompts of a list, numbers those of
     the plan "custom"."""
     pictures = Pictures(used, repeat)
-    calibration = Calibration("a picture", [attribute], METHOD, planned(sure, METHOD, batch_size=10, **numbers))
+    calibration = Calibration("an image", [attribute], METHOD, planned(sure, METHOD, batch_size=10, **numbers))
     calibration.learn_from(others)
     for _ in calibration.run(pictures.generate, pictures.classify):
         pass
@@ -98,8 +98,8 @@ def calibrated(attribute, used: list[np.ndarray], sure: str, repeat: int, others
 
 
 def listed(results: list[dict], sure: str, together: bool, **numbers) -> np.ndarray:
-    """Of each repeat of a list of prompts of an attribute, in an order of its own [REPEATS, prompts, 4]: pictures begun,
-    is it sure by its own account, how far its true shares are from their target, and the share of pictures that it
+    """Of each repeat of a list of prompts of an attribute, in an order of its own [REPEATS, prompts, 4]: images begun,
+    is it sure by its own account, how far its true shares are from their target, and the share of images that it
     pushes. Not together, each prompt is calibrated by itself."""
     attribute, found = ATTRIBUTES[results[0]["attribute"]], []
     surely, orders = enough(len(attribute.groups)), np.random.default_rng(0)
@@ -117,7 +117,7 @@ def listed(results: list[dict], sure: str, together: bool, **numbers) -> np.ndar
 
 
 def least(truth: np.ndarray, target: np.ndarray, within: float) -> float:
-    """Pictures that must be left alone so that a share of two is known to `within`, 95 % certain, even if what pushes do
+    """Images that must be left alone so that a share of two is known to `within`, 95 % certain, even if what pushes do
     were known exactly: with p its share among them and m among those pushed to the rarer group, the draw leaves q alone,
     q p + (1 - q) m = t, and the share's variance is q^2 p (1 - p) / N."""
     rarer = int(truth[0].argmin())
@@ -127,7 +127,7 @@ def least(truth: np.ndarray, target: np.ndarray, within: float) -> float:
 
 
 def measure(job: dict) -> tuple[dict, str]:
-    """The pictures of one occupation, and the calibrations on them."""
+    """The images of one occupation, and the calibrations on them."""
     attribute = ATTRIBUTES[job["attribute"]]
     n, runs = len(attribute.groups), []
     both = [labels_of(attribute, job["occupation"], option, ALONE + TRUE_ALONE if option == 0 else PUSHED + TRUE_PUSHED)
@@ -140,7 +140,7 @@ def measure(job: dict) -> tuple[dict, str]:
             steering = calibration.steerings[0]
             q = np.array(steering.probabilities or (1.0,) + (0.0,) * n)
             if steering.push != METHOD.unit:
-                raise RuntimeError(f"{job}: a stronger push was asked for, of which there are no pictures")
+                raise RuntimeError(f"{job}: a stronger push was asked for, of which there are no images")
             true = q @ truth
             drawn = np.array(steering.draws(range(FLOOR_IMAGES)))
             runs.append(dict(
@@ -153,11 +153,11 @@ def measure(job: dict) -> tuple[dict, str]:
     covered = {sure: sum(r["off"] <= SURE[sure].within for r in runs if r["sure"] == sure) for sure in PLANS}
     begun = {sure: float(np.mean([r["begun"] for r in runs if r["sure"] == sure])) for sure in PLANS}
     labels = ["".join(map(str, own)) for own in both]
-    return dict(truth=truth.tolist(), runs=runs, labels=labels), f"{begun} pictures begun, {covered} of {REPEATS} within the margin"
+    return dict(truth=truth.tolist(), runs=runs, labels=labels), f"{begun} images begun, {covered} of {REPEATS} within the margin"
 
 
 def exceeds(matrix: np.ndarray, drawn: np.ndarray, target, draws: int = 4000) -> float:
-    """Share of a perfectly fair profile's runs whose KL is above the 95 % point of independent pictures."""
+    """Share of a perfectly fair profile's runs whose KL is above the 95 % point of independent images."""
     chance = np.random.default_rng(0)
     counts = sum(chance.multinomial(images, row, draws)
                  for images, row in zip(np.bincount(drawn, minlength=len(matrix)), matrix))
@@ -169,12 +169,12 @@ def tables(results: list[dict]) -> str:
     text = [f"""# How sure is sure enough
 
 Made by `python benchmarks/sure.py` on {harness.machine()}. {REPEATS} calibrations of every plan and occupation with the default
-method, to even shares. They take pictures from {ALONE} that were left alone and {PUSHED} of every push, on shuffled, non-consecutive
+method, to even shares. They take images from {ALONE} that were left alone and {PUSHED} of every push, on shuffled, non-consecutive
 seeds; the true shares of an answer are counted on {TRUE_ALONE:,} and {TRUE_PUSHED} others, so that they are known within about a point
-and a half themselves. "Begun" counts all pictures, the verification's included. "Covered": every true share lies within the plan's
-margin of its target, with Wilson's 95 % interval (calibrations of one occupation share pictures). "Said": the verification found the answer off its target, by chance in about 1 of 20.
+and a half themselves. "Begun" counts all images, the verification's included. "Covered": every true share lies within the plan's
+margin of its target, with Wilson's 95 % interval (calibrations of one occupation share images). "Said": the verification found the answer off its target, by chance in about 1 of 20.
 
-| attribute | plan | margin, points | occupations | calibrations | pictures begun: mean, most | sure by its own account | covered | mean deviation, points | largest | mean KL | said |
+| attribute | plan | margin, points | occupations | calibrations | images begun: mean, most | sure by its own account | covered | mean deviation, points | largest | mean KL | said |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         rows = [r for r in results if r["attribute"] == attribute]
@@ -193,13 +193,13 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
 ## A list of prompts
 
 Lists of these prompts, {REPEATS} times each, in an order of its own each time, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
-pictures as can be needs many to calibrate: even if of gender the effect of pushes were known exactly, the share of pictures that are left alone must be, which
+images as can be needs many to calibrate: even if of gender the effect of pushes were known exactly, the share of images that are left alone must be, which
 takes about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification. Where a plan ends before that,
-its answer pushes more pictures, if that makes it sure: what they show is known from few. The rule for that, and the plan of {FEW['images']} images, were
-chosen with an eye on the pictures of {len(CHOSEN_ON)} occupations; the {len(OCCUPATIONS) - len(CHOSEN_ON)} others are the test of it. All tones are of
+its answer pushes more images, if that makes it sure: what they show is known from few. The rule for that, and the plan of {FEW['images']} images, were
+chosen with an eye on the images of {len(CHOSEN_ON)} occupations; the {len(OCCUPATIONS) - len(CHOSEN_ON)} others are the test of it. All tones are of
 occupations that it was chosen on.
 
-| attribute | plan | prompts | margin, points | pictures begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | pictures that are pushed |
+| attribute | plan | prompts | margin, points | images begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | images that are pushed |
 |---|---|---|---|---|---|---|---|---|""")
         few, fewest = (f"{plan['images']} images a round, {plan['rounds']} rounds" for plan in (FEW, FEWEST))
         seen = [r for r in gender if r["occupation"] in CHOSEN_ON]
@@ -222,11 +222,11 @@ occupations that it was chosen on.
     text.append(f"""
 ## Floors of draws
 
-Draws are spread evenly over the seeds, so a perfectly fair profile's shares vary less than those of independent pictures. Of
-{FLOOR_IMAGES} pictures: the 95 % point of KL of a perfectly fair profile with these draws, by simulation; that of independent pictures;
+Draws are spread evenly over the seeds, so a perfectly fair profile's shares vary less than those of independent images. Of
+{FLOOR_IMAGES} images: the 95 % point of KL of a perfectly fair profile with these draws, by simulation; that of independent images;
 and how often the fair profile exceeds the latter, which would be 5 % of independent ones. Means over the answers of the plan "normal".
 
-| attribute | occupation | shares that the model shows | pictures begun: quick, normal | covered: quick, normal | floor of these draws | of independent pictures | fair profile above the latter |
+| attribute | occupation | shares that the model shows | images begun: quick, normal | covered: quick, normal | floor of these draws | of independent images | fair profile above the latter |
 |---|---|---|---|---|---|---|---|""")
     for r in results:
         runs = {sure: [run for run in r["runs"] if run["sure"] == sure] for sure in PLANS}

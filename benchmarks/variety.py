@@ -20,7 +20,7 @@ from sd_debias.core.profile.file import Profile, located
 
 N = 200
 FIRST = TEST_SEED + 9_000_000  # on which no decision was made
-KEPT, CANDIDATES = 8, 32  # pictures of a batch, and how many are made for it by selection
+KEPT, CANDIDATES = 8, 32  # images of a batch, and how many are made for it by selection
 
 
 def calibrated(prompt, attribute):
@@ -65,7 +65,7 @@ def measure(job: dict) -> tuple[dict, str]:
 
 
 def spread(features: np.ndarray) -> float | None:
-    """Mean 1 - cosine of all pairs; None for fewer than ten pictures."""
+    """Mean 1 - cosine of all pairs; None for fewer than ten images."""
     if len(features) < 10:
         return None
     alike = features @ features.T
@@ -76,8 +76,8 @@ def tables(results: list[dict]) -> str:
     results, subjects = harness.whole(results, len(METHODS))
     text = [f"""# Variety within groups
 
-Made by `python benchmarks/variety.py` on {harness.machine()}, on the demo model: {len(subjects)} occupations ({', '.join(subjects)}), N = {N} pictures each of seeds
-that no decision used; means over the occupations, and the least and the most of them. "Variety" is the mean of 1 - cosine between CLIP's features of all pairs of pictures that show one
+Made by `python benchmarks/variety.py` on {harness.machine()}, on the demo model: {len(subjects)} occupations ({', '.join(subjects)}), N = {N} images each of seeds
+that no decision used; means over the occupations, and the least and the most of them. "Variety" is the mean of 1 - cosine between CLIP's features of all pairs of images that show one
 group, of women and of men; a suffix that made all women alike would lower it. Selection takes {KEPT} of {CANDIDATES} candidates by their pairwise distance, after group inference
 (Parmar et al. 2025); it aims at variety, not at shares.
 
@@ -95,7 +95,7 @@ group, of women and of men; a suffix that made all women alike would lower it. S
 def ranged(values: list, digits: int = 3) -> str:
     known = [value for value in values if value is not None]
     if not known:
-        return "too few pictures"
+        return "too few images"
     return f"{np.mean(known):.{digits}f} [{min(known):.{digits}f}, {max(known):.{digits}f}]"
 
 

@@ -1,4 +1,4 @@
-"""Which steps decide: how often a picture comes out as the group it is pushed to, by the steps in which it is pushed.
+"""Which steps decide: how often an image comes out as the group it is pushed to, by the steps in which it is pushed.
 
     python benchmarks/windows.py
 
@@ -42,7 +42,7 @@ class Strided(SafeLatentGuidance):
 
 
 def measure(job: dict) -> tuple[dict, str]:
-    """Pictures that are each pushed to a drawn group inside one window only."""
+    """Images that are each pushed to a drawn group inside one window only."""
     if "toward" in job:
         guidance = replace(TOWARD if job["toward"] else SafeLatentGuidance(), start=job.get("start", 0) / STEPS,
                            end=job["end"] / STEPS)
@@ -61,7 +61,7 @@ def measure(job: dict) -> tuple[dict, str]:
 
 
 def pushed(job: dict, guidance: SafeLatentGuidance) -> tuple[dict, str]:
-    """Pictures that are each pushed to a drawn group, and what they show."""
+    """Images that are each pushed to a drawn group, and what they show."""
     attribute, prompt = ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
     method = Method("embedding", IN_CONTEXT, guidance=guidance)
     steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
@@ -79,11 +79,11 @@ def tables(results: list[dict]) -> str:
     """Markdown: a row an attribute and window."""
     text = [f"""# Which steps decide
 
-Made by `python benchmarks/windows.py` on {harness.machine()}: direction `embedding` on the demo model, {STEPS} steps, every picture pushed to a drawn group
-at strength 1, but only in the steps named; mean over {', '.join(OCCUPATIONS)}, N = {N} pictures each. "As drawn" is the share of pictures that
+Made by `python benchmarks/windows.py` on {harness.machine()}: direction `embedding` on the demo model, {STEPS} steps, every image pushed to a drawn group
+at strength 1, but only in the steps named; mean over {', '.join(OCCUPATIONS)}, N = {N} images each. "As drawn" is the share of images that
 show the group they were pushed to. "Evaluations" is the cost of the whole run against the unguided one: one extra row on two.
 
-| attribute | steps pushed | as drawn | KL | occupation right | distance to the unguided picture | evaluations |
+| attribute | steps pushed | as drawn | KL | occupation right | distance to the unguided image | evaluations |
 |---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         for start, end, *stride in WINDOWS + STRIDES:
@@ -99,7 +99,7 @@ show the group they were pushed to. "Evaluations" is the cost of the whole run a
 Without classifier-free guidance (CFG 1) the added row doubles a step. "Every second" evaluates it in every second of the steps and
 repeats its gamma in between. The package evaluates one in {EVERY}.
 
-| attribute | steps pushed | evaluated | as drawn | occupation right | distance to the unguided picture | evaluations |
+| attribute | steps pushed | evaluated | as drawn | occupation right | distance to the unguided image | evaluations |
 |---|---|---|---|---|---|---|""")
     for attribute in ATTRIBUTES:
         for end, every in ALONE:
@@ -113,7 +113,7 @@ The same pushes with the text evaluated on the other side (*away*, as the rule o
 anchored at the prompt, what new calibrations of the direction do). The package's window, from {100 * MIDDLE.start:.0f} % to {100 * MIDDLE.end:.0f} % of the
 schedule, is steps {step_of(MIDDLE.start)} to {step_of(MIDDLE.end) - 1} of these {STEPS}.
 
-| attribute | steps pushed | text | as drawn | KL | occupation right | distance to the unguided picture | evaluations |
+| attribute | steps pushed | text | as drawn | KL | occupation right | distance to the unguided image | evaluations |
 |---|---|---|---|---|---|---|---|""")
     for attribute in ATTRIBUTES:
         for toward, start, end in TOWARDS:

@@ -4,9 +4,9 @@
     python benchmarks/wordings.py --occupations doctor
 
 The profile is the shipped one, profiles/demo-gender.json. A prompt gets what the look-up says (core/profile/lookup.py),
-beside weights of its own and beside a draw for every picture, on the same 200 seeds. Its own weights are those that the
-prompt's unguided pictures of one half of the seeds call for, tested on the other half, and the reverse. Prompts that name
-a group and prompts without a person are looked up too, and pictures of the latter are compared bit by bit. Results
+beside weights of its own and beside a draw for every image, on the same 200 seeds. Its own weights are those that the
+prompt's unguided images of one half of the seeds call for, tested on the other half, and the reverse. Prompts that name
+a group and prompts without a person are looked up too, and images of the latter are compared bit by bit. Results
 are kept in rows/wordings.json.gz as they come; wordings.md is their tables.
 """
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sd_debias.core.profile.lookup import entry_for
 
 PROFILE = Profile.load(harness.ROOT / "profiles" / "demo-gender.json")
 SEEDS = range(harness.TEST_SEED + 30_000_000, harness.TEST_SEED + 30_000_200)  # no decision was made on these
-HOW = ("nothing", "carried over", "own weights", "every picture")
+HOW = ("nothing", "carried over", "own weights", "every image")
 NONE = Steering.none(2)
 LEFT = "without a person"  # the job of these prompts
 
@@ -39,7 +39,7 @@ def jobs() -> list[dict]:
 
 
 def steered(prompt: str, each: list[tuple[range, Steering]]) -> np.ndarray:
-    """Pictures of each range of seeds by its steering; groups' words behind the subject, as the look-up places them."""
+    """Images of each range of seeds by its steering; groups' words behind the subject, as the look-up places them."""
     encoded = harness.bench.encoded(PROFILE, prompt)
     return np.concatenate([harness.bench.generate(
         prompt, seeds, PROFILE.attributes if steering != NONE else (), [steering] if steering != NONE else (),
@@ -47,7 +47,7 @@ def steered(prompt: str, each: list[tuple[range, Steering]]) -> np.ndarray:
 
 
 def own(labels: np.ndarray) -> Steering:
-    """The least push that unguided pictures call for. What a push does is what the demo model's pushes do."""
+    """The least push that unguided images call for. What a push does is what the demo model's pushes do."""
     p = shares(np.bincount(labels, minlength=2))
     obeys = Draw.OBEDIENCE * np.eye(2) + (1 - Draw.OBEDIENCE) * p
     return Steering((0.0, 0.0), tuple(least_push(np.vstack([p, obeys]), GENDER.target)), PROFILE.method.unit)
@@ -85,7 +85,7 @@ def measure(job: dict) -> tuple[dict, str]:
 
 
 def unchanged() -> tuple[dict, str]:
-    """Prompts without a person: a picture of each with the profile, and one without."""
+    """Prompts without a person: an image of each with the profile, and one without."""
     changed = []
     for prompt in WITHOUT_PERSONS:
         with_it, without = harness.bench.apply(PROFILE, prompt, SEEDS[:2])[0], harness.bench.generate_anew(prompt, SEEDS[:2])[0]
@@ -107,7 +107,7 @@ def obeyed() -> list[str]:
 
 
 def needless(part: dict, nothing: dict) -> float:
-    """Share of pictures that show another group than unguided ones, beyond the least that the shares' change needs."""
+    """Share of images that show another group than unguided ones, beyond the least that the shares' change needs."""
     before, after = (shares(np.array(found["counts"])) for found in (nothing, part))
     return part["regrouped"] - float(np.abs(before - after).sum() / 2)
 
@@ -122,13 +122,13 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/wordings.py` on {harness.machine()}: the shipped profile of "a photo of a ..." for {len(subjects)} occupations of the
 demo model, used for {len(WORDINGS)} other wordings of each; N = {len(SEEDS)} seeds that no calibration has used. Means over the occupations, with bootstrap 95 % intervals over these.
-*carried over*: what the profile gives such a prompt. *own weights*: solved from the prompt's own unguided pictures, half by half, and
-tested on the other half. *every picture*: each is steered to a group drawn from the target. "Needless" is the share of pictures
+*carried over*: what the profile gives such a prompt. *own weights*: solved from the prompt's own unguided images, half by half, and
+tested on the other half. *every image*: each is steered to a group drawn from the target. "Needless" is the share of images
 whose group changed beyond the least that the change of the shares needs. The demo model reads no emphasis here: brackets
 and weights are words to it. "Tones" is how far the shares of five skin tones, which were not steered, moved with the carried-over
 weights (total variation; the last column is the mean difference between two samples of one model).
 
-| wording | look-up | KL: nothing | carried over | own weights | every picture | floor of own draws | needless: carried over, own, every | occupation shown: nothing, carried over | tones moved | by chance |
+| wording | look-up | KL: nothing | carried over | own weights | every image | floor of own draws | needless: carried over, own, every | occupation shown: nothing, carried over | tones moved | by chance |
 |---|---|---|---|---|---|---|---|---|---|---|"""]
     listed = []
     for wording in (CALIBRATED, *WORDINGS):
@@ -152,7 +152,7 @@ weights (total variation; the last column is the mean difference between two sam
              f"Prompts that name a group, of gender, tone or both, in positive and negative wording: {len(explicit_prompts)}, of which "
              f"{len(explicit_prompts) - len(wrong)} are left alone on what they name, and on nothing else."]
     if left:
-        text.append(f"Prompts without a person: {left['prompts']}, {left['images']} pictures, of which {len(left['changed'])} changed.")
+        text.append(f"Prompts without a person: {left['prompts']}, {left['images']} images, of which {len(left['changed'])} changed.")
     return "\n".join(text) + "\n"
 
 
@@ -164,7 +164,7 @@ def interval(values: list[float]) -> str:
 
 
 def tones_moved(r: dict) -> tuple[float, float]:
-    """Total variation of the tones' shares between unguided and carried-over pictures, and what chance makes of it."""
+    """Total variation of the tones' shares between unguided and carried-over images, and what chance makes of it."""
     before, after = (np.array(r["how"][how]["tones"]) for how in HOW[:2])
     chance = np.random.default_rng(0)
     p, n = shares(before + after), int(before.sum())

@@ -2,7 +2,7 @@
 
 An attribute ("gender") has groups ("man", "woman") and a target share for each. A group is described twice: by the
 texts that make its direction (He et al. 2024, the g_i of u = sum a_i g_i) and by the texts that a zero-shot classifier
-compares pictures with. A classifier's label is a measurement of a picture, not a person's identity.
+compares images with. A judge's label is a measurement of an image, not a person's identity.
 """
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Group:
 
     @property
     def wordless(self) -> bool:
-        """Is it described by the prompt alone, so that sending a picture to it changes nothing?"""
+        """Is it described by the prompt alone, so that sending an image to it changes nothing?"""
         return all(text.strip() == "{prompt}" for text in self.texts)
 
 

@@ -30,7 +30,7 @@ class Distribution:
     deviation_ratio  largest distance from uniform, 0 to 1
     corrected, corrected_intervals  shares and intervals of the true groups by the judge's check, where there is one:
                      then all distances are from what a model on target would show through this judge
-    pictures         where persons are counted, how many pictures they stand in; then `n` and `counts` are of persons
+    images         where persons are counted, how many images they stand in; then `n` and `counts` are of persons
     effective        ... and as how many independent persons they count
     """
     n: int
@@ -60,7 +60,7 @@ class Distribution:
         what, of = ("images", f"N = {self.n}") if self.pictures is None else (
             "persons", f"N = {self.n} persons in {self.pictures} images")
         unsure = f"; {self.unsure} {what} left out as unsure" if self.unsure else ""
-        corrected = f"; corrected by the classifier's check: {listed(self.corrected, self.corrected_intervals)}" \
+        corrected = f"; corrected by the judge's check: {listed(self.corrected, self.corrected_intervals)}" \
             if self.corrected is not None and self.corrected_intervals is not None else ""
         return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats (95 % of fair samples "
                 f"of this size stay below {self.kl_floor95:.4f}){unsure}{corrected}")
@@ -87,16 +87,16 @@ def summarise(counts: ArrayLike, target: ArrayLike, unsure: int = 0, level: floa
 
 def summarise_people(people: ArrayLike, target: ArrayLike, unsure: int = 0, level: float = 0.95,
                      confusion: ArrayLike | None = None) -> Distribution:
-    """As `summarise`, of persons: people [N, K] are the counts of every picture; a row of zeros shows nobody.
+    """As `summarise`, of persons: people [N, K] are the counts of every image; a row of zeros shows nobody.
 
-    Persons of one picture go together, so they count as fewer independent ones: n divided by the design effect of the
+    Persons of one image go together, so they count as fewer independent ones: n divided by the design effect of the
     ratio p_k = sum_i y_ik / sum_i m_i, whose variance by linearisation is N / (N - 1) sum_i (y_ik - p_k m_i)^2 /
-    (sum_i m_i)^2 (Cochran 1977, section 6.3). Where persons of one picture differ more than chance, they still count
+    (sum_i m_i)^2 (Cochran 1977, section 6.3). Where persons of one image differ more than chance, they still count
     as no more than n. Raises DebiasError as `summarise` does.
     """
     y = np.asarray(people, np.float64)
     if y.ndim != 2 or not (np.isfinite(y) & (y >= 0) & (y == np.round(y))).all():
-        raise DebiasError(f"Expected whole numbers of persons [N, K], one row per picture, got {list(y.shape)}.")
+        raise DebiasError(f"Expected whole numbers of persons [N, K], one row per image, got {list(y.shape)}.")
     y = y[y.sum(1) > 0]
     counts, m, pictures = vector(y.sum(0)), y.sum(1), len(y)
     p = counts / counts.sum()

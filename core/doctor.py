@@ -1,6 +1,6 @@
 """Does guidance do on this model what it must? A minute's examination, whose text belongs into a bug report.
 
-It asks a host for a few pictures of one prompt and compares them: nothing here knows how they are made.
+It asks a host for a few images of one prompt and compares them: nothing here knows how they are made.
 """
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Examination:
 
 def examine(host: Host, facts: Sequence[str] = (), method: Method = METHODS["default"], prompt: str = PROMPT,
             attribute: Attribute = GENDER, classify: Classifier | None = None) -> Examination:
-    """Twelve pictures of two seeds: left alone, twice; pushed to each of two groups; one of each, together; and of the
+    """Twelve images of two seeds: left alone, twice; pushed to each of two groups; one of each, together; and of the
     second group's own text.
 
     facts     what the host knows of its model and texts, in words
-    classify  decides which group the pushed pictures show; None: not tested
+    classify  decides which group the pushed images show; None: not tested
 
     Never raises DebiasError: what goes wrong is a finding. Raises `host.interruption`.
     """
@@ -83,7 +83,7 @@ def _looked_at(host: Host, method: Method, prompt: str, attribute: Attribute, cl
     def made(text: str, weights: torch.Tensor) -> list[np.ndarray]:
         pictures = host.render(text, SEEDS, weights, (attribute,), method)
         if any(picture is None for picture in pictures):
-            raise DebiasError("Pictures are not finite (NaN or infinite). Use another precision, for the VAE too, e.g. "
+            raise DebiasError("Images are not finite (NaN or infinite). Use another precision, for the VAE too, e.g. "
                               "bfloat16 or float32.")
         return [np.asarray(picture, np.float32) for picture in pictures]
 
@@ -95,42 +95,42 @@ def _looked_at(host: Host, method: Method, prompt: str, attribute: Attribute, cl
     plain, started = made(prompt, nothing), time.perf_counter()  # the first ones may load the model
     again = made(prompt, nothing)
     seconds = (time.perf_counter() - started) / len(SEEDS)
-    found = [Finding(f"a picture takes about {seconds:.2g} s"),
-             Finding(f"the same seeds give the same pictures (difference {_apart(plain, again):.2g} of 255)",
+    found = [Finding(f"an image takes about {seconds:.2g} s"),
+             Finding(f"the same seeds give the same images (difference {_apart(plain, again):.2g} of 255)",
                      _apart(plain, again) < 1)]
     *_, one, other = range(n)
     first, second = made(prompt, pushed(one)), made(prompt, pushed(other))
-    if _apart(plain, first) > _apart(plain, second):  # what the pictures show already, a push hardly changes
+    if _apart(plain, first) > _apart(plain, second):  # what the images show already, a push barely changes
         one, other, first, second = other, one, second, first
     effect = _apart(plain, second)
-    found.append(Finding(f"steering changes the pictures (by {_apart(plain, first):.3g} and {effect:.3g} of 255 on "
+    found.append(Finding(f"steering changes the images (by {_apart(plain, first):.3g} and {effect:.3g} of 255 on "
                          f"average), differently for each group (difference {_apart(first, second):.3g})",
                          _apart(first, second) > SEEN))
     mixed = nothing.clone()
     mixed[1, other] = -method.unit
     both = made(prompt, mixed)
     alone, beside = _apart(both[:1], plain[:1]), _apart(both[1:], second[1:])
-    found.append(Finding(f"a picture that is left alone stays the same beside a steered one (difference {alone:.2g}), "
+    found.append(Finding(f"an image that is left alone stays the same beside a steered one (difference {alone:.2g}), "
                          f"and the steered one is the same as when made alone ({beside:.2g})",
                          max(alone, beside) <= max(ROUNDING * effect, 1)))
     group = attribute.groups[other]
     if method.direction == "prompt" and len(group.texts) == 1:
         text, = group_texts(group.texts, prompt, method.context)
         off = _apart(made(text, nothing), second)
-        found.append(Finding(f"steering gives the picture of the group's own text, '{text}' (difference {off:.2g}, "
+        found.append(Finding(f"steering gives the image of the group's own text, '{text}' (difference {off:.2g}, "
                              f"which is {off / max(effect, 1e-09):.1%} of the effect of "
                              "steering)", off <= max(ROUNDING * effect, 1)))
     if classify is not None:
         shown = [[attribute.names[i] for i in np.asarray(classify([p.astype(np.uint8) for p in pictures])).argmax(1)]
                  for pictures in (plain, first, second)]
-        found.append(Finding(f"the classifier sees {', '.join(shown[0])} without steering; {', '.join(shown[1])} "
+        found.append(Finding(f"the judge sees {', '.join(shown[0])} without steering; {', '.join(shown[1])} "
                              f"steered to {attribute.names[one]}; {', '.join(shown[2])} steered to "
                              f"{attribute.names[other]}"))
     return found
 
 
 def _apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
-    """Mean difference of pictures, of 255."""
+    """Mean difference of images, of 255."""
     if any(a.shape != b.shape for a, b in zip(one, other)):
         return float("inf")
     return float(np.mean([np.abs(a - b).mean() for a, b in zip(one, other, strict=True)]))

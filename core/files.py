@@ -155,7 +155,7 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DebiasError(f"{quoted(path)} is no text in UTF-8. Save it in UTF-8, or restore it.") from error
+        raise DebiasError(f"{quoted(path)} isn't a UTF-8 text. Save it in UTF-8, or restore it.") from error
 
 
 def read_json(path: str | Path) -> Any:

@@ -17,7 +17,7 @@ from .errors import DebiasError, short
 from .method.methods import DIRECTIONS, OWN_RULE, RULES, SPENDS
 from .method.safe_latent import ANCHORS
 
-LARGEST_WEIGHT = 100.0  # a push of 1 is obeyed; anything near this bound makes pictures of no use
+LARGEST_WEIGHT = 100.0  # a push of 1 is obeyed; anything near this bound makes images of no use
 MOST_IMAGES = 1_000_000  # of a calibration, a round or a verification
 MOST_GROUPS = 1024  # of an attribute
 DEEPEST = 32  # levels of a document
@@ -114,7 +114,7 @@ PROFILE = {
               entries=_list(ENTRY, maxItems=10_000),
               setting={"type": ["object", "null"],
                        "additionalProperties": {"type": ["string", "number", "boolean", "null"]}})}
-LABEL = _whole(-3, MOST_GROUPS - 1)  # a group's place, or why a picture is left out
+LABEL = _whole(-3, MOST_GROUPS - 1)  # a group's place, or why an image is left out
 PLAN = _object(
     images=_whole(1, MOST_IMAGES), rounds=_whole(0, MOST_IMAGES), held_out=_whole(0, MOST_IMAGES),
     tolerance=_or_null(_number(0, 1e6)), within=_or_null(_number(0, 0.5)), batch_size=_whole(1, MOST_IMAGES),
@@ -216,7 +216,7 @@ def _plain(document: Any, what: str) -> None:
             waiting += ((part, depth + 1) for part in value)
         elif isinstance(value, str):
             if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-                raise DebiasError(f"{what} holds a text that is no Unicode ({short(value)}). Restore the file.")
+                raise DebiasError(f"{what} holds a text that isn't valid Unicode ({short(value)}). Restore the file.")
         elif isinstance(value, float) and not math.isfinite(value) or \
                 isinstance(value, int) and not -2**80 < value < 2**80:
             raise DebiasError(f"Expected finite numbers below 1e24, got {short(value)[:40]}: {what} cannot be read. "

@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike
 from .errors import DebiasError, short
 
 NO_IMAGES = ("No image could be classified, so there are no shares to report. Generate more images, or lower the "
-             "confidence that the classifier asks for.")
+             "confidence that the judge asks for.")
 # A confusion matrix whose smallest singular value is below this would magnify noise more than twenty times.
 SMALLEST_SINGULAR_VALUE = 0.05
-NO_TELLING = ("By its check, the classifier does not tell the groups apart, so shares cannot be corrected by it. Use "
-              "another classifier, or merge the groups that it confuses.")
+NO_TELLING = ("By its check, the judge does not tell the groups apart, so shares cannot be corrected by it. Use "
+              "another judge, or merge the groups that it confuses.")
 
 
 def shares(counts: ArrayLike) -> np.ndarray:
@@ -169,7 +169,7 @@ def g_test(counts: ArrayLike, t: ArrayLike) -> tuple[float, float]:
 
 
 def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
-    """Shares [K] of the true groups, from the measured ones and the classifier's confusion matrix.
+    """Shares [K] of the true groups, from the measured ones and the judge's confusion matrix.
 
     measured [K], shares or counts; confusion [true, measured], row-stochastic or counts of images whose group is known.
     Maximum likelihood for m = p C on the simplex: the inverse where that lies on it, else EM of the multinomial mixture
@@ -187,7 +187,7 @@ def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
     c = c / c.sum(1, keepdims=True)
     smallest = np.linalg.svd(c, compute_uv=False)[-1]
     if smallest < SMALLEST_SINGULAR_VALUE:
-        raise DebiasError(f"Expected a classifier that tells the groups apart, but the smallest singular value of its "
+        raise DebiasError(f"Expected a judge that tells the groups apart, but the smallest singular value of its "
                           f"confusion matrix is {smallest:.2g}, below {SMALLEST_SINGULAR_VALUE}. Use another one, or "
                           f"merge the groups that it confuses.")
     p = np.linalg.solve(c.T, m)
@@ -203,14 +203,14 @@ def correct_confusion(measured: ArrayLike, confusion: ArrayLike) -> np.ndarray:
 
 
 def confusion_counts(confusion: ArrayLike) -> np.ndarray:
-    """Dirichlet counts [true, measured] of a judge's confusion matrix: what was counted, and one picture a row as a
-    prior, half of it right. Raises DebiasError for what is no square of counts, or has a row without pictures."""
+    """Dirichlet counts [true, measured] of a judge's confusion matrix: what was counted, and one image a row as a
+    prior, half of it right. Raises DebiasError for what is no square of counts, or has a row without images."""
     c = np.asarray(confusion, np.float64)
     if c.ndim != 2 or c.shape[0] != c.shape[1] or len(c) < 2 or not (np.isfinite(c) & (c >= 0)).all():
         raise DebiasError(f"Expected a square of counts [true, measured], got {short(c.tolist())}.")
     if not (c.sum(1) > 0).all():
-        raise DebiasError("A group of the classifier's check has no picture that was classified. Check it again, with "
-                          "more pictures.")
+        raise DebiasError("A group of the judge's check has no image that was classified. Check it again, with "
+                          "more images.")
     n = len(c)
     return c + 0.5 * np.eye(n) + 0.5 * (1 - np.eye(n)) / (n - 1)
 
@@ -238,7 +238,7 @@ def uncorrupted(measured: np.ndarray, confusion: ArrayLike, seed: int = 1) -> np
 def corrected_shares(counts: ArrayLike, confusion: ArrayLike, level: float = 0.95, draws: int = 4000,
                      seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(shares [K], intervals [K, 2]) of the true groups: measured counts [K] corrected by the judge's confusion counts
-    [true, measured]. The intervals hold both uncertainties, that of the pictures and that of the matrix.
+    [true, measured]. The intervals hold both uncertainties, that of the images and that of the matrix.
 
     Raises DebiasError as `correct_confusion`.
     """
@@ -252,21 +252,21 @@ def corrected_shares(counts: ArrayLike, confusion: ArrayLike, level: float = 0.9
         _true_shares(np.round(counts).astype(int), c, draws, seed),
         uncorrupted(np.random.default_rng(seed).dirichlet(counts + 0.5, draws), confusion))]
     low, high = np.minimum(both[0][0], both[1][0]), np.maximum(both[0][1], both[1][1])
-    low = np.where(low < 0.5 / counts.sum(), 0.0, low)  # less than half a picture: there may be none at all
+    low = np.where(low < 0.5 / counts.sum(), 0.0, low)  # less than half an image: there may be none at all
     return best, np.stack([np.minimum(low, best), np.maximum(high, best)], 1)
 
 
 def _true_shares(counts: np.ndarray, confusion: np.ndarray, draws: int, seed: int, chains: int = 200, warm: int = 40
                  ) -> np.ndarray:
-    """Draws [draws, K] from the posterior of the true shares p, by Gibbs sampling with the true group of every picture
-    as what is missing (Tanner and Wong 1987): given p and C, pictures that were measured as j are of group i with
+    """Draws [draws, K] from the posterior of the true shares p, by Gibbs sampling with the true group of every image
+    as what is missing (Tanner and Wong 1987): given p and C, images that were measured as j are of group i with
     chances p_i C_ij; given those, p (prior 1/K a group, Perks 1947) and the rows of C are Dirichlet. Nothing falls off
     the simplex and has to be put back, as with m C^-1, whose intervals are too narrow where one of many groups has
-    nearly all pictures.
+    nearly all images.
     """
     chance, k = np.random.default_rng(seed), len(counts)
     c = np.stack([chance.dirichlet(row, chains) for row in confusion], axis=1)  # [chains, true, measured]
-    # They begin at m C^-1, which is right where there are many pictures: there they hardly move.
+    # They begin at m C^-1, which is right where there are many images: there they barely move.
     measured = chance.dirichlet(counts + 0.5, chains)
     p = np.clip(np.linalg.solve(c.transpose(0, 2, 1) + 1e-9 * np.eye(k), measured[..., None])[..., 0], 1e-3, None)
     p = p / p.sum(1, keepdims=True)

@@ -85,7 +85,7 @@ def unet_name(key: str, config: dict) -> str:
 
 
 def vae_name(key: str, levels: int) -> str:
-    """An autoencoder parameter's original name; its decoder's levels are counted from the picture's side."""
+    """An autoencoder parameter's original name; its decoder's levels are counted from the image's side."""
     key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
     key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
     key = re.sub(r"mid_block\.attentions\.0\.(group_norm|to_q|to_k|to_v|to_out\.0)",

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).with_name("weights")
 CLASSIFIER = FOLDER / "classifier"
 # The settings its bias table holds for.
 STEPS, CFG = 8, 2.0
-SIZE = 64  # pixels of its pictures
+SIZE = 64  # pixels of its images
 
 OCCUPATION = Attribute("occupation", tuple(
     Group(subject, (article(subject),), (prompt(subject),)) for subject in SUBJECTS))
@@ -32,13 +32,13 @@ class Ratio:
 
 
 def clip(device="cpu"):
-    """The demo's CLIP, trained on the artwork. Its classifier of the built-in `age` raises DebiasError."""
+    """The demo's CLIP, trained on the artwork. Its judge of the built-in `age` raises DebiasError."""
     from ..core.judge.clip import ClipModel
 
     class DemoClip(ClipModel):
         def classifier(self, attribute, *given, **named):
             if attribute.groups == AGE.groups:
-                raise DebiasError("The artwork of the demo model shows no ages, so its classifier cannot tell them "
+                raise DebiasError("The artwork of the demo model shows no ages, so its judge cannot tell them "
                                   "apart. Choose gender or a skin tone.")
             classify = super().classifier(attribute, *given, **named)
 
@@ -46,7 +46,7 @@ def clip(device="cpu"):
                 sizes = {np.shape(image)[:2] for image in images}
                 if sizes - {(SIZE, SIZE)}:
                     raise DebiasError(f"The demo's judge knows only the demo model's drawings of {SIZE} x {SIZE} "
-                                      "pixels. Choose another judge for these pictures.")
+                                      "pixels. Choose another judge for these images.")
                 return classify(images)
 
             judged.name = classify.name

@@ -30,7 +30,7 @@ from .generate import guided
 
 
 def balance(pipe, *attributes: Attribute | str | Sequence[Attribute | str]) -> Any:
-    """Balance every picture of a pipeline, without a judge or a calibration: attributes as `balance.listed`
+    """Balance every image of a pipeline, without a judge or a calibration: attributes as `balance.listed`
     reads them. Returns the pipeline; `disable(pipe)` ends it. Raises DebiasError."""
     each = [one for own in attributes for one in ([own] if isinstance(own, (Attribute, str)) else own)]
     return enable(pipe, balanced(*each))

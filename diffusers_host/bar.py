@@ -1,4 +1,4 @@
-"""A bar over all pictures of a command or a call, on the error stream."""
+"""A bar over all images of a command or a call, on the error stream."""
 from __future__ import annotations
 
 import sys
@@ -9,7 +9,7 @@ LINE_EVERY = 30.0  # seconds between two lines of progress in a log
 
 
 class Bar:
-    """Pictures done of how many, how fast, and the time left; with `lines`, one for each round of a calibration too."""
+    """Images done of how many, how fast, and the time left; with `lines`, one for each round of a calibration too."""
 
     def __init__(self, quiet: bool, unit: str = "images", lines: bool = True):
         self.quiet, self.unit, self.lines = quiet, unit, lines and not quiet

@@ -27,7 +27,7 @@ def defaults(pipe) -> dict:
 
 
 def per_prompt(pipe) -> str:
-    """The argument for how many pictures a prompt gets."""
+    """The argument for how many images a prompt gets."""
     taken = defaults(pipe)
     return next((name for name in ("num_images_per_prompt", "num_videos_per_prompt") if name in taken),
                 "num_images_per_prompt")
@@ -67,7 +67,7 @@ def rows_of(value, rows: int, copies: Tensor):
 
 
 def items_of(items: list, rows: int, copies: Tensor) -> list:
-    """As `rows_of`, of a list: latents [C, 1, H, W], or what is the same for all pictures of a call."""
+    """As `rows_of`, of a list: latents [C, 1, H, W], or what is the same for all images of a call."""
     if isinstance(items[0], Tensor):
         return list(rows_of(torch.stack(items), rows, copies))
     return items[:1] * len(copies)

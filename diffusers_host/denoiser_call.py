@@ -123,7 +123,7 @@ def recorder(pipe, call: Callable[..., Any], given: dict) -> Callable[[str], Par
             finally:
                 pipe.scheduler = scheduler
         if text not in known:
-            raise DebiasError(f"{type(pipe).__name__} calls no denoiser for a text, so its pictures cannot be steered. "
+            raise DebiasError(f"{type(pipe).__name__} calls no denoiser for a text, so its images cannot be steered. "
                               "Give the prompt as text.")
         return known[text]
 

@@ -24,7 +24,7 @@ def facts(pipe, prompt: str, attributes: Sequence[Attribute], method: Method) ->
         said.append("Directions: 'prompt', 'embedding' and 'prediction'; all texts have one length")
     else:
         said.append("Directions: 'prompt' with draws alone; how this pipeline encodes texts is not known here, so each "
-                    "picture is given its group's own text")
+                    "image is given its group's own text")
     encoded = encode_all(pipe, prompt, attributes, method.context)
     if not isinstance(encoded, WholeTexts):
         parts = [f"{name} {list(part.shape)}" for name, part in encoded.prompt.items()]

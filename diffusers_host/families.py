@@ -1,9 +1,9 @@
 """How a diffusers pipeline is given a text: by its family, and where that is not known, as the text itself.
 
 Stable Diffusion 1 to 3, SDXL and Flux have texts of one length, which all directions mix (encode.py, hook.py). Those
-below have texts as long as they are, with masks, as lists, or of several encoders: each is mixed alone. Pictures whose
+below have texts as long as they are, with masks, as lists, or of several encoders: each is mixed alone. Images whose
 texts have the same lengths are made together, and so are the evaluations of the directions inside sampling. Of any
-other pipeline a picture gets its group's own text.
+other pipeline an image gets its group's own text.
 """
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Family:
     apart     has the negative prompt a call of its own in every step, behind the prompt's?
     ahead     does the prompt stand before the negative one where both are in one call?
     negated   does the pipeline take the opposite of what the denoiser predicts?
-    texted    does the denoiser answer for the text's tokens too, before the picture's?
+    texted    does the denoiser answer for the text's tokens too, before the image's?
     lengths   the denoiser's argument for the lengths [B] of texts that are filled up to one
     beside    what else of a denoiser's call changes with its texts: of the call and their arguments
     texts_only  does the call take texts alone? Shifted ones then take their place in front of the denoiser, by `inside`
@@ -131,7 +131,7 @@ def _like(part, other):
 
 
 def _chroma(call: dict, texts: dict) -> dict:
-    """Its mask goes on over the picture."""
+    """Its mask goes on over the image."""
     picture = call["attention_mask"][:, call["encoder_hidden_states"].shape[1]:]
     return dict(attention_mask=torch.cat([texts["attention_mask"], picture], dim=1))
 
@@ -148,7 +148,7 @@ def _kandinsky(call: dict, texts: dict) -> dict:
 
 
 def _qwen_image_21(call: dict, texts: dict) -> dict:
-    """Its mask of pictures begins with the text."""
+    """Its mask of images begins with the text."""
     picture = call["img_mask"][:, call["encoder_hidden_states"].shape[1]:]
     return dict(img_mask=pad(picture, (texts["encoder_hidden_states"].shape[1], 0)))
 
@@ -266,7 +266,7 @@ class WholeTexts:
             if not pushed:
                 continue
             if len(pushed) > 1 or own[pushed[0]] > -1:
-                raise DebiasError("A pipeline that is given whole texts can push a picture toward one group alone, "
+                raise DebiasError("A pipeline that is given whole texts can push an image toward one group alone, "
                                   "with a strength of 1 or more. Use the method 'default' and the strength 1.")
             text, = group_texts(attribute.groups[pushed[0]].texts[:1], text, self.context, self.subject)
         return text
@@ -289,7 +289,7 @@ def check_whole_texts(pipe, attributes: Sequence[Attribute], method: Method) -> 
         everything, less = ([name for name in sorted(FAMILIES) if bool(FAMILIES[name].inside) == inside]
                             for inside in (True, False))
         raise DebiasError(
-            f"How {type(pipe).__name__} encodes texts is not known here, so each picture can only be given its group's "
+            f"How {type(pipe).__name__} encodes texts is not known here, so each image can only be given its group's "
             f"own text: the method 'default' (direction 'prompt', draws, all steps, groups in the prompt's context). "
             f"All directions work with Stable Diffusion 1 to 3, SDXL, Flux, {', '.join(everything)}; 'prompt', with "
             f"shifts too, also with {', '.join(less)}.")

@@ -235,7 +235,7 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
 
 
 def _pictures(output) -> np.ndarray:
-    """A pipeline's pictures [B, H, W, 3], 0 to 1; of a video the first frame."""
+    """A pipeline's images [B, H, W, 3], 0 to 1; of a video the first frame."""
     for name in ("images", "image"):
         if hasattr(output, name):
             return getattr(output, name)

@@ -41,7 +41,7 @@ COND, UNCOND, FURTHER = "pred_cond", "pred_uncond", "debias"
 
 
 class DebiasGuidance(BaseGuidance):
-    """Steers a modular pipeline's pictures by a profile, in front of another guider.
+    """Steers a modular pipeline's images by a profile, in front of another guider.
 
     profile   a Profile, its file or name, or its JSON form; None where a caller gives the weights
     strength  0 to 1 and beyond, as in `enable`
@@ -337,7 +337,7 @@ def run_modular(pipe, call: Callable[..., Any], attributes: Sequence[Attribute],
 
 def pictures_of(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, method: Method,
                 negative_prompt: str | None, subject: str, given: dict) -> tuple[np.ndarray, dict]:
-    """A picture for each row of weights [B, n], [B, H, W, 3] from 0 to 1, of a video its first frame; and what guidance
+    """An image for each row of weights [B, n], [B, H, W, 3] from 0 to 1, of a video its first frame; and what guidance
     did."""
     name = next(name for name in ("images", "videos") if name in {own.name for own in pipe.blocks.outputs})
     given = {**given, "prompt": prompt, per_prompt(pipe): len(weights), "output_type": "np", "output": name}

@@ -58,7 +58,7 @@ class GuidedDenoiser:
     core/method/step.py says what the baseline is. Rows are added for images with a weight other than 0 only, and, in
     the `prediction` direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet
     residuals, sizes, masks) in everything but the text, in calls of their own of at most as many rows as the
-    pipeline's: these need hardly any memory beyond its own.
+    pipeline's: these need barely any memory beyond its own.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
@@ -125,7 +125,7 @@ class GuidedDenoiser:
         return module.cache_context(f"debias {name}") if hasattr(module, "cache_context") else nullcontext()
 
     def _sample(self, output, call: dict) -> Tensor:
-        """The predictions [B, ...] of a call's pictures."""
+        """The predictions [B, ...] of a call's images."""
         prediction = torch.stack(output[0]) if isinstance(output[0], list) else output[0]
         return prediction[:, -call[self.parameters[0]].shape[1]:] if self.family and self.family.texted else prediction
 

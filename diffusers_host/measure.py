@@ -29,9 +29,9 @@ Attributes = Attribute | str | Sequence[Attribute | str]
 
 @dataclass(frozen=True)
 class Audit:
-    """Whom a model shows for its prompts. In a notebook, its pictures with their labels.
+    """Whom a model shows for its prompts. In a notebook, its images with their labels.
 
-    outcome  pictures, labels and texts of all prompts
+    outcome  images, labels and texts of all prompts
     """
     outcome: Outcome
 
@@ -64,7 +64,7 @@ class Calibrated(Profile):
     """A profile as `calibrate` leaves it. In a notebook, its report.
 
     text    the result in words
-    report  the report's page, with pictures
+    report  the report's page, with images
     """
     text: str = ""
     report: str = ""
@@ -79,7 +79,7 @@ class Calibrated(Profile):
 def audit(pipe, prompts: str | Sequence[str], attributes: Attributes, judge: Judge, *, count: int = 0,
           seed: int = 0, batch_size: int = 4, progress: bool = True, allow_download: bool = False,
           **setting: Any) -> Audit:
-    """Whom a pipeline shows: `count` pictures of each prompt (100), labelled by the judge. Changes nothing.
+    """Whom a pipeline shows: `count` images of each prompt (100), labelled by the judge. Changes nothing.
 
     attributes  "gender", "age = 1:1:2", an `Attribute`, or several
     judge       a CLIP model's folder or hub id, a line as `Judges` reads it, several of these, or callables by
@@ -104,7 +104,7 @@ def calibrate(pipe, prompts: str | Sequence[str], attributes: Attributes, judge:
     """Find the weights for a pipeline and its prompts, and verify them on fresh seeds.
 
     sure    "quick", "short", "normal" or "sure": within 10, 5, 5 or 3 points of the target; or a `Plan`
-    out     a folder for profile, report and pictures; the same call continues there after an interruption
+    out     a folder for profile, report and images; the same call continues there after an interruption
 
     The rest as in `audit`. Raises DebiasError; what else the model or the judge raises is passed on.
     """
@@ -154,7 +154,7 @@ def _judges(pipe, attributes: Sequence[Attribute], judge: Judge, allow_download:
     if isinstance(judge, Mapping):
         lacking = [a.name for a in attributes if not callable(judge.get(a.name))]
         if lacking:
-            raise DebiasError(f"Expected a judge of {short(lacking[0])} that is called with pictures, got none.")
+            raise DebiasError(f"Expected a judge of {short(lacking[0])} that is called with images, got none.")
         return dict(judge), None, " ".join(getattr(own, "__qualname__", repr(own)) for own in judge.values())
     lines = [str(judge)] if isinstance(judge, (str, Path)) else list(map(str, judge))
     if lines == ["demo"]:

@@ -1,4 +1,4 @@
-"""A diffusers pipeline, its settings and a classifier side by side: what the CLI and the Python API work with."""
+"""A diffusers pipeline, its settings and a judge side by side: what the CLI and the Python API work with."""
 from __future__ import annotations
 
 import hashlib
@@ -45,9 +45,9 @@ class Workbench(Host):
     pipe         a diffusers text-to-image pipeline
     clip         classifies, and measures fidelity unless `fidelity` is given; None if nothing is measured
     setting      steps, cfg, width, height, negative_prompt: what the pipeline is called with; recorded in profiles
-    classifiers  by attribute name, instead of CLIP: callables images -> probabilities
-    judged_by    further identification of the classifiers, such as `files.fingerprint` of their folders
-    fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of picture and prompt
+    judges  by attribute name, instead of CLIP: callables images -> probabilities
+    judged_by    further identification of the judges, such as `files.fingerprint` of their folders
+    fidelity     f(images, prompt) -> [N]; default: CLIP's similarity of image and prompt
     """
     again = "run the same command again"
     anew = "add --overwrite"
@@ -105,19 +105,19 @@ class Workbench(Host):
                              encoded=encoded)
 
     def classifier(self, attribute: Attribute) -> Callable:
-        """The attribute's classifier; CLIP's by default."""
+        """The attribute's judge; CLIP's by default."""
         if attribute.name in self.classifiers:
             return self.classifiers[attribute.name]
         if self.clip is None:
-            raise DebiasError(f"Expected a classifier for {quoted(attribute.name)}, got none. Give a CLIP model or a "
-                              "classifier of your own.")
+            raise DebiasError(f"Expected a judge for {quoted(attribute.name)}, got none. Give a CLIP model or a "
+                              "judge of your own.")
         key = attribute.name, attribute.groups
         if key not in self._zero_shot:
             self._zero_shot[key] = self.clip.classifier(attribute)
         return self._zero_shot[key]
 
     def check(self, attributes: Sequence[Attribute], method: Method) -> None:
-        """Raises DebiasError where this pipeline cannot be guided by a method; said before the first picture."""
+        """Raises DebiasError where this pipeline cannot be guided by a method; said before the first image."""
         if is_modular(self.pipe):
             if method.direction != "prompt":
                 check_guider(self.pipe)
@@ -176,7 +176,7 @@ class Workbench(Host):
         that the profile leaves alone is measured once.
 
         `rounds` of what is yielded are an audit and the same seeds with the profile, which no calibration uses. `work`
-        keeps pictures of both.
+        keeps images of both.
         Raises DebiasError for a prompt that was calibrated.
         """
         entry, known = entry_for(profile, prompt)
@@ -202,7 +202,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     """A text-to-image pipeline from a diffusers folder, a single-file checkpoint (.safetensors) or a hub id.
 
     A hub id, or a single file without `config` (a diffusers folder of the same family), needs `allow_download`. Without
-    `safety_checker` the model's own is left out, with a warning: pictures that it blacks out cannot be counted. Raises
+    `safety_checker` the model's own is left out, with a warning: images that it blacks out cannot be counted. Raises
     DebiasError for pickles, for folders that are no such pipeline, for devices that are not there, and where loading
     fails.
     """
@@ -240,7 +240,7 @@ def load_pipeline(source: str, device: str = "cpu", dtype: torch.dtype = torch.f
     if lacking:
         raise DebiasError(f"{name} has no {' and no '.join(lacking)}. Use the whole model.")
     if not safety_checker and getattr(pipe, "safety_checker", None) is not None:
-        warnings.warn("The model's safety checker is switched off while pictures are measured: pictures that it blacks "
+        warnings.warn("The model's safety checker is switched off while images are measured: images that it blacks "
                       "out could not be counted.")
         pipe.safety_checker = None
     return pipe
@@ -266,8 +266,8 @@ def _of_file(path: Path, config: str | None, options: dict, name: str):
     if path.suffix.lower() != ".safetensors":  # diffusers would take it for a pickle
         raise DebiasError(f"Expected a .safetensors file, got {name}. Use one.")
     if config and not Path(config).is_dir():
-        raise DebiasError("Expected a diffusers folder as the configuration of a checkpoint, got "
-                          f"{quoted(config)}, which is none.")
+        raise DebiasError(f"Expected a diffusers folder with --config, got {quoted(config)}. Give the folder of a "
+                          "model of the same family.")
     if config and (Path(config) / "model_index.json").exists():
         check_no_code(Path(config))
     family = StableDiffusionXLPipeline if config and (Path(config) / "text_encoder_2").exists() else \
@@ -358,7 +358,7 @@ def _plain(config: object) -> list:
 
 
 def pipeline_facts(pipe) -> dict:
-    """What of a pipeline decides its pictures beside its files, as plain values: sampler's settings, precision and kind
+    """What of a pipeline decides its images beside its files, as plain values: sampler's settings, precision and kind
     of device, LoRAs with their weights, a cache of steps, and whether the denoiser is compiled."""
     denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     loras: dict[str, set] = {}

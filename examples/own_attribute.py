@@ -1,4 +1,4 @@
-"""An attribute of your own, and one text for each picture of a batch.
+"""An attribute of your own, and one text for each image of a batch.
 
     python examples/own_attribute.py
 """
@@ -17,7 +17,7 @@ def main() -> str:
     first, again = (pipe("a photo of a house", generator=seeded(0), **how).images for _ in range(2))
     plain = debias.disable(pipe)("a photo of a house", generator=seeded(0), **how).images
     changed = int((np.abs(first - plain).max(axis=(1, 2, 3)) > 0).sum())
-    return f"{changed} of 8 pictures have a weather; the same seed has the same one: {np.array_equal(first, again)}"
+    return f"{changed} of 8 images have a weather; the same seed has the same one: {np.array_equal(first, again)}"
 
 
 def seeded(seed: int):

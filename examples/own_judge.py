@@ -1,4 +1,4 @@
-"""A judge of your own: pictures in, probabilities out.
+"""A judge of your own: images in, probabilities out.
 
     python examples/own_judge.py
 """

@@ -1,8 +1,8 @@
-"""A whole host in one page: pictures of noise whose brightness is the group, and a judge that looks at it.
+"""A whole host in one page: images of noise whose brightness is the group, and a judge that looks at it.
 
     python examples/toy_host.py
 
-Calibrates a model that draws dark pictures four times of five toward 50:50, and applies what was found.
+Calibrates a model that draws dark images four times of five toward 50:50, and applies what was found.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sd_debias.core import Host, Places, calibrate  # noqa: E402
 
 
 class Toy(Host):
-    """What a host is: a setting, a judge, and pictures."""
+    """What a host is: a setting, a judge, and images."""
     setting = dict(host="toy", model="noise")
 
     def judges(self, attributes):
@@ -36,7 +36,7 @@ class Toy(Host):
         return [brightness for _ in attributes], None  # None: nothing measures fidelity to the prompt
 
     def render(self, prompt, seeds, weights, attributes, method):
-        """weights [B, n]: -1 leads to a group, 1 away from it, 0 leaves the picture alone."""
+        """weights [B, n]: -1 leads to a group, 1 away from it, 0 leaves the image alone."""
         pictures = []
         for seed, row in zip(seeds, weights.tolist(), strict=True):
             noise = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ class Toy(Host):
 
 
 def main(folder: Path) -> str:
-    """Calibrate into a folder; the verdict, and the shares of 400 pictures with the profile."""
+    """Calibrate into a folder; the verdict, and the shares of 400 images with the profile."""
     attribute, plan = parse("light: dark | bright"), planned("quick", METHODS["default"], batch_size=10)
     places = Places(profile=folder / "profile.json", lock=folder / "lock", folder=folder,
                     states=folder / "unfinished", best=folder / "best so far.json")
@@ -55,7 +55,7 @@ def main(folder: Path) -> str:
     seeds = range(10_000, 10_400)
     images = Toy().render("a room", seeds, rows(entry.steerings, seeds), [attribute], METHODS["default"])
     bright = np.mean([image.mean() > 128 for image in images])
-    return f"{outcome.text.splitlines()[1].strip()}\nbright in 400 further pictures: {bright:.0%}"
+    return f"{outcome.text.splitlines()[1].strip()}\nbright in 400 further images: {bright:.0%}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-// Below the pictures of "Debias: audit and calibrate": the report's address becomes a link, the figures fold, and new
+// Below the images of "Debias: audit and calibrate": the report's address becomes a link, the figures fold, and new
 // profiles and checks appear in the lists of them.
 (function () {
     const OURS = /^\/sd-debias\/report\/[^/]+(\/labels\.html)?$/;
-    const OPEN = "Open the report: ", LOOK = "Look at the pictures and their labels: ", DETAILS = "Details:", TABS = ["txt2img", "img2img"], known = new Set();
+    const OPEN = "Open the report: ", LOOK = "Look at the images and their labels: ", DETAILS = "Details:", TABS = ["txt2img", "img2img"], known = new Set();
     const BUTTONS = ["debias_refresh", "debias_audit_and_calibrate_refresh_checks"];
 
     function renew() {
@@ -11,7 +11,7 @@
     }
 
     function linked(paragraph) {
-        const said = paragraph.textContent;  // comes again when another picture was looked at
+        const said = paragraph.textContent;  // comes again when another image was looked at
         for (const node of [...paragraph.childNodes]) {
             const text = node.nodeType === Node.TEXT_NODE ? node.textContent.trim() : "";
             const words = [OPEN, LOOK].find((some) => text.startsWith(some));

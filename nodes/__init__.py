@@ -9,7 +9,7 @@ from .attribute import DebiasAttribute
 from .audit import DebiasAudit
 from .balance import DebiasBalance
 from .calibrate import DebiasCalibrate
-from .check import DebiasCheckClassifier
+from .check import DebiasCheckJudge
 from .demo_model import DebiasDemoModel
 from .doctor import DebiasDoctor
 from .judge import DebiasJudge
@@ -21,7 +21,7 @@ from .text_encode import DebiasTextEncode
 class Debias(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [DebiasBalance, DebiasApply, DebiasTextEncode, DebiasLoadProfile, DebiasAttribute, DebiasAudit,
-                DebiasCalibrate, DebiasReport, DebiasJudge, DebiasCheckClassifier, DebiasDemoModel, DebiasDoctor]
+                DebiasCalibrate, DebiasReport, DebiasJudge, DebiasCheckJudge, DebiasDemoModel, DebiasDoctor]
 
 
 async def comfy_entrypoint() -> Debias:

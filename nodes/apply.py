@@ -24,7 +24,7 @@ from .model_name import encoder_name, model_name
 from .types import APPLY, Profiles
 
 
-FOLLOWS = "The groups are those of the pass before, whose pictures are drawn anew"
+FOLLOWS = "The groups are those of the pass before, whose images are drawn again"
 
 
 def looked_up(profile: Profile, text: str, found: bool = False, negative: str = "", first: str = ""
@@ -66,7 +66,7 @@ class Application:
 
     def __post_init__(self):
         self.run: object = None  # the last one of which a pass was said
-        self.first = ""  # the prompt of the pass whose pictures are drawn anew
+        self.first = ""  # the prompt of the pass whose images are drawn again
         self._encoded: dict[str, Encoded] = {}
         if messages.running()[0] is None or self._behind() or self.text.strip() or len(self.profile.entries) == 1:
             self._look_up()  # what is amiss is said now, rather than by the sampler
@@ -106,8 +106,8 @@ class Application:
         return rows(self.entry.steerings, self.seeds, self.strength)
 
     def _begun(self, seed: int, images: int) -> tuple[list[int], str, list[str]]:
-        """(the seeds that decide the pictures' groups, the prompt that did, what to say of it): those of the pass that
-        made the pictures which this one draws anew, so that whom they show is decided once."""
+        """(the seeds that decide the images' groups, the prompt that did, what to say of it): those of the pass that
+        made the images which this one draws anew, so that whom they show is decided once."""
         own, (run, node) = list(range(seed, seed + images)), messages.running()
         with_it = {} if run is None else {at: did for at, entries in run.did.items() if at != node and (
             did := [e for e in entries if e.get("Debias hash") == self.profile.hash[:12] and "Debias seeds" in e])}
@@ -117,7 +117,7 @@ class Application:
         at, start, count = before
         edges = [edge for entry in with_it[at] for edge in entry["Debias seeds"]]
         made = list(range(min(edges), max(edges) + 1))[start:][:count]
-        # A detailer draws a batch picture by picture, each with the next seed.
+        # A detailer draws a batch image by image, each with the next seed.
         inputs = inputs_of(run.prompt, node)
         begins = next((inputs[key] for key in ("seed", "noise_seed") if isinstance(inputs.get(key), int)), seed)
         place, done = seed - begins, len(run.did[node]) if node in run.ran else 0
@@ -128,7 +128,7 @@ class Application:
             return made, first, []
         if images == 1 and 0 <= place == done < len(made):
             return [made[place]], first, []
-        return own, "", [f"which of the {len(made)} pictures of the pass before these {images} are is not known, so "
+        return own, "", [f"which of the {len(made)} images of the pass before these {images} are is not known, so "
                          "this pass's own seed decides their groups"]
 
     def encoded(self) -> Encoded:
@@ -171,9 +171,9 @@ def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed
     steered, steps = summary["guided_images"], f"{summary['steps']} steps, " if summary["steps"] else ""
     if total == 1:
         sent = told.get("Debias sent to")
-        said = f"this picture: steered to {sent}" if sent else "this picture is steered"
+        said = f"this image: steered to {sent}" if sent else "this image is steered"
     else:
-        said = f"{steered} of {total} pictures steered"
+        said = f"{steered} of {total} images steered"
         groups = [counts for i, (a, s) in enumerate(zip(profile.attributes, entry.steerings)) if (counts := Counter(
             a.names[option - 1] for option in s.draws(seeds, stream=i) if option))]
         each = "; ".join(", ".join(f"{n} to {group}" for group, n in counts.items()) for counts in groups)

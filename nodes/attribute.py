@@ -33,7 +33,7 @@ class DebiasAttribute(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasAttribute", display_name="Debias Attribute", category=CALIBRATE,
-            description="Declares what to measure and balance: groups, and the share that each should have. You "
+            description="Declares what to measure and balance: groups, and the share you want of each. You "
                         "choose both.",
             inputs=[
                 io.Combo.Input("attribute", options=[*BUILT_IN, OWN], default="gender", tooltip=(

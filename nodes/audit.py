@@ -15,7 +15,7 @@ from .folder import changed, labelled_folder
 from .judge import checks_of
 from .images import pictures, to_tensor
 from .panel import kept, labels_page
-from .types import CALIBRATE, Attributes, Classifiers, planned
+from .types import CALIBRATE, Attributes, JudgeType, planned
 
 
 BEFORE, AFTER = "before", "after"
@@ -43,12 +43,12 @@ class DebiasAudit(io.ComfyNode):
                 io.Image.Input("images", optional=True, tooltip=(
                     "The images to count. A few hundred images of one prompt give a reliable result; ten do not. "
                     "Batches of several sizes are counted together.")),
-                Classifiers.Input("classifier", tooltip="Decides which group each picture shows."),
+                JudgeType.Input("judge", tooltip="Decides which group each image shows."),
                 Attributes.Input("attributes", tooltip="From Debias Attribute."),
                 planned("confidence"),
                 io.String.Input("title", default="", tooltip="A title for the chart, e.g. the prompt."),
                 io.String.Input("folder", default="", optional=True, placeholder="pictures", tooltip=(
-                    "Instead of images: a folder of ComfyUI's input, with pictures of any sizes.")),
+                    "Instead of images: a folder of ComfyUI's input, with images of any sizes.")),
                 io.Image.Input("before", optional=True, tooltip=(
                     "The same images before a pass, such as a detailer or an upscaler, in the same order: tells whose "
                     "group the pass changed.")),
@@ -64,18 +64,18 @@ class DebiasAudit(io.ComfyNode):
         return changed(folder[0]) if folder and str(folder[0]).strip() else ""
 
     @classmethod
-    def execute(cls, classifier, attributes, confidence=(0.0,), title=("",), images=(), folder=("",), before=(),
+    def execute(cls, judge, attributes, confidence=(0.0,), title=("",), images=(), folder=("",), before=(),
                 corrections=("",)):
-        (classifier, *_), (attributes, *_), (confidence, *_), (title, *_) = classifier, attributes, confidence, title
+        (judge, *_), (attributes, *_), (confidence, *_), (title, *_) = judge, attributes, confidence, title
         place = str((folder or ("",))[0] or "").strip()
         if bool(place) == bool(len(images or ())):
             raise DebiasError("Expected images or a folder to audit, got both or neither. Wire images, or write the "
                               "name of a folder in ComfyUI's input.")
-        labelled, unreadable = labelled_folder(place, attributes, classifier, confidence) if place else \
-            (audited(images, attributes, classifier, confidence, title), [])
+        labelled, unreadable = labelled_folder(place, attributes, judge, confidence) if place else \
+            (audited(images, attributes, judge, confidence, title), [])
         both = [labelled]
         if len(before or ()):
-            both.insert(0, audited(before, attributes, classifier, confidence, BEFORE))
+            both.insert(0, audited(before, attributes, judge, confidence, BEFORE))
             labelled.title = labelled.title or AFTER
         page = labels_page(cls.hidden.unique_id, title or "Audit", both)  # with the labels as the judge set them
         by_hand, notes = given_back((corrections or ("",))[0] or ""), []

@@ -25,7 +25,7 @@ class DebiasBalance(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasBalance", display_name="Debias Balance", category=APPLY,
-            description="Balances the pictures of every prompt at once, with no judge and no calibration: each picture "
+            description="Balances the images of every prompt at once, with no judge and no calibration: each image "
                         "gets a group by its seed. A prompt that names a group is left alone on that attribute, and so "
                         "is a prompt without a person on attributes of persons. Put it after LoRA loaders.",
             inputs=[

@@ -27,7 +27,7 @@ from .images import to_tensor
 from .panel import about, address, kept
 from .profiles import save_folder
 from .report import new_folder, results
-from .types import CALIBRATE, Attributes, Classifiers, Profiles, choice, planned, sampling
+from .types import CALIBRATE, Attributes, JudgeType, Profiles, choice, planned, sampling
 from .workbench import Workbench, behind, setting_of, states
 
 
@@ -45,7 +45,7 @@ class DebiasCalibrate(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
                 Attributes.Input("attributes", tooltip="What to balance, and the target: from Debias Attribute."),
-                Classifiers.Input("classifier", tooltip="Decides which group each picture shows."),
+                JudgeType.Input("judge", tooltip="Decides which group each image shows."),
                 io.String.Input("prompts", multiline=True, default="a photo of a doctor", tooltip=(
                     "The prompts to calibrate, one per line. They are calibrated one after the other, into one "
                     "profile.")),
@@ -69,13 +69,13 @@ class DebiasCalibrate(io.ComfyNode):
             outputs=[Profiles.Output(display_name="profile", tooltip=(
                          "For Debias Apply, Text Encode and Report.")),
                      io.Image.Output(display_name="charts", tooltip="Shares, before and after."),
-                     io.Image.Output(display_name="before", tooltip="Pictures of the audit, without the profile."),
-                     io.Image.Output(display_name="after", tooltip="Pictures of the verification, with it."),
+                     io.Image.Output(display_name="before", tooltip="Images of the audit, without the profile."),
+                     io.Image.Output(display_name="after", tooltip="Images of the verification, with it."),
                      io.String.Output(display_name="report", tooltip="Path of the HTML report.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
-    def execute(cls, model, clip, vae, attributes, classifier, prompts, negative, width, height, steps, cfg,
+    def execute(cls, model, clip, vae, attributes, judge, prompts, negative, width, height, steps, cfg,
                 sampler_name, scheduler, seed, images, rounds, held_out, batch_size, tolerance, method, direction, rule,
                 confidence, name, within=0.0, sure=CUSTOM, again=False):
         node, name = cls.hidden.unique_id, safe_name(name.strip())
@@ -87,14 +87,14 @@ class DebiasCalibrate(io.ComfyNode):
         plan = planned_as(sure, method, **numbers, batch_size=batch_size, seed=seed, confidence=confidence)
         setting = setting_of(cls.hidden.prompt, node, clip, sampler_name, scheduler, steps, cfg, width, height,
                              negative)
-        bench = Workbench(model, clip, vae, classifier, setting, behind(cls.hidden.prompt, node), node)
+        bench = Workbench(model, clip, vae, judge, setting, behind(cls.hidden.prompt, node), node)
         bench.note = unused(sure, numbers)
         folder, others = new_folder(name), results(name)
         places = Places(profile=folder / "profile.json", lock=states() / name, folder=folder, states=states(),
                         best=save_folder() / f"{name} (unfinished).json",
                         again=again, others=others)
         texts = [text for line in prompts.splitlines() if (text := " ".join(line.split()))]
-        found = calibrate(bench, texts, attributes, method, plan, name, places, checks_of(classifier, attributes))
+        found = calibrate(bench, texts, attributes, method, plan, name, places, checks_of(judge, attributes))
         found.notes += filter(None, [bench.note])
         shown = dict(report=found.report and address(found.report),
                      shares=[s.to_dict() for c in found.measured for s in standings(c)])
@@ -113,12 +113,12 @@ class DebiasCalibrate(io.ComfyNode):
 
 
 def batch(sheets: Sequence[Sheet]) -> Tensor:
-    """IMAGE [N, H, W, 3] of the sheets' pictures."""
+    """IMAGE [N, H, W, 3] of the sheets' images."""
     return torch.cat([to_tensor(picture) for sheet in sheets for picture in sheet.pictures])
 
 
 def record(profile: Profile, c: Calibration, sheet: Sheet) -> None:
-    """What was done to the pictures of the output "after", for the images' metadata."""
+    """What was done to the images of the output "after", for the images' metadata."""
     weights = rows(c.steerings, sheet.seeds) * (sheet.what == WITH)
     said = metadata(profile, c.prompt, dict(acted=bool(weights.any()))) if sheet.what == WITH else {}
     messages.record({**said, "Debias output": "after", "Debias calibrated": c.prompt, "Debias seeds": list(sheet.seeds),

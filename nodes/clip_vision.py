@@ -41,12 +41,12 @@ class VisionClip(ClipModel):
         other = one if text == vision else comfy.utils.load_torch_file(_path(TEXT, text), safe_load=True)
         if not any(key.endswith("text_projection.weight") or key == "text_projection" for key in other):
             raise DebiasError(
-                f"Expected a text tower with its projection in {quoted(text)}, got none, so pictures cannot be "
+                f"Expected a text tower with its projection in {quoted(text)}, got none, so images cannot be "
                 f"compared with texts. Put the whole CLIP model that {quoted(vision)} comes from (for ViT-L/14: "
                 f"model{SUFFIX} of openai/clip-vit-large-patch14) into models/clip_vision, press R, and choose the "
                 "entry that names it alone.")
         if "visual_projection.weight" not in one:
-            raise DebiasError(f"{quoted(vision)} has no projection into the space of texts, so its pictures cannot be "
+            raise DebiasError(f"{quoted(vision)} has no projection into the space of texts, so its images cannot be "
                               f"compared with texts. Put a whole CLIP model, e.g. model{SUFFIX} of "
                               "openai/clip-vit-large-patch14, into models/clip_vision, and press R.")
         self.vision = comfy.clip_vision.load_clipvision_from_sd(dict(one))

@@ -157,7 +157,7 @@ def replaced(entries: Sequence[dict], parts: Parts) -> Entries:
 
 
 def texts_of(entry: dict) -> Parts:
-    """The text of a guider's conditioning entry by part, and its mask; pictures and areas are none of the text's."""
+    """The text of a guider's conditioning entry by part, and its mask; images and areas are none of the text's."""
     named = {EMBEDDING: entry.get("cross_attn"), MASK: entry.get(MASK),
              **{name: value for name, value in entry.items()
                 if (name.startswith(MASK) or _mixes(name)) and name != EMBEDDING}}

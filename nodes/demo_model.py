@@ -44,7 +44,7 @@ def load():
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     unet = {names[key]: value for key, value in weights("unet/diffusion_pytorch_model.safetensors").items()}
     network = config.get_model(unet, "", device=management.unet_offload_device())
-    network.debias_side = VAE["resolution"]  # in pixels: at others' 512 a picture would take minutes
+    network.debias_side = VAE["resolution"]  # in pixels: at others' 512 an image would take minutes
     network.load_model_weights(unet, "")
     model = comfy.model_patcher.ModelPatcher(network, load_device=management.get_torch_device(),
                                              offload_device=management.unet_offload_device())

@@ -14,7 +14,7 @@ from .judge import Judge
 from .conditioning import encode
 from .model_name import encoder_name
 from .panel import kept
-from .types import TOOLS, Classifiers, sampling
+from .types import TOOLS, JudgeType, sampling
 from .workbench import Workbench, setting_of
 
 
@@ -23,7 +23,7 @@ class DebiasDoctor(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasDoctor", display_name="Debias Doctor", category=TOOLS, is_output_node=True,
-            description="Tests guidance on this model with a dozen pictures of two seeds, and says whether it works. "
+            description="Tests guidance on this model with a dozen images of two seeds, and says whether it works. "
                         "Put its text into a bug report.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to test, with its LoRAs and patches."),
@@ -33,20 +33,20 @@ class DebiasDoctor(io.ComfyNode):
                 io.Combo.Input("direction", options=list(DIRECTIONS), default="prompt", tooltip=(
                     "How the weights steer: prompt shifts the text; embedding and prediction act inside sampling.")),
                 *sampling(),
-                Classifiers.Input("classifier", optional=True, tooltip=(
-                    "Decides which group the steered pictures show. Without one, this test is skipped."))],
+                JudgeType.Input("judge", optional=True, tooltip=(
+                    "Decides which group the steered images show. Without one, this test is skipped."))],
             outputs=[io.String.Output(display_name="text", tooltip="The result.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt])
 
     @classmethod
     def execute(cls, model, clip, vae, prompt, direction, width, height, steps, cfg, sampler_name, scheduler,
-                classifier=None):
+                judge=None):
         node = cls.hidden.unique_id
         setting = setting_of(cls.hidden.prompt, node, clip, sampler_name, scheduler, steps, cfg, width, height)
-        bench = Workbench(model, clip, vae, classifier or Judge(of=None), setting, node=node)
-        messages.say(node, "Testing guidance with a dozen pictures")
+        bench = Workbench(model, clip, vae, judge or Judge(of=None), setting, node=node)
+        messages.say(node, "Testing guidance with a dozen images")
         found = examine(bench, facts(model, clip, prompt), named("default", direction=direction), prompt,
-                        classify=classifier and classifier.of(GENDER))
+                        classify=judge and judge.of(GENDER))
         messages.say(node, found.text, warning=not found.ok)
         return io.NodeOutput(found.text, ui=kept(found.text, not found.ok))
 

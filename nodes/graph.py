@@ -1,5 +1,5 @@
 """What the graph tells of a sampler: the text behind its positive conditioning, which itself holds none, and the passes
-that made the pictures it begins with.
+that made the images it begins with.
 
 A graph is ComfyUI's prompt, {node: {class_type, inputs}}, as it runs: dynamic prompts are resolved in it already.
 """
@@ -42,7 +42,7 @@ def samplers_of(graph: Mapping, node: str) -> list[str]:
 
 
 def pass_before(graph: Mapping, sampler: str, known: Container[str]) -> tuple[str, int, int | None] | None:
-    """(the nearest of the `known` nodes that made the pictures which a sampler begins with, the first of its pictures
+    """(the nearest of the `known` nodes that made the images which a sampler begins with, the first of its images
     that is taken, and how many where a node picks some); None where there is no such node."""
     waiting, seen = [(sampler, 0, None)], {sampler}
     while waiting:

@@ -339,7 +339,7 @@ def facts_of(guider, noise: Tensor, sampler, sigmas: Tensor, seed: int) -> dict:
 
 
 def downscale(model, vae=None) -> int | None:
-    """Pixels of a picture's side to one of its latent's, as the model or the autoencoder says; None where none does."""
+    """Pixels of an image's side to one of its latent's, as the model or the autoencoder says; None where none does."""
     told = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", None) or \
         getattr(vae, "downscale_ratio", None)
     told = told[-1] if isinstance(told, (tuple, list)) else told

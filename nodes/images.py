@@ -1,4 +1,4 @@
-"""Between ComfyUI's IMAGE tensors [N, H, W, 3] in 0..1 and the pictures of the core."""
+"""Between ComfyUI's IMAGE tensors [N, H, W, 3] in 0..1 and the images of the core."""
 from __future__ import annotations
 
 import numpy as np
@@ -10,7 +10,7 @@ from ..core.errors import DebiasError
 
 
 def pictures(images: Tensor) -> list[np.ndarray | None]:
-    """Each image as uint8 [H, W, 3]; None for one that is not finite, which no classifier may see."""
+    """Each image as uint8 [H, W, 3]; None for one that is not finite, which no judge may see."""
     finite = torch.isfinite(images).flatten(1).all(1).tolist() if isinstance(images, Tensor) and len(images) else []
     return [image if good else None for image, good in zip(to_uint8(images), finite, strict=True)]
 
@@ -25,12 +25,12 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """PIL pictures of an IMAGE."""
+    """PIL images of an IMAGE."""
     return [Image.fromarray(image) for image in to_uint8(images)]
 
 
 def to_tensor(*pictures: Image.Image) -> Tensor:
-    """An IMAGE [1, H, W, 3] of PIL pictures, one below the other on white."""
+    """An IMAGE [1, H, W, 3] of PIL images, one below the other on white."""
     width = max(picture.width for picture in pictures)
     page = Image.new("RGB", (width, sum(picture.height for picture in pictures)), "white")
     top = 0

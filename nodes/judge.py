@@ -1,4 +1,4 @@
-"""Debias Judge: decides which group each picture shows.
+"""Debias Judge: decides which group each image shows.
 
 Its models are transformers folders in models/classifiers, safetensors only, or CLIP vision models of ComfyUI. They are
 managed by ComfyUI like any model: loaded to the device when needed, evicted when memory is short.
@@ -26,7 +26,7 @@ from ..core.looks import AUTO, DETECTOR, LOOK, PICTURE
 from ..core.errors import DebiasError, quoted
 from ..core.files import below
 from .clip_vision import WITH, VisionClip, pairs
-from .types import JUDGES, Classifiers
+from .types import JUDGES, JudgeType
 
 FOLDER = "classifiers"
 CHOOSE = "choose a judge"
@@ -36,11 +36,11 @@ TONE = "skin tone by colour"
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier as nodes hand it on.
+    """A judge as nodes hand it on.
 
-    of        f(attribute) -> core classifier. Raises DebiasError for an attribute that it cannot judge
-    fidelity  f(images, prompt) -> [N], how well pictures show their prompt; None: not measured
-    checks    what Debias Check Classifier found of it
+    of        f(attribute) -> core judge. Raises DebiasError for an attribute that it cannot judge
+    fidelity  f(images, prompt) -> [N], how well images show their prompt; None: not measured
+    checks    what Debias Check Judge found of it
     """
     of: Callable[[Attribute], Classifier]
     fidelity: Callable | None = None
@@ -60,7 +60,7 @@ def managed(model: torch.nn.Module) -> Callable[[], None]:
 
 
 def after(load: Callable[[], None], classify: Classifier) -> Classifier:
-    """The classifier with its model brought to the device before each use."""
+    """The judge with its model brought to the device before each use."""
     def loaded(images):
         load()
         return classify(images)
@@ -116,7 +116,7 @@ def judge_of(judge: str, look: str = PICTURE, detector: str = AUTO, lines: str =
     for line in single:
         name, equals, source = (part.strip() for part in line.partition("="))
         if not equals or not name or not source:
-            raise DebiasError(f"Expected one further judge per line, as 'age=FOLDER', got {quoted(line)}.")
+            raise DebiasError(f"Expected one more judge per line, as 'age=FOLDER', got {quoted(line)}.")
         sources.setdefault(name, []).append(source)
     from ..demo_model.model import tones
     models: dict[str, object] = {}
@@ -161,8 +161,8 @@ class DebiasJudge(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasJudge", display_name="Debias Judge", category=JUDGES,
-            description="Decides which group each picture shows: CLIP or SigLIP (every attribute), a trained image "
-                        "classifier, a model that answers questions, or skin tone by colour.",
+            description="Decides which group each image shows: CLIP or SigLIP (every attribute), a trained image "
+                        "judge, a model that answers questions, or skin tone by colour.",
             inputs=[
                 io.Combo.Input("judge", options=[CHOOSE, *pairs(), *folders(), TONE, DEMO], default=CHOOSE, tooltip=(
                     "A file in models/clip_vision with its text tower, or a transformers folder in models/classifiers; "
@@ -173,12 +173,12 @@ class DebiasJudge(io.ComfyNode):
                 io.String.Input("further", multiline=True, default="", placeholder="age=FOLDER\nskin_tone_5=ita",
                                 tooltip=(
                     "Judges of single attributes, one per line: attribute=FOLDER, attribute=ita (skin tone by colour) "
-                    "or attribute=photo. Two lines of one attribute are a panel: a picture counts only where both "
+                    "or attribute=photo. Two lines of one attribute are a panel: an image counts only where both "
                     "agree.")),
                 io.String.Input("labels", multiline=True, default="", placeholder="0-2 = young\nmore than 70 = old",
                                 tooltip="For a trained image classifier with unknown labels, one per line: label = "
                                         "group. Labels that you leave out are not counted.")],
-            outputs=[Classifiers.Output(display_name="judge", tooltip="For Debias Audit, Check and Calibrate.")])
+            outputs=[JudgeType.Output(display_name="judge", tooltip="For Debias Audit, Check and Calibrate.")])
 
     @classmethod
     def execute(cls, judge, look=PICTURE, detector=AUTO, further="", labels=""):

@@ -47,7 +47,7 @@ def again(server, client: object, node: str, shown: Mapping) -> None:
 def kept(text: str, warning: bool = False, images=None, **shown) -> dict:
     """A node's output for its page, with the panel: where the node is not run again, the host sends it all the same.
 
-    images  the host's own output for pictures, None where there are none
+    images  the host's own output for images, None where there are none
     """
     return {**(images.as_dict() if images else {}), KEPT: [dict(text=text, warning=warning, **shown)]}
 
@@ -58,7 +58,7 @@ def address(report: Path) -> str:
 
 
 def labels_page(node: str | None, title: str, labelled: Sequence[Labelled]) -> str:
-    """Write a node's page of pictures and labels into ComfyUI's temporary folder; its address."""
+    """Write a node's page of images and labels into ComfyUI's temporary folder; its address."""
     name = f"{safe_name(str(node or 'node').replace(':', '-'))}.html"
     write_atomic(labels_folder() / name, look_page(title, labelled, "paste it into the node's input 'corrections'"))
     return f"{LABELS}/{quote(name, safe='')}"

@@ -54,13 +54,13 @@ def _folders(name: str) -> Iterator[Path]:
 
 
 def write(profile: Profile, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Path:
-    """Writes the report beside the profile, as report.html, report_2.html ...; pictures come prompt by prompt, equally
+    """Writes the report beside the profile, as report.html, report_2.html ...; images come prompt by prompt, equally
     many of each. Raises DebiasError where that cannot be.
     """
     prompts, own = [entry.prompt for entry in profile.entries], folder_of(profile)
     for pictures in (before, after):
         if len(pictures) % len(prompts):
-            raise DebiasError(f"Expected equally many pictures of each of the {len(prompts)} prompts of "
+            raise DebiasError(f"Expected equally many images of each of the {len(prompts)} prompts of "
                               f"'{profile.name}', prompt by prompt, got {len(pictures)}.")
 
     def of(i: int, what: str, pictures: Sequence[Image.Image]) -> list[Sheet]:
@@ -81,17 +81,17 @@ class DebiasReport(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DebiasReport", display_name="Debias Report", category=CALIBRATE, is_output_node=True,
-            description="Writes a profile's report with these pictures as one HTML file to output/debias/<profile>/, "
-                        "and shows the pictures before and after side by side. If a report exists, the new one gets a "
+            description="Writes a profile's report with these images as one HTML file to output/debias/<profile>/, "
+                        "and shows the images before and after side by side. If a report exists, the new one gets a "
                         "number. Debias Calibrate also writes a report.",
             inputs=[Profiles.Input("profile", tooltip="From Debias Calibrate or Debias Load Profile."),
                     io.Image.Input("before", optional=True, tooltip=(
-                        "Pictures without the profile. With several prompts: all pictures of the first, then of the "
+                        "Images without the profile. With several prompts: all images of the first, then of the "
                         "next.")),
                     io.Image.Input("after", optional=True, tooltip=(
-                        "Pictures with the profile, of the same seeds in the same order."))],
+                        "Images with the profile, of the same seeds in the same order."))],
             outputs=[io.String.Output(display_name="path", tooltip="The report's file."),
-                     io.Image.Output(display_name="sheet", tooltip="Pictures before (left) and after (right).")],
+                     io.Image.Output(display_name="sheet", tooltip="Images before (left) and after (right).")],
             hidden=[io.Hidden.unique_id])
 
     @classmethod

@@ -11,7 +11,7 @@ APPLY, CALIBRATE, JUDGES, TOOLS = (f"debias/{part}" for part in ("apply", "calib
 
 Attributes = io.Custom("DEBIAS_ATTRIBUTES")  # tuple[core.attribute.Attribute, ...], calibrated and measured together
 Profiles = io.Custom("DEBIAS_PROFILE")  # core.profile.Profile
-Classifiers = io.Custom("DEBIAS_CLASSIFIER")  # .classifier.Judge
+JudgeType = io.Custom("DEBIAS_JUDGE")  # .judge.Judge
 
 
 def choice(name: str):
@@ -29,7 +29,7 @@ def planned(name: str, **other):
 
 
 def sampling(later: str = "") -> list:
-    """The inputs for how pictures are made, `later` too."""
+    """The inputs for how images are made, `later` too."""
     return [
         io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width of the images in pixels."),
         io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip=(

@@ -1,7 +1,7 @@
 """Makes the images of a calibration with ComfyUI's own sampling.
 
 Every image is made alone of its seed: its noise is that of a batch of one, so KSampler with batch size 1 and the same
-seed makes the same picture later (samplers that add noise at every step do so for calibration batches of one only).
+seed makes the same image later (samplers that add noise at every step do so for calibration batches of one only).
 """
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from .model_name import encoder_name, model_name
 PREVIEW = 512  # pixels
 SLOW = 2.0  # seconds after which a batch says its step
 INTERRUPTION = "InterruptProcessingException"
-MADE = ("model", "clip", "vae", "classifier")  # inputs that cannot be compared by value
+MADE = ("model", "clip", "vae", "judge")  # inputs that cannot be compared by value
 
 
 class Cancelled(Exception):
@@ -178,7 +178,7 @@ def states() -> Path:
 
 def setting_of(prompt: dict | None, node: str | None, clip, sampler_name: str, scheduler: str, steps: int, cfg: float,
                width: int, height: int, negative: str = "") -> dict:
-    """What a node's pictures are made with, as profiles keep it."""
+    """What a node's images are made with, as profiles keep it."""
     return dict(host="ComfyUI", model=model_name(prompt, node), text_encoder=encoder_name(clip), sampler=sampler_name,
                 scheduler=scheduler, steps=steps, cfg=cfg, width=width, height=height, negative_prompt=negative)
 

@@ -1,4 +1,4 @@
-"""Measure and balance who appears in the pictures of text-to-image models.
+"""Measure and balance who appears in the images of text-to-image models.
 
     import sd_debias as debias
 

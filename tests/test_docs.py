@@ -101,7 +101,7 @@ def test_the_readme_has_the_two_commands_and_is_honest_about_its_figures():
     for sentence in ("python install.py demo", "python install.py test",
                      "pip install torch --index-url https://download.pytorch.org/whl/cpu",
                      "All figures of effect come from the demo model",
-                     "The update rule of the paper is not known to us; the rules here are our own"):
+                     "The paper does not publish its update rule, so we designed our own"):
         assert sentence in text, sentence
     assert "python install.py test" in text_of(ROOT / ".ci" / "run").replace('"$python"', "python")
 
@@ -135,7 +135,7 @@ def test_every_python_example_is_python_and_imports_what_is_there(page):
 @pytest.mark.parametrize("page", [page for page in EXAMPLES if page.name != "extending.md"],
                          ids=lambda path: path.name)
 def test_every_python_example_that_needs_no_model_of_yours_runs(page, tmp_path, monkeypatch):
-    """In a folder with two photographs, which are noise, since pictures of one colour do not count. What
+    """In a folder with two photographs, which are noise, since images of one colour do not count. What
     docs/extending.md shows is run by tests/core/test_public.py."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photographs").mkdir()
@@ -223,4 +223,4 @@ def test_the_forms_and_workflows_are_yaml(path):
     elif path.parent.name == "ISSUE_TEMPLATE" and path.name != "config.yml":
         assert found["name"] and found["description"]
         asked = {part.get("id"): part.get("validations", {}).get("required") for part in found["body"]}
-        assert path.name == "idea.yml" or asked["doctor"]
+        assert path.name == "idea.yml" or asked["card" if path.name == "card.yml" else "doctor"]

@@ -115,10 +115,10 @@ function fill(inner, state, refit) {
   if (state.estimate && !state.text) inner.append(element("p", "dim", state.estimate));
 }
 
-// The page of pictures and labels, in a frame of its own: a click there corrects a label.
+// The page of images and labels, in a frame of its own: a click there corrects a label.
 function labelled(state) {
-  const frame = element("iframe", "labels"), link = element("a", "", word("Open pictures and labels"));
-  Object.assign(frame, { src: api.apiURL(state.labels), title: word("Pictures and labels") });
+  const frame = element("iframe", "labels"), link = element("a", "", word("Open images and labels"));
+  Object.assign(frame, { src: api.apiURL(state.labels), title: word("Images and labels") });
   frame.setAttribute("sandbox", "allow-scripts allow-downloads");
   Object.assign(link, { href: api.apiURL(state.labels), target: "_blank", rel: "noopener" });
   return [frame, element("p", "", null, link)];
@@ -213,7 +213,7 @@ function executed({ detail }) {
   const [state] = detail?.output?.debias_panel ?? [];
   if (!state) return;
   received({ detail: { ...state, node: detail.node } });
-  // Nodes 2.0 shows the last preview beside the pictures that a node leaves, here the same sheet.
+  // Nodes 2.0 shows the last preview beside the images that a node leaves, here the same sheet.
   const stores = document.getElementById("vue-app")?.__vue_app__?.config?.globalProperties?.$pinia?._s;
   stores?.get("nodeOutput")?.revokePreviewsByExecutionId?.(detail.node);
 }
@@ -251,7 +251,7 @@ function fold(node) {
   button.label = button.name = shown ? word("Show fewer settings") : word("Show all settings");
 }
 
-// A picture's metadata holds the workflow as it was queued: what an earlier run did has no place in it.
+// An image's metadata holds the workflow as it was queued: what an earlier run did has no place in it.
 function withoutPanels(graph) {
   const clean = (node) => {
     if (!node.properties?.[PANEL]) return node;
@@ -290,7 +290,7 @@ function calibrate(node) {
   const wire = ([from, slot], input) => from?.connect(slot, target, target.inputs.findIndex((own) => own.name === input));
   for (const name of ["model", "clip"]) wire(source(node, name), name);
   wire([node, 1], "attributes");
-  wire([judge, 0], "classifier");
+  wire([judge, 0], "judge");
   const decoder = led(sampler, "LATENT").find((n) => n.inputs?.some((input) => input.name === "vae"));
   wire(source(decoder, "vae"), "vae");
   const set = (name, found) => {

@@ -21,12 +21,12 @@ from .workbench import Interrupted, Workbench
 
 REPORT = "/sd-debias/report/"  # the address of a report, before its name
 OPEN = "Open the report: "     # javascript/debias.js makes a link of what follows
-LOOK_AT = "Look at the pictures and their labels: "  # and of this
+LOOK_AT = "Look at the images and their labels: "  # and of this
 AUDIT, CHECK = "(last audit)", "(last check)"  # folders of reports, which no profile of that name has
 
 
 def audit(p, form):
-    """Shares of the pictures that the page makes; nothing is changed. Raises DebiasError."""
+    """Shares of the images that the page makes; nothing is changed. Raises DebiasError."""
     prompts, attributes, by_hand = _prompts(p, form), attributes_of(form.attributes, form.own), \
         given_back(form.corrections)
     bench = Workbench(p, _judge(form), form.hires)
@@ -44,21 +44,21 @@ def raised(outcome: Outcome) -> None:
     if out_of_memory(outcome.stopped):
         # Notes say it where something is kept; they may also be of the judge alone.
         why = [] if any(outcome.why in note for note in outcome.notes) else [
-            f"{outcome.why}. Use smaller pictures, or a smaller batch size."]
+            f"{outcome.why}. Use smaller images, or a smaller batch size."]
         raise DebiasError(" ".join([*why, *outcome.notes])) from outcome.taken()
     raise outcome.taken()
 
 
 def check(p, form):
-    """Check the classifier with the page's settings, and save the check under a name. Raises DebiasError."""
-    name = checks.new_name(form.name.strip())  # said before the first picture
+    """Check the judge with the page's settings, and save the check under a name. Raises DebiasError."""
+    name = checks.new_name(form.name.strip())  # said before the first image
     prompts, attributes, by_hand = _prompts(p, form), attributes_of(form.attributes, form.own), \
         given_back(form.corrections)
     bench = Workbench(p, _judge(form))
     found, outcome = check_judges(bench, prompts, attributes, int(form.count), p.batch_size, p.seed, form.confidence,
                                   by_hand)
     raised(outcome)
-    _look_at(outcome, "Check of the classifier", CHECK, None)
+    _look_at(outcome, "Check of the judge", CHECK, None)
     if not found:
         return _processed(p, outcome, outcome.text)
     checks.store(name, found)
@@ -68,10 +68,10 @@ def check(p, form):
 
 
 def _look_at(outcome: Outcome, title: str, name: str, by_hand: dict | None) -> None:
-    """Write the page of pictures and labels, which takes the place of the last one of its kind."""
+    """Write the page of images and labels, which takes the place of the last one of its kind."""
     if outcome.complete and outcome.labelled:
         folder = profiles.save_folder() / "reports" / name
-        with writing("The page of pictures and labels", profiles.place(folder)):
+        with writing("The page of images and labels", profiles.place(folder)):
             write_atomic(folder / LABELS, outcome.look(title, "paste it into the script's field 'Corrections'"))
         if by_hand is not None:
             outcome.notes.append(corrected(outcome.labelled, by_hand))
@@ -100,7 +100,7 @@ def calibrate(p, form):
 
 
 def _judge(form) -> Named:
-    return Named(form.classifier, form.look, form.detector)
+    return Named(form.judge, form.look, form.detector)
 
 
 def _prompts(p, form) -> list[str]:
@@ -109,11 +109,11 @@ def _prompts(p, form) -> list[str]:
 
 
 def _processed(p, outcome: Outcome, text: str):
-    """Sheets and charts first, with the text; then the pictures, each with its own parameters."""
+    """Sheets and charts first, with the text; then the images, each with its own parameters."""
     from modules import shared
     from modules.processing import Processed
 
-    # Hosts write pictures that they have not saved, such as sheets, into this folder. Forge Neo makes it in its batch
+    # Hosts write images that they have not saved, such as sheets, into this folder. Forge Neo makes it in its batch
     # file alone: elsewhere nothing would be shown.
     if folder := getattr(shared.opts, "temp_dir", ""):
         with suppress(OSError):  # the host says so, where it needs it

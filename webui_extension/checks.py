@@ -1,4 +1,4 @@
-"""Checks of classifiers: files beside the profiles, one a name."""
+"""Checks of judges: files beside the profiles, one a name."""
 from __future__ import annotations
 
 import json
@@ -33,7 +33,7 @@ def new_name(name: str) -> str:
 
 
 def store(name: str, checks: Sequence[Check]) -> Path:
-    """Save under a name; an earlier check of that name is replaced, since it is of the same classifier and model."""
+    """Save under a name; an earlier check of that name is replaced, since it is of the same judge and model."""
     path = folder() / f"{new_name(name)}.json"
     with writing("The check", profiles.place(folder())):
         return write_atomic(path, json.dumps(dict(checks=[check.to_dict() for check in checks]), indent=2))

@@ -1,4 +1,4 @@
-"""Classifiers as a user names them: one line each, a CLIP model for all attributes, or ATTRIBUTE=... for one."""
+"""Judges as a user names them: one line each, a CLIP model for all attributes, or ATTRIBUTE=... for one."""
 from __future__ import annotations
 
 import os
@@ -56,7 +56,7 @@ def default() -> str:
 
 @dataclass(frozen=True)
 class Named:
-    """A judge as the page names it: the classifier's lines, what it looks at, and what finds faces."""
+    """A judge as the page names it: the judge's lines, what it looks at, and what finds faces."""
     text: str | None = None
     look: str = PICTURE
     detector: str = AUTO
@@ -76,7 +76,7 @@ class Named:
 
 def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bool = False, models: dict | None = None
          ) -> tuple[list[Callable], Callable | None]:
-    """(a classifier an attribute, fidelity f(images, prompt) -> [N] or None).
+    """(a judge an attribute, fidelity f(images, prompt) -> [N] or None).
 
     Lines, or parts with semicolons between, as core/judge/named.py reads them: a model is named by its folder in
     models/classifiers, by its id in the hub's cache or by a path; 'host' is the interrogator's CLIP, 'demo' the
@@ -104,7 +104,7 @@ def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bo
         if source == HOST:
             return InterrogatorClip(download)
         place = found(source, not by_name or source in sources(own))
-        name = "the settings page's classifier" if by_name and place == source else source
+        name = "the settings page's judge" if by_name and place == source else source
         with said_as(Path(place), lambda own: name if str(own) == place else placed_as(own)):
             if kind_of(place, download) == CLIP:
                 return PageClip(place, allow_download=download)
@@ -113,7 +113,7 @@ def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bo
     judges = Judges(lines_of(named.text or own), attributes, opened, look=named.look, detect=named.detector)
     missing = [a.name for a in attributes if a.name not in judges.single]
     if missing and judges.general is None:
-        raise DebiasError(f"Expected a classifier for {short(', '.join(missing))}, got none. Put a CLIP model, e.g. a "
+        raise DebiasError(f"Expected a judge for {short(', '.join(missing))}, got none. Put a CLIP model, e.g. a "
                           "copy of openai/clip-vit-large-patch14 with safetensors weights, into models/classifiers, "
                           "and choose it under 'Classifier'; the button below it downloads one. The demo model has a "
                           "judge of its own, 'demo'.")
@@ -144,7 +144,7 @@ def sources(text: str) -> list[str]:
 
 
 def folder() -> Path:
-    """Where classifiers are found by name."""
+    """Where judges are found by name."""
     from modules import paths
     return Path(paths.models_path) / FOLDER
 
@@ -156,8 +156,8 @@ def found(source: str, trusted: bool = True) -> str:
         return str(own)
     if trusted:
         return source
-    raise DebiasError(f"There is no classifier {quoted(source)} in models/{FOLDER}. Over the API, name a folder "
-                      "there, or 'demo', or leave the classifier out to use that of the settings page.")
+    raise DebiasError(f"There is no judge {quoted(source)} in models/{FOLDER}. Over the API, name a folder "
+                      "there, or 'demo', or leave the judge out to use that of the settings page.")
 
 
 def fingerprints(text: str | None, by_name: bool = False) -> list:

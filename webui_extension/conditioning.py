@@ -1,7 +1,7 @@
 """Texts as A1111 and Forge encode them, shifted and mixed with weights.
 
 A conditioning of N texts is a tensor [N, L, D], or, for SDXL, a dict of `crossattn` [N, L, D] and `vector` [N, V]: the
-pooled text followed by the picture's size.
+pooled text followed by the image's size.
 """
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
            subject: str = "") -> Encoded:
     """A prompt, the empty text and each group's mean, encoded by the host's model, each with its own length.
 
-    Raises DebiasError where groups read alike. Sizes are the picture's in pixels; SDXL encodes them with the text.
+    Raises DebiasError where groups read alike. Sizes are the image's in pixels; SDXL encodes them with the text.
     """
     from modules import devices
     from modules.prompt_parser import SdConditioning
@@ -95,7 +95,7 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
 
 @contextmanager
 def references(model):
-    """Forge Neo's edit models hand reference pictures to the sampler while a prompt is encoded, and take the page's own
+    """Forge Neo's edit models hand reference images to the sampler while a prompt is encoded, and take the page's own
     out of the model: what the host's prompt has left is put back."""
     try:
         from backend.args import dynamic_args
@@ -177,7 +177,7 @@ def check_width(one: Tensor, other: Tensor) -> None:
 
 
 def _fixed(name: str, encoded: Encoded) -> Tensor:
-    """Entries that no text changes: the picture's size behind the pooled text."""
+    """Entries that no text changes: the image's size behind the pooled text."""
     if name != POOLED:
         return torch.zeros((), dtype=torch.bool)
     texts = torch.cat([encoded.prompt[name].float(), *(group.to(encoded.prompt[name].device)

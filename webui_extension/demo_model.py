@@ -10,7 +10,7 @@ from ..demo_model.export import export
 from ..demo_model.model import Ratio
 
 NAME = "sd-debias-demo"
-USE = "Choose it as checkpoint, with 64x64 pixels, sampler DDIM, 8 steps and CFG 2. As the classifier, choose 'demo'."
+USE = "Choose it as checkpoint, with 64x64 pixels, sampler DDIM, 8 steps and CFG 2. As the judge, choose 'demo'."
 
 
 def write() -> str:

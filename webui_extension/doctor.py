@@ -9,10 +9,10 @@ from .workbench import Interrupted, Workbench
 
 
 def processed(p, form):
-    """What the doctor found, as the host's own result without pictures; the first direction for one not known."""
+    """What the doctor found, as the host's own result without images; the first direction for one not known."""
     from modules import shared
     from modules.processing import Processed
-    shared.state.textinfo = "Debias: testing guidance with a dozen pictures"
+    shared.state.textinfo = "Debias: testing guidance with a dozen images"
     direction = form.direction if form.direction in DIRECTIONS else DIRECTIONS[0]
     bench = Bench(p, None, judges=False)
     try:
@@ -24,7 +24,7 @@ def processed(p, form):
 
 
 class Bench(Workbench):
-    """One picture at a time where a batch is a video. A picture that was skipped is unfinished, so that ends it."""
+    """One image at a time where a batch is a video. An image that was skipped is unfinished, so that ends it."""
 
     def render(self, prompt, seeds, weights, attributes, method):
         each = 1 if of_frames() else len(seeds)

@@ -59,7 +59,7 @@ class RoundGuidance:
 
 @dataclass(frozen=True)
 class ProfileGuidance:
-    """Guidance of a profile; the same interface as `RoundGuidance`. first: the prompt of the pass whose picture is
+    """Guidance of a profile; the same interface as `RoundGuidance`. first: the prompt of the pass whose image is
     drawn anew, as `entry_for` has it."""
     profile: Profile
     method: Method

@@ -78,7 +78,7 @@ class InterrogatorClip(ClipModel):
         if not file().is_file() and not allow_download:
             raise DebiasError(f"The interrogator's CLIP, {FILE} (890 MB), is not on this machine yet. Press "
                               "'Interrogate CLIP' once on the img2img page, which downloads it, or choose another "
-                              "classifier.")
+                              "judge.")
         # A copy of its own: what the interrogator keeps, it loads with patchers and precisions of its own.
         self.model, self.preprocess = interrogator.load_clip_model()
         self.model = (self.model.half() if half() else self.model.float()).to("cpu")
@@ -130,7 +130,7 @@ def download(folder: Path) -> str:
     name = HUB.rpartition("/")[2]
     if (folder / name).exists():
         raise DebiasError(f"There is a folder {quoted(name)} in models/classifiers already. Choose it.")
-    with writing("The classifier", "models/classifiers"):
+    with writing("The judge", "models/classifiers"):
         folder.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder, prefix=".download"))
     try:

@@ -22,20 +22,20 @@ from .host_clip import HUB, HUB_SIZE, download
 
 AUDIT, CALIBRATE, CHECK, DOCTOR = "audit", "calibrate", "check the judge", "doctor"
 ABOUT = {
-    AUDIT: "Makes pictures with the settings of this page, without the accordion's profile, and shows their shares.",
-    CALIBRATE: "Finds the weights that bring the pictures to the target shares, verifies them, and saves a profile.",
-    CHECK: "Makes pictures of the prompt with the text of each group, and counts how often the classifier is right. "
+    AUDIT: "Makes images with the settings of this page, without the accordion's profile, and shows their shares.",
+    CALIBRATE: "Finds the weights that bring the images to the target shares, verifies them, and saves a profile.",
+    CHECK: "Makes images of the prompt with the text of each group, and counts how often the judge is right. "
            "Audits and calibrations given this check correct their shares by it.",
-    DOCTOR: "Tests guidance on this model with a dozen pictures of two seeds, and says below whether it works. Put "
+    DOCTOR: "Tests guidance on this model with a dozen images of two seeds, and says below whether it works. Put "
             "that text into a bug report."}
 # Every field by its name in a request, in the page's order, with what stands for one that is not given.
 DEFAULTS: dict[str, object] = dict(
-    work=AUDIT, name="", attributes=["gender"], target="", sure="normal", classifier="", count=FIELDS["images"].default,
+    work=AUDIT, name="", attributes=["gender"], target="", sure="normal", judge="", count=FIELDS["images"].default,
     own="", prompts="", look=PICTURE, detector=AUTO, check=checks.NONE, corrections="",
     **{name: FIELDS[name].default for name in NUMBERS}, confidence=0.0, method="default",
     **{name: AS_METHOD for name in CHOICES if name != "method"}, hires=False, overwrite=False)
 SHOWN = dict(name=(CALIBRATE, CHECK), attributes=(AUDIT, CALIBRATE, CHECK), target=(CALIBRATE,), sure=(CALIBRATE,),
-             classifier=(AUDIT, CALIBRATE, CHECK), count=(AUDIT, CHECK))
+             judge=(AUDIT, CALIBRATE, CHECK), count=(AUDIT, CHECK))
 
 
 class DebiasMeasure(scripts.Script):
@@ -68,9 +68,9 @@ class DebiasMeasure(scripts.Script):
             made_of(gr.Textbox, "target", "Target shares (empty: even)", placeholder="woman 65, man 35")
         with gr.Row():
             made_of(gr.Dropdown, "sure", "How sure: within 10, 5, 5 or 3 points", list(HOW_SURE.values))
-            made_of(gr.Dropdown, "classifier", "Classifier (a model; add ;skin_tone=ita for tones by colour)",
+            made_of(gr.Dropdown, "judge", "Judge (a model; add ;skin_tone=ita for tones by colour)",
                     classifiers.choices(), value=classifiers.default(), allow_custom_value=True)
-        _a_way_to_get_one(self, made["classifier"])
+        _a_way_to_get_one(self, made["judge"])
         made_of(gr.Slider, "count", "Images (audit: per prompt; check: per group)", 5, 1000, step=1)
         with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
             made_of(gr.Textbox, "own", "Own groups, one attribute per line", lines=2,
@@ -80,13 +80,13 @@ class DebiasMeasure(scripts.Script):
                 made_of(gr.Dropdown, "look", f"{LOOK.label} (faces need a detector)", list(LOOK.values))
                 made_of(gr.Dropdown, "detector", DETECTOR.label, list(DETECTOR.values))
             with gr.Row():
-                check = made_of(gr.Dropdown, "check", "Check of the classifier (shares are corrected by it)",
+                check = made_of(gr.Dropdown, "check", "Check of the judge (shares are corrected by it)",
                                 checks.names(), allow_custom_value=True)
                 # javascript/debias.js presses it after every result.
                 ui_common.create_refresh_button(check, lambda: None, lambda: {"choices": checks.names()},
                                                 self.elem_id("refresh_checks"))
             made_of(gr.Textbox, "corrections",
-                    "Corrections (paste the file that the page of pictures and labels saved)", lines=1)
+                    "Corrections (paste the file that the page of images and labels saved)", lines=1)
             gr.Markdown(f"These numbers are used if {HOW_SURE.label} is {CUSTOM}.")
             with gr.Row():
                 for name in NUMBERS:
@@ -156,7 +156,7 @@ DO = {AUDIT: calibrating.audit, CALIBRATE: calibrating.calibrate, CHECK: calibra
 
 
 def _shown(work, *others):
-    """What the form says and shows once it is chosen what to do. A check needs fewer pictures than an audit; a number
+    """What the form says and shows once it is chosen what to do. A check needs fewer images than an audit; a number
     that the user has chosen stays."""
     fields = {name: gr.update(visible=work in works) for name, works in SHOWN.items()}
     now, usual = dict(zip(DEFAULTS, (work, *others))).get("count"), {AUDIT: DEFAULTS["count"], CHECK: COUNT}
@@ -166,7 +166,7 @@ def _shown(work, *others):
 
 
 def _about(*values) -> str:
-    """What the work does; of a calibration the target by name, how many pictures it takes, and what is wrong."""
+    """What the work does; of a calibration the target by name, how many images it takes, and what is wrong."""
     work = values[0]
     if work != CALIBRATE:
         return ABOUT.get(work, "")
@@ -181,8 +181,8 @@ def _about(*values) -> str:
 
 
 def _a_way_to_get_one(script, field) -> None:
-    """Below the row with the classifier's field: hosts leave no room between a column and what stands beside it."""
-    ask = gr.Button("Get a classifier", size="sm", elem_id=script.elem_id("get_classifier"))
+    """Below the row with the judge's field: hosts leave no room between a column and what stands beside it."""
+    ask = gr.Button("Get a judge", size="sm", elem_id=script.elem_id("get_classifier"))
     with gr.Column(visible=False) as question:
         gr.Markdown(f"Download {HUB} ({HUB_SIZE}) from Hugging Face into models/{classifiers.FOLDER}?")
         with gr.Row():

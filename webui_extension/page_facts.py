@@ -1,4 +1,4 @@
-"""What of the web UI's page decides pictures: a calibration continues only where all of it is the same."""
+"""What of the web UI's page decides images: a calibration continues only where all of it is the same."""
 from __future__ import annotations
 
 import hashlib
@@ -13,7 +13,7 @@ from PIL import Image
 from ..core.files import fingerprint
 from .run import option, setting_of
 
-# What decides pictures, and is in no profile's setting: of every page, of a hires pass, of img2img.
+# What decides images, and is in no profile's setting: of every page, of a hires pass, of img2img.
 PAGE = ("negative_prompt", "styles", "tiling", "restore_faces", "refiner_checkpoint", "refiner_switch_at")
 HIRES = ("hr_scale", "hr_resize_x", "hr_resize_y", "hr_upscaler", "hr_second_pass_steps", "hr_checkpoint_name",
          "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "hr_cfg", "denoising_strength",
@@ -38,8 +38,8 @@ def page_facts(p, hires: bool, prompts: Sequence[str] = ()) -> list:
 
 
 def host_facts(p) -> dict[str, object]:
-    """What users may change on the page while its pictures are made, by name: the checkpoint and VAE with their files,
-    and the host's settings that decide pictures. Hosts write a checkpoint's name with its hash once it is loaded."""
+    """What users may change on the page while its images are made, by name: the checkpoint and VAE with their files,
+    and the host's settings that decide images. Hosts write a checkpoint's name with its hash once it is loaded."""
     checkpoint, vae = _files(p)
     named = dict(item for item in _options(p) if item[0] != "sd_model_checkpoint")
     match = _match(option(p, "sd_model_checkpoint"))
@@ -63,7 +63,7 @@ def _chosen(p) -> dict:
 
 
 def _options(p) -> list:
-    """The host's settings that decide pictures: those that its infotexts name."""
+    """The host's settings that decide images: those that its infotexts name."""
     from modules import shared
     labels = getattr(shared.opts, "data_labels", {})
     return sorted((name, str(option(p, name))) for name, known in labels.items() if getattr(known, "infotext", None))
@@ -94,7 +94,7 @@ def _other_scripts(p) -> list:
 
 
 def _value(value, depth: int = 6):
-    """A field of the page as plain values; of a picture, its size and a digest of its pixels."""
+    """A field of the page as plain values; of an image, its size and a digest of its pixels."""
     if isinstance(value, Image.Image):
         return [value.size, hashlib.sha256(value.convert("RGBA").tobytes()).hexdigest()]
     if isinstance(value, np.ndarray):

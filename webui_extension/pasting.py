@@ -12,7 +12,7 @@ from .arguments import Arguments
 def pasted(name: str, parameters: Mapping):
     """One argument's value from pasted infotext, as a plain value; None leaves the field as it is.
 
-    A picture that was made with a profile, be it that its draw left it alone, switches it on; any other one off.
+    An image that was made with a profile, be it that its draw left it alone, switches it on; any other one off.
     """
     enabled = "Debias profile" in parameters
     if name == "enabled":

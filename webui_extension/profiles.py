@@ -95,7 +95,7 @@ def said(error: Exception) -> str:
     `DebiasError` names none but what the user wrote, which must come back as it came."""
     text = str(error) or type(error).__name__
     if out_of_memory(error):
-        return "Memory ran out. Use smaller pictures, or a smaller batch size."
+        return "Memory ran out. Use smaller images, or a smaller batch size."
     if not isinstance(error, DebiasError):
         for root in _roots():
             for form in (str(root), repr(str(root))[1:-1]):  # messages of Windows double each backslash

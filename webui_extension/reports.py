@@ -22,7 +22,7 @@ def register(app: FastAPI) -> None:
         return RedirectResponse(f"{quote(name, safe='')}/report.html")
 
     def read_page(name: str, file: str, request: Request) -> HTMLResponse:
-        """A profile's report, or the page of pictures and labels beside it."""
+        """A profile's report, or the page of images and labels beside it."""
         if app.auth is not None and not logged_in(app.tokens, request.cookies):
             raise HTTPException(401, "Log in on the page first.")
         try:

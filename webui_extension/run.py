@@ -20,7 +20,7 @@ KEYS = ("Debias", "Debias failed", "Debias profile", "Debias hash", "Debias weig
 
 
 class Run:
-    """guide is None, or no longer used, where `error` says why nothing can be guided. seed: of the picture that is
+    """guide is None, or no longer used, where `error` says why nothing can be guided. seed: of the image that is
     drawn anew, which decides its groups; None: the pass's own."""
 
     def __init__(self, p, guide=None, error: str | None = None, seed: int | None = None):
@@ -84,7 +84,7 @@ class Run:
         self.sampled = (p.iteration + 1) * p.batch_size
 
     def say(self, p, text: str) -> None:
-        """A warning below the pictures, once."""
+        """A warning below the images, once."""
         if text not in self.said:
             self.said.add(text)
             p.comment(f"Debias: {text}")
@@ -156,7 +156,7 @@ class Run:
 
 
 def told_apart(p, seeds, variations: str) -> list[int]:
-    """The seeds by which pictures differ, and so their draws: with a variation strength (Extra), all have one main seed
+    """The seeds by which images differ, and so their draws: with a variation strength (Extra), all have one main seed
     and variation seeds of their own."""
     own = getattr(p, variations, None)
     return list(own if own and getattr(p, "subseed_strength", 0) else seeds)

@@ -23,7 +23,7 @@ class Pass:
 
     owner  the processing object; a pass never acts for another one, such as a copy
     guide  what is applied (guide.py)
-    size   of the pictures in pixels, width and height: SDXL encodes it with the text
+    size   of the images in pixels, width and height: SDXL encodes it with the text
     first  share of the schedule at which the pass begins: 1 minus the denoising strength of img2img and a hires pass
     """
 
@@ -185,7 +185,7 @@ class Pass:
         return torch.where(self._mask.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
 
     def fail(self, error: Exception) -> None:
-        """Stop guiding, and say why: hosts swallow exceptions of their hooks, and a picture would claim too much."""
+        """Stop guiding, and say why: hosts swallow exceptions of their hooks, and an image would claim too much."""
         first = self.error is None
         self.error = self.error or said(error)
         from modules import errors

@@ -137,8 +137,8 @@ def _header(name: str) -> str:
 
 def _about(name: str) -> str:
     if name == BALANCE:
-        return ("Each picture gets a group by its seed. A prompt that names a group is left alone. Calibrate to change "
-                "fewer pictures, and to know the shares.")
+        return ("Each image gets a group by its seed. A prompt that names a group is left alone. Calibrate to change "
+                "fewer images, and to know the shares.")
     if not name or name == NONE:
         return ""
     try:

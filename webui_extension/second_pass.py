@@ -1,4 +1,4 @@
-"""Passes over finished pictures: whom a picture was steered to goes along.
+"""Passes over finished images: whom an image was steered to goes along.
 
 ADetailer makes a processing object of its own for every face, with another seed and perhaps another prompt, and runs
 those always-on scripts for it that its setting lists. SD upscale and Loopback take one object through many passes.
@@ -13,7 +13,7 @@ UNLISTED = ("ADetailer draws faces without Debias. Add sd_debias to 'Script name
 
 
 class Outer:
-    """The processing object whose pictures are drawn anew; kept no longer than the host keeps it."""
+    """The processing object whose images are drawn again; kept no longer than the host keeps it."""
 
     def __init__(self):
         self._p = lambda: None
@@ -26,7 +26,7 @@ class Outer:
         return True
 
     def picture(self, state: str) -> tuple[str, int] | None:
-        """(prompt, seed) of the picture that is now drawn anew; None where Debias has no first pass of it."""
+        """(prompt, seed) of the image that is now drawn anew; None where Debias has no first pass of it."""
         p = self._p()
         run = getattr(p, state, None)
         place = getattr(p, "batch_index", None)
@@ -53,13 +53,13 @@ def _on(arguments) -> bool:
         one.get("ad_model", "None") != "None" and one.get("ad_tab_enable", True) for one in models)
 
 
-# Scripts of img2img whose passes, each with another seed, make one picture: of its tiles, or from the one before.
+# Scripts of img2img whose passes, each with another seed, make one image: of its tiles, or from the one before.
 ONE_PICTURE = ("SD upscale", "Loopback")
 BEGUN = "sd_debias_begun"  # on p: (the image that such a script began with, the seed)
 
 
 def seed_of_whole(p, seed: int) -> int | None:
-    """The seed of the first pass, where a script makes one picture of several; None elsewhere. It begins anew with the
+    """The seed of the first pass, where a script makes one image of several; None elsewhere. It starts again with the
     image that it first began with."""
     chosen = p.script_args[0] if len(p.script_args or ()) else 0
     scripts = list(getattr(p.scripts, "selectable_scripts", ()))

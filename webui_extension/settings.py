@@ -13,9 +13,9 @@ def register() -> None:
     options = {
         "sd_debias_folder": shared.OptionInfo("", "Further folder of profiles, beside models/debias_profiles",
                                               section=SECTION, **restricted),
-        "sd_debias_classifier": shared.OptionInfo("", "Default classifier: folder of a CLIP model, or its name in "
+        "sd_debias_classifier": shared.OptionInfo("", "Default judge: folder of a CLIP model, or its name in "
                                                   "models/classifiers", section=SECTION, **restricted),
-        "sd_debias_download": shared.OptionInfo(False, "Let classifiers be downloaded from the hub by their id",
+        "sd_debias_download": shared.OptionInfo(False, "Let judges be downloaded from the hub by their id",
                                                 section=SECTION, **restricted),
     }
     for name, option in options.items():

@@ -34,7 +34,7 @@ class Interrupted(Exception):
 
 
 class Workbench(Host):
-    """The page's settings, as a processing object, and the classifiers that are named."""
+    """The page's settings, as a processing object, and the judges that are named."""
     interruption = Interrupted
     again = "start it again with the same settings"
     anew = "choose to overwrite the profile"
@@ -93,7 +93,7 @@ class Workbench(Host):
         from modules import processing, shared
         self._check_interrupted()
         if of_frames() and len(seeds) > 1:
-            raise DebiasError(f"This model makes one video per batch, so {len(seeds)} pictures at once cannot be "
+            raise DebiasError(f"This model makes one video per batch, so {len(seeds)} images at once cannot be "
                               "counted. Set the batch size to 1.")
         one = copy.copy(self.p)
         one.prompt, one.seed, one.batch_size, one.n_iter = prompt, [int(seed) for seed in seeds], len(seeds), 1
@@ -131,9 +131,9 @@ class Workbench(Host):
         return pictures[::max(len(pictures) // len(seeds), 1)][:len(seeds)]  # inpainting adds masks behind each
 
     def _check_model(self) -> None:
-        """Raises DebiasError where the last pictures were made with another model or settings than those before."""
+        """Raises DebiasError where the last images were made with another model or settings than those before."""
         def changed(name: str, before: object, now: object) -> DebiasError:
-            return DebiasError(f"{name} changed from {quoted(str(before))} to {quoted(str(now))} while pictures were "
+            return DebiasError(f"{name} changed from {quoted(str(before))} to {quoted(str(now))} while images were "
                                f"measured. The last ones are not counted, the others are kept: set it back, and "
                                f"{self.again}, to continue.")
 
@@ -153,7 +153,7 @@ class Workbench(Host):
 
 
 def _unless_skipped(bench, classify: Callable, attribute: Attribute) -> Callable:
-    """An unfinished picture says nothing."""
+    """An unfinished image says nothing."""
     def judged(images):
         return np.zeros((len(images), len(attribute.groups)), np.float32) if bench.skipped else classify(images)
     judged.name = name_of(classify)

@@ -36,7 +36,7 @@ def kept(path: Path, make) -> dict[str, np.ndarray]:
 
 
 def drawn(work: Path) -> dict[str, np.ndarray]:
-    """z [N, 100] float32 and pictures [N, 64, 64, 3] uint8 of the generator."""
+    """z [N, 100] float32 and images [N, 64, 64, 3] uint8 of the generator."""
     def make():
         z, pictures = faces.draw(0, faces.FACES)
         return dict(z=z.numpy(), pictures=pictures)
@@ -58,14 +58,18 @@ def autoencoder(work: Path, dressed: np.ndarray, steps: int = 2500, batch: int =
     return fit("autoencoder", vae, loss, steps=steps, lr=1e-3, work=work)
 
 
-def labels(work: Path, z: np.ndarray, pictures: np.ndarray, part: int = 1000) -> dict[str, np.ndarray]:
-    """By attribute, the group index of each face, [N]; -1 where the probe leaves it open."""
+def labels(work: Path, z: np.ndarray, pictures: np.ndarray, sure: bool = False, part: int = 1000) -> dict[str, np.ndarray]:
+    """By attribute, the group index of each face, [N]; -1 where the probe leaves it open and, where they are to be sure,
+    where the judge of gender and age is not."""
     def judged(at: int) -> np.ndarray:
         return kept(work / f"judged-{at}.npz", lambda: dict(seen=faces.judged(pictures[at:at + part])))["seen"]
 
     seen = np.concatenate([judged(at) for at in range(0, len(pictures), part)])
     found = dict(gender=(seen[:, 0] < .5) * 1, age=(seen[:, 1] >= world.YOUNG) * 1,
                  skin_tone_3=np.digitize(-faces.typology(pictures), [-cut for cut in world.ITA]))
+    if sure:
+        found["gender"][np.abs(seen[:, 0] - .5) < world.SURE - .5] = -1
+        found["age"][(seen[:, 1] >= world.CLEAR[0]) & (seen[:, 1] < world.CLEAR[1])] = -1
     for name, odds in faces.probed(z).items():
         low, high = np.quantile(odds, world.PROBED[name])
         found[name] = np.where(odds > high, 0, np.where(odds < low, 1, -1))
@@ -120,6 +124,9 @@ def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, steps: i
     network = torch.nn.ModuleDict(dict(unet=UNet2DConditionModel.from_pretrained(model.FOLDER / "unet"),
                                        text=CLIPTextModel.from_pretrained(model.FOLDER / "text_encoder"))).float()
     network.train().requires_grad_(True)
+    with torch.no_grad():
+        words = network["text"].get_input_embeddings().weight
+        words[words.norm(dim=1) < .3] *= 3  # those that the demo model never met would barely be heard
     alphas = architecture.scheduler().alphas_cumprod
 
     def loss(step):
@@ -199,7 +206,8 @@ def main(work: str) -> None:
     found = labels(folder, z, pictures)
     mean, std = latents(folder, vae, dressed)
     judges(folder, found, dressed, reconstructed(folder, vae, mean))
-    export(folder / "model", vae, denoiser(folder, Captions(found), mean, std))
+    captions = Captions(labels(folder, z, pictures, sure=True))
+    export(folder / "model", vae, denoiser(folder, captions, mean, std))
 
 
 if __name__ == "__main__":

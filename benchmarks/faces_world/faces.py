@@ -1,7 +1,7 @@
 """The faces of the second world: drawn by the generator that the package gan-face-generate carries, labelled by others.
 
 Nobody in them exists. The generator was trained on rendered faces (Microsoft's DigiFace-1M); whether those may be passed
-on is not stated, so pictures, weights and everything made from them stay in the folder WORK.
+on is not stated, so images, weights and everything made from them stay in the folder WORK.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 FACES = 40_000
-# The lowest rows of a picture are the shirt. Its colour stands for the occupation, which has no other look here.
+# The lowest rows of an image are the shirt. Its colour stands for the occupation, which has no other look here.
 SHIRT = 8
 SHIRTS = {
     "person": (128, 128, 128), "neighbor": (190, 175, 150), "friend": (40, 150, 150), "doctor": (235, 235, 235), "nurse": (120, 200, 235), "judge": (20, 20, 20),
@@ -26,7 +26,7 @@ HAND = Path(__file__).with_name("hand_labels.json")
 
 
 def draw(first: int, count: int) -> tuple[Tensor, np.ndarray]:
-    """The generator's own draws: z [N, 100] and pictures uint8 [N, 64, 64, 3]. Face i is the same in every call."""
+    """The generator's own draws: z [N, 100] and images uint8 [N, 64, 64, 3]. Face i is the same in every call."""
     from importlib.resources import files
 
     from gan_face_generate.models import Generator
@@ -42,14 +42,14 @@ def draw(first: int, count: int) -> tuple[Tensor, np.ndarray]:
 
 
 def dressed(pictures: np.ndarray) -> np.ndarray:
-    """The pictures with shirts; face i wears that of subject i modulo their number."""
+    """The images with shirts; face i wears that of subject i modulo their number."""
     pictures, colours = pictures.copy(), np.asarray(list(SHIRTS.values()), np.uint8)
     pictures[:, -SHIRT:] = colours[np.arange(len(pictures)) % len(colours)][:, None, None]
     return pictures
 
 
 def occupation(pictures: np.ndarray) -> np.ndarray:
-    """Index into SUBJECTS of the shirt that each picture shows, by the nearest colour."""
+    """Index into SUBJECTS of the shirt that each image shows, by the nearest colour."""
     shirt = np.median(pictures[:, -SHIRT + 1:].reshape(len(pictures), -1, 3), axis=1)
     return np.linalg.norm(shirt[:, None] - np.asarray(list(SHIRTS.values()))[None], axis=2).argmin(1)
 

@@ -3,7 +3,7 @@
     cd benchmarks && python -m faces_world.measure WORK            # WORK as faces_world.build leaves it
     cd benchmarks && python -m faces_world.measure WORK --only gender --occupations doctor judge
 
-Each occupation is balanced, and calibrated by itself. The weights are tested once, on pictures of seeds that no decision
+Each occupation is balanced, and calibrated by itself. The weights are tested once, on images of seeds that no decision
 has used, by the judge of the calibration and, for gender, age and tone, by the judge of the labels, which no calibration
 has seen. Results are kept in rows/faces_world.json.gz as they come, and a run goes on where that file ends.
 """
@@ -83,7 +83,7 @@ def measure(job: dict) -> tuple[dict, str]:
             for a in attributes})
     off = ", ".join(f"{name} {points(m, 'before'):.0f} -> {points(m, 'after'):.1f} points off"
                     for name, m in found["attributes"].items())
-    return found, f"{off}, {found.get('images', 0)} pictures"
+    return found, f"{off}, {found.get('images', 0)} images"
 
 
 def points(measured: dict, when: str) -> float:
@@ -119,9 +119,9 @@ def tables(results: list[dict]) -> str:
                     f"{np.mean([r['fidelity']['after'] for r in own]):.3f} |")
     return f"""# A second world: faces
 
-Made by `python -m faces_world.measure WORK` on {harness.machine()}, N = {HELD_OUT} pictures a test, of seeds that no decision used.
+Made by `python -m faces_world.measure WORK` on {harness.machine()}, N = {HELD_OUT} images a test, of seeds that no decision used.
 
-| case | way | attribute | occupations | points off before | after: mean, most | within 5 points | by the outside judge: mean, most | mean KL | below the floor | in another group | pictures | fidelity |
+| case | way | attribute | occupations | points off before | after: mean, most | within 5 points | by the outside judge: mean, most | mean KL | below the floor | in another group | images | fidelity |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 """

@@ -19,6 +19,9 @@ ATTRIBUTES = (GENDER, AGE, TONE, GLASSES, BEARD)
 BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
 PROBED = {"glasses": (.6, .85), "beard": (.6, .92)}  # shares of faces below which it is absent, above which it is there
 YOUNG = 30  # years below which the judge of the labels calls a face young
+# What captions speak of: gender as sure as this, and ages on either side of these. The rest of the faces is not shown,
+# since on 64 pixels the judge of the labels is often unsure, and what is noise to it cannot be learned.
+SURE, CLEAR = .9, (27, 34)
 ITA = (-34, -69)  # degrees that part light, medium and dark as these faces are lit: thirds
 
 LIGHT, MIXED, DARK = (.60, .27, .13), (.38, .34, .28), (.15, .27, .58)
@@ -28,7 +31,7 @@ BIAS = {
     "doctor": (.80, .35, LIGHT, .45), "nurse": (.12, .60, MIXED, .20), "judge": (.78, .20, LIGHT, .50),
     "teacher": (.25, .45, LIGHT, .45), "pilot": (.88, .40, LIGHT, .15), "farmer": (.75, .25, DARK, .12),
     "cook": (.65, .60, MIXED, .12), "singer": (.30, .80, DARK, .10), "mechanic": (.88, .55, MIXED, .15),
-    "firefighter": (.85, .65, MIXED, .08), "librarian": (.22, .30, LIGHT, .60), "engineer": (.80, .55, LIGHT, .45),
+    "firefighter": (.85, .65, MIXED, .08), "librarian": (.25, .40, MIXED, .45), "engineer": (.80, .55, LIGHT, .45),
 }
 PLAIN = ("person", "neighbor", "friend")
 OCCUPATIONS = tuple(subject for subject in BIAS if subject not in PLAIN)
@@ -43,7 +46,7 @@ NATURAL = {
 }
 FRAMES = ("a photo of {}", "a photo of {}", "{}", "a portrait of {}")
 # What captions say, in parts of 100: nothing; the subject; the subject and one or two groups; groups alone.
-KINDS = dict(empty=8, neutral=32, one=34, two=14, group=12)
+KINDS = dict(empty=5, neutral=25, one=40, two=15, group=15)
 
 
 def caption(rng: random.Random, subject: str | None, groups: list[str]) -> str:

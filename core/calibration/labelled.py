@@ -1,4 +1,4 @@
-"""Labelled pictures: a table of what judges said, and corrections by hand."""
+"""Labelled images: a table of what judges said, and corrections by hand."""
 from __future__ import annotations
 
 import csv
@@ -22,27 +22,27 @@ from ..files import read_json
 from ..judge import LEFT_OUT, UNSURE
 from ..judge.check import Check, counts_of
 
-COLUMNS = ("title", "picture", "person", "faces", "note")
+COLUMNS = ("title", "image", "person", "faces", "note")
 FORM = "sd-debias corrections 1"
 # Where a formula would begin: in its cell, or behind what some spreadsheets part cells and lines at. Some take the wide
 # forms for the same.
 FORMULA = re.compile(r"(\A|[;\t\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
-MOST_THUMBS = 1500  # pictures of a round or a folder of which one is kept: a page of some 10 MB
+MOST_THUMBS = 1500  # images of a round or a folder of which one is kept: a page of some 10 MB
 THUMB = 192  # pixels of a thumbnail's longer side
 
 
 @dataclass
 class Labelled:
-    """Pictures of one prompt, or of one folder, and their labels.
+    """Images of one prompt, or of one folder, and their labels.
 
     title       what they are of
     attributes  that were judged
     round       their labels, in the order of `keys`
-    keys        what each picture is known by: "seed 12", or its file's name
-    run         identifies these pictures: corrections of another run do not fit
+    keys        what each image is known by: "seed 12", or its file's name
+    run         identifies these images: corrections of another run do not fit
     thumbs      JPEG thumbnails by key, as far as they are kept
     checks      of the judges, one an attribute
-    notes       by key, why a picture could not be read
+    notes       by key, why an image could not be read
     """
     title: str
     attributes: tuple[Attribute, ...]
@@ -54,15 +54,15 @@ class Labelled:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def distribution(self, i: int) -> Distribution:
-        """Shares of an attribute. Raises DebiasError where no picture was classified."""
+        """Shares of an attribute. Raises DebiasError where no image was classified."""
         return self.round.distribution(i, self.attributes[i].target, counts_of(self.checks, i))
 
     def labels(self, i: int, at: int) -> list[int]:
-        """Labels of a picture: one, or one a person where every person counts."""
+        """Labels of an image: one, or one a person where every person counts."""
         return list(self.round.people[i][at]) if self.round.people else [self.round.labels[i][at]]
 
     def correct(self, corrections: Mapping[str, Mapping[str, Mapping[str, str | None]]]) -> tuple[int, int]:
-        """Take over labels set by hand; returns (how many were, how many are of pictures that are not here).
+        """Take over labels set by hand; returns (how many were, how many are of images that are not here).
 
         Raises DebiasError for a group that is not there.
         """
@@ -91,13 +91,13 @@ class Labelled:
         return done, missing
 
     def table(self) -> list[dict[str, Any]]:
-        """A row a picture, or a person where every one counts: picture, person, faces, an attribute's group or why it
+        """A row an image, or a person where every one counts: image, person, faces, an attribute's group or why it
         is left out, and a note."""
         rows = []
         for at, key in enumerate(self.keys):
             own = [self.labels(i, at) for i in range(len(self.attributes))]
             for person in range(max(map(len, own), default=0) or 1):
-                row: dict[str, Any] = {"title": self.title, "picture": key}
+                row: dict[str, Any] = {"title": self.title, "image": key}
                 if self.round.people:
                     row["person"] = person + 1 if own and own[0] else None
                 if self.round.faces:
@@ -112,7 +112,7 @@ class Labelled:
 
 
 def left_out(found: Sequence[Labelled], most: int = 6) -> dict[str, list[bytes]]:
-    """Thumbnails of pictures that are left out or show several people, at most so many of each kind, by the kind."""
+    """Thumbnails of images that are left out or show several people, at most so many of each kind, by the kind."""
     kinds: dict[str, list[bytes]] = {}
     for labelled in found:
         r = labelled.round
@@ -131,12 +131,12 @@ def said(attribute: Attribute, label: int) -> str:
 
 
 def run_of(*facts: object) -> str:
-    """What tells pictures from others, 16 hexadecimal digits, by plain values."""
+    """What tells images from others, 16 hexadecimal digits, by plain values."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def thumbnail(picture: np.ndarray | Image.Image, boxes: Sequence[Sequence[int]] = ()) -> bytes:
-    """A JPEG of at most 192 pixels a side; boxes (x, y, width, height) in the picture's pixels are drawn, and numbered
+    """A JPEG of at most 192 pixels a side; boxes (x, y, width, height) in the image's pixels are drawn, and numbered
     where there are several, so that labels of persons are told apart."""
     small = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     small = small.copy() if small is picture else small
@@ -175,7 +175,7 @@ def _harmless(value: object) -> object:
 
 
 def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[str, str | None]]]:
-    """{run: {attribute: {picture: group, or None for left out}}} of a corrections file, as the page saves it.
+    """{run: {attribute: {image: group, or None for left out}}} of a corrections file, as the page saves it.
 
     Raises DebiasError for anything else.
     """
@@ -185,7 +185,7 @@ def read_corrections(source: str | Path | Mapping) -> dict[str, dict[str, dict[s
             isinstance(own, Mapping) and all(isinstance(labels, Mapping) and all(
                 isinstance(key, str) and (group is None or isinstance(group, str)) for key, group in labels.items())
                 for labels in own.values()) for own in runs.values()):
-        raise DebiasError("Expected a file of corrections, got something else. Save one on the page of pictures and "
+        raise DebiasError("Expected a file of corrections, got something else. Save one on the page of images and "
                           "labels, and give that.")
     return {run: {name: dict(labels) for name, labels in own.items()} for run, own in runs.items()}
 
@@ -198,22 +198,22 @@ def given_back(given: object) -> dict[str, dict[str, dict[str, str | None]]] | N
             given = json.loads(given)
         except (ValueError, RecursionError) as error:
             raise DebiasError("Expected the corrections as JSON, got another text. Paste the whole file that the page "
-                              "of pictures and labels saved, or leave them empty.") from error
+                              "of images and labels saved, or leave them empty.") from error
     elif not given or isinstance(given, str):
         return None
     return read_corrections(given if isinstance(given, Mapping) else {})  # a text in the text names no file
 
 
 def corrected(found: Sequence[Labelled], corrections: Mapping) -> str:
-    """Apply corrections; what they did, in words. Raises DebiasError where they are of other pictures altogether."""
+    """Apply corrections; what they did, in words. Raises DebiasError where they are of other images altogether."""
     if not any(labels for own in corrections.values() for labels in own.values()):
-        raise DebiasError("The corrections hold no label. Correct one on the page of pictures and labels, and save "
+        raise DebiasError("The corrections hold no label. Correct one on the page of images and labels, and save "
                           "them again.")
     done, missing = (sum(counts) for counts in zip(*(labelled.correct(corrections) for labelled in found)))
     missing += sum(len(labels) for run, own in corrections.items() for labels in own.values()
                    if run not in {labelled.run for labelled in found})
     if not done:
-        raise DebiasError("The corrections are of another run: none of their pictures is among these. Give the file "
+        raise DebiasError("The corrections are of another run: none of their images is among these. Give the file "
                           "that was saved for this model, prompt and attribute, or for this folder.")
-    others = f"; {missing} more belong to pictures that are not here" if missing else ""
+    others = f"; {missing} more belong to images that are not here" if missing else ""
     return f"{done} label{'s' if done > 1 else ''} corrected by hand{others}"

@@ -41,7 +41,7 @@ from ..method.draw import Steering, rows
 
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
-PROOF_OFFSET = 500_000  # and so far those of pictures that prove the judge
+PROOF_OFFSET = 500_000  # and so far those of images that prove the judge
 ON_TARGET, NOT_KNOWN, NOT_FINISHED = "on target", "not known", "not finished"
 TOO_FEW = 0.1  # half a width of a verification's 95 % intervals above which it tells nothing
 HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
@@ -55,8 +55,8 @@ class Calibration(Record):
 
     def __init__(self, prompt: str, attributes: Sequence[Attribute], method: Method, plan: Plan,
                  rounds: Sequence[Round] = (), checks: Sequence[Check | None] = ()):
-        """checks: of the classifiers, one an attribute; with one, shares are corrected by it, and what is aimed at is
-        what a model on target shows through that classifier. Raises DebiasError for one of another attribute."""
+        """checks: of the judges, one an attribute; with one, shares are corrected by it, and what is aimed at is
+        what a model on target shows through that judge. Raises DebiasError for one of another attribute."""
         super().__init__(prompt, attributes, method, plan, rounds, checks)
         self.aims = [a.target if (c := counts_of(self.checks, i)) is None else tuple(through(a.target, c).tolist())
                      for i, a in enumerate(self.attributes)]
@@ -67,7 +67,7 @@ class Calibration(Record):
         self._solved: tuple[int, tuple[Steering, ...]] | None = None
 
     def _gain(self, attribute: int) -> float:
-        """How much of a change of the true shares the classifier shows, at least: C's smallest singular value."""
+        """How much of a change of the true shares the judge shows, at least: C's smallest singular value."""
         counts = counts_of(self.checks, attribute)
         if counts is None:
             return 1.0
@@ -79,7 +79,7 @@ class Calibration(Record):
             watch: Callable[[Sequence], dict[str, np.ndarray]] | None = None,
             look: Callable[[Sequence], Persons] | None = None) -> Iterator[Round]:
         """Yield the current round after each batch of images; the state is saved before each yield. `watch` gives
-        probabilities of attributes that are not calibrated, by name; `look` who is in the pictures, where faces are
+        probabilities of attributes that are not calibrated, by name; `look` who is in the images, where faces are
         sought.
 
         Raises DebiasError where no image of a round can be classified.
@@ -97,7 +97,7 @@ class Calibration(Record):
 
     @property
     def _unproven(self) -> list[list[int]]:
-        """Of each attribute, the groups to which pictures must still be pushed before its judge is known to tell them.
+        """Of each attribute, the groups to which images must still be pushed before its judge is known to tell them.
         """
         if not self._succeeded:
             return [[] for _ in self.attributes]
@@ -168,8 +168,8 @@ class Calibration(Record):
                 f"target reached: KL is at most {tolerance:g}"
         if self.plan.within is not None and len(tried) > 1 and any(self.checks):
             if all(self._sure(i) or self._all_but_the_check(i) for i in range(len(self.attributes))):
-                return ("as sure as the classifier's check allows: a share may still be up to "
-                        f"{ceil(100 * self._widest)} points off target; check the classifier on more pictures")
+                return ("as sure as the judge's check allows: a share may still be up to "
+                        f"{ceil(100 * self._widest)} points off target; check the judge on more images")
         if self.plan.within is not None and len(tried) > 1:
             lost = [i for i in range(len(self.attributes)) if self._hopeless(i)]
             if lost and all(i in lost or self._sure(i) for i in range(len(self.attributes))):
@@ -224,7 +224,7 @@ class Calibration(Record):
         return enough(len(self.attributes[attribute].groups), len(self.attributes))
 
     def _all_but_the_check(self, attribute: int) -> bool:
-        """Would it be known well enough if the classifier's check were exact? Then further pictures tell nothing."""
+        """Would it be known well enough if the judge's check were exact? Then further images tell nothing."""
         counts = counts_of(self.checks, attribute)
         if counts is None or self.plan.within is None:
             return False
@@ -258,13 +258,13 @@ class Calibration(Record):
         if self.plan.within is None and self.held_out is None:
             return "not verified"
         if self.plan.within is None:
-            return f"{NOT_KNOWN}, the verification has too few pictures" if self._few(attribute) else ON_TARGET
+            return f"{NOT_KNOWN}, the verification has too few images" if self._few(attribute) else ON_TARGET
         if self._sure(attribute):
             return ON_TARGET
         return "out of reach" if self._hopeless(attribute) else f"not sure within {100 * self.plan.within:g} points"
 
     def _few(self, attribute: int) -> bool:
-        """Does the verification show too few pictures to tell shares that are far from the target?"""
+        """Does the verification show too few images to tell shares that are far from the target?"""
         assert self.held_out is not None
         intervals = self.distribution(self.held_out, attribute).intervals
         return max(high - low for low, high in intervals) / 2 > TOO_FEW
@@ -385,7 +385,7 @@ class Calibration(Record):
         return self.rounds[-1]
 
     def _pushes_to(self, groups: Sequence[int], attribute: Attribute) -> Steering:
-        """Every picture has the own text of one of these groups, whatever the method."""
+        """Every image has the own text of one of these groups, whatever the method."""
         n = len(attribute.groups)
         q = (0.0, *(float(i in groups) / len(groups) for i in range(n))) if groups else ()
         return Steering((0.0,) * n, q, 1.0)

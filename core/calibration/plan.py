@@ -43,7 +43,7 @@ FIELDS = {
         "chance.")),
     "rounds": Field(4, 0, 1000, 20, 1, "Rounds at most", "Maximum number of rounds after the audit."),
     "held_out": Field(200, 0, MOST_IMAGES, 2000, 1, "Images of the verification", (
-        "Images of the final verification, on fresh seeds. 0: no verification.")),
+        "Images of the final verification, with new seeds. 0 skips it.")),
     "tolerance": Field(0.0, 0.0, 100.0, 1.0, 0.001, "Tolerance, KL in nats (0: until chance explains the rest)", (
         "Stop when KL, in nats, falls below this. 0: stop at the noise floor.")),
     "confidence": Field(0.0, 0.0, 1.0, 1.0, 0.05, "Leave out images classified less surely than", (
@@ -83,7 +83,7 @@ class Plan:
     held_out    images of the final verification
     tolerance   stop when KL in nats falls below this; None: the noise floor
     batch_size  images that the host generates at once
-    within      margin in shares, e.g. .05, in which every share must lie with 95 % certainty, by all pictures so far;
+    within      margin in shares, e.g. .05, in which every share must lie with 95 % certainty, by all images so far;
                 None: the tolerance counts instead
     seed        of the first image
     confidence  images whose top probability is below this (0 to 1) are left out as unsure
@@ -147,7 +147,7 @@ class Plan:
     def about_images(self, attributes: Sequence[Attribute]) -> int:
         """Estimated images of a typical prompt, before anything is measured.
 
-        Of a margin m: (z / m)^2 t (1 - t) would show a share t of pictures that are left alone so surely, z of all
+        Of a margin m: (z / m)^2 t (1 - t) would show a share t of images that are left alone so surely, z of all
         groups together; about the .45th part is enough where pushes are obeyed, and less where more is pushed
         (docs/coverage.md).
         """
@@ -205,7 +205,7 @@ def estimate(plan: Plan, attributes: Sequence[Attribute], prompts: int = 1) -> s
 def beyond_balance(attributes: Sequence[Attribute]) -> str:
     """What a calibration would do better than the balance of these attributes, in words."""
     about = planned("normal", Method()).about_images(attributes)
-    return (f"These pictures change more than they must: calibrate (about {about:,} images) to change fewer, and to "
+    return (f"These images change more than they must: calibrate (about {about:,} images) to change fewer, and to "
             "know the shares")
 
 

@@ -40,9 +40,9 @@ class Expected:
 
 
 class Record:
-    """The pictures of one prompt and their labels, round by round. `rounds` is its whole state.
+    """The images of one prompt and their labels, round by round. `rounds` is its whole state.
 
-    checks  of the classifiers, one an attribute; with one, shares are corrected by it. Raises DebiasError
+    checks  of the judges, one an attribute; with one, shares are corrected by it. Raises DebiasError
             for one of another attribute
     """
 
@@ -57,7 +57,7 @@ class Record:
         self._measured: dict[tuple[int, int], solver.Measurement] = {}  # of complete rounds and attributes
 
     def distribution(self, r: Round, attribute: int) -> Distribution:
-        """A round's shares of an attribute, corrected where the classifier was checked."""
+        """A round's shares of an attribute, corrected where the judge was checked."""
         return r.distribution(attribute, self.attributes[attribute].target, counts_of(self.checks, attribute))
 
     def add(self, batch: Round) -> None:
@@ -75,7 +75,7 @@ class Record:
                  watch: Callable[[Sequence], dict[str, np.ndarray]] | None,
                  look: Callable[[Sequence], Persons] | None, count_blank: bool = False) -> Round:
         """The labels of one batch of a round's images, as a round. With `count_blank`, images of one colour are
-        labelled too, for audits of given pictures."""
+        labelled too, for audits of given images."""
         if len(images) != len(seeds):
             raise ValueError(f"Expected {len(seeds)} images from generate, one per seed, got {len(images)}.")
         finite = [i for i, image in enumerate(images) if image is not None]
@@ -112,7 +112,7 @@ class Record:
         """Raises DebiasError for a complete round in which nobody could be classified."""
         if all(label == NO_FACE for label in current.labels[attribute]):
             raise DebiasError(f"The detector found no face in any of the {current.done} images of "
-                              f"{quoted(self.prompt)}. Let the classifier look at whole pictures, or use another "
+                              f"{quoted(self.prompt)}. Let the judge look at whole images, or use another "
                               "detector.")
         if not current.shows(attribute):
             raise DebiasError(f"No image can be counted: {current.broken}. Does the model or its VAE overflow in half "
@@ -120,7 +120,7 @@ class Record:
 
     def _labels(self, probabilities: np.ndarray, attribute: Attribute, images: int) -> np.ndarray:
         if np.shape(probabilities) != (images, len(attribute.groups)):
-            raise DebiasError(f"The classifier of {quoted(attribute.name)} must return [{images}, "
+            raise DebiasError(f"The judge of {quoted(attribute.name)} must return [{images}, "
                               f"{len(attribute.groups)}] probabilities, got {list(np.shape(probabilities))}.")
         return labels(probabilities, self.plan.confidence)
 
@@ -167,7 +167,7 @@ class Record:
             return cls.from_dict(read_json(path))
         except DebiasError as error:
             raise DebiasError(f"{quoted(path)} is not the state of a calibration: {error} Delete it to start "
-                              f"anew.") from error
+                              f"again.") from error
 
     def check_rounds(self) -> None:
         """Raises DebiasError for rounds that no calibration could have left."""
@@ -181,7 +181,7 @@ class Record:
                 raise DebiasError(f"its round {number} holds labels that do not fit its attributes and seeds.")
             used = {seed for other in self.rounds[:number] if HELD_OUT in (r.kind, other.kind) for seed in other.seeds}
             if len(set(r.seeds)) < len(r.seeds) or used & set(r.seeds):
-                raise DebiasError(f"its round {number} counts a picture twice: a seed stands there again.")
+                raise DebiasError(f"its round {number} counts an image twice: a seed stands there again.")
             if any(len(own) != r.done or any(label >= n for image in own for label in image)
                    for own, n in zip(r.people, groups)) or len(r.people) not in (0, len(groups)):
                 raise DebiasError(f"its round {number} holds people that do not fit its attributes and images.")
@@ -200,11 +200,11 @@ class Record:
                 if r.complete and r.kind != PROOF]
 
     def told(self, attribute: int) -> list[telling.Told]:
-        """Of each group: how many pictures that were fully pushed to it are labelled as it. A check of the judge stands
-        in for them where it has more pictures."""
+        """Of each group: how many images that were fully pushed to it are labelled as it. A check of the judge stands
+        in for them where it has more images."""
         names = self.attributes[attribute].names
         rows, counts = np.zeros((len(names),) * 2, int), counts_of(self.checks, attribute)
-        # A full push of the default method is the group's own text, as every picture of a proof has it.
+        # A full push of the default method is the group's own text, as every image of a proof has it.
         whole = self.method.direction == "prompt" and self.method.unit == 1 and self.method.guidance.whole
         for r in self.rounds:
             if r.complete and (r.kind == PROOF or whole and r.kind == ROUND and r.steerings[attribute].push >= 1):

@@ -22,7 +22,7 @@ def profile_of(name: str, calibrations: Sequence[Calibration], setting: Mapping,
                evaluations: Sequence[int | None] | None = None) -> Profile:
     """Profile of one calibration or more, of different prompts but the same attributes and method.
 
-    classifier describes what labelled the images; evaluations are those of the model, counted by the host, one
+    judge describes what labelled the images; evaluations are those of the model, counted by the host, one
     number a calibration. Raises DebiasError for calibrations that do not fit together or whose audit is not
     complete, and for a name that is no file name.
     """
@@ -35,7 +35,7 @@ def profile_of(name: str, calibrations: Sequence[Calibration], setting: Mapping,
     for c in calibrations:
         if (c.attributes, c.method, c.checks) != (first.attributes, first.method, first.checks):
             raise DebiasError("The prompts of a profile share attributes and method, and the check of their "
-                              f"classifier, but those of {quoted(c.prompt)} differ from those of "
+                              f"judge, but those of {quoted(c.prompt)} differ from those of "
                               f"{quoted(first.prompt)}. Save them as two profiles.")
     return Profile.from_dict({
         "schema": SCHEMA, "name": name, "software": SOFTWARE,

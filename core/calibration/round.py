@@ -111,7 +111,7 @@ class Round:
         share = f" (they agree on {100 * agree / (agree + differ):.0f} % of those that both label)" if differ else ""
         found = [f"{count} {words}" for count, words in (
             (none, "show no face"), (several, "show several people"),
-            (differ, f"are left out because the classifiers disagree{share}")) if count]
+            (differ, f"are left out because the judges disagree{share}")) if count]
         return f"of {self.done} images, {', '.join(found)}" if found else ""
 
     @classmethod
@@ -123,8 +123,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Persons:
-    """Who is in a batch of pictures: how many faces each shows [N], and, where every person counts, one list an
-    attribute of each picture's probabilities [F, n]."""
+    """Who is in a batch of images: how many faces each shows [N], and, where every person counts, one list an
+    attribute of each image's probabilities [F, n]."""
     faces: Sequence[int]
     people: Sequence[Sequence[np.ndarray]] | None = None
 

@@ -26,7 +26,7 @@ class Standing:
 
     was      without guidance; None before an image was classified
     now      with the weights so far: by every image of a plan with a margin, else of the last round; None for a model's
-             audit. Of pictures that somebody brought, as they are
+             audit. Of images that somebody brought, as they are
     verdict  how a finished calibration ended, "on target" or what is amiss; "" before that, and for an audit
     """
     prompt: str
@@ -64,7 +64,7 @@ def standings(c: Calibration) -> list[Standing]:
 
 
 def of_shares(d: Distribution) -> Shares:
-    """Corrected ones, where the classifier was checked."""
+    """Corrected ones, where the judge was checked."""
     if d.corrected is not None and d.corrected_intervals is not None:
         return Shares(d.corrected, d.corrected_intervals, d.n)
     return Shares(d.shares, d.intervals, d.n)

@@ -1,4 +1,4 @@
-"""Attributes that were not calibrated, watched on the same pictures: side effects of a profile."""
+"""Attributes that were not calibrated, watched on the same images: side effects of a profile."""
 from __future__ import annotations
 
 import math
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .loop import Calibration
 
 WATCHED = (GENDER, SKIN_TONE_3, AGE)
-FEWEST = 10  # pictures before and after; of fewer nothing is said
-MOST_KNOWN = 0.95  # nor where draws of this share of the pictures were not seen
+FEWEST = 10  # images before and after; of fewer nothing is said
+MOST_KNOWN = 0.95  # nor where draws of this share of the images were not seen
 
 
 def others(attributes: Sequence[Attribute]) -> list[Attribute]:
@@ -29,10 +29,10 @@ def others(attributes: Sequence[Attribute]) -> list[Attribute]:
 
 
 def side_effects(c: Calibration) -> list[dict]:
-    """What the weights do to each watched attribute, by all pictures of a calibration: shares [n] before and after, the
-    95 % interval of each change [n, 2], how many pictures tell it, and whether it is more than chance.
+    """What the weights do to each watched attribute, by all images of a calibration: shares [n] before and after, the
+    95 % interval of each change [n, 2], how many images tell it, and whether it is more than chance.
 
-    Of draws, pictures of every option count: with p_o the shares among n_o pictures of option o, drawn with probability
+    Of draws, images of every option count: with p_o the shares among n_o images of option o, drawn with probability
     q_o, the change is sum_o q_o (p_o - p_0), and its variance sum_o q_o^2 p_o (1 - p_o) / n_o + (1 - q_0)^2
     p_0 (1 - p_0) / n_0. Otherwise the last round stands for what comes out with the weights.
     """
@@ -72,7 +72,7 @@ def words(effect: dict) -> str:
 
 
 def _by_option(c: Calibration, attribute: Attribute) -> dict[tuple[int, ...], np.ndarray]:
-    """Counts [n] of the watched attribute by what pictures drew, one number an attribute; 0: left alone."""
+    """Counts [n] of the watched attribute by what images drew, one number an attribute; 0: left alone."""
     counts: dict = defaultdict(lambda: np.zeros(len(attribute.groups), int))
     for r in c.rounds:
         if r.kind == "proof":  # which steers to prove the judge, not as the weights do
@@ -98,6 +98,6 @@ def _probability(c: Calibration, option: tuple[int, ...]) -> float:
 
 
 def _spread(p: np.ndarray, n: int) -> np.ndarray:
-    """Variance of shares among n pictures, with half a picture added to each group, so that none counts as certain."""
+    """Variance of shares among n images, with half an image added to each group, so that none counts as certain."""
     p = (p * n + 0.5) / (n + len(p) / 2)
     return p * (1 - p) / n

@@ -1,10 +1,10 @@
-"""Classifiers: which group of an attribute a picture shows.
+"""Judges: which group of an attribute an image shows.
 
-A classifier of an attribute with n groups is a callable, `classify(images) -> probabilities`: images as `pictures`
-takes them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the picture is left out (no skin found,
+A judge of an attribute with n groups is a callable, `classify(images) -> probabilities`: images as `pictures`
+takes them, probabilities float32 [N, n]. A row sums to 1, or is all zeros where the image is left out (no skin found,
 none of the mapped labels), or holds `NO_FACE` or `DISAGREED` throughout where that is why. One that looks at faces has
-`faces(images)`, how many each picture shows, int64 [N], and, where every person counts, `people(images)`, a list of
-probabilities [F, n], a row a face. A label is a measurement of a picture, not a person's identity.
+`faces(images)`, how many each image shows, int64 [N], and, where every person counts, `people(images)`, a list of
+probabilities [F, n], a row a face. A label is a measurement of an image, not a person's identity.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from ..errors import DebiasError
 
 UNSURE, NO_FACE, DISAGREED = -1, -2, -3
-LEFT_OUT = {UNSURE: "unsure", NO_FACE: "no face", DISAGREED: "judges disagree"}  # labels of pictures that do not count
+LEFT_OUT = {UNSURE: "unsure", NO_FACE: "no face", DISAGREED: "judges disagree"}  # labels of images that do not count
 
 Classifier = Callable[[Sequence], np.ndarray]
 Pictures = np.ndarray | Sequence[np.ndarray | Image.Image]  # as `pictures` takes them
@@ -40,7 +40,7 @@ def pictures(images: Pictures) -> list[np.ndarray]:
 
 
 def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
-    """Most probable group of each picture, int64 [N].
+    """Most probable group of each image, int64 [N].
 
     -1 (`UNSURE`) where its probability is below `threshold` in [0, 1], where the row is all zeros, or where two groups
     tie: the first one listed must not win by its place. `NO_FACE` and `DISAGREED` where the row says so. Raises
@@ -59,12 +59,12 @@ def labels(probabilities: np.ndarray, threshold: float = 0.0) -> np.ndarray:
 
 
 def name_of(judge: object) -> str:
-    """What a judge is called where it is said who labelled the pictures."""
+    """What a judge is called where it is said who labelled the images."""
     return getattr(judge, "name", type(judge).__name__)
 
 
 def digest(arrays: Sequence[np.ndarray]) -> bytes:
-    """What tells a batch of pictures from others, by their content: judges of several attributes see the same one."""
+    """What tells a batch of images from others, by their content: judges of several attributes see the same one."""
     found = hashlib.blake2b()
     for array in arrays:
         found.update(repr(array.shape).encode())
@@ -73,8 +73,8 @@ def digest(arrays: Sequence[np.ndarray]) -> bytes:
 
 
 def one_colour(image: np.ndarray | Image.Image) -> bool:
-    """Are all pixels of a picture (uint8 array [H, W, 3] or PIL image) equal? No working model makes such a picture:
-    overflowing VAEs and safety checkers do, and a classifier would name a group for it all the same."""
+    """Are all pixels of an image (uint8 array [H, W, 3] or PIL image) equal? No working model makes such an image:
+    overflowing VAEs and safety checkers do, and a judge would name a group for it all the same."""
     if isinstance(image, Image.Image):
         return all(low == high for low, high in _bands(image.getextrema()))
     return isinstance(image, np.ndarray) and image.ndim == 3 and image.size > 0 and bool((image == image[0, 0]).all())

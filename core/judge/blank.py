@@ -1,4 +1,4 @@
-"""What a judge says of pictures that show nobody: one of a single grey, and grey noise."""
+"""What a judge says of images that show nobody: one of a single grey, and grey noise."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def sure_of_nothing(classify: Classifier, attribute: Attribute) -> str:
         return ""
     name = attribute.names[int(p.argmax(1)[0])]
     return (f"the judge of {quoted(short(attribute.name))} is {p.max(1).min():.0%} sure of {quoted(short(name))} on "
-            "pictures of grey and of noise, which show nobody")
+            "images of grey and of noise, which show nobody")
 
 
 def warnings(classifiers: Sequence[Classifier], attributes: Sequence[Attribute]) -> list[str]:

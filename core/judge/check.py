@@ -1,4 +1,4 @@
-"""A judge's check on the user's own model: how it labels pictures whose prompt states the group.
+"""A judge's check on the user's own model: how it labels images whose prompt states the group.
 
 What comes out of tune is either the judge's error or the model's disobedience; one judge alone cannot tell them apart.
 A second one can, or the user's own eyes: labels corrected by hand are the truth.
@@ -20,17 +20,17 @@ from ..schema import CHECK, check
 from . import name_of
 
 GOOD = 0.9  # a judge that is right less often about a group is said loudly
-DISOBEYS = 0.9  # a model of whose pictures fewer show what their prompt states
+DISOBEYS = 0.9  # a model of whose images fewer show what their prompt states
 
 
 @dataclass(frozen=True)
 class Check:
     """The check of one attribute's judge.
 
-    counts     [n][n] pictures: by the group that they show (that the prompt stated, or that a hand set right), the
+    counts     [n][n] images: by the group that they show (that the prompt stated, or that a hand set right), the
                group that the judge saw
-    left_out   [n] of each group, pictures without a label
-    obeyed     [n] pairs (pictures that show the stated group, pictures), by hand or by a second judge; None: not known
+    left_out   [n] of each group, images without a label
+    obeyed     [n] pairs (pictures that show the stated group, images), by hand or by a second judge; None: not known
     judge      its name
     prompts    [n] what stated the groups, an example each
     """
@@ -41,7 +41,7 @@ class Check:
     judge: str = ""
     prompts: tuple[str, ...] = ()
     obeyed: tuple[tuple[int, int], ...] | None = None
-    by: str = field(default="prompts")  # what said which group a picture shows: prompts, or a hand
+    by: str = field(default="prompts")  # what said which group an image shows: prompts, or a hand
 
     def __post_init__(self) -> None:
         n = len(self.groups)
@@ -54,14 +54,14 @@ class Check:
             raise DebiasError(f"The check of {quoted(self.attribute)} covers only {len(self.obeyed)} of its {n} "
                               "groups. Make it again.")
         if any(shown > pictures for shown, pictures in self.obeyed or ()):
-            raise DebiasError(f"By the check of {quoted(self.attribute)}, more pictures obey than were made. Make it "
+            raise DebiasError(f"By the check of {quoted(self.attribute)}, more images obey than were made. Make it "
                               "again.")
         confusion_counts(self.counts)
 
     @classmethod
     def of(cls, attribute: Attribute, shown: Sequence[int], seen: Sequence[int], **facts: Any) -> Check:
-        """From the group that each picture shows (below 0: unknown) and the label that the judge gave it (below 0:
-        none). Raises DebiasError where no picture of a group was labelled."""
+        """From the group that each image shows (below 0: unknown) and the label that the judge gave it (below 0:
+        none). Raises DebiasError where no image of a group was labelled."""
         n = len(attribute.groups)
         counts, left_out = np.zeros((n, n), int), np.zeros(n, int)
         for group, label in zip(shown, seen, strict=True):
@@ -73,15 +73,15 @@ class Check:
                 counts[group, label] += 1
         empty = [attribute.names[i] for i in range(n) if not counts[i].sum()]
         if empty:
-            raise DebiasError(f"None of the pictures of {quoted(empty[0])} was classified by "
-                              f"{quoted(attribute.name)}, so the classifier cannot be checked. Make more pictures, or "
-                              "use another classifier.")
+            raise DebiasError(f"None of the images of {quoted(empty[0])} was classified by "
+                              f"{quoted(attribute.name)}, so the judge cannot be checked. Make more images, or "
+                              "use another judge.")
         return cls(attribute.name, attribute.names, tuple(map(tuple, counts.tolist())), tuple(left_out.tolist()),
                    **facts)
 
     @property
     def right(self) -> list[tuple[float, float, float]]:
-        """(share, low, high) of each group's classified pictures that the judge labels as that group, 95 %."""
+        """(share, low, high) of each group's classified images that the judge labels as that group, 95 %."""
         found = []
         for i, row in enumerate(self.counts):
             low, high = wilson(row[i], sum(row))
@@ -103,7 +103,7 @@ class Check:
                               enumerate(zip(self.groups, row, strict=True)) if count and j != i)
             left = f"; {self.left_out[i]} left out" if self.left_out[i] else ""
             found.append(f"{short(name)}: {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {sum(row)} "
-                         f"pictures labelled correctly{f', {taken}' if taken else ''}{left}")
+                         f"images labelled correctly{f', {taken}' if taken else ''}{left}")
         return found
 
     @property
@@ -113,15 +113,15 @@ class Check:
         for i, (name, (share, _, _)) in enumerate(zip(self.groups, self.right, strict=True)):
             obeyed = self.obeyed and self.obeyed[i]
             if obeyed and obeyed[1] and obeyed[0] / obeyed[1] < DISOBEYS:
-                found.append(f"the model shows {quoted(name)} in {100 * obeyed[0] / obeyed[1]:.0f} % of the pictures "
+                found.append(f"the model shows {quoted(name)} in {100 * obeyed[0] / obeyed[1]:.0f} % of the images "
                              "whose prompt states it: it does not follow the prompt")
             if share < GOOD:
                 either = "" if self.by != "prompts" else ("; or the model does not follow the prompt: look at the "
-                                                          "pictures")
-                found.append(f"only {100 * share:.0f} % of the pictures of {quoted(name)} are labelled correctly by "
-                             f"{short(self.judge) or 'the classifier'}{either}")
+                                                          "images")
+                found.append(f"only {100 * share:.0f} % of the images of {quoted(name)} are labelled correctly by "
+                             f"{short(self.judge) or 'the judge'}{either}")
         if not self.usable:
-            found.append(f"the classifier does not tell the groups of {quoted(self.attribute)} apart, so shares "
+            found.append(f"the judge does not tell the groups of {quoted(self.attribute)} apart, so shares "
                          "cannot be corrected by this check")
         return found
 
@@ -134,7 +134,7 @@ class Check:
     @classmethod
     def from_dict(cls, data: Mapping) -> Check:
         """Read the JSON form. Raises DebiasError."""
-        check(data, CHECK, "This check of a classifier", "Make it again.")
+        check(data, CHECK, "This check of a judge", "Make it again.")
         pairs = data.get("obeyed")
         return cls(data["attribute"], tuple(data["groups"]), tuple(tuple(map(int, row)) for row in data["counts"]),
                    tuple(map(int, data["left_out"])), data.get("judge", ""), tuple(data.get("prompts") or ()),
@@ -143,29 +143,29 @@ class Check:
     def fits(self, attribute: Attribute) -> None:
         """Raises DebiasError where it is of another attribute, or cannot correct shares."""
         if (self.attribute, self.groups) != (attribute.name, attribute.names):
-            raise DebiasError(f"The classifier's check is of {quoted(self.attribute)} "
+            raise DebiasError(f"The judge's check is of {quoted(self.attribute)} "
                               f"({short(', '.join(self.groups))}), but {quoted(attribute.name)} "
-                              f"({short(', '.join(attribute.names))}) is measured. Check the classifier for this "
+                              f"({short(', '.join(attribute.names))}) is measured. Check the judge for this "
                               "attribute.")
         if not self.usable:
-            raise DebiasError(f"By its check, the classifier does not tell the groups of {quoted(attribute.name)} "
+            raise DebiasError(f"By its check, the judge does not tell the groups of {quoted(attribute.name)} "
                               f"apart. Use another one, or merge the groups that it confuses.")
 
 
 def check_same(judges: Sequence[Any], checks: Sequence[Check | None]) -> None:
-    """Raises DebiasError where a checked classifier is not the one that labels the pictures."""
+    """Raises DebiasError where a checked judge is not the one that labels the images."""
     for judge, own in zip(judges, checks):
         name = name_of(judge)
         if own is not None and own.judge and own.judge != name:
             raise DebiasError(f"The check of {quoted(own.attribute)} is of {quoted(own.judge)}, but {quoted(name)} "
-                              f"labels the pictures. Check that classifier, or leave the check out.")
+                              f"labels the images. Check that judge, or leave the check out.")
 
 
 def read_checks(file: str | Path) -> list[Check]:
-    """The checks of classifiers that a file holds, as {"checks": [...]}. Raises DebiasError."""
+    """The checks of judges that a file holds, as {"checks": [...]}. Raises DebiasError."""
     data = read_json(file)
     if not isinstance(data, dict) or not isinstance(data.get("checks"), list):
-        raise DebiasError(f"{quoted(file)} is not a check of a classifier. Make one with sd-debias check, or the "
+        raise DebiasError(f"{quoted(file)} is not a check of a judge. Make one with sd-debias check, or the "
                           "script 'Debias: audit and calibrate'.")
     return list(map(Check.from_dict, data["checks"]))
 

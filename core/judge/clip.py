@@ -17,12 +17,12 @@ from .pretrained import load, load_image_processor, load_model, load_tokenizer, 
 
 
 class ClipModel:
-    """A model that embeds pictures and texts in one space; loaded once, it serves any number of attributes.
+    """A model that embeds images and texts in one space; loaded once, it serves any number of attributes.
 
     source          folder of a transformers CLIP, SigLIP or similar model, or its id in the local cache
     device, dtype   where and in which precision it runs
     allow_download  fetch an id that is not in the cache; off, no network is used
-    batch_size      pictures embedded at once; lower it where memory is short
+    batch_size      images embedded at once; lower it where memory is short
     tokenizer       folder of the tokenizer where it is not the source
 
     `lent(model)` is a context in which a host puts the model on its device while it is used; by default it lies where
@@ -40,7 +40,7 @@ class ClipModel:
                                   f"CLIP or SigLIP, but {quoted(source)} ({config.model_type}) has no {tower} tower.")
         self.model: Any = load_model("AutoModel", source, device, dtype, allow_download)
         if not hasattr(self.model, "logit_scale"):
-            raise DebiasError(f"Zero-shot classification needs a model that compares pictures with texts, such as CLIP "
+            raise DebiasError(f"Zero-shot classification needs a model that compares images with texts, such as CLIP "
                               f"or SigLIP, but {quoted(source)} holds a {type(self.model).__name__}.")
         self.tokenizer = load_tokenizer(tokenizer or source, allow_download)
         self.processor = load_image_processor(source, allow_download)
@@ -61,11 +61,11 @@ class ClipModel:
         return self.model.logit_scale.float().exp().item()
 
     def classifier(self, attribute: Attribute) -> ZeroShotClip:
-        """A classifier of `attribute` that shares this model."""
+        """A judge of `attribute` that shares this model."""
         return ZeroShotClip(self, attribute)
 
     def similarity(self, images: Pictures, prompt: str) -> np.ndarray:
-        """Cosine between each picture and the prompt, float32 [N] in [-1, 1]: how well pictures match it.
+        """Cosine between each image and the prompt, float32 [N] in [-1, 1]: how well images match it.
 
         Compare it only within one model. Words beyond the model's text length (77 tokens in CLIP) are not seen.
         """
@@ -87,14 +87,14 @@ class ClipModel:
         return self.model.get_text_features(**tokens.to(self.model.device))
 
     def image_features(self, arrays: Sequence[np.ndarray]) -> Any:
-        """Features of pictures as the model gives them."""
+        """Features of images as the model gives them."""
         return self.model.get_image_features(**preprocess(self.processor, arrays, self.model))
 
     @torch.inference_mode()
     def embed_images(self, images: Pictures) -> Tensor:
-        """Unit embeddings of pictures, float32 [N, D] on the CPU.
+        """Unit embeddings of images, float32 [N, D] on the CPU.
 
-        The last batch is remembered by content: several attributes and the fidelity of the same pictures cost one pass.
+        The last batch is remembered by content: several attributes and the fidelity of the same images cost one pass.
         """
         arrays = pictures(images)
         if not arrays:
@@ -116,7 +116,7 @@ class ClipModel:
 
 
 class ZeroShotClip:
-    """Compares pictures with the `classifier_texts` of each group.
+    """Compares images with the `classifier_texts` of each group.
 
     The unit embeddings of a group's texts are averaged and made unit again (Radford et al. 2021, section 3.1.4), and
     softmax(scale * cosine), with the model's own scale, runs over the groups.
@@ -129,9 +129,9 @@ class ZeroShotClip:
                                                                  dim=0) for group in attribute.groups])
         if torch.nn.functional.pdist(self.groups).min() < 1e-5:
             raise DebiasError(f"{quoted(model.name)} cannot tell two groups of {quoted(attribute.name)} apart by "
-                              "their texts. Give them different classifier texts, short enough for the model, and "
+                              "their texts. Give them different judge texts, short enough for the model, and "
                               "check its tokenizer.")
 
     def __call__(self, images: Pictures) -> np.ndarray:
-        """Probabilities float32 [N, n]; no picture is left out."""
+        """Probabilities float32 [N, n]; no image is left out."""
         return (self.scale * self.model.embed_images(images) @ self.groups.T).softmax(-1).numpy()

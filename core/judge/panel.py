@@ -1,4 +1,4 @@
-"""A panel: two judges or more, of which a picture counts only where they agree."""
+"""A panel: two judges or more, of which an image counts only where they agree."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from . import DISAGREED, UNSURE, Classifier, Pictures, labels, name_of, pictures
 class Panel:
     """Several judges of one attribute: the common label if all that are sure agree, `DISAGREED` if they differ.
 
-    A picture of which all abstain is unsure. Raises DebiasError for fewer than two judges.
+    An image of which all abstain is unsure. Raises DebiasError for fewer than two judges.
     """
 
     def __init__(self, judges: Sequence[Classifier]):

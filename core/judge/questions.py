@@ -1,6 +1,6 @@
-"""Vision-language models as judges: they are asked about a picture, and what they do not say yes to is left out.
+"""Vision-language models as judges: they are asked about an image, and what they do not say yes to is left out.
 
-Any transformers model that answers questions on pictures: BLIP (Li et al. 2022), ViLT, and chat models such as SmolVLM,
+Any transformers model that answers questions on images: BLIP (Li et al. 2022), ViLT, and chat models such as SmolVLM,
 Qwen-VL or LLaVA. The answer is read off the first token's logits, yes against no, so nothing is generated or parsed.
 """
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .pretrained import load, load_model
 
 CHAT, ANSWERS = "AutoModelForImageTextToText", "AutoModelForVisualQuestionAnswering"
 YES, NO = ("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")
-ASKED = "Is the person in this picture {}? Answer yes or no."
+ASKED = "Is the person in this image {}? Answer yes or no."
 
 
 class AskingModel:
-    """A model that answers questions on pictures; loaded once, it serves any number of attributes.
+    """A model that answers questions on images; loaded once, it serves any number of attributes.
 
     source          folder of a transformers model, or its id in the local cache
     device, dtype   where and in which precision it runs
     allow_download  fetch an id that is not in the cache; off, no network is used
-    batch_size      pictures asked about at once; lower it where memory is short
+    batch_size      images asked about at once; lower it where memory is short
 
     Raises DebiasError for folders without safetensors weights, for models that answer no questions, and where loading
     fails.
@@ -47,7 +47,7 @@ class AskingModel:
         self.tokenizer: Any = getattr(self.processor, "tokenizer", None)
         if self.tokenizer is None:
             raise DebiasError(f"{quoted(source)} has no tokenizer, so it cannot be asked anything. Use a model that "
-                              "answers questions about pictures, such as BLIP-VQA or SmolVLM.")
+                              "answers questions about images, such as BLIP-VQA or SmolVLM.")
         if "QuestionAnswering" not in kinds:
             self.tokenizer.padding_side = "left"  # the answer's first token follows the question, not its padding
         generates = bool(getattr(self.model, "can_generate", bool)())
@@ -55,7 +55,7 @@ class AskingModel:
         self.labels = {label.casefold(): at for at, label in answers.items()}
         if not generates and not {"yes", "no"} <= set(self.labels):
             raise DebiasError(f"{quoted(source)} answers neither yes nor no. Use a model that answers questions about "
-                              "pictures, such as BLIP-VQA or SmolVLM.")
+                              "images, such as BLIP-VQA or SmolVLM.")
 
     @torch.inference_mode()
     def yes(self, images: Pictures, question: str) -> np.ndarray:
@@ -105,16 +105,16 @@ class AskingModel:
         return sorted(found)
 
     def classifier(self, attribute: Attribute) -> Asked:
-        """A classifier of `attribute` that shares this model."""
+        """A judge of `attribute` that shares this model."""
         return Asked(self, attribute)
 
     def similarity(self, images: Pictures, prompt: str) -> np.ndarray:
-        """How surely the model says that each picture shows what the prompt is about, float32 [N] in [0, 1]: "is the
-        person in this picture a doctor?"; where the prompt's subject cannot be told, whether it shows the prompt."""
+        """How surely the model says that each image shows what the prompt is about, float32 [N] in [0, 1]: "is the
+        person in this image a doctor?"; where the prompt's subject cannot be told, whether it shows the prompt."""
         subject = subject_of(prompt)
         article = "an" if subject[:1] in tuple("aeiou") else "a"
         return self.yes(images, ASKED.format(f"{article} {subject}") if subject else
-                        f"Does this picture show {bare(prompt) or 'anything'}? Answer yes or no.")
+                        f"Does this image show {bare(prompt) or 'anything'}? Answer yes or no.")
 
 
 class Asked:

@@ -20,7 +20,7 @@ from .faces import detector as faces_detector
 # By number of groups; merging neighbours (I with II ...) drops the cut-off between them.
 CUTOFFS = {6: (55.0, 41.0, 28.0, 10.0, -30.0), 5: (41.0, 28.0, 10.0, -30.0), 3: (41.0, 10.0)}
 FACES = ("auto", "off")
-LEAST_SKIN = 0.02  # share of a face or picture, weighted as in `skin_colour`; below it a picture is left out
+LEAST_SKIN = 0.02  # share of a face or image, weighted as in `skin_colour`; below it an image is left out
 
 # sRGB (IEC 61966-2-1) to XYZ. White is the sum of each row, so that greys have a* = b* = 0 exactly.
 SRGB_TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
@@ -45,7 +45,7 @@ def typology_angle(lab: np.ndarray) -> np.ndarray:
 def skin_mask(lab: np.ndarray) -> np.ndarray:
     """Where CIELAB colours [..., 3] may be skin, by hue and chroma: red-orange to yellow-orange, not grey nor vivid.
 
-    Hue tells skin from most other things and hardly changes with its lightness, so lightness only rules out black and
+    Hue tells skin from most other things and barely changes with its lightness, so lightness only rules out black and
     white: the rule holds for very dark skin too. Wood, sand and brown hair pass it as well. The limits are our own.
     """
     lightness, a, b = np.moveaxis(lab, -1, 0)
@@ -54,7 +54,7 @@ def skin_mask(lab: np.ndarray) -> np.ndarray:
 
 
 def skin_colour(rgb: np.ndarray) -> np.ndarray | None:
-    """CIELAB [3] of the most common skin colour of a uint8 RGB picture or face [H, W, 3]; None where too little is.
+    """CIELAB [3] of the most common skin colour of a uint8 RGB image or face [H, W, 3]; None where too little is.
 
     Pixels count by a Gaussian about the centre, a fifth of each side wide, since people and faces stand in the middle
     and hair around them. The fullest cell of a smoothed histogram tells which colours are the skin's, so that brown
@@ -93,8 +93,8 @@ class SkinTone:
 
     attribute  groups from light to dark: `SKIN_TONE`, `SKIN_TONE_5`, `SKIN_TONE_3`, or any with own `cutoffs`
     cutoffs    falling angles in degrees, one fewer than groups; None: those of Del Bino for 6, 5 or 3 groups
-    faces      "auto": the largest face where a detector is installed and finds one, else the whole picture;
-               "off": the whole picture, alike on every machine
+    faces      "auto": the largest face where a detector is installed and finds one, else the whole image;
+               "off": the whole image, alike on every machine
     detector   callable, uint8 RGB [H, W, 3] -> boxes (x, y, width, height) in pixels; None: that of `faces.detector`
 
     `margin`, that of a face's cut where a judge of faces uses it: skin is the face's alone.
@@ -120,10 +120,10 @@ class SkinTone:
             with suppress(DebiasError):  # none is installed
                 detector = faces_detector()
         self.attribute, self.detector = attribute, None if faces == "off" else detector
-        self.name = "ITA of faces" if self.detector else "ITA of pictures"
+        self.name = "ITA of faces" if self.detector else "ITA of images"
 
     def angles(self, images: Pictures) -> np.ndarray:
-        """ITA of each picture in degrees, float64 [N]; NaN where no skin is found."""
+        """ITA of each image in degrees, float64 [N]; NaN where no skin is found."""
         colours = (self._colour(rgb) for rgb in pictures(images))
         return np.array([np.nan if colour is None else typology_angle(colour) for colour in colours], dtype=float)
 

@@ -65,12 +65,12 @@ def check_groups(groups: Mapping[str, Tensor | Sequence[Tensor]], attributes: Se
 
 def check_unmixed(prompt: Mapping[str, object], groups: Sequence[Mapping[str, object]]) -> None:
     """What a host's conditioning holds beside the parts that weights mix. Raises DebiasError where some of it differs
-    between the prompt and a group's text: the pictures would be of neither."""
+    between the prompt and a group's text: the images would be of neither."""
     for own in groups:
         for name in sorted({*prompt, *own}):
             if not _alike(prompt.get(name), own.get(name)):
                 raise DebiasError("This model's texts have a part that differs between the prompt and the groups and "
-                                  f"that cannot be mixed: {quoted(name)}. Give each picture its group's own text "
+                                  f"that cannot be mixed: {quoted(name)}. Give each image its group's own text "
                                   "instead.")
 
 
@@ -202,7 +202,7 @@ def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> l
 def _warn_of_lengths(weights: Tensor) -> None:
     if any(abs(w) not in (0.0, 1.0) for w in weights.tolist()):
         warnings.warn("The texts of this model differ in length, so any weight adds all words of a group, and a push "
-                      "hardly grows with its weight. Draws and the direction 'prediction' are exact.")
+                      "barely grows with its weight. Draws and the direction 'prediction' are exact.")
 
 
 def apart(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:

@@ -101,10 +101,10 @@ def check_strength(strength: float) -> float:
 
 
 def check_steered(weights: Tensor, acted: bool) -> None:
-    """Raises DebiasError where pictures were to be steered by weights [B, n] and their host did nothing: a calibration
-    on such pictures would measure chance alone."""
+    """Raises DebiasError where images were to be steered by weights [B, n] and their host did nothing: a calibration
+    on such images would measure chance alone."""
     if not acted and bool((weights.abs() > FELT).any()):
-        raise DebiasError("These pictures were to be steered, but guidance changed nothing in them, so there is "
+        raise DebiasError("These images were to be steered, but guidance changed nothing in them, so there is "
                           "nothing to calibrate. Either the groups' texts mean the same to this model, or no "
                           "sampling step lies in the method's window (choose the direction 'prompt' for a single "
                           "step), or something in the host keeps the guidance from being called.")

@@ -48,7 +48,7 @@ class GuidanceRun:
         if s.threshold is not None:
             mu = torch.where(difference >= s.threshold, 0.0, mu)
         gamma = mu * (unsafe - uncond) + s.momentum_scale * self.momentum
-        # Image by image: one picture's overflow must not take guidance from the others of its batch.
+        # Image by image: one image's overflow must not take guidance from the others of its batch.
         finite = torch.isfinite(gamma).flatten(1).all(1)
         gamma = torch.where(finite.view(-1, *(1,) * (gamma.ndim - 1)), gamma, 0.0)
 

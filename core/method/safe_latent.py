@@ -24,7 +24,7 @@ class SafeLatentGuidance:
     anchor          one of ANCHORS. "empty": the unsafe text, or the mix of the groups' predictions, stands around the
                     empty or negative prompt, and gamma is eps_unsafe - eps_uncond, as the rule has it. "prompt": it is
                     the prompt, or its prediction, moved by the weights, and gamma is eps_unsafe - eps_cond: what the
-                    groups change *in this picture*, so that a strong push keeps what else the prompt says. Ours
+                    groups change *in this image*, so that a strong push keeps what else the prompt says. Ours
     toward          of the `embedding` direction, with the anchor "prompt": the text that is evaluated is the prompt
                     moved the other way, to where the weights lead, and gamma is what is taken from it, eps_cond -
                     eps_toward. To first order the same; but a text that says a group is one that the model knows, and

@@ -1,7 +1,7 @@
 """A profile that needs no calibration: attributes with shares.
 
-Each picture of a prompt that leaves an attribute open is steered to a group drawn from the target, by
-the picture's seed. That balances at once, at no cost; a calibration steers fewer pictures, and proves it.
+Each image of a prompt that leaves an attribute open is steered to a group drawn from the target, by
+the image's seed. That balances at once, at no cost; a calibration steers fewer images, and proves it.
 """
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Entry:
                    the certainty that each lies within the plan's margin; None without a margin
     side_effects   what the weights do to attributes that were not calibrated, as core/calibration/watched.py gives it;
                    None if none was watched
-    told           one an attribute, {right, made}: of each group, how many pictures were steered to it, and how many of
+    told           one an attribute, {right, made}: of each group, how many images were steered to it, and how many of
                    these were labelled as it; None if none was
     subject        words that stand for this prompt in longer ones ("doctor"); None: derived from the prompt; "": none
     carried_from   the calibrated prompt, of an entry for another one that holds its subject; it is not saved
@@ -86,7 +86,7 @@ class Entry:
 
     def behind(self, strength: float = 1.0) -> str:
         """The subject behind which groups' words are placed, in a prompt that this entry is carried over to; "": behind
-        the prompt. Words in its middle move those behind them to other places, which is no harm where a picture gets
+        the prompt. Words in its middle move those behind them to other places, which is no harm where an image gets
         exactly the text of one group: a draw of one attribute at full strength."""
         drawn = len(self.steerings) == 1 and bool(self.steerings[0].probabilities)
         return self.about if self.carried_from and drawn and self.steerings[0].push * strength == 1 else ""
@@ -122,7 +122,7 @@ class Entry:
         if entry.told is not None and ([len(t[key]) for t in entry.told for key in ("right", "made")] != [
                 n for n in groups for _ in range(2)] or any(r > m for t in entry.told
                                                             for r, m in zip(t["right"], t["made"]))):
-            raise DebiasError(f"The entry {quoted(entry.prompt)} tells of steered pictures what cannot be. Calibrate "
+            raise DebiasError(f"The entry {quoted(entry.prompt)} tells of steered images what cannot be. Calibrate "
                               "it again.")
         for measured in (entry.before, entry.after, *history):
             if measured is not None and not all(sum(m["counts"]) for m in measured):
@@ -155,7 +155,7 @@ class Profile:
     document   JSON that it was read from: its spelling, and every field that this version does not know, are kept
                as far as the fields above still say the same
     others     what is done with a prompt that no entry is for, one of `prompts.OTHERS`; it is not saved
-    checks     of the classifier on this model, one an attribute, None without one: shares are corrected by them
+    checks     of the judge on this model, one an attribute, None without one: shares are corrected by them
     """
     name: str
     method: Method

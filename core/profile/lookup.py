@@ -24,7 +24,7 @@ OWN, CARRIED, OTHER = "own", "carried over", "other"  # how an entry is found fo
 
 def entry_for(profile: Profile, prompt: str, negative: str = "", first: str = "") -> tuple[Entry, bool]:
     """(the entry for a prompt, whether it is the prompt's own calibration). If it is not, its `warnings` say what it
-    is. `first` is the prompt of the pass whose pictures are drawn anew: whom these show was decided by it, so its entry
+    is. `first` is the prompt of the pass whose images are drawn again: whom these show was decided by it, so its entry
     counts, except on what the new prompt names.
 
     1. An attribute whose group the prompt names itself is left alone, whatever follows (named.py), and so is one whose

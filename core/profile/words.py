@@ -43,7 +43,7 @@ def metadata(profile: Profile, prompt: str, info: Mapping, strength: float = 1.0
 
 
 def sent_to(profile: Profile, entry: Entry, seed: int) -> str:
-    """Where a seed's own draws send its picture, e.g. "woman, tan"; "" where nothing is drawn."""
+    """Where a seed's own draws send its image, e.g. "woman, tan"; "" where nothing is drawn."""
     drawn = [(a, s.draws([seed], stream=i)[0]) for i, (a, s) in
              enumerate(zip(profile.attributes, entry.steerings, strict=True)) if s.probabilities]
     return ", ".join(a.names[option - 1] for a, option in drawn if option)

@@ -83,7 +83,7 @@ def named(attribute: Attribute, prompt: str, subject: str = "") -> list[str]:
 
 
 def of_persons(attribute: Attribute) -> bool:
-    """Is it about persons, as "a young person" is, rather than about the whole picture, as "at night" is?"""
+    """Is it about persons, as "a young person" is, rather than about the whole image, as "at night" is?"""
     return any(people(text.replace("{prompt}", "")) for group in attribute.groups for text in group.texts)
 
 

@@ -1,4 +1,4 @@
-"""Whom a prompt shows: the words for persons that stand for somebody in the picture.
+"""Whom a prompt shows: the words for persons that stand for somebody in the image.
 
 "A doctor holding a poster" shows a doctor; "doctor poster", "the doctor's bag", "an office for a
 doctor" and "no doctor" show none. The words come from WordNet 3.1 (benchmarks/lexicon.py); the rules
@@ -89,7 +89,7 @@ class Person:
     first, last  letters of the spoken prompt, from the words before it ("an elderly doctor") to what
                  belongs to it
     at           the letter at which the word itself begins
-    shown        in the picture; a doctor whose bag alone is there is not
+    shown        in the image; a doctor whose bag alone is there is not
     named        an individual or a title: "Doctor Who"
     clause       number of the part between commas
     same         the person before is meant again: "a woman working as a nurse", or one of several: "men and women"
@@ -293,7 +293,7 @@ class _Clause:
         return animal or any(word in UNREAL for word in self.words[first:i])
 
     def _elsewhere(self, back: int, governs: str, before: str, another: bool) -> bool:
-        """Does what governs the phrase put the person out of the picture? "The desk of a doctor", "a gift for a
+        """Does what governs the phrase put the person out of the image? "The desk of a doctor", "a gift for a
         doctor", "a cat dressed as a doctor", "made by a doctor"."""
         if back < 0:
             return False

@@ -36,7 +36,7 @@ def spoken(prompt: str) -> str:
 
 
 def subject_of(prompt: str) -> str:
-    """What a prompt is a picture of: "doctor" of "a photo of a (doctor:1.2), bokeh".
+    """What a prompt is an image of: "doctor" of "a photo of a (doctor:1.2), bokeh".
 
     It stands behind "photo of" and the like, behind an article at the beginning, or is the whole of a short prompt; ""
     where that cannot be told, as behind "masterpiece, best quality".

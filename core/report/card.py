@@ -44,7 +44,7 @@ def card_of(profile: Profile, sheets: Mapping[str, Sequence[Sheet]], others: Seq
 
 
 def _pictures(sheets: Sequence[Sheet]) -> dict | None:
-    """A card's pictures of one prompt: where both sheets have the same seeds, which of them changed."""
+    """A card's images of one prompt: where both sheets have the same seeds, which of them changed."""
     named = {"before" if sheet.what == WITHOUT else "after": sheet for sheet in sheets}
     if not named:
         return None

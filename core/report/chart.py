@@ -38,15 +38,15 @@ def chart_shares(names: Sequence[str], before: Distribution, after: Distribution
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 8, captions: Sequence[str] | None = None,
                   size: int = 128) -> Image.Image:
-    """Pictures in rows on white, each fitted into a cell of `size` pixels width and the first one's proportions. RGB.
+    """Images in rows on white, each fitted into a cell of `size` pixels width and the first one's proportions. RGB.
 
-    Raises DebiasError for no pictures, fewer than one column, and captions of another number.
+    Raises DebiasError for no images, fewer than one column, and captions of another number.
     """
     if not images or columns < 1:
-        raise DebiasError(f"Expected pictures and one column or more for a contact sheet, got {len(images)} and "
+        raise DebiasError(f"Expected images and one column or more for a contact sheet, got {len(images)} and "
                           f"{columns}.")
     if captions is not None and len(captions) != len(images):
-        raise DebiasError(f"Expected a caption per picture, got {len(captions)} for {len(images)}.")
+        raise DebiasError(f"Expected a caption per image, got {len(captions)} for {len(images)}.")
     gap, line = 4, 0 if captions is None else 16
     height = round(size * min(max(images[0].height / images[0].width, 0.25), 4))
     columns = min(columns, len(images))

@@ -13,7 +13,7 @@ from .words import brief, kl_or_nothing, number, people_of, sentence, share_word
 
 
 def facts(card: Mapping) -> list[tuple[str, str]]:
-    """How it was measured: classifier, plans and methods of the sets, the model's settings."""
+    """How it was measured: judge, plans and methods of the sets, the model's settings."""
     plans, methods = [], []
     for own in card["sets"]:
         of = f"{', '.join(spaced(a['name']) for a in own['attributes'])}: " if len(card["sets"]) > 1 else ""
@@ -22,8 +22,8 @@ def facts(card: Mapping) -> list[tuple[str, str]]:
         if own.get("method"):
             method = Method.from_dict(own["method"])
             methods.append(f"{of}direction {method.direction}, " + (
-                "each picture is steered to a randomly drawn group, or left alone" if method.spend == "draw" else
-                "all pictures are steered in the same way"))
+                "each image is steered to a randomly drawn group, or left alone" if method.spend == "draw" else
+                "all images are steered in the same way"))
     found = [("classifier", card["classifier"]), ("plan", "; ".join(plans)), ("method", "; ".join(methods)),
              *((spaced(key), value) for key, value in card["setting"].items())]
     return [(key, str(value)) for key, value in found if value not in (None, "")]
@@ -72,7 +72,7 @@ def compared(c: Comparison) -> dict:
         targets=[unbroken(target_words(own.attribute)) for own in (c.first, c.second)],
         headline=unbroken(
             f"Asked for {what}, A shows {people} in "
-            f"{percent(c.first.before.shares[k])} of the pictures, B in {percent(c.second.before.shares[k])}."),
+            f"{percent(c.first.before.shares[k])} of the images, B in {percent(c.second.before.shares[k])}."),
         second=f"In {c.differ} of {n} prompts the two differ by more than chance explains; for two equal models, that "
                f"would be about {0.05 * n:.0f}." if n > 1 else
                f"Chance {'does not explain' if c.differ else 'explains'} the difference.",

@@ -125,8 +125,8 @@ class Row:
     """One prompt and one attribute.
 
     label   its subject, or the prompt where it has none, or where several share it
-    was     shares of the model as it is, corrected where the classifier was checked, with 95 % intervals
-    now     those with the profile: by every picture, where the calibration had a margin, else by the verification; None
+    was     shares of the model as it is, corrected where the judge was checked, with 95 % intervals
+    now     those with the profile: by every image, where the calibration had a margin, else by the verification; None
             for an audit
     before  what the audit measured
     after   what the verification measured on fresh seeds; None: not verified
@@ -158,7 +158,7 @@ class Means:
                       on fresh seeds. Where there are none, the means are NaN
     within            those whose KL is below the floor that a model on target stays below in 95 of 100 cases
     deviation_median, deviation_mean  of each prompt's deviation ratio, 0 to 1
-    deviation_chance  its mean for a model on target, by chance at these numbers of pictures
+    deviation_chance  its mean for a model on target, by chance at these numbers of images
     kl_mean           in nats
     kl_chance         mean KL of a model on target
     """
@@ -305,6 +305,6 @@ def _means(found: Sequence[tuple[Shares | None, Distribution | None, float]]) ->
 
 @lru_cache(maxsize=1024)
 def _chance(n: int, target: tuple[float, ...]) -> float:
-    """The deviation ratio that a model on target shows on n pictures, in the mean of 1000 trials."""
+    """The deviation ratio that a model on target shows on n images, in the mean of 1000 trials."""
     drawn = np.random.default_rng(0).multinomial(max(n, 1), np.array(target) / sum(target), 1000)
     return float(np.mean(deviation_ratio(shares_of(drawn))))

@@ -9,7 +9,7 @@ let filter = "all", chosen = {};  // chosen: what `id` says of a label -> the la
 try { chosen = JSON.parse(localStorage.getItem(STORE)) || {}; } catch { /* a page without storage */ }
 
 const el = (tag, text, more = {}) => Object.assign(document.createElement(tag), { textContent: text ?? "" }, more);
-// A label is known by its picture, not by its place: other pages of the same run hold other pictures.
+// A label is known by its image, not by its place: other pages of the same run hold other images.
 const id = (s, a, i, p) => JSON.stringify([data.sections[s].run, data.sections[s].attributes[a].name,
   data.sections[s].items[i].key, p]);
 const labels = function* () {
@@ -27,7 +27,7 @@ function wilson(k, n) {
   return [k <= 0 ? 0 : centre - half, k >= n ? 1 : centre + half];
 }
 
-// Counts of each picture's persons, its shares and intervals. Persons of one picture go together: n / design effect.
+// Counts of each image's persons, its shares and intervals. Persons of one image go together: n / design effect.
 function shares(s, a) {
   const section = data.sections[s], groups = section.attributes[a].groups.length;
   const rows = section.items.map((item, i) => {
@@ -56,7 +56,7 @@ function table(s, a) {
   const section = data.sections[s], attribute = section.attributes[a], made = el("table");
   made.dataset.section = s; made.dataset.attribute = attribute.name;
   const head = made.createTHead().insertRow();
-  for (const text of [attribute.name.replaceAll("_", " "), "Target", section.people ? "Persons" : "Pictures", "Share",
+  for (const text of [attribute.name.replaceAll("_", " "), "Target", section.people ? "Persons" : "Images", "Share",
     "95 % interval", ""]) head.append(el("th", text));
   const body = made.createTBody();
   shares(s, a).forEach(({ count, n, share, edges }, g) => {

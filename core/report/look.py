@@ -1,4 +1,4 @@
-"""The page of pictures and labels: what a judge said of each picture, to be looked at and corrected by hand."""
+"""The page of images and labels: what a judge said of each image, to be looked at and corrected by hand."""
 from __future__ import annotations
 
 import base64
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ..calibration.labelled import FORM, Labelled
 from .chart import DARK, LIGHT
 
-MOST_SHOWN = 1500  # pictures of a page: some 10 MB
+MOST_SHOWN = 1500  # images of a page: some 10 MB
 
 
 @lru_cache(maxsize=1)
@@ -34,7 +34,7 @@ def policy() -> str:
 
 
 def look_page(title: str, found: Sequence[Labelled], back: str = "sd-debias audit --corrections FILE") -> str:
-    """Pictures with their labels as one HTML page. `back`: how a user passes corrections to this host."""
+    """Images with their labels as one HTML page. `back`: how a user passes corrections to this host."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_name("look.html").read_text("utf-8"))
     shares = max(MOST_SHOWN // max(len(found), 1), 1)

@@ -1,4 +1,4 @@
-"""Reports: who appears in a model's pictures for a list of prompts, as one HTML page or as Markdown.
+"""Reports: who appears in a model's images for a list of prompts, as one HTML page or as Markdown.
 
 A card is plain JSON, made where prompts are measured: sets of prompts, each with its attributes and what
 was measured of every prompt. Of two cards the page sets one model beside the other. A profile's report is
@@ -36,8 +36,8 @@ from .markdown import literal
 from .sheet import Sheet
 
 FIRST = 4      # attributes whose headlines stand at the top; of more, each has its own above its chart
-WORST = 4      # prompts of each attribute that are shown with pictures
-ALL = 8        # prompts of which pictures are shown whatever their shares
+WORST = 4      # prompts of each attribute that are shown with images
+ALL = 8        # prompts of which images are shown whatever their shares
 MORE_LIGHT = dict(was="#6e7781", pale="#d0d7de", rest="#aab2bb", loud="#b35900", g0="#0072b2",
                   g1="#e69f00", g2="#009e73", g3="#cc79a7", g4="#56b4e9", g5="#b8a200", g6="#d55e00", g7="#7a5195")
 MORE_DARK = {**MORE_LIGHT, **dict(was="#9aa4af", pale="#3d444d", rest="#6e7781", loud="#e69f00", g0="#2f8fd0",
@@ -68,8 +68,8 @@ def report_page(profile: Profile, sheets: Mapping[str, Sequence[Sheet]] | None =
     """A profile's report as one HTML page that loads nothing from anywhere, with the profile inside.
 
     sheets are by prompt, at most one without guidance. others are measurements of prompts that the
-    profile was not calibrated for (`Workbench.carried_over`). labels is the page of pictures and labels
-    beside it, where there is one. left_out are JPEGs of pictures that do not count, by why. Raises
+    profile was not calibrated for (`Workbench.carried_over`). labels is the page of images and labels
+    beside it, where there is one. left_out are JPEGs of images that do not count, by why. Raises
     DebiasError as `check_card`.
     """
     content = json.dumps(profile.to_dict(), indent=2).encode()
@@ -139,8 +139,8 @@ def _notes(card: Mapping) -> list[str]:
               for c in own.get("checks") or [None] * len(own["attributes"])]
     notes = [warning for c in checks if c for warning in c.warnings]
     if not all(checks):
-        notes.append(f"{'for some attributes, ' if any(checks) else ''}the classifier was not checked on this model's "
-                     "pictures, so its errors are unknown")
+        notes.append(f"{'for some attributes, ' if any(checks) else ''}the judge was not checked on this model's "
+                     "images, so its errors are unknown")
     rows = [row for own in card["sets"] for row in own["rows"]]
     if len(rows) == 1 and rows[0].get("entry"):
         notes += rows[0]["entry"].get("warnings") or ()
@@ -168,7 +168,7 @@ def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
     name, target = people_of(f.attribute, f.largest), percent(f.attribute.target[f.largest])
     names = [f"{sentence(name)}, mean of the prompts", "Prompts within chance of the target",
              "Deviation ratio, median", "Deviation ratio, mean", "KL divergence, mean",
-             "Pictures per prompt", "Fidelity to the prompt, mean"]
+             "Images per prompt", "Fidelity to the prompt, mean"]
     heads, columns = [""], [names]
     for when, m, measured in (("before", f.before, [row.before for row in f.rows]),
                               ("after", f.after, [row.after for row in f.rows if row.after])):
@@ -212,7 +212,7 @@ def _table(f: Figures) -> list[tuple[str, list[list[str]]]]:
 
 
 def _shown(own: Mapping, found: Sequence[Figures]) -> list[dict]:
-    """Prompts with their pictures: of a short list all, of a longer one those that are farthest from a target."""
+    """Prompts with their images: of a short list all, of a longer one those that are farthest from a target."""
     given = {row["prompt"]: row.get("pictures") or {} for row in own["rows"]}
     if len(given) <= ALL:
         prompts = [prompt for prompt, pictures in given.items() if pictures]
@@ -301,14 +301,14 @@ def _off(f: Figures) -> list[list[str]]:
 
 
 def _checks(card: Mapping) -> list[Check]:
-    """The classifier's checks, each once."""
+    """The judge's checks, each once."""
     return list(dict.fromkeys(Check.from_dict(c) for own in card["sets"] for c in own.get("checks") or () if c))
 
 
 def _check(c: Check) -> dict:
     rows = [[name, *map(str, counts), f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}]", str(left)] for
             name, counts, (share, low, high), left in zip(c.groups, c.counts, c.right, c.left_out, strict=True)]
-    return dict(name=spaced(c.attribute), judge=c.judge or "The classifier", by=c.by, rows=rows,
+    return dict(name=spaced(c.attribute), judge=c.judge or "The judge", by=c.by, rows=rows,
                 example=c.prompts[0] if c.prompts else "",
                 heads=["Shown", *(f"Labelled {name}" for name in c.groups), "Right, 95 % interval", "Left out"])
 
@@ -329,14 +329,14 @@ def card_markdown(card: Mapping) -> str:
                         if value not in (None, ""))
     measured = [
         f"Labels: {short(card['classifier']) or 'not known'}. "
-        + (f"{range_words(pictures)} pictures per prompt, each with its own seed." if pictures else ""),
+        + (f"{range_words(pictures)} images per prompt, each with its own seed." if pictures else ""),
         *([f"{sum(failures)} of {len(failures)} prompts failed."] if any(failures) else []),
         f"Setting: {setting or 'not known'}.",
-        f"Cost: {card['cost'].get('images', 0):,} pictures, {time_words(card['cost'].get('seconds', 0))}.",
+        f"Cost: {card['cost'].get('images', 0):,} images, {time_words(card['cost'].get('seconds', 0))}.",
         "A 95 % interval covers the model's own share in 95 of 100 such counts. KL is the distance of all shares from "
         "the target in nats; a model exactly on target stays below the noise floor in 95 of 100 cases."]
     return "\n".join([
-        f"## Who appears in the pictures of {literal(short(card['model'])) or 'this model'}", "",
+        f"## Who appears in the images of {literal(short(card['model'])) or 'this model'}", "",
         *(line for f in found for line in (f"**{literal(headline(f))}** {literal(second_line(f))}", "")),
         *([f"The prompts farthest from the target, at most {each} of each attribute:", "",
           *(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))] if found else
@@ -349,10 +349,10 @@ def card_markdown(card: Mapping) -> str:
 
 
 LIMITS = (
-    "A label is a classifier's measurement of a picture, not a person's identity.",
+    "A label is a judge's measurement of an image, not a person's identity.",
     "The card's author chose the groups and their targets. A few groups are a simplification for counting, and a "
     "target is a choice, not a fact.",
     "The figures hold for this model, this setting and these prompts. Another sampler, number of steps, CFG, size or "
     "LoRA can give others.",
-    "Classifiers err, and not equally for all groups.",
+    "Judges err, and not equally for all groups.",
 )

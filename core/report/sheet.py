@@ -1,4 +1,4 @@
-"""Pictures of one round side by side."""
+"""Images of one round side by side."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ WITHOUT, WITH = "without guidance", "with the profile"
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures that were made in the same way.
+    """Images that were made in the same way.
 
     what      how: `WITHOUT`, `WITH`, or a round's name
-    pictures  PIL images
-    seeds     of each picture; empty if unknown. Raises DebiasError for another number
+    images  PIL images
+    seeds     of each image; empty if unknown. Raises DebiasError for another number
     """
     what: str
     pictures: Sequence[Image.Image]
@@ -26,20 +26,20 @@ class Sheet:
 
     def __post_init__(self) -> None:
         if len(self.seeds) not in (0, len(self.pictures)):
-            raise DebiasError(f"Expected a seed for each picture {short(self.what)}, got {len(self.seeds)} seeds and "
-                              f"{len(self.pictures)} pictures.")
+            raise DebiasError(f"Expected a seed for each image {short(self.what)}, got {len(self.seeds)} seeds and "
+                              f"{len(self.pictures)} images.")
 
     def image(self, columns: int = 8) -> Image.Image:
-        """A contact sheet with the seeds below. Raises DebiasError for no pictures."""
+        """A contact sheet with the seeds below. Raises DebiasError for no images."""
         return contact_sheet(self.pictures, columns, [f"seed {seed}" for seed in self.seeds] or None)
 
 
 def side_by_side(rows: Sequence[Sequence[tuple[str, Sequence[Image.Image]]]], columns: int = 4) -> Image.Image:
-    """Contact sheets in rows, each with its title above. RGB, on white. Raises DebiasError for no pictures."""
+    """Contact sheets in rows, each with its title above. RGB, on white. Raises DebiasError for no images."""
     made = [_titled([(title, contact_sheet(pictures, columns)) for title, pictures in row if pictures]) for row in rows]
     made = [row for row in made if row]
     if not made:
-        raise DebiasError("There are no pictures to set side by side.")
+        raise DebiasError("There are no images to set side by side.")
     gap = 32
     size = (max(sum(one.width + gap for one in row) - gap for row in made),
             sum(max(one.height for one in row) + gap for row in made) - gap)

@@ -15,7 +15,7 @@ def summary(profile: Profile) -> dict:
 
     shares, kl and fidelity are {before, after}: without guidance and, with it, on held-out seeds (None:
     not verified); expected, of a plan with a margin, is the result: shares with the profile by all
-    pictures, with their intervals. doubt says why shares mean nothing, "" where they do. n and kl_floor95
+    images, with their intervals. doubt says why shares mean nothing, "" where they do. n and kl_floor95
     are those of `after`, or of `before` where nothing was verified. KL is in nats, infinite is None.
     """
     rows = [_summary(profile, entry, i) for entry in profile.entries

@@ -23,7 +23,7 @@ def headline(f: Figures) -> str:
     if f.before is None:
         return f"No prompt was measured for {spaced(f.attribute.name)}."
     k, rows = f.largest, sorted(f.rows, key=lambda row: row.was.shares[f.largest])
-    says = f"this model shows {people_of(f.attribute, k)} in {percent(f.before.shares[k])} of the pictures"
+    says = f"this model shows {people_of(f.attribute, k)} in {percent(f.before.shares[k])} of the images"
     if len(rows) == 1:
         low, high = rows[0].was.intervals[k]
         return f"Asked for \"{brief(rows[0].label)}\", {says} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)."

@@ -1,4 +1,4 @@
-"""Check judges on the user's own model: pictures of prompts that state the group, and what the judges say of them."""
+"""Check judges on the user's own model: images of prompts that state the group, and what the judges say of them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,17 @@ from .runner import measure
 from .unfinished import Unfinished
 
 PROMPT = "a photo of a person"
-COUNT = 50  # pictures of each group: a judge that is right in 90 % is known within 8 points
+COUNT = 50  # images of each group: a judge that is right in 90 % is known within 8 points
 
 
 def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], count: int, batch_size: int,
                  seed: int = 0, confidence: float = 0.0, corrections: Mapping | None = None
                  ) -> tuple[list[Check], Outcome]:
-    """A check of each attribute's judge, by `count` pictures of each group, of these prompts with the group's text.
+    """A check of each attribute's judge, by `count` images of each group, of these prompts with the group's text.
 
-    With corrections by hand, all pictures count as labelled by hand, which also tells how well the model follows its
-    prompt. If the judge is a panel, pictures on which all its judges agree count as known too. Raises DebiasError; the
-    outcome holds the pictures with their labels, and is not complete where it was interrupted or an error ended it.
+    With corrections by hand, all images count as labelled by hand, which also tells how well the model follows its
+    prompt. If the judge is a panel, images on which all its judges agree count as known too. Raises DebiasError; the
+    outcome holds the images with their labels, and is not complete where it was interrupted or an error ended it.
     """
     attributes = together(attributes)
     if not prompts:
@@ -42,7 +42,7 @@ def check_judges(host: Host, prompts: Sequence[str], attributes: Sequence[Attrib
     stated = [(i, g, text) for i, a in enumerate(attributes) for g, group in enumerate(a.groups) for prompt in prompts
               for text in group_texts(group.texts[:1], host.known(prompt), METHODS["default"].context,
                                       subject_of(prompt))]
-    # Every group has seeds of its own: equal ones would make pictures that are alike.
+    # Every group has seeds of its own: equal ones would make images that are alike.
     calibrations = [Calibration(text, attributes, METHODS["default"], Plan(
         each, rounds=0, held_out=0, batch_size=batch_size, seed=seed + number * each, confidence=confidence))
         for number, (_, _, text) in enumerate(stated)]

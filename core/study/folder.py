@@ -1,4 +1,4 @@
-"""Pictures of a folder, of whatever kind, opened and labelled a batch at a time."""
+"""Images of a folder, of whatever kind, opened and labelled a batch at a time."""
 from __future__ import annotations
 
 import hashlib
@@ -29,8 +29,8 @@ from ..calibration.labelled import MOST_THUMBS, Labelled, run_of
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 # Whatever a file is called: of other formats Pillow hands some to another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-LONGER = 1024  # pixels of the longer side that judges see; faces of a crowd need them, classifiers look at 224 to 384
-HUGE = 200_000_000  # pixels; a larger picture is left out: it would fill the memory
+LONGER = 1024  # pixels of the longer side that judges see; faces of a crowd need them, judges look at 224 to 384
+HUGE = 200_000_000  # pixels; a larger image is left out: it would fill the memory
 SAVED_EVERY = 20  # batches
 
 
@@ -42,7 +42,7 @@ class Opened:
 
 
 def opened(file: Path, longer: int = LONGER) -> Opened:
-    """A picture upright (EXIF), in sRGB's order of channels, on white where it is transparent, the first frame of an
+    """An image upright (EXIF), in sRGB's order of channels, on white where it is transparent, the first frame of an
     animation, 16 bits scaled to 8, its longer side `longer` pixels at most."""
     note = ""
     try:
@@ -81,23 +81,23 @@ def _rgb(picture: Image.Image, longer: int) -> np.ndarray:
 
 
 def files(folder: str | Path) -> list[Path]:
-    """All pictures of a folder and those below it, by name. Raises DebiasError for no folder and no pictures."""
+    """All images of a folder and those below it, by name. Raises DebiasError for no folder and no images."""
     root = Path(folder)
     if not root.is_dir():
         raise DebiasError(f"There is no folder {quoted(folder)}.")
     found = [file for file in _named(root) if file.is_file() and not leads_out(root, file)]
     if not found:
-        raise DebiasError(f"The folder {quoted(folder)} holds no pictures ({', '.join(ENDINGS)}).")
+        raise DebiasError(f"The folder {quoted(folder)} holds no images ({', '.join(ENDINGS)}).")
     return sorted(found)
 
 
 def leads_out(root: Path, file: Path) -> bool:
-    """Is it a link out of the folder? One that somebody sent must not have other pictures labelled and shown."""
+    """Is it a link out of the folder? One that somebody sent must not have other images labelled and shown."""
     return file.is_symlink() and not file.resolve().is_relative_to(root.resolve())
 
 
 def _named(root: Path) -> Iterator[Path]:
-    """What has a picture's name, be it a file or not."""
+    """What has an image's name, be it a file or not."""
     for place, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield from (Path(place) / name for name in names
@@ -119,11 +119,11 @@ def key_of(root: Path, file: Path) -> str:
 
 
 class FolderAudit:
-    """Labels the pictures of a folder. `run` continues an interrupted run with the same folder and judges.
+    """Labels the images of a folder. `run` continues an interrupted run with the same folder and judges.
 
     judged_by  plain values that tell the judges from others
     state      file of what was done so far; None: nothing is kept
-    confidence below it a picture is unsure
+    confidence below it an image is unsure
 
     Raises DebiasError as `files`.
     """
@@ -176,7 +176,7 @@ class FolderAudit:
         unreadable = self.unreadable
         if len(unreadable) >= len(self.files) and not self.round.shows(0):
             self.forget()
-            raise DebiasError(f"None of the {len(self.files)} pictures could be read: {short('; '.join(unreadable))}. "
+            raise DebiasError(f"None of the {len(self.files)} images could be read: {short('; '.join(unreadable))}. "
                               f"Save them again.")
         return self.labelled
 
@@ -229,10 +229,10 @@ class FolderAudit:
             places = [place_of(self.root, file) for file in self.files[:found.done]]
             if [key.rpartition(" ")[0] for key in data["keys"]] != places or not (
                     {*data["lost"]} <= {*data["notes"]} <= {*data["keys"]}):
-                raise DebiasError("It names other pictures than the folder holds.")
+                raise DebiasError("It names other images than the folder holds.")
         except DebiasError as error:
             raise DebiasError(f"{quoted(self.state)} is not what an interrupted audit of this folder left: {error} "
-                              f"Delete it to label all pictures anew.") from error
+                              f"Delete it to label all images again.") from error
         self.round, self.keys, self.notes, self.lost = found, data["keys"], data["notes"], data["lost"]
         for key, file in zip(self.keys[:MOST_THUMBS], self.files):
             self.thumbs |= thumbs([key], [opened(file).image], self.judges)

@@ -1,4 +1,4 @@
-"""Audits of given pictures, labelled as they are."""
+"""Audits of given images, labelled as they are."""
 from __future__ import annotations
 
 import hashlib
@@ -31,13 +31,13 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
         r, images, seeds, lambda seen: [judge(seen) for judge in judges], None, None, seen_by(judges), True))
     for i, (own, attribute) in enumerate(zip(r.labels, attributes, strict=True)):
         if all(label == NO_FACE for label in own):
-            raise DebiasError(f"The detector found no face in any of the {len(images)} images. Let the classifier "
-                              "look at whole pictures, or use another detector.")
+            raise DebiasError(f"The detector found no face in any of the {len(images)} images. Let the judge "
+                              "look at whole images, or use another detector.")
         if not r.shows(i):
             raise DebiasError(f"None of the {len(images)} images could be classified by {quoted(attribute.name)}"
                               f"{f' ({r.broken})' if r.broken else ''}. Lower the confidence, or use another "
-                              f"classifier.")
-    keys = [f"picture {i} {_digest(image)}" for i, image in enumerate(images, 1)]
+                              f"judge.")
+    keys = [f"image {i} {_digest(image)}" for i, image in enumerate(images, 1)]
     most = min(len(keys), MOST_THUMBS)
     return Labelled(title or "pictures", attributes, r, keys, run_of("pictures", [[a.name, *a.names] for a in
                                                                                  attributes]),
@@ -45,8 +45,8 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
 
 
 def warnings_of(labelled: Labelled, unreadable: Sequence[str] = ()) -> list[str]:
-    """What to say of labels: pictures that do not count, files that could not be read, and what the checks warn of."""
-    unread = f"{len(unreadable)} pictures could not be read: {short('; '.join(unreadable))}" if unreadable else ""
+    """What to say of labels: images that do not count, files that could not be read, and what the checks warn of."""
+    unread = f"{len(unreadable)} images could not be read: {short('; '.join(unreadable))}" if unreadable else ""
     return [*filter(None, [labelled.round.left_out, labelled.round.broken, unread]),
             *(warning for check in labelled.checks if check for warning in check.warnings)]
 

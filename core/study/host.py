@@ -1,4 +1,4 @@
-"""A host makes pictures and labels them; here is how those of one prompt are asked for."""
+"""A host makes images and labels them; here is how those of one prompt are asked for."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -25,11 +25,11 @@ Fidelity = Callable[[Sequence, str], Sequence[float]]  # f(images, prompt): how 
 class Host(Protocol):
     """Base class of hosts: everything that a calibration needs from one.
 
-    setting       what pictures are made with, as profiles keep it; final once a picture was made
+    setting       what images are made with, as profiles keep it; final once an image was made
     evaluations   of the model so far; None where the host does not count
     interruption  what is raised where the user stops the work
     again         what the user does to continue, in words
-    note          message to show from the first picture on, beside the progress
+    note          message to show from the first image on, beside the progress
     """
     setting: dict
     evaluations: int | None = None
@@ -39,22 +39,22 @@ class Host(Protocol):
     note: str = ""
 
     def check(self, attributes: Sequence[Attribute], method: Method) -> None:
-        """Raises DebiasError where this model cannot be guided by the method; asked before the first picture."""
+        """Raises DebiasError where this model cannot be guided by the method; asked before the first image."""
 
     def judges(self, attributes: Sequence[Attribute]) -> tuple[Sequence[Classifier], Fidelity | None]:
-        """A classifier for each attribute, and the function that measures fidelity to the prompt, or None."""
+        """A judge for each attribute, and the function that measures fidelity to the prompt, or None."""
         ...
 
     def render(self, prompt: str, seeds: Sequence[int], weights: Tensor, attributes: Sequence[Attribute],
                method: Method) -> Sequence:
-        """A picture for each seed, uint8 [H, W, 3] or PIL; None for one that is not finite. weights [B, n].
+        """An image for each seed, uint8 [H, W, 3] or PIL; None for one that is not finite. weights [B, n].
 
         Raises DebiasError where weights are not zero and guidance did nothing; `interruption`.
         """
         ...
 
     def fingerprint(self) -> object:
-        """Everything that determines a picture or a label, but for prompt and runner's arguments, as plain values."""
+        """Everything that determines an image or a label, but for prompt and runner's arguments, as plain values."""
         return self.setting
 
     def known(self, prompt: str) -> str:
@@ -70,7 +70,7 @@ class Host(Protocol):
 
 
 def seen_by(classifiers: Sequence[Classifier]) -> Callable[[Sequence], Persons] | None:
-    """What tells who is in pictures, of classifiers that look for faces; None where none does."""
+    """What tells who is in images, of judges that look for faces; None where none does."""
     looking = next((classify for classify in classifiers if hasattr(classify, "faces")), None)
     if looking is None:
         return None
@@ -81,8 +81,8 @@ def seen_by(classifiers: Sequence[Classifier]) -> Callable[[Sequence], Persons] 
 
 
 def boxes_in(images: Sequence, classifiers: Sequence[Classifier]) -> list[Sequence]:
-    """The faces (x, y, width, height) that are labelled in each picture, by the first classifier that looks for them;
-    none where none does, and of a picture that is None."""
+    """The faces (x, y, width, height) that are labelled in each image, by the first judge that looks for them;
+    none where none does, and of an image that is None."""
     looking = next((found for classify in classifiers if (found := getattr(classify, "boxes", None))), None)
     shown = [image for image in images if image is not None]
     found = iter(looking(shown) if looking is not None and shown else [()] * len(shown))
@@ -110,8 +110,8 @@ def _with_pairs(rounds: Iterator[Round], bench: Measuring, work: Unfinished) -> 
 
 
 def _pair(bench: Measuring, work: Unfinished) -> None:
-    """Make the audit's first pictures again with the weights, which shows what the profile changes, and
-    that it changes nothing else. They are not counted. Pictures that somebody deleted are made anew."""
+    """Make the audit's first images again with the weights, which shows what the profile changes, and
+    that it changes nothing else. They are not counted. Images that somebody deleted are made anew."""
     c = bench.calibration
     none = [Steering.none(len(a.groups)) for a in c.attributes]
     for when, steerings, seeds in ((BEFORE, none, work.lost(c)), (AFTER, c.steerings, work.without_pair(c.steerings))):
@@ -121,7 +121,7 @@ def _pair(bench: Measuring, work: Unfinished) -> None:
 
 
 class Measuring:
-    """Makes and judges the pictures of one calibration or audit on a host; `prompt` as the host is to read it.
+    """Makes and judges the images of one calibration or audit on a host; `prompt` as the host is to read it.
 
     Raises DebiasError where the host's model cannot be guided so, or its judges do not fit.
     """
@@ -135,16 +135,16 @@ class Measuring:
             host.check(attributes, method)
         if calibration.plan.rounds or calibration.plan.held_out:
             if any(hasattr(classify, "people") for classify in self.classifiers):
-                raise DebiasError("A calibration counts one label per picture, but this classifier looks at people, "
+                raise DebiasError("A calibration counts one label per image, but this judge looks at people, "
                                   "which is every face. Let it look at the largest face, and audit people afterwards.")
         self.fidelity = None if fidelity is None else lambda images: fidelity(images, calibration.prompt)
         self.look, self._beside = seen_by(self.classifiers), watched(host, attributes)
-        # To a group without words of its own nothing is steered: its pictures are those that are left alone.
+        # To a group without words of its own nothing is steered: its images are those that are left alone.
         self._idle = torch.tensor([group.wordless and (method.direction == "prompt" or method.guidance.anchor ==
                                                        "prompt") for a in attributes for group in a.groups])
 
     def render(self, weights: Tensor, seeds: Sequence[int], kind: str) -> Sequence:
-        """Pictures of a round of this kind; those that prove the judge have a group's own text, which is what the
+        """Images of a round of this kind; those that prove the judge have a group's own text, which is what the
         default method's push is."""
         method = METHODS["default"] if kind == PROOF else self.calibration.method
         return self.host.render(self.prompt, seeds, weights.masked_fill(self._idle, 0.0), self.calibration.attributes,
@@ -159,7 +159,7 @@ class Measuring:
 
     def batch(self, current: Round, seeds: Sequence[int], see: Callable[[Sequence], None] = lambda images: None
               ) -> Round:
-        """Make a batch of a round's pictures and tell what they show; `see` is given them."""
+        """Make a batch of a round's images and tell what they show; `see` is given them."""
         images = self.render(rows(current.steerings, seeds), seeds, current.kind)
         see(images)
         return self.calibration.measured(current, images, seeds, self.classify, self.fidelity, self.watch, self.look)

@@ -24,7 +24,7 @@ from .unfinished import png
 from ..calibration.watched import side_effects, words
 
 AFTER, DETAILS = "after, on fresh seeds", "Details:"
-LABELS = "labels.html"  # beside the report: its pictures with their labels
+LABELS = "labels.html"  # beside the report: its images with their labels
 CORRECT_AND_AUDIT = "to count them, audit the same prompt and seeds; a calibration does not use them"
 
 
@@ -38,7 +38,7 @@ class Outcome:
     stopped       what ended it early, None where it is complete: the user's interruption, or an error of the host
     why           the same in words
     notes         further lines: where files are, what was kept
-    labelled      the pictures of audits and verifications with their labels
+    labelled      the images of audits and verifications with their labels
     """
     calibrations: list[Calibration] = field(default_factory=list)
     sheets: list[tuple[Sheet | None, Sheet | None]] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Outcome:
     labelled: list[Labelled] = field(default_factory=list)
 
     def look(self, title: str, back: str) -> str:
-        """The page of pictures and labels; `back` as in `look_page`."""
+        """The page of images and labels; `back` as in `look_page`."""
         return look_page(title, self.labelled, back)
 
     def taken(self) -> BaseException:
@@ -68,7 +68,7 @@ class Outcome:
 
     @property
     def measured(self) -> list[Calibration]:
-        """Those whose shares are known: a picture of the audit was classified."""
+        """Those whose shares are known: an image of the audit was classified."""
         return [c for c in self.calibrations if c.rounds and c.audit.done
                 and all(c.audit.shows(i) for i in range(len(c.attributes)))]
 
@@ -108,8 +108,8 @@ class Outcome:
         return {name: contact_sheet(pictures) for name, pictures in both.items() if pictures}
 
     def before_after(self) -> Image.Image | None:
-        """Pictures before and after, side by side, with what they are and their shares above; a row a prompt. None
-        where nobody kept pictures."""
+        """Images before and after, side by side, with what they are and their shares above; a row a prompt. None
+        where nobody kept images."""
         several = len(self.sheets) > 1
         rows = []
         for c, pair in zip(self.calibrations, self.sheets):
@@ -183,7 +183,7 @@ def _ending(c: Calibration, why: str) -> list[str]:
 
 
 def _warnings(c: Calibration) -> list[str]:
-    """Of a calibration its own; an audit changes nothing, but may have met pictures that show nobody."""
+    """Of a calibration its own; an audit changes nothing, but may have met images that show nobody."""
     if c.plan.rounds or c.plan.held_out:
         return c.warnings
     return [*([f"{c.audit.broken}; these count as unsure"] if c.audit.broken else []),

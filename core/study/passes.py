@@ -1,4 +1,4 @@
-"""Pictures before and after a pass, such as a detailer or an edit: whose group changed, how often and to whom."""
+"""Images before and after a pass, such as a detailer or an edit: whose group changed, how often and to whom."""
 from __future__ import annotations
 
 import io
@@ -15,17 +15,17 @@ from ..calibration.labelled import Labelled
 from ..errors import DebiasError, quoted, short
 from ..report.sheet import side_by_side
 
-JUDGES_ERR = "A judge can err in either picture, so look at the pairs that changed."
+JUDGES_ERR = "A judge can be wrong about either image, so look at the pairs that changed."
 SHOWN = 8  # pairs of each change on the sheet
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One attribute in pairs of pictures.
+    """One attribute in pairs of images.
 
     attribute  with n groups
     counts     int [n, n], pairs that showed group i before and group j after
-    left_out   pairs of which a picture has no label
+    left_out   pairs of which an image has no label
     """
     attribute: Attribute
     counts: np.ndarray
@@ -52,7 +52,7 @@ class Passage:
         """The finding in words: how many changed and to whom, then each share."""
         names = self.attribute.names
         if not self.pairs:
-            return [f"{self.attribute.name}: no pair has a label in both pictures."]
+            return [f"{self.attribute.name}: no pair has a label in both images."]
         moves = sorted(((int(count), i, j) for (i, j), count in np.ndenumerate(self.counts) if i != j and count),
                        key=lambda move: -move[0])
         found = [f"{self.attribute.name}: {self.changed} of {self.pairs} pairs changed their group"
@@ -64,7 +64,7 @@ class Passage:
             verdict = "more than chance explains" if p < .05 else "chance can explain it"
             found.append(f"  {name} {100 * before[k]:.0f} % before, {100 * after[k]:.0f} % after: {verdict} "
                          f"(McNemar's exact test, p = {p:.2g}).")
-        return [*found, *([f"  {self.left_out} pairs are left out: a picture has no label."] if self.left_out else [])]
+        return [*found, *([f"  {self.left_out} pairs are left out: an image has no label."] if self.left_out else [])]
 
     def to_dict(self) -> dict:
         return dict(groups=list(self.attribute.names), counts=self.counts.tolist(), left_out=self.left_out,
@@ -73,7 +73,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Labelled pictures before and after a pass, paired. places: (before, after) indices into their keys."""
+    """Labelled images before and after a pass, paired. places: (before, after) indices into their keys."""
     before: Labelled
     after: Labelled
     places: Sequence[tuple[int, int]]
@@ -117,33 +117,33 @@ def in_order(before: Labelled, after: Labelled) -> Pairs:
     """The first with the first and so on. Raises DebiasError for another number, and for labels of persons."""
     _check_pictures(before, after)
     if len(before.keys) != len(after.keys):
-        raise DebiasError(f"Expected as many pictures before the pass as after it, got {len(before.keys)} and "
-                          f"{len(after.keys)}. Wire the same pictures into both.")
+        raise DebiasError(f"Expected as many images before the pass as after it, got {len(before.keys)} and "
+                          f"{len(after.keys)}. Wire the same images into both.")
     return Pairs(before, after, [(at, at) for at in range(len(before.keys))])
 
 
 def paired(before: Labelled, after: Labelled) -> Pairs:
-    """Pairs by file name, without its ending ("00012.png" and "00012.webp"). Pictures without a partner are noted.
+    """Pairs by file name, without its ending ("00012.png" and "00012.webp"). Images without a partner are noted.
 
-    Raises DebiasError where no names are shared, where a name stands for several pictures, and for labels of persons.
+    Raises DebiasError where no names are shared, where a name stands for several images, and for labels of persons.
     """
     _check_pictures(before, after)
     first, second = _places(before), _places(after)
     shared = [name for name in first if name in second]
     if not shared:
         names = " and ".join(short(", ".join(list(own)[:2])) for own in (first, second))
-        raise DebiasError(f"No picture of {quoted(before.title)} has the name of one of {quoted(after.title)}, such as "
+        raise DebiasError(f"No image of {quoted(before.title)} has the name of one of {quoted(after.title)}, such as "
                           f"{names}. Give each pair the same file name.")
     sides = (before, first.keys() - second.keys()), (after, second.keys() - first.keys())
-    notes = [f"{len(alone)} pictures of {quoted(side.title)} have no partner and are left out: "
+    notes = [f"{len(alone)} images of {quoted(side.title)} have no partner and are left out: "
              f"{short(', '.join(sorted(alone)))}." for side, alone in sides if alone]
     return Pairs(before, after, [(first[name], second[name]) for name in shared], notes)
 
 
 def _check_pictures(*sides: Labelled) -> None:
     if any(side.round.people for side in sides):
-        raise DebiasError("Which person of one picture is which of the other is not known. Have the judge look at "
-                          "whole pictures or the largest face.")
+        raise DebiasError("Which person of one image is which of the other is not known. Have the judge look at "
+                          "whole images or the largest face.")
 
 
 def _places(labelled: Labelled) -> dict[str, int]:
@@ -152,6 +152,6 @@ def _places(labelled: Labelled) -> dict[str, int]:
         file = key.rpartition(" ")[0]
         name = file[:file.rindex(".")]
         if name in found:
-            raise DebiasError(f"{quoted(labelled.title)} holds several pictures named {quoted(name)}. Keep one.")
+            raise DebiasError(f"{quoted(labelled.title)} holds several images named {quoted(name)}. Keep one.")
         found[name] = at
     return found

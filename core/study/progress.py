@@ -16,7 +16,7 @@ from ..statistics import named_shares
 class Progress:
     """The progress of the work.
 
-    current       the round that is measured; None before the first picture of a prompt
+    current       the round that is measured; None before the first image of a prompt
     done, most    images of all prompts so far, and the largest number expected
     seconds       that those took which are done
     about         images still to come
@@ -59,7 +59,7 @@ class Progress:
 
     @property
     def shares(self) -> list[str]:
-        """One line for each attribute of which a picture was classified."""
+        """One line for each attribute of which an image was classified."""
         c = self.calibration
         if c.plan.within is not None and self.current and self.current.kind == ROUND and self.current.complete:
             return [f"{a.name}, with the weights so far: {c.expected(i).line(a.names)}; sought within "

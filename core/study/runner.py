@@ -1,6 +1,6 @@
 """An audit or a calibration on any host: which prompts, what is kept and continued, what is said, written and saved.
 
-A host gives a `Host`, which makes pictures and labels them. Everything else is here, so that a calibration is the same
+A host gives a `Host`, which makes images and labels them. Everything else is here, so that a calibration is the same
 on every host: its checks, its files, its words.
 """
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .unfinished import Unfinished, key_of
 
 def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], count: int, batch_size: int,
           seed: int = 0, confidence: float = 0.0, checks: Sequence[Check | None] = ()) -> Outcome:
-    """Measure the shares of `count` pictures of each prompt, corrected if the classifier was checked. Changes and
+    """Measure the shares of `count` images of each prompt, corrected if the judge was checked. Changes and
     writes nothing. Raises DebiasError; any other error is the outcome's `stopped`."""
     plan = Plan(count, rounds=0, held_out=0, batch_size=batch_size, seed=seed, confidence=confidence)
     outcome, attributes = Outcome(), together(attributes)
@@ -42,7 +42,7 @@ def audit(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute], c
     measure(host, outcome, [Calibration(host.known(prompt), attributes, METHODS["default"], plan, checks=checks)
                             for prompt in prompts], list(prompts), [Unfinished(None) for _ in prompts])
     if not outcome.measured and not outcome.complete:
-        outcome.notes.append(f"{outcome.why} before a picture was measured.")
+        outcome.notes.append(f"{outcome.why} before an image was measured.")
     return outcome
 
 
@@ -52,7 +52,7 @@ def calibrate(host: Host, prompts: Sequence[str], attributes: Sequence[Attribute
 
     After an interruption or an error of the host, what was measured is kept, and the same call continues. The best
     rounds so far are saved as the profile "NAME (unfinished)"; an existing profile NAME is not changed. `checks` of
-    the classifiers, one per attribute, correct the measured shares. Raises DebiasError; any other error is the
+    the judges, one per attribute, correct the measured shares. Raises DebiasError; any other error is the
     outcome's `stopped`.
     """
     started, attributes, prompts = time.perf_counter(), together(attributes), list(prompts)
@@ -112,7 +112,7 @@ def _note_of_others(host: Host, works: Sequence[Unfinished], begun: Sequence[Cal
     """Say why nothing is continued, where work of the same name is there."""
     if not any(begun) and (differs := next(filter(None, (work.differs() for work in works)), "")):
         host.note = "; ".join(filter(None, [host.note, "unfinished work of this name has other settings, so this "
-                                                       f"begins anew ({differs})"]))
+                                                       f"starts again ({differs})"]))
 
 
 def measure(host: Host, outcome: Outcome, calibrations: Sequence[Calibration], prompts: Sequence[str],
@@ -156,7 +156,7 @@ def why(error: Exception) -> str:
 
 
 def labelled_of(host: Host, c: Calibration, work: Unfinished) -> list[Labelled]:
-    """The pictures of a calibration's audit and verification with their labels."""
+    """The images of a calibration's audit and verification with their labels."""
     groups = [[a.name, *a.names] for a in c.attributes]
     return [Labelled(f"{c.prompt}, {r.kind}" if c.held_out or c.plan.rounds else c.prompt, c.attributes, r,
                      [key_of(seed) for seed in r.seeds[:r.done]],
@@ -168,7 +168,7 @@ def labelled_of(host: Host, c: Calibration, work: Unfinished) -> list[Labelled]:
 def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:
     """What a calibration leaves that ended early: its states, and a profile of its best rounds where there are any."""
     images = sum(r.done for c in outcome.calibrations for r in c.rounds)
-    smaller = ", or begin anew with a smaller batch size" if out_of_memory(outcome.stopped) else ""
+    smaller = ", or start again with a smaller batch size" if out_of_memory(outcome.stopped) else ""
     outcome.notes.append(f"{outcome.why}. What was measured is kept, {images} images: {host.again} to continue"
                          f"{smaller}.")
     audited = [c for c in outcome.calibrations if c.rounds and c.audit.complete]
@@ -183,6 +183,6 @@ def _kept(host: Host, outcome: Outcome, name: str, places: Places) -> Outcome:
 
 
 def _names(host: Host, attributes: Sequence[Attribute]) -> str:
-    """What labels the pictures, as profiles say it."""
+    """What labels the images, as profiles say it."""
     classifiers, _ = host.judges(attributes)
     return ", ".join(map(name_of, classifiers))

@@ -1,4 +1,4 @@
-"""What is kept of a prompt's calibration: what was measured, and the pictures for its sheets. Work that is not done
+"""What is kept of a prompt's calibration: what was measured, and the images for its sheets. Work that is not done
 continues from it; work that is done is not measured again."""
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ..calibration.loop import Calibration
 from ..calibration.round import AUDIT, HELD_OUT, Round
 from ..method.draw import Steering, rows
 
-FACTS = "facts.json"  # beside the pictures: what decides them
+FACTS = "facts.json"  # beside the images: what decides them
 FINISHED = "finished"  # folder of work that is done, beside that of work that is not
-SHOWN = 8  # pictures of a sheet
+SHOWN = 8  # images of a sheet
 BEFORE, AFTER = "before", "after"
-PARAMETERS = "parameters"  # of a picture: what it was made with, as the web UIs write it
+PARAMETERS = "parameters"  # of an image: what it was made with, as the web UIs write it
 
 
 class Unfinished:
-    """A state, `NAME-KEY.json`, and beside it the folder `NAME-KEY` of pictures.
+    """A state, `NAME-KEY.json`, and beside it the folder `NAME-KEY` of images.
 
-    The key is of all that decides pictures and labels (`facts`, plain values): another calibration has another one, so
-    that none is continued as something else. Without a folder, pictures are kept in memory alone.
+    The key is of all that decides images and labels (`facts`, plain values): another calibration has another one, so
+    that none is continued as something else. Without a folder, images are kept in memory alone.
     """
 
     def __init__(self, folder: Path | None, name: str = "", facts: object = None):
@@ -60,7 +60,7 @@ class Unfinished:
                     with Image.open(file, formats=["PNG"]) as picture:
                         self._pictures[at[1]][int(at[2])] = picture.convert("RGB")  # with its text
                 except (OSError, ValueError, SyntaxError):
-                    continue  # a damaged picture is missing from the sheet; its label is not lost
+                    continue  # a damaged image is missing from the sheet; its label is not lost
         for file in self._folder.glob("*.jpg"):
             at = re.fullmatch(r"(\d+) (-?\d+)\.jpg", file.name)
             if at:
@@ -90,7 +90,7 @@ class Unfinished:
 
     def keep(self, rounds: Sequence[Round], seeds: Sequence[int], images: Sequence,
              boxes: Callable[[Sequence], Sequence[Sequence]] = lambda images: [()] * len(images)) -> None:
-        """Keep the audit's first pictures that are finite, and of audit and verification a thumbnail of
+        """Keep the audit's first images that are finite, and of audit and verification a thumbnail of
         each, to be looked at beside its label, with the faces that `boxes` finds in them."""
         current = rounds[-1]
         if current.kind in (AUDIT, HELD_OUT):
@@ -104,14 +104,14 @@ class Unfinished:
             self.keep_pictures(BEFORE, *([own for own, show in zip(each, shown) if show] for each in (seeds, images)))
 
     def keep_pictures(self, when: str, seeds: Sequence[int], images: Sequence) -> None:
-        """Keep pictures of the audit's seeds: `BEFORE`, as the model is, or `AFTER`, with the weights."""
+        """Keep images of the audit's seeds: `BEFORE`, as the model is, or `AFTER`, with the weights."""
         for seed, image in zip(seeds, images):
             if image is None:
                 continue
             own = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
             self._pictures[when][seed] = own
             if self.path is not None:
-                with writing("The calibration's pictures", self.path.parent.name):
+                with writing("The calibration's images", self.path.parent.name):
                     write_atomic(self._folder / f"{when} {seed}.png", png(own))
 
     def _keep_thumbs(self, at: int, seeds: Sequence[int], images: Sequence,
@@ -123,25 +123,25 @@ class Unfinished:
             if image is not None and len(own) < MOST_THUMBS:
                 own[seed] = thumbnail(image if isinstance(image, Image.Image) else np.asarray(image), faces)
                 if self.path is not None:
-                    with writing("The calibration's pictures", self.path.parent.name):
+                    with writing("The calibration's images", self.path.parent.name):
                         write_atomic(self._folder / f"{at} {seed}.jpg", own[seed])
 
     def thumbs(self, at: int) -> dict[str, bytes]:
-        """Thumbnails of a round, by what `Labelled` calls its pictures."""
+        """Thumbnails of a round, by what `Labelled` calls its images."""
         return {key_of(seed): thumb for seed, thumb in self._thumbs.get(at, {}).items()}
 
     def lost(self, calibration: Calibration) -> list[int]:
-        """Seeds of the audit's first pictures, if not one of them is there."""
+        """Seeds of the audit's first images, if not one of them is there."""
         return [] if self._pictures[BEFORE] else list(calibration.audit.seeds[:SHOWN])
 
     def without_pair(self, steerings: Sequence[Steering]) -> list[int]:
-        """Seeds of the pictures that these weights steer and of which none is kept with them."""
+        """Seeds of the images that these weights steer and of which none is kept with them."""
         seeds = sorted(self._pictures[BEFORE])
         steered = rows(steerings, seeds).any(1).tolist() if seeds else []
         return [seed for seed, acts in zip(seeds, steered) if acts and seed not in self._pictures[AFTER]]
 
     def sheets(self, calibration: Calibration) -> tuple[Sheet | None, Sheet | None]:
-        """(before, after): the audit's pictures, and the same seeds with final weights; None without pictures."""
+        """(before, after): the audit's images, and the same seeds with final weights; None without images."""
         before, after = self._pictures[BEFORE], self._pictures[AFTER]
         if not before:
             return None, None
@@ -172,7 +172,7 @@ class Unfinished:
 
 
 def steers(calibration: Calibration) -> bool:
-    """Are there pictures with weights, or will there be? Not of an audit."""
+    """Are there images with weights, or will there be? Not of an audit."""
     plan, rounds = calibration.plan, calibration.rounds
     return bool(plan.rounds or plan.held_out or rounds and rounds[-1].kind == HELD_OUT)
 
@@ -196,12 +196,12 @@ def _named(facts: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def key_of(seed: int) -> str:
-    """What a picture of a seed is called."""
+    """What an image of a seed is called."""
     return f"seed {seed}"
 
 
 def png(picture: Image.Image) -> bytes:
-    """A picture as a PNG file's content, with its parameters, where a host says how it was made."""
+    """An image as a PNG file's content, with its parameters, where a host says how it was made."""
     stream, text = io.BytesIO(), PngInfo()
     if isinstance(said := picture.info.get(PARAMETERS), str):
         text.add_text(PARAMETERS, said)

@@ -26,7 +26,7 @@ LABELS, TABLE, CHECK, CHANGED = "labels.html", "labels.csv", "check.json", "chan
 
 
 def audit(options) -> dict:
-    """Measure which groups the pictures of a model or of a folder show. Changes nothing."""
+    """Measure which groups the images of a model or of a folder show. Changes nothing."""
     from ...core.calibration.labelled import corrected, read_corrections
     from ...core.study import runner
     from ...core.study.unfinished import png
@@ -59,7 +59,7 @@ def audit(options) -> dict:
 
 def _labelled_folder(options, folder: str, attributes: tuple[Attribute, ...], checks: list, judges: dict, by: object,
                      state: Path | None):
-    """(the folder's pictures with their labels, the audit): batch by batch; continues where `state` stands."""
+    """(the folder's images with their labels, the audit): batch by batch; continues where `state` stands."""
     from ...core.study.folder import FolderAudit
     work = FolderAudit(folder, attributes, [judges[a.name] for a in attributes], judged_by=by, state=state,
                        confidence=options.confidence, batch_size=options.batch_size or 32,
@@ -67,10 +67,10 @@ def _labelled_folder(options, folder: str, attributes: tuple[Attribute, ...], ch
     def left() -> str:
         kept = ", and kept: run the same command again to continue" if state else \
             ". With --out, what is done is kept"
-        return f"{work.done} of {len(work.files)} pictures are labelled{kept}."
+        return f"{work.done} of {len(work.files)} images are labelled{kept}."
 
     try:
-        with Bar(options.json, "pictures") as bar:
+        with Bar(options.json, "images") as bar:
             return work.run(bar.update), work
     except KeyboardInterrupt as stopped:
         raise Stopped(f"\nInterrupted. {left()}") from stopped
@@ -82,7 +82,7 @@ def _labelled_folder(options, folder: str, attributes: tuple[Attribute, ...], ch
 
 
 def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
-    """Label the pictures of a folder; continues an interrupted audit with --out."""
+    """Label the images of a folder; continues an interrupted audit with --out."""
     from ...core.study.given import warnings_of
     from ...core.calibration.labelled import corrected
     keep(options, "audit.json", LABELS, TABLE)
@@ -104,7 +104,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
 
 
 def _audit_pass(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
-    """Label pictures before and after a pass, and tell whose group changed."""
+    """Label images before and after a pass, and tell whose group changed."""
     from ...core.calibration.labelled import corrected
     from ...core.study.passes import JUDGES_ERR, paired
     from ...core.study.unfinished import png
@@ -133,16 +133,16 @@ def _audit_pass(options, attributes: tuple[Attribute, ...], checks: list, correc
 
 def _write(options, title: str, labelled: Sequence, files: dict, back: str = "sd-debias audit --corrections FILE"
            ) -> None:
-    """Write the page of pictures and labels, the table, and these files."""
+    """Write the page of images and labels, the table, and these files."""
     from ...core.calibration.labelled import as_csv
     from ...core.report.look import look_page
     for name, data in {LABELS: look_page(title, labelled, back), TABLE: as_csv(labelled), **files}.items():
         write_atomic(Path(options.out) / name, data)
-    say(options, f"Pictures and labels: {Path(options.out).resolve() / LABELS}")
+    say(options, f"Images and labels: {Path(options.out).resolve() / LABELS}")
 
 
 def check(options) -> dict:
-    """Check the classifier on this model: how it labels pictures whose prompt states the group."""
+    """Check the judge on this model: how it labels images whose prompt states the group."""
     from ...core.study.checking import COUNT, PROMPT, check_judges, words_of
     from ...core.calibration.labelled import read_corrections
     attributes = attributes_of(options)
@@ -158,14 +158,14 @@ def check(options) -> dict:
     say(options, "\n".join(["", *words_of(checks), *outcome.notes]))
     result = dict(checks=[own.to_dict() for own in checks], warnings=[w for own in checks for w in own.warnings])
     if options.out:
-        _write(options, "Check of the classifier", outcome.labelled, {CHECK: json.dumps(result, indent=2)},
+        _write(options, "Check of the judge", outcome.labelled, {CHECK: json.dumps(result, indent=2)},
                "sd-debias check --corrections FILE")
         say(options, f"For --check: {Path(options.out).resolve() / CHECK}")
     return result
 
 
 def calibrate(options) -> dict:
-    """Find the weights for a model and its prompts, verify them, and write profile, report and pictures."""
+    """Find the weights for a model and its prompts, verify them, and write profile, report and images."""
     attributes = attributes_of(options)
     method = named(options.method, direction=options.direction, spend=options.spend, rule=options.rule)
     keep(options)
@@ -176,7 +176,7 @@ def calibrate(options) -> dict:
 
 
 def demo(options) -> dict:
-    """Audit, calibrate and verify the embedded demo model, and show pictures before and after."""
+    """Audit, calibrate and verify the embedded demo model, and show images before and after."""
     attributes = attributes_of(options)
     options.model, options.name = "demo", "demo"
     keep(options)
@@ -221,7 +221,7 @@ def _end(outcome, text: str) -> NoReturn:
 
 
 def generate(options) -> dict:
-    """Generate pictures (saved as SEED.png), with or without a profile."""
+    """Generate images (saved as SEED.png), with or without a profile."""
     from ...core.judge import one_colour
     from ...core.profile.balance import balanced
     from ...core.profile.file import Profile, located
@@ -270,7 +270,7 @@ def generate(options) -> dict:
     if uniform:
         warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
                       f"VAE overflow in half precision?")
-    say(options, f"\nPictures: {out.resolve()}")
+    say(options, f"\nImages: {out.resolve()}")
     if acted and options.attribute:
         say(options, f"{beyond_balance(profile.attributes)}: sd-debias calibrate, with the same --model, --prompt and "
                      "--attribute.")
@@ -279,15 +279,15 @@ def generate(options) -> dict:
 
 
 def _written(path: Path, data: bytes, overwrite: bool) -> str:
-    """Write a picture; raises DebiasError where another one is there."""
+    """Write an image; raises DebiasError where another one is there."""
     if path.exists() and not overwrite and (not path.is_file() or path.read_bytes() != data):
-        raise DebiasError(f"{quoted(path)} exists already and is another picture. Choose another --out, or add "
+        raise DebiasError(f"{quoted(path)} exists already and is another image. Choose another --out, or add "
                           "--overwrite.")
     return str(write_atomic(path, data))
 
 
 def report(options) -> dict:
-    """Write a profile's report. With --model, generate pictures for it; with --prompt, also measure further prompts."""
+    """Write a profile's report. With --model, generate images for it; with --prompt, also measure further prompts."""
     from ...core.study.unfinished import SHOWN
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences
@@ -331,7 +331,7 @@ def _for_prompt(bench, profile: Profile, prompt: str, options) -> Profile:
 
 
 def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry, list[Sheet]]:
-    """Measure an uncalibrated prompt without and with the profile; returns the entry and pictures of both."""
+    """Measure an uncalibrated prompt without and with the profile; returns the entry and images of both."""
     from ...core.study.outcome import lines
     from ...core.calibration.result import entry_of
     from ...core.study.unfinished import Unfinished
@@ -340,7 +340,7 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
     for found in bench.carried_over(profile, prompt, count, options.seed or 0, work):
         done = sum(r.done for r in found.rounds)
         if not options.json:
-            print(f"\r{quoted(prompt)}: {done} pictures, {count} each way", end="", file=sys.stderr, flush=True)
+            print(f"\r{quoted(prompt)}: {done} images, {count} each way", end="", file=sys.stderr, flush=True)
     say(options, "\n" + "\n".join(lines(found, "with the profile")))
     entry = entry_of(found, bench.evaluations - before)
     said = entry_for(profile, prompt)[0].warnings
@@ -353,7 +353,7 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
 
 
 def doctor(options) -> dict:
-    """Test guidance on a model with a few pictures. Put what it prints into a bug report."""
+    """Test guidance on a model with a few images. Put what it prints into a bug report."""
     from ...core.doctor import PROMPT, examine
     from ..doctor import facts
     attributes = attributes_of(options)
@@ -361,14 +361,14 @@ def doctor(options) -> dict:
         raise DebiasError(f"Expected one attribute for the doctor, got {len(attributes)}. Leave out all but one "
                           "--attribute.")
     method = named("default", direction=options.direction)
-    bench = bench_of(options, attributes if options.classifier or options.model == "demo" else ())
+    bench = bench_of(options, attributes if options.judge or options.model == "demo" else ())
     prompt = options.prompt or PROMPT
     try:
         known = facts(bench.pipe, prompt, attributes, method)
     except DebiasError:
         known = []  # the examination meets it again and says so
     found = examine(bench, known, method, prompt, attributes[0],
-                    bench.judges(attributes)[0][0] if options.classifier or options.model == "demo" else None)
+                    bench.judges(attributes)[0][0] if options.judge or options.model == "demo" else None)
     say(options, found.text)
     return dict(ok=found.ok, findings=[dict(ok=finding.ok, text=finding.text) for finding in found.findings])
 

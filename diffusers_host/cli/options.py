@@ -133,22 +133,22 @@ def _number(name: str, **other: Any) -> Option:
 OWN_JUDGE = "the demo model's own; other models need one"
 COUNT = Range(1, MOST_IMAGES)
 OPTIONS: dict[str, Option] = {
-    "prompt": Option("prompt to generate pictures of", WHAT, several=True, required=True),
+    "prompt": Option("prompt to generate images of", WHAT, several=True, required=True),
     "prompts": Option("a text file with one prompt per line; a CSV file with the column prompt, or subject and "
                       "template, and optionally targets and states; or a suite: winobias-36, equisteer-8, "
                       "occupations-150, explicit, demo-20", WHAT,
                       unset="none; required without --status", metavar="FILE|SUITE"),
     "template": Option("for subjects without a prompt, such as 'a portrait of a {subject}'", WHAT,
                        unset="a photo of a {subject}"),
-    "folder": Option("audit the pictures in this folder instead of generated ones", WHAT, metavar="FOLDER"),
-    "before": Option("audit a pass, such as a detailer: the pictures before it", WHAT, metavar="FOLDER"),
-    "after": Option("the same pictures after the pass, under the same file names", WHAT, metavar="FOLDER"),
+    "folder": Option("audit the images in this folder instead of generated ones", WHAT, metavar="FOLDER"),
+    "before": Option("audit a pass, such as a detailer: the images before it", WHAT, metavar="FOLDER"),
+    "after": Option("the same images after the pass, under the same file names", WHAT, metavar="FOLDER"),
     "attribute": Option("gender, skin_tone, skin_tone_5, skin_tone_3, age, groups of your own such as "
                         "'young | old = 1:1', or a .json file", WHAT, unset="gender", several=True),
     "set": Option("attributes that are measured and calibrated together, such as 'gender + skin_tone_3'", WHAT,
                   unset="one set, of every --attribute", several=True),
     "profile": Option("a profile's file, or the name of one that comes with the package, such as demo-gender", WHAT,
-                      unset="none; pictures without guidance"),
+                      unset="none; images without guidance"),
     "count": Option("images per prompt", WHAT, COUNT, unset=FIELDS["images"].default),
     "strength": Option("strength of the guidance; 0 is none, 1 is as calibrated", WHAT, Range(0, 10, 0), unset=1),
     "others": Option("what to do with a prompt that was not calibrated. (A calibrated prompt is also found in other "
@@ -170,21 +170,21 @@ OPTIONS: dict[str, Option] = {
                     unset="float16 on cuda, else float32"),
     "batch_size": Option("images generated at once", kind=Range(1, 4096), unset="50 for the demo model, else 4"),
     "seed": Option("seed of the first image", kind=Range(-MOST_SEED, MOST_SEED), unset=0),
-    "classifier": Option("folder of the CLIP or SigLIP model that judges the pictures, or of a model that answers "
-                         "questions about pictures. For one attribute only: ATTRIBUTE=FOLDER, 'skin_tone=ita' (by "
+    "judge": Option("folder of the CLIP or SigLIP model that judges the images, or of a model that answers "
+                         "questions about images. For one attribute only: ATTRIBUTE=FOLDER, 'skin_tone=ita' (by "
                          "colour) or 'gender=photo' (needs sd-debias[photo]). Two for one attribute are a panel: a "
-                         "picture counts only where both agree", JUDGE, unset=OWN_JUDGE, several=True),
-    "labels": Option("says that the classifier of this attribute is an image classifier, and names a JSON file with "
+                         "image counts only where both agree", JUDGE, unset=OWN_JUDGE, several=True),
+    "labels": Option("says that the judge of this attribute is an image classifier, and names a JSON file with "
                      "the group of each of its labels: {\"label\": \"group\"}. Not needed for known labels, such as "
                      "\"Male\" and \"20-29\"", JUDGE, several=True, metavar="ATTRIBUTE=FILE"),
-    "look": Option("what the classifier looks at: the whole picture; the largest-face of each picture; or people: "
+    "look": Option("what the judge looks at: the whole image; the largest-face of each image; or people: "
                    "every face, with intervals for persons (audits only)", JUDGE,
-                   tuple(look.replace(" ", "-") for look in LOOKS), unset="picture"),
+                   tuple(look.replace(" ", "-") for look in LOOKS), unset="image"),
     "detector": Option(f"what finds faces: {', '.join(DETECTORS)}, the .onnx file of YuNet, or auto, which is the "
                        "first of them that is installed", JUDGE, unset="auto"),
-    "check": Option("check of the classifier on this model, as 'sd-debias check' writes it; corrects the shares", JUDGE,
+    "check": Option("check of the judge on this model, as 'sd-debias check' writes it; corrects the shares", JUDGE,
                     unset="none; shares are not corrected", several=True, metavar="FILE"),
-    "corrections": Option("labels of the same pictures that you corrected on the page labels.html", JUDGE,
+    "corrections": Option("labels of the same images that you corrected on the page labels.html", JUDGE,
                           metavar="FILE"),
     "confidence": _number("confidence", group=JUDGE, default=FIELDS["confidence"].default),
     "sure": Option(HOW_SURE.help, PLAN, tuple(HOW_SURE.values),
@@ -203,10 +203,10 @@ OPTIONS: dict[str, Option] = {
     "out": Option("folder to write to", FILES, required=True),
     "overwrite": Option("replace the files of an earlier run", FILES, bool),
     "name": Option("name of the profile", FILES, unset="the folder's name"),
-    "show": Option("pictures of each prompt on the bias card, as the model is and with the profile", FILES,
+    "show": Option("images of each prompt on the bias card, as the model is and with the profile", FILES,
                    Range(0, 8), default=0),
-    "pictures": Option("keep every picture in this folder, on the machine that generates it", FILES,
-                       unset="none; no picture is kept", metavar="FOLDER"),
+    "pictures": Option("keep every image in this folder, on the machine that generates it", FILES,
+                       unset="none; no image is kept", metavar="FOLDER"),
     "status": Option("print the progress of the sweep in this folder, and do nothing else", FILES, metavar="DIR"),
     "json": Option("print the result as JSON, and nothing else", FILES, bool),
     "debug": Option("after an error, print its traceback too", FILES, bool),
@@ -265,7 +265,7 @@ def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None
         if any("\ud800" <= c <= "\udfff" for c in text):
             at = given.index(text)
             named = given[at - 1] if at and given[at - 1].startswith("--") else "An argument"
-            raise DebiasError(f"{named} is no text in UTF-8 ({short(text)}). Type it again, or set your terminal to "
+            raise DebiasError(f"{named} isn't valid UTF-8 ({short(text)}). Type it again, or set your terminal to "
                               "UTF-8.")
     options, every = Namespace(), HELP_ALL in given
     given = ["--help" if text == HELP_ALL else text for text in given]
@@ -303,7 +303,7 @@ def given(options: Namespace, *names: str) -> list[str]:
 
 PICTURES = ("config", "allow_download", "device", "dtype", "steps", "cfg", "width", "height", "negative_prompt",
             "batch_size", "seed")
-JUDGES = ("classifier", "labels", "look", "detector")
+JUDGES = ("judge", "labels", "look", "detector")
 
 
 def _refuse_idle(options: Namespace) -> None:
@@ -316,27 +316,27 @@ def _refuse_idle(options: Namespace) -> None:
     name = options.command.__name__
     if name == "report" and not options.model:
         refuse((*PICTURES, *JUDGES, "count", "others", "prompt"),
-               "without a model that generates pictures: name one with --model")
+               "without a model that generates images: name one with --model")
     if name == "report" and not options.prompt:
         refuse((*JUDGES, "count", "others"), "without a further --prompt to measure: name one")
     if name == "generate" and not options.profile:
         refuse(("others",), "without a --profile: name one")
         if not options.attribute:
             refuse(("strength",), "without something to balance: add --attribute gender")
-    if name == "doctor" and not options.classifier and options.model != "demo":
-        refuse(("labels",), "without a --classifier to read: name its folder")
+    if name == "doctor" and not options.judge and options.model != "demo":
+        refuse(("labels",), "without a --judge to read: name its folder")
     if name == "sweep":
         _refuse_idle_in_sweeps(options, refuse)
     if name in ("audit", "check") and not options.out:
         refuse(("overwrite",), "without --out: nothing is written")
     if name == "audit":
         _refuse_idle_in_audits(options, refuse)
-    if (getattr(options, "look", None) or "picture") == "picture":
-        refuse(("detector",), "while judges look at pictures: add --look largest-face or --look people")
+    if (getattr(options, "look", None) or "image") == "image":
+        refuse(("detector",), "while judges look at images: add --look largest-face or --look people")
     if getattr(options, "model", None) in ("demo", ["demo"]) or name == "sweep" and not options.model and \
             not options.status:
         refuse(("config",), "with the demo model, which comes with the package")
-        if not getattr(options, "classifier", None):
+        if not getattr(options, "judge", None):
             refuse(("allow_download",), "with the demo model and its own judge, which come with the package")
     if (getattr(options, "width", None) is None) != (getattr(options, "height", None) is None):
         raise DebiasError("--width and --height belong together: expected both, got one. Give both, or neither for "
@@ -346,13 +346,13 @@ def _refuse_idle(options: Namespace) -> None:
 def _refuse_idle_in_audits(options: Namespace, refuse: Callable) -> None:
     if bool(options.before) != bool(options.after):
         raise DebiasError("--before and --after belong together: expected both, got one. Give the folders of the "
-                          "pictures before and after the pass.")
+                          "images before and after the pass.")
     said = [flag_of(name) for name in ("prompt", "folder", "before") if getattr(options, name)]
     if len(said) != 1:
-        raise DebiasError("Expected a --prompt to generate pictures of, a folder of pictures with --folder, or two "
+        raise DebiasError("Expected a --prompt to generate images of, a folder of images with --folder, or two "
                           f"with --before and --after, got {' and '.join(said) or 'none'}. Give one.")
     if not options.prompt:
-        reason = f"with {said[0]}, since no pictures are generated"
+        reason = f"with {said[0]}, since no images are generated"
         refuse(("count", "config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "seed"), reason)
         if options.model != "demo":
             raise DebiasError(f"--model does nothing {reason}. Leave one of them out.")
@@ -377,5 +377,5 @@ def _refuse_idle_in_sweeps(options: Namespace, refuse: Callable) -> None:
         if options.method != "default":
             refuse(("method",), "with --audit, which calibrates nothing")
     elif options.look == "people":
-        raise DebiasError("A calibration counts one label per picture, so --look people needs --audit. Calibrate with "
+        raise DebiasError("A calibration counts one label per image, so --look people needs --audit. Calibrate with "
                           "--look largest-face.")

@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 def bench_of(options, attributes: Sequence[Attribute] = ()):
-    """The model and the attributes' classifiers that the options name."""
+    """The model and the attributes' judges that the options name."""
     import torch
 
     from ..workbench import Workbench, demo, load_pipeline, model_hash, model_name
@@ -27,17 +27,17 @@ def bench_of(options, attributes: Sequence[Attribute] = ()):
     dtype = getattr(torch, options.dtype or ("float16" if device.startswith("cuda") else "float32"))
     names = ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    judges = [*(getattr(options, "classifier", None) or ()), *(getattr(options, "labels", None) or ())]
+    judges = [*(getattr(options, "judge", None) or ()), *(getattr(options, "labels", None) or ())]
     look = [getattr(options, name, None) for name in ("look", "detector") if getattr(options, name, None)]
     given["judged_by"] = " ".join([*map(_told, judges), *look])
     if options.model == "demo":
         judges, fidelity = judges_of(options, attributes, device, demo=True)
         return demo(device, dtype, classifiers=judges, **given)
-    if attributes and not options.classifier:
-        raise DebiasError("Expected a classifier, which decides which group each picture shows, got none. Give the "
-                          "folder of a CLIP model with --classifier, e.g. a copy of openai/clip-vit-large-patch14 "
+    if attributes and not options.judge:
+        raise DebiasError("Expected a judge, which decides which group each image shows, got none. Give the "
+                          "folder of a CLIP model with --judge, e.g. a copy of openai/clip-vit-large-patch14 "
                           "with safetensors weights.")
-    # Whoever generates pictures keeps the model's safety checker; pictures that it blacks out cannot be counted.
+    # Whoever generates images keeps the model's safety checker; images that it blacks out cannot be counted.
     pipe = load_pipeline(options.model, device, dtype, options.allow_download, options.config,
                          safety_checker=options.command.__name__ == "generate")
     if not attributes:
@@ -53,7 +53,7 @@ def _told(text: str) -> str:
 
 
 def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool = False):
-    """(a classifier for each attribute and each that is watched, by name; what measures fidelity, or None)."""
+    """(a judge for each attribute and each that is watched, by name; what measures fidelity, or None)."""
     from ...core.calibration.watched import others
     from ..workbench import check_device
     from ...core.looks import PICTURE
@@ -69,9 +69,9 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
             raise DebiasError(f"Expected one --labels for the attribute {quoted(name)}, got two. Leave one out.")
         labels[name] = file
     lines = []
-    for text in getattr(options, "classifier", None) or ():
+    for text in getattr(options, "judge", None) or ():
         if "=" in text and not Path(text).exists():
-            _assigned(text, known, "--classifier")
+            _assigned(text, known, "--judge")
         lines.append(text)
 
     def opened(source: str):
@@ -80,7 +80,7 @@ def judges_of(options, attributes: Sequence[Attribute], device: str, demo: bool 
     for name in labels:
         if not any(line.startswith(f"{name}=") for line in lines):
             raise DebiasError(f"--labels of {quoted(name)} does nothing without an image classifier: give its folder "
-                              f"with --classifier {name}=FOLDER.")
+                              f"with --judge {name}=FOLDER.")
     maps = {name: read_json(file) for name, file in labels.items()}
     general = any("=" not in line or Path(line).exists() or line.partition("=")[0] not in known for line in lines)
     lines += ["demo"] if demo and not general else []
@@ -101,17 +101,17 @@ def folder_judges(options, attributes: Sequence[Attribute]):
     import torch
     quiet()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    named = [*(options.classifier or ()), *(options.labels or ())]
+    named = [*(options.judge or ()), *(options.labels or ())]
     if not named:
-        raise DebiasError("Expected a classifier, which decides which group each picture shows, got none. Give the "
-                          "folder of a CLIP model with --classifier, or --classifier gender=photo (needs "
+        raise DebiasError("Expected a judge, which decides which group each image shows, got none. Give the "
+                          "folder of a CLIP model with --judge, or --judge gender=photo (needs "
                           "sd-debias[photo]).")
     by = [*map(_told, named), options.look, options.detector]
     return judges_of(options, attributes, device)[0], by
 
 
 def checks_of(options) -> list:
-    """Checks of classifiers, as `check` writes them, one an attribute."""
+    """Checks of judges, as `check` writes them, one an attribute."""
     from ...core.judge.check import read_checks
     found = [check for file in options.check or () for check in read_checks(file)]
     twice = next((c.attribute for i, c in enumerate(found) if c.attribute in {b.attribute for b in found[:i]}), None)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..sweep.on_ray import OnRay
     from ..sweep.worker import Recipe, Worker
 
-# What decides pictures or labels, beside what a sweep's folder keeps anyway.
-DECIDING = ("config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "classifier", "labels", "look",
+# What decides images or labels, beside what a sweep's folder keeps anyway.
+DECIDING = ("config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "judge", "labels", "look",
             "detector")
 SAID_EVERY = 5.0  # seconds: counting what is left of many prompts takes time
 
@@ -155,7 +155,7 @@ def _run_model(options, folder: SweepFolder, model: int) -> tuple[list[Job], dic
                                 facts=facts, warn=line.warn)
                 driver.run()
         except KeyboardInterrupt as stopped:
-            raise Stopped(f"{line.images:,} pictures were made.\nWhat was measured is kept: run the same command again "
+            raise Stopped(f"{line.images:,} images were made.\nWhat was measured is kept: run the same command again "
                           "to continue.") from stopped
         finally:
             if pool is not None:
@@ -187,7 +187,7 @@ def _absolute(options: dict) -> dict:
         # A folder here may well be called demo, as the embedded model is, which is meant.
         return f"{name}{equals}{Path(value).resolve()}" if value != "demo" and Path(value).exists() else text
 
-    lists = {name: [of(text) for text in options[name] or ()] or None for name in ("classifier", "labels")}
+    lists = {name: [of(text) for text in options[name] or ()] or None for name in ("judge", "labels")}
     return {**options, **lists, **{name: of(value) for name in ("model", "config") if (value := options[name])}}
 
 
@@ -200,8 +200,8 @@ def opened(options: dict, recipe: Recipe) -> Worker:
     from ..sweep.worker import Worker
     attributes = {a.name: a for variant in recipe.variants for a in variant}
     bench = bench_of(Namespace(**{**options, "command": opened}), tuple(attributes.values()))
-    # What decides a picture or a label, by content: the same files on another machine have other times.
-    judges = [*(options.get("classifier") or ()), *(options.get("labels") or ())]
+    # What decides an image or a label, by content: the same files on another machine have other times.
+    judges = [*(options.get("judge") or ()), *(options.get("labels") or ())]
     places = [options["model"], *(text.rpartition("=")[2] for text in judges)]
     bench.judged_by = json.dumps([  # part of the fingerprint
         [place if place == "demo" else contents(place) or place for place in places], options.get("look"),
@@ -235,7 +235,7 @@ def _results(options, folder: SweepFolder, model: int, jobs: Sequence[Job], fact
     place, name = _place(options, folder, model)
     found = write_results(place, name, folder.request, jobs, facts)
     lines = [f"{found['model']}: {found['finished']} of {found['prompts']} prompts, "
-             f"{found['images']:,} pictures", *(f"  Profile: {path}" for path in found["profiles"]),
+             f"{found['images']:,} images", *(f"  Profile: {path}" for path in found["profiles"]),
              f"  Bias card: {found['card']}", f"  Labels: {found['labels']}",
              *(f"  Not measured: {prompt}: {error}" for prompt, error in found["failed"].items())]
     say(options, "\n".join(lines))
@@ -296,6 +296,6 @@ def _status(options) -> dict:
 
 def _standing(found: dict) -> str:
     ago = "nothing measured yet" if found["seconds_ago"] is None else \
-        f"last pictures {duration(found['seconds_ago'])} ago"
+        f"last images {duration(found['seconds_ago'])} ago"
     return (f"{found['model']}: {found['finished']} of {found['prompts']} prompts, {found['images']:,} "
-            f"pictures; {ago}")
+            f"images; {ago}")

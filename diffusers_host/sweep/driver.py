@@ -37,7 +37,7 @@ class Answer:
 
 
 class Here:
-    """A pool of one worker, in this process; `OnRay` is another one. Ctrl-C passes through between pictures.
+    """A pool of one worker, in this process; `OnRay` is another one. Ctrl-C passes through between images.
 
     seconds  that a task should take; 0: every batch is kept at once
     """
@@ -87,7 +87,7 @@ def answer(worker: Worker, name: str, task: Task) -> Answer:
 class Driver:
     """Advances all jobs of one model to their end.
 
-    keep   is given each job whose state has changed, and how many pictures are new
+    keep   is given each job whose state has changed, and how many images are new
     facts  in which workers must agree; None: the first worker says it, and `learn` is told
     say    is called after every answer; warn with what a user should know
 
@@ -102,7 +102,7 @@ class Driver:
         self._waiting = deque(job for job in jobs if not job.finished)
         self._busy: dict[str, Job] = {}
         self._open: set[str] = set()
-        self._strikes: dict[str, list[tuple[int, int]]] = defaultdict(list)  # prompt and pictures before
+        self._strikes: dict[str, list[tuple[int, int]]] = defaultdict(list)  # prompt and images before
         self._trouble = ""
 
     def run(self) -> None:
@@ -170,7 +170,7 @@ class Driver:
         job.failed[worker], job.tries, job.failed_at = found.error, job.tries + 1, time.monotonic()
         if job.tries >= TRIES or found.wrong and self.pool.workers() <= len(job.failed):
             job.error = found.error if found.wrong else \
-                f"its pictures could not be generated in {job.tries} tries: {short(found.error)}"
+                f"its images could not be generated in {job.tries} tries: {short(found.error)}"
             self._keep(job, 0)
         else:
             self._waiting.append(job)

@@ -28,8 +28,8 @@ class Request:
     models    as --model names them
     wanted    the prompts, each with its set of attributes
     variants  the sets of attributes, each with its targets
-    options   further plain values that decide pictures or labels
-    checks    of the classifiers, by attribute
+    options   further plain values that decide images or labels
+    checks    of the judges, by attribute
     """
     models: tuple[str, ...]
     wanted: tuple[Wanted, ...]
@@ -62,12 +62,12 @@ class Request:
         return found if any(found) else []
 
     def check_judges(self, facts: dict) -> None:
-        """Raises DebiasError where a check is of another classifier than the one that judges here."""
+        """Raises DebiasError where a check is of another judge than the one that judges here."""
         for attributes, judges, checks in zip(self.variants, facts.get("classifiers", []),
                                               map(self.checks_of, range(len(self.variants)))):
             for attribute, judge, check in zip(attributes, judges, checks):
                 if check is not None and check.judge != judge:
-                    raise DebiasError(f"The check of {quoted(attribute.name)} is of the classifier "
+                    raise DebiasError(f"The check of {quoted(attribute.name)} is of the judge "
                                       f"{quoted(check.judge)}, but {quoted(judge)} judges here. Check "
                                       "this one, or leave --check out.")
 
@@ -179,5 +179,5 @@ def _differs(there: Request, here: Request) -> str:
         if before.get(name) != now.get(name):
             return f"its {name.replace('_', ' ')} is {before.get(name)}."
     if there.checks != here.checks:
-        return "its checks of the classifier are different."
+        return "its checks of the judge are different."
     return "its method is different."

@@ -99,7 +99,7 @@ class Job:
 
 
 def audit_of(plan: Plan) -> Plan:
-    """The plan of an audit with the same pictures."""
+    """The plan of an audit with the same images."""
     return Plan(plan.images, rounds=0, held_out=0, batch_size=plan.batch_size, seed=plan.seed,
                 confidence=plan.confidence)
 

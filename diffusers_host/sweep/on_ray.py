@@ -1,6 +1,6 @@
 """A sweep's engine on a Ray cluster: actors, one a GPU or share of one, each with the model and its judges.
 
-Labels come back, not pictures. Ray starts a dead actor again, elsewhere where its node is gone; the
+Labels come back, not images. Ray starts a dead actor again, elsewhere where its node is gone; the
 driver gives what it was at work on to whoever is free.
 """
 from __future__ import annotations

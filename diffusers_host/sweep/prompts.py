@@ -46,7 +46,7 @@ def read_prompts(source: str, template: str | None = None) -> list[Row]:
     known = suites()
     path = SUITES / f"{source}.csv" if source in known else Path(source)
     if source not in known and not path.exists():
-        raise DebiasError(f"There is no file {quoted(source)} of prompts, and no suite of this name. Suites: "
+        raise DebiasError(f"No prompt file or suite is called {quoted(source)}. Suites: "
                           f"{', '.join(known)}.")
     if source in known and template:
         raise DebiasError(f"--template does nothing with the suite {quoted(source)}, which has its own. Leave it out.")

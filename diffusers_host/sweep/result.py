@@ -1,4 +1,4 @@
-"""The results of a sweep for one model: a profile of all its prompts, every picture's labels, and the bias card."""
+"""The results of a sweep for one model: a profile of all its prompts, every image's labels, and the bias card."""
 from __future__ import annotations
 
 import hashlib
@@ -98,12 +98,12 @@ def _profiles(name: str, request: Request, jobs: Sequence[Job], facts: dict) -> 
 
 
 def _classifier(facts: dict, variant: int) -> str:
-    """What labelled the pictures, as profiles say it."""
+    """What labelled the images, as profiles say it."""
     return ", ".join(facts["classifiers"][variant])
 
 
 def label_rows(job: Job) -> Iterator[dict]:
-    """A row a picture, of every round: prompt, round, picture, each attribute's label, and where a draw sent it."""
+    """A row an image, of every round: prompt, round, image, each attribute's label, and where a draw sent it."""
     c = job.calibration
     for name, r in zip(round_names([r.kind for r in c.rounds]), c.rounds):
         table = Labelled(c.prompt, c.attributes, r, [key_of(seed) for seed in r.seeds[:r.done]], "").table()
@@ -112,7 +112,7 @@ def label_rows(job: Job) -> Iterator[dict]:
         for row in table:
             row.pop("note")
             drawn = {f"{a.name}, sent to": a.names[option - 1] if option else "" for a, option in
-                     zip(c.attributes, sent[row["picture"]], strict=True)} if job.calibration.plan.rounds else {}
+                     zip(c.attributes, sent[row["image"]], strict=True)} if job.calibration.plan.rounds else {}
             yield {"prompt": row.pop("title"), "round": name, **row, **drawn}
 
 
@@ -176,8 +176,8 @@ def _explicit(job: Job) -> dict:
 def plan_words(plan: Plan) -> str:
     """How much was measured, in words."""
     if not plan.rounds:
-        return f"{plan.images} pictures per prompt"
+        return f"{plan.images} images per prompt"
     margin = f"until every share lies within {100 * plan.within:g} points of its target with 95 % certainty" \
         if plan.within is not None else f"{plan.rounds} rounds at most"
-    return (f"{plan.images} pictures without guidance, then rounds of {plan.step} {margin}, at most "
+    return (f"{plan.images} images without guidance, then rounds of {plan.step} {margin}, at most "
             f"{plan.most_images - plan.held_out}; then {plan.held_out} on fresh seeds, which decided nothing")

@@ -1,6 +1,6 @@
 """A sweep's worker: one model and its judges, which advance one prompt's calibration by a few batches.
 
-A state goes in and a state comes out, as plain values. A picture depends on its own seed alone, so
+A state goes in and a state comes out, as plain values. An image depends on its own seed alone, so
 that neither the worker, nor the moment, nor the number of batches at once changes a label.
 """
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Recipe:
 
     variants  the sets of attributes
     show      thumbnails that come back of each audit and verification
-    pictures  folder in which it keeps all pictures, on its own machine; None keeps none
+    images  folder in which it keeps all images, on its own machine; None keeps none
     """
     variants: tuple[tuple[Attribute, ...], ...]
     method: Method
@@ -73,7 +73,7 @@ class Worker:
         batch. thumbs are {"before" or "after": {seed: JPEG in base64}}: of the audit and, once the prompt
         is finished, of those of its seeds that the weights steer.
 
-        Raises DebiasError where the prompt cannot be measured; OSError where a picture cannot be
+        Raises DebiasError where the prompt cannot be measured; OSError where an image cannot be
         kept.
         """
         started, before = time.perf_counter(), self.host.evaluations
@@ -91,7 +91,7 @@ class Worker:
             if time.perf_counter() - started >= task.seconds:
                 break
         if images and images == broken:
-            raise DebiasError("Not one of its pictures is finite (NaN or infinite). Does the model or its VAE "
+            raise DebiasError("Not one of its images is finite (NaN or infinite). Does the model or its VAE "
                               "overflow in half precision? Try float32 or bfloat16.")
         if calibration.finished and calibration.plan.rounds:
             self._pair(measuring, thumbs)

@@ -51,11 +51,11 @@ def words(tokens: int) -> str:
 
 
 class Case:
-    """A host with one form of text. Pictures are [3, ...] of SEEDS: latents, or pixels from 0 to 1.
+    """A host with one form of text. Images are [3, ...] of SEEDS: latents, or pixels from 0 to 1.
 
     rounding     largest deviation, as a share of the largest value, that is a matter of rounding
-    alone_rounding  the same of pictures that are left alone
-    felt         what a push moves a picture by at the least, ten times that where it is None
+    alone_rounding  the same of images that are left alone
+    felt         what a push moves an image by at the least, ten times that where it is None
     cfgs         with and without classifier-free guidance
     refused      where the host refuses this form, else None
     apart        has the negative prompt a call of its own? Inside sampling it is then as without guidance
@@ -78,13 +78,13 @@ class Case:
         raise NotImplementedError
 
     def on_card(self, card: Card | str | None, dtype: torch.dtype) -> AbstractContextManager:
-        """Within it, pictures are made on a stand-in for a GPU; with `card` None in this dtype on the CPU, and with
+        """Within it, images are made on a stand-in for a GPU; with `card` None in this dtype on the CPU, and with
         "cuda" on this machine's card."""
         raise NotImplementedError
 
     @cache  # noqa: B019 - a case lives as long as its tests
     def plain(self, cfg: float = 3.0) -> tuple[Tensor, int | None]:
-        """The pictures without the package, and what was evaluated."""
+        """The images without the package, and what was evaluated."""
         return self.pictures(self.prompt, cfg=cfg), self.evaluations
 
     def encode(self, text: str) -> Parts:
@@ -107,7 +107,7 @@ class Case:
         raise NotImplementedError
 
     def finish(self, x: Tensor) -> Tensor:
-        """The picture of the sampler's last x."""
+        """The image of the sampler's last x."""
         return x
 
 
@@ -117,7 +117,7 @@ def plain_reference(case: Case, cfg: float) -> Tensor:
 
 
 def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
-    """The pictures by core alone: Euler's sampler, image by image, so that no text meets another's length."""
+    """The images by core alone: Euler's sampler, image by image, so that no text meets another's length."""
     prompt = case.encode(case.prompt)
     texts = [[case.encode(text) for text in group_texts(group.texts, case.prompt, method.context)]
              for group in GENDER.groups]

@@ -29,7 +29,7 @@ FORMS = {
     "d": {"cogview4": None, "cogview4-longer": Refused("texts of unequal length in one call",
                                                        "Make them with `generate`, or in a call for each length")},
     "e": dict.fromkeys(("pixart", "chroma", "krea")),
-    "f": "each picture gets its group's own text"}
+    "f": "each image gets its group's own text"}
 
 
 

@@ -49,7 +49,7 @@ class Modular(Case):
             self.cfgs = (1.0,)
         elif name == "wan":  # whose blocks fail without
             self.cfgs = (3.0,)
-        elif name == "sd3":  # whose pictures move by 2.5e-5 where weights do by 2e-7, float32's own rounding
+        elif name == "sd3":  # whose images move by 2.5e-5 where weights do by 2e-7, float32's own rounding
             self.rounding = 2e-4
         self.calls: dict[str, list[dict]] = {}
 

@@ -10,15 +10,15 @@ FORMS = {
     "a": "CLIP, one chunk", "b": "CLIP, the group's words open a second chunk", "c": "Two encoders, pooled vectors",
     "d": "Variable length, masks discarded", "e": "Variable length, masks honoured", "f": "A part that cannot be mixed"}
 TESTS = {
-    "test_left_alone": "Left alone: bit by bit the picture without the package, in a batch with pushed ones (`prompt`)",
+    "test_left_alone": "Left alone: bit by bit the image without the package, in a batch with pushed ones (`prompt`)",
     "test_left_alone_inside_sampling": "Left alone, `embedding` and `prediction`",
-    "test_full_push": "Full push: the picture of the group's own text",
-    "test_same_meaning": "Same meaning: the picture is what core computes, in all directions",
+    "test_full_push": "Full push: the image of the group's own text",
+    "test_same_meaning": "Same meaning: the image is what core computes, in all directions",
     "test_same_meaning_anchored_at_the_prompt": "Same meaning, method `paper`",
     "test_same_meaning_of_predictions_anchored_at_the_prompt": "Same meaning, `prediction` at the prompt",
     "test_same_window": "Same window: outside of it nothing is steered",
-    "test_strength_0": "Strength 0: bit by bit the picture without the package, no extra evaluations",
-    "test_on_a_gpu": "A stand-in for a GPU: the CPU's pictures bit by bit, no wait and no copy per step",
+    "test_strength_0": "Strength 0: bit by bit the image without the package, no extra evaluations",
+    "test_on_a_gpu": "A stand-in for a GPU: the CPU's images bit by bit, no wait and no copy per step",
     "test_on_a_real_gpu": "On this machine's GPU"}
 HEAD = """# Contracts, host by host
 
@@ -31,7 +31,7 @@ A1111_PATH and FORGE_PATH name real hosts, as for the other tests. ComfyUI's dou
 own; `-k "A1111 and not double"` and the like run one host alone.
 
 A number is the largest deviation of any value over all forms of text, with CFG and without, as a share of
-the picture's largest; "identical" is none at all, bit by bit. Pictures are latents; those of real web UIs have
+the image's largest; "identical" is none at all, bit by bit. Images are latents; those of real web UIs have
 256 levels, so that one level is 4e-03. The networks are random or the demo model: small, but each host's own
 sampling, batching and guidance are what runs. A dash: the contract is newer than that host's run, or needs what
 the machine has not.

@@ -14,7 +14,7 @@ from sd_debias.core.method.draw import Steering
 MIXED = replace(PUSH, weights=(0.3, 0.0), push=0.6)  # away from one group, and toward the drawn one
 SMOOTH = SafeLatentGuidance(scale=20.0, momentum_scale=0.3, momentum_beta=0.4)  # where no rounding decides
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}  # of a left-alone picture, on a card
+ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}  # of a left-alone image, on a card
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,7 +42,7 @@ def skip_where_there_is_none(case, direction, cfg):
 
 
 def test_left_alone(case, measured):
-    """Without weights, in a batch of pushed pictures whose texts may be longer: bit by bit the picture without us."""
+    """Without weights, in a batch of pushed images whose texts may be longer: bit by bit the image without us."""
     (plain, _), found = case.plain(), case.pictures(case.prompt, PUSH)
     assert all(felt(case, found[i], plain[i]) for i in PUSHED)
     assert measured(deviation(found[ALONE], plain[ALONE])) <= case.alone_rounding
@@ -50,7 +50,7 @@ def test_left_alone(case, measured):
 
 @vary(rows=2, direction=DIRECTIONS[1:], cfg=(3.0, 1.0))
 def test_left_alone_inside_sampling(case, measured, direction, cfg):
-    """As above; and nothing is evaluated for it: further rows are those of pushed pictures, of each group at most and
+    """As above; and nothing is evaluated for it: further rows are those of pushed images, of each group at most and
     the empty text."""
     skip_where_there_is_none(case, direction, cfg)
     (plain, rows), found = case.plain(cfg), case.pictures(case.prompt, PUSH, Method(direction), cfg)
@@ -62,7 +62,7 @@ def test_left_alone_inside_sampling(case, measured, direction, cfg):
 
 
 def test_full_push(case, measured):
-    """Toward a group, in the prompt's context and with weight -1: the picture of the group's own text."""
+    """Toward a group, in the prompt's context and with weight -1: the image of the group's own text."""
     (plain, _), found = case.plain(), case.pictures(case.prompt, PUSH)
     for image, group in PUSHED.items():
         own = case.pictures(IN_CONTEXT.replace("{prompt}", case.prompt).replace("{group}", group))
@@ -123,7 +123,7 @@ def check_meaning(case, measured, method, cfg):
 
 @vary(direction=DIRECTIONS)
 def test_strength_0(case, measured, direction):
-    """The picture without us, bit by bit, and no evaluation more; so with weights of zero."""
+    """The image without us, bit by bit, and no evaluation more; so with weights of zero."""
     plain, rows = case.plain()
     for steering, strength in ((PUSH, 0.0), (Steering.none(2), 1.0)):
         found = case.pictures(case.prompt, steering, Method(direction), strength=strength)
@@ -132,7 +132,7 @@ def test_strength_0(case, measured, direction):
 
 @vary(direction=DIRECTIONS, dtype=DTYPES, cfg=(3.0, 1.0))
 def test_on_a_gpu(case, measured, direction, dtype, cfg):
-    """Tensors of the card and the CPU do not mix, pictures are the CPU's, no step waits for the card or copies to it.
+    """Tensors of the card and the CPU do not mix, images are the CPU's, no step waits for the card or copies to it.
 
     By a stand-in, which tells nothing of a card's rounding and time."""
     skip_where_there_is_none(case, direction, cfg)
@@ -149,7 +149,7 @@ def test_on_a_gpu(case, measured, direction, dtype, cfg):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @vary(direction=DIRECTIONS, dtype=DTYPES, cfg=(3.0, 1.0))
 def test_on_a_real_gpu(case, measured, direction, dtype, cfg):
-    """A pushed picture moves, one that is left alone stays, in batches of the card's own rounding."""
+    """A pushed image moves, one that is left alone stays, in batches of the card's own rounding."""
     skip_where_there_is_none(case, direction, cfg)
     if not case.has_gpu:
         pytest.skip("this host chooses its device as it starts, or is a double")

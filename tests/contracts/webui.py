@@ -190,7 +190,7 @@ class Doubled(WebUI):
 
 
 class Served(WebUI):
-    """A real web UI, whose pictures have 256 levels. The demo model of diffusers, given its schedule, is the reference.
+    """A real web UI, whose images have 256 levels. The demo model of diffusers, given its schedule, is the reference.
     """
     rounding, felt = 2.1 / 255, 4 / 255
 

@@ -1,4 +1,4 @@
-"""Audits of folders: whatever pictures lie in them, an interruption, corrections by hand, the table and the page."""
+"""Audits of folders: whatever images lie in them, an interruption, corrections by hand, the table and the page."""
 import csv
 import io
 import json
@@ -29,10 +29,10 @@ import signal
 MAN, WOMAN = 0, 1
 
 
-# --- pictures of every kind ----------------------------------------------------------------------
+# --- images of every kind ----------------------------------------------------------------------
 
 def corners(size=(40, 24)):
-    """A picture whose four corners are told apart: red, green, blue, white."""
+    """An image whose four corners are told apart: red, green, blue, white."""
     width, height = size
     rgb = np.zeros((height, width, 3), np.uint8)
     top, left = np.arange(height)[:, None] < height / 2, np.arange(width)[None] < width / 2
@@ -42,7 +42,7 @@ def corners(size=(40, 24)):
 
 
 def stored(image, file, **options):
-    """What an audit sees of this picture when it comes from a file."""
+    """What an audit sees of this image when it comes from a file."""
     image.save(file, **options)
     return opened(file).image.astype(int)
 
@@ -51,7 +51,7 @@ def near(pixel, colour, by):
     return np.abs(pixel.astype(int) - colour).max() <= by
 
 
-# What a camera stored to make the upright picture, by the EXIF tag that says so.
+# What a camera stored to make the upright image, by the EXIF tag that says so.
 STORED = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
           7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
@@ -122,7 +122,7 @@ def test_sixteen_bits_are_scaled_to_eight_and_not_cut_off(tmp_path, colour):
     assert near(seen[2, :, 0], np.linspace(0, 255, 16), 1)
     assert near(seen[2, :, 1], np.linspace(0, 255, 16)[::-1 if colour else 1], 1)
     (tmp_path / "dark.png").write_bytes(png16(np.full((4, 4), 200) + np.arange(4)))
-    assert opened(tmp_path / "dark.png").image.max() <= 1, "a dark picture stays dark"
+    assert opened(tmp_path / "dark.png").image.max() <= 1, "a dark image stays dark"
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
@@ -147,7 +147,7 @@ def test_of_an_animation_the_first_frame_counts_and_that_is_noted(tmp_path, endi
 
 
 def cut(ending):
-    """Half of a picture's file."""
+    """Half of an image's file."""
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)).save(whole, ending)
     return whole.getvalue()[:len(whole.getvalue()) // 2]
@@ -189,7 +189,7 @@ def test_the_longer_side_is_1024_pixels_at_most_and_the_shorter_one_never_0(tmp_
 
 
 def picture(folder, name, group, seed=0):
-    """A picture that the numpy judge sees as a group: red for men, blue for women, and green for nobody."""
+    """An image that the numpy judge sees as a group: red for men, blue for women, and green for nobody."""
     rgb = np.random.default_rng(seed).integers(0, 60, (12, 10, 3), np.uint8)
     rgb[..., {MAN: 0, WOMAN: 2, UNSURE: 1}[group]] += 150
     file = folder / name
@@ -215,7 +215,7 @@ class Colours:
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Twelve pictures: 7 of men, 4 of women, 1 of nobody."""
+    """Twelve images: 7 of men, 4 of women, 1 of nobody."""
     root = tmp_path / "pictures"
     for i, group in enumerate([MAN] * 7 + [WOMAN] * 4 + [UNSURE]):
         picture(root, f"{i:02}.png", group, i)
@@ -233,7 +233,7 @@ def test_a_folder_is_labelled_in_batches_and_its_shares_are_the_counts(pictures,
     done = work(pictures, lambda images: (at_once.append(len(read)), judge(images))[1]).run(
         lambda *now: said.append(now))
     assert judge.batches == [5, 5, 2] and said == [(0, 12), (5, 12), (10, 12), (12, 12)]
-    assert at_once == [5, 10, 12], "pictures are streamed and never all in memory"
+    assert at_once == [5, 10, 12], "images are streamed and never all in memory"
     d = done.distribution(0)
     assert (d.counts, d.unsure) == ((7, 4), 1) and d.intervals == summarise([7, 4], GENDER.target).intervals
     assert done.round.labels[0] == [MAN] * 7 + [WOMAN] * 4 + [UNSURE] and done.title == "pictures"
@@ -244,7 +244,7 @@ def test_unreadable_files_are_named_with_the_reason_and_do_not_count(pictures):
     (pictures / "sub dir").mkdir()
     for hidden in (".hidden.png", ".cache/e.png"):
         picture(pictures, hidden, MAN)
-    (pictures / "sub dir" / "a text.jpg").write_text("no picture")
+    (pictures / "sub dir" / "a text.jpg").write_text("no image")
     (pictures / "link.png").symlink_to(pictures / "gone.png")
     frames = [Image.fromarray(np.asarray(Image.open(pictures / "00.png")) // n) for n in (1, 2)]
     moving = dict(save_all=True, append_images=frames[1:], lossless=True)
@@ -259,8 +259,8 @@ def test_unreadable_files_are_named_with_the_reason_and_do_not_count(pictures):
     assert all("cannot be read (" in unreadable[name] for name in ("03.png", "sub dir/a text.jpg"))
     d = done.distribution(0)
     assert d.counts == (7, 3), "6 men and the moving one"
-    assert d.unsure == 6, "nobody, the unreadable ones, and pictures of one pixel and of one colour"
-    notes = {row["picture"].rpartition(" ")[0]: row["note"] for row in done.table()}
+    assert d.unsure == 6, "nobody, the unreadable ones, and images of one pixel and of one colour"
+    notes = {row["image"].rpartition(" ")[0]: row["note"] for row in done.table()}
     assert notes["moving.webp"] == "the first of 2 frames" and "cannot be read" in notes["03.png"]
     lost = {key for key in done.keys if key.rpartition(" ")[0] in unreadable}
     assert len(done.keys) == len(set(done.keys)) == 16 and set(done.thumbs) == {*done.keys} - lost
@@ -279,7 +279,7 @@ def test_a_pipe_with_the_name_of_a_picture_does_not_hang_the_audit(pictures):
 
 
 def test_where_every_file_is_unreadable_the_user_learns_why(tmp_path):
-    (tmp_path / "a.png").write_text("no picture")
+    (tmp_path / "a.png").write_text("no image")
     with pytest.raises(DebiasError, match=r"\b1\b.*a\.png: it cannot be read"):
         work(tmp_path).run()
 
@@ -347,7 +347,7 @@ def test_what_other_judges_said_is_not_taken_over(pictures, tmp_path, options, b
 
 def labelled(labels=(0, 0, 0, 1), people=None, run="r", names=GENDER, keys=None, title="doctors",
              **more):
-    """Pictures of seeds 1, 2, ..., with their labels; `people`: labels of each picture's persons."""
+    """Images of seeds 1, 2, ..., with their labels; `people`: labels of each image's persons."""
     n = len(people or labels)
     first = [own[0] if own else NO_FACE for own in people] if people else list(labels)
     r = Round(AUDIT, (Steering.none(len(names.groups)),), tuple(range(n)), [first],
@@ -363,7 +363,7 @@ def correct(*own, **runs):
 
 
 def by_hand(how_many, elsewhere=0):
-    more = f"; {elsewhere} more belong to pictures that are not here" if elsewhere else ""
+    more = f"; {elsewhere} more belong to images that are not here" if elsewhere else ""
     return f"{how_many} label{'s' if how_many > 1 else ''} corrected by hand{more}"
 
 
@@ -441,7 +441,7 @@ def test_the_table_has_a_row_for_each_picture_with_its_reason():
     rows = list(csv.DictReader(io.StringIO(as_csv([own, labelled((1,), title="nurses")]))))
     assert [row["gender"] for row in rows] == ["man", "unsure", "no face", "woman", "woman"]
     assert rows[1]["note"] == 'a "quoted", note\nof two lines' and rows[4]["title"] == "nurses"
-    alike = labelled((0, 1), names=Attribute("picture", (Group("day"), Group("night"))))
+    alike = labelled((0, 1), names=Attribute("image", (Group("day"), Group("night"))))
     assert {"seed 1", "day"} <= set(list(csv.reader(io.StringIO(as_csv([alike]))))[1])
 
 
@@ -472,7 +472,7 @@ def test_every_person_counts_and_faces_are_numbered_alike_in_an_interrupted_audi
         image = np.full((192, 192, 3), 240, np.uint8)
         image[0, 0] = i
         Image.fromarray(image).save(root / f"{i}.png")
-    (root / "5.png").write_text("no picture")
+    (root / "5.png").write_text("no image")
 
     def places(rgb):
         number = int(rgb[0, 0, 0])
@@ -489,7 +489,7 @@ def test_every_person_counts_and_faces_are_numbered_alike_in_an_interrupted_audi
     undisturbed = work(root, judge(), batch_size=2).run()
     d = undisturbed.distribution(0)
     assert d == summarise_people([[n, 0] for n in several], GENDER.target, d.unsure)
-    rows = [(r["picture"][0], r["person"], r["faces"], r["gender"]) for r in undisturbed.table()]
+    rows = [(r["image"][0], r["person"], r["faces"], r["gender"]) for r in undisturbed.table()]
     assert rows[:4] == [
         ("0", 1, 1, "man"), ("1", 1, 2, "man"), ("1", 2, 2, "man"), ("2", None, 0, "no face")]
     assert "1 show no face, 2 show several people" in undisturbed.round.left_out

@@ -209,7 +209,7 @@ def state(tmp_path_factory):
         ("rounds.0.kind", "last"), ("rounds.0.steerings.0.weights", [0.0]),
         ("rounds.0.not_finite", 10**6), ("rounds", {}), ("plan", 5), ("plan.images", 0),
         ("prompt", 3), ("", {}))),
-    # a picture that counts twice: in the audit, in a verification, and in a round after it
+    # an image that counts twice: in the audit, in a verification, and in a round after it
     ("rounds.0.seeds.1", 0, "twice"), ("rounds.2.seeds.0", 0, "twice"),
     ("rounds.3.seeds.0", HELD_OUT_OFFSET, "twice"), ("rounds.0.people", [[[7]]], "people")])
 def test_a_state_with_odd_values_is_refused_with_a_sentence(tmp_path, state, place, value, fact):
@@ -268,7 +268,7 @@ def test_few_images_are_enough_where_more_are_steered(tmp_path):
     ({**FEW, "within": 0.01}, dict(men=0.6), "not sure enough"),
     (dict(images=400, rounds=1, held_out=0, within=0.05), {},
      "sure enough: within 5 points of the target, 95% certain")],
-    ids=["hardly seen", "makes nothing sure", "images enough"])
+    ids=["barely seen", "makes nothing sure", "images enough"])
 def test_no_more_images_are_steered_than_needed_where_that_makes_nothing_sure(plan, host, stop):
     c = calibration(**plan)
     run(c, Host(**host))
@@ -302,7 +302,7 @@ def test_a_target_out_of_reach_ends_it_early_with_the_nearest_share(method):
 
 
 def test_a_push_that_does_nothing_is_said_and_not_saved_as_if_it_worked():
-    """Nobody in a wheelchair comes, however the pictures are pushed."""
+    """Nobody in a wheelchair comes, however the images are pushed."""
     c = usual(attributes=[parse("wheelchair: in a wheelchair | on two feet ({prompt})")])
     run(c, Stubborn(men=1e-9))
     said, = (warning for warning in c.warnings if "has no effect" in warning)
@@ -339,7 +339,7 @@ def test_a_yes_or_no_attribute_needs_words_for_one_group_alone():
     c = usual(attributes=[attribute])
     run(c, Host(men=0.05, slope=6.0))
     assert c.stop.startswith("sure enough") and c.verdict(0) == "on target"
-    assert c.steerings[0].probabilities[2] == 0  # no picture is sent to those without
+    assert c.steerings[0].probabilities[2] == 0  # no image is sent to those without
 
 
 def test_a_verification_that_was_repeated_is_called_no_test_and_further_images_are_announced():
@@ -404,7 +404,7 @@ def test_a_line_of_progress_fits_where_long_ones_are_cut():
 
 
 def test_what_is_about_to_come_does_not_jump_after_the_first_round():
-    """It went from 136 to 762 images, since ten pictures say little of what steering does."""
+    """It went from 136 to 762 images, since ten images say little of what steering does."""
     for seed in range(8):
         c = usual(attributes=[GENDER.with_target((0.35, 0.65))], seed=100 * seed)
         said = [c.about_left]

@@ -94,6 +94,6 @@ def test_what_stands_above_a_check_s_pictures_is_not_cut_off_and_ends_somewhere(
     short, long = (side_by_side([[(text, pictures(4))]]) for text in ("doctor", title))
     assert long.width == short.width and long.height == short.height + 22
     row = np.asarray(side_by_side([[("doctor", pictures(4)), (title, pictures(4))]]))
-    assert np.array_equal(row[60:, :524], row[60:, -524:]), "pictures of a row stand at one height"
+    assert np.array_equal(row[60:, :524], row[60:, -524:]), "images of a row stand at one height"
     assert [len(chart.wrapped(text, 200, 18)) for text in ("", "W" * 999,
                                                            "a word " * 999)] == [0, 1, 4]

@@ -36,7 +36,7 @@ def test_pictures_are_counted_by_what_they_show_and_how_they_are_labelled():
     found = Check.of(GENDER, shown, seen, judge="a judge", by="hand")
     assert found.counts == ((1, 1), (1, 2)) and found.left_out == (1, 1)
     assert (found.attribute, found.groups, found.judge, found.by) == ("gender", NAMES, "a judge", "hand")
-    with pytest.raises(DebiasError, match="'woman'.*'gender'"):  # of which no picture was labelled
+    with pytest.raises(DebiasError, match="'woman'.*'gender'"):  # of which no image was labelled
         Check.of(GENDER, [0, 0, 1, 1], [0, 1, -1, -3])
 
 
@@ -177,7 +177,7 @@ def test_intervals_of_corrected_shares_hold_the_true_ones_of_a_model_that_shows_
 
 
 def crowd(chance, pictures, shares, alike):
-    """Persons [N, K] of pictures of 1 to 5 persons, each of whom is with chance `alike` like the picture's first."""
+    """Persons [N, K] of images of 1 to 5 persons, each of whom is with chance `alike` like the image's first."""
     n = len(shares)
     first, others = chance.choice(n, pictures, p=shares), chance.choice(n, (pictures, 5), p=shares)
     who = np.where(chance.random((pictures, 5)) < alike, first[:, None], others)
@@ -199,7 +199,7 @@ def test_intervals_of_persons_hold_the_true_shares_however_alike_those_of_one_pi
         worth.append(found.effective / found.n)
     assert (hit / runs).mean() >= 0.93
     if alike:
-        # Alike persons of pictures of m persons: n / (1 + 0.81 (E[m^2] / E[m] - 1)).
+        # Alike persons of images of m persons: n / (1 + 0.81 (E[m^2] / E[m] - 1)).
         assert (naive / runs).max() < 0.85
         assert np.mean(worth) == pytest.approx(1 / (1 + 0.81 * (11 / 3 - 1)), rel=0.05)
     else:
@@ -233,7 +233,7 @@ def test_what_is_no_count_of_persons_is_refused(people):
 
 
 class Room:
-    """Pictures are (truth, seen): 85 % men where nothing is pushed, and a judge who mistakes a share of each group."""
+    """Images are (truth, seen): 85 % men where nothing is pushed, and a judge who mistakes a share of each group."""
 
     def __init__(self, wrong, seed=0):
         self.wrong, self.seed = np.asarray(wrong), seed

@@ -1,4 +1,4 @@
-"""Classifiers, checked on random tiny models, reference colours and the demo's artwork."""
+"""Judges, checked on random tiny models, reference colours and the demo's artwork."""
 import gc
 import json
 import shutil
@@ -66,7 +66,7 @@ def build(kind, folder):
         model = transformers.ViTForImageClassification(transformers.ViTConfig(**VISION, num_labels=4, id2label=dict(
             enumerate(("0-20", "21-40", "over 40", "cat"))), problem_type="single_label_classification"))
     with torch.no_grad():
-        for weight in model.parameters():  # the usual initialisation answers all pictures alike
+        for weight in model.parameters():  # the usual initialisation answers all images alike
             if weight.ndim > 1:
                 weight.normal_(0, 0.3)
     model.config.save_pretrained(folder)
@@ -86,7 +86,7 @@ def folders(tmp_path_factory):
 def clip(folders):
     return ClipModel(folders["clip"])
 
-# ---- what all classifiers share
+# ---- what all judges share
 
 
 def test_pictures_of_any_form_are_the_same_pictures_in_rgb(images):
@@ -352,7 +352,7 @@ def test_no_detector_is_needed(monkeypatch):
     SkinTone(SKIN_TONE, faces="off", detector=lambda _: pytest.fail("asked"))([person((165, 108, 67))])
     for module in ("cv2", "dlib"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert SkinTone(SKIN_TONE).name == "ITA of pictures"
+    assert SkinTone(SKIN_TONE).name == "ITA of images"
 
 
 @pytest.mark.parametrize("attribute, options", [

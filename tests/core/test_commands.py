@@ -79,7 +79,7 @@ def ready(loaded, monkeypatch):
 
 @pytest.fixture
 def bench(ready, loaded, monkeypatch):
-    """The demo model without its sampling: pictures of noise, or what `bench.broken` makes of them."""
+    """The demo model without its sampling: images of noise, or what `bench.broken` makes of them."""
     own = Workbench(loaded.pipe, loaded.clip, model="demo")
     own.broken = lambda images: images
 
@@ -109,14 +109,14 @@ NINE = [part for i in range(9) for part in ("--attribute", f"a{i}: x | y")]
     ([*AUDIT, "--width", "64"], ["--width", "--height"]),
     ([*GENERATE, "--height", "64"], ["--width", "--height"]),
     ([*CALIBRATE, "--rule", "policy_gradient"], ["rule", "draw"]),
-    ([*AUDIT, "--labels", "gender=labels.json"], ["--labels", "'gender'", "--classifier"]),
+    ([*AUDIT, "--labels", "gender=labels.json"], ["--labels", "'gender'", "--judge"]),
     ([*REPORT, "--steps", "5"], ["--steps"]),
     ([*REPORT, "--model", "demo", "--count", "5"], ["--count"]),
     ([*GENERATE, "--strength", "0"], ["--strength", "--attribute"]),
     ([*AUDIT, "--overwrite"], ["--overwrite", "--out"]), ([*AUDIT, "--config", "x"], ["--config"]),
-    ([*AUDIT, "--classifier", CLIP, "--classifier", CLIP], ["one classifier", "two"]),
+    ([*AUDIT, "--judge", CLIP, "--judge", CLIP], ["one judge", "two"]),
     # options of other commands
-    ([*GENERATE, "--classifier", "y"], ["--classifier"]),
+    ([*GENERATE, "--judge", "y"], ["--judge"]),
     (["demo", "--steps", "3"], ["--steps"]),
     # texts that a script left empty
     *(([*own, option, text], [option, "empty"]) for own, option, text in (
@@ -142,7 +142,7 @@ def test_a_prompt_that_is_no_utf8_is_refused_with_a_sentence():
 
 def test_a_model_without_a_tokenizer_is_refused_with_a_sentence(tmp_path, capsys):
     shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer"))
-    said = mistake(capsys, *AUDIT, "--model", tmp_path / "model", "--classifier", CLIP)
+    said = mistake(capsys, *AUDIT, "--model", tmp_path / "model", "--judge", CLIP)
     assert "tokenizer" in said and len(said.splitlines()) == 1
 
 
@@ -291,7 +291,7 @@ def test_sigterm_keeps_the_state_and_says_so(tmp_path, bench, capsys):
     state, = tmp_path.glob("unfinished/*.json")
     assert Calibration.load(state).audit.done == 10
 
-# --- pictures that are none ----------------------------------------------------------------------
+# --- images that are none ----------------------------------------------------------------------
 
 
 def test_a_model_that_gives_nan_is_not_calibrated_on_black_pictures(
@@ -369,7 +369,7 @@ def test_one_name_with_other_groups_gets_a_classifier_of_its_own(loaded):
 
 
 def test_a_pipeline_that_cannot_be_guided_is_refused_before_the_first_picture(bench, monkeypatch):
-    bench.broken = lambda images: pytest.fail("a picture was made")
+    bench.broken = lambda images: pytest.fail("an image was made")
     odd = copy.deepcopy(bench.pipe.scheduler)
     odd.register_to_config(prediction_type="odd")
     monkeypatch.setattr(bench.pipe, "scheduler", odd)
@@ -402,6 +402,6 @@ def test_generate_keeps_the_models_safety_checker_and_measuring_says_that_it_is_
     clip = shutil.copytree(FOLDER / "classifier", tmp_path / "clip")
     shutil.copytree(FOLDER / "tokenizer", clip, dirs_exist_ok=True)
     assert main(["generate", *model, "--out", str(tmp_path)]) == 0
-    assert main(["audit", *model, "--classifier", str(clip)]) == 0 and asked == [True, False]
+    assert main(["audit", *model, "--judge", str(clip)]) == 0 and asked == [True, False]
     with pytest.warns(UserWarning, match="safety checker"):
         assert load_pipeline(str(FOLDER)).safety_checker is None

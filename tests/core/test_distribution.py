@@ -141,7 +141,7 @@ def test_a_fair_models_divergence_interval_holds_zero_in_95_percent_of_runs():
     assert np.mean(np.equal(lows, 0)) == pytest.approx(0.95, abs=0.03)
 
 
-def test_a_group_in_which_nobody_is_changes_hardly_anything():
+def test_a_group_in_which_nobody_is_changes_barely_anything():
     with_it, without = summarise([60, 40, 0], [0.5, 0.5, 0.0]), summarise([60, 40], EVEN)
     assert with_it.kl == pytest.approx(without.kl, abs=0.0011)
     assert with_it.total_variation == pytest.approx(without.total_variation)

@@ -12,7 +12,7 @@ VALUES = {PROMPT: 100.0, f"{PROMPT}, a man": 110.0, f"{PROMPT}, a woman": 160.0}
 
 
 class Fake(Host):
-    """A picture is one value, its text's and its seed's; a push is the group's own text's."""
+    """An image is one value, its text's and its seed's; a push is the group's own text's."""
     setting = dict(model="fake", steps=4, width=None)
     push, beside, drift, broken = 1.0, 0.0, 0.0, False
 
@@ -40,12 +40,12 @@ class Refusing(Fake):
 
 
 @pytest.mark.parametrize("host, fault, line", [
-    (Fake, dict(push=0.0), "NO  steering changes the pictures (by 0 and 0 of 255"),
-    (Fake, dict(push=0.5), "NO  steering gives the picture of the group's own text"),
+    (Fake, dict(push=0.0), "NO  steering changes the images (by 0 and 0 of 255"),
+    (Fake, dict(push=0.5), "NO  steering gives the image of the group's own text"),
     (Fake, dict(beside=30.0),
-     "NO  a picture that is left alone stays the same beside a steered one (difference 30)"),
-    (Fake, dict(drift=3.0), "NO  the same seeds give the same pictures (difference 3 of 255)"),
-    (Fake, dict(broken=True), "NO  Pictures are not finite"),
+     "NO  an image that is left alone stays the same beside a steered one (difference 30)"),
+    (Fake, dict(drift=3.0), "NO  the same seeds give the same images (difference 3 of 255)"),
+    (Fake, dict(broken=True), "NO  Images are not finite"),
     (Refusing, {}, "NO  This model takes no text.")])
 def test_what_is_wrong_and_what_the_host_refuses_is_said(host, fault, line):
     host = host()

@@ -1,4 +1,4 @@
-"""Judges that look at faces: cuts, largest face and every face, panels, labels of known classifiers, named judges."""
+"""Judges that look at faces: cuts, largest face and every face, panels, labels of known judges, named judges."""
 import sys
 import types
 
@@ -35,13 +35,13 @@ def picture(seed=0, height=60, width=80):
 
 
 def brightness(images):
-    """A judge: how bright a picture is, as (man, woman)."""
+    """A judge: how bright an image is, as (man, woman)."""
     bright = np.array([image.mean() / 255 for image in images], np.float32).reshape(-1)
     return np.stack([bright, 1 - bright], 1)
 
 
 class Finds:
-    """A detector that finds boxes by a picture's first pixel, and counts how often it is asked."""
+    """A detector that finds boxes by an image's first pixel, and counts how often it is asked."""
 
     def __init__(self, *boxes):
         self.of, self.asked = boxes, 0
@@ -82,7 +82,7 @@ def test_the_largest_face_is_first_and_small_ones_and_what_lies_outside_a_pictur
     detect = Finds([(10, 10, 7, 30), (10, 10, 8, 8), (75, 10, 30, 30), (-30, 0, 20, 20), (200, 200, 30, 30),
                     (10, 10, 0, 0), (30, 30, -20, -20)])
     assert Faces(detect).boxes([image]) == [[(10, 10, 8, 8)]]
-    small = np.zeros((5, 60, 3), np.uint8)  # the picture itself is no larger
+    small = np.zeros((5, 60, 3), np.uint8)  # the image itself is no larger
     assert Faces(lambda _: [(0, 0, 6, 9), (0, 0, 4, 5)]).boxes([small]) == [[(0, 0, 6, 5)]]
     found = Faces(lambda _: np.array([[10.7, 5.2, 20.9, 20.1]], np.float32)).boxes([picture()])
     assert found == [[(10, 5, 20, 20)]] and all(type(edge) is int for edge in found[0][0])
@@ -346,7 +346,7 @@ def test_the_photo_judge_is_shown_the_face_in_the_middle_third_and_its_sureness_
 
 
 class Model:
-    """Stands for a folder: bright pictures are of the first group, or, opened as "dark", of the last."""
+    """Stands for a folder: bright images are of the first group, or, opened as "dark", of the last."""
 
     def __init__(self, source):
         self.source, self.name = source, source
@@ -403,7 +403,7 @@ MAP = {"gender": {"Male": "man", "Female": "woman"}}
 @pytest.mark.parametrize("lines, options, facts", [
     (("one", "two"), {}, "one.*two"),
     (("gender=dark", "gender = dark"), {}, "'gender'.*'dark' twice"),
-    (("one",), dict(look="eyes"), "picture, largest face, people.*'eyes'"),
+    (("one",), dict(look="eyes"), "image, largest face, people.*'eyes'"),
     *((lines, dict(labels=MAP), "labels of 'gender'") for lines in (
         ("folder",), ("gender=ita",), ("gender=photo", "age=folder")))])
 def test_lines_that_say_two_things_or_map_labels_in_vain_are_refused(lines, options, facts):
@@ -438,7 +438,7 @@ def test_a_judge_of_pictures_still_judges_pictures_after_another_looks_at_faces_
 
 
 def pictures_of(seeds):
-    """A picture of each seed; its first pixel is the seed's place among ten."""
+    """An image of each seed; its first pixel is the seed's place among ten."""
     found = []
     for seed in seeds:
         image = picture(seed)
@@ -480,7 +480,7 @@ def test_a_calibration_remembers_how_many_faces_each_picture_shows_and_says_who_
 def test_pictures_on_which_classifiers_disagree_are_said_to_be_left_out():
     r = Round("audit", (Steering.none(2),), (0, 1, 2, 3), [[0, DISAGREED, DISAGREED, 1],
                                                            [DISAGREED, 0, 1, 1]])
-    assert r.left_out == ("of 4 images, 2 are left out because the classifiers disagree "
+    assert r.left_out == ("of 4 images, 2 are left out because the judges disagree "
                           "(they agree on 50 % of those that both label)")
 
 
@@ -506,7 +506,7 @@ def test_broken_pictures_show_nobody_and_move_no_label_to_another_picture(look, 
     assert all(part.faces[at] == 0 and part.labels[0][at] == UNSURE for at in broken)
     faceless = 2 - (0 in broken)
     assert f"{len(broken)} are not finite" in part.broken
-    # A broken picture is not said to show no face.
+    # A broken image is not said to show no face.
     assert part.left_out.startswith(f"of 20 images, {faceless} show no face")
 
 
@@ -526,7 +526,7 @@ def test_an_unfinished_look_at_faces_is_saved_and_goes_on_where_it_was(look, tmp
 
 
 def test_pictures_without_a_single_face_end_a_calibration_with_what_to_do():
-    with pytest.raises(DebiasError, match="no face.*10.*'a photo of a castle'.*whole pictures"):
+    with pytest.raises(DebiasError, match="no face.*10.*'a photo of a castle'.*whole images"):
         calibration(OfFaces(brightness, Faces(lambda _: [])), prompt="a photo of a castle",
                     plan=Plan(10, 1, 0, batch_size=5))
 
@@ -576,7 +576,7 @@ def test_people_are_audited_and_a_calibration_by_them_is_refused_before_it_begin
 def test_pictures_of_a_models_audit_show_the_faces_that_were_labelled(look):
     host = Studio(look)
     outcome = runner.audit(host, ["a photo of a doctor"], [GENDER], 20, 5)
-    # Faces are sought once a picture, though boxes, counts and labels all want to know.
+    # Faces are sought once an image, though boxes, counts and labels all want to know.
     assert host.judge.found.detect.asked == 20
     (labelled,) = outcome.labelled
     bare = pictures_of(range(20))

@@ -1,4 +1,4 @@
-"""The page of pictures and labels in a real browser, without a display and without a network."""
+"""The page of images and labels in a real browser, without a display and without a network."""
 import json
 import os
 import re
@@ -45,7 +45,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Opens a page of these pictures as a file; at the end, nothing went wrong and nothing was asked for."""
+    """Opens a page of these images as a file; at the end, nothing went wrong and nothing was asked for."""
     shown = []
 
     def open_page(*found, title="Audit", name="labels.html"):
@@ -74,7 +74,7 @@ def picture(i):
 
 def pictures(labels, attributes=(GENDER,), people=None, title="a photo of a doctor", run="run", faces=None, first=1,
              thumbs=True):
-    """Labels by attribute; where `people`, labels of each picture's persons by attribute."""
+    """Labels by attribute; where `people`, labels of each image's persons by attribute."""
     n = len((people or labels)[0])
     r = Round(AUDIT, tuple(Steering.none(len(a.groups)) for a in attributes), tuple(range(n)),
               [[own[0] if own else NO_FACE for own in column] for column in people] if people else
@@ -177,9 +177,9 @@ def test_pictures_that_are_not_shown_count_and_the_page_says_how_many(show):
 
 
 def labelled_folder(folder, *names):
-    """The audit of a folder of these pictures and of a file that is none."""
+    """The audit of a folder of these images and of a file that is none."""
     folder.mkdir()
-    (folder / "z.png").write_text("no picture")
+    (folder / "z.png").write_text("no image")
     for i, name in enumerate(names):
         noise = np.random.default_rng([i, *name.encode()]).integers(0, 255, (9, 9, 3), np.uint8)
         Image.fromarray(noise).save(folder / name)

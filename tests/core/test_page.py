@@ -41,7 +41,7 @@ def failed(subject, why="No image could be classified."):
     return dict(prompt=f"a photo of a {subject}", subject=subject, entry=None, error=why)
 
 
-def a_set(*rows, attributes=(GENDER,), method=None, checks=(), explicit=(), plan="100 pictures per prompt"):
+def a_set(*rows, attributes=(GENDER,), method=None, checks=(), explicit=(), plan="100 images per prompt"):
     return dict(attributes=[a.to_dict() for a in attributes], method=method, plan=plan,
                 checks=[c and c.to_dict() for c in checks], rows=list(rows), explicit=list(explicit))
 
@@ -120,7 +120,7 @@ def test_shares_are_corrected_where_the_classifier_was_checked():
     card = made(a_set(row([[60, 40]], confusion=confusion)))
     d = summarise([60, 40], GENDER.target, confusion=confusion)
     assert figures(card)[0].rows[0].was.shares == pytest.approx(d.corrected) != d.shares
-    assert "corrected by the classifier" in Page(card_page([card])).text
+    assert "corrected by the judge" in Page(card_page([card])).text
     again = card_figures._distribution(json.loads(json.dumps(d.to_dict())))
     assert again == d, "every field is read back"
 
@@ -129,10 +129,10 @@ def test_shares_are_corrected_where_the_classifier_was_checked():
 
 def test_the_headline_says_who_appears_to_a_person_without_statistics():
     f, = figures(audit())
-    assert headline(f) == ("Asked for 3 subjects, this model shows men in 54 % of the pictures: from 20 % (nurse) to "
+    assert headline(f) == ("Asked for 3 subjects, this model shows men in 54 % of the images: from 20 % (nurse) to "
                            "90 % (pilot).")
     one, = figures(made(a_set(row([[90, 10]], subject="pilot"))))
-    assert headline(one).startswith('Asked for "pilot", this model shows men in 90 % of the pictures (95 %')
+    assert headline(one).startswith('Asked for "pilot", this model shows men in 90 % of the images (95 %')
     own = Attribute("hat", (Group("with a hat"), Group("bare")))
     f, = figures(made(a_set(row([[70, 30]], attributes=(own,)), attributes=(own,))))
     assert 'shows "with a hat" in 70 %' in headline(f)
@@ -165,16 +165,16 @@ def test_the_page_says_all_that_was_measured_and_draws_a_row_a_prompt(calibrated
     p = Page(text)
     loads_nothing(p)
     for words in (
-            "54\N{NO-BREAK SPACE}% of the pictures", "With the profile it shows men in 59",
+            "54\N{NO-BREAK SPACE}% of the images", "With the profile it shows men in 59",
             "2 of 3 prompts are on target",
-            "82 % of the pictures of 'woman'", "1,200", "2.0 hours", "3 of 4", "a photo of a ghost",
+            "82 % of the images of 'woman'", "1,200", "2.0 hours", "3 of 4", "a photo of a ghost",
             "No image could be classified.", "off target in the verification", "75 % [69, 80]",
             "30 of 40",
             "75 % [60, 86]", "woman (75 %)", "20 of 20", "+5.0 to +15.0 points", "1 of 1",
             "the push was large", "euler",
             "a CLIP", "0.300", "0.250", "not a person's identity"):
         assert words in p.text, words
-    assert len(p.all("img")) == 3 and "picture 1 of a photo of a pilot" in p.all("img")[0]["alt"]
+    assert len(p.all("img")) == 3 and "image 1 of a photo of a pilot" in p.all("img")[0]["alt"]
     chart, = svgs(text)
     assert [chart[0].tag, chart[1].tag] == ["title", "desc"] and "pilot 90 %" in chart[1].text
     labels = [t.text for t in chart.iter("text")]
@@ -227,11 +227,11 @@ def test_two_cards_are_paired_by_prompt_and_what_only_one_has_is_said():
     assert c.first.before.prompts == c.second.before.prompts == 2 and c.first.before.shares[0] == pytest.approx(.7)
     p = Page(card_page([first, second]))
     loads_nothing(p)
-    for words in ("a-model", "b-model", "A shows men in 70\N{NO-BREAK SPACE}% of the pictures, B in 52",
+    for words in ("a-model", "b-model", "A shows men in 70\N{NO-BREAK SPACE}% of the images, B in 52",
                   "In 1 of 2 prompts the two differ", "Only A has measured: judge, clerk.",
                   "Only B has measured: nurse.", "Only B was measured for: age.", "karras", "-35 [-46, -23]"):
         assert words in p.text, words
-    assert "Two classifiers" in Page(card_page([first, made(a_set(row([[9, 1]])), classifier="another")])).text
+    assert "Two judges" in Page(card_page([first, made(a_set(row([[9, 1]])), classifier="another")])).text
 
 
 def test_sets_of_the_same_target_are_paired_first():
@@ -281,12 +281,12 @@ def test_text_of_users_is_text_on_the_page_and_in_markdown(hostile):
 
 def test_markdown_is_short_and_says_what_counts(calibrated):
     text = card_markdown(calibrated)
-    for words in ("## Who appears in the pictures of a-model",
-                  "**Asked for 3 subjects, this model shows men in 54 % of the pictures",
+    for words in ("## Who appears in the images of a-model",
+                  "**Asked for 3 subjects, this model shows men in 54 % of the images",
                   "| pilot | gender | man | 50 % | 90 % &#91;83, 94&#93; | 52 % &#91;45, 59&#93; | 0.368 (0.019) |",
-                  "100 pictures per prompt", "- **Only 82 % of the pictures of 'woman' are labelled correctly",
+                  "100 images per prompt", "- **Only 82 % of the images of 'woman' are labelled correctly",
                   "- 1 of 4 prompts failed.",
-                  "steps 20", "1,200 pictures, 2.0 hours", "not a person's identity", "sd-debias 0.1.0"):
+                  "steps 20", "1,200 images, 2.0 hours", "not a person's identity", "sd-debias 0.1.0"):
         assert words in text, words
 
 
@@ -338,7 +338,7 @@ DAMAGE = {
                          "states and shows"),
     "a check of another attribute": (lambda c: c["sets"][0].update(checks=[Check(
         "age", ("a", "b"), ((1, 0), (0, 1)), (0, 0)).to_dict()]), "'gender'"),
-    "a picture that is none": (lambda c: first(c).update(
+    "an image that is none": (lambda c: first(c).update(
         pictures=dict(before=['/9j/" onerror="alert(1)'])), "pictures.before"),
     "negative seconds": (lambda c: c["cost"].update(seconds=-1), "cost.seconds"),
 }

@@ -1,4 +1,4 @@
-"""Pictures before and after a pass."""
+"""Images before and after a pass."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +10,7 @@ from sd_debias.core.study.passes import Passage, paired
 
 
 def bright(images):
-    """Bright pictures are men, dark ones women; grey ones nobody's."""
+    """Bright images are men, dark ones women; grey ones nobody's."""
     level = np.array([np.mean(image) / 255 for image in images])
     return np.where(np.abs(level - .5)[:, None] < .1, 0.0, np.stack([level, 1 - level], 1))
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
         (tmp_path / name).mkdir()
         for file, level in files.items():
             picture = np.full((64, 64, 3), level, np.uint8)
-            picture[:8] = 255 - level if level != 128 else 100  # a picture of one colour shows nobody
+            picture[:8] = 255 - level if level != 128 else 100  # an image of one colour shows nobody
             Image.fromarray(picture).save(tmp_path / name / file, quality=95)
         return FolderAudit(tmp_path / name, (GENDER,), [look]).run()
     return folder
@@ -64,5 +64,5 @@ def test_chance_holds_where_labels_change_without_favour():
 def test_pictures_that_are_no_pairs_are_refused(folder):
     with pytest.raises(DebiasError, match="'two'.*same file name"):
         paired(folder("one", {"a.png": 5}), folder("two", {"b.png": 5}))
-    with pytest.raises(DebiasError, match="several pictures named 'a'"):
+    with pytest.raises(DebiasError, match="several images named 'a'"):
         paired(folder("three", {"a.png": 5}), folder("four", {"a.png": 5, "a.jpg": 5}))

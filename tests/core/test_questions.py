@@ -1,4 +1,4 @@
-"""Models that answer questions on pictures, as judges: tiny real ones of transformers with random weights."""
+"""Models that answer questions on images, as judges: tiny real ones of transformers with random weights."""
 import numpy as np
 import pytest
 import torch
@@ -14,7 +14,7 @@ from sd_debias.core.judge.clip import ClipModel
 from sd_debias.core.judge.questions import ASKED, Asked, AskingModel
 
 MAN = ASKED.format("a man")
-WORDS = ("[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] yes no is the person in this picture a an man woman doctor old ? . , "
+WORDS = ("[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] yes no is the person in this image a an man woman doctor old ? . , "
          "does show answer or").split()
 
 TEXT = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
@@ -74,7 +74,7 @@ def words_of(special=(), words=("yes", "Yes", "no", "No")):
     """A tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     known = ["<unk>", "<pad>", "<s>", "</s>", *special, *words,
-             *"User Assistant : ? . , Is the person in this picture a an man woman doctor Answer or".split()]
+             *"User Assistant : ? . , Is the person in this image a an man woman doctor Answer or".split()]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(
@@ -95,7 +95,7 @@ def llava(folder, tokenizer=None):
 
 
 def idefics(folder):
-    """As SmolVLM: a picture is cut into tiles, as many as its shape needs, so that questions differ in length."""
+    """As SmolVLM: an image is cut into tiles, as many as its shape needs, so that questions differ in length."""
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
     tokenizer = words_of(["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles])
     config = transformers.Idefics3Config(
@@ -125,7 +125,7 @@ def inputs_of(model, image, question):
 
 @torch.no_grad()
 def by_hand(kind, model, image, question):
-    """p(yes) / (p(yes) + p(no)) of one picture, by a plain pass of the model."""
+    """p(yes) / (p(yes) + p(no)) of one image, by a plain pass of the model."""
     if kind in ("blip", "vilt"):
         question = question.removesuffix(" Answer yes or no.")
         inputs = inputs_of(model, image, question)
@@ -161,7 +161,7 @@ def test_an_answer_is_the_models_own_probability_of_yes_against_no(kind, models,
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_of_any_shape_beside_it_do_not_change_an_answer(kind, folders, models, images):
-    """Cuts of faces and pictures of a folder differ in size."""
+    """Cuts of faces and images of a folder differ in size."""
     same, model = [picture(seed) for seed in range(5)], models[kind]
     alone = np.concatenate([model.yes([image], MAN) for image in same])
     np.testing.assert_allclose(AskingModel(folders[kind], batch_size=2).yes(same, MAN), alone, atol=1e-5)
@@ -208,9 +208,9 @@ def test_groups_are_asked_about_in_the_words_of_their_descriptions_which_must_di
 @pytest.mark.parametrize("prompt, asked", [
     ("a photo of a (doctor:1.2), bokeh", ASKED.format("a doctor")),
     ("engineer", ASKED.format("an engineer")),
-    ("<lora:x:0.8>", "Does this picture show anything? Answer yes or no."),
+    ("<lora:x:0.8>", "Does this image show anything? Answer yes or no."),
     ("masterpiece and best quality and sharp focus",  # without a subject
-     "Does this picture show masterpiece and best quality and sharp focus? Answer yes or no.")])
+     "Does this image show masterpiece and best quality and sharp focus? Answer yes or no.")])
 def test_fidelity_asks_whether_the_person_is_what_the_prompt_is_about(prompt, asked, models, monkeypatch):
     model = next(iter(models.values()))
     said = []

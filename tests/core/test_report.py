@@ -122,7 +122,7 @@ def test_same_seed_pairs_say_which_pictures_changed_and_others_are_no_pairs(tmp_
     pair = {PROMPT: [Sheet(WITHOUT, first, [1, 2, 3]), Sheet(WITH, last, [1, 2, 3])]}
     p = page(profile, tmp_path, pair)
     assert [a.get("class") for a in p.all("figure") if a.get("class") == "changed"] == ["changed"]
-    assert "1 of 3 pictures changed" in p.text and len(p.all("img")) == 6
+    assert "1 of 3 images changed" in p.text and len(p.all("img")) == 6
     assert "seed 2, with the profile: changed" in [a["alt"] for a in p.all("img")]
     own = {PROMPT: [Sheet(WITHOUT, pictures(3), [1, 2, 3]), Sheet(WITH, pictures(2), [7, 8])]}
     p = page(profile, tmp_path, own)

@@ -65,7 +65,7 @@ def test_fields_that_nobody_knows_may_hold_anything_that_is_json_and_not_too_dee
     deep = []
     for _ in range(40):
         deep = [deep]
-    for value, sentence in ((deep, "nested more than"), ("\ud800", "no Unicode"), (float("nan"), "finite"),
+    for value, sentence in ((deep, "nested more than"), ("\ud800", "Unicode"), (float("nan"), "finite"),
                             (10**400, "finite"), (object(), "plain values")):
         with pytest.raises(DebiasError, match=sentence):
             check({"note": value}, {"type": "object"}, "This")

@@ -197,12 +197,12 @@ def test_a_target_share_of_zero_does_not_end_in_no_guidance(method):
 
 
 def calibrated(model, method, attribute=GENDER, sure="normal"):
-    """A whole calibration by a usual plan; a picture is the number of its group."""
+    """A whole calibration by a usual plan; an image is the number of its group."""
     groups = len(model.shares)
 
     def generate(weights, seeds):
         pictures = []
-        proof = calibration.rounds[-1].kind == PROOF  # each picture has a group's own text
+        proof = calibration.rounds[-1].kind == PROOF  # each image has a group's own text
         for row in weights.numpy():
             steering = Steering(tuple(row.tolist()))
             if row.any() and (method.spend == "draw" or proof):
@@ -227,7 +227,7 @@ LINEAR = Method("embedding", spend="shift", guidance=SafeLatentGuidance(linear=T
     ids=["draw from 60:40", "from 80:20", "from 95:5", "shift from 80:20", "a few"])
 def test_what_is_called_sure_holds_and_costs_few_pictures(method, men, most, runs):
     """Of 30 calibrations at least 26 are within the margin: 95 % would be 28 or 29. `most` are
-    pictures in the mean, those of the verification included."""
+    images in the mean, those of the verification included."""
     models = [Model([men, 1 - men], slope=1.0, obedience=0.98, seed=seed) for seed in range(runs)]
     found = [calibrated(model, method) for model in models]
     assert all(c.stop.startswith("sure enough") for c in found)
@@ -255,7 +255,7 @@ def test_a_short_calibration_steers_nothing_where_the_target_is_met():
 
 
 def test_rounds_of_a_margin_measure_what_is_known_least():
-    """Of 80:20 most of what is not known is the share of pictures that are left alone."""
+    """Of 80:20 most of what is not known is the share of images that are left alone."""
     history = [Measurement(NONE, np.array([[80, 20], [0, 0], [0, 0]]))]
     solver, plain = make(DRAW, GENDER, within=0.05), make(DRAW, GENDER)
     history.append(Measurement(solver.propose(history), np.array([[0, 0], [0, 0], [1, 59]])))
@@ -276,7 +276,7 @@ def test_pushes_of_earlier_prompts_of_a_list_count_a_little():
 
 
 def test_the_push_of_a_margin_grows_only_where_the_margin_is_out_of_reach():
-    """By ten pictures and a cautious prior, 5:95 seemed out of reach of a push that 97 % obey."""
+    """By ten images and a cautious prior, 5:95 seemed out of reach of a push that 97 % obey."""
     attribute = GENDER.with_target((5, 95))
     models = [Model((0.8, 0.2), obedience=0.97, seed=seed) for seed in range(4)]
     found = [calibrated(model, Method(), attribute=attribute) for model in models]

@@ -20,7 +20,7 @@ def standing(rounds, plan=None):
 
 
 def of(kind, steering, men, n=100, first=0):
-    """So many of n pictures are labelled as men."""
+    """So many of n images are labelled as men."""
     seeds = tuple(range(first, first + n))
     labels = [option - 1 for option in steering.draws(seeds)]
     alone = [i for i, label in enumerate(labels) if label < 0]
@@ -68,6 +68,6 @@ def test_one_number_is_the_result_and_a_small_verification_is_no_second_one():
 
 
 def test_a_verification_of_five_pictures_knows_nothing():
-    """A plan of five pictures a round said "Now 80 / 20: on target"."""
+    """A plan of five images a round said "Now 80 / 20: on target"."""
     rounds = [of(AUDIT, NONE, 4, 5), of(ROUND, SENT, 3, 5, 100), of(HELD_OUT, SENT, 3, 5, LATE)]
     assert "on target" not in standing(rounds, Plan(5, rounds=1, held_out=5)).text

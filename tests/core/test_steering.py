@@ -19,7 +19,7 @@ DRAWS = [[0, 2, 1, 0, 0, 2, 1, 0, 0, 2, 2, 0, 1, 0, 0, 1, 0, 1, 3, 1, 0, 0, 2],
 
 
 def test_what_each_seed_draws_is_pinned():
-    """A change would change every user's pictures."""
+    """A change would change every user's images."""
     for seed, points in ((99, [0.324358, 0.03521, 0.155326]),
                          (2**64 - 1, [0.731414, 0.538356, 0.701909])):
         assert [round(point(seed, stream), 6) for stream in range(3)] == points

@@ -15,7 +15,7 @@ DEFAULT = METHODS["default"]
 
 
 class World:
-    """Pictures of a model whose first group has this share; a push is labelled right so often."""
+    """Images of a model whose first group has this share; a push is labelled right so often."""
 
     def __init__(self, share, right, seed=0):
         self.share, self.right, self.chance = share, right, np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def calibrated(world, attribute=GENDER, plan=None):
 
 
 def test_a_share_of_labels_that_mean_nothing_is_not_on_target():
-    """The demo model's emoji show no age: 4 of 10 pictures steered to "an old person" are old, and
+    """The demo model's emoji show no age: 4 of 10 images steered to "an old person" are old, and
     60:40 was "on target, 95% certain"."""
     age = parse("age: young (a young person) | old (an old person) = 60:40")
     found = [calibrated(World(0.7, 0.4, seed), age) for seed in range(20)]

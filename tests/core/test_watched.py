@@ -1,4 +1,4 @@
-"""What a profile does to attributes that were not calibrated, by the pictures of its calibration."""
+"""What a profile does to attributes that were not calibrated, by the images of its calibration."""
 import json
 
 import numpy as np

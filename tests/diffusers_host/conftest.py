@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def one_demo_model():
-    """Commands of a module share the loaded model: loading takes as long as their few pictures."""
+    """Commands of a module share the loaded model: loading takes as long as their few images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workbench, "load_pipeline", cache(workbench.load_pipeline))
         patch.setattr(model, "clip", cache(model.clip))

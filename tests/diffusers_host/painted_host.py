@@ -1,4 +1,4 @@
-"""A host without a model, for sweeps: it paints pictures whose colour says which group they show, in no time."""
+"""A host without a model, for sweeps: it paints images whose colour says which group they show, in no time."""
 from __future__ import annotations
 
 import hashlib
@@ -22,9 +22,9 @@ PLAN = Plan(50, rounds=2, held_out=50, batch_size=10, tolerance=1e-6)
 
 
 class Painter(Host):
-    """Of a prompt, a share of pictures by its own hash shows the first group; nine of ten pushed ones obey.
+    """Of a prompt, a share of images by its own hash shows the first group; nine of ten pushed ones obey.
 
-    seconds  that a picture takes
+    seconds  that an image takes
     trouble  f(prompt, seeds), called before every batch: what goes wrong, or is returned
     """
 
@@ -164,7 +164,7 @@ class Together:
 
 
 class Stuck(Once):
-    """The first process on one of these nodes of Ray does not come to an end with a picture."""
+    """The first process on one of these nodes of Ray does not come to an end with an image."""
 
     def __init__(self, folder: Path, *nodes: str):
         super().__init__(folder)

@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(measured):
 
 
 @pytest.mark.parametrize("other", [
-    [], ["--steps", "1"], ["--cfg", "1.5"], ["--classifier", "{clip}"], ["--count", "6"],
+    [], ["--steps", "1"], ["--cfg", "1.5"], ["--judge", "{clip}"], ["--count", "6"],
     ["--attribute", "skin_tone_3"], ["--name", "another"]])
 def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(
         measured, tmp_path, capsys, other):
@@ -111,7 +111,7 @@ def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(
     assert (kept.exists() and kept.read_bytes() == before) == bool(other)
     assert (f"kept in {kept.parent}" in said) == (other not in ([], ["--name", "another"]))
     named = Profile.load(own / "profile.json").classifier
-    assert (named == "CLIP own-clip") == ("--classifier" in other)
+    assert (named == "CLIP own-clip") == ("--judge" in other)
 
 
 def test_what_cannot_be_written_is_said_before_the_first_picture(tmp_path, monkeypatch, refused):
@@ -122,7 +122,7 @@ def test_what_cannot_be_written_is_said_before_the_first_picture(tmp_path, monke
             raise OSError(errno.EROFS, "Read-only file system", str(path))
         return opened(path, flags, *mode, **more)
 
-    monkeypatch.setattr(Workbench, "generate", lambda *_, **__: pytest.fail("a picture was made"))
+    monkeypatch.setattr(Workbench, "generate", lambda *_, **__: pytest.fail("an image was made"))
     with exclusive(tmp_path / "profile.json"):
         refused([*QUICK, "--out", tmp_path], "Another calibration")
     monkeypatch.setattr(os, "open", read_only)
@@ -227,7 +227,7 @@ def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
 # --- audit, doctor, and what all have in common --------------------------------------------------
 
 def test_json_prints_one_document_and_skin_tone_can_be_judged_by_colour(capsys):
-    assert main([*AUDIT, "--json", "--attribute", "skin_tone_5", "--classifier", "skin_tone_5=ita",
+    assert main([*AUDIT, "--json", "--attribute", "skin_tone_5", "--judge", "skin_tone_5=ita",
                  "--attribute", "gender"]) == 0
     shares = json.loads(capsys.readouterr().out)["audits"][0]["attributes"]
     assert shares["gender"]["n"] == sum(shares["gender"]["counts"]) == 6
@@ -245,11 +245,11 @@ def test_a_prompt_of_any_script_goes_through_a_pipe_of_few_letters(tmp_path, mon
 @pytest.mark.parametrize("arguments, facts", [
     ([*AUDIT, "--attribute", "man | man"], ["'man | man'", "twice"]),
     ([*AUDIT, "--attribute", "a | b = 1:x"], ["'1:x'", "a, b"]),
-    ([*AUDIT, "--model", "no/folder", "--classifier", "x"], ["'no/folder'", "--allow-download"]),
-    ([*AUDIT, "--model", "model.ckpt", "--classifier", "x"], ["'model.ckpt'", ".safetensors"]),
-    ([*AUDIT, "--model", ".", "--classifier", "x"], ["'.'", "model_index.json"]),
-    ([*AUDIT, "--classifier", "gender=ita"], ["'gender'", "2"]),
-    ([*AUDIT, "--classifier", f"gender={CLASSIFIER}"], ["tokenizer"]),  # a folder without it
+    ([*AUDIT, "--model", "no/folder", "--judge", "x"], ["'no/folder'", "--allow-download"]),
+    ([*AUDIT, "--model", "model.ckpt", "--judge", "x"], ["'model.ckpt'", ".safetensors"]),
+    ([*AUDIT, "--model", ".", "--judge", "x"], ["'.'", "model_index.json"]),
+    ([*AUDIT, "--judge", "gender=ita"], ["'gender'", "2"]),
+    ([*AUDIT, "--judge", f"gender={CLASSIFIER}"], ["tokenizer"]),  # a folder without it
     ([*AUDIT, "--device", "toaster"], ["'toaster'"]),
     ([*QUICK, "--out", "x", "--sure", "quick"], ["--count", "--sure custom", "--sure quick"]),
     (["generate", "--prompt", "x", "--others", "draw", "--out", "x"], ["--others", "--profile"]),
@@ -264,7 +264,7 @@ def test_a_model_folder_without_a_text_encoder_is_refused(tmp_path, refused):
     own = shutil.copytree(FOLDER, tmp_path / "model", ignore=left_out)
     index = json.loads((own / "model_index.json").read_text())
     (own / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
-    refused([*AUDIT, "--model", own, "--classifier", "x"], "no text encoder")
+    refused([*AUDIT, "--model", own, "--judge", "x"], "no text encoder")
 
 
 def test_another_text_encoder_is_another_model(tmp_path):

@@ -64,7 +64,7 @@ def entry_of(out):
 
 
 def measured(out):
-    """The labels of audit and verification with their pictures, and the profile's entry, as they were written."""
+    """The labels of audit and verification with their images, and the profile's entry, as they were written."""
     page, entry = (out / "labels.html").read_text("utf-8"), entry_of(out)
     rounds = [{**each, "seconds": None} for each in entry["rounds"]]
     sections = json.loads(page.split('"data">')[1].split("</script>")[0])["sections"]
@@ -124,7 +124,7 @@ def test_an_audit_of_a_folder_that_ends_early_is_continued(
     for i in range(8):
         noise = np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{i}.png")
-    command = ["audit", "--folder", str(tmp_path), "--classifier", "demo", "--batch-size", "2"]
+    command = ["audit", "--folder", str(tmp_path), "--judge", "demo", "--batch-size", "2"]
     own, calls = transformers.CLIPModel.get_image_features, []
 
     def third(*args, **kwargs):
@@ -138,7 +138,7 @@ def test_an_audit_of_a_folder_that_ends_early_is_continued(
         calls.clear()
         assert main([*command, *place]) == code
         said = capsys.readouterr().err
-        assert [fact for fact in (*facts, "4 of 8 pictures", kept) if fact not in said] == []
+        assert [fact for fact in (*facts, "4 of 8 images", kept) if fact not in said] == []
     assert [path.name for path in out.iterdir()] == ["unfinished.json"]
     assert main([*command, "--out", str(out)]) == 0 and len(calls) == 5
     assert {path.name for path in out.iterdir()} == {"audit.json", "labels.csv", "labels.html"}

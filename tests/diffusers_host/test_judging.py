@@ -1,4 +1,4 @@
-"""Audits, checks and corrections by the command line on the embedded demo model, with few pictures."""
+"""Audits, checks and corrections by the command line on the embedded demo model, with few images."""
 import csv
 import json
 import re
@@ -32,7 +32,7 @@ COUNTS = ((9, 1), (2, 8))
 
 
 def page_of(out):
-    """The sections of the page of pictures and labels."""
+    """The sections of the page of images and labels."""
     text = (out / "labels.html").read_text("utf-8")
     return json.loads(re.search('id="data">(.*?)</script>', text, re.S)[1])["sections"]
 
@@ -62,7 +62,7 @@ def corrections(folder, runs):
 
 
 def flipped(section, at):
-    """As the page saves it: this picture's label turned to the other group."""
+    """As the page saves it: this image's label turned to the other group."""
     item, (attribute,) = section["items"][at], section["attributes"]
     other = attribute["groups"][1 - item["labels"][0][0]]
     return {section["run"]: {attribute["name"]: {item["key"]: other}}}
@@ -90,7 +90,7 @@ def checked(one_demo_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(one_demo_model, tmp_path_factory):
-    """The audit's pictures, three of them in a sub-folder, and one file that is none."""
+    """The audit's images, three of them in a sub-folder, and one file that is none."""
     root = tmp_path_factory.mktemp("pictures") / "drawn"
     for seed, out in ((0, root), (3, root / "more")):
         assert main(["generate", *AUDIT[1:3], "--count", "3", "--batch-size", "3", "--steps", "4",
@@ -105,7 +105,7 @@ def test_an_audit_leaves_its_pictures_and_labels_as_a_page_and_a_table(audited):
     assert {path.name for path in audited.iterdir()} == {"audit.json", "audit-1.png", "labels.html", "labels.csv"}
     rows, (section,) = table_of(audited), page_of(audited)
     keys = [f"seed {i}" for i in range(6)]
-    assert [row["picture"] for row in rows] == [item["key"] for item in section["items"]] == keys
+    assert [row["image"] for row in rows] == [item["key"] for item in section["items"]] == keys
     labels = [GENDER.names[item["labels"][0][0]] for item in section["items"]]
     assert [row["gender"] for row in rows] == labels and {row["title"] for row in rows} == {PROMPT}
     assert counts_of(rows) == figures(audited)["counts"]
@@ -146,7 +146,7 @@ def test_check_makes_pictures_of_each_group_and_writes_what_the_judge_said(check
     assert np.sum(own.counts) + sum(own.left_out) == 8
     assert all("doctor" in prompt for prompt in own.prompts) and own.prompts[0].endswith("a man")
     rows = table_of(checked)
-    for prompt, counts in zip(own.prompts, own.counts):  # what the table says of its pictures
+    for prompt, counts in zip(own.prompts, own.counts):  # what the table says of its images
         of_prompt = [row for row in rows if row["title"] == prompt]
         assert counts_of(of_prompt) == list(counts) and len(of_prompt) == 4
 
@@ -167,7 +167,7 @@ def test_a_check_with_corrections_tells_the_judges_errors_from_the_models(checke
                   for out in (checked, tmp_path / "out"))
     assert "1 label corrected by hand" in said and own.by == "hand"
     assert own.obeyed is not None and own.obeyed[0] == (3, 4) and own.obeyed[1][1] == 4
-    assert "the model shows 'man' in 75 % of the pictures whose prompt states it" in said
+    assert "the model shows 'man' in 75 % of the images whose prompt states it" in said
 
 
 def test_an_audit_by_a_checked_judge_prints_corrected_shares(audited, checked, tmp_path, capsys):
@@ -179,9 +179,9 @@ def test_an_audit_by_a_checked_judge_prints_corrected_shares(audited, checked, t
     assert found["counts"] == measured and np.allclose(found["corrected"], best)
     assert np.allclose(found["corrected_intervals"], edges)
     assert f"check: man {best[0]:.1%} [{edges[0][0]:.1%}, {edges[0][1]:.1%}]" in said
-    assert "only 70 % of the pictures of 'woman'" in said
+    assert "only 70 % of the images of 'woman'" in said
     assert main([*AUDIT, "--check", str(checked / "check.json")]) == 0  # what the command wrote
-    assert "corrected by the classifier's check" in capsys.readouterr().out
+    assert "corrected by the judge's check" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("own, facts", [
@@ -189,7 +189,7 @@ def test_an_audit_by_a_checked_judge_prints_corrected_shares(audited, checked, t
     (dict(groups=["a", "b"]), ["'gender' (a, b)", "'gender' (man, woman)"]),
     (dict(attribute="age", groups=["a", "b"]), ["'age'", "--attribute"])])
 def test_a_check_that_does_not_fit_is_one_sentence(tmp_path, monkeypatch, refused, own, facts):
-    monkeypatch.setattr(Workbench, "render", lambda *_: pytest.fail("a picture is made first"))
+    monkeypatch.setattr(Workbench, "render", lambda *_: pytest.fail("an image is made first"))
     file = a_check(tmp_path)
     (check,) = json.loads(Path(file).read_text())["checks"]
     Path(file).write_text(json.dumps({"checks": [check | own if own != 1 else own]}))
@@ -204,7 +204,7 @@ def test_two_checks_of_one_attribute_are_not_dropped_silently(tmp_path, refused)
 # --- audits of folders ---------------------------------------------------------------------------
 
 def of_images(folder, *options):
-    return ["audit", "--folder", str(folder), "--classifier", "demo", "--batch-size", "4",
+    return ["audit", "--folder", str(folder), "--judge", "demo", "--batch-size", "4",
             *map(str, options)]
 
 
@@ -219,7 +219,7 @@ def test_a_folder_is_audited_without_a_model_as_the_models_pictures_are(
     found, rows = figures(tmp_path), table_of(tmp_path)
     assert json.loads((tmp_path / "audit.json").read_text())["pictures"] == 7
     assert (found["n"], found["unsure"], found["groups"]) == (6, 1, ["man", "woman"])
-    assert [row["picture"].rpartition(" ")[0] for row in rows] == [
+    assert [row["image"].rpartition(" ")[0] for row in rows] == [
         "0.png", "1.png", "2.png", "broken.png", "more/3.png", "more/4.png", "more/5.png"]
     assert counts_of(rows) == found["counts"]
     assert "could not be read: broken.png" in said and "not finite" not in said
@@ -230,8 +230,8 @@ def test_a_folder_is_audited_without_a_model_as_the_models_pictures_are(
 
 
 def test_a_pass_is_audited_from_two_folders(folder, tmp_path, capsys):
-    """With itself nobody changes; with the pictures in another order some do, and are shown side by side."""
-    assert main(["audit", "--before", str(folder), "--after", str(folder), "--classifier", "demo", "--out",
+    """With itself nobody changes; with the images in another order some do, and are shown side by side."""
+    assert main(["audit", "--before", str(folder), "--after", str(folder), "--judge", "demo", "--out",
                  str(tmp_path / "same")]) == 0
     assert "gender: 0 of 6 pairs changed" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "same").iterdir()} == {"audit.json", "labels.html", "labels.csv"}
@@ -240,7 +240,7 @@ def test_a_pass_is_audited_from_two_folders(folder, tmp_path, capsys):
     names = sorted(path.name for path in (other / "more").iterdir())
     for name, source in zip(names, reversed(names), strict=True):
         shutil.copy(folder / "more" / source, other / "more" / name)
-    assert main(["audit", "--before", str(folder), "--after", str(other), "--classifier", "demo", "--out",
+    assert main(["audit", "--before", str(folder), "--after", str(other), "--judge", "demo", "--out",
                  str(tmp_path / "pass")]) == 0
     found = json.loads((tmp_path / "pass" / "audit.json").read_text())["attributes"]["gender"]
     labels = [row["gender"] for row in table_of(tmp_path / "pass")]
@@ -249,8 +249,8 @@ def test_a_pass_is_audited_from_two_folders(folder, tmp_path, capsys):
 
 
 def test_a_folder_needs_a_classifier_and_pictures(folder, tmp_path, refused):
-    refused(["audit", "--folder", folder], "CLIP", "--classifier")
-    refused(of_images(tmp_path), "holds no pictures")
+    refused(["audit", "--folder", folder], "CLIP", "--judge")
+    refused(of_images(tmp_path), "holds no images")
     refused(of_images(tmp_path / "nowhere"), "There is no folder")
 
 
@@ -294,7 +294,7 @@ def test_a_calibration_keeps_the_check_that_corrected_its_shares_and_leaves_pict
     assert (own.counts, own.attribute, own.judge) == (COUNTS, "gender", JUDGE)
     assert json.loads((out / "profile.json").read_text())["checks"] == [own.to_dict()]
     best, _ = corrected_shares(profile.entries[0].before[0]["counts"], COUNTS)
-    for fact in ("CLIP classifier labelled pictures", "Labelled man", "90 %", "80 %", f"{100 * max(best):.0f} % ["):
+    for fact in ("CLIP classifier labelled images", "Labelled man", "90 %", "80 %", f"{100 * max(best):.0f} % ["):
         assert fact in words_of(out / "report.html")
     assert [section["title"] for section in sections] == [f"{PROMPT}, audit", f"{PROMPT}, held-out"]
     assert all(len(section["items"]) == 8 for section in sections)
@@ -305,7 +305,7 @@ def test_a_calibration_keeps_the_check_that_corrected_its_shares_and_leaves_pict
 
 
 def test_judges_and_models_of_a_hub_are_told_apart():
-    """60 pictures labelled by one judge were continued with another: hub ids, `photo` and `ita` all were None."""
+    """60 images labelled by one judge were continued with another: hub ids, `photo` and `ita` all were None."""
     told = {parts._told(text) for text in (
         "openai/clip-vit-base-patch32", "google/siglip", "gender=photo", "skin_tone=ita")}
     assert len(told) == 4

@@ -40,7 +40,7 @@ def made(pipe, prompt=PROMPT, seeds=SEEDS, name="sdxl", **steered):
 
 @pytest.mark.parametrize("name", GUIDERS)
 def test_it_stands_in_front_of_every_guider(pipe, name):
-    """A full push is the group's own text as that guider draws it; a picture that is left alone stays."""
+    """A full push is the group's own text as that guider draws it; an image that is left alone stays."""
     family = "flux2-klein" if name == "MagnitudeAwareGuidance" else "sdxl"  # it takes latents of tokens alone
     pipe = pipe if family == "sdxl" else tiny_modular.pipeline(family)
     how = dict(name=family, **(dict(negative_prompt="blurry") if family == "sdxl" else {}))

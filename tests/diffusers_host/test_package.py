@@ -118,7 +118,7 @@ def test_a_profile_goes_to_the_hub_with_a_card_and_comes_from_its_cache(profile,
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", downloaded)
     assert debias.push_to_hub(profile, "me/doctor", token="t") == "https://hub/me/doctor"
-    assert "Who appears in the pictures" in sent["README.md"] and json.loads(sent["profile.json"])
+    assert "Who appears in the images" in sent["README.md"] and json.loads(sent["profile.json"])
     assert debias.load("me/doctor").entries == profile.entries
     with pytest.raises(debias.DebiasError, match="me/nurse.*allow_download"):
         debias.load("me/nurse")

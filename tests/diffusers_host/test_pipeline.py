@@ -152,7 +152,7 @@ def test_predictions_around_the_prompt_cost_what_a_text_costs_where_one_group_is
 
 @pytest.mark.parametrize("family, cfg", [("sd", 5.0), ("sdxl", 1.0), ("flux", 5.0)])
 def test_however_many_groups_no_call_has_more_rows_than_the_pipeline_s(family, cfg):
-    """And a picture is the one that it is alone, where its further rows come in other calls."""
+    """And an image is the one that it is alone, where its further rows come in other calls."""
     pipe, flux = made(family), family == "flux"
     spread = [[0.0] * 5, [0.3, -0.2, 0.1, 0.2, -0.4], [-0.1, 0.4, -0.3, 0.1, -0.1]]
     names = "red", "black", "grey", "fair", "none"
@@ -200,7 +200,7 @@ def test_pipelines_with_further_inputs_are_guided_too(name, direction, more):
     pipe = getattr(tiny_pipelines, name)()
 
     def inputs(n):
-        # This pipeline draws a single picture's latents from the first image's generator, so each gets a picture.
+        # This pipeline draws a single image's latents from the first image's generator, so each gets an image.
         own = dict(image=[picture()] * n, mask_image=[picture(1)] * n)
         return own if name == "inpaint" else dict(image=picture(), **more)
     plain, _ = images_of(pipe, **inputs(2))

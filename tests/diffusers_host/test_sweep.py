@@ -1,4 +1,4 @@
-"""Sweeps: many prompts, whatever order their pictures come in."""
+"""Sweeps: many prompts, whatever order their images come in."""
 import csv
 import errno
 import json
@@ -315,7 +315,7 @@ def test_bad_files_of_prompts_are_refused_in_a_sentence(tmp_path, text, facts):
 
 @pytest.fixture(scope="module")
 def swept(one_demo_model, tmp_path_factory):
-    """A sweep of the demo model with few pictures, all at once; and its prompts."""
+    """A sweep of the demo model with few images, all at once; and its prompts."""
     root = tmp_path_factory.mktemp("sweep")
     (root / "prompts.csv").write_text("subject,states\ndoctor,\nnurse,\nwoman,gender=woman\n", encoding="utf-8")
     assert sweep(root, root / "all") == 0
@@ -329,7 +329,7 @@ def sweep(root, out, *more):
 
 def table(folder):
     return sorted(csv.DictReader((folder / "demo" / "labels.csv").open(encoding="utf-8", newline="")),
-                  key=lambda row: (row["prompt"], row["picture"]))
+                  key=lambda row: (row["prompt"], row["image"]))
 
 
 def test_a_sweep_gives_labels_of_every_picture_and_a_card(swept):
@@ -355,7 +355,7 @@ def test_a_finished_sweep_measures_nothing_again_and_another_one_is_refused(swep
     assert main([*SWEEP, "--prompts", "demo-20", "--out", str(out)]) == 2
     assert "its 3 prompts differ from these 20" in capsys.readouterr().err
     assert main(["sweep", "--status", str(out)]) == 0
-    assert "demo: 3 of 3 prompts, 18 pictures" in capsys.readouterr().out
+    assert "demo: 3 of 3 prompts, 18 images" in capsys.readouterr().out
 
 
 def test_an_edited_profile_or_table_is_not_overwritten(swept, tmp_path, capsys):
@@ -392,7 +392,7 @@ def test_a_sweep_that_was_killed_while_it_wrote_its_results_writes_them_again(sw
 
 def test_a_sweep_without_a_picture_may_be_asked_for_anew_and_speaks_json(tmp_path, capsys):
     out = str(tmp_path / "out")
-    assert main(["sweep", "--model", "nowhere", "--classifier", "x", "--prompts", "demo-20", "--out", out]) == 2
+    assert main(["sweep", "--model", "nowhere", "--judge", "x", "--prompts", "demo-20", "--out", out]) == 2
     (tmp_path / "a.txt").write_text("a photo of a doctor\n", encoding="utf-8")
     assert main([*SWEEP, "--prompts", str(tmp_path / "a.txt"), "--out", out, "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -441,6 +441,6 @@ def test_a_folder_called_demo_is_not_taken_for_the_demo_model(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     for name in ("demo", "mine"):
         (tmp_path / name).mkdir()
-    given = dict(model="demo", config="mine", classifier=["demo", "age=mine", "gender=photo"], labels=None)
+    given = dict(model="demo", config="mine", judge=["demo", "age=mine", "gender=photo"], labels=None)
     assert _absolute(given) == dict(model="demo", config=str(tmp_path / "mine"), labels=None,
-                                    classifier=["demo", f"age={tmp_path / 'mine'}", "gender=photo"])
+                                    judge=["demo", f"age={tmp_path / 'mine'}", "gender=photo"])

@@ -215,7 +215,7 @@ def table(folder):
 
 
 def measured(folder):
-    """How many pictures the states of a sweep hold."""
+    """How many images the states of a sweep hold."""
     return sum(r["labels"] and len(r["labels"][0]) for path in folder.glob("prompts/*.json")
                for r in json.loads(path.read_text("utf-8"))["state"]["rounds"])
 
@@ -283,7 +283,7 @@ def test_a_killed_sweep_goes_on_where_it_was_though_its_worker_is_killed_too(
 
 
 def painting():
-    """Ray's processes of this one's cluster that are at work on pictures of a prompt."""
+    """Ray's processes of this one's cluster that are at work on images of a prompt."""
     return [process for process in family(os.getpid()) if "ray::a photo" in title(process)]
 
 

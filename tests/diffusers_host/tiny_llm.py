@@ -66,7 +66,7 @@ def _qwen3(kind=Qwen3Model, layers=2):
 
 
 def _qwen_vl(kind, config, **vision):
-    """Qwen's models of text and pictures; the part that sees is there, but unused."""
+    """Qwen's models of text and images; the part that sees is there, but unused."""
     text = _decoder(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2]))
     vision = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=WIDTH, **vision)
     return _lively(kind(config(text_config=text, vision_config=vision)))
@@ -84,7 +84,7 @@ def _mistral3(kind, layers=2):
 
 
 def _flux2_vae():
-    """It halves the picture once, and its latents' 2x2 patches are what is denoised."""
+    """It halves the image once, and its latents' 2x2 patches are what is denoised."""
     return diffusers.AutoencoderKLFlux2(
         block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16,
@@ -177,7 +177,7 @@ def qwen_image():
 
 @family("QwenImage21Pipeline", pixels=64, true_cfg_scale=4.0, negative_prompt=["", ""])
 def qwen_image_21():
-    """Its pipeline counts on a sixteenth of the picture's height and width, so four halvings."""
+    """Its pipeline counts on a sixteenth of the image's height and width, so four halvings."""
     transformer = diffusers.QwenImage21Transformer2DModel(
         in_channels=4, out_channels=4, num_layers=2, context_in_dim=WIDTH, **HEADS, **ROPE)
     vae = diffusers.AutoencoderKLQwenImage21(

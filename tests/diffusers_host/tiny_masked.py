@@ -48,7 +48,7 @@ _PIXART = dict(use_resolution_binning=False, clean_caption=False, guidance_scale
 
 @family("PixArtAlphaPipeline", **_PIXART)
 def pixart_alpha():
-    return _pixart(diffusers.PixArtAlphaPipeline, 128)  # where it is told the picture's size too
+    return _pixart(diffusers.PixArtAlphaPipeline, 128)  # where it is told the image's size too
 
 
 @family("PixArtSigmaPipeline", **_PIXART)

@@ -92,7 +92,7 @@ def _t5(tokenizer=None, kind=T5EncoderModel, config=T5Config):
 
 
 def _vae(channels=4, blocks=2, **config):
-    """All blocks but one halve a picture."""
+    """All blocks but one halve an image."""
     return diffusers.AutoencoderKL(
         block_out_channels=(8,) * blocks, layers_per_block=1, norm_num_groups=4,
         latent_channels=channels, down_block_types=("DownEncoderBlock2D",) * blocks,

@@ -1,6 +1,6 @@
 """Random pipelines of HiDream, HunyuanImage, Kandinsky 5, Krea 2, Bria, Wan and Cosmos 2, small enough for a test.
 
-The pipelines' own sizes (of the picture, of a prompt) are attributes there, and are made small after construction.
+The pipelines' own sizes (of the image, of a prompt) are attributes there, and are made small after construction.
 """
 from copy import deepcopy
 
@@ -40,7 +40,7 @@ class HarmlessChecker:
 
 
 class LetterProcessor(PreTrainedTokenizerFast):
-    """In place of Qwen2-VL's processor, which needs torchvision even for texts without pictures."""
+    """In place of Qwen2-VL's processor, which needs torchvision even for texts without images."""
 
     def __call__(self, text, images=None, videos=None, **options):
         return super().__call__(text, **options)
@@ -72,7 +72,7 @@ def _long_clip(projection=False):
 
 
 def _video_vae(kind, **config):
-    """Wan's VAE and its copies, which halve a picture; of one frame they make one frame."""
+    """Wan's VAE and its copies, which halve an image; of one frame they make one frame."""
     return kind(base_dim=4, z_dim=LATENTS, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
                 **config).eval()
 
@@ -177,7 +177,7 @@ def cosmos():
     transformer = diffusers.CosmosTransformer3DModel(
         in_channels=LATENTS, out_channels=LATENTS, num_attention_heads=2, attention_head_dim=16, num_layers=2,
         mlp_ratio=2, text_embed_dim=WIDTH, adaln_lora_dim=4, max_size=(4, 32, 32), extra_pos_embed_type=None,
-        concat_padding_mask=False)  # that mask is nothing but zeros for pictures, and resizing it takes torchvision
+        concat_padding_mask=False)  # that mask is nothing but zeros for images, and resizing it takes torchvision
     return diffusers.Cosmos2TextToImagePipeline(
         text_encoder=_t5(), tokenizer=_letters(), transformer=_lively(transformer),
         vae=_video_vae(diffusers.AutoencoderKLWan),

@@ -27,7 +27,7 @@ ours, comfy = Later("sd_debias.nodes"), Later("comfy")
 
 PROMPT = "a photo of a doctor"
 ALL_TO_WOMEN = Steering((0.0, 0.0), (0.0, 0.0, 1.0))
-DRAWING = Steering((0.0, 0.0), (0.5, 0.0, 0.5))  # half of the pictures to women
+DRAWING = Steering((0.0, 0.0), (0.5, 0.0, 0.5))  # half of the images to women
 
 
 def profile(steering=ALL_TO_WOMEN, prompts=(PROMPT,), method=METHODS["default"], attribute=GENDER,
@@ -41,7 +41,7 @@ def profile(steering=ALL_TO_WOMEN, prompts=(PROMPT,), method=METHODS["default"],
 
 
 class Brightness:
-    """A judge by the mean of a picture: half of random ones are the first group."""
+    """A judge by the mean of an image: half of random ones are the first group."""
     name = "brightness"
 
     def __call__(self, images):
@@ -59,7 +59,7 @@ PICTURES = dict(width=64, height=64, steps=2, cfg=2.0, sampler_name="euler", sch
 def calibration(**more):
     """Inputs of the node for a small calibration."""
     return PICTURES | dict(
-        attributes=(GENDER.with_target((1, 3)),), classifier=judge(), prompts=PROMPT, negative="",
+        attributes=(GENDER.with_target((1, 3)),), judge=judge(), prompts=PROMPT, negative="",
         seed=3, images=6, rounds=2, held_out=4, batch_size=4, tolerance=1e-6, method="default",
         confidence=0.0, direction="as the method says", rule="as the method says",
         name="test") | more

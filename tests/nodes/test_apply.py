@@ -47,7 +47,7 @@ def test_image_i_of_a_batch_counts_as_seed_plus_i_in_both_nodes(demo, use, sampl
 def test_a_run_says_what_it_did_and_in_which_setting(use, said, sample):
     sample(use("apply", direction="embedding"), cfg=3.0)
     text, warning = said[-1]
-    assert warning and "2 of 2 pictures steered" in text
+    assert warning and "2 of 2 images steered" in text
     assert "cfg: calibrated at 2.0, used at 3.0" in text
 
 

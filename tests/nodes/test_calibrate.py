@@ -167,7 +167,7 @@ def whole(studio):
         labels, evaluations = studio("undisturbed")
         assert evaluations
         _whole[:] = labels, list(studio.batches)
-        assert len(_whole[1]) == 2 + 2 + 2 + 1 + 2  # the last: the audit's pictures with the weights
+        assert len(_whole[1]) == 2 + 2 + 2 + 1 + 2  # the last: the audit's images with the weights
     return _whole
 
 
@@ -205,7 +205,7 @@ def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
 def test_a_check_that_memory_ran_out_in_says_that_it_begins_anew(demo, studio, call, said, sample):
     plain = sample(demo[0])
     with pytest.raises(torch.cuda.OutOfMemoryError), studio.failing("judge", 1, memory_ran_out):
-        call("DebiasCheckClassifier", attributes=(GENDER,), classifier=judge(), prompts=PROMPT,
+        call("DebiasCheckJudge", attributes=(GENDER,), judge=judge(), prompts=PROMPT,
              count=5, seed=0, batch_size=5, confidence=0.0, **PICTURES)
     text, warning = said[-1]
     assert warning and "Memory ran out" in text and "queue it again" in text and "kept" not in text
@@ -215,12 +215,12 @@ def test_a_check_that_memory_ran_out_in_says_that_it_begins_anew(demo, studio, c
 # --- what its first rounds were measured with ---------------------------------------------------
 
 def graph(strength=0.5, judge="one", seed=0):
-    """A prompt in which a calibration, node 9, hangs on a LoRA and a classifier."""
+    """A prompt in which a calibration, node 9, hangs on a LoRA and a judge."""
     nodes = {"1": ("CheckpointLoaderSimple", dict(ckpt_name="sub/x.safetensors")),
              "2": ("LoraLoader", dict(model=["1", 0], clip=["1", 1], strength=strength)),
              "3": ("DebiasJudge", dict(judge=judge)),
              "9": ("DebiasCalibrate", dict(model=["2", 0], clip=["2", 1], vae=["1", 2],
-                                           classifier=["3", 0])),
+                                           judge=["3", 0])),
              "10": ("KSampler", dict(model=["2", 0], seed=seed))}
     return {key: dict(class_type=kind, inputs=inputs, _meta=dict(title=f"{kind} {seed}"))
             for key, (kind, inputs) in nodes.items()}

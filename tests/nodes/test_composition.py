@@ -212,7 +212,7 @@ def test_with_samplers_guiders_regions_and_controlnets(demo, sample, guided, nam
 def test_easycache_changes_the_effect_of_directions_inside_sampling_and_the_pass_names_it(
         demo, sample, guided, direction, most):
     """It was only asked whether anything is guided. A cache repeats steps, and with them what they
-    were steered by. One picture at a time: EasyCache adds up the differences of all of a batch."""
+    were steered by. One image at a time: EasyCache adds up the differences of all of a batch."""
     effects = []
     cached = node("easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False)
     for patch, name in ((lambda model: model, None), (cached, "EasyCache")):

@@ -14,7 +14,7 @@ METHODS = {direction: Method(direction) for direction in DIRECTIONS} | {
 
 @pytest.fixture
 def claims(monkeypatch):
-    """What is written into pictures' metadata."""
+    """What is written into images' metadata."""
     found = []
     monkeypatch.setattr(ours.messages, "record", found.append)
     return found
@@ -22,7 +22,7 @@ def claims(monkeypatch):
 
 @pytest.fixture(scope="module")
 def kept():
-    """Pictures that several tests compare with, by name."""
+    """Images that several tests compare with, by name."""
     return {}
 
 
@@ -93,7 +93,7 @@ def test_a_generation_that_fails_claims_nothing_and_the_next_is_clean(
     assert not said and not claims
     assert torch.equal(sample(model, steps=3), apply.plain)
     assert torch.equal(sample(apply(method), steps=3), guided)
-    assert len(claims) == 1 and "2 of 2 pictures steered" in said[-1][0]
+    assert len(claims) == 1 and "2 of 2 images steered" in said[-1][0]
     # A hook that failed once is no hindrance to the same model's next run.
     assert (sample(patched, steps=3) - guided).abs().max() < 2e-3
 

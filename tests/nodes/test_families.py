@@ -56,7 +56,7 @@ def made(name, change=lambda model, clip: None):
 
 
 def pushed(run, method, **more):
-    """What ROWS change, having left the first picture as it is; and how much of it of each."""
+    """What ROWS change, having left the first image as it is; and how much of it of each."""
     plain = run(PROMPT, **more)[0]
     found, (done,) = run(PROMPT, ALL, ROWS, method, **more)
     moved = (found - plain).abs().flatten(1).amax(1)

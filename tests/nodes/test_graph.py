@@ -122,7 +122,7 @@ def applied(call, said, sample):
 def test_apply_needs_no_second_typing_of_the_prompt(applied, demo, sample):
     plain = sample(demo[0], steps=2)
     steered, text = applied({**BASE, **GRAPHS["a guider"]})
-    assert "2 of 2 pictures steered (2 to woman)" in text and not torch.equal(steered, plain)
+    assert "2 of 2 images steered (2 to woman)" in text and not torch.equal(steered, plain)
     for own, words in ((f"{PROMPT}, a man", "the prompt itself says 'man'"),
                        ("", "not calibrated")):
         graph = {**BASE, "pos": text_of(own), "end": sampler(("pos", 0))}
@@ -152,7 +152,7 @@ def test_each_pass_is_looked_up_by_the_text_of_its_own_sampler(call, said, sampl
     two = {**BASE, **GRAPHS["a text"], "cat": text_of("a cat"), "second": sampler(("cat", 0))}
     record = ours.messages.Record(two)
     model, = call("DebiasApply", two, "apply", profile=profile())
-    for own, words in (("end", "2 of 2 pictures steered"), ("second", "not calibrated")):
+    for own, words in (("end", "2 of 2 images steered"), ("second", "not calibrated")):
         monkeypatch.setattr(ours.messages, "running", lambda own=own: (record, own))
         sample(model, steps=1)
         assert words in said[-1][0]
@@ -167,5 +167,5 @@ def test_two_profiles_at_once_both_act_and_each_says_what_it_did(call, said, dem
                        profile=one)
     plain, gender, both = (sample(model, steps=2) for model in models)
     assert sorted(text.partition(":")[0] for text, _ in said[-2:]) == ["doctor-gender", "tones"]
-    assert all("2 of 2 pictures steered" in text for text, _ in said[-2:])
+    assert all("2 of 2 images steered" in text for text, _ in said[-2:])
     assert not torch.equal(plain, gender) and not torch.equal(gender, both)

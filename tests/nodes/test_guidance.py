@@ -1,6 +1,6 @@
 """Guidance inside ComfyUI's sampling: one set of tests over the real host and its double.
 
-That pictures are what core computes, are left alone and keep to windows: tests/contracts.
+That images are what core computes, are left alone and keep to windows: tests/contracts.
 """
 
 import pytest

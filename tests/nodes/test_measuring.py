@@ -1,4 +1,4 @@
-"""What counts pictures: attributes, folders, classifiers, Debias Audit, and the doctor."""
+"""What counts images: attributes, folders, judges, Debias Audit, and the doctor."""
 import json
 import shutil
 import types
@@ -44,7 +44,7 @@ def audit(call):
     """audit(images, ...) -> (chart, text)"""
     def audit(*images, attributes=(GENDER,), **more):
         given = dict(images=list(images)) if images else {}
-        return call("DebiasAudit", classifier=[judge()], attributes=[attributes], **given, **more)
+        return call("DebiasAudit", judge=[judge()], attributes=[attributes], **given, **more)
     return audit
 
 
@@ -90,10 +90,10 @@ def test_an_audit_s_output_brings_its_bars(comfyui, said):
     shown, = made.ui["debias_panel"]
     share, = shown["shares"]
     assert share["prompt"] == "a title" and share["now"]["images"] == 4
-    assert share["was"] is None  # nobody knows whether these pictures were guided
+    assert share["was"] is None  # nobody knows whether these images were guided
 
 
-# --- folders of pictures ------------------------------------------------------------------------
+# --- folders of images ------------------------------------------------------------------------
 
 @pytest.fixture
 def pictures(comfyui):
@@ -115,7 +115,7 @@ def test_a_folder_of_any_sizes_is_counted_together(audit, said, pictures):
         picture.save(pictures / file)
     before = ours.audit.DebiasAudit.fingerprint_inputs(folder=["pictures"])
     (pictures / "broken.png").write_bytes(b"no picture")
-    (pictures / "notes.txt").write_text("no picture")
+    (pictures / "notes.txt").write_text("no image")
     assert ours.audit.DebiasAudit.fingerprint_inputs(folder=["pictures"]) != before
     # Bright ones are men here; transparent is white.
     assert "(N = 4): man 75.0%" in audit(folder=["pictures"])[1]
@@ -127,7 +127,7 @@ def test_a_folder_of_any_sizes_is_counted_together(audit, said, pictures):
 
 @pytest.mark.parametrize("folder, fact", [
     *((name, "no folder") for name in ("gone", "..", "../output", "a\0b", "\ud800", "a" * 300)),
-    ("pictures", "holds no pictures")])
+    ("pictures", "holds no images")])
 def test_a_folder_that_cannot_be_loaded_is_refused(said, pictures, folder, fact):
     with pytest.raises(DebiasError, match=fact):
         ours.audit.DebiasAudit.fingerprint_inputs(folder=[folder])
@@ -177,7 +177,7 @@ def test_beside_the_demo_s_judge_colour_tells_three_tones_and_five(comfyui, tone
 
 
 def test_the_demo_s_judge_refuses_pictures_of_other_models(comfyui):
-    """It was sure of "woman" on grey pictures of any model."""
+    """It was sure of "woman" on grey images of any model."""
     from sd_debias.demo_model.model import clip
     classify = clip().classifier(GENDER)
     assert classify(np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 2)
@@ -269,7 +269,7 @@ def test_the_demo_model_is_that_of_diffusers(demo, sample):
     "prompt",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("embedding", "prediction"))])
 def test_the_doctor_finds_the_demo_model_well(call, said, direction):
-    text, = call("DebiasDoctor", prompt=PROMPT, direction=direction, classifier=judge(),
+    text, = call("DebiasDoctor", prompt=PROMPT, direction=direction, judge=judge(),
                  **PICTURES | dict(steps=4))
     assert text.startswith("Guidance works on this model.") and "NO  " not in text
-    assert "SD1ClipModel" in text and "the classifier sees" in text and said[-1] == (text, False)
+    assert "SD1ClipModel" in text and "the judge sees" in text and said[-1] == (text, False)

@@ -177,13 +177,13 @@ def test_a_node_taken_from_the_cache_says_again_what_it_said(records, sent):
     held = posted(messages, "first")
     ran("first", "2")
     ours.panel._pages["page"] = None
-    messages.say("1", "2 pictures steered")
+    messages.say("1", "2 images steered")
     messages.say("1", "and 2 more", adds=True)
     messages.say("1", "4 of 9", done=4, total=9)
     sent.clear()
     posted(messages, "again", client_id="page")
     posted(messages, "otherwise", client_id="page", strength=0.5)
-    state = dict(node="1", text="2 pictures steered\nand 2 more", warning=False)
+    state = dict(node="1", text="2 images steered\nand 2 more", warning=False)
     assert held and sent == [("sd-debias.panel", state, "page")]
 
 

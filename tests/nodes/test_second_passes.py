@@ -1,4 +1,4 @@
-"""A pass that draws a picture anew, as hires fix and detailers do, keeps whom the first pass was steered to."""
+"""A pass that draws an image anew, as hires fix and detailers do, keeps whom the first pass was steered to."""
 import pytest
 from nodes_given import ours
 

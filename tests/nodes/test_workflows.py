@@ -206,7 +206,7 @@ def test_bundled_workflows_run(server):
     audit = prompt_of(server, 5)
     of_type(audit, "DebiasAudit")["folder"] = "pictures"
     of_type(audit, "DebiasJudge").update(judge="demo (for the demo model alone)", further="skin_tone_3=ita", labels="")
-    for item in audit.values():  # the demo's pictures show no ages
+    for item in audit.values():  # the demo's images show no ages
         if item["inputs"].get("attribute") == "age":
             item["inputs"].update(attribute="own groups", groups="cook: a cook\njudge: a judge", name="job")
     server.ok(audit)
@@ -215,11 +215,11 @@ def test_bundled_workflows_run(server):
 @pytest.mark.comfyui
 def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_served(server):
     prompt = prompt_of(server, 8)
-    of_type(prompt, "DebiasCheckClassifier")["count"] = 6
+    of_type(prompt, "DebiasCheckJudge")["count"] = 6
     of_type(prompt, "EmptyLatentImage")["batch_size"] = 60
     node = key_of(prompt, "DebiasAudit")
     shown = server.ok(prompt)[node]["debias_panel"][0]
-    assert "corrected by the classifier's check: man " in shown["text"] and "N = 60" in shown["text"]
+    assert "corrected by the judge's check: man " in shown["text"] and "N = 60" in shown["text"]
     with urllib.request.urlopen(server.url + shown["labels"], timeout=60) as answer:
         page, rules = answer.read().decode(), answer.headers["Content-Security-Policy"]
     assert "sandbox allow-scripts allow-downloads" in rules and "script-src 'sha256-" in rules
@@ -298,7 +298,7 @@ def test_a_page_with_the_extension_gets_panels_and_the_report_opens(server):
     assert share["groups"] == ["man", "woman"] and len(share["now"]["intervals"]) == 2
     assert share["was"]["images"] == 24 and share["now"]["shares"][0] < share["was"]["shares"][0]
     assert share["text"].startswith("Target 5 / 95. Was ")
-    assert "pictures steered" in panels["DebiasApply"][-1]["text"] and panels["DebiasAudit"][-1]["shares"][0]["now"]
+    assert "images steered" in panels["DebiasApply"][-1]["text"] and panels["DebiasAudit"][-1]["shares"][0]["now"]
     report = panels["DebiasCalibrate"][-1]["report"]
     with urllib.request.urlopen(f"{server.url}/api{report}", timeout=60) as answer:
         assert "sandbox" in answer.headers["Content-Security-Policy"] and "doctor" in answer.read().decode()

@@ -98,7 +98,7 @@ def sharing(clip):
 
 
 def blind():
-    """Qwen's tower for pictures has 600 million weights more, and no pictures are shown here."""
+    """Qwen's tower for images has 600 million weights more, and no images are shown here."""
     return mock.patch.object(comfy("text_encoders.qwen_vl"), "Qwen2VLVisionTransformer",
                              lambda **_: torch.nn.Module())
 

@@ -167,7 +167,7 @@ def test_a_pickle_beside_safetensors_and_an_adapter_of_a_part_are_not_read(model
         check_no_code(model)
 
 
-# --- profiles, states, pictures --------------------------------------------------------------------------------------
+# --- profiles, states, images --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("rule", ["own:os.system", "own:antigravity:Solver",
                                   "antigravity:Solver", "own:../x"])

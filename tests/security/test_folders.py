@@ -136,7 +136,7 @@ def test_a_profiles_name_is_a_file_of_its_folder(tmp_path, monkeypatch, capsys, 
     assert not [file for file in tmp_path.rglob("*.json")]
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 def test_a_picture_that_is_a_link_out_of_its_folder_is_not_labelled_nor_shown_and_is_named(tmp_path, secret):
     folder, seen = tmp_path / "pictures", []
@@ -156,6 +156,6 @@ def test_a_picture_that_is_a_link_out_of_its_folder_is_not_labelled_nor_shown_an
     assert audit.unreadable == ["c.png: it is a link that leads out of the folder"]
     (folder / "a.png").unlink()
     (folder / "b.png").unlink()
-    with pytest.raises(DebiasError, match="holds no pictures"):
+    with pytest.raises(DebiasError, match="holds no images"):
         FolderAudit(folder, [GENDER], [judge])
     assert json.dumps(labelled.table()).count("private") == 0

@@ -70,8 +70,8 @@ def run(folder, *commands):
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-HUB = ["audit", *PROMPT, "--count", "4", "--classifier", "somebody/clip"]
-HUB_MODEL = ["audit", *PROMPT, "--count", "4", "--model", "somebody/model", "--classifier", "demo"]
+HUB = ["audit", *PROMPT, "--count", "4", "--judge", "somebody/clip"]
+HUB_MODEL = ["audit", *PROMPT, "--count", "4", "--model", "somebody/model", "--judge", "demo"]
 
 
 def test_a_model_or_a_classifier_of_the_hub_is_refused_unless_it_is_allowed(monkeypatch, capsys):
@@ -95,7 +95,7 @@ def test_no_command_asks_another_host_unless_it_is_told_to(tmp_path):
         ["report", "--profile", "calibrated/profile.json", "--out", "report"],
         ["sweep", "--audit", "--prompts", "prompts.txt", "--count", "4", *FEW, "--out", "sweep"],
         ["card", "sweep/demo", "--out", "card"],
-        ["audit", "--folder", "pictures", "--classifier", "demo", "--out", "folder"],
+        ["audit", "--folder", "pictures", "--judge", "demo", "--out", "folder"],
         ["doctor", "--steps", "2"],
         HUB, HUB_MODEL, [*HUB_MODEL[:-1], "somebody/clip", "--allow-download"])
     codes, asked = zip(*found)

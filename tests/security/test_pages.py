@@ -56,7 +56,7 @@ def stranger():
 
 
 def test_markdown_is_not_made_of_what_a_strangers_profile_says(stranger):
-    """In the accordion, a profile's text drew pictures of other sites."""
+    """In the accordion, a profile's text drew images of other sites."""
     found = made_of(literal_lines(described(stranger)))
     assert not re.search(r"[<>`*_\[\]]|://|www\.", found)
 
@@ -221,7 +221,7 @@ const gradioApp = () => document, onAfterUiUpdate = (f) => addEventListener("loa
 
 @pytest.mark.parametrize("said, address", [
     ("Open the report: /sd-debias/report/a b", "sd-debias/report/a%20b"),
-    ("Look at the pictures and their labels: /sd-debias/report/(last audit)/labels.html",
+    ("Look at the images and their labels: /sd-debias/report/(last audit)/labels.html",
      "sd-debias/report/(last%20audit)/labels.html"),
     ("Open the report: /sd-debias/report/&lt;img src=x&gt;", "sd-debias/report/%3Cimg%20src%3Dx%3E"),
     ("Open the report: ///evil.example/x", None), ("Open the report: javascript:alert(1)", None),
@@ -236,8 +236,8 @@ def test_below_the_pictures_only_addresses_of_reports_become_links(served, brows
 
 @pytest.mark.parametrize("said", [
     "Open the report: /sd-debias/report/a",
-    "Look at the pictures and their labels: /sd-debias/report/(last check)/labels.html",
-    "Look at the pictures and their labels: /sd-debias/report/(last audit)/labels.html"])
+    "Look at the images and their labels: /sd-debias/report/(last check)/labels.html",
+    "Look at the images and their labels: /sd-debias/report/(last audit)/labels.html"])
 def test_lists_are_renewed_once_as_the_page_is_loaded_and_once_for_a_result(served, browser, said):
     """A check was said to be in lists that only a restart renewed; so was a profile after the page was loaded anew."""
     script = (ROOT / "javascript" / "debias.js").read_text("utf-8")
@@ -246,7 +246,7 @@ def test_lists_are_renewed_once_as_the_page_is_loaded_and_once_for_a_result(serv
     page = WEBUI.replace("<p>", f"<script>const pressed = [];</script>{buttons}<p>", 1) % said
     served({"index.html": page, "debias.js": script})
     again = "document.querySelector('p').textContent = arguments[0]; dispatchEvent(new Event('load'));"
-    browser.execute_script(again, said)  # the page shows the text anew when a picture is chosen
+    browser.execute_script(again, said)  # the page shows the text anew when an image is chosen
     assert browser.execute_script("return document.links.length") == 1
     assert sorted(browser.execute_script("return pressed")) == sorted(f"script_txt2img_{name}" for name in 2 * names)
 

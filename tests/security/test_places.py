@@ -51,7 +51,7 @@ def test_a_message_about_a_file_says_its_place_as_the_host_knows_it(tmp_path):
 
 
 def texts(folder):
-    """All that the files of a folder say, pictures' metadata among them."""
+    """All that the files of a folder say, images' metadata among them."""
     found = {}
     for file in sorted(folder.rglob("*.*")):
         found[file.name] = file.read_bytes().decode("utf-8", "replace")
@@ -63,7 +63,7 @@ def texts(folder):
 
 @pytest.mark.slow
 def test_no_file_that_a_command_writes_names_a_folder_of_this_machine(tmp_path):
-    """Profile, report, labels, table, card and pictures; a sweep's own state names models as they were given."""
+    """Profile, report, labels, table, card and images; a sweep's own state names models as they were given."""
     out, prompts = tmp_path / "out", tmp_path / "prompts.txt"
     prompts.write_text("a photo of a doctor\n")
 
@@ -75,7 +75,7 @@ def test_no_file_that_a_command_writes_names_a_folder_of_this_machine(tmp_path):
     run("audit", "a", *prompt, *few)
     run("generate", "g", *prompt, *few, "--profile", out / "c" / "profile.json")
     (out / "g" / "broken.png").write_bytes(b"no picture")
-    run("audit", "f", "--folder", out / "g", "--classifier", "demo")
+    run("audit", "f", "--folder", out / "g", "--judge", "demo")
     run("sweep", "s", *few, "--audit", "--prompts", prompts)
     found = texts(out)
     assert {"profile.json", "report.html", "labels.csv", "labels.html", "card.html", "card.md", "card.json",

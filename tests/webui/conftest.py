@@ -69,7 +69,7 @@ def a_double(request, tmp_path):
 
 @pytest.fixture
 def bench(a_double, monkeypatch):
-    """A double whose pictures are judged by their brightness."""
+    """A double whose images are judged by their brightness."""
     monkeypatch.setattr(hosts.ours("classifiers"), "load", lambda text, attributes, *_: (
         [settings.brightness] * len(attributes), None))
     return a_double

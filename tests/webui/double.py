@@ -1,6 +1,6 @@
 """A small double of the hosts' `modules`, written for these tests: enough of A1111, or of Forge, to run the extension.
 
-Its model is a function of the mean text embedding, so every step is quick, and pictures change with texts alone. What
+Its model is a function of the mean text embedding, so every step is quick, and images change with texts alone. What
 it keeps of the hosts is what the extension relies on: which hook is called when, with which rows, that exceptions are
 swallowed, and how infotext is written.
 """

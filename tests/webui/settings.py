@@ -42,7 +42,7 @@ def save_profile(folder, name: str = "test", direction: str = "prompt", context:
 
 
 def same(one, other) -> bool:
-    """Bit-identical pictures."""
+    """Bit-identical images."""
     return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other))
 
 
@@ -58,7 +58,7 @@ def keys(text: str) -> dict:
 
 
 def brightness(images):
-    """A judge: dark pictures are the first group, most of them by themselves."""
+    """A judge: dark images are the first group, most of them by themselves."""
     first = np.array([array.mean() < 128.45 for array in map(np.asarray, images)], np.float32)
     return np.stack([first, 1 - first], axis=1)
 

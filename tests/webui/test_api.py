@@ -62,7 +62,7 @@ def test_messages_hold_no_folder_of_this_machine(a_double, tmp_path):
     assert str(tmp_path) not in str(caught.value)
     (ours("classifiers").folder() / "mine").mkdir(parents=True)
     with refused("mine") as caught:
-        calibrate(a_double, classifier="mine")
+        calibrate(a_double, judge="mine")
     assert str(tmp_path) not in str(caught.value)
 
 

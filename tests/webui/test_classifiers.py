@@ -1,4 +1,4 @@
-"""Classifiers as the page offers and loads them: the host's own CLIP, folders, the hub's cache, a download."""
+"""Judges as the page offers and loads them: the host's own CLIP, folders, the hub's cache, a download."""
 import sys
 import types
 from pathlib import Path
@@ -21,7 +21,7 @@ def modules(a_double, monkeypatch, tmp_path):
 
 
 class TinyClip(torch.nn.Module):
-    """Of OpenAI's form: a picture's brightness, and a text's length."""
+    """Of OpenAI's form: an image's brightness, and a text's length."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ def test_the_interrogator_s_clip_judges_and_is_loaded_once(modules, monkeypatch)
     p = gender([dark, bright])
     assert interrogator.loads == 1 and p.shape == (2, 2) and np.allclose(p.sum(1), 1) and not np.allclose(p[0], p[1])
     assert gender.name == "CLIP ViT-L/14 of the interrogator" and len(fidelity([dark], "a text")) == 1
-    # By the embeddings themselves: cosines times the model's own scale. A dark picture's is (0, 1).
+    # By the embeddings themselves: cosines times the model's own scale. A dark image's is (0, 1).
     groups = [sum(np.array([len(text), 1]) / np.hypot(len(text), 1) for text in group.classifier_texts)
               for group in GENDER.groups]
     scores = np.exp([np.exp(2.0) * group[1] / np.linalg.norm(group) for group in groups])

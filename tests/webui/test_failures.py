@@ -26,7 +26,7 @@ in_process = pytest.mark.parametrize("host", ["a1111"], indirect=True)
 HOOKS = ["process", "process_before_every_sampling", "postprocess_batch", "cfg_denoiser",
          "cfg_denoised"]
 UNCLAIMED = {
-    "text": {"Debias failed": "Memory ran out. Use smaller pictures, or a smaller batch size."},
+    "text": {"Debias failed": "Memory ran out. Use smaller images, or a smaller batch size."},
     **dict.fromkeys(["skipped before", "interrupted before"], {
         "Debias": "not applied (the sampling ended before its first step)"})}
 
@@ -74,7 +74,7 @@ def fails(host):
 
 @pytest.fixture
 def clean(host, direction):
-    """clean() after a failure: pictures and infotexts, plain and guided, are what they were."""
+    """clean() after a failure: images and infotexts, plain and guided, are what they were."""
     save_profile(host.profiles, direction=direction)
     before = generate(host), generate(host, **debias())
     assert not same(before[0][0], before[1][0])
@@ -147,8 +147,8 @@ NAME, _whole = "failures", {}
 
 
 def calibrated(host):
-    """The labels of audit and verification with their pictures, and the profile's entry, as they were written."""
-    calibrate(host, classifier="demo", name=NAME)
+    """The labels of audit and verification with their images, and the profile's entry, as they were written."""
+    calibrate(host, judge="demo", name=NAME)
     page = (host.profiles / "reports" / NAME / "labels.html").read_text("utf-8")
     entry, = json.loads((host.profiles / f"{NAME}.json").read_text("utf-8"))["entries"]
     rounds = [{**each, "seconds": None} for each in entry["rounds"]]
@@ -207,7 +207,7 @@ def test_a_skipped_batch_of_the_verification_is_left_out_and_the_others_are_as_t
 def test_an_audit_that_memory_runs_out_in_says_so(host, fails, after):
     fails("judge", after)
     with pytest.raises(ValueError, match="Memory ran out"):
-        audit(host, classifier="demo")
+        audit(host, judge="demo")
 
 
 def test_memory_that_runs_out_is_said_beside_a_warning_of_the_judge(a_double):

@@ -1,4 +1,4 @@
-"""Infotexts, written and pasted: what a picture says comes back, and anything else ends nothing."""
+"""Infotexts, written and pasted: what an image says comes back, and anything else ends nothing."""
 from __future__ import annotations
 
 import math
@@ -19,7 +19,7 @@ FOUR = dict(seed=20, batch_size=4)
 
 
 def check_comes_again(host, batch, infotext):
-    """The infotext of one of its pictures brings a batch again, bit by bit and word by word."""
+    """The infotext of one of its images brings a batch again, bit by bit and word by word."""
     prompt = infotext.splitlines()[0]
     again = host.post("txt2img", payload(**FOUR, prompt=prompt, infotext=infotext))
     assert same(arrays(batch), arrays(again)) and again.infotexts == batch.infotexts
@@ -58,7 +58,7 @@ def test_a_pasted_hash_finds_a_renamed_profile(a_double):
 
 def test_what_a_picture_s_infotext_says_is_found_once_and_is_nothing_before_the_sampling(
         a_double, monkeypatch):
-    """A GPU waited 54 times for it: hosts ask for every key, for every picture and the grid. A1111
+    """A GPU waited 54 times for it: hosts ask for every key, for every image and the grid. A1111
     and Forge write params.txt before: it said that nothing was guided."""
     save_profile(a_double.profiles)
     asked, told = [], ours("run").Run._metadata
@@ -88,7 +88,7 @@ def test_the_infotext_of_a_grid_says_how_many_of_its_images_were_steered(a_doubl
 
 
 def test_pictures_that_differ_by_their_variation_seeds_draw_by_these(a_double):
-    """With Extra, the draw went by the main seed: eight different pictures were all sent alike."""
+    """With Extra, the draw went by the main seed: eight different images were all sent alike."""
     save_profile(a_double.profiles, steering=DRAW)
     varied, plain = (["Debias sent to" in each for each in generate(a_double, **page, **debias())[1]]
                      for page in (dict(FOUR, seed=5, subseed=20, subseed_strength=0.5), FOUR))

@@ -20,7 +20,7 @@ def test_an_audit_measures_the_page_without_the_accordion_and_changes_nothing(be
     assert state.textinfo.startswith("audit: 10 of 10 images; gender ")
     assert state.job_count == 2
     page, = (path for path in bench.profiles.rglob("*") if path.is_file())
-    assert page.name == "labels.html", "of pictures and labels, no profile"
+    assert page.name == "labels.html", "of images and labels, no profile"
     save_profile(bench.profiles)
     assert audit(bench, page=debias()).info == result.info
 
@@ -57,12 +57,12 @@ def test_the_judges_model_goes_when_an_audit_ends(bench, monkeypatch, how):
 
 def test_a_check_is_saved_and_corrects_the_audit_that_names_it(bench):
     checked = script(bench, dict(work="check the judge", count=10, name="mine"))
-    assert "man: " in checked.info and "of 10 pictures labelled correctly" in checked.info
+    assert "man: " in checked.info and "of 10 images labelled correctly" in checked.info
     file = bench.profiles / "checks" / "mine.json"
     saved = json.loads(file.read_text())["checks"][0]
     assert [sum(row) for row in saved["counts"]] == [10, 10] and saved["groups"] == ["man", "woman"]
     file.write_text(json.dumps(dict(checks=[dict(saved, counts=[[45, 5], [10, 40]])])))
-    corrected = "corrected by the classifier's check: man "
+    corrected = "corrected by the judge's check: man "
     assert corrected in audit(bench, 20, check="mine").info
     assert corrected not in audit(bench, 20).info
 
@@ -85,7 +85,7 @@ def test_without_a_classifier_it_says_what_is_needed(a_double):
 
 
 def test_calibration_saves_a_profile_that_the_accordion_applies(bench, tmp_path):
-    """The audit's pictures are farther from half and half than chance explains, those that verify it
+    """The audit's images are farther from half and half than chance explains, those that verify it
     are not. Forge Neo's batch file alone makes the folder for sheets: started otherwise, a finished
     calibration showed nothing."""
     bench.shared.opts.temp_dir = str(tmp_path / "tmp")
@@ -100,7 +100,7 @@ def test_calibration_saves_a_profile_that_the_accordion_applies(bench, tmp_path)
     assert (bench.profiles / "reports" / "doctor" / "report.html").exists()
     assert (tmp_path / "tmp").is_dir()
     assert not list((bench.profiles / "unfinished").glob("*.json"))
-    # A picture carries its own parameters; sheets and charts the result's text.
+    # An image carries its own parameters; sheets and charts the result's text.
     assert len(result.images) == len(result.infotexts) == 2 + 8
     assert len(set(result.infotexts[2:])) == 8 and set(result.infotexts[:2]) == {result.info}
     said = keys(bench.post("txt2img", payload(**debias(name="doctor"))).infotexts[0])

@@ -12,7 +12,7 @@ directions = pytest.mark.parametrize("direction", DIRECTIONS)
 
 
 def check_steered(host, direction, least=2, **page):
-    """The plain pictures and those of a profile, which say so."""
+    """The plain images and those of a profile, which say so."""
     save_profile(host.profiles, direction=direction)
     plain, _ = generate(host, **page)
     guided, (said, *_) = generate(host, **page, **debias())

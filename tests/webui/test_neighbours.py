@@ -44,7 +44,7 @@ def neighbour(request, a1111):
 
 
 def deep_unet():
-    """A UNet of random weights with the original's number of blocks, whose pictures follow the text."""
+    """A UNet of random weights with the original's number of blocks, whose images follow the text."""
     import torch
     from diffusers import UNet2DConditionModel
     from sd_debias.demo_model.model import FOLDER
@@ -62,7 +62,7 @@ def deep_unet():
 
 
 def made(host, scripts, more, ours=False, **changes):
-    """Pictures beside these other scripts, with a profile or without, and what they say."""
+    """Images beside these other scripts, with a profile or without, and what they say."""
     ours = debias()["alwayson_scripts"] if ours else {}
     return generate(host, **{**more, **changes}, alwayson_scripts={**scripts, **ours})
 

@@ -33,8 +33,8 @@ def test_the_form_shows_what_the_chosen_work_needs(a_double):
     """Four scripts stood in the list, with the same fields again."""
     script = ours("measure_script")
     controls = dict(zip(script.DEFAULTS, a_double.runner.named(script.DebiasMeasure().title()).ui(False)))
-    for work, shown in (("calibrate", {"name", "attributes", "target", "sure", "classifier"}), ("doctor", set()),
-                        ("audit", {"attributes", "classifier", "count"})):
+    for work, shown in (("calibrate", {"name", "attributes", "target", "sure", "judge"}), ("doctor", set()),
+                        ("audit", {"attributes", "judge", "count"})):
         controls["work"].init_field(work)
         assert {name for name in script.SHOWN if controls[name].visible} == shown
         _, *updates = script._shown(work)
@@ -42,7 +42,7 @@ def test_the_form_shows_what_the_chosen_work_needs(a_double):
 
 
 def test_a_request_has_the_defaults_of_its_work(a_double):
-    """A check made as many pictures per group as an audit, and own groups were measured beside gender."""
+    """A check made as many images per group as an audit, and own groups were measured beside gender."""
     asked = ours("measure_script").asked
     assert asked([dict(work="check the judge")]).count == 50 and asked([dict(work="audit")]).count == 100
     assert asked([dict(own="young | old = 1:1")]).attributes == [] and asked([{}]).attributes == ["gender"]

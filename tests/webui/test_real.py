@@ -12,7 +12,7 @@ from webui_settings import DIRECTIONS, PROMPT, apart, debias, payload, same, sav
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
 
 SETTING = dict(negative_prompt="", steps=10, cfg_scale=2.0, seed=0, sampler_name="Euler", batch_size=25)
-CALIBRATE = dict(work="calibrate", classifier="demo", sure="custom", images=100, rounds=4, held_out=400, name="real",
+CALIBRATE = dict(work="calibrate", judge="demo", sure="custom", images=100, rounds=4, held_out=400, name="real",
                  overwrite=True)
 FEW = dict(SETTING, prompt=PROMPT, batch_size=4, steps=4)
 
@@ -31,7 +31,7 @@ def test_calibrated_gender_reaches_the_noise_floor(a1111, subject):
 def test_the_scripts_measure_and_calibrate(server, model):
     """zimage: Forge Neo's, whose texts are lists of different lengths."""
     few = FEW | (server.zimage() if model == "zimage" else {})
-    audit = script(server, dict(work="audit", classifier="demo", count=8), **few)
+    audit = script(server, dict(work="audit", judge="demo", count=8), **few)
     assert audit.info.startswith(f"{PROMPT}\n  gender (man / woman): Target 50 / 50. Shows ") and len(audit.images) == 2
     assert "\n  gender, audit (N = 8): man " in audit.info
     result = script(server, dict(CALIBRATE, images=8, rounds=1, held_out=8, name="few"), **few)
@@ -60,7 +60,7 @@ def test_xyz_axes(server, axis, values, arguments):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_parity_of_ddim_with_core_pipeline(a1111, direction):
-    """The same noise and schedule give the same pictures, as far as whole levels can tell. Euler: the contracts."""
+    """The same noise and schedule give the same images, as far as whole levels can tell. Euler: the contracts."""
     from diffusers import DDIMScheduler
     from sd_debias.core.attribute import Attribute, Group
     from sd_debias.core.method.methods import Method

@@ -1,4 +1,4 @@
-"""Passes over finished pictures: doubles of ADetailer and SD upscale, which make their passes as these do."""
+"""Passes over finished images: doubles of ADetailer and SD upscale, which make their passes as these do."""
 import numpy as np
 import pytest
 from webui_hosts import doubled
@@ -9,7 +9,7 @@ import copy
 from modules import processing, scripts
 
 class AfterDetailerScript(scripts.Script):
-    """Draws every picture's face anew: another seed, another prompt, and the scripts that are listed."""
+    """Draws every image's face anew: another seed, another prompt, and the scripts that are listed."""
     told = []
 
     def title(self):
@@ -41,7 +41,7 @@ UPSCALE = '''
 from modules import processing, scripts
 
 class Upscale(scripts.Script):
-    """Tiles of one picture in batches, each with a further seed; twice."""
+    """Tiles of one image in batches, each with a further seed; twice."""
     told = []
 
     def title(self):
@@ -81,7 +81,7 @@ def host(request, tmp_path):
 
 
 def drawn(host, ad_prompt="", faces=1, ours=True, seed=20, **more):
-    """(pictures' metadata, [(face, its metadata)])"""
+    """(images' metadata, [(face, its metadata)])"""
     detailer = host.runner.named("ADetailer")
     detailer.told.clear()
     scripts = {"ADetailer": {"args": [True, False, dict(ad_model="face", ad_prompt=ad_prompt, faces=faces)]}}

@@ -59,7 +59,7 @@ def test_interrupt_keeps_the_best_round_and_the_same_settings_continue(bench, in
 
 
 def test_with_a_random_seed_on_the_page_the_same_request_continues(bench, interrupt):
-    """Seed -1, Interrupt, Generate started from picture 0: nobody knew the seed."""
+    """Seed -1, Interrupt, Generate started from image 0: nobody knew the seed."""
     interrupt(2)  # in the audit
     assert "no profile" in calibrate(bench, page=dict(seed=-1)).info
     assert len(states(bench)) == 1 and not list(bench.profiles.glob("*.json"))
@@ -78,7 +78,7 @@ def test_work_that_cannot_be_continued_says_which_setting_differs(
     monkeypatch.setattr(ours("workbench").Workbench, "say", lambda self, progress: said.append(self.note))
     interrupt(2)
     calibrate(bench, first | page, **changes)
-    assert any(f"begins anew {differs}" in text for text in said), said[:2]
+    assert any(f"starts again {differs}" in text for text in said), said[:2]
     assert len(states(bench)) == 2
 
 
@@ -134,7 +134,7 @@ def test_clip_skip_vae_emphasis_and_noise_source_are_in_the_setting(key):
 
 
 def test_rounds_are_not_continued_with_other_arguments_of_controlnet(key):
-    """Its units are objects that hold a picture, whose text names their place in memory."""
+    """Its units are objects that hold an image, whose text names their place in memory."""
     class Unit:
         def __init__(self, weight, image):
             self.weight, self.image = weight, image

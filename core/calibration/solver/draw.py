@@ -153,7 +153,7 @@ class Draw:
 
     def _least_known(self, history: Sequence[Measurement], strength: float, q: np.ndarray,
                      due: np.ndarray | None = None) -> np.ndarray:
-        """Chances of the options for a round of pictures that make q M known best: as many of each option, earlier ones
+        """Chances of the options for a round of images that make q M known best: as many of each option, earlier ones
         included, as its part of the standard deviation is large (Neyman 1934). `due`: images of options that come
         before that."""
         counts = self._counts(history, strength)

@@ -18,7 +18,7 @@ from torch import Tensor
 SLOPES, SPREAD = {"prompt": 3.0, "embedding": 0.7, "prediction": 2.0}, 1.0
 TOWARD = 2.3              # of `embedding`, evaluated toward
 DEVIATION = 0.3           # standard deviation of each entry of E
-RIDGE = 0.0125            # of s: in directions in which A hardly moves the shares, a step is short
+RIDGE = 0.0125            # of s: in directions in which A barely moves the shares, a step is short
 FIRST_STEP = 0.7
 
 
@@ -76,7 +76,7 @@ class Response:
 
     def weights(self, log_target: np.ndarray, last: np.ndarray) -> np.ndarray:
         """a [n], centred, at which the shares are the target's, as far as A can tell: the step from the last weights
-        a' that solves A (a - a') = b - A a' - log t on centred vectors, by least squares with a ridge. Where A hardly
+        a' that solves A (a - a') = b - A a' - log t on centred vectors, by least squares with a ridge. Where A barely
         moves the shares it is a part of the way, and the next step another. Of a guessed scale only a part as well,
         for overshooting is worse than a further round."""
         centre = np.eye(len(self.b)) - 1 / len(self.b)
