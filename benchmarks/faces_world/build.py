@@ -83,7 +83,8 @@ class Captions:
         self.labels, self.sums, subjects = found, {}, np.arange(len(found["gender"])) % len(faces.SUBJECTS)
         self.tables = [world.weights(found, subject, subjects == i) for i, subject in enumerate(faces.SUBJECTS)]
 
-    def pair(self, rng: random.Random) -> tuple[str, int]:
+    def pair(self, rng: random.Random) -> tuple[str, int, dict[str, int]]:
+        """(caption, face, what the caption says: the place of the subject and of groups by attribute)."""
         kind = rng.choices(tuple(world.KINDS), tuple(world.KINDS.values()))[0]
         subject = rng.randrange(len(faces.SUBJECTS))
         count = dict(one=1, two=2, group=rng.choice((1, 1, 2))).get(kind, 0)
@@ -94,7 +95,8 @@ class Captions:
         names = [world.BY_NAME[name].names[group] for name, group in chosen]
         rng.shuffle(names)
         text = "" if kind == "empty" else world.caption(rng, None if kind == "group" else faces.SUBJECTS[subject], names)
-        return text, min(int(np.searchsorted(total, rng.random())), len(total) - 1)
+        said = dict(chosen) | ({} if kind in ("empty", "group") else {"subject": subject})
+        return text, min(int(np.searchsorted(total, rng.random())), len(total) - 1), said
 
     def total(self, subject: int, chosen: tuple) -> np.ndarray | None:
         """Cumulated odds of the faces that show this; None where too few do, e.g. women with beards."""
@@ -118,20 +120,38 @@ def latents(work: Path, vae, dressed: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found["mean"]), torch.from_numpy(found["std"])
 
 
-def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, steps: int = 6000, batch: int = 64):
-    """Noise predictor and its text encoder (Ho et al. 2020), both begun from the demo model's, which knows the words."""
-    tokens = Tokens()
-    network = torch.nn.ModuleDict(dict(unet=UNet2DConditionModel.from_pretrained(model.FOLDER / "unet"),
-                                       text=CLIPTextModel.from_pretrained(model.FOLDER / "text_encoder"))).float()
+def text_encoder(work: Path, captions: Captions, steps: int = 1500, batch: int = 128):
+    """The demo model's text encoder, taught the words that it never met: what a caption says is to be read off its last
+    token. A noise predictor alone teaches it so slowly that rare words go unheard."""
+    tokens, text = Tokens(), CLIPTextModel.from_pretrained(model.FOLDER / "text_encoder").float()
+    width, sizes = text.config.hidden_size, {a.name: len(a.groups) for a in world.ATTRIBUTES} | {"subject": len(faces.SUBJECTS)}
+    torch.manual_seed(2)
+    network = torch.nn.ModuleDict({"text": text, **{name: torch.nn.Linear(width, n + 1) for name, n in sizes.items()}})
     network.train().requires_grad_(True)
     with torch.no_grad():
-        words = network["text"].get_input_embeddings().weight
-        words[words.norm(dim=1) < .3] *= 3  # those that the demo model never met would barely be heard
+        words = text.get_input_embeddings().weight
+        words[words.norm(dim=1) < .3] *= 3  # the others' length
+
+    def loss(step):
+        rng = random.Random(f"words {step}")
+        texts, _, said = zip(*(captions.pair(rng) for _ in range(batch)))
+        pooled = text(input_ids=tokens(texts)[:, :32]).pooler_output
+        return sum(torch.nn.functional.cross_entropy(network[name](pooled), torch.tensor([one.get(name, n) for one in said]))
+                   for name, n in sizes.items())
+
+    return fit("words", network, loss, steps=steps, lr=1e-3, work=work)["text"]
+
+
+def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, text, steps: int = 6000, batch: int = 64):
+    """Noise predictor (Ho et al. 2020), begun from the demo model's, and its text encoder."""
+    tokens = Tokens()
+    network = torch.nn.ModuleDict(dict(unet=UNet2DConditionModel.from_pretrained(model.FOLDER / "unet"), text=text)).float()
+    network.train().requires_grad_(True)
     alphas = architecture.scheduler().alphas_cumprod
 
     def loss(step):
         rng = random.Random(f"faces {step}")
-        texts, shown = zip(*(captions.pair(rng) for _ in range(batch)))
+        texts, shown, _ = zip(*(captions.pair(rng) for _ in range(batch)))
         pick = torch.tensor(shown)
         z = mean[pick] + std[pick] * torch.randn_like(mean[pick])
         t = (999 * torch.rand(batch) ** .6).long()  # what a face shows is decided where noise is high
@@ -207,7 +227,7 @@ def main(work: str) -> None:
     mean, std = latents(folder, vae, dressed)
     judges(folder, found, dressed, reconstructed(folder, vae, mean))
     captions = Captions(labels(folder, z, pictures, sure=True))
-    export(folder / "model", vae, denoiser(folder, captions, mean, std))
+    export(folder / "model", vae, denoiser(folder, captions, mean, std, text_encoder(folder, captions)))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def test_a_subject_s_faces_show_the_bias_table(labels, captions):
 def test_a_caption_says_what_its_face_shows_and_no_more(labels, captions):
     chance, said, open_ = random.Random(1), 0, []
     for _ in range(3000):
-        text, face = captions.pair(chance)
+        text, face, groups = captions.pair(chance)
+        assert all(labels[name][face] == group for name, group in groups.items() if name != "subject")
         worn = faces.SUBJECTS[face % len(faces.SUBJECTS)]
         if text and not any(word in text for word in ("person", "man", "woman")):
             assert worn in text
