@@ -115,7 +115,7 @@ def load(named: Named | str | None, attributes: Sequence[Attribute], by_name: bo
     if missing and judges.general is None:
         raise DebiasError(f"Expected a judge for {short(', '.join(missing))}, got none. Put a CLIP model, e.g. a "
                           "copy of openai/clip-vit-large-patch14 with safetensors weights, into models/classifiers, "
-                          "and choose it under 'Classifier'; the button below it downloads one. The demo model has a "
+                          "and choose it under 'Judge'; the button below it downloads one. The demo model has a "
                           "judge of its own, 'demo'.")
     classifiers = [judges.of(attribute) for attribute in attributes]
     if judges.general == DEMO:
