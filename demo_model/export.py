@@ -71,17 +71,24 @@ def unet_name(key: str, config: dict) -> str:
             return old + key[len(new):]
     layers = config["layers_per_block"]
     if key.startswith("mid_block."):
-        kind, number, rest = re.fullmatch(r"mid_block\.(\w+?)\.(\d+)\.(.+)", key).groups()
+        kind, number, rest = _parts(r"mid_block\.(\w+?)\.(\d+)\.(.+)", key)
         return f"middle_block.{1 if kind == 'attentions' else 2 * int(number)}.{_inner(kind, rest)}"
-    side, level, kind, number, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+?)\.(\d+)\.(.+)", key).groups()
-    level, number = int(level), int(number)
+    side, at, kind, count, rest = _parts(r"(down|up)_blocks\.(\d+)\.(\w+?)\.(\d+)\.(.+)", key)
+    level, place = int(at), int(count)
     if side == "down":
-        block = 1 + level * (layers + 1) + (layers if kind == "downsamplers" else number)
+        block = 1 + level * (layers + 1) + (layers if kind == "downsamplers" else place)
         return f"input_blocks.{block}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
-    block = level * (layers + 1) + (layers if kind == "upsamplers" else number)
+    block = level * (layers + 1) + (layers if kind == "upsamplers" else place)
     attends = "CrossAttn" in config["up_block_types"][level]
-    place = {"resnets": 0, "attentions": 1, "upsamplers": 1 + attends}[kind]
-    return f"output_blocks.{block}.{place}.{_inner(kind, rest)}"
+    inside = {"resnets": 0, "attentions": 1, "upsamplers": 1 + attends}[kind]
+    return f"output_blocks.{block}.{inside}.{_inner(kind, rest)}"
+
+
+def _parts(pattern: str, key: str) -> tuple[str, ...]:
+    found = re.fullmatch(pattern, key)
+    if found is None:
+        raise ValueError(f"{key} is not a parameter of this kind of UNet.")
+    return found.groups()
 
 
 def vae_name(key: str, levels: int) -> str:

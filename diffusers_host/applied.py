@@ -70,7 +70,7 @@ def disable(pipe) -> Any:
     """The pipeline without a profile, as it was before."""
     pipe.__class__ = getattr(type(pipe), "_sd_debias_original", type(pipe))
     guider = getattr(pipe, "guider", None)
-    if hasattr(guider, "profile"):
+    if guider is not None and hasattr(guider, "profile"):
         pipe.guider = guider.guider
     return pipe
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 LINE_EVERY = 30.0  # seconds between two lines of progress in a log
 
@@ -13,7 +13,8 @@ class Bar:
 
     def __init__(self, quiet: bool, unit: str = "images", lines: bool = True):
         self.quiet, self.unit, self.lines = quiet, unit, lines and not quiet
-        self.bar, self.told = None, time.monotonic()
+        self.bar: Any = None
+        self.told = time.monotonic()
 
     def __enter__(self) -> Bar:
         return self

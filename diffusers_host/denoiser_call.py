@@ -71,7 +71,8 @@ class Texts:
 
     def _whole(self, parts, anchors: list[Parts], weights: Tensor) -> Parts:
         used = anchors + [self.groups[i] for i in weights.nonzero().flatten().tolist()]
-        text = dict(max(used, key=self._size))
+        largest: Parts = max(used, key=self._size)
+        text = dict(largest)
         for name in self.masks:
             text[name] = union([own[name] for own in used]).to(text[name])
         return self._put(text, parts)
@@ -148,7 +149,7 @@ def fronted(module: torch.nn.Module, answer: Callable[[Callable, dict], Any]) ->
         @wraps(type(network).forward)
         def called(*args, **kwargs):
             return answer(forward, dict(zip(parameters, args), **kwargs))
-        called.__signature__ = inspect.signature(network.forward)  # type: ignore[attr-defined]
+        called.__signature__ = inspect.signature(network.forward)
         return called
 
     with in_front(module, make):

@@ -17,8 +17,8 @@ def facts(pipe, prompt: str, attributes: Sequence[Attribute], method: Method) ->
                 if name.startswith("text_encoder") and value is not None]
     said = [f"{type(pipe).__name__}: {type(network).__name__}, {type(pipe.scheduler).__name__}, "
             f"{', '.join(encoders) or 'no text encoder'}, {getattr(network, 'dtype', 'unknown type')} on {pipe.device}"]
-    if family_of(pipe) is not None:
-        inside = ", 'embedding' and 'prediction'" * bool(family_of(pipe).inside)
+    if (family := family_of(pipe)) is not None:
+        inside = ", 'embedding' and 'prediction'" * bool(family.inside)
         said.append(f"Directions: 'prompt' (draws and shifts){inside}")
     elif of_one_length(pipe):
         said.append("Directions: 'prompt', 'embedding' and 'prediction'; all texts have one length")

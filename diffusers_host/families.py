@@ -75,7 +75,7 @@ class Family:
                  "do_classifier_free_guidance": False}
         if self.counted:  # Kandinsky's call asks for the transformer's type
             given["dtype"] = pipe.transformer.dtype
-        parts = {}
+        parts: Parts = {}
         for encoder, names in enumerate(filter(None, (self.returned, self.second))):
             chosen = {**given, "text_encoder_index": encoder}
             with torch.no_grad():
@@ -276,7 +276,8 @@ def check_family(pipe, method: Method) -> None:
     """Raises DebiasError where a pipeline of `FAMILIES` cannot be guided by a method."""
     inside = method.direction != "prompt" or not method.guidance.whole
     two = getattr(pipe, "transformer_2", None) is not None  # which share the steps
-    if inside and (two or not family_of(pipe).inside):
+    family = family_of(pipe)
+    if inside and (two or family is None or not family.inside):
         raise DebiasError(f"{type(pipe).__name__}{' with two transformers' * two} takes only the direction 'prompt' "
                           f"in all steps, got '{method.direction}' from {method.guidance.start:g} to "
                           f"{method.guidance.end:g}. Use the method 'default', or 'shift'.")

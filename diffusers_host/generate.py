@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
-from typing import Generator, Iterator, Sequence
+from typing import Any, Generator, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -122,6 +122,7 @@ def _by_prompt(pipe, guide: GuidedCall, attributes: Sequence[Attribute], weights
     if window.whole and not texts_only:
         yield guide
     else:
+        denoiser: Any
         with hooked(pipe, attributes, weights, encoded, method, WindowedPrompt) as denoiser:
             yield guide
         done.update(steps=0 if window.whole else len(denoiser.shifted), acted=done["acted"] and bool(denoiser.shifted))

@@ -50,7 +50,7 @@ class DebiasGuidance(BaseGuidance):
     `save_pretrained` and `push_to_hub` write all of it; `enable(pipe, guider)` lets it see the prompt. Raises
     DebiasError where it is asked to guide without having been enabled.
     """
-    _input_predictions = [COND, UNCOND]
+    _input_predictions: Any = [COND, UNCOND]
 
     def __init__(self, profile: Profile | str | Path | Mapping | None, strength: float = 1.0,
                  guider: BaseGuidance | Mapping | None = None):
@@ -64,14 +64,13 @@ class DebiasGuidance(BaseGuidance):
             raise DebiasError(f"Expected a guider of diffusers, got a {type(guider).__name__}.")
         if isinstance(profile, Mapping):
             profile = Profile.from_dict(dict(profile))
-        elif profile is not None and not isinstance(profile, Profile):
-            profile = Profile.load(located(str(profile)))
-        self.profile: Profile | None = profile
+        own: Any = Profile.load(located(str(profile))) if isinstance(profile, (str, Path)) else profile
+        self.profile: Profile | None = own
         self.strength = strength
         self.guider: BaseGuidance | None = guider
         self.run: Run | None = None
         config = None if guider is None else {**guider.config, "_class_name": type(guider).__name__}
-        self.register_to_config(profile=profile and profile.to_dict(), strength=strength, guider=config)
+        self.register_to_config(profile=own and own.to_dict(), strength=strength, guider=config)
 
     def __getattr__(self, name: str) -> Any:
         """What blocks ask of a guider besides, as its guidance_scale, is the other one's."""
@@ -105,7 +104,7 @@ class DebiasGuidance(BaseGuidance):
     def num_conditions(self) -> int:
         return self._inner.num_conditions
 
-    def set_state(self, step: int, num_inference_steps: int, timestep: Tensor) -> None:
+    def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         self._inner.set_state(step, num_inference_steps, timestep)
         if self.run is None:
             raise DebiasError("This DebiasGuidance knows no prompt. Call debias.enable(pipe, guider) before the "
@@ -130,7 +129,8 @@ class DebiasGuidance(BaseGuidance):
                  for name, batch in zip(names, batches)]
         further = self.run.further(names)
         self._batches, self._names, self._at = batches, names + [FURTHER] * len(further), 0
-        self._further = [BlockState(**{**prompt, self._identifier_key: f"{FURTHER} {i}"}) for i in range(len(further))]
+        self._further: list[Any] = [BlockState(**{**prompt, self._identifier_key: f"{FURTHER} {i}"})
+                                    for i in range(len(further))]
         return batches + self._further
 
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
@@ -147,7 +147,7 @@ class DebiasGuidance(BaseGuidance):
             self._inner.cleanup_models(denoiser)
         self._at += 1
 
-    def __call__(self, data: list[BlockState]) -> Any:
+    def __call__(self, data: list[Any]) -> Any:
         assert self.run is not None
         own = data[:len(self._batches)]
         by_name = dict(zip(reversed(self._names[:len(own)]), reversed(own)))
@@ -165,8 +165,10 @@ class Run:
         if not self.inside:
             self.pushed = [own.shifted(attributes, row[None], method.context)[0]
                            for own, row in zip(texts, weights, strict=True)]
-        self.steps: Steps | None = None
-        self.timesteps = None
+        self.steps: Any = None
+        self.negative: Any = None  # the denoiser's call for the negative prompt
+        self.timesteps: Any = None
+        self.made: dict[int, dict[int, Parts]] = {}
         self.extra_evaluations, self.shifted = 0, set[int]()
 
     def begin(self, step: int) -> None:
@@ -256,6 +258,7 @@ class Run:
             return own.empty
         if text.kind == MOVED:
             found, = own.shifted(self.attributes, text.weights[image][None], self.method.context)
+            assert found is not None  # its weights are not zero
             return found
         if text.kind == MIXED:
             flat = flat_of(self.negative)
@@ -264,7 +267,7 @@ class Run:
             return own.mixed(anchor, text.weights[image][None])
         return own.group(text.group)
 
-    def guide(self, cond: BlockState, uncond: BlockState | None, further: list[Tensor]) -> None:
+    def guide(self, cond: Any, uncond: Any, further: list[Tensor]) -> None:
         """Takes gamma off the conditional prediction."""
         if self.steps is None:
             return

@@ -71,7 +71,11 @@ class GuidedDenoiser:
         self.encoded, self.direction, self.method = encoded, method.direction, method
         self.passes: list[Steps] = []
         self.extra_evaluations = 0
-        self.timesteps = None
+        self.timesteps: Any = None
+        self.text: Any = None  # of the first call of a step
+        self.mixed_for: Any = None
+        self.mixed: list[tuple] = []
+        self.indices: Any = None
 
     def __call__(self, *args, **kwargs):
         call = dict(zip(self.parameters, args), **kwargs)
@@ -84,7 +88,9 @@ class GuidedDenoiser:
         if not self._is_ours(call, rows) or steps.idle(progress):
             return self.forward(**call)
 
-        k, output, prediction = self.units[index], None, None
+        k = self.units[index]
+        output: Any = None
+        prediction: Any = None
 
         def evaluate(texts: Sequence[Text]):
             nonlocal output, prediction
@@ -214,8 +220,9 @@ class GuidedDenoiser:
             for place, text in enumerate(self._mixed_texts(call)):
                 on_device = {name: part.to(copies.device) for name, part in text.items()}
                 lengths.setdefault(shape(text), {})[place] = on_device
-            made = [(torch.tensor(list(found), device=copies.device)[i:i + rows], list(found.values())[i:i + rows])
-                    for found in lengths.values() for i in range(0, len(found), rows)]
+            made: list[tuple] = [
+                (torch.tensor(list(found), device=copies.device)[i:i + rows], list(found.values())[i:i + rows])
+                for found in lengths.values() for i in range(0, len(found), rows)]
         else:
             texts = {name: self._mixed(name, text).to(text) for name, text in texts_in(call).items()}
             made = [(some, {name: text[some] for name, text in texts.items()})
@@ -225,8 +232,10 @@ class GuidedDenoiser:
 
     def _mixed_texts(self, call: dict) -> list[Parts]:
         """The texts of all further rows, of a family."""
-        texts, encoded = self.family.texts(call), self.encoded
-        _check_length(encoded.prompt[self.family.tokens], texts[self.cond][self.family.tokens])
+        family, encoded = self.family, self.encoded
+        assert family is not None
+        texts = family.texts(call)
+        _check_length(encoded.prompt[family.tokens], texts[self.cond][family.tokens])
         made: list[list[Parts]] = []
         for text in self.texts:
             if text.kind == MOVED:
@@ -347,7 +356,7 @@ def check_guider(pipe) -> None:
     eps_units(pipe.scheduler)
 
 
-def _denoiser(pipe) -> tuple[torch.nn.Module, list[str]]:
+def _denoiser(pipe) -> tuple[Any, list[str]]:
     """The pipeline's denoiser and its arguments' names. Raises DebiasError for one that is not known."""
     module = getattr(pipe, "unet", getattr(pipe, "transformer", None))
     network = getattr(module, "_orig_mod", module)

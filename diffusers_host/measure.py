@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..core.attribute import Attribute, parse
 from ..core.calibration.plan import FIELDS, Plan, planned
@@ -23,8 +23,8 @@ from .call import defaults
 from .applied import disable
 from .workbench import Workbench, demo, model_name
 
-Judge = str | Path | Callable | Mapping[str, Any] | Sequence[str]
-Attributes = Attribute | str | Sequence[Attribute | str]
+Judge: TypeAlias = str | Path | Callable | Mapping[str, Any] | Sequence[str]
+Attributes: TypeAlias = Attribute | str | Sequence[Attribute | str]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def audit(pipe, prompts: str | Sequence[str], attributes: Attributes, judge: Jud
     """
     found = listed(attributes)
     bench = bench_of(pipe, found, judge, batch_size, allow_download, setting)
-    with Bar(not progress, lines=False) as bench.say:  # type: ignore[method-assign]
+    with Bar(not progress, lines=False) as bench.say:
         outcome = runner.audit(bench, _texts(prompts), found, count or int(FIELDS["images"].default), batch_size, seed)
     if not outcome.complete:
         raise outcome.taken()
@@ -112,7 +112,7 @@ def calibrate(pipe, prompts: str | Sequence[str], attributes: Attributes, judge:
     method = named(method) if isinstance(method, str) else method
     plan = planned(sure, method, batch_size=batch_size, seed=seed) if isinstance(sure, str) else sure
     bench = bench_of(pipe, found, judge, batch_size, allow_download, setting)
-    with tempfile.TemporaryDirectory() as nowhere, Bar(not progress, lines=False) as bench.say:  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as nowhere, Bar(not progress, lines=False) as bench.say:
         folder = Path(out or nowhere).resolve()
         places = Places(profile=folder / "profile.json", lock=folder / "profile.json", folder=folder,
                         states=folder / "unfinished", best=folder / "profile (unfinished).json")
@@ -139,7 +139,7 @@ def bench_of(pipe, attributes: Sequence[Attribute], judge: Judge, batch_size: in
                           f"{short(strange[0])}. Leave it out.")
     given = {**taken, **setting}
     scale = given.get("guidance_scale", getattr(getattr(pipe, "guider", None), "guidance_scale", None))
-    known = dict(steps=given.get("num_inference_steps") or 30, cfg=scale or 0.0,
+    known: dict[str, Any] = dict(steps=given.get("num_inference_steps") or 30, cfg=scale or 0.0,
                  batch_size=batch_size, **{key: setting.get(key) for key in ("width", "height", "negative_prompt")})
     classifiers, fidelity, told = _judges(pipe, attributes, judge, allow_download)
     model = model_name(str(getattr(pipe, "name_or_path", "") or type(pipe).__name__))

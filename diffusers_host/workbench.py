@@ -6,7 +6,7 @@ import inspect
 import re
 import warnings
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -64,8 +64,9 @@ class Workbench(Host):
         self.pipe, self.clip, self.batch_size, self.judged_by = pipe, clip, batch_size, judged_by
         self.classifiers, self.fidelity = dict(classifiers or {}), fidelity or (clip and clip.similarity)
         self._zero_shot: dict[tuple, Callable] = {}  # CLIP's, by what the groups are: a name may come with other groups
-        self.setting = dict(model=model, model_hash=model_hash, sampler=type(pipe.scheduler).__name__, steps=steps,
-                            cfg=cfg, width=width, height=height, negative_prompt=negative_prompt)
+        self.setting: dict[str, Any] = dict(
+            model=model, model_hash=model_hash, sampler=type(pipe.scheduler).__name__, steps=steps, cfg=cfg,
+            width=width, height=height, negative_prompt=negative_prompt)
         self.evaluations = 0
         self._encoded: tuple[tuple, Encoded] | None = None
         pipe.set_progress_bar_config(disable=True)
@@ -143,7 +144,7 @@ class Workbench(Host):
         images, info = self.generate(prompt, seeds, attributes, method=method, weights=weights, encoded=encoded)
         check_steered(weights, info["acted"])
         broken = set(info["broken"])
-        return [None if i in broken else image for i, image in enumerate(images)] if broken else images
+        return [None if i in broken else image for i, image in enumerate(images)]
 
     def fingerprint(self) -> object:
         return [self.setting, self.judged_by, pipeline_facts(self.pipe)]

@@ -87,8 +87,8 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     from ...core.calibration.labelled import corrected
     keep(options, "audit.json", LABELS, TABLE)
     state = Path(options.out) / "unfinished.json" if options.out else None
-    labelled, work = _labelled_folder(options, options.folder, attributes, checks, *folder_judges(options, attributes),
-                                      state)
+    judges, by = folder_judges(options, attributes)
+    labelled, work = _labelled_folder(options, options.folder, attributes, checks, judges, by, state)
     notes = [corrected([labelled], corrections)] if corrections is not None else []
     found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
     lines = [found[a.name].line(a.name, a.names) for a in attributes]
@@ -271,7 +271,7 @@ def generate(options) -> dict:
         warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
                       f"VAE overflow in half precision?")
     say(options, f"\nImages: {out.resolve()}")
-    if acted and options.attribute:
+    if acted and options.attribute and profile is not None:
         say(options, f"{beyond_balance(profile.attributes)}: sd-debias calibrate, with the same --model, --prompt and "
                      "--attribute.")
     return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,
@@ -336,7 +336,7 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
     from ...core.calibration.result import entry_of
     from ...core.study.unfinished import Unfinished
     from ...core.profile.lookup import entry_for
-    found, before, count, work = None, bench.evaluations, options.count or 200, Unfinished(None)
+    before, count, work = bench.evaluations, options.count or 200, Unfinished(None)
     for found in bench.carried_over(profile, prompt, count, options.seed or 0, work):
         done = sum(r.done for r in found.rounds)
         if not options.json:

@@ -105,7 +105,7 @@ class Option:
             kind, given["parser"], given["metavar"] = float, self.kind, "NUMBER"
         elif self.kind is str:
             given["metavar"], given["callback"] = self.metavar or "TEXT", None if self.empty else _not_empty
-        kind = list[kind] if self.several else kind  # type: ignore[valid-type]
+        kind = list[kind] if self.several else kind
         default = inspect.Parameter.empty if self.required else False if self.kind is bool else self.default
         note = typer.Option(self.flag or flag_of(name), **given)
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[

@@ -28,7 +28,7 @@ def bench_of(options, attributes: Sequence[Attribute] = ()):
     names = ("steps", "cfg", "width", "height", "negative_prompt", "batch_size")
     given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     judges = [*(getattr(options, "judge", None) or ()), *(getattr(options, "labels", None) or ())]
-    look = [getattr(options, name, None) for name in ("look", "detector") if getattr(options, name, None)]
+    look: list[str] = [getattr(options, name) for name in ("look", "detector") if getattr(options, name, None)]
     given["judged_by"] = " ".join([*map(_told, judges), *look])
     if options.model == "demo":
         judges, fidelity = judges_of(options, attributes, device, demo=True)

@@ -44,8 +44,9 @@ class Here:
     name, seconds = "this process", 0.0
 
     def __init__(self, open_worker: Opened):
-        self._open, self._worker, self._task = open_worker, None, None  # type: ignore[var-annotated]
-        self._retired = False
+        self._open, self._retired = open_worker, False
+        self._worker: Worker | None = None
+        self._task: Task | None = None
 
     def workers(self) -> int:
         """Number of workers, with those that are opened still."""
