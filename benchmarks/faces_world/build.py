@@ -142,7 +142,7 @@ def text_encoder(work: Path, captions: Captions, steps: int = 1500, batch: int =
     return fit("words", network, loss, steps=steps, lr=1e-3, work=work)["text"]
 
 
-def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, text, steps: int = 6000, batch: int = 64):
+def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, text, steps: int = 9000, batch: int = 64):
     """Noise predictor (Ho et al. 2020), begun from the demo model's, and its text encoder."""
     tokens = Tokens()
     network = torch.nn.ModuleDict(dict(unet=UNet2DConditionModel.from_pretrained(model.FOLDER / "unet"), text=text)).float()
@@ -154,10 +154,9 @@ def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, text, st
         texts, shown, _ = zip(*(captions.pair(rng) for _ in range(batch)))
         pick = torch.tensor(shown)
         z = mean[pick] + std[pick] * torch.randn_like(mean[pick])
-        t = (999 * torch.rand(batch) ** .6).long()  # what a face shows is decided where noise is high
+        t = (999 * torch.rand(batch) ** .4).long()  # what a face shows is decided where noise is high
         a, noise = alphas[t].view(-1, 1, 1, 1), torch.randn_like(z)
-        ids = tokens(texts)[:, :32]  # no caption is longer, and none of the rest is seen by causal attention
-        hidden = network["text"](input_ids=ids).last_hidden_state
+        hidden = network["text"](input_ids=tokens(texts)).last_hidden_state
         predicted = network["unet"](a.sqrt() * z + (1 - a).sqrt() * noise, t, hidden).sample
         return torch.nn.functional.mse_loss(predicted, noise)
 
