@@ -19,7 +19,7 @@ CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|\bmodels/\w+|\{[^{}]*\}|(?<=\"
 def pages():
     """(name, text) of each page for users and of each message and label of the product."""
     found = [*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "web" / "docs").glob("*.md"),
-             ROOT / "core" / "report" / "look.html"]
+             *(ROOT / "core" / "report").glob("*.html")]
     yield from ((path.name, path.read_text("utf-8")) for path in found if path.name != "api.md")
     messages = (ROOT / "tests" / "messages.txt").read_text("utf-8").splitlines()
     yield "messages.txt", "\n".join(line.partition(": ")[2] for line in messages)
@@ -29,7 +29,8 @@ def pages():
             node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and node.body and isinstance(node.body[0], ast.Expr)}
         yield path.name, "\n".join(
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)
-            and isinstance(node.value, str) and " " in node.value and id(node) not in docstrings)
+            and isinstance(node.value, str) and id(node) not in docstrings
+            and (" " in node.value or node.value[:1].isupper()))  # a label may be one word
 
 
 @pytest.mark.parametrize("other", OTHERS)

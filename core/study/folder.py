@@ -134,10 +134,10 @@ class FolderAudit:
         check_same(judges, checks)
         self.root, self.attributes, self.judges = Path(folder), together(attributes), list(judges)
         plan = Plan(1, rounds=0, held_out=0, batch_size=1, confidence=confidence)
-        self.calibration = Calibration("pictures", self.attributes, METHODS["default"], plan, checks=checks)
+        self.calibration = Calibration("images", self.attributes, METHODS["default"], plan, checks=checks)
         self.none = tuple(Steering.none(len(a.groups)) for a in self.attributes)
         self.files, self.state, self.batch_size = files(folder), state, batch_size
-        self.title, self.checks = self.root.resolve().name or "pictures", checks
+        self.title, self.checks = self.root.resolve().name or "images", checks
         self.round = Round(AUDIT, self.none, tuple(range(len(self.files))), [[] for _ in self.attributes])
         self.keys: list[str] = []
         self.notes: dict[str, str] = {}

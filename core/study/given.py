@@ -39,7 +39,7 @@ def labelled_pictures(images: Sequence[np.ndarray | None], title: str, attribute
                               f"judge.")
     keys = [f"image {i} {_digest(image)}" for i, image in enumerate(images, 1)]
     most = min(len(keys), MOST_THUMBS)
-    return Labelled(title or "pictures", attributes, r, keys, run_of("pictures", [[a.name, *a.names] for a in
+    return Labelled(title or "images", attributes, r, keys, run_of("pictures", [[a.name, *a.names] for a in
                                                                                  attributes]),
                     thumbs(keys[:most], images[:most], judges), checks)
 

@@ -351,6 +351,8 @@ def _refuse_idle_in_audits(options: Namespace, refuse: Callable) -> None:
     if len(said) != 1:
         raise DebiasError("Expected a --prompt to generate images of, a folder of images with --folder, or two "
                           f"with --before and --after, got {' and '.join(said) or 'none'}. Give one.")
+    if options.before:
+        refuse(("check",), "with --before, since changes are counted as they are labelled")
     if not options.prompt:
         reason = f"with {said[0]}, since no images are generated"
         refuse(("count", "config", "dtype", "steps", "cfg", "width", "height", "negative_prompt", "seed"), reason)

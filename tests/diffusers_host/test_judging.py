@@ -271,6 +271,7 @@ def test_people_without_a_detector_are_one_sentence(folder, monkeypatch, refused
     (["audit", "--before", "."], ["--before", "--after"]),
     (["audit", "--before", ".", "--after", ".", "--prompt", "x"], ["--prompt and --before"]),
     (["audit", "--before", ".", "--after", ".", "--steps", "5"], ["--steps", "--before"]),
+    (["audit", "--before", ".", "--after", ".", "--check", "x.json"], ["--check", "--before"]),
     *((["audit", "--folder", ".", *given], [" and ".join(given[::2]), "--folder"]) for given in (
         ["--prompt", "x"], ["--count", "5", "--seed", "0"], ["--width", "64", "--height", "64"],
         ["--steps", "5"], ["--model", "folder"])),
