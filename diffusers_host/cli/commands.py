@@ -94,7 +94,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     lines = [found[a.name].line(a.name, a.names) for a in attributes]
     warnings = warnings_of(labelled, work.unreadable)
     say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
-    result = dict(folder=Path(options.folder).resolve().name, pictures=work.done, unreadable=work.unreadable,
+    result = dict(folder=Path(options.folder).resolve().name, images=work.done, unreadable=work.unreadable,
                   warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
                                                  for (name, d), a in zip(found.items(), attributes, strict=True)})
     if options.out:

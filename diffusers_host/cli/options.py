@@ -205,7 +205,7 @@ OPTIONS: dict[str, Option] = {
     "name": Option("name of the profile", FILES, unset="the folder's name"),
     "show": Option("images of each prompt on the bias card, as the model is and with the profile", FILES,
                    Range(0, 8), default=0),
-    "pictures": Option("keep every image in this folder, on the machine that generates it", FILES,
+    "pictures": Option("keep every image in this folder, on the machine that generates it", FILES, flag="--images",
                        unset="none; no image is kept", metavar="FOLDER"),
     "status": Option("print the progress of the sweep in this folder, and do nothing else", FILES, metavar="DIR"),
     "json": Option("print the result as JSON, and nothing else", FILES, bool),

@@ -142,7 +142,7 @@ def test_an_audit_of_a_folder_that_ends_early_is_continued(
     assert [path.name for path in out.iterdir()] == ["unfinished.json"]
     assert main([*command, "--out", str(out)]) == 0 and len(calls) == 5
     assert {path.name for path in out.iterdir()} == {"audit.json", "labels.csv", "labels.html"}
-    assert json.loads((out / "audit.json").read_text())["pictures"] == 8
+    assert json.loads((out / "audit.json").read_text())["images"] == 8
 
 
 def test_pictures_made_before_memory_ran_out_stay(whole, tmp_path, capsys, fails):

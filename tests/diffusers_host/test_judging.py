@@ -217,7 +217,7 @@ def test_a_folder_is_audited_without_a_model_as_the_models_pictures_are(
     said = capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"audit.json", "labels.html", "labels.csv"}
     found, rows = figures(tmp_path), table_of(tmp_path)
-    assert json.loads((tmp_path / "audit.json").read_text())["pictures"] == 7
+    assert json.loads((tmp_path / "audit.json").read_text())["images"] == 7
     assert (found["n"], found["unsure"], found["groups"]) == (6, 1, ["man", "woman"])
     assert [row["image"].rpartition(" ")[0] for row in rows] == [
         "0.png", "1.png", "2.png", "broken.png", "more/3.png", "more/4.png", "more/5.png"]
