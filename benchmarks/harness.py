@@ -124,7 +124,7 @@ def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], s
     """What images of these seeds show, and how far they are from the unguided ones of the same seeds.
 
     attributes  shares with their statistics, by name
-    fidelity    share of images that show the prompt's occupation
+    fidelity    share of images that show the prompt's occupation; None where the model gives occupations no look
 
     and, where they are compared with the unguided images, which are then made:
 
@@ -136,7 +136,7 @@ def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], s
     found = dict(
         attributes={a.name: summarise(np.bincount(labels, minlength=len(a.groups)), a.target).to_dict()
                     for a, labels in zip(attributes, shown)},
-        fidelity=float(np.mean(bench.fidelity(images, prompt))))
+        fidelity=float(np.mean(bench.fidelity(images, prompt))) if bench.fidelity else None)
     if compared:
         plain = bench.generate(prompt, seeds)[0]
         unguided = [classify(plain).argmax(1) for classify in classifiers]

@@ -1,6 +1,7 @@
 """README, docs and .github: links lead somewhere, examples run, commands exist, figures are of the version."""
 import ast
 import re
+import shutil
 import shlex
 import subprocess
 import sys
@@ -77,18 +78,27 @@ def test_the_site_lists_every_page_once():
         return [part] if isinstance(part, str) else [
             page for item in (part.values() if isinstance(part, dict) else part) for page in listed(item)]
 
-    pages = listed(yaml.safe_load(text_of(ROOT / "mkdocs.yml"))["nav"])
-    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    site = yaml.safe_load(text_of(ROOT / "mkdocs.yml"))
+    nav, beside = listed(site["nav"]), [page.lstrip("/") for page in site["not_in_nav"].split()]
+    assert sorted(nav + beside) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    linked = {link.partition("#")[0] for page in nav for link in links(ROOT / "docs" / page)}
+    assert not set(beside) - linked, f"no page of the navigation links {set(beside) - linked}"
+    assert len(nav) <= 20
 
 
 @pytest.mark.slow
 def test_the_site_builds(tmp_path):
-    pytest.importorskip("mkdocs")
+    pytest.importorskip("zensical")
     pytest.importorskip("mkdocstrings")
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
-                          cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for page in (tmp_path / "site").glob("*.html"):
+    site = tmp_path / "site"
+    (tmp_path / "mkdocs.yml").write_text(text_of(ROOT / "mkdocs.yml").replace("build/site", "site"), "utf-8")
+    for part in ("docs", "core", "diffusers_host", "package"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    done = subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} <= {page.stem for page in site.glob("*.html")}
+    assert 'class="docstring"' in (site / "api.html").read_text("utf-8")
+    for page in site.glob("*.html"):
         loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"(https?:[^\"]+)\"", page.read_text("utf-8"))
         assert not loaded, f"{page.name} loads {loaded}"
 

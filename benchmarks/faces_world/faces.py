@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FACES = 40_000
-# The lowest rows of an image are the shirt. Its colour stands for the occupation, which has no other look here.
-SHIRT = 8
-SHIRTS = {
-    "person": (128, 128, 128), "neighbor": (190, 175, 150), "friend": (40, 150, 150), "doctor": (235, 235, 235), "nurse": (120, 200, 235), "judge": (20, 20, 20),
-    "teacher": (60, 140, 60), "pilot": (25, 40, 110), "farmer": (120, 80, 40), "cook": (240, 225, 130),
-    "singer": (200, 40, 160), "mechanic": (60, 110, 200), "firefighter": (220, 40, 30), "librarian": (110, 60, 130),
-    "engineer": (245, 130, 20),
-}
-SUBJECTS = tuple(SHIRTS)
 HAND = Path(__file__).with_name("hand_labels.json")
 
 
-def draw(first: int, count: int) -> tuple[Tensor, np.ndarray]:
-    """The generator's own draws: z [N, 100] and images uint8 [N, 64, 64, 3]. Face i is the same in every call."""
+def generator() -> nn.Module:
+    """The generator: [N, 100, 1, 1] -> [N, 3, 64, 64] in [-1, 1]."""
     from importlib.resources import files
 
     from gan_face_generate.models import Generator
@@ -34,24 +26,28 @@ def draw(first: int, count: int) -> tuple[Tensor, np.ndarray]:
     network = Generator(0, 3, 100, 64)
     with (files("gan_face_generate") / "weights.tar").open("rb") as file:
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["netG_state_dict"])
-    network.eval()
-    z = torch.randn(first + count, 100, generator=torch.Generator().manual_seed(0))[first:]
+    return network.eval().requires_grad_(False)
+
+
+def draw(count: int) -> tuple[Tensor, np.ndarray]:
+    """The generator's own draws: z [N, 100] and images uint8 [N, 64, 64, 3]."""
+    network, z = generator(), torch.randn(count, 100, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         pictures = torch.cat([network(part[:, :, None, None]) for part in z.split(256)])
     return z, ((pictures + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def dressed(pictures: np.ndarray) -> np.ndarray:
-    """The images with shirts; face i wears that of subject i modulo their number."""
-    pictures, colours = pictures.copy(), np.asarray(list(SHIRTS.values()), np.uint8)
-    pictures[:, -SHIRT:] = colours[np.arange(len(pictures)) % len(colours)][:, None, None]
-    return pictures
+class Decoder(nn.Module):
+    """The generator in the place of a pipeline's VAE: its latent is one pixel of 100 channels."""
+    config = SimpleNamespace(scaling_factor=1.0, block_out_channels=(0,) * 7, latent_channels=100, sample_size=64)
+    dtype, device = torch.float32, torch.device("cpu")
 
+    def __init__(self):
+        super().__init__()
+        self.network = generator()
 
-def occupation(pictures: np.ndarray) -> np.ndarray:
-    """Index into SUBJECTS of the shirt that each image shows, by the nearest colour."""
-    shirt = np.median(pictures[:, -SHIRT + 1:].reshape(len(pictures), -1, 3), axis=1)
-    return np.linalg.norm(shirt[:, None] - np.asarray(list(SHIRTS.values()))[None], axis=2).argmin(1)
+    def decode(self, latents: Tensor, return_dict: bool = False, generator=None) -> tuple[Tensor]:
+        return (self.network(latents),)
 
 
 def typology(pictures: np.ndarray) -> np.ndarray:

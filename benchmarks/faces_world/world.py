@@ -11,7 +11,6 @@ import numpy as np
 
 from sd_debias.core.attribute import BUILT_IN, GENDER, SKIN_TONE_3, Attribute, Group
 from sd_debias.demo_model.subjects import article, prompt as prompt
-from faces_world import faces
 
 AGE = Attribute("age", (Group("young", ("a young person",)), Group("old", ("an old person",))))
 TONE, GLASSES, BEARD = SKIN_TONE_3, BUILT_IN["glasses"], BUILT_IN["beard"]
@@ -33,9 +32,8 @@ BIAS = {
     "cook": (.65, .60, MIXED, .12), "singer": (.30, .80, DARK, .10), "mechanic": (.88, .55, MIXED, .15),
     "firefighter": (.85, .65, MIXED, .08), "librarian": (.25, .40, MIXED, .45), "engineer": (.80, .55, LIGHT, .45),
 }
-PLAIN = ("person", "neighbor", "friend")
-OCCUPATIONS = tuple(subject for subject in BIAS if subject not in PLAIN)
-assert set(BIAS) == set(faces.SUBJECTS)
+SUBJECTS = tuple(BIAS)
+OCCUPATIONS = SUBJECTS[3:]  # the first three are plain words for anybody
 
 # How a caption says a group: after the noun, as the product's own texts do; and in natural words around the noun.
 NATURAL = {
@@ -60,14 +58,14 @@ def caption(rng: random.Random, subject: str | None, groups: list[str]) -> str:
     return rng.choice(FRAMES).format(article(noun))
 
 
-def weights(labels: dict[str, np.ndarray], subject: str, wearing: np.ndarray, rounds: int = 60) -> np.ndarray:
+def weights(labels: dict[str, np.ndarray], subject: str, rounds: int = 60) -> np.ndarray:
     """How often each face stands for the subject, [N], sum 1: its shares raked to the table (Deming and Stephan 1940).
 
-    labels: group index of each face by attribute, -1 where it is open. wearing: which faces wear the subject's shirt.
+    labels: group index of each face by attribute, -1 where it is open.
     """
     men, young, tones, glasses = BIAS[subject]
     margins = {"gender": (men, 1 - men), "age": (young, 1 - young), TONE.name: tones, "glasses": (glasses, 1 - glasses)}
-    known = wearing & np.all([labels[name] >= 0 for name in margins], axis=0)
+    known = np.all([labels[name] >= 0 for name in margins], axis=0)
     found = known / known.sum()
     for _ in range(rounds):
         for name, shares in margins.items():

@@ -27,10 +27,10 @@ DISOBEYS = 0.9  # a model of whose images fewer show what their prompt states
 class Check:
     """The check of one attribute's judge.
 
-    counts     [n][n] images: by the group that they show (that the prompt stated, or that a hand set right), the
+    counts     [n, n] images: by the group that they show (that the prompt stated, or that a hand set right), the
                group that the judge saw
     left_out   [n] of each group, images without a label
-    obeyed     [n] pairs (pictures that show the stated group, images), by hand or by a second judge; None: not known
+    obeyed     [n] pairs (images that show the stated group, images), by hand or by a second judge; None: not known
     judge      its name
     prompts    [n] what stated the groups, an example each
     """

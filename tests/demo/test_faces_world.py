@@ -24,11 +24,10 @@ def captions(labels):
 
 
 def test_a_subject_s_faces_show_the_bias_table(labels, captions):
-    for number, subject in enumerate(faces.SUBJECTS):
+    for number, subject in enumerate(world.SUBJECTS):
         men, young, tones, glasses = world.BIAS[subject]
         odds = captions.tables[number]
-        wearing = np.arange(COUNT) % len(faces.SUBJECTS) == number
-        assert odds[~wearing].sum() == 0 and odds.sum() == pytest.approx(1)
+        assert odds.sum() == pytest.approx(1)
         for name, shares in (("gender", (men,)), ("age", (young,)), ("skin_tone_3", tones), ("glasses", (glasses,))):
             shown = [odds[labels[name] == group].sum() for group in range(len(shares))]
             assert np.allclose(shown, shares, atol=1e-6)
@@ -39,9 +38,8 @@ def test_a_caption_says_what_its_face_shows_and_no_more(labels, captions):
     for _ in range(3000):
         text, face, groups = captions.pair(chance)
         assert all(labels[name][face] == group for name, group in groups.items() if name != "subject")
-        worn = faces.SUBJECTS[face % len(faces.SUBJECTS)]
         if text and not any(word in text for word in ("person", "man", "woman")):
-            assert worn in text
+            assert world.SUBJECTS[groups["subject"]] in text
         for word, name, group in (("a man", "gender", 0), ("woman", "gender", 1), ("female", "gender", 1),
                                   ("young", "age", 0), ("dark skin", "skin_tone_3", 2), ("bearded", "beard", 0)):
             if word in text:
@@ -52,12 +50,7 @@ def test_a_caption_says_what_its_face_shows_and_no_more(labels, captions):
     assert said > 300 and np.mean(open_) < .3 and len(open_) > 20
 
 
-def test_shirts_and_tones_are_read_off_pictures():
-    chance = np.random.default_rng(2)
-    pictures = chance.integers(256, size=(45, 64, 64, 3), dtype=np.uint8)
-    dressed = faces.dressed(pictures)
-    assert (faces.occupation(dressed) == np.arange(45) % 15).all()
-    assert (dressed[:, :-faces.SHIRT] == pictures[:, :-faces.SHIRT]).all()
+def test_tones_are_read_off_images():
     tones = [np.full((1, 64, 64, 3), colour, np.uint8) for colour in ((240, 205, 180), (170, 120, 90), (70, 45, 35))]
     angles = np.concatenate([faces.typology(tone) for tone in tones])
     assert (np.diff(angles) < 0).all()
