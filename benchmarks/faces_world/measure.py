@@ -197,7 +197,7 @@ def tables(results: list[dict]) -> str:
                     f"| {sum(m['after']['kl'] <= m['after']['kl_floor95'] for m in shown)} of {len(own)} "
                     f"| {np.mean([r['regrouped'] for r in own]):.0%} "
                     f"| {np.mean([r.get('images', 0) for r in own]):.0f} "
-                    f"| {', '.join(f'{stop} {count}' for stop, count in Counter(r.get('stop') for r in own if r.get('stop')).items())} |")
+                    f"| {', '.join(f'{stop} {count}' for stop, count in Counter(r['stop'].split(':')[0].split(';')[0] for r in own if r.get('stop')).items())} |")
     confusion = [f"| {name} | {'a person' if who == 'hand' else 'the world'} | "
                  + ", ".join(f"{group}: {row[i]} of {sum(row)}" for i, (group, row) in enumerate(zip(
                      world.BY_NAME[name].names, rows_of, strict=True))) + " |"
