@@ -1,8 +1,8 @@
 """README, docs and .github: links lead somewhere, examples run, commands exist, figures are of the version."""
 import ast
 import re
-import shutil
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,7 +94,8 @@ def test_the_site_builds(tmp_path):
     (tmp_path / "mkdocs.yml").write_text(text_of(ROOT / "mkdocs.yml").replace("build/site", "site"), "utf-8")
     for part in ("docs", "core", "diffusers_host", "package"):
         shutil.copytree(ROOT / part, tmp_path / part)
-    done = subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {page.stem for page in (ROOT / "docs").glob("*.md")} <= {page.stem for page in site.glob("*.html")}
     assert 'class="docstring"' in (site / "api.html").read_text("utf-8")

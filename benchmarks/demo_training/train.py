@@ -190,14 +190,13 @@ def refine_clip(work: Path, clip, generated: np.ndarray, steps: int = 800, batch
     return fit("clip-refined", network, loss, steps=steps, lr=3e-4, work=work, ema_decay=0.99)
 
 
-def normalise_latents(vae, shown: Tensor):
-    """Fold a linear map into the autoencoder's 1x1 convolutions: its scaled latents of the pictures `shown` get mean 0
-    and covariance 1. Returns the autoencoder.
+def normalise_latents(vae) -> None:
+    """Fold a linear map into the autoencoder's 1x1 convolutions: its scaled latents get mean 0 and covariance 1.
 
     Stable Diffusion's layout has one fixed scale; white latents under it are what a noise schedule expects.
     """
     with torch.no_grad():
-        moments = torch.cat([vae.encode(part).latent_dist.mean for part in shown.split(60)])
+        moments = torch.cat([vae.encode(part).latent_dist.mean for part in pictures().split(60)])
         z = moments.permute(1, 0, 2, 3).flatten(1)
         mean, covariance = z.mean(1), torch.cov(z)
         values, vectors = torch.linalg.eigh(covariance)
@@ -209,7 +208,6 @@ def normalise_latents(vae, shown: Tensor):
         encode.weight[:4, :, 0, 0] = whiten @ encode.weight[:4, :, 0, 0]
         encode.bias[:4] = whiten @ (encode.bias[:4] - mean)
         encode.bias[4:] += 2 * whiten.diagonal().log()
-    return vae
 
 
 # What captions say, in parts of 100: while the model learns to draw and to obey, and while its shares are corrected.
@@ -356,7 +354,7 @@ def main(work: str) -> None:
     folder = Path(work)
     folder.mkdir(parents=True, exist_ok=True)
     vae = train_autoencoder(folder)
-    normalise_latents(vae, pictures())
+    normalise_latents(vae)
     clip = train_clip(folder, vae)
     network, table, history = train_unet(folder, vae, clip), bias.training_shares, []
     for correction in (1, 2):

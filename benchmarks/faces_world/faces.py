@@ -38,7 +38,7 @@ def draw(count: int) -> tuple[Tensor, np.ndarray]:
 
 
 class Decoder(nn.Module):
-    """The generator in the place of a pipeline's VAE: its latent is one pixel of 100 channels."""
+    """The generator in the place of a pipeline's VAE: latents [N, 100, 1, 1] -> images [N, 3, 64, 64] in [-1, 1]."""
     config = SimpleNamespace(scaling_factor=1.0, block_out_channels=(0,) * 7, latent_channels=100, sample_size=64)
     dtype, device = torch.float32, torch.device("cpu")
 

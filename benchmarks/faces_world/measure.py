@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import harness
 import numpy as np
+import paper
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from harness import HELD_OUT, TEST_SEED
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -25,12 +25,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from faces_world import build, faces, world
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.plan import Plan, planned, seeds_of
+from sd_debias.core.calibration.plan import planned, seeds_of
 from sd_debias.core.judge.image_classifier import ImageClassifier
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.profile.balance import balanced
 from sd_debias.core.profile.lookup import entry_for
+from sd_debias.core.statistics import wilson
 from sd_debias.diffusers_host.workbench import Workbench, model_hash
 
 FRESH = TEST_SEED + 60_000_000
@@ -40,9 +41,6 @@ CASES = {"gender": (GENDER,), "gender 70:30": (GENDER.with_target((70, 30)),), "
 SUFFIX, BALANCE, NORMAL, PAPER = "random suffix", "balance", "calibrate", "calibrate --method paper"
 WAYS = (SUFFIX, BALANCE, NORMAL, PAPER)
 JUDGES, STEERED, PUSHED = "judges", "steered", 50  # images of each push
-# The plan of paper.py. Tones get 3.5 points and 12 rounds there, and here.
-PLANS = {1: Plan(images=100, rounds=16, held_out=0, batch_size=BATCH, within=.02),
-         2: Plan(images=100, rounds=12, held_out=0, batch_size=BATCH, within=.035)}
 
 
 def opened(work: Path) -> Workbench:
@@ -90,19 +88,16 @@ def judged(work: Path) -> dict:
 
 
 def steered(subject: str, seeds: range) -> dict:
-    """By attribute and group: of images steered to the group, and of images whose prompt says it, how many each group has,
-    by the judge of the tests and by that of the labels."""
-    bench, found = harness.bench, {}
+    """By attribute and group: of images that are all steered to the group, how many each group has [n], by the judge of the
+    tests and by that of the labels. The default method makes of them images whose prompt says the group."""
+    found = {}
     for attribute in world.ATTRIBUTES:
         for index, group in enumerate(attribute.groups):
             chances = [float(i == index) for i in range(len(attribute.groups))]
-            alone = Steering((0.,) * len(chances), (0., *chances))
-            for how, images in (
-                    ("steered", bench.generate(world.prompt(subject), seeds, (attribute,), (alone,))[0]),
-                    ("said", bench.generate(", ".join([world.prompt(subject), *(() if group.wordless else group.texts[:1])]), seeds)[0])):
-                sides = [bench.classifier(attribute)(images).argmax(1), labelled(images).get(attribute.name)]
-                found[f"{attribute.name}: {group.name}, {how}"] = [
-                    np.bincount(side, minlength=len(attribute.groups)).tolist() for side in sides if side is not None]
+            images = harness.bench.generate(world.prompt(subject), seeds, (attribute,), (Steering((0.,) * len(chances), (0., *chances)),))[0]
+            sides = [harness.bench.classifier(attribute)(images).argmax(1), labelled(images).get(attribute.name)]
+            found[f"{attribute.name}: {group.name}"] = [
+                np.bincount(side, minlength=len(attribute.groups)).tolist() for side in sides if side is not None]
     return found
 
 
@@ -112,14 +107,16 @@ def weights(job: dict, attributes: tuple, prompt: str, first: int) -> tuple[list
         profile = balanced(*attributes)
         return list(entry_for(profile, prompt)[0].steerings), profile.method, {}
     method = METHODS["paper" if job["way"] == PAPER else "default"]
-    plan = PLANS[1 if attributes[0] is not world.TONE and len(attributes) == 1 else 2] if job["way"] == PAPER else planned(
-        "normal", method, batch_size=BATCH)
+    least = paper.PLAN if len(attributes) == 1 and attributes[0] is not world.TONE else paper.TONES  # as paper.py has it
+    plan = least if job["way"] == PAPER else planned("normal", method, batch_size=BATCH)
     calibration = Calibration(prompt, attributes, method, replace(plan, seed=first))
     started = time.perf_counter()
     for _ in harness.bench.run(calibration):
         pass
+    places = range(len(attributes))
+    certain = all(calibration.certainty(i) >= calibration.needed(i) for i in places) and not any(map(calibration.doubts, places))
     return calibration.steerings, method, dict(
-        stop=calibration.stop, images=sum(r.done for r in calibration.rounds),
+        stop=calibration.stop, certain=certain, images=sum(r.done for r in calibration.rounds),
         seconds=round(time.perf_counter() - started, 1), warnings=calibration.warnings)
 
 
@@ -176,8 +173,10 @@ def outside_points(measured: dict, at: int) -> float | None:
     return 100 * float(np.abs(counts / counts.sum() - measured["target"]).max())
 
 
-def words(shares: list[int], group: int) -> str:
-    return f"{shares[group] / sum(shares):.0%}"
+def certain(results: list[dict]) -> tuple[int, int]:
+    """Calibrations that called themselves certain, and those of them whose test shows a share beyond 5 points."""
+    own = [r for r in results if r.get("certain")]
+    return len(own), sum(any(points(m, "after") > 5 for m in r["attributes"].values()) for r in own)
 
 
 def tables(results: list[dict]) -> str:
@@ -197,7 +196,7 @@ def tables(results: list[dict]) -> str:
                     f"| {sum(m['after']['kl'] <= m['after']['kl_floor95'] for m in shown)} of {len(own)} "
                     f"| {np.mean([r['regrouped'] for r in own]):.0%} "
                     f"| {np.mean([r.get('images', 0) for r in own]):.0f} "
-                    f"| {', '.join(f'{stop} {count}' for stop, count in Counter(r['stop'].split(':')[0].split(';')[0] for r in own if r.get('stop')).items())} |")
+                    f"| {', beyond 5 points: '.join(map(str, certain(own))) if way in (NORMAL, PAPER) else ''} |")
     confusion = [f"| {name} | {'a person' if who == 'hand' else 'the world'} | "
                  + ", ".join(f"{group}: {row[i]} of {sum(row)}" for i, (group, row) in enumerate(zip(
                      world.BY_NAME[name].names, rows_of, strict=True))) + " |"
@@ -205,13 +204,15 @@ def tables(results: list[dict]) -> str:
     obeyed, pushed = [], [r["groups"] for r in results if r["way"] == STEERED]
     for attribute in world.ATTRIBUTES if pushed else ():
         for index, group in enumerate(attribute.names):
-            cells = []
-            for how in ("steered", "said"):
-                sides = zip(*(one[f"{attribute.name}: {group}, {how}"] for one in pushed), strict=True)
-                cells += [f"{words(np.sum(side, 0).tolist(), index)}, {min(side[i][index] for i in range(len(side)))}"
-                          f" to {max(side[i][index] for i in range(len(side)))}" for side in sides]
-            cells = cells if len(cells) == 4 else [cells[0], "none", cells[1], "none"]
-            obeyed.append(f"| {attribute.name} | {group} | {' | '.join(cells)} |")
+            sides = zip(*(one[f"{attribute.name}: {group}"] for one in pushed), strict=True)
+            cells = [f"{np.sum(side, 0)[index] / np.sum(side):.0%}, {min(one[index] for one in side)} to {max(one[index] for one in side)}"
+                     for side in sides]
+            obeyed.append(f"| {attribute.name} | {group} | {' | '.join(cells + ['none'] * (2 - len(cells)))} |")
+    claims, wrong = certain([r for r in results if r["way"] == NORMAL])
+    low, high = wilson(wrong, max(claims, 1))
+    counts = {(case, way): sum((r["case"], r["way"]) == (case, way) for r in results) for case in CASES for way in WAYS}
+    lacking = ", ".join(f"{case} by {way} ({len(world.OCCUPATIONS) - count} of {len(world.OCCUPATIONS)})"
+                        for (case, way), count in counts.items() if count < len(world.OCCUPATIONS))
     return f"""# A second world: faces
 
 Made by `python -m faces_world.measure WORK` on {harness.machine()}: balance and calibration on a small model of faces, {HELD_OUT} images a
@@ -229,16 +230,23 @@ The judge of the tests is a small network of its own. How it labels {build.JUDGE
 |---|---|---|
 {chr(10).join(confusion)}
 
-How many images show a group when all of them are steered to it (the default method), and when the prompt says it: all occupations together, and the least and most of an
-occupation, of {PUSHED} images each. "Outside" is the labels' own judge, which no calibration used.
+How many images show a group when all of them are steered to it by the default method, which makes them those of a prompt that says the group: all occupations
+together, and the least and most of an occupation, of {PUSHED} images each. "Outside" is the labels' own judge, which no calibration used.
 
-| attribute | group | steered, by the judge | steered, outside | said, by the judge | said, outside |
-|---|---|---|---|---|---|
+| attribute | group | by the judge | outside |
+|---|---|---|---|
 {chr(10).join(obeyed)}
 
-| case | way | attribute | occupations | points off before | after: mean, most | within 5 points | outside: mean, most | mean KL | below the floor | in another group | images | ended |
+{claims} calibrations by the default method said that they were within 5 points of the target, 95 % certain. Of them, {wrong} showed a share farther off in the test ({wrong / max(claims, 1):.0%} [{low:.0%}, {high:.0%}]),
+by up to {max([points(m, "after") for r in results if r.get("certain") and r["way"] == NORMAL for m in r["attributes"].values()], default=0):.1f} points. {HELD_OUT} images show a share only to 5 points themselves. Where the outside judge sees more than that, the two judges disagree about the images.
+
+"Points off" is the distance of the farthest share from its target. "Certain": calibrations that called themselves so.
+
+| case | way | attribute | occupations | points off before | after: mean, most | within 5 points | outside: mean, most | mean KL | below the floor | in another group | images | certain |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
+
+{f"Not measured yet: {lacking}." if lacking else ""}
 """
 
 
