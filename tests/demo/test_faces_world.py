@@ -58,7 +58,7 @@ def test_tones_are_read_off_images():
 
 
 def test_a_probe_finds_what_hands_labelled():
-    """Glasses along one direction of z, as a person would label them."""
+    """Glasses along one direction of z, as an eye would label them."""
     chance = np.random.default_rng(3)
     x = chance.normal(size=(400, 20)).astype(np.float32)
     import torch
