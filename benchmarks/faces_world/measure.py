@@ -26,6 +26,7 @@ from faces_world import build, faces, world
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned, seeds_of
+from sd_debias.core.judge.check import Check
 from sd_debias.core.judge.image_classifier import ImageClassifier
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import METHODS, Method
@@ -39,8 +40,11 @@ STEPS, CFG, BATCH = 10, 3.0, 50
 CASES = {"gender": (GENDER,), "gender 70:30": (GENDER.with_target((70, 30)),), "age": (world.AGE,),
          "three tones": (world.TONE,), "glasses": (world.GLASSES,), "gender and age": (GENDER, world.AGE)}
 SUFFIX, BALANCE, NORMAL, PAPER = "random suffix", "balance", "calibrate", "calibrate --method paper"
-WAYS = (SUFFIX, BALANCE, NORMAL, PAPER)
+CHECKED = "calibrate, the judge checked"
+WAYS = (SUFFIX, BALANCE, NORMAL, CHECKED, PAPER)
+TWO_JUDGES = ("gender", "gender 70:30", "age", "three tones")  # what the labels' own judge can check
 JUDGES, STEERED, PUSHED = "judges", "steered", 50  # images of each push
+CLAIM, MANY = "claim", 2000  # images that show a certain calibration's shares to about 2 points
 
 
 def opened(work: Path) -> Workbench:
@@ -109,7 +113,8 @@ def weights(job: dict, attributes: tuple, prompt: str, first: int) -> tuple[list
     method = METHODS["paper" if job["way"] == PAPER else "default"]
     least = paper.PLAN if len(attributes) == 1 and attributes[0] is not world.TONE else paper.TONES  # as paper.py has it
     plan = least if job["way"] == PAPER else planned("normal", method, batch_size=BATCH)
-    calibration = Calibration(prompt, attributes, method, replace(plan, seed=first))
+    checks = [Check(a.name, a.names, tuple(map(tuple, job["counts"])), (0,) * len(a.names)) for a in attributes if "counts" in job]
+    calibration = Calibration(prompt, attributes, method, replace(plan, seed=first), checks=checks)
     started = time.perf_counter()
     for _ in harness.bench.run(calibration):
         pass
@@ -143,6 +148,12 @@ def measure(job: dict) -> tuple[dict, str]:
     if job["way"] == STEERED:
         found = steered(job["occupation"], range(seeds.stop, seeds.stop + PUSHED))
         return dict(groups=found), f"{len(found)} groups"
+    if job["way"] == CLAIM:
+        many = range(seeds.stop + PUSHED, seeds.stop + PUSHED + MANY)
+        images = bench.generate(prompt, many, attributes, [Steering(**own) for own in job["steerings"]])[0]
+        off = [100 * float(np.abs(np.bincount(bench.classifier(a)(images).argmax(1), minlength=len(a.groups)) / MANY
+                                  - a.target).max()) for a in attributes]
+        return dict(off=off), f"{job['case']}: {max(off):.1f} points off"
     if job["way"] == SUFFIX:
         found, images = {}, suffixed(prompt, seeds, attributes)
     else:
@@ -173,10 +184,16 @@ def outside_points(measured: dict, at: int) -> float | None:
     return 100 * float(np.abs(counts / counts.sum() - measured["target"]).max())
 
 
-def certain(results: list[dict]) -> tuple[int, int]:
-    """Calibrations that called themselves certain, and those of them whose test shows a share beyond 5 points."""
-    own = [r for r in results if r.get("certain")]
-    return len(own), sum(any(points(m, "after") > 5 for m in r["attributes"].values()) for r in own)
+def claims(results: list[dict]) -> str:
+    """Whether what calls itself certain is so."""
+    off = [max(r["off"]) for r in results if r["way"] == CLAIM]
+    if not off:
+        return ""
+    wrong = sum(value > 5 for value in off)
+    low, high = wilson(wrong, len(off))
+    return f"""{len(off)} calibrations by the default method said that they were within 5 points of the target, 95 % certain. {MANY:,} further images each, of seeds of
+their own, show a share farther off in {wrong} of them ({wrong / len(off):.0%} [{low:.0%}, {high:.0%}]), by up to {max(off):.1f} points; so many images show a share to 2 points themselves.
+Where the outside judge sees more than that, the two judges disagree about the images."""
 
 
 def tables(results: list[dict]) -> str:
@@ -196,7 +213,7 @@ def tables(results: list[dict]) -> str:
                     f"| {sum(m['after']['kl'] <= m['after']['kl_floor95'] for m in shown)} of {len(own)} "
                     f"| {np.mean([r['regrouped'] for r in own]):.0%} "
                     f"| {np.mean([r.get('images', 0) for r in own]):.0f} "
-                    f"| {', beyond 5 points: '.join(map(str, certain(own))) if way in (NORMAL, PAPER) else ''} |")
+                    f"| {sum(r['certain'] for r in own) if way in (NORMAL, CHECKED, PAPER) else ''} |")
     confusion = [f"| {name} | {'by eye' if who == 'hand' else 'by the world'} | "
                  + ", ".join(f"{group}: {row[i]} of {sum(row)}" for i, (group, row) in enumerate(zip(
                      world.BY_NAME[name].names, rows_of, strict=True))) + " |"
@@ -208,11 +225,9 @@ def tables(results: list[dict]) -> str:
             cells = [f"{np.sum(side, 0)[index] / np.sum(side):.0%}, {min(one[index] for one in side)} to {max(one[index] for one in side)}"
                      for side in sides]
             obeyed.append(f"| {attribute.name} | {group} | {' | '.join(cells + ['none'] * (2 - len(cells)))} |")
-    claims, wrong = certain([r for r in results if r["way"] == NORMAL])
-    low, high = wilson(wrong, max(claims, 1))
     counts = {(case, way): sum((r["case"], r["way"]) == (case, way) for r in results) for case in CASES for way in WAYS}
     lacking = ", ".join(f"{case} by {way} ({len(world.OCCUPATIONS) - count} of {len(world.OCCUPATIONS)})"
-                        for (case, way), count in counts.items() if count < len(world.OCCUPATIONS))
+                        for (case, way), count in counts.items() if count < len(world.OCCUPATIONS) and (way != CHECKED or case in TWO_JUDGES))
     return f"""# A second world: faces
 
 Made by `python -m faces_world.measure WORK` on {harness.machine()}: balance and calibration on a small model of faces, {HELD_OUT} images a
@@ -237,9 +252,9 @@ together, and the least and most of an occupation, of {PUSHED} images each. "Out
 |---|---|---|---|
 {chr(10).join(obeyed)}
 
-{claims} calibrations by the default method said that they were within 5 points of the target, 95 % certain. Of them, {wrong} showed a share farther off in the test ({wrong / max(claims, 1):.0%} [{low:.0%}, {high:.0%}]),
-by up to {max([points(m, "after") for r in results if r.get("certain") and r["way"] == NORMAL for m in r["attributes"].values()], default=0):.1f} points. {HELD_OUT} images show a share only to 5 points themselves. Where the outside judge sees more than that, the two judges disagree about the images.
+{claims(results)}
 
+"The judge checked": its shares are corrected by a check, on the {build.JUDGED} faces of the first table, against the labels' own judge. It aims at what that judge sees, so read "outside".
 "Points off" is the distance of the farthest share from its target. "Certain": calibrations that called themselves so.
 
 | case | way | attribute | occupations | points off before | after: mean, most | within 5 points | outside: mean, most | mean KL | below the floor | in another group | images | certain |
@@ -257,9 +272,16 @@ def main() -> None:
     options = parser.parse_args()
     jobs = [dict(case=JUDGES, way=JUDGES, occupation=world.OCCUPATIONS[0])]
     jobs += [dict(case=STEERED, way=STEERED, occupation=subject) for subject in world.OCCUPATIONS]
-    jobs += [dict(case=case, way=way, occupation=subject) for ways in (WAYS[1:3], WAYS[::3]) for case in CASES
+    jobs += [dict(case=case, way=way, occupation=subject) for ways in ((BALANCE, NORMAL), (SUFFIX, PAPER)) for case in CASES
              for subject in world.OCCUPATIONS for way in ways if options.only in (None, case)]
-    harness.run("faces_world", jobs, measure, tables, options, partial(opened, options.world), options.world / "model")
+    run = partial(harness.run, "faces_world", measure=measure, tables=tables, options=options,
+                  opened=partial(opened, options.world), folder=options.world / "model")
+    found = run(jobs)
+    jobs += [dict(case=r["case"], way=CLAIM, occupation=r["occupation"], steerings=r["steerings"])
+             for r in found if r["way"] == NORMAL and r["certain"]]
+    known = next(r["confusion"] for r in found if r["way"] == JUDGES)
+    run(jobs + [dict(case=case, way=CHECKED, occupation=subject, counts=known[CASES[case][0].name]["world"])
+                for case in TWO_JUDGES for subject in world.OCCUPATIONS if options.only in (None, case)])
 
 
 if __name__ == "__main__":
