@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from sd_debias.core.attribute import GENDER, Attribute
 
 MEASURED = 25  # images of each text that thresholds and lengths are measured on
+SHOWN = ("a cook", "a student")  # of gender; of other attributes a man and a woman
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def learn(attribute: Attribute) -> Learnt:
     directions = [normalize(torch.stack([a[layer] - b[layer] for a, b in zip(own, other)]), dim=1)
                   for layer in range(len(own[0]))]
 
-    subjects = ("a cook", "a student") if attribute.name == GENDER.name else ("a man", "a woman")
+    subjects = SHOWN if attribute.name == GENDER.name else ("a man", "a woman")
     shown = [f"a photo of {subject}" for subject in subjects for _ in range(MEASURED)]
     plain = responses(shown, directions)
     named = [responses([f"{scene}, {word}" for scene in shown], directions) for word in words]

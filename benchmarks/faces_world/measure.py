@@ -18,6 +18,10 @@ from pathlib import Path
 import harness
 import numpy as np
 import paper
+import peers
+import peers_common
+import peers_equisteer
+import peers_texts
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from harness import HELD_OUT, TEST_SEED
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -42,13 +46,23 @@ CASES = {"gender": (GENDER,), "gender 70:30": (GENDER.with_target((70, 30)),), "
 SUFFIX, BALANCE, NORMAL, PAPER = "random suffix", "balance", "calibrate", "calibrate --method paper"
 CHECKED = "calibrate, the judge checked"
 WAYS = (SUFFIX, BALANCE, NORMAL, CHECKED, PAPER)
-TWO_JUDGES = ("gender", "gender 70:30", "age", "three tones")  # what the labels' own judge can check
+TWO_JUDGES = ("gender", "age")  # on these the judge and that of the labels differ
 JUDGES, STEERED, PUSHED = "judges", "steered", 50  # images of each push
+# Published methods, on gender and tones of occupations that taught them nothing (benchmarks/peers.py).
+PEERS = ("SEGA, toward alone", "UCE's loop", "EquiSteer", "Embedding Arithmetic", "FairImagen, as published")
 CLAIM, MANY = "claim", 2000  # images that show a certain calibration's shares to about 2 points
+
+
+def taught() -> None:
+    """Peers learn from what this model knows: the occupations that they are not tested on, and its tones."""
+    others = tuple(name for name in world.OCCUPATIONS if name not in peers_common.OCCUPATIONS)
+    peers_equisteer.OTHERS = peers_texts.OTHERS = peers_texts.BASE = others
+    peers_equisteer.SHOWN, peers_texts.SKIN_TONE_5 = ("a cook", "a nurse"), world.TONE
 
 
 def opened(work: Path) -> Workbench:
     """The world as a host of calibrations, with its own judges. Occupations have no look in it, so fidelity is None."""
+    taught()
     folder = work / "model"
     pipe = StableDiffusionPipeline(
         vae=faces.Decoder(), unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
@@ -154,7 +168,14 @@ def measure(job: dict) -> tuple[dict, str]:
         off = [100 * float(np.abs(np.bincount(bench.classifier(a)(images).argmax(1), minlength=len(a.groups)) / MANY
                                   - a.target).max()) for a in attributes]
         return dict(off=off), f"{job['case']}: {max(off):.1f} points off"
-    if job["way"] == SUFFIX:
+    if job["way"] in PEERS:
+        generate, used = peers.PEERS[job["way"]](prompt, attributes[0])
+        images, obeyed = generate(list(seeds)), []
+        for index, group in enumerate(attributes[0].groups):
+            shown = bench.classifier(attributes[0])(generate(list(seeds[:PUSHED]), f"{prompt}, {group.texts[0]}")).argmax(1)
+            obeyed.append(float(np.mean(shown == index)))
+        found = dict(images=used, obeyed=obeyed)
+    elif job["way"] == SUFFIX:
         found, images = {}, suffixed(prompt, seeds, attributes)
     else:
         steerings, method, found = weights(job, attributes, prompt, first)
@@ -184,6 +205,11 @@ def outside_points(measured: dict, at: int) -> float | None:
     return 100 * float(np.abs(counts / counts.sum() - measured["target"]).max())
 
 
+def explicit(results: list[dict]) -> str:
+    """How often each peer obeys a prompt that says a group, of both attributes."""
+    return ", ".join(f"{np.mean([value for r in results if r['way'] == way for value in r['obeyed']] or [np.nan]):.0%} ({way})" for way in PEERS)
+
+
 def claims(results: list[dict]) -> str:
     """Whether what calls itself certain is so."""
     off = [max(r["off"]) for r in results if r["way"] == CLAIM]
@@ -199,7 +225,7 @@ Where the outside judge sees more than that, the two judges disagree about the i
 def tables(results: list[dict]) -> str:
     rows = []
     for case in CASES:
-        for way in WAYS:
+        for way in (*WAYS[:1], *PEERS, *WAYS[1:]):
             own = [r for r in results if (r["case"], r["way"]) == (case, way)]
             for name in own[0]["attributes"] if own else ():
                 shown = [r["attributes"][name] for r in own]
@@ -255,6 +281,8 @@ together, and the least and most of an occupation, of {PUSHED} images each. "Out
 {claims(results)}
 
 "The judge checked": its shares are corrected by a check, on the {build.JUDGED} faces of the first table, against the labels' own judge. It aims at what that judge sees, so read "outside".
+A profile leaves a prompt that says a group alone, so such prompts are obeyed as the second table says. Peers stay on: by them, images show the group that
+their prompt says in {explicit(results)}. They are measured on {len(peers_common.OCCUPATIONS)} occupations, and learn from the others.
 "Points off" is the distance of the farthest share from its target. "Certain": calibrations that called themselves so.
 
 | case | way | attribute | occupations | points off before | after: mean, most | within 5 points | outside: mean, most | mean KL | below the floor | in another group | images | certain |
@@ -280,6 +308,8 @@ def main() -> None:
     jobs += [dict(case=r["case"], way=CLAIM, occupation=r["occupation"], steerings=r["steerings"])
              for r in found if r["way"] == NORMAL and r["certain"]]
     known = next(r["confusion"] for r in found if r["way"] == JUDGES)
+    jobs += [dict(case=case, way=way, occupation=subject) for case in ("gender", "three tones") for way in PEERS
+             for subject in peers_common.OCCUPATIONS]
     run(jobs + [dict(case=case, way=CHECKED, occupation=subject, counts=known[CASES[case][0].name]["world"])
                 for case in TWO_JUDGES for subject in world.OCCUPATIONS if options.only in (None, case)])
 
