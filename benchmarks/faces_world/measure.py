@@ -281,6 +281,7 @@ together, and the least and most of an occupation, of {PUSHED} images each. "Out
 {claims(results)}
 
 "The judge checked": its shares are corrected by a check, on the {build.JUDGED} faces of the first table, against the labels' own judge. It aims at what that judge sees, so read "outside".
+So small a check leaves so much open that none of these called itself certain. "No glasses" is the prompt itself, so glasses can only become more frequent.
 A profile leaves a prompt that says a group alone, so such prompts are obeyed as the second table says. Peers stay on: by them, images show the group that
 their prompt says in {explicit(results)}. They are measured on {len(peers_common.OCCUPATIONS)} occupations, and learn from the others.
 "Points off" is the distance of the farthest share from its target. "Certain": calibrations that called themselves so.
