@@ -44,13 +44,13 @@ def processor_seconds(server) -> float:
 def measure(name: str, ours, bare, more: dict, turns: int, clock) -> bool:
     """Prints a model's ratios; were all within their bounds?"""
     from settings import debias, payload, save_profile
-    from sd_debias.core.method.methods import MIDDLE
+    from sd_debias.core.method.methods import TOWARD
     size, images, steps = MODELS[name]
     request = payload(width=size, height=size, batch_size=images, steps=steps, cfg_scale=7.0, **more)
     for direction in ("prompt", "embedding"):
         save_profile(ours.profiles, f"bench-{direction}", direction=direction)
     ways = {"without": (bare, {}), "disabled": (ours, {}), "prompt": (ours, debias(name="bench-prompt")),
-            WINDOW: (ours, debias(name="bench-embedding", start=MIDDLE.start, end=MIDDLE.end)),
+            WINDOW: (ours, debias(name="bench-embedding", start=TOWARD.start, end=TOWARD.end)),
             "embedding": (ours, debias(name="bench-embedding"))}
     seconds = {way: [] for way in ways}
     for turn in range(turns + 1):  # the first warms up

@@ -68,7 +68,7 @@ def demo():
 def ways(model, width: int, images: int) -> dict:
     """The model as it is, and guided."""
     from sd_debias.core.attribute import GENDER
-    from sd_debias.core.method.methods import MIDDLE, METHODS, Method
+    from sd_debias.core.method.methods import METHODS, TOWARD, Method
     from sd_debias.core.method.conditioning import Encoded
     from sd_debias.nodes.guidance import GuidedSampling
 
@@ -76,7 +76,7 @@ def ways(model, width: int, images: int) -> dict:
     encoded = Encoded(dict(cond=prompt), dict(cond=empty), dict(cond=torch.stack(groups)))
     methods = {
         "prompt": Method("prompt"),
-        WINDOW: Method("embedding", guidance=MIDDLE),
+        WINDOW: Method("embedding", guidance=TOWARD.window),
         "embedding": Method("embedding"),
         **({HALF: Method("embedding")} if images > 1 else {}),
         "paper": METHODS["paper"],

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {"diffusers": "tests/diffusers_host/test_families.py", "ComfyUI": "tests/nodes/test_families.py"}
-DIRECTIONS = ("prompt", "embedding", "prediction")
+DIRECTIONS = ("prompt", "embedding")
 
 
 def measured(host: str) -> list[dict]:
@@ -51,8 +51,8 @@ def page(rows: list[dict], versions: dict) -> str:
 Made by `python benchmarks/families.py` from the suite's tests: tiny models with random weights of every family, with the real classes of the host's
 networks, text encoders and samplers. Numbers are the largest deviation as a share of what a push does; one level of 255 is the least that diffusers'
 images can differ by. *Left alone*: in a batch with pushed images, an image without weights is identical to the one without the package. *Full push*: an image that
-is pushed with weight -1 is that of its group's own text ("a doctor, a woman"), whatever the lengths of the texts of its batch. The directions
-inside sampling have no such text to compare with: in diffusers the suite compares a step with the one computed by hand from what each text predicts
+is pushed with weight -1 is that of its group's own text ("a doctor, a woman"), whatever the lengths of the texts of its batch. The direction
+`embedding` has no such text to compare with: in diffusers the suite compares a step with the one computed by hand from what each text predicts
 alone""" + _by_hand(rows) + """, with classifier-free guidance and without, and `embedding` with classifier-free guidance against the group where
 a family has its usual form. This shows that guidance works on these networks. It says nothing about how strong the bias of a real checkpoint is or how well it can be steered: all figures
 of effect come from the demo model, and Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima and other real checkpoints have
@@ -62,8 +62,8 @@ If texts differ in length, any weight adds all words of a group, so a shift bare
 """]
     for host in dict.fromkeys(row["host"] for row in rows):
         own = [row for row in rows if row["host"] == host]
-        text.append(f"## {host}\n\n{versions.get(host, '')}\n\n| family | `prompt`: left alone | `prompt`: full push | `embedding`: left alone | "
-                    f"`prediction`: left alone |\n|---|---|---|---|---|")
+        text.append(f"## {host}\n\n{versions.get(host, '')}\n\n| family | `prompt`: left alone | `prompt`: full push | `embedding`: left alone |\n"
+                    f"|---|---|---|---|")
         for family in sorted({row["family"] for row in own}, key=str.casefold):
             by = {row["direction"]: row for row in own if row["family"] == family}
             cells = [_cell(by.get("prompt", {}), "left alone"), _cell(by.get("prompt", {}), "full push"),

@@ -35,8 +35,7 @@ from standin_gpu import CUDA, Card  # noqa: E402
 
 PROMPT, IMAGES, ROUNDS = "a photo of a doctor", 4, 5
 DTYPES = ("float32", "float16", "bfloat16")
-WAYS = {"unguided": None, "prompt": METHODS["default"], "embedding": named(direction="embedding"),
-        "prediction": named(direction="prediction")}
+WAYS = {"unguided": None, "prompt": METHODS["default"], "embedding": named(direction="embedding")}
 PUSH = Steering((0.0, 0.0), (0.0, 0.0, 1.0))
 PLAN = Plan(100, rounds=1, held_out=100, batch_size=50)
 

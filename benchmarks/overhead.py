@@ -27,7 +27,7 @@ from peak import CudaPeak, Peak, without_contents
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model import model
 from sd_debias.core.files import write_atomic
-from sd_debias.core.method.methods import IN_CONTEXT, METHODS, MIDDLE, Method, named
+from sd_debias.core.method.methods import IN_CONTEXT, METHODS, TOWARD, Method, named
 from sd_debias.diffusers_host.encode import encode_all
 from sd_debias.diffusers_host.families import family_of, guidance
 from sd_debias.diffusers_host.generate import generate, guided
@@ -35,11 +35,11 @@ from sd_debias.core.method.draw import Steering, rows
 from sd_debias.diffusers_host.workbench import load_pipeline
 
 PROMPT = "a photo of a doctor"
-SHARE = MIDDLE.end - MIDDLE.start  # of the steps, in the default window
+SHARE = TOWARD.end - TOWARD.start  # of the steps, in the default window
 # Every image is pushed: the dearest case.
 DRAWN = {a.name: Steering((0.0,) * len(a.groups), (0.0, *a.target)) for a in (GENDER, SKIN_TONE_5)}
 TEXTS = "texts, once a prompt"
-ONE_MORE = "unguided, one more row an image"
+ONE_MORE = "unguided, one more row per image"
 # Pixels of a side for which a model is made; None: the pipeline's own.
 MADE_FOR = {"sd15": 512, "sdxl": 1024, "flux": 1024, "z-image": 256, "qwen-image": 256, "klein": 256, "demo": None}
 WAYS = {
@@ -47,7 +47,6 @@ WAYS = {
     "prompt (default)": METHODS["default"],
     "embedding, default window": named(direction="embedding"),
     "embedding, all steps": Method("embedding"),
-    "prediction, default window": named(direction="prediction"),
 }
 
 
@@ -217,11 +216,11 @@ def tables(found: list[dict]) -> str:
 Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
 interleaved rounds, in brackets the least and the most of them, every image pushed. Of some rows it is said how many rounds they are; "CPU time": the
 seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is
-{100 * SHARE:.0f} % of the steps, from {100 * MIDDLE.start:.0f} % on; the "former window" is the first 35 %, which is as many of 8 steps, and one more of 10 or 20. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
+{100 * SHARE:.0f} % of the steps, from {100 * TOWARD.start:.0f} % on. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
 ratio, which a prompt's first run has on top; with few steps and small images it weighs more than in use. Unguided runs encode
-their prompt each time, as pipelines do. `embedding` and `prediction`, whose images are pushed to one drawn group here, add one row an image: in every step of the window, or in every
+their prompt each time, as pipelines do. `embedding`, whose images are pushed to one drawn group here, adds one row an image: in every step of the window, or in every
 second one without classifier-free guidance (flux) and where a pipeline evaluates the negative prompt in a call of its own, after the prompt's
-(qwen-image, klein). In rows of the former window `prediction` was anchored at the empty prompt, which qwen-image and klein evaluated too, in every step.
+(qwen-image, klein).
 Added rows have calls of their own.
 
 | model | device | images, steps | {' | '.join(ways)} |
@@ -231,7 +230,7 @@ Added rows have calls of their own.
         form = " compiled" if f["compiled"] else ""
         clock = "; CPU time" if f.get("clock") == "process" else ""
         rounds = f"; rounds: {f['repeats']}" if "repeats" in f else ""
-        rounds += "" if "window" in f else "; former window"
+        rounds += "" if "window" in f else "; window of 35 %"
         text.append(f"| {f['model']} {f['dtype']}{form}{_size(f['size'])} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
                     f"{ratios} |")
     timed = [f for f in found if f.get("rows")]
@@ -319,7 +318,7 @@ def main() -> None:
         if (options.memory or options.rows) and there is None:
             raise SystemExit(f"{store} has no times of {key}. Leave --memory and --rows out.")
         result = there if options.memory or options.rows else {
-            **{part: there[part] for part in ("rows", "rows_code") if there and part in there}, **key, "code": harness.code(), "repeats": options.repeats, "window": [MIDDLE.start, MIDDLE.end], "clock": "process" if options.device == "cpu" else "wall",
+            **{part: there[part] for part in ("rows", "rows_code") if there and part in there}, **key, "code": harness.code(), "repeats": options.repeats, "window": [TOWARD.start, TOWARD.end], "clock": "process" if options.device == "cpu" else "wall",
             **measure(pipe, options.device, steps, cfg, options.size, options.images, options.repeats)}
         if options.rows:
             result = {**result, "rows": added_rows(pipe, options.device, cfg, MADE_FOR[name], options.repeats),

@@ -35,10 +35,7 @@ MANY_OF = ("gender 70:30",)
 PLAN = Plan(images=100, rounds=16, held_out=0, batch_size=50, within=0.02)
 TONES = replace(PLAN, rounds=12, within=0.035)
 PLANS = {"gender": PLAN, "gender 70:30": PLAN, "tone": TONES, "both": TONES}
-AGAIN = ("gender",)  # its plan was made finer, from 8 rounds, after a test on the seeds of the other cases
 CASE_ORDER = ("gender", "gender 70:30", "tone", "both")
-# These name rows of a case's first plan, and of the method with its former window.
-FIRST, FORMER = ", 8 rounds", ", first 35%"
 IDA, GRADIENT, PUSH, PLAIN = "IDA", "policy gradient", "push", "none"
 EVERYWHERE = "IDA, all occupations"
 ITERATIONS = 5      # of the figure
@@ -52,8 +49,7 @@ def jobs(options) -> list[dict]:
     """Case by case, so that one that is complete can be read while the next is measured."""
     every = [(case, IDA) for case in CASE_ORDER] + [(case, GRADIENT) for case in ("gender", "tone")]
     return [dict(case=PLAIN, solver=PLAIN, occupation=subject) for subject in artwork.OCCUPATIONS] + [
-        dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict(),
-             **({"most_rounds": PLANS[case].rounds} if case in AGAIN and solver == IDA else {})) for case, solver in every
+        dict(case=case, solver=solver, occupation=subject, method=METHOD.to_dict()) for case, solver in every
         for subject in artwork.OCCUPATIONS[::1 if solver == IDA else 4] if options.only in (None, case)] + [
         dict(case="tone", solver=PUSH, occupation=subject, method=side.to_dict()) for subject in PUSHES for side in SIDES
         if options.only in (None, "tone")]
@@ -67,7 +63,7 @@ def first_seed(occupation: str) -> int:
 def test_seeds(occupation: str, case: str = PLAIN) -> list[int]:
     """MANY of an occupation's own: of all 40-bit numbers, without order. No choice of the method's or of the case's
     plan was made on their images."""
-    chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), SEEDS + (case in AGAIN)])
+    chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), SEEDS + (case == "gender")])
     return chance.choice(2 ** 40, MANY, replace=False).tolist()
 
 
@@ -168,8 +164,7 @@ round, until every share lies within {100 * PLAN.within:g} points of its target 
 rounds; where tones are balanced, within {100 * TONES.within:g} points, at most {TONES.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} images of seeds that
 no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent images of a perfectly
 fair model, 19 of 20 of which are. Fidelity is the share of images that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
-"8 rounds" is the plan that gender had at first, within {100 * TONES.within:g} points; after that test it was made finer, and tested on other seeds. The paper's own SLD settings and update rule are not known to us: these are ours.
-"First 35%" is the method's former window, of as many steps here: at most 8 rounds of gender and 16 of the other cases, all occupations tested on the same {HELD_OUT} seeds.
+The paper's own SLD settings and update rule are not known to us: these are ours.
 
 | case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | images, mean | certain | fidelity in the test, without -> with | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
@@ -235,12 +230,9 @@ rule has it, and moved toward where the weights lead, as the method has it (`tow
 
 
 def measured_cases(results: list[dict]) -> dict[str, list[dict]]:
-    """The calibrations of each case; those of its first plan and of the former window by names of their own."""
-    found: dict[str, list[dict]] = {}
-    for r in sorted((r for r in results if r["solver"] == IDA), key=lambda r: CASE_ORDER.index(r["case"])):
-        own = "" if today(r) else FIRST if r["method"] == METHOD.to_dict() else FORMER
-        found.setdefault(r["case"] + own, []).append(r)
-    return found
+    """The calibrations of each case."""
+    found = {case: [r for r in results if r["solver"] == IDA and r["case"] == case] for case in CASE_ORDER}
+    return {case: rows for case, rows in found.items() if rows}
 
 
 def certain(result: dict) -> bool:
@@ -248,18 +240,12 @@ def certain(result: dict) -> bool:
     return all(found >= enough(len(a.groups), len(CASES[result["case"]])) for found, a in zip(result["certainty"], CASES[result["case"]], strict=True))
 
 
-def today(result: dict) -> bool:
-    """Is a result of the method as it is now, and of its case's plan?"""
-    plan = PLANS[result["case"]].rounds if result["case"] in AGAIN and result["solver"] == IDA else None
-    return result["method"] == METHOD.to_dict() and result.get("most_rounds") == plan
-
-
 def lines(results: list[dict]) -> list[tuple[str, str, np.ndarray]]:
     """Attribute, solver and KL [occupations, iterations] of each line of the figure: both solvers on the same occupations,
     and IDA on all. A calibration that was certain before the last iteration ends on its last KL."""
     found = []
     for case in ("gender", "tone"):
-        rows = [r for r in results if r["case"] == case and r["solver"] in (IDA, GRADIENT) and today(r)]
+        rows = [r for r in results if r["case"] == case and r["solver"] in (IDA, GRADIENT)]
         both = {r["occupation"] for r in rows if r["solver"] == GRADIENT}
         for said, solver, which in ((IDA, IDA, both), (GRADIENT, GRADIENT, both), (EVERYWHERE, IDA, artwork.OCCUPATIONS)):
             curves = [kl for r in rows if r["solver"] == solver and r["occupation"] in which for kl in r["kl_by_round"].values()]

@@ -40,7 +40,6 @@ SETTINGS = {
     "... and not linear": guided(**AT_EMPTY, linear=False, length=1.0),
     "... with SLD's threshold (medium, 0.01)": guided(**AT_EMPTY, linear=False, length=1.0, threshold=0.01),
     "... with SLD's medium preset, in the same window": replace(METHOD, guidance=replace(PRESETS["medium"], **IN_WINDOW)),
-    "predictions of the groups, anchored at the empty prompt": METHOD.adjusted("prediction"),
     "not linear": guided(linear=False, length=1.0),
     "text of length 1": guided(length=1.0),
     "momentum (SLD medium, 0.3 and 0.4)": guided(momentum_scale=0.3, momentum_beta=0.4),

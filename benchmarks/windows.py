@@ -16,7 +16,7 @@ from harness import TEST_SEED
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from demo_training import captions
 from sd_debias.demo_model import model
-from sd_debias.core.method.methods import IN_CONTEXT, MIDDLE, TOWARD, Method
+from sd_debias.core.method.methods import IN_CONTEXT, TOWARD, Method
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 from sd_debias.core.method import step as stepping
 from sd_debias.core.method.draw import Steering
@@ -25,20 +25,11 @@ EVERY = stepping.EVERY
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 OCCUPATIONS = ("doctor", "teacher", "farmer")
 N, STEPS = 200, model.STEPS
-WINDOWS = [(0, 0)] + [(i, i + 1) for i in range(STEPS)] + [(0, i) for i in range(2, STEPS + 1)]
-STRIDES = [(0, STEPS, 2), (0, STEPS // 2, 2)]
 # The text evaluated toward or away, in the steps from start to end.
 TOWARDS = [(toward, start, end) for start, end in ((0, 3), (0, STEPS)) for toward in (False, True)] + [
     (True, start, end) for start, end in ((1, 4), (2, 4), (2, 5), (3, 6))]
 # Without classifier-free guidance: last step pushed, and steps to an evaluation, between which gamma is repeated.
 ALONE = [(0, 1), *((end, every) for end in (3, STEPS) for every in (1, 2, 3))]
-
-
-class Strided(SafeLatentGuidance):
-    """Every second step of the window alone: as dear as half of the window."""
-
-    def active(self, progress: float) -> bool:
-        return super().active(progress) and round(progress * STEPS) % 2 == 0
 
 
 def measure(job: dict) -> tuple[dict, str]:
@@ -47,17 +38,14 @@ def measure(job: dict) -> tuple[dict, str]:
         guidance = replace(TOWARD if job["toward"] else SafeLatentGuidance(), start=job.get("start", 0) / STEPS,
                            end=job["end"] / STEPS)
         return pushed(job, guidance)
-    if "alone" in job:
-        end, every = job["alone"]
+    end, every = job["alone"]
+    harness.forget()
+    harness.bench.setting["cfg"], stepping.EVERY = 1.0, every
+    try:
+        return pushed(job, SafeLatentGuidance(end=end / STEPS))
+    finally:
+        harness.bench.setting["cfg"], stepping.EVERY = model.CFG, EVERY
         harness.forget()
-        harness.bench.setting["cfg"], stepping.EVERY = 1.0, every
-        try:
-            return pushed(job, SafeLatentGuidance(end=end / STEPS))
-        finally:
-            harness.bench.setting["cfg"], stepping.EVERY = model.CFG, EVERY
-            harness.forget()
-    start, end, *stride = job["window"]
-    return pushed(job, (Strided if stride else SafeLatentGuidance)(start=start / STEPS, end=end / STEPS))
 
 
 def pushed(job: dict, guidance: SafeLatentGuidance) -> tuple[dict, str]:
@@ -81,20 +69,7 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/windows.py` on {harness.machine()}: direction `embedding` on the demo model, {STEPS} steps, every image pushed to a drawn group
 at strength 1, but only in the steps named; mean over {', '.join(OCCUPATIONS)}, N = {N} images each. "As drawn" is the share of images that
-show the group they were pushed to. "Evaluations" is the cost of the whole run against the unguided one: one extra row on two.
-
-| attribute | steps pushed | as drawn | KL | occupation right | distance to the unguided image | evaluations |
-|---|---|---|---|---|---|---|"""]
-    for attribute in ATTRIBUTES:
-        for start, end, *stride in WINDOWS + STRIDES:
-            rows = [r for r in results if r["attribute"] == attribute and r.get("window") == [start, end, *stride]]
-            if rows:
-                steps = "none" if start == end else f"{start + 1}" if end == start + 1 else f"{start + 1} to {end}"
-                steps += ", every second" * len(stride)
-                kl = np.mean([r["attributes"][ATTRIBUTES[attribute].name]["kl"] for r in rows])
-                text.append(f"| {attribute} | {steps} | {np.mean([r['obeyed'] for r in rows]):.2f} | {kl:.3f} | "
-                            f"{np.mean([r['fidelity'] for r in rows]):.3f} | {np.mean([r['distance'] for r in rows]):.3f} | "
-                            f"{1 + (end - start) / STEPS / 2 / (stride or [1])[0]:.2f} |")
+show the group they were pushed to. "Evaluations" is the cost of the whole run against the unguided one: one extra row on two."""]
     text.append(f"""
 Without classifier-free guidance (CFG 1) the added row doubles a step. "Every second" evaluates it in every second of the steps and
 repeats its gamma in between. The package evaluates one in {EVERY}.
@@ -110,8 +85,8 @@ repeats its gamma in between. The package evaluates one in {EVERY}.
                             f"{np.mean([r['distance'] for r in rows]):.3f} | {1 + -(-end // every) / STEPS:.2f} |")
     text.append(f"""
 The same pushes with the text evaluated on the other side (*away*, as the rule of SLD has it, and as above) or where the weights lead (*toward*,
-anchored at the prompt, what new calibrations of the direction do). The package's window, from {100 * MIDDLE.start:.0f} % to {100 * MIDDLE.end:.0f} % of the
-schedule, is steps {step_of(MIDDLE.start)} to {step_of(MIDDLE.end) - 1} of these {STEPS}.
+anchored at the prompt, as calibrations by this direction do). The package's window, from {100 * TOWARD.start:.0f} % to {100 * TOWARD.end:.0f} % of the
+schedule, is steps {step_of(TOWARD.start)} to {step_of(TOWARD.end) - 1} of these {STEPS}.
 
 | attribute | steps pushed | text | as drawn | KL | occupation right | distance to the unguided image | evaluations |
 |---|---|---|---|---|---|---|---|""")
@@ -132,9 +107,7 @@ def step_of(share: float) -> int:
 
 
 if __name__ == "__main__":
-    harness.run("windows", [dict(attribute=attribute, window=list(window), occupation=subject) for subject in OCCUPATIONS
-                            for attribute in ATTRIBUTES for window in WINDOWS + STRIDES]
-                + [dict(attribute=attribute, alone=list(alone), occupation=subject) for subject in OCCUPATIONS
-                   for attribute in ATTRIBUTES for alone in ALONE]
+    harness.run("windows", [dict(attribute=attribute, alone=list(alone), occupation=subject) for subject in OCCUPATIONS
+                            for attribute in ATTRIBUTES for alone in ALONE]
                 + [dict(attribute=attribute, toward=toward, end=end, occupation=subject, **({"start": start} if start else {}))
                    for subject in OCCUPATIONS for attribute in ATTRIBUTES for toward, start, end in TOWARDS], measure, tables, harness.parser(__doc__).parse_args())

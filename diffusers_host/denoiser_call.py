@@ -65,10 +65,6 @@ class Texts:
         row, = mixed_rows([{name: self._moved(name, anchor) for name in self.axes}], self.encoded, weights)
         return self._whole(row, [anchor], weights[0])
 
-    def group(self, number: int) -> Parts:
-        means = {name: parts[number] for name, parts in self.encoded.groups.items()}
-        return self._put({**self.groups[number]}, means)
-
     def _whole(self, parts, anchors: list[Parts], weights: Tensor) -> Parts:
         used = anchors + [self.groups[i] for i in weights.nonzero().flatten().tolist()]
         largest: Parts = max(used, key=self._size)

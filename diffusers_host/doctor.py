@@ -18,10 +18,10 @@ def facts(pipe, prompt: str, attributes: Sequence[Attribute], method: Method) ->
     said = [f"{type(pipe).__name__}: {type(network).__name__}, {type(pipe.scheduler).__name__}, "
             f"{', '.join(encoders) or 'no text encoder'}, {getattr(network, 'dtype', 'unknown type')} on {pipe.device}"]
     if (family := family_of(pipe)) is not None:
-        inside = ", 'embedding' and 'prediction'" * bool(family.inside)
+        inside = " and 'embedding'" * bool(family.inside)
         said.append(f"Directions: 'prompt' (draws and shifts){inside}")
     elif of_one_length(pipe):
-        said.append("Directions: 'prompt', 'embedding' and 'prediction'; all texts have one length")
+        said.append("Directions: 'prompt' and 'embedding'; all texts have one length")
     else:
         said.append("Directions: 'prompt' with draws alone; how this pipeline encodes texts is not known here, so each "
                     "image is given its group's own text")

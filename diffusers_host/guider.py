@@ -27,7 +27,7 @@ from ..core.method.conditioning import (
 )
 from ..core.method.draw import check_strength
 from ..core.method.methods import Method
-from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
+from ..core.method.step import Steps, Text
 from ..core.profile.file import Profile, located
 from .call import per_prompt
 from .denoiser_call import (
@@ -127,19 +127,18 @@ class DebiasGuidance(BaseGuidance):
         # Without a negative prompt, Stable Diffusion 3 sets the prompt against itself.
         names = [COND if name == UNCOND and same(batch.as_dict(), prompt, self._identifier_key) else name
                  for name, batch in zip(names, batches)]
-        further = self.run.further(names)
+        further = [] if self.run.further(names) is None else [BlockState(**{**prompt, self._identifier_key: FURTHER})]
         self._batches, self._names, self._at = batches, names + [FURTHER] * len(further), 0
-        self._further: list[Any] = [BlockState(**{**prompt, self._identifier_key: f"{FURTHER} {i}"})
-                                    for i in range(len(further))]
-        return batches + self._further
+        self._further: list[Any] = further
+        return batches + further
 
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
         assert self.run is not None
-        name, number = self._names[self._at], self._at - len(self._batches)
+        name = self._names[self._at]
         if name != FURTHER:
             self._inner.prepare_models(denoiser)
         self._front = ExitStack()
-        self._front.enter_context(self.run.evaluating(denoiser, name, number))
+        self._front.enter_context(self.run.evaluating(denoiser, name))
 
     def cleanup_models(self, denoiser: torch.nn.Module) -> None:
         self._front.close()
@@ -151,7 +150,7 @@ class DebiasGuidance(BaseGuidance):
         assert self.run is not None
         own = data[:len(self._batches)]
         by_name = dict(zip(reversed(self._names[:len(own)]), reversed(own)))
-        self.run.guide(by_name[COND], by_name.get(UNCOND), [batch.noise_pred for batch in self._further])
+        self.run.guide(by_name[COND], by_name.get(UNCOND), *(batch.noise_pred for batch in self._further))
         return self._inner(own)
 
 
@@ -168,7 +167,7 @@ class Run:
         self.steps: Any = None
         self.negative: Any = None  # the denoiser's call for the negative prompt
         self.timesteps: Any = None
-        self.made: dict[int, dict[int, Parts]] = {}
+        self.made: dict[int, Parts] | None = None  # the further text by image
         self.extra_evaluations, self.shifted = 0, set[int]()
 
     def begin(self, step: int) -> None:
@@ -179,7 +178,7 @@ class Run:
             self.places = [times.index(time) for time in times]  # samplers of second order have most of them twice
             self.count = sorted(set(self.places))
             self.units = eps_units(scheduler) if self.inside else []
-            self.steps, self.made = None, {}
+            self.steps, self.made = None, None
         counted = (getattr(scheduler, name, None) for name in ("step_index", "begin_index"))
         self.index = self.places[next((index for index in counted if index is not None), step)]
 
@@ -187,24 +186,24 @@ class Run:
     def progress(self) -> float:
         return self.index / len(self.places)
 
-    def further(self, names: Sequence[str]) -> Sequence[Text]:
-        """The further texts of this step; `names` are the predictions that the other guider asks for."""
+    def further(self, names: Sequence[str]) -> Text | None:
+        """The further text of this step; `names` are the predictions that the other guider asks for."""
         if not self.inside:
-            return []
+            return None
         if self.steps is None:
             inner = self.pipe.guider.guider
             # Guidance that ends before the last step cannot be the baseline of all.
             whole = UNCOND in names and inner._stop >= 1
             self.steps = Steps(self.method, self.weights, whole)
         idle = self.steps.idle(self.progress) or self.steps.repeats(self.count.index(self.index), self.progress)
-        return [] if idle else self.steps.texts
+        return None if idle else self.steps.text
 
     @contextmanager
-    def evaluating(self, denoiser: torch.nn.Module, name: str, number: int = 0) -> Iterator[None]:
-        """The denoiser's call for one prediction: its own texts, other ones for some images, or a further text."""
+    def evaluating(self, denoiser: torch.nn.Module, name: str) -> Iterator[None]:
+        """The denoiser's call for one prediction: its own texts, other ones for some images, or the further text."""
         def asked(call: Parts) -> dict[int, Parts] | None:
             if name == FURTHER:
-                return self._of(self.steps.texts[number], number)
+                return self._of(self.steps.text)
             if name == UNCOND:
                 self.negative = call
             if not name.startswith(COND) or self.inside or not self.method.guidance.active(self.progress):
@@ -246,38 +245,34 @@ class Run:
             return (id(text),) if text is not None else ()
         return tuple(tuple(tensor_of(text[name]).shape) for name in names)
 
-    def _of(self, text: Text, number: int) -> dict[int, Parts]:
-        """A further text, image by image; made once."""
-        if number not in self.made:
-            self.made[number] = {image: self._text(text, image) for image in text.images}
-        return self.made[number]
+    def _of(self, text: Text) -> dict[int, Parts]:
+        """The further text, image by image; made once."""
+        if self.made is None:
+            self.made = {image: self._text(text, image) for image in text.images}
+        return self.made
 
     def _text(self, text: Text, image: int) -> Parts:
         own = self.texts[image]
-        if text.kind == EMPTY:
-            return own.empty
-        if text.kind == MOVED:
+        if text.moved:
             found, = own.shifted(self.attributes, text.weights[image][None], self.method.context)
             assert found is not None  # its weights are not zero
             return found
-        if text.kind == MIXED:
-            flat = flat_of(self.negative)
-            anchor = {**own.prompt, **{name: row_of(flat[name], own.prompt[name], image, len(self.weights))
-                                       for name in own.names}}
-            return own.mixed(anchor, text.weights[image][None])
-        return own.group(text.group)
+        flat = flat_of(self.negative)
+        anchor = {**own.prompt, **{name: row_of(flat[name], own.prompt[name], image, len(self.weights))
+                                   for name in own.names}}
+        return own.mixed(anchor, text.weights[image][None])
 
-    def guide(self, cond: Any, uncond: Any, further: list[Tensor]) -> None:
+    def guide(self, cond: Any, uncond: Any, further: Tensor | None = None) -> None:
         """Takes gamma off the conditional prediction."""
         if self.steps is None:
             return
         k = self.units[self.index]
 
-        def evaluate(texts: Sequence[Text]):
-            if not texts:
+        def evaluate(text: Text | None):
+            if text is None:
                 return None
-            found = [dict(zip(text.images, k * rows.float(), strict=True))
-                     for text, rows in zip(texts, further, strict=True)]
+            assert further is not None
+            found = dict(zip(text.images, k * further.float(), strict=True))
             negative = None if uncond is None else k * uncond.noise_pred.float()
             return k * cond.noise_pred.float(), negative, found
 

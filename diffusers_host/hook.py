@@ -1,7 +1,7 @@
 """Guidance inside a diffusers pipeline: in front of its denoiser, `pipe.unet` or `pipe.transformer`.
 
-`embedding` and `prediction` send further rows through the denoiser, and take gamma off its conditional prediction.
-Sampler, guidance rule, ControlNets and LoRAs stay the pipeline's own.
+`embedding` sends further rows through the denoiser, and takes gamma off its conditional prediction. Sampler,
+guidance rule, ControlNets and LoRAs stay the pipeline's own.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..core.errors import DebiasError, quoted
 from ..core.method.conditioning import Encoded, Parts, mixed_rows, shape, shifted, shifted_rows
 from ..core.method.direction import mix
 from ..core.method.methods import Method
-from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
+from ..core.method.step import Steps, Text
 from .call import KEPT, rows_of, texts_in, with_texts
 from .families import family_of
 
@@ -55,10 +55,9 @@ class GuidedDenoiser:
     """A denoiser's forward with the direction's rows, and gamma taken off its conditional prediction.
 
     The batch of a pipeline is [uncond, cond], of one [cond, uncond], or, without classifier-free guidance, [cond];
-    core/method/step.py says what the baseline is. Rows are added for images with a weight other than 0 only, and, in
-    the `prediction` direction, for their groups with a weight other than 0. They copy the baseline's rows (ControlNet
-    residuals, sizes, masks) in everything but the text, in calls of their own of at most as many rows as the
-    pipeline's: these need barely any memory beyond its own.
+    core/method/step.py says what the baseline is. A row is added for each image with a weight other than 0. It copies
+    the baseline's row (ControlNet residuals, sizes, masks) in everything but the text, in calls of their own of at most
+    as many rows as the pipeline's: these need barely any memory beyond its own.
     """
 
     def __init__(self, pipe, forward, parameters: Sequence[str], attributes: Sequence[Attribute], weights: Tensor,
@@ -92,23 +91,21 @@ class GuidedDenoiser:
         output: Any = None
         prediction: Any = None
 
-        def evaluate(texts: Sequence[Text]):
+        def evaluate(text: Text | None):
             nonlocal output, prediction
             at, copies = self._rows_on(call[self.parameters[0]][0].device)
             output = self.forward(**({**call, **{name: list(call[name]) for name in _EMPTIED if call.get(name)}}
-                                     if texts else call))
+                                     if text else call))
             # Copied before the next call: where a graph is captured, that takes the same memory again.
             prediction = self._sample(output, call).clone()
-            if not texts:
+            if text is None:
                 return None
             extra = prediction.new_empty(len(copies), *prediction.shape[1:])
-            for number, (places, parts) in enumerate(self._texts_of(call, rows)):
+            for number, (places, parts) in enumerate(self._texts_of(text, call, rows)):
                 extra[places] = self._further(call, rows, places, parts, number)
             self.extra_evaluations += len(copies)
-            found: list[dict[int, Tensor]] = [{} for _ in texts]
-            for (text, image), own in zip(self.rows, k * extra.float(), strict=True):
-                found[text][image] = own
-            return k * prediction[self.cond + at].float(), k * prediction[self.uncond + at].float(), found
+            further = dict(zip(text.images, k * extra.float(), strict=True))
+            return k * prediction[self.cond + at].float(), k * prediction[self.uncond + at].float(), further
 
         gamma = steps.guide(self.steps.index(self.times[index]), progress, evaluate)
         at = self.cond + self.indices[0]
@@ -146,10 +143,6 @@ class GuidedDenoiser:
         first, second = (0, self.images) if has_uncond else (0, 0)
         self.cond, self.uncond = (first, second) if self.family and self.family.ahead else (second, first)
         self.passes.append(Steps(self.method, self.weights, has_uncond))
-        # The further rows: (number of the text, place of the image among the guided ones), an image's rows together.
-        self.texts = self.passes[-1].texts
-        self.rows = sorted(((number, image) for number, text in enumerate(self.texts) for image in text.images),
-                           key=lambda row: (self.texts[row[0]].kind != EMPTY, row[1], row[0]))
         self.text = self.mixed_for = self.indices = None
 
     def _rows_on(self, device) -> tuple[Tensor, Tensor]:
@@ -157,8 +150,7 @@ class GuidedDenoiser:
         would make it wait."""
         if self.indices is None:
             base = self.cond if self.passes[-1].prompt_is_baseline else self.uncond
-            copied = self.guided[torch.tensor([image for _, image in self.rows])] + base
-            self.indices = self.guided.to(device), copied.to(device)
+            self.indices = self.guided.to(device), (self.guided + base).to(device)
         return self.indices
 
     def _index(self, call: dict) -> int:
@@ -210,60 +202,44 @@ class GuidedDenoiser:
         text = call[self.family.inside[self.family.tokens] if self.family else "encoder_hidden_states"]
         return text[0] if isinstance(text, list) else text
 
-    def _texts_of(self, call: dict, rows: int) -> list[tuple]:
+    def _texts_of(self, text: Text, call: dict, rows: int) -> list[tuple]:
         """The further rows' texts with their places, in calls of the denoiser by length; made once a run."""
         tokens, copies = self._tokens(call), self.indices[1]
         if tokens is self.mixed_for:
             return self.mixed
         if self.family:
             lengths: dict[tuple, dict[int, Parts]] = {}
-            for place, text in enumerate(self._mixed_texts(call)):
-                on_device = {name: part.to(copies.device) for name, part in text.items()}
-                lengths.setdefault(shape(text), {})[place] = on_device
+            for place, own in enumerate(self._mixed_texts(text, call)):
+                on_device = {name: part.to(copies.device) for name, part in own.items()}
+                lengths.setdefault(shape(own), {})[place] = on_device
             made: list[tuple] = [
                 (torch.tensor(list(found), device=copies.device)[i:i + rows], list(found.values())[i:i + rows])
                 for found in lengths.values() for i in range(0, len(found), rows)]
         else:
-            texts = {name: self._mixed(name, text).to(text) for name, text in texts_in(call).items()}
-            made = [(some, {name: text[some] for name, text in texts.items()})
+            texts = {name: self._mixed(text, name, part).to(part) for name, part in texts_in(call).items()}
+            made = [(some, {name: part[some] for name, part in texts.items()})
                     for some in torch.arange(len(copies), device=copies.device).split(rows)]
         self.mixed_for, self.mixed = tokens, made
         return made
 
-    def _mixed_texts(self, call: dict) -> list[Parts]:
-        """The texts of all further rows, of a family."""
+    def _mixed_texts(self, text: Text, call: dict) -> Sequence[Parts]:
+        """The further text of each guided image, of a family."""
         family, encoded = self.family, self.encoded
         assert family is not None
         texts = family.texts(call)
         _check_length(encoded.prompt[family.tokens], texts[self.cond][family.tokens])
-        made: list[list[Parts]] = []
-        for text in self.texts:
-            if text.kind == MOVED:
-                made.append(shifted_rows(encoded, self.attributes, text.weights, self.context))
-            elif text.kind == MIXED:
-                anchors = [texts[self.uncond + image] for image in self.guided.tolist()]
-                made.append(mixed_rows(anchors, encoded, text.weights))
-            else:
-                parts = encoded.empty if text.kind == EMPTY else {
-                    name: group[text.group] for name, group in encoded.groups.items()}
-                made.append([parts] * len(self.guided))
-        return [made[number][image] for number, image in self.rows]
+        if text.moved:
+            return shifted_rows(encoded, self.attributes, text.weights, self.context)
+        return mixed_rows([texts[self.uncond + image] for image in self.guided.tolist()], encoded, text.weights)
 
-    def _mixed(self, name: str, text: Tensor) -> Tensor:
-        """A part of the texts of all further rows, where all texts are of one length."""
-        groups, prompt = self.encoded.groups[name].to(text.device), self.encoded.prompt[name]
-        _check_length(prompt, text)
-        own = text[self.indices[1]]
-        if self.texts[0].kind == MIXED:
-            return mix(own, groups, self.texts[0].weights)
-        if self.texts[0].kind == MOVED:
-            change = torch.stack([shifted(self.encoded, self.attributes, each.weights, self.context)[name].float()
-                                  - prompt.float() for each in self.texts])  # [texts, images, ...]
-            rows = torch.stack([change[number, image] for number, image in self.rows])
-            return (own.float() + rows.to(text.device)).to(text.dtype)
-        empty = self.encoded.empty[name].to(text)
-        return torch.cat([empty.expand(1, *text.shape[1:]) if self.texts[number].kind == EMPTY else
-                          groups[self.texts[number].group].to(text.dtype) for number, _ in self.rows])
+    def _mixed(self, text: Text, name: str, part: Tensor) -> Tensor:
+        """A part of the further text of each guided image, where all texts are of one length."""
+        prompt, own = self.encoded.prompt[name], part[self.indices[1]]
+        _check_length(prompt, part)
+        if not text.moved:
+            return mix(own, self.encoded.groups[name].to(part.device), text.weights)
+        change = shifted(self.encoded, self.attributes, text.weights, self.context)[name].float() - prompt.float()
+        return (own.float() + change.to(part.device)).to(part.dtype)
 
 
 class WindowedPrompt(GuidedDenoiser):
@@ -330,8 +306,8 @@ def _check_length(prompt: Tensor, text: Tensor) -> None:
 
 
 def check(pipe) -> None:
-    """Raises DebiasError where the directions `embedding` and `prediction` cannot act on this pipeline: where its
-    denoiser or its scheduler is not of a kind that is known, or its cache takes one text for another."""
+    """Raises DebiasError where the direction `embedding` cannot act on this pipeline: where its denoiser
+    or its scheduler is not of a kind that is known, or its cache takes one text for another."""
     module, _ = _denoiser(pipe)
     eps_units(pipe.scheduler)
     cached = [name for name in caches(module) if name.startswith(_CACHES)]

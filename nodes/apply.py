@@ -207,8 +207,8 @@ class DebiasApply(io.ComfyNode):
                     "the effect on five skin tones.")),
                 io.Combo.Input("direction", options=[AS_CALIBRATED, *DIRECTIONS], default=AS_CALIBRATED, tooltip=(
                     "How the weights steer. prompt: shifts the positive conditioning, at no cost. embedding: one "
-                    "extra evaluation per step. prediction: one per group and step. Weights are valid for the "
-                    "direction that they were calibrated with.")),
+                    "extra evaluation per step. Weights are valid for the direction that they were calibrated "
+                    "with.")),
                 io.String.Input("text", multiline=True, default="", optional=True,
                                 placeholder="empty: the text behind the positive conditioning", tooltip=(
                     "The prompt. Empty: the node finds the text of the sampler's positive conditioning in the graph. "

@@ -150,12 +150,6 @@ def of_rows(entries: Sequence[dict], images: Sequence[int]) -> Entries:
                 if "model_conds" in entry else {})} for entry in entries]
 
 
-def replaced(entries: Sequence[dict], parts: Parts) -> Entries:
-    """Copies of the entries with other text; areas, masks, ControlNets, timestep ranges and hooks stay theirs."""
-    return [_replaced(entry, {name: part for name, part in parts.items() if name in texts_of(entry)})
-            for entry in entries]
-
-
 def texts_of(entry: dict) -> Parts:
     """The text of a guider's conditioning entry by part, and its mask; images and areas are none of the text's."""
     named = {EMBEDDING: entry.get("cross_attn"), MASK: entry.get(MASK),
@@ -210,6 +204,7 @@ def _moved(own: Parts, prompt: Parts, shifted: Parts) -> Parts:
 
 
 def _replaced(entry: dict, parts: Parts) -> dict:
+    """A copy with other text; areas, masks, ControlNets, timestep ranges and hooks stay the entry's."""
     copy = {**entry, "uuid": uuid.uuid4()}
     if EMBEDDING in parts:
         mask, length = parts.get(MASK, entry.get(MASK)), parts[EMBEDDING].shape[1]

@@ -31,7 +31,7 @@ class DebiasDoctor(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
                 io.String.Input("prompt", default="a photo of a doctor", tooltip="The prompt to test with."),
                 io.Combo.Input("direction", options=list(DIRECTIONS), default="prompt", tooltip=(
-                    "How the weights steer: prompt shifts the text; embedding and prediction act inside sampling.")),
+                    "How the weights steer: prompt shifts the text; embedding acts inside sampling.")),
                 *sampling(),
                 JudgeType.Input("judge", optional=True, tooltip=(
                     "Decides which group the steered images show. Without one, this test is skipped."))],

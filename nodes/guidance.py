@@ -1,8 +1,8 @@
 """Guidance inside ComfyUI's sampling.
 
 One OUTER_SAMPLE wrapper sits on the model. For every pass of a sampler it makes the state of that pass: the `prompt`
-direction moves the positive conditioning, the others let further conditionings ride in the model call that holds the
-positive one and take gamma off its prediction. ComfyUI's CFG rule, and whatever else is installed, then works on that.
+direction moves the positive conditioning, `embedding` lets a further one ride in the model call that holds the positive
+one and takes gamma off its prediction. ComfyUI's CFG rule, and whatever else is installed, then works on that.
 Nothing is kept on the model, and what a pass puts on its guider goes with it, also where it fails: passes, clones and
 the next run cannot see each other.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.attribute import Attribute
 from ..core.errors import DebiasError
-from ..core.method.step import EMPTY, MIXED, MOVED, Steps, Text
+from ..core.method.step import Steps, Text
 from ..core.method.methods import Method
 from ..core.method.safe_latent import SafeLatentGuidance
 from ..core.method.conditioning import Encoded
@@ -174,31 +174,20 @@ class Pass:
         alone = not negative or (math.isclose(getattr(guider, "cfg", None) or 0.0, 1.0)
                                  and not guider.model_options.get("disable_cfg1_optimization", False))
         self.steps = Steps(guide.method, weights, not alone)
-        self.guided = [i for i, a in enumerate(weights) if a.any()]
-        encoded, context = guide.encoded, guide.method.context
-        like = {**encoded.prompt, **encoded.empty}  # which may lack a part, as of quoted words
-
-        def made(text: Text) -> conditioning.Apart:
-            """A further text's entries, with the images that they are for. Texts of other lengths are evaluated apart.
-            Entries differ from the baseline in nothing but the text: else gamma would hold the rest too."""
-            if text.kind == MOVED:
-                entries, longer = conditioning.shift(positive, encoded, guide.attributes, text.weights, context)
-                apart = {i for at, _ in longer for i in at}
-                own = [i for i in text.images if i not in apart]
-                return [*([(own, entries)] if own else []), *longer]
-            if text.kind == MIXED:
-                return conditioning.mixed(negative, encoded, text.weights)
-            parts = encoded.empty if text.kind == EMPTY else {
-                name: group[text.group].to(like[name]) for name, group in encoded.groups.items()}
-            return [(list(text.images), conditioning.replaced(positive if alone else negative, parts))]
-
-        found = [[([i for i in at if i in text.images], entries) for at, entries in made(text)]
-                 for text in self.steps.texts]
-        self.images = [[at for at, _ in one] for one in found]
-        extra = [entries for one in found for _, entries in one]
+        # The further text's entries, with the images that they are for: texts of other lengths are evaluated apart.
+        # They differ from the baseline in nothing but the text: else gamma would hold the rest too.
+        text = self.steps.text
+        if text.moved:
+            entries, made = conditioning.shift(positive, guide.encoded, guide.attributes, text.weights,
+                                               guide.method.context)
+            own = [i for i in text.images if not any(i in at for at, _ in made)]
+            made = [*([(own, entries)] if own else []), *made]
+        else:
+            made = conditioning.mixed(negative, guide.encoded, text.weights)
+        self.images = [[i for i in at if i in text.images] for at, _ in made]
         # In the guider's conditionings the host prepares them with its own. Passes may be stacked.
-        self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(extra))], alone
-        guider.conds.update(zip(self.names, extra))
+        self.names, self.alone = [f"{KEY} {len(guider.conds) + i}" for i in range(len(made))], alone
+        guider.conds.update(zip(self.names, (entries for _, entries in made)))
         # Where other images are left alone: images as an index, and what is evaluated for them alone, with its numbers.
         self.few: list[tuple[Tensor, list[int], list[conditioning.Entries]]] = []
 
@@ -216,16 +205,15 @@ class Pass:
         def eps(denoised: Tensor) -> Tensor:
             return (x.float() - denoised.float()) / sigma
 
-        def evaluate(texts: Sequence[Text]):
+        def evaluate(text: Text | None):
             nonlocal outs
-            if not texts:
+            if text is None:
                 outs = executor(model, conds, x, timestep, model_options, *args, **kwargs)
                 return None
-            kind = at if self.steps.prompt_is_baseline else 1 if self.alone else base
+            kind = at if self.steps.prompt_is_baseline else base
             outs, extra = self._evaluate(executor, model, conds, at, kind, x, timestep, model_options, *args, **kwargs)
-            found = iter(map(eps, extra))
-            further = [{image: prediction[image] for images in one for prediction in [next(found)] for image in images}
-                       for one in self.images]
+            further = {image: prediction[image] for images, prediction in zip(self.images, map(eps, extra), strict=True)
+                       for image in images}
             # A pass around this one has taken gamma off already, which the baseline does not know.
             cond = outs.plain if self.steps.prompt_is_baseline else outs[at]
             return eps(cond), None if base is None else eps(outs[base]), further
@@ -269,7 +257,7 @@ class Pass:
 
     def _separate(self, added: Sequence[conditioning.Entries], device) -> None:
         places: dict[tuple[int, ...], list[int]] = {}
-        for place, images in enumerate(images for one in self.images for images in one):
+        for place, images in enumerate(self.images):
             places.setdefault(tuple(images), []).append(place)
         self.few = [(torch.tensor(images, device=device), at, [conditioning.of_rows(added[i], images) for i in at])
                     for images, at in places.items() if images]
@@ -280,7 +268,7 @@ class Pass:
         options = model_options.get("transformer_options", {})
         tied = any(entry.get(name) is not None for entries in added for entry in entries
                    for name in ("control", "gligen", "hooks"))
-        every = all(len(images) == len(x) for one in self.images for images in one)
+        every = all(len(images) == len(x) for images in self.images)
         return (not every and isinstance(x, Tensor) and not tied and not any(
             options.get(name) for name in ("patches", "patches_replace", "easycache")) and not model_options.get(
             "context_handler") and "model_function_wrapper" not in model_options)

@@ -159,17 +159,6 @@ def mixed(anchor: Parts, encoded: Encoded, weights: Tensor) -> Parts:
             for name, part in made.items()}
 
 
-def of_group(anchor: Parts, encoded: Encoded, group: int | None) -> Parts:
-    """One group's text in place of the anchor's, parts [1, ...]; without a group the empty one."""
-    if group is None:
-        return {name: encoded.empty[name].to(e) for name, e in anchor.items()}
-    made = {name: list(encoded.groups[name])[group].to(e) for name, e in anchor.items()}
-    for name, e in anchor.items():
-        check_width(e, made[name])
-    return {name: torch.where(_fixed(name, encoded).to(part.device), anchor[name], part) if name == POOLED else part
-            for name, part in made.items()}
-
-
 def check_width(one: Tensor, other: Tensor) -> None:
     if one.shape[-1] != other.shape[-1]:
         raise DebiasError(f"Expected texts of width {other.shape[-1]}, got width {one.shape[-1]}: the conditioning is "

@@ -99,11 +99,11 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
         base, cond = step.text_uncond, torch.stack([u + sum(w * (x_out[row].float() - u) for row, w in parts)
                                                     for u, parts in zip(uncond, places, strict=True)])
 
-    def evaluate(texts):
-        return k * cond, k * uncond, [
-            {image: k[image] * prediction for images, text in found
-             for image, prediction in _evaluate(step, text, images, b, inner_model, state.mark).items()}
-            for found in state.further(texts, base, shared.sd_model)]
+    def evaluate(text):
+        return k * cond, k * uncond, {
+            image: k[image] * prediction
+            for images, further in (state.further(text, base, shared.sd_model) if text else ())
+            for image, prediction in _evaluate(step, further, images, b, inner_model, state.mark).items()}
 
     gamma = state.gamma(evaluate)
     for image_of, part in state.guided.items() if gamma is not None else ():

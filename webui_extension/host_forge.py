@@ -50,24 +50,22 @@ def guided(state: Pass, args: dict, cond_scale: float):
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
     cond, uncond = k * args["cond_denoised"].float(), k * args["uncond_denoised"].float()
 
-    every = range(len(x))
-
-    def further(texts, base, images=every):
-        return [_predicted(args, k, [([i for i in some if i in images], text) for some, text in found])
-                for found in state.further(texts, base, shared.sd_model)]
-
-    def evaluate(texts):
-        if not state.inside.prompt_is_baseline:
-            return cond, uncond, further(texts, _text(args["uncond"][0], len(x)))
-        base, found = cond.clone(), [{} for _ in texts]
+    def evaluate(text):
+        if text is None:
+            return None
+        if not text.moved:
+            own = _text(args["uncond"][0], len(x))
+            return cond, uncond, _predicted(args, k, state.further(text, own, shared.sd_model))
+        base, further = cond.clone(), {}
         for part in sorted(set(state.guided.values())):  # of AND parts, the guided one is the baseline
             images = [i for i, guided in state.guided.items() if guided == part]
-            text = _text(args["cond"][part], len(x))
-            own = cond if len(args["cond"]) == 1 else _predicted(args, k, [(images, text)])
+            prompt = _text(args["cond"][part], len(x))
+            own = cond if len(args["cond"]) == 1 else _predicted(args, k, [(images, prompt)])
             for image in images:
                 base[image] = own[image]
-            found = [{**before, **more} for before, more in zip(found, further(texts, text, images), strict=True)]
-        return base, uncond, found
+            further.update(_predicted(args, k, [([i for i in at if i in images], moved) for at, moved in
+                                                state.further(text, prompt, shared.sd_model)]))
+        return base, uncond, further
 
     gamma = state.gamma(evaluate)
     return denoised if gamma is None else (denoised.float() - cond_scale * gamma / k).to(denoised.dtype)
@@ -80,7 +78,7 @@ def _predicted(args: dict, k: torch.Tensor, texts) -> dict[int, torch.Tensor]:
 
 
 def _without_uncond(state: Pass, args: dict):
-    """At CFG 1 the host has no negative prompt: the prompt is the baseline, or the empty text (core/method/step.py)."""
+    """At CFG 1 the host has no negative prompt: the prompt is the baseline (core/method/step.py)."""
     from modules import shared
     denoised, x, sigma = args["denoised"], args["input"], args["sigma"]
     if len(args["cond"]) > 1:
@@ -88,9 +86,9 @@ def _without_uncond(state: Pass, args: dict):
         return denoised
     k = -1 / sigma.float().view(-1, *(1,) * (x.ndim - 1))
     state.without_negative()
-    gamma = state.gamma(lambda texts: (k * args["cond_denoised"].float(), None, [
-        _predicted(args, k, found)
-        for found in state.further(texts, _text(args["cond"][0], len(x)), shared.sd_model)]))
+    gamma = state.gamma(lambda text: text and (
+        k * args["cond_denoised"].float(), None,
+        _predicted(args, k, state.further(text, _text(args["cond"][0], len(x)), shared.sd_model))))
     return denoised if gamma is None else (denoised.float() - gamma / k).to(denoised.dtype)
 
 

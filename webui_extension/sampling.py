@@ -5,7 +5,6 @@ texts of one cannot be seen in another.
 """
 from __future__ import annotations
 
-from functools import partial
 from typing import Sequence
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Parts, apart, length, shifted_rows
-from ..core.method.step import MIXED, MOVED, Evaluate, Steps, Text, place
-from .conditioning import TOKENS, encode, mark_of, mixed, moved, of_group, parts_of, with_parts, with_rows
+from ..core.method.step import Evaluate, Steps, Text, place
+from .conditioning import TOKENS, encode, mark_of, mixed, moved, parts_of, with_parts, with_rows
 from .profiles import said
 
 
@@ -140,34 +139,27 @@ class Pass:
         if self.inside.has_uncond:
             self.inside = Steps(self.guide.method, self.weights, has_uncond=False)
 
-    def further(self, texts: Sequence[Text], base, model) -> list[list[tuple[list[int], object]]]:
-        """The conditionings of each further text, [B, ...] in the form of `base`, with the images that they are for:
-        texts of different lengths are evaluated apart.
+    def further(self, text: Text, base, model) -> list[tuple[list[int], object]]:
+        """The conditionings of the further text, [B, ...] in the form of `base`, with the guided images that they are
+        for: texts of different lengths are evaluated apart.
 
         `base` is the prompt's text, one row an image, where the prompt is the baseline (core/method/step.py) or there
         is no negative prompt, else the negative prompt's.
         """
         attributes, context = self.guide.attributes, self.guide.method.context
 
-        def made(text: Text, row: Parts, encoded, image: int) -> Parts:
-            if text.kind == MOVED:
-                to, = shifted_rows(encoded, attributes, text.weights[image:image + 1], context)
-                return moved(row, encoded, to, self._filled.setdefault(self._text(image), {}))
-            if text.kind == MIXED:
+        def made(image: int) -> Parts:
+            row = {name: part[image:image + 1] for name, part in own.items()}
+            encoded = self.encoded(self._text(image), model)
+            if not text.moved:
                 return mixed(row, encoded, text.weights[image])
-            return of_group(row, encoded, text.group)
+            to, = shifted_rows(encoded, attributes, text.weights[image:image + 1], context)
+            return moved(row, encoded, to, self._filled.setdefault(self._text(image), {}))
 
-        return [self._each(base, model, partial(made, text), text.images) for text in texts]
-
-    def _each(self, conditioning, model, make, images: Sequence[int]) -> list[tuple[list[int], object]]:
-        """(images, conditioning [B, ...]) of what `make` gives for these images' row, encoded text and number, as far
-        as they are guided."""
-        own = self._parts_of(conditioning)
-        images = set(images) & set(self.guided)
-        rows = [make({name: part[image:image + 1] for name, part in own.items()},
-                     self.encoded(self._text(image), model), image) if image in images else None
+        own = self._parts_of(base)
+        rows = [made(image) if image in text.images and image in self.guided else None
                 for image in range(len(self.seeds))]
-        return [(at, with_parts(conditioning, parts, self.mark)) for at, parts in apart(rows)]
+        return [(at, with_parts(base, parts, self.mark)) for at, parts in apart(rows)]
 
     def _parts_of(self, conditioning) -> Parts:
         if self.mark is None:

@@ -67,8 +67,8 @@ class Debias(scripts.Script):
                 told = gr.Markdown("", elem_id=self.elem_id("demo_model_told"))
                 small.click(lambda: literal(demo_model.write()), inputs=[], outputs=[told])
                 gr.Markdown("draw: each image of such a prompt is steered to a randomly drawn group.  \nThe "
-                            "directions embedding and prediction do nothing in steps in which a setting skips the "
-                            "negative prompt. The direction prompt always works.")
+                            "direction embedding does nothing in steps in which a setting skips the negative "
+                            "prompt. The direction prompt always works.")
         profile.change(_shown, inputs=[profile], outputs=[about, attributes, header, further],
                        show_progress=False)
         # The host's list of scripts is no field of ours: the page chooses in it.

@@ -202,7 +202,7 @@ def mixed_rows(anchors: Sequence[Parts], encoded: Encoded, weights: Tensor) -> l
 def _warn_of_lengths(weights: Tensor) -> None:
     if any(abs(w) not in (0.0, 1.0) for w in weights.tolist()):
         warnings.warn("The texts of this model differ in length, so any weight adds all words of a group, and a push "
-                      "barely grows with its weight. Draws and the direction 'prediction' are exact.")
+                      "barely grows with its weight. Draws are exact.")
 
 
 def apart(rows: Sequence[Parts | None]) -> list[tuple[list[int], Parts]]:

@@ -1,8 +1,8 @@
 """Directions: group conditionings mixed with weights (He et al. 2024, u = sum a_i g_i; anchoring it is ours).
 
 c is the prompt's conditioning, e the unconditional one (the empty or negative prompt), g_i group i's, a_i its weight:
-positive pushes away from the group, negative toward it. The same functions mix text embeddings [B, L, D], pooled
-embeddings [B, D] and noise predictions [B, C, ...]. Sums run in float32 and come back in the anchor's dtype.
+positive pushes away from the group, negative toward it. The same functions mix text embeddings [B, L, D] and pooled
+embeddings [B, D]. Sums run in float32 and come back in the anchor's dtype.
 """
 from __future__ import annotations
 
@@ -54,16 +54,11 @@ def weighted_sum(groups: Tensor, weights: Tensor) -> Tensor:
 def mix(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     """u = e + sum_i a_i (g_i - e): the unsafe direction, anchored at the unconditional e so that a = 0 is no guidance.
 
-    With sum a_i = 1 it is the paper's u = sum a_i g_i. On text embeddings this is the `embedding` direction, on noise
-    predictions the `prediction` direction. anchor [B or 1, ...], groups [n, B or 1, ...], weights [B, n]; returns
-    [B, ...]. Raises DebiasError for weights that are not finite, or where anything does not fit.
+    With sum a_i = 1 it is the paper's u = sum a_i g_i: the `embedding` direction. anchor [B or 1, ...], groups
+    [n, B or 1, ...], weights [B, n]; returns [B, ...]. Raises DebiasError for weights that are not finite, or where
+    anything does not fit.
     """
     check_weights(anchor, groups, weights)
-    return mix_checked(anchor, groups, weights)
-
-
-def mix_checked(anchor: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
-    """`mix` where all is known to fit: nothing is read, so that weights on a GPU make no step wait."""
     # (1 - sum a_i) e + sum a_i g_i: the same, but exact in floating point where sum a_i is 0 or 1.
     total = _total(anchor, weights)
     return ((1 - total) * anchor.float() + weighted_sum(groups, weights)).to(anchor.dtype)

@@ -8,17 +8,16 @@ from typing import Any
 from ..errors import DebiasError, quoted
 from .safe_latent import SafeLatentGuidance
 
-DIRECTIONS = ("prompt", "embedding", "prediction")
+DIRECTIONS = ("prompt", "embedding")
 IN_CONTEXT = "{prompt}, {group}"
 ALONE = "{group}"
 RULES = ("log", "policy_gradient")
 OWN = "own:"  # begins the names of solvers that users register (core/calibration/solver)
 OWN_RULE = r"own:[A-Za-z0-9_.-]{1,60}"
 SPENDS = ("draw", "shift")
-# After a warm-up, as SLD has one, and at most a fifth more time: benchmarks/windows.py measures which steps decide.
-MIDDLE = SafeLatentGuidance(start=0.25, end=0.55)
-# In these steps a text evaluated toward is obeyed where one on the other side is not (docs/windows.md).
-TOWARD = replace(MIDDLE, anchor="prompt", toward=True)
+# After a warm-up, as SLD has one, and at most a fifth more time: benchmarks/windows.py measures which steps decide, and
+# that a text evaluated toward is obeyed there where one on the other side is not (docs/windows.md).
+TOWARD = SafeLatentGuidance(start=0.25, end=0.55, anchor="prompt", toward=True)
 AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile was found with
 
 
@@ -26,9 +25,8 @@ AS_CALIBRATED = "as calibrated"  # what hosts call the direction that a profile 
 class Method:
     """The settings of how an attribute is balanced.
 
-    direction  `prompt` (no extra model evaluation), `embedding` (one per step, the paper's) or `prediction` (one per
-               group and step); without classifier-free guidance these two in every second step, where the prompt is
-               their baseline (core/method/step.py)
+    direction  `prompt` (no extra model evaluation) or `embedding` (the paper's, one per step; without classifier-free
+               guidance one in every second step)
     context    where a group's text stands: IN_CONTEXT, behind the prompt, or ALONE
     spend      `draw`: each image is steered to a drawn group or left alone; `shift`: all get the same weights
     rule       how the weights of `shift` are solved; `draw` has only one way and stores "log" here. Both accept
@@ -55,13 +53,6 @@ class Method:
         if self.direction == "prompt" and self.guidance.scale and self.guidance != self.guidance.window:
             raise DebiasError("Expected only start and end among the guidance settings of the direction 'prompt', "
                               f"which has no SLD step, got {self.guidance}. Leave the others out, or use 'embedding'.")
-        if self.direction == "prediction" and self.guidance.anchor == "prompt" and "{prompt}" not in self.context:
-            raise DebiasError("The direction 'prediction' is anchored at the prompt only where its groups' texts stand "
-                              f"in the prompt's context, got the context {quoted(self.context)}: a push would lose the "
-                              f"prompt. Use the anchor 'empty', or the context '{IN_CONTEXT}'.")
-        if self.direction == "prediction" and self.guidance.toward:
-            raise DebiasError("'toward' moves a text, and the direction 'prediction' mixes predictions instead. Turn "
-                              "it off, or use the direction 'embedding'.")
 
     @property
     def unit(self) -> float:
@@ -71,18 +62,14 @@ class Method:
 
     def adjusted(self, direction: str = AS_CALIBRATED, start: float = 0.0, end: float = 1.0) -> Method:
         """The method with another direction, and with its window narrowed to start and end (shares of the schedule).
-        A change to `prompt` drops the window of the old direction, one to `prediction` is anchored at the empty prompt,
-        and one from `prediction` anchored at the prompt to `embedding` leads where that does (`toward`). Raises
-        DebiasError.
+        A change to `prompt` drops the window of `embedding`. Raises DebiasError.
         """
         if not 0 <= start <= end <= 1:
             raise DebiasError("Expected start and end as shares of the schedule with 0 <= start <= end <= 1, got "
                               f"{start:g} and {end:g}.")
-        guidance = self.guidance
-        if direction not in (AS_CALIBRATED, self.direction):
-            guidance = (SafeLatentGuidance() if direction == "prompt" else _of_prediction(guidance) if
-                        direction == "prediction" else replace(guidance, toward=guidance.anchor == "prompt"))
-        method = replace(self, direction=self.direction if direction == AS_CALIBRATED else direction, guidance=guidance)
+        direction = self.direction if direction == AS_CALIBRATED else direction
+        dropped = direction == "prompt" != self.direction
+        method = replace(self, direction=direction, guidance=SafeLatentGuidance() if dropped else self.guidance)
         window = method.guidance
         start = max(start, window.start)
         return replace(method, guidance=replace(window, start=start, end=max(min(end, window.end), start)))
@@ -125,9 +112,9 @@ CHOICES = {
         "default: each image is steered to a randomly drawn group, or left alone; no extra evaluations. shift: all "
         "images get the same shift. paper: the method of He et al. 2024, with an SLD direction.")),
     "direction": Choice(DIRECTIONS, "Direction", (
-        "How the weights steer. prompt: no extra evaluations. embedding: one extra evaluation per step. prediction: "
-        f"one per group and step. The last two act only from {100 * MIDDLE.start:.0f} % to {100 * MIDDLE.end:.0f} % of "
-        "the steps, unless the method sets another window.")),
+        "How the weights steer. prompt: no extra evaluations. embedding: one extra evaluation per step, only from "
+        f"{100 * TOWARD.start:.0f} % to {100 * TOWARD.end:.0f} % of the steps, unless the method sets another "
+        "window.")),
     "spend": Choice(SPENDS, "Spending", (
         "draw: each image is steered to a randomly drawn group, or left alone. shift: all images get the same "
         "weights.")),
@@ -155,18 +142,10 @@ def named(name: str = "default", **changes: str | None) -> Method:
         if "rule" in given and not given["rule"].startswith(OWN):
             raise _no_rule(given["rule"])
         given.setdefault("rule", "log")
-    usual, direction = METHODS[name], given.get("direction", METHODS[name].direction)
-    if direction != usual.direction and "prompt" in (direction, usual.direction):
-        given["guidance"] = {"embedding": TOWARD, "prediction": replace(MIDDLE, anchor="prompt")}.get(
-            direction, SafeLatentGuidance())  # of an unknown one, which is refused below
-    elif direction == "prediction":
-        given["guidance"] = _of_prediction(usual.guidance)
+    usual = METHODS[name]
+    if given.get("direction", usual.direction) != usual.direction:
+        given["guidance"] = TOWARD if given["direction"] == "embedding" else SafeLatentGuidance()
     return replace(usual, **given)
-
-
-def _of_prediction(guidance: SafeLatentGuidance) -> SafeLatentGuidance:
-    """The settings without those of a text: predictions are linear in their weights anyway."""
-    return replace(guidance, linear=False, length=1.0, anchor="empty", toward=False)
 
 
 def _no_rule(rule: str) -> DebiasError:

@@ -18,17 +18,17 @@ class SafeLatentGuidance:
     momentum_scale  share of the accumulated momentum that is added, 0 to 0.7
     momentum_beta   decay of the momentum, 0 to 1
     start, end      window of the schedule, as shares: before start (the warm-up) and from end on nothing is applied
-    linear          the `embedding` direction is evaluated at weights of one length (largest |a_i|), and the difference
-                    that it makes is scaled up to theirs: a push grows with its weights instead of saturating. Ours
+    linear          the text is evaluated at weights of one length (largest |a_i|), and the difference that it makes is
+                    scaled up to theirs: a push grows with its weights instead of saturating. Ours
     length          that length: the shorter, the more of the prompt's own stays in the text. Ours
-    anchor          one of ANCHORS. "empty": the unsafe text, or the mix of the groups' predictions, stands around the
-                    empty or negative prompt, and gamma is eps_unsafe - eps_uncond, as the rule has it. "prompt": it is
-                    the prompt, or its prediction, moved by the weights, and gamma is eps_unsafe - eps_cond: what the
-                    groups change *in this image*, so that a strong push keeps what else the prompt says. Ours
-    toward          of the `embedding` direction, with the anchor "prompt": the text that is evaluated is the prompt
-                    moved the other way, to where the weights lead, and gamma is what is taken from it, eps_cond -
-                    eps_toward. To first order the same; but a text that says a group is one that the model knows, and
-                    one that says "away from it" is not: pushes are obeyed far more often (docs/windows.md). Ours
+    anchor          one of ANCHORS. "empty": the unsafe text stands around the empty or negative prompt, and gamma is
+                    eps_unsafe - eps_uncond, as the rule has it. "prompt": it is the prompt, moved by the weights, and
+                    gamma is eps_unsafe - eps_cond: what the groups change *in this image*, so that a strong push keeps
+                    what else the prompt says. Ours
+    toward          with the anchor "prompt": the text that is evaluated is the prompt moved the other way, to where the
+                    weights lead, and gamma is what is taken from it, eps_cond - eps_toward. To first order the same;
+                    but a text that says a group is one that the model knows, and one that says "away from it" is not:
+                    pushes are obeyed far more often (docs/windows.md). Ours
     """
     scale: float = 1000.0
     threshold: float | None = None

@@ -52,7 +52,7 @@ def compared(c: Comparison) -> dict:
     ranked = sorted(c.pairs, key=lambda pair: -pair[0].was.shares[k])
     people = people_of(f.attribute, k)
     what = f"the same {n} prompts" if n > 1 else f'"{brief(f.rows[0].label)}"'
-    heads = ["", *(f"{letter}, {words}" for letter, own in zip("AB", (c.first, c.second))
+    heads = ["Figure", *(f"{letter}, {words}" for letter, own in zip("AB", (c.first, c.second))
                    for words, m in (("as it is", own.before), ("with its profile", own.after)) if m)]
     means = [m for own in (c.first, c.second) for m in (own.before, own.after) if m]
     rows = [[f"{sentence(people)}, mean", *(percent(m.shares[k]) for m in means)],

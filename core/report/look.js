@@ -57,7 +57,7 @@ function table(s, a) {
   made.dataset.section = s; made.dataset.attribute = attribute.name;
   const head = made.createTHead().insertRow();
   for (const text of [attribute.name.replaceAll("_", " "), "Target", section.people ? "Persons" : "Images", "Share",
-    "95 % interval", ""]) head.append(el("th", text));
+    "95 % interval", "Bar"]) head.append(el("th", text));
   const body = made.createTBody();
   shares(s, a).forEach(({ count, n, share, edges }, g) => {
     const row = body.insertRow(), target = attribute.target[g], percent = (x) => (100 * x).toFixed(1);
@@ -186,7 +186,7 @@ function draw() {
   tools();
   document.getElementById("main").replaceChildren(...data.sections.map((section, s) => {
     const made = el("section"), grid = el("div", "", { className: "grid" });
-    const scroll = el("div", "", { className: "scroll" });
+    const scroll = el("div", "", { className: "scroll", tabIndex: 0, role: "group", ariaLabel: "Shares" });
     scroll.append(...section.attributes.map((_, a) => table(s, a)));
     if (data.sections.length > 1 || section.title !== document.querySelector("h1").textContent)
       made.append(el("h2", section.title));

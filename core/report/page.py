@@ -169,7 +169,7 @@ def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
     names = [f"{sentence(name)}, mean of the prompts", "Prompts within chance of the target",
              "Deviation ratio, median", "Deviation ratio, mean", "KL divergence, mean",
              "Images per prompt", "Fidelity to the prompt, mean"]
-    heads, columns = [""], [names]
+    heads, columns = ["Figure"], [names]
     for when, m, measured in (("before", f.before, [row.before for row in f.rows]),
                               ("after", f.after, [row.after for row in f.rows if row.after])):
         if m is None:
@@ -189,7 +189,7 @@ def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
 
 def _heads(f: Figures) -> list[str]:
     shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
-    return ["Prompt", *([""] if f.after else []), *(short(f.attribute.names[g]) for g in shown), "Images",
+    return ["Prompt", *(["When"] if f.after else []), *(short(f.attribute.names[g]) for g in shown), "Images",
             "Deviation ratio", "KL", "Noise floor", *(["Verdict"] if f.after else [])]
 
 

@@ -17,7 +17,7 @@ from sd_debias.core.method.conditioning import Encoded, Parts, mean, mixed_rows,
 from sd_debias.core.method.direction import group_texts
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.method.methods import Method
-from sd_debias.core.method.step import EMPTY, MIXED, MOVED, Steps, Text, place
+from sd_debias.core.method.step import Steps, Text, place
 
 TESTS = Path(__file__).resolve().parent.parent
 NEGATIVE, STEPS, IMAGES = "blurry", 3, 3
@@ -132,12 +132,9 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
 
     def texts_of(text: Text) -> list[Parts]:
         """Of all images; those that it is not for have their own."""
-        if text.kind == MOVED:
+        if text.moved:
             return shifted_rows(encoded, ATTRIBUTES, text.weights, method.context)
-        if text.kind == MIXED:
-            return [row or own for row, own in zip(mixed_rows(negatives, encoded, text.weights), negatives)]
-        return [encoded.empty if text.kind == EMPTY else {
-            name: list(parts)[text.group].to(prompt[name]) for name, parts in groups.items()}] * len(a)
+        return [row or own for row, own in zip(mixed_rows(negatives, encoded, text.weights), negatives)]
 
     x = case.noise()
     for i, (sigma, later) in enumerate(zip(case.sigmas, case.sigmas[1:])):
@@ -147,8 +144,8 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
         progress = place(i, len(case.sigmas) - 1)
         cond = eps(prompts if method.guidance.active(progress) else [prompt] * len(a))
         uncond = eps(negatives) if has_uncond else cond
-        gamma = steps and steps.guide(i, progress, lambda texts, cond=cond, uncond=uncond, eps=eps: (
-            cond, uncond if beside else None, [dict(enumerate(eps(texts_of(text)))) for text in texts]))
+        gamma = steps and steps.guide(i, progress, lambda text, cond=cond, uncond=uncond, eps=eps: text and (
+            cond, uncond if beside else None, dict(enumerate(eps(texts_of(text))))))
         guided = cond if gamma is None else cond - gamma
         x = x + (uncond + cfg * (guided - uncond) if has_uncond else guided) * (later - sigma)
     return case.finish(x)

@@ -11,11 +11,10 @@ FORMS = {
     "d": "Variable length, masks discarded", "e": "Variable length, masks honoured", "f": "A part that cannot be mixed"}
 TESTS = {
     "test_left_alone": "Left alone: bit by bit the image without the package, in a batch with pushed ones (`prompt`)",
-    "test_left_alone_inside_sampling": "Left alone, `embedding` and `prediction`",
+    "test_left_alone_inside_sampling": "Left alone, `embedding`",
     "test_full_push": "Full push: the image of the group's own text",
     "test_same_meaning": "Same meaning: the image is what core computes, in all directions",
     "test_same_meaning_anchored_at_the_prompt": "Same meaning, method `paper`",
-    "test_same_meaning_of_predictions_anchored_at_the_prompt": "Same meaning, `prediction` at the prompt",
     "test_same_window": "Same window: outside of it nothing is steered",
     "test_strength_0": "Strength 0: bit by bit the image without the package, no extra evaluations",
     "test_on_a_gpu": "A stand-in for a GPU: the CPU's images bit by bit, no wait and no copy per step",

@@ -62,5 +62,5 @@ def test_a_classifier_s_view_is_told_and_not_judged():
 
 
 def test_inside_sampling_there_is_no_text_to_compare_with():
-    found = examine(Fake(), method=Method("prediction"))
+    found = examine(Fake(), method=Method("embedding"))
     assert found.ok and "own text" not in found.text and METHODS["default"].direction == "prompt"

@@ -144,8 +144,9 @@ def test_toward_evaluates_where_the_weights_lead_and_takes_its_difference_the_ot
     steps = Steps(method, weights, has_uncond)
     length = torch.tensor([4.0, 1.0, 0.5] if linear else [1.0] * 3, device=device)[:, None]  # text's of .5, or its own
     assert steps.prompt_is_baseline
-    # A host's text is the prompt, shifted by minus these: toward the second group in the first row.
-    assert torch.allclose(steps.text_weights, -weights / length)
+    # The text is the prompt, shifted by these: toward the second group in the first row.
+    assert steps.text.moved and steps.text.images == (0, 2)
+    assert torch.allclose(steps.text.weights, weights / length)
     cond, _, text = predictions(3, 4, 8, 8, device=device)
     expected = length[:, :, None, None] * (cond - text)
     expected[1] = 0

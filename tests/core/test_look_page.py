@@ -3,11 +3,13 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_page import a_set, made, row, steered
 
 from sd_debias.core.attribute import GENDER, Attribute, Group
 from sd_debias.core.study.folder import FolderAudit
@@ -16,6 +18,7 @@ from sd_debias.core.calibration.round import AUDIT, Round
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.report.look import look_page
+from sd_debias.core.report.page import card_page
 
 pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402
@@ -24,6 +27,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+AXE = os.environ.get("AXE_PATH")  # of axe-core's axe.min.js
 pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="needs chromium and chromedriver")
 
 AGE = Attribute("age_group", (Group("young"), Group("middle-aged"), Group("old")), (.5, .3, .2))
@@ -366,3 +370,24 @@ def test_a_host_that_shows_the_page_in_a_sandbox_gets_each_correction(browser, t
     browser.implicitly_wait(0)
     browser.switch_to.default_content()
     assert browser.execute_script("return window.got.corrections.runs") == {"run": {"gender": {"seed 2": "woman"}}}
+
+
+@pytest.mark.skipif(not AXE, reason="needs AXE_PATH")
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_axe_finds_nothing_wrong(browser, tmp_path, colours, width):
+    """Of the page of labels, a card, and two cards side by side, with all that is folded away opened."""
+    card = made(steered(row([[80, 20]], [[11, 9]]), row([[60, 40]], [[10, 10]])),
+                a_set(row([[50, 30, 20]], attributes=(AGE,)), attributes=(AGE,)))
+    browser.set_window_size(width, 1000)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                            {"features": [{"name": "prefers-color-scheme", "value": colours}]})
+    for page in (look_page("Audit", [pictures(LABELS[3:4])]), card_page([card]), card_page([card, card])):
+        file = tmp_path / "page.html"
+        file.write_text(page, "utf-8")
+        browser.get(file.as_uri())
+        browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+        browser.execute_script(Path(AXE).read_text("utf-8"))
+        found = browser.execute_async_script("axe.run(document).then(arguments[0])")
+        assert found["passes"] and not [
+            (wrong["id"], [node["html"] for node in wrong["nodes"]]) for wrong in found["violations"]]

@@ -1,16 +1,15 @@
 """Methods: what of them a host lets its user change."""
-from dataclasses import replace
 
 import pytest
 
 from sd_debias.core.errors import DebiasError
-from sd_debias.core.method.methods import ALONE, AS_CALIBRATED, METHODS, MIDDLE, TOWARD, Method, named
+from sd_debias.core.method.methods import ALONE, AS_CALIBRATED, METHODS, TOWARD, Method, named
 from sd_debias.core.method.safe_latent import SafeLatentGuidance
 
 
 def test_an_adjusted_method_keeps_all_but_direction_and_window():
-    adjusted = METHODS["paper"].adjusted("prediction", 0.3, 0.4)
-    assert adjusted.direction == "prediction" and adjusted.rule == "log"
+    adjusted = METHODS["default"].adjusted("embedding", 0.3, 0.4)
+    assert adjusted.direction == "embedding" and adjusted.rule == "log"
     assert (adjusted.guidance.start, adjusted.guidance.end) == (0.3, 0.4)
     window = Method("embedding", guidance=SafeLatentGuidance(start=0.3, end=0.5))
     for given, kept in (((0.0, 1.0), (0.3, 0.5)), ((0.4, 1.0), (0.4, 0.5)),
@@ -21,24 +20,18 @@ def test_an_adjusted_method_keeps_all_but_direction_and_window():
 
 def test_a_direction_that_costs_evaluations_pushes_in_the_middle_unless_the_method_says_when():
     assert named("default", direction=None) == METHODS["default"]
-    assert named("default", direction="embedding").guidance == TOWARD and TOWARD.window == MIDDLE
-    assert named("default", direction="prediction").guidance == replace(MIDDLE, anchor="prompt")
-    assert named("paper", direction="prediction").guidance == MIDDLE  # linear in its weights without being told
+    assert named("default", direction="embedding").guidance == TOWARD
     assert named("paper", direction="prompt", rule="log") == Method(context=ALONE, spend="shift")
 
 
-def test_predictions_around_the_prompt_and_embedding_lead_to_each_other():
-    method = named("default", direction="prediction")
-    assert method.adjusted("embedding") == named("default", direction="embedding")
+@pytest.mark.parametrize("method", [*METHODS.values(), named("default", direction="embedding")])
+def test_a_method_comes_back_from_its_file(method):
     assert Method.from_dict(method.to_dict()) == method
-    assert named("paper", spend="draw").rule == "log"
 
 
 @pytest.mark.parametrize("fact, call", [
     *(("0 <= start <= end <= 1", lambda window=window: Method().adjusted(AS_CALIBRATED, *window))
       for window in ((0.6, 0.4), (float("nan"), 1))),
-    ("context", lambda: replace(named("default", direction="prediction"), context=ALONE)),
-    ("'toward'", lambda: replace(named("default", direction="prediction"), guidance=TOWARD)),
     ("prompt, .*'sideways'", lambda: named("default", direction="sideways")),
     ("default, shift, paper.*'magic'", lambda: named("magic")),
     ("rule .*log", lambda: named("shift", rule="magic")),

@@ -90,7 +90,7 @@ def test_the_fit_recovers_a_known_response():
 
 class Neighbours(Model):
     """Groups in an order, such as skin tones: who is pushed away from one comes out as its neighbours. A trial on the
-    demo model gave this matrix: direction `prediction`, texts alone."""
+    demo model gave this matrix, with texts alone."""
     MATRIX = np.array([[4.98, -.34, -.8, -2.23, -1.6], [2.2, 4.93, -.25, -3.21, -3.67], [-.32, -.12, 1.35, .46, -1.38],
                        [-3.49, -1.66, 1.3, 3.44, .42], [-3.37, -2.81, -1.6, 1.54, 6.23]])
 
@@ -104,7 +104,7 @@ def test_five_groups_that_answer_for_each_other_are_not_thrown_to_one_end():
     target, first, last = np.full(5, 0.2), [], []
     for seed in range(5):
         model = Neighbours([0.52, 0.15, 0.14, 0.12, 0.07], seed=seed)
-        answer, history = solve(model, make(Method("prediction", spend="shift"), SKIN_TONE_5), rounds=5)
+        answer, history = solve(model, make(Method(spend="shift"), SKIN_TONE_5), rounds=5)
         first.append(kl_divergence(model.expected(history[1].steering), target))
         last.append(kl_divergence(model.expected(answer), target))
     assert max(first) < kl_divergence(model.shares, target) and np.median(last) < 0.02

@@ -21,7 +21,7 @@ CACHES = {
     "first block": FirstBlockCacheConfig(threshold=0.15), "sea": SeaCacheConfig(threshold=1.0),
     "mag": MagCacheConfig(threshold=0.3, num_inference_steps=STEPS, mag_ratios=[1.0] * STEPS),
     "taylor": TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=2, taylor_factors_dtype=torch.float32)}
-METHODS = {"prompt": Method(), "embedding": Method("embedding"), "prediction": Method("prediction"),
+METHODS = {"prompt": Method(), "embedding": Method("embedding"),
            "window": Method(guidance=SafeLatentGuidance(start=0.25, end=0.75))}
 
 

@@ -50,7 +50,7 @@ def test_it_stands_in_front_of_every_guider(pipe, name):
     assert not torch.equal(own[0], plain[0])
     found = made(pipe, attributes=[GENDER], weights=PUSH, **how)
     assert torch.equal(found[1], plain[1]) and (found[0] - own[0]).abs().max() <= 1
-    inside = made(pipe, attributes=[GENDER], weights=PUSH, method=Method("prediction"), **how)
+    inside = made(pipe, attributes=[GENDER], weights=PUSH, method=Method("embedding"), **how)
     assert torch.equal(inside[1], plain[1]) and not torch.equal(inside[0], plain[0])
 
 
@@ -122,7 +122,7 @@ def test_a_pipeline_without_a_guider_takes_the_direction_prompt():
     own = made(pipe, "a doctor, a woman", SEEDS[:1], "flux2-klein")
     assert torch.equal(found[1], plain[1]) and torch.equal(found[0], own[0]) and not torch.equal(own[0], plain[0])
     with pytest.raises(debias.DebiasError, match="has no guider"):
-        made(pipe, name="flux2-klein", attributes=[GENDER], weights=PUSH, method=Method("prediction"))
+        made(pipe, name="flux2-klein", attributes=[GENDER], weights=PUSH, method=Method("embedding"))
 
 
 def test_a_judge_audits_a_modular_pipeline(pipe):

@@ -67,13 +67,13 @@ def hooked(model, hook, fail):
     ("prompt", "the network", memory_ran_out, False),
     ("embedding", "the network", cancelled, False),
     ("in a window", "model_function_wrapper", others_error, False),
-    ("prediction", "model_function_wrapper", others_error, True),
+    ("embedding", "model_function_wrapper", others_error, True),
     ("embedding", "sampler_cfg_function", others_error, True),
-    ("prediction", "an attention patch", others_error, False),
+    ("embedding", "an attention patch", others_error, False),
     ("embedding", "an attention patch", others_error, True),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("prompt", "sampler_cfg_function", others_error, False),
-        ("prediction", "the network", memory_ran_out, False),
+        ("embedding", "the network", memory_ran_out, False),
         ("in a window", "sampler_cfg_function", others_error, True)))])
 def test_a_generation_that_fails_claims_nothing_and_the_next_is_clean(
         demo, apply, said, claims, sample, method, hook, fail, behind):

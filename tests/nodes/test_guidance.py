@@ -93,8 +93,7 @@ def test_without_a_negative_the_prompt_s_own_prediction_is_the_baseline(sample, 
 
 
 @pytest.mark.parametrize("method", [
-    Method("prompt"), Method("embedding"), Method("prediction"), METHODS["paper"]],
-    ids=["prompt", "embedding", "prediction", "paper"])
+    Method("prompt"), Method("embedding"), METHODS["paper"]], ids=["prompt", "embedding", "paper"])
 def test_where_the_negative_has_a_model_of_its_own_texts_act_and_other_directions_say_they_cannot(
         demo, sample, guided, method):
     model, done = guided(method, PUSH)
@@ -111,7 +110,7 @@ def test_where_the_negative_has_a_model_of_its_own_texts_act_and_other_direction
 @pytest.mark.parametrize("cfg", [2.0, 1.0])
 def test_two_profiles_that_are_anchored_at_the_prompt_add_up(demo, sample, guided, cfg):
     """The outer one took the inner one's push for the prompt's own prediction, and back."""
-    method = Method("prediction", guidance=SafeLatentGuidance(1e6, anchor="prompt"))
+    method = Method("embedding", guidance=SafeLatentGuidance(1e6, anchor="prompt", toward=True, linear=True))
     half, whole = ([[0.0, -weight], [0.0, 0.0]] for weight in (0.5, 1.0))
     once, _ = guided(method, whole)
     twice, _ = guided(method, half, base=guided(method, half)[0])
@@ -122,7 +121,7 @@ def test_two_profiles_that_are_anchored_at_the_prompt_add_up(demo, sample, guide
 
 @pytest.mark.parametrize("direction, text, fact", [
     ("prompt", torch.zeros(1, 77, 32), "width 32,.* width 56"), ("prompt", None, "no text embedding"),
-    ("prediction", None, "no text embedding"), ("prompt", "empty batch", "batch is empty")])
+    ("embedding", None, "no text embedding"), ("prompt", "empty batch", "batch is empty")])
 def test_a_conditioning_of_another_encoder_or_without_text_and_an_empty_batch_are_refused(
         sample, guided, direction, text, fact):
     model, _ = guided(Method(direction), PUSH[:1])

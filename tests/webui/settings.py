@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 PROMPT = "a photo of a doctor"
-DIRECTIONS = ["prompt", "embedding", "prediction"]
+DIRECTIONS = ["prompt", "embedding"]
 SCRIPT = "Debias: audit and calibrate"
 CALIBRATE = dict(work="calibrate", sure="custom", images=20, rounds=2, held_out=20, name="doctor")
 # Of the seeds 20 to 23 it leaves two alone.

@@ -113,7 +113,7 @@ def test_rows_that_another_extension_sorts_while_they_are_evaluated(a_double, di
 
 
 @pytest.mark.parametrize("a_double, direction", [
-    ({}, "prompt"), (XL, "prompt"), ({}, "embedding"), (XL, "prediction")], indirect=["a_double"])
+    ({}, "prompt"), (XL, "prompt"), ({}, "embedding"), (XL, "embedding")], indirect=["a_double"])
 def test_texts_that_another_extension_marks(a_double, monkeypatch, direction):
     """As ControlNet does: a row of one value before the text, taken off again where the model is called."""
     marks, rows, evaluate = set(), [], webui_double.predicted
@@ -165,8 +165,7 @@ def test_sdxl_keeps_the_size_behind_the_pooled_text(a_double):
 def test_texts_of_another_encoder_are_refused(a_double):
     conditioning, encoded = ours("conditioning"), encode(a_double, 64, 64)
     foreign = {"crossattn": torch.zeros(1, 77, 12)}
-    for call, last in ((conditioning.moved, encoded.prompt), (conditioning.of_group, 0),
-                       (conditioning.mixed, torch.tensor([0.0, -1.0]))):
+    for call, last in ((conditioning.moved, encoded.prompt), (conditioning.mixed, torch.tensor([0.0, -1.0]))):
         with refused("width 8.*width 12"):
             call(foreign, encoded, last)
 
@@ -234,7 +233,7 @@ def test_latents_with_an_axis_of_time_are_guided(a_double):
     def gamma(*latents):
         state = ours("sampling").Pass(None, made_guide(), [PROMPT] * 2, [1, 2], (64, 64))
         state.guided = {0: 0}
-        return state.gamma(lambda texts: (*latents[:2], [{0: latents[2][0]}]))
+        return state.gamma(lambda text: (*latents[:2], {0: latents[2][0]}))
 
     flat = [torch.randn(2, 4, 8, 8) for _ in range(3)]
     found = gamma(*flat)

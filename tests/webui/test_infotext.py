@@ -103,7 +103,7 @@ NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters='/\\:
 VALUES = st.fixed_dictionaries(dict(
     **{name: st.floats(low, high).map(lambda number: float(f"{number:g}"))  # as an infotext writes it
        for name, low, high in (("strength", 0.01, 10), ("start", 0, 0.5), ("end", 0.5, 1))}, hires=st.booleans(),
-    direction=st.sampled_from(["as calibrated", "embedding", "prediction"]),
+    direction=st.sampled_from(["as calibrated", "embedding"]),
     others=st.sampled_from(["leave alone", "draw"])))
 
 

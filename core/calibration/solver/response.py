@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # s: how much a weight of 1 changes the log-share of its group, and the standard deviation of its logarithm.
-SLOPES, SPREAD = {"prompt": 3.0, "embedding": 0.7, "prediction": 2.0}, 1.0
+SLOPES, SPREAD = {"prompt": 3.0, "embedding": 0.7}, 1.0
 TOWARD = 2.3              # of `embedding`, evaluated toward
 DEVIATION = 0.3           # standard deviation of each entry of E
 RIDGE = 0.0125            # of s: in directions in which A barely moves the shares, a step is short
