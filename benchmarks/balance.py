@@ -63,10 +63,14 @@ def tables(results: list[dict]) -> str:
     return f"""# Balance without a calibration
 
 Made by `python benchmarks/balance.py` on {harness.machine()}: {len(subjects)} occupations of the demo model, {N} images each of seeds that no
-decision used, judged by the demo's own judge. Every image is drawn a group by its seed. It balances as well as chance allows, and changes
+decision used, judged by the demo's own judge. Every image is drawn a group by its seed. That balances this model, which obeys, as well as chance allows, and changes
 more images than a calibration does. KL is the mean over occupations; "off" is the largest distance of a share from its target, in points;
 its 95 % interval is that of the mean, by 2,000 resamples of the occupations; "fair" counts occupations below the 95 % floor of a fair model. The row 70:30 aims at that.
 Every occupation has seeds of its own.
+
+{harness.on_faces("balance")}
+
+On the demo model:
 
 | balanced | KL of gender | off | fair | KL of tones | off | fair | images of another gender or tone than without | show their occupation |
 |---|---|---|---|---|---|---|---|---|

@@ -81,6 +81,10 @@ simulation; it stays below in 19 of 20 cases on average. "Floor of independent i
 more. Margins are the plan's; {HELD_OUT} images show a share to 5 points themselves. "Images" are all of a calibration, its verification included.
 Fidelity is the share of images that show the prompt's occupation.
 
+{harness.on_faces("calibrate")}
+
+On the demo model:
+
 | case | occupations | attribute | mean KL before | mean KL after | largest | below the floor of the draws | of independent images | KL <= 0.02 | farthest share from its target: mean, most, points | images: mean, most | in another group | fidelity before -> after | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     for case in [case for case in CASES if any(r["case"] == case for r in results)]:

@@ -166,6 +166,10 @@ no decision has used, an occupation's own, without order; "below the floor" ther
 fair model, 19 of 20 of which are. Fidelity is the share of images that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
 The paper's own SLD settings and update rule are not known to us: these are ours.
 
+{harness.on_faces("calibrate --method paper")}
+
+On the demo model:
+
 | case | occupations | attribute | mean KL before | mean KL in the test | largest | below the floor | KL <= 0.02 | within 4 points | near, median round | images, mean | certain | fidelity in the test, without -> with | largest fall |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""]
     calibrated, unguided = measured_cases(results), {r["occupation"]: r["fidelity"] for r in results if r["solver"] == PLAIN}

@@ -111,8 +111,8 @@ class Application:
         own, (run, node) = list(range(seed, seed + images)), messages.running()
         with_it = {} if run is None else {at: did for at, entries in run.did.items() if at != node and (
             did := [e for e in entries if e.get("Debias hash") == self.profile.hash[:12] and "Debias seeds" in e])}
-        before = pass_before(run.prompt, node, with_it) if with_it else None
-        if before is None:
+        before = pass_before(run.prompt, node, with_it) if run and with_it else None
+        if run is None or before is None:
             return own, "", []
         at, start, count = before
         edges = [edge for entry in with_it[at] for edge in entry["Debias seeds"]]

@@ -119,12 +119,13 @@ def apart(entries: Sequence[dict], rows: Sequence[Sequence[Parts | None]]) -> Ap
     rows holds, for every entry, each image's parts, or None for an image that needs none. The texts of the other images
     of the batch stand in their places with those of the first: their predictions are not used.
     """
-    images = [i for i in range(len(rows[0])) if rows[0][i] is not None]
     found: dict[tuple, list[int]] = {}
-    for i in images:
-        found.setdefault(tuple(_shapes(row[i]) for row in rows), []).append(i)
-    return [(at, [_replaced(entry, {name: _of_batch([row[i if i in at else at[0]][name] for i in range(len(row))])
-                                    for name in row[at[0]]}) for entry, row in zip(entries, rows, strict=True)])
+    of_image = {i: [row for made in rows if (row := made[i]) is not None] for i in range(len(rows[0]))}
+    for i, own in of_image.items():
+        if own:
+            found.setdefault(tuple(map(_shapes, own)), []).append(i)
+    return [(at, [_replaced(entry, {name: _of_batch([of_image[i if i in at else at[0]][k][name] for i in of_image])
+                                    for name in of_image[at[0]][k]}) for k, entry in enumerate(entries)])
             for at in found.values()]
 
 

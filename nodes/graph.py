@@ -6,7 +6,7 @@ A graph is ComfyUI's prompt, {node: {class_type, inputs}}, as it runs: dynamic p
 from __future__ import annotations
 
 import re
-from typing import Container, Iterator, Mapping
+from typing import Any, Container, Iterator, Mapping, TypeGuard
 
 # Inputs by which a sampler, or what stands before one, gets its positive conditioning; the first that is there counts.
 POSITIVE = ("positive", "guider", "conditioning", "cond1", "base_positive", "basic_pipe", "pipe")
@@ -85,7 +85,7 @@ def _links(graph: Mapping, node: str) -> Iterator[tuple[str, tuple[str, int]]]:
             yield key, (str(value[0]), value[1])
 
 
-def is_link(value: object) -> bool:
+def is_link(value: object) -> TypeGuard[list[Any]]:
     """Is an input's value another node's output?"""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
@@ -130,7 +130,7 @@ def _text(graph: Mapping, value: object, seen: set) -> Iterator[str]:
         inputs = {key: at for key, at in _chosen(graph, inputs_of(graph, value[0])).items()
                   if not key.startswith("preview")}  # what a preview last showed
         if len(inputs) == 1 and set(BRANCHES) & set(inputs):
-            yield from _text(graph, *inputs.values(), seen | {value[0]})
+            yield from _text(graph, next(iter(inputs.values())), seen | {value[0]})
             return
         if "populated_text" in inputs:  # a wildcard node's, filled in before it was queued
             inputs = {"populated_text": inputs["populated_text"]}

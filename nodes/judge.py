@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -61,13 +61,12 @@ def managed(model: torch.nn.Module) -> Callable[[], None]:
 
 def after(load: Callable[[], None], classify: Classifier) -> Classifier:
     """The judge with its model brought to the device before each use."""
-    def loaded(images):
+    def loaded(images: Any) -> Any:
         load()
         return classify(images)
 
-    loaded.name = name_of(classify)
-    if hasattr(classify, "margin"):
-        loaded.margin = classify.margin
+    vars(loaded).update(name=name_of(classify), **{
+        own: getattr(classify, own) for own in ("margin",) if hasattr(classify, own)})
     return loaded
 
 

@@ -144,7 +144,7 @@ def running() -> tuple[Record | None, str]:
     from comfy_execution.utils import get_executing_context
     context = get_executing_context()
     prompt = getattr(context, "prompt_id", getattr(context, "task_id", None))  # the latter in a fork
-    return _records.get(prompt), str(getattr(context, "node_id", None))
+    return _records.get(str(prompt)), str(getattr(context, "node_id", None))
 
 
 def record(metadata: dict) -> None:

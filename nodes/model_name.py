@@ -16,7 +16,7 @@ def encoder_name(clip) -> str:
 def model_name(prompt: dict | None, node: str | None) -> str | None:
     """File name of the model at a node's `model` input, found by walking the graph up to its loader; else None."""
     seen = set()
-    while prompt and node in prompt and node not in seen:
+    while prompt and node is not None and node in prompt and node not in seen:
         seen.add(node)
         inputs, at = inputs_of(prompt, node), prompt[node]
         if isinstance(at, dict) and at.get("class_type") == "DebiasDemoModel":

@@ -79,7 +79,7 @@ FURTHER = {**dict.fromkeys(ONCE, ()), **dict.fromkeys((
 def further(sampler) -> tuple[int, ...] | None:
     """As in `FURTHER`; None for a sampler that is not known."""
     function = getattr(sampler, "sampler_function", None)
-    if getattr(function, "__module__", "") != "comfy.k_diffusion.sampling":
+    if function is None or getattr(function, "__module__", "") != "comfy.k_diffusion.sampling":
         return None
     return FURTHER.get(function.__name__.removeprefix("sample_"))
 

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import comfy.sample
 import comfy.utils
@@ -59,7 +59,7 @@ class Workbench(Host):
     """
     model: object
     clip: object
-    vae: object
+    vae: Any
     judge: Judge
     setting: dict
     graph: list = field(default_factory=list)
@@ -186,7 +186,8 @@ def setting_of(prompt: dict | None, node: str | None, clip, sampler_name: str, s
 def behind(prompt: dict | None, node: str | None) -> list:
     """The loaders, LoRAs and so on that make those inputs of the node that are no values, with the files that they
     name: one that was replaced under the same name is another one. Nothing else of the graph counts."""
-    inputs = inputs_of(prompt or {}, node or "")
+    prompt = prompt or {}
+    inputs = inputs_of(prompt, node or "")
     links = [(key, inputs[key]) for key in MADE if is_link(inputs.get(key))]
     return [(key, output, messages.making(prompt, str(source)), files_of(prompt, str(source)))
             for key, (source, output) in links]

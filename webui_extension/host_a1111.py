@@ -106,7 +106,9 @@ def guide(state: Pass, step, x_out: Tensor, inner_model) -> None:
             for image, prediction in _evaluate(step, further, images, b, inner_model, state.mark).items()}
 
     gamma = state.gamma(evaluate)
-    for image_of, part in state.guided.items() if gamma is not None else ():
+    if gamma is None:
+        return
+    for image_of, part in state.guided.items():
         row, weight = places[image_of][part]
         shift = gamma[image_of] / k[image_of] / weight  # classifier-free guidance multiplies a part by its weight
         x_out[row] = (x_out[row].float() - shift).to(x_out.dtype)
@@ -135,7 +137,7 @@ def _places(state: Pass, x: Tensor) -> list[list[tuple[int, float]]]:
             for rows, parts in zip(found, state.parts, strict=True)]
 
 
-def _evaluate(step, text, images: Sequence[int], b: int, inner_model, mark: int | None) -> dict[int, Tensor]:
+def _evaluate(step, text, images: Sequence[int], b: int, inner_model, mark: int) -> dict[int, Tensor]:
     """The model's output for other texts [b, ...] of some of the step's images, float32, by image.
 
     ControlNet, which marks the text, keeps hints for all rows of one evaluation: there all are evaluated.

@@ -72,7 +72,7 @@ class InterrogatorClip(ClipModel):
     def __init__(self, allow_download: bool = False):
         from modules import shared
         interrogator = getattr(shared, "interrogator", None)
-        if not hasattr(interrogator, "load_clip_model"):
+        if interrogator is None or not hasattr(interrogator, "load_clip_model"):
             raise DebiasError("This web UI has no interrogator, so it has no CLIP of its own. Put a CLIP model into "
                               "models/classifiers and choose it.")
         if not file().is_file() and not allow_download:

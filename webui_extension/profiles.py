@@ -29,7 +29,7 @@ def folders() -> list[Path]:
 
 def files() -> dict[str, Path]:
     """Every profile's file by its name in the dropdown."""
-    found = {}
+    found: dict[str, Path] = {}
     for folder in folders():
         for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else ():
             if not any("\ud800" <= letter <= "\udfff" for letter in path.stem):  # no page can show such a name

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DebiasError
-from ..core.method.conditioning import Parts, apart, length, shifted_rows
+from ..core.method.conditioning import Encoded, Parts, apart, length, shifted_rows
 from ..core.method.step import Evaluate, Steps, Text, place
 from .conditioning import TOKENS, encode, mark_of, mixed, moved, parts_of, with_parts, with_rows
 from .profiles import said
@@ -41,9 +41,12 @@ class Pass:
         self.error: str | None = None
         self.cause: Exception | None = None  # of it
         self.frames = 1
-        self._model, self._encoded, self._shifts = None, {}, {}
+        self._model: object = None
+        self._encoded: dict[str, Encoded] = {}
+        self._shifts: dict[tuple[int, str], Parts] = {}
         # Read once a pass: in every step a GPU would wait.
-        self.mark: int | None = None  # tokens before the text
+        self.mark = 0  # tokens before the text
+        self._marked = False
         self._filled: dict[str, dict] = {}
         self._mask: Tensor | None = None  # which images are guided
         self.longer: dict[int, Parts] = {}  # in this step, images whose text is longer than the batch's own
@@ -162,8 +165,8 @@ class Pass:
         return [(at, with_parts(base, parts, self.mark)) for at, parts in apart(rows)]
 
     def _parts_of(self, conditioning) -> Parts:
-        if self.mark is None:
-            self.mark = mark_of(conditioning)
+        if not self._marked:
+            self.mark, self._marked = mark_of(conditioning), True
         return parts_of(conditioning, self.mark)
 
     def gamma(self, evaluate: Evaluate) -> Tensor | None:

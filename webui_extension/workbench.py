@@ -56,7 +56,8 @@ class Workbench(Host):
         self.judged: dict[tuple, tuple] = {}  # loaded once all else is known to be in order
         self.models: dict = {}
         self.setting = setting_of(p)
-        self.skipped, self.model, self.chosen = False, None, host_facts(p)  # what generated, what was chosen
+        self.skipped, self.chosen = False, host_facts(p)  # what was chosen
+        self.model: list = []  # what generated
 
     def judges(self, attributes: Sequence[Attribute]):
         key = tuple(attributes)
@@ -154,10 +155,8 @@ class Workbench(Host):
 
 def _unless_skipped(bench, classify: Callable, attribute: Attribute) -> Callable:
     """An unfinished image says nothing."""
-    def judged(images):
+    def judged(images: Sequence) -> np.ndarray:
         return np.zeros((len(images), len(attribute.groups)), np.float32) if bench.skipped else classify(images)
-    judged.name = name_of(classify)
-    for own in ("faces", "people", "boxes"):
-        if hasattr(classify, own):
-            setattr(judged, own, getattr(classify, own))
+    vars(judged).update(name=name_of(classify), **{
+        own: getattr(classify, own) for own in ("faces", "people", "boxes") if hasattr(classify, own)})
     return judged

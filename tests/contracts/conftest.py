@@ -30,7 +30,9 @@ HOSTS = {"diffusers": "diffusers", "diffusers, modular": "modular",
          "A1111 double": "webui", "Forge double": "webui",
          **{FORGE if name == "Forge" else name: "webui" for name in ("A1111", "Forge")
             if os.environ.get(f"{name.upper()}_PATH")}}
-QUICK = ("sdxl", "z-image", "anima")  # of the modular pipelines
+# Whose form of text another variant has too, or another host that is quicker.
+SLOW = {("ComfyUI double", "74"), *(("diffusers", variant) for variant in ("sd2", "sd3", "chroma", "krea"))}
+QUICK = ("z-image", "anima")  # of the modular pipelines
 covering = _load("pairs").covering
 ADAPTERS = {host: _load(name) for host, name in HOSTS.items()}
 RESULTS, RAN = pytest.StashKey(), pytest.StashKey()
@@ -59,7 +61,8 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("case", *varied), [
         pytest.param(case, *row, id="-".join([case[0].replace(", ", "-").replace(" ", "-"), *case[1:], *map(str, row)]),
                      marks=[pytest.mark.slow, pytest.mark.webui] if case[0] in ("A1111", FORGE) else
-                     [pytest.mark.slow] if case[0] == "diffusers, modular" and case[2] not in QUICK else [])
+                     [pytest.mark.slow] if case[0] == "diffusers, modular" and case[2] not in QUICK
+                     or (case[0], case[2]) in SLOW else [])
         for case, row in covering(cases, varied, rows)],
         indirect=["case"], scope="module")
 

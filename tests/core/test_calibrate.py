@@ -342,6 +342,7 @@ def test_a_yes_or_no_attribute_needs_words_for_one_group_alone():
     assert c.steerings[0].probabilities[2] == 0  # no image is sent to those without
 
 
+@pytest.mark.slow
 def test_a_verification_that_was_repeated_is_called_no_test_and_further_images_are_announced():
     c, host, left = calibration(images=20, held_out=1200, rounds=4), Host(men=0.62), []
     for _ in c.run(host.generate, host.classify):

@@ -172,6 +172,7 @@ def test_intervals_of_corrected_shares_hold_the_true_ones(shares, wrong, runs):
     assert found.mean() >= 0.93 and found.min() >= 0.91
 
 
+@pytest.mark.slow
 def test_intervals_of_corrected_shares_hold_the_true_ones_of_a_model_that_shows_mostly_one_of_five_groups():
     assert covered((0.9, 0.025, 0.025, 0.025, 0.025), 0.3, runs=100)[0] >= 0.9
 

@@ -234,6 +234,7 @@ def _interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_killed_after_its_profile_was_saved_the_same_command_ends_well(
         tmp_path, monkeypatch, capsys, bench):
     command = [*QUICK, "--prompt", "a pilot", "--out", str(tmp_path)]

@@ -295,6 +295,7 @@ def test_a_changed_profile_saves_what_it_now_says_and_keeps_unknown_fields(two, 
     assert saved["entries"][0]["note"] == "kept"
 
 
+@pytest.mark.slow
 def test_whatever_can_be_calibrated_can_be_saved_and_loaded(tmp_path):
     attribute = parse(f"many {'long' * 40}: " + " | ".join(f"g{i}" for i in range(70)))
     own = made(calibrated(attributes=(attribute,), rounds=1))

@@ -237,6 +237,7 @@ def test_what_is_called_sure_holds_and_costs_few_pictures(method, men, most, run
     assert held >= int(0.87 * runs)
 
 
+@pytest.mark.slow
 def test_a_short_calibration_takes_fewer_pictures_and_steers_more():
     models = [Model([0.8, 0.2], slope=1.0, obedience=0.98, seed=seed) for seed in range(10)]
     found = [calibrated(model, Method(), sure="short") for model in models]

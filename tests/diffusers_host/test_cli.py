@@ -95,8 +95,9 @@ def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(measured):
 
 
 @pytest.mark.parametrize("other", [
-    [], ["--steps", "1"], ["--cfg", "1.5"], ["--judge", "{clip}"], ["--count", "6"],
-    ["--attribute", "skin_tone_3"], ["--name", "another"]])
+    [], ["--steps", "1"], *(pytest.param(other, marks=pytest.mark.slow) for other in (
+        ["--cfg", "1.5"], ["--judge", "{clip}"], ["--count", "6"], ["--attribute", "skin_tone_3"],
+        ["--name", "another"]))])
 def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(
         measured, tmp_path, capsys, other):
     own = shutil.copytree(measured[0], tmp_path / "own")
@@ -129,6 +130,7 @@ def test_what_cannot_be_written_is_said_before_the_first_picture(tmp_path, monke
     refused([*QUICK, "--out", tmp_path], "Read-only file system", "permissions")
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_no_figure(calibrated, tmp_path, monkeypatch, capsys):
     jumps, clock = itertools.cycle([0.0, 4e9, -4e9, 3600.0, -1.0]), time.time
     monkeypatch.setattr(time, "time", lambda: clock() + next(jumps))
@@ -188,6 +190,7 @@ def test_in_a_prompt_that_is_too_long_groups_words_stand_behind_the_subject(tmp_
 
 # --- report --------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_report_measures_a_prompt_that_nobody_calibrated(tmp_path, profile, capsys):
     asked = ["report", *profile, "--out", str(tmp_path), "--count", "10", "--batch-size", "10",
              "--prompt"]

@@ -80,11 +80,12 @@ def whole(one_demo_model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("what, batch, error, facts, code", [
-    ("text", 0, memory_ran_out, SMALLER, 2),
-    ("decode", 1, lambda: KeyError("scale"), ["KeyError: 'scale'", "This is a bug"], 1),
-    ("sampling", 2, KeyboardInterrupt, ["Interrupted"], 130),
     ("sampling", 3, memory_ran_out, SMALLER, 2),
-    ("judge", 5, MemoryError, SMALLER, 2)])
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("text", 0, memory_ran_out, SMALLER, 2),
+        ("decode", 1, lambda: KeyError("scale"), ["KeyError: 'scale'", "This is a bug"], 1),
+        ("sampling", 2, KeyboardInterrupt, ["Interrupted"], 130),
+        ("judge", 5, MemoryError, SMALLER, 2)))])
 def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
         whole, tmp_path, capsys, fails, what, batch, error, facts, code):
     command = [*QUICK, "--out", str(tmp_path)]

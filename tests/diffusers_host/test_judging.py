@@ -284,6 +284,7 @@ def test_options_that_do_nothing_are_refused(arguments, facts, refused):
 
 # --- calibrations --------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_a_calibration_keeps_the_check_that_corrected_its_shares_and_leaves_pictures_and_labels(
         checked, audited, tmp_path):
     out = tmp_path / "out"

@@ -139,6 +139,7 @@ def test_what_a_worker_is_at_when_it_is_put_aside_is_given_to_others(undisturbed
     assert len(said) == 1 and found[:2] == undisturbed[:2] and not any(own[1] for own in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error, words, workers", [
     (RuntimeError("too long"), "too long", 1), (DebiasError("too long"), "too long", 3),
     pytest.param(RuntimeError("too long"), "too long", 3, marks=pytest.mark.slow),
@@ -159,6 +160,7 @@ def test_several_bad_prompts_in_a_row_put_no_worker_aside(undisturbed):
         assert found[:2] == undisturbed[:2] and [own[1] for own in found[2:]] == ["too long"] * 4
 
 
+@pytest.mark.slow
 def test_when_all_workers_fail_the_sweep_says_why_and_that_all_is_kept(tmp_path):
     (tmp_path / "a file").write_text("no folder")
     nowhere = painter(pictures=str(tmp_path / "a file" / "pictures"))
@@ -170,6 +172,7 @@ def test_when_all_workers_fail_the_sweep_says_why_and_that_all_is_kept(tmp_path)
             run(jobs_of(), pool)
 
 
+@pytest.mark.slow
 def test_what_failed_once_is_tried_again_while_a_worker_waits_for_a_place(undisturbed, monkeypatch):
     monkeypatch.setattr(driver, "PATIENCE", 0.0)
     failures = [RuntimeError("an illegal memory access")]
@@ -210,6 +213,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was_and_gives_the_same_figures(
     assert [job.evaluations for job in own] == [sum(r.done for r in job.calibration.rounds) for job in own]
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_measured_again(tmp_path, undisturbed):
     folder = SweepFolder(tmp_path, request_for(jobs_of()))
     run(folder.jobs(0), Here(open_painter), keep=lambda job, images: folder.keep(0, job))
@@ -222,6 +226,7 @@ def test_a_damaged_state_is_measured_again(tmp_path, undisturbed):
     assert json.loads(folder.state(0, 3).read_text(encoding="utf-8"))["thumbs"] == json.loads(whole)["thumbs"]
 
 
+@pytest.mark.slow
 def test_pictures_that_were_not_finite_are_made_again_by_the_next_run(tmp_path, undisturbed):
     folder = SweepFolder(tmp_path, request_for(jobs_of()))
     for opener in (troubled(None), open_painter):
@@ -245,6 +250,7 @@ def test_groups_of_eight_are_taught_by_their_first_two():
     assert [len(group) for group in groups(tuple(job.wanted for job in jobs), METHOD, PLAN)] == [GROUP, GROUP, 4]
 
 
+@pytest.mark.slow
 def test_what_is_learned_of_other_prompts_counts(undisturbed):
     taught, alone = jobs_of(), jobs_of()
     for job in alone:
@@ -264,6 +270,7 @@ def test_prompts_that_state_a_group_are_audited_and_teach_nothing():
     assert groups(wanted, METHOD, audit) == groups(wanted, METHODS["shift"], PLAN) == [[i] for i in range(6)]
 
 
+@pytest.mark.slow
 def test_labels_do_not_depend_on_the_size_of_a_task(undisturbed):
     pool = Here(open_painter)
     pool.seconds = 60.0
@@ -399,6 +406,7 @@ def test_a_sweep_without_a_picture_may_be_asked_for_anew_and_speaks_json(tmp_pat
     assert events[0]["event"] == "progress" and events[-1]["models"][0]["images"] == 6
 
 
+@pytest.mark.slow
 def test_a_calibrating_sweep_saves_one_profile_that_generates(tmp_path):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("subject\ndoctor\nnurse\n", encoding="utf-8")

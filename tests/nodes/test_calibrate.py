@@ -176,9 +176,9 @@ FIRST = {memory_ran_out: "Memory ran out", cancelled: "Interrupted",
 
 
 @pytest.mark.parametrize("fail, phase, batch", [
-    (memory_ran_out, "text", 0), (cancelled, "decode", 1), (others_error, "sampling", 3),
     (memory_ran_out, "judge", 6),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (memory_ran_out, "text", 0), (cancelled, "decode", 1), (others_error, "sampling", 3),
         (memory_ran_out, "sampling", 0), (cancelled, "text", 0), (cancelled, "judge", 6)))])
 def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
         demo, studio, whole, said, sample, fail, phase, batch):

@@ -37,6 +37,7 @@ for text in eval(sys.argv[3]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use, texts", [
     ("attribute", "'gender = a' + ' ' * 20_000 + 'b', 'gender = ' + '1' * 20_000 + 'x', "
                   "'gender = a' + ' 1' * 10_000 + 'x', 'x | ' + 'a ( b ' * 5_000, "

@@ -179,6 +179,7 @@ def whole(request, host):
     return _whole[key]
 
 
+@pytest.mark.slow
 @on_hosts("what, batch", [("text", 4), ("sampling", 2), ("sampling", 5), ("decode", 1),
                           ("judge", 9), ("judge", 3)], PAIRS, each=1)
 def test_a_calibration_that_memory_runs_out_in_says_what_is_kept_and_goes_on_label_by_label(

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
@@ -107,6 +108,7 @@ VALUES = st.fixed_dictionaries(dict(
     others=st.sampled_from(["leave alone", "draw"])))
 
 
+@pytest.mark.slow
 @examples(60)
 @given(NAMES, TEXTS, VALUES, st.booleans())
 def test_what_a_picture_says_comes_back_whatever_the_names_and_prompts(
@@ -126,6 +128,7 @@ def test_what_a_picture_says_comes_back_whatever_the_names_and_prompts(
     assert {field: ours("pasting").pasted(field, said) for field in own} == own
 
 
+@pytest.mark.slow
 @examples(80)
 @given(st.dictionaries(st.sampled_from([f"Debias {name}" for name in (
     "strength", "direction", "start", "end", "hires", "others", "hash", "prompt", "weights")]), ODD), ODD)

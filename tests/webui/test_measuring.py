@@ -134,6 +134,7 @@ def test_bad_input_is_refused_before_anything_is_made(bench, changes, facts):
     assert not bench.denoisers and not bench.profiles.exists()
 
 
+@pytest.mark.slow
 def test_a_name_whose_profile_was_deleted_can_be_calibrated_again_and_its_report_is_kept(bench):
     calibrate(bench, **FEW)
     report = bench.profiles / "reports" / "doctor" / "report.html"
