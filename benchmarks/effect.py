@@ -57,7 +57,7 @@ def measure(job: dict) -> tuple[dict, str]:
     labels = [harness.bench.classifier(a)(images).argmax(1).tolist() for a in attributes]
     test = Round("held-out", calibration.steerings, seeds, labels)
     found = dict(
-        test_seed=first + FRESH, stop=calibration.stop, images=sum(r.done for r in calibration.rounds), seconds=round(seconds, 1),
+        test_seed=first + FRESH, stop=calibration.ending, images=sum(r.done for r in calibration.rounds), seconds=round(seconds, 1),
         steerings=[asdict(steering) for steering in calibration.steerings],
         fidelity=dict(before=before["fidelity"], after=after["fidelity"]),
         distance=after["distance"], regrouped=after["regrouped"],

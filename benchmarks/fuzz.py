@@ -101,7 +101,7 @@ def state(document) -> None:
     path = folder / "state.json"
     path.write_text(json.dumps(document), "utf-8", "surrogatepass")
     found = Calibration.load(path)
-    assert found.stop is None or isinstance(found.stop, str)
+    assert isinstance(found.ending, str)
     assert all(math.isfinite(w) for s in found.steerings for w in s.weights)
     for r in found.rounds:
         assert len(set(r.seeds)) == len(r.seeds), "an image that is counted twice"

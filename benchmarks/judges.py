@@ -130,8 +130,8 @@ def calibrations(bench, say) -> list[dict]:
             after = labels(true(made(bench, prompt, SEEDS["test"] + 10_000 * at, TEST, profile)))
             share = float(np.mean(after[after >= 0] == 1))
             rows.append(dict(rate=rate, check=check, most=most, occupation=occupation, woman=share,
-                             images=sum(r.done for r in c.rounds), stop=c.stop))
-            say(f"{occupation}, {rate:.0%} wrong, check of {check}: woman {share:.1%}, {c.stop}")
+                             images=sum(r.done for r in c.rounds), stop=c.ending))
+            say(f"{occupation}, {rate:.0%} wrong, check of {check}: woman {share:.1%}, {c.ending}")
     bench.classifiers[GENDER.name] = true
     return rows
 

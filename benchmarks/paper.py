@@ -132,7 +132,7 @@ def measure(job: dict) -> tuple[dict, str]:
     many = tested(job, calibration.steerings, MANY) if often else None
     found = dict(
         rounds=sum(r.kind == ROUND for r in calibration.rounds), images=sum(r.done for r in calibration.rounds),
-        stop=calibration.stop, certainty=[calibration.certainty(i) for i in range(len(attributes))],
+        stop=calibration.ending, certainty=[calibration.certainty(i) for i in range(len(attributes))],
         kl_by_round={a.name: [r.distribution(i, a.target).kl for r in calibration.rounds]
                      for i, a in enumerate(attributes)},
         reached=next((at for at, r in enumerate(calibration.rounds) if all(

@@ -18,7 +18,6 @@ how many there were. It may be stopped after any batch: its rounds are its whole
 from __future__ import annotations
 
 import time
-from math import ceil
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -31,10 +30,11 @@ from ..attribute import Attribute
 from ..judge.check import Check, counts_of
 from .solver.draw import Draw
 from ..statistics import (
-    confusion_counts, drawn_floor, fair_outcomes, named_shares, reachable, shares, through, uncorrupted)
+    confusion_counts, drawn_floor, fair_outcomes, reachable, through, uncorrupted)
 from ..errors import quoted, short
 from ..method.methods import Method
 from .record import Expected, Record
+from .stop import NOT_KNOWN, Stop, words
 from .warned import warned
 from .round import AUDIT, HELD_OUT, PROOF, ROUND, Persons, Round
 from ..method.draw import Steering, rows
@@ -42,13 +42,14 @@ from ..method.draw import Steering, rows
 # Held-out seeds start this far from the calibration's: no number of rounds reaches them.
 HELD_OUT_OFFSET = 1_000_000
 PROOF_OFFSET = 500_000  # and so far those of images that prove the judge
-ON_TARGET, NOT_KNOWN, NOT_FINISHED = "on target", "not known", "not finished"
+ON_TARGET, NOT_FINISHED = "on target", "not finished"
 TOO_FEW = 0.1  # half a width of a verification's 95 % intervals above which it tells nothing
 HOPELESS = 0.01   # with less, after the largest push, the margin is out of reach
 
 
 class Calibration(Record):
-    """The calibration of one prompt. `run` advances it, `rounds` holds what was measured, `stop` says why it ended.
+    """The calibration of one prompt. `run` advances it, `rounds` holds what was measured, `stop` says why it
+    ended.
 
     `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach.
     """
@@ -143,51 +144,27 @@ class Calibration(Record):
         return self.plan.within is not None and len(tried) > max(self.plan.rounds, 1) and tried[-1].complete
 
     @property
-    def stop(self) -> str | None:
-        """Why no further round is tried, in words; None while one is due."""
-        why = self._why
-        if self._succeeded and not any(self._unproven):
-            unclear = [f"{a.name}: {said}" for i, a in enumerate(self.attributes) if (said := self.doubts(i))]
-            if unclear:
-                return f"{NOT_KNOWN}; {'; '.join(unclear)}"
-        return why and why + self._pushed_more
-
-    @property
-    def _why(self) -> str | None:
-        """`stop` without what is said of steering more."""
-        tried = self._tried
+    def stop(self) -> Stop | None:
+        """Why no further round is tried; None while one is due."""
+        tried, plan, places = self._tried, self.plan, range(len(self.attributes))
         if not tried or not tried[-1].complete:
             return None
-        if self._succeeded and len(tried) == 1:
-            return "the audit already meets the target; nothing to correct"
         if self._succeeded:
-            within, tolerance = self.plan.within, self.plan.tolerance
-            if within is not None:
-                return f"sure enough: within {100 * within:g} points of the target, {CERTAINTY:.0%} certain"
-            return "target reached; the remaining difference is within sampling noise" if tolerance is None else \
-                f"target reached: KL is at most {tolerance:g}"
-        if self.plan.within is not None and len(tried) > 1 and any(self.checks):
-            if all(self._sure(i) or self._all_but_the_check(i) for i in range(len(self.attributes))):
-                return ("as sure as the judge's check allows: a share may still be up to "
-                        f"{ceil(100 * self._widest)} points off target; check the judge on more images")
-        if self.plan.within is not None and len(tried) > 1:
-            lost = [i for i in range(len(self.attributes)) if self._hopeless(i)]
-            if lost and all(i in lost or self._sure(i) for i in range(len(self.attributes))):
-                return "out of reach: " + "; ".join(
-                    f"steering {a.name} gives about {named_shares(a.names, self.expected(i).shares)}, but the target "
-                    f"is {named_shares(a.names, a.target)}" for i, a in enumerate(self.attributes) if i in lost)
-        if len(tried) - 1 >= self.plan.rounds and self.plan.within is not None:
-            used = self.plan.most_images - self.plan.held_out
-            return (f"not sure enough: the plan's {used} images are used up, and a share may still be up to "
-                    f"{ceil(100 * self._widest)} points off target" if self._widest > self.plan.within else
-                    f"not sure enough: the plan's {used} images are used up at a certainty of "
-                    f"{min(map(self.certainty, range(len(self.attributes)))):.1%}")
-        if len(tried) - 1 >= self.plan.rounds:
-            nearest = [solver.nearest(self.history(i), aim).counts for i, aim in enumerate(self.aims)]
-            return f"all {self.plan.rounds} rounds used; the nearest shares that were seen: " + "; ".join(
-                f"{a.name}, {named_shares(a.names, shares(counts).tolist())}"
-                for a, counts in zip(self.attributes, nearest) if counts.any())
-        return None
+            if not any(self._unproven) and any(map(self.doubts, places)):
+                return Stop.UNTOLD
+            return Stop.UNCHANGED if len(tried) == 1 else Stop.REACHED if plan.within is None else Stop.SURE
+        if plan.within is not None and len(tried) > 1:
+            if any(self.checks) and all(self._sure(i) or self._all_but_the_check(i) for i in places):
+                return Stop.CHECKED
+            lost = [i for i in places if self.hopeless(i)]
+            if lost and all(i in lost or self._sure(i) for i in places):
+                return Stop.OUT_OF_REACH
+        return Stop.USED_UP if len(tried) - 1 >= plan.rounds else None
+
+    @property
+    def ending(self) -> str:
+        """`stop` in words; "" while a round is due."""
+        return words(self)
 
     @property
     def _succeeded(self) -> bool:
@@ -203,17 +180,10 @@ class Calibration(Record):
         return all(self.reached(i, last) for i in range(len(self.attributes)))
 
     @property
-    def _pushed_more(self) -> str:
-        """How many images are steered because few were measured, in words; "" where no more than needed."""
-        found = []
-        for i, (attribute, steering) in enumerate(zip(self.attributes, self.steerings)):
-            more = (self._spent or self.plan.more) and steering.probabilities
-            least = self._answer(i, least=True) if more else steering
-            most, fewer = (round(100 * (1 - s.probabilities[0])) if s.probabilities else 0 for s in (steering, least))
-            if most > fewer + 2:  # less may be what other prompts of a list have told since
-                found.append(f"{most} % of the images are steered ({attribute.name}); after a longer calibration, "
-                             f"about {fewer} % would do")
-        return "; " + " and ".join(found) if found else ""
+    def least_steerings(self) -> list[Steering]:
+        """The answer by every image, where the plan's own steers more because few were measured."""
+        return [self._answer(i, least=True) if (self._spent or self.plan.more) and s.probabilities else s
+                for i, s in enumerate(self.steerings)]
 
     def _sure(self, attribute: int) -> bool:
         """Is an attribute known well enough?"""
@@ -233,7 +203,7 @@ class Calibration(Record):
         near = np.abs(drawn - np.asarray(self.attributes[attribute].target)) <= self.plan.within
         return float(near.all(1).mean()) >= self.needed(attribute)
 
-    def _hopeless(self, attribute: int) -> bool:
+    def hopeless(self, attribute: int) -> bool:
         """Can no push bring an attribute's shares within the margin?"""
         return self.expected(attribute).certainty < HOPELESS and self.solvers[attribute].at_its_limit(
             self.history(attribute))
@@ -261,7 +231,7 @@ class Calibration(Record):
             return f"{NOT_KNOWN}, the verification has too few images" if self._few(attribute) else ON_TARGET
         if self._sure(attribute):
             return ON_TARGET
-        return "out of reach" if self._hopeless(attribute) else f"not sure within {100 * self.plan.within:g} points"
+        return "out of reach" if self.hopeless(attribute) else f"not sure within {100 * self.plan.within:g} points"
 
     def _few(self, attribute: int) -> bool:
         """Does the verification show too few images to tell shares that are far from the target?"""
@@ -294,7 +264,7 @@ class Calibration(Record):
                         float(near.all(1).mean()))
 
     @property
-    def _widest(self) -> float:
+    def widest(self) -> float:
         """How far from its target a share may be, with 95 % certainty."""
         return max(abs(edge - t) for i, a in enumerate(self.attributes)
                    for t, edges in zip(a.target, self.expected(i).intervals) for edge in edges)
@@ -325,7 +295,7 @@ class Calibration(Record):
         needed = float(self.plan.about_images(self.attributes) - self.plan.held_out)
         if len(self.rounds) > 1:
             rounds = len(tried) - 1
-            needed = (needed ** 3 * (done * (self._widest / self.plan.within) ** 2) ** rounds) ** (1 / (3 + rounds))
+            needed = (needed ** 3 * (done * (self.widest / self.plan.within) ** 2) ** rounds) ** (1 / (3 + rounds))
         return round(min(max(needed, begun, done + self.plan.step), most)) + due - done
 
     @property

@@ -89,7 +89,7 @@ def _entry(calibration: Calibration, evaluations: int | None) -> dict:
                     "attributes": [{**{key: m[key] for key in ("counts", "unsure", "kl", "kl_floor95")},
                                     "steering": s.to_dict()} for m, s in zip(measured(r), r.steerings)]}
                    for r in complete],
-        "stop": calibration.stop or "stopped before its end",
+        "stop": calibration.ending or "stopped before its end",
         "warnings": calibration.warnings,
         "cost": {"images": sum(r.done for r in calibration.rounds), "evaluations": evaluations,
                  "seconds": round(math.fsum(r.seconds for r in calibration.rounds), 1)}}

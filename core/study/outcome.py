@@ -88,7 +88,7 @@ class Outcome:
 
     def figures(self) -> list[dict]:
         """Shares before and after as plain values, one entry a prompt."""
-        return [dict(prompt=c.prompt, before=_shares(c, c.audit), after=_shares(c, c.held_out), stop=c.stop,
+        return [dict(prompt=c.prompt, before=_shares(c, c.audit), after=_shares(c, c.held_out), stop=c.ending or None,
                      warnings=_warnings(c)) for c in self.measured]
 
     def charts(self) -> dict[str, Image.Image]:
@@ -176,7 +176,7 @@ def _ending(c: Calibration, why: str) -> list[str]:
     """Why it ended, where that is to be said, and warnings; `why` it ended early."""
     found = []
     if c.plan.rounds:
-        found.append(f"  {c.stop or 'stopped before its end'}")
+        found.append(f"  {c.ending or 'stopped before its end'}")
     elif not c.audit.complete:
         found.append(f"  {why} after {c.audit.done} of {len(c.audit.seeds)} images.")
     return [*found, *(f"  Warning: {warning}" for warning in _warnings(c))]

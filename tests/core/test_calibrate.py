@@ -68,7 +68,7 @@ def test_the_target_is_met_on_held_out_seeds_that_no_round_used(method):
     run(c, Host())
     before, after = (r.distribution(0, GENDER.target) for r in (c.audit, c.held_out))
     assert before.kl > 0.1 and after.kl < 0.01
-    assert "target reached" in c.stop and not c.warnings
+    assert "target reached" in c.ending and not c.warnings
     rounds = [seed for r in c.rounds if r.kind != HELD_OUT for seed in r.seeds]
     assert min(c.held_out.seeds) >= HELD_OUT_OFFSET > max(rounds)
     # shift compares its first round with the audit on the same seeds; draw has seeds of its own
@@ -97,7 +97,7 @@ def test_a_verification_that_finds_what_a_small_audit_missed_is_corrected_and_ve
 def test_a_calibration_ends_where_it_must(method, plan, host, kinds, stop):
     c = calibration(METHODS[method], **plan)
     run(c, Host(**host))
-    assert [r.kind for r in c.rounds] == kinds and stop in c.stop
+    assert [r.kind for r in c.rounds] == kinds and stop in c.ending
     assert any("does not meet its target" in w for w in c.warnings) == ("rounds used" in stop)
     if "nothing to correct" in stop:
         assert c.steerings[0].mode == "shift" and not any(c.steerings[0].weights)
@@ -114,7 +114,7 @@ def test_stopped_after_any_batch_it_resumes_to_the_same_result(tmp_path, method,
 
     def said(c):
         return [(r.kind, r.seeds, r.labels, r.fidelity, r.steerings) for r in c.rounds], (
-            c.stop, c.warnings, c.steerings)
+            c.ending, c.warnings, c.steerings)
 
     run(whole, Host(), fidelity=fidelity)
     running = first.run(Host().generate, Host().classify, fidelity=fidelity, save_to=path)
@@ -234,14 +234,14 @@ def test_attributes_whose_names_differ_in_signs_have_charts_of_their_own():
 def test_a_margin_ends_a_calibration_as_soon_as_it_is_sure(method):
     c = calibration(method, images=48, rounds=40, held_out=0, within=0.05)
     run(c, Host())
-    assert c.stop == "sure enough: within 5 points of the target, 95% certain"
+    assert c.ending == "sure enough: within 5 points of the target, 95% certain"
     assert c.certainty(0) >= 0.95 and 96 <= sum(r.done for r in c.rounds) <= 720
 
 
 def test_a_margin_that_is_not_reached_is_not_claimed_and_rounds_have_their_own_number_of_images():
     c = calibration(images=50, rounds=3, round_images=20, held_out=0, within=0.01)
     run(c, Host())
-    assert c.stop.startswith("not sure enough: the plan's 110 images are used up")
+    assert c.ending.startswith("not sure enough: the plan's 110 images are used up")
     assert c.certainty(0) < 0.95
     assert [len(r.seeds) for r in c.rounds] == [50, 20, 20, 20]
     assert sorted(seed for r in c.rounds for seed in r.seeds) == list(range(110))
@@ -255,7 +255,7 @@ def test_few_images_are_enough_where_more_are_steered(tmp_path):
     run(c, host, save_to=tmp_path / "state.json")
     least, own = (1 - s.probabilities[0] for s in (c._answer(0, least=True), c.steerings[0]))
     assert c.certainty(0) >= 0.95 and own > least + 0.1
-    assert c.stop == ("sure enough: within 5 points of the target, 95% certain; "
+    assert c.ending == ("sure enough: within 5 points of the target, 95% certain; "
                       f"{100 * own:.0f} % of the images are steered (gender); after a longer calibration, about "
                       f"{100 * least:.0f} % would do")
     fresh = list(range(10**6, 10**6 + 4000))
@@ -272,7 +272,7 @@ def test_few_images_are_enough_where_more_are_steered(tmp_path):
 def test_no_more_images_are_steered_than_needed_where_that_makes_nothing_sure(plan, host, stop):
     c = calibration(**plan)
     run(c, Host(**host))
-    assert c.stop.startswith(stop) and c.steerings[0] == c._answer(0, least=True)
+    assert c.ending.startswith(stop) and c.steerings[0] == c._answer(0, least=True)
 
 
 def test_the_verification_of_a_plan_with_a_margin_joins_the_estimate():
@@ -297,7 +297,7 @@ def test_a_target_out_of_reach_ends_it_early_with_the_nearest_share(method):
     c = usual(method)
     run(c, Stubborn())
     assert re.match(r"out of reach: steering gender gives about man \d\d %, woman \d\d %, but the "
-                    r"target is man 50 %, woman 50 %", c.stop)
+                    r"target is man 50 %, woman 50 %", c.ending)
     assert sum(r.done for r in c.rounds) < 0.7 * c.plan.most_images
 
 
@@ -338,7 +338,7 @@ def test_a_yes_or_no_attribute_needs_words_for_one_group_alone():
     assert attribute.groups[1].classifier_texts == ("a photo of bare", "bare")
     c = usual(attributes=[attribute])
     run(c, Host(men=0.05, slope=6.0))
-    assert c.stop.startswith("sure enough") and c.verdict(0) == "on target"
+    assert c.ending.startswith("sure enough") and c.verdict(0) == "on target"
     assert c.steerings[0].probabilities[2] == 0  # no image is sent to those without
 
 
@@ -424,7 +424,7 @@ def test_one_attribute_out_of_reach_does_not_end_the_other():
                 for row in weights]
 
     list(c.run(generate, lambda images: [np.eye(2)[images], np.eye(3)[[0] * len(images)]]))
-    assert c.stop.startswith("out of reach: steering skin_tone_3") and c.certainty(0) >= 0.95
+    assert c.ending.startswith("out of reach: steering skin_tone_3") and c.certainty(0) >= 0.95
     said = "skin_tone_3 is within 5 points of its target with 0% certainty only"
     assert any(said in warning for warning in c.warnings)
 

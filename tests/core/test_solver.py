@@ -230,7 +230,7 @@ def test_what_is_called_sure_holds_and_costs_few_pictures(method, men, most, run
     images in the mean, those of the verification included."""
     models = [Model([men, 1 - men], slope=1.0, obedience=0.98, seed=seed) for seed in range(runs)]
     found = [calibrated(model, method) for model in models]
-    assert all(c.stop.startswith("sure enough") for c in found)
+    assert all(c.ending.startswith("sure enough") for c in found)
     assert np.mean([sum(r.done for r in c.rounds) for c in found]) <= most
     held = sum(abs(model.expected(c.steerings[0])[0] - 0.5) <= 0.05
                for model, c in zip(models, found))
@@ -244,13 +244,13 @@ def test_a_short_calibration_takes_fewer_pictures_and_steers_more():
     assert np.mean([sum(r.done for r in c.rounds) for c in found]) <= 150
     assert np.mean([c.steerings[0].probabilities[0] for c in found]) < 0.45, "of the fewest, 0.6"
     for model, c in zip(models, found):
-        assert c.stop.startswith("sure enough")
+        assert c.ending.startswith("sure enough")
         assert abs(model.expected(c.steerings[0])[0] - 0.5) <= 0.05
 
 
 def test_a_short_calibration_steers_nothing_where_the_target_is_met():
     c = calibrated(Model([0.5, 0.5], slope=1.0, obedience=0.98), Method(), sure="short")
-    assert c.stop.startswith(("the audit already", "sure enough"))
+    assert c.ending.startswith(("the audit already", "sure enough"))
     left = c.steerings[0].probabilities
     assert not left or left[0] > 0.45
 
