@@ -13,7 +13,7 @@ TESTS = {
     "test_left_alone": "Left alone: bit by bit the image without the package, in a batch with pushed ones (`prompt`)",
     "test_left_alone_inside_sampling": "Left alone, `embedding`",
     "test_full_push": "Full push: the image of the group's own text",
-    "test_same_meaning": "Same meaning: the image is what core computes, in all directions",
+    "test_same_meaning": "Same meaning: the image is what core computes, in both directions",
     "test_same_meaning_anchored_at_the_prompt": "Same meaning, method `paper`",
     "test_same_window": "Same window: outside of it nothing is steered",
     "test_strength_0": "Strength 0: bit by bit the image without the package, no extra evaluations",
