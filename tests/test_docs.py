@@ -59,7 +59,7 @@ def blocks(path, language):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_link_and_picture_of_a_page_is_there(page):
+def test_every_link_picture_and_file_of_a_page_is_there(page):
     for target in links(page):
         if re.match(r"[a-z]+:", target):
             assert target.startswith("https://"), target
@@ -71,6 +71,9 @@ def test_every_link_and_picture_of_a_page_is_there(page):
             assert place.parent.is_relative_to(ROOT / "docs"), f"{target} is no part of the site"
         if anchor:
             assert anchor in anchors(place), f"{page.name} links {target}, but {place.name} has no such heading"
+    for named in re.findall(r"`((?:core|nodes|webui_extension|diffusers_host|tests|benchmarks|examples)/[\w/.]+\.\w+)`",
+                            text_of(page)):
+        assert (ROOT / named).exists(), f"{page.name} names {named}, which is not there"
 
 
 def test_the_site_lists_every_page_once():
