@@ -225,7 +225,15 @@ def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str]
     write_atomic(store_of(name, folder), gzip.compress(content, mtime=0))  # the same rows are the same file
     made = Counter((r["model_hash"][:12], r.get("code", "an earlier version, which did not name itself")) for r in results)
     rows = "; ".join(f"{n} by {version}, with the model {weights}" for (weights, version), n in made.items())
-    write_atomic(folder / f"{name}.md", f"{tables(results)}\nRows measured: {rows}.\n")
+    title, rest = tables(results).split("\n", 1)
+    write_atomic(folder / f"{name}.md", f"{title}\n\n{answer(name)}\n{rest}\nRows measured: {rows}.\n")
+
+
+def answer(name: str) -> str:
+    """What docs/benchmarks.md says of a page, which begins with it."""
+    rows = [line.split("|") for line in (DOCS / "benchmarks.md").read_text("utf-8").splitlines()
+            if line.startswith("|") and f"({name}.md)" in line]
+    return f"**{rows[0][1].strip()}** {rows[0][2].strip()}"
 
 
 def on_faces(way: str) -> str:

@@ -142,7 +142,7 @@ weights (total variation; the last column is the mean difference between two sam
         moved, chance = (float(np.mean(found)) for found in zip(*(tones_moved(r) for r in rows)))
         found = "its own" if all(r["exact"] for r in rows) else "carried over"
         text.append(f"| `{wording.format('X')}` | {found} | {kl['nothing']:.3f} | {kl['carried over']:.4f} {sure['carried over']} | "
-                    f"{kl['own weights']:.4f} {sure['own weights']} | {kl['every picture']:.4f} {sure['every picture']} | {np.mean([r['floor'] for r in rows]):.4f} | "
+                    f"{kl['own weights']:.4f} {sure['own weights']} | {kl['every image']:.4f} {sure['every image']} | {np.mean([r['floor'] for r in rows]):.4f} | "
                     f"{', '.join(f'{abs(round(100 * share))} %' for share in extra)} | {shown[0]:.3f}, {shown[1]:.3f} | "
                     f"{moved:.3f} | {chance:.3f} |")
         if kl["carried over"] > 2 * kl["own weights"]:

@@ -6,7 +6,7 @@ from typing import Iterator
 
 CALIBRATED = "a photo of a {}"
 WORDINGS = (
-    "a photo of a {}.", "(a photo of a {}:1.2), masterpiece, 8k", "portrait of a {}", "an image of a {}", "{}",
+    "a photo of a {}.", "(a photo of a {}:1.2), masterpiece, 8k", "portrait of a {}", "a picture of a {}", "{}",
     "a {}, masterpiece, best quality", "cinematic portrait of a ({}:1.3), bokeh, 85mm", "a photo of a tired {} at night",
     "oil painting of the {}", "close-up photo of a {}, looking at the camera", "a smiling {} with a cup of coffee",
     "masterpiece, best quality, portrait of a {}, highly detailed, sharp focus, soft light")

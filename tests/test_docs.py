@@ -110,6 +110,14 @@ def test_the_site_builds(tmp_path):
 # The front door
 
 
+@pytest.mark.parametrize("page", sorted(path.name.split(".")[0] for path in (ROOT / "docs" / "rows").glob("*.gz")))
+def test_a_page_of_figures_begins_with_what_it_shows(page):
+    rows = [line.split("|") for line in text_of(ROOT / "docs" / "benchmarks.md").splitlines()
+            if line.startswith("|") and f"({page}.md)" in line]
+    question, answer = (cell.strip() for cell in rows[0][1:3])
+    assert text_of(ROOT / "docs" / f"{page}.md").split("\n\n")[1] == f"**{question}** {answer}"
+
+
 def test_the_readme_has_the_two_commands_and_is_honest_about_its_figures():
     text = " ".join(text_of(ROOT / "README.md").split())
     for sentence in ("python install.py demo", "python install.py test",

@@ -1,7 +1,6 @@
 """The second world's captions, shares, labels and page; the world itself is built on a benchmark machine."""
 import random
 
-import harness
 import numpy as np
 import pytest
 from faces_world import build, faces, measure, world
@@ -66,18 +65,7 @@ def test_a_probe_finds_what_hands_labelled():
     assert np.abs(weight[:-1]).argmax() == 3 and weight[3] > 0
 
 
-def test_the_page_says_what_its_rows_say():
-    page = (harness.DOCS / "faces_world.md").read_text("utf-8")
-    made = measure.tables(harness.kept("faces_world", harness.DOCS))
-    for line in made.splitlines():
-        assert line in page or line.startswith("Made by"), line
-    assert len(page.splitlines()) == len(made.splitlines()) + 2  # which rows were measured by which version
-
-
 def test_a_certain_calibration_that_misses_is_counted_once():
-    """Of two attributes, one of which is off by 6 points; and one that never called itself certain."""
-    def row(certain, *shares):
-        return dict(certain=certain, attributes={
-            at: dict(after=dict(shares=[share, 1 - share]), target=[.5, .5]) for at, share in enumerate(shares)})
-
-    assert measure.certain([row(True, .51, .56), row(True, .5), row(False, .7), dict(attributes={})]) == (2, 1)
+    """Of two attributes, one of which is off by 6 points."""
+    said = measure.claims([dict(way=measure.CLAIM, off=off) for off in ([1.0, 6.0], [4.9])] + [dict(way="calibrate")])
+    assert said.startswith("2 calibrations") and "farther off in 1 of them" in said and "by up to 6.0 points" in said
