@@ -9,7 +9,7 @@ from ..core.study.passes import JUDGES_ERR, in_order
 from ..core.calibration.labelled import Labelled, corrected, given_back
 from ..core.calibration.standing import Standing, of_shares
 from ..core.errors import DebiasError
-from ..core.report.chart import chart_shares
+from ..core.report.prompt_chart import share_chart
 from . import messages
 from .folder import changed, labelled_folder
 from .judge import checks_of
@@ -83,7 +83,7 @@ class DebiasAudit(io.ComfyNode):
             notes.append(corrected(both, by_hand))
         changes = [line for passage in in_order(*both).passages for line in passage.lines] if both[1:] else []
         found, was = ([side.distribution(i) for i in range(len(attributes))] for side in (labelled, both[0]))
-        charts = [chart_shares(a.names, *((b, d) if both[1:] else (d, None)), title or a.name)
+        charts = [share_chart(a, of_shares(b), of_shares(d) if both[1:] else None, title or a.name, (BEFORE, AFTER))
                   for a, d, b in zip(attributes, found, was)]
         warnings = warnings_of(labelled, unreadable)
         text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)), *changes,

@@ -1,6 +1,6 @@
-"""Charts and contact sheets, as images for hosts and as SVG for the report.
+"""What charts and contact sheets are drawn with, as images for hosts and as SVG for the report.
 
-Charts are drawn with Pillow alone, because hosts need not have matplotlib; in the report they are SVG of
+Images are drawn with Pillow alone, because hosts need not have matplotlib; in the report charts are SVG of
 the same shapes, so that they are sharp, follow a dark page, and show any script that the browser has.
 """
 from __future__ import annotations
@@ -15,25 +15,19 @@ from typing import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Resampling
 
-from ..distribution import Distribution
 from ..errors import DebiasError
 
 # Before and after are Okabe and Ito's vermilion and blue (2008), their orange and sky blue on dark: safe for the
 # colour-blind.
 LIGHT = dict(back="#ffffff", text="#1f2328", muted="#59636e", grid="#dfe3e8", band="#eef1f4", before="#d55e00",
-             after="#0072b2")
-DARK = dict(back="#161b22", text="#e6edf3", muted="#9aa4af", grid="#30363d", band="#21272f", before="#e69f00",
-            after="#56b4e9")
+             after="#0072b2", was="#6e7781", pale="#d0d7de", rest="#aab2bb", loud="#b35900", g0="#0072b2",
+             g1="#e69f00", g2="#009e73", g3="#cc79a7", g4="#56b4e9", g5="#b8a200", g6="#d55e00", g7="#7a5195")
+DARK = {**LIGHT, **dict(
+    back="#161b22", text="#e6edf3", muted="#9aa4af", grid="#30363d", band="#21272f", before="#e69f00", after="#56b4e9",
+    was="#9aa4af", pale="#3d444d", rest="#6e7781", loud="#e69f00", g0="#2f8fd0", g7="#a78bd0")}
 # For what Pillow's own font lacks; the first that is installed is taken.
 SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Hiragino Sans GB.ttc", "DejaVuSans.ttf", "arial.ttf")
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-WIDE = 640  # a chart in CSS pixels
-
-
-def chart_shares(names: Sequence[str], before: Distribution, after: Distribution | None = None, title: str = "",
-                 dark: bool = False) -> Image.Image:
-    """Bars of every group's share with 95 % intervals, before and after, against the target. RGB, 1344 pixels wide."""
-    return shares_scene(names, before, after, title).image(DARK if dark else LIGHT)
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 8, captions: Sequence[str] | None = None,
@@ -136,54 +130,6 @@ class Scene:
                 x, y, text, points, color, anchor = s
                 _write(canvas, x * scale, y * scale, text, points * scale, palette[color], anchor)
         return ImageOps.expand(canvas, margin * scale, palette["back"])
-
-
-def shares_scene(names: Sequence[str], before: Distribution, after: Distribution | None, title: str = "",
-                 width: int = WIDE) -> Scene:
-    """What `chart_shares` draws, `width` CSS pixels wide."""
-    measured = [(d, color) for d, color in ((before, "before"), (after, "after")) if d is not None]
-    top = max([high for d, _ in measured for _, high in d.intervals] + list(before.target))
-    step = next(s for s in (0.05, 0.1, 0.2, 0.25) if top <= 5 * s or s == 0.25)
-    limit = math.ceil(top / step - 1e-9) * step
-    bar, space, foot = 14, 16, 26
-    row = len(measured) * (bar + 3) + space
-    names = [_shortened(name, 0.3 * width, 14) for name in names]
-    left, right = max(_length(name, 14) for name in names) + 14, width - 122
-
-    scene = Scene(width, 0)
-    y = _title(scene, title)
-    words = ["without guidance", "with the profile"] if after is not None else ["measured"]
-    legend = [("box", color, f"{word} ({d.n} images)") for (d, color), word in zip(measured, words)]
-    y = _legend(scene, y, [*legend, ("dash", "text", "target"), ("whisker", "text", "95 % interval")])
-    bottom = y + len(names) * row
-    scene.height = bottom + foot
-
-    def at(share: float) -> float:
-        return left + (right - left) * share / limit
-
-    for i in range(round(limit / step) + 1):
-        scene.line(at(i * step), y, at(i * step), bottom, "grid")
-        scene.text(at(i * step), bottom + 14, f"{100 * i * step:.0f} %", "muted", 12, "m")
-    for k, name in enumerate(names):
-        first = y + k * row + space / 2
-        scene.text(left - 12, first + (row - space - 3) / 2, name, "text", 14, "r")
-        for b, (d, color) in enumerate(measured):
-            start = first + b * (bar + 3)
-            scene.box(left, start, at(d.shares[k]) - left, bar, color)
-            scene.whisker(at(d.intervals[k][0]), at(d.intervals[k][1]), start + bar / 2, "text", halo=1)
-            scene.text(width - 58, start + bar / 2, percent(d.shares[k]), "text", 13, "r")
-            low, high = (f"{100 * edge:.0f}" for edge in d.intervals[k])
-            scene.text(width, start + bar / 2, f"{low}-{high}", "muted", 12, "r")
-        scene.line(at(before.target[k]), first - 4, at(before.target[k]), first + row - space + 1, "text", 2, 2.5, 1)
-    scene.line(left, y, left, bottom, "muted")
-    return scene
-
-
-def _title(scene: Scene, title: str) -> float:
-    """Draw the title, where there is one, and return what comes below it."""
-    if title:
-        scene.text(0, 12, _shortened(title, scene.width, 16), "text", 16)
-    return 30 if title else 2
 
 
 def _legend(scene: Scene, y: float, items: Sequence[tuple[str, str, str]]) -> float:

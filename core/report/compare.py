@@ -76,7 +76,7 @@ def compared(c: Comparison) -> dict:
         second=f"In {c.differ} of {n} prompts the two differ by more than chance explains; for two equal models, that "
                f"would be about {0.05 * n:.0f}." if n > 1 else
                f"Chance {'does not explain' if c.differ else 'explains'} the difference.",
-        charts=charts(f, [(one.label, (one.was, other.was)) for one, other in ranked],
+        charts=charts(f.attribute, f.order, [(one.label, (one.was, other.was)) for one, other in ranked],
                        [("loud", "A, as it is"), ("after", "B, as it is")],
                        f"{name}, A beside B, by prompt", f.attribute.target if same else None, beside=True),
         means=(heads, rows), table=table,

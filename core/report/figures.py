@@ -46,6 +46,7 @@ CARD = _object(
     setting={"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}},
     sets=_list(_SET, minItems=1, maxItems=10_000),
     cost=_object(images=COUNT, seconds=SECONDS, evaluations=_or_null(_whole(0, 10**15))))
+MOST_GROUPS = 8  # that a chart tells apart
 AGAIN = "Restore the file, or make the card again."
 
 
@@ -195,6 +196,11 @@ class Figures:
         """The group that the model as it is shows most, by its mean share."""
         return int(np.argmax(self.before.shares)) if self.before else 0
 
+    @cached_property
+    def order(self) -> list[int]:
+        """Groups that charts and tables show, as `shown_groups` puts them."""
+        return shown_groups(self.before.shares) if self.before else []
+
     def ranked(self) -> list[Row]:
         """As charts list them: by the share of the largest group, the largest first."""
         return sorted(self.rows, key=lambda row: -row.was.shares[self.largest])
@@ -285,6 +291,13 @@ def _distribution(m: Mapping) -> Distribution:
         return tuple(map(value, x)) if isinstance(x, list) else math.inf if x is None else x
 
     return Distribution(**{f.name: value(m[f.name]) for f in fields(Distribution) if f.name in m})
+
+
+def shown_groups(mean: Sequence[float]) -> list[int]:
+    """Groups that a chart tells apart, by their mean shares: the largest first, the others as they were declared."""
+    most = len(mean) if len(mean) <= MOST_GROUPS else MOST_GROUPS - 1
+    first, *others = np.argsort(-np.asarray(mean), kind="stable")[:most].tolist()
+    return [first, *sorted(others)]
 
 
 def _means(found: Sequence[tuple[Shares | None, Distribution | None, float]]) -> Means | None:

@@ -25,7 +25,7 @@ from ..files import write_atomic
 from ..judge.check import DISOBEYS, Check
 from ..profile.file import Entry, Profile
 from .chart import DARK, LIGHT, kl_words, percent
-from .prompt_chart import Line, charts, shown_groups
+from .prompt_chart import AS_IT_IS, MEASURED, Line, charts, series_of
 from .card import PICTURES, card_of
 from .compare import facts, versus
 from .figures import Figures, Row, check_card, figures
@@ -38,10 +38,6 @@ from .sheet import Sheet
 FIRST = 4      # attributes whose headlines stand at the top; of more, each has its own above its chart
 WORST = 4      # prompts of each attribute that are shown with images
 ALL = 8        # prompts of which images are shown whatever their shares
-MORE_LIGHT = dict(was="#6e7781", pale="#d0d7de", rest="#aab2bb", loud="#b35900", g0="#0072b2",
-                  g1="#e69f00", g2="#009e73", g3="#cc79a7", g4="#56b4e9", g5="#b8a200", g6="#d55e00", g7="#7a5195")
-MORE_DARK = {**MORE_LIGHT, **dict(was="#9aa4af", pale="#3d444d", rest="#6e7781", loud="#e69f00", g0="#2f8fd0",
-                                  g7="#a78bd0")}
 
 
 # Where a host serves a page, which could do there whatever the host's user can: it runs no script, asks
@@ -91,7 +87,7 @@ def _page(cards: Sequence[Mapping], versus: dict | None = None, profile: dict | 
           left_out: Sequence = ()) -> str:
     return _template().render(
         cards=[_all_of(card) for card in cards], versus=versus, profile=profile, labels=labels,
-        left_out=left_out, limits=LIMITS, light={**LIGHT, **MORE_LIGHT}, dark={**DARK, **MORE_DARK},
+        left_out=left_out, limits=LIMITS, light=LIGHT, dark=DARK,
         variables=lambda palette: Markup("".join(f"--{name}:{color};" for name, color in palette.items())))
 
 
@@ -154,10 +150,10 @@ def _attribute(f: Figures, own: Mapping) -> dict:
         return dict(**title, charts=None)
     title["said"] = unbroken(f"{headline(f)} {second_line(f)}")
     lines: list[Line] = [(row.label, (row.was, row.now) if f.after else (row.was,)) for row in f.ranked()]
-    series = [("was", "as the model is"), ("after", "with the profile")] if f.after else [("after", "measured")]
+    series = series_of(AS_IT_IS if f.after else MEASURED)
     what = f"{'Share of ' + people_of(f.attribute, f.largest) if len(f.attribute.groups) == 2 else 'Shares'} by prompt"
     return dict(
-        **title, charts=charts(f, lines, series, what, f.attribute.target), what=what,
+        **title, charts=charts(f.attribute, f.order, lines, series, what, f.attribute.target), what=what,
         summary=_summary(f, own), heads=_heads(f), rows=_table(f),
         corrected=any(row.before.corrected for row in f.rows),
         expected=any(row.now and not (row.after and row.now.images == row.after.n) for row in f.rows))
@@ -188,14 +184,14 @@ def _summary(f: Figures, own: Mapping) -> tuple[list[str], list[list[str]]]:
 
 
 def _heads(f: Figures) -> list[str]:
-    shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
+    shown = [f.largest] if len(f.attribute.groups) == 2 else f.order
     return ["Prompt", *(["When"] if f.after else []), *(short(f.attribute.names[g]) for g in shown), "Images",
             "Deviation ratio", "KL", "Noise floor", *(["Verdict"] if f.after else [])]
 
 
 def _table(f: Figures) -> list[tuple[str, list[list[str]]]]:
     """Every prompt: (its text, a line as the model is and, where there is a profile, one with it)."""
-    shown = [f.largest] if len(f.attribute.groups) == 2 else shown_groups(f)
+    shown = [f.largest] if len(f.attribute.groups) == 2 else f.order
 
     def line(when: str, shares: Shares | None, d: Distribution | None, floor: float, verdict: str) -> list[str]:
         cells = [share_words(shares, g) for g in shown] if shares else ["not measured"] + [""] * (len(shown) - 1)

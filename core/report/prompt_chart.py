@@ -1,25 +1,26 @@
-"""Charts of a bias card: a row a prompt."""
+"""Charts of shares: a row per prompt, for reports and cards; of one prompt an image, for hosts."""
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from markupsafe import Markup, escape
+from PIL import Image
 
+from ..attribute import Attribute
 from ..calibration.standing import Shares
 from ..errors import short
-from .chart import Scene, _legend, _length, _shortened, percent
-from .figures import Figures
+from .chart import LIGHT, Scene, _legend, _length, _shortened, percent
+from .figures import shown_groups
 from .words import people_of
 
 MOST_ROWS = 40  # of a chart; a longer list is set smaller, in charts of at most TIGHT rows that fit a printed page
 TIGHT = 50
-MOST_GROUPS = 8  # that a chart tells apart
 
 Line = tuple[str, Sequence[Shares | None]]  # a prompt's label, and what each series shows of it
 Series = Sequence[tuple[str, str]]          # their colours and words
+AS_IT_IS, MEASURED = ("as the model is", "with the profile"), ("measured",)
 WHISKER = ("whisker", "text", "95 % interval")
 
 
@@ -37,22 +38,33 @@ class Look:
 FEW, MANY = Look(560, 13, 21, 7, 4.2, 8), Look(460, 10.5, 13, 3, 3, 5)
 
 
-def charts(f: Figures, lines: Sequence[Line], series: Series, what: str, target: Sequence[float] | None,
-            beside: bool = False) -> list[Markup]:
-    """Charts of an attribute: one or, of many prompts, an even number of small ones. `beside`: the series are two
-    models."""
+def share_chart(attribute: Attribute, was: Shares, now: Shares | None = None, label: str = "",
+                words: Sequence[str] = AS_IT_IS) -> Image.Image:
+    """The report's chart of one prompt as an image, RGB; `words` name what was measured before and now."""
+    return _scene(attribute, shown_groups(was.shares), [(label, (was, now) if now else (was,))],
+                  series_of(words if now else MEASURED), attribute.target, FEW).image(LIGHT)
+
+
+def series_of(words: Sequence[str]) -> Series:
+    """Their colours: grey for what was, blue for what is."""
+    return list(zip(("was", "after")[-len(words):], words))
+
+
+def charts(attribute: Attribute, order: Sequence[int], lines: Sequence[Line], series: Series, what: str,
+           target: Sequence[float] | None, beside: bool = False) -> list[Markup]:
+    """Charts of an attribute: one or, of many prompts, an even number of small ones. `order` as `shown_groups` gives
+    it; `beside`: the series are two models."""
     count = 1 if len(lines) <= MOST_ROWS else 2 * math.ceil(len(lines) / (2 * TIGHT))
     size, look = math.ceil(len(lines) / count), FEW if count == 1 else MANY
     found = []
     for at in range(0, len(lines), size):
         part = lines[at:at + size]
-        scene = _dots(f, part, series, target, look, beside) if len(f.attribute.groups) == 2 else \
-            _stacks(f, part, series, target, look)
+        scene = _scene(attribute, order, part, series, target, look, beside)
         title = what if count == 1 else f"{what}, {at + 1} to {at + len(part)} of {len(lines)}"
-        first, last = (f"{label} {percent(shown[0].shares[f.largest])}" if shown[0] else label
+        first, last = (f"{label} {percent(shown[0].shares[order[0]])}" if shown[0] else label
                        for label, shown in (part[0], part[-1]))
         found.append(_svg(scene, title, "One row per prompt, sorted by the share of "
-                                        f"{short(f.attribute.names[f.largest])}: the first is {first}, the last "
+                                        f"{short(attribute.names[order[0]])}: the first is {first}, the last "
                                         f"{last}. Every figure is in the table below."))
     return found
 
@@ -68,11 +80,17 @@ def _named(lines: Sequence[Line], look: Look) -> tuple[float, list[str]]:
     return max(_length(label, look.font) for label in [*labels, "target"]) + 10, labels
 
 
-def _dots(f: Figures, lines: Sequence[Line], series: Series, target: Sequence[float] | None, look: Look, beside: bool
-          ) -> Scene:
+def _scene(attribute: Attribute, order: Sequence[int], lines: Sequence[Line], series: Series,
+           target: Sequence[float] | None, look: Look, beside: bool = False) -> Scene:
+    return _dots(attribute, order[0], lines, series, target, look, beside) if len(attribute.groups) == 2 else \
+        _stacks(attribute, order, lines, series, target, look)
+
+
+def _dots(attribute: Attribute, k: int, lines: Sequence[Line], series: Series, target: Sequence[float] | None,
+          look: Look, beside: bool) -> Scene:
     """Of two groups: the share of the larger one, a dot with its interval. A bar says how far the model is from the
     target or, of two models, from the other one."""
-    k, scene, column = f.largest, Scene(look.width, 0), 3.9 * look.font
+    scene, column = Scene(look.width, 0), 3.9 * look.font
     marks = [] if target is None else [("dash", "text", "target")]
     y = _legend(scene, 2, [*(("dot", color, words) for color, words in series), WHISKER, *marks])
     left, labels = _named(lines, look)
@@ -81,7 +99,7 @@ def _dots(f: Figures, lines: Sequence[Line], series: Series, target: Sequence[fl
     def at(share: float) -> float:
         return left + (right - left) * share
 
-    low_end, high_end = (_shortened(f"all {people_of(f.attribute, g)}", (right - left) / 2 - 30, 12)
+    low_end, high_end = (_shortened(f"all {people_of(attribute, g)}", (right - left) / 2 - 30, 12)
                          for g in (1 - k, k))
     scene.text(left, y + 6, f"\N{LEFTWARDS ARROW} {low_end}", "muted", 12)
     scene.text(right, y + 6, f"{high_end} \N{RIGHTWARDS ARROW}", "muted", 12, "r")
@@ -110,11 +128,12 @@ def _dots(f: Figures, lines: Sequence[Line], series: Series, target: Sequence[fl
     return scene
 
 
-def _stacks(f: Figures, lines: Sequence[Line], series: Series, target: Sequence[float] | None, look: Look) -> Scene:
+def _stacks(attribute: Attribute, order: Sequence[int], lines: Sequence[Line], series: Series,
+            target: Sequence[float] | None, look: Look) -> Scene:
     """Of more groups: bars of all shares, the largest group first, with its interval; a panel a series."""
-    k, order, scene = f.largest, shown_groups(f), Scene(look.width, 0)
-    names = [_shortened(f.attribute.names[g], 180, 12) for g in order]
-    rest = len(f.attribute.groups) - len(order)
+    k, scene = order[0], Scene(look.width, 0)
+    names = [_shortened(attribute.names[g], 180, 12) for g in order]
+    rest = len(attribute.groups) - len(order)
     y = _legend(scene, 2, [
         *(("box", f"g{number}", name) for number, name in enumerate(names)),
         *([("box", "rest", f"{rest} other groups")] if rest else []), ("whisker", "text", f"95 % interval, {names[0]}"),
@@ -151,14 +170,6 @@ def _stacks(f: Figures, lines: Sequence[Line], series: Series, target: Sequence[
             scene.line(at(target[k]), top - 3, at(target[k]), bottom, "text", 1.5, 3, halo=0.7)
     scene.height = bottom + 22
     return scene
-
-
-def shown_groups(f: Figures) -> list[int]:
-    """Groups that a chart tells apart: the largest first, the others as they were declared."""
-    mean = np.array(f.before.shares) if f.before else np.zeros(len(f.attribute.groups))
-    most = len(mean) if len(mean) <= MOST_GROUPS else MOST_GROUPS - 1
-    kept = np.argsort(-mean, kind="stable")[:most].tolist()
-    return [f.largest, *(g for g in range(len(mean)) if g in kept and g != f.largest)]
 
 
 def _stack(scene: Scene, at: Callable[[float], float], edge: float, row: float, shares: Sequence[float],

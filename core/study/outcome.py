@@ -12,9 +12,10 @@ from PIL import Image
 from ..attribute import Attribute
 from ..calibration.labelled import Labelled, left_out
 from ..profile.file import Profile
-from ..report.chart import chart_shares, contact_sheet
+from ..report.chart import contact_sheet
 from ..report.look import look_page
 from ..report.page import report_page
+from ..report.prompt_chart import share_chart
 from ..report.summary import summary
 from ..calibration.loop import Calibration
 from ..calibration.round import HELD_OUT, PROOF, Round
@@ -95,10 +96,9 @@ class Outcome:
         """By file name, the shares of every prompt and attribute."""
         charts, names = {}, iter(chart_names([c.attributes for c in self.measured]))
         for c in self.measured:
-            for i, a in enumerate(c.attributes):
-                name = next(names)
-                after = c.distribution(c.held_out, i) if c.held_out else None
-                charts[f"shares-{name}.png"] = chart_shares(a.names, c.distribution(c.audit, i), after, c.prompt)
+            for a, s in zip(c.attributes, standings(c), strict=True):
+                assert s.was is not None  # it is among those whose audit was classified
+                charts[f"shares-{next(names)}.png"] = share_chart(a, s.was, s.now, c.prompt)
         return charts
 
     def contact_sheets(self) -> dict[str, Image.Image]:

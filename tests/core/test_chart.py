@@ -6,10 +6,13 @@ import pytest
 from PIL import ImageFont
 from test_report import pictures
 
-from sd_debias.core.attribute import GENDER
+from sd_debias.core.attribute import AGE, GENDER, Attribute, Group
+from sd_debias.core.calibration.standing import of_shares
 from sd_debias.core.distribution import summarise
-from sd_debias.core.report import chart
-from sd_debias.core.report.chart import DARK, LIGHT, chart_shares, contact_sheet
+from sd_debias.core.report import chart, prompt_chart
+from sd_debias.core.report.chart import LIGHT, contact_sheet
+from sd_debias.core.report.figures import shown_groups
+from sd_debias.core.report.prompt_chart import share_chart
 from sd_debias.core.report.sheet import side_by_side
 
 BEFORE, AFTER = summarise([80, 20], GENDER.target), summarise([52, 48], GENDER.target)
@@ -38,23 +41,31 @@ def pixels(image, color):
     return int((np.asarray(image) == [int(color[i:i + 2], 16) for i in (1, 3, 5)]).all(-1).sum())
 
 
-def test_bars_are_as_long_as_their_shares():
-    for d in (BEFORE, AFTER, summarise([100, 0], GENDER.target)):  # nobody is no bar at all
-        scene = chart.shares_scene(GENDER.names, d, None)
-        _, men, women = (s[2] for kind, *s in scene.shapes if kind == "box")
-        assert women / men == pytest.approx(d.shares[1] / d.shares[0])
-    image = chart_shares(GENDER.names, BEFORE, AFTER)
-    assert pixels(image, LIGHT["before"]) > 10_000 and image.mode == "RGB" and image.width == 1344
-    assert pixels(chart_shares(GENDER.names, BEFORE), LIGHT["after"]) == 0
-    assert pixels(chart_shares(GENDER.names, BEFORE, AFTER, dark=True), DARK["after"]) > 10_000
+def scene(attribute, was, now=None, label=""):
+    lines = [(label, (of_shares(was), now and of_shares(now)) if now else (of_shares(was),))]
+    series = prompt_chart.series_of(prompt_chart.AS_IT_IS if now else prompt_chart.MEASURED)
+    return prompt_chart._scene(attribute, shown_groups(was.shares), lines, series, attribute.target, prompt_chart.FEW)
 
 
-@pytest.mark.parametrize("width, groups", [(chart.WIDE, 2), (chart.WIDE, 12), (500, 12), (500, 5)])
-def test_labels_neither_overlap_nor_leave_the_chart(width, groups):
-    names = [f"group number {k} with a name that is much longer than there is room for" for k in range(groups)]
-    d = summarise([90] + [1] * (groups - 1), [1 / groups] * groups)
-    title = "a title that is too long for the width of one line " * 3
-    assert_readable(chart.shares_scene(names, d, d, title, width))
+def test_dots_stand_at_their_shares_and_stacks_are_as_long():
+    found = scene(GENDER, BEFORE, AFTER)
+    axis = [s[0] for kind, *s in found.shapes if kind == "line" and s[5] == "grid"]
+    low, high, dots = min(axis), max(axis), [s[0] for kind, *s in found.shapes if kind == "dot"]
+    assert [(x - low) / (high - low) for x in dots[-2:]] == pytest.approx([0.8, 0.52])
+    image = share_chart(GENDER, of_shares(BEFORE), of_shares(AFTER), "a photo of a doctor")
+    assert pixels(image, LIGHT["after"]) > 50 and image.mode == "RGB" and image.width == 1184
+    assert pixels(image, LIGHT["was"]) > 100 > pixels(share_chart(GENDER, of_shares(BEFORE)), LIGHT["was"])
+    shares = summarise([50, 30, 20], AGE.target)
+    boxes = [s[2] for kind, *s in scene(AGE, shares).shapes if kind == "box" and s[3] > 12][-3:]
+    assert [width / sum(boxes) for width in boxes] == pytest.approx([0.5, 0.3, 0.2])
+
+
+@pytest.mark.parametrize("groups", [2, 5, 12])
+def test_labels_neither_overlap_nor_leave_the_chart(groups):
+    long = "with a name that is much longer than there is room for"
+    several = Attribute("own", tuple(Group(f"group number {k} {long}") for k in range(groups)))
+    d = summarise([90] + [1] * (groups - 1), several.target)
+    assert_readable(scene(several, d, d, "a prompt that is too long for the width of one line " * 3))
 
 
 @pytest.fixture
@@ -72,9 +83,9 @@ def no_fonts(monkeypatch):
 
 
 def test_charts_are_drawn_where_there_is_only_a_font_of_one_size(no_fonts):
-    scene = chart.shares_scene(["man", "医生 Ärztin"], BEFORE, AFTER, "title")
-    assert_readable(scene)
-    assert pixels(scene.image(LIGHT), LIGHT["text"]) > 500
+    found = scene(Attribute("own", (Group("man"), Group("医生 Ärztin"))), BEFORE, AFTER, "title")
+    assert_readable(found)
+    assert pixels(found.image(LIGHT), LIGHT["text"]) > 100
 
 
 def test_a_contact_sheet_has_a_cell_for_every_picture_in_order():

@@ -28,9 +28,10 @@ def prompt(text):
     bare(text)
 
 def chart(text):
-    from sd_debias.core.distribution import summarise
-    from sd_debias.core.report.chart import chart_shares
-    chart_shares(["man", text], summarise([50, 50], [0.5, 0.5]), title=text)
+    from sd_debias.core.attribute import GENDER
+    from sd_debias.core.calibration.standing import Shares
+    from sd_debias.core.report.prompt_chart import share_chart
+    share_chart(GENDER, Shares((0.5, 0.5), ((0.4, 0.6), (0.4, 0.6)), 100), label=text)
 
 for text in eval(sys.argv[3]):
     globals()[sys.argv[2]](text)
