@@ -26,7 +26,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from harness import HELD_OUT, TEST_SEED
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from faces_world import build, faces, world
+from faces_world import build, faces, looks, world
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned, seeds_of
@@ -47,7 +47,7 @@ SUFFIX, BALANCE, NORMAL, PAPER = "random suffix", "balance", "calibrate", "calib
 CHECKED = "calibrate, the judge checked"
 WAYS = (SUFFIX, BALANCE, NORMAL, CHECKED, PAPER)
 TWO_JUDGES = ("gender", "age")  # on these the judge and that of the labels differ
-JUDGES, STEERED, PUSHED = "judges", "steered", 50  # images of each push
+JUDGES, LOOKS, STEERED, PUSHED = "judges", "looks", "steered", 50  # images of each push
 # Published methods, on gender and tones of occupations that taught them nothing (benchmarks/peers.py).
 PEERS = ("SEGA, toward alone", "UCE's loop", "EquiSteer", "Embedding Arithmetic", "FairImagen, as published")
 CLAIM, MANY = "claim", 2000  # images that show a certain calibration's shares to about 2 points
@@ -156,6 +156,9 @@ def measure(job: dict) -> tuple[dict, str]:
     """One occupation, one case, one way, and its test."""
     if job["way"] == JUDGES:
         return dict(confusion=judged(harness.bench.work)), "counted"
+    if job["way"] == LOOKS:
+        found = looks.looked(harness.bench.work)
+        return dict(looks=found), looks.said(found)
     bench, attributes, prompt = harness.bench, CASES.get(job["case"], ()), world.prompt(job["occupation"])
     first = seeds_of(prompt)
     seeds = range(first + FRESH, first + FRESH + HELD_OUT)
@@ -280,6 +283,8 @@ together, and the least and most of an occupation, of {PUSHED} images each. "Out
 
 {claims(results)}
 
+{next((looks.said(r["looks"]) for r in results if r["way"] == LOOKS), "")}
+
 "The judge checked": its shares are corrected by a check, on the {build.JUDGED} faces of the first table, against the labels' own judge. It aims at what that judge sees, so read "outside".
 So small a check leaves so much open that none of these called itself certain. "No glasses" is the prompt itself, so glasses can only become more frequent.
 A profile leaves a prompt that says a group alone, so such prompts are obeyed as the second table says. Peers stay on: by them, images show the group that
@@ -299,7 +304,7 @@ def main() -> None:
     parser.add_argument("world", type=Path, metavar="WORK", help="folder of faces_world.build")
     parser.add_argument("--only", choices=tuple(CASES), help="one case")
     options = parser.parse_args()
-    jobs = [dict(case=JUDGES, way=JUDGES, occupation=world.OCCUPATIONS[0])]
+    jobs = [dict(case=way, way=way, occupation=world.OCCUPATIONS[0]) for way in (JUDGES, LOOKS)]
     jobs += [dict(case=STEERED, way=STEERED, occupation=subject) for subject in world.OCCUPATIONS]
     jobs += [dict(case=case, way=way, occupation=subject) for ways in ((BALANCE, NORMAL), (SUFFIX, PAPER)) for case in CASES
              for subject in world.OCCUPATIONS for way in ways if options.only in (None, case)]
