@@ -134,6 +134,12 @@ def preprocess(processor: Any, arrays: Sequence[np.ndarray], model: torch.nn.Mod
     from PIL import Image
 
     # As PIL images the channel axis cannot be mistaken, whatever the size and the version of transformers.
-    inputs = processor(images=[Image.fromarray(array) for array in arrays], return_tensors="pt")
+    try:
+        inputs = processor(images=[Image.fromarray(array) for array in arrays], return_tensors="pt")
+    except ValueError as error:
+        if len({array.shape for array in arrays}) == 1:
+            raise
+        raise DebiasError("This judge takes images of one size, and these differ, as faces that are cut out do. Set "
+                          "\"do_resize\": true and its size in the judge's preprocessor_config.json.") from error
     return {key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
             for key, value in inputs.items()}

