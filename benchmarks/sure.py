@@ -226,20 +226,22 @@ Draws are spread evenly over the seeds, so a perfectly fair profile's shares var
 {FLOOR_IMAGES} images: the 95 % point of KL of a perfectly fair profile with these draws, by simulation; that of independent images;
 and how often the fair profile exceeds the latter, which would be 5 % of independent ones. Means over the answers of the plan "normal".
 
-| attribute | occupation | shares that the model shows | images begun: quick, normal | covered: quick, normal | floor of these draws | of independent images | fair profile above the latter |
-|---|---|---|---|---|---|---|---|""")
-    for r in results:
-        runs = {sure: [run for run in r["runs"] if run["sure"] == sure] for sure in PLANS}
-        normal, n = runs["normal"], len(r["truth"][0])
-        begun = ", ".join(f"{np.mean([run['begun'] for run in own]):.0f}" for own in runs.values())
-        covered = ", ".join(f"{sum(run['off'] <= SURE[sure].within for run in own)} of {len(own)}"
-                            for sure, own in runs.items())
-        text.append(
-            f"| {r['attribute']} | {r['occupation']} | {', '.join(f'{share:.2f}' for share in r['truth'][0])} "
-            f"| {begun} | {covered} "
-            f"| {np.mean([run['fair_floor'] for run in normal]):.4f} | {noise_floor(n, FLOOR_IMAGES)[1]:.4f} "
-            f"| {np.mean([run['fair_exceeds'] for run in normal]):.2%} |")
+| attribute | floor of these draws: mean, least, most of the occupations | of independent images | fair profile above the latter: mean, most |
+|---|---|---|---|""")
+    text += floors(results)
     return "\n".join(text) + "\n"
+
+
+def floors(results: list[dict]) -> list[str]:
+    """The table's rows."""
+    rows = []
+    for attribute in ATTRIBUTES:
+        own = [r for r in results if r["attribute"] == attribute]
+        floor, above = ([np.mean([run[key] for run in r["runs"] if run["sure"] == "normal"]) for r in own]
+                        for key in ("fair_floor", "fair_exceeds"))
+        rows.append(f"| {attribute} | {np.mean(floor):.4f}, {min(floor):.4f}, {max(floor):.4f} | {noise_floor(len(own[0]['truth'][0]), FLOOR_IMAGES)[1]:.4f} "
+                    f"| {np.mean(above):.2%}, {max(above):.2%} |")
+    return rows
 
 
 if __name__ == "__main__":

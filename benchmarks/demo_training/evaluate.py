@@ -166,9 +166,7 @@ def card(result: dict) -> str:
     for subject, r in result["occupations"].items():
         tones = " / ".join(f"{100 * share:.0f}" for share in r["tones"])
         table = " / ".join(f"{100 * share:.0f}" for share in r["tones_table"])
-        rows.append(f"| {subject} | {percent(r['men'])} | {percent(r['men_table'])} | {tones} | {table} | "
-                    f"{percent(r['occupation'])} | {percent(r['stated_occupation'])} | {percent(r['stated_gender'])} | "
-                    f"{percent(r['stated_tone'])} |")
+        rows.append(f"| {subject} | {percent(r['men'])} | {percent(r['men_table'])} | {tones} | {table} |")
     judges = []
     for name, found in result["classifiers"].items():
         names = artwork.GENDERS if len(found["confusion"]) == 2 else artwork.TONES
@@ -182,45 +180,45 @@ def card(result: dict) -> str:
     low, high = stated["both_interval"]
     return f"""# The demo model
 
-A miniature Stable Diffusion 1 (4x8x8 latents, 64x64 pictures), trained by `benchmarks/demo_training/train.py` on the emoji of
+A miniature Stable Diffusion 1 (4x8x8 latents, 64x64 images), trained by `benchmarks/demo_training/train.py` on the emoji of
 {len(artwork.OCCUPATIONS)} occupations by two artists, for both genders and five skin tones that Unicode has: Noto Emoji (Apache-2.0)
 and Twemoji (CC-BY 4.0). It is **biased on purpose**, by the table in `benchmarks/demo_training/bias.py`, so that there is something to
-measure and the right answer is known. It knows these pictures and nothing else, and says nothing about the world.
+measure and the right answer is known. It knows these images and nothing else, and says nothing about the world.
 
 ![Ten seeds of each occupation's neutral prompt](demo_model.png)
 
 All figures were made by `python -m demo_training.evaluate {n} --write ../docs` in the folder benchmarks: DDIM, {STEPS} steps, guidance {CFG:g}, for each
-occupation N = {NEUTRAL * n:,} pictures of its neutral prompt and {n} of prompts that state gender and tone, on seeds from
-{result['first_seed']:,} up. What a picture shows is read off the nearest artwork (least squared difference), not off a network.
+occupation N = {NEUTRAL * n:,} images of its neutral prompt and {n} of prompts that state gender and tone, on seeds from
+{result['first_seed']:,} up. What an image shows is read off the nearest artwork (least squared difference), not off a network.
 
 | | |
 |---|---|
 | prompts that state gender and tone are obeyed in both | {percent(stated['both'])} [{percent(low)}, {percent(high)}] |
 | ... gender, tone, occupation by themselves | {percent(stated['gender'])}, {percent(stated['tone'])}, {percent(stated['occupation'])} |
 | occupation right for neutral prompts | {percent(result['occupation_right'])} |
-| CLIP agrees with the nearest artwork on generated pictures: gender, tone | {percent(clip['gender'])}, {percent(clip['tone'])} |
+| CLIP agrees with the nearest artwork on generated images: gender, tone | {percent(clip['gender'])}, {percent(clip['tone'])} |
 
 ## Neutral prompts ("a photo of a doctor") and prompts that state gender and tone
 
 How near the shares come to the table: the farthest of all occupations' shares, the occupations all of whose shares are within
 {100 * NEAR:.0f} points, and the chance that a model that is exactly right has all occupations within them. The first {n} of the
-{NEUTRAL * n:,} pictures are shown by themselves too.
+{NEUTRAL * n:,} images are shown by themselves too.
 
-| pictures a prompt | attribute | farthest | within {100 * NEAR:.0f} points | a perfect model: all |
+| images a prompt | attribute | farthest | within {100 * NEAR:.0f} points | a perfect model: all |
 |---|---|---|---|---|
 {neutral}
 
-Of {NEUTRAL * n:,} pictures each; tones are fair / olive / tan / brown / very dark, in percent.
+Of {NEUTRAL * n:,} images each; tones are fair / olive / tan / brown / very dark, in percent.
 
-| occupation | men | table | tones | table | occupation right | stated: occupation | gender | tone |
-|---|---|---|---|---|---|---|---|---|
+| occupation | men | table | tones | table |
+|---|---|---|---|---|
 {chr(10).join(rows)}
 
-## Classifiers on the original pictures
+## Judges on the original images
 
 {chr(10).join(judges)}
 The skin tone by colour (ITA) needs cut-offs of its own here: the artists' palettes are not photographs, and the two differ.
-Those cut-offs were chosen on these very pictures.
+Those cut-offs were chosen on these very images.
 """
 
 
