@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
+@pytest.mark.slow
 def test_a_whole_host_in_one_page_calibrates_and_applies():
     done = subprocess.run([sys.executable, str(EXAMPLES / "toy_host.py")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

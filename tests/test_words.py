@@ -1,6 +1,7 @@
 """One word for one thing (docs/glossary.md), in everything that a user reads."""
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,21 +17,23 @@ OTHERS = {
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|\bmodels/\w+|\{[^{}]*\}|(?<=\")\w+(?=\")|(?<=')\w+(?=')", re.DOTALL)
 
 
+@cache
 def pages():
     """(name, text) of each page for users and of each message and label of the product."""
     found = [*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "web" / "docs").glob("*.md"),
              *(ROOT / "core" / "report").glob("*.html")]
-    yield from ((path.name, path.read_text("utf-8")) for path in found if path.name != "api.md")
+    result = [(path.name, path.read_text("utf-8")) for path in found if path.name != "api.md"]
     messages = (ROOT / "tests" / "messages.txt").read_text("utf-8").splitlines()
-    yield "messages.txt", "\n".join(line.partition(": ")[2] for line in messages)
+    result.append(("messages.txt", "\n".join(line.partition(": ")[2] for line in messages)))
     for path in (path for room in PRODUCT for path in sorted((ROOT / room).rglob("*.py"))):
         tree = ast.parse(path.read_text("utf-8"))
         docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(
             node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and node.body and isinstance(node.body[0], ast.Expr)}
-        yield path.name, "\n".join(
+        result.append((path.name, "\n".join(
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)
             and isinstance(node.value, str) and id(node) not in docstrings
-            and (" " in node.value or node.value[:1].isupper()))  # a label may be one word
+            and (" " in node.value or node.value[:1].isupper()))))  # a label may be one word
+    return result
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -99,6 +99,7 @@ class Neighbours(Model):
         return np.tile(shares / shares.sum(), (6, 1))
 
 
+@pytest.mark.slow
 def test_five_groups_that_answer_for_each_other_are_not_thrown_to_one_end():
     """One slope for all threw them from [.52 .15 .14 .12 .07] to [0 0 0 .03 .97] in the first round."""
     target, first, last = np.full(5, 0.2), [], []
@@ -220,6 +221,7 @@ def calibrated(model, method, attribute=GENDER, sure="normal"):
 LINEAR = Method("embedding", spend="shift", guidance=SafeLatentGuidance(linear=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, men, most, runs", [
     pytest.param(Method(), 0.6, 380, 30, marks=pytest.mark.slow), (Method(), 0.8, 220, 20),
     pytest.param(Method(), 0.95, 130, 30, marks=pytest.mark.slow),

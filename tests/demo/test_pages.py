@@ -9,6 +9,7 @@ PAGES = {"faces_world": "faces_world.measure", **{name: name for name in (
     "balance", "coverage", "effect", "paper", "peers", "robustness", "settings", "variety", "windows", "wordings")}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_what_its_rows_say(name, tmp_path):
     made = importlib.import_module(PAGES[name])

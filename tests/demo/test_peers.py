@@ -70,6 +70,7 @@ def test_embedding_arithmetic_of_strength_one_is_the_groups_text_on_average(benc
     assert torch.equal(plain[:, :ends[0]], named[:, :ends[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", [peers_texts.embedding_arithmetic, peers_texts.fairimagen()])
 def test_text_peers_make_a_picture_for_each_seed_in_any_batch(bench, peer):
     generate, images = peer(PROMPT, SKIN_TONE_5)

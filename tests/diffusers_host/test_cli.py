@@ -95,8 +95,8 @@ def test_a_full_disk_leaves_the_old_profile_and_the_measured_rounds(measured):
 
 
 @pytest.mark.parametrize("other", [
-    [], ["--steps", "1"], *(pytest.param(other, marks=pytest.mark.slow) for other in (
-        ["--cfg", "1.5"], ["--judge", "{clip}"], ["--count", "6"], ["--attribute", "skin_tone_3"],
+    [], *(pytest.param(other, marks=pytest.mark.slow) for other in (
+        ["--steps", "1"], ["--cfg", "1.5"], ["--judge", "{clip}"], ["--count", "6"], ["--attribute", "skin_tone_3"],
         ["--name", "another"]))])
 def test_rounds_are_continued_and_not_those_of_another_setting_or_classifier(
         measured, tmp_path, capsys, other):
@@ -213,6 +213,7 @@ def test_a_prompt_that_a_profile_is_not_for_is_left_alone(tmp_path, profile):
         assert "was not calibrated, so it is left alone" in said_of(path)
 
 
+@pytest.mark.slow
 def test_report_says_where_a_profile_does_not_carry_over(tmp_path, calibrated):
     document = json.loads((calibrated / "profile.json").read_text())
     man, woman = document["attributes"][0]["groups"]

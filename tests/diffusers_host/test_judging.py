@@ -112,6 +112,7 @@ def test_an_audit_leaves_its_pictures_and_labels_as_a_page_and_a_table(audited):
     assert section["title"] == PROMPT and section["hidden"] == 0
 
 
+@pytest.mark.slow
 def test_labels_corrected_by_hand_change_the_figures_of_the_same_audit_and_of_no_other(
         audited, folder, tmp_path, capsys):
     (section,), out = page_of(audited), tmp_path / "out"
@@ -315,6 +316,7 @@ def test_judges_and_models_of_a_hub_are_told_apart():
     assert model_name(str(FOLDER)) == FOLDER.name, "no place of this machine"
 
 
+@pytest.mark.slow
 def test_a_lora_a_cache_or_a_compiled_denoiser_is_another_setting():
     """Rounds measured without them were continued with them."""
     pipe, other = flux(), sd()

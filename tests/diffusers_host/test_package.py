@@ -42,6 +42,7 @@ def test_a_calibration_gives_a_profile_that_the_pipeline_is_called_with(pipe, pr
     assert page.startswith("<iframe") and "image/jpeg" in page and "sandbox=" in page
 
 
+@pytest.mark.slow
 def test_a_calibration_into_a_folder_is_not_made_twice(pipe, tmp_path):
     asked = dict(judge="demo", sure=PLAN, progress=False, out=tmp_path, **HOW)
     first = debias.calibrate(pipe, PROMPT, "gender", **asked)

@@ -83,7 +83,8 @@ class Shuffled:
         pass
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 def test_order_and_loss_change_no_label(undisturbed, seed):
     assert run(jobs_of(), Shuffled(seed, lose=0.05)) == undisturbed
 
@@ -195,6 +196,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_where_it_was_and_gives_the_same_figures(tmp_path, undisturbed):
     folder, left = SweepFolder(tmp_path, request_for(jobs_of())), []
 

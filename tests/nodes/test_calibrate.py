@@ -61,6 +61,7 @@ def test_a_calibration_gives_profile_pictures_and_report_and_a_later_replaces_no
     assert content == {path: path.read_bytes() for path in first.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_calibration_ends_as_soon_as_it_is_sure_enough(calibrate):
     inputs = dict(attributes=(GENDER,), tolerance=0.0, images=8, batch_size=8, held_out=0, steps=1)
 
@@ -175,11 +176,10 @@ FIRST = {memory_ran_out: "Memory ran out", cancelled: "Interrupted",
          others_error: "KeyError: 'of another pack'"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail, phase, batch", [
-    (memory_ran_out, "judge", 6),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-        (memory_ran_out, "text", 0), (cancelled, "decode", 1), (others_error, "sampling", 3),
-        (memory_ran_out, "sampling", 0), (cancelled, "text", 0), (cancelled, "judge", 6)))])
+    (memory_ran_out, "text", 0), (cancelled, "decode", 1), (others_error, "sampling", 3),
+    (memory_ran_out, "judge", 6), (memory_ran_out, "sampling", 0), (cancelled, "text", 0), (cancelled, "judge", 6)])
 def test_a_calibration_that_fails_anywhere_says_so_and_goes_on_label_by_label(
         demo, studio, whole, said, sample, fail, phase, batch):
     labels, batches = whole

@@ -115,6 +115,7 @@ def test_how_sure_decides_the_numbers_and_unused_ones_are_said(bench, changes, p
     assert all(part in info for part in parts), info
 
 
+@pytest.mark.slow
 def test_several_prompts_make_one_profile(bench):
     calibrate(bench, prompts="a nurse\n a photo of a <lora:x:1> judge \n", **FEW)
     entries = json.loads((bench.profiles / "doctor.json").read_text())["entries"]
