@@ -197,6 +197,7 @@ def test_messages_quote_at_most_200_characters(call, tmp_path, monkeypatch):
 # --- files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_target_of_0_to_100_ends_with_all_files(tmp_path, ready):
     assert main([*QUICK, "--attribute", "gender = 0:100", "--out", str(tmp_path)]) == 0
     assert {"profile.json", "report.html", "summary.json", "before.png", "after.png",

@@ -39,6 +39,7 @@ def calibrated(world, attribute=GENDER, plan=None):
     return c
 
 
+@pytest.mark.slow
 def test_a_share_of_labels_that_mean_nothing_is_not_on_target():
     """The demo model's emoji show no age: 4 of 10 images steered to "an old person" are old, and
     60:40 was "on target, 95% certain"."""

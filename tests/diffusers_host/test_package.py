@@ -30,6 +30,7 @@ def test_the_package_says_what_it_has():
         debias.nothing_of_it  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_calibration_gives_a_profile_that_the_pipeline_is_called_with(pipe, profile):
     plain, kind = pipe(PROMPT, num_images_per_prompt=2, output_type="np", **HOW).images, type(pipe)
     with debias.applied(pipe, profile):

@@ -118,6 +118,7 @@ def troubled(error, *numbers):
     return painter(trouble=trouble)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opener, words", [
     (troubled(None), "is finite"), (painter(name="another model"), "refused: its model is"),
     pytest.param(troubled(FULL), "No space left", marks=pytest.mark.slow),
@@ -130,6 +131,7 @@ def test_a_worker_that_alone_cannot_do_it_changes_no_label(undisturbed, opener, 
     assert any("worker 1" in text and words in text for text in said), said
 
 
+@pytest.mark.slow
 def test_what_a_worker_is_at_when_it_is_put_aside_is_given_to_others(undisturbed):
     """The sweep waited for it for ever."""
     jobs, turns = jobs_of(), iter(range(10_000))
@@ -154,6 +156,7 @@ def test_a_prompt_that_nobody_can_measure_fails_alone(undisturbed, error, words,
     assert found[:4] == undisturbed[:4] and found[5] == undisturbed[5]
 
 
+@pytest.mark.slow
 def test_several_bad_prompts_in_a_row_put_no_worker_aside(undisturbed):
     opener = troubled(DebiasError("too long"), 2, 3, 4, 5)
     for pool in (Here(opener), Shuffled(1, openers={i: opener for i in range(3)})):
