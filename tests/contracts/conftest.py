@@ -31,7 +31,8 @@ HOSTS = {"diffusers": "diffusers", "diffusers, modular": "modular",
          **{FORGE if name == "Forge" else name: "webui" for name in ("A1111", "Forge")
             if os.environ.get(f"{name.upper()}_PATH")}}
 # Whose form of text another variant has too, or another host that is quicker.
-SLOW = {("ComfyUI double", "74"), *(("diffusers", variant) for variant in ("sd2", "sd3", "chroma", "krea"))}
+SLOW = {*(("ComfyUI double", variant) for variant in ("73", "74")),
+        *(("diffusers", variant) for variant in ("sd2", "sd3", "chroma", "krea"))}
 QUICK = ("z-image", "anima")  # of the modular pipelines
 covering = _load("pairs").covering
 ADAPTERS = {host: _load(name) for host, name in HOSTS.items()}

@@ -38,7 +38,8 @@ def pipeline(name):
     return PIPELINES[name]()
 
 
-@pytest.fixture(params=sorted(PIPELINES))
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (i % 2))
+                        for i, name in enumerate(sorted(PIPELINES))])
 def tiny(request):
     """(name, pipeline, arguments of its call)."""
     pipe = pipeline(request.param)
