@@ -99,7 +99,7 @@ On the demo model:
             text.append(f"| {case} | {len(rows)} | {name} | {np.mean([m['before']['kl'] for m in measured]):.3f} "
                         f"| {kl.mean():.4f} | {kl.max():.4f} | {drawn} of {len(rows)} | {independent} of {len(rows)} "
                         f"| {(kl <= 0.02).sum()} of {len(rows)} | {np.mean(farthest):.1f}, {max(farthest):.1f} "
-                        f"| {np.mean([r['images'] for r in rows]):.4g}, {max(r['images'] for r in rows)} "
+                        f"| {np.mean([r['images'] for r in rows]):.0f}, {max(r['images'] for r in rows)} "
                         f"| {np.mean([r['regrouped'] for r in rows]):.0%} | {before.mean():.4f} -> {after.mean():.4f} "
                         f"| {(before - after).max():.4f} |")
     text.append("\nEvery occupation's shares, intervals and costs: `zcat docs/rows/effect.json.gz`.")

@@ -74,7 +74,7 @@ Made by `python benchmarks/settings.py` on {harness.machine()}: the method `pape
 demo model. Every setting has an audit and at most five rounds of {PLAN.images} images, until the shares lie within {100 * PLAN.within:g} points of even ones with
 95 % certainty, and is tested once on N = {TESTED} images of seeds that no calibration has used. KL of a perfectly fair model is below {noise_floor(2, TESTED)[1]:.4f}
 in 19 of 20 such tests. All are tested on the same seeds. A row that begins with "..." changes the row above as well. Weights are at most 8 where a push is linear, else 4,
-with a text of length 1. Police officer is among the occupations since it had lost its occupation in the former window. "Occupation lost" is the fall of the share of images that show the prompt's occupation, against the same seeds without weights.
+with a text of length 1. "Occupation lost" is the fall of the share of images that show the prompt's occupation, against the same seeds without weights.
 
 | setting | mean KL | largest | below the floor | farthest share from its target, points: by occupation | occupation lost, points: mean, most | distance to the unguided images | images to calibrate |
 |---|---|---|---|---|---|---|---|"""]

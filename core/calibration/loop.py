@@ -48,9 +48,9 @@ HOPELESS = 0.01   # with less, after the largest push, the margin is out of reac
 
 
 class Calibration(Record):
-    """The calibration of one prompt. `run` advances it, `rounds` holds what was measured, `stop` says why it
-    ended.
+    """The calibration of one prompt. `run` advances it, `rounds` holds what was measured.
 
+    `stop` is why it ended, `ending` the same in words.
     `warnings` lists what a user should know: a fidelity that fell, images left out, a target out of reach.
     """
 
