@@ -73,7 +73,7 @@ def ways(model, width: int, images: int) -> dict:
     from sd_debias.nodes.guidance import GuidedSampling
 
     prompt, empty, *groups = torch.randn(4, 1, 77, width, generator=torch.Generator().manual_seed(1))
-    encoded = Encoded(dict(cond=prompt), dict(cond=empty), dict(cond=torch.stack(groups)))
+    encoded = Encoded(dict(cond=prompt), dict(cond=torch.stack(groups)), dict(cond=empty))
     methods = {
         "prompt": Method("prompt"),
         WINDOW: Method("embedding", guidance=TOWARD.window),

@@ -35,8 +35,8 @@ class Texts:
                  subject: str = ""):
         groups = [[record(text) for text in group_texts(group.texts, prompt, context, subject)]
                   for attribute in attributes for group in attribute.groups]
-        prompt_parts, empty = record(prompt), record("")
-        every = [prompt_parts, empty, *(text for group in groups for text in group)]
+        prompt_parts = record(prompt)
+        every = [prompt_parts, record(""), *(text for group in groups for text in group)]
         self.names = [name for name in prompt_parts if not all(_alike(prompt_parts[name], one[name]) for one in every)]
         if not self.names:
             raise DebiasError("All texts read the same to this pipeline, so nothing can be steered. Describe the "
@@ -47,10 +47,9 @@ class Texts:
                       and len(prompt_parts[name]) == 1]
         # The dimension in which texts differ in length comes where core looks for it.
         self.axes = {name: _axis([tensor_of(one[name]) for one in every]) for name in mixed}
-        self.prompt, self.empty, self.groups = prompt_parts, empty, [max(g, key=self._size) for g in groups]
+        self.prompt, self.groups = prompt_parts, [max(g, key=self._size) for g in groups]
         means = {name: [mean([self._moved(name, text) for text in group]) for group in groups] for name in mixed}
         self.encoded = Encoded({name: self._moved(name, prompt_parts) for name in mixed},
-                               {name: self._moved(name, empty) for name in mixed},
                                {name: together(part) for name, part in means.items()})
         check_groups(self.encoded.groups, attributes)
         self.tokens = max(mixed, key=lambda name: length(self.encoded.prompt[name]))

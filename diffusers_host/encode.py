@@ -25,12 +25,11 @@ _LAYOUTS = {
 _ENCODING = ("clip_skip", "max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt")
 
 
-def encode(pipe, texts: Sequence[str], unconditional: bool = False, **settings) -> dict[str, Tensor]:
+def encode(pipe, texts: Sequence[str], **settings) -> dict[str, Tensor]:
     """Embeddings of T texts as the pipeline itself makes them: `prompt_embeds` [T, L, D] and, in SDXL, SD 3 and Flux,
     `pooled_prompt_embeds` [T, P].
 
-    With `unconditional` they are what the pipeline sets against the texts without a negative prompt: the empty prompt,
-    or zeros. `settings`: clip_skip, max_sequence_length, lora_scale. Raises DebiasError for an encode_prompt not known.
+    `settings`: clip_skip, max_sequence_length, lora_scale. Raises DebiasError for an encode_prompt not known.
     """
     accepted = inspect.signature(type(pipe).__call__).parameters
     known = inspect.signature(pipe.encode_prompt).parameters if hasattr(pipe, "encode_prompt") else {}
@@ -39,17 +38,15 @@ def encode(pipe, texts: Sequence[str], unconditional: bool = False, **settings) 
     if not known or "prompt_embeds" not in accepted or any("prompt" in name and "mask" in name for name in accepted):
         raise refusal
     cfg = "do_classifier_free_guidance" in known
-    texts = [""] * len(texts) if unconditional and not cfg else list(texts)
-    arguments = dict(prompt=texts, device=pipe._execution_device, num_images_per_prompt=1, prompt_2=None, prompt_3=None,
-                     do_classifier_free_guidance=unconditional, **settings)
+    arguments = dict(prompt=list(texts), device=pipe._execution_device, num_images_per_prompt=1,
+                     prompt_2=None, prompt_3=None, do_classifier_free_guidance=False, **settings)
     with torch.no_grad():
         returned = pipe.encode_prompt(**{name: value for name, value in arguments.items() if name in known})
     layout = _LAYOUTS.get((cfg, "pooled_prompt_embeds" in accepted, len(returned)))
     if layout is None or not isinstance(returned[0], Tensor):
         raise refusal
     parts = dict(zip(layout, returned))
-    prefix = "negative_" if cfg and unconditional else ""
-    return {name: parts[prefix + name] for name in ("prompt_embeds", "pooled_prompt_embeds") if name in parts}
+    return {name: parts[name] for name in ("prompt_embeds", "pooled_prompt_embeds") if name in parts}
 
 
 _known: WeakKeyDictionary = WeakKeyDictionary()  # pipelines: are their texts of one length?
@@ -77,7 +74,7 @@ def encoding_of(call: dict) -> dict:
 
 def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str, *, subject: str = "", **settings
                ) -> Encoded | WholeTexts:
-    """Encodes the prompt, the empty one and all group texts; `WholeTexts` for a pipeline whose texts are not known.
+    """Encodes the prompt and all group texts; `WholeTexts` for a pipeline whose texts are not known.
     Raises DebiasError where groups of one attribute read alike.
     """
     groups = [group for attribute in attributes for group in attribute.groups]
@@ -92,16 +89,16 @@ def encode_all(pipe, prompt: str, attributes: Sequence[Attribute], context: str,
     means = {name: torch.stack([part.float().mean(0, keepdim=True) for part in parts.split([len(t) for t in texts])])
              for name, parts in embedded.items()}
     check_groups(means, attributes)
-    return Encoded(own, encode(pipe, [prompt], unconditional=True, **settings), means)
+    return Encoded(own, means)
 
 
 def _by_family(pipe, family: Family, prompt: str, texts: Sequence[Sequence[str]], attributes: Sequence[Attribute],
                **settings) -> Encoded:
     """Each text alone, with its own length."""
-    own, empty = (family.encode(pipe, text, **settings) for text in (prompt, ""))
+    own = family.encode(pipe, prompt, **settings)
     found = [[family.encode(pipe, text, **settings) for text in group] for group in texts]
     lacking = [{name: None for name in own if name not in one} for group in found for one in group]
     check_unmixed({}, [part for part in lacking if part])
     groups = {name: together([mean([one[name] for one in group]) for group in found]) for name in own}
     check_groups(groups, attributes)
-    return Encoded(own, empty, groups)
+    return Encoded(own, groups)

@@ -130,7 +130,7 @@ class Workbench(Host):
             check_whole_texts(self.pipe, attributes, method)
         elif method.direction != "prompt" or not method.guidance.whole:
             check(self.pipe)
-            encode(self.pipe, [""], unconditional=True)
+            encode(self.pipe, [""])
 
     def judges(self, attributes: Sequence[Attribute]):
         return [self.classifier(attribute) for attribute in attributes], self.fidelity

@@ -55,7 +55,7 @@ def encode_all(clip, prompt: str, attributes: Sequence[Attribute], context: str,
     groups = {name: core.together([core.mean([parts[name] for parts, _ in texts]) for texts in found])
               for name in of_prompt}
     core.check_groups(groups, attributes)
-    return Encoded(of_prompt, encode(clip, "")[0], groups)
+    return Encoded(of_prompt, groups, encode(clip, "")[0])
 
 
 def _mixes(name: str) -> bool:

@@ -90,7 +90,7 @@ def encode(model, text: str, attributes: Sequence[Attribute], context: str, widt
     prompt, parts = parts_of(own), [list(map(parts_of, texts)) for texts in groups]
     made = {name: together([mean([one[name] for one in texts]) for texts in parts]) for name in prompt}
     check_groups(made, attributes)
-    return Encoded(prompt, parts_of(empty), made)
+    return Encoded(prompt, made, parts_of(empty))
 
 
 @contextmanager

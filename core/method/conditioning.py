@@ -13,7 +13,7 @@ A text whose weights are all zero comes back as it is.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Mapping, Sequence
 
@@ -32,13 +32,14 @@ Parts = dict[str, Tensor]
 class Encoded:
     """What a direction needs of the text encoders, each by the part's name.
 
-    prompt, empty  the prompt's parts and the unconditional ones, [1, ...], in the model's dtype
-    groups         each g_i, the mean over the group's texts, all attributes side by side: float32 [n, 1, ...], or n
-                   tensors [1, ...] where their lengths differ
+    prompt  the prompt's parts, [1, ...], in the model's dtype
+    groups  each g_i, the mean over the group's texts, all attributes side by side: float32 [n, 1, ...], or n tensors
+            [1, ...] where their lengths differ
+    empty   the empty text's parts, of hosts whose conditionings may lack some of them
     """
     prompt: Parts
-    empty: Parts
     groups: dict[str, Tensor | tuple[Tensor, ...]]
+    empty: Parts = field(default_factory=dict)
 
 
 def shape(parts: Parts) -> tuple:

@@ -91,9 +91,6 @@ class Case:
         """A text's parts as the host encodes it alone."""
         raise NotImplementedError
 
-    def empty(self) -> Parts:
-        return self.encode("")
-
     def has_uncond(self, cfg: float) -> bool:
         """Does the host evaluate the negative prompt?"""
         return cfg != 1
@@ -122,7 +119,7 @@ def reference(case: Case, method: Method, a: Tensor, cfg: float) -> Tensor:
     texts = [[case.encode(text) for text in group_texts(group.texts, case.prompt, method.context)]
              for group in GENDER.groups]
     groups = {name: together([mean([text[name] for text in own]) for own in texts]) for name in prompt}
-    encoded, prompts = Encoded(prompt, case.empty(), groups), [prompt] * len(a)
+    encoded, prompts = Encoded(prompt, groups), [prompt] * len(a)
     has_uncond = case.has_uncond(cfg)
     beside = has_uncond and not case.apart  # is the negative prompt's prediction there when the prompt's is?
     negatives = [case.encode(NEGATIVE)] * len(a) if has_uncond else prompts

@@ -171,11 +171,6 @@ class Pipeline(Case):
             return FAMILIES[self.family].encode(self.pipe, text, **self.encoding)
         return encode(self.pipe, [text], **self.encoding)
 
-    def empty(self):
-        if self.family in FAMILIES:
-            return self.encode("")
-        return encode(self.pipe, [self.prompt], unconditional=True, **self.encoding)
-
     def noise(self):
         return self._latents() * getattr(self.pipe.scheduler, "init_noise_sigma", 1.0)
 

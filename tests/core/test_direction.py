@@ -88,7 +88,7 @@ def test_a_shift_of_texts_that_differ_in_length_is_said_to_grow_little_and_a_who
 
     from sd_debias.core.method.conditioning import Encoded, shifted_rows
     prompt = {"tokens": torch.zeros(1, 3, 4)}
-    encoded = Encoded(prompt, prompt, {"tokens": (torch.ones(1, 4, 4), 2 * torch.ones(1, 5, 4))})
+    encoded = Encoded(prompt, {"tokens": (torch.ones(1, 4, 4), 2 * torch.ones(1, 5, 4))})
     with pytest.warns(UserWarning, match="differ in length.* Draws are exact"):
         shifted_rows(encoded, [GENDER], torch.tensor([[0.0, -0.5]]), IN_CONTEXT)
     with warnings.catch_warnings():

@@ -182,7 +182,7 @@ def test_a_text_that_the_host_lengthens_with_its_last_token_ends_with_the_pushed
     def text(*values):
         return dict(crossattn=torch.tensor(values)[None, :, None].expand(1, -1, 2))
 
-    encoded = core("method.conditioning").Encoded(text(1.0, 2.0), {}, {})
+    encoded = core("method.conditioning").Encoded(text(1.0, 2.0), {})
     lengthened = text(1.0, 2.0, 2.0, 2.0, 2.0)
     found = ours("conditioning").moved(lengthened, encoded, text(1.0, 3.0, 4.0))["crossattn"]
     assert found[0, :, 0].tolist() == [1, 3, 4, 4, 4]
