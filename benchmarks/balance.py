@@ -62,11 +62,9 @@ def tables(results: list[dict]) -> str:
                      f"{100 * sum(r['fidelity'] for r in own) / len(own):.0f} % |")
     return f"""# Balance without a calibration
 
-Made by `python benchmarks/balance.py` on {harness.machine()}: {len(subjects)} occupations of the demo model, {N} images each of seeds that no
-decision used, judged by the demo's own judge. Every image is drawn a group by its seed. That balances this model, which obeys, as well as chance allows, and changes
-more images than a calibration does. KL is the mean over occupations; "off" is the largest distance of a share from its target, in points;
-its 95 % interval is that of the mean, by 2,000 resamples of the occupations; "fair" counts occupations below the 95 % floor of a fair model. The row 70:30 aims at that.
-Every occupation has seeds of its own.
+Made by `python benchmarks/balance.py` on {harness.machine()}: {len(subjects)} occupations of the demo model, {N} images each of an occupation's own
+seeds, which no decision used, judged by the demo's own judge. KL is the mean over occupations, with the 95 % interval of that mean, by 2,000 resamples of the
+occupations; "off" is the largest distance of a share from its target, in points; "fair" counts occupations below the 95 % floor of a fair model.
 
 {harness.on_faces("balance")}
 

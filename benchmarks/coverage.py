@@ -86,7 +86,7 @@ def measure(cell: dict, number: int, pool, before: dict) -> dict:
     found = pool.starmap(calibrated, [(cell, number * 1_000_000 + done + i) for i in range(TURN)], chunksize=10)
     surely = [row for row in found if row[0]]
     new = dict(calibrations=TURN, sure=len(surely), covered=sum(row[1] for row in surely),
-               pictures=sum(row[2] for row in found), steered=sum(row[3] for row in found))
+               images=sum(row[2] for row in found), steered=sum(row[3] for row in found))
     return cell | {key: before.get(key, 0) + more for key, more in new.items()}
 
 
@@ -99,18 +99,17 @@ def tables(results: list[dict]) -> str:
     text = [f"""# Does the certainty hold?
 
 Of {claims:,} calibrations that called themselves 95 % certain, {held / max(claims, 1):.1%} [{low:.1%}, {high:.1%}] were within their margin.
-The worst of {len(rows)} cells: {held_in(worst)}, of {said(worst)}.
-A cell's interval is Wilson's, at 95 %.
+The worst of {len(rows)} cells: {held_in(worst)}, of {said(worst)}. Intervals are Wilson's.
 
 Made by `python benchmarks/coverage.py` on {harness.machine()}: simulated calibrations of worlds whose shares are known, by the product's own code, with the default
-method. A row is what the model shows by itself, and the target; a column is how often an image that is steered to a group shows it. Each cell: share within the margin
-in %, and images in the mean. {min(r["calibrations"] for r in rows)} calibrations of each at least; those count that say they are sure, of all {sum(r["calibrations"] for r in rows):,}. Counts are in rows/coverage.json.gz.
+method. A row is the model's own shares and the target in %; a column is how often an image that is steered to a group shows it. A cell is the share within the margin
+in %, of the calibrations that say they are sure, of {min(r["calibrations"] for r in rows)} at least. Counts and images are in rows/coverage.json.gz.
 """]
     for plan in dict.fromkeys(r["plan"] for r in rows):
         own = [r for r in rows if r["plan"] == plan]
         columns = sorted(set(map(obeys, own)), key=lambda column: (len(column), column))
         text += [f"## {plan}\n", f"| from, to | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        at = {(f"{words(r, 'shows')} to {words(r, 'target')}", obeys(r)): r for r in own}
+        at = {(f"{words(r, 'shows')} → {words(r, 'target')}", obeys(r)): r for r in own}
         for line in dict.fromkeys(line for line, _ in at):
             text.append(f"| {line} | {' | '.join(cell(at.get((line, column))) for column in columns)} |")
         text.append("")
@@ -118,17 +117,17 @@ in %, and images in the mean. {min(r["calibrations"] for r in rows)} calibration
 
 
 def words(r: dict, key: str) -> str:
-    return "; ".join(" / ".join(f"{100 * share:.0f}" for share in world[key]) for world in r["worlds"])
+    return " & ".join(":".join(f"{100 * share:.0f}" for share in world[key]) for world in r["worlds"])
 
 
 def obeys(r: dict) -> str:
     """Of all groups alike one number, else one for each."""
     found = [f"{100 * share:.0f}" for world in r["worlds"] for share in world["obeys"]]
-    return " / ".join(found if len(set(found)) > 1 else found[:1])
+    return ", ".join(found if len(set(found)) > 1 else found[:1])
 
 
 def cell(r: dict | None) -> str:
-    return "" if r is None else f"{100 * r['covered'] / max(r['sure'], 1):.1f}, {r['images'] / r['calibrations']:.0f}"
+    return "" if r is None else f"{100 * r['covered'] / max(r['sure'], 1):.1f}"
 
 
 def held_in(r: dict) -> str:
@@ -137,8 +136,8 @@ def held_in(r: dict) -> str:
 
 
 def said(r: dict) -> str:
-    return " and ".join(f"{' / '.join(f'{100 * s:.0f}' for s in w['shows'])} to {' / '.join(f'{100 * s:.0f}' for s in w['target'])}, "
-                        f"obeying {' / '.join(f'{100 * s:.0f}' for s in w['obeys'])} %" for w in r["worlds"])
+    return " and ".join(f"{':'.join(f'{100 * s:.0f}' for s in w['shows'])} to {':'.join(f'{100 * s:.0f}' for s in w['target'])}, "
+                        f"obeying {', '.join(f'{100 * s:.0f}' for s in w['obeys'])} %" for w in r["worlds"])
 
 
 def main() -> None:

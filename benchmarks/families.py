@@ -17,6 +17,8 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from pages import answer
+
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {"diffusers": "tests/diffusers_host/test_families.py", "ComfyUI": "tests/nodes/test_families.py"}
 DIRECTIONS = ("prompt", "embedding")
@@ -46,28 +48,27 @@ def _size(value: str) -> float:
 
 
 def page(rows: list[dict], versions: dict) -> str:
-    text = ["""# Families of models
+    text = [f"""# Families of models
 
-Made by `python benchmarks/families.py` from the suite's tests: tiny models with random weights of every family, with the real classes of the host's
-networks, text encoders and samplers. Numbers are the largest deviation as a share of what a push does; one level of 255 is the least that diffusers'
-images can differ by. *Left alone*: in a batch with pushed images, an image without weights is identical to the one without the package. *Full push*: an image that
-is pushed with weight -1 is that of its group's own text ("a doctor, a woman"), whatever the lengths of the texts of its batch. The direction
-`embedding` has no such text to compare with: in diffusers the suite compares a step with the one computed by hand from what each text predicts
-alone""" + _by_hand(rows) + """, with classifier-free guidance and without, and `embedding` with classifier-free guidance against the group where
-a family has its usual form. This shows that guidance works on these networks. It says nothing about how strong the bias of a real checkpoint is or how well it can be steered: all figures
-of effect come from the demo model, and Z-Image, Qwen-Image, Flux, Flux 2, Krea 2, Chroma, HiDream, Anima and other real checkpoints have
-not been measured with this package yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: audit and calibrate* (choose doctor) test your own.
+{answer("families")}
+
+Made by `python benchmarks/families.py` from the suite's tests: tiny models with random weights, with the host's real networks, text encoders and samplers. Numbers are the
+largest deviation as a share of what a push does; one level of 255 is the least that diffusers' images can differ by. *Left alone*: in a batch with pushed images, an image without weights is the one
+without the package. *Full push*: an image that is pushed with weight -1 is that of its group's own text ("a doctor, a woman"). `embedding` has no such text: in diffusers a
+step is compared with the one computed by hand{_by_hand(rows)}. This says nothing about how strong a real checkpoint's bias is or how well it can be steered: none has
+been measured yet. `sd-debias doctor --model MODEL`, the node *Debias Doctor* and the script *Debias: audit and calibrate* (choose doctor) test your own.
 
 If texts differ in length, any weight adds all words of a group, so a shift barely grows with its weight: use draws, the default.
 """]
-    for host in dict.fromkeys(row["host"] for row in rows):
-        own = [row for row in rows if row["host"] == host]
-        text.append(f"## {host}\n\n{versions.get(host, '')}\n\n| family | `prompt`: left alone | `prompt`: full push | `embedding`: left alone |\n"
+    for host in dict.fromkeys(row["host"].split()[0] for row in rows):
+        own = [row for row in rows if row["host"].split()[0] == host]
+        ran = "; ".join(f"{name}: {versions[name]}" for name in dict.fromkeys(row["host"] for row in own))
+        text.append(f"## {host}\n\n{ran}. Of several versions, the larger deviation counts.\n\n| family | `prompt`: left alone | `prompt`: full push | `embedding`: left alone |\n"
                     f"|---|---|---|---|")
         for family in sorted({row["family"] for row in own}, key=str.casefold):
-            by = {row["direction"]: row for row in own if row["family"] == family}
-            cells = [_cell(by.get("prompt", {}), "left alone"), _cell(by.get("prompt", {}), "full push"),
-                     *(_cell(by.get(direction, {}), "left alone") for direction in DIRECTIONS[1:])]
+            by = {direction: [row for row in own if (row["family"], row["direction"]) == (family, direction)] for direction in DIRECTIONS}
+            cells = [_cell(by["prompt"], "left alone"), _cell(by["prompt"], "full push"),
+                     *(_cell(by[direction], "left alone") for direction in DIRECTIONS[1:])]
             text.append(f"| {family} | {' | '.join(cells)} |")
         refusals = sorted({row["refused"] for row in own if "refused" in row})
         text.append("\nWhat is refused is said before the first image:\n\n" + "\n".join(
@@ -80,12 +81,12 @@ def _by_hand(rows: list[dict]) -> str:
     return f" (deviation at most {max(found, key=_size)})" if found else ""
 
 
-def _cell(row: dict, contract: str) -> str:
-    if "refused" in row:
+def _cell(rows: list[dict], contract: str) -> str:
+    """What all versions of a host show."""
+    if any("refused" in row for row in rows):
         return "refused"
-    if contract not in row:
-        return "-"
-    return "identical" if float(row[contract]) == 0 else row[contract]
+    found = max((row[contract] for row in rows if contract in row), key=float, default="-")
+    return found if found == "-" or float(found) else "identical"
 
 
 def labelled(host: str) -> tuple[str, str]:

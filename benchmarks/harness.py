@@ -21,6 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: waiti
 import numpy as np
 import torch
 
+from pages import DOCS, ROOT, answer
+
 from sd_debias.core.attribute import Attribute
 from sd_debias.demo_model import model
 from sd_debias.core.distribution import summarise
@@ -30,16 +32,13 @@ from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.method.draw import Steering, rows
 from sd_debias.diffusers_host.workbench import Workbench, demo, model_hash
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"  # the published figures
 # Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibration/loop.py.
 FIRST_SEED = 1_000
 # Seeds of tests that come after a calibration and its verification.
 TEST_SEED = 70_000_000
 HELD_OUT = 400
 # Of pages that compare draws with the floor of independent images.
-FLOOR = """"The floor" is that of a perfectly fair model's independent images, 19 of 20 of which stay below it. Draws are spread evenly over seeds
-and vary less: a perfectly fair draw is above it in 0 to 4 of 100 runs, of gender and five tones on 400 images ([floors of draws](sure.md#floors-of-draws))."""
+FLOOR = """"The floor" is the 95 % point of a fair model's independent images; fair draws exceed it in fewer than 5 of 100 runs ([how often](sure.md#floors-of-draws))."""
 
 bench: Workbench  # of this process
 
@@ -223,17 +222,10 @@ def keep(name: str, results: Sequence[dict], tables: Callable[[list[dict]], str]
     """Write rows/NAME.json.gz and the page NAME.md, which says what measured the rows."""
     content = json.dumps(results, separators=(",", ":")).encode()
     write_atomic(store_of(name, folder), gzip.compress(content, mtime=0))  # the same rows are the same file
-    made = Counter((r["model_hash"][:12], r.get("code", "an earlier version, which did not name itself")) for r in results)
-    rows = "; ".join(f"{n} by {version}, with the model {weights}" for (weights, version), n in made.items())
+    made = Counter((r["model_hash"][:12], r.get("code", "an unnamed version")) for r in results)
+    rows = "; ".join(f"{n} by {version}, model {weights}" for (weights, version), n in made.items())
     title, rest = tables(results).split("\n", 1)
-    write_atomic(folder / f"{name}.md", f"{title}\n\n{answer(name)}\n{rest}\nRows measured: {rows}.\n")
-
-
-def answer(name: str) -> str:
-    """What docs/benchmarks.md says of a page, which begins with it."""
-    rows = [line.split("|") for line in (DOCS / "benchmarks.md").read_text("utf-8").splitlines()
-            if line.startswith("|") and f"({name}.md)" in line]
-    return f"**{rows[0][1].strip()}** {rows[0][2].strip()}"
+    write_atomic(folder / f"{name}.md", f"{title}\n\n{answer(name)}\n{rest}\nRows: {rows}.\n")
 
 
 def on_faces(way: str) -> str:

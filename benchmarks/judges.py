@@ -195,7 +195,7 @@ def throughput(bench, pools) -> dict:
         started = time.perf_counter()
         work.run()
         seconds = time.perf_counter() - started
-    return dict(pictures=len(images), pixels=512, a_second=round(len(images) / seconds, 1))
+    return dict(images=len(images), pixels=512, a_second=round(len(images) / seconds, 1))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pages import answer
 from reliability import kept
 
 from sd_debias.core.statistics import wilson
@@ -16,9 +17,7 @@ def record(name: str, found: dict, folder: Path) -> None:
 
 def page(known: dict) -> str:
     """The page, of what has been measured so far."""
-    parts = ["# Judges, measured\n",
-             "What finds faces and labels them, and what its errors do to shares. Which judge to take: "
-             "[choosing a judge](choosing_a_judge.md).\n"]
+    parts = [f"# Judges, measured\n\n{answer('judges')}\n\nWhich judge to take: [choosing a judge](choosing_a_judge.md).\n"]
     if found := known.get("photographs"):
         parts.append(_photographs(found))
     if found := known.get("correction"):
@@ -81,19 +80,13 @@ group. How often does the 95 % interval hold the true share?
 
 
 def _calibrations(found: dict) -> str:
-    rows = "\n".join(f"| {100 * own['rate']:.0f} % | {own['check'] or 'none'} | {own['most']} | {own['occupation']} | "
-                     f"{_percent(own['woman'])} | {_said(own)} | {own['images']} |" for own in found["rows"])
     return f"""## Calibrations with such a judge
 
 To 30:70, within 5 points; the share of women by the true labels on {found['images']} fresh images, whose own 95 % interval is ± 4.5 points
 ({found['machine']}). (At a target of 50:50, a judge with equal errors in both directions shows even shares anyway.)
 
-| labels wrong | images of the check, a group | images at most | occupation | women afterwards | sure within, by itself | images used |
+| labels wrong | images of the check, a group | mean share of women | off target: mean, largest, points | target within the test's interval | sure within, by itself | images used, mean |
 |---|---|---|---|---|---|---|
-{rows}
-
-| labels wrong | images of the check, a group | mean share of women | off target: mean, largest, points | target within the test's interval |
-|---|---|---|---|---|
 {_ended(found)}
 
 The more labels are wrong, the more images the check itself needs: of 400 a group, labels that are wrong in 30 % leave 4 points of doubt on
@@ -105,19 +98,19 @@ def _ended(found: dict) -> str:
     """Of each rate and check: how far from 70 % women the calibrations ended, by the true labels."""
     ended, text = {}, []
     for own in found["rows"]:
-        ended.setdefault((own["rate"], own["check"]), []).append(own["woman"])
-    for (rate, check), women in ended.items():
+        ended.setdefault((own["rate"], own["check"]), []).append(own)
+    for (rate, check), rows in ended.items():
+        women, said = [own["woman"] for own in rows], sorted({_said(own) for own in rows})
         off = [abs(woman - 0.7) for woman in women]
         inside = sum(low <= 0.7 <= high for low, high in (wilson(round(w * found["images"]), found["images"]) for w in women))
         text.append(f"| {100 * rate:.0f} % | {check or 'none'} | {_percent(sum(women) / len(women))} | {100 * sum(off) / len(off):.1f}, {100 * max(off):.1f} "
-                    f"| {inside} of {len(women)} |")
+                    f"| {inside} of {len(women)} | {' to '.join(map(str, said[:1] + said[1:][-1:]))} points | {sum(own['images'] for own in rows) / len(rows):.0f} |")
     return "\n".join(text)
 
 
-def _said(own: dict) -> str:
-    """How near to the target a calibration says that the shares are, with 95 % certainty."""
-    found = re.search(r"within (\d+) points", own["stop"])
-    return f"{found[1]} points" if found else own["stop"]
+def _said(own: dict) -> int:
+    """How near to the target a calibration says that the shares are, in points, with 95 % certainty."""
+    return int(re.search(r"within (\d+) points", own["stop"])[1])
 
 
 def _people(found: dict) -> str:

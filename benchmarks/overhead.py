@@ -22,6 +22,7 @@ from contextlib import nullcontext
 
 import harness
 import torch
+from pages import answer
 from peak import CudaPeak, Peak, without_contents
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
@@ -213,63 +214,58 @@ def tables(found: list[dict]) -> str:
     ways = [*(way for way in WAYS if way != "unguided"), TEXTS]
     text = [f"""# What applying a profile costs
 
-Made by `python benchmarks/overhead.py`: seconds of a whole run as ratios to unguided generation of the same round, medians of
-interleaved rounds, in brackets the least and the most of them, every image pushed. Of some rows it is said how many rounds they are; "CPU time": the
-seconds are those that the process computed, which other work of the machine does not lengthen, in other rows those that passed. Models other than the demo's have random weights. The default window is
-{100 * SHARE:.0f} % of the steps, from {100 * TOWARD.start:.0f} % on. A prompt's texts and its groups' are encoded once and kept, as calibrations, the command line and ComfyUI keep them: the last
-ratio, which a prompt's first run has on top; with few steps and small images it weighs more than in use. Unguided runs encode
-their prompt each time, as pipelines do. `embedding`, whose images are pushed to one drawn group here, adds one row an image: in every step of the window, or in every
-second one without classifier-free guidance (flux) and where a pipeline evaluates the negative prompt in a call of its own, after the prompt's
-(qwen-image, klein).
-Added rows have calls of their own.
+{answer("overhead")}
 
-| model | device | images, steps | {' | '.join(ways)} |
-|{'---|' * (len(ways) + 3)}"""]
+Made by `python benchmarks/overhead.py`: a whole run's time as a ratio to unguided generation of the same round, medians of interleaved rounds, in brackets the least and the
+most, every image pushed; on {", ".join(dict.fromkeys(map(_device, found)))}. Models other than the demo's have random weights. The default window is {100 * SHARE:.0f} % of the steps, from {100 * TOWARD.start:.0f} % on (of
+some rows 35 %). `embedding` adds one row an image: in every step of the window, or in every second one without classifier-free guidance (flux) and where a pipeline
+evaluates the negative prompt in a call of its own (qwen-image, klein). Texts are encoded once a prompt and kept: the last ratio, which a prompt's first run has on top.
+
+| model | images, steps, rounds | {' | '.join(ways)} |
+|{'---|' * (len(ways) + 2)}"""]
     for f in found:
         ratios = " | ".join(_ratio(f, way) for way in ways)
         form = " compiled" if f["compiled"] else ""
-        clock = "; CPU time" if f.get("clock") == "process" else ""
-        rounds = f"; rounds: {f['repeats']}" if "repeats" in f else ""
-        rounds += "" if "window" in f else "; window of 35 %"
-        text.append(f"| {f['model']} {f['dtype']}{form}{_size(f['size'])} | {f['device']}{clock} | {f['images']}, {f['steps']}{rounds} | "
+        window = "" if "window" in f else "; 35 %"
+        text.append(f"| {f['model']} {f['dtype']}{form}{_size(f['size'])} | {f['images']}, {f['steps']}, {f.get('repeats', '-')}{window} | "
                     f"{ratios} |")
     timed = [f for f in found if f.get("rows")]
     if timed:
         text.append(f"""
 ## An added row at the models' own sizes
 
-Small images overstate the cost of a call, much of which is then to read the weights. At the size that the model is made for, one image at a time, the
-time of an added row as a share of the step's own call, which evaluates two; and what that makes of a run's {100 * SHARE:.0f} %, were the
-denoiser all of it.
+Small images overstate the cost of a call. At the model's own size, one image at a time: an added row's time as a share of the step's own call, which evaluates two, and what that
+makes of a run's {100 * SHARE:.0f} %, were the denoiser all of it.
 
-| model | device | steps timed | an added row | the default window |
-|---|---|---|---|---|""")
+| model | steps timed | an added row | the default window |
+|---|---|---|---|""")
     for f in timed:
-        clock = "; CPU time" if f.get("clock") == "process" else ""
         share, least, most = statistics.median(f["rows"]), min(f["rows"]), max(f["rows"])
-        text.append(f"| {f['model']} {f['dtype']}{_size(MADE_FOR[f['model']])} | {f['device']}{clock} | {len(f['rows'])} | {share:.2f} [{least:.2f}, {most:.2f}] "
+        text.append(f"| {f['model']} {f['dtype']}{_size(MADE_FOR[f['model']])} | {len(f['rows'])} | {share:.2f} [{least:.2f}, {most:.2f}] "
                     f"| {1 + SHARE * share:.2f} [{1 + SHARE * least:.2f}, {1 + SHARE * most:.2f}] |")
     ways = [way for way in WAYS if way != "unguided"]
     text.append(f"""
 ## Memory
 
-The most that the tensors of two images' sampling take beyond the weights, without text encoder and decoder, which need the same in each way, at the
-size that the model is made for: on CPUs counted without computing the denoiser, and with the attention of fused kernels. Other ways as shares of the
-unguided run; the last is an unguided run whose calls have one row more for each image. It does not depend on the number of steps. (z-image,
-qwen-image, klein: 256 pixels make as many tokens as 1,024 in use.)
+The most that the tensors of two images' sampling take beyond the weights, without text encoder and decoder: counted on CPUs without computing the denoiser, with the attention of
+fused kernels. Other ways as shares of the unguided run; the last has one row more for each image. (z-image, qwen-image, klein: 256 pixels make as many tokens as 1,024 in use.)
 
-| model | device | unguided | {' | '.join(ways)} | {ONE_MORE} |
-|{'---|' * (len(ways) + 4)}""")
+| model | unguided | {' | '.join(ways)} | {ONE_MORE} |
+|{'---|' * (len(ways) + 3)}""")
     for f in found:
         memory = f["memory"]
         if memory.get("unguided"):
             shares = " | ".join(f"{memory[way] / memory['unguided']:.3f}" for way in (*ways, ONE_MORE))
-            text.append(f"| {f['model']} {f['dtype']}{_size(MADE_FOR[f['model']])} | {f['device']} | {memory['unguided'] / 2**20:,.0f} MiB | {shares} |")
+            text.append(f"| {f['model']} {f['dtype']}{_size(MADE_FOR[f['model']])} | {memory['unguided'] / 2**20:,.0f} MiB | {shares} |")
     return "\n".join(text) + "\n"
 
 
 def _size(side: int | None) -> str:
     return f", {side}x{side}" if side else ""
+
+
+def _device(f: dict) -> str:
+    return f["device"] + (" (CPU time)" if f.get("clock") == "process" else "")
 
 
 def _ratio(f: dict, way: str) -> str:

@@ -4,7 +4,7 @@
     python benchmarks/paper.py --only gender --occupations doctor judge
 
 Each occupation is calibrated by itself (`--method paper`), in rounds of 100 images: gender until its shares lie within 2
-points of their target with 95 % certainty, or 16 rounds are used; tones, alone or with gender, within 3.5, or 12 rounds. Then its weights are tested on 400 images of seeds that no decision has used, on 1,000 for every seventh occupation, and for all at 70:30. The policy gradient has five rounds of as many images, for
+points of their target with 95 % certainty, or 16 rounds are used; tones, alone or with gender, within 3.5, or 12 rounds. Then its weights are tested on 400 images of seeds that no decision has used. The policy gradient has five rounds of as many images, for
 every fourth one. Every occupation has seeds of its own, in calibrations and tests: images of one seed resemble each other across occupations.
 Results are kept in rows/paper.json.gz as they come; paper.md is their tables, and paper.png (by matplotlib) KL against the rounds.
 """
@@ -30,8 +30,6 @@ from sd_debias.core.method.methods import METHODS, Method
 METHOD = METHODS["paper"]
 SIDES = [replace(METHOD, guidance=replace(METHOD.guidance, toward=toward)) for toward in (False, True)]
 PUSHES = ("doctor",)  # the occupations of the table of pushes
-MANY = 1000  # images of the test, for every seventh occupation and these cases
-MANY_OF = ("gender 70:30",)
 PLAN = Plan(images=100, rounds=16, held_out=0, batch_size=50, within=0.02)
 TONES = replace(PLAN, rounds=12, within=0.035)
 PLANS = {"gender": PLAN, "gender 70:30": PLAN, "tone": TONES, "both": TONES}
@@ -61,16 +59,16 @@ def first_seed(occupation: str) -> int:
 
 
 def test_seeds(occupation: str, case: str = PLAIN) -> list[int]:
-    """MANY of an occupation's own: of all 40-bit numbers, without order. No choice of the method's or of the case's
+    """An occupation's own: of all 40-bit numbers, without order. No choice of the method's or of the case's
     plan was made on their images."""
     chance = np.random.default_rng([artwork.OCCUPATIONS.index(occupation), SEEDS + (case == "gender")])
-    return chance.choice(2 ** 40, MANY, replace=False).tolist()
+    return chance.choice(2 ** 40, 1000, replace=False)[:HELD_OUT].tolist()
 
 
 def plain(job: dict) -> tuple[dict, str]:
     """Fidelity of an occupation's test images without weights."""
     prompt = captions.prompt(job["occupation"])
-    pictures = harness.bench.generate(prompt, test_seeds(job["occupation"])[:HELD_OUT])[0]
+    pictures = harness.bench.generate(prompt, test_seeds(job["occupation"]))[0]
     fidelity = float(np.mean(harness.bench.fidelity(pictures, prompt)))
     return dict(fidelity=fidelity), f"fidelity {fidelity:.4f}"
 
@@ -127,9 +125,7 @@ def measure(job: dict) -> tuple[dict, str]:
     for _ in harness.bench.run(calibration):
         pass
 
-    test, audit = tested(job, calibration.steerings, HELD_OUT), calibration.audit
-    often = job["case"] in MANY_OF or artwork.OCCUPATIONS.index(job["occupation"]) % 7 == 0
-    many = tested(job, calibration.steerings, MANY) if often else None
+    test, audit = tested(job, calibration.steerings), calibration.audit
     found = dict(
         rounds=sum(r.kind == ROUND for r in calibration.rounds), images=sum(r.done for r in calibration.rounds),
         stop=calibration.ending, certainty=[calibration.certainty(i) for i in range(len(attributes))],
@@ -139,16 +135,16 @@ def measure(job: dict) -> tuple[dict, str]:
             (d := r.distribution(i, a.target)).kl <= d.kl_floor95 for i, a in enumerate(attributes))), None),
         weights=[list(s.weights) for s in calibration.steerings],
         before={a.name: audit.distribution(i, a.target).to_dict() for i, a in enumerate(attributes)},
-        test=test, many=many)
+        test=test)
     kl = ", ".join(f"{a.name} {audit.distribution(i, a.target).kl:.3f} -> {test['attributes'][a.name]['kl']:.4f}"
                    for i, a in enumerate(attributes))
     return found, f"KL {kl}, {found['rounds']} rounds, fidelity {test['fidelity']:.3f}"
 
 
-def tested(job: dict, steerings: list[Steering], n: int) -> dict:
-    """What weights show on the first n of the test's seeds."""
+def tested(job: dict, steerings: list[Steering]) -> dict:
+    """What weights show on the test's seeds."""
     attributes, prompt = CASES[job["case"]], captions.prompt(job["occupation"])
-    seeds = test_seeds(job["occupation"], job["case"])[:n]
+    seeds = test_seeds(job["occupation"], job["case"])
     pictures = harness.bench.generate(prompt, seeds, attributes, steerings, METHOD)[0]
     return harness.measured(pictures, prompt, attributes, seeds, compared=False)
 
@@ -157,13 +153,10 @@ def tables(results: list[dict]) -> str:
     """Markdown: a row a case and attribute, one a round, then one a calibration."""
     text = [f"""# The paper's form on the demo model
 
-Made by `python benchmarks/paper.py` on {harness.machine()}. Method: direction `{METHOD.direction}`, the groups' texts
-alone, one shift for all images, rule `{METHOD.rule}`, from {METHOD.guidance.start:.0%} to {METHOD.guidance.end:.0%} of the steps, a push that grows with its
-weights (`linear`), anchored at the prompt, evaluated where it leads to (`toward`): one further evaluation in these steps. {PLAN.images} images in the audit and each
-round, until every share lies within {100 * PLAN.within:g} points of its target with 95 % certainty by all of them, at most {PLAN.rounds}
-rounds; where tones are balanced, within {100 * TONES.within:g} points, at most {TONES.rounds} rounds. "Near" is the first round whose shares chance explains (0: the audit). "Test" is N = {HELD_OUT} images of seeds that
-no decision has used, an occupation's own, without order; "below the floor" there: KL below the 95 % point of independent images of a perfectly
-fair model, 19 of 20 of which are. Fidelity is the share of images that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
+Made by `python benchmarks/paper.py` on {harness.machine()}, with the [method `paper`](method.md#methods): {PLAN.images} images in the audit and each round, until every share lies within
+{100 * PLAN.within:g} points of its target with 95 % certainty, at most {PLAN.rounds} rounds; of tones within {100 * TONES.within:g} points, at most {TONES.rounds} rounds. "Near" is the first round whose shares chance
+explains (0: the audit). The test is N = {HELD_OUT} images of an occupation's own seeds, which no decision has used; "below the floor": KL below the 95 % point of independent images of a
+perfectly fair model. Fidelity is the share of images that show the prompt's occupation, of {HELD_OUT} without weights and of the test's.
 The paper's own SLD settings and update rule are not known to us: these are ours.
 
 {harness.on_faces("calibrate --method paper")}
@@ -188,29 +181,14 @@ On the demo model:
                 f"| {np.mean([r['images'] for r in rows]):.0f} | {sum(map(certain, rows))} of {len(rows)} "
                 f"| {before.mean():.4f} -> {after.mean():.4f} | {(before - after).max():.4f} |")
     text.append(f"""
-Every seventh occupation was tested on N = {MANY:,} images, those {HELD_OUT} among them, and at 70:30 all: after the {HELD_OUT}, to tell the
-test's chance from the weights' errors.
-
-| case | attribute | occupations | mean KL | below the floor | within 4 points | farthest share from its target, in points: root mean square | by occupation |
-|---|---|---|---|---|---|---|---|""")
-    for case, rows in calibrated.items():
-        rows = [r for r in rows if r["many"]]
-        for name in rows[0]["before"] if rows else ():
-            measured = [r["many"]["attributes"][name] for r in rows]
-            off = [100 * np.abs(np.subtract(m["shares"], m["target"])).max() for m in measured]
-            text.append(f"| {case} | {name} | {len(rows)} | {np.mean([m['kl'] for m in measured]):.4f} "
-                        f"| {sum(m['kl'] <= m['kl_floor95'] for m in measured)} of {len(rows)} | {sum(o <= 4 for o in off)} of {len(rows)} "
-                        f"| {np.sqrt(np.mean(np.square(off))):.1f} | {', '.join(f'{o:.1f}' for o in off)} |")
-    text.append(f"""
 ## KL against iterations
 
 ![KL of both solvers against their iterations](paper.png)
 
-Both solvers have {PLAN.images} images an iteration, of the same direction, and the figure shows every fourth occupation of both. Of IDA, a round's KL is that of its own images. The policy
-gradient tries {GENERATION} weights an iteration, on {PLAN.images // GENERATION} images each; what is shown is its mean's, on {PLAN.images} further images that it
-does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images} images, on average.
+Both solvers have {PLAN.images} images an iteration, on every fourth occupation. The policy gradient tries {GENERATION} weights an iteration; shown is its mean's KL, on {PLAN.images} further
+images that it does not learn from. "Fair" is a perfectly fair model's KL on {PLAN.images} images, on average.
 
-| attribute | solver | occupations | {" | ".join(f"iteration {i}" for i in range(ITERATIONS + 1))} | fair |
+| attribute | solver | occupations | {" | ".join(map(str, range(ITERATIONS + 1)))} | fair |
 |---|---|---|{"---|" * (ITERATIONS + 2)}""")
     for attribute, solver, curves in lines(results):
         text.append(f"| {attribute} | {solver} | {len(curves)} | {' | '.join(f'{kl:.3f}' for kl in curves.mean(0))} "
@@ -219,8 +197,7 @@ does not learn from. "Fair" is what a perfectly fair model shows on {PLAN.images
     text.append(f"""
 ## What pushes to one group show
 
-Share of {PLAN.images} images that show the group that all are pushed to, of {" and ".join(PUSHES)}: with the text moved away from the groups, as the
-rule has it, and moved toward where the weights lead, as the method has it (`toward`).
+Share of {PLAN.images} images of {" and ".join(PUSHES)} that show the group that all are pushed to: evaluated away, as SLD has it, and `toward`, as the method has it.
 
 | group | {" | ".join(f"length {length:g}, {side}" for length in LENGTHS for side in ("away", "toward"))} |
 |---|{"---|---|" * len(LENGTHS)}""")

@@ -253,20 +253,10 @@ def summary(results: list[dict], attribute: str, peer: str) -> dict:
     alone = {r["occupation"]: r["attributes"][name]["counts"] for r in rows_of(results, attribute, "plain model")}
     return dict(
         kl=np.mean([d["kl"] for d in shown]), kl_interval=np.mean([d["kl_interval"] for d in shown], axis=0),
-        below=sum(d["kl"] <= d["kl_floor95"] for d in shown), n=len(rows),
         **{key: np.mean([r[key] for r in rows])
            for key in ("fidelity", "distance", "images", "evaluations")},
         needless=np.mean([needless(r["regrouped"], alone[r["occupation"]], ATTRIBUTES[attribute].target) for r in rows]),
         obeyed=np.mean([np.mean(r["obeyed"]) for r in rows if r["occupation"] in asked]) if asked else None)
-
-
-def front(results: list[dict], attribute: str) -> list[str]:
-    """The methods of which no other has both less KL and less distance to the unguided images, as the table prints them:
-    images that are the same but for rounding do not beat each other."""
-    found = {peer: (round(s["kl"], 4), round(s["distance"], 3)) for peer in PEERS if rows_of(results, attribute, peer)
-             for s in [summary(results, attribute, peer)]}
-    return [peer for peer, (kl, distance) in found.items() if not any(
-        other != (kl, distance) and other[0] <= kl and other[1] <= distance for other in found.values())]
 
 
 def tables(results: list[dict]) -> str:
@@ -277,42 +267,31 @@ def tables(results: list[dict]) -> str:
     text = [f"""# Peers, side by side
 
 Made by `python benchmarks/peers.py` on {harness.machine()}, on the demo model: {len(subjects)} occupations ({', '.join(subjects)}), DDIM, 8 steps, CFG 2.
-Everything is measured on N = {TESTED} images of seeds that no calibration has used; means over the occupations, intervals of 95 %. {harness.FLOOR}
-"Distance" is 1 - cosine between CLIP's features of an image and of the unguided one with the same seed,
-and a calibration's images include its audit and its verification. SEGA "as published" has Fair Diffusion's settings, its 10 of 50 warm-up steps as a share: toward the drawn group
-and away from the others; "toward alone" leaves the others out, which works better on this model, and "wider" has a threshold of 0.5
-as well: the best of the settings tried on other seeds (scale 2 to 14, threshold 0 to 0.95, warm-up 0 to 0.2). The negative prompt and SLD name the group that an audit found commonest.
+Everything is measured on N = {TESTED} images of seeds that no calibration has used; means over the occupations, intervals of 95 %.
+"Distance" is 1 - cosine between CLIP's features of an image and of the unguided one with the same seed. A calibration's images include its audit and its verification.
 
-EquiSteer (Gaintseva et al. 2026, arXiv 2607.01147), Embedding Arithmetic (Thirugnana Sambandham and Schön 2026, arXiv 2604.18167) and
-FairImagen (Fu et al. 2025, arXiv 2510.21363) are written from their papers and public code, with their settings but for what this
-small model makes different: `benchmarks/peers_equisteer.py` and `benchmarks/peers_texts.py` say what. EquiSteer learns from images,
-the other two from texts alone, all of occupations that are not tested. EquiSteer's images are made once for a model and attribute, those of
-calibrations for each prompt. FairImagen with "more noise" has a scale of 1 in place of 0.6, which puts a group's whole share of the embedding back.
+SEGA "as published" has Fair Diffusion's settings: toward the drawn group and away from the others. "Toward alone" leaves the others out, and "wider" has a threshold of 0.5
+as well: the best of the settings tried on other seeds. The negative prompt and SLD name the group that an audit found commonest. EquiSteer (Gaintseva et al. 2026, arXiv 2607.01147), Embedding
+Arithmetic (Thirugnana Sambandham and Schön 2026, arXiv 2604.18167) and FairImagen (Fu et al. 2025, arXiv 2510.21363) are written from their papers and public code;
+`benchmarks/peers_equisteer.py` and `benchmarks/peers_texts.py` say what this small model makes different. They learn from occupations that are not tested, EquiSteer once for a model and attribute.
+FairImagen with "more noise" has a scale of 1 in place of 0.6.
 
-"Needless changes" is the share of images that change their group, less the least share that must change it, so that the unguided
-images of the same seeds meet the target: the total variation distance between their shares and the target; never below 0. It counts
-images whose group changed although it was among those that need not change. A method that falls short of the target may have none: read it beside KL.
-
-"Explicit prompts obeyed" is the share of images that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
-and occupation.{but} Every method stays on as it was set up for the prompt that names none, as a style, an extension or a profile does; who writes
-a suffix or a negative prompt by hand would leave it out. EquiSteer's gate is part of that method. Of this package, the profile of the prompt
-that names no group is applied to the one that does, as every host applies it (`core/profile/lookup.py`).
-How unlike images of one group are with each of these is [measured apart](variety.md), beside selection among many candidates.
+"Needless changes" is the share of images that change their group, less the least share that must change to meet the target (total variation). A method that falls short of
+the target may have none: read it beside KL. "Explicit prompts obeyed" is the share of images that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
+and occupation.{but} Every method stays on as it was set up for the prompt that names none; who writes a suffix or a negative prompt by hand would leave it out.
+How unlike images of one group are is [measured apart](variety.md), beside selection among many candidates.
 
 ![KL against the distance to the unguided images](peers.png)
 
-| attribute | method | KL [95 %] | below the floor | occupation right | distance | needless changes | explicit prompts obeyed | images to calibrate | evaluations an image |
-|---|---|---|---|---|---|---|---|---|---|"""]
+| attribute | method | KL [95 %] | occupation right | distance | needless changes | explicit prompts obeyed | images to calibrate | evaluations an image |
+|---|---|---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         for peer in (peer for peer in PEERS if rows_of(results, attribute, peer)):
             s = summary(results, attribute, peer)
             low, high = s["kl_interval"]
-            text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | {s['below']} of {s['n']} | "
+            text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | "
                         f"{s['fidelity']:.3f} | {s['distance']:.3f} | {_percent(s['needless'])} | {_percent(s['obeyed'])} | {s['images']:.0f} | "
                         f"{s['evaluations']:.1f} |")
-    text.append("\nNo other method has both less KL and less distance than these:\n")
-    text += [f"- {attribute}: {'; '.join(front(results, attribute))}" for attribute in ATTRIBUTES if rows_of(
-        results, attribute, "plain model")]
     return "\n".join(text) + "\n"
 
 

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Callable
 
+from pages import answer
 from sd_debias.core.files import read_json, write_atomic
 
 def record(name: str, found: dict, folder: Path) -> None:
@@ -32,54 +33,41 @@ def _phases(kill: dict) -> str:
 
 def page(known: dict) -> str:
     """The page, of what has been measured so far."""
-    parts = ["# Under fire\n", "Figures of the commands named below, which print them and write this page.\n"]
+    parts = [f"# Under fire\n\n{answer('reliability')}\n\nThe commands named below write this page, on {known[next(iter(known))]['machine']}.\n"]
     if fuzz := known.get("fuzz"):
         kinds = sorted({*fuzz["accepted"], *fuzz["refused"]})
-        rows = "\n".join(f"| {kind.replace('_', ' ')} | {fuzz['accepted'].get(kind, 0):,} | "
-                         f"{fuzz['refused'].get(kind, 0):,} |" for kind in kinds)
+        said = ", ".join(kind.replace("_", " ") for kind in kinds)
         parts.append(f"""## Hostile and damaged input
 
-`python benchmarks/fuzz.py --documents {fuzz['documents']} --seed {fuzz['first_seed']}` ({fuzz['machine']}): {fuzz['documents']:,}
-mutated documents. Each was accepted or refused with a sentence: the command ends at the first other exception, and this run reached
-its end. What is accepted is used: its metadata, description and report are made, and it loads as the same again. No image classifier
-comes with the package, so labels that are in order are refused as the model is loaded. The slowest took {fuzz['slowest_seconds']} s; memory grew
-by {fuzz['more_memory_mb']} MB over the run.
-
-| kind | accepted | refused |
-|---|---|---|
-{rows}
+`python benchmarks/fuzz.py --documents {fuzz['documents']} --seed {fuzz['first_seed']}`: {fuzz['documents']:,} mutated documents of {len(kinds)} kinds ({said}).
+{sum(fuzz["accepted"].values()):,} were accepted and the others refused with a sentence: the command ends at the first other exception. What is accepted is used: its metadata, description
+and report are made, and it loads as the same again. The slowest took {fuzz['slowest_seconds']} s; memory grew by {fuzz['more_memory_mb']} MB over the run.
 """)
     if kill := known.get("kill"):
         parts.append(f"""## Killed at random moments
 
-`python benchmarks/kill.py --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): {kill['kills']} times kill -9 during
-`sd-debias calibrate`, half of them at random times and half when a file appeared. What the killed processes were doing: {_phases(kill)}.
-All {kill['ended']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one']} kills.
-The command ends with an error at the first measured image that is lost, the first refusal (such as "exists already") and the
-first temporary file that is left; these figures are of a run that reached its end.
+`python benchmarks/kill.py --kills {kill['kills']} --seed {kill['first_seed']}`: {kill['kills']} times kill -9 during `sd-debias calibrate`, half of them at random times and half when a file appeared: {_phases(kill)}.
+All {kill['ended']} calibrations ended with an undisturbed run's counts and weights, the one killed most often after {kill['most_kills_of_one']} kills. The command ends with an error at the first measured
+image that is lost, the first refusal and the first temporary file that is left.
 """)
     if kill := known.get("kill_sweep"):
-        parts.append(f"""`python benchmarks/kill.py --what sweep --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): the same for `sd-debias sweep`:
-{_phases(kill)}. All {kill['ended']} sweeps ended with an undisturbed run's weights and the label of
-every image, the one killed most often after {kill['most_kills_of_one']} kills.
+        parts.append(f"""`python benchmarks/kill.py --what sweep --kills {kill['kills']} --seed {kill['first_seed']}`: the same for `sd-debias sweep`: {_phases(kill)}.
+All {kill['ended']} sweeps ended with an undisturbed run's weights and the label of every image.
 """)
     if kill := known.get("kill_results"):
-        parts.append(f"""`python benchmarks/kill.py --what results --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): a sweep that had
-measured everything was killed while it wrote its results: {_phases(kill)}. All {kill['ended']} ended as undisturbed.
+        parts.append(f"""`python benchmarks/kill.py --what results --kills {kill['kills']} --seed {kill['first_seed']}`: a sweep that had measured everything was killed while it wrote
+its results. All {kill['ended']} ended as undisturbed.
 """)
     if kill := known.get("kill_saving"):
-        parts.append(f"""`python benchmarks/kill.py --what saving --kills {kill['kills']} --seed {kill['first_seed']}` ({kill['machine']}): a process that
-only saves a profile and a state, over and over ({kill['saved']:,} times), was killed {kill['kills']} times. Both files loaded after each kill, and were
-the last that was confirmed or the one after it. What the kills left behind, which the next writer removes: {_phases(kill)}.
+        parts.append(f"""`python benchmarks/kill.py --what saving --kills {kill['kills']} --seed {kill['first_seed']}`: a process that only saves a profile and a state, over and over
+({kill['saved']:,} times), was killed {kill['kills']} times. Both files loaded after each kill, and were the last that was confirmed or the one after it.
 """)
     if rows := [_soaked(kind, soak) for kind in ("process", "comfyui", "a1111") if (soak := known.get(f"soak_{kind}"))]:
         parts.append(f"""## Long runs
 
 `python benchmarks/soak.py`: what a process holds after many images, and whether it still makes the same ones. A third of a server's
-runs are cancelled at random moments. Each command ended well: growth is below its bound, no handle leaks, the queue is empty, nothing
-is left unfinished, and images, plain and debiased, are bit for bit those of the beginning. Growth is after a warm-up: of the process
-with its 95 % interval, which allows for samples that resemble their neighbours; of a server, whose memory swings as Python collects
-garbage now and then, from the least of the first third to the least of the last.
+runs are cancelled at random moments. Each command ended well: growth is below its bound, no handle leaks, nothing is left unfinished, and images are bit for bit those of the
+beginning. Growth is after a warm-up: of the process with its 95 % interval, of a server from the least of the first third to the least of the last.
 
 | command | work | growth | file descriptors, threads, temporary files: first and last |
 |---|---|---|---|
@@ -90,7 +78,7 @@ garbage now and then, from the least of the first third to the least of the last
 
 def _soaked(kind: str, soak: dict) -> str:
     """A soak's row of the table."""
-    of = "pictures" if kind == "process" else "runs"
+    of = "images" if kind == "process" else "runs"
     more = f"{soak['calibrations']} calibrations, {soak['interrupted']} interrupted" if kind == "process" else ", ".join(
         f"{count} {name}" for name, count in soak["kinds"].items()) + f"; {soak['cancelled']} of them cancelled"
     if settings := " ".join(soak.get("settings", [])):
@@ -105,5 +93,5 @@ def _soaked(kind: str, soak: dict) -> str:
                            for name, bound in soak["bounds"].items() for slope, low, high in [soak[name]["slope"]])
     handles = ", ".join(f"{soak[name]['first']:g} and {soak[name]['last']:g}" for name in (
         "file descriptors", "threads", "temporary files"))
-    return (f"| `{kind}` ({soak['machine']}) | {soak[of]:,} {of} in {soak['minutes']:g} minutes: {more} | "
+    return (f"| `{kind}` | {soak[of]:,} {of} in {soak['minutes']:g} minutes: {more} | "
             f"per {soak['each']:,} {of}: {growth} | {handles} |")

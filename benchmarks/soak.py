@@ -61,7 +61,7 @@ def main() -> int:
             found = dict(settings=settings(given.pid)) | soak.soak(given.url.rstrip("/"), given.pid, given.runs, given.seed)
         found |= dict(minutes=round((time.perf_counter() - started) / 60, 1), bounds=soak.BOUNDS)
         print(json.dumps(found, indent=1))
-        check(found, soak.BOUNDS, "pictures" if given.kind == "process" else "runs")
+        check(found, soak.BOUNDS, "images" if given.kind == "process" else "runs")
     except Different as wrong:
         print(wrong, file=sys.stderr)
         return 1

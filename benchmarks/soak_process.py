@@ -147,4 +147,4 @@ def soak(pictures: int) -> dict:
         if not all(map(np.array_equal, before, soaking.pictures())):
             raise Different("Expected the last images to be the first ones bit for bit, but they differ.")
         tempfile.tempdir = None
-    return dict(pictures=soaking.done, **soaking.kinds, **watch.found(EACH, min(WARM_UP, number // 2)))
+    return dict(images=soaking.done, **soaking.kinds, **watch.found(EACH, min(WARM_UP, number // 2)))

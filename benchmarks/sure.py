@@ -168,11 +168,10 @@ def tables(results: list[dict]) -> str:
     """Markdown: plans by attribute, then one row an occupation."""
     text = [f"""# How sure is sure enough
 
-Made by `python benchmarks/sure.py` on {harness.machine()}. {REPEATS} calibrations of every plan and occupation with the default
-method, to even shares. They take images from {ALONE} that were left alone and {PUSHED} of every push, on shuffled, non-consecutive
-seeds; the true shares of an answer are counted on {TRUE_ALONE:,} and {TRUE_PUSHED} others, so that they are known within about a point
-and a half themselves. "Begun" counts all images, the verification's included. "Covered": every true share lies within the plan's
-margin of its target, with Wilson's 95 % interval (calibrations of one occupation share images). "Said": the verification found the answer off its target, by chance in about 1 of 20.
+Made by `python benchmarks/sure.py` on {harness.machine()}. {REPEATS} calibrations of every plan and occupation with the default method, to even shares. They take images from {ALONE} that
+were left alone and {PUSHED} of every push; the true shares of an answer are counted on {TRUE_ALONE:,} and {TRUE_PUSHED} others, so that they are known within about a point
+and a half themselves. "Begun" counts all images. "Covered": every true share lies within the margin, with Wilson's 95 % interval (calibrations of one occupation share
+images). "Said": the verification found the answer off its target, by chance in about 1 of 20.
 
 | attribute | plan | margin, points | occupations | calibrations | images begun: mean, most | sure by its own account | covered | mean deviation, points | largest | mean KL | said |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""]
@@ -193,11 +192,9 @@ margin of its target, with Wilson's 95 % interval (calibrations of one occupatio
 ## A list of prompts
 
 Lists of these prompts, {REPEATS} times each, in an order of its own each time, in which the effect of pushes on earlier prompts counts a little. An answer that pushes as few
-images as can be needs many to calibrate: even if of gender the effect of pushes were known exactly, the share of images that are left alone must be, which
-takes about {np.mean(alone):.0f} of them per prompt on average, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification. Where a plan ends before that,
-its answer pushes more images, if that makes it sure: what they show is known from few. The rule for that, and the plan of {FEW['images']} images, were
-chosen with an eye on the images of {len(CHOSEN_ON)} occupations; the {len(OCCUPATIONS) - len(CHOSEN_ON)} others are the test of it. All tones are of
-occupations that it was chosen on.
+images as can be needs many: the share of images that are left alone takes about {np.mean(alone):.0f} per prompt to know, from {min(alone):.0f} to {max(alone):.0f} by prompt, beside the verification.
+Where a plan ends before that, its answer pushes more images, if that makes it sure. That rule and the plan of {FEW['images']} images were chosen with an eye on
+{len(CHOSEN_ON)} occupations, all those of tones among them; the {len(OCCUPATIONS) - len(CHOSEN_ON)} others test it.
 
 | attribute | plan | prompts | margin, points | images begun per prompt: mean, most | sure by its own account | covered | largest deviation, points | images that are pushed |
 |---|---|---|---|---|---|---|---|---|""")
@@ -222,9 +219,8 @@ occupations that it was chosen on.
     text.append(f"""
 ## Floors of draws
 
-Draws are spread evenly over the seeds, so a perfectly fair profile's shares vary less than those of independent images. Of
-{FLOOR_IMAGES} images: the 95 % point of KL of a perfectly fair profile with these draws, by simulation; that of independent images;
-and how often the fair profile exceeds the latter, which would be 5 % of independent ones. Means over the answers of the plan "normal".
+Draws are spread evenly over the seeds, so a fair profile's shares vary less than those of independent images. Of {FLOOR_IMAGES} images: the 95 % point of KL of a fair profile with these
+draws, by simulation; that of independent images; and how often the fair profile exceeds the latter, as 5 % of independent ones do. Means over the answers of the plan "normal".
 
 | attribute | floor of these draws: mean, least, most of the occupations | of independent images | fair profile above the latter: mean, most |
 |---|---|---|---|""")

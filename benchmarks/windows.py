@@ -69,7 +69,7 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/windows.py` on {harness.machine()}: direction `embedding` on the demo model, {STEPS} steps, every image pushed to a drawn group
 at strength 1, but only in the steps named; mean over {', '.join(OCCUPATIONS)}, N = {N} images each. "As drawn" is the share of images that
-show the group they were pushed to. "Evaluations" is the cost of the whole run against the unguided one: one extra row on two."""]
+show that group. "Evaluations" is the whole run's cost against the unguided one's."""]
     text.append(f"""
 Without classifier-free guidance (CFG 1) the added row doubles a step. "Every second" evaluates it in every second of the steps and
 repeats its gamma in between. The package evaluates one in {EVERY}.
@@ -77,15 +77,15 @@ repeats its gamma in between. The package evaluates one in {EVERY}.
 | attribute | steps pushed | evaluated | as drawn | occupation right | distance to the unguided image | evaluations |
 |---|---|---|---|---|---|---|""")
     for attribute in ATTRIBUTES:
-        for end, every in ALONE:
+        for end, every in [(end, every) for end, every in ALONE if every < 3]:
             rows = [r for r in results if r["attribute"] == attribute and r.get("alone") == [end, every]]
             if rows:
-                text.append(f"| {attribute} | {f'1 to {end}' if end else 'none'} | {('every', 'every second', 'every third')[every - 1]} | "
+                text.append(f"| {attribute} | {f'1 to {end}' if end else 'none'} | {('every', 'every second')[every - 1]} | "
                             f"{np.mean([r['obeyed'] for r in rows]):.2f} | {np.mean([r['fidelity'] for r in rows]):.3f} | "
                             f"{np.mean([r['distance'] for r in rows]):.3f} | {1 + -(-end // every) / STEPS:.2f} |")
     text.append(f"""
-The same pushes with the text evaluated on the other side (*away*, as the rule of SLD has it, and as above) or where the weights lead (*toward*,
-anchored at the prompt, as calibrations by this direction do). The package's window, from {100 * TOWARD.start:.0f} % to {100 * TOWARD.end:.0f} % of the
+With the text evaluated on the other side (*away*, as SLD has it, and above) or where the weights lead (*toward*, anchored at the prompt, as
+calibrations by this direction do). The package's window, from {100 * TOWARD.start:.0f} % to {100 * TOWARD.end:.0f} % of the
 schedule, is steps {step_of(TOWARD.start)} to {step_of(TOWARD.end) - 1} of these {STEPS}.
 
 | attribute | steps pushed | text | as drawn | KL | occupation right | distance to the unguided image | evaluations |

@@ -122,15 +122,12 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/wordings.py` on {harness.machine()}: the shipped profile of "a photo of a ..." for {len(subjects)} occupations of the
 demo model, used for {len(WORDINGS)} other wordings of each; N = {len(SEEDS)} seeds that no calibration has used. Means over the occupations, with bootstrap 95 % intervals over these.
-*carried over*: what the profile gives such a prompt. *own weights*: solved from the prompt's own unguided images, half by half, and
-tested on the other half. *every image*: each is steered to a group drawn from the target. "Needless" is the share of images
-whose group changed beyond the least that the change of the shares needs. The demo model reads no emphasis here: brackets
-and weights are words to it. "Tones" is how far the shares of five skin tones, which were not steered, moved with the carried-over
-weights (total variation; the last column is the mean difference between two samples of one model).
+*carried over*: the profile's weights. *own weights*: solved from the prompt's own unguided images, half by half, and tested on the other half. *every image*: each is
+steered to a group drawn from the target. "Needless" is the share of images whose group changed beyond the least that the shares need. The demo model reads no emphasis:
+brackets and weights are words to it. "Tones moved": how far the shares of five skin tones, not steered, moved with the carried-over weights (total variation), and by chance alone.
 
-| wording | look-up | KL: nothing | carried over | own weights | every image | floor of own draws | needless: carried over, own, every | occupation shown: nothing, carried over | tones moved | by chance |
-|---|---|---|---|---|---|---|---|---|---|---|"""]
-    listed = []
+| wording | KL: nothing | carried over | own weights | every image | needless: carried over, own, every | occupation shown: nothing, carried over | tones moved, by chance |
+|---|---|---|---|---|---|---|---|"""]
     for wording in (CALIBRATED, *WORDINGS):
         rows = [r for r in pictures if r["wording"] == wording]
         if not rows:
@@ -140,16 +137,11 @@ weights (total variation; the last column is the mean difference between two sam
         extra = [float(np.mean([needless(r["how"][how], r["how"]["nothing"]) for r in rows])) for how in HOW[1:]]
         shown = [float(np.mean([r["how"][how]["fidelity"] for r in rows])) for how in HOW[:2]]
         moved, chance = (float(np.mean(found)) for found in zip(*(tones_moved(r) for r in rows)))
-        found = "its own" if all(r["exact"] for r in rows) else "carried over"
-        text.append(f"| `{wording.format('X')}` | {found} | {kl['nothing']:.3f} | {kl['carried over']:.4f} {sure['carried over']} | "
-                    f"{kl['own weights']:.4f} {sure['own weights']} | {kl['every image']:.4f} {sure['every image']} | {np.mean([r['floor'] for r in rows]):.4f} | "
+        text.append(f"| `{wording.format('X')}` | {kl['nothing']:.3f} | {kl['carried over']:.4f} {sure['carried over']} | "
+                    f"{kl['own weights']:.4f} {sure['own weights']} | {kl['every image']:.4f} | "
                     f"{', '.join(f'{abs(round(100 * share))} %' for share in extra)} | {shown[0]:.3f}, {shown[1]:.3f} | "
-                    f"{moved:.3f} | {chance:.3f} |")
-        if kl["carried over"] > 2 * kl["own weights"]:
-            listed.append(f"- `{wording.format('X')}`: {kl['carried over'] / kl['own weights']:.1f} times")
-    text += ["", "Wordings whose carried-over KL is more than twice that of weights of their own, on average:", "",
-             *(listed or ["- none"]), "",
-             f"Prompts that name a group, of gender, tone or both, in positive and negative wording: {len(explicit_prompts)}, of which "
+                    f"{moved:.3f}, {chance:.3f} |")
+    text += ["", f"Prompts that name a group, of gender, tone or both, in positive and negative wording: {len(explicit_prompts)}, of which "
              f"{len(explicit_prompts) - len(wrong)} are left alone on what they name, and on nothing else."]
     if left:
         text.append(f"Prompts without a person: {left['prompts']}, {left['images']} images, of which {len(left['changed'])} changed.")

@@ -164,15 +164,11 @@ def card(result: dict) -> str:
 
     rows = []
     for subject, r in result["occupations"].items():
-        tones = " / ".join(f"{100 * share:.0f}" for share in r["tones"])
-        table = " / ".join(f"{100 * share:.0f}" for share in r["tones_table"])
+        tones = ":".join(f"{100 * share:.0f}" for share in r["tones"])
+        table = ":".join(f"{100 * share:.0f}" for share in r["tones_table"])
         rows.append(f"| {subject} | {percent(r['men'])} | {percent(r['men_table'])} | {tones} | {table} |")
-    judges = []
-    for name, found in result["classifiers"].items():
-        names = artwork.GENDERS if len(found["confusion"]) == 2 else artwork.TONES
-        lines = "\n".join(f"| {true} | {' | '.join(map(str, row))} |" for true, row in zip(names, found["confusion"]))
-        judges.append(f"**{name}**: {percent(found['agreement'])} agree\n\n| known \\ measured | {' | '.join(names)} |\n"
-                      f"|{'---|' * (len(names) + 1)}\n{lines}\n")
+    judges = [f"| {name} | {percent(found['agreement'])} | {'; '.join(' '.join(map(str, row)) for row in found['confusion'])} |"
+              for name, found in result["classifiers"].items()]
     stated, clip, n = result["stated"], result["clip_agrees_with_nearest_artwork"], result["images"]
     neutral = "\n".join(f"| {int(number):,} | {what} | {percent(r['largest'])} | {r['near']} of {len(artwork.OCCUPATIONS)} | "
                         f"{r['perfect']:.0%} |" for number, found in result["neutral"].items()
@@ -200,15 +196,14 @@ occupation N = {NEUTRAL * n:,} images of its neutral prompt and {n} of prompts t
 
 ## Neutral prompts ("a photo of a doctor") and prompts that state gender and tone
 
-How near the shares come to the table: the farthest of all occupations' shares, the occupations all of whose shares are within
-{100 * NEAR:.0f} points, and the chance that a model that is exactly right has all occupations within them. The first {n} of the
-{NEUTRAL * n:,} images are shown by themselves too.
+How near the shares come to the table: the farthest share of all, the occupations all of whose shares are within {100 * NEAR:.0f} points, and the chance that a model that is exactly
+right has all of them within.
 
 | images a prompt | attribute | farthest | within {100 * NEAR:.0f} points | a perfect model: all |
 |---|---|---|---|---|
 {neutral}
 
-Of {NEUTRAL * n:,} images each; tones are fair / olive / tan / brown / very dark, in percent.
+Of {NEUTRAL * n:,} images each, in percent; tones from fair to very dark.
 
 | occupation | men | table | tones | table |
 |---|---|---|---|---|
@@ -216,9 +211,11 @@ Of {NEUTRAL * n:,} images each; tones are fair / olive / tan / brown / very dark
 
 ## Judges on the original images
 
+| judge | agree | counts, a row a known group |
+|---|---|---|
 {chr(10).join(judges)}
-The skin tone by colour (ITA) needs cut-offs of its own here: the artists' palettes are not photographs, and the two differ.
-Those cut-offs were chosen on these very images.
+
+Skin tone by colour (ITA) needs cut-offs of its own here: palettes are not photographs. They were chosen on these very images.
 """
 
 

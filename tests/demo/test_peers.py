@@ -94,12 +94,6 @@ def test_a_row_that_lacks_a_figure_has_an_empty_cell_and_needless_changes_are_re
     assert "| 7 % | 90 % | 0 |" in page and "alone: rows of" not in page
 
 
-def test_the_front_is_what_no_other_method_beats_in_both():
-    rows = [row("plain model", 80), row("random suffix", 50, distance=0.3),
-            row("negative prompt", 60, distance=0.2), row("EquiSteer", 61, distance=0.25)]
-    assert peers.front(rows, "gender") == ["plain model", "random suffix", "negative prompt"]
-
-
 def test_explicit_prompts_are_compared_over_the_same_occupations():
     """Of two occupations, one has a row of an earlier version."""
     page = peers.tables([row("plain model", obeyed=[1.0, 1.0]),
