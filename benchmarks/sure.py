@@ -233,6 +233,8 @@ def floors(results: list[dict]) -> list[str]:
     rows = []
     for attribute in ATTRIBUTES:
         own = [r for r in results if r["attribute"] == attribute]
+        if not own:  # not measured so far
+            continue
         floor, above = ([np.mean([run[key] for run in r["runs"] if run["sure"] == "normal"]) for r in own]
                         for key in ("fair_floor", "fair_exceeds"))
         rows.append(f"| {attribute} | {np.mean(floor):.4f}, {min(floor):.4f}, {max(floor):.4f} | {noise_floor(len(own[0]['truth'][0]), FLOOR_IMAGES)[1]:.4f} "
