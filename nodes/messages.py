@@ -188,6 +188,7 @@ def register() -> None:
     add = getattr(server, "add_on_prompt_handler", None)  # not every fork's server has it
     if add is not None:
         add(open_record)
+        add(panel.without_panels)
     if hasattr(server, "routes"):
         panel.register(server)
 

@@ -21,6 +21,7 @@ from ..core.report.page import POLICY
 
 EVENT, KEPT = "sd-debias.panel", "debias_panel"
 PAGES, REPORT, LABELS, ESTIMATE = (f"/sd-debias/{name}" for name in ("pages", "report", "labels", "estimate"))
+SHOWN = "debias panel"  # of a node's properties in a page's workflow: what its panel shows
 MOST_PAGES = 100
 MOST_BYTES = 1000  # of a page's announcement
 _pages: dict[str, None] = {}  # client ids, in the order of their announcement
@@ -72,6 +73,22 @@ def labels_folder() -> Path:
 def about(sure: str, prompts: int) -> str:
     """How many images a calibration to 50:50 takes. Raises DebiasError."""
     return estimate(planned(sure, METHODS["default"]), [GENDER], prompts)
+
+
+def without_panels(queued: dict) -> dict:
+    """A queued prompt whose workflow has no panels: the host writes it into images, which are no place for what nodes
+    said of other runs."""
+    def clean(graph: dict) -> None:
+        for node in graph.get("nodes") or ():
+            (node.get("properties") or {}).pop(SHOWN, None)
+        for subgraph in (graph.get("definitions") or {}).get("subgraphs") or ():
+            clean(subgraph)
+
+    try:
+        clean(queued["extra_data"]["extra_pnginfo"]["workflow"])
+    except (KeyError, TypeError, AttributeError):  # one that no page queued, or that is none
+        pass
+    return queued
 
 
 def register(server) -> None:

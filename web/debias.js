@@ -45,8 +45,6 @@ function element(tag, kind, text, ...children) {
   return made;
 }
 
-const word = (text, values = {}) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
-
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
 function bar(kind, left, right) {
@@ -59,17 +57,16 @@ function bar(kind, left, right) {
 // One attribute: a row a group. Thin and grey what was, broad and blue what is, with its 95 % interval; a mark the target.
 function shares(s, prompts, running) {
   const now = s.now ?? s.was, rows = [element("p", "head", (prompts > 1 ? `${s.prompt}: ` : "") + s.attribute)];
-  if (!now) return rows.concat(element("p", "dim", `${word("Target")}: ${s.groups.map((g, i) => `${g} ${percent(s.target[i])}`).join(", ")}`));
+  if (!now) return rows.concat(element("p", "dim", `Target: ${s.groups.map((g, i) => `${g} ${percent(s.target[i])}`).join(", ")}`));
   s.groups.forEach((group, i) => {
     const [low, high] = now.intervals[i], track = element("div", "track");
     if (s.now && s.was) track.append(bar("was", 0, s.was.shares[i]));
     track.append(bar(s.now && s.was ? "now" : "now alone", 0, now.shares[i]), bar("range", low, high), bar("target", s.target[i]));
     const row = element("div", "row", null, element("span", "", group), track,
       element("span", "", `${percent(now.shares[i])} [${(100 * low).toFixed(0)}, ${(100 * high).toFixed(0)}]`));
-    const was = s.now && s.was ? `${word("was")} ${percent(s.was.shares[i])}, ` : "";
-    row.title = `${group}: ${was}${s.now ? word("now") : word("without guidance")} ${percent(now.shares[i])}, ` +
-      word("95 % interval {low} to {high}, by {images} images; target {target}",
-        { low: percent(low), high: percent(high), images: now.images, target: percent(s.target[i]) });
+    const was = s.now && s.was ? `was ${percent(s.was.shares[i])}, ` : "";
+    row.title = `${group}: ${was}${s.now ? "now" : "without guidance"} ${percent(now.shares[i])}, ` +
+      `95 % interval ${percent(low)} to ${percent(high)}, by ${now.images} images; target ${percent(s.target[i])}`;
     rows.push(row);
   });
   return running ? rows.concat(element("p", "dim", s.text)) : rows;
@@ -80,7 +77,7 @@ function lines(text, refit) {
   const all = text.split("\n").filter(Boolean), at = all.indexOf("Details:");
   const made = (some) => some.map((line) => element("p", /^\s*(Warning|Stopped):/.test(line) ? "warn" : "", line));
   if (at < 0) return made(all);
-  const details = element("details", "", null, element("summary", "dim", word("Details")), ...made(all.slice(at + 1)));
+  const details = element("details", "", null, element("summary", "dim", "Details"), ...made(all.slice(at + 1)));
   details.addEventListener("toggle", refit);
   return [...made(all.slice(0, at)), details];
 }
@@ -101,13 +98,13 @@ function fill(inner, state, refit) {
     const progress = element("div", "bar"), done = element("i");
     done.style.width = `${Math.min(100, 100 * state.done / state.total)}%`;
     progress.append(done);
-    inner.append(element("p", "dim", word("{done} of about {total} images", state)), progress);
+    inner.append(element("p", "dim", `${state.done} of about ${state.total} images`), progress);
   }
   const prompts = new Set(state.shares.map((s) => s.prompt)).size;
   for (const s of state.shares) inner.append(...shares(s, prompts, state.total));
   inner.append(...lines(state.text, refit));
   if (state.report) {
-    const link = element("a", "", word("Open the report"));
+    const link = element("a", "", "Open the report");
     Object.assign(link, { href: api.apiURL(state.report), target: "_blank", rel: "noopener" });
     inner.append(element("p", "", null, link));
   }
@@ -117,8 +114,8 @@ function fill(inner, state, refit) {
 
 // The page of images and labels, in a frame of its own: a click there corrects a label.
 function labelled(state) {
-  const frame = element("iframe", "labels"), link = element("a", "", word("Open images and labels"));
-  Object.assign(frame, { src: api.apiURL(state.labels), title: word("Images and labels") });
+  const frame = element("iframe", "labels"), link = element("a", "", "Open images and labels");
+  Object.assign(frame, { src: api.apiURL(state.labels), title: "Images and labels" });
   frame.setAttribute("sandbox", "allow-scripts allow-downloads");
   Object.assign(link, { href: api.apiURL(state.labels), target: "_blank", rel: "noopener" });
   return [frame, element("p", "", null, link)];
@@ -150,7 +147,7 @@ function height(widget) {
 function panel(node) {
   let widget = node.widgets?.find((w) => w.name === WIDGET);
   if (widget) return widget;
-  const box = element("div", "debias-panel", null, element("div"));
+  const box = element("div", "debias-panel", null, element("div"), element("style", "", STYLE));
   box.addEventListener("wheel", (event) => { if (box.scrollHeight > box.clientHeight) event.stopPropagation(); });
   widget = node.addDOMWidget(WIDGET, "debias", box, {
     serialize: false, hideOnZoom: false, getMinHeight: () => height(widget), getMaxHeight: () => height(widget),
@@ -248,19 +245,7 @@ function fold(node) {
     else if (widget.computeSize === NO_ROW) delete widget.computeSize;
   }
   const button = node.widgets.find((w) => w.type === "button");
-  button.label = button.name = shown ? word("Show fewer settings") : word("Show all settings");
-}
-
-// An image's metadata holds the workflow as it was queued: what an earlier run did has no place in it.
-function withoutPanels(graph) {
-  const clean = (node) => {
-    if (!node.properties?.[PANEL]) return node;
-    const { [PANEL]: _, ...properties } = node.properties;
-    return { ...node, properties };
-  };
-  const subgraphs = graph.definitions?.subgraphs?.map(withoutPanels);
-  return { ...graph, nodes: graph.nodes?.map(clean),
-    ...(subgraphs ? { definitions: { ...graph.definitions, subgraphs } } : {}) };
+  button.label = button.name = shown ? "Show fewer settings" : "Show all settings";
 }
 
 // Of Debias Balance: a calibration of the same attributes, model, prompt and sampler's settings, wired beside it.
@@ -315,9 +300,8 @@ function resize(node) {
 }
 
 app.registerExtension({
-  name: "sd-debias",
+  name: "sddebias.panel",
   async setup() {
-    document.head.append(element("style", "", STYLE));
     const announce = () => api.clientId && api.fetchApi("/sd-debias/pages", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ client: api.clientId }) });
     api.addEventListener(EVENT, received);
@@ -329,11 +313,6 @@ app.registerExtension({
     api.addEventListener("status", () => { if (announced !== api.clientId) { announced = api.clientId; announce(); } });
     let announced = api.clientId;
     announce();
-    const queue = api.queuePrompt;
-    api.queuePrompt = function (number, data, ...more) {
-      const workflow = data?.workflow && withoutPanels(data.workflow);
-      return queue.call(this, number, workflow ? { ...data, workflow } : data, ...more);
-    };
   },
   nodeCreated(node) {
     if (!ours(node)) return;
@@ -346,9 +325,9 @@ app.registerExtension({
       if (node.comfyClass === "DebiasCalibrate") { fold(node); estimate(node); }
     };
     if (node.comfyClass === "DebiasBalance")
-      node.addWidget("button", word("Calibrate these attributes"), null, () => calibrate(node), { serialize: false }).serialize = false;
+      node.addWidget("button", "Calibrate these attributes", null, () => calibrate(node), { serialize: false }).serialize = false;
     if (node.comfyClass !== "DebiasCalibrate") return;
-    const button = node.addWidget("button", word("Show all settings"), null, () => {
+    const button = node.addWidget("button", "Show all settings", null, () => {
       node.properties[UNFOLDED] = !node.properties[UNFOLDED];
       fold(node);
       resize(node);

@@ -209,6 +209,19 @@ def test_the_pack_loads_where_the_server_takes_no_prompt_handlers(comfyui, monke
     assert ours.messages.register() is None
 
 
+def test_images_keep_a_workflow_without_what_panels_said_of_other_runs(comfyui):
+    def node(**more):
+        return dict(type="DebiasBalance", properties={"cnr_id": "sd-debias", **more})
+
+    workflow = dict(nodes=[node(**{"debias panel": {"text": "6 of 8"}}), dict(type="Note")],
+                    definitions=dict(subgraphs=[dict(nodes=[node(**{"debias panel": {}})])]))
+    queued = ours.panel.without_panels(dict(prompt={}, extra_data=dict(extra_pnginfo=dict(workflow=workflow))))
+    assert queued["extra_data"]["extra_pnginfo"]["workflow"] == dict(
+        nodes=[node(), dict(type="Note")], definitions=dict(subgraphs=[dict(nodes=[node()])]))
+    for other in ({}, dict(extra_data=None), dict(extra_data=dict(extra_pnginfo=dict(workflow=[1])))):
+        assert ours.panel.without_panels(other) is other
+
+
 def test_what_cancel_raises_is_found_wherever_a_fork_keeps_it(comfyui, monkeypatch):
     class Theirs(Exception):
         pass

@@ -34,6 +34,18 @@ def test_links_of_a_workflow_fit(path):
         assert nodes[target]["inputs"][slot]["link"] == link
 
 
+@pytest.mark.parametrize("path", sorted(workflows.BLUEPRINTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_blueprint_is_one_node_of_nodes_that_exist(path):
+    """ComfyUI names it as its file."""
+    blueprint = workflows.read(path)
+    (node,), (inside,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    assert node["type"] == inside["id"] and path.stem == inside["name"] == node["title"]
+    assert {one["type"] for one in inside["nodes"] if one["type"].startswith("Debias")} <= set(NODES)
+    assert [slot["name"] for slot in node["inputs"]] == [slot["name"] for slot in inside["inputs"]]
+    links = {link["id"] for link in inside["links"]}
+    assert all(set(slot["linkIds"]) <= links and slot["linkIds"] for slot in [*inside["inputs"], *inside["outputs"]])
+
+
 class Server:
     def __init__(self, folder: Path):
         with socket.socket() as free:
@@ -210,6 +222,21 @@ def test_bundled_workflows_run(server):
         if item["inputs"].get("attribute") == "age":
             item["inputs"].update(attribute="own groups", groups="cook: a cook\njudge: a judge", name="job")
     server.ok(audit)
+
+
+@pytest.mark.comfyui
+def test_blueprints_run(server):
+    balanced, calibrated = (workflows.to_prompt(workflows.unfolded(path), server.object_info)
+                            for path in sorted(workflows.BLUEPRINTS.glob("*.json"), reverse=True))
+    balanced = workflows.on_the_demo_model(balanced)
+    node = key_of(balanced, "VAEDecode")
+    balanced["save"] = dict(class_type="SaveImage", inputs=dict(images=[node, 0], filename_prefix="blueprint"))
+    assert len(server.ok(balanced)["save"]["images"]) == 4
+    calibrated = workflows.on_the_demo_model(calibrated)
+    of_type(calibrated, "DebiasCalibrate")["name"] = "of a blueprint"
+    node = key_of(calibrated, "DebiasCalibrate")
+    calibrated["save"] = dict(class_type="SaveImage", inputs=dict(images=[node, 3], filename_prefix="after"))
+    assert server.ok(calibrated)["save"]["images"]
 
 
 @pytest.mark.comfyui

@@ -6,6 +6,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+BLUEPRINTS = FOLDER.parent / "subgraphs"
 NOTES = ("MarkdownNote", "Note")
 
 
@@ -17,6 +18,25 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text("utf-8"))
 
 
+def unfolded(path: Path) -> dict:
+    """A blueprint's inside as a workflow. What its node takes from outside comes from the demo model."""
+    (inside,) = read(path)["definitions"]["subgraphs"]
+    demo = max(node["id"] for node in inside["nodes"]) + 1
+    outputs = ["MODEL", "CLIP", "VAE"]
+    links, sockets = [], {}
+    for link in inside["links"]:
+        source, output, form = link["origin_id"], link["origin_slot"], link["type"]
+        if source == inside["inputNode"]["id"] and form in outputs:
+            source, output = demo, outputs.index(form)
+        if source in (inside["inputNode"]["id"], inside["outputNode"]["id"]) or link["target_id"] < 0:
+            sockets[link["id"]] = None
+        else:
+            links.append([link["id"], source, output, link["target_id"], link["target_slot"], form])
+    nodes = [dict(node, inputs=[slot | dict(link=sockets.get(slot["link"], slot["link"])) for slot in node["inputs"]])
+             for node in inside["nodes"]]
+    return dict(nodes=[*nodes, dict(id=demo, type="DebiasDemoModel", inputs=[], widgets_values=[])], links=links)
+
+
 def to_prompt(workflow: dict, object_info: dict) -> dict:
     """The prompt of a workflow: links, and widgets' values in the order of the node's inputs."""
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
@@ -24,7 +44,7 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
     for node in workflow["nodes"]:
         if node["type"] in NOTES:
             continue
-        values, inputs = iter(node["widgets_values"]), {}
+        values, inputs = iter(node.get("widgets_values", [])), {}
         for kind in ("required", "optional"):
             for name, (form, *options) in object_info[node["type"]]["input"].get(kind, {}).items():
                 if isinstance(form, list) or form in WIDGETS:
