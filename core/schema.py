@@ -67,8 +67,7 @@ METHOD = _object(
                      toward={"type": "boolean"}, length=_number(0.01, 10)))
 STEERING = _object(
     "weights", weights=_list(_number(-LARGEST_WEIGHT, LARGEST_WEIGHT), minItems=2, maxItems=MOST_GROUPS),
-    probabilities=_list(_number(0, 1), maxItems=MOST_GROUPS + 1), strength=_number(0, LARGEST_WEIGHT),
-    push=_number(0, LARGEST_WEIGHT))
+    probabilities=_list(_number(0, 1), maxItems=MOST_GROUPS + 1), strength=_number(0, LARGEST_WEIGHT))
 MEASURED = _object(
     "counts", counts=_list(COUNT, minItems=2, maxItems=MOST_GROUPS), unsure=COUNT, n=COUNT,
     shares=_list(_number(0, 1)), target=_list(_number(0, 1)), level=_number(0, 1),

@@ -54,12 +54,8 @@ class Steering:
 
     @classmethod
     def from_dict(cls, data: dict) -> Steering:
-        """Read the JSON form; `probabilities` and `strength` may be left out. Raises DebiasError.
-
-        One earlier version stored the push under another name.
-        """
-        return cls(tuple(data["weights"]), tuple(data.get("probabilities") or ()),
-                   data.get("strength", data.get("push", 1.0)))
+        """Read the JSON form; `probabilities` and `strength` may be left out. Raises DebiasError."""
+        return cls(tuple(data["weights"]), tuple(data.get("probabilities") or ()), data.get("strength", 1.0))
 
     def to_dict(self) -> dict:
         """JSON form."""

@@ -195,9 +195,8 @@ class Driver:
 
 def difference(facts: dict, other: dict) -> str:
     """The difference between two workers, in words."""
-    names = dict(software="version of sd-debias", model="model", setting="setting", classifiers="classifiers")
+    names = dict(software="version of sd-debias", model="model", setting="setting", classifiers="judges")
     for name, words in names.items():
         if facts.get(name) != other.get(name):
             return f"its {words} is {short(other.get(name))}, but this sweep's is {short(facts.get(name))}."
-    return ("its model files, judges, precision, device, libraries, settings page or extensions differ from "
-            "this sweep's.")
+    return "its model files, judges, precision, device or libraries differ from this sweep's."
