@@ -28,6 +28,7 @@ METHOD, SHARES, TARGETS = METHODS["default"], (0.6, 0.7, 0.8, 0.9, 0.95), (0.2, 
 OBEDIENCE = ((0.85, 0.85), (0.9, 0.9), (0.95, 0.95), (0.99, 0.99), (0.85, 0.99), (0.99, 0.85))
 EVEN = {n: (1 / n,) * n for n in (3, 4, 5)}
 SEVERAL = {3: (0.6, 0.3, 0.1), 4: (0.5, 0.3, 0.15, 0.05), 5: (0.45, 0.25, 0.15, 0.1, 0.05)}
+USUAL = [([0.8, 0.2], [0.5, 0.5], [0.99, 0.99])]  # of which the guides tell what a plan takes
 EACH, TURN = 1000, 250  # calibrations of a cell, and at once: the cell that has fewest comes next
 
 
@@ -96,14 +97,18 @@ def tables(results: list[dict]) -> str:
     claims, held = sum(r["sure"] for r in rows), sum(r["covered"] for r in rows)
     low, high = wilson(held, claims)
     worst = min(rows, key=lambda r: r["covered"] / max(r["sure"], 1))
+    usual = {r["plan"]: r for r in rows if [(w["shows"], w["target"], w["obeys"]) for w in r["worlds"]] == USUAL}
+    plans = "; ".join(f"*{plan}* {r['images'] / r['calibrations']:.0f}, {r['steered'] / r['calibrations']:.0%}"
+                      for plan, r in usual.items())
     text = [f"""# Does the certainty hold?
 
 Of {claims:,} calibrations that called themselves 95 % certain, {held / max(claims, 1):.1%} [{low:.1%}, {high:.1%}] were within their margin.
-The worst of {len(rows)} cells: {held_in(worst)}, of {said(worst)}. Intervals are Wilson's.
+The worst of {len(rows)} cells: {held_in(worst)}, of {said(worst)}.
 
 Made by `python benchmarks/coverage.py` on {harness.machine()}: simulated calibrations of worlds whose shares are known, by the product's own code, with the default
 method. A row is the model's own shares and the target in %; a column is how often an image that is steered to a group shows it. A cell is the share within the margin
 in %, of the calibrations that say they are sure, of {min(r["calibrations"] for r in rows)} at least. Counts and images are in rows/coverage.json.gz.
+Images, and the share that the answer steers, from 80:20 to 50:50, obeying 99 %: {plans}.
 """]
     for plan in dict.fromkeys(r["plan"] for r in rows):
         own = [r for r in rows if r["plan"] == plan]

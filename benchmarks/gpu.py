@@ -136,6 +136,8 @@ def page(standin: bool) -> str:
     where = "a stand-in for a GPU" if standin else torch.cuda.get_device_name()
     lines = [f"""# On a GPU
 
+{harness.answer("gpu")}
+
 Made by `python benchmarks/gpu.py{' --standin' if standin else ''}` on {where}, of the demo model: {model.STEPS} steps,
 {IMAGES} images, every one pushed; medians of {ROUNDS} rounds.{
     ' A stand-in computes on the CPU: it shows that no step waits for a card, and nothing of its times.' if standin else ''}

@@ -17,6 +17,7 @@ import os
 import tempfile
 import time
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,6 +31,7 @@ from sd_debias.core.study.folder import FolderAudit
 from sd_debias.core.study.given import labelled_pictures
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import planned
+from sd_debias.core.calibration.stop import Stop
 from sd_debias.core.distribution import summarise_people
 from sd_debias.core.statistics import corrected_shares, wilson
 from sd_debias.core.judge import labels
@@ -130,7 +132,8 @@ def calibrations(bench, say) -> list[dict]:
             after = labels(true(made(bench, prompt, SEEDS["test"] + 10_000 * at, TEST, profile)))
             share = float(np.mean(after[after >= 0] == 1))
             rows.append(dict(rate=rate, check=check, most=most, occupation=occupation, woman=share,
-                             images=sum(r.done for r in c.rounds), stop=c.ending))
+                             images=sum(r.done for r in c.rounds),
+                             within=ceil(100 * (plan.within if c.stop is Stop.SURE else c.widest))))
             say(f"{occupation}, {rate:.0%} wrong, check of {check}: woman {share:.1%}, {c.ending}")
     bench.classifiers[GENDER.name] = true
     return rows

@@ -1,7 +1,6 @@
 """What judges.py and photographs.py found, in judges.json and as the page judges.md."""
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pages import answer
@@ -100,17 +99,12 @@ def _ended(found: dict) -> str:
     for own in found["rows"]:
         ended.setdefault((own["rate"], own["check"]), []).append(own)
     for (rate, check), rows in ended.items():
-        women, said = [own["woman"] for own in rows], sorted({_said(own) for own in rows})
+        women, said = [own["woman"] for own in rows], sorted({own["within"] for own in rows})
         off = [abs(woman - 0.7) for woman in women]
         inside = sum(low <= 0.7 <= high for low, high in (wilson(round(w * found["images"]), found["images"]) for w in women))
         text.append(f"| {100 * rate:.0f} % | {check or 'none'} | {_percent(sum(women) / len(women))} | {100 * sum(off) / len(off):.1f}, {100 * max(off):.1f} "
                     f"| {inside} of {len(women)} | {' to '.join(map(str, said[:1] + said[1:][-1:]))} points | {sum(own['images'] for own in rows) / len(rows):.0f} |")
     return "\n".join(text)
-
-
-def _said(own: dict) -> int:
-    """How near to the target a calibration says that the shares are, in points, with 95 % certainty."""
-    return int(re.search(r"within (\d+) points", own["stop"])[1])
 
 
 def _people(found: dict) -> str:

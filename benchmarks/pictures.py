@@ -2,7 +2,8 @@
 
     python benchmarks/pictures.py            # docs/balance.gif, and a thumbnail beside each of example_workflows
 
-A thumbnail shows what its workflow ends with: images, the same seeds before and after, labels, or shares.
+A thumbnail shows what workflows of its kind end with: images, the same seeds before and after, labels, or shares. The
+demo model stands in for a checkpoint.
 """
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from pages import DOCS, ROOT
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibration.standing import in_percent
@@ -56,9 +57,10 @@ def thumbnails(bench: Workbench) -> dict[str, Image.Image]:
     audited = made(bench, seeds=MANY)
     found = [share_chart(a, summarise(np.bincount(bench.classifier(a)(audited).argmax(1), minlength=len(a.groups)), a.target))
              for a in (GENDER, SKIN_TONE_5)]
+    people = made(bench, balanced("gender", "skin_tone_5"))
     shown = [image for prompt, _ in stated for image in made(bench, prompt=prompt, seeds=SEEDS[:4])]
     return {
-        "0": grid(made(bench, balanced("gender", "skin_tone_5"))),
+        "0": grid(people),
         "1": rows(("as the model is", plain), ("calibrated to 50 : 50", made(bench, profile))),
         "2": grid(made(bench, profile)),
         "3": grid([made(bench, profile, f"a photo of a {subject}")[1] for subject in SUBJECTS], SUBJECTS),
@@ -69,7 +71,8 @@ def thumbnails(bench: Workbench) -> dict[str, Image.Image]:
         "7": rows(("plain", plain), ("steered to a woman", made(bench, prompt=stated[1][0]))),
         "8": grid(shown, [f"{group}: {GENDER.names[i]}" for (_, group), i in zip(
             [pair for pair in stated for _ in range(4)], bench.classifier(GENDER)(shown).argmax(1), strict=True)]),
-        "9": crowd(made(bench, balanced("gender", "skin_tone_5")))}
+        "9": grid(people, [", ".join(a.names[i] for a, i in zip((GENDER, SKIN_TONE_5), found)) for found in zip(
+            *(bench.classifier(a)(people).argmax(1) for a in (GENDER, SKIN_TONE_5)))])}
 
 
 def calibrated() -> Profile:
@@ -98,16 +101,6 @@ def charts(*found: Image.Image) -> Image.Image:
     page = Image.new("RGB", (max(image.width for image in found), sum(image.height for image in found)), "white")
     for i, image in enumerate(found):
         page.paste(image, (0, sum(one.height for one in found[:i])))
-    return on_page(page)
-
-
-def crowd(images: list[Image.Image]) -> Image.Image:
-    """All in one image, with a frame around each face."""
-    page = contact_sheet(images, columns=4, size=188)
-    draw = ImageDraw.Draw(page)
-    for left in range(0, page.width, 192):
-        for top in range(0, page.height, 192):
-            draw.rectangle((left + 44, top + 10, left + 144, top + 118), outline=LIGHT["before"], width=4)
     return on_page(page)
 
 

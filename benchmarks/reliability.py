@@ -33,7 +33,8 @@ def _phases(kill: dict) -> str:
 
 def page(known: dict) -> str:
     """The page, of what has been measured so far."""
-    parts = [f"# Under fire\n\n{answer('reliability')}\n\nThe commands named below write this page, on {known[next(iter(known))]['machine']}.\n"]
+    machines = " and ".join(dict.fromkeys(found["machine"] for found in known.values()))
+    parts = [f"# Under fire\n\n{answer('reliability')}\n\nThe commands named below write this page, on {machines}.\n"]
     if fuzz := known.get("fuzz"):
         kinds = sorted({*fuzz["accepted"], *fuzz["refused"]})
         said = ", ".join(kind.replace("_", " ") for kind in kinds)

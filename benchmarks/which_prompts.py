@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import harness  # noqa: F401  # makes sd_debias importable
+import harness
 from sd_debias.core.attribute import BUILT_IN
 from sd_debias.core.statistics import wilson
 from sd_debias.core.method.draw import Steering
@@ -58,8 +58,9 @@ def main() -> None:
     kinds = [f"| {kind} | {count[kind]} | {missed[kind]} |" for kind in count]
     (HERE.parent / "docs" / "which_prompts.md").write_text(f"""# Which prompts are steered
 
-A prompt is steered where it shows a person and leaves the attribute open. It is left alone where it names a group, an
-individual or nobody. Made by `python benchmarks/which_prompts.py`: errors on {len(kept)} labelled prompts. Each set but
+{harness.answer("which_prompts")}
+
+Such a prompt shows a person, and names no individual. Made by `python benchmarks/which_prompts.py`: errors on {len(kept)} labelled prompts. Each set but
 the rules' own was written by somebody who knew nothing of the rules. It was used once, its errors counted (with 95 %
 intervals), and then the rules were mended; so only the third column says what to expect of your prompts.
 

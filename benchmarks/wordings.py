@@ -21,7 +21,7 @@ from wordings_texts import CALIBRATED, WITHOUT_PERSONS, WORDINGS, explicit
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model.subjects import article
 from sd_debias.core.calibration.solver.draw import Draw, least_push
-from sd_debias.core.statistics import drawn_floor, fair_outcomes, kl_divergence, shares
+from sd_debias.core.statistics import kl_divergence, shares
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for
@@ -59,7 +59,7 @@ def measure(job: dict) -> tuple[dict, str]:
         return unchanged()
     prompt = job["wording"].replace("a {}", article(job["occupation"])).format(job["occupation"])
     harness.bench.batch_size = 25
-    entry, exact = entry_for(PROFILE, prompt)
+    entry, _ = entry_for(PROFILE, prompt)
     classify, tone = harness.bench.classifier(GENDER), harness.bench.classifier(SKIN_TONE_5)
     plain = steered(prompt, [(SEEDS, NONE)])
     unguided = classify(plain).argmax(1)
@@ -77,10 +77,7 @@ def measure(job: dict) -> tuple[dict, str]:
             regrouped=float(np.mean(labels != unguided)), steered=float(np.mean(drawn > 0)),
             fidelity=float(np.mean(harness.bench.fidelity(images, captions.prompt(job["occupation"])))),
             tones=np.bincount(tone(images).argmax(1), minlength=5).tolist())
-    p = shares(np.bincount(unguided, minlength=2))
-    matrix = fair_outcomes(np.vstack([p, np.eye(2)]), np.array(own(unguided).probabilities), GENDER.target)
-    floor = drawn_floor(matrix, np.array(own(unguided).draws(SEEDS)), GENDER.target)
-    return dict(prompt=prompt, exact=exact, said=list(entry.warnings), how=found, floor=floor), ", ".join(
+    return dict(prompt=prompt, said=list(entry.warnings), how=found), ", ".join(
         f"{how} {part['kl']:.4f}" for how, part in found.items())
 
 

@@ -257,7 +257,7 @@ def tables(results: list[dict]) -> str:
                         for (case, way), count in counts.items() if count < len(world.OCCUPATIONS) and (way != CHECKED or case in TWO_JUDGES))
     return f"""# A second world: faces
 
-Made by `python -m faces_world.measure WORK` on {harness.machine()}: {HELD_OUT} images a test, with seeds that no calibration used. Labels are noisy here, light looks like
+Made by `python -m faces_world.measure WORK` in the folder benchmarks, on {harness.machine()}: {HELD_OUT} images a test, with seeds that no calibration used. Labels are noisy here, light looks like
 skin tone, and not every image obeys.
 
 `python -m faces_world.build WORK` makes the model on a CPU from {faces.FACES:,} draws of a face generator in a PyPI package (gan-face-generate, trained on rendered

@@ -218,6 +218,8 @@ def test_images_keep_a_workflow_without_what_panels_said_of_other_runs(comfyui):
     queued = ours.panel.without_panels(dict(prompt={}, extra_data=dict(extra_pnginfo=dict(workflow=workflow))))
     assert queued["extra_data"]["extra_pnginfo"]["workflow"] == dict(
         nodes=[node(), dict(type="Note")], definitions=dict(subgraphs=[dict(nodes=[node()])]))
+    page = Path(ours.panel.__file__).parents[1] / "web" / "debias.js"
+    assert f'const PANEL = "{ours.panel.SHOWN}";' in page.read_text("utf-8")
     for other in ({}, dict(extra_data=None), dict(extra_data=dict(extra_pnginfo=dict(workflow=[1])))):
         assert ours.panel.without_panels(other) is other
 
