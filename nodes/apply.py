@@ -126,6 +126,8 @@ class Application:
             return made * images, first, []
         if len(made) == images:
             return made, first, []
+        if "tile_width" in inputs and images % len(made) == 0:  # several tiles of each image, one image behind the other
+            return [one for one in made for _ in range(images // len(made))], first, []
         if images == 1 and 0 <= place == done < len(made):
             return [made[place]], first, []
         return own, "", [f"which of the {len(made)} images of the pass before these {images} are is not known, so "

@@ -58,7 +58,7 @@ def small(host, params: dict, path, *args, **kwargs):
         context_dim=unet["context_dim"], use_linear_in_transformer=False)
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder)
-        shutil.copytree(Path(loader.dir_path, "huggingface", "runwayml", "stable-diffusion-v1-5"), repository,
+        shutil.copytree(Path(loader.__file__).parent / "huggingface" / "runwayml" / "stable-diffusion-v1-5", repository,
                         dirs_exist_ok=True)
         text = Path(path).with_name(f"{Path(path).stem}-text")
         shutil.copy(text / "config.json", repository / "text_encoder" / "config.json")

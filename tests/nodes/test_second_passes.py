@@ -61,6 +61,14 @@ def test_one_picture_that_is_drawn_anew_several_times_stays_who_it_is(passes):
     assert kept == first * 3
 
 
+def test_the_tiles_of_a_picture_stay_one_person(passes):
+    """Ultimate SD Upscale takes tiles of all images in one batch: half of a face was steered to another group."""
+    made = graph()
+    made["second"]["inputs"].update(tile_width=64, batch_size=2)
+    (first, kept), said = passes(made, ("first", 4, 4), ("second", 77, 8))
+    assert kept == [row for row in first for _ in range(2)] and "is not known" not in said
+
+
 def test_where_it_is_not_known_which_picture_it_is_the_seed_decides_and_it_is_said(passes):
     (_, alone), _ = passes(graph(second=DOCTOR, seed=6), ("first", 90, 2), ("first", 6, 3))
     (*_, unknown), said = passes(graph(seed=6), ("first", 4, 4), ("second", 6, 3))
