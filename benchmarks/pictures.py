@@ -64,7 +64,7 @@ def thumbnails(bench: Workbench) -> dict[str, Image.Image]:
         "1": rows(("as the model is", plain), ("calibrated to 50 : 50", made(bench, profile))),
         "2": grid(made(bench, profile)),
         "3": grid([made(bench, profile, f"a photo of a {subject}")[1] for subject in SUBJECTS], SUBJECTS),
-        "4": grid(made(bench, profile, "a photo of a teacher")),
+        "4": grid(people),
         "5": charts(*found),
         "6": rows(("as the model is", made(bench, prompt="a photo of a judge")),
                   ("calibrated to 50 : 50", made(bench, profile, "a photo of a judge"))),

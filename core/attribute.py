@@ -10,6 +10,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Sequence
 
@@ -24,6 +25,7 @@ MOST_TEXT = 100_000  # characters of an attribute or a target in one line
 PERCENTS = 80, 125  # a sum between these is of shares in percent, and of no ratio
 ROUNDED = 1.5       # that percents may be off 100, as 33:33:33 is
 MOST_PART = 1000  # of one group's part of a target
+PLAIN = re.compile(r"(\w+)(?:\s*:\s*|\s+)([\d.]+%?(?:\s*[:/]\s*[\d.]+%?)+)")  # "gender: 50:50", "gender 50:50"
 MOST_TOGETHER = 8  # attributes; a draw has as many independent streams
 
 
@@ -90,11 +92,11 @@ class Attribute:
         target = self.target or (1.0,) * len(names)
         if len(target) != len(names):
             raise DebiasError(f"Attribute {quoted(self.name)} needs {len(names)} target shares, one per group, got "
-                              f"{len(target)}: {short(list(target))}. Give one number per group.")
+                              f"{len(target)}: {_ratio(target)}. Give one number per group.")
         total = sum(target)
         if not all(share >= 0 for share in target) or not 0 < total < math.inf:
             raise DebiasError(f"Target shares of {quoted(self.name)} must be finite, not negative, and not all zero, "
-                              f"got {short(list(target))}. Change them, e.g. to 50:50.")
+                              f"got {_ratio(target)}. Change them, e.g. to 50:50.")
         object.__setattr__(self, "groups", tuple(self.groups))
         # Shares that sum to 1 stay as they are: dividing again would move their last bit at every save and load.
         scale = 1 if math.isclose(total, 1, rel_tol=1e-12) else total
@@ -108,7 +110,12 @@ class Attribute:
 
     def with_target(self, target: Sequence[float] | str) -> Attribute:
         """The same groups with other target shares: ratios, such as 70, 30, or words, as `target_of` reads them."""
-        return replace(self, target=target_of(target, self.names) if isinstance(target, str) else tuple(target))
+        if not isinstance(target, str):
+            return replace(self, target=tuple(target))
+        try:
+            return replace(self, target=target_of(target, self.names))
+        except DebiasError as error:  # of several attributes, the one that is meant
+            raise DebiasError(f"{quoted(self.name)}: {error}") from error
 
     def to_dict(self) -> dict:
         """JSON form, read back by `from_dict`."""
@@ -178,6 +185,10 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
     return _adding_up(tuple(found.get(name, rest / max(len(missing), 1)) for name in names), text)
 
 
+def _ratio(shares: Sequence[float]) -> str:
+    return short(":".join(f"{share:g}" for share in shares))
+
+
 def _adding_up(shares: tuple[float, ...], text: str) -> tuple[float, ...]:
     """Shares that are nearly percents must add up to 100. Raises DebiasError."""
     total = sum(shares)
@@ -199,7 +210,8 @@ def parse(text: str) -> Attribute:
 
     "gender"                             a built-in one
     "gender = 70:30"                     a built-in one with another target, as `target_of` reads it, such as
-                                         "gender = woman 65, man 35"; "doctors: gender" also renames it
+                                         "gender = woman 65, man 35"; "doctors: gender" also renames it; before plain
+                                         numbers "=" may be left out, or be ":"
     "young | middle-aged | old = 1:1:1"  own groups; "age of doctors: young | old" also names the attribute
     "with a hat (a person with a hat) | bare-headed ({prompt})"   own groups with descriptions; `{prompt}` alone is the
                                          prompt itself, of a group that has no words of its own
@@ -208,6 +220,8 @@ def parse(text: str) -> Attribute:
     """
     if len(text) > MOST_TEXT:
         raise DebiasError(f"Expected an attribute of at most {MOST_TEXT:,} characters, got {len(text):,}. Shorten it.")
+    if (plain := PLAIN.fullmatch(text.strip())) and plain[1] in BUILT_IN:
+        return BUILT_IN[plain[1]].with_target(plain[2])
     # What stands in brackets is text, whatever it holds.
     hidden = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", lambda found: "\0" * len(found[0]), text)
     end = hidden.find("=") if "=" in hidden else len(text)
@@ -218,8 +232,10 @@ def parse(text: str) -> Attribute:
     if len(groups) == 1:
         known = BUILT_IN.get(groups[0])
         if known is None:
-            raise DebiasError(f"No attribute is called {quoted(groups[0])}. Known: {', '.join(BUILT_IN)}; or list own "
-                              f"groups, e.g. 'young | middle-aged | old'.")
+            near = get_close_matches(groups[0].casefold(), BUILT_IN, 1)
+            meant = f" Did you mean {quoted(near[0])}?" if near else ""
+            raise DebiasError(f"No attribute is called {quoted(groups[0])}.{meant} Known: {', '.join(BUILT_IN)}; or "
+                              "list own groups, e.g. 'young | middle-aged | old'.")
         found = replace(known, name=name.strip() or known.name)
     else:
         own = tuple(Group(part[1], (part[2],)) if part else Group(group)  # "(adult)" alone is a part of a name

@@ -62,8 +62,10 @@ class Distribution:
         unsure = f"; {self.unsure} {what} left out as unsure" if self.unsure else ""
         corrected = f"; corrected by the judge's check: {listed(self.corrected, self.corrected_intervals)}" \
             if self.corrected is not None and self.corrected_intervals is not None else ""
-        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; KL {self.kl:.4f} nats (95 % of fair samples "
-                f"of this size stay below {self.kl_floor95:.4f}){unsure}{corrected}")
+        chance = "farther from the target than chance explains" if self.kl > self.kl_floor95 else \
+            "chance can explain the distance from the target"
+        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; {chance} (KL {self.kl:.4f}, by chance below "
+                f"{self.kl_floor95:.4f}){unsure}{corrected}")
 
     def to_dict(self) -> dict:
         """JSON form; what is None is left out."""

@@ -21,6 +21,7 @@ from .conditioning import encode_all
 from .graph import inputs_of, pass_before, samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
+from .passes import Passes, text_of
 from .types import APPLY, Profiles
 
 
@@ -65,7 +66,7 @@ class Application:
     known: dict
 
     def __post_init__(self):
-        self.run: object = None  # the last one of which a pass was said
+        self.passes = Passes()
         self.first = ""  # the prompt of the pass whose images are drawn again
         self._encoded: dict[str, Encoded] = {}
         if messages.running()[0] is None or self._behind() or self.text.strip() or len(self.profile.entries) == 1:
@@ -126,7 +127,7 @@ class Application:
             return made * images, first, []
         if len(made) == images:
             return made, first, []
-        if "tile_width" in inputs and images % len(made) == 0:  # several tiles of each image, one image behind the other
+        if "tile_width" in inputs and images % len(made) == 0:  # some tiles of the first image, then of the next
             return [one for one in made for _ in range(images // len(made))], first, []
         if images == 1 and 0 <= place == done < len(made):
             return [made[place]], first, []
@@ -153,24 +154,22 @@ class Application:
         idle = not summary["acted"] and any(map(any, summary["weights"]))
         own = self.seeds[0] if images == 1 else None
         told = metadata(self.profile, self.prompt, summary, self.strength, own, self.negative, self.first)
-        run = messages.running()[0]
-        beyond = [FOLLOWS] if self.first else []
+        lines = [summary_text(self.profile, self.entry, told, summary, self.seeds), *([FOLLOWS] if self.first else [])]
         if summary["acted"] and not self.profile.entries:
-            beyond.append(beyond_balance(self.profile.attributes))
-        said = [summary_text(self.profile, self.entry, told, summary, self.seeds), *beyond]
-        messages.say(self.node, "\n".join([*said, *(f"Warning: {note}" for note in notes)]),
-                     warning=idle or bool(notes), adds=run is not None and run is self.run)
-        self.run = run
+            lines.append(beyond_balance(self.profile.attributes))
+        self.passes.add(*messages.running(), lines, notes, details(summary), idle or bool(notes))
+        passes = self.passes.said
+        messages.say(self.node, text_of(passes), any(one.warning for one in passes), passes=passes)
         messages.record({**told, **cache, "Debias text": self.first or self.prompt,
                          "Debias seeds": [self.seeds[0], self.seeds[-1]], "Debias rows": summary["weights"]})
 
 
 def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seeds: list[int]) -> str:
-    """One pass in a sentence or two."""
+    """One pass in a sentence."""
     total = len(summary["weights"])
     if not summary["acted"]:
         return f"{profile.name}: {told['Debias']}"
-    steered, steps = summary["guided_images"], f"{summary['steps']} steps, " if summary["steps"] else ""
+    steered = summary["guided_images"]
     if total == 1:
         sent = told.get("Debias sent to")
         said = f"this image: steered to {sent}" if sent else "this image is steered"
@@ -181,8 +180,14 @@ def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed
         each = "; ".join(", ".join(f"{n} to {group}" for group, n in counts.items()) for counts in groups)
         said += f" ({each})" if each else ""
         said += f"; {total - steered} left alone by their draw" if total > steered and groups else ""
-    return (f"{profile.name}: {said}. Direction '{summary['direction']}', {steps}mean shift "
-            f"{summary['magnitude']:.3g}, {summary['extra_evaluations']} extra evaluations")
+    return f"{profile.name}: {said}"
+
+
+def details(summary: dict) -> str:
+    """How a pass was steered; "" where it was not."""
+    steps = f"{summary['steps']} steps, " if summary["steps"] else ""
+    return (f"Direction '{summary['direction']}', {steps}mean shift {summary['magnitude']:.3g}, "
+            f"{summary['extra_evaluations']} extra evaluations") if summary["acted"] else ""
 
 
 class DebiasApply(io.ComfyNode):

@@ -5,8 +5,9 @@ A graph is ComfyUI's prompt, {node: {class_type, inputs}}, as it runs: dynamic p
 """
 from __future__ import annotations
 
+import json
 import re
-from typing import Any, Container, Iterator, Mapping, TypeGuard
+from typing import Any, Container, Iterable, Iterator, Mapping, TypeGuard
 
 # Inputs by which a sampler, or what stands before one, gets its positive conditioning; the first that is there counts.
 POSITIVE = ("positive", "guider", "conditioning", "cond1", "base_positive", "basic_pipe", "pipe")
@@ -64,6 +65,32 @@ def inputs_of(graph: Mapping, node: str) -> Mapping:
     at = graph.get(node)
     found = at.get("inputs") if isinstance(at, Mapping) else None
     return found if isinstance(found, Mapping) else {}
+
+
+def upstream(prompt: dict, nodes: Iterable[str]) -> dict[str, dict]:
+    """These nodes of a prompt, and all that leads to them."""
+    found, waiting = {}, list(nodes)
+    while waiting:
+        at = waiting.pop()
+        if at not in found and isinstance(prompt.get(at), dict):
+            found[at] = prompt[at]
+            waiting += [str(value[0]) for value in inputs_of(prompt, at).values() if isinstance(value, list)
+                        and len(value) == 2]
+    return found
+
+
+def making(prompt: dict, node: str) -> tuple[str, str]:
+    """A node of a prompt, and all that makes it what it is."""
+    found = {key: [at.get("class_type"), {name: _plain(value) for name, value in inputs_of(prompt, key).items()}]
+             for key, at in upstream(prompt, [node]).items()}
+    return node, json.dumps(found, sort_keys=True, default=str)
+
+
+def _plain(value: object) -> object:
+    """A value as it is before and after the host checks a prompt: a page posts 8, and what runs has 8.0."""
+    if isinstance(value, (list, dict)):
+        return value
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _chosen(graph: Mapping, inputs: Mapping) -> Mapping:

@@ -1,7 +1,6 @@
 """Messages of a run: as text on a node, in the log, and in the metadata of saved images."""
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
@@ -10,11 +9,12 @@ import warnings
 from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterator, Sequence
 from weakref import WeakValueDictionary
 
 from . import panel
-from .graph import inputs_of
+from .graph import making, upstream
+from .passes import still_there, text_of
 
 log = logging.getLogger("sd-debias")
 
@@ -25,7 +25,7 @@ _records: WeakValueDictionary[str, Record] = WeakValueDictionary()
 # What nodes recorded when they last ran, by `making`: taken from ComfyUI's cache, they do not run again.
 _earlier: dict[tuple[str, str], list[dict]] = {}
 # What nodes said last, by `making`: where a node is taken from the cache, its page is told again.
-_said: dict[tuple[str, str], dict] = {}
+_said: dict[tuple[str, str], tuple[dict, list]] = {}
 _KEPT = 200
 _lock = threading.Lock()  # prompts are queued by one thread and run by another
 
@@ -65,18 +65,6 @@ class Record(list):
         self[:] = [entry for entries in self.did.values() for entry in entries]
 
 
-def upstream(prompt: dict, nodes: Iterable[str]) -> dict[str, dict]:
-    """These nodes of a prompt, and all that leads to them."""
-    found, waiting = {}, list(nodes)
-    while waiting:
-        at = waiting.pop()
-        if at not in found and isinstance(prompt.get(at), dict):
-            found[at] = prompt[at]
-            waiting += [str(value[0]) for value in inputs_of(prompt, at).values() if isinstance(value, list)
-                        and len(value) == 2]
-    return found
-
-
 def needed(prompt: dict) -> set[str]:
     """The nodes that lead to an output, which alone a host runs; none where it does not say which nodes are outputs."""
     known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
@@ -84,35 +72,39 @@ def needed(prompt: dict) -> set[str]:
         known.get(str(node.get("class_type"))), "OUTPUT_NODE", False)]))
 
 
-def making(prompt: dict, node: str) -> tuple[str, str]:
-    """A node of a prompt, and all that makes it what it is."""
-    found = {key: [at.get("class_type"), inputs_of(prompt, key)] for key, at in upstream(prompt, [node]).items()}
-    return node, json.dumps(found, sort_keys=True, default=str)
+def say(node_id: str | None, text: str, warning: bool = False, passes: Sequence = (), **shown) -> None:
+    """Show text on a node and in the log, with what else its panel shows. Without a server there is only the log.
 
-
-def say(node_id: str | None, text: str, warning: bool = False, **shown) -> None:
-    """Show text on a node and in the log, with what else its panel shows. Without a server there is only the log."""
+    passes  what it was made of, where it is of samplers that come later (passes.py)
+    """
     log.log(logging.WARNING if warning else logging.INFO, "sd-debias: %s", text)
     server = _server()
     if server is not None and node_id is not None:
-        _remember(str(node_id), text, warning, shown)
+        _remember(str(node_id), text, warning, shown, passes)
     if server is not None and node_id is not None and not panel.send(server, node_id, text, warning, shown):
         text = text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")  # some frontends show it as HTML
         server.send_progress_text(text, node_id)
 
 
-def _remember(node: str, text: str, warning: bool, shown: dict) -> None:
+def _remember(node: str, text: str, warning: bool, shown: dict, passes: Sequence) -> None:
     with _lock:
         now, _ = running()
         if now is None or "total" in shown:  # progress is nothing to repeat
             return
-        key, own = making(now.prompt, node), {**shown}
-        if own.pop("adds", False) and key in _said:
-            text, warning = f"{_said[key]['text']}\n{text}", warning or _said[key]["warning"]
+        key = making(now.prompt, node)
         _said.pop(key, None)
-        _said[key] = dict(own, text=text, warning=warning)
+        _said[key] = dict(shown, text=text, warning=warning), list(passes)
         while len(_said) > _KEPT:
             _said.pop(next(iter(_said)))
+
+
+def _again(prompt: dict, node: str) -> dict | None:
+    """What a node said that stands in a prompt as it did; of passes, those whose samplers do too."""
+    found, passes = _said.get(making(prompt, node), (None, []))
+    there = still_there(passes, prompt)
+    if found is None or len(there) == len(passes):
+        return found
+    return dict(found, text=text_of(there), warning=any(one.warning for one in there)) if there else None
 
 
 @contextmanager
@@ -172,7 +164,7 @@ def open_record(json_data: dict) -> dict:
         with _lock:
             entry = Record(prompt)
             _records[str(json_data.setdefault("prompt_id", str(uuid.uuid4())))] = entry
-            again = [(node, found) for node in prompt if (found := _said.get(making(prompt, node)))]
+            again = [(node, found) for node in prompt if (found := _again(prompt, node))]
         for node, found in again:
             panel.again(_server(), json_data.get("client_id"), node, found)
         extra = json_data.get("extra_data")

@@ -31,7 +31,7 @@ def send(server, node_id: str, text: str, warning: bool, shown: Mapping) -> bool
     """Show a panel in the page whose prompt runs; False where that page has none.
 
     shown  `shares`, a list of `core.calibration.standing.Standing` as plain values; `done` and `total` images of what
-           runs; `report`, the address of a page; `adds`: this text is a further line of the same run
+           runs; `report`, the address of a page
     """
     if getattr(server, "client_id", None) not in _pages:
         return False

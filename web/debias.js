@@ -9,7 +9,6 @@ const PANEL = "debias panel";        // of a node's properties: what its panel s
 const UNFOLDED = "debias unfolded";  // are all settings shown?
 const WIDGET = "debias_panel";
 const FIRST = new Set(["prompts", "sure", "name", "width", "height", "steps", "cfg", "sampler_name", "scheduler", WIDGET]);
-const MOST_LINES = 40;
 const OURS = /^\/sd-debias\/(report\/[^/?#\\]+|labels)\/[^/?#\\]+\.html$/;  // addresses of our pages
 const NO_ROW = () => [0, -4];
 const MOST = 620, MOST_TEXT = 240, LINE = 15, MARGIN = 24, NARROW = 100;  // pixels; frontends keep a margin around a widget
@@ -186,8 +185,7 @@ const ours = (node) => node?.comfyClass?.startsWith("Debias");
 function received({ detail }) {
   const node = find(detail.node);
   if (!node) return;
-  const { node: _, adds, ...state } = detail, before = node.properties[PANEL];
-  if (adds && before) state.text = `${before.text}\n${state.text}`.split("\n").slice(-MOST_LINES).join("\n");
+  const { node: _, ...state } = detail;
   if (state.total) return show(node, state);  // how far it is changes often, and is nothing to save
   keep(node, state);
 }
@@ -264,10 +262,11 @@ function calibrate(node) {
   for (const seen = new Set(); !sampler && waiting.length; waiting = waiting.flatMap((n) => seen.has(n) ? [] : (seen.add(n), led(n, "MODEL"))))
     sampler = waiting.find((n) => value(n, "sampler_name") != null && value(n, "steps") != null);
   const size = source(sampler, "latent_image")[0];
+  const below = Math.max(...graph._nodes.map((n) => n.pos[1] + n.size[1])) + 100;
   let at = node.pos[0];
   const [judge, target] = ["DebiasJudge", "DebiasCalibrate"].map((type) => {
     const one = LiteGraph.createNode(type);
-    one.pos = [at, node.pos[1] + node.size[1] + 60];
+    one.pos = [at, below];
     graph.add(one);
     at += one.size[0] + 40;
     return one;

@@ -21,7 +21,7 @@ def sure_of_nothing(classify: Classifier, attribute: Attribute) -> str:
         return ""
     name = attribute.names[int(p.argmax(1)[0])]
     return (f"the judge of {quoted(short(attribute.name))} is {p.max(1).min():.0%} sure of {quoted(short(name))} on "
-            "images of grey and of noise, which show nobody")
+            "images of grey and of noise, which show nobody. Its labels count only for images that show somebody")
 
 
 def warnings(classifiers: Sequence[Classifier], attributes: Sequence[Attribute]) -> list[str]:

@@ -145,3 +145,16 @@ def test_any_text_is_an_attribute_with_shares_or_refused_in_one_sentence(text):
         return
     assert len(found.groups) >= 2 and math.isclose(math.fsum(found.target), 1)
     assert Attribute.from_dict(found.to_dict()) == found
+
+
+@pytest.mark.parametrize("text", ["gender: 70:30", "gender 70:30", " gender :70/30", "gender 70%:30%"])
+def test_the_equals_sign_may_be_left_out_before_plain_shares(text):
+    """"gender: 50:50" was told that no attribute is called '50'."""
+    assert parse(text) == parse("gender = 70:30")
+
+
+def test_a_mistyped_attribute_or_target_says_which_is_meant():
+    with pytest.raises(DebiasError, match="Did you mean 'gender'"):
+        parse("gendr = 50:50")
+    with pytest.raises(DebiasError, match="'age': Expected a target"):
+        parse("age = half:half")

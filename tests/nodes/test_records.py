@@ -46,6 +46,17 @@ def posted(messages, prompt_id, saved="2", client_id=None, kind="DebiasApply", s
     return data, data["extra_data"]["extra_pnginfo"]["debias"]
 
 
+def test_a_pass_from_the_cache_is_known_though_the_host_rewrites_numbers(records):
+    """A page posts a CFG of 8, the host makes 8.0 of it: a second pass whose first came from the cache drew its groups
+    anew, and the images' record left the first one out."""
+    messages, ran = records
+    held, _ = posted(messages, "first", cfg=8, text=None)
+    held["prompt"]["1"]["inputs"].update(cfg=8.0, text="None")  # as it is checked
+    ran("first", "2")
+    _, record = posted(messages, "second", cfg=8, text=None)
+    assert names(record) == ["x"] and posted(messages, "third", cfg=8.5, text=None)[1] == []
+
+
 def names(record, key="Debias profile"):
     return [entry[key] for entry in record]
 
@@ -178,13 +189,29 @@ def test_a_node_taken_from_the_cache_says_again_what_it_said(records, sent):
     ran("first", "2")
     ours.panel._pages["page"] = None
     messages.say("1", "2 images steered")
-    messages.say("1", "and 2 more", adds=True)
     messages.say("1", "4 of 9", done=4, total=9)
     sent.clear()
     posted(messages, "again", client_id="page")
     posted(messages, "otherwise", client_id="page", strength=0.5)
-    state = dict(node="1", text="2 images steered\nand 2 more", warning=False)
+    state = dict(node="1", text="2 images steered", warning=False)
     assert held and sent == [("sd-debias.panel", state, "page")]
+
+
+def test_a_pass_that_was_taken_out_is_not_said_again(records, sent):
+    """The second sampler was deleted, the first came from the cache, and the node still spoke of both."""
+    messages, ran = records
+    held = posted(messages, "first", seed=3)
+    ran("first", "2")
+    prompt, node = messages._records["first"].prompt, ours.passes.Passes()
+    for at in ("2", "3"):
+        node.add(messages.running()[0], at, [f"by {at}"], [], "", at == "3")
+    ours.panel._pages["page"] = None
+    messages.say("1", ours.passes.text_of(node.said), True, passes=node.said)
+    sent.clear()
+    posted(messages, "same", client_id="page", seed=3)
+    posted(messages, "without", client_id="page", seed=4)  # only node 3 is as it was
+    said = [(message[1]["text"], message[1]["warning"]) for message in sent]
+    assert held and prompt and said == [("KSampler: by 2\nKSampler: by 3", True), ("by 3", True)]
 
 
 @pytest.mark.parametrize("path, said", [

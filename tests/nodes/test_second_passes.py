@@ -92,3 +92,13 @@ def test_the_nearest_pass_counts_and_models_and_references_are_not_its_pictures(
     assert ours.graph.pass_before(made, "third", known) == ("second", 0, None)
     made["third"]["inputs"]["latent_image"] = ["empty", 0]
     assert ours.graph.pass_before(made, "third", known) is None
+
+
+def test_each_pass_is_named_and_what_all_say_is_said_once(passes):
+    made = graph(FACE)
+    made["second"]["_meta"] = dict(title="Faces")
+    _, said = passes(made, ("first", 4, 4), ("second", 77, 4))
+    lines, technical = said.split("Details:")
+    assert "KSampler: balance: 4 of 4 images steered (2 to man, 2 to woman)" in lines
+    assert "Faces: balance: 4 of 4 images" in lines and lines.count("calibrate (about") == 1
+    assert "mean shift" in technical and "mean shift" not in lines

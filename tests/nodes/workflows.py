@@ -47,10 +47,11 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
         values, inputs = iter(node.get("widgets_values", [])), {}
         for kind in ("required", "optional"):
             for name, (form, *options) in object_info[node["type"]]["input"].get(kind, {}).items():
-                if isinstance(form, list) or form in WIDGETS:
+                if (isinstance(form, list) or form in WIDGETS) and not (options or [{}])[0].get("forceInput"):
                     # Of a widget that a graph of an earlier version lacks, the frontend takes the default.
                     inputs[name] = next(values, (options or [{}])[0].get("default"))
-                    if options and options[0].get("control_after_generate"):
+                    # Without a word of it, the frontend adds it to a seed.
+                    if (options or [{}])[0].get("control_after_generate", name in ("seed", "noise_seed")):
                         next(values)
         assert next(values, None) is None, f"{node['type']} has more values than widgets"
         inputs |= {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}

@@ -25,8 +25,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api",
-             "--do-not-download-clip", "--no-half"]
+ARGUMENTS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api"]
+OLDER = ["--do-not-download-clip", "--no-half"]  # which Forge Neo does not know
 
 
 def is_neo(place: Path) -> bool:
@@ -71,8 +71,9 @@ class Server:
             port = free.getsockname()[1]
         self.log = open(place / ("sd-debias-test.log" if options is None else "sd-debias-test-own.log"), "w")
         self.process = subprocess.Popen(
-            [self.python, "launch.py", *ARGUMENTS, *(["--nowebui"] if options is None else options), "--port",
-             str(port), "--ckpt", str(checkpoint), *(given["ARGS"] or "").split()],
+            [self.python, "launch.py", *ARGUMENTS, *([] if is_neo(place) else OLDER),
+             *(["--nowebui"] if options is None else options), "--port", str(port),
+             "--ckpt", str(checkpoint), *(given["ARGS"] or "").split()],
             cwd=place, stdout=self.log, stderr=subprocess.STDOUT)
         self.url = f"http://127.0.0.1:{port}"
         for _ in range(300):
