@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 
 from ..core.attribute import together
 from ..core.study.given import labelled_pictures, warnings_of
-from ..core.study.passes import JUDGES_ERR, in_order
+from ..core.study.passes import in_order
 from ..core.calibration.labelled import Labelled, corrected, given_back
 from ..core.calibration.standing import Standing, of_shares
 from ..core.errors import DebiasError
@@ -81,13 +81,12 @@ class DebiasAudit(io.ComfyNode):
         by_hand, notes = given_back((corrections or ("",))[0] or ""), []
         if by_hand is not None:
             notes.append(corrected(both, by_hand))
-        changes = [line for passage in in_order(*both).passages for line in passage.lines] if both[1:] else []
+        changes = in_order(*both).lines if both[1:] else []
         found, was = ([side.distribution(i) for i in range(len(attributes))] for side in (labelled, both[0]))
         charts = [share_chart(a, of_shares(b), of_shares(d) if both[1:] else None, title or a.name, (BEFORE, AFTER))
                   for a, d, b in zip(attributes, found, was)]
         warnings = warnings_of(labelled, unreadable)
         text = "\n".join([*(d.line(a.name, a.names) for a, d in zip(attributes, found)), *changes,
-                          *([JUDGES_ERR] if changes else []),
                           *(f"Warning: {warning}" for warning in warnings), *notes])
         shares = [Standing(title, a.name, a.names, a.target, None, of_shares(d)).to_dict()
                   for a, d in zip(attributes, found)]

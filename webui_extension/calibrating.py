@@ -4,7 +4,11 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+import numpy as np
+
 from ..core.study.checking import check_judges, words_of
+from ..core.study.given import labelled_pictures
+from ..core.study.passes import each_from
 from ..core.calibration.labelled import corrected, given_back
 from ..core.study import runner
 from ..core.study.outcome import LABELS, Outcome
@@ -34,7 +38,22 @@ def audit(p, form):
                            checks.load(form.check, attributes))
     raised(outcome)
     _look_at(outcome, "Audit", AUDIT, by_hand)
+    if getattr(p, "init_images", None):
+        outcome.notes += _changed(bench, p.init_images[0], outcome, form.confidence)
     return _processed(p, outcome, outcome.text)
+
+
+def _changed(bench: Workbench, image, outcome: Outcome, confidence: float) -> list[str]:
+    """Of img2img: whose group the pass changed."""
+    try:
+        lines: list[str] = []
+        for after in outcome.labelled:
+            before = labelled_pictures([np.asarray(image.convert("RGB"))], "before", after.attributes,
+                                       bench.judges(after.attributes)[0], confidence)
+            lines += [*([f"{after.title}:"] if outcome.labelled[1:] else []), *each_from(before, after).lines]
+        return lines
+    except DebiasError as error:  # of the image that came, not of those that were made
+        return [f"Whether the pass changes the group is not known. {error}"]
 
 
 def raised(outcome: Outcome) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 from scipy.stats import binomtest
 
-from ..attribute import Attribute
+from ..attribute import SKIN_TONE, SKIN_TONE_3, SKIN_TONE_5, Attribute
 from ..calibration.labelled import Labelled
 from ..errors import DebiasError, quoted, short
 from ..report.sheet import side_by_side
+from .tone_change import in_words, tone_change
 
 JUDGES_ERR = "A judge can be wrong about either image, so look at the pairs that changed."
 SHOWN = 8  # pairs of each change on the sheet
@@ -93,6 +94,25 @@ class Pairs:
             found.append(Passage(attribute, counts, left_out))
         return found
 
+    @property
+    def tones(self) -> list[float]:
+        """Where skin tone is measured, how much lighter skin became in each pair that shows it, in degrees of ITA."""
+        if not any(a.names in (SKIN_TONE.names, SKIN_TONE_5.names, SKIN_TONE_3.names) for a in self.before.attributes):
+            return []
+        shown = ((self.before.thumbs.get(self.before.keys[a]), self.after.thumbs.get(self.after.keys[b]))
+                 for a, b in self.places)
+        opened = ([Image.open(io.BytesIO(one)) for one in pair if one] for pair in shown)
+        changes = (tone_change(np.asarray(pair[0]), np.asarray(pair[1].resize(pair[0].size)))
+                   for pair in opened if len(pair) == 2)
+        return [change for change in changes if change is not None]
+
+    @property
+    def lines(self) -> list[str]:
+        """The findings in words."""
+        tones = self.tones
+        return [*(line for passage in self.passages for line in passage.lines), *([in_words(tones)] if tones else []),
+                JUDGES_ERR]
+
     def _labels(self, i: int) -> list[tuple[int, int]]:
         return [(self.before.round.labels[i][a], self.after.round.labels[i][b]) for a, b in self.places]
 
@@ -120,6 +140,12 @@ def in_order(before: Labelled, after: Labelled) -> Pairs:
         raise DebiasError(f"Expected as many images before the pass as after it, got {len(before.keys)} and "
                           f"{len(after.keys)}. Wire the same images into both.")
     return Pairs(before, after, [(at, at) for at in range(len(before.keys))])
+
+
+def each_from(image: Labelled, after: Labelled) -> Pairs:
+    """One image before the pass, and what it made of it with many seeds. Raises DebiasError for labels of persons."""
+    _check_pictures(image, after)
+    return Pairs(image, after, [(0, at) for at in range(len(after.keys))])
 
 
 def paired(before: Labelled, after: Labelled) -> Pairs:

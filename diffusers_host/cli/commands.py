@@ -106,7 +106,7 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
 def _audit_pass(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
     """Label images before and after a pass, and tell whose group changed."""
     from ...core.calibration.labelled import corrected
-    from ...core.study.passes import JUDGES_ERR, paired
+    from ...core.study.passes import paired
     from ...core.study.unfinished import png
     keep(options, "audit.json", CHANGED, LABELS, TABLE)
     judges, by = folder_judges(options, attributes)
@@ -116,12 +116,11 @@ def _audit_pass(options, attributes: tuple[Attribute, ...], checks: list, correc
     found = [labelled for labelled, _ in works]
     notes = [corrected(found, corrections)] if corrections is not None else []
     pairs = paired(*found)
-    passages, unreadable = pairs.passages, [file for _, work in works for file in work.unreadable]
+    unreadable = [file for _, work in works for file in work.unreadable]
     warnings = [*pairs.notes, *(f"Not read: {file}" for file in unreadable)]
-    say(options, "\n".join([*(line for p in passages for line in p.lines), JUDGES_ERR,
-                            *(f"Warning: {warning}" for warning in warnings), *notes]))
-    result = dict(pairs=len(pairs.places), unreadable=unreadable, warnings=warnings,
-                  attributes={p.attribute.name: p.to_dict() for p in passages})
+    say(options, "\n".join([*pairs.lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
+    result = dict(pairs=len(pairs.places), unreadable=unreadable, warnings=warnings, skin_colour=pairs.tones,
+                  attributes={p.attribute.name: p.to_dict() for p in pairs.passages})
     if options.out:
         sheet = pairs.sheet()
         _write(options, "before and after", found, {"audit.json": json.dumps(result, indent=2),

@@ -6,7 +6,9 @@ from PIL import Image
 from sd_debias.core.attribute import GENDER, SKIN_TONE_3
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.study.folder import FolderAudit
+from sd_debias.core.judge.skin_tone import SkinTone, skin_colour, typology_angle
 from sd_debias.core.study.passes import Passage, paired
+from sd_debias.core.study.tone_change import tone_change
 
 
 def bright(images):
@@ -66,3 +68,36 @@ def test_pictures_that_are_no_pairs_are_refused(folder):
         paired(folder("one", {"a.png": 5}), folder("two", {"b.png": 5}))
     with pytest.raises(DebiasError, match="several images named 'a'"):
         paired(folder("three", {"a.png": 5}), folder("four", {"a.png": 5, "a.jpg": 5}))
+
+
+def face(skin, wall, light=1.0):
+    """Skin in the middle, a grey wall around it; light multiplies all."""
+    picture = np.full((96, 96, 3), wall, float)
+    picture[24:72, 24:72] = skin
+    return np.clip(picture * light, 0, 255).astype(np.uint8)
+
+
+LIGHT_SKIN, DARK_SKIN = (224, 180, 152), (120, 84, 66)
+
+
+def test_a_change_of_light_is_no_change_of_skin():
+    """An edit that brightens the whole photograph had lightened the skin by 20 degrees of ITA."""
+    plain = face(DARK_SKIN, 120)
+    brighter = face(DARK_SKIN, 120, 1.25)
+    angles = [typology_angle(skin_colour(one)) for one in (plain, brighter)]
+    assert angles[1] - angles[0] > 10 and abs(tone_change(plain, brighter)) < 4
+    assert tone_change(plain, face(LIGHT_SKIN, 120)) > 40 and tone_change(face(LIGHT_SKIN, 120), plain) < -40
+    assert tone_change(plain, face((90, 90, 90), 120)) is None
+
+
+def test_skin_that_a_pass_lightens_is_said_where_tones_are_measured(tmp_path):
+    def shown(name, skin, light):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            Image.fromarray(face(skin, 120, light)).save(tmp_path / name / f"{i}.png")
+        return FolderAudit(tmp_path / name, (SKIN_TONE_3,), [SkinTone(SKIN_TONE_3, faces="off")]).run()
+
+    pairs = paired(shown("dark", DARK_SKIN, 1.0), shown("light", LIGHT_SKIN, 0.8))
+    said, = (line for line in pairs.lines if "light corrected" in line)
+    assert "of 8 pairs 8 are lighter, 0 darker" in said and "more than chance explains" in said
+    assert not paired(*[FolderAudit(tmp_path / name, (GENDER,), [bright]).run() for name in ("dark", "light")]).tones

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 from webui_hosts import ours, refused
-from webui_settings import PROMPT, audit, calibrate, debias, keys, payload, save_profile, script
+from webui_settings import PROMPT, SCRIPT, audit, calibrate, debias, keys, payload, save_profile, script
 
 FEW = dict(images=5, rounds=1, held_out=5)
 
@@ -166,3 +166,13 @@ def test_a_host_that_never_calls_the_hook_stops_in_the_first_round(bench, monkey
         calibrate(bench)
     assert len(bench.denoisers) == 4 + 1  # the audit's batches, and the round's first
     assert not (bench.profiles / "doctor.json").exists()
+
+
+def test_an_audit_in_img2img_says_whose_group_the_pass_changed(bench):
+    """Of one bright image, the second group's, ten dark ones were made."""
+    from PIL import Image
+    page = dict(init_images=[Image.new("RGB", (64, 64), (200, 200, 200))], denoising_strength=1.0)
+    info = bench.post("img2img", payload(batch_size=5, script_name=SCRIPT, script_args=[
+        dict(work="audit", count=10)], **page)).info
+    assert "gender: 10 of 10 pairs changed their group (100 %): 10 woman to man." in info and "McNemar" in info
+    assert "pairs changed" not in audit(bench).info
