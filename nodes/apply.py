@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Sequence
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from ..core.prompts.syntax import ALONE, OTHERS, bare
 from ..core.profile.words import metadata
 from ..core.method.draw import check_strength, rows
 from . import messages
-from .conditioning import encode_all
+from .conditioning import EMBEDDING, Texts, encode, encode_all, in_region
 from .graph import inputs_of, pass_before, samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
@@ -25,6 +27,7 @@ from .passes import Passes, text_of
 from .types import APPLY, Profiles
 
 
+APART = 1_000_003  # between the seeds by which the persons of one image are drawn
 FOLLOWS = "The groups are those of the pass before, whose images are drawn again"
 
 
@@ -67,6 +70,7 @@ class Application:
 
     def __post_init__(self):
         self.passes = Passes()
+        self.people: list[tuple[str, Entry, list[int]]] = []  # the regions of the pass, where they are drawn apart
         self.first = ""  # the prompt of the pass whose images are drawn again
         self._encoded: dict[str, Encoded] = {}
         if messages.running()[0] is None or self._behind() or self.text.strip() or len(self.profile.entries) == 1:
@@ -105,6 +109,33 @@ class Application:
         self._look_up()
         self.said += beside
         return rows(self.entry.steerings, self.seeds, self.strength)
+
+    def regions(self, positive: Sequence[dict], seed: int, images: int) -> Texts:
+        """Where the positive conditioning has regions, each with a text of its own: each entry's text with its weights.
+        Every region has a draw of its own, so that two persons need not be of one group. Empty elsewhere, and where it
+        is not known which text is whose."""
+        self.people = []
+        if self.method.direction != "prompt" or self.text.strip() or not any(map(in_region, positive)):
+            return ()
+        known = [(text, encode(self.clip, text)[0][EMBEDDING]) for text in self._behind()]
+        named = [next((text for text, own in known if same_text(own, entry.get("cross_attn"))), None)
+                 for entry in positive]
+        if len(positive) < 2 or None in named:
+            return ()
+        self.seeds, self.first, self.said = self._begun(seed, images)
+        self.prompt, self.negative, found = ", ".join(filter(None, named)), "", []
+        for number, text in enumerate(filter(None, named)):
+            entry, warnings = looked_up(self.profile, text, True)
+            seeds = [own + number * APART for own in self.seeds]
+            weights = rows(entry.steerings, seeds, self.strength)
+            self.said += [f"{quoted(text)}: {warning}" for warning in warnings]
+            found.append((encode_all(self.clip, text, self.profile.attributes, self.method.context,
+                                     entry.behind(self.strength)), weights))
+            if weights.any():
+                self.people.append((text, entry, seeds))
+        if self.people:
+            self.entry = self.people[0][1]
+        return found
 
     def _begun(self, seed: int, images: int) -> tuple[list[int], str, list[str]]:
         """(the seeds that decide the images' groups, the prompt that did, what to say of it): those of the pass that
@@ -152,35 +183,50 @@ class Application:
                          "less than was calibrated. Switch the cache off, or use the direction 'prompt'")
         notes += [f"other setting: {text}" for text in differences(self.profile, {**self.known, **facts})]
         idle = not summary["acted"] and any(map(any, summary["weights"]))
-        own = self.seeds[0] if images == 1 else None
+        own = self.seeds[0] if images == 1 and not self.people else None
         told = metadata(self.profile, self.prompt, summary, self.strength, own, self.negative, self.first)
-        lines = [summary_text(self.profile, self.entry, told, summary, self.seeds), *([FOLLOWS] if self.first else [])]
+        lines = [summary_text(self.profile, self.entry, told, summary, self.seeds, self.people),
+                 *([FOLLOWS] if self.first else [])]
         if summary["acted"] and not self.profile.entries:
             lines.append(beyond_balance(self.profile.attributes))
         self.passes.add(*messages.running(), lines, notes, details(summary), idle or bool(notes))
         passes = self.passes.said
         messages.say(self.node, text_of(passes), any(one.warning for one in passes), passes=passes)
+        if self.people:
+            told["Debias persons"] = [text for text, _, _ in self.people]
         messages.record({**told, **cache, "Debias text": self.first or self.prompt,
                          "Debias seeds": [self.seeds[0], self.seeds[-1]], "Debias rows": summary["weights"]})
 
 
-def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seeds: list[int]) -> str:
+def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seeds: list[int],
+                 people: Sequence[tuple[str, Entry, list[int]]] = ()) -> str:
     """One pass in a sentence."""
     total = len(summary["weights"])
     if not summary["acted"]:
         return f"{profile.name}: {told['Debias']}"
     steered = summary["guided_images"]
-    if total == 1:
+    if people:
+        said = "; ".join(f"{quoted(text)}: {drawn(profile, own, at) or 'steered'}" for text, own, at in people)
+    elif total == 1:
         sent = told.get("Debias sent to")
         said = f"this image: steered to {sent}" if sent else "this image is steered"
     else:
         said = f"{steered} of {total} images steered"
-        groups = [counts for i, (a, s) in enumerate(zip(profile.attributes, entry.steerings)) if (counts := Counter(
-            a.names[option - 1] for option in s.draws(seeds, stream=i) if option))]
-        each = "; ".join(", ".join(f"{n} to {group}" for group, n in counts.items()) for counts in groups)
+        each = drawn(profile, entry, seeds)
         said += f" ({each})" if each else ""
-        said += f"; {total - steered} left alone by their draw" if total > steered and groups else ""
+        said += f"; {total - steered} left alone by their draw" if total > steered and each else ""
     return f"{profile.name}: {said}"
+
+
+def drawn(profile: Profile, entry: Entry, seeds: Sequence[int]) -> str:
+    """How many images are drawn to which group, e.g. "3 to man, 5 to woman"; "" where nothing is drawn."""
+    counts = [Counter(a.names[option - 1] for option in s.draws(seeds, stream=i) if option)
+              for i, (a, s) in enumerate(zip(profile.attributes, entry.steerings))]
+    return "; ".join(", ".join(f"{n} to {group}" for group, n in own.items()) for own in counts if own)
+
+
+def same_text(own: Tensor, entry: Tensor | None) -> bool:
+    return entry is not None and own.shape == entry.shape and bool(torch.equal(own.to(entry), entry))
 
 
 def details(summary: dict) -> str:
@@ -246,4 +292,5 @@ def applied(hidden, model, clip, profile: Profile, method: Method, strength: flo
     check_encoder(profile, encoder_name(clip))
     known = dict(model=model_name(graph, node), text_encoder=encoder_name(clip))
     on = Application(model, clip, profile, method, strength, text, graph, node, known)
-    return GuidedSampling(on.encoded, profile.attributes, method, on.weights, on.done, profile.hash).patch(model)
+    return GuidedSampling(on.encoded, profile.attributes, method, on.weights, on.done, profile.hash,
+                          on.regions).patch(model)

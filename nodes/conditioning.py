@@ -63,34 +63,46 @@ def _mixes(name: str) -> bool:
     return name in (EMBEDDING, "pooled_output") or name.startswith("conditioning_")
 
 
-def effect(encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor, context: str) -> dict:
-    """What the `prompt` direction does."""
-    return core.effect(encoded, attributes, weights, context, EMBEDDING)
+def effect(texts: Texts, attributes: Sequence[Attribute], context: str) -> dict:
+    """What the `prompt` direction does to different texts."""
+    found = [core.effect(encoded, attributes, weights, context, EMBEDDING) for encoded, weights in texts]
+    acted = [own for own in found if own["acted"]] or found[:1]
+    return dict(acted[0], magnitude=sum(own["magnitude"] for own in acted) / len(acted),
+                guided_images=int(torch.cat([weights for _, weights in texts], 1).any(1).sum()))
 
 
 Entries = list[dict]
 Apart = list[tuple[list[int], Entries]]  # images, and the conditioning that is theirs, made for the whole batch
 
 
-def shift(positive: Sequence[dict], encoded: Encoded, attributes: Sequence[Attribute], weights: Tensor,
-          context: str) -> tuple[Entries, Apart]:
+Texts = Sequence[tuple[Encoded, Tensor]]  # of each entry of a conditioning, with its images' weights [B, n]
+
+
+def in_region(entry: dict) -> bool:
+    """Does an entry count in a part of the image alone?"""
+    return entry.get("mask") is not None or entry.get("area") is not None
+
+
+def shift(positive: Sequence[dict], texts: Texts, attributes: Sequence[Attribute], context: str
+          ) -> tuple[Entries, Apart]:
     """The `prompt` direction: (copies of a conditioning's entries, one text an image, moved by c' - c; what must be
     evaluated apart, for images whose texts are longer than those of others in the batch).
 
     Entries are as guiders hold them, with the embedding under `cross_attn`. Raises DebiasError where the embedding is
     another text encoder's.
     """
-    moved = shifted_rows(encoded, attributes, weights, context)
+    images = len(texts[0][1])
     rows = [[_moved(own, encoded.prompt, row) if a.any() else own for own, row, a in
-             zip(_by_image(entry, len(weights)), moved, weights, strict=True)] for entry in positive]
+             zip(_by_image(entry, images), shifted_rows(encoded, attributes, weights, context), weights, strict=True)]
+            for entry, (encoded, weights) in zip(positive, texts, strict=True)]
     groups = apart(positive, rows)
     if len(groups) == 1:
         return groups[0][1], []
     # Images whose text has the entry's own length stay in its batch; the others' places hold the prompt's own text.
-    own = [_by_image(entry, len(weights)) for entry in positive]
+    own = [_by_image(entry, images) for entry in positive]
     kept = [[row if _shapes(row) == _shapes(plain) else plain for row, plain in zip(made, plains, strict=True)]
             for made, plains in zip(rows, own, strict=True)]
-    stay = {i for i in range(len(weights)) if all(_shapes(made[i]) == _shapes(plains[i])
+    stay = {i for i in range(images) if all(_shapes(made[i]) == _shapes(plains[i])
                                                   for made, plains in zip(rows, own, strict=True))}
     return apart(positive, kept)[0][1], [(at, entries) for at, entries in groups if not stay.issuperset(at)]
 

@@ -39,6 +39,8 @@ class GuidedSampling:
     done     f(summary, facts): called after a pass; summary as the diffusers host's `GuidedCall.summary`, with `reason`
              where nothing was done; facts are `facts_of` the pass
     profile  hash of the profile, to notice conditionings that it has shifted already
+    regions  f(positive, seed, images) -> texts with their weights, one an entry, where entries have texts and draws of
+             their own; empty: one text for all
     """
     encoded: Encoded | Callable[[], Encoded]
     attributes: tuple[Attribute, ...]
@@ -46,6 +48,7 @@ class GuidedSampling:
     weights: Callable[[int, int], Tensor]
     done: Callable[[dict, dict], None] = lambda summary, facts: None
     profile: str = ""
+    regions: Callable[[Sequence[dict], int, int], conditioning.Texts] = lambda positive, seed, images: ()
 
     def patch(self, model):
         """A clone of the model with this wrapper."""
@@ -60,12 +63,14 @@ class GuidedSampling:
             raise DebiasError("The latent batch is empty. Set its batch size to 1 or more.")
         seed = kwargs.get("seed", args[3] if len(args) > 3 else None) or 0
         facts = facts_of(guider, noise, sampler, sigmas, seed)
-        weights = self.weights(seed, len(noise))
-        guide = replace(self, encoded=self.encoded()) if callable(self.encoded) and weights.any() else self
+        texts = self.regions(guider.conds.get(POSITIVE) or (), seed, len(noise))
+        weights = torch.cat([own for _, own in texts], 1) if texts else self.weights(seed, len(noise))
+        own = callable(self.encoded) and weights.any() and not texts
+        guide = replace(self, encoded=self.encoded()) if own else self
         progress = Progress(sigmas, guider.model_patcher.get_model_object("model_sampling"), further(sampler))
         args, kwargs = told(progress.ended, args, kwargs)
         with as_it_was(guider):
-            record = guide._begin(guider, weights, progress)
+            record = guide._begin(guider, weights, progress, texts)
             output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         with collected() as warned:
             summary = record()
@@ -73,7 +78,7 @@ class GuidedSampling:
                   facts)
         return output
 
-    def _begin(self, guider, weights: Tensor, progress: Progress) -> Callable[[], dict]:
+    def _begin(self, guider, weights: Tensor, progress: Progress, texts: conditioning.Texts) -> Callable[[], dict]:
         """Prepare a pass; returns what tells, after it, what was done."""
         positive = guider.conds.get(POSITIVE)
         if not weights.any():
@@ -82,12 +87,13 @@ class GuidedSampling:
             return lambda: nothing("this guider has no positive conditioning")
         if self.profile and any(entry.get(PROFILE) == self.profile for entry in positive):
             return lambda: nothing("Debias Text Encode has applied this profile to the prompt already")
-        conditioning.check_width(positive, self.encoded)
+        conditioning.check_width(positive, texts[0][0] if texts else self.encoded)
         if self.method.direction == "prompt":
-            made = conditioning.shift(positive, self.encoded, self.attributes, weights, self.method.context)
-            texts = Shifted(guider, *made, len(weights), self.method.guidance, progress)
-            return lambda: texts.summary(conditioning.effect(self.encoded, self.attributes, weights,
-                                                             self.method.context))
+            own = list(texts) or [(self.encoded, weights)]
+            made = conditioning.shift(positive, own if texts else own * len(positive), self.attributes,
+                                      self.method.context)
+            shifted = Shifted(guider, *made, len(weights), self.method.guidance, progress)
+            return lambda: shifted.summary(conditioning.effect(own, self.attributes, self.method.context))
         from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
         step = Pass(self, guider, weights, progress)
         progress.count(guider)
@@ -178,8 +184,8 @@ class Pass:
         # They differ from the baseline in nothing but the text: else gamma would hold the rest too.
         text = self.steps.text
         if text.moved:
-            entries, made = conditioning.shift(positive, guide.encoded, guide.attributes, text.weights,
-                                               guide.method.context)
+            entries, made = conditioning.shift(positive, [(guide.encoded, text.weights)] * len(positive),
+                                               guide.attributes, guide.method.context)
             own = [i for i in text.images if not any(i in at for at, _ in made)]
             made = [*([(own, entries)] if own else []), *made]
         else:

@@ -31,12 +31,12 @@ def shifted_conditioning(clip, text: str, profile: Profile, strength: float, see
         return plain, dict(nothing(), weights=weights.tolist())
     context = profile.method.context
     encoded = encode_all(clip, text, profile.attributes, context, entry.behind(strength))
-    summary = dict(effect(encoded, profile.attributes, weights, context), weights=weights.tolist())
+    summary = dict(effect([(encoded, weights)], profile.attributes, context), weights=weights.tolist())
     if (weights == weights[:1]).all():
         weights = weights[:1]
     entries = [{**options, "cross_attn": embedding} for embedding, options in plain]
     conditioning = []
-    shifted, apart = shift(entries, encoded, profile.attributes, weights, context)
+    shifted, apart = shift(entries, [(encoded, weights)] * len(entries), profile.attributes, context)
     if apart:
         raise DebiasError("The images of this batch need texts of different lengths, but a conditioning holds only "
                           "one length. Use Debias Apply, which evaluates them separately, or a batch size of 1.")

@@ -92,8 +92,8 @@ def test_a_longer_prompt_is_shifted_over_its_own_tokens(demo):
     entry, context = dict(cross_attn=torch.randn(1, 154, 56)), Method().context
     with torch.inference_mode():
         encoded = ours.conditioning.encode_all(demo[1], PROMPT, (GENDER,), context)
-        (found,), apart = ours.conditioning.shift([entry], encoded, (GENDER,),
-                                torch.tensor([[0.0, -1.0], [0.0, 0.0]]), context)
+        (found,), apart = ours.conditioning.shift([entry], [(encoded, torch.tensor([[0.0, -1.0], [0.0, 0.0]]))],
+                                                  (GENDER,), context)
     moved, own = found["cross_attn"], entry["cross_attn"][0]
     assert moved.shape == (2, 154, 56) and not apart and torch.equal(moved[1], own)
     assert torch.equal(moved[0, 77:], own[77:]) and not torch.equal(moved[0, :77], own[:77])
