@@ -162,6 +162,9 @@ def target_of(text: str, names: Sequence[str]) -> tuple[float, ...]:
         raise DebiasError(f"Expected a target of at most {MOST_TEXT:,} characters, got {len(text):,}. Shorten it.")
     shares = _numbers(re.split(r"[:/,]", text))
     if shares is not None:
+        if len(shares) != len(names):
+            raise DebiasError(f"Expected {len(names)} shares, of {short(', '.join(names))}, got {len(shares)}: "
+                              f"{quoted(text.strip())}. Give one for each.")
         return _adding_up(shares, text)
     known, found = {" ".join(name.casefold().split()): name for name in names}, {}
     for part in filter(str.strip, re.split(r"[,;\n]", text)):

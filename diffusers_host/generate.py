@@ -72,7 +72,9 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     guide = GuidedCall(method.direction, dict(fixed(pipe), prompt=[prompt] * images))
     if negative_prompt is not None:
         guide.call["negative_prompt"] = [negative_prompt] * images
-    if method.guidance.scale == 0 or not weights.any():
+    # A group without words of its own is the prompt: to send an image there changes nothing, and need not be said.
+    felt = [not (group.wordless and method.direction == "prompt") for a in attributes for group in a.groups]
+    if method.guidance.scale == 0 or not weights[:, felt].any():
         yield guide
         return
 

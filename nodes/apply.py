@@ -1,7 +1,6 @@
 """Debias Apply: a profile's guidance on a model."""
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Sequence
 
@@ -16,7 +15,7 @@ from ..core.method.methods import AS_CALIBRATED, DIRECTIONS, Method
 from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
 from ..core.prompts.syntax import ALONE, OTHERS, bare
-from ..core.profile.words import metadata
+from ..core.profile.words import drawn, metadata
 from ..core.method.draw import check_strength, rows
 from . import messages
 from .conditioning import EMBEDDING, Texts, encode, encode_all, in_region
@@ -216,13 +215,6 @@ def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seed
         said += f" ({each})" if each else ""
         said += f"; {total - steered} left alone by their draw" if total > steered and each else ""
     return f"{profile.name}: {said}"
-
-
-def drawn(profile: Profile, entry: Entry, seeds: Sequence[int]) -> str:
-    """How many images are drawn to which group, e.g. "3 to man, 5 to woman"; "" where nothing is drawn."""
-    counts = [Counter(a.names[option - 1] for option in s.draws(seeds, stream=i) if option)
-              for i, (a, s) in enumerate(zip(profile.attributes, entry.steerings))]
-    return "; ".join(", ".join(f"{n} to {group}" for group, n in own.items()) for own in counts if own)
 
 
 def same_text(own: Tensor, entry: Tensor | None) -> bool:

@@ -18,7 +18,7 @@ from typing import Mapping, Sequence
 
 from ..attribute import Attribute, together
 from ..errors import DebiasError, quoted, short
-from ..files import read_json, safe_name, write_atomic
+from ..files import read_json, recover, safe_name, write_atomic
 from ..method.methods import Method
 from ..schema import ENTRY, PROFILE, check
 from ..judge.check import Check
@@ -43,6 +43,8 @@ def located(text: str) -> Path:
             return shipped
         known = ", ".join(sorted(one.stem for one in SHIPPED.glob(f"*{SUFFIX}")))
         raise DebiasError(f"There is no profile {quoted(text)} here. Give a profile's file, or one of {known}.")
+    if not path.exists() and not recover(path):
+        raise DebiasError(f"There is no profile {quoted(text)}. Give a profile's file.")
     return path
 
 
@@ -260,7 +262,7 @@ class Profile:
             path = path / f"{self.name}{SUFFIX}"
         type(self).from_dict(self._content)  # what would not load is not written
         if path.exists() and not overwrite:
-            raise DebiasError(f"{quoted(path)} exists already. Choose another name, or allow overwriting.")
+            raise DebiasError(f"{quoted(path)} exists already. Choose another name, or say overwrite=True.")
         return write_atomic(path, self.text)
 
     @classmethod

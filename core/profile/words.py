@@ -1,7 +1,8 @@
 """A profile in words: what an image's metadata says that was done to it, and a profile in a few lines."""
 from __future__ import annotations
 
-from typing import Mapping
+from collections import Counter
+from typing import Mapping, Sequence
 
 from ..attribute import Attribute
 from ..statistics import named_shares, shares
@@ -47,6 +48,13 @@ def sent_to(profile: Profile, entry: Entry, seed: int) -> str:
     drawn = [(a, s.draws([seed], stream=i)[0]) for i, (a, s) in
              enumerate(zip(profile.attributes, entry.steerings, strict=True)) if s.probabilities]
     return ", ".join(a.names[option - 1] for a, option in drawn if option)
+
+
+def drawn(profile: Profile, entry: Entry, seeds: Sequence[int]) -> str:
+    """How many images are drawn to which group, e.g. "3 to man, 5 to woman"; "" where nothing is drawn."""
+    counts = [Counter(a.names[option - 1] for option in s.draws(seeds, stream=i) if option)
+              for i, (a, s) in enumerate(zip(profile.attributes, entry.steerings, strict=True))]
+    return "; ".join(", ".join(f"{n} to {group}" for group, n in own.items()) for own in counts if own)
 
 
 def described(profile: Profile) -> str:

@@ -70,7 +70,7 @@ def check_free(host: Host, places: Places, attributes: Sequence[Attribute], begu
         if path.exists():
             belongs = ", and is not of the unfinished calibration" if own else ""
             raise DebiasError(f"{quoted(host.place(path))} exists already{belongs}. Choose another name or folder, or "
-                              "allow overwriting.")
+                              f"{host.anew}.")
     return []
 
 

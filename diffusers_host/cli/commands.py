@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from dataclasses import replace
@@ -225,7 +226,7 @@ def generate(options) -> dict:
     from ...core.profile.balance import balanced
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences, entry_for
-    from ...core.profile.words import metadata
+    from ...core.profile.words import drawn, metadata
     from ...core.study.unfinished import PARAMETERS, png
     from ..workbench import pictures
     if len(options.prompt) > 1:
@@ -234,7 +235,7 @@ def generate(options) -> dict:
         raise DebiasError("--attribute balances without a profile: give --profile or --attribute.")
     profile = Profile.load(located(options.profile)) if options.profile else None
     if options.attribute:
-        profile = balanced(*options.attribute, wildcards=[Path("wildcards")])
+        profile = balanced(*attributes_of(options))
     bench = bench_of(options)
     strength = 1.0 if options.strength is None else options.strength
     prompt, out, encoded = options.prompt[0], Path(options.out), None
@@ -270,11 +271,27 @@ def generate(options) -> dict:
         warnings.warn(f"{len(uniform)} of {len(written)} images are of one colour throughout. Does the model or its "
                       f"VAE overflow in half precision?")
     say(options, f"\nImages: {out.resolve()}")
-    if acted and options.attribute and profile is not None:
-        say(options, f"{beyond_balance(profile.attributes)}: sd-debias calibrate, with the same --model, --prompt and "
-                     "--attribute.")
+    if acted and profile is not None and (sent := drawn(profile, entry, range(first, first + options.count))):
+        say(options, f"{profile.name}: {sent}")
+    judge = _could_judge(bench, profile, options) if acted and options.attribute and profile is not None else None
+    if judge is not None and profile is not None:
+        attributes = " ".join(f"--attribute {shlex.quote(text)}" for text in options.attribute)
+        say(options, f"{beyond_balance(profile.attributes)}:\n  sd-debias calibrate --model "
+                     f"{shlex.quote(options.model)}{judge} --prompt {shlex.quote(prompt)} {attributes} "
+                     "--out calibrated")
     return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,
                 one_colour=uniform)
+
+
+def _could_judge(bench, profile, options) -> str | None:
+    """What a calibration says of its judge; None where the demo model's own cannot tell the groups apart."""
+    if options.model != "demo":
+        return " --judge CLIP"
+    try:
+        bench.judges(profile.attributes)
+    except DebiasError:
+        return None
+    return ""
 
 
 def _written(path: Path, data: bytes, overwrite: bool) -> str:

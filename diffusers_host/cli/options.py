@@ -81,6 +81,7 @@ class Option:
     flag: str = ""
     metavar: str | None = None
     empty: bool = False
+    once: bool = False  # of one that other commands repeat
 
     @property
     def about(self) -> str:
@@ -91,7 +92,7 @@ class Option:
         notes += [" | ".join(self.kind)] if isinstance(self.kind, tuple) and len(self.kind) > 4 else []
         if not self.required:  # of which typer says so
             notes.append(f"default: {self.default if self.default is not None else self.unset}")
-        again = "; repeat the option for several" if self.several else ""
+        again = "; repeat the option for several" if self.several and not self.once else ""
         return self.help.rstrip(".") + again + (f" ({'; '.join(notes)})" if notes else "")
 
     def parameter(self, name: str, hidden: bool) -> inspect.Parameter:
@@ -280,9 +281,9 @@ def parsed(commands: dict[str, Callable], arguments: Sequence[str] | None = None
         if not given:
             raise SystemExit(0) from None
         name = given[0] if given[0] in commands else ""
-        why = " ".join(error.format_message().split()).rstrip(".")
-        raise DebiasError(f"{why}. Type sd-debias {f'{name} {HELP_ALL}' if name else '--help'} to see what there "
-                          "is.") from error
+        why = " ".join(error.format_message().split()).rstrip(".").replace(" Value error, ", " ")
+        whole, see = "" if why.endswith("?") else ".", f"{name} {HELP_ALL}" if name else "--help"
+        raise DebiasError(f"{why}{whole} Type sd-debias {see} to see what there is.") from error
     if not vars(options):
         raise SystemExit(0)
     for name, value in list(vars(options).items()):

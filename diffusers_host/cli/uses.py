@@ -66,7 +66,7 @@ USES = {
         ("strength", "others", *(name for name in RARE if name != "seed"), "overwrite"),
         {"attribute": dict(help="balance this at once, without a calibration: gender, 'age = 1:1:2', 'weather', groups "
                                 "of your own", unset="none"),
-         "count": dict(help="number of images", default=1)}),
+         "count": dict(help="number of images", default=1), "prompt": dict(once=True)}),
     "report": Use(
         "sd-debias report --profile demo-gender --out report",
         ("profile", "model", "allow_download", "prompt", "judge", "out", "overwrite"),

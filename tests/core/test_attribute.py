@@ -88,7 +88,7 @@ MANY = "name: " + " | ".join(f"g{i}" for i in range(1025))
     ("'x'.*'a'", [lambda: Attribute("a", (Group("b", words=("X",)), Group("c", words=("x ",))))]),
     ("'they'.*'x'", [lambda: Attribute("x", (Group("a", words=("they",)),
                                              Group("b", words=("They", "them"))))]),
-    ("2 target shares.* 3", [lambda: Attribute("x", (A, B), (1, 2, 3)),
+    ("2 (target )?shares.* 3", [lambda: Attribute("x", (A, B), (1, 2, 3)),
                              lambda: GENDER.with_target((1, 2, 3)),
                              lambda: parse("gender = 1:1:1"), lambda: from_dict(target=[1, 2, 3])]),
     ("negative", [lambda: Attribute("x", (A, B), (-1, 2))]),

@@ -290,3 +290,33 @@ def test_the_doctor_finds_the_demo_model_well_and_answers_with_its_exit_code(cap
     found = json.loads(capsys.readouterr().out)
     wrong = [line["text"] for line in found["findings"] if line["ok"] is False]
     assert found["ok"] is False and any("steering changes" in text for text in wrong)
+
+
+def test_generate_says_who_was_steered_where_and_what_to_type_next(tmp_path, capsys):
+    """It told to calibrate with "the same --model, --prompt and --attribute": --out was missing, and the demo's judge
+    knows no ages."""
+    asked = ["generate", "--prompt", "a photo of a doctor", "--count", "4", "--steps", "1"]
+    assert main([*asked, "--attribute", "gender", "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    assert "balance: 2 to man, 2 to woman" in said
+    assert "sd-debias calibrate --model demo --prompt 'a photo of a doctor' --attribute gender --out " in said
+    assert main([*asked, "--attribute", "age", "--out", str(tmp_path / "b")]) == 0
+    assert "sd-debias calibrate" not in capsys.readouterr().out
+
+
+def test_a_group_without_words_of_its_own_has_no_effect_and_no_warning(tmp_path, capsys):
+    """All images fell to it, and it was said that the groups' texts mean the same to this model."""
+    assert main(["generate", "--prompt", "a photo of a doctor", "--steps", "1", "--attribute",
+                 "mobility: in a wheelchair (a person in a wheelchair) | standing ({prompt}) = 0:100",
+                 "--out", str(tmp_path / "a")]) == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
+def test_an_attribute_s_file_balances_too(tmp_path, capsys):
+    file = tmp_path / "hat.json"
+    file.write_text(json.dumps(dict(name="hat", groups=[dict(name="a red hat"), dict(name="a blue hat")])))
+    assert main(["generate", "--prompt", "a photo of a doctor", "--steps", "1", "--count", "2", "--attribute",
+                 str(file), "--out", str(tmp_path / "a")]) == 0
+    assert "1 to a red hat, 1 to a blue hat" in capsys.readouterr().out
+    assert main(["generate", "--prompt", "x", "--profile", str(tmp_path / "none.json"), "--out", str(tmp_path)]) == 2
+    assert "There is no profile" in capsys.readouterr().err
