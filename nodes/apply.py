@@ -123,15 +123,18 @@ class Application:
             return ()
         self.seeds, self.first, self.said = self._begun(seed, images)
         self.prompt, self.negative, found = ", ".join(filter(None, named)), "", []
+        encoded: dict[str, Encoded] = {}
         for number, text in enumerate(filter(None, named)):
             entry, warnings = looked_up(self.profile, text, True)
             seeds = [own + number * APART for own in self.seeds]
             weights = rows(entry.steerings, seeds, self.strength)
             self.said += [f"{quoted(text)}: {warning}" for warning in warnings]
-            found.append((encode_all(self.clip, text, self.profile.attributes, self.method.context,
-                                     entry.behind(self.strength)), weights))
+            encoded[text] = encoded.get(text) or self._encoded.get(text) or encode_all(
+                self.clip, text, self.profile.attributes, self.method.context, entry.behind(self.strength))
+            found.append((encoded[text], weights))
             if weights.any():
                 self.people.append((text, entry, seeds))
+        self._encoded = encoded  # for the next pass
         if self.people:
             self.entry = self.people[0][1]
         return found

@@ -353,10 +353,9 @@ def _carried_over(bench, profile: Profile, prompt: str, options) -> tuple[Entry,
     from ...core.study.unfinished import Unfinished
     from ...core.profile.lookup import entry_for
     before, count, work = bench.evaluations, options.count or 200, Unfinished(None)
-    for found in bench.carried_over(profile, prompt, count, options.seed or 0, work):
-        done = sum(r.done for r in found.rounds)
-        if not options.json:
-            print(f"\r{quoted(prompt)}: {done} images, {count} each way", end="", file=sys.stderr, flush=True)
+    with Bar(options.json) as bar:
+        for found in bench.carried_over(profile, prompt, count, options.seed or 0, work):
+            bar.update(sum(r.done for r in found.rounds), 2 * count, quoted(prompt))
     say(options, "\n" + "\n".join(lines(found, "with the profile")))
     entry = entry_of(found, bench.evaluations - before)
     said = entry_for(profile, prompt)[0].warnings

@@ -235,11 +235,19 @@ def _results(options, folder: SweepFolder, model: int, jobs: Sequence[Job], fact
     place, name = _place(options, folder, model)
     found = write_results(place, name, folder.request, jobs, facts)
     lines = [f"{found['model']}: {found['finished']} of {found['prompts']} prompts, "
-             f"{found['images']:,} images", *(f"  Profile: {path}" for path in found["profiles"]),
+             f"{found['images']:,} images{_on_target(jobs)}", *(f"  Profile: {path}" for path in found["profiles"]),
              f"  Bias card: {found['card']}", f"  Labels: {found['labels']}",
              *(f"  Not measured: {prompt}: {error}" for prompt, error in found["failed"].items())]
     say(options, "\n".join(lines))
     return found
+
+
+def _on_target(jobs: Sequence[Job]) -> str:
+    """Of a sweep that calibrates, how many prompts ended on target; "" of an audit."""
+    from ...core.calibration.loop import ON_TARGET
+    ended = [[job.calibration.verdict(i) for i in range(len(job.calibration.attributes))] for job in jobs
+             if job.calibration.plan.rounds and job.calibration.finished]
+    return f", {sum(set(own) == {ON_TARGET} for own in ended)} on target" if ended else ""
 
 
 # --- progress --------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def test_attributes_are_built_in_or_own_and_chain_under_names_of_their_own(call)
 
 @pytest.mark.parametrize("inputs, fact", [
     (dict(groups="young:\nold"), "'young'"), (dict(groups="young"), "two groups"),
-    (dict(groups="a\nb", target="1:2:3"), "2 target.*got 3"),
+    (dict(groups="a\nb", target="1:2:3"), "2 shares.*got 3"),
     (dict(groups="a\nb", target="half"), "'half'")])
 def test_attributes_that_do_not_fit_are_refused(call, inputs, fact):
     with pytest.raises(DebiasError, match=fact):
