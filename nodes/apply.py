@@ -71,6 +71,7 @@ class Application:
         self.passes = Passes()
         self.people: list[tuple[str, Entry, list[int]]] = []  # the regions of the pass, where they are drawn apart
         self.first = ""  # the prompt of the pass whose images are drawn again
+        self.several = False  # did that pass draw several persons, each with a group of its own?
         self._encoded: dict[str, Encoded] = {}
         if messages.running()[0] is None or self._behind() or self.text.strip() or len(self.profile.entries) == 1:
             self._look_up()  # what is amiss is said now, rather than by the sampler
@@ -107,7 +108,12 @@ class Application:
         self.seeds, self.first, beside = self._begun(seed, images)
         self._look_up()
         self.said += beside
-        return rows(self.entry.steerings, self.seeds, self.strength)
+        found = rows(self.entry.steerings, self.seeds, self.strength)
+        if self.several and found.any():
+            self.said.append("the pass before drew several persons, each with a group of its own, and which of them "
+                             "this pass draws is not known: it is left alone")
+            return torch.zeros_like(found)
+        return found
 
     def regions(self, positive: Sequence[dict], seed: int, images: int) -> Texts:
         """Where the positive conditioning has regions, each with a text of its own: each entry's text with its weights.
@@ -122,10 +128,10 @@ class Application:
         if len(positive) < 2 or None in named:
             return ()
         self.seeds, self.first, self.said = self._begun(seed, images)
-        self.prompt, self.negative, found = ", ".join(filter(None, named)), "", []
+        self.prompt, self.negative, found = ", ".join(filter(None, named)), ", ".join(self._behind("negative")), []
         encoded: dict[str, Encoded] = {}
         for number, text in enumerate(filter(None, named)):
-            entry, warnings = looked_up(self.profile, text, True)
+            entry, warnings = looked_up(self.profile, text, True, self.negative)
             seeds = [own + number * APART for own in self.seeds]
             weights = rows(entry.steerings, seeds, self.strength)
             self.said += [f"{quoted(text)}: {warning}" for warning in warnings]
@@ -146,9 +152,11 @@ class Application:
         with_it = {} if run is None else {at: did for at, entries in run.did.items() if at != node and (
             did := [e for e in entries if e.get("Debias hash") == self.profile.hash[:12] and "Debias seeds" in e])}
         before = pass_before(run.prompt, node, with_it) if run and with_it else None
+        self.several = False
         if run is None or before is None:
             return own, "", []
         at, start, count = before
+        self.several = len(with_it[at][0].get("Debias persons", ())) > 1
         edges = [edge for entry in with_it[at] for edge in entry["Debias seeds"]]
         made = list(range(min(edges), max(edges) + 1))[start:][:count]
         # A detailer draws a batch image by image, each with the next seed.

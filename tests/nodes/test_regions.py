@@ -15,13 +15,16 @@ def node(kind, **inputs):
 @pytest.fixture
 def regions(call, sample, said, monkeypatch):
     """regions(texts, batch) -> (positive entries as they were sampled, the record, what was said)"""
-    def regions(*texts, batch=8, masked=True, attributes="gender = 50:50"):
+    def regions(*texts, batch=8, masked=True, attributes="gender = 50:50", detailed=False,
+                negative=""):
         graph = {"balance": node("DebiasBalance"), **{
             f"text {i}": node("CLIPTextEncode", clip=["loader", 1], text=own) for i, own in enumerate(texts)}}
         for i in range(1, len(texts)):
             graph[f"both {i}"] = node("ConditioningCombine", conditioning_1=[f"both {i - 1}" if i > 1 else "text 0", 0],
                                       conditioning_2=[f"text {i}", 0])
-        graph["first"] = node("KSampler", model=["balance", 0], positive=[f"both {len(texts) - 1}", 0], seed=4)
+        graph["no"] = node("CLIPTextEncode", clip=["loader", 1], text=negative)
+        graph["first"] = node("KSampler", model=["balance", 0], positive=[f"both {len(texts) - 1}", 0],
+                              negative=["no", 0], seed=4)
         record, seen = ours.messages.Record(graph), []
         monkeypatch.setattr(ours.messages, "running", lambda: (record, "first"))
         own, = (ours.guidance.conditioning.shift,)
@@ -35,7 +38,12 @@ def regions(call, sample, said, monkeypatch):
         positive = [[cond, {**options, **({"mask": MASKS[i]} if masked and i < 2 else {})}]
                     for i, own_text in enumerate(texts) for cond, options in sample.encode(own_text)]
         sample(model, positive=positive, seed=4, batch=batch, steps=1)
-        return seen[0], record[-1], said[-1][0]
+        if detailed:
+            graph["faces"] = node("FaceDetailer", model=["balance", 0], positive=["text 0", 0], image=["first", 0],
+                                  seed=9)
+            monkeypatch.setattr(ours.messages, "running", lambda: (record, "faces"))
+            sample(model, positive=texts[0], seed=9, batch=1, steps=1)
+        return (seen or [None])[0], record[-1], said[-1][0]
     return regions
 
 
@@ -63,3 +71,14 @@ def test_a_region_without_a_person_or_that_names_a_group_is_left_alone(regions):
 def test_texts_that_are_combined_everywhere_stay_one_prompt(regions):
     _, record, told = regions(LEFT, RIGHT, masked=False)
     assert {len(row) for row in record["Debias rows"]} == {2} and "count as one prompt" in told
+
+
+def test_a_detailer_does_not_make_both_persons_one_group(regions):
+    """Which of the two it draws is not known."""
+    _, record, told = regions(LEFT, RIGHT, batch=1, detailed=True)
+    assert record["Debias rows"] == [[0.0, 0.0]] and "is left alone" in told
+
+
+def test_a_negative_prompt_that_names_a_group_leaves_regions_alone(regions):
+    entries, record, _ = regions(LEFT, RIGHT, batch=2, negative="blurry, woman")
+    assert entries is None and not any(map(any, record["Debias rows"]))
