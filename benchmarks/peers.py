@@ -37,8 +37,10 @@ from sd_debias.core.profile.file import Entry, Profile
 
 ATTRIBUTES = {"gender": GENDER, "tone": SKIN_TONE_5}
 TESTED = 400
+SELECTION = "selection, 8 of 32"  # whose images have no unguided ones of the same seeds to be compared with
+KEPT, CANDIDATES = 8, 32  # images of a batch, and how many are made for it by selection
 EXPLICIT = 100  # images of a prompt that names a group, for each group
-OURS = re.compile("^IDA, (shift|draw)|^draw")  # the rest is published or usual
+OURS = re.compile("^IDA, (shift|draw)|^Balance")  # the rest is published or usual
 PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
 
 
@@ -73,6 +75,24 @@ def suffix(prompt, attribute):
             for i, image in zip(own, made):
                 images[i] = image
         return np.stack(images)
+    return generate, 0
+
+
+def selection(prompt, attribute):
+    """Eight of 32 candidates by how far they are from each other, as group inference selects (Parmar et al. 2025): the
+    sum of CLIP's pairwise distances, greedily, without a term of quality."""
+    def generate(seeds, asked=prompt):
+        made = []
+        for start in range(0, len(seeds), KEPT):
+            first = int(seeds[start]) * (CANDIDATES // KEPT)
+            images = harness.bench.generate_anew(asked, range(first, first + CANDIDATES))[0]
+            features = harness.bench.clip.embed_images(images).numpy()
+            far = 1 - features @ features.T
+            kept = list(np.unravel_index(far.argmax(), far.shape))
+            while len(kept) < KEPT:
+                kept.append(int(np.where(np.isin(range(CANDIDATES), kept), -1, far[kept].sum(0)).argmax()))
+            made.append(images[kept])
+        return np.concatenate(made)[:len(seeds)]
     return generate, 0
 
 
@@ -162,6 +182,7 @@ def every_picture(prompt, attribute):
 PEERS = {
     "plain model": plain,
     "random suffix": suffix,
+    SELECTION: selection,
     "negative prompt": negative_prompt,
     "SLD, one group": sld,
     "SEGA, as published": sega(4.0, 0.95, 0.2, reverse=True),
@@ -178,7 +199,7 @@ PEERS = {
     "IDA, draw, embedding": ida(named(direction="embedding")),
     "IDA, draw, embedding, all steps": ida(Method("embedding")),
     "IDA, draw, prompt (default)": ida(METHODS["default"]),
-    "draw for every image": every_picture,
+    "Balance": every_picture,
 }
 
 
@@ -279,7 +300,7 @@ FairImagen with "more noise" has a scale of 1 in place of 0.6.
 "Needless changes" is the share of images that change their group, less the least share that must change to meet the target (total variation). A method that falls short of
 the target may have none: read it beside KL. "Explicit prompts obeyed" is the share of images that show the group that their prompt names, "a photo of a doctor, a woman", N = {EXPLICIT} for each group
 and occupation.{but} Every method stays on as it was set up for the prompt that names none; who writes a suffix or a negative prompt by hand would leave it out.
-How unlike images of one group are is [measured apart](variety.md), beside selection among many candidates.
+Selection takes {KEPT} of {CANDIDATES} candidates by their pairwise distance, after group inference (Parmar et al. 2025); it aims at [variety](variety.md), which is measured apart.
 
 ![KL against the distance to the unguided images](peers.png)
 
@@ -289,8 +310,9 @@ How unlike images of one group are is [measured apart](variety.md), beside selec
         for peer in (peer for peer in PEERS if rows_of(results, attribute, peer)):
             s = summary(results, attribute, peer)
             low, high = s["kl_interval"]
+            compared = f"{s['distance']:.3f} | {_percent(s['needless'])}" if peer != SELECTION else " | "
             text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | "
-                        f"{s['fidelity']:.3f} | {s['distance']:.3f} | {_percent(s['needless'])} | {_percent(s['obeyed'])} | {s['images']:.0f} | "
+                        f"{s['fidelity']:.3f} | {compared} | {_percent(s['obeyed'])} | {s['images']:.0f} | "
                         f"{s['evaluations']:.1f} |")
     return "\n".join(text) + "\n"
 
@@ -303,7 +325,7 @@ def plot(results: list[dict]) -> Image.Image:
     """Fairness against fidelity against cost, a panel an attribute: farther down is fairer, farther left is nearer to the
     unguided images, larger is slower. Ours are blue."""
     results, _ = whole(results)
-    peers = [peer for peer in PEERS if rows_of(results, next(iter(ATTRIBUTES)), peer)]
+    peers = [peer for peer in PEERS if peer != SELECTION and rows_of(results, next(iter(ATTRIBUTES)), peer)]
     wide, high, left, top = 460, 330, 60, 34
     scene = Scene(len(ATTRIBUTES) * (left + wide), top + high + 70 + 18 * -(-len(peers) // 2))
     low, decades = 1e-4, 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 import harness
 import numpy as np
 from harness import TEST_SEED
-from peers import every_picture, plain, suffix
+from peers import CANDIDATES, KEPT, every_picture, plain, selection, suffix
 from peers_common import OCCUPATIONS
 from peers_equisteer import equisteer
 from peers_texts import embedding_arithmetic
@@ -20,31 +20,12 @@ from sd_debias.core.profile.file import Profile, located
 
 N = 200
 FIRST = TEST_SEED + 9_000_000  # on which no decision was made
-KEPT, CANDIDATES = 8, 32  # images of a batch, and how many are made for it by selection
 
 
 def calibrated(prompt, attribute):
     """The profile of this model that comes with the package."""
     profile = Profile.load(located("demo-gender"))
     return lambda seeds, asked=prompt: harness.bench.apply(profile, asked, seeds)[0], 0
-
-
-def selection(prompt, attribute):
-    """Eight of 32 candidates by how far they are from each other, as group inference selects (Parmar et al. 2025): the
-    sum of CLIP's pairwise distances, greedily, without a term of quality."""
-    def generate(seeds, asked=prompt):
-        made = []
-        for start in range(0, len(seeds), KEPT):
-            first = int(seeds[start]) * (CANDIDATES // KEPT)
-            images = harness.bench.generate_anew(asked, range(first, first + CANDIDATES))[0]
-            features = harness.bench.clip.embed_images(images).numpy()
-            far = 1 - features @ features.T
-            kept = list(np.unravel_index(far.argmax(), far.shape))
-            while len(kept) < KEPT:
-                kept.append(int(np.where(np.isin(range(CANDIDATES), kept), -1, far[kept].sum(0)).argmax()))
-            made.append(images[kept])
-        return np.concatenate(made)
-    return generate, 0
 
 
 METHODS = {"plain model": plain, "random suffix or wildcard": suffix, "Embedding Arithmetic": embedding_arithmetic,

@@ -18,6 +18,7 @@ from .method.methods import DIRECTIONS, OWN_RULE, RULES, SPENDS
 from .method.safe_latent import ANCHORS
 
 LARGEST_WEIGHT = 100.0  # a push of 1 is obeyed; anything near this bound makes images of no use
+TOGETHER = 16  # consecutive seeds that are spread over a draw's chances together
 MOST_IMAGES = 1_000_000  # of a calibration, a round or a verification
 MOST_GROUPS = 1024  # of an attribute
 DEEPEST = 32  # levels of a document

@@ -40,7 +40,7 @@ def enable(pipe, profile: Profile | str | Path, strength: float = 1.0) -> Any:
     """Guide a pipeline's calls by a profile, its file or name, in the place of any before it. Returns the
     pipeline.
 
-    An image's seed is its generator's: of one generator for several images, image i counts as seed + i; without a
+    An image's seed is its generator's: of one generator for several images, image i counts as seed XOR i; without a
     generator, seeds are random. Several prompts are called one after another. Arguments, callbacks, results and
     exceptions stay the pipeline's own. Raises DebiasError for a strength that is none and, when called, without a text.
     """
@@ -131,7 +131,7 @@ def _seeds(generator, count: int) -> list[int]:
     if isinstance(generator, Sequence):
         return [int(one.initial_seed()) for one in generator]
     first = random.SystemRandom().randrange(2**32) if generator is None else int(generator.initial_seed())
-    return list(range(first, first + count))
+    return draw.of_batch(first, count)
 
 
 def _joined(outputs: list, by_name: bool):

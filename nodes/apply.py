@@ -16,7 +16,7 @@ from ..core.profile.file import Entry, Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
 from ..core.prompts.syntax import ALONE, OTHERS, bare
 from ..core.profile.words import drawn, metadata
-from ..core.method.draw import check_strength, rows
+from ..core.method.draw import check_strength, of_batch, rows
 from . import messages
 from .conditioning import EMBEDDING, Texts, encode, encode_all, in_region
 from .graph import inputs_of, pass_before, samplers_of, texts_behind
@@ -148,7 +148,7 @@ class Application:
     def _begun(self, seed: int, images: int) -> tuple[list[int], str, list[str]]:
         """(the seeds that decide the images' groups, the prompt that did, what to say of it): those of the pass that
         made the images which this one draws anew, so that whom they show is decided once."""
-        own, (run, node) = list(range(seed, seed + images)), messages.running()
+        own, (run, node) = of_batch(seed, images), messages.running()
         with_it = {} if run is None else {at: did for at, entries in run.did.items() if at != node and (
             did := [e for e in entries if e.get("Debias hash") == self.profile.hash[:12] and "Debias seeds" in e])}
         before = pass_before(run.prompt, node, with_it) if run and with_it else None
@@ -157,8 +157,7 @@ class Application:
             return own, "", []
         at, start, count = before
         self.several = len(with_it[at][0].get("Debias persons", ())) > 1
-        edges = [edge for entry in with_it[at] for edge in entry["Debias seeds"]]
-        made = list(range(min(edges), max(edges) + 1))[start:][:count]
+        made = list(dict.fromkeys(own for entry in with_it[at] for own in entry["Debias seeds"]))[start:][:count]
         # A detailer draws a batch image by image, each with the next seed.
         inputs = inputs_of(run.prompt, node)
         begins = next((inputs[key] for key in ("seed", "noise_seed") if isinstance(inputs.get(key), int)), seed)
@@ -205,7 +204,7 @@ class Application:
         if self.people:
             told["Debias persons"] = [text for text, _, _ in self.people]
         messages.record({**told, **cache, "Debias text": self.first or self.prompt,
-                         "Debias seeds": [self.seeds[0], self.seeds[-1]], "Debias rows": summary["weights"]})
+                         "Debias seeds": self.seeds, "Debias rows": summary["weights"]})
 
 
 def summary_text(profile: Profile, entry: Entry, told: dict, summary: dict, seeds: list[int],
@@ -245,8 +244,7 @@ class DebiasApply(io.ComfyNode):
         return io.Schema(
             node_id="DebiasApply", display_name="Debias Apply", category=APPLY,
             description="Steers every image that is sampled with this model, as a calibrated profile says. Works with "
-                        "any sampler, CFG rule, ControlNet or LoRA; put it after LoRA loaders. Image i of a batch "
-                        "uses seed + i.",
+                        "any sampler, CFG rule, ControlNet or LoRA; put it after LoRA loaders.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide."),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It encodes the groups' texts."),

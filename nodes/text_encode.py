@@ -8,7 +8,7 @@ from ..core.profile.file import Profile
 from ..core.profile.lookup import check_encoder, differences, entry_for, with_others
 from ..core.prompts.syntax import ALONE, OTHERS
 from ..core.profile.words import metadata
-from ..core.method.draw import check_strength, rows
+from ..core.method.draw import check_strength, of_batch, rows
 from . import messages
 from .conditioning import effect, encode_all, shift
 from .guidance import PROFILE, nothing
@@ -63,7 +63,7 @@ class DebiasTextEncode(io.ComfyNode):
                     "1: as calibrated. 0: bit-identical to CLIP Text Encode.")),
                 io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True, tooltip=(
                     "Decides to which group each image is steered. Wire the sampler's seed here too, so that a seed "
-                    "always gives the same image. Image i of a batch uses seed + i.")),
+                    "always gives the same image.")),
                 io.Int.Input("batch_size", default=1, min=1, max=MOST, tooltip=(
                     "Number of images in the latent batch. If the batch is larger, the conditionings repeat.")),
                 io.Combo.Input("other_prompts", options=list(OTHERS), default=ALONE, optional=True, tooltip=(
@@ -87,10 +87,10 @@ class DebiasTextEncode(io.ComfyNode):
                           "them: use Debias Apply, which keeps the profile's window")
         check_encoder(profile, encoder_name(clip))
         known = dict(text_encoder=encoder_name(clip))
-        conditioning, summary = shifted_conditioning(clip, text, profile, strength, range(seed, seed + batch_size))
+        conditioning, summary = shifted_conditioning(clip, text, profile, strength, of_batch(seed, batch_size))
         warned += [f"other setting: {text}" for text in differences(profile, known)]
         facts = metadata(profile, text, summary, strength, seed if batch_size == 1 else None)
-        messages.record({**facts, "Debias seeds": [seed, seed + batch_size - 1], "Debias rows": summary["weights"]})
+        messages.record({**facts, "Debias seeds": of_batch(seed, batch_size), "Debias rows": summary["weights"]})
         said = facts.get("Debias") or f"{profile.name}: {summary['guided_images']} of {batch_size} images steered"
         messages.say(node, "\n".join([said, *(f"Warning: {note}" for note in warned)]), bool(warned))
         return io.NodeOutput(conditioning)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import html
+import random
 
 import gradio as gr
 from modules import scripts, shared, ui_common
@@ -12,6 +13,7 @@ from ..core.method.methods import AS_CALIBRATED, DIRECTIONS
 from ..core.profile.lookup import check_encoder
 from ..core.prompts.syntax import OTHERS
 from ..core.report.markdown import literal, literal_lines
+from ..core.schema import TOGETHER
 from . import demo_model, host_a1111, host_forge, profiles
 from .arguments import BALANCE, NONE, Arguments
 from .guide import from_profile, plain
@@ -84,6 +86,13 @@ class Debias(scripts.Script):
         self.infotext_fields = [(control, lambda parameters, name=name: pasted(name, parameters))
                                 for control, name in zip(controls, Arguments.__dataclass_fields__)]
         return controls
+
+    def before_process(self, p, *args):
+        """Where any seed will do (-1), takes one with which a batch of eight at 50:50 is four and four."""
+        if args and args[0]:
+            for name in ("seed", "subseed"):
+                if getattr(p, name, None) in (-1, "-1", "", None):
+                    setattr(p, name, TOGETHER * random.randrange(2**32 // TOGETHER))
 
     def process(self, p, *args):
         first = self.outer.begins(p)

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTokenizer
 
 from sd_debias.diffusers_host.generate import generate
-from sd_debias.core.method.draw import radical_inverse
 from demo_training import architecture, artwork, bias, captions
 from sd_debias.demo_model import model
 from demo_training.settle import Likelihoods, settle
@@ -39,6 +38,15 @@ def one_cycle(progress: float, warm_up: float = 0.05) -> float:
     if progress < warm_up:
         return (progress + 0.002) / warm_up
     return 0.5 + 0.5 * math.cos(math.pi * (progress - warm_up) / (1 - warm_up))
+
+
+def radical_inverse(number: int, base: int) -> float:
+    """Digits of a number mirrored at the point (van der Corput 1935): consecutive numbers spread evenly over [0, 1)."""
+    mirrored, size = 0, 1
+    while number:
+        number, digit = divmod(number, base)
+        mirrored, size = mirrored * base + digit, size * base
+    return mirrored / size
 
 
 def fit(name: str, network: nn.Module, loss: Callable[[int], Tensor], *, steps: int, lr: float, work: Path,

@@ -15,7 +15,7 @@ from typing import Any, Mapping, Sequence
 from ..attribute import Attribute
 from ..errors import DebiasError, quoted, short
 from ..method.methods import Choice, Method
-from ..schema import MOST_IMAGES
+from ..schema import MOST_IMAGES, TOGETHER
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ NUMBERS = ("images", "rounds", "held_out", "tolerance", "within")  # those of th
 
 def seeds_of(prompt: str) -> int:
     """The first seed of a prompt's own block: prompts that share seeds share noise, so their shares would err alike."""
-    return 10 * int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest(), "big")  # draws go in tens
+    return TOGETHER * int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest(), "big")
 
 
 @dataclass(frozen=True)

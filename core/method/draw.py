@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ..errors import DebiasError, short
-from ..schema import LARGEST_WEIGHT
+from ..schema import LARGEST_WEIGHT, TOGETHER
 
-PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+# Where the places of sixteen stand, in sixteenths, per attribute: digital (t, 4, 8)-nets in base 2 (Niederreiter 1987).
+# Each is even in aligned runs of 2, 4, 8 and 16; of the first four, any two are even together in aligned runs of 8.
+NETS = ("08c4e62a3bf7d519", "084ce6a25d19b3f7", "08c42ae65d917fb3", "084c6e2a3b7f5d19",
+        "08c4a26e915d3bf7", "084ca2e691d53b7f", "08c46ea2f73b915d", "084c2a6ed591f7b3")
 MOST_STRENGTH = 10.0
 FELT = 1e-2  # weights below it may well change nothing
-TOGETHER = 10  # consecutive seeds that are spread over the chances together
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,13 @@ class Steering:
     def draws(self, seeds: Sequence[int], stream: int = 0) -> list[int]:
         """Each image's drawn option, 0 (no push) or a group's number from 1; all 0 where nothing is drawn.
 
-        An image's draw depends on its own seed alone. Consecutive seeds are stratified: ten images at 50:50, the first
-        seed even, are five and five. `stream` keeps several attributes independent.
+        An image's draw depends on its own seed alone. Consecutive seeds are stratified: eight images at 50:50, the
+        first seed even, are four and four. `stream` keeps several attributes independent.
         """
         if not self.probabilities:
             return [0] * len(seeds)
-        if not 0 <= stream < len(PRIMES):
-            raise DebiasError(f"Expected at most {len(PRIMES)} attributes together, got number {stream + 1}.")
+        if not 0 <= stream < len(NETS):
+            raise DebiasError(f"Expected at most {len(NETS)} attributes together, got number {stream + 1}.")
         edges = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
         points = torch.tensor([point(int(seed), stream) for seed in seeds], dtype=torch.float64)
         return torch.bucketize(points, edges, right=True).tolist()
@@ -111,22 +113,15 @@ def rows(steerings: Sequence[Steering], seeds: Sequence[int], strength: float = 
     return torch.cat([s.rows(seeds, strength, stream) for stream, s in enumerate(steerings)], dim=1)
 
 
+def of_batch(seed: int, images: int) -> list[int]:
+    """The seeds that decide the images of a batch whose noise has one seed: image i has seed XOR i, so that a batch
+    of eight at 50:50 is four and four whatever its seed, and the first image is that of a batch of one."""
+    return [seed ^ i for i in range(images)]
+
+
 def point(seed: int, stream: int) -> float:
-    """Where a seed stands in [0, 1): its place in its ten by the radical inverse (Halton 1960), all ten rotated
-    (Cranley and Patterson 1976) by their number's hash, so that seeds in steps of any size meet all chances alike."""
-    ten, place = divmod(seed, TOGETHER)
-    hashed = hashlib.blake2b(f"{ten} {stream}".encode(), digest_size=6).digest()
-    return (radical_inverse(place, PRIMES[stream]) + int.from_bytes(hashed, "big") / 2**48) % 1
-
-
-def radical_inverse(number: int, base: int) -> float:
-    """Digits of a number mirrored at the point (van der Corput 1935): in [0, 1), consecutive numbers spread evenly.
-
-    Digits that a float cannot hold are left out: rounding them up would move a 64-bit seed across an edge.
-    """
-    mirrored, size = 0, 1
-    number = abs(number)
-    while number and size < 2**48:
-        number, digit = divmod(number, base)
-        mirrored, size = mirrored * base + digit, size * base
-    return mirrored / size
+    """Where a seed stands in [0, 1): its place in its sixteen by the attribute's net, all sixteen shifted digit by
+    digit (XOR) by their number's hash, so that seeds in steps of any size meet all chances alike."""
+    sixteen, place = divmod(seed, TOGETHER)
+    hashed = hashlib.blake2b(f"{sixteen} {stream}".encode(), digest_size=6).digest()
+    return (int(NETS[stream][place], 16) << 44 ^ int.from_bytes(hashed, "big")) / 2**48

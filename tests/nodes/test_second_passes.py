@@ -99,6 +99,6 @@ def test_each_pass_is_named_and_what_all_say_is_said_once(passes):
     made["second"]["_meta"] = dict(title="Faces")
     _, said = passes(made, ("first", 4, 4), ("second", 77, 4))
     lines, technical = said.split("Details:")
-    assert "KSampler: balance: 4 of 4 images steered (2 to man, 2 to woman)" in lines
+    assert "KSampler: balance: 4 of 4 images steered (2 to woman, 2 to man)" in lines
     assert "Faces: balance: 4 of 4 images" in lines and lines.count("calibrate (about") == 1
     assert "mean shift" in technical and "mean shift" not in lines

@@ -259,7 +259,6 @@ class Processing:
     def __init__(self, host, sd_model, override_settings=None, mask=None, **given):
         vars(self).update(given)
         self.host, self.sd_model, self.image_mask = host, sd_model, mask
-        self.subseed = 54321 if self.subseed == -1 else self.subseed
         self.hr_upscale_to_x, self.hr_upscale_to_y = 2 * self.width, 2 * self.height
         self.override_settings, self.extra_generation_params, self.comments = override_settings or {}, {}, {}
 
@@ -485,6 +484,8 @@ class Double:
                 self.reported.append(repr(error))
 
     def process_images(self, p):
+        p.scripts.call("before_process", p)
+        fix_seed(p)
         count = p.batch_size * p.n_iter
         p.all_seeds = p.seed if isinstance(p.seed, list) else [
             int(p.seed) + i * (p.subseed_strength == 0) for i in range(count)]
@@ -581,3 +582,4 @@ class Double:
 
 def fix_seed(p):
     p.seed = 12345 if p.seed == -1 else p.seed
+    p.subseed = 54321 if p.subseed == -1 else p.subseed

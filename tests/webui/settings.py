@@ -12,6 +12,7 @@ SCRIPT = "Debias: audit and calibrate"
 CALIBRATE = dict(work="calibrate", sure="custom", images=20, rounds=2, held_out=20, name="doctor")
 # Of the seeds 20 to 23 it leaves two alone.
 DRAW = dict(weights=[0, 0], probabilities=[0.5, 0.0, 0.5], strength=1.0)
+EVEN = dict(weights=[0, 0], probabilities=[0.0, 0.5, 0.5], strength=1.0)
 
 
 def payload(**changes) -> dict:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from properties import examples
 from webui_hosts import generate, on_hosts, ours
 from webui_real import arrays
-from webui_settings import DRAW, PROMPT, debias, keys, payload, same, save_profile
+from webui_settings import DRAW, EVEN, PROMPT, debias, keys, payload, same, save_profile
 
 from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.words import metadata
@@ -94,6 +95,14 @@ def test_pictures_that_differ_by_their_variation_seeds_draw_by_these(a_double):
     varied, plain = (["Debias sent to" in each for each in generate(a_double, **page, **debias())[1]]
                      for page in (dict(FOUR, seed=5, subseed=20, subseed_strength=0.5), FOUR))
     assert sum(varied) == 2 and varied == plain, "as main seeds of these numbers"
+
+
+def test_a_batch_with_a_random_seed_is_four_and_four(host):
+    """A seed of -1 could come out odd, and a batch of eight five and three."""
+    save_profile(host.profiles, steering=EVEN)
+    for _ in range(4):
+        said = generate(host, seed=-1, batch_size=4, n_iter=2, **debias())[1]
+        assert Counter(each["Debias sent to"] for each in said) == {"woman": 4, "man": 4}
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

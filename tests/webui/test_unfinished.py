@@ -36,10 +36,10 @@ def states(host):
 
 
 def test_interrupt_keeps_the_best_round_and_the_same_settings_continue(bench, interrupt):
-    """The batches: 4 of the audit, 4 of a round, 4 of the verification, and no others."""
+    """The batches: 4 of the audit, 8 of two rounds, 4 of the verification, and no others."""
     plain, _ = generate(bench)
     before = len(bench.denoisers)
-    for batches in (6, 4):  # in the round, and in the verification
+    for batches in (6, 8):  # in the first round, and in the verification
         interrupt(batches)
         result = calibrate(bench)
         assert "not verified" in result.info and "same settings" in result.info
@@ -48,7 +48,7 @@ def test_interrupt_keeps_the_best_round_and_the_same_settings_continue(bench, in
         assert not (bench.profiles / "doctor.json").exists()
     interrupt(None)
     assert "on fresh seeds (N = 20)" in calibrate(bench).info
-    assert len(bench.denoisers) - before == 12 + 2 + 1, "the two that were interrupted, again, and the pairs"
+    assert len(bench.denoisers) - before == 16 + 2 + 1, "the two that were interrupted, again, and the pairs"
     assert [path.name for path in bench.profiles.glob("*.json")] == ["doctor.json"]
     assert same(plain, generate(bench)[0])
     kept = [bench.profiles / "doctor.json", bench.profiles / "reports" / "doctor" / "report.html"]
