@@ -148,12 +148,15 @@ def said(r: dict) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--jobs", type=int, default=os.cpu_count())
+    options.add_argument("--plan", choices=SURE, help="the cells of this plan alone")
     harness.out(options)
     given = options.parse_args()
     rows = {key_of(row): row for row in harness.kept("coverage", given.out)}
     stamp = dict(model_hash="none", code=harness.code())
     with Pool(given.jobs) as pool:
         for turn, (number, cell) in product(range(EACH // TURN), enumerate(cells())):
+            if given.plan not in (None, cell["plan"]):
+                continue
             before = rows.get(key_of(cell), {})
             if before.get("calibrations", 0) <= turn * TURN:
                 rows[key_of(cell)] = row = dict(measure(cell, number, pool, before), **stamp)
