@@ -26,7 +26,8 @@ from ..core.profile.file import Profile, located
 from ..core.profile.lookup import entry_for
 from .call import defaults, is_modular, per_prompt
 from .encode import encode_all, encoding_of
-from .generate import guided
+from .families import looks_at_image
+from .generate import calls, guided
 
 
 def balance(pipe, *attributes: Attribute | str | Sequence[Attribute | str]) -> Any:
@@ -109,11 +110,11 @@ def _called(pipe, original, profile: Profile, strength: float, args, kwargs):
                            given)[0]
     if not any(row.any() for row in rows):
         return original.__call__(pipe, **given)
-    outputs = []
+    outputs, by_name = [], given.get("return_dict", True)
     for i, (text, no) in enumerate(zip(prompts, negatives)):
         own = dict(given, prompt=text, negative_prompt=no) if "negative_prompt" in given else dict(given, prompt=text)
         if isinstance(own.get("generator"), list):
-            own["generator"] = own["generator"][i * each:(i + 1) * each]
+            own["generator"] = generators = own["generator"][i * each:(i + 1) * each]
         if not rows[i].any():
             outputs.append(original.__call__(pipe, **own))
             continue
@@ -121,10 +122,20 @@ def _called(pipe, original, profile: Profile, strength: float, args, kwargs):
             own.pop(name, None)
         encoded = encode_all(pipe, text, profile.attributes, profile.method.context, **encoding_of(own),
                              subject=steerings[i].behind(strength))
-        with guided(pipe, text, profile.attributes, rows[i], profile.method, negative_prompt=no, encoded=encoded,
-                    **encoding_of(own)) as guide:
-            outputs.append(original.__call__(pipe, **(own | guide.call)))
-    return _joined(outputs, given.get("return_dict", True))
+        # Where the encoder looks at an edit's image, each text gets a call of its own.
+        together = [[*range(each)]]
+        if looks_at_image(pipe):
+            together = calls(pipe, encoded, profile.attributes, rows[i], profile.method, each)
+        made = []
+        for places in together:
+            if isinstance(own.get("generator"), list):
+                own = own | dict(generator=[generators[place] for place in places])
+            with guided(pipe, text, profile.attributes, rows[i][places], profile.method, negative_prompt=no,
+                        encoded=encoded, **encoding_of(own)) as guide:
+                made.append(original.__call__(pipe, **(own | guide.call)))
+        order = np.argsort(np.concatenate(together))
+        outputs.append(made[0] if len(made) == 1 else _joined(made, by_name, order))
+    return _joined(outputs, by_name)
 
 
 def _seeds(generator, count: int) -> list[int]:
@@ -134,20 +145,22 @@ def _seeds(generator, count: int) -> list[int]:
     return draw.of_batch(first, count)
 
 
-def _joined(outputs: list, by_name: bool):
-    """The outputs of several prompts as one."""
+def _joined(outputs: list, by_name: bool, order: np.ndarray | None = None):
+    """The outputs of several calls as one, its images in another `order` where one is given."""
     first = outputs[0]
     if len(outputs) == 1:
         return first
     if not by_name:
-        return tuple(_together([output[i] for output in outputs]) for i in range(len(first)))
+        return tuple(_together([output[i] for output in outputs], order) for i in range(len(first)))
     names = [one.name for one in fields(first)]
-    return type(first)(**{name: _together([getattr(output, name) for output in outputs]) for name in names})
+    return type(first)(**{name: _together([getattr(output, name) for output in outputs], order) for name in names})
 
 
-def _together(parts: list):
+def _together(parts: list, order: np.ndarray | None):
     if isinstance(parts[0], (list, tuple)):
-        return [one for part in parts for one in part]
-    if isinstance(parts[0], torch.Tensor):
-        return torch.cat(parts)
-    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0]
+        items = [one for part in parts for one in part]
+        return items if order is None else [items[place] for place in order]
+    if not isinstance(parts[0], (torch.Tensor, np.ndarray)):
+        return parts[0]
+    joined = torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+    return joined if order is None else joined[order]

@@ -12,7 +12,7 @@ from ..core.attribute import Attribute
 from ..core.errors import DebiasError
 from ..core.method.conditioning import Encoded, check_groups, check_unmixed, mean, together
 from ..core.method.direction import group_texts
-from .families import Family, WholeTexts, family_of
+from .families import Family, WholeTexts, family_of, looks_at_image
 
 # What encode_prompt returns, by (does it do classifier-free guidance, does the pipeline take pooled texts, length).
 _LAYOUTS = {
@@ -56,7 +56,7 @@ def of_one_length(pipe) -> bool:
     """Does the pipeline encode all texts with the same length, as Stable Diffusion 1 to 3, SDXL and Flux do?"""
     if pipe not in _known:
         try:
-            _known[pipe] = family_of(pipe) is None and len({
+            _known[pipe] = family_of(pipe) is None and not looks_at_image(pipe) and len({
                 encode(pipe, [text])["prompt_embeds"].shape[1] for text in ("a", "a photo of a doctor, a woman")}) == 1
         except (DebiasError, TypeError):  # its encode_prompt may need more than is known here
             _known[pipe] = False

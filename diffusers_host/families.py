@@ -21,7 +21,7 @@ from ..core.errors import DebiasError, quoted
 from ..core.method.conditioning import Parts, in_context
 from ..core.method.direction import group_texts
 from ..core.method.methods import Method
-from .call import defaults, is_modular
+from .call import defaults, is_modular, per_prompt
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,24 @@ FAMILIES = {
 def family_of(pipe) -> Family | None:
     """A pipeline's row, by its class's name; None for one that has none."""
     return FAMILIES.get(type(pipe).__name__)
+
+
+def looks_at_image(pipe) -> bool:
+    """Does its text encoder look at the image of an edit? Such a pipeline takes one text a call."""
+    return family_of(pipe) is None and hasattr(pipe, "encode_prompt") and (
+        "image" in inspect.signature(pipe.encode_prompt).parameters)
+
+
+def asked(pipe, texts: Sequence[str], negative: str | None) -> dict:
+    """The arguments of a call for an image of each text. Raises DebiasError for texts that need calls of their own."""
+    one = looks_at_image(pipe)
+    if one and len(set(texts)) > 1:
+        raise DebiasError(f"{type(pipe).__name__} takes one text per call, and these images' texts differ. Make them "
+                          "with `generate`, or in a call for each text.")
+    call: dict = {"prompt": texts[0], per_prompt(pipe): len(texts)} if one else {"prompt": list(texts)}
+    if negative is not None:
+        call["negative_prompt"] = negative if one else [negative] * len(texts)
+    return call
 
 
 def fixed(pipe) -> dict:

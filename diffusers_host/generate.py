@@ -20,7 +20,9 @@ from ..core.method.conditioning import Encoded, Parts, effect, shape, shifted, s
 from ..core.method.methods import METHODS, Method
 from .call import is_modular
 from .encode import encode, encode_all, encoding_of
-from .families import Family, WholeTexts, check_family, check_whole_texts, family_of, fixed, without_fixed
+from .families import (
+    Family, WholeTexts, asked, check_family, check_whole_texts, family_of, fixed, without_fixed,
+)
 from .hook import WindowedPrompt, check, hooked
 
 
@@ -69,9 +71,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     """
     weights = _checked(weights, attributes, method)
     images = len(weights)
-    guide = GuidedCall(method.direction, dict(fixed(pipe), prompt=[prompt] * images))
-    if negative_prompt is not None:
-        guide.call["negative_prompt"] = [negative_prompt] * images
+    guide = GuidedCall(method.direction, fixed(pipe) | asked(pipe, [prompt] * images, negative_prompt))
     # A group without words of its own is the prompt: to send an image there changes nothing, and need not be said.
     felt = [not (group.wordless and method.direction == "prompt") for a in attributes for group in a.groups]
     if method.guidance.scale == 0 or not weights[:, felt].any():
@@ -82,7 +82,7 @@ def guided(pipe, prompt: str, attributes: Sequence[Attribute], weights: Tensor, 
     if isinstance(encoded, WholeTexts):
         check_whole_texts(pipe, attributes, method)
         texts = encoded.texts(weights)
-        guide.call["prompt"] = texts
+        guide.call |= asked(pipe, texts, negative_prompt)
         guide.records = [dict(acted=texts != [prompt] * images, magnitude=0.0, steps=0, skipped=0,
                               guided_images=int(weights.any(1).sum()))]
         yield guide
@@ -157,8 +157,8 @@ def _of_family(family: Family, encoded: Encoded, attributes: Sequence[Attribute]
     return family.call(rows, negative)
 
 
-def _calls(pipe, encoded: Encoded | WholeTexts | None, attributes: Sequence[Attribute], weights: Tensor, method: Method,
-           batch_size: int) -> list[list[int]]:
+def calls(pipe, encoded: Encoded | WholeTexts | None, attributes: Sequence[Attribute], weights: Tensor, method: Method,
+          batch_size: int) -> list[list[int]]:
     """The places of the images that one call of the pipeline makes: at most a batch and, where texts differ in length,
     of one length. Images that are left alone then have calls of their own, with the prompt itself."""
     keys: Sequence = [()] * len(weights)
@@ -209,7 +209,7 @@ def generate(pipe, prompt: str, seeds: Sequence[int], *, attributes: Sequence[At
 
     made: dict[int, np.ndarray] = {}
     records, blocked = [], 0
-    for places in _calls(pipe, encoded, attributes, rows, method, batch_size):
+    for places in calls(pipe, encoded, attributes, rows, method, batch_size):
         generators = [torch.Generator("cpu").manual_seed(seeds[place]) for place in places]
         if is_modular(pipe):
             from .guider import pictures_of

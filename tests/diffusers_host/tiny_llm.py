@@ -5,9 +5,10 @@ As in tiny_pipelines, a token is a letter and weights are drawn large, so that t
 from functools import cache
 
 import diffusers
+import numpy as np
 import torch
 from tiny_pipelines import (  # noqa: F401
-    CALLS, PIPELINES, WIDTH, _flow, _keen, _lively, _t5, _vae, family, t5_tokenizer,
+    CALLS, PIPELINES, WIDTH, _flow, _keen, _lively, _quiet, _t5, _vae, family, t5_tokenizer,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -65,11 +66,11 @@ def _qwen3(kind=Qwen3Model, layers=2):
     return _lively(kind(Qwen3Config(**_decoder(layers))))
 
 
-def _qwen_vl(kind, config, **vision):
-    """Qwen's models of text and images; the part that sees is there, but unused."""
+def _qwen_vl(kind, config, image_token_id=151655, **vision):
+    """Qwen's models of text and images; without an image, the part that sees is unused."""
     text = _decoder(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2]))
     vision = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=WIDTH, **vision)
-    return _lively(kind(config(text_config=text, vision_config=vision)))
+    return _lively(kind(config(text_config=text, vision_config=vision, image_token_id=image_token_id)))
 
 
 def _qwen25_vl():
@@ -164,15 +165,40 @@ def ovis_image():
 # Without a negative prompt these two go unguided; the newer one repeats none for a batch.
 @family("QwenImagePipeline", true_cfg_scale=4.0, negative_prompt="")
 def qwen_image():
+    return _qwen_image(diffusers.QwenImagePipeline)
+
+
+def _qwen_image(kind, encoder=None, **more):
     transformer = diffusers.QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, joint_attention_dim=WIDTH,
         **HEADS, **ROPE)
     vae = diffusers.AutoencoderKLQwenImage(
         base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
-    return diffusers.QwenImagePipeline(
-        transformer=_keen(transformer), scheduler=_flow(), vae=vae,
-        text_encoder=_qwen25_vl(), tokenizer=llm_tokenizer())
+    return kind(transformer=_keen(transformer), scheduler=_flow(), vae=vae, text_encoder=encoder or _qwen25_vl(),
+                tokenizer=llm_tokenizer(), **more)
+
+
+class ImageProcessor(TextProcessor):
+    """Stands in for Qwen2.5-VL's processor: an image is one token, its pixels four patches."""
+
+    def __call__(self, text, images=None, padding=True, return_tensors="pt"):
+        found = self.tokenizer(text, padding=padding, return_tensors=return_tensors)
+        images = [] if images is None else images if isinstance(images, list) else [images]
+        assert found["input_ids"].eq(self.image_token_id).sum() == len(images), "each image stands in one text"
+        small = [torch.tensor(np.asarray(image.resize((28, 28))) / 255).float().flatten() for image in images]
+        found["pixel_values"] = torch.cat([pixels.view(4, -1).repeat(1, 2) for pixels in small])
+        found["image_grid_thw"] = torch.tensor([[1, 2, 2]] * len(images))
+        return found
+
+
+def qwen_image_edit(kind):
+    """Qwen-Image-Edit, whose encoder looks at the image as well; `kind` one of its pipelines."""
+    torch.manual_seed(0)
+    token = llm_tokenizer().convert_tokens_to_ids("<|image_pad|>")
+    encoder = _qwen_vl(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, fullatt_block_indexes=[0],
+                       image_token_id=token)
+    return _quiet(_qwen_image(kind, encoder, processor=ImageProcessor(llm_tokenizer(), chat_template=CHAT)))
 
 
 @family("QwenImage21Pipeline", pixels=64, true_cfg_scale=4.0, negative_prompt=["", ""])
