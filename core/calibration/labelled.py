@@ -85,7 +85,7 @@ class Labelled:
                     continue
                 if self.round.people:
                     self.round.people[i][at][person_at] = label
-                if person_at == 0:
+                else:
                     self.round.labels[i][at] = label
                 done += 1
         return done, missing

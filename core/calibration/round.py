@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Sequence
 
@@ -20,7 +21,8 @@ class Round:
 
     labels      one list an attribute: the group's index, or below 0 why the image is left out (`judge.LEFT_OUT`)
     faces       how many faces each image shows; empty if no faces were sought
-    people      where every person counts, one list an attribute: of each image the labels of its persons
+    people      where every person counts, one list an attribute: of each image the labels of its persons,
+                from left to right
     fidelity    one number per valid image: how well it matches its prompt, as scored by the host
     not_finite  images with NaN or infinite pixels
     one_colour  images whose pixels are all equal, which no working model makes
@@ -94,6 +96,25 @@ class Round:
         labels = np.asarray(self.labels[attribute], int)
         return summarise(np.bincount(labels[labels >= 0], minlength=len(target)), target, int((labels < 0).sum()),
                          confusion=confusion)
+
+    def positions(self, attribute: int, groups: int) -> dict:
+        """Where every person counts: of the images with the commonest number of persons above one, how many `images`
+        there are, and `counts` [P, n], the labels by position from the left. Empty where no image shows several."""
+        several = [image for image in self.people[attribute] if len(image) > 1] if self.people else []
+        if not several:
+            return {}
+        persons = Counter(sorted(map(len, several))).most_common(1)[0][0]
+        labels = np.array([image for image in several if len(image) == persons])
+        return dict(images=len(labels), counts=[np.bincount(own[own >= 0], minlength=groups).tolist()
+                                                for own in labels.T])
+
+    def position_line(self, attribute: int, name: str, groups: Sequence[str]) -> list[str]:
+        """`positions` in a line; none where there are none."""
+        found = self.positions(attribute, len(groups))
+        each = "; ".join(", ".join(f"{count} {group}" for group, count in zip(groups, own, strict=True))
+                         for own in found.get("counts", ()))
+        return [f"{name} from left to right, in {found['images']} images with {len(found['counts'])} persons: "
+                f"{each}"] if found else []
 
     def shows(self, attribute: int) -> bool:
         """Was any image classified?"""

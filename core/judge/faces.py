@@ -160,7 +160,7 @@ def cut(rgb: np.ndarray, box: Box, margin: float) -> np.ndarray:
 class OfFaces:
     """A judge that looks at faces instead of whole images.
 
-    look    "largest face": of each image that one; "people": every face, for audits (`people`). What is called gives
+    look    "largest face": of each image that one; "people": every face, for audits (`people`). When called, it gives
             the largest face's probabilities in both, `NO_FACE` where there is none
     margin  of the cut around a face's box, in its side: as the judge was trained
     """
@@ -180,16 +180,16 @@ class OfFaces:
         return np.array([len(boxes) for boxes in self.found.boxes(images)], np.int64)
 
     def boxes(self, images: Pictures) -> list[list[Box]]:
-        """The faces that it labels in each image, the largest first."""
-        return [own if self.look == PEOPLE else own[:1] for own in self.found.boxes(images)]
+        """The faces that it labels in each image: every one from left to right, or the largest."""
+        return [sorted(own) if self.look == PEOPLE else own[:1] for own in self.found.boxes(images)]
 
     def __call__(self, images: Pictures) -> np.ndarray:
         """Probabilities of the largest faces, float32 [N, n]; a row of `NO_FACE` where there is none."""
         return self._of([boxes[:1] for boxes in self.found.boxes(images)], images)[0]
 
     def _people(self, images: Pictures) -> list[np.ndarray]:
-        """Probabilities of every face, a list of float32 [F, n], largest face first."""
-        return self._of(self.found.boxes(images), images)[1]
+        """Probabilities of every face, a list of float32 [F, n], from left to right."""
+        return self._of(self.boxes(images), images)[1]
 
     def _of(self, boxes: Sequence[Sequence[Box]], images: Pictures) -> tuple[np.ndarray, list[np.ndarray]]:
         arrays = pictures(images)

@@ -10,6 +10,7 @@ from typing import Sequence
 from PIL import Image
 
 from ..attribute import Attribute
+from ..distribution import Distribution
 from ..calibration.labelled import Labelled, left_out
 from ..profile.file import Profile
 from ..report.chart import contact_sheet
@@ -166,6 +167,7 @@ def _details(c: Calibration, after: str) -> list[str]:
         for name, r in (("before" if c.held_out else "audit", c.audit), (after, c.held_out)):
             if r is not None:
                 found.append("  " + c.distribution(r, i).line(f"{attribute.name}, {name}", attribute.names))
+                found += [f"  {line}" for line in r.position_line(i, attribute.name, attribute.names)]
         if c.plan.within is not None and c.audit.complete and c.plan.rounds:
             images = sum(r.done for r in c.rounds if r.complete and r.kind not in (HELD_OUT, PROOF))
             found.append(f"  {attribute.name}, by all {images} images: {c.expected(i).line(attribute.names)}")
@@ -192,5 +194,10 @@ def _warnings(c: Calibration) -> list[str]:
 
 
 def _shares(c: Calibration, r: Round | None) -> dict | None:
-    return None if r is None else {a.name: {**c.distribution(r, i).to_dict(), "groups": list(a.names)}
-                                   for i, a in enumerate(c.attributes)}
+    return None if r is None else {a.name: measured(r, i, a, c.distribution(r, i)) for i, a in enumerate(c.attributes)}
+
+
+def measured(r: Round, i: int, attribute: Attribute, d: Distribution) -> dict:
+    """An attribute's figures as plain values; `positions` where images show several persons, each with a label."""
+    positions = r.positions(i, len(attribute.groups))
+    return {**d.to_dict(), "groups": list(attribute.names), **({"positions": positions} if positions else {})}

@@ -85,6 +85,7 @@ def _labelled_folder(options, folder: str, attributes: tuple[Attribute, ...], ch
 def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corrections) -> dict:
     """Label the images of a folder; continues an interrupted audit with --out."""
     from ...core.study.given import warnings_of
+    from ...core.study.outcome import measured
     from ...core.calibration.labelled import corrected
     keep(options, "audit.json", LABELS, TABLE)
     state = Path(options.out) / "unfinished.json" if options.out else None
@@ -92,12 +93,13 @@ def _audit_folder(options, attributes: tuple[Attribute, ...], checks: list, corr
     labelled, work = _labelled_folder(options, options.folder, attributes, checks, judges, by, state)
     notes = [corrected([labelled], corrections)] if corrections is not None else []
     found = {a.name: labelled.distribution(i) for i, a in enumerate(attributes)}
-    lines = [found[a.name].line(a.name, a.names) for a in attributes]
+    lines = [line for i, a in enumerate(attributes) for line in (
+        found[a.name].line(a.name, a.names), *labelled.round.position_line(i, a.name, a.names))]
     warnings = warnings_of(labelled, work.unreadable)
     say(options, "\n".join([*lines, *(f"Warning: {warning}" for warning in warnings), *notes]))
     result = dict(folder=Path(options.folder).resolve().name, images=work.done, unreadable=work.unreadable,
-                  warnings=warnings, attributes={name: {**d.to_dict(), "groups": list(a.names)}
-                                                 for (name, d), a in zip(found.items(), attributes, strict=True)})
+                  warnings=warnings, attributes={a.name: measured(labelled.round, i, a, found[a.name])
+                                                 for i, a in enumerate(attributes)})
     if options.out:
         _write(options, work.title, [labelled], {"audit.json": json.dumps(result, indent=2)})
         work.forget()

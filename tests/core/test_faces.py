@@ -13,7 +13,7 @@ from sd_debias.core.study import runner
 from sd_debias.core.study.host import Host, seen_by
 from sd_debias.core.calibration.loop import Calibration
 from sd_debias.core.calibration.plan import Plan
-from sd_debias.core.calibration.round import Round
+from sd_debias.core.calibration.round import AUDIT, Round
 from sd_debias.core.distribution import summarise_people
 from sd_debias.core.errors import DebiasError
 from sd_debias.core.judge import DISAGREED, NO_FACE, UNSURE, labels, named
@@ -108,9 +108,9 @@ def test_the_largest_face_and_every_face_are_what_the_classifier_says_of_the_cut
     images, faces = numbered(3), Faces(Finds(*boxes))
     for margin in (0, 0.25, 1.0):
         largest, people = OfFaces(brightness, faces, LARGEST, margin), OfFaces(brightness, faces, PEOPLE, margin)
-        own = [[cut(images[0], (40, 20, 30, 25), margin), cut(images[0], (10, 10, 20, 20), margin)], [],
-               [cut(images[2], (5, 5, 40, 40), margin)]]
-        expected = np.stack([brightness(own[0])[0], [NO_FACE, NO_FACE], brightness(own[2])[0]])
+        own = [[cut(images[0], (10, 10, 20, 20), margin), cut(images[0], (40, 20, 30, 25), margin)], [],
+               [cut(images[2], (5, 5, 40, 40), margin)]]  # from left to right
+        expected = np.stack([brightness(own[0])[1], [NO_FACE, NO_FACE], brightness(own[2])[0]])
         for judge in (largest, people):
             p = judge(images)
             assert p.dtype == np.float32 and labels(p).tolist()[1] == NO_FACE
@@ -499,11 +499,21 @@ def test_where_people_are_counted_the_shares_are_of_persons_and_those_of_all_att
     c, (judge, _) = measured(PEOPLE, (GENDER, Attribute("years", (Group("young"), Group("old")))))
     own = [labels(p).tolist() for p in judge.people(pictures_of(range(20)))]
     assert len(c.audit.people) == 2 and c.audit.people[0] == own
-    assert [people[0] if people else NO_FACE for people in own] == c.audit.labels[0]
+    assert labels(judge(pictures_of(range(20)))).tolist() == c.audit.labels[0]
     counts = [np.bincount(people, minlength=2) if people else np.zeros(2, int) for people in own]
     d = c.distribution(c.audit, 0)
     assert d == summarise_people(counts, GENDER.target) and c.distribution(c.audit, 1).n == 20
     assert (d.n, d.pictures, d.unsure) == (20, 18, 0) and 0 < sum(c > 0 for c in d.counts)
+
+
+def test_an_audit_of_persons_says_who_stands_where():
+    seen = Round(AUDIT, (), tuple(range(6)), labels=[[0] * 6], people=[[[0, 1], [0, 1], [1, 0], [0, 0, 0], [1], []]])
+    assert seen.positions(0, 2) == dict(images=3, counts=[[2, 1], [1, 2]])
+    assert seen.position_line(0, "gender", ("man", "woman")) == [
+        "gender from left to right, in 3 images with 2 persons: 2 man, 1 woman; 1 man, 2 woman"]
+    alone = Round(AUDIT, (), (0, 1), labels=[[0, 1]], people=[[[0], [1]]])
+    assert alone.positions(0, 2) == {} == Round(AUDIT, (), (0,), labels=[[0]]).positions(0, 2)
+    assert alone.position_line(0, "gender", ("man", "woman")) == []
 
 
 @pytest.mark.parametrize("look, broken", [
