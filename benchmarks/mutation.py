@@ -85,7 +85,9 @@ def run(folder: Path, test: str, *more: str, without: Sequence[str] = (), first:
 
 def covered(folder: Path, test: str) -> tuple[dict[str, list[int]], list[str]]:
     """(lines of core that a test file runs, by file; its tests that fail without a change)."""
+    here = sys.path.pop(0)  # whose coverage.py is another
     from coverage import CoverageData
+    sys.path.insert(0, here)
     data = folder / f"coverage-{Path(test).stem}"
     failing = run(folder, test, "-m", "coverage", "run", f"--data-file={data}", "--include=core/*", first=False)
     if failing is None or test in failing:

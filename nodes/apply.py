@@ -19,7 +19,7 @@ from ..core.profile.words import drawn, metadata
 from ..core.method.draw import check_strength, of_batch, rows
 from . import messages
 from .conditioning import EMBEDDING, Texts, encode, encode_all, in_region
-from .graph import inputs_of, pass_before, samplers_of, texts_behind
+from .graph import inputs_of, looks_at_image, pass_before, samplers_of, texts_behind
 from .guidance import GuidedSampling
 from .model_name import encoder_name, model_name
 from .passes import Passes, text_of
@@ -112,6 +112,11 @@ class Application:
         if self.several and found.any():
             self.said.append("the pass before drew several persons, each with a group of its own, and which of them "
                              "this pass draws is not known: it is left alone")
+            return torch.zeros_like(found)
+        running, sampler = messages.running()
+        if found.any() and looks_at_image(self.graph if running is None else running.prompt, sampler):
+            self.said.append("the text encoder looks at this edit's image, which Debias does not have: it is left "
+                             "alone. In Python, balance(pipe) steers such edits")
             return torch.zeros_like(found)
         return found
 

@@ -27,8 +27,14 @@ def texts_behind(graph: Mapping, sampler: str, side: str = "positive") -> list[s
     none where the graph does not tell, one that is empty where it says nothing."""
     names = POSITIVE if side == "positive" else NEGATIVE
     found = list(dict.fromkeys(text for link in _positive(graph, sampler, set(), names)
-                               for text in _texts(graph, link, set())))
+                               for encoder in _encoders(graph, link, set()) for text in _texts(graph, encoder)))
     return [text for text in found if text.strip()] or found[:1]
+
+
+def looks_at_image(graph: Mapping, sampler: str) -> bool:
+    """Is an image encoded with a sampler's positive text, as for an edit by Qwen-Image-Edit?"""
+    return any(key.startswith("image") for link in _positive(graph, sampler, set())
+               for encoder in _encoders(graph, link, set()) for key, _ in _links(graph, encoder))
 
 
 def samplers_of(graph: Mapping, node: str) -> list[str]:
@@ -130,22 +136,29 @@ def _positive(graph: Mapping, node: str, seen: set[str], names: tuple[str, ...] 
         yield links[name]
 
 
-def _texts(graph: Mapping, link: tuple[str, int], seen: set) -> Iterator[str]:
-    """The texts that a conditioning is made of, from its encoders."""
+def _encoders(graph: Mapping, link: tuple[str, int], seen: set) -> Iterator[str]:
+    """The nodes that encode the texts which a conditioning is made of."""
     if link in seen:
         return
     seen.add(link)
     node, output = link
     links, inputs = dict(_links(graph, node)), inputs_of(graph, node)
-    if "clip" in links and (names := [name for name in TEXTS if name in inputs]):
-        for name in names[:1] if "populated_text" in names else names:
-            yield from _text(graph, inputs[name], set())
+    if "clip" in links and any(name in inputs for name in TEXTS):
+        yield node
         return
     if "positive" in links and "negative" in links:  # as ControlNet's: its outputs are in the order of its inputs
         links = {"": links["negative" if output == 1 else "positive"]}
     named = [at for key, at in links.items() if key.startswith(("cond", "positive"))]
     for at in named or [at for key, at in links.items() if key not in OTHERS]:
-        yield from _texts(graph, at, seen)
+        yield from _encoders(graph, at, seen)
+
+
+def _texts(graph: Mapping, encoder: str) -> Iterator[str]:
+    """The texts that a node encodes."""
+    inputs = inputs_of(graph, encoder)
+    names = [name for name in TEXTS if name in inputs]
+    for name in names[:1] if "populated_text" in names else names:
+        yield from _text(graph, inputs[name], set())
 
 
 def _text(graph: Mapping, value: object, seen: set) -> Iterator[str]:

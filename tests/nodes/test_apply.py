@@ -29,7 +29,7 @@ def test_strength_0_hands_the_very_model_and_clips_own_text_on(demo, use, sample
     assert torch.equal(found[0][0], plain[0][0]) and found[0][1].keys() == plain[0][1].keys()
 
 
-def test_image_i_of_a_batch_counts_as_seed_plus_i_in_both_nodes(demo, use, sample):
+def test_image_i_of_a_batch_counts_as_seed_xor_i_in_both_nodes(demo, use, sample):
     model, patched = demo[0], use("apply", profile(DRAWING))
 
     def changed(seed, batch):

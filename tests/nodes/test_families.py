@@ -23,9 +23,9 @@ def family(request, comfyui):
     return request.param, made(request.param)
 
 
-def made(name, change=lambda model, clip: None):
+def made(name, change=lambda model, clip: None, **options):
     """run(text, places, weights, method, cfg), which gives latents of noise at these places, and
-    what was done, of a new model after a change."""
+    what was done, of a new model after a change. `options` of the positive conditioning, as its reference latents."""
     build, shape, usual = FAMILIES[name]
     try:
         model, clip = build()
@@ -47,7 +47,8 @@ def made(name, change=lambda model, clip: None):
             guided = ours.guidance.GuidedSampling(encoded, (GENDER,), method, lambda *_: torch.tensor(weights),
                                     lambda summary, facts: done.append(summary)).patch(model)
         latents = comfy.sample.sample_custom(
-            guided, x, cfg, comfy.samplers.sampler_object("euler"), sigmas, encode(text),
+            guided, x, cfg, comfy.samplers.sampler_object("euler"), sigmas,
+            [[cond, {**own, **options}] for cond, own in encode(text)],
             encode(""), torch.zeros_like(x), disable_pbar=True, seed=0)
         assert latents.isfinite().all()
         return latents, done
@@ -100,6 +101,18 @@ def test_a_push_is_the_group_s_own_text_and_a_picture_left_alone_is_the_prompt_s
     noted("prompt", "full push", f"{max(off[1:]):.1e}")
     assert max(off) <= max(1e-3, 2 * float(rounding / effect)), off
     assert done["acted"] and done["guided_images"] == 2
+
+
+@pytest.mark.parametrize("name", ["Flux 1", "Flux 2 Klein", "Flux 2", "Qwen-Image"])
+def test_an_edit_by_reference_latents_is_the_groups_own_text_s(comfyui, name):
+    """As Flux Kontext, Flux 2 and Klein edit: the photo's latents stand in the conditioning."""
+    latents = torch.randn(FAMILIES[name].latent, generator=torch.Generator().manual_seed(9))
+    run, other = made(name, reference_latents=[latents]), made(name, reference_latents=[latents + 1])
+    truth = [run(text, [i])[0] for i, text in enumerate(TEXTS)]
+    found, (done,) = run(PROMPT, ALL, ROWS, Method("prompt"))
+    effect = min((truth[i] - run(PROMPT, [i])[0]).abs().max() for i in (1, 2))
+    assert (found - torch.cat(truth)).abs().max() < 0.05 * effect and done["guided_images"] == 2
+    assert (other(PROMPT)[0] - run(PROMPT)[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS[1:])

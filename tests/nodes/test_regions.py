@@ -82,3 +82,21 @@ def test_a_detailer_does_not_make_both_persons_one_group(regions):
 def test_a_negative_prompt_that_names_a_group_leaves_regions_alone(regions):
     entries, record, _ = regions(LEFT, RIGHT, batch=2, negative="blurry, woman")
     assert entries is None and not any(map(any, record["Debias rows"]))
+
+
+def test_an_edit_whose_encoder_looks_at_the_image_is_left_alone_and_told(call, sample, said, monkeypatch, demo):
+    """Qwen-Image-Edit's text follows its image's tokens; the groups' words were added to those of the image."""
+    graph = {"balance": node("DebiasBalance"), "photo": node("LoadImage", image="photo.png"),
+             "edit": node("TextEncodeQwenImageEditPlus", clip=["loader", 1], prompt=LEFT, image1=["photo", 0]),
+             "first": node("KSampler", model=["balance", 0], positive=["edit", 0], negative=["edit", 0], seed=4)}
+    record = ours.messages.Record(graph)
+    monkeypatch.setattr(ours.messages, "running", lambda: (record, "first"))
+    made = [sample(call("DebiasBalance", graph, "balance", attributes="gender = 50:50")[0], seed=4, batch=2, steps=1)]
+    assert torch.equal(made[0], sample(demo[0], seed=4, batch=2, steps=1))
+    text, warning = said[-1]
+    assert warning and "looks at this edit's image" in text and not any(map(any, record[-1]["Debias rows"]))
+    graph["edit"] = node("CLIPTextEncode", clip=["loader", 1], text=LEFT)
+    graph["with it"] = node("ReferenceLatent", conditioning=["edit", 0], latent=["photo", 0])
+    graph["first"]["inputs"]["positive"] = ["with it", 0]
+    sample(call("DebiasBalance", graph, "balance", attributes="gender = 50:50")[0], seed=4, batch=2, steps=1)
+    assert all(map(any, record[-1]["Debias rows"]))
