@@ -304,15 +304,15 @@ Selection takes {KEPT} of {CANDIDATES} candidates by their pairwise distance, af
 
 ![KL against the distance to the unguided images](peers.png)
 
-| attribute | method | KL [95 %] | occupation right | distance | needless changes | explicit prompts obeyed | images to calibrate | evaluations an image |
-|---|---|---|---|---|---|---|---|---|"""]
+| attribute | method | KL [95 %] | needless changes | explicit prompts obeyed | images to calibrate | evaluations an image |
+|---|---|---|---|---|---|---|"""]
     for attribute in ATTRIBUTES:
         for peer in (peer for peer in PEERS if rows_of(results, attribute, peer)):
             s = summary(results, attribute, peer)
             low, high = s["kl_interval"]
-            compared = f"{s['distance']:.3f} | {_percent(s['needless'])}" if peer != SELECTION else " | "
+            compared = _percent(s["needless"]) if peer != SELECTION else ""
             text.append(f"| {attribute} | {peer} | {s['kl']:.4f} [{low:.4f}, {high:.4f}] | "
-                        f"{s['fidelity']:.3f} | {compared} | {_percent(s['obeyed'])} | {s['images']:.0f} | "
+                        f"{compared} | {_percent(s['obeyed'])} | {s['images']:.0f} | "
                         f"{s['evaluations']:.1f} |")
     return "\n".join(text) + "\n"
 
@@ -323,7 +323,7 @@ def _percent(share: float | None) -> str:
 
 def plot(results: list[dict]) -> Image.Image:
     """Fairness against fidelity against cost, a panel an attribute: farther down is fairer, farther left is nearer to the
-    unguided images, larger is slower. Ours are blue."""
+    unguided images, larger evaluates more. Ours are blue."""
     results, _ = whole(results)
     peers = [peer for peer in PEERS if peer != SELECTION and rows_of(results, next(iter(ATTRIBUTES)), peer)]
     wide, high, left, top = 460, 330, 60, 34
@@ -343,14 +343,14 @@ def plot(results: list[dict]) -> Image.Image:
         for peer, s in found.items():
             x = x0 + (wide - 40) * s["distance"] / limit
             y = top + high * (1 - np.clip(np.log10(max(s["kl"], low) / low), 0, decades) / decades)
-            scene.dot(x, y, 5 * s["seconds_ratio"] ** 0.5, "after" if OURS.search(peer) else "before")
+            scene.dot(x, y, 5 * (s["evaluations"] / 16) ** 0.5, "after" if OURS.search(peer) else "before")
             near = next((key for key in labels if abs(key[0] - x) < 9 and abs(key[1] - y) < 10), (x, y))
             labels.setdefault(near, []).append((x, y, peers.index(peer) + 1))
         for points in labels.values():  # what nearly coincides shares a label, right of the last
             x, y = max(point[0] for point in points), points[0][1]
             scene.text(x + 10, y - 8, ", ".join(str(number) for *_, number in points), size=12)
         scene.text(x0 + (wide - 40) / 2, top + high + 14, "distance to the unguided images", "muted", 12, "m")
-    scene.text(left, top + high + 36, "held-out KL upward (log scale); area: seconds", "muted", 12)
+    scene.text(left, top + high + 36, "held-out KL upward (log scale); area: evaluations", "muted", 12)
     for i, peer in enumerate(peers):
         x, y = left + i % 2 * (left + wide), top + high + 60 + 18 * (i // 2)
         scene.text(x, y, f"{i + 1}  {peer}", "after" if OURS.search(peer) else "before", 13)
