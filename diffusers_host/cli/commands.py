@@ -224,7 +224,6 @@ def _end(outcome, text: str) -> NoReturn:
 
 def generate(options) -> dict:
     """Generate images (saved as SEED.png), with or without a profile."""
-    from ...core.judge import one_colour
     from ...core.profile.balance import balanced
     from ...core.profile.file import Profile, located
     from ...core.profile.lookup import differences, entry_for
@@ -256,14 +255,11 @@ def generate(options) -> dict:
                             else bench.generate(prompt, batch))
             acted |= bool(profile and info["acted"])
             for i, (image, seed, row) in enumerate(zip(pictures(images), batch, info["weights"], strict=True)):
-                notes = {}
-                if profile:
-                    notes = metadata(profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed,
-                                     bench.setting["negative_prompt"] or "")
-                if i in info["broken"]:
-                    notes["Warning"] = "the model gave NaN or infinite pixels, shown in black"
-                elif one_colour(image):
-                    notes["Warning"] = "all pixels are equal: does the model or its VAE overflow?"
+                notes = {} if profile is None else metadata(
+                    profile, prompt, dict(info, acted=info["acted"] and any(row)), strength, seed,
+                    bench.setting["negative_prompt"] or "")
+                if warning := _warning(image, i in info["broken"]):
+                    notes["Warning"] = warning
                 image.info[PARAMETERS] = parameters_of(prompt, seed, image.size, bench.setting, notes)
                 written.append(_written(out / f"{seed}.png", png(image), options.overwrite))
                 not_finite += [written[-1]] if i in info["broken"] else []
@@ -283,6 +279,14 @@ def generate(options) -> dict:
                      "--out calibrated")
     return dict(prompt=prompt, profile=profile and profile.name, images=written, not_finite=not_finite,
                 one_colour=uniform)
+
+
+def _warning(image, broken: bool) -> str | None:
+    """What the image's metadata say of pixels that no model should give."""
+    from ...core.judge import one_colour
+    if broken:
+        return "the model gave NaN or infinite pixels, shown in black"
+    return "all pixels are equal: does the model or its VAE overflow?" if one_colour(image) else None
 
 
 def _could_judge(bench, profile, options) -> str | None:
