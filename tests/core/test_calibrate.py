@@ -12,7 +12,7 @@ from sd_debias.core.attribute import AGE, GENDER, SKIN_TONE_3, Attribute, Group,
 from sd_debias.core.calibration.loop import HELD_OUT_OFFSET, Calibration
 from sd_debias.core.calibration.round import AUDIT, HELD_OUT, PROOF, ROUND, Round, round_names
 from sd_debias.core.study import runner
-from sd_debias.core.study.progress import Progress
+from sd_debias.core.study.progress import Progress, progress_of
 from sd_debias.core.study.outcome import chart_names
 from sd_debias.core.calibration.plan import Plan, estimate, planned, unused
 from sd_debias.core.calibration.result import profile_of
@@ -402,6 +402,16 @@ def test_a_line_of_progress_fits_where_long_ones_are_cut():
     said = Progress(c, c.rounds[0], 2, 100, 1400, 50.0, 300).line
     assert re.fullmatch(r"a photo [a-z ]+\.\.\.; audit: 200 of 200 images; about 300 images more, 3 minutes; "
                         r"gender \d+ / \d+", said) and len(said) < 120
+
+
+def test_what_is_left_counts_the_prompts_to_come_and_what_an_ended_one_took():
+    ended, due = calibration(), calibration()
+    assert progress_of([ended, due], 0, None).most >= 2 * due.plan.most_images
+    run(ended, Host())
+    took = sum(len(r.seeds) for r in ended.rounds)
+    seen = progress_of([ended, due], 1, None)
+    assert (seen.done, seen.most, seen.about) == (took, took + max(due.plan.most_images, due.plan.held_out),
+                                                  due.about_left)
 
 
 def test_what_is_about_to_come_does_not_jump_after_the_first_round():

@@ -118,6 +118,11 @@ def test_images_in_a_group_that_nobody_should_be_in_are_a_large_but_finite_diver
     assert 0 < stray.kl < stray.kl_floor95, "one label is within chance"
 
 
+def test_a_line_says_whether_chance_explains_the_distance():
+    assert "farther from the target than chance explains" in summarise([70, 30], EVEN).line("x", ("a", "b"))
+    assert "chance can explain the distance" in summarise([52, 48], EVEN).line("x", ("a", "b"))
+
+
 @pytest.mark.parametrize("counts, target", [((50, 50), EVEN), ((54, 46), EVEN), ((17, 16, 17), (1 / 3,) * 3)])
 def test_the_divergence_interval_starts_at_zero_where_the_target_is_within_noise(counts, target):
     d = summarise(counts, target)

@@ -168,11 +168,13 @@ def test_the_page_says_all_that_was_measured_and_draws_a_row_a_prompt(calibrated
             "54\N{NO-BREAK SPACE}% of the images", "With the profile it shows men in 59",
             "2 of 3 prompts are on target",
             "82 % of the images of 'woman'", "1,200", "2.0 hours", "3 of 4", "a photo of a ghost",
-            "No image could be classified.", "off target in the verification", "75 % [69, 80]",
+            "No image could be classified.", "These calibrations did not end on target",
+            "off target in the verification", "75 % [69, 80]",
             "30 of 40",
             "75 % [60, 86]", "woman (75 %)", "20 of 20", "+5.0 to +15.0 points", "1 of 1",
             "the push was large", "euler",
-            "a CLIP", "0.300", "0.250", "not a person's identity"):
+            "a CLIP", "100 images per prompt",
+            "each image is steered to a randomly drawn group", "0.300", "0.250", "not a person's identity"):
         assert words in p.text, words
     assert len(p.all("img")) == 3 and "image 1 of a photo of a pilot" in p.all("img")[0]["alt"]
     chart, = svgs(text)

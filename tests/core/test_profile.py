@@ -244,6 +244,7 @@ SENT = "entries.0.steerings.0"
     # counts that are none
     *(("entries.0.before.0.counts", value, "counts|classified|finite") for value in (
         [-3, 5], [0.5, 2], [0, 0], ["1", 2], [True, 1], [10**30, 1], [1, 2, 3])),
+    ("entries.0.before", [], "counts of"), ("entries.0.rounds.0.attributes", [], "counts of"),
     # fields of a wrong type, or with HTML that would reach the report
     *((f"entries.0.{field}", value, rf"entries\[0\]\.{field}") for field, value in (
         ("fidelity", 5), ("fidelity", {"before": "high"}), ("cost", []), ("cost", {"images": "x"}),
