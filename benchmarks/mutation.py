@@ -155,24 +155,24 @@ def main() -> None:
     store = options.out / "mutation.json"
     options.out.mkdir(parents=True, exist_ok=True)
     known = json.loads(store.read_text("utf-8")) if store.exists() else {}
-    known[options.name] = found
+    known[options.name] = dict(seed=options.seed, changes=found)
     store.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
-    (options.out / "mutation.md").write_text(page(known, options.seed, len(every)), "utf-8")
+    (options.out / "mutation.md").write_text(page(known, len(every)), "utf-8")
 
 
-def page(known: dict[str, list[dict]], seed: int, every: int) -> str:
-    rows = "\n".join(f"| {name} | {len(found)} | {sum(bool(one['killed']) for one in found)} |"
-                     for name, found in known.items())
-    last = list(known.values())[-1]
+def page(known: dict[str, dict], every: int) -> str:
+    rows = "\n".join(f"| {name} | {entry['seed']} | {len(entry['changes'])} | "
+                     f"{sum(bool(one['killed']) for one in entry['changes'])} |" for name, entry in known.items())
+    last = list(known.values())[-1]["changes"]
     alive = "\n".join(f"- `{one['file']}`, line {one['line']}: {one['operator'].split('/')[-1]}"
                       for one in last if not one["killed"])
     return f"""# Changes that the tests notice
 
-Made by `python benchmarks/mutation.py --seed {seed}`: of the {every:,} lines of `core` that Cosmic Ray can change, a seeded sample; killed are those
+Made by `python benchmarks/mutation.py --seed SEED`: of the {every:,} lines of `core` that Cosmic Ray can change, a seeded sample; killed are those
 that a test file of tests/core or tests/contracts notices.
 
-| tests | changes | killed |
-|---|---|---|
+| tests | seed | changes | killed |
+|---|---|---|---|
 {rows}
 
 Not noticed by the last of these:

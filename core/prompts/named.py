@@ -16,23 +16,28 @@ from .syntax import MEDIUM, bare, whole
 # Persons and pronouns, then trades that name a gender, then other languages. A hyphen may follow the first ones.
 MALE, FEMALE = "male masculine", "female feminine"
 MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? dudes? blokes? fathers? dads? daddy
-    grandfathers? grandpa husbands? grooms? bridegroom boyfriends? sons? brothers? uncles? nephews?
+    grandfathers? (?:god|step)fathers?
+    grandpa husbands? grooms? bridegroom boyfriends? sons? brothers? uncles? nephews?
     kings?(?!.size) princes? dukes? lords? monks? emperors? mr sir fireman firemen policeman policemen
     businessman businessmen salesman salesmen craftsman craftsmen handyman mailman mailmen postman postmen
     fisherman fishermen cameraman cameramen chairman chairmen congressman congressmen statesman statesmen
     sportsman sportsmen nobleman noblemen horseman horsemen bearded moustached mustached beards? moustache
     mustache goatee anchorman weatherman workman workmen waiters? cowboys?(?!.(?:hat|boot)) stuntman
-    stuntmen repairman repairmen doorman spaceman spacemen spokesman mann männer herr herren junge hommes?
+    stuntmen repairman repairmen doorman spaceman spacemen spokesman frontman foreman foremen busboys? schoolboys?
+    widowers? landlords? headmasters? abbots? friars? patriarchs? barons? grandsons? stepsons?
+    mann männer herr herren junge hommes?
     garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
-WOMAN = """woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
+WOMAN = r"""woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
     grandma wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces?
     queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam
-    maids? barmaids?
+    \w*maids? \w*maidens? geishas? damsels? countess countesses baroness baronesses abbess matrons?
+    matriarchs? widows? landlady landladies headmistress shepherdess granddaughters? stepdaughters?
+    (?:god|step)mothers? frontwoman forewoman
     pregnant firewoman firewomen policewoman policewomen businesswoman businesswomen saleswoman saleswomen
     craftswoman fisherwoman camerawoman chairwoman congresswoman stateswoman sportswoman noblewoman horsewoman
     anchorwoman spokeswoman actress actresses waitress waitresses stewardess stewardesses seamstress hostess
     cowgirls? heroines? ballerinas? empress empresses sorceress sorceresses enchantress priestess goddess
-    huntress mermaids? schoolgirls? frau frauen dame mädchen femmes? fille madame mujer mujeres señora donna
+    huntress schoolgirls? frau frauen dame mädchen femmes? fille madame mujer mujeres señora donna
     donne mulher mulheres ärztin 女 女の人 女人 여자 여성 женщина женщины"""
 # Tones are named by the skin, or by a word before a person.
 TONES = "pale fair light medium olive tan tanned bronze brown dark black white ebony ivory porcelain"

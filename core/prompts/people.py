@@ -24,8 +24,8 @@ CONTAINED = set("a an the his her their its my your our this that these those".s
 IN_NAMES = set("of the and who to".split())
 REFUSALS = set("no without zero lacking minus".split())
 IN_THEIR_PLACE = set("as like".split())
-TRADES = tuple("""surfer boarder player maker driver worker fighter rider keeper runner dancer writer painter hunter
-    walker climber swimmer singer teacher tender woman smith""".split())
+PAIRS = {"mail carrier", "letter carrier", "couch potato", "nail tech", "lab tech"}  # "carrier" alone is a thing
+DEEDS = set("feeding making reading eating drinking climbing tasting grooming".split())  # of persons, not things
 ACTIONS = set("""playing jogging running walking dancing reading cooking sitting standing riding swimming surfing skiing
     climbing hiking praying laughing crying kissing hugging drinking eating working writing singing fishing cycling
     knitting shopping meditating cheering skateboarding gardening talking posing smiling""".split())
@@ -33,6 +33,8 @@ SAME = {"as", "is", "not", "no"}  # "a man who is a doctor", "a doctor, not a ma
 AGENTS = set("inspired owned made built written used worn designed signed belonging dedicated".split())
 UNREAL = set("""empty abandoned vacant deserted unoccupied absent toy lego plastic tin cardboard clay plush stuffed
     gingerbread wax origami bobblehead""".split())
+MAKERS = set("""artist maker builder designer sculptor surgeon collector folder restorer seller vendor engineer
+    instructor master""".split())  # what they work with is real: "an origami artist"
 ANYBODY = set("man woman girl boy person child lady guy".split())  # words that seldom go before a thing's name
 ADJECTIVES = set("""red blue green yellow black white golden silver pink purple brown grey gray dark bright
     big small tall long short beautiful handsome pretty old new young soft sharp detailed realistic cinematic happy
@@ -50,12 +52,14 @@ LIKENESSES = {*MEDIUM, *(f"{word}s" for word in MEDIUM), "view", "emoji", "art",
 ALONE = set("portrait self-portrait selfie headshot mugshot hands face person people someone somebody".split())
 BEFORE_THING = set("waiting dressing changing operating dining living parking meeting boxing swimming sewing".split())
 # Words that are persons elsewhere, and beside these are none.
-HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "ruler": r"pencils?|paper|inch|desk", "conductor":
-              "wires?|electric|copper", "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
+HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "mother": r"mother.of.pearl|motherboard",
+              "collector": "solar|dust", "cobbler": "peach|apple|cherry|berry|dessert",
+              "ruler": r"pencils?|paper|inch|desk", "conductor": "wires?|electric|copper",
+              "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
               "king": r"chess\w*|playing cards?|deck", "queen": r"chess\w*|playing cards?|deck|bees?|hive",
-              "cleaner": "vacuum|spray|bottle", "camper":
-              "van|trailer|caravan|rv", "guy": "guy (?:lines?|ropes?|wires?)", "worker":
-              "worker (?:bees?|ants?)|(?:queen|honey) ?bees?|beehive|honeycomb",
+              "cleaner": "vacuum|spray|bottle", "camper": "van|trailer|caravan|rv",
+              "guy": "guy (?:lines?|ropes?|wires?)",
+              "worker": "worker (?:bees?|ants?)|(?:queen|honey) ?bees?|beehive|honeycomb",
               "coach": "bus|train|carriage|horses", "monitor": "computer|screen"}
 # "Owl professor" is an owl; a "dog walker" and a "dog photographer" are persons.
 ANIMALS = set("""owl cat kitten dog puppy fox wolf bear panda koala raccoon badger otter beaver hedgehog rabbit bunny
@@ -130,10 +134,11 @@ def singular(word: str, known: frozenset[str]) -> str | None:
     return next((one for one in tries if len(one) > 1 and one in known), None)
 
 
-def _of_a_trade(word: str) -> str | None:
-    """The singular of an unknown compound: "kitesurfers"."""
-    word = word.removesuffix("s")
-    return word if word.endswith(TRADES) and word not in TRADES else None
+def _compounded(word: str, persons: frozenset[str]) -> str | None:
+    """The singular of an unknown compound: "kitesurfers", "dendrologist"."""
+    word = IRREGULAR.get(word, word.removesuffix("s"))
+    known = word.endswith(("ologist", "woman")) or any(word[k:] in persons for k in range(2, len(word) - 4))
+    return word if known else None
 
 
 def shown(prompt: str) -> list[Person]:
@@ -215,7 +220,9 @@ class _Clause:
             return None
         numbered = re.fullmatch(r"\d+(girl|boy|person|man|woman|people|other)s?", word)
         known = numbered[1] if numbered else singular(word, self.persons_known) or (
-            None if singular(word, self.things) else _of_a_trade(word))
+            None if singular(word, self.things) else _compounded(word, self.persons_known))
+        if i and f"{self.words[i - 1]} {word.removesuffix('s')}" in PAIRS:
+            known = word.removesuffix("s")
         thing = HOMOGRAPHS.get(known or "")
         return None if thing and re.search(rf"\b(?:{thing})\b", self.whole) else known
 
@@ -274,7 +281,8 @@ class _Clause:
         leading = self.words[first - 1] if first else ""
         begins = self.tokens[first].start()
         another = bool(found) or self.before
-        same = another and (governs in SAME or leading == "and" or governs == "of" and before in GROUPS
+        acts = governs == "as" and self.words[i + 1:i + 2] and self.words[i + 1].endswith("s")  # "as a nurse watches"
+        same = another and (governs in SAME and not acts or leading == "and" or governs == "of" and before in GROUPS
                             or bool(found) and found[-1].at >= begins)
         all_of_it = after == len(self.words) and set(self.words[:first]) <= CONTAINED
         hidden = (self.nobody or not self._there(i, after) or self._unreal(first, i)
@@ -290,7 +298,8 @@ class _Clause:
 
     def _unreal(self, first: int, i: int) -> bool:
         animal = i > first and self.words[i - 1] in ANIMALS and singular(self.words[i], frozenset(PLAYED)) is not None
-        return animal or any(word in UNREAL for word in self.words[first:i])
+        material = singular(self.words[i], frozenset(MAKERS)) is not None
+        return animal or any(word in UNREAL for word in self.words[first:i - material])
 
     def _elsewhere(self, back: int, governs: str, before: str, another: bool) -> bool:
         """Does what governs the phrase put the person out of the image? "The desk of a doctor", "a gift for a
@@ -311,6 +320,8 @@ class _Clause:
     def _compound(self, i: int, after: int) -> bool:
         """Is this word part of a thing's name? "Doctor office", "bishop chess piece", "baby grand piano"."""
         follow = self.words[i + 1:after]
+        if len(follow) == 1 and set(self.words[after:after + 1]) & DEEDS:
+            return False  # "a nurse bottle feeding a calf"
         if self.words[i] in ("baby", "hunter") and follow and follow[0] in ADJECTIVES:
             return True  # "baby blue", "hunter green"
         return (bool(follow) and self.words[i] not in ANYBODY and follow[0] not in ADJECTIVES

@@ -410,6 +410,7 @@ def test_what_is_left_counts_the_prompts_to_come_and_what_an_ended_one_took():
     run(ended, Host())
     took = sum(len(r.seeds) for r in ended.rounds)
     seen = progress_of([ended, due], 1, None)
+    assert "verification on fresh seeds: 400 of 400 images" in progress_of([ended, due], 0, ended.held_out).text
     assert (seen.done, seen.most, seen.about) == (took, took + max(due.plan.most_images, due.plan.held_out),
                                                   due.about_left)
 

@@ -164,6 +164,7 @@ def test_whoever_names_a_group_is_left_alone_on_that_attribute_and_the_other_is_
         (gender, tone), warnings = entry.steerings, entry.warnings
         assert (gender == NONE) == named_gender and (tone == Steering.none(5)) == named_tone, prompt
         assert sum("left alone" in warning for warning in warnings) == named_gender + named_tone
+        assert any("carried over" in warning for warning in warnings) != (named_gender and named_tone), prompt
 
 
 def test_a_prompt_without_a_person_gets_none():
