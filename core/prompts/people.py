@@ -24,6 +24,9 @@ CONTAINED = set("a an the his her their its my your our this that these those".s
 IN_NAMES = set("of the and who to".split())
 REFUSALS = set("no without zero lacking minus".split())
 IN_THEIR_PLACE = set("as like".split())
+TRADES = tuple("""surfer boarder player maker driver worker fighter rider keeper runner dancer writer painter hunter
+    walker climber swimmer singer teacher tender woman smith watcher spotter chaser goer breeder carver builder diver
+    lifter skater skier maiden person ologist""".split())
 PAIRS = {"mail carrier", "letter carrier", "couch potato", "nail tech", "lab tech"}  # "carrier" alone is a thing
 DEEDS = set("feeding making reading eating drinking climbing tasting grooming".split())  # of persons, not things
 ACTIONS = set("""playing jogging running walking dancing reading cooking sitting standing riding swimming surfing skiing
@@ -134,11 +137,10 @@ def singular(word: str, known: frozenset[str]) -> str | None:
     return next((one for one in tries if len(one) > 1 and one in known), None)
 
 
-def _compounded(word: str, persons: frozenset[str]) -> str | None:
+def _of_a_trade(word: str) -> str | None:
     """The singular of an unknown compound: "kitesurfers", "dendrologist"."""
     word = IRREGULAR.get(word, word.removesuffix("s"))
-    known = word.endswith(("ologist", "woman")) or any(word[k:] in persons for k in range(2, len(word) - 4))
-    return word if known else None
+    return word if word.endswith(TRADES) and word not in TRADES else None
 
 
 def shown(prompt: str) -> list[Person]:
@@ -220,7 +222,7 @@ class _Clause:
             return None
         numbered = re.fullmatch(r"\d+(girl|boy|person|man|woman|people|other)s?", word)
         known = numbered[1] if numbered else singular(word, self.persons_known) or (
-            None if singular(word, self.things) else _compounded(word, self.persons_known))
+            None if singular(word, self.things) else _of_a_trade(word))
         if i and f"{self.words[i - 1]} {word.removesuffix('s')}" in PAIRS:
             known = word.removesuffix("s")
         thing = HOMOGRAPHS.get(known or "")

@@ -170,7 +170,7 @@ def test_whoever_names_a_group_is_left_alone_on_that_attribute_and_the_other_is_
 def test_a_prompt_without_a_person_gets_none():
     """As every image of it is made without guidance, not one changes."""
     assert len(WITHOUT_PERSONS) >= 50
-    for prompt in WITHOUT_PERSONS:
+    for prompt in (*WITHOUT_PERSONS, "a lavender field", "a transparent aquamarine"):  # vender, parent, marine
         entry, known = entry_for(BOTH, prompt)
         assert not known and entry.steerings == (NONE, NO_TONE), prompt
 
