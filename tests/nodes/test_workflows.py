@@ -34,6 +34,16 @@ def test_links_of_a_workflow_fit(path):
         assert nodes[target]["inputs"][slot]["link"] == link
 
 
+@pytest.mark.parametrize("path", workflows.paths(), ids=lambda path: path.stem)
+def test_no_node_of_a_workflow_lies_on_another(path):
+    """A judge lay on a prompt."""
+    boxes = [(*node["pos"], *node["size"]) for node in workflows.read(path)["nodes"]]
+    title = 30
+    for i, (x, y, width, height) in enumerate(boxes):
+        for left, top, wide, high in boxes[i + 1:]:
+            assert not (x < left + wide and left < x + width and y - title < top + high and top - title < y + height)
+
+
 @pytest.mark.parametrize("path", sorted(workflows.BLUEPRINTS.glob("*.json")), ids=lambda path: path.stem)
 def test_a_blueprint_is_one_node_of_nodes_that_exist(path):
     """ComfyUI names it as its file."""
