@@ -73,8 +73,7 @@ def test_every_link_picture_and_file_of_a_page_is_there(page):
             assert anchor in anchors(place), f"{page.name} links {target}, but {place.name} has no such heading"
     for named in re.findall(r"`((?:core|nodes|webui_extension|diffusers_host|tests|benchmarks|examples)/[\w/.]+\.\w+)`",
                             text_of(page)):
-        if page.name != "mutation.md":  # whose changes are of the commit that it measured
-            assert (ROOT / named).exists(), f"{page.name} names {named}, which is not there"
+        assert (ROOT / named).exists(), f"{page.name} names {named}, which is not there"
 
 
 def test_the_site_lists_every_page_once():
