@@ -55,8 +55,9 @@ MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista bike
     spectator stagehand stargazer steelworker stonemason storyteller stormchaser stuntperson stylist surveyor
     swordfighter taikonaut tailor taxidermist telemarketer timpanist toymaker trainspotter trick-or-treater
     trombonist trumpeter ukulelist umpire unicyclist upholsterer valet vaper vendor ventriloquist vintner
-    violinist violist volcanologist wakeboarder weightlifter whittler windsurfer winemaker woodcarver
-    woodturner woodworker workaholic xylophonist yodeler zoologist"""
+    violinist violist volcanologist wakeboarder weightlifter whittler windsurfer winemaker acrobat
+    acupuncturist banjoist bassist detectorist groomsman harpist mandolinist oboist woodcarver woodturner
+    woodworker workaholic xylophonist yodeler zoologist"""
 NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde boss-fight broad buff bum canary
     cardinal case closer club contemporary cracker crank crazy creature cutting dark dear derelict digital dragon dry
     dummy egg equal ex extra familiar favorite favourite feature fossil forward freak good great heavy hick
@@ -99,7 +100,7 @@ MORE_THINGS = """costume costumes logo logos badge badges emblem sticker icon ic
     merch merchandise mug tshirt t-shirt hoodie tee avatar-frame banner billboard flyer brochure card cards magazine
     comic comics cosplay-costume movie movies film novel show anime manga series videogame game games album song
     soundtrack trailer wallpaper figurine figurines statue doll toy mannequin size style office offices shirt
-    suit helmet laboratory playground keycap plushie plush funko lego skyline chess
+    suit helmet laboratory playground keycap plushie plush funko lego skyline chess bust busts
     armour armor robe robes outfit outfits gear"""
 
 

@@ -164,8 +164,7 @@ def page(known: dict[str, dict], every: int) -> str:
     rows = "\n".join(f"| {name} | {entry['seed']} | {len(entry['changes'])} | "
                      f"{sum(bool(one['killed']) for one in entry['changes'])} |" for name, entry in known.items())
     last = list(known.values())[-1]["changes"]
-    alive = "\n".join(f"- `{one['file']}`, line {one['line']}: {one['operator'].split('/')[-1]}"
-                      for one in last if not one["killed"])
+    alive = ",\n".join(f"`{one['file']}:{one['line']}`" for one in last if not one["killed"])
     return f"""# Changes that the tests notice
 
 Made by `python benchmarks/mutation.py --seed SEED`: of the {every:,} lines of `core` that Cosmic Ray can change, a seeded sample; killed are those
@@ -175,9 +174,7 @@ that a test file of tests/core or tests/contracts notices.
 |---|---|---|---|
 {rows}
 
-Not noticed by the last of these:
-
-{alive}
+Not noticed by the last of these: {alive}.
 """
 
 

@@ -61,8 +61,8 @@ def main() -> None:
 {harness.answer("which_prompts")}
 
 Such a prompt shows a person, and names no individual. Made by `python benchmarks/which_prompts.py`: errors on {len(kept)} labelled prompts. Each set but
-the rules' own was written by somebody who knew nothing of the rules. It was used once, its errors counted (with 95 %
-intervals), and then the rules were mended; so only the third column says what to expect of your prompts.
+the rules' own was written by somebody who knew nothing of the rules. After its first use the rules were mended; so only
+the third column (95 % intervals) says what to expect of your prompts.
 
 | set | prompts | wrong at first use | wrong now |
 |---|---|---|---|
@@ -72,9 +72,8 @@ intervals), and then the rules were mended; so only the third column says what t
 |---|---|---|
 {chr(10).join(kinds)}
 
-The rules are for English (core/prompts/people.py). In other languages, words that name a group are known for gender
-alone, and attributes of persons are left alone where no English word for a person is found. The words for persons and
-things come from WordNet 3.1 (`python benchmarks/lexicon.py FOLDER`).
+The rules are for English (core/prompts/people.py); in other languages, gender's words alone are known. The words for
+persons and things come from WordNet 3.1 (`python benchmarks/lexicon.py FOLDER`).
 """, "utf-8")
     for row in wrong:
         print(f"{row['prompt']!r} ({row['attribute']}): expected to {row['expected']}")

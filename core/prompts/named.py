@@ -24,7 +24,7 @@ MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? 
     sportsman sportsmen nobleman noblemen horseman horsemen bearded moustached mustached beards? moustache
     mustache goatee anchorman weatherman workman workmen waiters? cowboys?(?!.(?:hat|boot)) stuntman
     stuntmen repairman repairmen doorman spaceman spacemen spokesman frontman foreman foremen busboys? schoolboys?
-    widowers? landlords? headmasters? abbots? friars? patriarchs? barons? grandsons? stepsons?
+    groomsman groomsmen widowers? landlords? headmasters? abbots? friars? patriarchs? barons? grandsons? stepsons?
     mann männer herr herren junge hommes?
     garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
 WOMAN = r"""woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
@@ -41,7 +41,8 @@ WOMAN = r"""woman women females girls? lady ladies gals? she her hers herself mo
     donne mulher mulheres ärztin 女 女の人 女人 여자 여성 женщина женщины"""
 # Tones are named by the skin, or by a word before a person.
 TONES = "pale fair light medium olive tan tanned bronze brown dark black white ebony ivory porcelain"
-BEFORE_PERSON = """pale fair-skinned tanned tan black white brown african african-american afro-american afro asian
+BEFORE_PERSON = """pale fair-skinned tanned tan black(?!.belt) white brown african african-american
+    afro-american afro asian
     east-asian south-asian caucasian european latino latina hispanic arab arabic indian nigerian kenyan ethiopian
     ghanaian somali sudanese jamaican chinese japanese korean vietnamese thai filipino filipina mexican brazilian
     pakistani bangladeshi turkish persian iranian nordic scandinavian swedish norwegian irish german russian slavic
@@ -57,7 +58,8 @@ WORDS = {
               "bab(?:y|ies)(?!.(?:blue|pink|yellow|grand))", "infants?", "newborns?", "schoolboys?", "schoolgirls?",
               "toddlers?", "boys?", "girls?"],
     "middle aged": ["middle-aged", "middle aged", "midlife", "in (?:his|her|their) (?:forties|fifties)"],
-    "old": [OLD, "aged", "grand(?:mother|father|parent|ma|pa)s?", "grann(?:y|ies)", "wrinkled", "wrinkles",
+    "old": [OLD, "aged",
+              "senior citizens?", "grand(?:mother|father|parent|ma|pa)s?", "grann(?:y|ies)", "wrinkled", "wrinkles",
             "retired", "octogenarians?",
             "pensioners?", "retirees?"],
 }

@@ -27,7 +27,7 @@ IN_THEIR_PLACE = set("as like".split())
 TRADES = tuple("""surfer boarder player maker driver worker fighter rider keeper runner dancer writer painter hunter
     walker climber swimmer singer teacher tender woman smith watcher spotter chaser goer breeder carver builder diver
     lifter skater skier maiden person ologist""".split())
-PAIRS = {"mail carrier", "letter carrier", "couch potato", "nail tech", "lab tech"}  # "carrier" alone is a thing
+PAIRS = {"mail carrier", "letter carrier", "couch potato", "nail tech", "movie buff"}  # "carrier" alone is a thing
 DEEDS = set("feeding making reading eating drinking climbing tasting grooming".split())  # of persons, not things
 ACTIONS = set("""playing jogging running walking dancing reading cooking sitting standing riding swimming surfing skiing
     climbing hiking praying laughing crying kissing hugging drinking eating working writing singing fishing cycling
@@ -41,7 +41,7 @@ MAKERS = set("""artist maker builder designer sculptor surgeon collector folder 
 ANYBODY = set("man woman girl boy person child lady guy".split())  # words that seldom go before a thing's name
 ADJECTIVES = set("""red blue green yellow black white golden silver pink purple brown grey gray dark bright
     big small tall long short beautiful handsome pretty old new young soft sharp detailed realistic cinematic happy
-    sad alone outdoors indoors full close wide""".split())
+    sad alone backstage onstage midair outdoors indoors full close wide""".split())
 TITLES = set("""poster posters logo logos movie film films series show sitcom album novel paperback hardcover book vhs
     dvd blu-ray cassette cover comic comics manga game videogame title musical playbill soundtrack emblem sticker
     franchise trailer magazine brand ad advert advertisement merch""".split())
@@ -56,7 +56,7 @@ ALONE = set("portrait self-portrait selfie headshot mugshot hands face person pe
 BEFORE_THING = set("waiting dressing changing operating dining living parking meeting boxing swimming sewing".split())
 # Words that are persons elsewhere, and beside these are none.
 HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "mother": r"mother.of.pearl|motherboard",
-              "collector": "solar|dust", "cobbler": "peach|apple|cherry|berry|dessert",
+              "collector": "solar|dust", "pedestrian": "crossing", "cobbler": "peach|apple|cherry|berry|dessert",
               "ruler": r"pencils?|paper|inch|desk", "conductor": "wires?|electric|copper",
               "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
               "king": r"chess\w*|playing cards?|deck", "queen": r"chess\w*|playing cards?|deck|bees?|hive",
@@ -313,7 +313,7 @@ class _Clause:
                                      or self.person(back - 1) is not None)
         if governs == "of" and not likeness and (thing or set(self.words[:back]) & TITLES):
             return True
-        if another:
+        if another or governs == "for" and before in ("except", "but"):  # "empty but for a jogger"
             return False
         if governs in IN_THEIR_PLACE:
             return back > 0 and not set(self.words[:back]) & BODY
