@@ -35,29 +35,10 @@ MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista bike
     accountant intern trainee apprentice ranger operator
     teller marine agent principal founder barber midfielder mason streamer cabbie mage druid medic noble swordswoman
     swordsman pharaoh forester quartet quintet orchestra re-enactor reenactor double breakdancer videographer usher groomer caver fortune-teller goalie fireman male female sweeper client fan walker empress
-    aquarist archivist arborist arranger audiologist auctioneer bagpiper balloonist bartender beatboxer
-    beautician bellhop birder birdwatcher blacksmith bodyguard bookbinder bookseller bouncer brewer bricklayer
-    busboy busker bystander calligrapher cameraperson candidate cantor cartographer cellist ceramicist
-    chainsmoker chauffeur chocolatier choreographer cinematographer climatologist cobbler collector colleague
-    comedian concierge conductor craftsperson croupier crossfitter curator cyclist daredevil decorator deejay
-    deckhand distiller docent doula drifter dressmaker ecologist emcee entomologist entrepreneur equestrian
-    falconer farrier filmmaker fishmonger florist flutist foodie forager foreman forewoman freediver frontman
-    frontwoman geocacher geologist glaciologist glassblower glazier goatherd gondolier gravedigger gymgoer
-    gymnast handler headbanger herbalist homesteader houseguest hygienist illusionist improviser ironworker
-    jeweler jeweller jockey juggler karateka kickboxer kitesurfer knitter laborer labourer landscaper larper
-    lecturer linguist locksmith longshoreman luchador luthier machinist mahout masseur masseuse matador
-    meteorologist midwife milliner mime mixologist moderator muralist mycologist neurosurgeon newlywed
-    newlyweds oceanographer onlooker optician optometrist ornithologist orthodontist outfielder paddleboarder
-    paintballer panhandler parachutist paraglider passerby passersby percussionist phlebotomist plumber
-    podiatrist powerlifter presenter printmaker puppeteer quilter quizmaster radiographer radiologist reveler
-    reveller ringmaster rockclimber roofer roughneck saxophonist scaffolder sculptor seismologist sensei
-    sharpshooter shopkeeper shoeshiner sitarist skydiver snorkeler snorkeller sommelier soundman spelunker
-    spectator stagehand stargazer steelworker stonemason storyteller stormchaser stuntperson stylist surveyor
-    swordfighter taikonaut tailor taxidermist telemarketer timpanist toymaker trainspotter trick-or-treater
-    trombonist trumpeter ukulelist umpire unicyclist upholsterer valet vaper vendor ventriloquist vintner
-    violinist violist volcanologist wakeboarder weightlifter whittler windsurfer winemaker acrobat
-    acupuncturist banjoist bassist detectorist groomsman harpist mandolinist oboist woodcarver woodturner
-    woodworker workaholic xylophonist yodeler zoologist"""
+    aquarist beatboxer chainsmoker chocolatier collector crossfitter deejay frontman geocacher headbanger
+    improviser karateka kickboxer larper luchador moderator paintballer paraglider quilter scaffolder sensei
+    shoeshiner sitarist snorkeler snorkeller taikonaut telemarketer trick-or-treater ukulelist vaper
+    acupuncturist banjoist detectorist mandolinist woodturner yodeler"""
 NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde boss-fight broad buff bum canary
     cardinal case closer club contemporary cracker crank crazy creature cutting dark dear derelict digital dragon dry
     dummy egg equal ex extra familiar favorite favourite feature fossil forward freak good great heavy hick
@@ -80,7 +61,7 @@ NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde bos
 OBJECTS = """hanger accumulator adapter
     adder amphisbaena applier backscratcher backstop balancer basilisk baster batter battle-axe beater bellwether
     blocker booby booster bore breaker bunny butterball calculator carrier caster chachka chameleon changer
-    choker chum clone coaster cog collector comforter controller conveyer conveyor cooky coon crawler creep crimper
+    choker chum clone coaster cog comforter controller conveyer conveyor cooky coon crawler creep crimper
     criollo crook cub cuckoo cultivator cutter decoder decoy dike diner distributer distributor divider dodger dodo
     doormat dragger dyke eater edger ejector energizer ensign excavator fastener finder finisher fixer flack flak
     flasher fodder fruitcake gadfly gobbler goldbrick golem gopher griffon grunter gull hag hammerhead harpy harrier
@@ -120,41 +101,34 @@ def senses(folder: Path, part: str) -> dict[str, tuple[list[str], int]]:
 
 
 MORE_NAMES = ("harry potter, hermione granger, ron weasley, luke skywalker, darth vader, princess leia, han solo, "
-              "indiana jones, james bond, john wick, walter white, tony stark, peter parker, bruce wayne, clark "
-              "kent, bilbo baggins, frodo baggins, lara croft, sarah connor, ellen ripley, mary poppins, dorothy "
-              "gale, atticus finch, jack sparrow, forrest gump, queen elizabeth, elon musk, donald trump, barack "
-              "obama, joe biden, taylor swift, serena williams, roger federer, lionel messi, cristiano ronaldo, "
-              "keanu reeves, tom cruise, brad pitt, scarlett johansson, emma watson, michael jackson, michael "
-              "jordan, david bowie, freddie mercury, steve jobs, bill gates, greta thunberg, frida kahlo, albert "
-              "einstein, amy winehouse, ana de armas, angelina jolie, anne hathaway, anya taylor-joy, ariana "
-              "grande, arnold schwarzenegger, audrey hepburn, benedict cumberbatch, beyonce knowles, billie eilish, "
-              "bob marley, bob ross, boris johnson, bruce lee, bruno mars, bugs bunny, captain america, charlie "
-              "chaplin, chris hemsworth, chuck norris, daenerys targaryen, dalai lama, danny devito, darth maul, "
-              "david attenborough, david beckham, david lynch, donald duck, dua lipa, dwayne johnson, ed sheeran, "
-              "edward scissorhands, elizabeth taylor, ellie williams, emilia clarke, emma stone, emmanuel macron, "
-              "ernest hemingway, ezio auditore, frank sinatra, gal gadot, george clooney, geralt of rivia, gordon "
-              "ramsay, grace hopper, grace kelly, hannibal lecter, harley quinn, harriet tubman, harrison ford, "
-              "harry styles, hayao miyazaki, helen keller, homer simpson, hugh jackman, idris elba, jackie chan, "
-              "jane austen, jason momoa, jason statham, jeff bezos, jennifer aniston, jennifer lawrence, jesse "
-              "pinkman, jesus christ, jim carrey, jimi hendrix, joan of arc, johnny cash, johnny depp, jon snow, "
-              "kamala harris, kanye west, kate bush, kate middleton, kate moss, katniss everdeen, kim kardashian, "
-              "king charles, kurt cobain, kylian mbappe, lady gaga, lana del rey, lebron james, lewis hamilton, "
-              "leonardo dicaprio, lisa simpson, louis armstrong, luke cage, madame curie, margot robbie, marie "
-              "curie, marilyn manson, mark zuckerberg, martin luther king, master chief, matthew mcconaughey, megan "
-              "fox, michelle obama, mickey mouse, miley cyrus, millie bobby brown, morgan freeman, mother teresa, "
-              "muhammad ali, naomi campbell, narendra modi, natalie portman, neil armstrong, nelson mandela, nicki "
-              "minaj, nicolas cage, nikola tesla, oprah winfrey, optimus prime, pablo picasso, patrick stewart, "
-              "paul mccartney, pedro pascal, peter pan, pope francis, post malone, prince harry, prince william, "
-              "princess diana, princess mononoke, princess peach, princess zelda, queen victoria, quentin "
-              "tarantino, rick sanchez, robert downey, rosa parks, ruth bader ginsburg, ryan gosling, ryan "
-              "reynolds, salma hayek, salvador dali, samuel jackson, sandra bullock, santa claus, sarah palin, "
-              "severus snape, shah rukh khan, sigourney weaver, simone biles, snoop dogg, snow white, spongebob "
-              "squarepants, stephen hawking, stephen king, steve carell, steve irwin, super mario, sydney sweeney, "
-              "thomas edison, thomas shelby, tifa lockhart, tiger woods, tilda swinton, timothee chalamet, tina "
-              "turner, tom hanks, tom hardy, tom holland, tommy shelby, tupac shakur, tyler durden, usain bolt, uma "
-              "thurman, venus williams, vincent van gogh, vladimir putin, volodymyr zelensky, wednesday addams, "
-              "whitney houston, will smith, willy wonka, winnie the pooh, winona ryder, wonder woman, woody allen, "
-              "xi jinping, zinedine zidane")
+              "indiana jones, james bond, john wick, walter white, tony stark, peter parker, bruce wayne, clark kent, "
+              "bilbo baggins, frodo baggins, lara croft, sarah connor, ellen ripley, mary poppins, dorothy gale, "
+              "atticus finch, jack sparrow, forrest gump, queen elizabeth, elon musk, donald trump, barack obama, "
+              "joe biden, taylor swift, serena williams, roger federer, lionel messi, cristiano ronaldo, keanu reeves, "
+              "tom cruise, brad pitt, scarlett johansson, emma watson, michael jackson, michael jordan, david bowie, "
+              "freddie mercury, steve jobs, bill gates, greta thunberg, frida kahlo, "
+              "amy winehouse, ana de armas, angelina jolie, anya taylor-joy, ariana grande, arnold schwarzenegger, "
+              "audrey hepburn, benedict cumberbatch, beyonce knowles, billie eilish, bob ross, boris johnson, bruno "
+              "mars, bugs bunny, captain america, chris hemsworth, chuck norris, daenerys targaryen, dalai lama, "
+              "danny devito, darth maul, david attenborough, david beckham, david lynch, donald duck, dua lipa, "
+              "dwayne johnson, ed sheeran, edward scissorhands, ellie williams, emilia clarke, emma stone, emmanuel "
+              "macron, ezio auditore, gal gadot, george clooney, geralt of rivia, gordon ramsay, grace hopper, "
+              "hannibal lecter, harley quinn, harrison ford, harry styles, hayao miyazaki, homer simpson, hugh "
+              "jackman, idris elba, jackie chan, jason momoa, jason statham, jeff bezos, jennifer aniston, jennifer "
+              "lawrence, jesse pinkman, jim carrey, johnny depp, jon snow, kamala harris, kanye west, kate bush, "
+              "kate middleton, kate moss, katniss everdeen, kim kardashian, king charles, kurt cobain, kylian "
+              "mbappe, lady gaga, lana del rey, lebron james, lewis hamilton, leonardo dicaprio, lisa simpson, luke "
+              "cage, margot robbie, marilyn manson, mark zuckerberg, master chief, matthew mcconaughey, megan fox, "
+              "michelle obama, mickey mouse, miley cyrus, millie bobby brown, morgan freeman, naomi campbell, "
+              "narendra modi, natalie portman, nicki minaj, nicolas cage, oprah winfrey, optimus prime, patrick "
+              "stewart, pedro pascal, pope francis, post malone, prince harry, prince william, princess mononoke, "
+              "princess peach, princess zelda, rick sanchez, robert downey, ruth bader ginsburg, ryan gosling, ryan "
+              "reynolds, salma hayek, samuel jackson, sandra bullock, sarah palin, severus snape, shah rukh khan, "
+              "sigourney weaver, simone biles, snoop dogg, spongebob squarepants, stephen king, steve carell, steve "
+              "irwin, super mario, sydney sweeney, thomas shelby, tifa lockhart, tilda swinton, timothee chalamet, "
+              "tina turner, tom hardy, tom holland, tommy shelby, tupac shakur, tyler durden, usain bolt, uma "
+              "thurman, venus williams, volodymyr zelensky, wednesday addams, whitney houston, will smith, willy "
+              "wonka, winnie the pooh, winona ryder, wonder woman, xi jinping, zinedine zidane")
 
 
 def main() -> None:

@@ -161,18 +161,23 @@ def main() -> None:
 
 
 def page(known: dict[str, dict], every: int) -> str:
-    rows = "\n".join(f"| {name} | {entry['seed']} | {len(entry['changes'])} | "
-                     f"{sum(bool(one['killed']) for one in entry['changes'])} |" for name, entry in known.items())
+    from sd_debias.core.statistics import wilson
+    rows = []
+    for name, entry in known.items():
+        n, killed = len(entry["changes"]), sum(bool(one["killed"]) for one in entry["changes"])
+        low, high = wilson(killed, n)
+        rows.append(f"| {name} | {entry['seed']} | {n} | {killed} ({100 * low:.0f} to {100 * high:.0f} %) |")
+    table = "\n".join(rows)
     last = list(known.values())[-1]["changes"]
     alive = ",\n".join(f"`{one['file']}:{one['line']}`" for one in last if not one["killed"])
     return f"""# Changes that the tests notice
 
-Made by `python benchmarks/mutation.py --seed SEED`: of the {every:,} lines of `core` that Cosmic Ray can change, a seeded sample; killed are those
-that a test file of tests/core or tests/contracts notices.
+`python benchmarks/mutation.py --seed SEED` samples the {every:,} lines of `core` that Cosmic Ray can change; killed are those
+that tests/core or tests/contracts notice.
 
-| tests | seed | changes | killed |
+| tests | seed | changes | killed (95 % interval) |
 |---|---|---|---|
-{rows}
+{table}
 
 Not noticed by the last of these: {alive}.
 """

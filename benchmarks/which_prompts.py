@@ -60,7 +60,7 @@ def main() -> None:
 
 {harness.answer("which_prompts")}
 
-Such a prompt shows a person, and names no individual. Made by `python benchmarks/which_prompts.py`: errors on {len(kept)} labelled prompts. Each set but
+Such a prompt shows a person, no individual. Made by `python benchmarks/which_prompts.py`: errors on {len(kept)} labelled prompts. Each set but
 the rules' own was written by somebody who knew nothing of the rules. After its first use the rules were mended; so only
 the third column (95 % intervals) says what to expect of your prompts.
 
@@ -73,7 +73,7 @@ the third column (95 % intervals) says what to expect of your prompts.
 {chr(10).join(kinds)}
 
 The rules are for English (core/prompts/people.py); in other languages, gender's words alone are known. The words for
-persons and things come from WordNet 3.1 (`python benchmarks/lexicon.py FOLDER`).
+persons and things come from WordNet 3.1 (benchmarks/lexicon.py).
 """, "utf-8")
     for row in wrong:
         print(f"{row['prompt']!r} ({row['attribute']}): expected to {row['expected']}")

@@ -71,8 +71,8 @@ def test_every_link_picture_and_file_of_a_page_is_there(page):
             assert place.parent.is_relative_to(ROOT / "docs"), f"{target} is no part of the site"
         if anchor:
             assert anchor in anchors(place), f"{page.name} links {target}, but {place.name} has no such heading"
-    for named in re.findall(r"`((?:core|nodes|webui_extension|diffusers_host|tests|benchmarks|examples)/[\w/.]+\.\w+)`",
-                            text_of(page)):
+    folders = "core|nodes|webui_extension|diffusers_host|tests|benchmarks|examples"
+    for named in re.findall(rf"`((?:{folders})/[\w/.]+\.\w+)(?::\d+)?`", text_of(page)):
         assert (ROOT / named).exists(), f"{page.name} names {named}, which is not there"
 
 

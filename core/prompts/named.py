@@ -30,7 +30,8 @@ MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? 
 WOMAN = r"""woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
     grandma wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces?
     queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam
-    \w*maids? \w*maidens? geishas? damsels? countess countesses baroness baronesses abbess matrons?
+    \w*maids? \w*maidens?(?!.(?:voyage|flight)) geishas? damsels? countess countesses baroness baronesses
+    abbess matrons?
     matriarchs? widows? landlady landladies headmistress shepherdess granddaughters? stepdaughters?
     (?:god|step)mothers? frontwoman forewoman
     pregnant firewoman firewomen policewoman policewomen businesswoman businesswomen saleswoman saleswomen
