@@ -4,10 +4,10 @@
     python benchmarks/wordings.py --occupations doctor
 
 The profile is the shipped one, profiles/demo-gender.json. A prompt gets what the look-up says (core/profile/lookup.py),
-beside weights of its own and beside a draw for every image, on the same 200 seeds. Its own weights are those that the
-prompt's unguided images of one half of the seeds call for, tested on the other half, and the reverse. Prompts that name
-a group and prompts without a person are looked up too, and images of the latter are compared bit by bit. Results
-are kept in rows/wordings.json.gz as they come; wordings.md is their tables.
+beside weights of its own and beside a draw for every image, on 200 seeds of the prompt's own. Its own weights are those
+that the prompt's unguided images of one half of the seeds call for, tested on the other half, and the reverse. Prompts
+that name a group and prompts without a person are looked up too, and images of the latter are compared bit by bit.
+Results are kept in rows/wordings.json.gz as they come; wordings.md is their tables.
 """
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from wordings_texts import CALIBRATED, WITHOUT_PERSONS, WORDINGS, explicit
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model.subjects import article
+from sd_debias.core.calibration.plan import seeds_of
 from sd_debias.core.calibration.solver.draw import Draw, least_push
 from sd_debias.core.statistics import kl_divergence, shares
 from sd_debias.core.method.draw import Steering
@@ -27,7 +28,7 @@ from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for
 
 PROFILE = Profile.load(harness.ROOT / "profiles" / "demo-gender.json")
-SEEDS = range(harness.TEST_SEED + 30_000_000, harness.TEST_SEED + 30_000_200)  # no decision was made on these
+FRESH, N = harness.TEST_SEED + 30_000_000, 200  # behind a prompt's own first seed: no decision was made on these
 HOW = ("nothing", "carried over", "own weights", "every image")
 NONE = Steering.none(2)
 LEFT = "without a person"  # the job of these prompts
@@ -46,6 +47,11 @@ def steered(prompt: str, each: list[tuple[range, Steering]]) -> np.ndarray:
         PROFILE.method, encoded=encoded)[0] for seeds, steering in each])
 
 
+def seeds_from(prompt: str) -> range:
+    """Seeds of the prompt's own: with shared noise, wordings err alike."""
+    return range(seeds_of(prompt) + FRESH, seeds_of(prompt) + FRESH + N)
+
+
 def own(labels: np.ndarray) -> Steering:
     """The least push that unguided images call for. What a push does is what the demo model's pushes do."""
     p = shares(np.bincount(labels, minlength=2))
@@ -59,15 +65,16 @@ def measure(job: dict) -> tuple[dict, str]:
         return unchanged()
     prompt = job["wording"].replace("a {}", article(job["occupation"])).format(job["occupation"])
     harness.bench.batch_size = 25
+    seeds = seeds_from(prompt)
     entry, _ = entry_for(PROFILE, prompt)
     classify, tone = harness.bench.classifier(GENDER), harness.bench.classifier(SKIN_TONE_5)
-    plain = steered(prompt, [(SEEDS, NONE)])
+    plain = steered(prompt, [(seeds, NONE)])
     unguided = classify(plain).argmax(1)
-    halves = SEEDS[:len(SEEDS) // 2], SEEDS[len(SEEDS) // 2:]
+    halves = seeds[:N // 2], seeds[N // 2:]
     first, second = (own(part) for part in np.split(unguided, 2))
     found = {}
-    for how, each in zip(HOW, ([(SEEDS, NONE)], [(SEEDS, entry.steerings[0])], [(halves[0], second), (halves[1], first)],
-                               [(SEEDS, Steering((0.0, 0.0), (0.0, *GENDER.target), PROFILE.method.unit))])):
+    for how, each in zip(HOW, ([(seeds, NONE)], [(seeds, entry.steerings[0])], [(halves[0], second), (halves[1], first)],
+                               [(seeds, Steering((0.0, 0.0), (0.0, *GENDER.target), PROFILE.method.unit))])):
         images = steered(prompt, each)
         labels = classify(images).argmax(1)
         counts = np.bincount(labels, minlength=2)
@@ -85,7 +92,8 @@ def unchanged() -> tuple[dict, str]:
     """Prompts without a person: an image of each with the profile, and one without."""
     changed = []
     for prompt in WITHOUT_PERSONS:
-        with_it, without = harness.bench.apply(PROFILE, prompt, SEEDS[:2])[0], harness.bench.generate_anew(prompt, SEEDS[:2])[0]
+        seeds = seeds_from(prompt)[:2]
+        with_it, without = harness.bench.apply(PROFILE, prompt, seeds)[0], harness.bench.generate_anew(prompt, seeds)[0]
         changed += [prompt] * int((with_it != without).any())
     return dict(prompts=len(WITHOUT_PERSONS), images=2 * len(WITHOUT_PERSONS), changed=changed), f"{len(changed)} changed"
 
@@ -118,7 +126,7 @@ def tables(results: list[dict]) -> str:
     text = [f"""# The prompts that people write
 
 Made by `python benchmarks/wordings.py` on {harness.machine()}: the shipped profile of "a photo of a ..." for {len(subjects)} occupations of the
-demo model, used for {len(WORDINGS)} other wordings of each; N = {len(SEEDS)} seeds that no calibration has used. Means over the occupations, with bootstrap 95 % intervals over these.
+demo model, used for {len(WORDINGS)} other wordings of each; N = {N} seeds of each prompt's own, which no calibration has used. Means over the occupations, with bootstrap 95 % intervals over these.
 *carried over*: the profile's weights. *own weights*: solved from the prompt's own unguided images, half by half, and tested on the other half. *every image*: each is
 steered to a group drawn from the target. "Needless" is the share of images whose group changed beyond the least that the shares need. The demo model reads no emphasis:
 brackets and weights are words to it. "Tones moved": how far the shares of five skin tones, not steered, moved with the carried-over weights (total variation), and by chance alone.
