@@ -23,7 +23,7 @@ MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista bike
     hacker hairdresser hipster human influencer instagrammer instructor janitor jogger keyboardist kid lady
     librarian lifeguard lineman mathematician mechanic mermaid model mom dad neighbor neighbour nun officer orc
     paladin paramedic parent people performer person pharmacist photographer pianist podcaster police programmer
-    queen rapper rapunzel rider rogue scientist sibling skateboarder skater skier snowboarder somebody someone
+    queen rapper rider rogue scientist sibling skateboarder skater skier snowboarder somebody someone
     squad stripper stuntman stuntwoman superhero superheroine supervillain surgeon swimmer team technician
     teenager teen therapist tiktoker toddler trainer trooper tutor twin vampire vet veterinarian victim vigilante
     villager vlogger wanderer warlock wizard woman worker xenobiologist yogi youth youtuber zookeeper receptionist
@@ -38,7 +38,40 @@ MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista bike
     aquarist beatboxer chainsmoker chocolatier collector crossfitter deejay frontman geocacher headbanger
     improviser karateka kickboxer larper luchador moderator paintballer paraglider quilter scaffolder sensei
     shoeshiner sitarist snorkeler snorkeller taikonaut telemarketer trick-or-treater ukulelist vaper
-    acupuncturist banjoist detectorist mandolinist woodturner yodeler"""
+    acupuncturist banjoist detectorist mandolinist woodturner yodeler
+    aikidoka aircrew alumni archmage aromatherapist arquebusier artillerist astrophotographer axeman ballerino bannerman
+    barbecuer battalion battlemage beastmaster besties biathlete bobsledder bowyer brewmaster builder buddies canyoneer capoeirista
+    carabiniere carny castellan cavalry chancellor chandler charro chronomancer cinephile clammer clergy clubber
+    coalminer concertmaster congregation congregant cooper cordwainer cossack crabber crewmate crewmember crocheter
+    crossbowman cryomancer dabbawala decathlete dragonborn dragonslayer driller drow duo ensemble entourage
+    faculty fashionista fletcher flatmate foursome garrison gearhead goth grandkid halfling harbormaster herder hierophant
+    highliner hoplite humanoid infantry inker janissary jarl jouster judoka jury kendoka knifemaker landsknecht legionnaire
+    llanero locals luger mamluk mariachi militia miller milker mob mosher mother-to-be mountie mudlark
+    newlyweds olympian onmyoji orchardist orienteer otaku oysterman panner paparazzi paralympian parfumier partier
+    pastelist patissier petrolhead pewterer picketer piercer pikeman pitman pitmaster pizzaiolo platoon posse
+    praetorian prepper psyker pyrotechnician quadruplets ratcatcher realtor recycler regiment relatives replicant roadie
+    rockhound ronin sandhog scavenger schoolchildren schoolkid scribe shearer sherpa shinobi shopkeep showjumper
+    shrimper skald skijorer slackliner sluicer sneakerhead snowshoer spacefarer spacer spearfisher spearman spellblade
+    staffer stablehand stepsibling stonebreaker summoner superfan supporters tanner tattooer technomancer templar tenor
+    terraformer thatcher threesome tiefling tobogganer townsfolk townspeople trackman trawlerman trekkie triathlete
+    tribespeople trio triplets troupe tubist tunneler turntablist twosome vagabond voguer waitstaff wargamer wastelander
+    xenobotanist
+    au_pair axe_thrower ball_carrier base_jumper baseball_batter baseball_pitcher beach_patrol bell_ringer beta_tester
+    body_piercer bone_setter brick_layer bungee_jumper burger_flipper cattle_herder chimney_sweep cigar_roller
+    cliff_jumper competitive_eater diamond_cutter event_planner field_hand film_extra film_star fire_breather fire_eater fire_spinner
+    first_mate flight_controller football_star gem_cutter glass_blower goat_herder gold_panner grape_harvester
+    ground_controller hair_braider hammer_thrower high_jumper hired_gun hospital_staff house_sitter ice_cutter kelp_harvester key_grip
+    kitchen_staff kite_flyer knife_grinder log_roller long_jumper mission_controller movie_extra movie_star navy_seal
+    net_mender nursing_staff office_staff olive_harvester opera_star organ_grinder oyster_shucker party_planner
+    pea_picker pet_sitter piano_tuner placard_holder plate_spinner poi_spinner pop_star private_eye psychic_medium
+    punk_rocker ranch_hand record_holder reindeer_herder rice_harvester rock_star running_back salt_harvester
+    sales_rep seaweed_harvester set_builder sheep_herder sheep_shearer shoe_shiner shot_putter show_jumper
+    sign_holder sign_spinner skeet_shooter ski_jumper ski_patrol softball_pitcher sound_mixer spirit_medium stable_hand
+    stage_hand suicide_bomber surfboard_shaper sword_swallower taste_tester ticket_holder tight_end traffic_controller
+    triple_jumper tv_star type_setter wait_staff wedding_planner whistle_blower whitewater_rafter wide_receiver
+    window_dresser window_washer wingsuit_flyer wool_spinner yak_herder army_general military_general roman_general
+    brigadier_general major_general lieutenant_general attorney_general surgeon_general four-star_general
+    mail_carrier letter_carrier couch_potato nail_tech movie_buff"""
 NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde boss-fight broad buff bum canary
     cardinal case closer club contemporary cracker crank crazy creature cutting dark dear derelict digital dragon dry
     dummy egg equal ex extra familiar favorite favourite feature fossil forward freak good great heavy hick
@@ -82,7 +115,29 @@ MORE_THINGS = """costume costumes logo logos badge badges emblem sticker icon ic
     comic comics cosplay-costume movie movies film novel show anime manga series videogame game games album song
     soundtrack trailer wallpaper figurine figurines statue doll toy mannequin size style office offices shirt
     suit helmet laboratory playground keycap plushie plush funko lego skyline chess bust busts
-    armour armor robe robes outfit outfits gear"""
+    armour armor robe robes outfit outfits gear
+    longship carrot cereal syrup app sequoia squid clinic whistle pancake waffle burrito taco sushi ramen cookie cupcake
+    muffin brownie donut doughnut croissant bagel pretzel burger lasagna popcorn lollipop sundae milkshake smoothie
+    endoskeleton skull skeleton bone dummy hallmark mascot-suit paperweight snowglobe keyring magnet bookend
+    action_man air_cleaner alto_sax angel_wing attic_fan australian_shepherd baby_blue-eyes baby_tooth band_aid band_saw
+    belgian_shepherd black_widow bloody_mary box_elder brake_band burglar_alarm camp_robber captain_crunch carpet_sweeper
+    cassette_player cattle_guard cd_player ceiling_fan chest_protector child_abuse coffee_maker common_elder
+    corporal_punishment crew_cut crew_neck cyborg_eye daddy_long daddy_longlegs demon_core destroyer_escort
+    digger_wasp double_bass dream_catcher dry_cleaners duke_university earl_grey electric_fan elf_ear elf_shelf espresso_maker
+    exhaust_fan face_cream face_guard face_pack fairy_ring family_circle fan_palm file_server ford_explorer ford_ranger
+    garden_gnome gas_giant german_shepherd giant_squid giant_sequoia giant_scallop gps_tracker granny_knot granny_smith
+    green_goddess guard_hair guy_cable hostess_cupcakes human_anatomy human_body human_brain human_head human_heart ice_maker iron_maiden king_mackerel
+    king_protea lady_beetle lady_bug lady_crab lady_finger lady_liberty lady_palm lady_slipper leaf_miner lightning_conductor
+    maiden_flight maiden_pink maiden_voyage male_orchis man_cave marine_animal marine_life mason_wasp
+    master_cylinder matchstick_man merchant_marine mini_cooper model_t mother_board mother_hubbard mother_ship
+    mother_tongue naked_lady natural_history oyster_catcher pack_rat painted_lady passenger_van person_icon
+    pile_driver pilot_bit pink_lady pioneer_plaque pipe_cleaner plain_wanderer police_blotter
+    police_van potter_wasp prince_albert princess_cut purple_emperor queen_anne race_runner record_player red_admiral
+    red_dwarf red_giant rigger_brush rubber_band sailor_knot saint_bernard scarlet_runner sea_anchor sea_fan sea_squirt sea_urchin
+    sheet_anchor shin_guard silent_butler silver_sage slave_cylinder snow_thrower
+    splash_guard straw_man sweet_sultan table_runner text_editor tracker_app smiley_face nutcracker_soldier
+    video_player mp3_player dvd_player media_player water_strider water_skater weed_killer white_admiral white_dwarf
+    witch_alder witch_hazel wizard_staff bread_maker pasta_maker"""
 
 
 def words(text: str) -> set[str]:
@@ -100,35 +155,76 @@ def senses(folder: Path, part: str) -> dict[str, tuple[list[str], int]]:
     return found
 
 
-MORE_NAMES = ("harry potter, hermione granger, ron weasley, luke skywalker, darth vader, princess leia, han solo, "
-              "indiana jones, james bond, john wick, walter white, tony stark, peter parker, bruce wayne, clark kent, "
-              "bilbo baggins, frodo baggins, lara croft, sarah connor, ellen ripley, mary poppins, dorothy gale, "
-              "atticus finch, jack sparrow, forrest gump, queen elizabeth, elon musk, donald trump, barack obama, "
-              "joe biden, taylor swift, serena williams, roger federer, lionel messi, cristiano ronaldo, keanu reeves, "
-              "tom cruise, brad pitt, scarlett johansson, emma watson, michael jackson, michael jordan, david bowie, "
-              "freddie mercury, steve jobs, bill gates, greta thunberg, frida kahlo, "
-              "amy winehouse, ana de armas, angelina jolie, anya taylor-joy, ariana grande, arnold schwarzenegger, "
-              "audrey hepburn, benedict cumberbatch, beyonce knowles, billie eilish, bob ross, boris johnson, bruno "
-              "mars, bugs bunny, captain america, chris hemsworth, chuck norris, daenerys targaryen, dalai lama, "
-              "danny devito, darth maul, david attenborough, david beckham, david lynch, donald duck, dua lipa, "
-              "dwayne johnson, ed sheeran, edward scissorhands, ellie williams, emilia clarke, emma stone, emmanuel "
-              "macron, ezio auditore, gal gadot, george clooney, geralt of rivia, gordon ramsay, grace hopper, "
-              "hannibal lecter, harley quinn, harrison ford, harry styles, hayao miyazaki, homer simpson, hugh "
-              "jackman, idris elba, jackie chan, jason momoa, jason statham, jeff bezos, jennifer aniston, jennifer "
-              "lawrence, jesse pinkman, jim carrey, johnny depp, jon snow, kamala harris, kanye west, kate bush, "
-              "kate middleton, kate moss, katniss everdeen, kim kardashian, king charles, kurt cobain, kylian "
-              "mbappe, lady gaga, lana del rey, lebron james, lewis hamilton, leonardo dicaprio, lisa simpson, luke "
-              "cage, margot robbie, marilyn manson, mark zuckerberg, master chief, matthew mcconaughey, megan fox, "
-              "michelle obama, mickey mouse, miley cyrus, millie bobby brown, morgan freeman, naomi campbell, "
-              "narendra modi, natalie portman, nicki minaj, nicolas cage, oprah winfrey, optimus prime, patrick "
-              "stewart, pedro pascal, pope francis, post malone, prince harry, prince william, princess mononoke, "
-              "princess peach, princess zelda, rick sanchez, robert downey, ruth bader ginsburg, ryan gosling, ryan "
-              "reynolds, salma hayek, samuel jackson, sandra bullock, sarah palin, severus snape, shah rukh khan, "
-              "sigourney weaver, simone biles, snoop dogg, spongebob squarepants, stephen king, steve carell, steve "
-              "irwin, super mario, sydney sweeney, thomas shelby, tifa lockhart, tilda swinton, timothee chalamet, "
-              "tina turner, tom hardy, tom holland, tommy shelby, tupac shakur, tyler durden, usain bolt, uma "
-              "thurman, venus williams, volodymyr zelensky, wednesday addams, whitney houston, will smith, willy "
-              "wonka, winnie the pooh, winona ryder, wonder woman, xi jinping, zinedine zidane")
+MORE_NAMES = """abraham lincoln, ada wong, adam driver, adam sandler, aerith gainsborough, agatha christie, ahsoka tano, al
+    pacino, albert einstein, albus dumbledore, alexander the great, alexandria ocasio-cortez, amy adams, amy
+    winehouse, ana de armas, anakin skywalker, andy warhol, angela merkel, angelina jolie, anne hathaway, anthony
+    hopkins, anya forger, anya taylor-joy, aquaman, aragorn, aretha franklin, ariana grande, arnold schwarzenegger,
+    arya stark, ashton kutcher, asuka langley, atticus finch, audrey hepburn, barack obama, bart simpson, batman,
+    beetlejuice, bella ramsey, ben affleck, ben stiller, benedict cumberbatch, bernie sanders, beyonce, beyonce
+    knowles, beyoncé, bilbo baggins, bill clinton, bill gates, bill murray, bill nye, billie eilish, billie holiday,
+    bob belcher, bob dylan, bob marley, bob ross, boba fett, boris johnson, brad pitt, britney spears, bruce banner,
+    bruce lee, bruce wayne, bruno mars, bugs bunny, captain america, captain hook, captain kirk, captain marvel, cardi
+    b, carl sagan, cate blanchett, catwoman, celine dion, cersei lannister, charles darwin, charles xavier, charlize
+    theron, chris evans, chris hemsworth, chris pratt, chris rock, christian bale, christina aguilera, chuck norris,
+    cillian murphy, cinderella, claire redfield, clark kent, claude monet, clint eastwood, cloud strife, conan
+    o'brien, conor mcgregor, count dracula, cristiano ronaldo, daenerys targaryen, daisy ridley, dalai lama, daniel
+    craig, daniel radcliffe, danny devito, darth maul, darth vader, dave chappelle, david attenborough, david beckham,
+    david bowie, david lynch, davy jones, deadpool, dean martin, deepika padukone, demi lovato, denzel washington,
+    diana prince, diego maradona, doctor strange, doja cat, dolly parton, donald duck, donald trump, donnie yen,
+    dorothy gale, draco malfoy, dua lipa, dumbledore, dwayne johnson, dwight schrute, easter bunny, ed sheeran, eddie
+    murphy, edgar allan poe, edward elric, edward scissorhands, elizabeth taylor, ella fitzgerald, ellen degeneres,
+    ellen ripley, ellie williams, elon musk, elvis presley, emilia clarke, eminem, emma stone, emma watson, emmanuel
+    macron, eren yeager, ernest hemingway, ethan hunt, ezio auditore, father christmas, faye valentine, florence pugh,
+    forrest gump, frank sinatra, freddie mercury, freddy krueger, frida kahlo, frodo baggins, gal gadot, galileo
+    galilei, gandalf, gandalf the grey, gary oldman, genghis khan, george clooney, george harrison, george orwell,
+    george w bush, george washington, geralt of rivia, gojo satoru, goku, gordon freeman, gordon ramsay, grace hopper,
+    grace kelly, greta thunberg, grim reaper, halle berry, han solo, hannibal lecter, harley quinn, harrison ford,
+    harry potter, harry styles, hatsune miku, hayao miyazaki, heath ledger, helen mirren, henry cavill, hercule
+    poirot, hermione granger, hillary clinton, homer simpson, hugh jackman, humphrey bogart, ian mckellen, idris elba,
+    indiana jones, iron man, isaac newton, jack nicholson, jack reacher, jack sparrow, jackie chan, james bond, james
+    dean, jamie oliver, jane austen, jane goodall, janis joplin, jason bourne, jason momoa, jason statham, jason
+    voorhees, jay-z, jean grey, jean-luc picard, jeff bezos, jenna ortega, jennifer aniston, jennifer lawrence,
+    jennifer lopez, jeremy renner, jerry seinfeld, jesse pinkman, jessica chastain, jet li, jill valentine, jim
+    carrey, jim morrison, jimi hendrix, jimmy fallon, joan of arc, joaquin phoenix, joe biden, johann sebastian bach,
+    john boyega, john coltrane, john connor, john f kennedy, john lennon, john mcclane, john rambo, john wick, johnny
+    cash, johnny depp, jon snow, judi dench, julia roberts, julius caesar, justin bieber, justin timberlake, justin
+    trudeau, kakashi hatake, kamala harris, kanye west, kate bush, kate middleton, kate moss, katniss everdeen, katy
+    perry, keanu reeves, keira knightley, keith richards, ken watanabe, kendrick lamar, kevin hart, kim jong un, kim
+    kardashian, king arthur, king charles, kobe bryant, kristen stewart, kurt cobain, kylian mbappe, kylo ren, lady
+    gaga, lana del rey, lara croft, larry david, lebron james, legolas, leon kennedy, leonardo da vinci, leonardo
+    dicaprio, levi ackerman, lewis hamilton, lex luthor, light yagami, lionel messi, lisa simpson, lois lane, lord
+    voldemort, louis armstrong, lucy liu, luke cage, luke skywalker, lupita nyong'o, mads mikkelsen, maggie smith,
+    mahatma gandhi, mai shiranui, malala yousafzai, malcolm x, margaret thatcher, marge simpson, margot robbie, mariah
+    carey, marie curie, marilyn manson, marilyn monroe, mark ruffalo, mark twain, mark zuckerberg, marlon brando,
+    martha stewart, martin luther king, mary poppins, master chief, matt damon, matthew mcconaughey, max verstappen,
+    megan fox, megan thee stallion, meghan markle, meryl streep, michael jackson, michael jordan, michael myers,
+    michael phelps, michael schumacher, michael scott, michelle obama, michelle yeoh, mick jagger, mickey mouse,
+    mikasa ackerman, mike tyson, mila kunis, miles davis, miles morales, miley cyrus, millie bobby brown, minnie
+    mouse, miss marple, mister rogers, morgan freeman, morticia addams, mother teresa, mrs claus, muhammad ali, naomi
+    campbell, napoleon bonaparte, narendra modi, naruto, naruto uzumaki, natalie portman, natasha romanoff, nathan
+    drake, ned stark, neil degrasse tyson, nelson mandela, neymar jr, nick fury, nicki minaj, nicolas cage, nicole
+    kidman, nikola tesla, nina simone, norman bates, novak djokovic, obi-wan kenobi, octavia spencer, olivia rodrigo,
+    oprah winfrey, optimus prime, oscar isaac, oscar wilde, owen wilson, pablo picasso, padme amidala, patrick
+    stewart, paul mccartney, pedro pascal, peter griffin, peter pan, peter parker, pierce brosnan, pikachu,
+    pocahontas, pope francis, post malone, prince harry, prince william, princess diana, princess leia, princess
+    mononoke, princess peach, princess zelda, priyanka chopra, queen elizabeth, queen victoria, rafael nadal,
+    rapunzel, ray charles, rei ayanami, rick sanchez, rihanna, ringo starr, rishi sunak, robert de niro, robert
+    downey, robert downey jr, robert pattinson, robin hood, robin williams, rocky balboa, roger federer, ron weasley,
+    ronald reagan, roronoa zoro, rosa parks, rubeus hagrid, rupert grint, ruth bader ginsburg, ryan gosling, ryan
+    reynolds, sailor moon, salma hayek, salvador dali, sam altman, samuel jackson, samwise gamgee, sandra bullock,
+    santa claus, sarah connor, sarah palin, sasuke uchiha, saul goodman, scarlet witch, scarlett johansson, sean
+    connery, selena gomez, sephiroth, serena williams, severus snape, shah rukh khan, shakira, shaquille o'neal,
+    sherlock holmes, sigourney weaver, simone biles, snoop dogg, solid snake, son goku, spider-man, spiderman, spike
+    spiegel, spongebob squarepants, stephen colbert, stephen curry, stephen hawking, stephen king, steve carell, steve
+    irwin, steve jobs, steve martin, steve rogers, stevie wonder, super mario, superman, sydney sweeney, tanjiro
+    kamado, taylor swift, thanos, thomas jefferson, thomas shelby, tifa lockhart, tilda swinton, timothee
+    chalamet, timothée chalamet, tina turner, tom brady, tom cruise, tom hanks, tom hardy, tom hiddleston, tom
+    holland, tommy shelby, tony soprano, tony stark, tooth fairy, tupac shakur, tyler durden, tyrion lannister, uma
+    thurman, usain bolt, van helsing, venus williams, vincent van gogh, viola davis, virginia woolf, vladimir putin,
+    voldemort, volodymyr zelensky, volodymyr zelenskyy, walter white, wanda maximoff, warren buffett, wednesday
+    addams, whitney houston, will ferrell, will smith, william shakespeare, willie nelson, willy wonka, winnie the
+    pooh, winona ryder, winston churchill, wolfgang amadeus mozart, wonder woman, xi jinping, yor forger, zayn malik,
+    zendaya, zinedine zidane, zoe saldana"""
 
 
 def main() -> None:
@@ -156,7 +252,7 @@ def main() -> None:
             things.add(word)
     persons = (persons - words(NO_PERSONS) - words(OBJECTS)) | words(MORE_PERSONS)
     things = (things | words(MORE_THINGS) | words(OBJECTS)) - persons
-    for name, found in (("persons", persons), ("things", things), ("names", names | set(MORE_NAMES.split(", ")))):
+    for name, found in (("persons", persons), ("things", things), ("names", names | set(re.split(r",\s+", MORE_NAMES)))):
         text = textwrap.fill(("; " if name == "names" else " ").join(sorted(found)), 99, break_on_hyphens=False)
         (PLACE / f"{name}.txt").write_text(text + "\n", "utf-8")
         print(name, len(found))

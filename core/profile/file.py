@@ -24,7 +24,7 @@ from ..schema import ENTRY, PROFILE, check
 from ..judge.check import Check
 from ..method.draw import Steering
 from ..version import VERSION
-from ..prompts.people import noun_of
+from ..prompts.people import alike, noun_of
 from ..prompts.syntax import ALONE, bare, subject_of
 
 SCHEMA = "1.0"
@@ -243,8 +243,8 @@ class Profile:
         """Places of the entries by the person that their subject names, singular; "" for subjects that are none."""
         found: dict[str, list[int]] = {}
         for i, subject in enumerate(self.subjects):
-            if subject:
-                found.setdefault(noun_of(subject) or "", []).append(i)
+            for noun in {noun_of(name) or "" for name in alike(subject)} if subject else ():
+                found.setdefault(noun, []).append(i)
         return found
 
     @property

@@ -81,7 +81,7 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
     text = bare(prompt)
     may = [i for word in {person.word for person in people(prompt)} for i in profile.by_person.get(word, ())]
     may += [i for i in profile.by_person.get("", ()) if profile.subjects[i] in text]
-    standing = sorted((at, i) for i in may if (at := stands(prompt, profile.subjects[i])) >= 0)
+    standing = sorted((at, i) for i in set(may) if (at := stands(prompt, profile.subjects[i])) >= 0)
     if standing:
         entries = [profile.entries[i] for _, i in standing]
         first, subjects = entries[0], list(dict.fromkeys(bare(e.about) for e in entries))
@@ -93,8 +93,8 @@ def _found(profile: Profile, prompt: str) -> tuple[Entry, str]:
                        "cannot balance several persons")
         elif len(entries) > 1:
             several += f"; {len(entries)} calibrated prompts have this subject, and the first is used"
-        said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} is in this "
-                f"prompt{several}",)
+        said = (f"carried over from {quoted(first.prompt)}, whose subject {quoted(first.about)} this prompt "
+                f"shows{several}",)
         return replace(first, prompt=prompt, subject=first.about, carried_from=first.prompt, warnings=said), CARRIED
     if profile.others == ALONE and profile.entries:
         nothing = tuple(Steering.none(len(a.groups)) for a in profile.attributes)

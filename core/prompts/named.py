@@ -10,58 +10,80 @@ import re
 from typing import Iterator, Sequence
 
 from ..attribute import Attribute, Group
-from .people import QUOTED, Person, lexicon, people, phrase_end, singular
+from .people import QUOTED, Person, alike, lexicon, noun_of, people, phrase_end, singular
 from .syntax import MEDIUM, bare, whole
 
 # Persons and pronouns, then trades that name a gender, then other languages. A hyphen may follow the first ones.
 MALE, FEMALE = "male masculine", "female feminine"
-MAN = """man men males boys? guys? gentleman gentlemen he his him himself lads? dudes? blokes? fathers? dads? daddy
-    grandfathers? (?:god|step)fathers?
-    grandpa husbands? grooms? bridegroom boyfriends? sons? brothers? uncles? nephews?
-    kings?(?!.size) princes? dukes? lords? monks? emperors? mr sir fireman firemen policeman policemen
-    businessman businessmen salesman salesmen craftsman craftsmen handyman mailman mailmen postman postmen
-    fisherman fishermen cameraman cameramen chairman chairmen congressman congressmen statesman statesmen
-    sportsman sportsmen nobleman noblemen horseman horsemen bearded moustached mustached beards? moustache
-    mustache goatee anchorman weatherman workman workmen waiters? cowboys?(?!.(?:hat|boot)) stuntman
-    stuntmen repairman repairmen doorman spaceman spacemen spokesman frontman foreman foremen busboys? schoolboys?
-    groomsman groomsmen widowers? landlords? headmasters? abbots? friars? patriarchs? barons? grandsons? stepsons?
+# "Fisherman", "horsemen", "schoolboy"; and what only ends alike.
+NO_MEN = r"""\w*wo hu ger ro otto sha talis cai cay nor do ye o ra speci sta regi acu lu bitu cycla abdo fresh
+    snow walk pac super bat spider turk""".split()
+MAN = rf"""(?!(?:{'|'.join(NO_MEN)})m[ae]n\b)\w*m[ae]n (?!tom|game|cow)\w*boys? cowboys?(?!.(?:hat|boot))
+    guys? gentleman gents? he his him himself lads? laddies? chaps? fellas? dudes? blokes? dads? daddy daddies papas?
+    hubby (?:grand|god|step)?fathers? gran(?:d)?dads? grandpas? gramps geezers? husbands? bachelors? beau fianc[eé]
+    grooms? bridegroom (?:grand|god|step)?sons? brothers? uncles? nephews? (?:father|brother|son)s?-in-law
+    kings?(?!.size) princes? dukes? earls? viscounts? barons? lords? sires? monks? popes? friars? abbots?
+    emperors? sultans? (?:ts|tz|cz)ars? emirs? sheikhs? maharajas? patriarchs? mr sir sirs
+    bearded moustached mustached mustachioed beards? moustache mustache goatee
+    waiters? widowers? landlords? headmasters?
     mann männer herr herren junge hommes?
     garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
-WOMAN = r"""woman women females girls? lady ladies gals? she her hers herself mothers? moms? mommy mums? grandmothers?
-    grandma wife wives housewife housewives brides? girlfriends? daughters? sisters? aunts? nieces?
-    queens?(?!.size) princess princesses duchess nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam
-    \w*maids? \w*maidens?(?!.(?:voyage|flight)) geishas? damsels? countess countesses baroness baronesses
-    abbess matrons?
-    matriarchs? widows? landlady landladies headmistress shepherdess granddaughters? stepdaughters?
-    (?:god|step)mothers? frontwoman forewoman
-    pregnant firewoman firewomen policewoman policewomen businesswoman businesswomen saleswoman saleswomen
-    craftswoman fisherwoman camerawoman chairwoman congresswoman stateswoman sportswoman noblewoman horsewoman
-    anchorwoman spokeswoman actress actresses waitress waitresses stewardess stewardesses seamstress hostess
-    cowgirls? heroines? ballerinas? empress empresses sorceress sorceresses enchantress priestess goddess
-    huntress schoolgirls? frau frauen dame mädchen femmes? fille madame mujer mujeres señora donna
+WOMAN = r"""\w*wom[ae]n \w*girls? tomboys? lady ladies gals? lass lasses lassies? belles? she her hers herself
+    mothers? mothers?-to-be moms? mommy mommies mums? mamas? mammas? mamma nanas?
+    (?:grand|god|step)mothers? grandmas? grann(?:y|ies) wife wives housewife housewives brides? brides?-to-be
+    girlfriends? bachelorettes? fianc[eé]es? (?:grand|god|step)?daughters? (?:step|half-)?sisters? aunts? aunt(?:y|ies?)
+    nieces? (?:mother|sister|daughter)s?-in-law
+    queens?(?!.size) princess princesses duchess(?:es)? nuns? mrs ms(?!.word) miss(?!.(?:universe|world)) madam
+    \w*maids? \w*maidens?(?!.(?:voyage|flight)) geishas? damsels? wench(?:es)? spinsters? crones? dowagers? matriarchs?
+    matrons? widows? landlady landladies \w*mistress(?:es)? dominatrix aviatrix divas? sopranos? starlets? flappers?
+    courtesans? debutantes? suffragettes? succubus tsarinas? czarinas? maharanis?
+    (?:actr|waitr|empr|sorcer|enchantr|priest|godd|huntr|steward|host|poet|govern|heir|temptr|songstr|deacon|adventur)ess(?:es)?
+    (?:giant|villain|viscount|count|baron|marchion|abb|shepherd|seamstr|murder)ess(?:es)?
+    pregnant cowgirls? heroines? ballerinas?
+    frau frauen dame mädchen femmes? fille madame mujer mujeres señora donna
     donne mulher mulheres ärztin 女 女の人 女人 여자 여성 женщина женщины"""
 # Tones are named by the skin, or by a word before a person.
-TONES = "pale fair light medium olive tan tanned bronze brown dark black white ebony ivory porcelain"
-BEFORE_PERSON = """pale fair-skinned tanned tan black(?!.belt) white brown african african-american
-    afro-american afro asian
-    east-asian south-asian caucasian european latino latina hispanic arab arabic indian nigerian kenyan ethiopian
-    ghanaian somali sudanese jamaican chinese japanese korean vietnamese thai filipino filipina mexican brazilian
-    pakistani bangladeshi turkish persian iranian nordic scandinavian swedish norwegian irish german russian slavic
-    aboriginal polynesian native-american"""
+TONES = """pale fair light medium deep olive tan tanned bronze brown dark black white ebony ivory porcelain alabaster
+    caramel chocolate honey mahogany golden""".replace("\n", " ")
+BEFORE_PERSON = r"""pale \w+-skinned tanned tan black(?!.belt) white brown bronzed dusky swarthy albino mixed-race
+    biracial multiracial eurasian african african-american afro-\w+ afro asian south-asian east-asian southeast-asian
+    caucasian european latino latina hispanic latin-american arab arabic middle-eastern mediterranean indigenous
+    aboriginal native-american polynesian melanesian caribbean nordic scandinavian slavic
+    indian pakistani bangladeshi bengali punjabi tamil nepali nepalese bhutanese tibetan afghan persian iranian iraqi
+    syrian lebanese jordanian israeli palestinian saudi yemeni kurdish turkish kazakh uzbek mongolian
+    chinese taiwanese japanese korean vietnamese cambodian burmese thai laotian malay malaysian indonesian balinese
+    javanese filipino filipina maori samoan tongan fijian hawaiian inuit navajo cherokee apache
+    egyptian moroccan algerian tunisian libyan sudanese ethiopian eritrean somali kenyan ugandan rwandan tanzanian
+    congolese cameroonian nigerian ghanaian senegalese malian gambian liberian angolan zambian zimbabwean zulu xhosa
+    maasai masai himba tuareg berber bedouin jamaican haitian bahamian cuban mexican guatemalan peruvian bolivian
+    colombian venezuelan ecuadorian chilean argentinian argentine brazilian
+    swedish norwegian danish finnish icelandic irish scottish welsh german dutch french(?!.horn) italian
+    spanish(?!.(?:guitar|teacher)) portuguese greek polish ukrainian czech hungarian romanian bulgarian
+    russian""".replace("-", ".")
 PRONOUNS = "he his him himself she her hers herself".split()
 FILM = "film(?! (?:director|critic|star|maker|student|actor|crew|producer|editor))"
 OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|growth|{FILM}|(?:{'|'.join(MEDIUM)})s?)\\b)"
+TENS = "twenties thirties forties fifties sixties seventies eighties nineties".split()
+NUMBER = rf"(?:\d{{1,3}}|(?:{'|'.join(word.replace('ies', 'y') for word in TENS)})(?:-\w+)?)"
+# "70-year-old", "20yo", "aged 60", "in her late thirties"
+NUMBERED = [rf"(?:{NUMBER}|\w+)[ -]years?[ -]olds?", r"\d{1,3} ?(?:yo|y/o)", r"aged? \d{1,3}", rf"{NUMBER}-something",
+            rf"in (?:his|her|their) (?:(?:early|mid|late)[ -])?(?:\d0s|teens|{'|'.join(TENS)})"]
+SCHOOL = (r"(?:elementary|primary|grade|middle|high)[ -]school(?:ers?"
+          r"| (?:students?|pupils?|kids?|seniors?|cheerleaders?|athletes?|sweethearts?))")
+SENIOR = "(?:couples?|m[ae]n|wom[ae]n|lady|ladies|gentlem[ae]n|people|adults?|residents?)"
 AGES = "old older elderly young younger youthful aged".split()  # that stand before what they describe
 WORDS = {
     "man": [rf"\d*(?:{'|'.join(MAN.split())})", rf"(?:{'|'.join(MALE.split())})s?(?:-\w+)?"],
     "woman": [rf"\d*(?:{'|'.join(WOMAN.split())})", rf"(?:{'|'.join(FEMALE.split())})s?(?:-\w+)?"],
-    "young": ["young", "younger", "youthful", "teenage", "teenagers?", "teens?", "child", "children", "kids?",
-              "bab(?:y|ies)(?!.(?:blue|pink|yellow|grand))", "infants?", "newborns?", "schoolboys?", "schoolgirls?",
-              "toddlers?", "boys?", "girls?"],
-    "middle aged": ["middle-aged", "middle aged", "midlife", "in (?:his|her|their) (?:forties|fifties)"],
-    "old": [OLD, "aged",
-              "senior citizens?", "grand(?:mother|father|parent|ma|pa)s?", "grann(?:y|ies)", "wrinkled", "wrinkles",
-            "retired", "octogenarians?",
+    "young": [*NUMBERED, SCHOOL, "young", "younger", "youthful", "teenage", "(?:pre-?)?teens?", "teenagers?", "tweens?",
+              "child", "children", "kids?", "bab(?:y|ies)(?!.(?:blue|pink|yellow|grand))", "infants?", "newborns?",
+              "toddlers?", "youngsters?", "adolescents?", "juveniles?", "youths?", "preschoolers?", "kindergarte?ners?",
+              r"\w+-graders?", "(?:cub|girl|boy)[ -]scouts?", r"school(?:boys?|girls?|kids?|child|children)", "boys?",
+              "girls?"],
+    "middle aged": [*NUMBERED, "middle-aged", "middle aged", "midlife"],
+    "old": [*NUMBERED, OLD, "aged", "ageing", "aging", f"senior (?:citizens?|{SENIOR})", "seniors",
+            "elders?(?!.scrolls)", "(?:great-)?grand(?:mother|father|parent|dad|ma|pa)s?", "grann(?:y|ies)", "crones?",
+            "(?:gr[ae]y|white|silver)[ -]haired", "wrinkled", "wrinkles", "retired", r"\w+genarians?", "centenarians?",
             "pensioners?", "retirees?"],
 }
 SAME = {"male": "man", "males": "man", "men": "man", "female": "woman", "females": "woman", "women": "woman",
@@ -98,8 +120,8 @@ def of_persons(attribute: Attribute) -> bool:
 def main_person(said: Sequence[Person], subject: str = "") -> Person | None:
     """Of the persons of a prompt, the one whom a subject names, else the first who is shown."""
     seen = [person for person in said if person.shown]
-    wanted = bare(subject).rpartition(" ")[2]
-    return next((person for person in seen if person.word == wanted), seen[0] if seen else None)
+    wanted = {noun_of(name) for name in alike(bare(subject))}
+    return next((person for person in seen if person.word in wanted), seen[0] if seen else None)
 
 
 def _of(main: Person, match: re.Match, said: Sequence[Person], text: str) -> bool:
@@ -129,6 +151,7 @@ def _patterns(attribute: Attribute) -> Iterator[tuple[str, bool]]:
             yield whole("|".join(words)), False
     if _of_skin(attribute) and all(group.words is None for group in attribute.groups):
         yield whole(f"(?:very )?(?:{'|'.join(TONES.split())})(?: |-)(?:skin|skinned|complexion|complexioned)(?: tone)?"
+                    "|(?:people|persons?|wom[ae]n|m[ae]n) of colou?r|melanin(?:-rich)?"
                     ), False
         yield whole(f"(?<!black and )(?:{'|'.join(BEFORE_PERSON.split())})"), True
 

@@ -11,81 +11,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from .english import (
+    ACTIONS, ADJECTIVES, AGENTS, ALIKE, ALONE, ANIMALS, ANYBODY, BEFORE_THING, BODY, CONTAINED, DEEDS, DONE, ENDS,
+    FUNCTION, GROUPS, HOMOGRAPHS, IN_NAMES, IN_THEIR_PLACE, IRREGULAR, LIKENESSES, MAKERS, NO_ACTION, PLAYED,
+    REFUSALS, RELATIVES, SAME, SURNAMES, TITLES, TRADES, UNREAL)
 from .syntax import MEDIUM, bare, place, spoken, whole
 
 TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*(?:['’][sS]?(?![^\W_]))?|[,;|.:!?\"]")
-ENDS = set(",;|.:!?\"")
-FUNCTION = set("""a an the this that these those some any each every no of in on at with without and or to from by for
-    near next beside behind under over above into onto through as like is are was were be has have who whom whose
-    which while where when his her their its my your our he she they it him them me i you but not than across along
-    around inside outside between during after before against up down out off toward towards alone just also very
-    dressed wearing holding""".split())
-CONTAINED = set("a an the his her their its my your our this that these those".split())
-IN_NAMES = set("of the and who to".split())
-REFUSALS = set("no without zero lacking minus".split())
-IN_THEIR_PLACE = set("as like".split())
-TRADES = tuple("""surfer boarder player maker driver worker fighter rider keeper runner dancer writer painter hunter
-    walker climber swimmer singer teacher tender woman smith watcher spotter chaser goer breeder carver builder diver
-    lifter skater skier maiden person ologist""".split())
-PAIRS = {"mail carrier", "letter carrier", "couch potato", "nail tech", "movie buff"}  # "carrier" alone is a thing
-DEEDS = set("feeding making reading eating drinking climbing tasting grooming".split())  # of persons, not things
-ACTIONS = set("""playing jogging running walking dancing reading cooking sitting standing riding swimming surfing skiing
-    climbing hiking praying laughing crying kissing hugging drinking eating working writing singing fishing cycling
-    knitting shopping meditating cheering skateboarding gardening talking posing smiling""".split())
-SAME = {"as", "is", "not", "no"}  # "a man who is a doctor", "a doctor, not a man"
-AGENTS = set("inspired owned made built written used worn designed signed belonging dedicated".split())
-UNREAL = set("""empty abandoned vacant deserted unoccupied absent toy lego plastic tin cardboard clay plush stuffed
-    gingerbread wax origami bobblehead""".split())
-MAKERS = set("""artist maker builder designer sculptor surgeon collector folder restorer seller vendor engineer
-    instructor master""".split())  # what they work with is real: "an origami artist"
-ANYBODY = set("man woman girl boy person child lady guy".split())  # words that seldom go before a thing's name
-ADJECTIVES = set("""red blue green yellow black white golden silver pink purple brown grey gray dark bright
-    big small tall long short beautiful handsome pretty old new young soft sharp detailed realistic cinematic happy
-    sad alone backstage onstage midair outdoors indoors full close wide""".split())
-TITLES = set("""poster posters logo logos movie film films series show sitcom album novel paperback hardcover book vhs
-    dvd blu-ray cassette cover comic comics manga game videogame title musical playbill soundtrack emblem sticker
-    franchise trailer magazine brand ad advert advertisement merch""".split())
-GROUPS = set("""group groups team crowd pair couple line row band class crew family gang squad trio duo bunch
-    audience army choir troupe queue circle gathering""".split())
-BODY = set("""hand hands face faces head eye eyes arm arms finger fingers hair smile body back leg legs foot feet
-    shoulder shoulders silhouette profile portrait figure expression skin mouth lips palm palms fist chest""".split())
-# "Watercolor of a doctor" shows one.
-LIKENESSES = {*MEDIUM, *(f"{word}s" for word in MEDIUM), "view", "emoji", "art", "cartoon", "anime", "caricature",
-              "watercolor", "watercolour"}
-ALONE = set("portrait self-portrait selfie headshot mugshot hands face person people someone somebody".split())
-BEFORE_THING = set("waiting dressing changing operating dining living parking meeting boxing swimming sewing".split())
-# Words that are persons elsewhere, and beside these are none.
-HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "mother": r"mother.of.pearl|motherboard",
-              "collector": "solar|dust", "pedestrian": "crossing", "cobbler": "peach|apple|cherry|berry|dessert",
-              "ruler": r"pencils?|paper|inch|desk", "conductor": "wires?|electric|copper",
-              "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
-              "king": r"chess\w*|playing cards?|deck", "queen": r"chess\w*|playing cards?|deck|bees?|hive",
-              "cleaner": "vacuum|spray|bottle", "camper": "van|trailer|caravan|rv",
-              "guy": "guy (?:lines?|ropes?|wires?)",
-              "worker": "worker (?:bees?|ants?)|(?:queen|honey) ?bees?|beehive|honeycomb",
-              "coach": "bus|train|carriage|horses", "monitor": "computer|screen"}
-# "Owl professor" is an owl; a "dog walker" and a "dog photographer" are persons.
-ANIMALS = set("""owl cat kitten dog puppy fox wolf bear panda koala raccoon badger otter beaver hedgehog rabbit bunny
-    hare mouse rat hamster squirrel frog toad turtle tortoise lizard crocodile alligator penguin duck goose chicken
-    rooster
-    raven crow parrot pig goat sheep llama alpaca sloth monkey gorilla ape capybara robot corgi ferret skunk
-    mole""".split())
-PLAYED = set("""professor wizard knight detective chef astronaut king queen prince princess doctor pirate scientist
-    ninja samurai musician librarian teacher pilot barista baker judge lawyer soldier viking witch warrior explorer monk
-    butler waiter""".split())
-SURNAMES = set("""potter granger smith baker cook taylor mason carter cooper fisher hunter miller parker turner walker
-    weaver wright porter butler archer shepherd page bishop king knight prince pope marshall ranger judge gardener
-    tyler fuller sawyer""".split())
 READS = re.compile(r"\b(?:sign|marquee|banner|text|letters|lettering|neon|shirt|poster|plaque|billboard|title|words?)\b"
-                   r"[^,;.]*?\b(?:reading|saying|says|spelling|reads|titled|called)\b[^,;.]*", re.I)
+                   r"[^,;.]*?\b(?:reading|saying|says|spelling|reads|titled|called)\b[^,;.]*"
+                   r"|\bthat says\b[^,;.]*", re.I)
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»")
-NO_ACTION = set("building clothing painting drawing ring wing ceiling wedding string spring thing king".split())
 NOBODY = re.compile(r"\b(?:no|zero|without|free of) (?:\w+ )?(?:people|humans?|persons?|one|characters?|men|women)\b"
                     r"|\bnobody\b|\bunoccupied\b|\bafter (?:closing|hours)\b|\b(?:has|have) (?:gone|left)\b"
                     r"|\bbefore [\w ]+ arrives?\b")
-IRREGULAR = {"men": "man", "women": "woman", "children": "child", "people": "person", "wives": "wife",
-             "thieves": "thief", "elves": "elf", "dwarves": "dwarf", "folks": "person", "midwives": "midwife",
-             "housewives": "housewife", "ladies": "lady"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +54,7 @@ class Person:
 
 @lru_cache(maxsize=1)
 def lexicon() -> tuple[frozenset[str], frozenset[str]]:
-    """(words for persons, words for things)."""
+    """(words for persons, words for things). "mail_carrier" is two words, of which the second is no person alone."""
     folder = Path(__file__).parent
     persons, things = (frozenset((folder / f"{name}.txt").read_text("utf-8").split())
                        for name in ("persons", "things"))
@@ -124,7 +63,7 @@ def lexicon() -> tuple[frozenset[str], frozenset[str]]:
 
 @lru_cache(maxsize=1)
 def individuals() -> frozenset[str]:
-    """Names of individuals, of two and three words: "sherlock holmes"."""
+    """Names of individuals, of one to three words: "sherlock holmes"."""
     listed = (Path(__file__).parent / "names.txt").read_text("utf-8").replace("\n", " ")
     return frozenset(name.strip() for name in listed.split(";"))
 
@@ -187,9 +126,18 @@ def noun_of(subject: str) -> str | None:
     return singular(subject.rpartition(" ")[2], lexicon()[0])
 
 
+def alike(subject: str) -> tuple[str, ...]:
+    """A bare subject and its other names: "physician" of "doctor"."""
+    return next((own for own in ALIKE if subject in own), (subject,))
+
+
 def stands(prompt: str, subject: str) -> int:
-    """Where a subject's person is first shown in a prompt, as its first letter's place, -1 for nowhere. "Doctors" are
-    found for "doctor". A subject that is no person's word is found wherever it stands."""
+    """Where a subject's person is first shown in a prompt, as its first letter's place, -1 for nowhere. "Doctors" and
+    "physician" are found for "doctor". A subject that is no person's word is found wherever it stands."""
+    return next((at for name in alike(bare(subject)) if (at := _stands(prompt, name)) >= 0), -1)
+
+
+def _stands(prompt: str, subject: str) -> int:
     wanted, text = bare(subject), bare(prompt)
     known = noun_of(wanted)
     if known is None:
@@ -223,13 +171,20 @@ class _Clause:
         numbered = re.fullmatch(r"\d+(girl|boy|person|man|woman|people|other)s?", word)
         known = numbered[1] if numbered else singular(word, self.persons_known) or (
             None if singular(word, self.things) else _of_a_trade(word))
-        if i and f"{self.words[i - 1]} {word.removesuffix('s')}" in PAIRS:
-            known = word.removesuffix("s")
+        if self._pair(i, self.things) or self._pair(i + 1, self.things):
+            return None
+        known = self._pair(i, self.persons_known).rpartition("_")[2] or known
         thing = HOMOGRAPHS.get(known or "")
         return None if thing and re.search(rf"\b(?:{thing})\b", self.whole) else known
 
     def thing(self, i: int) -> bool:
-        return self.words[i] not in FUNCTION and singular(self.words[i], self.things) is not None
+        return self.words[i] not in FUNCTION and (singular(self.words[i], self.things) is not None
+                                                  or self._pair(i, self.things) != "")
+
+    def _pair(self, i: int, known: frozenset[str]) -> str:
+        """A known pair of words that ends here, "rubber_band"; "" for none."""
+        both = "_".join(self.words[i - 1:i + 1]) if 0 < i < len(self.words) else ""
+        return next((one for one in (both, re.sub("e?s$", "", both), both.removesuffix("s")) if one in known), "")
 
     def ends(self, i: int) -> bool:
         """Does a noun phrase end before this word?"""
@@ -262,7 +217,7 @@ class _Clause:
 
     def _individual(self, i: int) -> int:
         """Words of an individual's name that begins here: 3 of "ludwig van beethoven"."""
-        return next((n for n in (3, 2) if " ".join(self.words[i:i + n]) in individuals()
+        return next((n for n in (3, 2, 1) if " ".join(self.words[i:i + n]) in individuals()
                      and len(self.words) >= i + n), 0)
 
     def _before_person(self, i: int) -> bool:
@@ -288,6 +243,7 @@ class _Clause:
                             or bool(found) and found[-1].at >= begins)
         all_of_it = after == len(self.words) and set(self.words[:first]) <= CONTAINED
         hidden = (self.nobody or not self._there(i, after) or self._unreal(first, i)
+                  or leading == "its" and word in RELATIVES
                   or {governs, leading} & REFUSALS or self._elsewhere(back, governs, before, another))
         return Person(word, begins, self.tokens[i].start(), self.tokens[after - 1].end(), not hidden,
                       named or self._named(i), self.number, same, first == 0 or all_of_it)
@@ -365,7 +321,8 @@ class _Clause:
     def _likeness(self) -> list[Person]:
         """"Selfie at the beach" shows somebody; so does "close-up of hands", and "portrait of a cat" does not."""
         for i, word in enumerate(self.words):
-            if i == 0 and word in ACTIONS and (word == "playing" or self.ends(1)) or self._alone(i):
+            done = i == 0 and word in ACTIONS and (word == "playing" or self.ends(1) or self.words[1] in DONE)
+            if done or self._alone(i):
                 at = self.tokens[i].start()
                 return [Person("person", at, at, self.tokens[i].end(), True, any(map(self._name, range(i))),
                                clause=self.number)]
@@ -373,6 +330,8 @@ class _Clause:
 
     def _alone(self, i: int) -> bool:
         word, follows = self.words[i], self.words[i + 1] if i + 1 < len(self.words) else ""
-        return (word in ALONE and not self.owned[i] and not (i > 1 and self.owned[i - 1])
+        holds = word == "hand" and follows.endswith("ing") and follows != "lettering"  # "a hand holding a phone"
+        return ((word in ALONE and not self.thing(i) or holds)
+                and not self.owned[i] and not (i > 1 and self.owned[i - 1])
                 and (word == "selfie" or not any(map(self.thing, range(i))))
                 and (follows != "of" or word == "hands") and not (follows and self.thing(i + 1)))

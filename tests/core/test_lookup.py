@@ -80,13 +80,13 @@ def test_any_prompt_gets_one_entry_and_the_same_one_again(words, others):
 @pytest.mark.parametrize("prompt", [
     "portrait of a doctor", "a photo of a doctor, masterpiece, 8k", "cinematic portrait of a (doctor:1.3), bokeh, 85mm",
     "(a photo of a doctor:1.2), masterpiece", "doctor", "the Doctor, oil painting",
-    "a tired doctor in a hospital at night"])
+    "a tired doctor in a hospital at night", "two physicians"])
 def test_a_prompt_with_the_subject_gets_the_entry_carried_over_and_says_so(prompt):
     entry, known = entry_for(DOCTOR, prompt)
     assert not known and entry.steerings == (SENT,)
     assert entry.behind() == "doctor" and DOCTOR.entries[0].behind() == entry.behind(0.5) == ""
     said, = entry.warnings
-    assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' is in this prompt"
+    assert said == "carried over from 'a photo of a doctor', whose subject 'doctor' this prompt shows"
 
 
 @pytest.mark.parametrize("prompt", ["two nurses", "a photo of a nurse", "a nurse beside the doctor's car"])
@@ -215,8 +215,14 @@ def test_words_before_a_subject_of_the_profile_name_its_tone(prompt, tone):
         "Harry Potter flying over a castle", "sherlock holmes in the rain", "an owl professor with glasses",
         "close-up of the long white beard of a wizard", "the moustache of a chef, macro photo")),
     ("a guy, line art", "age", True), ("camper tightening the guy lines of a tent", "gender", True),
-    ("an old film director", "age", False), ("bartender stirring an old fashioned", "age", True)])
+    ("an old film director", "age", False), ("bartender stirring an old fashioned", "age", True),
+    *((prompt, "age", False) for prompt in (
+        "a 70-year-old farmer", "20yo dancer", "aged 60, a carpenter", "a nurse in her late thirties", "two tweens")),
+    *((prompt, "gender", False) for prompt in ("a milkman", "an heiress", "a rubber band", "rihanna as a judge")),
+    *((prompt, "gender", True) for prompt in ("a freshman", "a human", "a window washer", "singing karaoke")),
+    ("a Congolese teacher", "skin_tone", False), ("a french horn player", "skin_tone", True)])
 def test_names_animals_idioms_and_what_belongs_to_whom(prompt, name, steered):
-    """Trades in capitals were taken for names, and words anywhere in a prompt for idioms."""
+    """Trades in capitals were taken for names, and words anywhere in a prompt for idioms; a 70-year-old was given
+    another age, and a milkman another gender."""
     entry, _ = entry_for(balanced(name), prompt)
     assert bool(entry.steerings[0].probabilities) == steered
