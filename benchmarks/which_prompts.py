@@ -53,9 +53,8 @@ def main() -> None:
         at_first = "the rules were made on it" if name == OWN else (
             f"{missed} ({100 * missed / len(own):.1f} %; {100 * low:.1f} to {100 * high:.1f} %)")
         lines.append(f"| {name} | {len(own)} | {at_first} | {sum(row in wrong for row in own)} |")
-    count = Counter(row["kind"] for row in kept)
-    missed = Counter(row["kind"] for row in kept if "missed" in row)
-    kinds = [f"| {kind} | {count[kind]} | {missed[kind]} |" for kind in count]
+    count, missed = Counter(row["kind"] for row in kept), Counter(row["kind"] for row in kept if "missed" in row)
+    worst = max(count, key=lambda kind: missed[kind] / count[kind])
     (HERE.parent / "docs" / "which_prompts.md").write_text(f"""# Which prompts are steered
 
 {harness.answer("which_prompts")}
@@ -68,11 +67,7 @@ the third column (95 % intervals) says what to expect of your prompts.
 |---|---|---|---|
 {chr(10).join(lines)}
 
-| kind of prompt | all | wrong at first use |
-|---|---|---|
-{chr(10).join(kinds)}
-
-The rules are for English (core/prompts/people.py); in other languages, gender's words alone are known. The words for
+Of all kinds of prompts, "{worst}" errs most: {missed[worst]} of {count[worst]} at first use. The rules are for English (core/prompts/people.py); in other languages, gender's words alone are known. The words for
 persons and things come from WordNet 3.1 (benchmarks/lexicon.py).
 """, "utf-8")
     for row in wrong:
