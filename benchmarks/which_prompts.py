@@ -54,7 +54,7 @@ def main() -> None:
             f"{missed} ({100 * missed / len(own):.1f} %; {100 * low:.1f} to {100 * high:.1f} %)")
         lines.append(f"| {name} | {len(own)} | {at_first} | {sum(row in wrong for row in own)} |")
     count, missed = Counter(row["kind"] for row in kept), Counter(row["kind"] for row in kept if "missed" in row)
-    worst = max(count, key=lambda kind: missed[kind] / count[kind])
+    worst = max((kind for kind in count if count[kind] >= 100), key=lambda kind: missed[kind] / count[kind])
     (HERE.parent / "docs" / "which_prompts.md").write_text(f"""# Which prompts are steered
 
 {harness.answer("which_prompts")}
@@ -67,8 +67,9 @@ the third column (95 % intervals) says what to expect of your prompts.
 |---|---|---|---|
 {chr(10).join(lines)}
 
-Of all kinds of prompts, "{worst}" errs most: {missed[worst]} of {count[worst]} at first use. The rules are for English (core/prompts/people.py); in other languages, gender's words alone are known. The words for
-persons and things come from WordNet 3.1 (benchmarks/lexicon.py).
+Of all kinds of prompts, "{worst}" errs most: {missed[worst]} of {count[worst]} at first use. The rules
+are for English (core/prompts/people.py); in other languages, gender's words alone are known. The words for persons and
+things come from WordNet 3.1 (benchmarks/lexicon.py).
 """, "utf-8")
     for row in wrong:
         print(f"{row['prompt']!r} ({row['attribute']}): expected to {row['expected']}")
