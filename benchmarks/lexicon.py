@@ -60,7 +60,8 @@ MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista bike
     body_piercer bone_setter brick_layer bungee_jumper burger_flipper cattle_herder chimney_sweep cigar_roller
     cliff_jumper competitive_eater diamond_cutter event_planner field_hand film_extra film_star fire_breather fire_eater fire_spinner
     first_mate flight_controller football_star gem_cutter glass_blower goat_herder gold_panner grape_harvester
-    ground_controller hair_braider hammer_thrower high_jumper hired_gun hospital_staff house_sitter ice_cutter kelp_harvester key_grip
+    ground_controller hair_braider hammer_thrower high_jumper hired_gun hooded_figure cloaked_figure robed_figure lone_figure shadowy_figure
+    mysterious_figure masked_figure solitary_figure distant_figure caped_figure veiled_figure human_figure hospital_staff house_sitter ice_cutter kelp_harvester key_grip
     kitchen_staff kite_flyer knife_grinder log_roller long_jumper mission_controller movie_extra movie_star navy_seal
     net_mender nursing_staff office_staff olive_harvester opera_star organ_grinder oyster_shucker party_planner
     pea_picker pet_sitter piano_tuner placard_holder plate_spinner poi_spinner pop_star private_eye psychic_medium
@@ -90,7 +91,7 @@ NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde bos
     swinger tart terror tough trial venus vision waste wonder wreck yard freeman batman superman zero bright lucky tall long short cold
     mere mediterranean cosmopolitan prodigy-logo stand-in substitute minimalist impressionist expressionist cubist
     surrealist futurist realist romantic modernist symbolist pointillist fauvist naturalist
-    manic melancholic cyberpunk steampunk mute amazon rover"""
+    manic melancholic viewer cyberpunk steampunk mute amazon rover"""
 OBJECTS = """hanger accumulator adapter
     adder amphisbaena applier backscratcher backstop balancer basilisk baster batter battle-axe beater bellwether
     blocker booby booster bore breaker bunny butterball calculator carrier caster chachka chameleon changer
@@ -116,7 +117,7 @@ MORE_THINGS = """costume costumes logo logos badge badges emblem sticker icon ic
     soundtrack trailer wallpaper figurine figurines statue doll toy mannequin size style office offices shirt
     suit helmet laboratory playground keycap plushie plush funko lego skyline chess bust busts
     armour armor robe robes outfit outfits gear
-    longship carrot cereal syrup app sequoia squid clinic whistle pancake waffle burrito taco sushi ramen cookie cupcake
+    longship minifigure pumpkin carrot cereal syrup app sequoia squid clinic whistle pancake waffle burrito taco sushi ramen cookie cupcake
     muffin brownie donut doughnut croissant bagel pretzel burger lasagna popcorn lollipop sundae milkshake smoothie
     endoskeleton skull skeleton bone dummy hallmark mascot-suit paperweight snowglobe keyring magnet bookend
     action_man air_cleaner alto_sax angel_wing attic_fan australian_shepherd baby_blue-eyes baby_tooth band_aid band_saw
@@ -130,7 +131,7 @@ MORE_THINGS = """costume costumes logo logos badge badges emblem sticker icon ic
     king_protea lady_beetle lady_bug lady_crab lady_finger lady_liberty lady_palm lady_slipper leaf_miner lightning_conductor
     maiden_flight maiden_pink maiden_voyage male_orchis man_cave marine_animal marine_life mason_wasp
     master_cylinder matchstick_man merchant_marine mini_cooper model_t mother_board mother_hubbard mother_ship
-    mother_tongue naked_lady natural_history oyster_catcher pack_rat painted_lady passenger_van person_icon
+    mother_tongue naked_lady natural_history old_master oyster_catcher pack_rat painted_lady passenger_van person_icon
     pile_driver pilot_bit pink_lady pioneer_plaque pipe_cleaner plain_wanderer police_blotter
     police_van potter_wasp prince_albert princess_cut purple_emperor queen_anne race_runner record_player red_admiral
     red_dwarf red_giant rigger_brush rubber_band sailor_knot saint_bernard scarlet_runner sea_anchor sea_fan sea_squirt sea_urchin
@@ -155,7 +156,7 @@ def senses(folder: Path, part: str) -> dict[str, tuple[list[str], int]]:
     return found
 
 
-MORE_NAMES = """abraham lincoln, ada wong, adam driver, adam sandler, aerith gainsborough, agatha christie, ahsoka tano, al
+MORE_NAMES = """medusa, cthulhu, krampus, abraham lincoln, ada wong, adam driver, adam sandler, aerith gainsborough, agatha christie, ahsoka tano, al
     pacino, albert einstein, albus dumbledore, alexander the great, alexandria ocasio-cortez, amy adams, amy
     winehouse, ana de armas, anakin skywalker, andy warhol, angela merkel, angelina jolie, anne hathaway, anthony
     hopkins, anya forger, anya taylor-joy, aquaman, aragorn, aretha franklin, ariana grande, arnold schwarzenegger,

@@ -4,52 +4,67 @@ from __future__ import annotations
 from .syntax import MEDIUM
 
 ENDS = set(",;|.:!?\"")
-FUNCTION = set("""a an the this that these those some any each every no of in on at with without and or to from by for
-    near next beside behind under over above into onto through as like is are was were be has have who whom whose
-    which while where when his her their its my your our he she they it him them me i you but not than across along
-    around inside outside between during after before against up down out off toward towards alone just also very
-    dressed wearing holding""".split())
+FUNCTION = set("""a an the this that these those some any each every no of in on at with without and or
+    to from by for near next beside behind under over above into onto through as like is are was were be
+    has have who whom whose which while where when his her their its my your our he she they it him them
+    me i you but not than across along around inside outside between during after before against up down
+    out off toward towards alone just also very dressed wearing holding""".split())
 CONTAINED = set("a an the his her their its my your our this that these those".split())
 IN_NAMES = set("of the and who to".split())
 REFUSALS = set("no without zero lacking minus".split())
 IN_THEIR_PLACE = set("as like".split())
-TRADES = tuple("""surfer boarder player maker driver worker fighter rider keeper runner dancer writer painter hunter
-    walker climber swimmer singer teacher tender woman smith watcher spotter chaser goer breeder carver builder diver
-    lifter skater skier maiden person ologist""".split())
+TRADES = tuple("""surfer boarder player maker driver worker fighter rider keeper runner dancer writer
+    painter hunter walker climber swimmer singer teacher tender woman smith watcher spotter chaser goer
+    breeder carver builder diver lifter skater skier maiden person ologist""".split())
 DEEDS = set("feeding making reading eating drinking climbing tasting grooming".split())  # of persons, not things
-ACTIONS = set("""playing jogging running walking dancing reading cooking sitting standing riding swimming surfing skiing
-    climbing hiking praying laughing crying kissing hugging drinking eating working writing singing fishing cycling
-    knitting shopping meditating cheering skateboarding gardening talking posing smiling studying sleeping skating
-    rowing kayaking camping sewing baking juggling snowboarding sunbathing stargazing busking kneeling
-    waiting""".split())
+ACTIONS = set("""playing jogging running walking dancing reading cooking sitting standing riding swimming
+    surfing skiing climbing hiking praying laughing crying kissing hugging drinking eating working
+    writing singing fishing cycling knitting shopping meditating cheering skateboarding gardening talking
+    posing smiling sleeping skating rowing kayaking camping sewing baking juggling snowboarding
+    sunbathing stargazing busking kneeling waiting queueing queuing paragliding skydiving snorkeling
+    bouldering roller-skating ice-skating hitchhiking commuting protesting celebrating picnicking napping
+    jumping rehearsing bowling graduating studying arguing whispering typing texting leaning crouching
+    squatting stretching sprinting sneezing yawning waving clapping whistling hammering welding sweeping
+    mopping ironing packing paying browsing driving wrestling golfing diving paddling rafting parachuting
+    backpacking trekking wandering strolling proposing flirting mourning voting marching bathing
+    showering shaving""".split())
 # "Singing karaoke", not "singing bowl"
-DONE = set("""karaoke laps songs carols coffee tea beer wine dinner breakfast lunch supper pasta pizza noodles ramen
-    sushi books newspapers letters tarot horses bikes bicycles motorcycles waves homework yoga tango salsa ballet
-    groceries gifts mountains trees stairs poems poetry""".split())
+DONE = set("""karaoke laps songs carols coffee tea beer wine dinner breakfast lunch supper pasta pizza
+    noodles ramen sushi books newspapers letters tarot horses bikes bicycles motorcycles waves homework
+    yoga tango salsa ballet groceries gifts mountains trees stairs poems poetry""".split())
 RELATIVES = set("mother father parent baby child sibling mate".split())  # an animal's: "a calf and its mother"
 SAME = {"as", "is", "not", "no"}  # "a man who is a doctor", "a doctor, not a man"
 AGENTS = set("inspired owned made built written used worn designed signed belonging dedicated".split())
-UNREAL = set("""empty abandoned vacant deserted unoccupied absent toy lego plastic tin cardboard clay plush stuffed
-    gingerbread wax origami bobblehead""".split())
-MAKERS = set("""artist maker builder designer sculptor surgeon collector folder restorer seller vendor engineer
-    instructor master""".split())  # what they work with is real: "an origami artist"
+UNREAL = set("""empty abandoned vacant deserted unoccupied absent toy lego plastic tin cardboard clay
+    plush stuffed gingerbread wax origami bobblehead""".split())
+MAKERS = set("""artist maker builder designer sculptor surgeon collector folder restorer seller vendor
+    engineer instructor master""".split())  # what they work with is real: "an origami artist"
 ANYBODY = set("man woman girl boy person child lady guy".split())  # words that seldom go before a thing's name
-ADJECTIVES = set("""red blue green yellow black white golden silver pink purple brown grey gray dark bright
-    big small tall long short beautiful handsome pretty old new young soft sharp detailed realistic cinematic happy
-    sad alone mid-air backstage onstage midair outdoors indoors full close wide""".split())
-TITLES = set("""poster posters logo logos movie film films series show sitcom album novel paperback hardcover book vhs
-    dvd blu-ray cassette cover comic comics manga game videogame title musical playbill soundtrack emblem sticker
-    franchise trailer magazine brand ad advert advertisement merch""".split())
-GROUPS = set("""group groups team crowd pair couple line row band class crew family gang squad trio duo bunch
-    audience army choir troupe queue circle gathering""".split())
-BODY = set("""hand hands face faces head eye eyes arm arms finger fingers hair smile body back leg legs foot feet
-    shoulder shoulders silhouette profile portrait figure expression skin mouth lips palm palms fist chest""".split())
+ADJECTIVES = set("""red blue green yellow black white golden silver pink purple brown grey gray dark
+    bright big small tall long short beautiful handsome pretty old new young soft sharp detailed
+    realistic cinematic happy sad alone mid-air backstage onstage midair outdoors indoors full close wide""".split())
+TITLES = set("""poster posters logo logos movie film films series show sitcom album novel paperback
+    hardcover book vhs dvd blu-ray cassette cover comic comics manga game videogame title musical
+    playbill soundtrack emblem sticker franchise trailer magazine brand ad advert advertisement merch""".split())
+GROUPS = set("""group groups team crowd pair couple line row band class crew family gang squad trio duo
+    bunch audience army choir troupe queue circle gathering""".split())
+BODY = set("""hand hands face faces head eye eyes arm arms finger fingers hair smile body back leg legs
+    foot feet shoulder shoulders silhouette profile portrait figure expression skin mouth lips palm palms
+    fist chest""".split())
 # "Watercolor of a doctor" shows one.
-LIKENESSES = {*MEDIUM, *(f"{word}s" for word in MEDIUM), "view", "emoji", "art", "cartoon", "anime", "caricature",
-              "watercolor", "watercolour", "stencil", "graffiti", "mural", "engraving", "etching", "woodcut", "fresco",
-              "mosaic", "collage", "huddle", "lineup", "reunion"}
-ALONE = set("portrait self-portrait selfie headshot mugshot hands face person people someone somebody".split())
+LIKENESSES = {*MEDIUM, *(f"{word}s" for word in MEDIUM), *"""view emoji art cartoon anime caricature watercolor
+    watercolour mural graffiti stencil mosaic fresco engraving screenshot huddle lineup reunion""".split()}
+# And so do these: "poster of a doctor"; but a "doctor poster" does not.
+DEPICTIONS = LIKENESSES | set("""etching woodcut collage poster
+    sticker sheet print still screenshot polaroid tintype daguerreotype lithograph linocut woodblock pastel
+    gouache charcoal doodle scene footage frame clip thumbnail avatar depiction rendition version study scan
+    crop storyboard tapestry reflection glimpse""".split())
+LIMBS = set("hand foot arm arms legs".split())  # "a hand holding a phone"
+ALONE = set("""portrait self-portrait selfie headshot mugshot hands feet fingers face person people
+    someone somebody""".split())
 BEFORE_THING = set("waiting dressing changing operating dining living parking meeting boxing swimming sewing".split())
+ROOMS = set("""room rooms table tables hall area lot lots space spaces gown theatre theater ring gloves
+    pool pools machine machines sign meter garage""".split())  # "a waiting room", but "a crew changing tires"
 # Words that are persons elsewhere, and beside these are none.
 HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "mother": r"mother.of.pearl|motherboard",
               "collector": "solar|dust", "pedestrian": "crossing", "cobbler": "peach|apple|cherry|berry|dessert",
@@ -60,18 +75,33 @@ HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "mother": r"moth
               "guy": "guy (?:lines?|ropes?|wires?)",
               "worker": "worker (?:bees?|ants?)|(?:queen|honey) ?bees?|beehive|honeycomb",
               "coach": "bus|train|carriage|horses", "monitor": "computer|screen"}
-# "Owl professor" is an owl; a "dog walker" and a "dog photographer" are persons.
-ANIMALS = set("""owl cat kitten dog puppy fox wolf bear panda koala raccoon badger otter beaver hedgehog rabbit bunny
-    hare mouse rat hamster squirrel frog toad turtle tortoise lizard crocodile alligator penguin duck goose chicken
-    rooster
-    raven crow parrot pig goat sheep llama alpaca sloth monkey gorilla ape capybara robot corgi ferret skunk
-    mole""".split())
-PLAYED = set("""professor wizard knight detective chef astronaut king queen prince princess doctor pirate scientist
-    ninja samurai musician librarian teacher pilot barista baker judge lawyer soldier viking witch warrior explorer monk
-    butler waiter""".split())
-SURNAMES = set("""potter granger smith baker cook taylor mason carter cooper fisher hunter miller parker turner walker
-    weaver wright porter butler archer shepherd page bishop king knight prince pope marshall ranger judge gardener
-    tyler fuller sawyer""".split())
+# "Owl professor" is an owl, and "a cat, sleeping on a sofa" no person; a "dog walker" and a "dog photographer" are.
+ANIMALS = frozenset("""aardvark albatross alligator alpaca anaconda ant anteater antelope ape armadillo
+    axolotl baboon badger barracuda bat bear beaver bee beetle bird bison boar bobcat buffalo bull
+    bulldog bumblebee bunny butterfly buzzard camel canary capybara cardinal caribou cat caterpillar
+    catfish centipede chameleon cheetah chick chicken chimpanzee chinchilla chipmunk cobra cockatoo
+    collie coral corgi cougar cow coyote crab crane creature cricket crocodile crow cub dachshund
+    dalmatian deer dingo dinosaur dog dolphin donkey dove dragon dragonfly duck duckling eagle eel egret
+    elephant elk emu falcon fawn ferret finch fish flamingo foal fox frog gazelle gecko gerbil gibbon
+    giraffe goat goldfish goose gorilla grasshopper grizzly hamster hare hawk hedgehog heron hippo
+    hippopotamus hornet horse hound hummingbird husky hyena ibex iguana insect jackal jaguar jay
+    jellyfish kangaroo kestrel kingfisher kitten kitty koala labrador ladybug lamb lemur leopard lion
+    lioness lizard llama lobster lynx macaw magpie mammoth manatee mantis marmot mecha meerkat mole
+    mongoose monkey monster moose mosquito moth mouse mule narwhal newt octopus okapi orangutan orca
+    ostrich otter owl ox panda pangolin panther parrot peacock pelican penguin phoenix pig pigeon piglet
+    platypus pony poodle porcupine possum pterodactyl puffin pug puma pup puppy python quokka rabbit
+    raccoon ram rat raven reindeer retriever rhino rhinoceros robin robot rooster salamander salmon
+    scorpion seagull seahorse seal shark sheep sheepdog shrimp skunk sloth slug snail snake sparrow
+    spider squid squirrel stag stallion starfish stork swan tadpole tapir tarantula terrier tiger toad
+    tortoise toucan triceratops trout turkey turtle tyrannosaurus unicorn viper vulture wallaby walrus
+    warthog wasp weasel whale wildebeest wolf wolverine wombat woodpecker yak zebra""".split())
+PLAYED = set("""professor wizard knight detective chef astronaut king queen prince princess doctor pirate
+    scientist ninja samurai musician librarian teacher pilot barista baker judge lawyer soldier viking
+    witch warrior explorer monk butler waiter family families couple parents mother father mom dad duo
+    trio band crew""".split())
+SURNAMES = set("""potter granger smith baker cook taylor mason carter cooper fisher hunter miller parker
+    turner walker weaver wright porter butler archer shepherd page bishop king knight prince pope
+    marshall ranger judge gardener tyler fuller sawyer""".split())
 NO_ACTION = set("building clothing painting drawing ring wing ceiling wedding string spring thing king".split())
 IRREGULAR = {"men": "man", "women": "woman", "children": "child", "people": "person", "wives": "wife",
              "thieves": "thief", "elves": "elf", "dwarves": "dwarf", "folks": "person", "midwives": "midwife",

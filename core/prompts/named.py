@@ -20,8 +20,9 @@ NO_MEN = r"""\w*wo hu ger ro otto sha talis cai cay nor do ye o ra speci sta reg
     snow walk pac super bat spider turk""".split()
 MAN = rf"""(?!(?:{'|'.join(NO_MEN)})m[ae]n\b)\w*m[ae]n (?!tom|game|cow)\w*boys? cowboys?(?!.(?:hat|boot))
     guys? gentleman gents? he his him himself lads? laddies? chaps? fellas? dudes? blokes? dads? daddy daddies papas?
-    hubby (?:grand|god|step)?fathers? gran(?:d)?dads? grandpas? gramps geezers? husbands? bachelors? beau fianc[eé]
-    grooms? bridegroom (?:grand|god|step)?sons? brothers? uncles? nephews? (?:father|brother|son)s?-in-law
+    (?:grand|god|step)?fathers? gran(?:d)?dads? grandpas? gramps geezers? husbands? boyfriends? bachelors? beau
+    hubby fianc[eé] grooms? bridegroom (?:grand|god|step)?sons? brothers? uncles? nephews?
+    (?:father|brother|son)s?-in-law
     kings?(?!.size) princes? dukes? earls? viscounts? barons? lords? sires? monks? popes? friars? abbots?
     emperors? sultans? (?:ts|tz|cz)ars? emirs? sheikhs? maharajas? patriarchs? mr sir sirs
     bearded moustached mustached mustachioed beards? moustache mustache goatee
@@ -77,9 +78,9 @@ WORDS = {
     "woman": [rf"\d*(?:{'|'.join(WOMAN.split())})", rf"(?:{'|'.join(FEMALE.split())})s?(?:-\w+)?"],
     "young": [*NUMBERED, SCHOOL, "young", "younger", "youthful", "teenage", "(?:pre-?)?teens?", "teenagers?", "tweens?",
               "child", "children", "kids?", "bab(?:y|ies)(?!.(?:blue|pink|yellow|grand))", "infants?", "newborns?",
-              "toddlers?", "youngsters?", "adolescents?", "juveniles?", "youths?", "preschoolers?", "kindergarte?ners?",
-              r"\w+-graders?", "(?:cub|girl|boy)[ -]scouts?", r"school(?:boys?|girls?|kids?|child|children)", "boys?",
-              "girls?"],
+              "toddlers?", "youngsters?", "adolescents?", "juveniles?", "youths?", "freshm[ae]n", "preschoolers?",
+              "kindergarte?ners?", r"\w+-graders?", "(?:cub|girl|boy)[ -]scouts?",
+              "school(?:boys?|girls?|kids?|child|children)", "boys?", "girls?"],
     "middle aged": [*NUMBERED, "middle-aged", "middle aged", "midlife"],
     "old": [*NUMBERED, OLD, "aged", "ageing", "aging", f"senior (?:citizens?|{SENIOR})", "seniors",
             "elders?(?!.scrolls)", "(?:great-)?grand(?:mother|father|parent|dad|ma|pa)s?", "grann(?:y|ies)", "crones?",
@@ -150,7 +151,7 @@ def _patterns(attribute: Attribute) -> Iterator[tuple[str, bool]]:
         if words:
             yield whole("|".join(words)), False
     if _of_skin(attribute) and all(group.words is None for group in attribute.groups):
-        yield whole(f"(?:very )?(?:{'|'.join(TONES.split())})(?: |-)(?:skin|skinned|complexion|complexioned)(?: tone)?"
+        yield whole(rf"(?:very |\w+-)?(?:{'|'.join(TONES.split())})[ -](?:skin(?:ned)?|complexion(?:ed)?)(?: tone)?"
                     "|(?:people|persons?|wom[ae]n|m[ae]n) of colou?r|melanin(?:-rich)?"
                     ), False
         yield whole(f"(?<!black and )(?:{'|'.join(BEFORE_PERSON.split())})"), True

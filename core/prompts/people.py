@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from .english import (
-    ACTIONS, ADJECTIVES, AGENTS, ALIKE, ALONE, ANIMALS, ANYBODY, BEFORE_THING, BODY, CONTAINED, DEEDS, DONE, ENDS,
-    FUNCTION, GROUPS, HOMOGRAPHS, IN_NAMES, IN_THEIR_PLACE, IRREGULAR, LIKENESSES, MAKERS, NO_ACTION, PLAYED,
-    REFUSALS, RELATIVES, SAME, SURNAMES, TITLES, TRADES, UNREAL)
+    ACTIONS, ADJECTIVES, AGENTS, ALIKE, ALONE, ANIMALS, ANYBODY, BEFORE_THING, BODY, CONTAINED, DEEDS, DEPICTIONS,
+    DONE, ENDS, FUNCTION, GROUPS, HOMOGRAPHS, IN_NAMES, IN_THEIR_PLACE, IRREGULAR, LIKENESSES, LIMBS, MAKERS,
+    NO_ACTION, PLAYED, REFUSALS, RELATIVES, ROOMS, SAME, SURNAMES, TITLES, TRADES, UNREAL)
 from .syntax import MEDIUM, bare, place, spoken, whole
 
 TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*(?:['’][sS]?(?![^\W_]))?|[,;|.:!?\"]")
@@ -24,7 +24,7 @@ READS = re.compile(r"\b(?:sign|marquee|banner|text|letters|lettering|neon|shirt|
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»")
 NOBODY = re.compile(r"\b(?:no|zero|without|free of) (?:\w+ )?(?:people|humans?|persons?|one|characters?|men|women)\b"
                     r"|\bnobody\b|\bunoccupied\b|\bafter (?:closing|hours)\b|\b(?:has|have) (?:gone|left)\b"
-                    r"|\bbefore [\w ]+ arrives?\b")
+                    r"|\bpeople: none\b|\bbefore [\w ]+ arrives?\b")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def lexicon() -> tuple[frozenset[str], frozenset[str]]:
     folder = Path(__file__).parent
     persons, things = (frozenset((folder / f"{name}.txt").read_text("utf-8").split())
                        for name in ("persons", "things"))
-    return persons, things - set(MEDIUM) - BODY
+    return persons, (things | ANIMALS) - set(MEDIUM) - BODY
 
 
 @lru_cache(maxsize=1)
@@ -102,8 +102,11 @@ def people(prompt: str) -> tuple[Person, ...]:
         else:
             clauses[-1].append(token)
     lower = sum(token[0][0].islower() and token[0] not in FUNCTION for clause in clauses for token in clause)
+    animals = False
     for number, clause in enumerate(clauses):
-        found += _Clause(clause, text, number, nobody, capitals=lower > 0, before=bool(found)).persons()
+        read = _Clause(clause, text, number, nobody, capitals=lower > 0, before=bool(found), animals=animals)
+        found += read.persons()
+        animals = animals or any(singular(word, ANIMALS) for word in read.words)
     return tuple(found)
 
 
@@ -157,9 +160,9 @@ class _Clause:
     """The words between two commas."""
 
     def __init__(self, tokens: list[re.Match], whole: str = "", number: int = 0, nobody: bool = False,
-                 capitals: bool = False, before: bool = False):
+                 capitals: bool = False, before: bool = False, animals: bool = False):
         self.tokens, self.whole, self.number, self.nobody = tokens, whole.casefold(), number, nobody
-        self.capitals, self.before = capitals, before
+        self.capitals, self.before, self.animals = capitals, before, animals
         self.words = [re.sub("['’]s?$", "", token[0].lower()) for token in tokens]
         self.owned = [bool(re.search("['’]s?$", token[0].lower())) for token in tokens]
         self.persons_known, self.things = lexicon()
@@ -191,7 +194,7 @@ class _Clause:
         if not 0 <= i < len(self.words) or self.words[i] in FUNCTION:
             return True
         word = self.words[i]
-        if word in BEFORE_THING and i + 1 < len(self.words) and self.thing(i + 1):
+        if word in BEFORE_THING and self.words[i + 1:i + 2] and self.words[i + 1] in ROOMS:
             return False
         return word.endswith("ing") and word not in NO_ACTION or self.verb(i)
 
@@ -265,8 +268,10 @@ class _Clause:
         if back < 0:
             return False
         thing = back > 0 and self.thing(back - 1)
-        likeness = bool(before) and (before in LIKENESSES or before in GROUPS or before in BODY
+        likeness = bool(before) and (before in DEPICTIONS or before in GROUPS or before in BODY
                                      or self.person(back - 1) is not None)
+        if governs == "of" and before in TITLES and self.capitals and self.tokens[back + 1][0] == "The":
+            return True  # "poster of The Phantom"
         if governs == "of" and not likeness and (thing or set(self.words[:back]) & TITLES):
             return True
         if another or governs == "for" and before in ("except", "but"):  # "empty but for a jogger"
@@ -292,7 +297,7 @@ class _Clause:
             if self.words[k] in TITLES:
                 return True
             named = self.words[k] in IN_NAMES or self.words[k] == "in" and any(
-                token[0][0].isupper() for token in self.tokens[k + 1:k + 2])  # "Men in Black"
+                token[0][0].isupper() for token in self.tokens[k + 1:k + 3])  # "Men in Black"
             if not named and self.ends(k):
                 return False
         return False
@@ -306,8 +311,9 @@ class _Clause:
             return True
         if i + 1 >= len(self.tokens) or not self.capitals:
             return False
-        if self.words[i + 1] == "by" and i == 1 and self.tokens[0][0] == "The" and self.tokens[i][0].istitle():
-            return True  # "The Alchemist by ..."
+        of = self.words[i + 1] == "of" and any(token[0][0].isupper() for token in self.tokens[i + 2:i + 3])
+        if (self.words[i + 1] == "by" or of) and i == 1 and self.tokens[0][0] == "The" and self.tokens[i][0].istitle():
+            return True  # "The Alchemist by ...", "The Watchmaker of Prague"
         one, two = self.tokens[i][0], self.tokens[i + 1][0]
         return (two[0].isupper() and not two.isupper() and self.person(i + 1) is None
                 and (one[0].isupper() and not one.isupper() or not self.thing(i + 1)))
@@ -321,7 +327,9 @@ class _Clause:
     def _likeness(self) -> list[Person]:
         """"Selfie at the beach" shows somebody; so does "close-up of hands", and "portrait of a cat" does not."""
         for i, word in enumerate(self.words):
-            done = i == 0 and word in ACTIONS and (word == "playing" or self.ends(1) or self.words[1] in DONE)
+            acts = i == 0 and word in ACTIONS and not self.animals
+            plays = word == "playing" and "card" not in self.words[1:2]
+            done = acts and (plays or self.ends(1) or self.words[1] in DONE)
             if done or self._alone(i):
                 at = self.tokens[i].start()
                 return [Person("person", at, at, self.tokens[i].end(), True, any(map(self._name, range(i))),
@@ -330,7 +338,7 @@ class _Clause:
 
     def _alone(self, i: int) -> bool:
         word, follows = self.words[i], self.words[i + 1] if i + 1 < len(self.words) else ""
-        holds = word == "hand" and follows.endswith("ing") and follows != "lettering"  # "a hand holding a phone"
+        holds = word in LIMBS and follows.endswith("ing") and follows != "lettering"
         return ((word in ALONE and not self.thing(i) or holds)
                 and not self.owned[i] and not (i > 1 and self.owned[i - 1])
                 and (word == "selfie" or not any(map(self.thing, range(i))))

@@ -218,8 +218,11 @@ def test_words_before_a_subject_of_the_profile_name_its_tone(prompt, tone):
     ("an old film director", "age", False), ("bartender stirring an old fashioned", "age", True),
     *((prompt, "age", False) for prompt in (
         "a 70-year-old farmer", "20yo dancer", "aged 60, a carpenter", "a nurse in her late thirties", "two tweens")),
-    *((prompt, "gender", False) for prompt in ("a milkman", "an heiress", "a rubber band", "rihanna as a judge")),
-    *((prompt, "gender", True) for prompt in ("a freshman", "a human", "a window washer", "singing karaoke")),
+    *((prompt, "gender", False) for prompt in ("a milkman", "an heiress", "a rubber band", "rihanna as a judge",
+                                                   "a cat, sleeping on a sofa", "a fox looking at viewer",
+                                                   "doctor poster", "a giant octopus")),
+    *((prompt, "gender", True) for prompt in ("a freshman", "a human", "a window washer", "singing karaoke",
+                                                  "poster of a doctor", "a hand holding a phone")),
     ("a Congolese teacher", "skin_tone", False), ("a french horn player", "skin_tone", True)])
 def test_names_animals_idioms_and_what_belongs_to_whom(prompt, name, steered):
     """Trades in capitals were taken for names, and words anywhere in a prompt for idioms; a 70-year-old was given
