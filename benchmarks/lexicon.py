@@ -92,7 +92,7 @@ NO_PERSONS = """ace alternate antique ancient base beauty being blond blonde bos
     mere mediterranean cosmopolitan prodigy-logo stand-in substitute minimalist impressionist expressionist cubist
     surrealist futurist realist romantic modernist symbolist pointillist fauvist naturalist
     manic melancholic viewer cyberpunk steampunk mute amazon rover"""
-OBJECTS = """hanger accumulator adapter
+OBJECTS = """hanger sneaker lander accumulator adapter
     adder amphisbaena applier backscratcher backstop balancer basilisk baster batter battle-axe beater bellwether
     blocker booby booster bore breaker bunny butterball calculator carrier caster chachka chameleon changer
     choker chum clone coaster cog comforter controller conveyer conveyor cooky coon crawler creep crimper
@@ -117,17 +117,17 @@ MORE_THINGS = """costume costumes logo logos badge badges emblem sticker icon ic
     soundtrack trailer wallpaper figurine figurines statue doll toy mannequin size style office offices shirt
     suit helmet laboratory playground keycap plushie plush funko lego skyline chess bust busts
     armour armor robe robes outfit outfits gear
-    longship minifigure pumpkin carrot cereal syrup app sequoia squid clinic whistle pancake waffle burrito taco sushi ramen cookie cupcake
+    longship minifigure bobblehead action_figure pumpkin carrot cereal syrup app sequoia squid clinic whistle pancake waffle burrito taco sushi ramen cookie cupcake
     muffin brownie donut doughnut croissant bagel pretzel burger lasagna popcorn lollipop sundae milkshake smoothie
     endoskeleton skull skeleton bone dummy hallmark mascot-suit paperweight snowglobe keyring magnet bookend
     action_man air_cleaner alto_sax angel_wing attic_fan australian_shepherd baby_blue-eyes baby_tooth band_aid band_saw
     belgian_shepherd black_widow bloody_mary box_elder brake_band burglar_alarm camp_robber captain_crunch carpet_sweeper
     cassette_player cattle_guard cd_player ceiling_fan chest_protector child_abuse coffee_maker common_elder
-    corporal_punishment crew_cut crew_neck cyborg_eye daddy_long daddy_longlegs demon_core destroyer_escort
+    corporal_punishment crew_cut crew_neck cyborg_eye daddy_long daddy_longlegs demon_core destroyer_escort dutch_master
     digger_wasp double_bass dream_catcher dry_cleaners duke_university earl_grey electric_fan elf_ear elf_shelf espresso_maker
-    exhaust_fan face_cream face_guard face_pack fairy_ring family_circle fan_palm file_server ford_explorer ford_ranger
+    exhaust_fan face_cream face_guard face_pack fairy_ring family_circle fan_art fan_fiction fan_made fan_palm file_server ford_explorer ford_ranger
     garden_gnome gas_giant german_shepherd giant_squid giant_sequoia giant_scallop gps_tracker granny_knot granny_smith
-    green_goddess guard_hair guy_cable hostess_cupcakes human_anatomy human_body human_brain human_head human_heart ice_maker iron_maiden king_mackerel
+    green_goddess guard_hair guy_cable hostess_cupcakes human_anatomy human_body human_brain human_head human_heart hero_image hero_shot hero_banner ice_maker iron_maiden king_mackerel
     king_protea lady_beetle lady_bug lady_crab lady_finger lady_liberty lady_palm lady_slipper leaf_miner lightning_conductor
     maiden_flight maiden_pink maiden_voyage male_orchis man_cave marine_animal marine_life mason_wasp
     master_cylinder matchstick_man merchant_marine mini_cooper model_t mother_board mother_hubbard mother_ship
@@ -156,76 +156,85 @@ def senses(folder: Path, part: str) -> dict[str, tuple[list[str], int]]:
     return found
 
 
-MORE_NAMES = """medusa, cthulhu, krampus, abraham lincoln, ada wong, adam driver, adam sandler, aerith gainsborough, agatha christie, ahsoka tano, al
-    pacino, albert einstein, albus dumbledore, alexander the great, alexandria ocasio-cortez, amy adams, amy
-    winehouse, ana de armas, anakin skywalker, andy warhol, angela merkel, angelina jolie, anne hathaway, anthony
-    hopkins, anya forger, anya taylor-joy, aquaman, aragorn, aretha franklin, ariana grande, arnold schwarzenegger,
-    arya stark, ashton kutcher, asuka langley, atticus finch, audrey hepburn, barack obama, bart simpson, batman,
-    beetlejuice, bella ramsey, ben affleck, ben stiller, benedict cumberbatch, bernie sanders, beyonce, beyonce
-    knowles, beyoncé, bilbo baggins, bill clinton, bill gates, bill murray, bill nye, billie eilish, billie holiday,
-    bob belcher, bob dylan, bob marley, bob ross, boba fett, boris johnson, brad pitt, britney spears, bruce banner,
-    bruce lee, bruce wayne, bruno mars, bugs bunny, captain america, captain hook, captain kirk, captain marvel, cardi
-    b, carl sagan, cate blanchett, catwoman, celine dion, cersei lannister, charles darwin, charles xavier, charlize
-    theron, chris evans, chris hemsworth, chris pratt, chris rock, christian bale, christina aguilera, chuck norris,
-    cillian murphy, cinderella, claire redfield, clark kent, claude monet, clint eastwood, cloud strife, conan
-    o'brien, conor mcgregor, count dracula, cristiano ronaldo, daenerys targaryen, daisy ridley, dalai lama, daniel
-    craig, daniel radcliffe, danny devito, darth maul, darth vader, dave chappelle, david attenborough, david beckham,
-    david bowie, david lynch, davy jones, deadpool, dean martin, deepika padukone, demi lovato, denzel washington,
-    diana prince, diego maradona, doctor strange, doja cat, dolly parton, donald duck, donald trump, donnie yen,
-    dorothy gale, draco malfoy, dua lipa, dumbledore, dwayne johnson, dwight schrute, easter bunny, ed sheeran, eddie
-    murphy, edgar allan poe, edward elric, edward scissorhands, elizabeth taylor, ella fitzgerald, ellen degeneres,
-    ellen ripley, ellie williams, elon musk, elvis presley, emilia clarke, eminem, emma stone, emma watson, emmanuel
-    macron, eren yeager, ernest hemingway, ethan hunt, ezio auditore, father christmas, faye valentine, florence pugh,
-    forrest gump, frank sinatra, freddie mercury, freddy krueger, frida kahlo, frodo baggins, gal gadot, galileo
-    galilei, gandalf, gandalf the grey, gary oldman, genghis khan, george clooney, george harrison, george orwell,
-    george w bush, george washington, geralt of rivia, gojo satoru, goku, gordon freeman, gordon ramsay, grace hopper,
-    grace kelly, greta thunberg, grim reaper, halle berry, han solo, hannibal lecter, harley quinn, harrison ford,
-    harry potter, harry styles, hatsune miku, hayao miyazaki, heath ledger, helen mirren, henry cavill, hercule
-    poirot, hermione granger, hillary clinton, homer simpson, hugh jackman, humphrey bogart, ian mckellen, idris elba,
-    indiana jones, iron man, isaac newton, jack nicholson, jack reacher, jack sparrow, jackie chan, james bond, james
-    dean, jamie oliver, jane austen, jane goodall, janis joplin, jason bourne, jason momoa, jason statham, jason
-    voorhees, jay-z, jean grey, jean-luc picard, jeff bezos, jenna ortega, jennifer aniston, jennifer lawrence,
-    jennifer lopez, jeremy renner, jerry seinfeld, jesse pinkman, jessica chastain, jet li, jill valentine, jim
-    carrey, jim morrison, jimi hendrix, jimmy fallon, joan of arc, joaquin phoenix, joe biden, johann sebastian bach,
-    john boyega, john coltrane, john connor, john f kennedy, john lennon, john mcclane, john rambo, john wick, johnny
-    cash, johnny depp, jon snow, judi dench, julia roberts, julius caesar, justin bieber, justin timberlake, justin
-    trudeau, kakashi hatake, kamala harris, kanye west, kate bush, kate middleton, kate moss, katniss everdeen, katy
-    perry, keanu reeves, keira knightley, keith richards, ken watanabe, kendrick lamar, kevin hart, kim jong un, kim
-    kardashian, king arthur, king charles, kobe bryant, kristen stewart, kurt cobain, kylian mbappe, kylo ren, lady
-    gaga, lana del rey, lara croft, larry david, lebron james, legolas, leon kennedy, leonardo da vinci, leonardo
-    dicaprio, levi ackerman, lewis hamilton, lex luthor, light yagami, lionel messi, lisa simpson, lois lane, lord
-    voldemort, louis armstrong, lucy liu, luke cage, luke skywalker, lupita nyong'o, mads mikkelsen, maggie smith,
-    mahatma gandhi, mai shiranui, malala yousafzai, malcolm x, margaret thatcher, marge simpson, margot robbie, mariah
-    carey, marie curie, marilyn manson, marilyn monroe, mark ruffalo, mark twain, mark zuckerberg, marlon brando,
-    martha stewart, martin luther king, mary poppins, master chief, matt damon, matthew mcconaughey, max verstappen,
-    megan fox, megan thee stallion, meghan markle, meryl streep, michael jackson, michael jordan, michael myers,
-    michael phelps, michael schumacher, michael scott, michelle obama, michelle yeoh, mick jagger, mickey mouse,
-    mikasa ackerman, mike tyson, mila kunis, miles davis, miles morales, miley cyrus, millie bobby brown, minnie
-    mouse, miss marple, mister rogers, morgan freeman, morticia addams, mother teresa, mrs claus, muhammad ali, naomi
-    campbell, napoleon bonaparte, narendra modi, naruto, naruto uzumaki, natalie portman, natasha romanoff, nathan
-    drake, ned stark, neil degrasse tyson, nelson mandela, neymar jr, nick fury, nicki minaj, nicolas cage, nicole
-    kidman, nikola tesla, nina simone, norman bates, novak djokovic, obi-wan kenobi, octavia spencer, olivia rodrigo,
-    oprah winfrey, optimus prime, oscar isaac, oscar wilde, owen wilson, pablo picasso, padme amidala, patrick
-    stewart, paul mccartney, pedro pascal, peter griffin, peter pan, peter parker, pierce brosnan, pikachu,
-    pocahontas, pope francis, post malone, prince harry, prince william, princess diana, princess leia, princess
-    mononoke, princess peach, princess zelda, priyanka chopra, queen elizabeth, queen victoria, rafael nadal,
-    rapunzel, ray charles, rei ayanami, rick sanchez, rihanna, ringo starr, rishi sunak, robert de niro, robert
-    downey, robert downey jr, robert pattinson, robin hood, robin williams, rocky balboa, roger federer, ron weasley,
-    ronald reagan, roronoa zoro, rosa parks, rubeus hagrid, rupert grint, ruth bader ginsburg, ryan gosling, ryan
-    reynolds, sailor moon, salma hayek, salvador dali, sam altman, samuel jackson, samwise gamgee, sandra bullock,
-    santa claus, sarah connor, sarah palin, sasuke uchiha, saul goodman, scarlet witch, scarlett johansson, sean
-    connery, selena gomez, sephiroth, serena williams, severus snape, shah rukh khan, shakira, shaquille o'neal,
-    sherlock holmes, sigourney weaver, simone biles, snoop dogg, solid snake, son goku, spider-man, spiderman, spike
-    spiegel, spongebob squarepants, stephen colbert, stephen curry, stephen hawking, stephen king, steve carell, steve
-    irwin, steve jobs, steve martin, steve rogers, stevie wonder, super mario, superman, sydney sweeney, tanjiro
-    kamado, taylor swift, thanos, thomas jefferson, thomas shelby, tifa lockhart, tilda swinton, timothee
-    chalamet, timothée chalamet, tina turner, tom brady, tom cruise, tom hanks, tom hardy, tom hiddleston, tom
-    holland, tommy shelby, tony soprano, tony stark, tooth fairy, tupac shakur, tyler durden, tyrion lannister, uma
-    thurman, usain bolt, van helsing, venus williams, vincent van gogh, viola davis, virginia woolf, vladimir putin,
-    voldemort, volodymyr zelensky, volodymyr zelenskyy, walter white, wanda maximoff, warren buffett, wednesday
-    addams, whitney houston, will ferrell, will smith, william shakespeare, willie nelson, willy wonka, winnie the
-    pooh, winona ryder, winston churchill, wolfgang amadeus mozart, wonder woman, xi jinping, yor forger, zayn malik,
-    zendaya, zinedine zidane, zoe saldana"""
+MORE_NAMES = """abraham lincoln, ada wong, adam driver, adam sandler, aerith gainsborough, agatha christie, ahsoka tano,
+    al     pacino, albert einstein, albus dumbledore, alexander the great, alexandria ocasio-cortez, amy
+    winehouse, amy adams, ana de armas, anakin skywalker, andy warhol, angela merkel, angelina jolie, anne
+    hathaway, anthony     hopkins, anya forger, anya taylor-joy, aquaman, aragorn, aretha franklin, ariana
+    grande, arnold schwarzenegger, arya stark, ashton kutcher, asuka langley, atticus finch, audrey hepburn,
+    avengers, backstreet boys, barack obama, bart simpson, batman, beetlejuice, bella ramsey, ben affleck,
+    ben stiller, benedict cumberbatch, bernie sanders, beyonce, beyonce     knowles, beyoncé, bilbo baggins,
+    bill clinton, bill gates, bill murray, bill nye, billie eilish, billie holiday, bob belcher, bob dylan,
+    bob marley, bob ross, boba fett, boris johnson, brad pitt, britney spears, bruce banner, bruce lee,
+    bruce wayne, bruno mars, bugs bunny, captain america, captain hook, captain kirk, captain marvel, cardi
+    b, carl sagan, cate blanchett, catwoman, celine dion, cersei lannister, charles darwin, charles xavier,
+    charlize     theron, chris evans, chris hemsworth, chris pratt, chris rock, christian bale, christina
+    aguilera, chuck norris, cillian murphy, cinderella, claire redfield, clark kent, claude monet, clint
+    eastwood, cloud strife, conan     o'brien, conor mcgregor, count dracula, cristiano ronaldo, cthulhu,
+    daenerys targaryen, daisy ridley, dalai lama, daniel     craig, daniel radcliffe, danny devito, darth
+    maul, darth vader, dave chappelle, david attenborough, david beckham, david bowie, david lynch, davy
+    jones, deadpool, dean martin, deepika padukone, demi lovato, denzel washington, diana prince, diego
+    maradona, doctor strange, doja cat, dolly parton, donald duck, donald trump, donnie yen, dorothy gale,
+    draco malfoy, dua lipa, dumbledore, dwayne johnson, dwight schrute, easter bunny, ed sheeran, eddie
+    murphy, edgar allan poe, edward elric, edward scissorhands, elizabeth taylor, ella fitzgerald, ellen
+    degeneres, ellen ripley, ellie williams, elon musk, elvis presley, emilia clarke, eminem, emma stone,
+    emma watson, emmanuel     macron, eren yeager, ernest hemingway, ethan hunt, ezio auditore, fantastic
+    four, father christmas, faye valentine, florence pugh, forrest gump, frank sinatra, freddie mercury,
+    freddy krueger, frida kahlo, frodo baggins, gal gadot, galileo     galilei, gandalf, gandalf the grey,
+    gary oldman, genghis khan, george clooney, george harrison, george orwell, george w bush, george
+    washington, geralt of rivia, ghostbusters, gojo satoru, goku, gordon freeman, gordon ramsay, grace
+    hopper, grace kelly, greta thunberg, grim reaper, halle berry, han solo, hannibal lecter, harley quinn,
+    harrison ford, harry potter, harry styles, hatsune miku, hayao miyazaki, heath ledger, helen mirren,
+    henry cavill, hercule     poirot, hermione granger, hillary clinton, homer simpson, hugh jackman,
+    humphrey bogart, ian mckellen, idris elba, indiana jones, iron man, isaac newton, jack nicholson, jack
+    reacher, jack sparrow, jackie chan, james     dean, james bond, jamie oliver, jane austen, jane goodall,
+    janis joplin, jason     voorhees, jason bourne, jason momoa, jason statham, jay-z, jean grey, jean-luc
+    picard, jeff bezos, jenna ortega, jennifer aniston, jennifer lawrence, jennifer lopez, jeremy renner,
+    jerry seinfeld, jesse pinkman, jessica chastain, jet li, jill valentine, jim     carrey, jim morrison,
+    jimi hendrix, jimmy fallon, joan of arc, joaquin phoenix, joe biden, johann sebastian bach, john boyega,
+    john coltrane, john connor, john f kennedy, john lennon, john mcclane, john rambo, john wick, johnny
+    cash, johnny depp, jon snow, judi dench, julia roberts, julius caesar, justice league, justin
+    trudeau, justin bieber, justin timberlake, kakashi hatake, kamala harris, kanye west, kate bush, kate
+    middleton, kate moss, katniss everdeen, katy     perry, keanu reeves, keira knightley, keith richards,
+    ken watanabe, kendrick lamar, kevin hart, kim     kardashian, kim jong un, king arthur, king charles,
+    kobe bryant, krampus, kristen stewart, kurt cobain, kylian mbappe, kylo ren, lady     gaga, lana del
+    rey, lara croft, larry david, lebron james, legolas, leon kennedy, leonardo     dicaprio, leonardo da
+    vinci, levi ackerman, lewis hamilton, lex luthor, light yagami, lionel messi, lisa simpson, lois lane,
+    lord     voldemort, louis armstrong, lucy liu, luke cage, luke skywalker, lupita nyong'o, mads
+    mikkelsen, maggie smith, mahatma gandhi, mai shiranui, malala yousafzai, malcolm x, margaret thatcher,
+    marge simpson, margot robbie, mariah     carey, marie curie, marilyn manson, marilyn monroe, mark
+    ruffalo, mark twain, mark zuckerberg, marlon brando, martha stewart, martin luther king, mary poppins,
+    master chief, matt damon, matthew mcconaughey, max verstappen, medusa, megan fox, megan thee stallion,
+    meghan markle, meryl streep, michael jackson, michael jordan, michael myers, michael phelps, michael
+    schumacher, michael scott, michelle obama, michelle yeoh, mick jagger, mickey mouse, mikasa ackerman,
+    mike tyson, mila kunis, miles davis, miles morales, miley cyrus, millie bobby brown, minions, minnie
+    mouse, miss marple, mister rogers, morgan freeman, morticia addams, mother teresa, mrs claus, muhammad
+    ali, naomi     campbell, napoleon bonaparte, narendra modi, naruto, naruto uzumaki, natalie portman,
+    natasha romanoff, nathan     drake, ned stark, neil degrasse tyson, nelson mandela, neymar jr, nick
+    fury, nicki minaj, nicolas cage, nicole     kidman, nikola tesla, nina simone, norman bates, novak
+    djokovic, obi-wan kenobi, octavia spencer, olivia rodrigo, oprah winfrey, optimus prime, oscar isaac,
+    oscar wilde, owen wilson, pablo picasso, padme amidala, patrick     stewart, paul mccartney, pedro
+    pascal, peter griffin, peter pan, peter parker, pierce brosnan, pikachu, pocahontas, pope francis, post
+    malone, power rangers, prince harry, prince william, princess     mononoke, princess diana, princess
+    leia, princess peach, princess zelda, priyanka chopra, queen elizabeth, queen victoria, rafael nadal,
+    rapunzel, ray charles, rei ayanami, rick sanchez, rihanna, ringo starr, rishi sunak, robert     downey,
+    robert de niro, robert downey jr, robert pattinson, robin hood, robin williams, rocky balboa, roger
+    federer, ron weasley, ronald reagan, roronoa zoro, rosa parks, rubeus hagrid, rupert grint, ruth bader
+    ginsburg, ryan     reynolds, ryan gosling, sailor moon, salma hayek, salvador dali, sam altman, samuel
+    jackson, samwise gamgee, sandra bullock, santa claus, sarah connor, sarah palin, sasuke uchiha, saul
+    goodman, scarlet witch, scarlett johansson, sean     connery, selena gomez, sephiroth, serena williams,
+    severus snape, shah rukh khan, shakira, shaquille o'neal, sherlock holmes, sigourney weaver, simone
+    biles, smurfs, snoop dogg, solid snake, son goku, spice girls, spider-man, spiderman, spike     spiegel,
+    spongebob squarepants, stephen colbert, stephen curry, stephen hawking, stephen king, steve     irwin,
+    steve carell, steve jobs, steve martin, steve rogers, stevie wonder, stormtrooper, stormtroopers, super
+    mario, superman, sydney sweeney, tanjiro     kamado, taylor swift, teletubbies, thanos, thomas
+    jefferson, thomas shelby, tifa lockhart, tilda swinton, timothee     chalamet, timothée chalamet, tina
+    turner, tom     holland, tom brady, tom cruise, tom hanks, tom hardy, tom hiddleston, tommy shelby, tony
+    soprano, tony stark, tooth fairy, tupac shakur, tyler durden, tyrion lannister, uma     thurman, usain
+    bolt, van helsing, venus williams, vincent van gogh, viola davis, virginia woolf, vladimir putin,
+    voldemort, volodymyr zelensky, volodymyr zelenskyy, walter white, wanda maximoff, warren buffett,
+    wednesday     addams, whitney houston, will ferrell, will smith, william shakespeare, willie nelson,
+    willy wonka, winnie the     pooh, winona ryder, winston churchill, wolfgang amadeus mozart, wonder
+    woman, xi jinping, yor forger, zayn malik, zendaya, zinedine zidane, zoe saldana"""
 
 
 def main() -> None:

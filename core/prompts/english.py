@@ -8,7 +8,9 @@ FUNCTION = set("""a an the this that these those some any each every no of in on
     to from by for near next beside behind under over above into onto through as like is are was were be
     has have who whom whose which while where when his her their its my your our he she they it him them
     me i you but not than across along around inside outside between during after before against up down
-    out off toward towards alone just also very dressed wearing holding""".split())
+    out off toward towards alone just also very dressed wearing holding among amid amidst beneath below
+    within past atop upon underneath alongside about because so if then caught seen lit lost seated
+    perched""".split())
 CONTAINED = set("a an the his her their its my your our this that these those".split())
 IN_NAMES = set("of the and who to".split())
 REFUSALS = set("no without zero lacking minus".split())
@@ -26,17 +28,34 @@ ACTIONS = set("""playing jogging running walking dancing reading cooking sitting
     jumping rehearsing bowling graduating studying arguing whispering typing texting leaning crouching
     squatting stretching sprinting sneezing yawning waving clapping whistling hammering welding sweeping
     mopping ironing packing paying browsing driving wrestling golfing diving paddling rafting parachuting
-    backpacking trekking wandering strolling proposing flirting mourning voting marching bathing
-    showering shaving""".split())
+    backpacking relaxing lounging resting sleepwalking tiptoeing daydreaming exercising trekking
+    wandering strolling proposing flirting mourning voting marching bathing showering shaving""".split())
 # "Singing karaoke", not "singing bowl"
 DONE = set("""karaoke laps songs carols coffee tea beer wine dinner breakfast lunch supper pasta pizza
     noodles ramen sushi books newspapers letters tarot horses bikes bicycles motorcycles waves homework
     yoga tango salsa ballet groceries gifts mountains trees stairs poems poetry""".split())
+# "Pruning roses", with whatever follows but what they are used for: "pruning shears"
+HANDLING = set("""holding pruning chopping applying tying pouring stirring kneading whisking slicing
+    peeling planting watering digging raking picking wrapping unwrapping carrying pushing pulling lifting
+    throwing catching kicking scrubbing brushing combing braiding stitching sketching soldering repairing
+    fixing assembling carving sanding polishing petting""".split())
+USED = set("""board boards machine machines can cans knife knives paper table stone wheel basket tool
+    tools scissors shears brush bowl rain iron kit station""".split())
+# "A fashion model"; a "ship model" is a thing.
+MODELS = set("""fashion hand foot hair swimsuit bikini lingerie underwear runway catalog catalogue art
+    magazine cover jewelry shoe denim sportswear clothing dress studio tattoo makeup skincare perfume
+    child""".split())
 RELATIVES = set("mother father parent baby child sibling mate".split())  # an animal's: "a calf and its mother"
+# "A doctor lies on the floor"
+STANCES = set("""lies sits stands walks runs sleeps leans kneels crouches jumps dances sings works plays
+    reads rests waits smiles laughs cries poses swims rides drives dives climbs hikes cooks eats drinks
+    paints writes talks looks stares gazes points waves reaches falls floats bows""".split())
+WRITINGS = set("book books novel article magazine song poem".split())  # "a book about a doctor" shows a book
 SAME = {"as", "is", "not", "no"}  # "a man who is a doctor", "a doctor, not a man"
 AGENTS = set("inspired owned made built written used worn designed signed belonging dedicated".split())
 UNREAL = set("""empty abandoned vacant deserted unoccupied absent toy lego plastic tin cardboard clay
-    plush stuffed gingerbread wax origami bobblehead""".split())
+    plush stuffed gingerbread wax origami bobblehead playmobil crocheted knitted felt amigurumi
+    papercraft marzipan wooden""".split())
 MAKERS = set("""artist maker builder designer sculptor surgeon collector folder restorer seller vendor
     engineer instructor master""".split())  # what they work with is real: "an origami artist"
 ANYBODY = set("man woman girl boy person child lady guy".split())  # words that seldom go before a thing's name
@@ -59,6 +78,7 @@ DEPICTIONS = LIKENESSES | set("""etching woodcut collage poster
     sticker sheet print still screenshot polaroid tintype daguerreotype lithograph linocut woodblock pastel
     gouache charcoal doodle scene footage frame clip thumbnail avatar depiction rendition version study scan
     crop storyboard tapestry reflection glimpse""".split())
+CLOSE = set("hand foot arm leg ear mouth lips palm neck wrist ankle elbow knee".split())  # "close-up of an ear"
 LIMBS = set("hand foot arm arms legs".split())  # "a hand holding a phone"
 ALONE = set("""portrait self-portrait selfie headshot mugshot hands feet fingers face person people
     someone somebody""".split())
@@ -98,7 +118,8 @@ ANIMALS = frozenset("""aardvark albatross alligator alpaca anaconda ant anteater
 PLAYED = set("""professor wizard knight detective chef astronaut king queen prince princess doctor pirate
     scientist ninja samurai musician librarian teacher pilot barista baker judge lawyer soldier viking
     witch warrior explorer monk butler waiter family families couple parents mother father mom dad duo
-    trio band crew""".split())
+    trio band crew guitarist drummer violinist pianist dj cowboy gentleman businessman superhero mechanic
+    nurse sheriff sailor captain gardener boxer""".split())
 SURNAMES = set("""potter granger smith baker cook taylor mason carter cooper fisher hunter miller parker
     turner walker weaver wright porter butler archer shepherd page bishop king knight prince pope
     marshall ranger judge gardener tyler fuller sawyer""".split())
@@ -108,6 +129,7 @@ IRREGULAR = {"men": "man", "women": "woman", "children": "child", "people": "per
              "housewives": "housewife", "ladies": "lady"}
 # Names of one occupation: a profile of the one is for the others too.
 ALIKE = tuple(tuple(line.split(", ")) for line in """doctor, physician
+chef, cook
 lawyer, attorney
 police officer, cop
 ceo, chief executive officer, chief executive

@@ -18,7 +18,7 @@ MALE, FEMALE = "male masculine", "female feminine"
 # "Fisherman", "horsemen", "schoolboy"; and what only ends alike.
 NO_MEN = r"""\w*wo hu ger ro otto sha talis cai cay nor do ye o ra speci sta regi acu lu bitu cycla abdo fresh
     snow walk pac super bat spider turk""".split()
-MAN = rf"""(?!(?:{'|'.join(NO_MEN)})m[ae]n\b)\w*m[ae]n (?!tom|game|cow)\w*boys? cowboys?(?!.(?:hat|boot))
+MAN = rf"""(?!(?:{'|'.join(NO_MEN)})m[ae]n\b)\w*m[ae]n (?!tom|game|cow)\w*boys? cowboys?(?!.(?:hat|boot|shot))
     guys? gentleman gents? he his him himself lads? laddies? chaps? fellas? dudes? blokes? dads? daddy daddies papas?
     (?:grand|god|step)?fathers? gran(?:d)?dads? grandpas? gramps geezers? husbands? boyfriends? bachelors? beau
     hubby fianc[eé] grooms? bridegroom (?:grand|god|step)?sons? brothers? uncles? nephews?
@@ -46,7 +46,7 @@ WOMAN = r"""\w*wom[ae]n \w*girls? tomboys? lady ladies gals? lass lasses lassies
 # Tones are named by the skin, or by a word before a person.
 TONES = """pale fair light medium deep olive tan tanned bronze brown dark black white ebony ivory porcelain alabaster
     caramel chocolate honey mahogany golden""".replace("\n", " ")
-BEFORE_PERSON = r"""pale \w+-skinned tanned tan black(?!.belt) white brown bronzed dusky swarthy albino mixed-race
+BEFORE_PERSON = r"""pale \w+-skinned tanned tan black(?!.belt) white brown bronzed dusky swarthy mixed-race
     biracial multiracial eurasian african african-american afro-\w+ afro asian south-asian east-asian southeast-asian
     caucasian european latino latina hispanic latin-american arab arabic middle-eastern mediterranean indigenous
     aboriginal native-american polynesian melanesian caribbean nordic scandinavian slavic
@@ -61,6 +61,9 @@ BEFORE_PERSON = r"""pale \w+-skinned tanned tan black(?!.belt) white brown bronz
     swedish norwegian danish finnish icelandic irish scottish welsh german dutch french(?!.horn) italian
     spanish(?!.(?:guitar|teacher)) portuguese greek polish ukrainian czech hungarian romanian bulgarian
     russian""".replace("-", ".")
+LANDS = """africa nigeria kenya ethiopia ghana senegal somalia sudan congo uganda tanzania zimbabwe jamaica haiti india
+    pakistan bangladesh nepal china japan korea vietnam thailand indonesia mongolia iran egypt morocco mexico peru
+    sweden norway denmark finland iceland ireland scotland"""
 PRONOUNS = "he his him himself she her hers herself".split()
 FILM = "film(?! (?:director|critic|star|maker|student|actor|crew|producer|editor))"
 OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|growth|{FILM}|(?:{'|'.join(MEDIUM)})s?)\\b)"
@@ -84,8 +87,8 @@ WORDS = {
     "middle aged": [*NUMBERED, "middle-aged", "middle aged", "midlife"],
     "old": [*NUMBERED, OLD, "aged", "ageing", "aging", f"senior (?:citizens?|{SENIOR})", "seniors",
             "elders?(?!.scrolls)", "(?:great-)?grand(?:mother|father|parent|dad|ma|pa)s?", "grann(?:y|ies)", "crones?",
-            "(?:gr[ae]y|white|silver)[ -]haired", "wrinkled", "wrinkles", "retired", r"\w+genarians?", "centenarians?",
-            "pensioners?", "retirees?"],
+            "gr[ae]y hair", "(?:gr[ae]y|white|silver)[ -]haired", "wrinkled", "wrinkles", "retired", r"\w+genarians?",
+            "centenarians?", "pensioners?", "retirees?"],
 }
 SAME = {"male": "man", "males": "man", "men": "man", "female": "woman", "females": "woman", "women": "woman",
         "elderly": "old"}
@@ -151,8 +154,10 @@ def _patterns(attribute: Attribute) -> Iterator[tuple[str, bool]]:
         if words:
             yield whole("|".join(words)), False
     if _of_skin(attribute) and all(group.words is None for group in attribute.groups):
-        yield whole(rf"(?:very |\w+-)?(?:{'|'.join(TONES.split())})[ -](?:skin(?:ned)?|complexion(?:ed)?)(?: tone)?"
-                    "|(?:people|persons?|wom[ae]n|m[ae]n) of colou?r|melanin(?:-rich)?"
+        yield whole(rf"(?:very |\w+-)?(?:{'|'.join(TONES.split())})[ -](?:\w+ )?"
+                    "(?:skin(?:ned)?|complexion(?:ed)?)(?: tone)?"
+                    rf"|(?:of (?:\w+[ -])+(?:descent|heritage|ancestry)|from (?:{'|'.join(LANDS.split())}))"
+                    "|(?:people|persons?|wom[ae]n|m[ae]n) of colou?r|melanin(?:-rich)?|albino"
                     ), False
         yield whole(f"(?<!black and )(?:{'|'.join(BEFORE_PERSON.split())})"), True
 

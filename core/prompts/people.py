@@ -12,13 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from .english import (
-    ACTIONS, ADJECTIVES, AGENTS, ALIKE, ALONE, ANIMALS, ANYBODY, BEFORE_THING, BODY, CONTAINED, DEEDS, DEPICTIONS,
-    DONE, ENDS, FUNCTION, GROUPS, HOMOGRAPHS, IN_NAMES, IN_THEIR_PLACE, IRREGULAR, LIKENESSES, LIMBS, MAKERS,
-    NO_ACTION, PLAYED, REFUSALS, RELATIVES, ROOMS, SAME, SURNAMES, TITLES, TRADES, UNREAL)
+    ACTIONS, ADJECTIVES, AGENTS, ALIKE, ALONE, ANIMALS, ANYBODY, BEFORE_THING, BODY, CLOSE, CONTAINED, DEEDS,
+    DEPICTIONS, DONE, ENDS, FUNCTION, GROUPS, HANDLING, HOMOGRAPHS, IN_NAMES, IN_THEIR_PLACE, IRREGULAR,
+    LIKENESSES, LIMBS, MAKERS, MODELS, NO_ACTION, PLAYED, REFUSALS, RELATIVES, ROOMS, SAME, STANCES, SURNAMES,
+    TITLES, TRADES, UNREAL, USED, WRITINGS)
 from .syntax import MEDIUM, bare, place, spoken, whole
 
 TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*(?:['’][sS]?(?![^\W_]))?|[,;|.:!?\"]")
-READS = re.compile(r"\b(?:sign|marquee|banner|text|letters|lettering|neon|shirt|poster|plaque|billboard|title|words?)\b"
+READS = re.compile(r"\b(?:sign|marquee|banner|text|letters|lettering|neon|shirt|poster|plaque|billboard|title|words?"
+                   r"|series|show|film|movie|book)\b"
                    r"[^,;.]*?\b(?:reading|saying|says|spelling|reads|titled|called)\b[^,;.]*"
                    r"|\bthat says\b[^,;.]*", re.I)
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»")
@@ -177,6 +179,8 @@ class _Clause:
         if self._pair(i, self.things) or self._pair(i + 1, self.things):
             return None
         known = self._pair(i, self.persons_known).rpartition("_")[2] or known
+        if known == "model" and i and self.words[i - 1] not in MODELS and self.thing(i - 1):
+            return None
         thing = HOMOGRAPHS.get(known or "")
         return None if thing and re.search(rf"\b(?:{thing})\b", self.whole) else known
 
@@ -200,8 +204,9 @@ class _Clause:
 
     def verb(self, i: int) -> bool:
         """"A guard watches the door": with an object behind it, what could be a thing is an action."""
-        return (i > 0 and self.words[i].endswith("s") and self.person(i - 1) is not None
-                and not self.owned[i - 1] and i + 1 < len(self.words) and self.words[i + 1] in CONTAINED)
+        acts = self.words[i] in STANCES or self.words[i].endswith("s") and self.words[i + 1:i + 2] and (
+            self.words[i + 1] in CONTAINED)
+        return bool(acts) and i > 0 and self.person(i - 1) is not None and not self.owned[i - 1]
 
     def persons(self) -> list[Person]:
         found: list[Person] = []
@@ -214,6 +219,8 @@ class _Clause:
                 found.append(self._person("person", within - 1, found, named=True))
             elif (word := self.person(i)) is not None and not self._before_person(i):
                 found.append(self._person(word, i, found))
+        if found and found[0].word in GROUPS and any(person.named for person in found):
+            del found[0]  # "group portrait of the Avengers"
         if not any(person.shown for person in found) and not self.nobody:
             found += self._likeness()
         return found
@@ -278,6 +285,8 @@ class _Clause:
             return False
         if governs in IN_THEIR_PLACE:
             return back > 0 and not set(self.words[:back]) & BODY
+        if governs == "about":
+            return before in WRITINGS
         return governs == "for" or before in AGENTS or governs == "by" and (thing or before in MEDIUM)
 
     def _compound(self, i: int, after: int) -> bool:
@@ -329,7 +338,9 @@ class _Clause:
         for i, word in enumerate(self.words):
             acts = i == 0 and word in ACTIONS and not self.animals
             plays = word == "playing" and "card" not in self.words[1:2]
-            done = acts and (plays or self.ends(1) or self.words[1] in DONE)
+            handles = i == 0 and word in HANDLING and not self.animals and len(self.words) > 2 and (
+                self.words[1] not in USED)
+            done = handles or acts and (plays or self.ends(1) or self.words[1] in DONE)
             if done or self._alone(i):
                 at = self.tokens[i].start()
                 return [Person("person", at, at, self.tokens[i].end(), True, any(map(self._name, range(i))),
@@ -339,7 +350,10 @@ class _Clause:
     def _alone(self, i: int) -> bool:
         word, follows = self.words[i], self.words[i + 1] if i + 1 < len(self.words) else ""
         holds = word in LIMBS and follows.endswith("ing") and follows != "lettering"
-        return ((word in ALONE and not self.thing(i) or holds)
+        near = word in CLOSE and self.ends(i + 1) and {"close-up", "closeup", "macro"} & set(self.words[:i])
+        figure = word == "figure" and i > 0 and self.words[0] in CONTAINED and self.ends(i + 1) and follows not in (
+            "of", "skating")
+        return ((word in ALONE and not self.thing(i) or holds or near or figure)
                 and not self.owned[i] and not (i > 1 and self.owned[i - 1])
                 and (word == "selfie" or not any(map(self.thing, range(i))))
                 and (follows != "of" or word == "hands") and not (follows and self.thing(i + 1)))
