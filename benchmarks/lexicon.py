@@ -64,7 +64,7 @@ MORE_PERSONS = """anime-girl astronaut athlete audience avatar band barista bike
     mysterious_figure masked_figure solitary_figure distant_figure caped_figure veiled_figure human_figure hospital_staff house_sitter ice_cutter kelp_harvester key_grip
     kitchen_staff kite_flyer knife_grinder log_roller long_jumper mission_controller movie_extra movie_star navy_seal
     net_mender nursing_staff office_staff olive_harvester opera_star organ_grinder oyster_shucker party_planner
-    pea_picker pet_sitter piano_tuner placard_holder plate_spinner poi_spinner pop_star private_eye psychic_medium
+    pea_picker pet_sitter piano_tuner placard_holder plate_spinner poi_spinner pop_idol korean_idol japanese_idol kpop_idol k-pop_idol teen_idol pop_star private_eye psychic_medium
     punk_rocker ranch_hand record_holder reindeer_herder rice_harvester rock_star running_back salt_harvester
     sales_rep seaweed_harvester set_builder sheep_herder sheep_shearer shoe_shiner shot_putter show_jumper
     sign_holder sign_spinner skeet_shooter ski_jumper ski_patrol softball_pitcher sound_mixer spirit_medium stable_hand
@@ -117,11 +117,11 @@ MORE_THINGS = """costume costumes logo logos badge badges emblem sticker icon ic
     soundtrack trailer wallpaper figurine figurines statue doll toy mannequin size style office offices shirt
     suit helmet laboratory playground keycap plushie plush funko lego skyline chess bust busts
     armour armor robe robes outfit outfits gear
-    longship minifigure bobblehead action_figure pumpkin carrot cereal syrup app sequoia squid clinic whistle pancake waffle burrito taco sushi ramen cookie cupcake
+    longship template minifigure bobblehead action_figure pumpkin carrot cereal syrup app sequoia squid clinic whistle pancake waffle burrito taco sushi ramen cookie cupcake
     muffin brownie donut doughnut croissant bagel pretzel burger lasagna popcorn lollipop sundae milkshake smoothie
     endoskeleton skull skeleton bone dummy hallmark mascot-suit paperweight snowglobe keyring magnet bookend
     action_man air_cleaner alto_sax angel_wing attic_fan australian_shepherd baby_blue-eyes baby_tooth band_aid band_saw
-    belgian_shepherd black_widow bloody_mary box_elder brake_band burglar_alarm camp_robber captain_crunch carpet_sweeper
+    belgian_shepherd black_widow blade_runner bloody_mary box_elder brake_band burglar_alarm camp_robber captain_crunch carpet_sweeper
     cassette_player cattle_guard cd_player ceiling_fan chest_protector child_abuse coffee_maker common_elder
     corporal_punishment crew_cut crew_neck cyborg_eye daddy_long daddy_longlegs demon_core destroyer_escort dutch_master
     digger_wasp double_bass dream_catcher dry_cleaners duke_university earl_grey electric_fan elf_ear elf_shelf espresso_maker

@@ -59,9 +59,8 @@ def main() -> None:
 
 {harness.answer("which_prompts")}
 
-Such a prompt shows a person, no individual. Made by `python benchmarks/which_prompts.py`: errors on {len(kept):,} labelled prompts. Each set but
-the rules' own was written by somebody who knew nothing of the rules. After its first use the rules were mended; so only
-the third column (95 % intervals) says what to expect of your prompts.
+Made by `python benchmarks/which_prompts.py`. Somebody who knew nothing of the rules wrote each set but the rules' own.
+After its first use they were mended; so only the third column (95 % intervals) says what to expect of your prompts.
 
 | set | prompts | wrong at first use | wrong now |
 |---|---|---|---|

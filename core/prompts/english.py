@@ -35,16 +35,19 @@ DONE = set("""karaoke laps songs carols coffee tea beer wine dinner breakfast lu
     noodles ramen sushi books newspapers letters tarot horses bikes bicycles motorcycles waves homework
     yoga tango salsa ballet groceries gifts mountains trees stairs poems poetry""".split())
 # "Pruning roses", with whatever follows but what they are used for: "pruning shears"
-HANDLING = set("""holding pruning chopping applying tying pouring stirring kneading whisking slicing
-    peeling planting watering digging raking picking wrapping unwrapping carrying pushing pulling lifting
-    throwing catching kicking scrubbing brushing combing braiding stitching sketching soldering repairing
-    fixing assembling carving sanding polishing petting""".split())
+HANDLING = set("""doing browsing holding pruning chopping applying tying pouring stirring kneading
+    whisking slicing peeling planting watering digging raking picking wrapping unwrapping carrying
+    pushing pulling lifting throwing catching kicking scrubbing brushing combing braiding stitching
+    sketching soldering repairing fixing assembling carving sanding polishing petting""".split())
 USED = set("""board boards machine machines can cans knife knives paper table stone wheel basket tool
     tools scissors shears brush bowl rain iron kit station""".split())
 # "A fashion model"; a "ship model" is a thing.
 MODELS = set("""fashion hand foot hair swimsuit bikini lingerie underwear runway catalog catalogue art
     magazine cover jewelry shoe denim sportswear clothing dress studio tattoo makeup skincare perfume
     child""".split())
+SPORTS = set("""ski bungee base rock ice roller figure scuba hang kite cliff tightrope ballroom tap
+    horseback bull""".split())
+DOLLS = frozenset("doll statue mannequin bust puppet figurine scarecrow snowman sculpture toy".split())  # their faces
 RELATIVES = set("mother father parent baby child sibling mate".split())  # an animal's: "a calf and its mother"
 # "A doctor lies on the floor"
 STANCES = set("""lies sits stands walks runs sleeps leans kneels crouches jumps dances sings works plays
@@ -87,7 +90,8 @@ ROOMS = set("""room rooms table tables hall area lot lots space spaces gown thea
     pool pools machine machines sign meter garage""".split())  # "a waiting room", but "a crew changing tires"
 # Words that are persons elsewhere, and beside these are none.
 HOMOGRAPHS = {"driver": r"golf|putter|screw", "putter": "golf", "mother": r"mother.of.pearl|motherboard",
-              "collector": "solar|dust", "pedestrian": "crossing", "cobbler": "peach|apple|cherry|berry|dessert",
+              "collector": "solar|dust", "pedestrian": "pedestrian crossing",
+              "cobbler": "peach|apple|cherry|berry|dessert",
               "ruler": r"pencils?|paper|inch|desk", "conductor": "wires?|electric|copper",
               "pilot": "stove|boiler|burner", "bishop": r"chess\w*", "knight": r"chess\w*",
               "king": r"chess\w*|playing cards?|deck", "queen": r"chess\w*|playing cards?|deck|bees?|hive",
@@ -130,6 +134,7 @@ IRREGULAR = {"men": "man", "women": "woman", "children": "child", "people": "per
 # Names of one occupation: a profile of the one is for the others too.
 ALIKE = tuple(tuple(line.split(", ")) for line in """doctor, physician
 chef, cook
+pilot, aviator
 lawyer, attorney
 police officer, cop
 ceo, chief executive officer, chief executive

@@ -28,7 +28,8 @@ MAN = rf"""(?!(?:{'|'.join(NO_MEN)})m[ae]n\b)\w*m[ae]n (?!tom|game|cow)\w*boys? 
     bearded moustached mustached mustachioed beards? moustache mustache goatee
     waiters? widowers? landlords? headmasters?
     mann männer herr herren junge hommes?
-    garçons? monsieur hombres? señor uomo uomini homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
+    garçons? monsieur hombres? señor signor caballero uomo uomini
+    homem homens 男 男の人 男人 남자 남성 мужчина мужчины"""
 WOMAN = r"""\w*wom[ae]n \w*girls? tomboys? lady ladies gals? lass lasses lassies? belles? she her hers herself
     mothers? mothers?-to-be moms? mommy mommies mums? mamas? mammas? mamma nanas?
     (?:grand|god|step)mothers? grandmas? grann(?:y|ies) wife wives housewife housewives brides? brides?-to-be
@@ -41,11 +42,11 @@ WOMAN = r"""\w*wom[ae]n \w*girls? tomboys? lady ladies gals? lass lasses lassies
     (?:actr|waitr|empr|sorcer|enchantr|priest|godd|huntr|steward|host|poet|govern|heir|temptr|songstr|deacon|adventur)ess(?:es)?
     (?:giant|villain|viscount|count|baron|marchion|abb|shepherd|seamstr|murder)ess(?:es)?
     pregnant cowgirls? heroines? ballerinas?
-    frau frauen dame mädchen femmes? fille madame mujer mujeres señora donna
+    frau frauen dame mädchen femmes? fille madame mujer mujeres señora signora signorina mademoiselle se[nñ]orita donna
     donne mulher mulheres ärztin 女 女の人 女人 여자 여성 женщина женщины"""
 # Tones are named by the skin, or by a word before a person.
 TONES = """pale fair light medium deep olive tan tanned bronze brown dark black white ebony ivory porcelain alabaster
-    caramel chocolate honey mahogany golden""".replace("\n", " ")
+    caramel chocolate honey mahogany golden blue green red purple gr[ae]y""".replace("\n", " ")
 BEFORE_PERSON = r"""pale \w+-skinned tanned tan black(?!.belt) white brown bronzed dusky swarthy mixed-race
     biracial multiracial eurasian african african-american afro-\w+ afro asian south-asian east-asian southeast-asian
     caucasian european latino latina hispanic latin-american arab arabic middle-eastern mediterranean indigenous
@@ -82,7 +83,8 @@ WORDS = {
     "young": [*NUMBERED, SCHOOL, "young", "younger", "youthful", "teenage", "(?:pre-?)?teens?", "teenagers?", "tweens?",
               "child", "children", "kids?", "bab(?:y|ies)(?!.(?:blue|pink|yellow|grand))", "infants?", "newborns?",
               "toddlers?", "youngsters?", "adolescents?", "juveniles?", "youths?", "freshm[ae]n", "preschoolers?",
-              "kindergarte?ners?", r"\w+-graders?", "(?:cub|girl|boy)[ -]scouts?",
+              "kindergarte?ners?", "(?:kindergarten|preschool|nursery) (?:pupils?|class|kids?)",
+              r"\w+-graders?", "(?:cub|girl|boy)[ -]scouts?",
               "school(?:boys?|girls?|kids?|child|children)", "boys?", "girls?"],
     "middle aged": [*NUMBERED, "middle-aged", "middle aged", "midlife"],
     "old": [*NUMBERED, OLD, "aged", "ageing", "aging", f"senior (?:citizens?|{SENIOR})", "seniors",

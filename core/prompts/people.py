@@ -13,9 +13,9 @@ from pathlib import Path
 
 from .english import (
     ACTIONS, ADJECTIVES, AGENTS, ALIKE, ALONE, ANIMALS, ANYBODY, BEFORE_THING, BODY, CLOSE, CONTAINED, DEEDS,
-    DEPICTIONS, DONE, ENDS, FUNCTION, GROUPS, HANDLING, HOMOGRAPHS, IN_NAMES, IN_THEIR_PLACE, IRREGULAR,
-    LIKENESSES, LIMBS, MAKERS, MODELS, NO_ACTION, PLAYED, REFUSALS, RELATIVES, ROOMS, SAME, STANCES, SURNAMES,
-    TITLES, TRADES, UNREAL, USED, WRITINGS)
+    DEPICTIONS, DOLLS, DONE, ENDS, FUNCTION, GROUPS, HANDLING, HOMOGRAPHS, IN_NAMES, IN_THEIR_PLACE, IRREGULAR,
+    LIKENESSES, LIMBS, MAKERS, MODELS, NO_ACTION, PLAYED, REFUSALS, RELATIVES, ROOMS, SAME, SPORTS, STANCES,
+    SURNAMES, TITLES, TRADES, UNREAL, USED, WRITINGS)
 from .syntax import MEDIUM, bare, place, spoken, whole
 
 TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*(?:['’][sS]?(?![^\W_]))?|[,;|.:!?\"]")
@@ -25,7 +25,7 @@ READS = re.compile(r"\b(?:sign|marquee|banner|text|letters|lettering|neon|shirt|
                    r"|\bthat says\b[^,;.]*", re.I)
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»")
 NOBODY = re.compile(r"\b(?:no|zero|without|free of) (?:\w+ )?(?:people|humans?|persons?|one|characters?|men|women)\b"
-                    r"|\bnobody\b|\bunoccupied\b|\bafter (?:closing|hours)\b|\b(?:has|have) (?:gone|left)\b"
+                    r"|\bnobody\b|\bunoccupied\b|\b(?:has|have) (?:gone|left)\b"
                     r"|\bpeople: none\b|\bbefore [\w ]+ arrives?\b")
 
 
@@ -108,7 +108,7 @@ def people(prompt: str) -> tuple[Person, ...]:
     for number, clause in enumerate(clauses):
         read = _Clause(clause, text, number, nobody, capitals=lower > 0, before=bool(found), animals=animals)
         found += read.persons()
-        animals = animals or any(singular(word, ANIMALS) for word in read.words)
+        animals = animals or any(singular(word, ANIMALS | DOLLS) for word in read.words)
     return tuple(found)
 
 
@@ -250,7 +250,7 @@ class _Clause:
         another = bool(found) or self.before
         acts = governs == "as" and self.words[i + 1:i + 2] and self.words[i + 1].endswith("s")  # "as a nurse watches"
         same = another and (governs in SAME and not acts or leading == "and" or governs == "of" and before in GROUPS
-                            or bool(found) and found[-1].at >= begins)
+                            or bool(found) and (found[-1].at >= begins or leading == "the" and found[-1].named))
         all_of_it = after == len(self.words) and set(self.words[:first]) <= CONTAINED
         hidden = (self.nobody or not self._there(i, after) or self._unreal(first, i)
                   or leading == "its" and word in RELATIVES
@@ -335,17 +335,24 @@ class _Clause:
 
     def _likeness(self) -> list[Person]:
         """"Selfie at the beach" shows somebody; so does "close-up of hands", and "portrait of a cat" does not."""
-        for i, word in enumerate(self.words):
-            acts = i == 0 and word in ACTIONS and not self.animals
-            plays = word == "playing" and "card" not in self.words[1:2]
-            handles = i == 0 and word in HANDLING and not self.animals and len(self.words) > 2 and (
-                self.words[1] not in USED)
-            done = handles or acts and (plays or self.ends(1) or self.words[1] in DONE)
-            if done or self._alone(i):
+        for i in range(len(self.words)):
+            if not self.animals and self._does(i) or self._alone(i):
                 at = self.tokens[i].start()
                 return [Person("person", at, at, self.tokens[i].end(), True, any(map(self._name, range(i))),
                                clause=self.number)]
         return []
+
+    def _does(self, i: int) -> bool:
+        """Does somebody act here whom no noun names? "Singing karaoke", "pruning roses", "ski jumping"."""
+        word, follows = self.words[i], self.words[i + 1] if i + 1 < len(self.words) else ""
+        if i == 0 and len(self.words) > 2 and (word in HANDLING and follows not in USED
+                                               or word in ("painting", "drawing") and follows in CONTAINED):
+            return True
+        if word not in ACTIONS or i > 1 or i == 1 and self.words[0] not in SPORTS:
+            return False
+        if word == "playing":
+            return not follows.startswith("card")
+        return self.ends(i + 1) or follows in DONE or not self.thing(i + 1) and self.person(i + 1) is None
 
     def _alone(self, i: int) -> bool:
         word, follows = self.words[i], self.words[i + 1] if i + 1 < len(self.words) else ""
@@ -353,7 +360,8 @@ class _Clause:
         near = word in CLOSE and self.ends(i + 1) and {"close-up", "closeup", "macro"} & set(self.words[:i])
         figure = word == "figure" and i > 0 and self.words[0] in CONTAINED and self.ends(i + 1) and follows not in (
             "of", "skating")
-        return ((word in ALONE and not self.thing(i) or holds or near or figure)
+        shows = word in ALONE and not self.thing(i) and not (self.animals and word in BODY)
+        return ((shows or holds or near or figure)
                 and not self.owned[i] and not (i > 1 and self.owned[i - 1])
                 and (word == "selfie" or not any(map(self.thing, range(i))))
                 and (follows != "of" or word == "hands") and not (follows and self.thing(i + 1)))
