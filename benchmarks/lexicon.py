@@ -134,7 +134,7 @@ MORE_THINGS = """costume costumes logo logos badge badges emblem sticker icon ic
     mother_tongue naked_lady natural_history old_master oyster_catcher pack_rat painted_lady passenger_van person_icon
     pile_driver pilot_bit pink_lady pioneer_plaque pipe_cleaner plain_wanderer police_blotter
     police_van potter_wasp prince_albert princess_cut purple_emperor queen_anne race_runner record_player red_admiral
-    red_dwarf red_giant rigger_brush rubber_band sailor_knot saint_bernard scarlet_runner sea_anchor sea_fan sea_squirt sea_urchin
+    red_dwarf red_giant rigger_brush rubber_band scale_model 3d_model clay_model wax_model plastic_model sailor_knot saint_bernard scarlet_runner sea_anchor sea_fan sea_squirt sea_urchin
     sheet_anchor shin_guard silent_butler silver_sage slave_cylinder snow_thrower
     splash_guard straw_man sweet_sultan table_runner text_editor tracker_app smiley_face nutcracker_soldier
     video_player mp3_player dvd_player media_player water_strider water_skater weed_killer white_admiral white_dwarf

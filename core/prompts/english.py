@@ -80,7 +80,7 @@ LIKENESSES = {*MEDIUM, *(f"{word}s" for word in MEDIUM), *"""view emoji art cart
 DEPICTIONS = LIKENESSES | set("""etching woodcut collage poster
     sticker sheet print still screenshot polaroid tintype daguerreotype lithograph linocut woodblock pastel
     gouache charcoal doodle scene footage frame clip thumbnail avatar depiction rendition version study scan
-    crop storyboard tapestry reflection glimpse""".split())
+    crop storyboard tapestry reflection glimpse panel""".split())
 CLOSE = set("hand foot arm leg ear mouth lips palm neck wrist ankle elbow knee".split())  # "close-up of an ear"
 LIMBS = set("hand foot arm arms legs".split())  # "a hand holding a phone"
 ALONE = set("""portrait self-portrait selfie headshot mugshot hands feet fingers face person people
@@ -121,9 +121,9 @@ ANIMALS = frozenset("""aardvark albatross alligator alpaca anaconda ant anteater
     warthog wasp weasel whale wildebeest wolf wolverine wombat woodpecker yak zebra""".split())
 PLAYED = set("""professor wizard knight detective chef astronaut king queen prince princess doctor pirate
     scientist ninja samurai musician librarian teacher pilot barista baker judge lawyer soldier viking
-    witch warrior explorer monk butler waiter family families couple parents mother father mom dad duo
-    trio band crew guitarist drummer violinist pianist dj cowboy gentleman businessman superhero mechanic
-    nurse sheriff sailor captain gardener boxer""".split())
+    witch warrior explorer monk butler waiter bartender family families couple parents mother father mom
+    dad duo trio band crew guitarist drummer violinist pianist dj cowboy gentleman businessman superhero
+    mechanic nurse sheriff sailor captain gardener boxer""".split())
 SURNAMES = set("""potter granger smith baker cook taylor mason carter cooper fisher hunter miller parker
     turner walker weaver wright porter butler archer shepherd page bishop king knight prince pope
     marshall ranger judge gardener tyler fuller sawyer""".split())
@@ -134,6 +134,7 @@ IRREGULAR = {"men": "man", "women": "woman", "children": "child", "people": "per
 # Names of one occupation: a profile of the one is for the others too.
 ALIKE = tuple(tuple(line.split(", ")) for line in """doctor, physician
 chef, cook
+carpenter, woodworker
 pilot, aviator
 lawyer, attorney
 police officer, cop

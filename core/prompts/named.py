@@ -65,6 +65,7 @@ BEFORE_PERSON = r"""pale \w+-skinned tanned tan black(?!.belt) white brown bronz
 LANDS = """africa nigeria kenya ethiopia ghana senegal somalia sudan congo uganda tanzania zimbabwe jamaica haiti india
     pakistan bangladesh nepal china japan korea vietnam thailand indonesia mongolia iran egypt morocco mexico peru
     sweden norway denmark finland iceland ireland scotland"""
+OWNERS = {"men", "women", "boys", "girls", "ladies"}
 PRONOUNS = "he his him himself she her hers herself".split()
 FILM = "film(?! (?:director|critic|star|maker|student|actor|crew|producer|editor))"
 OLD = f"(?:older|elderly|old)(?![ -](?:fashioned|school|growth|{FILM}|(?:{'|'.join(MEDIUM)})s?)\\b)"
@@ -138,6 +139,8 @@ def _of(main: Person, match: re.Match, said: Sequence[Person], text: str) -> boo
                        for p in since)
     inside = next((p for p in said if p.first <= match.start() < p.last), None)
     if inside is not None:
+        if inside.first <= main.at < inside.last and match[0] in OWNERS:
+            return True  # "girls' volleyball team"
         low, high = sorted((said.index(inside), said.index(main)))
         return all(p.same for p in said[low + 1:high + 1]) or (inside.tag or main.tag) and inside.clause != main.clause
     if singular(match[0], lexicon()[0]):
@@ -158,6 +161,7 @@ def _patterns(attribute: Attribute) -> Iterator[tuple[str, bool]]:
     if _of_skin(attribute) and all(group.words is None for group in attribute.groups):
         yield whole(rf"(?:very |\w+-)?(?:{'|'.join(TONES.split())})[ -](?:\w+ )?"
                     "(?:skin(?:ned)?|complexion(?:ed)?)(?: tone)?"
+                    "|(?:pale|tan|tanned|brown|dark|black|white|ebony) (?:hands?|faces?|arms?|fingers)"
                     rf"|(?:of (?:\w+[ -])+(?:descent|heritage|ancestry)|from (?:{'|'.join(LANDS.split())}))"
                     "|(?:people|persons?|wom[ae]n|m[ae]n) of colou?r|melanin(?:-rich)?|albino"
                     ), False
