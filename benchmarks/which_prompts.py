@@ -51,8 +51,8 @@ def main() -> None:
         missed = sum("missed" in row for row in own)
         low, high = wilson(missed, len(own))
         at_first = "the rules were made on it" if name == OWN else (
-            f"{missed} ({100 * missed / len(own):.1f} %; {100 * low:.1f} to {100 * high:.1f} %)")
-        lines.append(f"| {name} | {len(own)} | {at_first} | {sum(row in wrong for row in own)} |")
+            f"{missed} ({100 * low:.1f} to {100 * high:.1f} %)")
+        lines.append(f"| {name} | {len(own)} | {at_first} |")
     count, missed = Counter(row["kind"] for row in kept), Counter(row["kind"] for row in kept if "missed" in row)
     worst = max((kind for kind in count if count[kind] >= 100), key=lambda kind: missed[kind] / count[kind])
     (HERE.parent / "docs" / "which_prompts.md").write_text(f"""# Which prompts are steered
@@ -62,11 +62,11 @@ def main() -> None:
 Made by `python benchmarks/which_prompts.py`. Somebody who knew nothing of the rules wrote each set but the rules' own.
 After its first use they were mended; so only the third column (95 % intervals) says what to expect of your prompts.
 
-| set | prompts | wrong at first use | wrong now |
-|---|---|---|---|
+| set | prompts | wrong at first use |
+|---|---|---|
 {chr(10).join(lines)}
 
-Of all kinds of prompts, "{worst}" errs most: {missed[worst]} of {count[worst]} at first use. The rules
+Wrong now: {len(wrong)} of {len(kept):,}. Of all kinds of prompts, "{worst}" errs most: {missed[worst]} of {count[worst]} at first use. The rules
 are for English (core/prompts/people.py); in other languages, gender's words alone are known. The words for persons and
 things come from WordNet 3.1 (benchmarks/lexicon.py).
 """, "utf-8")

@@ -1,5 +1,4 @@
 """Balancing without a calibration, its attributes and lists, and which prompts show a person."""
-import re
 
 import pytest
 import which_prompts
@@ -85,9 +84,8 @@ def test_no_more_labelled_prompts_are_looked_up_wrongly_than_the_docs_say():
     """docs/which_prompts.md."""
     rows = which_prompts.rows()
     said = (which_prompts.HERE.parent / "docs" / "which_prompts.md").read_text("utf-8")
-    for name in {row["set"] for row in rows}:
-        wrong = sum(which_prompts.answer(row) != row["expected"] for row in rows if row["set"] == name)
-        assert re.search(rf"^\| {name} \| .* \| {wrong} \|$", said, re.MULTILINE), (name, wrong)
+    wrong = sum(which_prompts.answer(row) != row["expected"] for row in rows)
+    assert f"Wrong now: {wrong} of {len(rows):,}." in said
 
 
 @examples(200)
