@@ -11,21 +11,19 @@ import harness
 import numpy as np
 from demo_training import artwork, captions
 
-from sd_debias.core.calibration.plan import seeds_of
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.profile.balance import balanced
 from sd_debias.core.profile.lookup import entry_for
 
 WAYS = {"nothing": (), "gender 50:50": ("gender",), "gender 70:30": ("gender = 70:30",),
         "five tones": ("skin_tone_5",), "gender and five tones": ("gender", "skin_tone_5")}
-N = 200
-FRESH = harness.TEST_SEED + 80_000_000  # behind a prompt's own first seed: no decision was made on these
+N, BLOCK = 200, 80_000_000
 AIMED = {"gender 70:30": (GENDER.with_target((70, 30)), SKIN_TONE_5)}
 
 
 def measure(job: dict) -> tuple[dict, str]:
     bench, prompt = harness.bench, captions.prompt(job["occupation"])
-    seeds = range(seeds_of(prompt) + FRESH, seeds_of(prompt) + FRESH + N)
+    seeds = harness.fresh(prompt, N, BLOCK)
     steerings, attributes = (), ()
     if asked := WAYS[job["way"]]:
         profile = balanced(*asked)

@@ -26,7 +26,7 @@ from sd_debias.core.method.methods import METHODS
 
 METHOD = METHODS["default"]
 PLAN = planned("normal", METHOD, batch_size=50)
-FRESH = TEST_SEED + 40_000_000
+BLOCK = 40_000_000
 CASES = {
     "gender": [GENDER],
     "tone": [SKIN_TONE_5],
@@ -49,7 +49,7 @@ def measure(job: dict) -> tuple[dict, str]:
     started = time.perf_counter()
     for _ in harness.bench.run(calibration):
         pass
-    seconds, seeds = time.perf_counter() - started, range(first + FRESH, first + FRESH + HELD_OUT)
+    seconds, seeds = time.perf_counter() - started, harness.fresh(prompt, block=BLOCK)
     plain = harness.bench.generate(prompt, seeds)[0]
     images = harness.bench.generate(prompt, seeds, attributes, calibration.steerings, METHOD)[0]
     before = harness.measured(plain, prompt, attributes, seeds, compared=False)
@@ -57,7 +57,7 @@ def measure(job: dict) -> tuple[dict, str]:
     labels = [harness.bench.classifier(a)(images).argmax(1).tolist() for a in attributes]
     test = Round("held-out", calibration.steerings, seeds, labels)
     found = dict(
-        test_seed=first + FRESH, stop=calibration.ending, images=sum(r.done for r in calibration.rounds), seconds=round(seconds, 1),
+        test_seed=seeds[0], stop=calibration.ending, images=sum(r.done for r in calibration.rounds), seconds=round(seconds, 1),
         steerings=[asdict(steering) for steering in calibration.steerings],
         fidelity=dict(before=before["fidelity"], after=after["fidelity"]),
         distance=after["distance"], regrouped=after["regrouped"],
@@ -75,7 +75,7 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/effect.py` on {harness.machine()}. Each occupation is calibrated by itself by the default plan: rounds until every share lies within {100 * PLAN.within:g} points of its
 target with 95 % certainty, then one verification. "Before" and "after" are measured once, without and with the weights, on the same N = {HELD_OUT} images of an occupation's own
-seeds, which no decision has used ({FRESH:,} behind the first of the calibration); so many show a share to 5 points themselves. "Floor": the 95 % point of the KL that a fair
+seeds, which no decision has used ({TEST_SEED + BLOCK:,} behind the first of the calibration); so many show a share to 5 points themselves. "Floor": the 95 % point of the KL that a fair
 profile with these draws shows on so many images, by simulation. "Images" are all of a calibration. Fidelity is the share of images that show the prompt's occupation.
 
 {harness.on_faces("calibrate")}

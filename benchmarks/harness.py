@@ -27,14 +27,13 @@ from sd_debias.core.attribute import Attribute
 from sd_debias.demo_model import model
 from sd_debias.core.distribution import summarise
 from sd_debias.core.files import write_atomic
+from sd_debias.core.calibration.plan import seeds_of
 from sd_debias.core.version import VERSION
 from sd_debias.core.method.methods import METHODS, Method
 from sd_debias.core.method.draw import Steering, rows
 from sd_debias.diffusers_host.workbench import Workbench, demo, model_hash
 
-# Seeds of calibrations; a calibration's own held-out seeds lie a million further, see core/calibration/loop.py.
-FIRST_SEED = 1_000
-# Seeds of tests that come after a calibration and its verification.
+# A test's seeds lie so far behind a prompt's first one, after those of a calibration and its verification.
 TEST_SEED = 70_000_000
 HELD_OUT = 400
 # Of pages that compare draws with the floor of independent images.
@@ -146,10 +145,15 @@ def measured(images: np.ndarray, prompt: str, attributes: Sequence[Attribute], s
     return found
 
 
+def fresh(prompt: str, n: int = HELD_OUT, block: int = 0) -> range:
+    """n seeds of a prompt's own, since prompts that share noise err alike; no decision was made on them."""
+    first = seeds_of(prompt) + TEST_SEED + block
+    return range(first, first + n)
+
+
 def tested(prompt: str, attributes: Sequence[Attribute], method: Method, steerings: Sequence[Steering],
-           n: int = HELD_OUT, first: int = TEST_SEED, compared: bool = True) -> dict:
-    """`measured` for n images of seeds that neither a calibration nor its verification has used."""
-    seeds = range(first, first + n)
+           seeds: range, compared: bool = True) -> dict:
+    """`measured` for images of seeds that neither a calibration nor its verification has used."""
     return measured(bench.generate(prompt, seeds, attributes, steerings, method)[0], prompt, attributes, seeds, compared)
 
 

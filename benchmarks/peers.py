@@ -16,7 +16,6 @@ import harness
 import numpy as np
 import torch
 from diffusers import SemanticStableDiffusionPipeline
-from harness import FIRST_SEED, TEST_SEED
 from peers_common import BATCH, OCCUPATIONS, drawn
 from peers_equisteer import equisteer
 from peers_texts import embedding_arithmetic, fairimagen
@@ -24,7 +23,7 @@ from PIL import Image
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.plan import Plan, seeds_of
 from sd_debias.core.calibration.result import profile_of
 from sd_debias.core.report.chart import LIGHT, Scene
 from demo_training import captions
@@ -41,7 +40,7 @@ SELECTION = "selection, 8 of 32"  # whose images have no unguided ones of the sa
 KEPT, CANDIDATES = 8, 32  # images of a batch, and how many are made for it by selection
 EXPLICIT = 100  # images of a prompt that names a group, for each group
 OURS = re.compile("^IDA, (shift|draw)|^Balance")  # the rest is published or usual
-PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
+PLAN = Plan(240, 4, 400, None, BATCH)
 
 
 # A peer is set up for a prompt and an attribute: peer(prompt, attribute) returns generate(seeds, asked=prompt), which
@@ -51,7 +50,7 @@ PLAN = Plan(240, 4, 400, None, BATCH, FIRST_SEED)
 def ida(method: Method, plan: Plan = PLAN) -> Callable:
     """A calibration of this package, and its profile applied as every host does."""
     def calibrate(prompt, attribute):
-        calibration = Calibration(prompt, [attribute], method, plan)
+        calibration = Calibration(prompt, [attribute], method, replace(plan, seed=seeds_of(prompt)))
         for _ in harness.bench.run(calibration):
             pass
         profile = profile_of("peers", [calibration], harness.bench.setting, "demo")
@@ -98,7 +97,7 @@ def selection(prompt, attribute):
 
 def commonest(prompt, attribute) -> int:
     """The group that a user sees most often, from an audit of 100 images."""
-    images = harness.bench.generate(prompt, range(FIRST_SEED, FIRST_SEED + 100))[0]
+    images = harness.bench.generate(prompt, range(seeds_of(prompt), seeds_of(prompt) + 100))[0]
     return int(np.bincount(harness.bench.classifier(attribute)(images).argmax(1)).argmax())
 
 
@@ -161,7 +160,8 @@ def uce_loop(prompt, attribute, images: int = 10, most: int = 30, dead_zone: flo
     method, bench = METHODS["shift"], harness.bench
     classify, a = bench.classifier(attribute), np.zeros(len(attribute.groups))
     for number in range(most):
-        seeds = range(FIRST_SEED + number * images, FIRST_SEED + (number + 1) * images)
+        first = seeds_of(prompt) + number * images
+        seeds = range(first, first + images)
         made = bench.generate(prompt, seeds, [attribute], [Steering(tuple(a))], method)[0]
         observed = np.bincount(classify(made).argmax(1), minlength=len(a)) / images
         if np.abs(observed - attribute.target).max() <= dead_zone:
@@ -207,7 +207,7 @@ def measure(job: dict) -> tuple[dict, str]:
     """One method on one prompt: its images to calibrate, then fresh seeds."""
     bench, attribute, prompt = harness.bench, ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
     generate, used = PEERS[job["peer"]](prompt, attribute)
-    seeds = list(range(TEST_SEED, TEST_SEED + TESTED))
+    seeds = list(harness.fresh(prompt, TESTED))
     harness.forget()
     rows = Rows(bench.pipe.unet.conv_in)
     started = time.process_time()
@@ -234,7 +234,7 @@ def needless(regrouped: float, before: Sequence[int], target: Sequence[float]) -
 
 def obeyed(generate: Callable, prompt: str, attribute) -> list[float]:
     """For each group, the share of images of "{prompt}, {group}" that show it."""
-    seeds, classify = list(range(TEST_SEED, TEST_SEED + EXPLICIT)), harness.bench.classifier(attribute)
+    seeds, classify = list(harness.fresh(prompt, EXPLICIT)), harness.bench.classifier(attribute)
     return [float(np.mean(classify(generate(seeds, f"{prompt}, {group.texts[0]}")).argmax(1) == i))
             for i, group in enumerate(attribute.groups)]
 

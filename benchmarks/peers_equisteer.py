@@ -10,7 +10,6 @@ from typing import Callable, Iterator, Sequence
 
 import harness
 import torch
-from harness import FIRST_SEED
 from peers_common import FRAMES, OTHERS, drawn, pictures, text
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -166,7 +165,7 @@ def responses(texts: Sequence[str], directions: Sequence[Tensor]) -> dict[tuple[
 
 def _watch(texts: Sequence[str], act: Callable) -> None:
     with watched(act):
-        pictures(range(FIRST_SEED, FIRST_SEED + len(texts)), lambda part: dict(prompt=[texts[i] for i in part]))
+        pictures(range(len(texts)), lambda part: dict(prompt=[texts[i] for i in part]))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import diffusers
 import harness
 import numpy as np
-from harness import TEST_SEED, kept
+from harness import kept
 
 from sd_debias.core.attribute import GENDER
 from demo_training import captions
@@ -28,7 +28,7 @@ CHANGES = {
     "DDIM, leading timesteps": dict(scheduler="DDIMScheduler", timestep_spacing="leading"),
     "72x72 images": dict(width=72, height=72),
     "negative prompt 'blurry'": dict(negative_prompt="blurry"),
-    "seeds from 2^40": dict(seed=2**40),
+    "seeds 2^40 further": dict(further=2**40),
 }
 
 
@@ -39,7 +39,7 @@ def measure(job: dict) -> tuple[dict, str]:
     (found,) = row["steerings"]
     steering = Steering(tuple(found["weights"]), tuple(found["probabilities"]), found["strength"])
     change = dict(CHANGES[job["change"]])
-    first = change.pop("seed", TEST_SEED)
+    seeds = harness.fresh(captions.prompt(job["occupation"]), block=50_000_000 + change.pop("further", 0))
     bench = harness.bench
     setting, scheduler = dict(bench.setting), bench.pipe.scheduler
     if "scheduler" in change:
@@ -48,8 +48,8 @@ def measure(job: dict) -> tuple[dict, str]:
     bench.setting.update(change, sampler=job["change"])
     try:
         arguments = captions.prompt(job["occupation"]), [GENDER], METHODS["default"]
-        before = harness.tested(*arguments, [Steering.none(2)], first=first)
-        after = harness.tested(*arguments, [steering], first=first)
+        before = harness.tested(*arguments, [Steering.none(2)], seeds)
+        after = harness.tested(*arguments, [steering], seeds)
     finally:
         bench.setting, bench.pipe.scheduler = setting, scheduler
     kl = [part["attributes"]["gender"]["kl"] for part in (before, after)]

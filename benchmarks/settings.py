@@ -15,7 +15,7 @@ from demo_training import captions
 
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.calibration.loop import Calibration
-from sd_debias.core.calibration.plan import Plan
+from sd_debias.core.calibration.plan import Plan, seeds_of
 from sd_debias.core.statistics import noise_floor
 from sd_debias.core.method.methods import METHODS, Method
 from sld_presets import PRESETS
@@ -23,8 +23,8 @@ from sld_presets import PRESETS
 METHOD = METHODS["paper"]
 OCCUPATIONS = ("mechanic", "teacher", "police officer")
 TESTED = 200
-SEED, TEST_SEED = 60_000_000, 160_000_000  # no other benchmark's
-PLAN = Plan(images=100, rounds=5, held_out=0, batch_size=50, within=0.02, seed=SEED)
+BLOCK = 90_000_000
+PLAN = Plan(images=100, rounds=5, held_out=0, batch_size=50, within=0.02)
 
 
 def guided(**changes) -> Method:
@@ -56,11 +56,12 @@ def jobs() -> list[dict]:
 def measure(job: dict) -> tuple[dict, str]:
     """One calibration, and its weights on fresh seeds."""
     prompt, method = captions.prompt(job["occupation"]), SETTINGS[job["setting"]]
-    calibration = Calibration(prompt, [GENDER], method, PLAN)
+    calibration = Calibration(prompt, [GENDER], method, replace(PLAN, seed=seeds_of(prompt)))
     for _ in harness.bench.run(calibration):
         pass
-    test = harness.tested(prompt, [GENDER], method, calibration.steerings, TESTED, TEST_SEED)
-    plain = harness.bench.generate(prompt, range(TEST_SEED, TEST_SEED + TESTED))[0]
+    seeds = harness.fresh(prompt, TESTED, BLOCK)
+    test = harness.tested(prompt, [GENDER], method, calibration.steerings, seeds)
+    plain = harness.bench.generate(prompt, seeds)[0]
     found = dict(test=test, images=sum(r.done for r in calibration.rounds), weights=list(calibration.steerings[0].weights),
                  fidelity_plain=float(np.mean(harness.bench.fidelity(plain, prompt))))
     return found, f"KL {test['attributes'][GENDER.name]['kl']:.4f}, fidelity {test['fidelity']:.3f}"
@@ -73,7 +74,7 @@ def tables(results: list[dict]) -> str:
 Made by `python benchmarks/settings.py` on {harness.machine()}: the method `paper` with one thing changed, on gender of {', '.join(OCCUPATIONS)} of the
 demo model. Every setting has an audit and at most five rounds of {PLAN.images} images, until the shares lie within {100 * PLAN.within:g} points of even ones with
 95 % certainty, and is tested once on N = {TESTED} images of seeds that no calibration has used. KL of a perfectly fair model is below {noise_floor(2, TESTED)[1]:.4f}
-in 19 of 20 such tests. All are tested on the same seeds. A row that begins with "..." changes the row above as well. Weights are at most 8 where a push is linear, else 4,
+in 19 of 20 such tests. All settings of an occupation are tested on the same seeds. A row that begins with "..." changes the row above as well. Weights are at most 8 where a push is linear, else 4,
 with a text of length 1. "Occupation lost" is the fall of the share of images that show the prompt's occupation, against the same seeds without weights.
 
 | setting | mean KL | largest | below the floor | farthest share from its target, points: by occupation | occupation lost, points: mean, most | distance to the unguided images | images to calibrate |

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import harness
 import numpy as np
-from harness import TEST_SEED
 from peers import CANDIDATES, KEPT, every_picture, plain, selection, suffix
 from peers_common import OCCUPATIONS
 from peers_equisteer import equisteer
@@ -18,8 +17,7 @@ from demo_training import captions
 from sd_debias.core.attribute import GENDER
 from sd_debias.core.profile.file import Profile, located
 
-N = 200
-FIRST = TEST_SEED + 9_000_000  # on which no decision was made
+N, BLOCK = 200, 10_000_000
 
 
 def calibrated(prompt, attribute):
@@ -37,10 +35,11 @@ COST = {"selection, 8 of 32": CANDIDATES // KEPT}
 def measure(job: dict) -> tuple[dict, str]:
     prompt = captions.prompt(job["occupation"])
     generate, _ = METHODS[job["method"]](prompt, GENDER)
-    images = generate(list(range(FIRST, FIRST + N)))
+    seeds = harness.fresh(prompt, N, BLOCK)
+    images = generate(list(seeds))
     labels = harness.bench.classifier(GENDER)(images).argmax(1)
     features = harness.bench.clip.embed_images(images).numpy()
-    found = harness.measured(images, prompt, [GENDER], range(FIRST, FIRST + N), compared=False)
+    found = harness.measured(images, prompt, [GENDER], seeds, compared=False)
     variety = {name: spread(features[labels == g]) for g, name in enumerate(GENDER.names)}
     return dict(variety=variety, **found), f"KL {found['attributes']['gender']['kl']:.4f}, {variety}"
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import harness
 import numpy as np
-from harness import TEST_SEED
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from demo_training import captions
@@ -53,7 +52,7 @@ def pushed(job: dict, guidance: SafeLatentGuidance) -> tuple[dict, str]:
     attribute, prompt = ATTRIBUTES[job["attribute"]], captions.prompt(job["occupation"])
     method = Method("embedding", IN_CONTEXT, guidance=guidance)
     steering = Steering((0.0,) * len(attribute.groups), (0.0, *attribute.target))
-    seeds = range(TEST_SEED, TEST_SEED + N)
+    seeds = harness.fresh(prompt, N, 20_000_000)
     guided = guidance.end > guidance.start
     images = harness.bench.generate(prompt, seeds, *(([attribute], [steering], method) if guided else ()))[0]
     drawn = np.array(steering.draws(seeds)) - 1

@@ -20,7 +20,6 @@ from wordings_texts import CALIBRATED, WITHOUT_PERSONS, WORDINGS, explicit
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model.subjects import article
-from sd_debias.core.calibration.plan import seeds_of
 from sd_debias.core.calibration.solver.draw import Draw, least_push
 from sd_debias.core.statistics import kl_divergence, shares
 from sd_debias.core.method.draw import Steering
@@ -28,7 +27,7 @@ from sd_debias.core.profile.file import Profile
 from sd_debias.core.profile.lookup import entry_for
 
 PROFILE = Profile.load(harness.ROOT / "profiles" / "demo-gender.json")
-FRESH, N = harness.TEST_SEED + 30_000_000, 200  # behind a prompt's own first seed: no decision was made on these
+N, BLOCK = 200, 30_000_000
 HOW = ("nothing", "carried over", "own weights", "every image")
 NONE = Steering.none(2)
 LEFT = "without a person"  # the job of these prompts
@@ -47,11 +46,6 @@ def steered(prompt: str, each: list[tuple[range, Steering]]) -> np.ndarray:
         PROFILE.method, encoded=encoded)[0] for seeds, steering in each])
 
 
-def seeds_from(prompt: str) -> range:
-    """Seeds of the prompt's own: with shared noise, wordings err alike."""
-    return range(seeds_of(prompt) + FRESH, seeds_of(prompt) + FRESH + N)
-
-
 def own(labels: np.ndarray) -> Steering:
     """The least push that unguided images call for. What a push does is what the demo model's pushes do."""
     p = shares(np.bincount(labels, minlength=2))
@@ -65,7 +59,7 @@ def measure(job: dict) -> tuple[dict, str]:
         return unchanged()
     prompt = job["wording"].replace("a {}", article(job["occupation"])).format(job["occupation"])
     harness.bench.batch_size = 25
-    seeds = seeds_from(prompt)
+    seeds = harness.fresh(prompt, N, BLOCK)
     entry, _ = entry_for(PROFILE, prompt)
     classify, tone = harness.bench.classifier(GENDER), harness.bench.classifier(SKIN_TONE_5)
     plain = steered(prompt, [(seeds, NONE)])
@@ -92,7 +86,7 @@ def unchanged() -> tuple[dict, str]:
     """Prompts without a person: an image of each with the profile, and one without."""
     changed = []
     for prompt in WITHOUT_PERSONS:
-        seeds = seeds_from(prompt)[:2]
+        seeds = harness.fresh(prompt, 2, BLOCK)
         with_it, without = harness.bench.apply(PROFILE, prompt, seeds)[0], harness.bench.generate_anew(prompt, seeds)[0]
         changed += [prompt] * int((with_it != without).any())
     return dict(prompts=len(WITHOUT_PERSONS), images=2 * len(WITHOUT_PERSONS), changed=changed), f"{len(changed)} changed"
