@@ -4,9 +4,8 @@
     python benchmarks/wordings.py --occupations doctor
 
 The profile is the shipped one, profiles/demo-gender.json. A prompt gets what the look-up says (core/profile/lookup.py),
-beside weights of its own and beside a draw for every image, on 200 seeds of the prompt's own. Its own weights are those
-that the prompt's unguided images of one half of the seeds call for, tested on the other half, and the reverse. Prompts
-that name a group and prompts without a person are looked up too, and images of the latter are compared bit by bit.
+beside a draw for every image, on 200 seeds of the prompt's own. Prompts that name a group and prompts without a person
+are looked up too, and images of the latter are compared bit by bit.
 Results are kept in rows/wordings.json.gz as they come; wordings.md is their tables.
 """
 from __future__ import annotations
@@ -20,7 +19,6 @@ from wordings_texts import CALIBRATED, WITHOUT_PERSONS, WORDINGS, explicit
 
 from sd_debias.core.attribute import GENDER, SKIN_TONE_5
 from sd_debias.demo_model.subjects import article
-from sd_debias.core.calibration.solver.draw import Draw, least_push
 from sd_debias.core.statistics import kl_divergence, shares
 from sd_debias.core.method.draw import Steering
 from sd_debias.core.profile.file import Profile
@@ -28,7 +26,7 @@ from sd_debias.core.profile.lookup import entry_for
 
 PROFILE = Profile.load(harness.ROOT / "profiles" / "demo-gender.json")
 N, BLOCK = 200, 30_000_000
-HOW = ("nothing", "carried over", "own weights", "every image")
+HOW = ("nothing", "carried over", "every image")
 NONE = Steering.none(2)
 LEFT = "without a person"  # the job of these prompts
 
@@ -38,23 +36,15 @@ def jobs() -> list[dict]:
             for wording in (CALIBRATED, *WORDINGS)] + [dict(wording=LEFT, occupation=LEFT)]
 
 
-def steered(prompt: str, each: list[tuple[range, Steering]]) -> np.ndarray:
-    """Images of each range of seeds by its steering; groups' words behind the subject, as the look-up places them."""
-    encoded = harness.bench.encoded(PROFILE, prompt)
-    return np.concatenate([harness.bench.generate(
-        prompt, seeds, PROFILE.attributes if steering != NONE else (), [steering] if steering != NONE else (),
-        PROFILE.method, encoded=encoded)[0] for seeds, steering in each])
-
-
-def own(labels: np.ndarray) -> Steering:
-    """The least push that unguided images call for. What a push does is what the demo model's pushes do."""
-    p = shares(np.bincount(labels, minlength=2))
-    obeys = Draw.OBEDIENCE * np.eye(2) + (1 - Draw.OBEDIENCE) * p
-    return Steering((0.0, 0.0), tuple(least_push(np.vstack([p, obeys]), GENDER.target)), PROFILE.method.unit)
+def steered(prompt: str, seeds: range, steering: Steering) -> np.ndarray:
+    """Images by a steering; groups' words behind the subject, as the look-up places them."""
+    encoded, guided = harness.bench.encoded(PROFILE, prompt), steering != NONE
+    return harness.bench.generate(prompt, seeds, PROFILE.attributes if guided else (), [steering] if guided else (),
+                                  PROFILE.method, encoded=encoded)[0]
 
 
 def measure(job: dict) -> tuple[dict, str]:
-    """One wording of one occupation, in four ways."""
+    """One wording of one occupation, in three ways."""
     if job["wording"] == LEFT:
         return unchanged()
     prompt = job["wording"].replace("a {}", article(job["occupation"])).format(job["occupation"])
@@ -62,17 +52,13 @@ def measure(job: dict) -> tuple[dict, str]:
     seeds = harness.fresh(prompt, N, BLOCK)
     entry, _ = entry_for(PROFILE, prompt)
     classify, tone = harness.bench.classifier(GENDER), harness.bench.classifier(SKIN_TONE_5)
-    plain = steered(prompt, [(seeds, NONE)])
-    unguided = classify(plain).argmax(1)
-    halves = seeds[:N // 2], seeds[N // 2:]
-    first, second = (own(part) for part in np.split(unguided, 2))
-    found = {}
-    for how, each in zip(HOW, ([(seeds, NONE)], [(seeds, entry.steerings[0])], [(halves[0], second), (halves[1], first)],
-                               [(seeds, Steering((0.0, 0.0), (0.0, *GENDER.target), PROFILE.method.unit))])):
-        images = steered(prompt, each)
+    unguided = classify(steered(prompt, seeds, NONE)).argmax(1)
+    every, found = Steering((0.0, 0.0), (0.0, *GENDER.target), PROFILE.method.unit), {}
+    for how, steering in zip(HOW, (NONE, entry.steerings[0], every)):
+        images = steered(prompt, seeds, steering)
         labels = classify(images).argmax(1)
         counts = np.bincount(labels, minlength=2)
-        drawn = np.concatenate([s.draws(seeds) if s.probabilities else [0] * len(seeds) for seeds, s in each])
+        drawn = np.array(steering.draws(seeds) if steering.probabilities else [0] * N)
         found[how] = dict(
             counts=counts.tolist(), kl=float(kl_divergence(shares(counts), GENDER.target)),
             regrouped=float(np.mean(labels != unguided)), steered=float(np.mean(drawn > 0)),
@@ -121,12 +107,12 @@ def tables(results: list[dict]) -> str:
 
 Made by `python benchmarks/wordings.py` on {harness.machine()}: the shipped profile of "a photo of a ..." for {len(subjects)} occupations of the
 demo model, used for {len(WORDINGS)} other wordings of each; N = {N} seeds of each prompt's own, which no calibration has used. Means over the occupations, with bootstrap 95 % intervals over these.
-*carried over*: the profile's weights. *own weights*: solved from the prompt's own unguided images, half by half, and tested on the other half. *every image*: each is
+*carried over*: the profile's weights. *every image*: each is
 steered to a group drawn from the target. "Needless" is the share of images whose group changed beyond the least that the shares need. The demo model reads no emphasis:
 brackets and weights are words to it. "Tones moved": how far the shares of five skin tones, not steered, moved with the carried-over weights (total variation), and by chance alone.
 
-| wording | KL: nothing | carried over | own weights | every image | needless: carried over, own, every | occupation shown: nothing, carried over | tones moved, by chance |
-|---|---|---|---|---|---|---|---|"""]
+| wording | KL: nothing | carried over | every image | needless: carried over, every | occupation shown: nothing, carried over | tones moved, by chance |
+|---|---|---|---|---|---|---|"""]
     for wording in (CALIBRATED, *WORDINGS):
         rows = [r for r in pictures if r["wording"] == wording]
         if not rows:
@@ -137,7 +123,7 @@ brackets and weights are words to it. "Tones moved": how far the shares of five 
         shown = [float(np.mean([r["how"][how]["fidelity"] for r in rows])) for how in HOW[:2]]
         moved, chance = (float(np.mean(found)) for found in zip(*(tones_moved(r) for r in rows)))
         text.append(f"| `{wording.format('X')}` | {kl['nothing']:.3f} | {kl['carried over']:.4f} {sure['carried over']} | "
-                    f"{kl['own weights']:.4f} {sure['own weights']} | {kl['every image']:.4f} | "
+                    f"{kl['every image']:.4f} | "
                     f"{', '.join(f'{abs(round(100 * share))} %' for share in extra)} | {shown[0]:.3f}, {shown[1]:.3f} | "
                     f"{moved:.3f}, {chance:.3f} |")
     text += ["", f"Prompts that name a group, of gender, tone or both, in positive and negative wording: {len(explicit_prompts)}, of which "
