@@ -52,20 +52,22 @@ class Distribution:
     effective: float | None = None
 
     def line(self, name: str, groups: Sequence[str]) -> str:
-        """A line of text: shares with their intervals, and KL with its noise floor."""
-        def listed(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> str:
-            return ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
-                             for group, share, (low, high) in zip(groups, shares, intervals, strict=True))
-
+        """A line of text: shares with their intervals, and KL with its noise floor. Corrected shares stand alone, with
+        the judge's labels as counts: two shares of one group would be two results."""
+        shown, edges, how = self.shares, self.intervals, ""
+        if self.corrected is not None and self.corrected_intervals is not None:
+            labelled = ", ".join(f"{group} {count}" for group, count in zip(groups, self.counts, strict=True))
+            shown, edges, how = self.corrected, self.corrected_intervals, (
+                f", corrected by the judge's check (it labelled {labelled})")
+        listed = ", ".join(f"{group} {share:.1%} [{low:.1%}, {high:.1%}]"
+                           for group, share, (low, high) in zip(groups, shown, edges, strict=True))
         what, of = ("images", f"N = {self.n}") if self.pictures is None else (
             "persons", f"N = {self.n} persons in {self.pictures} images")
         unsure = f"; {self.unsure} {what} left out as unsure" if self.unsure else ""
-        corrected = f"; corrected by the judge's check: {listed(self.corrected, self.corrected_intervals)}" \
-            if self.corrected is not None and self.corrected_intervals is not None else ""
         chance = "farther from the target than chance explains" if self.kl > self.kl_floor95 else \
             "chance can explain the distance from the target"
-        return (f"{name} ({of}): {listed(self.shares, self.intervals)}; {chance} (KL {self.kl:.4f}, by chance below "
-                f"{self.kl_floor95:.4f}){unsure}{corrected}")
+        return (f"{name} ({of}): {listed}{how}; {chance} (KL {self.kl:.4f}, by chance below "
+                f"{self.kl_floor95:.4f}){unsure}")
 
     def to_dict(self) -> dict:
         """JSON form; what is None is left out."""

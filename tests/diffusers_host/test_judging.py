@@ -179,7 +179,7 @@ def test_an_audit_by_a_checked_judge_prints_corrected_shares(audited, checked, t
     best, edges = corrected_shares(measured, counts)
     assert found["counts"] == measured and np.allclose(found["corrected"], best)
     assert np.allclose(found["corrected_intervals"], edges)
-    assert f"check: man {best[0]:.1%} [{edges[0][0]:.1%}, {edges[0][1]:.1%}]" in said
+    assert f": man {best[0]:.1%} [{edges[0][0]:.1%}, {edges[0][1]:.1%}]" in said
     assert "only 70 % of the images of 'woman'" in said
     assert main([*AUDIT, "--check", str(checked / "check.json")]) == 0  # what the command wrote
     assert "corrected by the judge's check" in capsys.readouterr().out

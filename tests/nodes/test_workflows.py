@@ -261,7 +261,7 @@ def test_a_checked_classifier_corrects_the_audit_and_the_page_of_labels_is_serve
     of_type(prompt, "EmptyLatentImage")["batch_size"] = 60
     node = key_of(prompt, "DebiasAudit")
     shown = server.ok(prompt)[node]["debias_panel"][0]
-    assert "corrected by the judge's check: man " in shown["text"] and "N = 60" in shown["text"]
+    assert "corrected by the judge's check (it labelled man " in shown["text"] and "N = 60" in shown["text"]
     with urllib.request.urlopen(server.url + shown["labels"], timeout=60) as answer:
         page, rules = answer.read().decode(), answer.headers["Content-Security-Policy"]
     assert "sandbox allow-scripts allow-downloads" in rules and "script-src 'sha256-" in rules

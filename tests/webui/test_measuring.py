@@ -62,7 +62,7 @@ def test_a_check_is_saved_and_corrects_the_audit_that_names_it(bench):
     saved = json.loads(file.read_text())["checks"][0]
     assert [sum(row) for row in saved["counts"]] == [10, 10] and saved["groups"] == ["man", "woman"]
     file.write_text(json.dumps(dict(checks=[dict(saved, counts=[[45, 5], [10, 40]])])))
-    corrected = "corrected by the judge's check: man "
+    corrected = "corrected by the judge's check (it labelled man "
     assert corrected in audit(bench, 20, check="mine").info
     assert corrected not in audit(bench, 20).info
 
