@@ -162,7 +162,7 @@ def _patterns(attribute: Attribute) -> Iterator[tuple[str, bool]]:
         yield whole(rf"(?:very |\w+-)?(?:{'|'.join(TONES.split())})[ -](?:\w+ )?"
                     "(?:skin(?:ned)?|complexion(?:ed)?)(?: tone)?"
                     "|(?:pale|tan|tanned|brown|dark|black|white|ebony) (?:hands?|faces?|arms?|fingers)"
-                    rf"|(?:of (?:\w+[ -])+(?:descent|heritage|ancestry)|from (?:{'|'.join(LANDS.split())}))"
+                    rf"|(?:of (?:\w+[ -]){{1,3}}(?:descent|heritage|ancestry)|from (?:{'|'.join(LANDS.split())}))"
                     "|(?:people|persons?|wom[ae]n|m[ae]n) of colou?r|melanin(?:-rich)?|albino"
                     ), False
         yield whole(f"(?<!black and )(?:{'|'.join(BEFORE_PERSON.split())})"), True
